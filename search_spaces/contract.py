@@ -1,0 +1,58 @@
+"""timm's model contract for the networks of this package: pooling, classifier, and the calls around them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+
+
+class ClassifierMixin:
+    """Global average pooling and a linear classifier behind `forward_features`, as timm's models have them.
+
+    A network defines `forward_features` and calls `_init_head` in its constructor.
+    """
+
+    num_features: int
+    head_hidden_size: int
+    num_classes: int
+    fc: nn.Module
+
+    def _init_head(self, num_features: int, num_classes: int) -> None:
+        self.num_features = self.head_hidden_size = num_features
+        self.reset_classifier(num_classes)
+
+    @staticmethod
+    def accepted(kwargs: dict[str, Any], pretrained: bool, name: str) -> dict[str, Any]:
+        """The arguments that timm passes to every model, less those that say nothing to ours.
+
+        Raises:
+            RuntimeError: Pretrained weights are asked for; there are none.
+        """
+        if pretrained:
+            raise RuntimeError(f"There are no pretrained weights for {name!r}; load a checkpoint instead.")
+        timm_only = ("pretrained_cfg", "pretrained_cfg_overlay", "cache_dir")
+        return {key: value for key, value in kwargs.items() if key not in timm_only}
+
+    def get_classifier(self) -> nn.Module:
+        """The last linear layer."""
+        return self.fc
+
+    def reset_classifier(self, num_classes: int) -> None:
+        """Replace the classifier by a new one; 0 classes leave the pooled features as output."""
+        self.num_classes = num_classes
+        self.fc = nn.Linear(self.num_features, num_classes) if num_classes else nn.Identity()
+
+    def forward_features(self, x: torch.Tensor) -> torch.Tensor:
+        """Images to the last feature map; defined by the network."""
+        raise NotImplementedError
+
+    def forward_head(self, x: torch.Tensor, pre_logits: bool = False) -> torch.Tensor:
+        """A feature map (B, C, H, W) to logits (B, classes), or to pooled features (B, C)."""
+        x = x.mean((2, 3))
+        return x if pre_logits else self.fc(x)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Images (B, channels, H, W) to logits (B, classes)."""
+        return self.forward_head(self.forward_features(x))

@@ -1,0 +1,229 @@
+"""Architectures and search spaces: decisions, choices, and what every space can do with them."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import random
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import nn
+
+from .cost import Cost, count_cost_of
+from .registry import near_names
+
+Choice = str | int | float | bool
+
+
+class ArchitectureError(ValueError):
+    """A text or a list of choices that is no architecture of the space."""
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """One choice per decision of a space: a value, never a module. `str` gives its text form.
+
+    Attributes:
+        choices: One choice per decision, in the order of the space's decisions.
+        text: The form that `SearchSpace.parse` reads back.
+    """
+
+    choices: tuple[Choice, ...]
+    text: str = field(compare=False, repr=False)
+
+    def __str__(self) -> str:
+        return self.text
+
+
+class SearchSpace(ABC):
+    """Named decisions with their choices, and the networks that they lead to.
+
+    A space defines `build`; it may override `cost` with a closed form, `canonical` where different
+    choices make the same function, and `format` / `parse` where its field has a text form of its own.
+    All else is written here, once.
+
+    Args:
+        name: The name that the space is known by.
+        decisions: Choices of each decision, in order. Choices of one decision differ as text.
+        num_classes: Classes that the networks tell apart.
+        input_size: Channels, height and width of one image.
+
+    Raises:
+        ValueError: A decision without choices or with a choice twice, or a size that is no size.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        decisions: Mapping[str, Sequence[Choice]],
+        *,
+        num_classes: int,
+        input_size: tuple[int, int, int],
+    ) -> None:
+        if not decisions:
+            raise ValueError(f"The space {name!r} has no decisions.")
+        for decision, choices in decisions.items():
+            if len(choices) == 0:
+                raise ValueError(f"Decision {decision!r} of {name!r} has no choices.")
+            if len({str(c) for c in choices}) < len(choices):
+                raise ValueError(f"Decision {decision!r} of {name!r} has a choice twice: {list(choices)}.")
+        if num_classes < 1:
+            raise ValueError(f"num_classes is {num_classes}; it must be at least 1.")
+        if len(input_size) != 3 or min(input_size) < 1:
+            raise ValueError(f"input_size is {input_size}; it must be (channels, height, width).")
+        self.name = name
+        self.decisions: dict[str, tuple[Choice, ...]] = {k: tuple(v) for k, v in decisions.items()}
+        self.num_classes = num_classes
+        self.input_size: tuple[int, int, int] = tuple(input_size)  # type: ignore[assignment]
+
+    # -- what a space defines -------------------------------------------------------------------
+
+    @abstractmethod
+    def build(self, architecture: Architecture) -> nn.Module:
+        """Make the network, with weights drawn from torch's global generator."""
+
+    def cost(self, architecture: Architecture) -> Cost:
+        """Parameters and multiply-accumulates; counted on a network without weights unless overridden."""
+        return count_cost_of(lambda: self.build(architecture), self.input_size)
+
+    def canonical(self, architecture: Architecture) -> Architecture:
+        """The one architecture that stands for all that compute the same function; by default itself."""
+        return architecture
+
+    def is_trainable(self, architecture: Architecture) -> bool:
+        """Whether the output depends on the input at all; one that does not is never a winner."""
+        return True
+
+    def format(self, choices: tuple[Choice, ...]) -> str:
+        """The text form of valid choices."""
+        return ",".join(f"{d}={c}" for d, c in zip(self.decisions, choices, strict=True))
+
+    def split(self, text: str) -> Sequence[str]:
+        """The choices in `text`, as text, in the order of the decisions: the inverse of `format`."""
+        given: dict[str, str] = {}
+        for part in text.split(","):
+            decision, equals, choice = part.strip().partition("=")
+            if not equals:
+                raise ArchitectureError(f"{part!r} is not of the form decision=choice.")
+            if decision not in self.decisions:
+                near = near_names(decision, self.decisions) or list(self.decisions)
+                raise ArchitectureError(f"there is no decision {decision!r}; near: {', '.join(near)}.")
+            if decision in given:
+                raise ArchitectureError(f"decision {decision!r} is given twice.")
+            given[decision] = choice
+        missing = [d for d in self.decisions if d not in given]
+        if missing:
+            raise ArchitectureError(f"decisions without a choice: {', '.join(missing)}.")
+        return [given[d] for d in self.decisions]
+
+    def config(self) -> dict[str, Any]:
+        """All that tells this space from another, as JSON values."""
+        return {
+            "name": self.name,
+            "num_classes": self.num_classes,
+            "input_size": list(self.input_size),
+            "decisions": {k: list(v) for k, v in self.decisions.items()},
+        }
+
+    # -- what every space can do ----------------------------------------------------------------
+
+    def architecture(self, choices: Sequence[Choice] | Mapping[str, Choice]) -> Architecture:
+        """The architecture with these choices.
+
+        Args:
+            choices: One choice per decision, in order or by name.
+
+        Raises:
+            ArchitectureError: A choice is missing, unknown or too many.
+        """
+        if isinstance(choices, Mapping):
+            if set(choices) != set(self.decisions):
+                raise ArchitectureError(
+                    f"{self.name} decides {', '.join(self.decisions)}; got {', '.join(map(str, choices))}."
+                )
+            choices = [choices[d] for d in self.decisions]
+        if len(choices) != len(self.decisions):
+            raise ArchitectureError(f"{self.name} has {len(self.decisions)} decisions; got {len(choices)} choices.")
+        for (decision, allowed), choice in zip(self.decisions.items(), choices, strict=True):
+            if choice not in allowed:
+                raise ArchitectureError(
+                    f"{choice!r} is no choice of {decision!r} in {self.name}; allowed: {', '.join(map(str, allowed))}."
+                )
+        picked = tuple(choices)
+        return Architecture(picked, self.format(picked))
+
+    def parse(self, text: str) -> Architecture:
+        """Read an architecture from its text form.
+
+        Raises:
+            ArchitectureError: The text is malformed; the message says where and what is allowed.
+        """
+        try:
+            parts = self.split(text)
+            choices = []
+            for (decision, allowed), part in zip(self.decisions.items(), parts, strict=True):
+                by_text = {str(c): c for c in allowed}
+                if part not in by_text:
+                    near = near_names(part, by_text)
+                    hint = f"near: {', '.join(near)}; " if near else ""
+                    raise ArchitectureError(
+                        f"{part!r} is no choice of {decision!r}; {hint}allowed: {', '.join(by_text)}."
+                    )
+                choices.append(by_text[part])
+        except ArchitectureError as error:
+            example = self.format(tuple(c[0] for c in self.decisions.values()))
+            raise ArchitectureError(f"{text!r} is no architecture of {self.name}: {error} Example: {example}") from None
+        return self.architecture(choices)
+
+    def sample(self, rng: random.Random) -> Architecture:
+        """An architecture with every choice drawn evenly."""
+        return self.architecture([rng.choice(choices) for choices in self.decisions.values()])
+
+    def mutate(self, architecture: Architecture, rng: random.Random) -> Architecture:
+        """The architecture with one decision changed to another of its choices, both drawn evenly."""
+        open_decisions = [i for i, c in enumerate(self.decisions.values()) if len(c) > 1]
+        if not open_decisions:
+            return architecture
+        position = rng.choice(open_decisions)
+        allowed = list(self.decisions.values())[position]
+        choices = list(architecture.choices)
+        choices[position] = rng.choice([c for c in allowed if c != choices[position]])
+        return self.architecture(choices)
+
+    def crossover(self, first: Architecture, second: Architecture, rng: random.Random) -> Architecture:
+        """An architecture that takes each choice from one of two parents, evenly (uniform crossover)."""
+        pairs = zip(first.choices, second.choices, strict=True)
+        return self.architecture([rng.choice(pair) for pair in pairs])
+
+    def neighbours(self, architecture: Architecture) -> Iterator[Architecture]:
+        """All architectures that differ in one decision."""
+        for position, allowed in enumerate(self.decisions.values()):
+            for choice in allowed:
+                if choice != architecture.choices[position]:
+                    choices = list(architecture.choices)
+                    choices[position] = choice
+                    yield self.architecture(choices)
+
+    def __iter__(self) -> Iterator[Architecture]:
+        """All architectures, the last decision changing fastest."""
+        for choices in itertools.product(*self.decisions.values()):
+            yield Architecture(choices, self.format(choices))
+
+    @property
+    def size(self) -> int:
+        """Number of architectures, however large (`len` cannot pass 2^63)."""
+        return math.prod(len(c) for c in self.decisions.values())
+
+    def __len__(self) -> int:
+        return self.size
+
+    def __contains__(self, architecture: object) -> bool:
+        if not isinstance(architecture, Architecture) or len(architecture.choices) != len(self.decisions):
+            return False
+        return all(c in allowed for c, allowed in zip(architecture.choices, self.decisions.values(), strict=True))
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.name!r}: {self.size} architectures, {self.num_classes} classes>"
