@@ -1,4 +1,4 @@
-"""Shared fixtures: where the real data lies, and one thread per test process."""
+"""Shared fixtures: where the real data lies, and a fixed start for tests that draw from torch."""
 
 from __future__ import annotations
 
@@ -21,7 +21,6 @@ def shared_data() -> Path:
 
 
 @pytest.fixture(autouse=True)
-def _unchanged_random_state():
-    """Nothing that a test calls may leave torch's global generator changed unless it draws on purpose."""
+def _same_start() -> None:
+    """Every test starts from the same state of torch's global generator."""
     torch.manual_seed(0)
-    yield
