@@ -1,0 +1,91 @@
+"""Pure tensor functions: normalised Gram matrices, class activation, alignment of kernels and of spectra.
+
+Shapes: B samples, N classes, C channels, P positions (height x width, or tokens), D inputs of the classifier.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+
+def label_gradient(logits: Tensor, labels: Tensor, pooled: Tensor) -> Tensor:
+    """Gradient of the mean cross entropy with respect to the weight of a linear classifier.
+
+    Closed form (softmax(logits) - onehot(labels))^T pooled / B; no backward pass.
+
+    Args:
+        logits: (B, N).
+        labels: (B,) class indices below N.
+        pooled: (B, D), the classifier's input.
+
+    Returns:
+        (N, D).
+    """
+    error = logits.softmax(1)
+    error[torch.arange(len(labels), device=labels.device), labels] -= 1
+    return error.T @ pooled / len(labels)
+
+
+def class_gram_of_maps(features: Tensor, weight: Tensor) -> Tensor:
+    """Gram matrix of the class activation maps of a network that ends in mean pooling and a linear layer.
+
+    The map of class n is sum_c weight[n, c] features[:, c]; the Gram matrix sums over samples and positions. It
+    equals weight S weight^T with the channels' second moment S, so no map is ever made.
+
+    Args:
+        features: (B, C, P).
+        weight: (N, C).
+
+    Returns:
+        (N, N).
+
+    Source: Dong et al., CVPR 2023 (M_s); Zhou et al., CVPR 2016 (class activation maps).
+    """
+    channels = features.transpose(0, 1).flatten(1)
+    return weight @ (channels @ channels.T) @ weight.T
+
+
+def sample_gram(features: Tensor) -> Tensor:
+    """Inner products of flattened samples: (B, ...) to (B, B)."""
+    flat = features.flatten(1)
+    return flat @ flat.T
+
+
+def channel_gram(features: Tensor) -> Tensor:
+    """Inner products of the channels of each sample: (B, C, P) to (B, C, C)."""
+    return features @ features.transpose(1, 2)
+
+
+def frobenius_normalise(matrix: Tensor) -> Tensor:
+    """Each matrix (..., R, K) over its Frobenius norm; a zero matrix stays zero."""
+    return matrix / torch.linalg.matrix_norm(matrix, keepdim=True).clamp_min(torch.finfo(matrix.dtype).tiny)
+
+
+def row_normalise(matrix: Tensor) -> Tensor:
+    """Each row (..., R, K) over its L2 norm; a zero row stays zero."""
+    return F.normalize(matrix, dim=-1)
+
+
+def outer_product_distance(first: Tensor, second: Tensor) -> Tensor:
+    """Mean squared difference of the row-normalised outer products g_n g_n^T of two sets of vectors.
+
+    Row i of g g^T over its norm is sign(g_i) g / |g|, so the mean over N x C x C entries is
+    2 / C (1 - mean_n (s_n . s'_n / C) (u_n . u'_n)) with signs s and unit vectors u; zeros are allowed for.
+
+    Args:
+        first: (N, C).
+        second: (N, C).
+
+    Returns:
+        A scalar.
+
+    Source: the README of the official code of Dong et al., CVPR 2023 (semantic term).
+    """
+    classes, channels = first.shape
+    sign_1, sign_2 = first.sign(), second.sign()
+    unit_1, unit_2 = row_normalise(first), row_normalise(second)
+    cross = (sign_1 * sign_2).sum(1) * (unit_1 * unit_2).sum(1)
+    own = sign_1.square().sum(1) * unit_1.square().sum(1) + sign_2.square().sum(1) * unit_2.square().sum(1)
+    return (own - 2 * cross).sum() / (classes * channels * channels)
