@@ -1,0 +1,95 @@
+"""What can be a student: search spaces over networks that follow timm's model contract.
+
+Importing this package registers our networks with timm (`timm.create_model("nasbench201", arch=...)`).
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+from .cifar_resnet import CifarResNet, CifarResNetSpace, cifar_resnet_s0
+from .cost import Cost, count_cost
+from .nasbench201 import NASBench201Network, NASBench201Space
+from .registry import Registry, UnknownNameError
+from .space import Architecture, ArchitectureError, SearchSpace
+from .tables import AccuracyTable, read_table
+from .weights import load_checkpoint
+
+__all__ = [
+    "AccuracyTable",
+    "Architecture",
+    "ArchitectureError",
+    "CifarResNet",
+    "CifarResNetSpace",
+    "Cost",
+    "NASBench201Network",
+    "NASBench201Space",
+    "SearchSpace",
+    "UnknownNameError",
+    "count_cost",
+    "create_space",
+    "describe_space",
+    "list_spaces",
+    "load_checkpoint",
+    "read_table",
+    "register_space",
+]
+
+_SPACES: Registry[Callable[..., SearchSpace]] = Registry("search space")
+
+
+def register_space(name: str, factory: Callable[..., SearchSpace]) -> None:
+    """Make a space known to `create_space` and to the command line.
+
+    Args:
+        name: A new name.
+        factory: A class or function that makes the space; takes `num_classes`, `input_size` and options of
+            its own by keyword, and its docstring opens with one line that says what the space is.
+
+    Raises:
+        ValueError: The name is taken.
+    """
+    _SPACES.register(name, factory)
+
+
+def create_space(name: str, **options: Any) -> SearchSpace:
+    """Make a search space by name.
+
+    Args:
+        name: One of `list_spaces()`.
+        options: `num_classes`, `input_size` and the options of the space.
+
+    Raises:
+        UnknownNameError: No space has this name.
+        ValueError: The space has no such option, or not such a value of it.
+    """
+    factory = _SPACES[name]
+    signature = inspect.signature(factory)
+    try:
+        signature.bind(**options)
+    except TypeError as error:
+        allowed = ", ".join(signature.parameters)
+        raise ValueError(f"Search space {name!r}: {error}; its options: {allowed}.") from None
+    return factory(**options)
+
+
+def list_spaces(pattern: str = "*") -> list[str]:
+    """Names of the known spaces that match a shell pattern, sorted."""
+    return sorted(fnmatch.filter(_SPACES, pattern))
+
+
+def describe_space(name: str) -> str:
+    """What a space is, in one line.
+
+    Raises:
+        UnknownNameError: No space has this name.
+    """
+    return (inspect.getdoc(_SPACES[name]) or "").partition("\n")[0]
+
+
+register_space("nasbench201", NASBench201Space)
+register_space("cifar_resnet", CifarResNetSpace)
+register_space("cifar_resnet_s0", cifar_resnet_s0)

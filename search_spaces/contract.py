@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 
@@ -14,13 +15,16 @@ class ClassifierMixin:
     A network defines `forward_features` and calls `_init_head` in its constructor.
     """
 
+    training: bool
     num_features: int
     head_hidden_size: int
     num_classes: int
+    drop_rate: float
     fc: nn.Module
 
-    def _init_head(self, num_features: int, num_classes: int) -> None:
+    def _init_head(self, num_features: int, num_classes: int, drop_rate: float) -> None:
         self.num_features = self.head_hidden_size = num_features
+        self.drop_rate = drop_rate
         self.reset_classifier(num_classes)
 
     @staticmethod
@@ -51,6 +55,8 @@ class ClassifierMixin:
     def forward_head(self, x: torch.Tensor, pre_logits: bool = False) -> torch.Tensor:
         """A feature map (B, C, H, W) to logits (B, classes), or to pooled features (B, C)."""
         x = x.mean((2, 3))
+        if self.drop_rate:
+            x = F.dropout(x, self.drop_rate, self.training)
         return x if pre_logits else self.fc(x)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:

@@ -52,11 +52,12 @@ def count_cost_of(build: Callable[[], nn.Module], input_size: tuple[int, int, in
     """Count the cost of the network that `build` makes, on the `meta` device where it allows that.
 
     Some networks compute with real numbers while they are built or run; these are built on the CPU.
+    Torch's global generator is left as it was.
     """
-    try:
-        with warnings.catch_warnings(), torch.device("meta"):
-            warnings.simplefilter("ignore")
-            return count_cost(build(), input_size)
-    except (RuntimeError, NotImplementedError, TypeError, ValueError):
-        with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]):
+        try:
+            with warnings.catch_warnings(), torch.device("meta"):
+                warnings.simplefilter("ignore")
+                return count_cost(build(), input_size)
+        except (RuntimeError, TypeError, ValueError):
             return count_cost(build(), input_size)

@@ -17,6 +17,7 @@ from torch import nn
 
 from .contract import ClassifierMixin
 from .cost import Cost
+from .registry import unknown_name_message
 from .space import Architecture, ArchitectureError, Choice, SearchSpace
 
 OPERATIONS = ("none", "skip_connect", "nor_conv_1x1", "nor_conv_3x3", "avg_pool_3x3")
@@ -125,7 +126,7 @@ def split_cell(text: str) -> list[str]:
         raise ArchitectureError(f"a cell has 3 nodes joined by '+', this has {len(nodes)}.")
     operations = []
     for target, node in enumerate(nodes, start=1):
-        edges = node.strip("|").split("|")
+        edges = node[1:-1].split("|")
         if not (node.startswith("|") and node.endswith("|")) or len(edges) != target:
             raise ArchitectureError(f"node {target} must be {target} edges between '|', got {node!r}.")
         for source, edge in enumerate(edges):
@@ -191,7 +192,9 @@ def _make_edge(operation: Choice, channels: int) -> nn.Module:
         return ReLUConvBN(channels, channels, 3)
     if operation == "avg_pool_3x3":
         return nn.AvgPool2d(3, stride=1, padding=1, count_include_pad=False)
-    return nn.Identity()
+    if operation in ("none", "skip_connect"):
+        return nn.Identity()
+    raise ValueError(unknown_name_message("operation", str(operation), OPERATIONS))
 
 
 class Cell(nn.Module):
@@ -199,6 +202,8 @@ class Cell(nn.Module):
 
     def __init__(self, operations: Sequence[Choice], channels: int) -> None:
         super().__init__()
+        if len(operations) != len(EDGES):
+            raise ValueError(f"A cell has {len(EDGES)} operations; got {len(operations)}.")
         self.operations = tuple(operations)
         self.edges = nn.ModuleList(_make_edge(op, channels) for op in self.operations)
 
@@ -239,6 +244,10 @@ class NASBench201Network(ClassifierMixin, nn.Module):
         in_chans: Channels of the images.
         channels: Width of the first stage.
         cells: Cells in each of the three stages.
+        drop_rate: Dropout before the classifier.
+
+    Raises:
+        ValueError: An unknown operation, or not six of them.
     """
 
     def __init__(
@@ -249,6 +258,7 @@ class NASBench201Network(ClassifierMixin, nn.Module):
         in_chans: int = 3,
         channels: int = 16,
         cells: int = 5,
+        drop_rate: float = 0.0,
     ) -> None:
         super().__init__()
         self.stem = nn.Sequential(nn.Conv2d(in_chans, channels, 3, padding=1, bias=False), nn.BatchNorm2d(channels))
@@ -260,7 +270,7 @@ class NASBench201Network(ClassifierMixin, nn.Module):
             stages.append(nn.Sequential(*blocks))
         self.stages = nn.Sequential(*stages)
         self.norm = nn.Sequential(nn.BatchNorm2d(widths[-1]), nn.ReLU())
-        self._init_head(widths[-1], num_classes)
+        self._init_head(widths[-1], num_classes, drop_rate)
 
     def forward_features(self, x: torch.Tensor) -> torch.Tensor:
         """Images (B, in_chans, H, W) to the last feature map (B, 4C, H/4, W/4)."""

@@ -24,8 +24,10 @@ def unknown_name_message(kind: str, name: str, known: Iterable[str]) -> str:
     return f"Unknown {kind} {name!r}. {hint}"
 
 
-class UnknownNameError(ValueError):
+class UnknownNameError(ValueError, KeyError):
     """A name that no registry entry has."""
+
+    __str__ = ValueError.__str__  # a KeyError would show its message in quotes
 
 
 class Registry(Mapping[str, T], Generic[T]):

@@ -42,12 +42,12 @@ class SearchSpace(ABC):
     """Named decisions with their choices, and the networks that they lead to.
 
     A space defines `build`; it may override `cost` with a closed form, `canonical` where different
-    choices make the same function, and `format` / `parse` where its field has a text form of its own.
+    choices make the same function, and `format` with `split` where its field has a text form of its own.
     All else is written here, once.
 
     Args:
         name: The name that the space is known by.
-        decisions: Choices of each decision, in order. Choices of one decision differ as text.
+        decisions: Choices of each decision, in order. Choices of one decision differ in value and as text.
         num_classes: Classes that the networks tell apart.
         input_size: Channels, height and width of one image.
 
@@ -68,7 +68,7 @@ class SearchSpace(ABC):
         for decision, choices in decisions.items():
             if len(choices) == 0:
                 raise ValueError(f"Decision {decision!r} of {name!r} has no choices.")
-            if len({str(c) for c in choices}) < len(choices):
+            if min(len(set(choices)), len({str(c) for c in choices})) < len(choices):
                 raise ValueError(f"Decision {decision!r} of {name!r} has a choice twice: {list(choices)}.")
         if num_classes < 1:
             raise ValueError(f"num_classes is {num_classes}; it must be at least 1.")
@@ -147,13 +147,14 @@ class SearchSpace(ABC):
             choices = [choices[d] for d in self.decisions]
         if len(choices) != len(self.decisions):
             raise ArchitectureError(f"{self.name} has {len(self.decisions)} decisions; got {len(choices)} choices.")
+        picked = []
         for (decision, allowed), choice in zip(self.decisions.items(), choices, strict=True):
             if choice not in allowed:
                 raise ArchitectureError(
                     f"{choice!r} is no choice of {decision!r} in {self.name}; allowed: {', '.join(map(str, allowed))}."
                 )
-        picked = tuple(choices)
-        return Architecture(picked, self.format(picked))
+            picked.append(allowed[allowed.index(choice)])  # ours: an equal one (1.0 for 1) may differ as text
+        return Architecture(tuple(picked), self.format(tuple(picked)))
 
     def parse(self, text: str) -> Architecture:
         """Read an architecture from its text form.
@@ -163,6 +164,8 @@ class SearchSpace(ABC):
         """
         try:
             parts = self.split(text)
+            if len(parts) != len(self.decisions):
+                raise ArchitectureError(f"{len(self.decisions)} choices are needed, got {len(parts)}.")
             choices = []
             for (decision, allowed), part in zip(self.decisions.items(), parts, strict=True):
                 by_text = {str(c): c for c in allowed}
@@ -219,6 +222,9 @@ class SearchSpace(ABC):
 
     def __len__(self) -> int:
         return self.size
+
+    def __bool__(self) -> bool:
+        return True  # by default Python asks `len`, which a large space does not have
 
     def __contains__(self, architecture: object) -> bool:
         if not isinstance(architecture, Architecture) or len(architecture.choices) != len(self.decisions):

@@ -1,0 +1,70 @@
+"""Trained weights from a file into a model, checked before anything of the model changes."""
+
+from __future__ import annotations
+
+import os
+import pickle
+
+import torch
+from safetensors import SafetensorError
+from timm.models import load_state_dict
+from torch import nn
+
+
+def load_checkpoint(model: nn.Module, path: str | os.PathLike[str]) -> None:
+    """Load the weights in `path` into `model`; where they do not fit, the model stays as it was.
+
+    Reads safetensors and torch's own files (a state dict, bare or as timm and others wrap it), of these only
+    tensors and plain values, so that no file can run code. Prefixes of parallel and compiled models are dropped.
+
+    Args:
+        model: Any model, on any device.
+        path: The file; one that ends in `.safetensors` is read as such.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: The file holds no state dict, or one that does not fit; names the tensors that are
+            missing, unexpected or of another shape.
+    """
+    expected = model.state_dict()
+    state = _renamed(_read_state(os.fspath(path)), expected)
+    # Counters of batches do not touch the output, and files from before they existed lack them.
+    missing = [k for k in expected if k not in state and not k.endswith("num_batches_tracked")]
+    unexpected = [k for k in state if k not in expected]
+    misshaped = [
+        f"{k} {tuple(state[k].shape)} instead of {tuple(v.shape)}"
+        for k, v in expected.items()
+        if k in state and state[k].shape != v.shape
+    ]
+    problems = {"missing": missing, "unexpected": unexpected, "of another shape": misshaped}
+    if any(problems.values()):
+        found = "; ".join(f"{what}: {_first(names)}" for what, names in problems.items() if names)
+        raise ValueError(f"The weights in {path} do not fit {type(model).__name__}. Tensors {found}.")
+    model.load_state_dict(expected | state)
+
+
+def _read_state(path: str) -> dict[str, torch.Tensor]:
+    if not os.path.isfile(path):
+        raise FileNotFoundError(f"There is no file {path}.")
+    try:
+        state = load_state_dict(path, weights_only=True)
+    except (pickle.UnpicklingError, SafetensorError, RuntimeError, AttributeError, EOFError) as error:
+        raise ValueError(f"{path} cannot be read as a state dict: {error}") from error
+    others = [key for key, value in state.items() if not isinstance(value, torch.Tensor)]
+    if others:
+        raise ValueError(f"{path} is no state dict; not tensors: {_first(others)}.")
+    return state
+
+
+def _renamed(state: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Keys as the model has them: some public CIFAR ResNets call the classifier `linear`, ours and timm's `fc`."""
+    renamed = {}
+    for key, value in state.items():
+        other = key.replace("linear.", "fc.", 1) if key.startswith("linear.") else key
+        renamed[other if key not in expected and other in expected else key] = value
+    return renamed
+
+
+def _first(names: list[str], limit: int = 6) -> str:
+    more = f" and {len(names) - limit} more" if len(names) > limit else ""
+    return ", ".join(names[:limit]) + more
