@@ -73,7 +73,9 @@ def create_space(name: str, **options: Any) -> SearchSpace:
     except TypeError as error:
         allowed = ", ".join(signature.parameters)
         raise ValueError(f"Search space {name!r}: {error}; its options: {allowed}.") from None
-    return factory(**options)
+    space = factory(**options)
+    space.recipe = {"name": name, **options}
+    return space
 
 
 def list_spaces(pattern: str = "*") -> list[str]:

@@ -55,6 +55,9 @@ class SearchSpace(ABC):
         ValueError: A decision without choices or with a choice twice, or a size that is no size.
     """
 
+    recipe: dict[str, Any] | None = None
+    """Name and options that `create_space` made this space from, so that a study can make it again."""
+
     def __init__(
         self,
         name: str,
