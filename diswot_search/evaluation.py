@@ -2,7 +2,23 @@
 
 from __future__ import annotations
 
+import math
+import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from statistics import fmean, pstdev
+from typing import Any
+
+import torch
+from torch import nn
+
+from search_spaces import Architecture, SearchSpace
+
+from .data import Probe
+from .proxies import Proxy, ProxyFunction, get_proxy
+from .readings import Precision, Readings
+from .seeding import isolated_random_state, stable_seed
+from .teacher import Teacher
 
 
 @dataclass(frozen=True)
@@ -27,8 +43,8 @@ class Evaluation:
 
 
 @dataclass(frozen=True)
-class Record:
-    """One evaluated architecture of a study.
+class Record(Evaluation):
+    """One evaluated architecture of a study: its place, its cost and its evaluation.
 
     Attributes:
         index: Order of asking, from 0.
@@ -37,18 +53,174 @@ class Record:
         params: Trainable parameters.
         macs: Multiply-accumulates of one image.
         latency_ms: Median latency, where the study measures it.
-        status, reason, score, score_std, parts, seconds: See `Evaluation`.
     """
 
-    index: int
-    architecture: str
-    canonical: str
-    params: int
-    macs: int
-    latency_ms: float | None = None
-    status: str = "ok"
-    reason: str | None = None
-    score: float | None = None
-    score_std: float | None = None
-    parts: dict[str, float] = field(default_factory=dict)
-    seconds: float = 0.0
+    index: int = field(kw_only=True)
+    architecture: str = field(kw_only=True)
+    canonical: str = field(kw_only=True)
+    params: int = field(kw_only=True)
+    macs: int = field(kw_only=True)
+    latency_ms: float | None = field(default=None, kw_only=True)
+
+
+def resolve_device(device: str) -> str:
+    """The device that "auto" stands for here, or the device given.
+
+    Raises:
+        ValueError: It is not known, or this machine does not have it.
+    """
+    available = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if device == "auto":
+        return next(name for name in ("cuda", "mps", "cpu") if available[name])
+    kind = device.partition(":")[0]
+    if kind not in available:
+        raise ValueError(f"Unknown device {device!r}; allowed: auto, cpu, cuda, mps.")
+    if not available[kind]:
+        present = ", ".join(name for name, there in available.items() if there)
+        raise ValueError(f"This machine has no {device!r} that torch can use; it has: {present}.")
+    return device
+
+
+class Evaluator:
+    """Scores architectures of one space against one teacher; the teacher is read once.
+
+    A score belongs to its architecture alone: weights are drawn from a seed made of the weight seed and the
+    canonical architecture, so it is the same in any order, in any process and after any resume.
+
+    Args:
+        space: Where the architectures come from.
+        teacher: What they are compared with; None for proxies that need none.
+        probes: One or more batches; scores are averaged over them.
+        proxy: A name, or a function of the student's and the teacher's readings.
+        seeds: Weight seeds; scores are averaged over them. A random teacher is drawn anew for each.
+        device: "auto", "cpu", "cuda" or "mps".
+        precision: Memory layout and number format.
+
+    Raises:
+        UnknownNameError: No proxy has this name.
+        ValueError: The proxy needs a teacher, or space, probes and teacher do not fit each other.
+    """
+
+    def __init__(
+        self,
+        space: SearchSpace,
+        teacher: Teacher | None,
+        probes: Probe | Sequence[Probe],
+        proxy: str | Proxy | ProxyFunction = "diswot",
+        *,
+        seeds: Sequence[int] = (0,),
+        device: str = "auto",
+        precision: Precision | None = None,
+    ) -> None:
+        self.space = space
+        self.teacher = teacher
+        self.probes = (probes,) if isinstance(probes, Probe) else tuple(probes)
+        self.proxy = get_proxy(proxy)
+        self.seeds = tuple(seeds)
+        self.device = resolve_device(device)
+        self.precision = precision or Precision()
+        self._check()
+        self._teacher_readings: dict[tuple[int, int], Readings | None] = {}
+
+    def _check(self) -> None:
+        if not self.probes or not self.seeds:
+            raise ValueError("Scoring needs at least one probe and one weight seed.")
+        if self.proxy.needs_teacher and self.teacher is None:
+            raise ValueError(f"The proxy {self.proxy.name!r} compares with a teacher; none was given.")
+        for probe in self.probes:
+            if probe.input_size != self.space.input_size:
+                raise ValueError(
+                    f"The probe {probe.name!r} has images of {_size(probe.input_size)}, but the space "
+                    f"{self.space.name!r} is made for {_size(self.space.input_size)}; create one to fit the other."
+                )
+            if probe.num_classes != self.space.num_classes:
+                raise ValueError(
+                    f"The probe {probe.name!r} has {probe.num_classes} classes, but the networks of "
+                    f"{self.space.name!r} have {self.space.num_classes}; create the space with "
+                    f"num_classes={probe.num_classes}."
+                )
+
+    def read_teacher(self, seed: int, probe_index: int) -> Readings | None:
+        """The teacher's readings, taken once for each probe and, where its weights are random, each weight seed.
+
+        Raises:
+            RuntimeError: The teacher cannot be built or read on this probe.
+        """
+        if self.teacher is None:
+            return None
+        key = (0 if self.teacher.trained else seed, probe_index)
+        if key not in self._teacher_readings:
+            readings = self.teacher.read(self.probes[probe_index], key[0], device=self.device, precision=self.precision)
+            try:
+                _ = readings.features
+            except (RuntimeError, ValueError, TypeError, AssertionError) as error:
+                raise RuntimeError(
+                    f"The teacher {self.teacher.name!r} cannot be read on the probe "
+                    f"{self.probes[probe_index].name!r} ({_size(self.probes[probe_index].input_size)}): {error}"
+                ) from error
+            self._teacher_readings[key] = readings
+        return self._teacher_readings[key]
+
+    def read_student(self, architecture: Architecture, seed: int = 0, probe_index: int = 0) -> Readings:
+        """The readings of an architecture with the weights that its score is computed from."""
+        canonical = self.space.canonical(architecture)
+
+        def make() -> nn.Module:
+            with isolated_random_state(stable_seed(seed, str(canonical))):
+                return self.space.build(canonical)
+
+        return Readings(
+            make,
+            self.probes[probe_index],
+            device=self.device,
+            precision=self.precision,
+            cost=lambda: self.space.cost(architecture),
+        )
+
+    def evaluate(self, architecture: Architecture) -> Evaluation:
+        """Score one architecture. What goes wrong with a candidate is a status, never an exception.
+
+        Raises:
+            RuntimeError: The teacher cannot be read; nothing can be scored then.
+        """
+        pairs = [(seed, index) for seed in self.seeds for index in range(len(self.probes))]
+        teachers = {pair: self.read_teacher(*pair) for pair in pairs}
+        started = time.perf_counter()
+        values: list[float] = []
+        parts: dict[str, list[float]] = {term: [] for term in self.proxy.terms}
+        try:
+            for pair in pairs:
+                student, teacher = self.read_student(architecture, *pair), teachers[pair]
+                for term, collected in parts.items():
+                    collected.append(get_proxy(term)(student, teacher))
+                values.append(self.proxy(student, teacher))
+        except Exception as error:  # a candidate may fail in any way that a network can
+            return Evaluation("failed", reason=_reason(error), seconds=time.perf_counter() - started)
+        seconds = time.perf_counter() - started
+        if not all(map(math.isfinite, values)):
+            return Evaluation("failed", reason=f"the score is {values[0]}", seconds=seconds)
+        means = {term: fmean(collected) for term, collected in parts.items()}
+        return Evaluation("ok", None, fmean(values), pstdev(values), means, seconds)
+
+    def config(self) -> dict[str, Any]:
+        """All that a score depends on, as JSON values."""
+        return {
+            "space": self.space.config(),
+            "teacher": self.teacher.config() if self.teacher else None,
+            "probes": [probe.config() for probe in self.probes],
+            "proxy": self.proxy.name,
+            "seeds": list(self.seeds),
+            "device": self.device.partition(":")[0],
+            "channels_last": self.precision.channels_last,
+            "bf16": self.precision.bf16,
+        }
+
+
+def _reason(error: Exception) -> str:
+    first_line = next(iter(str(error).splitlines()), "")
+    return f"{type(error).__name__}: {first_line}"[:300]
+
+
+def _size(input_size: tuple[int, int, int]) -> str:
+    channels, height, width = input_size
+    return f"{height}x{width} with {channels} channels"

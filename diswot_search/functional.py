@@ -1,4 +1,4 @@
-"""Pure tensor functions: normalised Gram matrices, class activation, alignment of kernels and of spectra.
+"""Pure tensor functions: class gradients and maps, Gram and cosine matrices, spectra, and their distances.
 
 Shapes: B samples, N classes, C channels, P positions (height x width, or tokens), D inputs of the classifier.
 """
@@ -23,9 +23,23 @@ def label_gradient(logits: Tensor, labels: Tensor, pooled: Tensor) -> Tensor:
     Returns:
         (N, D).
     """
-    error = logits.softmax(1)
-    error[torch.arange(len(labels), device=labels.device), labels] -= 1
+    error = logits.softmax(1) - F.one_hot(labels, logits.shape[1])
     return error.T @ pooled / len(labels)
+
+
+def class_prototypes(pooled: Tensor, labels: Tensor) -> Tensor:
+    """Mean of the pooled features of each class that is present, in order of the labels.
+
+    Args:
+        pooled: (B, D).
+        labels: (B,).
+
+    Returns:
+        (classes present, D).
+    """
+    _, groups = labels.unique(return_inverse=True)
+    members = F.one_hot(groups).to(pooled.dtype)
+    return (members / members.sum(0)).T @ pooled
 
 
 def class_gram_of_maps(features: Tensor, weight: Tensor) -> Tensor:
@@ -43,8 +57,13 @@ def class_gram_of_maps(features: Tensor, weight: Tensor) -> Tensor:
 
     Source: Dong et al., CVPR 2023 (M_s); Zhou et al., CVPR 2016 (class activation maps).
     """
+    return weight @ second_moment(features) @ weight.T
+
+
+def second_moment(features: Tensor) -> Tensor:
+    """Inner products of channels over all samples and positions: (B, C, P) to (C, C)."""
     channels = features.transpose(0, 1).flatten(1)
-    return weight @ (channels @ channels.T) @ weight.T
+    return channels @ channels.T
 
 
 def sample_gram(features: Tensor) -> Tensor:
@@ -58,6 +77,13 @@ def channel_gram(features: Tensor) -> Tensor:
     return features @ features.transpose(1, 2)
 
 
+def cosines(gram: Tensor) -> Tensor:
+    """Cosine similarities from a Gram matrix (R, R); those of a zero vector are zero."""
+    norms = gram.diagonal().clamp_min(0).sqrt()
+    scale = torch.where(norms > 0, norms.reciprocal(), torch.zeros_like(norms))
+    return gram * scale * scale[:, None]
+
+
 def frobenius_normalise(matrix: Tensor) -> Tensor:
     """Each matrix (..., R, K) over its Frobenius norm; a zero matrix stays zero."""
     return matrix / torch.linalg.matrix_norm(matrix, keepdim=True).clamp_min(torch.finfo(matrix.dtype).tiny)
@@ -68,10 +94,35 @@ def row_normalise(matrix: Tensor) -> Tensor:
     return F.normalize(matrix, dim=-1)
 
 
+def spectrum(moment: Tensor) -> Tensor:
+    """Eigenvalues of a positive semi-definite matrix (C, C) as shares of their sum, largest first.
+
+    Raises:
+        ValueError: The matrix is zero.
+    """
+    values = torch.linalg.eigvalsh(moment.double()).clamp_min(0).flip(0)
+    total = values.sum()
+    if not total > 0:
+        raise ValueError("the features are zero everywhere, so they have no spectrum")
+    return values / total
+
+
+def hellinger_distance(first: Tensor, second: Tensor) -> Tensor:
+    """Hellinger distance, 0 to 1, of two distributions (K,), (M,); the shorter one is filled up with zeros."""
+    short = min(len(first), len(second))
+    affinity = (first[:short] * second[:short]).sqrt().sum()
+    return (1 - affinity).clamp_min(0).sqrt()
+
+
+def root_mean_square(difference: Tensor) -> Tensor:
+    """Square root of the mean of squares over all entries."""
+    return difference.square().mean().sqrt()
+
+
 def outer_product_distance(first: Tensor, second: Tensor) -> Tensor:
     """Mean squared difference of the row-normalised outer products g_n g_n^T of two sets of vectors.
 
-    Row i of g g^T over its norm is sign(g_i) g / |g|, so the mean over N x C x C entries is
+    Row i of g g^T over its norm is sign(g_i) g / |g|, so the mean over the N x C x C entries is
     2 / C (1 - mean_n (s_n . s'_n / C) (u_n . u'_n)) with signs s and unit vectors u; zeros are allowed for.
 
     Args:
@@ -86,6 +137,6 @@ def outer_product_distance(first: Tensor, second: Tensor) -> Tensor:
     classes, channels = first.shape
     sign_1, sign_2 = first.sign(), second.sign()
     unit_1, unit_2 = row_normalise(first), row_normalise(second)
-    cross = (sign_1 * sign_2).sum(1) * (unit_1 * unit_2).sum(1)
     own = sign_1.square().sum(1) * unit_1.square().sum(1) + sign_2.square().sum(1) * unit_2.square().sum(1)
+    cross = (sign_1 * sign_2).sum(1) * (unit_1 * unit_2).sum(1)
     return (own - 2 * cross).sum() / (classes * channels * channels)

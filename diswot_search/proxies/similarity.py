@@ -1,0 +1,136 @@
+"""DisWOT's proxies: how alike a student and a teacher are in meaning and in relations, before any training.
+
+Three terms, each in three variants, and their sums.
+
+* `..._paper` is the formula of the paper; `..._readme` is what the README of the official code computes. Both need
+  student and teacher to agree in classes or in width, and say so when they do not.
+* The variant without a suffix is ours. It is defined for any two networks, does not depend on the order of channels,
+  and every term is a similarity that is 1 for equal structure, so that none drowns another in the sum.
+
+Source: Dong, Li and Wei, "DisWOT: Student Architecture Search for Distillation WithOut Training", CVPR 2023.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from .. import functional as fn
+from ..readings import ReadingError, Readings
+
+# -- ours: any pair of networks -----------------------------------------------------------------
+
+
+def semantic(student: Readings, teacher: Readings | None = None) -> float:
+    """Likeness of the classes' cosines: 1 minus the RMS difference.
+
+    Each class is represented by the mean pooled feature of its samples, the part of the classifier's label gradient
+    that belongs to the class while predictions are still uniform.
+    """
+    return _likeness(student.class_cosines, _given(teacher).class_cosines)
+
+
+def relation(student: Readings, teacher: Readings | None = None) -> float:
+    """Likeness of the samples' cosines, over whole feature maps: 1 minus the RMS difference."""
+    return _likeness(student.sample_cosines, _given(teacher).sample_cosines)
+
+
+def channel_relation(student: Readings, teacher: Readings | None = None) -> float:
+    """Likeness of the channels' spectra: 1 minus the Hellinger distance.
+
+    The spectrum is that of the channels' second moment over samples and positions, each eigenvalue as a share of
+    the sum: how the energy of the feature map spreads over independent directions.
+    """
+    return 1 - float(fn.hellinger_distance(student.channel_spectrum, _given(teacher).channel_spectrum))
+
+
+def diswot(student: Readings, teacher: Readings | None = None) -> float:
+    """Mean of `semantic`, `relation` and `channel_relation`; 1 for equal structure."""
+    return (semantic(student, teacher) + relation(student, teacher) + channel_relation(student, teacher)) / 3
+
+
+# -- the paper's formulas -----------------------------------------------------------------------
+
+
+def semantic_paper(student: Readings, teacher: Readings | None = None) -> float:
+    """Minus the distance of the Frobenius-normalised class Gram matrices of the class activation maps (M_s)."""
+    return _frobenius_likeness(student.class_map_gram, _given(teacher).class_map_gram, "classes", "semantic")
+
+
+def relation_paper(student: Readings, teacher: Readings | None = None) -> float:
+    """Minus the distance of the Frobenius-normalised sample Gram matrices of the feature maps (M_r)."""
+    return _frobenius_likeness(student.sample_gram, _given(teacher).sample_gram, "samples", "relation")
+
+
+def channel_relation_paper(student: Readings, teacher: Readings | None = None) -> float:
+    """Minus the distance of each sample's Frobenius-normalised channel Gram matrix, mean over samples."""
+    first, second = student.channel_gram, _given(teacher).channel_gram
+    _check_same(first, second, "channels", "channel_relation")
+    difference = fn.frobenius_normalise(first) - fn.frobenius_normalise(second)
+    return -float(difference.flatten(1).norm(dim=1).mean())
+
+
+def diswot_paper(student: Readings, teacher: Readings | None = None) -> float:
+    """Sum of `semantic_paper` and `relation_paper`, unweighted."""
+    return semantic_paper(student, teacher) + relation_paper(student, teacher)
+
+
+# -- the README of the official code ------------------------------------------------------------
+
+
+def semantic_readme(student: Readings, teacher: Readings | None = None) -> float:
+    """Minus the mean squared difference of the classes' row-normalised outer products of label gradients.
+
+    Depends on the order of channels, which means nothing in a random network.
+    """
+    first, second = student.label_gradient, _given(teacher).label_gradient
+    _check_same(first, second, "classes and classifier inputs", "semantic")
+    return -float(fn.outer_product_distance(first, second))
+
+
+def relation_readme(student: Readings, teacher: Readings | None = None) -> float:
+    """Minus the mean squared difference of the row-normalised sample Gram matrices."""
+    return _row_likeness(student.sample_gram, _given(teacher).sample_gram, "samples", "relation")
+
+
+def channel_relation_readme(student: Readings, teacher: Readings | None = None) -> float:
+    """Minus the mean squared difference of each sample's row-normalised channel Gram matrix.
+
+    The released experiments compute it, for the first sample alone, under the name of the relation term.
+    """
+    return _row_likeness(student.channel_gram, _given(teacher).channel_gram, "channels", "channel_relation")
+
+
+def diswot_readme(student: Readings, teacher: Readings | None = None) -> float:
+    """Sum of `semantic_readme` and `relation_readme`, unweighted."""
+    return semantic_readme(student, teacher) + relation_readme(student, teacher)
+
+
+# -- shared -------------------------------------------------------------------------------------
+
+
+def _given(teacher: Readings | None) -> Readings:
+    if teacher is None:
+        raise ValueError("This proxy compares with a teacher; none was given.")
+    return teacher
+
+
+def _likeness(first: Tensor, second: Tensor) -> float:
+    return 1 - float(fn.root_mean_square(first - second))
+
+
+def _frobenius_likeness(first: Tensor, second: Tensor, what: str, term: str) -> float:
+    _check_same(first, second, what, term)
+    return -float((fn.frobenius_normalise(first) - fn.frobenius_normalise(second)).norm())
+
+
+def _row_likeness(first: Tensor, second: Tensor, what: str, term: str) -> float:
+    _check_same(first, second, what, term)
+    return -float((fn.row_normalise(first) - fn.row_normalise(second)).square().mean())
+
+
+def _check_same(first: Tensor, second: Tensor, what: str, term: str) -> None:
+    if first.shape != second.shape:
+        raise ReadingError(
+            f"this form of {term!r} needs as many {what} in student and teacher, got {tuple(first.shape)} and "
+            f"{tuple(second.shape)}; the proxy {term!r} without a suffix is defined for any pair"
+        )

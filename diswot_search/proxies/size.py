@@ -1,0 +1,15 @@
+"""Size as a proxy: what every other score has to beat."""
+
+from __future__ import annotations
+
+from ..readings import Readings
+
+
+def params(student: Readings, teacher: Readings | None = None) -> float:
+    """Number of trainable parameters."""
+    return float(student.cost.params)
+
+
+def macs(student: Readings, teacher: Readings | None = None) -> float:
+    """Multiply-accumulates of one image."""
+    return float(student.cost.macs)

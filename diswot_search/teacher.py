@@ -1,0 +1,140 @@
+"""Teachers: any timm name, any architecture of a space, or a module; random weights unless a checkpoint is given."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+from torch import nn
+
+from search_spaces import Architecture, SearchSpace
+from search_spaces.registry import UnknownNameError, unknown_name_message
+from search_spaces.weights import load_checkpoint
+
+from .data import Probe
+from .readings import Precision, Readings
+from .seeding import isolated_random_state, stable_seed
+
+
+@dataclass(frozen=True)
+class Teacher:
+    """What students are compared with.
+
+    Attributes:
+        name: What it is called in tables and files.
+        make: Makes the network. Random weights are drawn from the global generators, which `build` seeds.
+        trained: Its weights are trained or given: they do not depend on a seed, and batch normalisation uses
+            its running statistics.
+        settings: All that tells it from another teacher, as JSON values.
+    """
+
+    name: str
+    make: Callable[[], nn.Module]
+    trained: bool
+    settings: dict[str, Any] = field(default_factory=dict)
+
+    def build(self, seed: int = 0) -> nn.Module:
+        """The network; random weights are a function of the seed and the teacher's name alone."""
+        with isolated_random_state(stable_seed(seed, self.name)):
+            return self.make()
+
+    def read(self, probe: Probe, seed: int = 0, *, device: str = "cpu", precision: Precision | None = None) -> Readings:
+        """Its readings on a probe."""
+        return Readings(lambda: self.build(seed), probe, device=device, precision=precision, trained=self.trained)
+
+    def config(self) -> dict[str, Any]:
+        """All that tells it from another teacher, as JSON values."""
+        return {"name": self.name, "trained": self.trained} | self.settings
+
+
+def create_teacher(
+    source: str | Architecture | nn.Module,
+    *,
+    num_classes: int | None = None,
+    space: SearchSpace | None = None,
+    checkpoint: str | Path | None = None,
+    pretrained: bool = False,
+    **options: Any,
+) -> Teacher:
+    """Make a teacher.
+
+    Args:
+        source: A timm name (the CIFAR ResNets of this package are among them), an architecture of `space`, or a
+            module. A module is read as it stands: in training mode with batch statistics, in evaluation mode with
+            its running ones.
+        num_classes: Classes of its classifier; by default those of the timm model, the space or the module.
+        space: The space that an architecture, or its text, belongs to.
+        checkpoint: Trained weights to load: a .safetensors file or a state dict saved by torch.
+        pretrained: Let timm fetch its pretrained weights.
+        options: Passed on to `timm.create_model`.
+
+    Raises:
+        UnknownNameError: No timm model has this name; near names are given.
+        ArchitectureError: The text is no architecture of `space`.
+        ValueError: The arguments contradict each other, or the checkpoint does not fit.
+        FileNotFoundError: There is no such checkpoint.
+    """
+    settings: dict[str, Any] = {"num_classes": num_classes, **options}
+    if isinstance(source, nn.Module):
+        return _module_teacher(source, num_classes, space, checkpoint, pretrained, options)
+    if isinstance(source, Architecture) or space is not None:
+        if space is None:
+            raise ValueError("A teacher given as an architecture needs `space`, the space that it belongs to.")
+        if pretrained or options or num_classes not in (None, space.num_classes):
+            raise ValueError(
+                f"A teacher from the space {space.name!r} takes its {space.num_classes} classes and all else from the "
+                "space; num_classes, pretrained and model options cannot be set."
+            )
+        architecture = space.parse(str(source))
+        settings = {"space": space.config()}
+        name, make = f"{space.name}:{architecture}", lambda: space.build(architecture)
+    else:
+        name = source
+        if not timm.is_model(name):
+            raise UnknownNameError(unknown_name_message("teacher", name, timm.list_models()))
+        if num_classes is not None:
+            options["num_classes"] = num_classes
+        if pretrained:
+            settings["pretrained"] = True
+
+        def make() -> nn.Module:
+            return timm.create_model(name, pretrained=pretrained, **options)
+
+    if checkpoint is None:
+        return Teacher(name, make, trained=pretrained, settings=settings)
+    path = Path(checkpoint)
+    if not path.is_file():
+        raise FileNotFoundError(f"There is no checkpoint {path}.")
+    settings["checkpoint_sha256"] = hashlib.sha256(path.read_bytes()).hexdigest()
+
+    def make_trained() -> nn.Module:
+        model = make()
+        load_checkpoint(model, path)
+        return model
+
+    return Teacher(name, make_trained, trained=True, settings=settings)
+
+
+def _module_teacher(
+    module: nn.Module,
+    num_classes: int | None,
+    space: SearchSpace | None,
+    checkpoint: str | Path | None,
+    pretrained: bool,
+    options: dict[str, Any],
+) -> Teacher:
+    if num_classes is not None or space is not None or checkpoint is not None or pretrained or options:
+        raise ValueError("A teacher given as a module is taken as it is; no other argument can be set.")
+    digest = hashlib.sha256()
+    for key, value in module.state_dict().items():
+        raw = value.detach().cpu().contiguous().flatten().view(torch.uint8)
+        digest.update(key.encode() + raw.numpy().tobytes())
+    settings = {"module": type(module).__qualname__, "weights_sha256": digest.hexdigest(), "training": module.training}
+    # A copy, taken once per study, so that moving it to a device leaves the caller's module where it is.
+    return Teacher(type(module).__name__, lambda: copy.deepcopy(module), trained=not module.training, settings=settings)
