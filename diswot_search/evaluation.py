@@ -50,16 +50,16 @@ class Record(Evaluation):
         index: Order of asking, from 0.
         architecture: Text form.
         canonical: Text form of the architecture that stands for all with the same function.
-        params: Trainable parameters.
-        macs: Multiply-accumulates of one image.
+        params: Trainable parameters; None where a failed one could not be counted.
+        macs: Multiply-accumulates of one image; None likewise.
         latency_ms: Median latency, where the study measures it.
     """
 
     index: int = field(kw_only=True)
     architecture: str = field(kw_only=True)
     canonical: str = field(kw_only=True)
-    params: int = field(kw_only=True)
-    macs: int = field(kw_only=True)
+    params: int | None = field(kw_only=True)
+    macs: int | None = field(kw_only=True)
     latency_ms: float | None = field(default=None, kw_only=True)
 
 
