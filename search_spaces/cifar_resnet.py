@@ -172,7 +172,7 @@ def _block_cost(block: str, c_in: int, width: int, area_in: int, area: int, proj
 
 
 def _as_choices(given: int | Sequence[int]) -> tuple[int, ...]:
-    return (given,) if isinstance(given, int) else tuple(given)
+    return tuple(given) if isinstance(given, Sequence) else (given,)
 
 
 def _check_options(block: str, shortcut: str, stem: int) -> None:

@@ -173,7 +173,7 @@ class SearchSpace(ABC):
             for (decision, allowed), part in zip(self.decisions.items(), parts, strict=True):
                 by_text = {str(c): c for c in allowed}
                 if part not in by_text:
-                    near = near_names(part, by_text)
+                    near = near_names(part, [c for c in allowed if isinstance(c, str)])
                     hint = f"near: {', '.join(near)}; " if near else ""
                     raise ArchitectureError(
                         f"{part!r} is no choice of {decision!r}; {hint}allowed: {', '.join(by_text)}."

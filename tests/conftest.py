@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
+pytest.register_assert_rewrite("contracts")  # its assertions show their values, as those of tests do
+
 ROOT = Path(__file__).resolve().parents[1]
 
 

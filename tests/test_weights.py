@@ -1,0 +1,116 @@
+"""Trained weights from files: what fits is loaded, what does not leaves the model as it was."""
+
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+from typing import Any
+
+import pytest
+import timm
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+from search_spaces import load_checkpoint
+
+
+def small_resnet(seed: int, **options: Any) -> nn.Module:
+    torch.manual_seed(seed)
+    return timm.create_model("cifar_resnet", arch="1x4-1x8", **options)
+
+
+def equal_states(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
+    return a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
+
+
+def copied(model: nn.Module) -> dict[str, torch.Tensor]:
+    return {k: v.clone() for k, v in model.state_dict().items()}
+
+
+WRAPPINGS = {
+    "bare.pth": lambda state: state,
+    "wrapped.th": lambda state: {"state_dict": state, "epoch": 3},
+    "parallel.pt": lambda state: {"state_dict": {f"module.{k}": v for k, v in state.items()}},
+    "other_names.th": lambda state: {k.replace("fc.", "linear."): v for k, v in state.items()},
+}
+
+
+@pytest.mark.parametrize("name", WRAPPINGS)
+def test_every_customary_form_is_read(tmp_path: Path, name: str) -> None:
+    source, model = small_resnet(1), small_resnet(2)
+    torch.save(WRAPPINGS[name](source.state_dict()), tmp_path / name)
+    load_checkpoint(model, tmp_path / name)
+    assert equal_states(model.state_dict(), source.state_dict())
+
+
+def test_safetensors_are_read_into_any_model(tmp_path: Path) -> None:
+    source, model = (timm.create_model("test_vit", num_classes=3) for _ in range(2))
+    save_file(source.state_dict(), tmp_path / "vit.safetensors")
+    load_checkpoint(model, str(tmp_path / "vit.safetensors"))
+    assert equal_states(model.state_dict(), source.state_dict())
+
+
+def test_files_without_batch_counters_are_read(tmp_path: Path) -> None:
+    source, model = small_resnet(1), small_resnet(2)
+    state = {k: v for k, v in source.state_dict().items() if not k.endswith("num_batches_tracked")}
+    torch.save(state, tmp_path / "old.pth")
+    load_checkpoint(model, tmp_path / "old.pth")
+    assert equal_states(model.state_dict(), source.state_dict())
+
+
+def test_weights_that_do_not_fit_are_named_and_change_nothing(tmp_path: Path) -> None:
+    state = small_resnet(1, num_classes=7).state_dict()
+    state["extra.weight"] = state.pop("conv1.weight")
+    torch.save(state, tmp_path / "other.pth")
+    model = small_resnet(2)
+    before = copied(model)
+    with pytest.raises(ValueError, match=r"other\.pth do not fit CifarResNet") as caught:
+        load_checkpoint(model, tmp_path / "other.pth")
+    message = str(caught.value)
+    assert "missing: conv1.weight" in message
+    assert "unexpected: extra.weight" in message
+    assert "of another shape: fc.weight (7, 8) instead of (10, 8), fc.bias (7,) instead of (10,)" in message
+    assert equal_states(model.state_dict(), before)
+
+
+def test_a_long_list_of_names_is_cut(tmp_path: Path) -> None:
+    torch.save({f"w{i}": torch.zeros(1) for i in range(20)}, tmp_path / "w.pth")
+    with pytest.raises(ValueError, match="unexpected: w0, w1, w2, w3, w4, w5 and 14 more"):
+        load_checkpoint(small_resnet(0), tmp_path / "w.pth")
+
+
+class Harmful:
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Path.touch, (Path("harm-was-done"),)
+
+
+def test_files_that_would_run_code_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    torch.save({"state_dict": Harmful()}, "harmful.pth")
+    Path("pickled.pth").write_bytes(pickle.dumps(Harmful(), protocol=2))
+    for name in ("harmful.pth", "pickled.pth"):
+        with pytest.raises(ValueError, match=f"{name} cannot be read as a state dict"):
+            load_checkpoint(small_resnet(0), name)
+    assert not Path("harm-was-done").exists()
+
+
+@pytest.mark.parametrize("name", ["broken.safetensors", "broken.pth", "empty.pth"])
+def test_broken_files_are_refused(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_bytes(b"" if "empty" in name else b"no weights in here")
+    with pytest.raises(ValueError, match=f"{name} cannot be read as a state dict"):
+        load_checkpoint(small_resnet(0), tmp_path / name)
+
+
+def test_files_of_something_else_are_refused(tmp_path: Path) -> None:
+    torch.save([torch.zeros(1)], tmp_path / "list.pth")
+    with pytest.raises(ValueError, match=r"list\.pth cannot be read as a state dict"):
+        load_checkpoint(small_resnet(0), tmp_path / "list.pth")
+    torch.save({"net": small_resnet(1).state_dict(), "epoch": 3}, tmp_path / "nested.pth")
+    with pytest.raises(ValueError, match=r"nested\.pth is no state dict; not tensors: net, epoch"):
+        load_checkpoint(small_resnet(0), tmp_path / "nested.pth")
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"no file .*absent\.pth"):
+        load_checkpoint(small_resnet(0), tmp_path / "absent.pth")
