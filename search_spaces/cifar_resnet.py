@@ -115,6 +115,12 @@ class CifarResNetSpace(SearchSpace):
         norm = c if self.block == "preactivation" else self.stem
         return Cost(params + 2 * norm + (c + 1) * self.num_classes, macs + c * self.num_classes)
 
+    def timm_model(self, architecture: Architecture) -> tuple[str, dict[str, Any]]:
+        arch = "-".join(f"{d}x{w}" for d, w in zip(*self.stages(architecture), strict=True))
+        shape = {"num_classes": self.num_classes, "in_chans": self.input_size[0]}
+        kind = {"stem": self.stem, "block": self.block, "shortcut": self.shortcut}
+        return "cifar_resnet", {"arch": arch, **shape, **kind}
+
     def format(self, choices: tuple[Choice, ...]) -> str:
         if self.decides_width:
             return "-".join(f"{d}x{w}" for d, w in zip(choices[::2], choices[1::2], strict=True))

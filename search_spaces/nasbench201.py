@@ -99,6 +99,10 @@ class NASBench201Space(SearchSpace):
     def is_trainable(self, architecture: Architecture) -> bool:
         return bool(_output_terms(architecture.choices))
 
+    def timm_model(self, architecture: Architecture) -> tuple[str, dict[str, Any]]:
+        shape = {"num_classes": self.num_classes, "in_chans": self.input_size[0]}
+        return "nasbench201", {"arch": str(architecture), **shape, "channels": self.channels, "cells": self.cells}
+
     def format(self, choices: tuple[Choice, ...]) -> str:
         return format_cell(choices)
 

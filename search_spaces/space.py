@@ -100,6 +100,10 @@ class SearchSpace(ABC):
         """Whether the output depends on the input at all; one that does not is never a winner."""
         return True
 
+    def timm_model(self, architecture: Architecture) -> tuple[str, dict[str, Any]] | None:
+        """Name and arguments with which `timm.create_model` builds it; None where there is no such name."""
+        return None
+
     def format(self, choices: tuple[Choice, ...]) -> str:
         """The text form of valid choices."""
         return ",".join(f"{d}={c}" for d, c in zip(self.decisions, choices, strict=True))
