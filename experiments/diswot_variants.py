@@ -1,0 +1,238 @@
+"""Every form of DisWOT's score against known accuracies, beside parameters and MACs.
+
+Tables: CIFAR-100 accuracy of 64 CIFAR ResNets after distillation from ResNet-110 (DisWOT's S0, Kendall), and of 1,000
+random NAS-Bench-201 cells (200 epochs, test, Spearman). Students and teachers have random weights; each seed draws
+weights and a probe of 64 CIFAR-100 training images anew. The teacher is a ResNet-110, and for control a ResNet-56, a
+ResNet-8 and noise in the shape of a feature map. Scores are kept in --cache, so an interrupted run goes on.
+
+    python experiments/diswot_variants.py --tables ../shared/data --cifar100 data/cifar100.npz
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import platform
+import random
+import time
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import torch
+from scipy.stats import kendalltau, spearmanr
+from torch import nn
+
+import search_spaces
+from diswot_search.data import create_probe
+from diswot_search.evaluation import Evaluator
+from diswot_search.proxies import get_proxy, list_proxies
+from diswot_search.ranking import partial_spearman, regret_at_budget, size_matched_agreement
+from diswot_search.teacher import Teacher, create_teacher
+from search_spaces.contract import ClassifierMixin
+
+RESULTS = Path(__file__).parent / "results"
+TEACHERS = ("ResNet-110", "ResNet-56", "ResNet-8", "noise")
+SIZE = ("params", "macs")
+
+
+class NoiseNetwork(ClassifierMixin, nn.Module):
+    """A "teacher" that does not look at its images: rectified noise in the shape of ResNet-110's last map."""
+
+    def __init__(self, num_classes: int) -> None:
+        super().__init__()
+        self._init_head(64, num_classes, drop_rate=0.0)
+        self.noise = torch.randn(1024, 64, 8, 8).relu()
+
+    def forward_features(self, x: torch.Tensor) -> torch.Tensor:
+        return self.noise[: len(x)].to(x.device)
+
+
+def make_teacher(name: str) -> Teacher:
+    if name == "noise":
+        return Teacher("noise", lambda: NoiseNetwork(100), trained=False)
+    if name == "ResNet-8":
+        return create_teacher("cifar_resnet", arch="1-1-1", num_classes=100)
+    return create_teacher("cifar_" + name.lower().replace("-", ""), num_classes=100)
+
+
+def spaces(tables: Path) -> dict[str, tuple[search_spaces.SearchSpace, dict[str, float]]]:
+    """Space and known accuracies of each table; the cells are a fixed sample of 1,000."""
+    s0 = search_spaces.create_space("cifar_resnet_s0", num_classes=100)
+    cells = search_spaces.create_space("nasbench201", num_classes=100)
+    distilled = dict(search_spaces.read_table(tables / "cifar_resnet_s0.csv", "cifar100_kd_accuracy"))
+    trained = dict(search_spaces.read_table(tables / "nasbench201.csv.gz", "cifar100_test_accuracy"))
+    sample = random.Random(0).sample(sorted(trained), 1000)
+    return {"s0": (s0, distilled), "nasbench201": (cells, {text: trained[text] for text in sample})}
+
+
+def score_all(space_name: str, seed: int, tables: Path, cifar100: Path, cache: Path) -> None:
+    """Score every architecture of one table with one seed; one line of JSON each."""
+    torch.set_num_threads(1)
+    path = cache / f"{space_name}-{seed}.jsonl"
+    done = {json.loads(line)["architecture"] for line in path.read_text().splitlines()} if path.exists() else set()
+    space, accuracies = spaces(tables)[space_name]
+    probe = create_probe(str(cifar100), batch_size=64, seed=seed)
+    proxies = [get_proxy(name) for name in list_proxies()]
+    evaluators = {name: Evaluator(space, make_teacher(name), probe, seeds=[seed], device="cpu") for name in TEACHERS}
+    students = evaluators[TEACHERS[0]]
+    with path.open("a") as file:
+        for text in accuracies:
+            if text in done:
+                continue
+            started = time.perf_counter()
+            student = students.read_student(space.parse(text), seed)
+            row: dict[str, object] = {"architecture": text}
+            for name, evaluator in evaluators.items():
+                teacher = evaluator.read_teacher(seed, 0)
+                for proxy in proxies:
+                    key = f"{proxy.name}|{name}" if proxy.needs_teacher else proxy.name
+                    row[key] = float(proxy(student, teacher))
+            row["seconds"] = time.perf_counter() - started
+            file.write(json.dumps(row) + "\n")
+            file.flush()
+
+
+def read_scores(path: Path, architectures: list[str]) -> dict[str, np.ndarray]:
+    rows = {row["architecture"]: row for row in map(json.loads, path.read_text().splitlines())}
+    keys = [key for key in rows[architectures[0]] if key != "architecture"]
+    return {key: np.array([rows[text][key] for text in architectures]) for key in keys}
+
+
+def summarise(space_name: str, seeds: list[int], tables: Path, cache: Path) -> list[dict[str, object]]:
+    """One row per proxy and teacher: correlations and regret, mean and spread over seeds."""
+    accuracies = spaces(tables)[space_name][1]
+    texts = list(accuracies)
+    known = np.array([accuracies[text] for text in texts])
+    by_seed = [read_scores(cache / f"{space_name}-{seed}.jsonl", texts) for seed in seeds]
+    params = by_seed[0]["params"]
+    best = known >= np.quantile(known, 0.9)
+    correlation = kendalltau if space_name == "s0" else spearmanr
+    rows = []
+    for key in by_seed[0]:
+        if key == "seconds":
+            continue
+        draws = [scores[key] for scores in by_seed]
+        mean = np.mean(draws, axis=0)
+        proxy, _, teacher = key.partition("|")
+
+        def over_seeds(measure, draws=draws):
+            values = [measure(draw) for draw in draws]
+            return float(np.mean(values)), float(np.std(values))
+
+        one, one_std = over_seeds(lambda draw: correlation(draw, known).statistic)
+        regret, regret_std = over_seeds(lambda draw: regret_at_budget(draw, known, params))
+        matched, matched_std = over_seeds(lambda draw: size_matched_agreement(draw, known, params)[0])
+        partial, partial_std = over_seeds(lambda draw: partial_spearman(draw, known, params))
+        top, top_std = over_seeds(lambda draw: spearmanr(draw[best], known[best]).statistic)
+        rows.append(
+            {
+                "table": space_name,
+                "proxy": proxy,
+                "teacher": teacher or "-",
+                "correlation": one,
+                "correlation_std": one_std,
+                "correlation_of_mean_score": float(correlation(mean, known).statistic),
+                "regret": regret,
+                "regret_std": regret_std,
+                "regret_of_mean_score": regret_at_budget(mean, known, params),
+                "size_matched": matched,
+                "size_matched_std": matched_std,
+                "partial_given_params": partial,
+                "partial_std": partial_std,
+                "best_decile": top,
+                "best_decile_std": top_std,
+            }
+        )
+    return rows
+
+
+def sentence_on_teacher(rows: list[dict[str, object]], title: str) -> str:
+    """What the table says about the teacher, from the numbers: does the real one beat the others and noise?"""
+    value = {
+        (r["proxy"], r["teacher"]): (float(r["correlation"]), float(r["correlation_std"]))  # type: ignore[arg-type]
+        for r in rows
+    }
+    real, spread = value["diswot", "ResNet-110"]
+    parts = []
+    for other in TEACHERS[1:]:
+        there, there_spread = value["diswot", other]
+        differs = abs(real - there) > spread + there_spread
+        verdict = ("better than" if real > there else "worse than") if differs else "no different from"
+        parts.append(f"{verdict} with {other} ({there:+.2f})")
+    size = max(value[name, "-"][0] for name in SIZE)
+    against = "above" if real > size else "below"
+    return (
+        f"{title}: `diswot` with its ResNet-110 ({real:+.2f}) is {', '.join(parts)}; it is {against} the better of "
+        f"parameters and MACs ({size:+.2f})."
+    )
+
+
+def write_markdown(rows: list[dict[str, object]], seeds: list[int], seconds: dict[str, float], path: Path) -> None:
+    titles = {
+        "s0": "S0: 64 CIFAR ResNets, CIFAR-100 accuracy after distillation from ResNet-110 (Kendall)",
+        "nasbench201": "NAS-Bench-201: 1,000 random cells, CIFAR-100 test accuracy after 200 epochs (Spearman)",
+    }
+    lines = [
+        "# Every form of DisWOT's score, against known accuracies",
+        "",
+        f"`python experiments/diswot_variants.py`, seeds {seeds}, batch 64 of CIFAR-100 training images, CPU float32, "
+        f"torch {torch.__version__}, Python {platform.python_version()}. One draw: mean and standard deviation over "
+        "the seeds. Averaged: the score averaged over the seeds. Regret: accuracy points lost at a parameter budget, "
+        "mean over ten budgets. Same size: sign agreement (-1 to 1) on pairs within 15 % of each other's parameters. "
+        "Given params: partial Spearman correlation. Best decile: Spearman among the best tenth. All but *averaged* are "
+        "one draw.",
+        "",
+    ]
+    for name, title in titles.items():
+        table = [row for row in rows if row["table"] == name]
+        lines += [f"## {title}", "", sentence_on_teacher(table, title.partition(":")[0]), ""]
+        lines += [f"Scoring one student with all forms took {seconds[name]:.2f} s (median, one thread).", ""]
+        lines += ["| score | teacher | one draw | averaged | regret | same size | given params | best decile |"]
+        lines += ["|---|---|---|---|---|---|---|---|"]
+        for r in sorted(table, key=lambda r: (TEACHERS + ("-",)).index(str(r["teacher"])) if r["teacher"] != "-" else -1):
+            lines.append(
+                f"| {r['proxy']} | {r['teacher']} | {r['correlation']:+.3f} ± {r['correlation_std']:.3f} "
+                f"| {r['correlation_of_mean_score']:+.3f} | {r['regret']:.2f} ± {r['regret_std']:.2f} "
+                f"| {r['size_matched']:+.2f} ± {r['size_matched_std']:.2f} "
+                f"| {r['partial_given_params']:+.2f} ± {r['partial_std']:.2f} "
+                f"| {r['best_decile']:+.2f} ± {r['best_decile_std']:.2f} |"
+            )
+        lines.append("")
+    path.write_text("\n".join(lines))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--tables", type=Path, required=True, help="folder of the two accuracy tables")
+    parser.add_argument("--cifar100", type=Path, required=True, help="npz file with CIFAR-100's training images")
+    parser.add_argument("--cache", type=Path, default=Path("runs/diswot_variants"))
+    parser.add_argument("--seeds", type=int, default=4)
+    parser.add_argument("--workers", type=int, default=2)
+    args = parser.parse_args()
+    args.cache.mkdir(parents=True, exist_ok=True)
+    seeds = list(range(args.seeds))
+    with ProcessPoolExecutor(args.workers) as pool:
+        jobs = [
+            pool.submit(score_all, name, seed, args.tables, args.cifar100, args.cache)
+            for name in ("s0", "nasbench201")
+            for seed in seeds
+        ]
+        for job in jobs:
+            job.result()
+    rows, seconds = [], {}
+    for name in ("s0", "nasbench201"):
+        rows += summarise(name, seeds, args.tables, args.cache)
+        texts = list(spaces(args.tables)[name][1])
+        seconds[name] = float(np.median(read_scores(args.cache / f"{name}-0.jsonl", texts)["seconds"]))
+    RESULTS.mkdir(exist_ok=True)
+    with (RESULTS / "diswot_variants.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, rows[0])
+        writer.writeheader()
+        writer.writerows({k: f"{v:.4f}" if isinstance(v, float) else v for k, v in row.items()} for row in rows)
+    write_markdown(rows, seeds, seconds, RESULTS / "diswot_variants.md")
+
+
+if __name__ == "__main__":
+    main()
