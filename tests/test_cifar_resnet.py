@@ -208,6 +208,17 @@ def test_a_block_adds_a_projection_to_its_branch() -> None:
     torch.testing.assert_close(block(x), (branch + projection).relu())
 
 
+def test_a_preactivation_block_projects_the_rectified_input() -> None:
+    network = CifarResNet((1,), (6,), stem=4, block="preactivation").double().eval()
+    block = network.layer1[0]
+    x = torch.randn(2, 4, 5, 5, dtype=torch.float64)
+    scale = (1 + 1e-5) ** -0.5  # fresh batch normalisation
+    start = (x * scale).relu()
+    branch = nn.functional.conv2d(start, block.conv1.weight, padding=1) * scale
+    branch = nn.functional.conv2d(branch.relu(), block.conv2.weight, padding=1)
+    torch.testing.assert_close(block(x), branch + nn.functional.conv2d(start, block.downsample.weight))
+
+
 def test_weights_are_drawn_by_fan_out() -> None:
     network = CifarResNet((2, 2), (64, 128), stem=64)
     for name, module in network.named_modules():

@@ -96,6 +96,15 @@ def test_mutation_reaches_every_neighbour() -> None:
     assert {space.mutate(start, rng) for _ in range(100)} == set(space.neighbours(start))
 
 
+def test_crossover_draws_evenly_from_both_parents() -> None:
+    space = OneLayerSpace()
+    first, second = space.parse("kernel=1,width=4"), space.parse("kernel=3,width=8")
+    rng = random.Random(0)
+    children = [str(space.crossover(first, second, rng)) for _ in range(2000)]
+    assert set(children) == {f"kernel={k},width={w}" for k in (1, 3) for w in (4, 8)}
+    assert all(abs(children.count(c) - 500) < 100 for c in set(children))  # 5 standard deviations
+
+
 def test_sampling_is_even() -> None:
     space = OneLayerSpace()
     rng = random.Random(0)
