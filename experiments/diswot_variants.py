@@ -82,13 +82,18 @@ def score_all(space_name: str, seed: int, tables: Path, cifar100: Path, cache: P
             if text in done:
                 continue
             started = time.perf_counter()
-            student = students.read_student(space.parse(text), seed)
+            architecture = space.parse(text)
+            student = students.read_student(architecture, seed)
             row: dict[str, object] = {"architecture": text}
             for name, evaluator in evaluators.items():
                 teacher = evaluator.read_teacher(seed, 0)
                 for proxy in proxies:
-                    key = f"{proxy.name}|{name}" if proxy.needs_teacher else proxy.name
-                    row[key] = float(proxy(student, teacher))
+                    if proxy.needs_teacher:
+                        # A disconnected cell has nothing to compare; `read_scores` ranks it last.
+                        scored = space.is_trainable(architecture)
+                        row[f"{proxy.name}|{name}"] = proxy(student, teacher) if scored else None
+                    else:
+                        row[proxy.name] = proxy(student, teacher)
             row["seconds"] = time.perf_counter() - started
             file.write(json.dumps(row) + "\n")
             file.flush()
@@ -97,7 +102,8 @@ def score_all(space_name: str, seed: int, tables: Path, cifar100: Path, cache: P
 def read_scores(path: Path, architectures: list[str]) -> dict[str, np.ndarray]:
     rows = {row["architecture"]: row for row in map(json.loads, path.read_text().splitlines())}
     keys = [key for key in rows[architectures[0]] if key != "architecture"]
-    return {key: np.array([rows[text][key] for text in architectures]) for key in keys}
+    columns = {key: np.array([rows[text][key] for text in architectures], dtype=float) for key in keys}
+    return {key: np.where(np.isnan(c), np.nanmin(c) - 1, c) for key, c in columns.items()}
 
 
 def summarise(space_name: str, seeds: list[int], tables: Path, cache: Path) -> list[dict[str, object]]:
@@ -182,7 +188,7 @@ def write_markdown(rows: list[dict[str, object]], seeds: list[int], seconds: dic
         "the seeds. Averaged: the score averaged over the seeds. Regret: accuracy points lost at a parameter budget, "
         "mean over ten budgets. Same size: sign agreement (-1 to 1) on pairs within 15 % of each other's parameters. "
         "Given params: partial Spearman correlation. Best decile: Spearman among the best tenth. All but *averaged* are "
-        "one draw.",
+        "one draw. Disconnected cells rank last under every teacher-aware score.",
         "",
     ]
     for name, title in titles.items():
@@ -191,7 +197,9 @@ def write_markdown(rows: list[dict[str, object]], seeds: list[int], seconds: dic
         lines += [f"Scoring one student with all forms took {seconds[name]:.2f} s (median, one thread).", ""]
         lines += ["| score | teacher | one draw | averaged | regret | same size | given params | best decile |"]
         lines += ["|---|---|---|---|---|---|---|---|"]
-        for r in sorted(table, key=lambda r: (TEACHERS + ("-",)).index(str(r["teacher"])) if r["teacher"] != "-" else -1):
+        for r in sorted(
+            table, key=lambda r: (TEACHERS + ("-",)).index(str(r["teacher"])) if r["teacher"] != "-" else -1
+        ):
             lines.append(
                 f"| {r['proxy']} | {r['teacher']} | {r['correlation']:+.3f} ± {r['correlation_std']:.3f} "
                 f"| {r['correlation_of_mean_score']:+.3f} | {r['regret']:.2f} ± {r['regret_std']:.2f} "

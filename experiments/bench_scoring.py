@@ -1,0 +1,148 @@
+"""What scoring one candidate costs, as a ratio to one plain forward of the same network on the same batch.
+
+Sides alternate within one run, on 50 random architectures of NAS-Bench-201 and 50 of CIFAR ResNets (S0), batch 64:
+
+* plain forward: the built network in evaluation mode with batch statistics, no gradients;
+* score: the default proxy against a teacher that was read before (building excluded);
+* official protocol: a fresh random ResNet-56 teacher and the student, each forward and backward, for every candidate;
+* channels_last, bf16 and both: the score again, with Kendall's tau of the ranking to float32.
+
+Building is reported as a share of building plus scoring.
+
+    python experiments/bench_scoring.py
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import platform
+import random
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+from scipy.stats import kendalltau
+from torch.nn import functional as F
+
+import search_spaces
+from diswot_search.data import create_probe
+from diswot_search.evaluation import Evaluator, resolve_device
+from diswot_search.proxies import get_proxy
+from diswot_search.readings import Precision, evaluation_mode
+from diswot_search.teacher import create_teacher
+
+RESULTS = Path(__file__).parent / "results"
+
+
+def timed(function: Callable[[], object], device: str) -> tuple[float, object]:
+    """Seconds of one call, and what it gave."""
+    synchronise = torch.cuda.synchronize if device.startswith("cuda") else lambda: None
+    synchronise()
+    started = time.perf_counter()
+    result = function()
+    synchronise()
+    return time.perf_counter() - started, result
+
+
+def measure(space: search_spaces.SearchSpace, count: int, batch_size: int, device: str) -> dict[str, float]:
+    """Medians over the architectures, in seconds and as ratios, and Kendall's tau of the fast formats."""
+    probe = create_probe("noise", num_classes=space.num_classes, batch_size=batch_size, image_size=32)
+    teacher = create_teacher("cifar_resnet56", num_classes=space.num_classes)
+    formats = {
+        "float32": Precision(),
+        "channels_last": Precision(channels_last=True),
+        "bf16": Precision(bf16=True),
+        "channels_last + bf16": Precision(channels_last=True, bf16=True),
+    }
+    evaluators = {
+        name: Evaluator(space, teacher, probe, device=device, precision=precision)
+        for name, precision in formats.items()
+    }
+    proxy = get_proxy("diswot")
+    images, labels = probe.images.to(device), probe.labels.to(device)
+    rng = random.Random(0)
+    candidates = [a for a in (space.sample(rng) for _ in range(4 * count)) if space.is_trainable(a)][: count + 2]
+    seconds: dict[str, list[float]] = {key: [] for key in ("build", "forward", "official", *formats)}
+    scores: dict[str, list[float]] = {name: [] for name in formats}
+
+    def forward_backward(network: torch.nn.Module) -> None:
+        network.train()
+        F.cross_entropy(network(images), labels).backward()
+
+    for position, architecture in enumerate(candidates):
+        warm_up = position < 2
+        row: dict[str, float] = {}
+        readings = {}
+        for name, evaluator in evaluators.items():
+            readings[name] = evaluator.read_student(architecture)
+            build_seconds, model = timed(lambda r=readings[name]: r.model, device)
+            if name == "float32":
+                row["build"] = build_seconds
+                network = model
+
+        def plain(network: torch.nn.Module = network) -> None:
+            with torch.no_grad(), evaluation_mode(network, batch_statistics=True):
+                network(images)
+
+        sides: list[tuple[str, Callable[[], object]]] = [("forward", plain)]
+        for name, evaluator in evaluators.items():
+            read = evaluator.read_teacher(0, 0)
+            sides.append((name, lambda r=readings[name], t=read: proxy(r, t)))
+        sides.append(
+            ("official", lambda n=network: (forward_backward(teacher.build(position).to(device)), forward_backward(n)))
+        )
+        plain()  # so that no side pays for the first touch of this network's memory
+        for name, side in sides if position % 2 else reversed(sides):
+            row[name], result = timed(side, device)
+            if name in scores and not warm_up:
+                scores[name].append(float(result))  # type: ignore[arg-type]
+        if not warm_up:
+            for name, value in row.items():
+                seconds[name].append(value)
+    medians = {name: float(np.median(values)) for name, values in seconds.items()}
+    result = {f"{name} (ms)": 1000 * value for name, value in medians.items()}
+    for name in (*formats, "official"):
+        ratios = np.array(seconds[name]) / np.array(seconds["forward"])
+        result[f"{name} / forward"] = float(np.median(ratios))
+    result["official / float32"] = float(np.median(np.array(seconds["official"]) / np.array(seconds["float32"])))
+    for name in list(formats)[1:]:
+        result[f"Kendall of {name} to float32"] = float(kendalltau(scores[name], scores["float32"]).statistic)
+    result["build share of build + score"] = medians["build"] / (medians["build"] + medians["float32"])
+    result["candidates per second, building included"] = 1 / (medians["build"] + medians["float32"])
+    return result
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--count", type=int, default=50)
+    parser.add_argument("--batch_size", type=int, default=64)
+    parser.add_argument("--device", default="cpu")
+    args = parser.parse_args()
+    device = resolve_device(args.device)
+    columns = {
+        name: measure(search_spaces.create_space(name, num_classes=100), args.count, args.batch_size, device)
+        for name in ("nasbench201", "cifar_resnet_s0")
+    }
+    lines = [
+        "# What scoring one candidate costs",
+        "",
+        f"`python experiments/bench_scoring.py --count {args.count} --batch_size {args.batch_size} --device {device}`, "
+        f"medians over {args.count} architectures, sides alternating in one run; torch {torch.__version__}, "
+        f"{torch.get_num_threads()} threads, {os.cpu_count()} cores, {platform.machine()}.",
+        "",
+        "| | " + " | ".join(columns) + " |",
+        "|---|" + "---|" * len(columns),
+    ]
+    for key in next(iter(columns.values())):
+        lines.append(f"| {key} | " + " | ".join(f"{column[key]:.3f}" for column in columns.values()) + " |")
+    text = "\n".join(lines) + "\n"
+    RESULTS.mkdir(exist_ok=True)
+    (RESULTS / f"bench_scoring_{device.partition(':')[0]}.md").write_text(text)
+    print(text)
+
+
+if __name__ == "__main__":
+    main()
