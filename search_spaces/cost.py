@@ -5,9 +5,14 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import nn
+from torch.func import functional_call
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.overrides import TorchFunctionMode
 from torch.utils.flop_counter import FlopCounterMode
 
 
@@ -40,12 +45,31 @@ def count_cost(model: nn.Module, input_size: tuple[int, int, int]) -> Cost:
     was_training = [m for m in model.modules() if m.training]
     model.eval()
     try:
-        with torch.no_grad(), FlopCounterMode(display=False) as counter:
-            model(image)
+        # Detached, because the counter's hooks fail on a parameter that asks for gradients where there are none;
+        # attention as matrix products, because not every torch version counts each of its fused kernels.
+        parameters = {name: parameter.detach() for name, parameter in model.named_parameters()}
+        with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), _ShapesOnly(), FlopCounterMode(display=False) as counter:
+            functional_call(model, parameters, (image,))
     finally:
         for module in was_training:
             module.training = True
     return Cost(params, counter.get_total_flops() // 2)
+
+
+class _ShapesOnly(TorchFunctionMode):
+    """Calls that change values and not shapes give back their input.
+
+    None of them is counted, and on the `meta` device they take Python most of the time.
+    """
+
+    skipped = (
+        *(F.batch_norm, F.group_norm, F.layer_norm, F.softmax, torch.softmax, torch.Tensor.softmax),
+        *(F.relu, F.relu6, F.gelu, F.silu, F.hardswish, F.hardsigmoid),
+        *(F.sigmoid, torch.sigmoid, torch.Tensor.sigmoid, torch.Tensor.sigmoid_),
+    )
+
+    def __torch_function__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None) -> Any:
+        return args[0] if args and func in self.skipped else func(*args, **(kwargs or {}))
 
 
 def count_cost_of(build: Callable[[], nn.Module], input_size: tuple[int, int, int]) -> Cost:
@@ -59,5 +83,5 @@ def count_cost_of(build: Callable[[], nn.Module], input_size: tuple[int, int, in
             with warnings.catch_warnings(), torch.device("meta"):
                 warnings.simplefilter("ignore")
                 return count_cost(build(), input_size)
-        except (RuntimeError, TypeError, ValueError):
+        except (RuntimeError, TypeError, ValueError):  # what a tensor without values answers when asked for them
             return count_cost(build(), input_size)

@@ -158,7 +158,7 @@ class SearchSpace(ABC):
         for (decision, allowed), choice in zip(self.decisions.items(), choices, strict=True):
             if choice not in allowed:
                 raise ArchitectureError(
-                    f"{choice!r} is no choice of {decision!r} in {self.name}; allowed: {', '.join(map(str, allowed))}."
+                    f"{choice!r} is no choice of {decision!r} in {self.name}; allowed: {_listed(allowed)}."
                 )
             picked.append(allowed[allowed.index(choice)])  # ours: an equal one (1.0 for 1) may differ as text
         return Architecture(tuple(picked), self.format(tuple(picked)))
@@ -180,7 +180,7 @@ class SearchSpace(ABC):
                     near = near_names(part, [c for c in allowed if isinstance(c, str)])
                     hint = f"near: {', '.join(near)}; " if near else ""
                     raise ArchitectureError(
-                        f"{part!r} is no choice of {decision!r}; {hint}allowed: {', '.join(by_text)}."
+                        f"{part!r} is no choice of {decision!r}; {hint}allowed: {_listed(allowed)}."
                     )
                 choices.append(by_text[part])
         except ArchitectureError as error:
@@ -240,3 +240,9 @@ class SearchSpace(ABC):
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.name!r}: {self.size} architectures, {self.num_classes} classes>"
+
+
+def _listed(choices: Sequence[Choice], limit: int = 20) -> str:
+    """The choices as text for a message, which a thousand of them would bury."""
+    more = f" and {len(choices) - limit} more" if len(choices) > limit else ""
+    return ", ".join(map(str, choices[:limit])) + more
