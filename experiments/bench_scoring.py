@@ -91,9 +91,8 @@ def measure(space: search_spaces.SearchSpace, count: int, batch_size: int, devic
         for name, evaluator in evaluators.items():
             read = evaluator.read_teacher(0, 0)
             sides.append((name, lambda r=readings[name], t=read: proxy(r, t)))
-        sides.append(
-            ("official", lambda n=network: (forward_backward(teacher.build(position).to(device)), forward_backward(n)))
-        )
+        fresh_teacher = teacher.build(position).to(device)
+        sides.append(("official", lambda t=fresh_teacher, n=network: (forward_backward(t), forward_backward(n))))
         plain()  # so that no side pays for the first touch of this network's memory
         for name, side in sides if position % 2 else reversed(sides):
             row[name], result = timed(side, device)

@@ -187,8 +187,8 @@ def write_markdown(rows: list[dict[str, object]], seeds: list[int], seconds: dic
         f"torch {torch.__version__}, Python {platform.python_version()}. One draw: mean and standard deviation over "
         "the seeds. Averaged: the score averaged over the seeds. Regret: accuracy points lost at a parameter budget, "
         "mean over ten budgets. Same size: sign agreement (-1 to 1) on pairs within 15 % of each other's parameters. "
-        "Given params: partial Spearman correlation. Best decile: Spearman among the best tenth. All but *averaged* are "
-        "one draw. Disconnected cells rank last under every teacher-aware score.",
+        "Given params: partial Spearman correlation. Best decile: Spearman among the best tenth. All but *averaged* "
+        "are one draw. Disconnected cells rank last under every teacher-aware score.",
         "",
     ]
     for name, title in titles.items():
@@ -197,9 +197,7 @@ def write_markdown(rows: list[dict[str, object]], seeds: list[int], seconds: dic
         lines += [f"Scoring one student with all forms took {seconds[name]:.2f} s (median, one thread).", ""]
         lines += ["| score | teacher | one draw | averaged | regret | same size | given params | best decile |"]
         lines += ["|---|---|---|---|---|---|---|---|"]
-        for r in sorted(
-            table, key=lambda r: (TEACHERS + ("-",)).index(str(r["teacher"])) if r["teacher"] != "-" else -1
-        ):
+        for r in sorted(table, key=lambda r: ("-", *TEACHERS).index(str(r["teacher"]))):
             lines.append(
                 f"| {r['proxy']} | {r['teacher']} | {r['correlation']:+.3f} ± {r['correlation_std']:.3f} "
                 f"| {r['correlation_of_mean_score']:+.3f} | {r['regret']:.2f} ± {r['regret_std']:.2f} "
