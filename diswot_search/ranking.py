@@ -17,7 +17,7 @@ def regret_at_budget(
     """What a search loses by trusting a score, averaged over budgets.
 
     Under each budget, the best accuracy among the architectures within it, minus the accuracy of the one that the
-    score picks there (the first one of several equal scores).
+    score picks there (the mean accuracy of those that share the highest score, so that order does not matter).
 
     Args:
         scores: (K,), higher is better; NaN is never picked.
@@ -26,17 +26,20 @@ def regret_at_budget(
         quantiles: Budgets, as quantiles of the sizes.
 
     Returns:
-        Mean regret in the unit of the accuracies.
+        Mean regret in the unit of the accuracies; NaN where a budget has no architecture with a score.
 
     Raises:
         ValueError: The three differ in length, or are empty.
     """
     score, accuracy, size = _columns(scores, accuracies, sizes)
-    score = np.where(np.isnan(score), -np.inf, score)
     regrets = []
     for quantile in quantiles:
         within = size <= np.quantile(size, quantile)
-        regrets.append(accuracy[within].max() - accuracy[within][score[within].argmax()])
+        scored = within & ~np.isnan(score)
+        if not scored.any():
+            return float("nan")
+        picked = scored & (score == score[scored].max())
+        regrets.append(accuracy[within].max() - accuracy[picked].mean())
     return float(np.mean(regrets))
 
 
@@ -49,7 +52,7 @@ def size_matched_agreement(
         scores: (K,), higher is better.
         accuracies: (K,).
         sizes: (K,), positive.
-        within: Pairs count whose sizes differ by at most this share of the larger one.
+        within: Pairs count whose sizes differ by at most this share of the smaller one.
 
     Returns:
         Mean over the pairs of sign(score difference) x sign(accuracy difference), -1 to 1, and the number of pairs.
@@ -60,7 +63,7 @@ def size_matched_agreement(
     """
     score, accuracy, size = _columns(scores, accuracies, sizes)
     first, second = np.triu_indices(len(size), k=1)
-    close = abs(size[first] - size[second]) <= within * np.maximum(size[first], size[second])
+    close = abs(size[first] - size[second]) <= within * np.minimum(size[first], size[second])
     first, second = first[close], second[close]
     agreement = np.sign(score[first] - score[second]) * np.sign(accuracy[first] - accuracy[second])
     return (float(agreement.mean()) if len(first) else float("nan")), len(first)
@@ -74,14 +77,18 @@ def partial_spearman(scores: ArrayLike, accuracies: ArrayLike, given: ArrayLike)
         accuracies: (K,).
         given: (K,), such as parameter counts.
 
+    Returns:
+        -1 to 1; 0 where the third quantity leaves nothing over; NaN where one of the three is constant or has a NaN.
+
     Raises:
         ValueError: The three differ in length, or are empty.
     """
     ranks = [stats.rankdata(column) for column in _columns(scores, accuracies, given)]
     r_sa, r_sg, r_ag = (stats.pearsonr(ranks[i], ranks[j]).statistic for i, j in ((0, 1), (0, 2), (1, 2)))
     rest = (1 - r_sg**2) * (1 - r_ag**2)
-    # A score that is the third quantity in disguise has nothing left to correlate.
-    return float((r_sa - r_sg * r_ag) / np.sqrt(rest)) if rest > 1e-12 else 0.0
+    if rest <= 1e-12:  # a score that is the third quantity in disguise has nothing left to correlate
+        return 0.0
+    return float((r_sa - r_sg * r_ag) / np.sqrt(rest))
 
 
 def _columns(*columns: ArrayLike) -> list[NDArray[np.float64]]:
