@@ -1,0 +1,234 @@
+"""The command line, and nothing but it: typed functions whose parameters are the options.
+
+What is heavy is imported inside of functions. jsonargparse looks around to resolve types, so there is no block for type
+checkers here, which it would run, and no function that the package exports by the same name, which it would load.
+"""
+
+from __future__ import annotations
+
+import inspect
+import signal
+import sys
+import threading
+from argparse import ArgumentError
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from jsonargparse import ActionConfigFile, ArgumentParser
+
+DONE, BAD_INPUT, INTERRUPTED = 0, 2, 130
+"""What the command line answers to the shell."""
+
+
+def search_command(
+    space: str = "nasbench201",
+    teacher: str | None = "cifar_resnet56",
+    probe: str = "digits",
+    proxy: str = "diswot",
+    algorithm: str = "evolution",
+    evaluations: int = 1000,
+    max_params: float | None = None,
+    max_macs: float | None = None,
+    max_latency_ms: float | None = None,
+    latency_batch_size: int = 1,
+    batch_size: int = 64,
+    probes: int = 1,
+    draws: int = 1,
+    seed: int = 0,
+    out: str = "runs/search",
+    device: str = "auto",
+    channels_last: bool = True,
+    bf16: bool = False,
+    progress: bool = True,
+    teacher_checkpoint: str | None = None,
+    space_options: dict[str, Any] | None = None,
+    teacher_options: dict[str, Any] | None = None,
+    probe_options: dict[str, Any] | None = None,
+    algorithm_options: dict[str, Any] | None = None,
+) -> None:
+    """Search a space for the best student of a teacher, without training.
+
+    Stopped at any moment, the same command continues; with more evaluations, a finished study is continued. The run
+    folder's config.yaml holds all options: `diswot search --config RUN/config.yaml` runs it again.
+
+    Args:
+        space: Where to search; `diswot spaces` lists the names.
+        teacher: Whom to fit: a name of timm or one of the CIFAR ResNets; random weights unless there is a checkpoint.
+        probe: The data set of the batch that scores are computed on: digits, PATH.npz, torch/cifar100, ...
+        proxy: The score.
+        algorithm: evolution, ageing, nsga2, random or exhaustive.
+        evaluations: Architectures to score at most, those of an earlier run included.
+        max_params: Budget: trainable parameters.
+        max_macs: Budget: multiply-accumulates of one image.
+        max_latency_ms: Budget: median milliseconds of one forward pass on the device.
+        latency_batch_size: Images in that pass.
+        batch_size: Images in the probe.
+        probes: Probes that each score is averaged over.
+        draws: Weight draws that each score is averaged over.
+        seed: Decides the algorithm's random choices, the weights and the probe.
+        out: The run folder.
+        device: auto, cpu, cuda or mps.
+        channels_last: Keep feature maps in NHWC memory order.
+        bf16: Compute under bfloat16 autocast.
+        progress: Show a bar where standard error is a terminal.
+        teacher_checkpoint: Trained weights of the teacher.
+        space_options: Options of the space, such as --space_options.channels 8.
+        teacher_options: Options of the teacher's model.
+        probe_options: Options of the probe, such as --probe_options.root data.
+        algorithm_options: Options of the algorithm, such as --algorithm_options.population 50.
+    """
+    config = dict(locals())
+    from .budget import Budget
+    from .data import create_probes
+    from .evaluation import Evaluator
+    from .readings import Precision
+    from .report import describe_study, format_table
+    from .search import Search, as_space, as_teacher, weight_seeds
+
+    budget = Budget(max_params, max_macs, max_latency_ms, latency_batch_size)
+    of_probe = {"batch_size": batch_size, "seed": seed} | (probe_options or {})
+    _check_options("probe", create_probes, of_probe)
+    made_probes = create_probes(probe, probes, **of_probe)
+    made_space = as_space(space, made_probes[0], **space_options or {})
+    about_teacher = {"checkpoint": teacher_checkpoint} if teacher_checkpoint else {}
+    made_teacher = as_teacher(teacher, made_space, made_probes[0], **about_teacher, **teacher_options or {})
+    run = Search(
+        Evaluator(
+            made_space,
+            made_teacher,
+            made_probes,
+            proxy,
+            seeds=weight_seeds(seed, draws),
+            device=device,
+            precision=Precision(channels_last=channels_last, bf16=bf16),
+        ),
+        algorithm=algorithm,
+        algorithm_options=algorithm_options,
+        evaluations=evaluations,
+        budget=budget,
+        seed=seed,
+        out=out,
+        progress=progress,
+    )
+    run.study.write("config.yaml", _to_yaml(config))
+    study = run.run()
+    _print(format_table(study), *describe_study(study))
+
+
+def spaces_command(name: str | None = None) -> None:
+    """List the search spaces, or the decisions of one.
+
+    Args:
+        name: The space to show; without it, all are listed.
+    """
+    from .report import format_space, format_spaces
+
+    _print(format_spaces() if name is None else format_space(name))
+
+
+def show_command(run: str, best: int = 10) -> None:
+    """Show the study of a run folder: the best, the budget, and how to build the winner.
+
+    Args:
+        run: The run folder, of a finished search or one that goes on.
+        best: How many architectures to list.
+    """
+    from .report import describe_study, explain_winner, format_table
+    from .study import Study
+
+    study = Study.load(run)
+    _print(format_table(study, best), *describe_study(study), *explain_winner(study))
+
+
+COMMANDS: dict[str, Callable[..., None]] = {"search": search_command, "spaces": spaces_command, "show": show_command}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line.
+
+    Args:
+        arguments: What follows the program's name; by default that of this process.
+
+    Returns:
+        0 done, 2 bad input (one line on standard error says what), 130 interrupted with the state saved.
+    """
+    try:
+        command, options = _parse(arguments)
+    except ArgumentError as error:
+        return _refuse(error)
+    try:
+        with _termination_as_interrupt():
+            from .study import StudyError
+
+            try:
+                COMMANDS[command](**options)
+            except (ValueError, OSError, ImportError, StudyError) as error:
+                return _refuse(error)
+    except KeyboardInterrupt:
+        sys.stderr.write("diswot: interrupted; what was evaluated is stored, and the same command continues.\n")
+        return INTERRUPTED
+    return DONE
+
+
+def _refuse(error: Exception) -> int:
+    sys.stderr.write(f"diswot: error: {' '.join(str(error).split())}\n")
+    return BAD_INPUT
+
+
+def _parse(arguments: Sequence[str] | None) -> tuple[str, dict[str, Any]]:
+    """The command's name and its options by name."""
+    parser = ArgumentParser(
+        prog="diswot", description="Find the student for a teacher without training.", exit_on_error=False
+    )
+    commands = parser.add_subcommands(dest="command", required=True)
+    for name, function in COMMANDS.items():
+        summary = (inspect.getdoc(function) or "").partition("\n")[0]
+        command = ArgumentParser(description=summary, exit_on_error=False)
+        command.add_argument("--config", action=ActionConfigFile, help="YAML file with options.")
+        if function is spaces_command:
+            command.add_argument("name", nargs="?", help="The space to show; without it, all are listed.")
+        else:
+            command.add_function_arguments(function, as_group=False, as_positional=True)
+        commands.add_subcommand(name, command, help=summary)
+    parsed = parser.parse_args(arguments)
+    options = parsed[parsed.command].as_dict()
+    del options["config"]
+    return parsed.command, options
+
+
+@contextmanager
+def _termination_as_interrupt() -> Iterator[None]:
+    """Answer SIGTERM as Ctrl-C is answered, so that the state is written."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _check_options(what: str, function: Callable[..., Any], options: dict[str, Any]) -> None:
+    allowed = [name for name, p in inspect.signature(function).parameters.items() if p.kind is p.KEYWORD_ONLY]
+    for option in options:
+        if option not in allowed:
+            raise ValueError(f"A {what} has no option {option!r}; allowed: {', '.join(allowed)}.")
+
+
+def _print(*what: Any) -> None:
+    """Print tables and lines to standard output; lines are broken at a terminal's edge only."""
+    from rich.console import Console
+
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        console = Console(highlight=False, width=200)
+    for item in what:
+        console.print(item, markup=False, soft_wrap=isinstance(item, str))
+
+
+def _to_yaml(values: dict[str, Any]) -> str:
+    import yaml
+
+    return yaml.safe_dump(values, sort_keys=False, allow_unicode=True)

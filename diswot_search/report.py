@@ -1,0 +1,347 @@
+"""What people look at: tables and progress in a terminal, curves for TensorBoard, pictures of a study."""
+
+from __future__ import annotations
+
+import io
+import os
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+import search_spaces
+from search_spaces import Cost, SearchSpace
+
+from .budget import cheapest
+from .evaluation import Record
+from .study import Study, write_atomically
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+MEASURE_NAMES = {"params": "parameters", "macs": "multiply-accumulates of one image", "latency_ms": "latency"}
+"""What the measures are called on an axis."""
+
+# Colours that people with any kind of colour vision tell apart (Okabe and Ito, 2008).
+BLUE, ORANGE, GREEN, GREY = "#0072B2", "#D55E00", "#009E73", "#9A9A9A"
+
+
+# -- tables -------------------------------------------------------------------------------------
+
+
+def format_table(study: Study, n: int = 5) -> Table:
+    """The best `n` of a study: rank, score, parameters, multiply-accumulates, latency if known, architecture."""
+    best = study.best(n)
+    timed = any(candidate.latency_ms is not None for candidate in best)
+    table = Table(title=f"Best {len(best)} of {len(study)} evaluations")
+    for column in ("rank", "score", "params", "MACs", *(["latency"] if timed else [])):
+        table.add_column(column, justify="right", no_wrap=True)
+    table.add_column("architecture", overflow="fold")
+    for rank, candidate in enumerate(best, start=1):
+        latency = "" if candidate.latency_ms is None else f"{candidate.latency_ms:.2f} ms"
+        table.add_row(
+            str(rank),
+            f"{candidate.score:.5g}",
+            human_number(candidate.params),
+            human_number(candidate.macs),
+            *([latency] if timed else []),
+            candidate.record.architecture,
+        )
+    return table
+
+
+def human_number(value: float) -> str:
+    """A count with three to four digits and its unit: 273258 is "273.3 k"."""
+    for limit, unit in ((1e9, " G"), (1e6, " M"), (1e3, " k")):
+        if value >= limit:
+            return f"{value / limit:.4g}{unit}"
+    return f"{value:g}"
+
+
+def describe_study(study: Study) -> Iterator[str]:
+    """A study's budget, status and place, in lines."""
+    limits = {name: value for name, value in study.config["budget"].items() if name.startswith("max_") and value}
+    yield "budget: " + (", ".join(f"{name} {value:,.10g}" for name, value in limits.items()) or "none")
+    yield f"status: {study.status}, {study.failure_summary()}"
+    yield f"run folder: {study.path}"
+
+
+def explain_winner(study: Study) -> Iterator[str]:
+    """Python that builds the winner, in lines."""
+    winner = study.winner
+    yield "to build the winner in Python:"
+    call = study.space.timm_model(winner.architecture)
+    if call is not None:
+        name, arguments = call
+        shown = "".join(f", {key}={value!r}" for key, value in arguments.items())
+        yield f"  import timm, search_spaces; model = timm.create_model({name!r}{shown})"
+    yield f"  import diswot_search; model = diswot_search.Study.load({str(study.path)!r}).winner.build()"
+
+
+def format_spaces() -> Table:
+    """All search spaces by name: architectures, parameters where no network must be built for them, description."""
+    table = Table("name", "architectures", "params", "what it is", title="Search spaces")
+    for name in search_spaces.list_spaces():
+        space = search_spaces.create_space(name)
+        table.add_row(name, f"{space.size:,}", _params_range(space), search_spaces.describe_space(name))
+    return table
+
+
+def format_space(name: str) -> Table:
+    """The decisions of a search space.
+
+    Raises:
+        UnknownNameError: No space has this name.
+    """
+    space = search_spaces.create_space(name)
+    table = Table("decision", "choices", title=f"{name}: {space.size:,} architectures")
+    for decision, choices in space.decisions.items():
+        table.add_row(decision, ", ".join(map(str, choices)))
+    return table
+
+
+def _params_range(space: SearchSpace) -> str:
+    if type(space).cost is SearchSpace.cost:
+        return ""
+    _, least = cheapest(space, "params")
+    _, most = cheapest(space, "params", lambda architecture: Cost(-space.cost(architecture).params, 0))
+    return f"{human_number(least)} to {human_number(-most)}"
+
+
+# -- progress -----------------------------------------------------------------------------------
+
+
+class SearchProgress:
+    """A bar with evaluations, best score, candidates per second and time left; silent when not a terminal.
+
+    Args:
+        total: Evaluations in all.
+        enabled: False keeps it silent in a terminal, too.
+        console: Where to draw; standard error by default.
+    """
+
+    def __init__(self, total: int, *, enabled: bool = True, console: Console | None = None) -> None:
+        console = console or Console(stderr=True)
+        self._total = total
+        self._done = self._new = 0
+        self._best: float | None = None
+        self._started = time.monotonic()
+        self._bar = Progress(
+            TextColumn("searching"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[state]}"),
+            TimeElapsedColumn(),
+            console=console,
+            disable=not (enabled and console.is_terminal),
+        )
+        self._task = self._bar.add_task("searching", total=total, state="")
+
+    def __enter__(self) -> SearchProgress:
+        self._bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._bar.stop()
+
+    def add(self, record: Record, *, replayed: bool) -> None:
+        """Count one evaluation; one that is read from the store says nothing of the speed."""
+        self._done += 1
+        if replayed:
+            self._started = time.monotonic()
+        else:
+            self._new += 1
+        if record.score is not None and (self._best is None or record.score > self._best):
+            self._best = record.score
+        self._bar.update(self._task, completed=self._done, state=self.state())
+
+    def state(self) -> str:
+        """Best score so far, candidates per second and time left, as far as they are known."""
+        parts = [] if self._best is None else [f"best {self._best:.5g}"]
+        seconds = time.monotonic() - self._started
+        if self._new and seconds > 0:
+            rate = self._new / seconds
+            left = round((self._total - self._done) / rate)
+            parts += [f"{rate:.3g} candidates/s", f"{left // 3600}:{left // 60 % 60:02}:{left % 60:02} left"]
+        return "  ".join(parts)
+
+
+# -- curves -------------------------------------------------------------------------------------
+
+
+class Curves:
+    """Scalars by evaluation for TensorBoard, written anew by every run: the search replays what is stored.
+
+    So no step is missing or there twice, whenever an earlier run was killed.
+
+    Args:
+        folder: Where the event files are; None writes nothing.
+    """
+
+    def __init__(self, folder: Path | None) -> None:
+        self._writer: Any = None
+        self._best = -float("inf")
+        if folder is None:
+            return
+        from torch.utils.tensorboard import SummaryWriter
+
+        folder.mkdir(exist_ok=True)
+        for old in folder.glob("events.out.tfevents.*"):
+            old.unlink()
+        self._writer = SummaryWriter(str(folder))
+
+    def __enter__(self) -> Curves:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._writer is not None:
+            self._writer.close()
+
+    def add(self, record: Record) -> None:
+        """Add the scalars of the next record."""
+        if self._writer is None:
+            return
+        values: dict[str, float | None] = {
+            "cost/params": record.params,
+            "cost/macs": record.macs,
+            "cost/latency_ms": record.latency_ms,
+            "seconds per evaluation": record.seconds,
+        }
+        if record.score is not None:
+            self._best = max(self._best, record.score)
+            values |= {"score/evaluation": record.score, "score/best": self._best}
+        for name, value in values.items():
+            if value is not None:
+                self._writer.add_scalar(name, value, global_step=record.index)
+
+
+# -- pictures -----------------------------------------------------------------------------------
+
+
+def plot_search(study: Study, path: str | os.PathLike[str]) -> list[Path]:
+    """Draw a study: `progress.png`, best score over evaluations, and `front.png`, score against its cost.
+
+    Args:
+        study: A study with at least one score.
+        path: Folder for the pictures; made if need be.
+
+    Returns:
+        The files written.
+
+    Raises:
+        StudyError: No architecture has a score.
+    """
+    folder = Path(path)
+    folder.mkdir(parents=True, exist_ok=True)
+    files = []
+    for name, draw in PICTURES.items():
+        write_atomically(folder / name, to_png(draw(study)))
+        files.append(folder / name)
+    return files
+
+
+def plot_progress(study: Study) -> Figure:
+    """Score of each evaluation and the best so far."""
+    winner = study.winner
+    places, scores = _columns(study, "index", "score")
+    figure, axes = _new_figure()
+    _scatter(axes, places, scores)
+    best, so_far = [], -float("inf")
+    for score in scores:
+        so_far = max(so_far, score)
+        best.append(so_far)
+    axes.step(places, best, where="post", color=BLUE, linewidth=2, label="best so far")
+    axes.plot(winner.record.index + 1, winner.score, "*", color=ORANGE, markersize=14, label="winner")
+    axes.set_xlabel("evaluations")
+    _finish(figure, axes, study)
+    return figure
+
+
+def plot_front(study: Study) -> Figure:
+    """Score against the study's first objective, with the Pareto front, the winner and the budget."""
+    winner, measure = study.winner, study.objectives[0]
+    costs, scores = _columns(study, measure, "score")
+    limit = study.config.get("budget", {}).get(f"max_{measure}")
+    unit, unit_name = (1.0, "ms") if measure == "latency_ms" else _unit(max([*costs, limit or 0]))
+    figure, axes = _new_figure()
+    _scatter(axes, [cost * unit for cost in costs], scores)
+    front = study.pareto_front(measure)
+    axes.step(
+        [getattr(candidate, measure) * unit for candidate in front],
+        [candidate.score for candidate in front],
+        "o-", where="post", color=BLUE, markersize=4, linewidth=1.5, label="Pareto front",
+    )  # fmt: skip
+    cost_of_winner = getattr(winner, measure)
+    if cost_of_winner is not None:
+        axes.plot(cost_of_winner * unit, winner.score, "*", color=ORANGE, markersize=14, label="winner")
+    if limit is not None:
+        axes.axvline(limit * unit, color=GREEN, linestyle="--", linewidth=1.5, label="budget")
+    axes.set_xlabel(f"{MEASURE_NAMES[measure]} ({unit_name})" if unit_name else MEASURE_NAMES[measure])
+    _finish(figure, axes, study)
+    return figure
+
+
+PICTURES: dict[str, Callable[[Study], Figure]] = {"progress.png": plot_progress, "front.png": plot_front}
+"""The pictures of a run folder, by file name."""
+
+
+def to_png(figure: Figure) -> bytes:
+    """The picture as a PNG file."""
+    content = io.BytesIO()
+    figure.savefig(content, format="png", dpi=150)
+    return content.getvalue()
+
+
+def _columns(study: Study, x: str, y: str) -> tuple[list[float], list[float]]:
+    """Two fields of all scored records; the index counts from 1."""
+    offset = 1 if x == "index" else 0
+    pairs = [
+        (getattr(record, x) + offset, getattr(record, y))
+        for record in study.records
+        if record.status == "ok" and getattr(record, x) is not None
+    ]
+    return [first for first, _ in pairs], [second for _, second in pairs]
+
+
+def _new_figure() -> tuple[Figure, Axes]:
+    # The figure's own canvas, not pyplot, which keeps figures in global state and may look for a display.
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7, 4.2), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    axes.grid(alpha=0.25, linewidth=0.6)
+    axes.spines[["top", "right"]].set_visible(False)
+    return figure, axes
+
+
+def _scatter(axes: Axes, x: Sequence[float], y: Sequence[float]) -> None:
+    axes.scatter(x, y, s=14, color=GREY, alpha=0.7, linewidths=0, label="evaluated")
+
+
+def _finish(figure: Figure, axes: Axes, study: Study) -> None:
+    config = study.config
+    axes.set_ylabel(f"score ({config.get('proxy', 'higher is better')})")
+    teacher = config.get("teacher")
+    names = [config["space"]["name"], *([f"teacher {teacher['name']}"] if teacher else [])]
+    axes.set_title(f"{', '.join(names)}: {len(study)} evaluations", fontsize=11, loc="left")
+    figure.legend(loc="outside lower center", ncols=4, frameon=False)
+
+
+def _unit(largest: float) -> tuple[float, str]:
+    """What counts are multiplied by so that they are easy to read, and the name of that unit."""
+    for size, name in ((1e9, "billion"), (1e6, "million"), (1e3, "thousand")):
+        if largest >= size:
+            return 1 / size, name
+    return 1.0, ""

@@ -1,0 +1,446 @@
+"""The main job: from a teacher, a space, a probe and a budget to the best student, without training."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import os
+import signal
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from types import FrameType
+from typing import Any
+
+import torch
+from torch import nn
+
+from search_spaces import Architecture, ArchitectureError, Cost, SearchSpace, create_space
+
+from .budget import Budget, BudgetError, cheapest, check_satisfiable, measure_latency
+from .data import Probe, create_probe
+from .evaluation import Evaluator, Record
+from .evolution import create_algorithm
+from .proxies import Proxy, ProxyFunction
+from .readings import Precision
+from .report import PICTURES, Curves, SearchProgress, to_png
+from .seeding import isolated_random_state, stable_seed
+from .study import StoredCost, Study, StudyError
+from .teacher import Teacher, create_teacher
+
+
+def search(
+    space: SearchSpace | str,
+    teacher: Teacher | nn.Module | Architecture | str | None,
+    probe: Probe | Sequence[Probe] | str = "digits",
+    *,
+    proxy: str | Proxy | ProxyFunction = "diswot",
+    algorithm: str = "evolution",
+    algorithm_options: Mapping[str, Any] | None = None,
+    evaluations: int = 1000,
+    budget: Budget | None = None,
+    seed: int = 0,
+    draws: int = 1,
+    out: str | os.PathLike[str] | None = None,
+    device: str = "auto",
+    channels_last: bool = True,
+    bf16: bool = False,
+    progress: bool = True,
+) -> Study:
+    """Search a space for the best student of a teacher. Nothing is trained.
+
+    With `out` the study lives in a run folder: stopped at any moment, the same call continues it and ends as if
+    it had never stopped; with more `evaluations`, a finished study is continued. On SIGINT the candidate at hand is
+    finished and the state written before `KeyboardInterrupt` is raised; a second one raises at once.
+
+    Args:
+        space: Where to search; a name makes the space for the classes and images of the probe.
+        teacher: Whom to fit; a name makes it with random weights for the classes of the probe. None for proxies
+            that need none.
+        probe: The batch that scores are computed on, several to average over, or the name of a data set.
+        proxy: The score: a name, or a function of the student's and the teacher's readings.
+        algorithm: Name of the algorithm.
+        algorithm_options: Options of the algorithm.
+        evaluations: Architectures to score at most, those of an earlier run included.
+        budget: Limits that every candidate keeps.
+        seed: Decides the algorithm's random choices and the weights.
+        draws: Weight draws that each score is averaged over, with the seeds `seed`, `seed` + 1 and so on.
+        out: The run folder; None keeps the study in memory.
+        device: "auto", "cpu", "cuda" or "mps".
+        channels_last: Keep feature maps in NHWC memory order.
+        bf16: Compute under bfloat16 autocast.
+        progress: Show a bar where standard error is a terminal.
+
+    Returns:
+        The study, with its winner.
+
+    Raises:
+        ValueError: A name or an option is not known, or space, probe and teacher do not fit each other.
+        BudgetError: No architecture of the space is within the budget.
+        StudyError: The run folder cannot be used, or no architecture could be scored.
+    """
+    probes = _as_probes(probe)
+    space = as_space(space, probes[0])
+    evaluator = Evaluator(
+        space,
+        as_teacher(teacher, space, probes[0]),
+        probes,
+        proxy,
+        seeds=weight_seeds(seed, draws),
+        device=device,
+        precision=Precision(channels_last=channels_last, bf16=bf16),
+    )
+    return Search(
+        evaluator,
+        algorithm=algorithm,
+        algorithm_options=algorithm_options,
+        evaluations=evaluations,
+        budget=budget,
+        seed=seed,
+        out=out,
+        progress=progress,
+    ).run()
+
+
+def weight_seeds(seed: int, draws: int) -> range:
+    """The seeds of `draws` weight draws.
+
+    Raises:
+        ValueError: A number that is not whole, a negative seed, or no draw.
+    """
+    _check_whole("seed", seed, least=0)
+    _check_whole("draws", draws, least=1)
+    return range(seed, seed + draws)
+
+
+class Search:
+    """A search whose input is checked and whose run folder is open, ready to run.
+
+    Args:
+        evaluator: Scores the architectures of its space.
+        algorithm, algorithm_options, evaluations, budget, seed, out, progress: As for `search`.
+
+    Attributes:
+        study: The study, empty or with the evaluations of earlier runs.
+
+    Raises:
+        ValueError, BudgetError, StudyError: As for `search`.
+    """
+
+    def __init__(
+        self,
+        evaluator: Evaluator,
+        *,
+        algorithm: str = "evolution",
+        algorithm_options: Mapping[str, Any] | None = None,
+        evaluations: int = 1000,
+        budget: Budget | None = None,
+        seed: int = 0,
+        out: str | os.PathLike[str] | None = None,
+        progress: bool = True,
+    ) -> None:
+        _check_whole("seed", seed, least=0)
+        _check_whole("evaluations", evaluations, least=1)
+        options = dict(algorithm_options or {})
+        create_algorithm(algorithm, evaluator.space, seed=seed, **options)  # a wrong name or option shows here
+        self.evaluator = evaluator
+        self.evaluations = evaluations
+        self.budget = budget or Budget()
+        self.progress = progress
+        config = evaluator.config() | {
+            "algorithm": {"name": algorithm, "options": options},
+            "seed": seed,
+            "budget": self.budget.to_dict(),
+            "evaluations": evaluations,
+        }
+        self.interruption = _Interruption()
+        self.study = self._open_study(config, out)
+        self.costs = _Costs(self.evaluator, self.budget, self.study, self.interruption)
+        self.algorithm = create_algorithm(
+            algorithm,
+            evaluator.space,
+            seed=seed,
+            feasible=self.costs.feasible,
+            start=self.costs.find_start(),
+            **options,
+        )
+
+    def _open_study(self, config: dict[str, Any], out: str | os.PathLike[str] | None) -> Study:
+        """The study; before a new folder is made, what could still be wrong with the input is found out."""
+        space = self.evaluator.space
+        if out is not None and Study.exists(out):
+            return Study(config, out=out, space=space)
+        trial = Study(config, space=space)
+        _Costs(self.evaluator, self.budget, trial, self.interruption).find_start()
+        try:
+            self.evaluator.read_teacher(self.evaluator.seeds[0], 0)
+        except RuntimeError as error:
+            raise ValueError(str(error)) from error
+        if out is None:
+            return trial
+        study = Study(config, out=out, space=space)
+        study.add_costs_of(trial)
+        return study
+
+    def run(self) -> Study:
+        """Evaluate until done, write the results, and let go of the run folder."""
+        study = self.study
+        try:
+            with study.errors(), self.interruption.postponed():
+                study.start()
+                try:
+                    self._evaluate_all()
+                except KeyboardInterrupt:
+                    self._finish("interrupted")
+                    raise
+                self._finish("complete")
+        finally:
+            study.release()
+        if len(study) == 0:
+            raise BudgetError(f"No trainable architecture of {study.space.name} within the budget was found.")
+        _ = study.winner  # says why if there is none
+        return study
+
+    def _evaluate_all(self) -> None:
+        index = 0
+        curves = Curves(None if self.study.path is None else self.study.path / "curves")
+        with SearchProgress(self.evaluations, enabled=self.progress) as progress, curves:
+            while index < self.evaluations and (asked := self.algorithm.ask()):
+                records = []
+                for architecture in asked[: self.evaluations - index]:
+                    self.interruption.check()
+                    stored = self._stored(index, architecture)
+                    record = stored or self._evaluate(index, architecture)
+                    curves.add(record)
+                    progress.add(record, replayed=stored is not None)
+                    records.append(record)
+                    index += 1
+                # A batch cut short is told by the run that raises `evaluations` and so evaluates all of it.
+                if len(records) == len(asked):
+                    self.algorithm.tell(records)
+
+    def _stored(self, index: int, architecture: Architecture) -> Record | None:
+        """The record of an earlier run."""
+        record = self.study.record(index)
+        if record is not None and record.architecture != str(architecture):
+            raise StudyError(
+                f"The study in {self.study.path} cannot be continued: evaluation {index} was {record.architecture}, "
+                f"but {architecture} is asked now. Was it begun by another version of this program?"
+            )
+        return record
+
+    def _evaluate(self, index: int, architecture: Architecture) -> Record:
+        """Score an architecture and store the record at once."""
+        space = self.evaluator.space
+        cost = self.costs.known(architecture)
+        reason = cost.failure
+        if reason is None and not space.is_trainable(architecture):
+            reason = "not trainable: the output does not depend on the input"
+        values: dict[str, Any] = {"status": "failed", "reason": reason}
+        if reason is None:
+            values = vars(self.evaluator.evaluate(architecture))
+        record = Record(
+            **values,
+            index=index,
+            architecture=str(architecture),
+            canonical=str(space.canonical(architecture)),
+            params=cost.params,
+            macs=cost.macs,
+            latency_ms=cost.latency_ms,
+        )
+        self.study.add([record])
+        return record
+
+    def _finish(self, status: str) -> None:
+        evaluator, study = self.evaluator, self.study
+        study.finish(
+            status,
+            timing={
+                "device": _device_name(evaluator.device),
+                "threads": torch.get_num_threads(),
+                "batch_size": len(evaluator.probes[0].labels),
+                "precision": "bfloat16 autocast" if evaluator.precision.bf16 else "float32",
+            },
+        )
+        if study.path is not None and study.best(1):
+            for name, draw in PICTURES.items():
+                study.write(name, to_png(draw(study)))
+
+
+class _Costs:
+    """Costs of architectures, each counted or measured once per study, however often the study is continued.
+
+    Args:
+        evaluator: Knows the space and the device.
+        budget: Decides whether latency is measured, and what is feasible.
+        study: Keeps the costs.
+        interruption: Asked before work is done.
+    """
+
+    def __init__(self, evaluator: Evaluator, budget: Budget, study: Study, interruption: _Interruption) -> None:
+        self.evaluator = evaluator
+        self.space = evaluator.space
+        self.budget = budget
+        self.study = study
+        self.interruption = interruption
+        self.timed = budget.max_latency_ms is not None or "latency_ms" in study.objectives
+
+    def counted(self, architecture: Architecture) -> StoredCost:
+        """Parameters and multiply-accumulates, or why they cannot be counted."""
+        self.interruption.check()
+        stored = self.study.cost(str(architecture))
+        if stored is None:
+            try:
+                cost = self.space.cost(architecture)
+                stored = StoredCost(cost.params, cost.macs)
+            except Exception as error:  # a network may fail to be built in any way; it is recorded as failed
+                stored = StoredCost(failure=f"cost: {type(error).__name__}: {error}"[:300])
+            self.study.add_cost(str(architecture), stored)
+        return stored
+
+    def known(self, architecture: Architecture) -> StoredCost:
+        """All costs that the study is about: latency is among them where it is limited or an objective."""
+        stored = self.counted(architecture)
+        if not self.timed or stored.failure is not None or stored.latency_ms is not None:
+            return stored
+        try:
+            stored = StoredCost(stored.params, stored.macs, self._measure(architecture))
+        except Exception as error:  # as above
+            stored = StoredCost(stored.params, stored.macs, failure=f"latency: {type(error).__name__}: {error}"[:300])
+        self.study.add_cost(str(architecture), stored)
+        return stored
+
+    def _measure(self, architecture: Architecture) -> float:
+        with isolated_random_state(stable_seed(0, str(architecture))):
+            model = self.space.build(architecture)
+        return measure_latency(
+            model, self.space.input_size, batch_size=self.budget.latency_batch_size, device=self.evaluator.device
+        )
+
+    def cost(self, architecture: Architecture) -> Cost:
+        """The cost; infinite where it cannot be counted, so that no budget admits it."""
+        counted = self.counted(architecture)
+        if counted.failure is not None and counted.params is None:
+            return Cost(math.inf, math.inf)  # type: ignore[arg-type]
+        return Cost(counted.params or 0, counted.macs or 0)
+
+    def feasible(self, architecture: Architecture) -> bool:
+        """Whether the budget admits it. One that cannot be built passes, to be recorded as failed."""
+        if self.counted(architecture).failure is not None:
+            return True
+        cost = self.cost(architecture)
+        if not self.budget.admits(cost) or self.budget.max_latency_ms is None:
+            return self.budget.admits(cost)
+        known = self.known(architecture)
+        return known.failure is not None or self.budget.admits(cost, known.latency_ms)
+
+    def find_start(self) -> Architecture | None:
+        """An architecture within the budget, None where there are no limits.
+
+        Latency is looked for at the architecture of fewest multiply-accumulates and its neighbours.
+
+        Raises:
+            BudgetError: None is found.
+        """
+        if self.budget.is_empty:
+            return None
+        start = check_satisfiable(self.space, self.budget, self.cost)
+        if self.budget.max_latency_ms is None:
+            return start
+        fewest, _ = cheapest(self.space, "macs", self.cost)
+        fastest = math.inf
+        for architecture in itertools.chain([start, fewest], self.space.neighbours(fewest)):
+            latency = self.known(architecture).latency_ms
+            if latency is None:
+                continue
+            fastest = min(fastest, latency)
+            if self.budget.admits(self.cost(architecture), latency):
+                return architecture
+        raise BudgetError(
+            f"No architecture of {self.space.name} was found within max_latency_ms={self.budget.max_latency_ms:g}; "
+            f"the lowest latency measured is {fastest:.3g} ms "
+            f"(batch {self.budget.latency_batch_size}, {self.evaluator.device})."
+        )
+
+
+class _Interruption:
+    """Lets signals that would raise `KeyboardInterrupt` wait for a moment when nothing is half done."""
+
+    def __init__(self) -> None:
+        self.asked = False
+
+    @contextmanager
+    def postponed(self) -> Iterator[None]:
+        """Take note of the first signal and raise on the second, in this block."""
+        handled = {}
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGINT, signal.SIGTERM):
+                if signal.getsignal(number) is signal.default_int_handler:
+                    handled[number] = signal.signal(number, self._note)
+        try:
+            yield
+        finally:
+            for number, handler in handled.items():
+                signal.signal(number, handler)
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        if self.asked:
+            raise KeyboardInterrupt
+        self.asked = True
+
+    def check(self) -> None:
+        """Raise `KeyboardInterrupt` if a signal has come."""
+        if self.asked:
+            raise KeyboardInterrupt
+
+
+def _check_whole(name: str, value: object, least: int) -> None:
+    if not isinstance(value, int) or isinstance(value, bool) or value < least:
+        raise ValueError(f"{name} is {value!r}; it must be a whole number of at least {least}.")
+
+
+def _as_probes(probe: Probe | Sequence[Probe] | str) -> list[Probe]:
+    if isinstance(probe, str):
+        return [create_probe(probe)]
+    probes = [probe] if isinstance(probe, Probe) else list(probe)
+    if not probes:
+        raise ValueError("A search needs at least one probe.")
+    return probes
+
+
+def as_space(space: SearchSpace | str, probe: Probe, **options: Any) -> SearchSpace:
+    """The space; one given by name is made for the classes and images of the probe unless `options` say otherwise."""
+    if not isinstance(space, str):
+        return space
+    return create_space(space, **{"num_classes": probe.num_classes, "input_size": probe.input_size} | options)
+
+
+def as_teacher(
+    teacher: Teacher | nn.Module | Architecture | str | None, space: SearchSpace, probe: Probe, **options: Any
+) -> Teacher | None:
+    """The teacher; a timm name is made for the classes and images of the probe unless `options` say otherwise.
+
+    Any other text is tried as an architecture of the space.
+    """
+    if teacher is None or isinstance(teacher, Teacher):
+        return teacher
+    if isinstance(teacher, nn.Module):
+        return create_teacher(teacher, **options)
+    if isinstance(teacher, str) and not _is_architecture(teacher, space):
+        fitting = {"num_classes": probe.num_classes}
+        if probe.input_size[0] != 3:
+            fitting["in_chans"] = probe.input_size[0]
+        return create_teacher(teacher, **fitting | options)
+    return create_teacher(teacher, space=space, **options)
+
+
+def _is_architecture(text: str, space: SearchSpace) -> bool:
+    try:
+        space.parse(text)
+    except ArchitectureError:
+        return False
+    return True
+
+
+def _device_name(device: str) -> str:
+    return torch.cuda.get_device_name(device) if device.startswith("cuda") else device
