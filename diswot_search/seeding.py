@@ -20,12 +20,16 @@ def stable_seed(*parts: int | str) -> int:
 
 @contextmanager
 def isolated_random_state(seed: int) -> Iterator[None]:
-    """Seed the generators of random, NumPy and torch for the block, and give them back as they were."""
+    """Seed the generators of random, NumPy and torch for the block, and give them back as they were.
+
+    Of torch this is the CPU's, from which networks are drawn before they move to a device: those of other devices are
+    neither touched nor, where nothing else uses them, started.
+    """
     python_state, numpy_state = random.getstate(), np.random.get_state()
-    with torch.random.fork_rng():
+    with torch.random.fork_rng(devices=[]):
         random.seed(seed)
         np.random.seed(seed % 2**32)
-        torch.manual_seed(seed)
+        torch.default_generator.manual_seed(seed)
         try:
             yield
         finally:
