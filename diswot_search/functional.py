@@ -100,6 +100,8 @@ def spectrum(moment: Tensor) -> Tensor:
     Raises:
         ValueError: The matrix is zero.
     """
+    if moment.device.type == "mps":  # which knows neither double precision nor eigenvalues
+        moment = moment.cpu()
     values = torch.linalg.eigvalsh(moment.double()).clamp_min(0).flip(0)
     total = values.sum()
     if not total > 0:
