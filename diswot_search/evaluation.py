@@ -69,14 +69,14 @@ def resolve_device(device: str) -> str:
     Raises:
         ValueError: It is not known, or this machine does not have it.
     """
-    available = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    number = {"cpu": 1, "cuda": torch.cuda.device_count(), "mps": int(torch.backends.mps.is_available())}
     if device == "auto":
-        return next(name for name in ("cuda", "mps", "cpu") if available[name])
-    kind = device.partition(":")[0]
-    if kind not in available:
-        raise ValueError(f"Unknown device {device!r}; allowed: auto, cpu, cuda, mps.")
-    if not available[kind]:
-        present = ", ".join(name for name, there in available.items() if there)
+        return next(name for name in ("cuda", "mps", "cpu") if number[name])
+    kind, colon, index = device.partition(":")
+    if kind not in number or (colon and not index.isdecimal()):
+        raise ValueError(f"Unknown device {device!r}; allowed: auto, cpu, cuda, mps; cuda:1 is the second of its kind.")
+    if int(index or 0) >= number[kind]:
+        present = ", ".join(f"{name} ({count})" for name, count in number.items() if count)
         raise ValueError(f"This machine has no {device!r} that torch can use; it has: {present}.")
     return device
 
@@ -197,8 +197,9 @@ class Evaluator:
         except Exception as error:  # a candidate may fail in any way that a network can
             return Evaluation("failed", reason=_reason(error), seconds=time.perf_counter() - started)
         seconds = time.perf_counter() - started
-        if not all(map(math.isfinite, values)):
-            return Evaluation("failed", reason=f"the score is {values[0]}", seconds=seconds)
+        broken = next((value for value in values if not math.isfinite(value)), None)
+        if broken is not None:
+            return Evaluation("failed", reason=f"the score is {broken}", seconds=seconds)
         means = {term: fmean(collected) for term, collected in parts.items()}
         return Evaluation("ok", None, fmean(values), pstdev(values), means, seconds)
 
