@@ -40,7 +40,11 @@ class Teacher:
     settings: dict[str, Any] = field(default_factory=dict)
 
     def build(self, seed: int = 0) -> nn.Module:
-        """The network; random weights are a function of the seed and the teacher's name alone."""
+        """The network; random weights are a function of the seed and the teacher's name alone.
+
+        Raises:
+            ValueError: The checkpoint does not fit the network.
+        """
         with isolated_random_state(stable_seed(seed, self.name)):
             return self.make()
 
@@ -77,12 +81,14 @@ def create_teacher(
     Raises:
         UnknownNameError: No timm model has this name; near names are given.
         ArchitectureError: The text is no architecture of `space`.
-        ValueError: The arguments contradict each other, or the checkpoint does not fit.
+        ValueError: The arguments contradict each other. Whether the checkpoint fits shows when the network is built.
         FileNotFoundError: There is no such checkpoint.
     """
     settings: dict[str, Any] = {"num_classes": num_classes, **options}
     if isinstance(source, nn.Module):
         return _module_teacher(source, num_classes, space, checkpoint, pretrained, options)
+    if pretrained and checkpoint is not None:
+        raise ValueError("A teacher takes its weights from one place: either `pretrained` or `checkpoint`, not both.")
     if isinstance(source, Architecture) or space is not None:
         if space is None:
             raise ValueError("A teacher given as an architecture needs `space`, the space that it belongs to.")
