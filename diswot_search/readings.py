@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
 
 from search_spaces import Cost
 from search_spaces.cost import count_cost
@@ -203,7 +204,7 @@ class Readings:
         if not isinstance(raw, Tensor):
             raise ReadingError("class maps need one feature map; this network gives several, or none of its own")
         leaf = raw.detach().requires_grad_(True)
-        with torch.enable_grad():
+        with torch.enable_grad(), _ConstantStatistics():
             logits = self._rerun_head(leaf)
         maps = []
         for index in range(logits.shape[1]):
@@ -256,6 +257,33 @@ class Readings:
 def has_timm_contract(model: nn.Module) -> bool:
     """Whether the model has timm's calls for features, head and classifier."""
     return all(callable(getattr(model, name, None)) for name in ("forward_features", "forward_head", "get_classifier"))
+
+
+class _ConstantStatistics(TorchFunctionMode):
+    """Batch normalisation takes the statistics of the batch as constants, so that a sample's gradient is its own.
+
+    Otherwise a sum over the samples behind it has no gradient, since normalisation fixes that sum.
+    """
+
+    def __torch_function__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None) -> Any:
+        normalise = _normalise_by_constants if func is F.batch_norm else func
+        return normalise(*args, **(kwargs or {}))
+
+
+def _normalise_by_constants(
+    x: Tensor,
+    running_mean: Tensor | None,
+    running_var: Tensor | None,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    training: bool = False,
+    momentum: float = 0.1,
+    eps: float = 1e-5,
+) -> Tensor:
+    if training:
+        others = [dimension for dimension in range(x.ndim) if dimension != 1]
+        running_var, running_mean = torch.var_mean(x.detach().float(), others, correction=0)
+    return F.batch_norm(x, running_mean, running_var, weight, bias, False, momentum, eps)
 
 
 @contextmanager
