@@ -142,7 +142,7 @@ class Study:
     ) -> None:
         self.path = None if out is None else Path(out)
         self._space = space
-        self._lock = contextlib.ExitStack()
+        self._lock: sqlite3.Connection | None = None
         self.config: dict[str, Any] = _as_json(config)
         if self.path is None:
             self._connect(":memory:")
@@ -164,7 +164,7 @@ class Study:
         study = cls.__new__(cls)
         study.path = Path(path)
         study._space = space
-        study._lock = contextlib.ExitStack()
+        study._lock = None
         if not (study.path / _STORE).is_file():
             raise StudyError(f"{study.path} is no run folder: it has no {_STORE}.")
         study._connect(str(study.path / _STORE))
@@ -370,7 +370,8 @@ class Study:
             self._store.commit()
         except sqlite3.Error:
             self._store.rollback()  # costs alone are pending, and they can be counted again
-        self._lock.close()
+        if self._lock is not None:
+            self._lock.close()
 
     def __repr__(self) -> str:
         return f"<Study {self.path or 'in memory'}: {len(self)} evaluations, {self.status}>"
@@ -389,6 +390,7 @@ class Study:
         with self.errors():
             path.mkdir(parents=True, exist_ok=True)
         self._lock = _lock_folder(path)
+        weakref.finalize(self, self._lock.close)
         try:
             self._connect(str(path / _STORE))
             stored = self._stored_config()
@@ -503,17 +505,15 @@ def _check_folder(path: Path) -> None:
         )
 
 
-def _lock_folder(path: Path) -> contextlib.ExitStack:
-    """Hold the folder until the stack is closed or the process ends, however it ends.
+def _lock_folder(path: Path) -> sqlite3.Connection:
+    """Hold the folder until the connection is closed or the process ends, however it ends.
 
-    SQLite's own file lock is used for it knows every platform; the file stays empty.
+    SQLite's own file lock is used because it knows every platform; the file stays empty.
     """
-    lock = contextlib.ExitStack()
-    connection = sqlite3.connect(path / _LOCK, timeout=0, isolation_level=None, check_same_thread=False)
-    lock.callback(connection.close)
+    lock = sqlite3.connect(path / _LOCK, timeout=0, isolation_level=None, check_same_thread=False)
     try:
-        connection.execute("BEGIN EXCLUSIVE")
-    except sqlite3.OperationalError as error:
+        lock.execute("BEGIN EXCLUSIVE")
+    except sqlite3.Error as error:
         lock.close()
         if "locked" not in str(error):
             raise StudyError(_explain(error, path)) from error
@@ -569,7 +569,7 @@ def _explain(error: Exception, path: Path | None) -> str:
 
 def _damaged(path: Path | None, how: str) -> str:
     return (
-        f"The study in {path} is damaged ({how}); nothing was changed. "
+        f"The study in {path} is damaged ({' '.join(how.split())}); nothing was changed. "
         "Restore the folder from a copy, or start anew in another one."
     )
 
