@@ -16,6 +16,8 @@ from .nasbench201 import NASBench201Network, NASBench201Space
 from .registry import Registry, UnknownNameError
 from .space import Architecture, ArchitectureError, SearchSpace
 from .tables import AccuracyTable, read_table
+from .timm_families import TIMM_FAMILIES, TimmSpace, load_space
+from .timm_zoo import TimmZoo
 from .weights import load_checkpoint
 
 __all__ = [
@@ -28,12 +30,15 @@ __all__ = [
     "NASBench201Network",
     "NASBench201Space",
     "SearchSpace",
+    "TimmSpace",
+    "TimmZoo",
     "UnknownNameError",
     "count_cost",
     "create_space",
     "describe_space",
     "list_spaces",
     "load_checkpoint",
+    "load_space",
     "read_table",
     "register_space",
 ]
@@ -59,13 +64,20 @@ def create_space(name: str, **options: Any) -> SearchSpace:
     """Make a search space by name.
 
     Args:
-        name: One of `list_spaces()`.
+        name: One of `list_spaces()`, or the path of a YAML file (`.yaml`, `.yml`) that `load_space` reads.
         options: `num_classes`, `input_size` and the options of the space.
 
     Raises:
         UnknownNameError: No space has this name.
+        FileNotFoundError: There is no such file.
         ValueError: The space has no such option, or not such a value of it.
     """
+    space = load_space(name, **options) if name.endswith((".yaml", ".yml")) else _make_space(name, options)
+    space.recipe = {"name": name, **options}
+    return space
+
+
+def _make_space(name: str, options: dict[str, Any]) -> SearchSpace:
     factory = _SPACES[name]
     signature = inspect.signature(factory)
     try:
@@ -73,9 +85,7 @@ def create_space(name: str, **options: Any) -> SearchSpace:
     except TypeError as error:
         allowed = ", ".join(signature.parameters)
         raise ValueError(f"Search space {name!r}: {error}; its options: {allowed}.") from None
-    space = factory(**options)
-    space.recipe = {"name": name, **options}
-    return space
+    return factory(**options)
 
 
 def list_spaces(pattern: str = "*") -> list[str]:
@@ -95,3 +105,6 @@ def describe_space(name: str) -> str:
 register_space("nasbench201", NASBench201Space)
 register_space("cifar_resnet", CifarResNetSpace)
 register_space("cifar_resnet_s0", cifar_resnet_s0)
+for _name, _family in TIMM_FAMILIES.items():
+    register_space(_name, _family)
+register_space("timm/zoo", TimmZoo)

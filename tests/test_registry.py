@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 import search_spaces
@@ -42,7 +44,7 @@ def test_near_names_ignore_case_and_come_nearest_first() -> None:
 
 
 def test_every_space_is_made_by_name_and_described() -> None:
-    assert {"nasbench201", "cifar_resnet", "cifar_resnet_s0"} <= set(list_spaces())
+    assert {"nasbench201", "cifar_resnet", "cifar_resnet_s0", "timm/vit", "timm/zoo"} <= set(list_spaces())
     assert list_spaces("cifar*") == ["cifar_resnet", "cifar_resnet_s0"]
     for name in list_spaces():
         assert describe_space(name).endswith(".")
@@ -82,6 +84,18 @@ def test_a_space_of_ones_own_is_known_by_name(monkeypatch: pytest.MonkeyPatch) -
         create_space("tiny")
     with pytest.raises(ValueError, match="'tiny' is registered already"):
         register_space("tiny", tiny)
+
+
+def test_a_yaml_file_is_a_name_too(tmp_path: Path) -> None:
+    path = tmp_path / "tiny.yaml"
+    path.write_text("model: resnet18\ndecisions: {stem_width: [16, 32]}\n")
+    space = create_space(str(path), num_classes=3)
+    assert (space.name, space.size, space.num_classes) == ("tiny", 2, 3)
+    assert space.recipe == {"name": str(path), "num_classes": 3}
+    with pytest.raises(ValueError, match=r"tiny\.yaml.*'channels'"):
+        create_space(str(path), channels=8)
+    with pytest.raises(FileNotFoundError, match=r"absent\.yaml"):
+        create_space(str(tmp_path / "absent.yaml"))
 
 
 def test_a_space_can_be_made_again_from_its_recipe() -> None:
