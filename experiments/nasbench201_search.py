@@ -126,13 +126,14 @@ def main() -> None:
     lines = [
         "# Students for ResNet-110 in NAS-Bench-201",
         "",
-        f"`python experiments/nasbench201_search.py`: score `diswot`, random ResNet-110, {len(probe.labels)} CIFAR-100 training "
-        f"images, {EVALUATIONS} evaluations, CPU. Numbers are CIFAR-100 test accuracies after 200 epochs "
-        "without distillation, in percent, from the benchmark. *evolution* is one real search; *20 seeds* (mean and "
-        "standard deviation) vary the search alone, on the scores of the exhaustive run. *Largest cell*: mean over "
-        "the cells with most parameters within the budget. *Mean cell*: mean and standard deviation over all cells "
-        "within it. *Better cells*: share of the cells within the budget that are better than the winner. *Seconds*: building "
-        "and scoring, two CPU cores.",
+        f"`python experiments/nasbench201_search.py`: score `diswot`, random ResNet-110, {len(probe.labels)} CIFAR-100 "
+        f"training images, {EVALUATIONS} evaluations, CPU.",
+        "",
+        "Numbers are CIFAR-100 test accuracies after 200 epochs without distillation, in percent, from the benchmark. "
+        f"*evolution* is one real search; *{SEEDS} seeds* (mean and standard deviation) vary the search alone, on the "
+        "scores of the exhaustive run. *Largest cell*: the cells with most parameters within the budget. *Mean cell*: "
+        "all cells within it. *Better cells*: share of the cells within the budget that are better than the winner. "
+        "*Seconds*: building and scoring, two CPU cores.",
         "",
         "| " + " | ".join(rows[0]) + " |",
         "|" + "---|" * len(rows[0]),
