@@ -7,13 +7,17 @@ import json
 import pickle
 import random
 import re
+from collections.abc import Callable
 from typing import Any, ClassVar
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
-from search_spaces import Architecture, ArchitectureError, Cost, SearchSpace, count_cost
+from diswot_search.evaluation import Record
+from diswot_search.evolution import Algorithm
+from search_spaces import Architecture, ArchitectureError, Cost, SearchSpace, count_cost, create_space
 
 
 def decisions_apart(first: Architecture, second: Architecture) -> int:
@@ -178,3 +182,162 @@ class SearchSpaceContract:
     def test_sizes_that_are_none_are_refused(self, wrong: dict[str, Any]) -> None:
         with pytest.raises(ValueError, match=next(iter(wrong))):
             self.create(**wrong)
+
+
+Score = Callable[[Architecture], "float | None"]
+
+
+def records_of(
+    space: SearchSpace, architectures: list[Architecture], score: Score, first_index: int = 0
+) -> list[Record]:
+    """Records as a study would keep them; a score of None stands for a failed evaluation."""
+    records = []
+    for index, architecture in enumerate(architectures, start=first_index):
+        cost, value = space.cost(architecture), score(architecture)
+        records.append(
+            Record(
+                status="failed" if value is None else "ok",
+                reason="made to fail" if value is None else None,
+                score=value,
+                index=index,
+                architecture=str(architecture),
+                canonical=str(space.canonical(architecture)),
+                params=cost.params,
+                macs=cost.macs,
+                latency_ms=cost.macs / 1e6,
+            )
+        )
+    return records
+
+
+def run_algorithm(algorithm: Algorithm, score: Score, evaluations: int) -> list[Architecture]:
+    """Ask and tell until enough is evaluated or nothing is left; what was asked, in order."""
+    asked: list[Architecture] = []
+    while len(asked) < evaluations and (batch := algorithm.ask()):
+        algorithm.tell(records_of(algorithm.space, batch, score, len(asked)))
+        asked += batch
+    return asked
+
+
+class AlgorithmContract:
+    """What every search algorithm promises.
+
+    class TestMyAlgorithm(AlgorithmContract):
+        def create(self, space, **common):
+            return MyAlgorithm(space, **common)
+    """
+
+    seeded: ClassVar[bool] = True
+    """Whether another seed leads to another search."""
+    learns: ClassVar[bool] = True
+    """Whether scores guide it."""
+    limit: ClassVar[float] = 0.3e6
+    """Parameters that the budget allows where there is one: about two thirds of NAS-Bench-201."""
+
+    def create(self, space: SearchSpace, **common: Any) -> Algorithm:
+        """Make the algorithm; `common` are `seed`, `feasible` and `start`."""
+        raise NotImplementedError
+
+    @pytest.fixture
+    def cells(self) -> SearchSpace:
+        """15,625 architectures, many of them equal or untrainable."""
+        return create_space("nasbench201")
+
+    @pytest.fixture
+    def resnets(self) -> SearchSpace:
+        """64 architectures, all different."""
+        return create_space("cifar_resnet_s0")
+
+    def within(self, space: SearchSpace, limit: float) -> Callable[[Architecture], bool]:
+        return lambda architecture: space.cost(architecture).params <= limit
+
+    @staticmethod
+    def uneven(architecture: Architecture) -> float | None:
+        """A score that falls in no order, with a failure every now and then."""
+        value = random.Random(str(architecture)).random()
+        return None if value < 0.2 else value
+
+    def test_same_seed_and_scores_same_search(self, cells: SearchSpace) -> None:
+        searches = []
+        for global_seed in (1, 2):
+            random.seed(global_seed)
+            algorithm = self.create(cells, seed=3, feasible=self.within(cells, self.limit))
+            searches.append(run_algorithm(algorithm, self.uneven, 120))
+        assert searches[0] == searches[1]
+
+    def test_another_seed_another_search(self, cells: SearchSpace) -> None:
+        first, second = (run_algorithm(self.create(cells, seed=seed), self.uneven, 50) for seed in (0, 1))
+        assert (first != second) == self.seeded
+
+    def test_scores_guide_what_is_asked(self, cells: SearchSpace) -> None:
+        def opposite(architecture: Architecture) -> float | None:
+            value = self.uneven(architecture)
+            return None if value is None else -value
+
+        first, second = (run_algorithm(self.create(cells, seed=0), score, 120) for score in (self.uneven, opposite))
+        assert (first != second) == self.learns
+
+    def test_global_random_states_are_left_alone(self, cells: SearchSpace) -> None:
+        random.seed(5)
+        np.random.seed(5)
+        run_algorithm(self.create(cells, seed=3), self.uneven, 120)
+        observed = random.random(), np.random.rand(), torch.rand(1)
+        random.seed(5)
+        np.random.seed(5)
+        torch.manual_seed(0)
+        assert observed == (random.random(), np.random.rand(), torch.rand(1))
+
+    def test_asks_only_what_is_new_trainable_and_within_the_budget(self, cells: SearchSpace) -> None:
+        feasible = self.within(cells, self.limit)
+        asked = run_algorithm(self.create(cells, seed=0, feasible=feasible), self.uneven, 300)
+        assert len(asked) >= 300
+        assert len({cells.canonical(architecture) for architecture in asked}) == len(asked)
+        assert all(architecture in cells and feasible(architecture) for architecture in asked)
+        assert all(cells.is_trainable(architecture) for architecture in asked)
+
+    def test_goes_on_when_everything_fails(self, cells: SearchSpace) -> None:
+        asked = run_algorithm(self.create(cells, seed=0), lambda architecture: None, 120)
+        assert len({cells.canonical(architecture) for architecture in asked}) == len(asked) >= 120
+
+    def test_small_space_is_searched_wholly(self, resnets: SearchSpace) -> None:
+        algorithm = self.create(resnets, seed=0)
+        asked = run_algorithm(algorithm, self.uneven, 10 * resnets.size)
+        assert sorted(map(str, asked)) == sorted(map(str, resnets))
+        assert algorithm.ask() == []
+
+    def test_what_the_budget_leaves_is_searched_wholly(self, cells: SearchSpace) -> None:
+        feasible = self.within(cells, cells.cost(cells.architecture(["none"] * 6)).params)
+        allowed = {cells.canonical(a) for a in cells if feasible(a) and cells.is_trainable(a)}
+        asked = run_algorithm(self.create(cells, seed=0, feasible=feasible), self.uneven, 10 * len(allowed))
+        assert {cells.canonical(architecture) for architecture in asked} == allowed
+        assert len(asked) == len(allowed)
+
+    def test_budget_that_nothing_meets_asks_nothing(self, resnets: SearchSpace) -> None:
+        assert self.create(resnets, seed=0, feasible=lambda architecture: False).ask() == []
+
+    def test_finds_the_optimum_of_an_easy_objective(self, cells: SearchSpace) -> None:
+        if not self.learns:
+            pytest.skip("scores do not guide it")
+        target = cells.parse("|nor_conv_3x3~0|+|nor_conv_1x1~0|avg_pool_3x3~1|+|skip_connect~0|none~1|nor_conv_3x3~2|")
+
+        def matches(architecture: Architecture) -> float:
+            return sum(a == b for a, b in zip(architecture.choices, target.choices, strict=True))
+
+        best = max(matches(cells.canonical(architecture)) for architecture in cells)
+        found = 0
+        for seed in range(6):
+            asked = run_algorithm(self.create(cells, seed=seed), matches, 300)
+            found += any(matches(architecture) == best for architecture in asked)
+        assert found >= 5  # by chance, 300 of 4,929 distinct cells hold the one optimum in 6 % of searches
+
+    def test_record_of_what_was_not_asked_is_refused(self, resnets: SearchSpace) -> None:
+        algorithm = self.create(resnets, seed=0)
+        records = records_of(resnets, algorithm.ask(), self.uneven)
+        algorithm.tell(records)
+        with pytest.raises(ValueError, match=re.escape(records[0].architecture)):
+            algorithm.tell(records[:1])
+
+    def test_start_outside_the_budget_is_refused(self, resnets: SearchSpace) -> None:
+        start = next(iter(resnets))
+        with pytest.raises(ValueError, match=re.escape(str(start))):
+            self.create(resnets, seed=0, feasible=lambda architecture: architecture != start, start=start)

@@ -1,0 +1,355 @@
+"""Search algorithms, each against the contract, then what is particular to one."""
+
+from __future__ import annotations
+
+import os
+import statistics
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from contracts import AlgorithmContract, records_of, run_algorithm
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+from diswot_search import evolution
+from diswot_search.evolution import Algorithm, create_algorithm, list_algorithms, register_algorithm
+from search_spaces import Architecture, Cost, SearchSpace, UnknownNameError, create_space, read_table
+
+
+class TestEvolution(AlgorithmContract):
+    def create(self, space: SearchSpace, **common: Any) -> Algorithm:
+        return create_algorithm("evolution", space, **common)
+
+
+class TestAgeing(AlgorithmContract):
+    def create(self, space: SearchSpace, **common: Any) -> Algorithm:
+        return create_algorithm("ageing", space, **common)
+
+
+class TestNSGA2(AlgorithmContract):
+    def create(self, space: SearchSpace, **common: Any) -> Algorithm:
+        return create_algorithm("nsga2", space, **common)
+
+
+class TestRandom(AlgorithmContract):
+    learns = False
+
+    def create(self, space: SearchSpace, **common: Any) -> Algorithm:
+        return create_algorithm("random", space, **common)
+
+
+class TestExhaustive(AlgorithmContract):
+    learns = False
+    seeded = False
+
+    def create(self, space: SearchSpace, **common: Any) -> Algorithm:
+        return create_algorithm("exhaustive", space, **common)
+
+
+class HillClimbing(Algorithm):
+    """The least that an algorithm of one's own defines, with an option."""
+
+    def __init__(self, space: SearchSpace, *, first: int = 20, **common: Any) -> None:
+        super().__init__(space, **common)
+        self.first = first
+        self.told = 0
+        self.best: tuple[float, Architecture] | None = None
+
+    def suggest(self, attempt: int) -> Architecture | None:
+        if self.told < self.first or self.best is None:
+            return self.draw()
+        architecture = self.best[1]
+        for _ in range(1 + attempt // 10):
+            architecture = self.space.mutate(architecture, self.rng)
+        return architecture
+
+    def learn(self, evaluated: Any) -> None:
+        self.told += len(evaluated)
+        for architecture, record in evaluated:
+            if self.best is None or record.score > self.best[0]:
+                self.best = record.score, architecture
+
+
+class TestAlgorithmOfOnesOwn(AlgorithmContract):
+    def create(self, space: SearchSpace, **common: Any) -> Algorithm:
+        return HillClimbing(space, **common)
+
+
+class CountingSpace(SearchSpace):
+    """Choices 0, 1, ... that cost what they say; nothing to build."""
+
+    def __init__(self, decisions: int, choices: int) -> None:
+        names = {f"d{i}": range(choices) for i in range(decisions)}
+        super().__init__("counting", names, num_classes=2, input_size=(3, 8, 8))
+
+    def build(self, architecture: Architecture) -> nn.Module:
+        raise NotImplementedError
+
+    def cost(self, architecture: Architecture) -> Cost:
+        total = sum(int(c) for c in architecture.choices)
+        return Cost(params=total, macs=100 - total)
+
+
+class TwinSpace(CountingSpace):
+    """Each choice 2k + 1 computes what 2k does."""
+
+    def canonical(self, architecture: Architecture) -> Architecture:
+        return self.architecture([int(c) - int(c) % 2 for c in architecture.choices])
+
+
+class CostlyTwinSpace(CountingSpace):
+    """Each choice 2k computes what 2k + 1 does, at less cost than the one that stands for both."""
+
+    def canonical(self, architecture: Architecture) -> Architecture:
+        return self.architecture([int(c) | 1 for c in architecture.choices])
+
+
+ALL = ("evolution", "ageing", "nsga2", "random", "exhaustive")
+
+
+def test_names() -> None:
+    assert tuple(list_algorithms()) == ALL
+
+
+# -- rare and tiny feasible regions -------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["evolution", "ageing", "nsga2", "random"])
+def test_rare_feasible_region_is_reached_from_the_start(name: str) -> None:
+    space = CountingSpace(decisions=12, choices=5)
+    start = space.architecture([0] * 12)
+    algorithm = create_algorithm(name, space, feasible=lambda a: sum(a.choices) <= 5, start=start)
+    asked = run_algorithm(algorithm, lambda a: float(sum(a.choices)), 100)
+    assert len(set(asked)) == len(asked) >= 100
+    assert max(sum(map(int, a.choices)) for a in asked) == 5
+
+
+def test_without_a_start_a_region_too_rare_ends_the_search() -> None:
+    space = CountingSpace(decisions=12, choices=5)
+    assert create_algorithm("random", space, feasible=lambda a: sum(a.choices) == 0).ask() == []
+
+
+def test_what_only_enumeration_finds_comes_in_no_order() -> None:
+    space = CountingSpace(decisions=4, choices=12)
+    scattered = list(space)[::997]
+    asked = run_algorithm(
+        create_algorithm("random", space, feasible=set(scattered).__contains__), AlgorithmContract.uneven, 100
+    )
+    assert sorted(asked, key=scattered.index) == scattered
+    assert asked not in (scattered, scattered[::-1])
+
+
+def test_walk_reaches_all_feasible_architectures_evenly() -> None:
+    space = CountingSpace(decisions=3, choices=40)
+    start = space.architecture([0, 0, 0])
+    algorithm = create_algorithm("random", space, seed=1, feasible=lambda a: sum(a.choices) <= 3, start=start)
+    drawn = [algorithm.draw() for _ in range(8_000)]
+    counts = [drawn.count(a) for a in space if sum(map(int, a.choices)) <= 3]
+    assert len(counts) == 20
+    assert min(counts) > 0.5 * statistics.mean(counts)
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    name=st.sampled_from(ALL),
+    decisions=st.integers(1, 4),
+    choices=st.integers(1, 3),
+    limit=st.integers(0, 8),
+    seed=st.integers(0, 3),
+)
+def test_any_small_space_is_searched_wholly(name: str, decisions: int, choices: int, limit: int, seed: int) -> None:
+    space = CountingSpace(decisions, choices)
+    feasible = [a for a in space if sum(map(int, a.choices)) <= limit]
+    algorithm = create_algorithm(name, space, seed=seed, feasible=lambda a: sum(a.choices) <= limit)
+    asked = run_algorithm(algorithm, AlgorithmContract.uneven, 1_000)
+    assert sorted(map(str, asked)) == sorted(map(str, feasible))
+
+
+# -- which form is proposed ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_the_canonical_form_is_proposed(name: str) -> None:
+    asked = run_algorithm(create_algorithm(name, TwinSpace(3, 4)), AlgorithmContract.uneven, 1_000)
+    assert {c for a in asked for c in a.choices} == {0, 2}
+    assert len(asked) == 8
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_a_form_within_the_budget_stands_for_a_canonical_one_beyond(name: str) -> None:
+    feasible = lambda a: sum(a.choices) <= 2  # noqa: E731 - one line in two tests
+    asked = run_algorithm(
+        create_algorithm(name, CostlyTwinSpace(3, 4), feasible=feasible), AlgorithmContract.uneven, 1_000
+    )
+    assert all(feasible(a) for a in asked)
+    assert {CostlyTwinSpace(3, 4).canonical(a).choices for a in asked} == {(1, 1, 1), (3, 1, 1), (1, 3, 1), (1, 1, 3)}
+    assert len(asked) == 4
+
+
+def test_exhaustive_keeps_the_order_of_the_space() -> None:
+    space = create_space("cifar_resnet_s0")
+    assert run_algorithm(create_algorithm("exhaustive", space), AlgorithmContract.uneven, 64) == list(space)
+
+
+# -- selection ----------------------------------------------------------------------------------
+
+
+def test_evolution_keeps_the_best_and_no_failures() -> None:
+    space = create_space("nasbench201")
+    algorithm = create_algorithm("evolution", space, population=10, tournament=3)
+    asked = run_algorithm(algorithm, AlgorithmContract.uneven, 100)
+    scores = sorted((s for a in asked if (s := AlgorithmContract.uneven(a)) is not None), reverse=True)
+    kept = [AlgorithmContract.uneven(individual.architecture) for individual in algorithm.individuals]
+    assert kept == scores[:10]
+
+
+def test_ageing_keeps_the_youngest_however_bad() -> None:
+    space = create_space("nasbench201")
+    algorithm = create_algorithm("ageing", space, population=10, sample=3)
+    asked = run_algorithm(algorithm, AlgorithmContract.uneven, 100)
+    evaluated = [a for a in asked if AlgorithmContract.uneven(a) is not None]
+    assert [individual.architecture for individual in algorithm.individuals] == evaluated[-10:]
+
+
+def test_nsga2_keeps_the_whole_front() -> None:
+    space = create_space("cifar_resnet_s0")
+    score = lambda a: float(str(a).count("7"))  # noqa: E731 - read twice below
+    algorithm = create_algorithm("nsga2", space, population=16, objectives=["score", "macs"])
+    asked = run_algorithm(algorithm, score, 64)
+    points = {(score(a), space.cost(a).macs) for a in asked}
+    front = {p for p in points if not any(q != p and q[0] >= p[0] and q[1] <= p[1] for q in points)}
+    kept = {(score(i.architecture), space.cost(i.architecture).macs) for i in algorithm.individuals}
+    assert len(front) > 1
+    assert front <= kept
+
+
+def test_nsga2_spreads_over_sizes_where_evolution_follows_the_score() -> None:
+    space = create_space("nasbench201")
+    smallest = []
+    for name in ("nsga2", "evolution"):
+        asked = run_algorithm(create_algorithm(name, space), lambda a: float(space.cost(a).params), 300)
+        smallest.append(statistics.median(space.cost(a).params for a in asked[-100:]))
+    assert smallest[0] < smallest[1]
+
+
+def test_objective_that_was_not_measured_is_named() -> None:
+    space = create_space("cifar_resnet_s0")
+    algorithm = create_algorithm("nsga2", space, objectives=("score", "latency_ms"))
+    records = records_of(space, algorithm.ask(), lambda a: 1.0)
+    unmeasured = [type(r)(**vars(r) | {"latency_ms": None}) for r in records]
+    with pytest.raises(ValueError, match="latency_ms"):
+        algorithm.tell(unmeasured)
+
+
+def test_evolution_finds_the_most_accurate_cells_where_random_does_not(shared_data: Path) -> None:
+    space = create_space("nasbench201", num_classes=100)
+    accuracies = read_table(shared_data / "nasbench201.csv.gz", "cifar100_test_accuracy")
+    ranked = sorted({space.canonical(a) for a in space if space.is_trainable(a)}, key=accuracies.__getitem__)[::-1]
+    rank = {architecture: place for place, architecture in enumerate(ranked, start=1)}
+
+    def best_ranks(name: str) -> list[tuple[int, int]]:
+        searches = [
+            run_algorithm(create_algorithm(name, space, seed=s), accuracies.__getitem__, 300) for s in range(20)
+        ]
+        return [(min(rank[a] for a in asked[:100]), min(rank[a] for a in asked[:300])) for asked in searches]
+
+    evolved, drawn = best_ranks("evolution"), best_ranks("random")
+    assert sum(last <= 0.005 * len(rank) for _, last in evolved) >= 18
+    for mine, theirs in zip(zip(*evolved, strict=True), zip(*drawn, strict=True), strict=True):
+        assert statistics.mean(mine) < statistics.mean(theirs) / 2
+
+
+# -- replay -------------------------------------------------------------------------------------
+
+SEARCH = """
+import sys, random
+from diswot_search.evolution import create_algorithm
+from search_spaces import create_space
+sys.path.insert(0, sys.argv[1])
+from contracts import AlgorithmContract, run_algorithm
+space = create_space("nasbench201")
+for name in sys.argv[2:]:
+    for architecture in run_algorithm(create_algorithm(name, space, seed=4), AlgorithmContract.uneven, 100):
+        print(architecture)
+"""
+
+
+def test_another_process_asks_the_same() -> None:
+    names = [name for name in ALL if name != "exhaustive"]
+    environment = os.environ | {"PYTHONHASHSEED": "12345"}
+    command = [sys.executable, "-c", SEARCH, str(Path(__file__).parent), *names]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    space = create_space("nasbench201")
+    here = [
+        str(architecture)
+        for name in names
+        for architecture in run_algorithm(create_algorithm(name, space, seed=4), AlgorithmContract.uneven, 100)
+    ]
+    assert done.stdout.split() == here
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_asking_ahead_of_telling_gives_others(name: str) -> None:
+    space = create_space("nasbench201")
+    algorithm = create_algorithm(name, space, seed=0)
+    ahead = [algorithm.ask(), algorithm.ask()]
+    assert len(set(ahead[0] + ahead[1])) == len(ahead[0]) + len(ahead[1])
+    for batch in ahead:
+        algorithm.tell(records_of(space, batch, AlgorithmContract.uneven))
+    assert algorithm.ask()
+
+
+# -- names and options --------------------------------------------------------------------------
+
+
+def test_unknown_algorithm_gets_near_names() -> None:
+    with pytest.raises(UnknownNameError, match="evolution"):
+        create_algorithm("evolutoin", create_space("cifar_resnet_s0"))
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "said"),
+    [
+        ("evolution", {"populaton": 3}, "near: population; allowed: population, tournament, crossover, offspring"),
+        ("random", {"population": 3}, "allowed: none"),
+        ("exhaustive", {"population": 3}, "allowed: none"),
+        ("evolution", {"population": 1}, "population is 1"),
+        ("evolution", {"population": 36.0}, r"population is 36\.0"),
+        ("evolution", {"population": True}, "population is True"),
+        ("evolution", {"population": 10, "tournament": 11}, "at most population, which is 10"),
+        ("evolution", {"tournament": 0}, "tournament is 0"),
+        ("evolution", {"offspring": 0}, "offspring is 0"),
+        ("evolution", {"crossover": 1.01}, r"crossover is 1\.01"),
+        ("evolution", {"crossover": float("nan")}, "crossover is nan"),
+        ("evolution", {"crossover": "often"}, "crossover is 'often'"),
+        ("ageing", {"population": 10, "sample": 11}, "sample is 11"),
+        ("nsga2", {"crossover": -0.1}, r"crossover is -0\.1"),
+        ("nsga2", {"objectives": "score"}, "objectives is 'score'"),
+        ("nsga2", {"objectives": ["score"]}, "at least one of 'params', 'macs', 'latency_ms'"),
+        ("nsga2", {"objectives": ["params", "macs"]}, "must be 'score' and"),
+        ("nsga2", {"objectives": ["score", "flops"]}, "flops"),
+        ("nsga2", {"objectives": ["score", "params", "params"]}, "each once"),
+    ],
+)
+def test_bad_options_are_refused(name: str, options: dict[str, Any], said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        create_algorithm(name, create_space("cifar_resnet_s0"), **options)
+
+
+def test_exhaustive_refuses_what_it_cannot_finish() -> None:
+    with pytest.raises(ValueError, match="100,000,000 architectures"):
+        create_algorithm("exhaustive", CountingSpace(8, 10))
+
+
+def test_algorithm_of_ones_own_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(evolution._algorithms, "_entries", dict(evolution._algorithms._entries))
+    register_algorithm("hill", HillClimbing)
+    algorithm = create_algorithm("hill", create_space("cifar_resnet_s0"), first=7)
+    assert isinstance(algorithm, HillClimbing)
+    assert algorithm.first == 7
+    with pytest.raises(ValueError, match="registered already"):
+        register_algorithm("evolution", HillClimbing)
