@@ -54,7 +54,8 @@ def search_command(
 
     Args:
         space: Where to search; `diswot spaces` lists the names.
-        teacher: Whom to fit: a name of timm or one of the CIFAR ResNets; random weights unless there is a checkpoint.
+        teacher: Whom to fit: a timm name, the CIFAR ResNets included, or an architecture of the space; random weights
+            unless there is a checkpoint.
         probe: The data set of the batch that scores are computed on: digits, PATH.npz, torch/cifar100, ...
         proxy: The score.
         algorithm: evolution, ageing, nsga2, random or exhaustive.

@@ -100,7 +100,7 @@ def format_space(name: str) -> Table:
         UnknownNameError: No space has this name.
     """
     space = search_spaces.create_space(name)
-    table = Table("decision", "choices", title=f"{name}: {space.size:,} architectures")
+    table = Table("decision", "choices", title=f"{name}: {space.size:,} architectures", min_width=60)
     for decision, choices in space.decisions.items():
         table.add_row(decision, ", ".join(map(str, choices)))
     return table

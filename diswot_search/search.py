@@ -12,10 +12,12 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
+import timm
 import torch
 from torch import nn
 
 from search_spaces import Architecture, ArchitectureError, Cost, SearchSpace, create_space
+from search_spaces.registry import near_names
 
 from .budget import Budget, BudgetError, cheapest, check_satisfiable, measure_latency
 from .data import Probe, create_probe
@@ -55,8 +57,8 @@ def search(
 
     Args:
         space: Where to search; a name makes the space for the classes and images of the probe.
-        teacher: Whom to fit; a name makes it with random weights for the classes of the probe. None for proxies
-            that need none.
+        teacher: Whom to fit: a `Teacher`, a module, a timm name or an architecture of the space; the last two have
+            random weights, and the classes of the probe. None for proxies that need none.
         probe: The batch that scores are computed on, several to average over, or the name of a data set.
         proxy: The score: a name, or a function of the student's and the teacher's readings.
         algorithm: Name of the algorithm.
@@ -420,25 +422,32 @@ def as_teacher(
 ) -> Teacher | None:
     """The teacher; a timm name is made for the classes and images of the probe unless `options` say otherwise.
 
-    Any other text is tried as an architecture of the space.
+    Any other text is an architecture of the space.
+
+    Raises:
+        UnknownNameError: The text is neither, but comes near the name of a timm model.
+        ArchitectureError: The text comes near no such name, and is malformed as an architecture.
     """
     if teacher is None or isinstance(teacher, Teacher):
         return teacher
-    if isinstance(teacher, nn.Module):
-        return create_teacher(teacher, **options)
-    if isinstance(teacher, str) and not _is_architecture(teacher, space):
+    if isinstance(teacher, Architecture) or (isinstance(teacher, str) and _means_architecture(teacher, space)):
+        return create_teacher(teacher, space=space, **options)
+    if isinstance(teacher, str):
         fitting = {"num_classes": probe.num_classes}
         if probe.input_size[0] != 3:
             fitting["in_chans"] = probe.input_size[0]
-        return create_teacher(teacher, **fitting | options)
-    return create_teacher(teacher, space=space, **options)
+        options = fitting | options
+    return create_teacher(teacher, **options)
 
 
-def _is_architecture(text: str, space: SearchSpace) -> bool:
+def _means_architecture(text: str, space: SearchSpace) -> bool:
+    """Whether a text is, or was meant to be, an architecture rather than the name of a timm model."""
+    if timm.is_model(text):
+        return False
     try:
         space.parse(text)
     except ArchitectureError:
-        return False
+        return not near_names(text, timm.list_models())
     return True
 
 

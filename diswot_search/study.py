@@ -190,8 +190,7 @@ class Study:
             StudyError: It was not made by `create_space`, or not as now; pass it to `Study.load`.
         """
         if self._space is None:
-            recipe = json.loads(self._meta("space"))
-            space = None if recipe is None else create_space(**recipe)
+            space = _make_again(json.loads(self._meta("space")))
             if space is None or _as_json(space.config()) != self.config["space"]:
                 raise StudyError(
                     f"The space of the study in {self.path} cannot be made by name; give it to Study.load as `space`."
@@ -598,6 +597,14 @@ def _recipe(space: SearchSpace | None) -> str:
         return json.dumps(space.recipe if space else None)
     except TypeError:
         return "null"
+
+
+def _make_again(recipe: dict[str, Any] | None) -> SearchSpace | None:
+    """The space of a recipe; None where there is none, or its name or file is no longer what it was."""
+    try:
+        return create_space(**recipe) if recipe else None
+    except (ValueError, OSError):
+        return None
 
 
 def _csv_line(values: Sequence[Any]) -> str:

@@ -1,0 +1,188 @@
+"""The command line: what it prints, what it leaves behind, and what it answers."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from diswot_search import Study
+from diswot_search.cli import main
+
+SMALL = (
+    "search --space_options.channels 4 --space_options.cells 1 --teacher cifar_resnet20 --batch_size 8 --device cpu "
+    "--max_params 0.012e6 --evaluations 8 --algorithm random --out run"
+)
+
+
+@pytest.fixture(autouse=True)
+def _in_a_folder_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+def run(line: str) -> int:
+    return main(shlex.split(line))
+
+
+def read_config(folder: str = "run") -> dict:
+    return yaml.safe_load((Path(folder) / "config.yaml").read_text())
+
+
+def test_a_search_prints_the_best_and_leaves_a_run_folder(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(SMALL) == 0
+    shown = capsys.readouterr()
+    study = Study.load("run")
+    for candidate in study.best(5):
+        assert candidate.record.architecture in shown.out
+        assert f"{candidate.score:.5g}" in shown.out
+    assert "Best 5 of 8 evaluations" in shown.out
+    assert "budget: max_params 12,000" in shown.out
+    assert "run folder: run" in shown.out
+    assert shown.err == ""
+    names = {path.name for path in Path("run").iterdir()}
+    assert names == {
+        "architectures.csv", "config.json", "config.yaml", "curves", "front.png", "lock", "progress.png", "result.json",
+        "study.sqlite",
+    }  # fmt: skip
+
+
+def test_a_run_can_be_done_again_from_the_config_that_it_wrote(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(SMALL) == 0
+    config = read_config()
+    assert config["max_params"] == 12000
+    assert config["space_options"] == {"channels": 4, "cells": 1}
+    first = capsys.readouterr().out
+    assert run("search --config run/config.yaml") == 0
+    assert capsys.readouterr().out == first
+    assert run("search --config run/config.yaml --out again") == 0
+    assert read_config("again") == config | {"out": "again"}
+    assert [r.score for r in Study.load("again").records] == [r.score for r in Study.load("run").records]
+    assert run("search --config run/config.yaml --evaluations 11") == 0
+    assert len(Study.load("run")) == 11
+    assert read_config()["evaluations"] == 11
+
+
+def test_print_config_gives_a_file_that_is_read_back(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as end:
+        run(f"{SMALL} --print_config")
+    assert end.value.code == 0
+    Path("c.yaml").write_text(capsys.readouterr().out)
+    assert run("search --config c.yaml") == 0
+    assert read_config() == yaml.safe_load(Path("c.yaml").read_text())
+
+
+def test_show_says_how_to_build_the_winner(capsys: pytest.CaptureFixture[str]) -> None:
+    run(SMALL)
+    capsys.readouterr()
+    assert run("show run --best 2") == 0
+    shown = capsys.readouterr().out
+    assert "Best 2 of 8 evaluations" in shown
+    assert "status: complete, 8 evaluations" in shown
+    lines = [line for line in shown.splitlines() if "model = " in line]
+    assert len(lines) == 2
+    winner = Study.load("run").winner
+    for line in lines:
+        names: dict = {}
+        exec(line.strip(), names)
+        assert sum(p.numel() for p in names["model"].parameters()) == winner.params
+
+
+def test_spaces_lists_all_and_shows_one(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("spaces") == 0
+    shown = capsys.readouterr().out
+    assert "15,625" in shown
+    assert "73.31 k to 1.532 M" in shown
+    assert "cifar_resnet_s0" in shown
+    assert run("spaces cifar_resnet_s0") == 0
+    shown = capsys.readouterr().out
+    assert "64 architectures" in shown
+    assert "1, 3, 5, 7" in shown
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("", 'expected "command" to be one of'),
+        ("serch", "invalid choice: 'serch'"),
+        ("search --evaluation_s 3", "unrecognized arguments: --evaluation_s 3"),
+        ("search --evaluations many", 'Parser key "evaluations"'),
+        ("search --evaluations 0", "evaluations is 0"),
+        ("search --config none.yaml", "none.yaml"),
+        ("search --space nasbench21", "Unknown search space 'nasbench21'. Did you mean 'nasbench201'"),
+        ("search --space_options.chanels 3", "'chanels'; its options: num_classes, input_size, channels, cells"),
+        ("search --space_options.num_classes 3", "has 10 classes, but the networks of 'nasbench201' have 3"),
+        ("search --teacher resnet-18", "Unknown teacher 'resnet-18'. Did you mean 'resnet18'"),
+        ("search --teacher '|nor_conv_9x9~0|'", "is no architecture of nasbench201: a cell has 3 nodes"),
+        ("search --teacher_checkpoint none.pt", "There is no checkpoint none.pt"),
+        ("search --teacher null", "'diswot' compares with a teacher; none was given"),
+        ("search --proxy diswott", "Unknown proxy 'diswott'. Did you mean 'diswot'"),
+        ("search --probe digitz", "Unknown data set 'digitz'. Did you mean 'digits'"),
+        ("search --probe none.npz", "none.npz"),
+        ("search --probe_options.rot x", "A probe has no option 'rot'; allowed: root, split"),
+        ("search --batch_size 9999", "batch_size is 9999, but 'digits' has only 1797 images"),
+        ("search --algorithm evolutio", "Unknown algorithm 'evolutio'. Did you mean 'evolution'"),
+        ("search --algorithm_options.size 3", "The algorithm 'evolution' has no option 'size'"),
+        ("search --max_params 1e3", "the smallest cost of the space is 73,306 params"),
+        ("search --max_params -1", "max_params is -1.0; it must be a positive"),
+        ("search --device gpu", "Unknown device 'gpu'"),
+        ("show none", "none is no run folder"),
+        ("spaces nasbench", "Unknown search space 'nasbench'. Did you mean 'nasbench201'"),
+    ],
+)
+def test_bad_input_is_answered_in_one_line_and_leaves_nothing(
+    line: str, message: str, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    assert run(line) == 2
+    shown = capsys.readouterr()
+    assert message in shown.err
+    assert shown.err.startswith("diswot: error: ")
+    assert shown.err.count("\n") == 1
+    assert shown.out == ""
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_run_folder_of_another_configuration_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    run(SMALL)
+    before = {path: path.read_bytes() for path in Path("run").iterdir() if path.is_file()}
+    assert run(f"{SMALL} --proxy relation") == 2
+    assert 'proxy is "diswot" there, "relation" here' in capsys.readouterr().err
+    assert {path: path.read_bytes() for path in Path("run").iterdir() if path.is_file()} == before
+
+
+def test_a_teacher_may_be_an_architecture_of_the_space() -> None:
+    cell = "|nor_conv_3x3~0|+|skip_connect~0|nor_conv_3x3~1|+|none~0|none~1|nor_conv_3x3~2|"
+    assert run(f"{SMALL} --teacher '{cell}'") == 0
+    assert json.loads(Path("run/config.json").read_text())["teacher"]["name"] == f"nasbench201:{cell}"
+
+
+def test_an_interrupted_command_says_that_it_can_go_on(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from diswot_search.evaluation import Evaluator
+
+    evaluate = Evaluator.evaluate
+
+    def interrupted(self: Evaluator, architecture):
+        if len(Study.load("run")) == 3:
+            raise KeyboardInterrupt
+        return evaluate(self, architecture)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Evaluator, "evaluate", interrupted)
+        assert run(SMALL) == 130
+    assert "the same command continues" in capsys.readouterr().err
+    assert Study.load("run").status == "interrupted"
+    assert run(SMALL) == 0
+    assert len(Study.load("run")) == 8
+
+
+def test_the_module_runs_as_a_program() -> None:
+    command = [sys.executable, "-m", "diswot_search", "search", "--evaluations", "x"]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert result.returncode == 2
+    assert result.stderr.startswith("diswot: error: ")
