@@ -18,6 +18,7 @@ import random
 import time
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -33,6 +34,7 @@ from diswot_search.teacher import Teacher, create_teacher
 from search_spaces.contract import ClassifierMixin
 
 RESULTS = Path(__file__).parent / "results"
+Row = dict[str, Any]
 TEACHERS = ("ResNet-110", "ResNet-56", "ResNet-8", "noise")
 SIZE = ("params", "macs")
 
@@ -84,7 +86,7 @@ def score_all(space_name: str, seed: int, tables: Path, cifar100: Path, cache: P
             started = time.perf_counter()
             architecture = space.parse(text)
             student = students.read_student(architecture, seed)
-            row: dict[str, object] = {"architecture": text}
+            row: Row = {"architecture": text}
             for name, evaluator in evaluators.items():
                 teacher = evaluator.read_teacher(seed, 0)
                 for proxy in proxies:
@@ -106,7 +108,7 @@ def read_scores(path: Path, architectures: list[str]) -> dict[str, np.ndarray]:
     return {key: np.where(np.isnan(c), np.nanmin(c) - 1, c) for key, c in columns.items()}
 
 
-def summarise(space_name: str, seeds: list[int], tables: Path, cache: Path) -> list[dict[str, object]]:
+def summarise(space_name: str, seeds: list[int], tables: Path, cache: Path) -> list[Row]:
     """One row per proxy and teacher: correlations and regret, mean and spread over seeds."""
     accuracies = spaces(tables)[space_name][1]
     texts = list(accuracies)
@@ -145,7 +147,7 @@ def summarise(space_name: str, seeds: list[int], tables: Path, cache: Path) -> l
                 "regret_of_mean_score": regret_at_budget(mean, known, params),
                 "size_matched": matched,
                 "size_matched_std": matched_std,
-                "partial_given_params": partial,
+                "partial": partial,
                 "partial_std": partial_std,
                 "best_decile": top,
                 "best_decile_std": top_std,
@@ -154,28 +156,64 @@ def summarise(space_name: str, seeds: list[int], tables: Path, cache: Path) -> l
     return rows
 
 
-def sentence_on_teacher(rows: list[dict[str, object]], title: str) -> str:
-    """What the table says about the teacher, from the numbers: does the real one beat the others and noise?"""
-    value = {
-        (r["proxy"], r["teacher"]): (float(r["correlation"]), float(r["correlation_std"]))  # type: ignore[arg-type]
-        for r in rows
-    }
-    real, spread = value["diswot", "ResNet-110"]
-    parts = []
+def sentences_on_teacher(rows: list[Row]) -> str:
+    """What the numbers say of `diswot`: does its teacher add anything over another one, over noise, over size?"""
+    of = {(row["proxy"], row["teacher"]): row for row in rows}
+    real, best_size = of["diswot", TEACHERS[0]], max(of[name, "-"]["correlation"] for name in SIZE)
+    sentences = []
     for other in TEACHERS[1:]:
-        there, there_spread = value["diswot", other]
-        differs = abs(real - there) > spread + there_spread
-        verdict = ("better than" if real > there else "worse than") if differs else "no different from"
-        parts.append(f"{verdict} with {other} ({there:+.2f})")
-    size = max(value[name, "-"][0] for name in SIZE)
-    against = "above" if real > size else "below"
-    return (
-        f"{title}: `diswot` with its ResNet-110 ({real:+.2f}) is {', '.join(parts)}; it is {against} the better of "
-        f"parameters and MACs ({size:+.2f})."
-    )
+        row = of["diswot", other]
+        gain = real["correlation"] - row["correlation"]
+        if abs(gain) <= real["correlation_std"] + row["correlation_std"]:
+            verdict = "no different"
+        else:
+            verdict = "better" if gain > 0 else "worse"
+        sentences.append(
+            f"with {TEACHERS[0]} it orders the table {verdict} than with {other} ({real['correlation']:+.2f}, "
+            f"{row['correlation']:+.2f}; regret {real['regret']:.2f}, {row['regret']:.2f})".replace(
+                "no different than", "no differently from how it does"
+            )
+        )
+    against = "above" if real["correlation"] > best_size else "below"
+    sentences.append(f"it is {against} the better one of parameters and MACs ({best_size:+.2f})")
+    if abs(real["correlation"] - of["diswot", "noise"]["correlation"]) <= real["correlation_std"] * 2:
+        sentences.append("**so on this table the teacher adds nothing that noise does not**")
+    return "The proxy `diswot`: " + "; ".join(sentences) + "."
 
 
-def write_markdown(rows: list[dict[str, object]], seeds: list[int], seconds: dict[str, float], path: Path) -> None:
+def with_spread(row: Row, key: str, digits: int = 2, sign: str = "+") -> str:
+    return f"{row[key]:{sign}.{digits}f} ± {row[key + '_std']:.{digits}f}"
+
+
+def table_of_scores(rows: list[Row]) -> list[str]:
+    lines = ["| score | one draw | averaged | regret | regret averaged | same size | given params | best decile |"]
+    lines.append("|---|" + "---|" * 7)
+    for row in rows:
+        if row["teacher"] in ("-", TEACHERS[0]):
+            cells = [
+                row["proxy"],
+                with_spread(row, "correlation", 3),
+                f"{row['correlation_of_mean_score']:+.3f}",
+                with_spread(row, "regret", sign=""),
+                f"{row['regret_of_mean_score']:.2f}",
+                *(with_spread(row, key) for key in ("size_matched", "partial", "best_decile")),
+            ]
+            lines.append("| " + " | ".join(cells) + " |")
+    return lines
+
+
+def table_of_teachers(rows: list[Row]) -> list[str]:
+    lines = ["| score | " + " | ".join(TEACHERS) + " | " + " | ".join(f"regret, {t}" for t in TEACHERS) + " |"]
+    lines.append("|---|" + "---|" * (2 * len(TEACHERS)))
+    of = {(row["proxy"], row["teacher"]): row for row in rows}
+    for proxy in dict.fromkeys(row["proxy"] for row in rows if row["teacher"] != "-"):
+        cells = [with_spread(of[proxy, teacher], "correlation") for teacher in TEACHERS]
+        cells += [with_spread(of[proxy, teacher], "regret", sign="") for teacher in TEACHERS]
+        lines.append(f"| {proxy} | " + " | ".join(cells) + " |")
+    return lines
+
+
+def to_markdown(rows: list[Row], seeds: list[int], seconds: dict[str, float]) -> str:
     titles = {
         "s0": "S0: 64 CIFAR ResNets, CIFAR-100 accuracy after distillation from ResNet-110 (Kendall)",
         "nasbench201": "NAS-Bench-201: 1,000 random cells, CIFAR-100 test accuracy after 200 epochs (Spearman)",
@@ -184,29 +222,25 @@ def write_markdown(rows: list[dict[str, object]], seeds: list[int], seconds: dic
         "# Every form of DisWOT's score, against known accuracies",
         "",
         f"`python experiments/diswot_variants.py`, seeds {seeds}, batch 64 of CIFAR-100 training images, CPU float32, "
-        f"torch {torch.__version__}, Python {platform.python_version()}. One draw: mean and standard deviation over "
-        "the seeds. Averaged: the score averaged over the seeds. Regret: accuracy points lost at a parameter budget, "
-        "mean over ten budgets. Same size: sign agreement (-1 to 1) on pairs within 15 % of each other's parameters. "
-        "Given params: partial Spearman correlation. Best decile: Spearman among the best tenth. All but *averaged* "
-        "are one draw. Disconnected cells rank last under every teacher-aware score.",
+        f"torch {torch.__version__}, Python {platform.python_version()}.",
+        "",
+        "Mean and standard deviation over the seeds of one draw, except *averaged*: the score averaged over the seeds. "
+        "*Regret*: accuracy points lost by picking with the score under a parameter budget, mean over ten budgets. "
+        "*Same size*: sign agreement (-1 to 1) on pairs within 15 % of each other's parameters. *Given params*: "
+        "Spearman with the ranks of the parameter count regressed out. *Best decile*: Spearman among the best tenth. "
+        "Disconnected cells rank last under every teacher-aware score.",
         "",
     ]
     for name, title in titles.items():
         table = [row for row in rows if row["table"] == name]
-        lines += [f"## {title}", "", sentence_on_teacher(table, title.partition(":")[0]), ""]
-        lines += [f"Scoring one student with all forms took {seconds[name]:.2f} s (median, one thread).", ""]
-        lines += ["| score | teacher | one draw | averaged | regret | same size | given params | best decile |"]
-        lines += ["|---|---|---|---|---|---|---|---|"]
-        for r in sorted(table, key=lambda r: ("-", *TEACHERS).index(str(r["teacher"]))):
-            lines.append(
-                f"| {r['proxy']} | {r['teacher']} | {r['correlation']:+.3f} ± {r['correlation_std']:.3f} "
-                f"| {r['correlation_of_mean_score']:+.3f} | {r['regret']:.2f} ± {r['regret_std']:.2f} "
-                f"| {r['size_matched']:+.2f} ± {r['size_matched_std']:.2f} "
-                f"| {r['partial_given_params']:+.2f} ± {r['partial_std']:.2f} "
-                f"| {r['best_decile']:+.2f} ± {r['best_decile_std']:.2f} |"
-            )
-        lines.append("")
-    path.write_text("\n".join(lines))
+        lines += [f"## {title}", "", sentences_on_teacher(table), ""]
+        lines += [f"Teacher: random {TEACHERS[0]}.", "", *table_of_scores(table), ""]
+        lines += ["The same with the teacher swapped:", "", *table_of_teachers(table), ""]
+        lines += [
+            f"One student, all forms and teachers: {seconds[name]:.2f} s (median, one thread, shared machine).",
+            "",
+        ]
+    return "\n".join(lines)
 
 
 def main() -> None:
@@ -237,7 +271,7 @@ def main() -> None:
         writer = csv.DictWriter(file, rows[0])
         writer.writeheader()
         writer.writerows({k: f"{v:.4f}" if isinstance(v, float) else v for k, v in row.items()} for row in rows)
-    write_markdown(rows, seeds, seconds, RESULTS / "diswot_variants.md")
+    (RESULTS / "diswot_variants.md").write_text(to_markdown(rows, seeds, seconds))
 
 
 if __name__ == "__main__":
