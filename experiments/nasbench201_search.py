@@ -20,6 +20,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
+import torch
 
 import diswot_search as ds
 import search_spaces
@@ -133,7 +134,7 @@ def main() -> None:
         f"*evolution* is one real search; *{SEEDS} seeds* (mean and standard deviation) vary the search alone, on the "
         "scores of the exhaustive run. *Largest cell*: the cells with most parameters within the budget. *Mean cell*: "
         "all cells within it. *Better cells*: share of the cells within the budget that are better than the winner. "
-        "*Seconds*: building and scoring, two CPU cores.",
+        f"*Seconds*: building and scoring on a shared machine, torch threads: {torch.get_num_threads()}.",
         "",
         "| " + " | ".join(rows[0]) + " |",
         "|" + "---|" * len(rows[0]),
