@@ -109,7 +109,7 @@ def test_spaces_lists_all_and_shows_one(capsys: pytest.CaptureFixture[str]) -> N
     [
         ("", 'expected "command" to be one of'),
         ("serch", "invalid choice: 'serch'"),
-        ("search --evaluation_s 3", "unrecognized arguments: --evaluation_s 3"),
+        ("search --evaluation_s 3", "arguments: --evaluation_s 3"),
         ("search --evaluations many", 'Parser key "evaluations"'),
         ("search --evaluations 0", "evaluations is 0"),
         ("search --config none.yaml", "none.yaml"),

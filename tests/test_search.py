@@ -567,7 +567,7 @@ def traced() -> Iterator[None]:
 def test_memory_does_not_grow_with_evaluations(
     cells: SearchSpace, probe: ds.Probe, tmp_path: Path, traced: None
 ) -> None:
-    """200 against 1,400 evaluations; what an algorithm remembers, to ask nothing twice, is within the bound."""
+    """100 against 700 evaluations; what an algorithm remembers, to ask nothing twice, is within the bound."""
 
     def peak(name: str, evaluations: int) -> int:
         run = Search(Tabular(cells, probe), algorithm="random", evaluations=evaluations, out=tmp_path / name)
@@ -576,7 +576,7 @@ def test_memory_does_not_grow_with_evaluations(
         run.run()
         return tracemalloc.get_traced_memory()[1] - before
 
-    peak("first", 200)  # loads what is loaded on first use
-    few, many = peak("few", 200), peak("many", 1400)
-    bytes_per_evaluation = (many - few) / 1200
+    peak("first", 100)  # loads what is loaded on first use
+    few, many = peak("few", 100), peak("many", 700)
+    bytes_per_evaluation = (many - few) / 600
     assert bytes_per_evaluation < 400
