@@ -434,8 +434,8 @@ class ProxyContract:
             assert proxy(student) == proxy(student, self.teacher(probe))
 
     def test_compares_any_pair_or_says_why_not(self, proxy: Proxy, probe: Probe) -> None:
-        transformer: Any = {"name": "vit_tiny_patch16_224", "img_size": 32, "patch_size": 8, "depth": 1, "num_classes": 12}
-        first, second = self.students(probe)[0], self.read(probe, **transformer)
+        first = self.students(probe)[0]
+        second = self.read(probe, "vit_tiny_patch16_224", img_size=32, patch_size=8, depth=1, num_classes=12)
         for student, teacher in ((first, second), (second, first)):
             if self.any_pair:
                 assert math.isfinite(proxy(student, teacher))
