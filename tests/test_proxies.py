@@ -315,6 +315,7 @@ def test_the_default_is_defined_for_every_pair(families: dict[str, Readings]) ->
             r"'semantic' needs as many classes .* \(5, 5\) and \(7, 7\); the proxy 'semantic'",
         ),
         ("semantic_readme", {"num_classes": 7}, r"as many classes and classifier inputs .* \(5, 64\) and \(7, 64\)"),
+        ("semantic_readme", {"num_classes": 3}, r"\(5, 64\) and \(3, 64\); the proxy 'semantic' without a suffix"),
         ("semantic_readme", {"arch": "1x4-1x8"}, r"\(5, 64\) and \(5, 8\); the proxy 'semantic' without a suffix"),
         ("channel_relation_paper", {"arch": "1x4-1x8"}, "the proxy 'channel_relation' without a suffix is defined"),
         ("channel_relation_readme", {"arch": "1x4-1x8"}, "'channel_relation' needs as many channels"),

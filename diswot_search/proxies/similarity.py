@@ -82,9 +82,9 @@ def semantic_readme(student: Readings, teacher: Readings | None = None) -> float
 
     Depends on the order of channels, which means nothing in a random network.
     """
-    first, second = student.label_gradient, _given(teacher).label_gradient
-    _check_same(first, second, "classes and classifier inputs", "semantic")
-    return -float(fn.outer_product_distance(first, second))
+    teacher = _given(teacher)
+    _check_same(student.classifier_weight, teacher.classifier_weight, "classes and classifier inputs", "semantic")
+    return -float(fn.outer_product_distance(student.label_gradient, teacher.label_gradient))
 
 
 def relation_readme(student: Readings, teacher: Readings | None = None) -> float:
