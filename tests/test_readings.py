@@ -96,7 +96,8 @@ ATTENTION = [
     Case("beit_base_patch16_224", "tokens", mean=False, options=SHALLOW | NARROW),  # normalised after pooling
     Case("eva02_tiny_patch14_224", "tokens", mean=False, size=56, options={"img_size": 56, "depth": 2}),
     Case("vit_base_patch16_siglip_224", "tokens", mean=False, options=SHALLOW | NARROW),  # attention as pooling
-    Case("swin_tiny_patch4_window7_224", "nhwc", mean=True, options=WINDOWS),
+    # As many channels as rows and columns, so that the shape does not tell the layout.
+    Case("swin_tiny_patch4_window7_224", "nhwc", mean=True, options=WINDOWS | {"num_heads": (1, 2), "embed_dim": 4}),
     Case("swinv2_tiny_window8_256", "nhwc", mean=True, options=WINDOWS),
     Case("pit_ti_224", "tokens", mean=True, options=SIZED),  # gives one token only
     Case("pit_ti_distilled_224", "tokens", mean=False, options=SIZED),
@@ -235,6 +236,45 @@ def test_a_timm_model_is_read_as_it_runs(case: Case) -> None:
             _ = readings.class_map_gram
     else:
         assert_close(readings.class_map_gram, grad_cam_gram(model, raw, case.layout))
+
+
+class Bounded(nn.Module):
+    """A network under timm's contract whose logits are bounded, as some recent heads are."""
+
+    network: Any
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.network = timm.create_model("cifar_resnet", arch="1x4-1x8", num_classes=CLASSES)
+        self.num_features = 8
+        nn.init.normal_(self.network.fc.weight, std=3)
+
+    def get_classifier(self) -> nn.Module:
+        return self.network.fc
+
+    def forward_features(self, x: Tensor) -> Tensor:
+        return self.network.forward_features(x)
+
+    def forward_head(self, x: Tensor) -> Tensor:
+        return 2 * self.network.forward_head(x).tanh()
+
+
+def test_a_head_that_is_not_linear_is_differentiated_alone() -> None:
+    model, probe = Bounded(), make_probe()
+    readings = read(model, probe)
+    assert not readings.has_linear_head
+    passes: list[int] = []
+    model.network.conv1.register_forward_hook(lambda *_: passes.append(1))
+    gradient, gram = readings.label_gradient, readings.class_map_gram
+    assert passes == []  # only the head ran again
+
+    model = with_batch_statistics(copy.deepcopy(model))
+    raw = model.forward_features(probe.images)
+    logits = model.forward_head(raw)
+    assert_close(readings.logits, logits.detach(), tolerance=1e-5)
+    (expected,) = torch.autograd.grad(cross_entropy(logits, probe.labels), [model.network.fc.weight])
+    assert_close(gradient, expected)
+    assert_close(gram, grad_cam_gram(model, raw, "nchw"))
 
 
 # -- foreign modules ----------------------------------------------------------------------------
