@@ -5,11 +5,13 @@ from __future__ import annotations
 import io
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
@@ -161,7 +163,8 @@ class SearchProgress:
             self._new += 1
         if record.score is not None and (self._best is None or record.score > self._best):
             self._best = record.score
-        self._bar.update(self._task, completed=self._done, state=self.state())
+        if not self._bar.disable:
+            self._bar.update(self._task, completed=self._done, state=self.state())
 
     def state(self) -> str:
         """Best score so far, candidates per second and time left, as far as they are known."""
@@ -253,14 +256,10 @@ def plot_search(study: Study, path: str | os.PathLike[str]) -> list[Path]:
 def plot_progress(study: Study) -> Figure:
     """Score of each evaluation and the best so far."""
     winner = study.winner
-    places, scores = _columns(study, "index", "score")
+    places, scores = _columns(study, "index")
     figure, axes = _new_figure()
-    _scatter(axes, places, scores)
-    best, so_far = [], -float("inf")
-    for score in scores:
-        so_far = max(so_far, score)
-        best.append(so_far)
-    axes.step(places, best, where="post", color=BLUE, linewidth=2, label="best so far")
+    _scatter(axes, places + 1, scores)
+    axes.step(places + 1, np.maximum.accumulate(scores), where="post", color=BLUE, linewidth=2, label="best so far")
     axes.plot(winner.record.index + 1, winner.score, "*", color=ORANGE, markersize=14, label="winner")
     axes.set_xlabel("evaluations")
     _finish(figure, axes, study)
@@ -270,11 +269,11 @@ def plot_progress(study: Study) -> Figure:
 def plot_front(study: Study) -> Figure:
     """Score against the study's first objective, with the Pareto front, the winner and the budget."""
     winner, measure = study.winner, study.objectives[0]
-    costs, scores = _columns(study, measure, "score")
+    costs, scores = _columns(study, measure)
     limit = study.config.get("budget", {}).get(f"max_{measure}")
-    unit, unit_name = (1.0, "ms") if measure == "latency_ms" else _unit(max([*costs, limit or 0]))
+    unit, unit_name = (1.0, "ms") if measure == "latency_ms" else _unit(max(costs.max(initial=0), limit or 0))
     figure, axes = _new_figure()
-    _scatter(axes, [cost * unit for cost in costs], scores)
+    _scatter(axes, costs * unit, scores)
     front = study.pareto_front(measure)
     axes.step(
         [getattr(candidate, measure) * unit for candidate in front],
@@ -302,15 +301,11 @@ def to_png(figure: Figure) -> bytes:
     return content.getvalue()
 
 
-def _columns(study: Study, x: str, y: str) -> tuple[list[float], list[float]]:
-    """Two fields of all scored records; the index counts from 1."""
-    offset = 1 if x == "index" else 0
-    pairs = [
-        (getattr(record, x) + offset, getattr(record, y))
-        for record in study.records
-        if record.status == "ok" and getattr(record, x) is not None
-    ]
-    return [first for first, _ in pairs], [second for _, second in pairs]
+def _columns(study: Study, x: str) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """A field of all scored records that have it, and their scores."""
+    known = ((getattr(r, x), r.score) for r in study.records if r.status == "ok" and getattr(r, x) is not None)
+    pairs: NDArray[Any] = np.fromiter(known, dtype=np.dtype((np.float64, 2)))
+    return pairs[:, 0], pairs[:, 1]
 
 
 def _new_figure() -> tuple[Figure, Axes]:
@@ -326,7 +321,7 @@ def _new_figure() -> tuple[Figure, Axes]:
     return figure, axes
 
 
-def _scatter(axes: Axes, x: Sequence[float], y: Sequence[float]) -> None:
+def _scatter(axes: Axes, x: NDArray[np.float64], y: NDArray[np.float64]) -> None:
     axes.scatter(x, y, s=14, color=GREY, alpha=0.7, linewidths=0, label="evaluated")
 
 

@@ -217,9 +217,7 @@ class Search:
                     progress.add(record, replayed=stored is not None)
                     records.append(record)
                     index += 1
-                # A batch cut short is told by the run that raises `evaluations` and so evaluates all of it.
-                if len(records) == len(asked):
-                    self.algorithm.tell(records)
+                self.algorithm.tell(records)
 
     def _stored(self, index: int, architecture: Architecture) -> Record | None:
         """The record of an earlier run."""
