@@ -172,7 +172,7 @@ def test_hellinger_distance_is_that_of_the_definition(first: int, second: int, s
     p, q = (normal(n, seed=seed + n).abs() for n in (first, second))
     p, q = p / p.sum(), q / q.sum()
     padded = np.zeros((2, 6))
-    padded[0, :first], padded[1, :second] = p, q
+    padded[0, :first], padded[1, :second] = p.numpy(), q.numpy()
     expected = np.linalg.norm(np.sqrt(padded[0]) - np.sqrt(padded[1])) / np.sqrt(2)
     distance = float(fn.hellinger_distance(p, q))
     # The distance is a square root: near zero, 1e-16 of rounding below it is 1e-8 above.
