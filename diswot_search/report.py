@@ -152,7 +152,8 @@ class SearchProgress:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._bar.stop()
+        if not self._bar.disable:  # rich before 15 ends even a disabled bar with an empty line
+            self._bar.stop()
 
     def add(self, record: Record, *, replayed: bool) -> None:
         """Count one evaluation; one that is read from the store says nothing of the speed."""
