@@ -152,6 +152,10 @@ class Evaluator:
         if key not in self._teacher_readings:
             readings = self.teacher.read(self.probes[probe_index], key[0], device=self.device, precision=self.precision)
             try:
+                _ = readings.model
+            except Exception as error:  # a network may fail to be built in any way
+                raise RuntimeError(f"The teacher {self.teacher.name!r} cannot be built: {error}") from error
+            try:
                 _ = readings.features
             except (RuntimeError, ValueError, TypeError, AssertionError) as error:
                 raise RuntimeError(
@@ -209,7 +213,7 @@ class Evaluator:
             "space": self.space.config(),
             "teacher": self.teacher.config() if self.teacher else None,
             "probes": [probe.config() for probe in self.probes],
-            "proxy": self.proxy.name,
+            "proxy": self.proxy.identity,
             "seeds": list(self.seeds),
             "device": self.device.partition(":")[0],
             "channels_last": self.precision.channels_last,

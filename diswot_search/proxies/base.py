@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
+import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
 from fnmatch import fnmatch
@@ -31,6 +34,12 @@ class Proxy:
     summary: str
     terms: tuple[str, ...] = ()
 
+    @property
+    def identity(self) -> str:
+        """What a study remembers it by: its name, and for a function that is not known by name its code as well."""
+        registered = _PROXIES.get(self.name)
+        return self.name if registered is self else f"{self.name} ({_fingerprint(self.function)})"
+
     def __call__(self, student: Readings, teacher: Readings | None = None) -> float:
         """The score of a student.
 
@@ -58,6 +67,19 @@ def register_proxy(
         get_proxy(term)
     summary = (function.__doc__ or "").strip().partition("\n")[0]
     return _PROXIES.register(name, Proxy(name, function, needs_teacher, summary, terms))
+
+
+def _fingerprint(function: ProxyFunction) -> str:
+    """Where a function comes from, and a hash of its source and code; what it closes over is not seen."""
+    place = f"{getattr(function, '__module__', '?')}.{getattr(function, '__qualname__', type(function).__qualname__)}"
+    digest = hashlib.sha256()
+    with contextlib.suppress(OSError, TypeError):  # typed in at a prompt, or no function
+        digest.update(inspect.getsource(function).encode())
+    code = getattr(function, "__code__", None)
+    if code is not None:  # two lambdas of one line have the same source
+        constants = [constant for constant in code.co_consts if not inspect.iscode(constant)]
+        digest.update(code.co_code + repr((code.co_names, constants)).encode())
+    return f"{place}, code {digest.hexdigest()[:12]}"
 
 
 def get_proxy(proxy: str | Proxy | ProxyFunction) -> Proxy:
