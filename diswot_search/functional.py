@@ -66,6 +66,19 @@ def second_moment(features: Tensor) -> Tensor:
     return channels @ channels.T
 
 
+def channel_spectrum(features: Tensor) -> Tensor:
+    """Spectrum of the channels' second moment, (B, C, P) to (min(C, B P),), largest share first.
+
+    The smaller one of the two Gram matrices is decomposed; their eigenvalues that are not zero are the same.
+
+    Raises:
+        ValueError: The features are zero everywhere.
+    """
+    channels = features.transpose(0, 1).flatten(1)
+    smaller = channels if channels.shape[0] <= channels.shape[1] else channels.T
+    return spectrum(smaller @ smaller.T)
+
+
 def sample_gram(features: Tensor) -> Tensor:
     """Inner products of flattened samples: (B, ...) to (B, B)."""
     flat = features.flatten(1)

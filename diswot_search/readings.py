@@ -46,7 +46,7 @@ class Precision:
 
 @dataclass(frozen=True)
 class _Call:
-    """One call of a linear layer that gives class scores: its input, flat, and its output."""
+    """One call of a linear layer: its weight, its input and its output."""
 
     weight: nn.Parameter
     inputs: Tensor
@@ -250,8 +250,8 @@ class Readings:
 
     @cached_property
     def channel_spectrum(self) -> Tensor:
-        """Eigenvalues of the channels' second moment as shares of their sum, largest first, (C,)."""
-        return functional.spectrum(functional.second_moment(self.features))
+        """Eigenvalues of the channels' second moment as shares of their sum, largest first, (min(C, B P),)."""
+        return functional.channel_spectrum(self.features)
 
 
 def has_timm_contract(model: nn.Module) -> bool:
@@ -319,7 +319,7 @@ def _forward_timm(model: Any, images: Tensor) -> _Forward:
     layers = [m for part in parts if isinstance(part, nn.Module) for m in part.modules() if _is_linear(m)]
     with _recorded(layers) as calls:
         logits = model.forward_head(raw)
-    calls = [call for call in calls if call.output.shape == logits.shape]
+    calls = _calls_for(logits, calls)
     if not calls:
         raise ReadingError(f"no linear classifier was run in the head of {type(model).__name__}")
     pooled = torch.cat([call.inputs for call in calls], 1)
@@ -345,7 +345,7 @@ def _forward_hooked(model: nn.Module, images: Tensor) -> _Forward:
         logits = model(images)
     if not isinstance(logits, Tensor) or logits.ndim != 2:
         raise ReadingError(f"{type(model).__name__} must give logits (batch, classes), got {_describe(logits)}")
-    last = [c for c in calls if c.output.shape == logits.shape][-1:]
+    last = _calls_for(logits, calls)[-1:]
     if not last:
         raise ReadingError(f"{type(model).__name__} has no linear layer that makes its {logits.shape[1]} class scores")
     pooled = last[0].inputs
@@ -359,8 +359,7 @@ def _recorded(layers: list[nn.Module]) -> Iterator[list[_Call]]:
     calls: list[_Call] = []
 
     def record(layer: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        # Flat, so that a 1x1 convolution on one position looks like the linear layer that it is.
-        calls.append(_Call(layer.weight, inputs[0].float().flatten(1), output.float().flatten(1)))
+        calls.append(_Call(layer.weight, inputs[0].float(), output.float()))
 
     handles = [layer.register_forward_hook(record) for layer in layers]
     try:
@@ -368,6 +367,24 @@ def _recorded(layers: list[nn.Module]) -> Iterator[list[_Call]]:
     finally:
         for handle in handles:
             handle.remove()
+
+
+def _calls_for(logits: Tensor, calls: list[_Call]) -> list[_Call]:
+    """The calls that give one row of class scores for each sample, as (B, D) to (B, N).
+
+    Of a layer that is run on many tokens, as behind attention pooling, the token whose scores are the logits counts.
+    """
+    found = []
+    for call in calls:
+        # Flat, so that a 1x1 convolution on one position looks like the linear layer that it is.
+        if call.output.flatten(1).shape == logits.shape:
+            found.append(_Call(call.weight, call.inputs.flatten(1), call.output.flatten(1)))
+        elif call.output.ndim == 3 and call.output.shape[::2] == logits.shape:
+            tokens = range(call.output.shape[1])
+            token = next((t for t in tokens if torch.equal(call.output[:, t], logits.float())), None)
+            if token is not None:
+                found.append(_Call(call.weight, call.inputs[:, token], call.output[:, token]))
+    return found
 
 
 def _is_linear(module: nn.Module) -> bool:

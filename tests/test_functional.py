@@ -161,6 +161,17 @@ def test_spectrum_knows_rank_and_scale() -> None:
         assert_close(fn.spectrum(scale * moment), torch.tensor([0.75, 0.25, 0.0], dtype=torch.float64))
 
 
+@few
+@given(samples=st.integers(1, 3), channels=st.integers(1, 12), positions=st.integers(1, 4), seed=seeds)
+def test_the_smaller_gram_matrix_has_the_same_spectrum(samples: int, channels: int, positions: int, seed: int) -> None:
+    features = normal(samples, channels, positions, seed=seed)
+    values = fn.channel_spectrum(features)
+    assert len(values) == min(channels, samples * positions)
+    whole = fn.spectrum(fn.second_moment(features))
+    assert_close(values, whole[: len(values)])
+    assert float(whole[len(values) :].sum()) == pytest.approx(0, abs=1e-10)
+
+
 def test_zero_features_have_no_spectrum() -> None:
     with pytest.raises(ValueError, match="zero everywhere"):
         fn.spectrum(torch.zeros(3, 3))

@@ -20,9 +20,9 @@ from contracts import random_state
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from diswot_search.data import Probe
+from diswot_search.data import Probe, create_probe
 from diswot_search.proxies import get_proxy, list_proxies
-from diswot_search.readings import Precision, ReadingError, Readings
+from diswot_search.readings import Precision, ReadingError, Readings, evaluation_mode
 from search_spaces import Cost
 
 CLASSES = 5
@@ -193,6 +193,17 @@ def freeze_statistics(model: Any, raw: Tensor) -> None:
         model.forward_head(raw)
     for handle in handles:
         handle.remove()
+
+
+def test_attention_pooling_is_read_at_the_token_that_is_the_output() -> None:
+    torch.manual_seed(1)
+    model = timm.create_model("resnet50_clip", num_classes=CLASSES)
+    readings = Readings(lambda: model, create_probe("noise", num_classes=CLASSES, batch_size=2, image_size=64))
+    with torch.no_grad(), evaluation_mode(model, batch_statistics=True):
+        expected = model(readings.images)
+    assert torch.equal(readings.logits, expected)
+    assert readings.has_linear_head
+    assert readings.pooled.shape == (2, 2048)
 
 
 def test_the_models_are_of_many_families() -> None:
