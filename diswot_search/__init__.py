@@ -12,14 +12,15 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from search_spaces import create_space, list_spaces
+    from search_spaces import ArchitectureError, UnknownNameError, create_space, list_spaces, register_space
 
-    from .budget import Budget, BudgetError
+    from .budget import Budget, BudgetError, measure_latency
     from .data import DataError, Probe, create_probe, create_probes
     from .evaluation import Evaluation, Evaluator, Record
     from .evolution import Algorithm, create_algorithm, list_algorithms, register_algorithm
     from .proxies import Proxy, get_proxy, list_proxies, register_proxy
-    from .readings import Precision, Readings
+    from .ranking import partial_spearman, regret_at_budget, size_matched_agreement
+    from .readings import Precision, ReadingError, Readings
     from .report import format_table, plot_search
     from .search import search
     from .study import Candidate, Study, StudyError
@@ -28,13 +29,14 @@ if TYPE_CHECKING:
     __version__: str
 
 _EXPORTS = {
-    "search_spaces": ("create_space", "list_spaces"),
-    "diswot_search.budget": ("Budget", "BudgetError"),
+    "search_spaces": ("ArchitectureError", "UnknownNameError", "create_space", "list_spaces", "register_space"),
+    "diswot_search.budget": ("Budget", "BudgetError", "measure_latency"),
     "diswot_search.data": ("DataError", "Probe", "create_probe", "create_probes"),
     "diswot_search.evaluation": ("Evaluation", "Evaluator", "Record"),
     "diswot_search.evolution": ("Algorithm", "create_algorithm", "list_algorithms", "register_algorithm"),
     "diswot_search.proxies": ("Proxy", "get_proxy", "list_proxies", "register_proxy"),
-    "diswot_search.readings": ("Precision", "Readings"),
+    "diswot_search.ranking": ("partial_spearman", "regret_at_budget", "size_matched_agreement"),
+    "diswot_search.readings": ("Precision", "ReadingError", "Readings"),
     "diswot_search.report": ("format_table", "plot_search"),
     "diswot_search.search": ("search",),
     "diswot_search.study": ("Candidate", "Study", "StudyError"),
@@ -44,6 +46,7 @@ _MODULE_OF = {name: module for module, names in _EXPORTS.items() for name in nam
 
 __all__ = [
     "Algorithm",
+    "ArchitectureError",
     "Budget",
     "BudgetError",
     "Candidate",
@@ -53,11 +56,13 @@ __all__ = [
     "Precision",
     "Probe",
     "Proxy",
+    "ReadingError",
     "Readings",
     "Record",
     "Study",
     "StudyError",
     "Teacher",
+    "UnknownNameError",
     "create_algorithm",
     "create_probe",
     "create_probes",
@@ -68,10 +73,15 @@ __all__ = [
     "list_algorithms",
     "list_proxies",
     "list_spaces",
+    "measure_latency",
+    "partial_spearman",
     "plot_search",
     "register_algorithm",
     "register_proxy",
+    "register_space",
+    "regret_at_budget",
     "search",
+    "size_matched_agreement",
 ]
 
 

@@ -27,7 +27,7 @@ def search_command(
     probe: str = "digits",
     proxy: str = "diswot",
     algorithm: str = "evolution",
-    evaluations: int = 1000,
+    evaluations: int | None = None,
     max_params: float | None = None,
     max_macs: float | None = None,
     max_latency_ms: float | None = None,
@@ -57,9 +57,11 @@ def search_command(
         teacher: Whom to fit: a timm name, the CIFAR ResNets included, or an architecture of the space; random weights
             unless there is a checkpoint.
         probe: The data set of the batch that scores are computed on: digits, PATH.npz, torch/cifar100, ...
-        proxy: The score.
+        proxy: The score: diswot, semantic, relation or channel_relation, each also with _paper or _readme after it,
+            params or macs.
         algorithm: evolution, ageing, nsga2, random or exhaustive.
-        evaluations: Architectures to score at most, those of an earlier run included.
+        evaluations: Architectures to score at most, those of an earlier run included; by default 1000, for exhaustive
+            all.
         max_params: Budget: trainable parameters.
         max_macs: Budget: multiply-accumulates of one image.
         max_latency_ms: Budget: median milliseconds of one forward pass on the device.
@@ -139,6 +141,8 @@ def show_command(run: str, best: int = 10) -> None:
     from .study import Study
 
     study = Study.load(run)
+    if best < 1:
+        raise ValueError(f"best is {best}; it must be at least 1.")
     _print(format_table(study, best), *describe_study(study), *explain_winner(study))
 
 

@@ -29,7 +29,7 @@ RETRIES = 100
 """Suggestions that one proposal tries before it turns to a blinder way."""
 PATIENCE = 10
 """Refused children of a population after which the next ones are mutated once more."""
-ENUMERABLE = 100_000
+ENUMERABLE = 20_000
 """Architectures of the largest space whose remainder is enumerated when draws find nothing new."""
 EXHAUSTIBLE = 10_000_000
 """Architectures of the largest space that `exhaustive` takes."""

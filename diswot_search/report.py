@@ -21,7 +21,7 @@ from search_spaces import Cost, SearchSpace
 
 from .budget import cheapest
 from .evaluation import Record
-from .study import Study, write_atomically
+from .study import Study, StudyError, write_atomically
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -68,17 +68,28 @@ def human_number(value: float) -> str:
 
 def describe_study(study: Study) -> Iterator[str]:
     """A study's budget, status and place, in lines."""
-    limits = {name: value for name, value in study.config["budget"].items() if name.startswith("max_") and value}
-    yield "budget: " + (", ".join(f"{name} {value:,.10g}" for name, value in limits.items()) or "none")
+    budget = study.config["budget"]
+    limits = {name: value for name, value in budget.items() if name.startswith("max_") and value}
+    shown = ", ".join(f"{name} {value:,.10g}" for name, value in limits.items()) or "none"
+    if "max_latency_ms" in limits or "latency_ms" in study.objectives:
+        shown += f" (latency: batch {budget['latency_batch_size']}, {study.config['device']}, float32)"
+    yield f"budget: {shown}"
     yield f"status: {study.status}, {study.failure_summary()}"
+    asked = study.config["evaluations"]
+    if study.status == "complete" and len(study) < asked:
+        yield f"nothing else was found within the budget: {len(study):,} of {asked:,} evaluations were made"
     yield f"run folder: {study.path}"
 
 
 def explain_winner(study: Study) -> Iterator[str]:
     """Python that builds the winner, in lines."""
     winner = study.winner
+    try:
+        call = study.space.timm_model(winner.architecture)
+    except StudyError as error:
+        yield str(error)
+        return
     yield "to build the winner in Python:"
-    call = study.space.timm_model(winner.architecture)
     if call is not None:
         name, arguments = call
         shown = "".join(f", {key}={value!r}" for key, value in arguments.items())

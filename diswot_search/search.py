@@ -30,6 +30,8 @@ from .seeding import isolated_random_state, stable_seed
 from .study import StoredCost, Study, StudyError
 from .teacher import Teacher, create_teacher
 
+DEFAULT_EVALUATIONS = 1000
+
 
 def search(
     space: SearchSpace | str,
@@ -39,7 +41,7 @@ def search(
     proxy: str | Proxy | ProxyFunction = "diswot",
     algorithm: str = "evolution",
     algorithm_options: Mapping[str, Any] | None = None,
-    evaluations: int = 1000,
+    evaluations: int | None = None,
     budget: Budget | None = None,
     seed: int = 0,
     draws: int = 1,
@@ -63,10 +65,12 @@ def search(
         proxy: The score: a name, or a function of the student's and the teacher's readings.
         algorithm: Name of the algorithm.
         algorithm_options: Options of the algorithm.
-        evaluations: Architectures to score at most, those of an earlier run included.
+        evaluations: Architectures to score at most, those of an earlier run included; by default 1000, for
+            `exhaustive` all.
         budget: Limits that every candidate keeps.
         seed: Decides the algorithm's random choices and the weights.
-        draws: Weight draws that each score is averaged over, with the seeds `seed`, `seed` + 1 and so on.
+        draws: Weight draws that each score is averaged over, with the seeds `seed`, `seed` + 1 and so on; studies
+            whose seeds are less than `draws` apart share some of them.
         out: The run folder; None keeps the study in memory.
         device: "auto", "cpu", "cuda" or "mps".
         channels_last: Keep feature maps in NHWC memory order.
@@ -135,14 +139,18 @@ class Search:
         *,
         algorithm: str = "evolution",
         algorithm_options: Mapping[str, Any] | None = None,
-        evaluations: int = 1000,
+        evaluations: int | None = None,
         budget: Budget | None = None,
         seed: int = 0,
         out: str | os.PathLike[str] | None = None,
         progress: bool = True,
     ) -> None:
         _check_whole("seed", seed, least=0)
+        if evaluations is None:
+            evaluations = evaluator.space.size if algorithm == "exhaustive" else DEFAULT_EVALUATIONS
         _check_whole("evaluations", evaluations, least=1)
+        if not isinstance(budget, Budget | None):
+            raise ValueError(f"budget is {budget!r}; it must be a Budget, such as Budget(max_params=1e6).")
         options = dict(algorithm_options or {})
         create_algorithm(algorithm, evaluator.space, seed=seed, **options)  # a wrong name or option shows here
         self.evaluator = evaluator
@@ -403,8 +411,11 @@ def _as_probes(probe: Probe | Sequence[Probe] | str) -> list[Probe]:
     if isinstance(probe, str):
         return [create_probe(probe)]
     probes = [probe] if isinstance(probe, Probe) else list(probe)
-    if not probes:
-        raise ValueError("A search needs at least one probe.")
+    if not probes or not all(isinstance(one, Probe) for one in probes):
+        raise ValueError(
+            "A search needs at least one probe, or the name of a data set; `Probe.from_tensors(images, labels)` "
+            "makes one of your own batch."
+        )
     return probes
 
 

@@ -159,7 +159,7 @@ class Study:
             space: The space of the architectures, for a space that is not registered by name.
 
         Raises:
-            StudyError: The folder has no study, or it is damaged.
+            StudyError: The folder has no study, it is damaged, or `space` is not the one that was searched.
         """
         study = cls.__new__(cls)
         study.path = Path(path)
@@ -172,6 +172,8 @@ class Study:
         if stored is None:
             raise StudyError(f"The study in {study.path} was stopped before it began; run its search again.")
         study.config = stored
+        if space is not None:
+            _check_space(study.path, stored["space"], _as_json(space.config()))
         study._read("PRAGMA query_only = ON")
         return study
 
@@ -536,6 +538,14 @@ def _check_same(path: Path, stored: dict[str, Any], given: dict[str, Any], *, ev
             f"{path} has {evaluations} evaluations already; {new['evaluations']} are asked for. "
             "They may be raised, not lowered."
         )
+
+
+def _check_space(path: Path, stored: dict[str, Any], given: dict[str, Any]) -> None:
+    """Refuse another space than the one that was searched, naming what differs."""
+    old, new = _flatten(stored), _flatten(given)
+    lines = [f"{k} is {_shown(old, k)} there, {_shown(new, k)} here" for k in old | new if old.get(k) != new.get(k)]
+    if lines:
+        raise StudyError(f"{path} holds a study of another space: {'; '.join(lines[:5])}.")
 
 
 def _flatten(value: Any, prefix: str = "") -> dict[str, Any]:

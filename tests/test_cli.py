@@ -11,8 +11,10 @@ from pathlib import Path
 import pytest
 import yaml
 
+import diswot_search as ds
 from diswot_search import Study
 from diswot_search.cli import main
+from search_spaces import CifarResNetSpace
 
 SMALL = (
     "search --space_options.channels 4 --space_options.cells 1 --teacher cifar_resnet20 --batch_size 8 --device cpu "
@@ -90,6 +92,15 @@ def test_show_says_how_to_build_the_winner(capsys: pytest.CaptureFixture[str]) -
         names: dict = {}
         exec(line.strip(), names)
         assert sum(p.numel() for p in names["model"].parameters()) == winner.params
+
+
+def test_show_knows_studies_of_spaces_without_a_name(capsys: pytest.CaptureFixture[str]) -> None:
+    space = CifarResNetSpace(depths=[(1, 2), (1,), (1,)], widths=[(4,), (4,), (4,)], name="mine")
+    ds.search(space, "cifar_resnet20", ds.create_probe(batch_size=8), evaluations=2, out="run")
+    assert run("show run") == 0
+    shown = capsys.readouterr().out
+    assert "Best 2 of 2 evaluations" in shown
+    assert "give it to Study.load as `space`" in shown
 
 
 def test_spaces_lists_all_and_shows_one(capsys: pytest.CaptureFixture[str]) -> None:

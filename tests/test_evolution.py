@@ -135,8 +135,8 @@ def test_without_a_start_a_region_too_rare_ends_the_search() -> None:
 
 
 def test_what_only_enumeration_finds_comes_in_no_order() -> None:
-    space = CountingSpace(decisions=5, choices=9)
-    scattered = list(space)[::2_999]
+    space = CountingSpace(decisions=5, choices=7)
+    scattered = list(space)[::853]
     algorithm = create_algorithm("random", space, feasible=set(scattered).__contains__)
     places = [scattered.index(a) for a in run_algorithm(algorithm, AlgorithmContract.uneven, 100)]
     assert sorted(places) == list(range(len(scattered)))

@@ -149,6 +149,32 @@ def test_exhaustive_ends_when_the_space_does(probe: ds.Probe) -> None:
     assert study.status == "complete"
 
 
+def test_exhaustive_is_exhaustive_without_a_number(probe: ds.Probe, cells: SearchSpace) -> None:
+    study = Search(Tabular(cells, probe), algorithm="exhaustive").run()
+    assert len(study) == 4_929
+    assert Search(Tabular(cells, probe), algorithm="random").evaluations == 1000
+
+
+def test_another_function_of_the_same_name_is_another_proxy(
+    cells: SearchSpace, probe: ds.Probe, tmp_path: Path
+) -> None:
+    def proxies() -> list[Any]:
+        return [lambda student, teacher: student.cost.params, lambda student, teacher: -student.cost.params]
+
+    first, second = proxies()
+    options: dict[str, Any] = {"evaluations": 3, "out": tmp_path / "run"}
+    ds.search(cells, None, probe, proxy=first, **options)
+    assert len(ds.search(cells, None, probe, proxy=proxies()[0], **options)) == 3
+    with pytest.raises(ds.StudyError, match="proxy is"):
+        ds.search(cells, None, probe, proxy=second, **options)
+
+    def diswot(student: ds.Readings, teacher: ds.Readings | None) -> float:
+        return float(student.cost.macs)
+
+    with pytest.raises(ds.StudyError, match="proxy is"):
+        ds.search(cells, None, probe, proxy=diswot, **options)
+
+
 # -- failures -----------------------------------------------------------------------------------
 
 

@@ -260,6 +260,13 @@ def test_a_space_that_has_no_name_is_given_to_load(folder: Path) -> None:
     assert Study.load(folder, space=space).space is space
 
 
+def test_a_space_that_was_not_searched_is_refused_by_load(folder: Path) -> None:
+    space = NASBench201Space(channels=4)
+    Study(config_of(space), out=folder, space=space).release()
+    with pytest.raises(StudyError, match=r"another space: .*channels is 4 there, 8 here"):
+        Study.load(folder, space=NASBench201Space(channels=8))
+
+
 @pytest.mark.parametrize("make", [Path.mkdir, Path.touch, lambda path: None])
 def test_what_is_no_run_folder_is_not_loaded(tmp_path: Path, make) -> None:
     make(tmp_path / "other")
