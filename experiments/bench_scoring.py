@@ -41,7 +41,8 @@ RESULTS = Path(__file__).parent / "results"
 
 def timed(function: Callable[[], object], device: str) -> tuple[float, object]:
     """Seconds of one call, and what it gave."""
-    synchronise = torch.cuda.synchronize if device.startswith("cuda") else lambda: None
+    kind = device.partition(":")[0]
+    synchronise = {"cuda": torch.cuda.synchronize, "mps": torch.mps.synchronize}.get(kind, lambda: None)
     synchronise()
     started = time.perf_counter()
     result = function()
@@ -64,6 +65,7 @@ def measure(space: search_spaces.SearchSpace, count: int, batch_size: int, devic
         for name, precision in formats.items()
     }
     proxy = get_proxy("diswot")
+    terms = [get_proxy(term) for term in proxy.terms]
     images, labels = probe.images.to(device), probe.labels.to(device)
     rng = random.Random(0)
     candidates = [a for a in (space.sample(rng) for _ in range(4 * count)) if space.is_trainable(a)][: count + 2]
@@ -92,7 +94,8 @@ def measure(space: search_spaces.SearchSpace, count: int, batch_size: int, devic
         sides: list[tuple[str, Callable[[], object]]] = [("forward", plain)]
         for name, evaluator in evaluators.items():
             read = evaluator.read_teacher(0, 0)
-            sides.append((name, lambda r=readings[name], t=read: proxy(r, t)))
+            # The terms are reported beside the score, as in a search.
+            sides.append((name, lambda r=readings[name], t=read: ([term(r, t) for term in terms], proxy(r, t))[1]))
         fresh_teacher = teacher.build(position).to(device)
         sides.append(("official", lambda t=fresh_teacher, n=network: (forward_backward(t), forward_backward(n))))
         plain()  # so that no side pays for the first touch of this network's memory

@@ -6,8 +6,8 @@ that a uniform draw gives on average, and the best there is. With --exhaustive, 
 run on the same teacher, probe and seed, both searches are repeated with 20 seeds on its scores.
 
     diswot search --space nasbench201 --teacher cifar_resnet110 --probe data/cifar100.npz --algorithm exhaustive \
-        --evaluations 5000 --out runs/exhaustive
-    python experiments/nasbench201_search.py --tables ../shared/data --cifar100 data/cifar100.npz \
+        --out runs/exhaustive
+    python experiments/nasbench201_search.py --tables TABLES --cifar100 data/cifar100.npz \
         --exhaustive runs/exhaustive/architectures.csv
 """
 
@@ -77,7 +77,7 @@ def main() -> None:
     probe = ds.create_probe(str(args.cifar100), batch_size=64, seed=0)
     teacher = ds.create_teacher("cifar_resnet110", num_classes=100)
     table = search_spaces.read_table(args.tables / "nasbench201.csv.gz", "cifar100_test_accuracy")
-    cells = list(space)
+    cells = [cell for cell in space if space.is_trainable(cell)]
     params = np.array([space.cost(cell).params for cell in cells])
     accuracy = np.array([table[str(cell)] for cell in cells])
 
@@ -127,13 +127,16 @@ def main() -> None:
     lines = [
         "# Students for ResNet-110 in NAS-Bench-201",
         "",
-        f"`python experiments/nasbench201_search.py`: score `diswot`, random ResNet-110, {len(probe.labels)} CIFAR-100 "
+        "`python experiments/nasbench201_search.py --tables TABLES --cifar100 data/cifar100.npz --exhaustive "
+        "runs/exhaustive/architectures.csv`: "
+        f"score `diswot`, random ResNet-110, {len(probe.labels)} CIFAR-100 "
         f"training images, {EVALUATIONS} evaluations, CPU.",
         "",
         "Numbers are CIFAR-100 test accuracies after 200 epochs without distillation, in percent, from the benchmark. "
         f"*evolution* is one real search; *{SEEDS} seeds* (mean and standard deviation) vary the search alone, on the "
         "scores of the exhaustive run. *Largest cell*: the cells with most parameters within the budget. *Mean cell*: "
         "all cells within it. *Better cells*: share of the cells within the budget that are better than the winner. "
+        "Disconnected cells are left out everywhere. "
         f"*Seconds*: building and scoring on a shared machine, torch threads: {torch.get_num_threads()}.",
         "",
         "| " + " | ".join(rows[0]) + " |",
