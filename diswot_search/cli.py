@@ -7,6 +7,7 @@ checkers here, which it would run, and no function that the package exports by t
 from __future__ import annotations
 
 import inspect
+import os
 import signal
 import sys
 import threading
@@ -137,13 +138,14 @@ def show_command(run: str, best: int = 10) -> None:
         run: The run folder, of a finished search or one that goes on.
         best: How many architectures to list.
     """
-    from .report import describe_study, explain_winner, format_table
+    from .report import describe_study, explain_winner, format_front, format_table
     from .study import Study
 
     study = Study.load(run)
     if best < 1:
         raise ValueError(f"best is {best}; it must be at least 1.")
-    _print(format_table(study, best), *describe_study(study), *explain_winner(study))
+    front = [format_front(study)] if study.config["algorithm"]["name"] == "nsga2" else []
+    _print(format_table(study, best), *front, *describe_study(study), *explain_winner(study))
 
 
 COMMANDS: dict[str, Callable[..., None]] = {"search": search_command, "spaces": spaces_command, "show": show_command}
@@ -158,6 +160,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
         0 done, 2 bad input (one line on standard error says what), 130 interrupted with the state saved.
     """
+    # Two threads on busy cores wait for each other by spinning, many times longer than they compute.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
         command, options = _parse(arguments)
     except ArgumentError as error:

@@ -233,6 +233,9 @@ def _check_at_least(key: str, value: int, lowest: int) -> None:
 
 
 def _check_tensors(images: Tensor, labels: Tensor, num_classes: int | None, name: str) -> None:
+    if not isinstance(images, Tensor) or not isinstance(labels, Tensor):
+        kinds = f"{type(images).__name__} and {type(labels).__name__}"
+        raise DataError(f"Images and labels of {name!r} are {kinds}; they must be tensors.")
     shape = tuple(images.shape)
     if images.ndim != 4 or min(shape) < 1:
         raise DataError(f"Images of {name!r} have the shape {shape}; it must be (batch, channels, height, width).")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -21,7 +21,7 @@ from search_spaces import Cost, SearchSpace
 
 from .budget import cheapest
 from .evaluation import Record
-from .study import Study, StudyError, write_atomically
+from .study import Candidate, Study, StudyError, write_atomically
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -37,11 +37,29 @@ BLUE, ORANGE, GREEN, GREY = "#0072B2", "#D55E00", "#009E73", "#9A9A9A"
 # -- tables -------------------------------------------------------------------------------------
 
 
+SHOWN_CHOICES = 40
+"""Choices of a decision that are listed; a space over a model zoo has far more."""
+
+
 def format_table(study: Study, n: int = 5) -> Table:
-    """The best `n` of a study: rank, score, parameters, multiply-accumulates, latency if known, architecture."""
+    """The best `n` of a study: rank, score, parameters, multiply-accumulates, latency if known, architecture.
+
+    Scores that are means over weight draws or probes have their standard deviation beside them.
+    """
     best = study.best(n)
+    return _table_of(best, f"Best {len(best)} of {len(study)} evaluations")
+
+
+def format_front(study: Study) -> Table:
+    """The Pareto front of a study, the smallest first, in the columns of `format_table`."""
+    front = study.front
+    return _table_of(front, f"Pareto front of score against {', '.join(study.objectives)}: {len(front)}")
+
+
+def _table_of(best: Sequence[Candidate], title: str) -> Table:
     timed = any(candidate.latency_ms is not None for candidate in best)
-    table = Table(title=f"Best {len(best)} of {len(study)} evaluations")
+    spread = any(candidate.record.score_std for candidate in best)
+    table = Table(title=title)
     for column in ("rank", "score", "params", "MACs", *(["latency"] if timed else [])):
         table.add_column(column, justify="right", no_wrap=True)
     table.add_column("architecture", overflow="fold")
@@ -49,7 +67,7 @@ def format_table(study: Study, n: int = 5) -> Table:
         latency = "" if candidate.latency_ms is None else f"{candidate.latency_ms:.2f} ms"
         table.add_row(
             str(rank),
-            f"{candidate.score:.5g}",
+            f"{candidate.score:.5g}" + (f" ± {candidate.record.score_std:.2g}" if spread else ""),
             human_number(candidate.params),
             human_number(candidate.macs),
             *([latency] if timed else []),
@@ -93,8 +111,8 @@ def explain_winner(study: Study) -> Iterator[str]:
     if call is not None:
         name, arguments = call
         shown = "".join(f", {key}={value!r}" for key, value in arguments.items())
-        yield f"  import timm, search_spaces; model = timm.create_model({name!r}{shown})"
-    yield f"  import diswot_search; model = diswot_search.Study.load({str(study.path)!r}).winner.build()"
+        yield f"import timm, search_spaces; model = timm.create_model({name!r}{shown})"
+    yield f"import diswot_search; model = diswot_search.Study.load({str(study.path)!r}).winner.build()"
 
 
 def format_spaces() -> Table:
@@ -115,7 +133,10 @@ def format_space(name: str) -> Table:
     space = search_spaces.create_space(name)
     table = Table("decision", "choices", title=f"{name}: {space.size:,} architectures", min_width=60)
     for decision, choices in space.decisions.items():
-        table.add_row(decision, ", ".join(map(str, choices)))
+        shown = ", ".join(map(str, choices[:SHOWN_CHOICES]))
+        table.add_row(
+            decision, shown + (f" and {len(choices) - SHOWN_CHOICES:,} more" * (len(choices) > SHOWN_CHOICES))
+        )
     return table
 
 
@@ -151,6 +172,7 @@ class SearchProgress:
             MofNCompleteColumn(),
             TextColumn("{task.fields[state]}"),
             TimeElapsedColumn(),
+            TextColumn("elapsed"),
             console=console,
             disable=not (enabled and console.is_terminal),
         )

@@ -31,6 +31,8 @@ from .study import StoredCost, Study, StudyError
 from .teacher import Teacher, create_teacher
 
 DEFAULT_EVALUATIONS = 1000
+HOPELESS = 32
+"""Evaluations after which a search is given up if all of them failed for one reason."""
 
 
 def search(
@@ -154,6 +156,7 @@ class Search:
         options = dict(algorithm_options or {})
         create_algorithm(algorithm, evaluator.space, seed=seed, **options)  # a wrong name or option shows here
         self.evaluator = evaluator
+        self.algorithm_name = algorithm
         self.evaluations = evaluations
         self.budget = budget or Budget()
         self.progress = progress
@@ -183,7 +186,9 @@ class Search:
         trial = Study(config, space=space)
         _Costs(self.evaluator, self.budget, trial, self.interruption).find_start()
         try:
-            self.evaluator.read_teacher(self.evaluator.seeds[0], 0)
+            readings = self.evaluator.read_teacher(self.evaluator.seeds[0], 0)
+            if self.evaluator.proxy.needs_teacher:
+                self.evaluator.proxy(readings, readings)  # type: ignore[arg-type]  # checked by the evaluator
         except RuntimeError as error:
             raise ValueError(str(error)) from error
         if out is None:
@@ -226,6 +231,21 @@ class Search:
                     records.append(record)
                     index += 1
                 self.algorithm.tell(records)
+                if self.algorithm_name != "exhaustive":
+                    self._check_not_all_fail(index)
+
+    def _check_not_all_fail(self, evaluated: int) -> None:
+        """Give up where the first evaluations failed for one reason: then the input is wrong, not the candidates.
+
+        An exhaustive search goes on, since it begins with architectures that are all alike.
+        """
+        failures = self.study.failures
+        if evaluated >= HOPELESS and len(failures) == 1 and sum(failures.values()) == evaluated:
+            self._finish("interrupted")
+            raise StudyError(
+                f"The first {evaluated} evaluations all failed for one reason: {next(iter(failures))}. "
+                "Nothing else was tried."
+            )
 
     def _stored(self, index: int, architecture: Architecture) -> Record | None:
         """The record of an earlier run."""

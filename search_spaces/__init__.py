@@ -85,7 +85,10 @@ def _make_space(name: str, options: dict[str, Any]) -> SearchSpace:
     except TypeError as error:
         allowed = ", ".join(signature.parameters)
         raise ValueError(f"Search space {name!r}: {error}; its options: {allowed}.") from None
-    return factory(**options)
+    try:
+        return factory(**options)
+    except TypeError as error:
+        raise ValueError(f"Search space {name!r}: an option has the wrong type: {error}.") from error
 
 
 def list_spaces(pattern: str = "*") -> list[str]:

@@ -48,7 +48,7 @@ def _read_state(path: str) -> dict[str, torch.Tensor]:
         raise FileNotFoundError(f"There is no file {path}.")
     try:
         state = load_state_dict(path, weights_only=True)
-    except (pickle.UnpicklingError, SafetensorError, RuntimeError, AttributeError, EOFError) as error:
+    except (pickle.UnpicklingError, SafetensorError, RuntimeError, AttributeError, EOFError, LookupError) as error:
         raise ValueError(f"{path} cannot be read as a state dict: {error}") from error
     others = [key for key, value in state.items() if not isinstance(value, torch.Tensor)]
     if others:

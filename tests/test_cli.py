@@ -197,3 +197,24 @@ def test_the_module_runs_as_a_program() -> None:
     result = subprocess.run(command, capture_output=True, text=True, check=False)
     assert result.returncode == 2
     assert result.stderr.startswith("diswot: error: ")
+
+
+def test_show_lists_the_front_of_nsga2_and_the_spread_of_several_draws(capsys: pytest.CaptureFixture[str]) -> None:
+    run(f"{SMALL} --algorithm nsga2 --algorithm_options.population 4 --draws 2")
+    assert "±" in capsys.readouterr().out
+    assert run("show run") == 0
+    assert "Pareto front of score against params" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("search --space_options.channels abc", "an option has the wrong type"),
+        ("search --teacher_options.foo 3", "cannot be built"),
+        ("show run --best 0", "at least 1"),
+    ],
+)
+def test_wrong_types_and_options_are_named(arguments: str, message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    run(SMALL)
+    assert run(arguments) == 2
+    assert message in capsys.readouterr().err

@@ -221,6 +221,26 @@ def test_candidates_that_fail_are_recorded_with_the_reason_and_never_win(
     assert result["evaluations"]["failed"] == 5
 
 
+def test_what_makes_every_candidate_fail_ends_a_search_early(
+    cells: SearchSpace, probe: ds.Probe, tmp_path: Path
+) -> None:
+    def hopeless(student: ds.Readings, teacher: ds.Readings | None) -> float:
+        return math.nan
+
+    with pytest.raises(ds.StudyError, match="evaluations all failed for one reason"):
+        ds.search(cells, None, probe, proxy=hopeless, evaluations=300, out=tmp_path / "run")
+    study = ds.Study.load(tmp_path / "run")
+    assert 32 <= len(study) < 100
+    assert study.status == "interrupted"
+
+
+def test_a_probe_of_one_class_is_refused_before_anything_is_made(cells: SearchSpace, tmp_path: Path) -> None:
+    one_class = ds.Probe.from_tensors(torch.randn(4, 3, 32, 32), torch.zeros(4, dtype=torch.int64), num_classes=10)
+    with pytest.raises(ValueError, match="one class only"):
+        ds.search(cells, "cifar_resnet20", one_class, evaluations=3, out=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
 def test_an_algorithm_cannot_make_an_untrainable_architecture_win(
     cells: SearchSpace, probe: ds.Probe, monkeypatch: pytest.MonkeyPatch
 ) -> None:
