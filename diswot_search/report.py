@@ -133,10 +133,8 @@ def format_space(name: str) -> Table:
     space = search_spaces.create_space(name)
     table = Table("decision", "choices", title=f"{name}: {space.size:,} architectures", min_width=60)
     for decision, choices in space.decisions.items():
-        shown = ", ".join(map(str, choices[:SHOWN_CHOICES]))
-        table.add_row(
-            decision, shown + (f" and {len(choices) - SHOWN_CHOICES:,} more" * (len(choices) > SHOWN_CHOICES))
-        )
+        shown, more = ", ".join(map(str, choices[:SHOWN_CHOICES])), len(choices) - SHOWN_CHOICES
+        table.add_row(decision, f"{shown} and {more:,} more" if more > 0 else shown)
     return table
 
 
