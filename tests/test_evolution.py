@@ -270,10 +270,9 @@ SEARCH = """
 import sys, random
 from diswot_search.evolution import create_algorithm
 from search_spaces import create_space
-sys.path.insert(0, sys.argv[1])
 from contracts import AlgorithmContract, run_algorithm
 space = create_space("nasbench201")
-for name in sys.argv[2:]:
+for name in sys.argv[1:]:
     for architecture in run_algorithm(create_algorithm(name, space, seed=4), AlgorithmContract.uneven, 100):
         print(architecture)
 """
@@ -281,8 +280,9 @@ for name in sys.argv[2:]:
 
 def test_another_process_asks_the_same() -> None:
     names = [name for name in ALL if name != "exhaustive"]
-    environment = os.environ | {"PYTHONHASHSEED": "12345"}
-    command = [sys.executable, "-c", SEARCH, str(Path(__file__).parent), *names]
+    paths = [str(Path(__file__).parent), *filter(None, [os.environ.get("PYTHONPATH")])]
+    environment = os.environ | {"PYTHONHASHSEED": "12345", "PYTHONPATH": os.pathsep.join(paths)}
+    command = [sys.executable, "-c", SEARCH, *names]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
     space = create_space("nasbench201")
     here = [
