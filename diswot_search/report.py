@@ -289,7 +289,8 @@ def plot_progress(study: Study) -> Figure:
     """Score of each evaluation and the best so far."""
     winner = study.winner
     places, scores = _columns(study, "index")
-    figure, axes = _new_figure()
+    figure = new_figure()
+    axes = style_axes(figure.add_subplot())
     _scatter(axes, places + 1, scores)
     axes.step(places + 1, np.maximum.accumulate(scores), where="post", color=BLUE, linewidth=2, label="best so far")
     axes.plot(winner.record.index + 1, winner.score, "*", color=ORANGE, markersize=14, label="winner")
@@ -304,7 +305,8 @@ def plot_front(study: Study) -> Figure:
     costs, scores = _columns(study, measure)
     limit = study.config.get("budget", {}).get(f"max_{measure}")
     unit, unit_name = (1.0, "ms") if measure == "latency_ms" else _unit(max(costs.max(initial=0), limit or 0))
-    figure, axes = _new_figure()
+    figure = new_figure()
+    axes = style_axes(figure.add_subplot())
     _scatter(axes, costs * unit, scores)
     front = study.pareto_front(measure)
     axes.step(
@@ -333,24 +335,31 @@ def to_png(figure: Figure) -> bytes:
     return content.getvalue()
 
 
+def new_figure(width: float = 7, height: float = 4.2) -> Figure:
+    """An empty figure of this size in inches, with room made for titles, labels and legends.
+
+    It has its own canvas, not that of pyplot, which keeps figures in global state and may look for a display.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def style_axes(axes: Axes) -> Axes:
+    """Give axes a faint grid and no box, as all pictures have."""
+    axes.grid(alpha=0.25, linewidth=0.6)
+    axes.spines[["top", "right"]].set_visible(False)
+    return axes
+
+
 def _columns(study: Study, x: str) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """A field of all scored records that have it, and their scores."""
     known = ((getattr(r, x), r.score) for r in study.records if r.status == "ok" and getattr(r, x) is not None)
     pairs: NDArray[Any] = np.fromiter(known, dtype=np.dtype((np.float64, 2)))
     return pairs[:, 0], pairs[:, 1]
-
-
-def _new_figure() -> tuple[Figure, Axes]:
-    # The figure's own canvas, not pyplot, which keeps figures in global state and may look for a display.
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(7, 4.2), layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = figure.add_subplot()
-    axes.grid(alpha=0.25, linewidth=0.6)
-    axes.spines[["top", "right"]].set_visible(False)
-    return figure, axes
 
 
 def _scatter(axes: Axes, x: NDArray[np.float64], y: NDArray[np.float64]) -> None:

@@ -363,7 +363,7 @@ class Study:
 
     def write_json(self, name: str, content: Any) -> None:
         """Write a JSON file of the run folder, whole or not at all; numbers that are not finite become null."""
-        self.write(name, json.dumps(_finite(content), indent=2, allow_nan=False) + "\n")
+        self.write(name, json.dumps(finite_only(content), indent=2, allow_nan=False) + "\n")
 
     def release(self) -> None:
         """Let other processes work on the run folder; the study can still be read."""
@@ -628,14 +628,14 @@ def _as_json(value: Any) -> Any:
     return json.loads(json.dumps(value))
 
 
-def _finite(value: Any) -> Any:
+def finite_only(value: Any) -> Any:
     """The value with every number that JSON cannot say replaced by None."""
     if isinstance(value, float) and not math.isfinite(value):
         return None
     if isinstance(value, Mapping):
-        return {key: _finite(item) for key, item in value.items()}
+        return {key: finite_only(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_finite(item) for item in value]
+        return [finite_only(item) for item in value]
     return value
 
 
