@@ -1,7 +1,17 @@
 """Zero-cost proxies: plain functions of a student's readings and a teacher's; higher is better."""
 
 from . import similarity, size
-from .base import Proxy, ProxyFunction, get_proxy, list_proxies, register_proxy
+from .aggregate import RankAggregate
+from .base import (
+    Proxy,
+    ProxyFunction,
+    create_aggregate,
+    get_proxy,
+    list_aggregates,
+    list_proxies,
+    register_aggregate,
+    register_proxy,
+)
 
 for _name in ("semantic", "relation", "channel_relation"):
     for _suffix in ("", "_paper", "_readme"):
@@ -13,4 +23,14 @@ for _suffix in ("_paper", "_readme"):
 register_proxy("params", size.params)
 register_proxy("macs", size.macs)
 
-__all__ = ["Proxy", "ProxyFunction", "get_proxy", "list_proxies", "register_proxy"]
+__all__ = [
+    "Proxy",
+    "ProxyFunction",
+    "RankAggregate",
+    "create_aggregate",
+    "get_proxy",
+    "list_aggregates",
+    "list_proxies",
+    "register_aggregate",
+    "register_proxy",
+]

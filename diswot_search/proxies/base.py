@@ -5,13 +5,15 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import inspect
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatch
 
 from search_spaces.registry import Registry
 
 from ..readings import Readings
+from .aggregate import RankAggregate
 
 ProxyFunction = Callable[[Readings, "Readings | None"], float]
 
@@ -26,6 +28,8 @@ class Proxy:
         needs_teacher: Whether it compares with a teacher.
         summary: One line on what it measures.
         terms: Names of the proxies that it is made of, reported beside it.
+        needs: Names of the student's readings that it uses and a plain forward pass does not give, such as
+            "gradients"; what several proxies need is then recorded in one pass.
     """
 
     name: str
@@ -33,6 +37,12 @@ class Proxy:
     needs_teacher: bool
     summary: str
     terms: tuple[str, ...] = ()
+    needs: tuple[str, ...] = ()
+
+    @property
+    def members(self) -> tuple[Proxy, ...]:
+        """Itself: what an aggregate has several of."""
+        return (self,)
 
     @property
     def identity(self) -> str:
@@ -51,13 +61,22 @@ class Proxy:
         return float(self.function(student, teacher))
 
 
-_PROXIES: Registry[Proxy] = Registry("proxy")
+_PROXIES: Registry[Proxy | RankAggregate] = Registry("proxy")
 
 
 def register_proxy(
-    name: str, function: ProxyFunction, *, needs_teacher: bool = False, terms: tuple[str, ...] = ()
+    name: str,
+    function: ProxyFunction,
+    *,
+    needs_teacher: bool = False,
+    terms: tuple[str, ...] = (),
+    needs: tuple[str, ...] = (),
 ) -> Proxy:
     """Make a proxy known by name; the first line of its docstring becomes its summary.
+
+    Args:
+        name: What it is called.
+        function, needs_teacher, terms, needs: See `Proxy`.
 
     Raises:
         ValueError: The name is taken.
@@ -65,8 +84,52 @@ def register_proxy(
     """
     for term in terms:
         get_proxy(term)
-    summary = (function.__doc__ or "").strip().partition("\n")[0]
-    return _PROXIES.register(name, Proxy(name, function, needs_teacher, summary, terms))
+    proxy = Proxy(name, function, needs_teacher, _summary(function), terms, needs)
+    _PROXIES.register(name, proxy)
+    return proxy
+
+
+def register_aggregate(
+    name: str, members: Sequence[str | Proxy | ProxyFunction], method: str, summary: str
+) -> RankAggregate:
+    """Make an aggregate known by name.
+
+    Args:
+        name: What it is called.
+        members: The proxies, by name or as functions.
+        method, summary: See `RankAggregate`.
+
+    Raises:
+        UnknownNameError: A member or the method is not known.
+        ValueError: The name is taken, or the members make no aggregate.
+    """
+    aggregate = create_aggregate(members, method, name=name, summary=summary)
+    _PROXIES.register(name, aggregate)
+    return aggregate
+
+
+def create_aggregate(
+    members: Sequence[str | Proxy | ProxyFunction],
+    method: str = "log_rank",
+    *,
+    name: str | None = None,
+    summary: str = "",
+) -> RankAggregate:
+    """Proxies combined by rank.
+
+    Args:
+        members: The proxies, by name or as functions.
+        method: "log_rank" or "mean_rank".
+        name: What it is called; by default the method and its members, as `get_proxy` reads them.
+        summary: One line on what it measures.
+
+    Raises:
+        UnknownNameError: A member or the method is not known.
+        ValueError: The members make no aggregate.
+    """
+    found = [get_proxy(member) for member in members]
+    name = name or f"{method}({', '.join(member.name for member in found)})"
+    return RankAggregate(name, tuple(found), method, summary)  # type: ignore[arg-type]  # aggregates are refused there
 
 
 def _fingerprint(function: ProxyFunction) -> str:
@@ -82,20 +145,44 @@ def _fingerprint(function: ProxyFunction) -> str:
     return f"{place}, code {digest.hexdigest()[:12]}"
 
 
-def get_proxy(proxy: str | Proxy | ProxyFunction) -> Proxy:
-    """The proxy of this name; a function of two readings becomes one that may use the teacher.
+def get_proxy(proxy: str | Proxy | RankAggregate | ProxyFunction) -> Proxy | RankAggregate:
+    """The proxy or aggregate of this name; a function of two readings becomes a proxy that may use the teacher.
+
+    Args:
+        proxy: A name, "log_rank(nwot, macs)" or "mean_rank(nwot, macs)" of any names, a function, or what is one
+            already.
 
     Raises:
-        UnknownNameError: No proxy has this name; near names are given.
+        UnknownNameError: No proxy or method has this name; near names are given.
+        ValueError: The text is malformed, or its names make no aggregate.
     """
-    if isinstance(proxy, Proxy):
+    if isinstance(proxy, Proxy | RankAggregate):
         return proxy
     if isinstance(proxy, str):
-        return _PROXIES[proxy]
+        return _parse_aggregate(proxy) if "(" in proxy else _PROXIES[proxy]
     name = getattr(proxy, "__name__", type(proxy).__name__)
-    return Proxy(name, proxy, needs_teacher=False, summary=(proxy.__doc__ or "").strip().partition("\n")[0])
+    return Proxy(name, proxy, needs_teacher=False, summary=_summary(proxy))
 
 
 def list_proxies(pattern: str = "*") -> list[str]:
     """Names of the proxies that match a shell pattern, in order of registration."""
-    return [name for name in _PROXIES if fnmatch(name, pattern)]
+    return [name for name, proxy in _PROXIES.items() if isinstance(proxy, Proxy) and fnmatch(name, pattern)]
+
+
+def list_aggregates(pattern: str = "*") -> list[str]:
+    """Names of the aggregates that match a shell pattern, in order of registration."""
+    return [name for name, proxy in _PROXIES.items() if isinstance(proxy, RankAggregate) and fnmatch(name, pattern)]
+
+
+def _parse_aggregate(text: str) -> RankAggregate:
+    match = re.fullmatch(r"\s*(\w+)\s*\(([^()]*)\)\s*", text)
+    members = [name.strip() for name in match[2].split(",")] if match else []
+    if match is None or "" in members:
+        raise ValueError(
+            f"{text!r} is no aggregate; write a method and the names of proxies, as in 'log_rank(nwot, macs)'."
+        )
+    return create_aggregate(members, match[1])
+
+
+def _summary(function: ProxyFunction) -> str:
+    return (function.__doc__ or "").strip().partition("\n")[0]
