@@ -21,7 +21,8 @@ from search_spaces import Cost, SearchSpace
 
 from .budget import cheapest
 from .evaluation import Record
-from .study import Candidate, Study, StudyError, write_atomically
+from .run_folder import write_atomically
+from .study import Candidate, Study, StudyError
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

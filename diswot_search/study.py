@@ -2,19 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
-import csv
-import errno
 import hashlib
-import importlib.metadata
-import io
 import json
 import math
 import os
-import platform
 import sqlite3
-import weakref
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -24,13 +17,11 @@ from torch import nn
 from search_spaces import Architecture, SearchSpace, create_space
 
 from .evaluation import Evaluation, Record
+from .run_folder import RunFolder, StudyError, as_json, csv_line, versions
 
 MEASURES = ("params", "macs", "latency_ms")
 """What a score can be weighed against on a Pareto front; less is better."""
 
-_STORE = "study.sqlite"
-_LOCK = "lock"
-_SCHEMA_VERSION = 1
 _SCHEMA = (
     "CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID",
     """CREATE TABLE costs (
@@ -42,15 +33,10 @@ _SCHEMA = (
         score REAL, score_std REAL, parts TEXT NOT NULL, seconds REAL NOT NULL
     )""",
     'CREATE INDEX ranking ON records (status, score DESC, params, "index")',
-    f"PRAGMA user_version = {_SCHEMA_VERSION}",
 )
 _FIELDS = ("index", "architecture", "canonical", *MEASURES, *(f.name for f in fields(Evaluation)))
 _COLUMNS = ", ".join(f'"{name}"' for name in _FIELDS)
 _PAGE = 256
-
-
-class StudyError(RuntimeError):
-    """A run folder that cannot be used as asked: taken, damaged, of another configuration, or on a full disk."""
 
 
 @dataclass(frozen=True)
@@ -120,7 +106,7 @@ class Candidate:
         return self.study.space.build(self.architecture)
 
 
-class Study:
+class Study(RunFolder):
     """Every evaluation of one search, in memory or in a run folder that outlives the process.
 
     A run folder holds `study.sqlite` (the truth), `config.json`, and, written when the search ends or is
@@ -137,16 +123,19 @@ class Study:
             configuration, its store is damaged, or its disk is full.
     """
 
+    STORE = "study.sqlite"
+    VERSION = 1
+    SCHEMA = _SCHEMA
+
     def __init__(
         self, config: Mapping[str, Any], *, out: str | os.PathLike[str] | None = None, space: SearchSpace | None = None
     ) -> None:
         self.path = None if out is None else Path(out)
         self._space = space
-        self._lock: sqlite3.Connection | None = None
-        self.config: dict[str, Any] = _as_json(config)
+        self.config: dict[str, Any] = as_json(config)
         if self.path is None:
             self._connect(":memory:")
-            self._create()
+            self._begin()
         else:
             self._open_folder(self.path)
 
@@ -164,23 +153,17 @@ class Study:
         study = cls.__new__(cls)
         study.path = Path(path)
         study._space = space
-        study._lock = None
-        if not (study.path / _STORE).is_file():
-            raise StudyError(f"{study.path} is no run folder: it has no {_STORE}.")
-        study._connect(str(study.path / _STORE))
+        if not (study.path / cls.STORE).is_file():
+            raise StudyError(f"{study.path} is no run folder: it has no {cls.STORE}.")
+        study._connect(str(study.path / cls.STORE))
         stored = study._stored_config()
         if stored is None:
             raise StudyError(f"The study in {study.path} was stopped before it began; run its search again.")
         study.config = stored
         if space is not None:
-            _check_space(study.path, stored["space"], _as_json(space.config()))
+            _check_space(study.path, stored["space"], as_json(space.config()))
         study._read("PRAGMA query_only = ON")
         return study
-
-    @staticmethod
-    def exists(path: str | os.PathLike[str]) -> bool:
-        """Whether a folder holds a study."""
-        return (Path(path) / _STORE).is_file()
 
     # -- what a user reads ----------------------------------------------------------------------
 
@@ -193,7 +176,7 @@ class Study:
         """
         if self._space is None:
             space = _make_again(json.loads(self._meta("space")))
-            if space is None or _as_json(space.config()) != self.config["space"]:
+            if space is None or as_json(space.config()) != self.config["space"]:
                 raise StudyError(
                     f"The space of the study in {self.path} cannot be made by name; give it to Study.load as `space`."
                 )
@@ -346,89 +329,32 @@ class Study:
             self.write_json("result.json", self._result(status, timing or {}))
         self._set_meta("status", status)
 
-    def write(self, name: str, content: str | bytes | Iterable[str]) -> None:
-        """Write a file of the run folder, whole or not at all.
-
-        Args:
-            name: Name of the file.
-            content: All of it, or its pieces in order.
-
-        Raises:
-            StudyError: The file cannot be written; one that was there is untouched.
-        """
-        if self.path is None:
-            raise StudyError(f"This study is kept in memory; it has no folder for {name}.")
-        with self.errors():
-            write_atomically(self.path / name, content)
-
-    def write_json(self, name: str, content: Any) -> None:
-        """Write a JSON file of the run folder, whole or not at all; numbers that are not finite become null."""
-        self.write(name, json.dumps(finite_only(content), indent=2, allow_nan=False) + "\n")
-
-    def release(self) -> None:
-        """Let other processes work on the run folder; the study can still be read."""
-        try:
-            self._store.commit()
-        except sqlite3.Error:
-            self._store.rollback()  # costs alone are pending, and they can be counted again
-        if self._lock is not None:
-            self._lock.close()
-
     def __repr__(self) -> str:
         return f"<Study {self.path or 'in memory'}: {len(self)} evaluations, {self.status}>"
 
     # -- the store ------------------------------------------------------------------------------
 
-    def _connect(self, name: str) -> None:
-        with self.errors():
-            self._store = sqlite3.connect(name, timeout=30, check_same_thread=False)
-            weakref.finalize(self, self._store.close)
-            if (found := self._store.execute("PRAGMA quick_check(1)").fetchone()[0]) != "ok":
-                raise sqlite3.DatabaseError(found)
-
-    def _open_folder(self, path: Path) -> None:
-        _check_folder(path)
-        with self.errors():
-            path.mkdir(parents=True, exist_ok=True)
-        self._lock = _lock_folder(path)
-        weakref.finalize(self, self._lock.close)
-        try:
-            self._connect(str(path / _STORE))
-            stored = self._stored_config()
-            if stored is None:
-                self._create()
-            elif stored != self.config:
-                _check_same(path, stored, self.config, evaluations=len(self))
-                self._set_meta("config", json.dumps(self.config))
+    def _begin(self) -> None:
+        stored = self._stored_config()
+        if stored is None:
+            self._create()
+        elif stored != self.config:
+            assert self.path is not None
+            _check_same(self.path, stored, self.config, evaluations=len(self))
+            self._set_meta("config", json.dumps(self.config))
+        if self.path is not None:
             self.write_json("config.json", self.config)
-        except BaseException:
-            self._lock.close()
-            raise
 
-    def _create(self) -> None:
-        """All tables and the configuration in one transaction, so that a store is empty or whole."""
-        with self.errors(), self._store:
-            self._store.execute("BEGIN")
-            for statement in _SCHEMA:
-                self._store.execute(statement)
-            values = {"config": json.dumps(self.config), "space": _recipe(self._space), "status": "running"}
-            self._store.executemany("INSERT INTO meta VALUES (?, ?)", values.items())
+    def _fill(self) -> None:
+        values = {"config": json.dumps(self.config), "space": _recipe(self._space), "status": "running"}
+        self._store.executemany("INSERT INTO meta VALUES (?, ?)", values.items())
 
     def _stored_config(self) -> dict[str, Any] | None:
         """The configuration in the store; None where the store is empty."""
-        if not self._read("SELECT count(*) FROM sqlite_master")[0][0]:
-            if self.path is not None and (self.path / "config.json").exists():
-                raise StudyError(_damaged(self.path, "it is empty"))
+        if self._is_empty():
             return None
-        version = self._read("PRAGMA user_version")[0][0]
-        if version != _SCHEMA_VERSION:
-            raise StudyError(f"The store of {self.path} has format {version}; this version reads {_SCHEMA_VERSION}.")
         config: dict[str, Any] = json.loads(self._meta("config"))
         return config
-
-    def _read(self, query: str, *values: Any) -> list[Any]:
-        with self.errors():
-            return self._store.execute(query, values).fetchall()
 
     def _meta(self, key: str) -> str:
         return str(self._read("SELECT value FROM meta WHERE key = ?", key)[0][0])
@@ -437,25 +363,15 @@ class Study:
         with self.errors(), self._store:
             self._store.execute("UPDATE meta SET value = ? WHERE key = ?", (value, key))
 
-    @contextlib.contextmanager
-    def errors(self) -> Iterator[None]:
-        """Turn what a disk or a store can throw into messages that say what to do."""
-        try:
-            yield
-        except sqlite3.IntegrityError:
-            raise
-        except (sqlite3.Error, OSError) as error:
-            raise StudyError(_explain(error, self.path)) from error
-
     # -- the files ------------------------------------------------------------------------------
 
     def _csv(self) -> Iterator[str]:
         parts = sorted({name for record in self.records for name in record.parts})
         names = [name for name in _FIELDS if name != "parts"]
-        yield _csv_line([*names, *(f"part_{name}" for name in parts)])
+        yield csv_line([*names, *(f"part_{name}" for name in parts)])
         for record in self.records:
             values = _values(record)
-            yield _csv_line([*(values[name] for name in names), *(record.parts.get(name) for name in parts)])
+            yield csv_line([*(values[name] for name in names), *(record.parts.get(name) for name in parts)])
 
     def _result(self, status: str, timing: Mapping[str, Any]) -> dict[str, Any]:
         best = [_values(candidate.record) for candidate in self.best(10)]
@@ -470,58 +386,8 @@ class Study:
             "evaluations": {"all": total, "ok": total - failed, "failed": failed, "failures": failures},
             "timing": {"seconds": seconds, "covers": "building and scoring of all evaluations", **timing},
             "config_sha256": hashlib.sha256(json.dumps(self.config, sort_keys=True).encode()).hexdigest(),
-            "versions": _versions(),
+            "versions": versions(),
         }
-
-
-def write_atomically(path: Path, content: str | bytes | Iterable[str]) -> None:
-    """Replace a file by one with this content, or leave it as it was."""
-    pieces = [content] if isinstance(content, (str, bytes)) else content
-    temporary = path.with_name(path.name + ".tmp")
-    try:
-        with temporary.open("wb") as file:
-            for piece in pieces:
-                file.write(piece.encode() if isinstance(piece, str) else piece)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-
-
-def _check_folder(path: Path) -> None:
-    """Refuse what is no folder, and a folder of other things."""
-    if path.exists() and not path.is_dir():
-        raise StudyError(f"{path} is a file; a run folder is needed.")
-    if not path.is_dir() or (path / _STORE).exists():
-        return
-    if (path / "config.json").exists():
-        raise StudyError(_damaged(path, f"{_STORE} is missing"))
-    others = sorted(entry.name for entry in path.iterdir() if entry.name != _LOCK)
-    if others:
-        raise StudyError(
-            f"{path} is no run folder: it holds {', '.join(others[:3])}{' and more' if len(others) > 3 else ''}. "
-            "Choose a new or an empty folder."
-        )
-
-
-def _lock_folder(path: Path) -> sqlite3.Connection:
-    """Hold the folder until the connection is closed or the process ends, however it ends.
-
-    SQLite's own file lock is used because it knows every platform; the file stays empty.
-    """
-    lock = sqlite3.connect(path / _LOCK, timeout=0, isolation_level=None, check_same_thread=False)
-    try:
-        lock.execute("BEGIN EXCLUSIVE")
-    except sqlite3.Error as error:
-        lock.close()
-        if "locked" not in str(error):
-            raise StudyError(_explain(error, path)) from error
-        raise StudyError(
-            f"Another process works on {path}; wait until it ends, or choose another run folder."
-        ) from None
-    return lock
 
 
 def _check_same(path: Path, stored: dict[str, Any], given: dict[str, Any], *, evaluations: int) -> None:
@@ -565,24 +431,6 @@ def _shown(flat: Mapping[str, Any], key: str) -> str:
     return text if len(text) <= 60 else text[:57] + "..."
 
 
-def _explain(error: Exception, path: Path | None) -> str:
-    """What went wrong with the folder, and what to do."""
-    if "is full" in str(error) or getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT):
-        return f"The disk of {path} is full. What was stored is safe: make room and run the same again to continue."
-    if isinstance(error, OSError):
-        return f"Cannot use {path}: {error}."
-    if isinstance(error, sqlite3.OperationalError):
-        return f"Cannot use the store of {path}: {error}."
-    return _damaged(path, str(error))
-
-
-def _damaged(path: Path | None, how: str) -> str:
-    return (
-        f"The study in {path} is damaged ({' '.join(how.split())}); nothing was changed. "
-        "Restore the folder from a copy, or start anew in another one."
-    )
-
-
 def _covers(one: Candidate, other: Candidate, measures: Sequence[str]) -> bool:
     """Whether one candidate is at least as good as another in the score and in every measure."""
     return one.score >= other.score and all(getattr(one, m) <= getattr(other, m) for m in measures)
@@ -615,30 +463,3 @@ def _make_again(recipe: dict[str, Any] | None) -> SearchSpace | None:
         return create_space(**recipe) if recipe else None
     except (ValueError, OSError):
         return None
-
-
-def _csv_line(values: Sequence[Any]) -> str:
-    line = io.StringIO(newline="")
-    csv.writer(line, lineterminator="\n").writerow(values)
-    return line.getvalue()
-
-
-def _as_json(value: Any) -> Any:
-    """The value as JSON gives it back, so that it compares equal to what was stored."""
-    return json.loads(json.dumps(value))
-
-
-def finite_only(value: Any) -> Any:
-    """The value with every number that JSON cannot say replaced by None."""
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    if isinstance(value, Mapping):
-        return {key: finite_only(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [finite_only(item) for item in value]
-    return value
-
-
-def _versions() -> dict[str, str]:
-    packages = ("diswot-search", "torch", "timm")
-    return {"python": platform.python_version()} | {name: importlib.metadata.version(name) for name in packages}

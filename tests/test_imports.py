@@ -35,6 +35,7 @@ ROOMS = [
     "diswot_search.proxies",
     "diswot_search.budget",
     "diswot_search.evaluation",
+    "diswot_search.run_folder",
     "diswot_search.study",
     "diswot_search.report",
     "diswot_search.evolution",
