@@ -1,0 +1,181 @@
+"""What one forward pass can note down beside its result: layers, blocks, activation codes, maps of all leaves."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
+
+CONTAINERS = (nn.Sequential, nn.ModuleList)
+
+PATTERN_SAMPLES = 16
+"""Samples whose signs make a neuron's pattern; as many as fit a table of all patterns."""
+
+ACTIVATIONS = frozenset(
+    {
+        *(F.relu, F.relu_, F.relu6, F.hardtanh, F.leaky_relu, F.prelu, F.rrelu, F.elu, F.selu, F.celu),
+        *(F.gelu, F.silu, F.mish, F.hardswish, F.softplus),
+        *(torch.relu, torch.relu_, Tensor.relu, Tensor.relu_),
+    }
+)
+"""Activation functions whose input's sign is a code. Gates, such as a sigmoid that scales channels, are not."""
+
+
+@dataclass(frozen=True)
+class LayerCall:
+    """One call of a convolution or linear layer.
+
+    Attributes:
+        layer: The layer.
+        inputs: What it was given, without a graph.
+        output: What it gave.
+    """
+
+    layer: nn.Module
+    inputs: Tensor
+    output: Tensor
+
+
+class Recorder:
+    """Notes down what is asked for while a network runs.
+
+    Args:
+        kinds: What to note: "layers", "blocks", "leaves", "code_gram", "sign_patterns".
+        samples: Size of the batch.
+    """
+
+    def __init__(self, kinds: frozenset[str], samples: int) -> None:
+        self.kinds = kinds
+        self.samples = samples
+        self.layers: list[LayerCall] = []
+        self.blocks: list[Tensor] = []
+        self.leaves: list[Tensor] = []
+        self.code_gram: Tensor | None = None
+        self.neurons = 0
+        self.patterns: Tensor | None = None
+        self.seconds: dict[str, float] = {}
+
+    @contextmanager
+    def recording(self, model: nn.Module) -> Iterator[None]:
+        """Take notes of what the model does in this block."""
+        with ExitStack() as stack:
+            if self.kinds:
+                stack.enter_context(_out_of_place(model))
+            for kind, modules, note in (
+                ("layers", weighted_layers(model), self._note_layer),
+                ("blocks", find_blocks(model), self._note_block),
+                ("leaves", [m for m in model.modules() if not any(m.children())], self._note_leaf),
+            ):
+                if kind in self.kinds:
+                    for module in modules:
+                        stack.callback(module.register_forward_hook(note).remove)
+            if self.kinds & {"code_gram", "sign_patterns"}:
+                stack.enter_context(_ActivationMode(self._note_activation))
+            yield
+
+    def _note_layer(self, module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        self.layers.append(LayerCall(module, inputs[0].detach(), output))
+
+    def _note_block(self, module: nn.Module, inputs: Any, output: Any) -> None:
+        if isinstance(output, Tensor) and output.ndim in (3, 4) and len(output) == self.samples:
+            self.blocks.append(output)
+
+    def _note_leaf(self, module: nn.Module, inputs: Any, output: Any) -> None:
+        if isinstance(output, Tensor) and output.ndim in (3, 4) and len(output) == self.samples:
+            self.leaves.append(output.detach()[0].clone())
+
+    def _note_activation(self, inputs: Tensor) -> None:
+        if inputs.numel() % self.samples or inputs.numel() == self.samples:
+            return
+        codes = _rows(inputs.detach() > 0, self.samples)
+        for kind, note in (("code_gram", self._add_agreement), ("sign_patterns", self._add_patterns)):
+            if kind in self.kinds:
+                started = time.perf_counter()
+                note(codes)
+                self.seconds[kind] = self.seconds.get(kind, 0.0) + time.perf_counter() - started
+
+    def _add_agreement(self, codes: Tensor) -> None:
+        on = codes.float()
+        both, active = (on @ on.T).double(), on.sum(1, dtype=torch.float64)
+        # Neurons on in both samples and neurons off in both: one product serves for both counts.
+        agreement = 2 * both - active - active[:, None] + codes.shape[1]
+        self.code_gram = agreement if self.code_gram is None else self.code_gram + agreement
+        self.neurons += codes.shape[1]
+
+    def _add_patterns(self, codes: Tensor) -> None:
+        codes = codes[:PATTERN_SAMPLES]
+        if self.patterns is None:
+            self.patterns = torch.zeros(2 ** len(codes), dtype=torch.bool, device=codes.device)
+        place_values = 2.0 ** torch.arange(len(codes), device=codes.device)
+        self.patterns[(place_values @ codes.float()).long()] = True
+
+
+def weighted_layers(model: nn.Module) -> list[nn.Module]:
+    """Convolutions and linear layers, in the order in which the model names them."""
+    kinds = (nn.modules.conv._ConvNd, nn.Linear)
+    return [module for module in model.modules() if isinstance(module, kinds) and isinstance(module.weight, Tensor)]
+
+
+def find_blocks(model: nn.Module) -> list[nn.Module]:
+    """The blocks that a network is a chain of: residual blocks, cells, transformer layers.
+
+    They are the outermost composite modules in the model's containers. A stage is looked into where it keeps its
+    blocks as `blocks`, as timm's do, or is made of modules of one kind alone. A network without any such structure
+    has its convolutions and linear layers as blocks.
+    """
+    blocks = [block for child in model.children() for block in _blocks_within(child, least_layers=2)]
+    return blocks if len(blocks) > 1 else weighted_layers(model)
+
+
+def _blocks_within(module: nn.Module, least_layers: int) -> list[nn.Module]:
+    children = list(module.children())
+    parts: list[nn.Module] = []
+    if isinstance(module, CONTAINERS):
+        parts = children
+    elif isinstance(blocks := getattr(module, "blocks", None), CONTAINERS):
+        parts = [blocks]
+    elif len({type(child) for child in children}) == 1 and not isinstance(children[0], CONTAINERS):
+        parts = [child for child in children if len(weighted_layers(child)) > 1]
+    found = [block for part in parts for block in _blocks_within(part, least_layers=0)]
+    if found or isinstance(module, CONTAINERS):
+        return found
+    return [module] if children and len(weighted_layers(module)) >= least_layers else []
+
+
+def _rows(values: Tensor, samples: int) -> Tensor:
+    """Values of a batch as one row per sample, in the order of memory, which spares a copy."""
+    if values.ndim == 4 and values.is_contiguous(memory_format=torch.channels_last):
+        values = values.permute(0, 2, 3, 1)
+    return values.reshape(samples, -1)
+
+
+@contextmanager
+def _out_of_place(model: nn.Module) -> Iterator[None]:
+    """Activations leave their input as it is, so that what was noted stays what it was."""
+    changed = [module for module in model.modules() if getattr(module, "inplace", False) is True]
+    for module in changed:
+        module.inplace = False  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        for module in changed:
+            module.inplace = True  # type: ignore[assignment]
+
+
+class _ActivationMode(TorchFunctionMode):
+    """Shows the input of every activation function, whether a module or a function calls it."""
+
+    def __init__(self, note: Callable[[Tensor], None]) -> None:
+        self.note = note
+
+    def __torch_function__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None) -> Any:
+        if func in ACTIVATIONS:
+            self.note(args[0] if args else kwargs["input"])
+        return func(*args, **(kwargs or {}))

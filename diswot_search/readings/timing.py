@@ -1,0 +1,115 @@
+"""Readings that are taken once, on first use, and know what they cost."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, Generic, TypeVar, overload
+
+T = TypeVar("T")
+
+
+@dataclass
+class Watch:
+    """What one use of readings cost.
+
+    Attributes:
+        seconds: Time of the use when made alone: its own work and that of every reading that it touched, also where
+            that one had been taken before.
+        passes: Names of the readings touched, sorted.
+    """
+
+    seconds: float = 0.0
+    passes: tuple[str, ...] = ()
+
+
+@dataclass
+class _Frame:
+    """A reading being taken: the readings it touched, the time these took, and work that belongs elsewhere."""
+
+    touched: set[str] = field(default_factory=set)
+    inner: float = 0.0
+
+
+class reading(Generic[T]):
+    """A method whose value is taken once per `Timed` object; an error is kept and raised again likewise."""
+
+    def __init__(self, function: Callable[[Any], T]) -> None:
+        self.function = function
+        self.name = function.__name__
+        self.__doc__ = function.__doc__
+
+    @overload
+    def __get__(self, owner: None, kind: type | None = None) -> reading[T]: ...
+    @overload
+    def __get__(self, owner: Timed, kind: type | None = None) -> T: ...
+    def __get__(self, owner: Timed | None, kind: type | None = None) -> reading[T] | T:
+        if owner is None:
+            return self
+        value: T = owner._take(self.name, self.function)
+        return value
+
+
+class Timed:
+    """Keeps the values of readings, their times, and which of them each one is made from."""
+
+    def __init__(self) -> None:
+        self._values: dict[str, Any] = {}
+        self._errors: dict[str, Exception] = {}
+        self._own_seconds: dict[str, float] = {}
+        self._made_from: dict[str, set[str]] = {}
+        self._frames: list[_Frame] = []
+
+    @contextmanager
+    def watch(self) -> Iterator[Watch]:
+        """Time a use of these readings: what it would cost alone stands in the watch after the block."""
+        watch, frame, started = Watch(), _Frame(), time.perf_counter()
+        self._frames.append(frame)
+        try:
+            yield watch
+        finally:
+            self._frames.pop()
+            self._wait()
+            own = time.perf_counter() - started - frame.inner
+            watch.seconds = own + sum(self._own_seconds[name] for name in frame.touched)
+            watch.passes = tuple(sorted(frame.touched))
+            if self._frames:
+                self._frames[-1].touched |= frame.touched
+                self._frames[-1].inner += time.perf_counter() - started
+
+    def _take(self, name: str, function: Callable[[Any], T]) -> T:
+        if name not in self._values and name not in self._errors:
+            self._take_anew(name, function)
+        if self._frames:
+            self._frames[-1].touched |= {name} | self._made_from[name]
+        if name in self._errors:
+            raise self._errors[name]
+        value: T = self._values[name]
+        return value
+
+    def _take_anew(self, name: str, function: Callable[[Any], Any]) -> None:
+        frame, started = _Frame(), time.perf_counter()
+        self._frames.append(frame)
+        try:
+            self._values[name] = function(self)
+        except Exception as error:  # whatever it is, taking the reading again would raise it again
+            self._errors[name] = error
+        finally:
+            self._frames.pop()
+        self._wait()
+        seconds = time.perf_counter() - started
+        self._own_seconds[name] = self._own_seconds.get(name, 0.0) + seconds - frame.inner
+        self._made_from[name] = frame.touched
+        if self._frames:
+            self._frames[-1].inner += seconds
+
+    def _charge(self, name: str, seconds: float) -> None:
+        """Count time of the reading being taken as that of another one, for which it was spent."""
+        self._own_seconds[name] = self._own_seconds.get(name, 0.0) + seconds
+        if self._frames:
+            self._frames[-1].inner += seconds
+
+    def _wait(self) -> None:
+        """Wait until the device has done what it was told."""
