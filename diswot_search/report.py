@@ -27,6 +27,7 @@ from .study import Candidate, Study, StudyError
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+    from typing_extensions import Self
 
 MEASURE_NAMES = {"params": "parameters", "macs": "multiply-accumulates of one image", "latency_ms": "latency"}
 """What the measures are called on an axis."""
@@ -150,23 +151,27 @@ def _params_range(space: SearchSpace) -> str:
 # -- progress -----------------------------------------------------------------------------------
 
 
-class SearchProgress:
-    """A bar with evaluations, best score, candidates per second and time left; silent when not a terminal.
+class ProgressBar:
+    """A bar with what is done, its speed and the time left; silent when not a terminal.
 
     Args:
-        total: Evaluations in all.
+        what: What is going on.
+        unit: What is counted.
+        total: How many there are in all.
         enabled: False keeps it silent in a terminal, too.
         console: Where to draw; standard error by default.
     """
 
-    def __init__(self, total: int, *, enabled: bool = True, console: Console | None = None) -> None:
+    def __init__(
+        self, what: str, unit: str, total: int, *, enabled: bool = True, console: Console | None = None
+    ) -> None:
         console = console or Console(stderr=True)
+        self._unit = unit
         self._total = total
         self._done = self._new = 0
-        self._best: float | None = None
         self._started = time.monotonic()
         self._bar = Progress(
-            TextColumn("searching"),
+            TextColumn(what),
             BarColumn(),
             MofNCompleteColumn(),
             TextColumn("{task.fields[state]}"),
@@ -175,9 +180,9 @@ class SearchProgress:
             console=console,
             disable=not (enabled and console.is_terminal),
         )
-        self._task = self._bar.add_task("searching", total=total, state="")
+        self._task = self._bar.add_task(what, total=total, state="")
 
-    def __enter__(self) -> SearchProgress:
+    def __enter__(self) -> Self:
         self._bar.start()
         return self
 
@@ -187,27 +192,48 @@ class SearchProgress:
         if not self._bar.disable:  # rich before 15 ends even a disabled bar with an empty line
             self._bar.stop()
 
-    def add(self, record: Record, *, replayed: bool) -> None:
-        """Count one evaluation; one that is read from the store says nothing of the speed."""
+    def advance(self, *, replayed: bool) -> None:
+        """Count one; one that is read from the store says nothing of the speed."""
         self._done += 1
         if replayed:
             self._started = time.monotonic()
         else:
             self._new += 1
-        if record.score is not None and (self._best is None or record.score > self._best):
-            self._best = record.score
         if not self._bar.disable:
             self._bar.update(self._task, completed=self._done, state=self.state())
 
     def state(self) -> str:
+        """Speed and time left, as far as they are known."""
+        seconds = time.monotonic() - self._started
+        if not self._new or seconds <= 0:
+            return ""
+        rate = self._new / seconds
+        left = round((self._total - self._done) / rate)
+        return f"{rate:.3g} {self._unit}/s  {left // 3600}:{left // 60 % 60:02}:{left % 60:02} left"
+
+
+class SearchProgress(ProgressBar):
+    """The bar of a search, with the best score so far.
+
+    Args:
+        total: Evaluations in all.
+        enabled, console: As for `ProgressBar`.
+    """
+
+    def __init__(self, total: int, *, enabled: bool = True, console: Console | None = None) -> None:
+        super().__init__("searching", "candidates", total, enabled=enabled, console=console)
+        self._best: float | None = None
+
+    def add(self, record: Record, *, replayed: bool) -> None:
+        """Count one evaluation; one that is read from the store says nothing of the speed."""
+        if record.score is not None and (self._best is None or record.score > self._best):
+            self._best = record.score
+        self.advance(replayed=replayed)
+
+    def state(self) -> str:
         """Best score so far, candidates per second and time left, as far as they are known."""
         parts = [] if self._best is None else [f"best {self._best:.5g}"]
-        seconds = time.monotonic() - self._started
-        if self._new and seconds > 0:
-            rate = self._new / seconds
-            left = round((self._total - self._done) / rate)
-            parts += [f"{rate:.3g} candidates/s", f"{left // 3600}:{left // 60 % 60:02}:{left % 60:02} left"]
-        return "  ".join(parts)
+        return "  ".join([*parts, *filter(None, [super().state()])])
 
 
 # -- curves -------------------------------------------------------------------------------------

@@ -87,7 +87,7 @@ def search(
         BudgetError: No architecture of the space is within the budget.
         StudyError: The run folder cannot be used, or no architecture could be scored.
     """
-    probes = _as_probes(probe)
+    probes = as_probes(probe)
     space = as_space(space, probes[0])
     evaluator = Evaluator(
         space,
@@ -116,8 +116,8 @@ def weight_seeds(seed: int, draws: int) -> range:
     Raises:
         ValueError: A number that is not whole, a negative seed, or no draw.
     """
-    _check_whole("seed", seed, least=0)
-    _check_whole("draws", draws, least=1)
+    check_whole("seed", seed, least=0)
+    check_whole("draws", draws, least=1)
     return range(seed, seed + draws)
 
 
@@ -147,10 +147,10 @@ class Search:
         out: str | os.PathLike[str] | None = None,
         progress: bool = True,
     ) -> None:
-        _check_whole("seed", seed, least=0)
+        check_whole("seed", seed, least=0)
         if evaluations is None:
             evaluations = evaluator.space.size if algorithm == "exhaustive" else DEFAULT_EVALUATIONS
-        _check_whole("evaluations", evaluations, least=1)
+        check_whole("evaluations", evaluations, least=1)
         if not isinstance(budget, Budget | None):
             raise ValueError(f"budget is {budget!r}; it must be a Budget, such as Budget(max_params=1e6).")
         options = dict(algorithm_options or {})
@@ -166,7 +166,7 @@ class Search:
             "budget": self.budget.to_dict(),
             "evaluations": evaluations,
         }
-        self.interruption = _Interruption()
+        self.interruption = Interruption()
         self.study = self._open_study(config, out)
         self.costs = _Costs(self.evaluator, self.budget, self.study, self.interruption)
         self.algorithm = create_algorithm(
@@ -305,7 +305,7 @@ class _Costs:
         interruption: Asked before work is done.
     """
 
-    def __init__(self, evaluator: Evaluator, budget: Budget, study: Study, interruption: _Interruption) -> None:
+    def __init__(self, evaluator: Evaluator, budget: Budget, study: Study, interruption: Interruption) -> None:
         self.evaluator = evaluator
         self.space = evaluator.space
         self.budget = budget
@@ -391,7 +391,7 @@ class _Costs:
         )
 
 
-class _Interruption:
+class Interruption:
     """Lets signals that would raise `KeyboardInterrupt` wait for a moment when nothing is half done."""
 
     def __init__(self) -> None:
@@ -422,18 +422,24 @@ class _Interruption:
             raise KeyboardInterrupt
 
 
-def _check_whole(name: str, value: object, least: int) -> None:
+def check_whole(name: str, value: object, least: int) -> None:
+    """Raise a ValueError unless an argument is a whole number of at least this."""
     if not isinstance(value, int) or isinstance(value, bool) or value < least:
         raise ValueError(f"{name} is {value!r}; it must be a whole number of at least {least}.")
 
 
-def _as_probes(probe: Probe | Sequence[Probe] | str) -> list[Probe]:
+def as_probes(probe: Probe | Sequence[Probe] | str) -> list[Probe]:
+    """The probes; the name of a data set stands for one of it.
+
+    Raises:
+        ValueError: There is none, or something else among them.
+    """
     if isinstance(probe, str):
         return [create_probe(probe)]
     probes = [probe] if isinstance(probe, Probe) else list(probe)
     if not probes or not all(isinstance(one, Probe) for one in probes):
         raise ValueError(
-            "A search needs at least one probe, or the name of a data set; `Probe.from_tensors(images, labels)` "
+            "Scoring needs at least one probe, or the name of a data set; `Probe.from_tensors(images, labels)` "
             "makes one of your own batch."
         )
     return probes
