@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from statistics import fmean, pstdev
 from typing import Any
@@ -165,8 +165,17 @@ class Evaluator:
             self._teacher_readings[key] = readings
         return self._teacher_readings[key]
 
-    def read_student(self, architecture: Architecture, seed: int = 0, probe_index: int = 0) -> Readings:
-        """The readings of an architecture with the weights that its score is computed from."""
+    def read_student(
+        self, architecture: Architecture, seed: int = 0, probe_index: int = 0, needs: Collection[str] = ()
+    ) -> Readings:
+        """The readings of an architecture with the weights that its score is computed from.
+
+        Args:
+            architecture: Whose network is read.
+            seed: The weight seed.
+            probe_index: Which of the probes it is read on.
+            needs: Names of readings that will be taken, so that one forward pass serves them all.
+        """
         canonical = self.space.canonical(architecture)
 
         def make() -> nn.Module:
@@ -179,6 +188,7 @@ class Evaluator:
             device=self.device,
             precision=self.precision,
             cost=lambda: self.space.cost(architecture),
+            needs=needs,
         )
 
     def evaluate(self, architecture: Architecture) -> Evaluation:
