@@ -209,7 +209,7 @@ class Evaluator:
                     collected.append(get_proxy(term)(student, teacher))
                 values.append(self.proxy(student, teacher))
         except Exception as error:  # a candidate may fail in any way that a network can
-            return Evaluation("failed", reason=_reason(error), seconds=time.perf_counter() - started)
+            return Evaluation("failed", reason=failure_reason(error), seconds=time.perf_counter() - started)
         seconds = time.perf_counter() - started
         broken = next((value for value in values if not math.isfinite(value)), None)
         if broken is not None:
@@ -231,7 +231,8 @@ class Evaluator:
         }
 
 
-def _reason(error: Exception) -> str:
+def failure_reason(error: Exception) -> str:
+    """What is recorded of an error: its kind and the first line of its message."""
     first_line = next(iter(str(error).splitlines()), "")
     return f"{type(error).__name__}: {first_line}"[:300]
 
