@@ -2,10 +2,32 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
+
+from .ranking import (
+    best_decile,
+    bootstrap_correlations,
+    draw_resamples,
+    kendall,
+    parameter_bins,
+    partial_spearman,
+    pearson,
+    percentile_interval,
+    precision_at_k,
+    regret_curve,
+    size_matched_agreement,
+    spearman,
+    tenth,
+)
+
+CORRELATIONS = {"kendall": kendall, "spearman": spearman, "pearson": pearson}
+SMALLEST_BIN = 5
+"""Correlations of fewer architectures than this say nothing."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,7 +53,8 @@ class ScoreTable:
         left_out: How many architectures of the table are not compared, by reason.
 
     Raises:
-        ValueError: There is no architecture or seed, a column has another length, or a control has no proxy.
+        ValueError: There is no architecture or seed, a column has another shape or is not finite, or a control has no
+            proxy.
     """
 
     table: str
@@ -55,11 +78,12 @@ class ScoreTable:
         count, draws = len(self.architectures), len(self.seeds)
         if not count or not draws:
             raise ValueError(f"A table of scores needs architectures and seeds; got {count} and {draws}.")
-        shapes = {name: (getattr(self, name), (count,)) for name in ("accuracies", "params", "macs")}
-        shapes |= {f"scores of {label!r}": (scores, (draws, count)) for label, scores in self.scores.items()}
-        for name, (array, shape) in shapes.items():
-            if array.shape != shape:
-                raise ValueError(f"{name} must have shape {shape}; got {array.shape}.")
+        for name in ("accuracies", "params", "macs"):
+            _require_shape(name, getattr(self, name), (count,))
+            if not np.isfinite(getattr(self, name)).all():
+                raise ValueError(f"{name} must be finite numbers, but some are not.")
+        for label, scores in self.scores.items():
+            _require_shape(f"Scores of {label!r}", scores, (draws, count))
         for label, (proxy, _) in self.controls.items():
             if not {label, proxy} <= self.scores.keys():
                 raise ValueError(f"{label!r} is a control of {proxy!r}, but not both have scores.")
@@ -71,7 +95,7 @@ class Estimate:
 
     Attributes:
         value: Mean over the seeds; NaN where a seed leaves it undefined.
-        std: Standard deviation over the seeds; 0 for one seed.
+        std: Standard deviation over the seeds, of a sample (n - 1); 0 for one seed.
         low: Lower end of the bootstrap interval over the architectures; NaN where none was made.
         high: Its upper end.
     """
@@ -87,7 +111,7 @@ class BinResult:
     """Correlations among architectures of about the same size, means over the seeds.
 
     Attributes:
-        smallest: Parameters of the smallest architecture.
+        smallest: Parameters of the smallest architecture in the bin.
         largest: Those of the largest.
         count: How many architectures.
         kendall: Tau-b.
@@ -165,3 +189,178 @@ class ProxyResult:
     seconds: float
     passes: tuple[str, ...]
     failures: dict[str, int]
+
+
+def summarise(
+    table: ScoreTable,
+    *,
+    bootstrap: int = 1000,
+    seed: int = 0,
+    top_k: int | None = None,
+    bins: int = 5,
+    confidence: float = 0.95,
+) -> list[ProxyResult]:
+    """How well each score of a table orders its architectures.
+
+    Intervals are percentiles of a bootstrap over the architectures: the same resamples for all scores and seeds, the
+    statistic averaged over the seeds within each. The best decile and the bins are those of the whole table, in every
+    resample. Correlations have intervals. Regret and precision have none, because they hang on a maximum, which a
+    bootstrap does not tell the spread of; agreement has none either: for these the spread over the seeds must do.
+
+    Args:
+        table: What has been scored.
+        bootstrap: Number of resamples; 0 for no intervals.
+        seed: Of the resamples.
+        top_k: How many count as the top in precision; a tenth, rounded up, if None.
+        bins: Number of parameter bins, equally filled but for equal sizes, which stay together. Bins of fewer than 5
+            architectures are skipped. A mean over the bins is over those in which the statistic is defined.
+        confidence: Of the intervals.
+
+    Returns:
+        A result for each score, in the order of the table.
+
+    Raises:
+        ValueError: An option is out of range.
+    """
+    count = len(table.architectures)
+    top_k = tenth(count) if top_k is None else top_k
+    _check_options(bootstrap, top_k, count, bins, confidence)
+    if not table.scores:
+        return []
+    counts = draw_resamples(count, bootstrap, seed)
+    bin_of = parameter_bins(table.params, bins)
+    masks = [bin_of == index for index in range(bins) if (bin_of == index).sum() >= SMALLEST_BIN]
+    whole = _correlate(table, np.ones(count, dtype=bool), counts)
+    decile = _correlate(table, best_decile(table.accuracies), counts)
+    binned = [_correlate(table, mask, counts) for mask in masks]
+    within = {name: _average([part[name] for part in binned], whole[name]) for name in CORRELATIONS}
+    results = []
+    for row, (label, scores) in enumerate(table.scores.items()):
+        proxy, control = table.controls.get(label, (label, None))
+        overall = {name: sample.estimate(row, confidence) for name, sample in whole.items()}
+        regrets = np.array([regret_curve(score, table.accuracies, table.params) for score in scores])
+        agreements = [size_matched_agreement(score, table.accuracies, table.params)[0] for score in scores]
+        result = ProxyResult(
+            label=label,
+            proxy=proxy,
+            control=control,
+            scored=float((~np.isnan(scores)).mean()),
+            kendall=overall["kendall"],
+            spearman=overall["spearman"],
+            pearson=overall["pearson"],
+            best_decile={name: decile[name].estimate(row, confidence) for name in CORRELATIONS},
+            within_bins={name: within[name].estimate(row, confidence) for name in CORRELATIONS},
+            bins=[_bin_result(table.params[mask], part, row) for mask, part in zip(masks, binned, strict=True)],
+            precision=_over_seeds([precision_at_k(score, table.accuracies, top_k) for score in scores]),
+            top_k=top_k,
+            regret=_over_seeds(regrets[:, :, 2].mean(axis=1)),
+            regrets=_mean_curve(regrets),
+            partial_spearman=overall["partial_spearman"],
+            agreement=_over_seeds(agreements),
+            seconds=table.seconds.get(label, float("nan")),
+            passes=table.passes.get(label, ()),
+            failures=table.failures.get(label, {}),
+        )
+        results.append(result)
+    return results
+
+
+def correlation_matrix(table: ScoreTable) -> tuple[tuple[str, ...], NDArray[np.float64]]:
+    """Which scores say the same: Spearman correlation of every two, each averaged over its seeds.
+
+    Args:
+        table: What has been scored. The mean is over the seeds that have a score; where none has, NaN, which ranks
+            below all others.
+
+    Returns:
+        L labels, and (L, L); NaN beside a constant score.
+    """
+    labels = tuple(table.scores)
+    means = [_defined_mean(scores) for scores in table.scores.values()]
+    matrix = np.empty((len(labels), len(labels)))
+    for i, first in enumerate(means):
+        for j, second in enumerate(means[: i + 1]):
+            matrix[i, j] = matrix[j, i] = spearman(first, second)
+    return labels, matrix
+
+
+@dataclass(frozen=True, eq=False)
+class _Sample:
+    """One statistic of all L scores: (L, S) over the seeds, (L, S, R) in the resamples."""
+
+    values: NDArray[np.float64]
+    resamples: NDArray[np.float64]
+
+    def estimate(self, row: int, confidence: float) -> Estimate:
+        interval = percentile_interval(self.resamples[row].mean(axis=0), confidence)
+        return _over_seeds(self.values[row], *interval)
+
+
+def _correlate(table: ScoreTable, members: NDArray[np.bool_], counts: NDArray[np.int32]) -> dict[str, _Sample]:
+    """All correlations among some architectures, by name."""
+    accuracies, params = table.accuracies[members], table.params[members]
+    scores = np.concatenate(list(table.scores.values()))[:, members]
+    statistics: dict[str, Callable[[NDArray[np.float64]], float]] = {
+        name: partial(correlation, accuracies=accuracies) for name, correlation in CORRELATIONS.items()
+    }
+    statistics["partial_spearman"] = partial(partial_spearman, accuracies=accuracies, given=params)
+    resampled = bootstrap_correlations(scores, accuracies, params, counts[members])
+    shape = len(table.scores), len(table.seeds)
+    return {
+        name: _Sample(
+            np.array([statistic(score) for score in scores]).reshape(shape), resampled[name].reshape(*shape, -1)
+        )
+        for name, statistic in statistics.items()
+    }
+
+
+def _average(parts: list[_Sample], like: _Sample) -> _Sample:
+    """Mean over parts of the space, NaN where there is none."""
+    if not parts:
+        return _Sample(np.full_like(like.values, np.nan), np.full_like(like.resamples, np.nan))
+    values = np.stack([part.values for part in parts])
+    return _Sample(_defined_mean(values), _defined_mean(np.stack([part.resamples for part in parts])))
+
+
+def _defined_mean(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Mean over the first axis of what is not NaN; NaN where all is."""
+    counts = (~np.isnan(values)).sum(axis=0)
+    return np.where(counts, np.nansum(values, axis=0) / np.maximum(counts, 1), np.nan)
+
+
+def _over_seeds(values: ArrayLike, low: float = float("nan"), high: float = float("nan")) -> Estimate:
+    value = np.asarray(values, dtype=np.float64)
+    return Estimate(float(value.mean()), _spread(value), low, high)
+
+
+def _spread(values: NDArray[np.float64]) -> float:
+    return float(values.std(ddof=1)) if len(values) > 1 else 0.0
+
+
+def _mean_curve(curves: NDArray[np.float64]) -> list[BudgetRegret]:
+    """(S, budgets, 3) curves of regret to their mean over the seeds."""
+    return [
+        BudgetRegret(float(quantile), float(limit), float(regrets.mean()), _spread(regrets))
+        for quantile, limit, regrets in zip(curves[0, :, 0], curves[0, :, 1], curves[:, :, 2].T, strict=True)
+    ]
+
+
+def _bin_result(params: NDArray[np.float64], part: dict[str, _Sample], row: int) -> BinResult:
+    kendall_tau, spearman_rho, pearson_r = (float(part[name].values[row].mean()) for name in CORRELATIONS)
+    return BinResult(float(params.min()), float(params.max()), len(params), kendall_tau, spearman_rho, pearson_r)
+
+
+def _require_shape(name: str, array: NDArray[np.float64], shape: tuple[int, ...]) -> None:
+    if array.shape != shape:
+        raise ValueError(f"{name} must have shape {shape}; got {array.shape}.")
+
+
+def _check_options(bootstrap: int, top_k: int, count: int, bins: int, confidence: float) -> None:
+    if bootstrap < 0:
+        raise ValueError(f"bootstrap must be at least 0, the number of resamples; got {bootstrap}.")
+    if not 1 <= top_k <= count:
+        raise ValueError(f"top_k must be 1 to {count}, the number of architectures; got {top_k}.")
+    if bins < 1:
+        raise ValueError(f"bins must be at least 1; got {bins}.")
+    if not 0 < confidence < 1:
+        raise ValueError(f"confidence must be between 0 and 1; got {confidence}.")
