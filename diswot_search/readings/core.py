@@ -31,6 +31,7 @@ from .forward import (
     ConstantStatistics,
     Forward,
     ReadingError,
+    TwiceDifferentiable,
     channels_first,
     close,
     evaluation_mode,
@@ -154,14 +155,13 @@ class Readings(Timed):
         run = forward_timm if has_timm_contract(self.model) else forward_hooked
         images = self.images.detach().requires_grad_() if "images" in kinds else self.images
         notes = Recorder(kinds - {"graph", "twice", "images"}, len(images))
-        if "graph" in kinds:
-            for weight in self._weights:
-                weight.requires_grad_()
         with ExitStack() as stack:
             stack.enter_context(torch.set_grad_enabled("graph" in kinds))
+            stack.enter_context(self._differentiable(kinds))
             stack.enter_context(self._run_mode())
-            if "twice" in kinds:  # no other attention can be differentiated twice
-                stack.enter_context(sdpa_kernel(SDPBackend.MATH))
+            if "twice" in kinds:
+                stack.enter_context(sdpa_kernel(SDPBackend.MATH))  # no other attention can be differentiated twice
+                stack.enter_context(TwiceDifferentiable())
             stack.enter_context(notes.recording(self.model))
             result = run(self.model, images)
         for kind, seconds in notes.seconds.items():
@@ -460,12 +460,26 @@ class Readings(Timed):
     def _weights(self) -> list[Tensor]:
         return [layer.weight for layer in self.layers]  # type: ignore[misc]
 
-    @staticmethod
-    def _grad(output: Any, inputs: list[Tensor], seed: Tensor | None = None, again: bool = False) -> list[Tensor]:
+    @contextmanager
+    def _differentiable(self, kinds: Collection[str] = ("graph",)) -> Iterator[None]:
+        """Every layer's weight may be differentiated for, frozen ones too, if there is to be a graph at all."""
+        frozen = [weight for weight in self._weights if not weight.requires_grad] if "graph" in kinds else []
+        for weight in frozen:
+            weight.requires_grad_(True)
+        try:
+            yield
+        finally:
+            for weight in frozen:
+                weight.requires_grad_(False)
+
+    def _grad(self, output: Any, inputs: list[Tensor], seed: Tensor | None = None, again: bool = False) -> list[Tensor]:
         """Gradients, zero where the output does not depend on an input; the graph is kept for the next ones."""
         if not output.requires_grad:
             return [torch.zeros_like(one) for one in inputs]
-        found = torch.autograd.grad(output, inputs, seed, retain_graph=True, create_graph=again, materialize_grads=True)
+        with self._differentiable():
+            found = torch.autograd.grad(
+                output, inputs, seed, retain_graph=True, create_graph=again, materialize_grads=True
+            )
         return list(found)
 
     # -- controls -------------------------------------------------------------------------------

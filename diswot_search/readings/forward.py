@@ -82,6 +82,15 @@ class ConstantStatistics(TorchFunctionMode):
         return normalise(*args, **(kwargs or {}))
 
 
+class TwiceDifferentiable(TorchFunctionMode):
+    """The hard sigmoid is computed by an equal function that torch can differentiate twice."""
+
+    def __torch_function__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None) -> Any:
+        if func is F.hardsigmoid:
+            return F.hardtanh(args[0] + 3, 0, 6) / 6
+        return func(*args, **(kwargs or {}))
+
+
 def _normalise_by_constants(
     x: Tensor,
     running_mean: Tensor | None,
