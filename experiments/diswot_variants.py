@@ -37,6 +37,7 @@ RESULTS = Path(__file__).parent / "results"
 Row = dict[str, Any]
 TEACHERS = ("ResNet-110", "ResNet-56", "ResNet-8", "noise")
 SIZE = ("params", "macs")
+FORMS = ("semantic*", "relation*", "channel_relation*", "diswot*", *SIZE)
 
 
 class NoiseNetwork(ClassifierMixin, nn.Module):
@@ -79,7 +80,7 @@ def score_all(space_name: str, seed: int, tables: Path, cifar100: Path, cache: P
     done = {json.loads(line)["architecture"] for line in path.read_text().splitlines()} if path.exists() else set()
     space, accuracies = spaces(tables)[space_name]
     probe = create_probe(str(cifar100), batch_size=64, seed=seed)
-    proxies = [get_proxy(name) for name in list_proxies()]
+    proxies = [get_proxy(name) for pattern in FORMS for name in list_proxies(pattern)]
     evaluators = {name: Evaluator(space, make_teacher(name), probe, seeds=[seed], device="cpu") for name in TEACHERS}
     students = evaluators[TEACHERS[0]]
     with path.open("a") as file:
