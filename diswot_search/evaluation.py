@@ -15,7 +15,7 @@ from torch import nn
 from search_spaces import Architecture, SearchSpace
 
 from .data import Probe
-from .proxies import Proxy, ProxyFunction, get_proxy
+from .proxies import Proxy, ProxyFunction, RankAggregate, get_proxy
 from .readings import Precision, Readings
 from .seeding import isolated_random_state, stable_seed
 from .teacher import Teacher
@@ -28,9 +28,10 @@ class Evaluation:
     Attributes:
         status: "ok", or "failed" with a `reason` and no score.
         reason: Why it failed.
-        score: Mean over weight seeds and probes; higher is better.
-        score_std: Standard deviation over them, 0 for one.
-        parts: Mean value of each term of the score, by name.
+        score: Mean over weight seeds and probes; higher is better. An aggregate gives none to an architecture by
+            itself; in the records of a study its score is relative to all that the study has scored.
+        score_std: Standard deviation over seeds and probes, 0 for one; None for aggregates.
+        parts: Mean value of each term of the score or member of the aggregate, by name.
         seconds: Time of building and scoring.
     """
 
@@ -91,7 +92,7 @@ class Evaluator:
         space: Where the architectures come from.
         teacher: What they are compared with; None for proxies that need none.
         probes: One or more batches; scores are averaged over them.
-        proxy: A name, or a function of the student's and the teacher's readings.
+        proxy: A name, a function of the student's and the teacher's readings, or an aggregate.
         seeds: Weight seeds; scores are averaged over them. A random teacher is drawn anew for each.
         device: "auto", "cpu", "cuda" or "mps".
         precision: Memory layout and number format.
@@ -106,7 +107,7 @@ class Evaluator:
         space: SearchSpace,
         teacher: Teacher | None,
         probes: Probe | Sequence[Probe],
-        proxy: str | Proxy | ProxyFunction = "diswot",
+        proxy: str | Proxy | RankAggregate | ProxyFunction = "diswot",
         *,
         seeds: Sequence[int] = (0,),
         device: str = "auto",
@@ -198,24 +199,34 @@ class Evaluator:
             RuntimeError: The teacher cannot be read; nothing can be scored then.
         """
         pairs = [(seed, index) for seed in self.seeds for index in range(len(self.probes))]
+        needs = {need for proxy in (*self.proxy.parts, *self.proxy.members) for need in proxy.needs}
         teachers = {pair: self.read_teacher(*pair) for pair in pairs}
         started = time.perf_counter()
-        values: list[float] = []
-        parts: dict[str, list[float]] = {term: [] for term in self.proxy.terms}
+        parts: dict[str, list[float]] = {name: [] for name in self.proxy.terms}
+        scores: list[float] = []
         try:
             for pair in pairs:
-                student, teacher = self.read_student(architecture, *pair), teachers[pair]
-                for term, collected in parts.items():
-                    collected.append(get_proxy(term)(student, teacher))
-                values.append(self.proxy(student, teacher))
+                student, teacher = self.read_student(architecture, *pair, needs=needs), teachers[pair]
+                for proxy in self.proxy.parts:
+                    parts[proxy.name].append(self._part(proxy, student, teacher))
+                if isinstance(self.proxy, Proxy):
+                    scores.append(_finite(self.proxy(student, teacher)))
         except Exception as error:  # a candidate may fail in any way that a network can
             return Evaluation("failed", reason=failure_reason(error), seconds=time.perf_counter() - started)
         seconds = time.perf_counter() - started
-        broken = next((value for value in values if not math.isfinite(value)), None)
-        if broken is not None:
-            return Evaluation("failed", reason=f"the score is {broken}", seconds=seconds)
-        means = {term: fmean(collected) for term, collected in parts.items()}
-        return Evaluation("ok", None, fmean(values), pstdev(values), means, seconds)
+        means = {name: fmean(values) for name, values in parts.items()}
+        if not scores:
+            return Evaluation("ok", parts=means, seconds=seconds)
+        return Evaluation("ok", None, fmean(scores), pstdev(scores), means, seconds)
+
+    def _part(self, proxy: Proxy, student: Readings, teacher: Readings | None) -> float:
+        """The value of a term, or of a member of an aggregate, which is named if it fails."""
+        if isinstance(self.proxy, Proxy):
+            return proxy(student, teacher)
+        try:
+            return _finite(proxy(student, teacher))
+        except Exception as error:  # as in `evaluate`
+            raise _NoScore(f"{proxy.name}: {failure_reason(error)}") from error
 
     def config(self) -> dict[str, Any]:
         """All that a score depends on, as JSON values."""
@@ -231,8 +242,20 @@ class Evaluator:
         }
 
 
+class _NoScore(Exception):
+    """Says why there is no score, in the words of a reason."""
+
+
+def _finite(value: float) -> float:
+    if not math.isfinite(value):
+        raise _NoScore(f"the score is {value}")
+    return value
+
+
 def failure_reason(error: Exception) -> str:
     """What is recorded of an error: its kind and the first line of its message."""
+    if isinstance(error, _NoScore):
+        return str(error)[:300]
     first_line = next(iter(str(error).splitlines()), "")
     return f"{type(error).__name__}: {first_line}"[:300]
 

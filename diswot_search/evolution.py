@@ -2,7 +2,8 @@
 
 An algorithm proposes architectures (`ask`) and learns from their records (`tell`). It proposes only what is
 feasible and trainable, and nothing whose canonical form it proposed before. With the same seed and the same
-records told it proposes the same, so a study resumes by replaying its records.
+records told it proposes the same, so a study resumes by replaying its records. Where scores are relative to what else
+was scored, it learns anew from all records whenever it is told of some.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import inspect
 import operator
 import random
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -38,7 +39,7 @@ OBJECTIVES = {"score": 1.0, "params": -1.0, "macs": -1.0, "latency_ms": -1.0}
 
 
 class Algorithm(ABC):
-    """Proposes what to evaluate next. A new algorithm defines `suggest`, and `learn` if it learns.
+    """Proposes what to evaluate next. A new algorithm defines `suggest`, and `learn` and `forget` if it learns.
 
     Architectures are proposed in their canonical form where that is feasible, else as suggested.
 
@@ -70,6 +71,7 @@ class Algorithm(ABC):
         self._misses = 0
         self._asked: set[tuple[object, ...]] = set()
         self._pending: dict[str, Architecture] = {}
+        self._told: dict[str, Architecture] = {}  # only where scores are relative
         self._rest: list[int] | None = None
 
     # -- what an algorithm defines --------------------------------------------------------------
@@ -86,6 +88,22 @@ class Algorithm(ABC):
 
     def learn(self, evaluated: Sequence[tuple[Architecture, Record]]) -> None:  # noqa: B027 - some learn nothing
         """Take in evaluated architectures, in the order of asking; failed ones are not among them."""
+
+    def forget(self) -> None:
+        """Drop all that `learn` took in: the scores of an aggregate change, and are learned anew.
+
+        Raises:
+            ValueError: The algorithm learns and does not define this.
+        """
+        if self._learns:
+            raise ValueError(
+                f"{type(self).__name__} defines `learn` but not `forget`, so it cannot follow an aggregate, whose "
+                "scores change with everything that is scored."
+            )
+
+    @property
+    def _learns(self) -> bool:
+        return type(self).learn is not Algorithm.learn
 
     @property
     def batch_size(self) -> int:
@@ -110,8 +128,13 @@ class Algorithm(ABC):
             self._pending[str(proposal)] = proposal
         return proposals
 
-    def tell(self, records: Sequence[Record]) -> None:
+    def tell(self, records: Sequence[Record], *, scored: Iterable[Record] | None = None) -> None:
         """Learn from records, in the order of asking; failed ones are only noted as done.
+
+        Args:
+            records: What is new.
+            scored: Where scores are relative to what else was scored: all that has a score so far, the new ones
+                included, in the order of asking, each with its score of now. They replace all that was learned.
 
         Raises:
             ValueError: A record of an architecture that was not asked, or was told before.
@@ -123,8 +146,13 @@ class Algorithm(ABC):
                 raise ValueError(f"{record.architecture!r} was told but is not among those asked and not yet told.")
             if record.status == "ok":
                 evaluated.append((architecture, record))
-        if evaluated:
-            self.learn(evaluated)
+        if not evaluated or not self._learns:
+            return
+        if scored is not None:
+            self._told |= {record.architecture: architecture for architecture, record in evaluated}
+            evaluated = [(self._told[record.architecture], record) for record in scored]
+            self.forget()
+        self.learn(evaluated)
 
     # -- proposals ------------------------------------------------------------------------------
 
@@ -298,6 +326,9 @@ class PopulationSearch(Algorithm):
         with _global_random(self.rng):
             self.individuals = list(self.toolbox.survive(self.individuals + children))
 
+    def forget(self) -> None:
+        self.individuals = []
+
     def _fitness(self, record: Record) -> Fitness:
         values = [getattr(record, objective) for objective in self.objectives]
         if None in values:
@@ -390,7 +421,7 @@ class NSGA2(PopulationSearch):
             **common,
         )
         self.toolbox.register("select", _crowded_tournament)
-        self.toolbox.register("survive", tools.selNSGA2, k=population)
+        self.toolbox.register("survive", _nondominated, k=population)
 
 
 def _crowded_tournament(individuals: list[Individual], k: int) -> list[Individual]:
@@ -398,6 +429,11 @@ def _crowded_tournament(individuals: list[Individual], k: int) -> list[Individua
     if len(individuals) < 4:
         return tools.selRandom(individuals, k)
     return tools.selTournamentDCD(individuals, 4)[:k]
+
+
+def _nondominated(individuals: list[Individual], k: int) -> list[Individual]:
+    """The best fronts. A generation is sorted pair by pair; all that was ever scored would take too long so."""
+    return tools.selNSGA2(individuals, k, nd="standard" if len(individuals) <= 2 * k else "log")
 
 
 @contextlib.contextmanager

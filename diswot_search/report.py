@@ -140,6 +140,25 @@ def format_space(name: str) -> Table:
     return table
 
 
+def format_proxies(pattern: str = "*") -> Table:
+    """The proxies by name: whether they need a teacher, what they read besides a forward pass, what they measure.
+
+    Args:
+        pattern: A shell pattern that names must match.
+
+    Raises:
+        UnknownNameError: No name does; near ones are given.
+    """
+    names = match_proxies(pattern)
+    table = Table("name", "teacher", "reads", "what it measures; higher is better", title="Proxies")
+    for name in names:
+        proxy = get_proxy(name)
+        reads = f"{proxy.method} of {', '.join(proxy.terms)}" if isinstance(proxy, RankAggregate) else proxy.needs
+        shown = reads if isinstance(reads, str) else ", ".join(reads)
+        table.add_row(name, "needed" if proxy.needs_teacher else "", shown, proxy.summary)
+    return table
+
+
 def _params_range(space: SearchSpace) -> str:
     if type(space).cost is SearchSpace.cost:
         return ""
@@ -224,9 +243,17 @@ class SearchProgress(ProgressBar):
         super().__init__("searching", "candidates", total, enabled=enabled, console=console)
         self._best: float | None = None
 
-    def add(self, record: Record, *, replayed: bool) -> None:
-        """Count one evaluation; one that is read from the store says nothing of the speed."""
-        if record.score is not None and (self._best is None or record.score > self._best):
+    def add(self, record: Record, *, replayed: bool, best: Record | None = None) -> None:
+        """Count one evaluation.
+
+        Args:
+            record: The evaluated architecture.
+            replayed: Whether it was read from the store, which says nothing of the speed.
+            best: The best so far, where scores are relative to what else was scored.
+        """
+        if best is not None:
+            self._best = best.score
+        elif record.score is not None and (self._best is None or record.score > self._best):
             self._best = record.score
         self.advance(replayed=replayed)
 
@@ -269,8 +296,15 @@ class Curves:
         if self._writer is not None:
             self._writer.close()
 
-    def add(self, record: Record) -> None:
-        """Add the scalars of the next record."""
+    def add(self, record: Record, *, best: Record | None = None) -> None:
+        """Add the scalars of the next record.
+
+        Args:
+            record: The evaluated architecture.
+            best: The best so far, where scores are relative to what else was scored. Then a score is drawn as it was
+                when its architecture was evaluated, and beside the score of the best the curves show its parts: they
+                alone can be compared over time.
+        """
         if self._writer is None:
             return
         values: dict[str, float | None] = {
@@ -281,7 +315,9 @@ class Curves:
         }
         if record.score is not None:
             self._best = max(self._best, record.score)
-            values |= {"score/evaluation": record.score, "score/best": self._best}
+            values |= {"score/evaluation": record.score, "score/best": self._best if best is None else best.score}
+        if best is not None:
+            values |= {f"best/{name}": value for name, value in best.parts.items()}
         for name, value in values.items():
             if value is not None:
                 self._writer.add_scalar(name, value, global_step=record.index)

@@ -9,9 +9,11 @@ import signal
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from types import FrameType
 from typing import Any
 
+import numpy as np
 import timm
 import torch
 from torch import nn
@@ -23,7 +25,7 @@ from .budget import Budget, BudgetError, cheapest, check_satisfiable, measure_la
 from .data import Probe, create_probe
 from .evaluation import Evaluator, Record
 from .evolution import create_algorithm
-from .proxies import Proxy, ProxyFunction
+from .proxies import Proxy, ProxyFunction, RankAggregate
 from .readings import Precision
 from .report import PICTURES, Curves, SearchProgress, to_png
 from .seeding import isolated_random_state, stable_seed
@@ -40,7 +42,7 @@ def search(
     teacher: Teacher | nn.Module | Architecture | str | None,
     probe: Probe | Sequence[Probe] | str = "digits",
     *,
-    proxy: str | Proxy | ProxyFunction = "diswot",
+    proxy: str | Proxy | RankAggregate | ProxyFunction = "diswot",
     algorithm: str = "evolution",
     algorithm_options: Mapping[str, Any] | None = None,
     evaluations: int | None = None,
@@ -64,7 +66,8 @@ def search(
         teacher: Whom to fit: a `Teacher`, a module, a timm name or an architecture of the space; the last two have
             random weights, and the classes of the probe. None for proxies that need none.
         probe: The batch that scores are computed on, several to average over, or the name of a data set.
-        proxy: The score: a name, or a function of the student's and the teacher's readings.
+        proxy: The score: a name, a function of the student's and the teacher's readings, or an aggregate, such as
+            "log_rank(relation, macs)", which ranks all that has been scored anew after every evaluation.
         algorithm: Name of the algorithm.
         algorithm_options: Options of the algorithm.
         evaluations: Architectures to score at most, those of an earlier run included; by default 1000, for
@@ -154,7 +157,10 @@ class Search:
         if not isinstance(budget, Budget | None):
             raise ValueError(f"budget is {budget!r}; it must be a Budget, such as Budget(max_params=1e6).")
         options = dict(algorithm_options or {})
-        create_algorithm(algorithm, evaluator.space, seed=seed, **options)  # a wrong name or option shows here
+        trial = create_algorithm(algorithm, evaluator.space, seed=seed, **options)  # a wrong name or option shows here
+        self.pool = _Pool(evaluator.proxy) if isinstance(evaluator.proxy, RankAggregate) else None
+        if self.pool is not None:
+            trial.forget()  # and here, that the algorithm cannot
         self.evaluator = evaluator
         self.algorithm_name = algorithm
         self.evaluations = evaluations
@@ -187,8 +193,9 @@ class Search:
         _Costs(self.evaluator, self.budget, trial, self.interruption).find_start()
         try:
             readings = self.evaluator.read_teacher(self.evaluator.seeds[0], 0)
-            if self.evaluator.proxy.needs_teacher:
-                self.evaluator.proxy(readings, readings)  # type: ignore[arg-type]  # checked by the evaluator
+            for proxy in self.evaluator.proxy.members:
+                if proxy.needs_teacher:
+                    proxy(readings, readings)  # type: ignore[arg-type]  # checked by the evaluator
         except RuntimeError as error:
             raise ValueError(str(error)) from error
         if out is None:
@@ -225,12 +232,16 @@ class Search:
                 for architecture in asked[: self.evaluations - index]:
                     self.interruption.check()
                     stored = self._stored(index, architecture)
-                    record = stored or self._evaluate(index, architecture)
-                    curves.add(record)
-                    progress.add(record, replayed=stored is not None)
+                    record = self._ranked(stored) if stored else self._evaluate(index, architecture)
+                    best = self.pool.best if self.pool else None
+                    curves.add(record, best=best)
+                    progress.add(record, replayed=stored is not None, best=best)
                     records.append(record)
                     index += 1
-                self.algorithm.tell(records)
+                if self.pool is None:
+                    self.algorithm.tell(records)
+                else:
+                    self.algorithm.tell(records, scored=self.pool)
                 if self.algorithm_name != "exhaustive":
                     self._check_not_all_fail(index)
 
@@ -267,17 +278,23 @@ class Search:
         values: dict[str, Any] = {"status": "failed", "reason": reason}
         if reason is None:
             values = vars(self.evaluator.evaluate(architecture))
-        record = Record(
-            **values,
-            index=index,
-            architecture=str(architecture),
-            canonical=str(space.canonical(architecture)),
-            params=cost.params,
-            macs=cost.macs,
-            latency_ms=cost.latency_ms,
+        record = self._ranked(
+            Record(
+                **values,
+                index=index,
+                architecture=str(architecture),
+                canonical=str(space.canonical(architecture)),
+                params=cost.params,
+                macs=cost.macs,
+                latency_ms=cost.latency_ms,
+            )
         )
-        self.study.add([record])
+        self.study.add([record], rescored=self.pool.scores if self.pool else None)
         return record
+
+    def _ranked(self, record: Record) -> Record:
+        """The record with its score, which an aggregate gives it among all before it."""
+        return record if self.pool is None else self.pool.add(record)
 
     def _finish(self, status: str) -> None:
         evaluator, study = self.evaluator, self.study
@@ -293,6 +310,52 @@ class Search:
         if study.path is not None and study.best(1):
             for name, draw in PICTURES.items():
                 study.write(name, to_png(draw(study)))
+
+
+class _Pool:
+    """All that a search with an aggregate has scored, each architecture relative to the others.
+
+    A search that continues fills it again record by record, so that its algorithm sees every generation as it was.
+    Iterating gives the records with their scores of now, in the order of asking.
+
+    Args:
+        aggregate: Ranks them.
+    """
+
+    def __init__(self, aggregate: RankAggregate) -> None:
+        self.aggregate = aggregate
+        self._records: list[Record] = []
+        self._parts: dict[str, list[float]] = {name: [] for name in aggregate.terms}
+        self._scores = np.empty(0)
+
+    def add(self, record: Record) -> Record:
+        """Rank all anew with one more; it is returned with its score. What failed is not ranked."""
+        if record.status != "ok":
+            return record
+        self._records.append(record)
+        for name, values in self._parts.items():
+            values.append(record.parts[name])
+        self._scores = self.aggregate.combine(self._parts)
+        return self._at(-1)
+
+    def __iter__(self) -> Iterator[Record]:
+        return map(self._at, range(len(self._records)))
+
+    @property
+    def scores(self) -> dict[int, float]:
+        """The scores of now by index of the record."""
+        return {record.index: score for record, score in zip(self._records, self._scores.tolist(), strict=True)}
+
+    @property
+    def best(self) -> Record | None:
+        """What would win if the search ended now."""
+        if not self._records:
+            return None
+        places = np.flatnonzero(self._scores == self._scores.max()).tolist()
+        return self._at(min(places, key=lambda place: (self._records[place].params, place)))
+
+    def _at(self, place: int) -> Record:
+        return replace(self._records[place], score=float(self._scores[place]))
 
 
 class _Costs:

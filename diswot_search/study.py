@@ -274,8 +274,12 @@ class Study(RunFolder):
         rows = self._read(f'SELECT {_COLUMNS} FROM records WHERE "index" = ?', index)
         return _to_record(rows[0]) if rows else None
 
-    def add(self, records: Sequence[Record]) -> None:
+    def add(self, records: Sequence[Record], *, rescored: Mapping[int, float] | None = None) -> None:
         """Store records in one transaction.
+
+        Args:
+            records: The new ones.
+            rescored: Scores by index that replace those of earlier records, for an aggregate ranks all anew.
 
         Raises:
             ValueError: A record says "ok" without a finite score, or its function was evaluated before.
@@ -289,6 +293,8 @@ class Study(RunFolder):
         try:
             with self.errors(), self._store:
                 self._store.executemany(query, rows)
+                changes = ((score, index) for index, score in (rescored or {}).items())
+                self._store.executemany('UPDATE records SET score = ? WHERE "index" = ?', changes)
         except sqlite3.IntegrityError as error:
             raise ValueError(f"An architecture or its equal was evaluated before: {error}.") from None
 

@@ -85,6 +85,11 @@ class RankAggregate:
         return tuple(member.name for member in self.members)
 
     @property
+    def parts(self) -> tuple[Proxy, ...]:
+        """The members: what is reported beside the score."""
+        return self.members
+
+    @property
     def needs_teacher(self) -> bool:
         """Whether a member compares with a teacher."""
         return any(member.needs_teacher for member in self.members)

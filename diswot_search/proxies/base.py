@@ -12,7 +12,7 @@ from fnmatch import fnmatch
 
 from search_spaces.registry import Registry
 
-from ..readings import Readings
+from ..readings import Readings, check_needs
 from .aggregate import RankAggregate
 
 ProxyFunction = Callable[[Readings, "Readings | None"], float]
@@ -30,6 +30,9 @@ class Proxy:
         terms: Names of the proxies that it is made of, reported beside it.
         needs: Names of the student's readings that it uses and a plain forward pass does not give, such as
             "gradients"; what several proxies need is then recorded in one pass.
+
+    Raises:
+        UnknownNameError: `needs` has a name that is no reading.
     """
 
     name: str
@@ -39,10 +42,18 @@ class Proxy:
     terms: tuple[str, ...] = ()
     needs: tuple[str, ...] = ()
 
+    def __post_init__(self) -> None:
+        check_needs(self.needs)
+
     @property
     def members(self) -> tuple[Proxy, ...]:
         """Itself: what an aggregate has several of."""
         return (self,)
+
+    @property
+    def parts(self) -> tuple[Proxy, ...]:
+        """The terms as proxies."""
+        return tuple(_known_proxy(term) for term in self.terms)
 
     @property
     def identity(self) -> str:
@@ -79,11 +90,11 @@ def register_proxy(
         function, needs_teacher, terms, needs: See `Proxy`.
 
     Raises:
-        ValueError: The name is taken.
-        UnknownNameError: A term is not known.
+        ValueError: The name is taken, or a term is an aggregate.
+        UnknownNameError: A term or a reading is not known.
     """
     for term in terms:
-        get_proxy(term)
+        _known_proxy(term)
     proxy = Proxy(name, function, needs_teacher, _summary(function), terms, needs)
     _PROXIES.register(name, proxy)
     return proxy
@@ -182,6 +193,14 @@ def _parse_aggregate(text: str) -> RankAggregate:
             f"{text!r} is no aggregate; write a method and the names of proxies, as in 'log_rank(nwot, macs)'."
         )
     return create_aggregate(members, match[1])
+
+
+def _known_proxy(name: str) -> Proxy:
+    """The proxy of this name, which scores a network by itself."""
+    proxy = _PROXIES[name]
+    if isinstance(proxy, RankAggregate):
+        raise ValueError(f"{name!r} is an aggregate, which gives a network no value by itself; it cannot be a term.")
+    return proxy
 
 
 def _summary(function: ProxyFunction) -> str:
