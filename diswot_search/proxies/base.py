@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatch
 
-from search_spaces.registry import Registry
+from search_spaces.registry import Registry, UnknownNameError, unknown_name_message
 
 from ..readings import Readings, check_needs
 from .aggregate import RankAggregate
@@ -183,6 +183,18 @@ def list_proxies(pattern: str = "*") -> list[str]:
 def list_aggregates(pattern: str = "*") -> list[str]:
     """Names of the aggregates that match a shell pattern, in order of registration."""
     return [name for name, proxy in _PROXIES.items() if isinstance(proxy, RankAggregate) and fnmatch(name, pattern)]
+
+
+def match_proxies(pattern: str = "*") -> list[str]:
+    """Names of the proxies, then of the aggregates, that match a shell pattern.
+
+    Raises:
+        UnknownNameError: None does; near names are given.
+    """
+    names = [*list_proxies(pattern), *list_aggregates(pattern)]
+    if not names:
+        raise UnknownNameError(unknown_name_message("proxy", pattern, _PROXIES))
+    return names
 
 
 def _parse_aggregate(text: str) -> RankAggregate:
