@@ -1,19 +1,32 @@
-"""Tables of known accuracies by architecture."""
+"""Tables of known accuracies by architecture, in one compact form of CSV.
+
+The form: a header; one column of architectures as text (`architecture`, `arch` or `depths`); any number of columns of
+numbers, such as accuracies in percent, costs or published scores; and columns of text, where one file holds several
+data sets. A cell may be empty. The file may be compressed, then its name ends in `.csv.gz`:
+
+    architecture,cifar10_test_accuracy,cifar100_test_accuracy
+    |none~0|+|none~0|none~1|+|none~0|none~1|skip_connect~2|,84.893333,53.833333
+"""
 
 from __future__ import annotations
 
 import csv
 import gzip
+import io
 import math
 import os
-from collections.abc import Iterator, Mapping
+import zlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from .registry import unknown_name_message
-from .space import Architecture
+from .space import Architecture, ArchitectureError, SearchSpace
 
 ARCHITECTURE_COLUMNS = ("architecture", "arch", "depths")
 """Columns that are taken for the architecture's text form, the first that is there."""
+
+Row = dict[str, str]
 
 
 class AccuracyTable(Mapping[str, float]):
@@ -42,52 +55,268 @@ class AccuracyTable(Mapping[str, float]):
     def __len__(self) -> int:
         return len(self._accuracies)
 
+    def check(self, space: SearchSpace) -> list[Architecture]:
+        """All architectures of the table, in its order, as the space reads them.
 
-def read_table(path: str | os.PathLike[str], column: str, architecture_column: str | None = None) -> AccuracyTable:
-    """Read one column of a CSV file with a header, compressed where its name ends in `.gz`.
+        Args:
+            space: The space that they must be of.
+
+        Raises:
+            ArchitectureError: Some are not of the space, or not in the text form that the space gives them. The
+                message names the first, counts them, and shows an example of the form.
+        """
+        architectures, wrong = [], []
+        for text in self:
+            try:
+                architectures.append(_parse_exactly(space, text))
+            except ArchitectureError as error:
+                wrong.append(error)
+        if wrong:
+            raise ArchitectureError(
+                f"{len(wrong)} of the {len(self)} architectures of {self.name} are not of {space.name}; the first: "
+                f"{wrong[0]}"
+            )
+        return architectures
+
+    def select(self, architectures: Iterable[str | Architecture]) -> AccuracyTable:
+        """The table of these architectures alone, in the order given.
+
+        Raises:
+            ValueError: Some are not in the table; the message counts them and names the first few.
+        """
+        asked = [str(a) for a in architectures]
+        if missing := [a for a in asked if a not in self._accuracies]:
+            raise ValueError(
+                f"{len(missing)} of the {len(asked)} architectures asked for are not among the {len(self)} of "
+                f"{self.name}: {_first_few(missing)}."
+            )
+        return AccuracyTable(self.name, self.column, {a: self._accuracies[a] for a in asked})
+
+
+def _parse_exactly(space: SearchSpace, text: str) -> Architecture:
+    architecture = space.parse(text)
+    if str(architecture) != text:  # else a look-up by architecture would miss it
+        raise ArchitectureError(f"{text!r} must be written {str(architecture)!r}.")
+    return architecture
+
+
+# -- reading ------------------------------------------------------------------------------------
+
+
+def read_table(
+    path: str | os.PathLike[str],
+    column: str | None = None,
+    architecture_column: str | None = None,
+    *,
+    where: Mapping[str, str] | None = None,
+    skip_missing: bool = False,
+) -> AccuracyTable:
+    """Read one column of a CSV file of the form that this module describes.
 
     Args:
-        path: The file.
-        column: The column of numbers.
+        path: The file; compressed where its name ends in `.gz`.
+        column: The column of numbers; by default the only one, or the only one with `accuracy` in its name.
+        architecture_column: The column of text forms; by default the first of `ARCHITECTURE_COLUMNS`.
+        where: Values that a row must have in other columns, for example `{"dataset": "cifar10"}`.
+        skip_missing: Leave out rows whose cell is empty or no finite number, such as a score that was not computed.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: No such column, none named where there are several, no row with such values, a row without a
+            finite number, an architecture twice, or no CSV at all.
+    """
+    sheet = _read_sheet(Path(path), architecture_column).restricted(where or {})
+    column = sheet.default_column() if column is None else sheet.column(column)
+    if skip_missing:
+        sheet = sheet.without_missing(column)
+    return AccuracyTable(str(path), column, sheet.pairs(column))
+
+
+def list_columns(path: str | os.PathLike[str], architecture_column: str | None = None) -> list[str]:
+    """The columns of numbers of a table, in the order of the file; any of them can be read.
+
+    Args:
+        path: The file; compressed where its name ends in `.gz`.
         architecture_column: The column of text forms; by default the first of `ARCHITECTURE_COLUMNS`.
 
     Raises:
         FileNotFoundError: There is no such file.
-        ValueError: No such column, a row without a finite number, an architecture twice, or no CSV at all.
+        ValueError: It is no table.
     """
-    path = Path(path)
+    return _read_sheet(Path(path), architecture_column).numeric_columns()
+
+
+@dataclass(frozen=True)
+class _Sheet:
+    """A file's cells as text.
+
+    Attributes:
+        path: The file, for messages.
+        key: The column of architectures.
+        columns: The header.
+        rows: Each row with the number of its line.
+    """
+
+    path: Path
+    key: str
+    columns: list[str]
+    rows: list[tuple[int, Row]]
+
+    def column(self, name: str) -> str:
+        if name not in self.columns:
+            raise ValueError(f"{self.path}: {unknown_name_message('column', name, self.columns)}")
+        return name
+
+    def restricted(self, where: Mapping[str, str]) -> _Sheet:
+        """The rows that have these values."""
+        rows = self.rows
+        for column, value in where.items():
+            known = {row[self.column(column)] or "" for _, row in rows}
+            if str(value) not in known:
+                raise ValueError(f"{self.path}: {unknown_name_message(column, str(value), known)}")
+            rows = [(line, row) for line, row in rows if row[column] == str(value)]
+        return replace(self, rows=rows)
+
+    def is_numeric(self, column: str) -> bool:
+        cells = [row[column] for _, row in self.rows if row[column]]
+        return bool(cells) and not any(_is_text(cell) for cell in cells)
+
+    def numeric_columns(self) -> list[str]:
+        return [c for c in self.columns if c != self.key and self.is_numeric(c)]
+
+    def default_column(self) -> str:
+        columns = self.numeric_columns()
+        accuracies = [c for c in columns if "accuracy" in c]
+        for candidates in (columns, accuracies):
+            if len(candidates) == 1:
+                return candidates[0]
+        if not columns:
+            raise ValueError(f"{self.path} has no column of numbers.")
+        raise ValueError(f"{self.path} has several columns of numbers; name one: {', '.join(columns)}.")
+
+    def without_missing(self, column: str) -> _Sheet:
+        """The rows with a finite number, and those with a text in its place, which is a mistake."""
+        rows = [(n, row) for n, row in self.rows if (cell := row[column]) and (_is_text(cell) or _is_finite(cell))]
+        return replace(self, rows=rows)
+
+    def pairs(self, column: str) -> dict[str, float]:
+        """The number of each architecture."""
+        first: dict[str, Row] = {}
+        accuracies: dict[str, float] = {}
+        for line, row in self.rows:
+            architecture, text = row[self.key], row[column]
+            if not architecture or not text or not _is_finite(text):
+                raise ValueError(
+                    f"{self.path}, line {line}: {self.key} {architecture!r} and {column} {text!r} are no pair."
+                )
+            if architecture in first:
+                hint = self._difference(first[architecture], row)
+                raise ValueError(f"{self.path}, line {line}: {architecture} is there twice{hint}.")
+            first[architecture] = row
+            accuracies[architecture] = float(text)
+        return accuracies
+
+    def _difference(self, first: Row, second: Row) -> str:
+        """How `where` would tell two rows of one architecture apart."""
+        for column in self.columns:
+            if first[column] and first[column] != second[column] and not self.is_numeric(column):
+                return f"; the two differ in {column}, so choose the rows: where={{{column!r}: {first[column]!r}}}"
+        return ""
+
+
+def _read_sheet(path: Path, architecture_column: str | None) -> _Sheet:
     if not path.is_file():
         raise FileNotFoundError(f"There is no table {path}.")
     try:
-        with gzip.open(path, "rt", newline="") if path.suffix == ".gz" else path.open(newline="") as file:
-            accuracies = _read_rows(file, path, column, architecture_column)
-    except (gzip.BadGzipFile, EOFError, UnicodeDecodeError, csv.Error) as error:
+        content = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+        text = content.decode("utf-8-sig")  # with the mark that spreadsheets put at a file's beginning
+        reader = csv.DictReader(io.StringIO(text, newline=""))
+        columns = list(reader.fieldnames or [])
+        rows = [(reader.line_num, row) for row in reader]
+    except (gzip.BadGzipFile, EOFError, UnicodeDecodeError, csv.Error, zlib.error) as error:
         raise ValueError(f"{path} cannot be read as a table: {error}") from error
-    return AccuracyTable(str(path), column, accuracies)
-
-
-def _read_rows(lines: Iterator[str], path: Path, column: str, architecture_column: str | None) -> dict[str, float]:
-    rows = csv.DictReader(lines)
-    known = list(rows.fieldnames or [])
-    key = architecture_column or next((c for c in ARCHITECTURE_COLUMNS if c in known), None)
+    if twice := [c for c in dict.fromkeys(columns) if columns.count(c) > 1]:
+        raise ValueError(f"{path} has two columns {' and two columns '.join(map(repr, twice))}.")
+    key = architecture_column or next((c for c in ARCHITECTURE_COLUMNS if c in columns), None)
     if key is None:
         raise ValueError(f"{path} has no column {' or '.join(ARCHITECTURE_COLUMNS)}; name its architecture_column.")
-    for wanted in (key, column):
-        if wanted not in known:
-            raise ValueError(f"{path}: {unknown_name_message('column', wanted, known)}")
-    accuracies: dict[str, float] = {}
-    for row in rows:
-        architecture, text = row[key], row[column]
-        if not architecture or not math.isfinite(number := _number(text)):
-            raise ValueError(f"{path}, line {rows.line_num}: {key} {architecture!r} and {column} {text!r} are no pair.")
-        if architecture in accuracies:
-            raise ValueError(f"{path}, line {rows.line_num}: {architecture} is there twice.")
-        accuracies[architecture] = number
-    return accuracies
+    for line, row in rows:
+        if None in row:
+            raise ValueError(f"{path}, line {line} has more cells than the header has columns.")
+    sheet = _Sheet(path, key, columns, rows)
+    sheet.column(key)
+    return sheet
 
 
-def _number(text: str | None) -> float:
+def _is_text(cell: str) -> bool:
     try:
-        return float(text or "nan")
+        float(cell)
     except ValueError:
-        return math.nan
+        return True
+    return False
+
+
+def _is_finite(cell: str) -> bool:
+    return not _is_text(cell) and math.isfinite(float(cell))
+
+
+def _first_few(items: Sequence[str], limit: int = 3) -> str:
+    more = f" and {len(items) - limit} more" if len(items) > limit else ""
+    return ", ".join(items[:limit]) + more
+
+
+# -- writing ------------------------------------------------------------------------------------
+
+
+def check_new_table(path: str | os.PathLike[str]) -> Path:
+    """The path, once it is clear that a new table can be written there.
+
+    Raises:
+        ValueError: Its name does not end in `.csv` or `.csv.gz`.
+        FileExistsError: There is something already.
+    """
+    path = Path(path)
+    if not path.name.endswith((".csv", ".csv.gz")):
+        raise ValueError(f"A table's name ends in .csv or .csv.gz; got {path}.")
+    if path.exists():
+        raise FileExistsError(f"{path} is there already; remove it or choose another name.")
+    return path
+
+
+def write_table(path: str | os.PathLike[str], rows: Sequence[Mapping[str, object]]) -> Path:
+    """Write rows as a CSV file that `read_table` reads, whole or not at all; equal rows give equal bytes.
+
+    Args:
+        path: A new file, `.csv` or `.csv.gz`; its folder is made where it is not there.
+        rows: Cells by column. A column that a row has not, None, and a number that is not finite are empty cells.
+
+    Raises:
+        ValueError: No rows, no column of architectures, or another kind of file.
+        FileExistsError: There is something already.
+    """
+    path = check_new_table(path)
+    columns = list(dict.fromkeys(column for row in rows for column in row))
+    if not any(c in columns for c in ARCHITECTURE_COLUMNS):
+        raise ValueError(f"A table needs rows with a column {' or '.join(ARCHITECTURE_COLUMNS)}; got {columns}.")
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(columns)
+    writer.writerows([_cell(row.get(column)) for column in columns] for row in rows)
+    content = text.getvalue().encode()
+    _write_whole(path, gzip.compress(content, mtime=0) if path.suffix == ".gz" else content)
+    return path
+
+
+def _write_whole(path: Path, content: bytes) -> None:
+    """Write a file that is complete or not there, whatever happens."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        temporary.write_bytes(content)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _cell(value: object) -> object:
+    return "" if isinstance(value, float) and not math.isfinite(value) else value
