@@ -97,6 +97,22 @@ def cosines(gram: Tensor) -> Tensor:
     return gram * scale * scale[:, None]
 
 
+def correlations(rows: Tensor) -> Tensor:
+    """Pearson correlations of the rows (R, K), as (R, R) in double precision.
+
+    Raises:
+        ValueError: A row is constant up to rounding, so that it is correlated with nothing.
+    """
+    if rows.device.type == "mps":  # which knows no double precision
+        rows = rows.cpu()
+    exact = rows.double()
+    centred = exact - exact.mean(1, keepdim=True)
+    constant = centred.norm(dim=1) <= torch.finfo(rows.dtype).eps * exact.norm(dim=1)
+    if constant.any():
+        raise ValueError(f"{int(constant.sum())} of {len(rows)} rows are constant, so they have no correlations")
+    return cosines(centred @ centred.T)
+
+
 def frobenius_normalise(matrix: Tensor) -> Tensor:
     """Each matrix (..., R, K) over its Frobenius norm; a zero matrix stays zero."""
     return matrix / torch.linalg.matrix_norm(matrix, keepdim=True).clamp_min(torch.finfo(matrix.dtype).tiny)

@@ -1,6 +1,6 @@
 """Zero-cost proxies: plain functions of a student's readings and a teacher's; higher is better."""
 
-from . import similarity, size
+from . import gradients, similarity, size
 from .aggregate import RankAggregate
 from .base import (
     Proxy,
@@ -22,6 +22,15 @@ for _suffix in ("_paper", "_readme"):
     register_proxy(f"diswot{_suffix}", getattr(similarity, f"diswot{_suffix}"), needs_teacher=True, terms=_terms)
 register_proxy("params", size.params)
 register_proxy("macs", size.macs)
+register_proxy("l2_norm", gradients.l2_norm)
+register_proxy("synflow", gradients.synflow)
+for _name in ("grad_norm", "plain", "snip"):
+    register_proxy(_name, getattr(gradients, _name), needs=("gradients",))
+register_proxy("grasp", gradients.grasp, needs=("gradients", "hessian_gradients"))
+register_proxy("fisher", gradients.fisher, needs=("gradients", "sensitivities"))
+for _name in ("jacov", "epe_nas"):
+    register_proxy(_name, getattr(gradients, _name), needs=("input_jacobian",))
+register_proxy("zico", gradients.zico, needs=("half_gradients",))
 
 __all__ = [
     "Proxy",

@@ -401,6 +401,31 @@ class Readings(Timed):
         return [gradient.detach() for gradient in self.backward_pass[0]]
 
     @reading
+    def half_gradients(self) -> tuple[list[Tensor], list[Tensor]]:
+        """`gradients` on the first half of the batch and on the second one, each in a pass of its own.
+
+        Raises:
+            ReadingError: There are fewer than four images.
+        """
+        count = len(self.probe.labels)
+        if count < 4:
+            raise ReadingError(f"halves of a batch need two images each, and this batch has {count}")
+        first, second = (self._gradients_on(half) for half in (slice(count // 2), slice(count // 2, count)))
+        return first, second
+
+    def _gradients_on(self, part: slice) -> list[Tensor]:
+        probe = Probe.from_tensors(self.probe.images[part], self.probe.labels[part], self.probe.num_classes)
+        half = Readings(
+            lambda: self.model,
+            probe,
+            device=self.device,
+            precision=self.precision,
+            trained=self.trained,
+            needs=("gradients",),
+        )
+        return half.gradients
+
+    @reading
     def sensitivities(self) -> list[Tensor]:
         """Sum over positions of output x gradient of the mean cross entropy, of each call of a layer, (B, C)."""
         sums = self.backward_pass[1]
