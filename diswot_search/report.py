@@ -21,6 +21,7 @@ from search_spaces import Cost, SearchSpace
 
 from .budget import cheapest
 from .evaluation import Record
+from .proxies import RankAggregate, get_proxy, match_proxies
 from .run_folder import write_atomically
 from .study import Candidate, Study, StudyError
 

@@ -81,7 +81,7 @@ class ScoreStore(RunFolder):
             self._create()
 
     def series(self, proxy: str, context: Mapping[str, Any]) -> int:
-        """The number of a series, new or known.
+        """The number of a series, new or known; a new one is kept for good with its first score.
 
         Args:
             proxy: Identity of the proxy.
@@ -89,7 +89,7 @@ class ScoreStore(RunFolder):
         """
         content = json.dumps(context, sort_keys=True)
         sha256 = hashlib.sha256(content.encode()).hexdigest()
-        with self.errors(), self._store:
+        with self.errors():
             self._store.execute("INSERT OR IGNORE INTO contexts VALUES (?, ?)", (sha256, content))
             self._store.execute("INSERT OR IGNORE INTO series (proxy, context) VALUES (?, ?)", (proxy, sha256))
         return int(self._read("SELECT id FROM series WHERE proxy = ? AND context = ?", proxy, sha256)[0][0])
