@@ -227,42 +227,8 @@ def summarise(
     _check_options(bootstrap, top_k, count, bins, confidence)
     if not table.scores:
         return []
-    counts = draw_resamples(count, bootstrap, seed)
-    bin_of = parameter_bins(table.params, bins)
-    masks = [bin_of == index for index in range(bins) if (bin_of == index).sum() >= SMALLEST_BIN]
-    whole = _correlate(table, np.ones(count, dtype=bool), counts)
-    decile = _correlate(table, best_decile(table.accuracies), counts)
-    binned = [_correlate(table, mask, counts) for mask in masks]
-    within = {name: _average([part[name] for part in binned], whole[name]) for name in CORRELATIONS}
-    results = []
-    for row, (label, scores) in enumerate(table.scores.items()):
-        proxy, control = table.controls.get(label, (label, None))
-        overall = {name: sample.estimate(row, confidence) for name, sample in whole.items()}
-        regrets = np.array([regret_curve(score, table.accuracies, table.params) for score in scores])
-        agreements = [size_matched_agreement(score, table.accuracies, table.params)[0] for score in scores]
-        result = ProxyResult(
-            label=label,
-            proxy=proxy,
-            control=control,
-            scored=float((~np.isnan(scores)).mean()),
-            kendall=overall["kendall"],
-            spearman=overall["spearman"],
-            pearson=overall["pearson"],
-            best_decile={name: decile[name].estimate(row, confidence) for name in CORRELATIONS},
-            within_bins={name: within[name].estimate(row, confidence) for name in CORRELATIONS},
-            bins=[_bin_result(table.params[mask], part, row) for mask, part in zip(masks, binned, strict=True)],
-            precision=_over_seeds([precision_at_k(score, table.accuracies, top_k) for score in scores]),
-            top_k=top_k,
-            regret=_over_seeds(regrets[:, :, 2].mean(axis=1)),
-            regrets=_mean_curve(regrets),
-            partial_spearman=overall["partial_spearman"],
-            agreement=_over_seeds(agreements),
-            seconds=table.seconds.get(label, float("nan")),
-            passes=table.passes.get(label, ()),
-            failures=table.failures.get(label, {}),
-        )
-        results.append(result)
-    return results
+    regions = _regions(table, draw_resamples(count, bootstrap, seed), bins)
+    return [_result(table, row, label, regions, top_k, confidence) for row, label in enumerate(table.scores)]
 
 
 def correlation_matrix(table: ScoreTable) -> tuple[tuple[str, ...], NDArray[np.float64]]:
@@ -294,6 +260,56 @@ class _Sample:
     def estimate(self, row: int, confidence: float) -> Estimate:
         interval = percentile_interval(self.resamples[row].mean(axis=0), confidence)
         return _over_seeds(self.values[row], *interval)
+
+
+@dataclass(frozen=True, eq=False)
+class _Regions:
+    """Statistics by name, over the whole table and parts of it."""
+
+    whole: dict[str, _Sample]
+    decile: dict[str, _Sample]
+    bins: list[tuple[NDArray[np.bool_], dict[str, _Sample]]]
+    within_bins: dict[str, _Sample]
+
+
+def _regions(table: ScoreTable, counts: NDArray[np.int32], bins: int) -> _Regions:
+    bin_of = parameter_bins(table.params, bins)
+    masks = [bin_of == index for index in range(bins) if (bin_of == index).sum() >= SMALLEST_BIN]
+    binned = [(mask, _correlate(table, mask, counts)) for mask in masks]
+    whole = _correlate(table, np.ones(len(table.architectures), dtype=bool), counts)
+    within = {name: _average([part[name] for _, part in binned], like=whole[name]) for name in CORRELATIONS}
+    return _Regions(whole, _correlate(table, best_decile(table.accuracies), counts), binned, within)
+
+
+def _result(table: ScoreTable, row: int, label: str, regions: _Regions, top_k: int, confidence: float) -> ProxyResult:
+    scores, accuracies, params = table.scores[label], table.accuracies, table.params
+    proxy, control = table.controls.get(label, (label, None))
+    regrets = np.array([regret_curve(score, accuracies, params) for score in scores])
+    overall, decile, within_bins = (
+        {name: sample.estimate(row, confidence) for name, sample in region.items()}
+        for region in (regions.whole, regions.decile, regions.within_bins)
+    )
+    return ProxyResult(
+        label=label,
+        proxy=proxy,
+        control=control,
+        scored=float((~np.isnan(scores)).mean()),
+        kendall=overall["kendall"],
+        spearman=overall["spearman"],
+        pearson=overall["pearson"],
+        best_decile={name: decile[name] for name in CORRELATIONS},
+        within_bins=within_bins,
+        bins=[_bin_result(params[mask], part, row) for mask, part in regions.bins],
+        precision=_over_seeds([precision_at_k(score, accuracies, top_k) for score in scores]),
+        top_k=top_k,
+        regret=_over_seeds(regrets[:, :, 2].mean(axis=1)),
+        regrets=_mean_curve(regrets),
+        partial_spearman=overall["partial_spearman"],
+        agreement=_over_seeds([size_matched_agreement(score, accuracies, params)[0] for score in scores]),
+        seconds=table.seconds.get(label, float("nan")),
+        passes=table.passes.get(label, ()),
+        failures=table.failures.get(label, {}),
+    )
 
 
 def _correlate(table: ScoreTable, members: NDArray[np.bool_], counts: NDArray[np.int32]) -> dict[str, _Sample]:
@@ -334,7 +350,9 @@ def _over_seeds(values: ArrayLike, low: float = float("nan"), high: float = floa
 
 
 def _spread(values: NDArray[np.float64]) -> float:
-    return float(values.std(ddof=1)) if len(values) > 1 else 0.0
+    if len(values) == 1 or np.ptp(values) == 0:  # exactly 0 for parameters, where the rounded mean gives 1e-17
+        return 0.0
+    return float(values.std(ddof=1))
 
 
 def _mean_curve(curves: NDArray[np.float64]) -> list[BudgetRegret]:
