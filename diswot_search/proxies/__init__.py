@@ -9,6 +9,7 @@ from .base import (
     get_proxy,
     list_aggregates,
     list_proxies,
+    match_proxies,
     register_aggregate,
     register_proxy,
 )
@@ -40,6 +41,7 @@ __all__ = [
     "get_proxy",
     "list_aggregates",
     "list_proxies",
+    "match_proxies",
     "register_aggregate",
     "register_proxy",
 ]
