@@ -12,13 +12,33 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from search_spaces import ArchitectureError, UnknownNameError, create_space, list_spaces, register_space
+    from search_spaces import (
+        AccuracyTable,
+        ArchitectureError,
+        UnknownNameError,
+        create_space,
+        import_table,
+        list_spaces,
+        read_table,
+        register_space,
+    )
 
     from .budget import Budget, BudgetError, measure_latency
+    from .compare import Comparison, compare
+    from .comparison import Estimate, ProxyResult, ScoreTable
     from .data import DataError, Probe, create_probe, create_probes
     from .evaluation import Evaluation, Evaluator, Record
     from .evolution import Algorithm, create_algorithm, list_algorithms, register_algorithm
-    from .proxies import Proxy, get_proxy, list_proxies, register_proxy
+    from .proxies import (
+        Proxy,
+        RankAggregate,
+        create_aggregate,
+        get_proxy,
+        list_aggregates,
+        list_proxies,
+        register_aggregate,
+        register_proxy,
+    )
     from .ranking import partial_spearman, regret_at_budget, size_matched_agreement
     from .readings import Precision, ReadingError, Readings
     from .report import format_table, plot_search
@@ -29,12 +49,32 @@ if TYPE_CHECKING:
     __version__: str
 
 _EXPORTS = {
-    "search_spaces": ("ArchitectureError", "UnknownNameError", "create_space", "list_spaces", "register_space"),
+    "search_spaces": (
+        "AccuracyTable",
+        "ArchitectureError",
+        "UnknownNameError",
+        "create_space",
+        "import_table",
+        "list_spaces",
+        "read_table",
+        "register_space",
+    ),
     "diswot_search.budget": ("Budget", "BudgetError", "measure_latency"),
+    "diswot_search.compare": ("Comparison", "compare"),
+    "diswot_search.comparison": ("Estimate", "ProxyResult", "ScoreTable"),
     "diswot_search.data": ("DataError", "Probe", "create_probe", "create_probes"),
     "diswot_search.evaluation": ("Evaluation", "Evaluator", "Record"),
     "diswot_search.evolution": ("Algorithm", "create_algorithm", "list_algorithms", "register_algorithm"),
-    "diswot_search.proxies": ("Proxy", "get_proxy", "list_proxies", "register_proxy"),
+    "diswot_search.proxies": (
+        "Proxy",
+        "RankAggregate",
+        "create_aggregate",
+        "get_proxy",
+        "list_aggregates",
+        "list_proxies",
+        "register_aggregate",
+        "register_proxy",
+    ),
     "diswot_search.ranking": ("partial_spearman", "regret_at_budget", "size_matched_agreement"),
     "diswot_search.readings": ("Precision", "ReadingError", "Readings"),
     "diswot_search.report": ("format_table", "plot_search"),
@@ -45,24 +85,32 @@ _EXPORTS = {
 _MODULE_OF = {name: module for module, names in _EXPORTS.items() for name in names}
 
 __all__ = [
+    "AccuracyTable",
     "Algorithm",
     "ArchitectureError",
     "Budget",
     "BudgetError",
     "Candidate",
+    "Comparison",
     "DataError",
+    "Estimate",
     "Evaluation",
     "Evaluator",
     "Precision",
     "Probe",
     "Proxy",
+    "ProxyResult",
+    "RankAggregate",
     "ReadingError",
     "Readings",
     "Record",
+    "ScoreTable",
     "Study",
     "StudyError",
     "Teacher",
     "UnknownNameError",
+    "compare",
+    "create_aggregate",
     "create_algorithm",
     "create_probe",
     "create_probes",
@@ -70,12 +118,16 @@ __all__ = [
     "create_teacher",
     "format_table",
     "get_proxy",
+    "import_table",
+    "list_aggregates",
     "list_algorithms",
     "list_proxies",
     "list_spaces",
     "measure_latency",
     "partial_spearman",
     "plot_search",
+    "read_table",
+    "register_aggregate",
     "register_algorithm",
     "register_proxy",
     "register_space",
@@ -98,7 +150,7 @@ def __dir__() -> list[str]:
 
 
 class _Package(ModuleType):
-    """Keeps the function `search` visible when its module, which has the same name, is imported."""
+    """Keeps the functions `search` and `compare` visible when their modules, of the same names, are imported."""
 
     def __setattr__(self, name: str, value: Any) -> None:
         if not (name in _MODULE_OF and isinstance(value, ModuleType)):
