@@ -157,13 +157,13 @@ def write(dataset: str, args: argparse.Namespace) -> None:
         "",
         "## Beside what is published",
         "",
-        f"Spearman on the {len(alive)} sampled cells without dead edges, beside values published for all such cells; the "
-        "last column is the difference to the nearest of them.",
+        f"Spearman on the {len(alive)} sampled cells without dead edges, beside values published for all such cells; "
+        "the last column is the difference to the nearest of them.",
         "",
         *against_published(dataset, live, ON_LIVE_CELLS),
         "",
-        f"Spearman on all {len(everything.scores.architectures)} sampled cells, disconnected ones included and ranked last "
-        "where they have no score, beside values published for all 15,625.",
+        f"Spearman on all {len(everything.scores.architectures)} sampled cells, disconnected ones included and ranked "
+        "last where they have no score, beside values published for all 15,625.",
         "",
         *against_published(dataset, everything, ON_ALL_CELLS),
         "",
