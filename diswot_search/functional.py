@@ -171,3 +171,54 @@ def outer_product_distance(first: Tensor, second: Tensor) -> Tensor:
     own = sign_1.square().sum(1) * unit_1.square().sum(1) + sign_2.square().sum(1) * unit_2.square().sum(1)
     cross = (sign_1 * sign_2).sum(1) * (unit_1 * unit_2).sum(1)
     return (own - 2 * cross).sum() / (classes * channels * channels)
+
+
+def log_determinant(gram: Tensor) -> Tensor:
+    """Log of the determinant of a positive semi-definite matrix (B, B); minus infinity where it is singular."""
+    return _eigenvalues(gram).log().sum()
+
+
+def condition_number(gram: Tensor) -> Tensor:
+    """Largest over smallest eigenvalue of a positive semi-definite matrix (B, B); infinity where it is singular."""
+    values = _eigenvalues(gram)
+    return values[-1] / values[0] if values[0] > 0 else values.new_full((), torch.inf)
+
+
+def _eigenvalues(gram: Tensor) -> Tensor:
+    """Eigenvalues of a positive semi-definite matrix, smallest first; those within rounding of zero are zero."""
+    if gram.device.type == "mps":  # which knows neither double precision nor eigenvalues
+        gram = gram.cpu()
+    values = torch.linalg.eigvalsh(gram.double())
+    rounding = len(values) * torch.finfo(values.dtype).eps * values[-1]
+    return torch.where(values > rounding, values, torch.zeros_like(values))
+
+
+def expected_regions(agreement: Tensor, neurons: int) -> Tensor:
+    """Number of linear regions that samples lie in, by what the region of each is expected to hold.
+
+    Args:
+        agreement: Share of all neurons that have one state, on or off, for two samples, (B, B).
+        neurons: How many neurons are drawn, with repetition, to tell samples apart by.
+
+    Returns:
+        A scalar, 1 to B: the sum over samples of one over the expected number of samples with the same code.
+    """
+    return agreement.pow(neurons).sum(1).reciprocal().sum()
+
+
+def smallest_correlation_eigenvalues(maps: Tensor) -> Tensor:
+    """Smallest eigenvalue of the correlations of channels, (..., C, P) to (...).
+
+    A constant channel correlates with none, itself included, so the value is zero. It is zero as well where there are
+    no more positions than channels, since centred channels are dependent then.
+
+    Source: Jiang et al., "MeCo", NeurIPS 2023.
+    """
+    if maps.shape[-2] >= maps.shape[-1]:
+        return maps.new_zeros(maps.shape[:-2], dtype=torch.float64)
+    if maps.device.type == "mps":  # which knows neither double precision nor eigenvalues
+        maps = maps.cpu()
+    centred = maps.double() - maps.double().mean(-1, keepdim=True)
+    varies = (maps != maps[..., :1]).any(-1, keepdim=True)  # the mean of equal numbers need not equal them
+    rows = row_normalise(centred * varies)
+    return torch.linalg.eigvalsh(rows @ rows.mT)[..., 0].clamp_min(0)

@@ -1,6 +1,6 @@
 """Zero-cost proxies: plain functions of a student's readings and a teacher's; higher is better."""
 
-from . import gradients, similarity, size
+from . import activations, gradients, similarity, size, zen
 from .aggregate import RankAggregate
 from .base import (
     Proxy,
@@ -32,6 +32,13 @@ register_proxy("fisher", gradients.fisher, needs=("gradients", "sensitivities"))
 for _name in ("jacov", "epe_nas"):
     register_proxy(_name, getattr(gradients, _name), needs=("input_jacobian",))
 register_proxy("zico", gradients.zico, needs=("half_gradients",))
+register_proxy("nwot", activations.nwot, needs=("code_gram",))
+register_proxy("swap", activations.swap, needs=("sign_patterns",))
+register_proxy("linear_regions", activations.linear_regions, needs=("code_gram", "neurons"))
+register_proxy("ntk", activations.ntk, needs=("ntk",))
+register_proxy("meco", activations.meco, needs=("leaf_maps",))
+register_proxy("zen", zen.zen)
+register_aggregate("te_nas", ("ntk", "linear_regions"), "mean_rank", "TE-NAS: trainability and expressivity, by rank.")
 
 __all__ = [
     "Proxy",

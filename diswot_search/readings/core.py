@@ -41,6 +41,7 @@ from .forward import (
     mean_pooled,
 )
 from .recording import LayerCall, Recorder, weighted_layers
+from .tangent import Products, tangent_kernel
 from .timing import Timed, reading
 
 RECORDED: dict[str, frozenset[str]] = {
@@ -463,6 +464,22 @@ class Readings(Timed):
             (arrived,) = self._grad(after, [before], signs)
             pairs.append((self._as_map(signs), self._as_map(arrived)))
         return pairs
+
+    @reading
+    def ntk(self) -> Tensor:
+        """Neural tangent kernel: inner products of the samples' gradients of their summed logits, (B, B).
+
+        Gradients are those of all weights of convolutions and linear maps. A forward and a backward pass of its own,
+        in which the statistics of batch normalisation are constants, so that samples do not depend on each other.
+
+        Raises:
+            ReadingError: There is no such layer, or it is a transposed convolution.
+        """
+        run = forward_timm if has_timm_contract(self.model) else forward_hooked
+        images, products = self.images.detach().requires_grad_(), Products()
+        with torch.enable_grad(), ConstantStatistics(), products, self._run_mode():
+            logits = run(self.model, images).logits
+        return tangent_kernel(logits, products.calls)
 
     @reading
     def backward_pass(self) -> tuple[list[Tensor], list[Tensor] | None]:

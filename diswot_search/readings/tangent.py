@@ -2,75 +2,106 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.graph import GradientEdge, get_gradient_edge
 from torch.nn import functional as F
+from torch.nn.grad import conv1d_weight, conv2d_weight, conv3d_weight
 from torch.overrides import TorchFunctionMode
 
 from .forward import ReadingError
 
-CONVOLUTIONS = {F.conv1d: 1, F.conv2d: 2, F.conv3d: 3, torch.conv1d: 1, torch.conv2d: 2, torch.conv3d: 3}
+WEIGHT_GRADIENTS: dict[Any, Any] = {
+    F.conv1d: conv1d_weight,
+    F.conv2d: conv2d_weight,
+    F.conv3d: conv3d_weight,
+}
+"""How the weight of a convolution is differentiated for."""
+
 TRANSPOSED = frozenset({F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d})
 
 
 @dataclass(frozen=True)
-class _Product:
-    """One call of a convolution or a linear map.
+class Product:
+    """One call of a linear map or a convolution.
 
     Attributes:
-        inputs: What it was given, without a graph.
+        function: What was called.
+        inputs: What it was given, without a graph; padded where the padding has no number.
         weight: The weight that it was given.
-        output: What it gave.
-        options: Stride, padding, dilation and groups of a convolution; None for a linear map.
+        shape: Of what it gave.
+        edge: Where the gradient of what it gave arrives, whatever is done to that in place later.
+        options: Stride, padding, dilation and groups of a convolution, empty for a linear map.
     """
 
+    function: Any
     inputs: Tensor
     weight: Tensor
-    output: Tensor
-    options: dict[str, Any] | None
+    shape: torch.Size
+    edge: GradientEdge
+    options: dict[str, Any]
 
-    def factors(self, gradient: Tensor) -> tuple[Tensor, Tensor]:
-        """What the gradient of the weight is a product of, for each sample and group.
+    def weight_gradients(self, arrived: Tensor, samples: int) -> Tensor:
+        """Gradients of the weight by sample, (B, weights), from those of the output."""
+        if not self.options:
+            return (_rows(arrived, samples).mT @ _rows(self.inputs, samples)).flatten(1)
+        differentiate, shape, each = WEIGHT_GRADIENTS[self.function], self.weight.shape, len(arrived) // samples
+        pairs = zip(self.inputs.split(each), arrived.split(each), strict=True)
+        return torch.stack([differentiate(one, shape, gradient, **self.options).flatten() for one, gradient in pairs])
 
-        Args:
-            gradient: Of the output.
+    def kernel(self, arrived: Tensor, samples: int) -> Tensor:
+        """Inner products of `weight_gradients` without making them: they are sums over positions of outer products.
 
-        Returns:
-            Inputs (B, groups, K, P) and gradients (B, groups, C, P): of P positions, what each of the C channels of
-            a group sees, and the gradient there. The weight's gradient is their product, summed over positions.
+        So an inner product is that of what two positions see times that of the gradients there, summed over all
+        pairs of positions: cheap where these are few and the weights are many.
         """
-        samples = len(self.inputs)
-        if self.options is None:
-            rows = [values.reshape(samples, -1, values.shape[-1]) for values in (self.inputs, gradient)]
-            seen, arrived = (values.transpose(1, 2).unsqueeze(1) for values in rows)
-            return seen, arrived
-        groups = self.options["groups"]
-        patches = _patches(self.inputs, self.weight.shape[2:], self.options)
-        return patches.reshape(samples, groups, -1, patches.shape[-1]), gradient.reshape(
-            samples, groups, gradient.shape[1] // groups, -1
-        )
+        seen = self.inputs
+        if self.options:
+            unfolding = {name: value for name, value in self.options.items() if name != "groups"}
+            seen = F.unfold(seen, self.weight.shape[2:], **unfolding).mT
+            arrived = arrived.flatten(2).mT
+        seen, arrived = seen.reshape(-1, seen.shape[-1]), arrived.reshape(-1, arrived.shape[-1])
+        products = (seen @ seen.T) * (arrived @ arrived.T)
+        return products.view(samples, -1, samples, len(seen) // samples).sum((1, 3))
+
+    def has_few_positions(self, samples: int) -> bool:
+        """Whether `kernel` costs less than the Gram matrix of `weight_gradients`."""
+        if self.options and (self.function is not F.conv2d or self.options["groups"] != 1):
+            return False
+        weights, channels = self.weight.numel(), len(self.weight)
+        positions = self.shape.numel() // (samples * channels)
+        return samples * positions**2 * (weights // channels + channels) < weights * (positions + samples)
 
 
 class Products(TorchFunctionMode):
-    """Notes down every call of a convolution or a linear map."""
+    """Notes down the calls of linear maps and convolutions that can be differentiated."""
 
     def __init__(self) -> None:
-        self.calls: list[_Product] = []
+        self.calls: list[Product] = []
 
     def __torch_function__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None) -> Any:
-        output = func(*args, **(kwargs or {}))
+        kwargs = kwargs or {}
+        output = func(*args, **kwargs)
         if func in TRANSPOSED:
-            raise ReadingError("the tangent kernel of transposed convolutions is not implemented")
-        if func is F.linear or func in CONVOLUTIONS:
-            self._note(func, output, *args, **(kwargs or {}))
+            raise ReadingError("the tangent kernel of a transposed convolution is not known here")
+        if func is F.linear and output.requires_grad:
+            self._note_linear(output, *args, **kwargs)
+        elif func in WEIGHT_GRADIENTS and output.requires_grad:
+            self._note_convolution(func, output, *args, **kwargs)
         return output
 
-    def _note(
+    def _note_linear(self, output: Tensor, input: Tensor, weight: Tensor, bias: Tensor | None = None) -> None:
+        self.calls.append(
+            Product(F.linear, input.detach().float(), weight, output.shape, get_gradient_edge(output), {})
+        )
+
+    def _note_convolution(
         self,
-        func: Any,
+        function: Any,
         output: Tensor,
         input: Tensor,
         weight: Tensor,
@@ -80,12 +111,55 @@ class Products(TorchFunctionMode):
         dilation: Any = 1,
         groups: int = 1,
     ) -> None:
-        options = None
-        if func in CONVOLUTIONS:
-            options = {"stride": stride, "padding": padding, "dilation": dilation, "groups": groups}
-            options = {name: _each(value, CONVOLUTIONS[func]) for name, value in options.items()} | {"groups": groups}
-        self.calls.append(_Product(input.detach(), weight, output, options))
+        inputs = input.detach().float()
+        if isinstance(padding, str):
+            inputs, padding = _padded(inputs, weight, padding, dilation), 0
+        options = {"stride": stride, "padding": padding, "dilation": dilation, "groups": groups}
+        self.calls.append(Product(function, inputs, weight, output.shape, get_gradient_edge(output), options))
 
 
-def _each(value: Any, dimensions: int) -> Any:
-    return value if isinstance(value, str) else (tuple(value) * dimensions)[:dimensions] if isinstance(value, (tuple, list)) else (value,) * dimensions
+def tangent_kernel(logits: Tensor, calls: Sequence[Product]) -> Tensor:
+    """Inner products of the samples' gradients of their summed logits with respect to all weights, (B, B).
+
+    Args:
+        logits: (B, N) with a graph, where no sample's logits depend on another sample.
+        calls: All calls of linear maps and convolutions on the way to them. Those without one or more rows for every
+            sample, as of a table of positions, are left out.
+
+    Raises:
+        ReadingError: No call is left.
+    """
+    samples = len(logits)
+    calls = [call for call in calls if call.shape[0] % samples == 0]
+    if not calls:
+        raise ReadingError("no convolution or linear layer is run on the samples")
+    arrived = torch.autograd.grad(logits.sum(), [call.edge for call in calls], allow_unused=True)
+    by_weight: dict[int, list[tuple[Product, Tensor]]] = {}
+    for call, gradient in zip(calls, arrived, strict=True):
+        if gradient is not None:
+            by_weight.setdefault(id(call.weight), []).append((call, gradient.float()))
+    kernel = torch.zeros(samples, samples, device=logits.device)
+    for uses in by_weight.values():
+        (call, gradient), *others = uses
+        if call.has_few_positions(samples) and not others:
+            kernel += call.kernel(gradient, samples)
+        else:
+            gradients = torch.stack([use.weight_gradients(values, samples) for use, values in uses]).sum(0)
+            kernel += gradients @ gradients.T
+    return kernel
+
+
+def _rows(values: Tensor, samples: int) -> Tensor:
+    """(B, ..., C) as (B, positions, C)."""
+    return values.reshape(samples, -1, values.shape[-1])
+
+
+def _padded(inputs: Tensor, weight: Tensor, padding: str, dilation: Any) -> Tensor:
+    """The input of a convolution with the padding that is called "same" or "valid"."""
+    sides: list[int] = []
+    if padding == "same":
+        steps = (dilation,) * inputs.ndim if isinstance(dilation, int) else tuple(dilation) * inputs.ndim
+        for size, step in reversed(list(zip(weight.shape[2:], steps, strict=False))):
+            total = step * (size - 1)
+            sides += [total // 2, total - total // 2]
+    return F.pad(inputs, sides)

@@ -1,0 +1,156 @@
+"""Zen: how far a small change of the input carries in a network of Gaussian weights without its residual links."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
+
+from ..readings import Readings, evaluation_mode, has_timm_contract
+from ..readings.forward import forward_hooked, forward_timm
+from ..readings.recording import weighted_layers
+from ..seeding import stable_seed
+
+REPEATS = 32
+IMAGES = 4
+STEP = 0.01
+
+ADDITIONS = frozenset({torch.add, Tensor.add, Tensor.add_})
+"""What additions are called, those by an operator included."""
+
+
+def zen(student: Readings, teacher: Readings | None = None) -> float:
+    """Log of how far a small change of the input carries, rescaled by every batch normalisation; mean of 32 draws.
+
+    Weights of convolutions and linear layers and images are standard normal, biases zero, and residual links are
+    left out. The score is log mean abs(f(x + z / 100) - f(x)) for the last map f, with normal z, plus the sum over
+    batch normalisations of log sqrt(v) with v the mean variance of the channels: what normalisation has divided by.
+    A network without batch normalisation has the first part alone. Draws are the same for any weights that the
+    network may have. Four images and their changed twins are normalised together, in single precision.
+
+    Source: Lin et al., "Zen-NAS: A Zero-Shot NAS for High-Performance Image Recognition", ICCV 2021.
+    """
+    model, shape = student.model, (IMAGES, *student.images.shape[1:])
+    generator = torch.Generator().manual_seed(stable_seed("zen"))
+    scores = []
+    with torch.no_grad(), evaluation_mode(model, batch_statistics=False):
+        for weights in _normal_weights(model, generator):
+            images, change = torch.randn((2, *shape), generator=generator).to(student.images)
+            mode = GaussianMode()
+            batch = mode.start(torch.cat([images, images + STEP * change]))
+            with mode:
+                features = functional_call(_LastMap(model), weights, (batch,))
+            before, after = features.chunk(2)
+            scores.append((after - before).abs().mean().log() + mode.log_scale)
+    return float(torch.stack(scores).mean())
+
+
+class _LastMap(nn.Module):
+    """The network up to its last map."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, images: Tensor) -> Tensor:
+        run = forward_timm if has_timm_contract(self.model) else forward_hooked
+        return run(self.model, images).features
+
+
+def _normal_weights(model: nn.Module, generator: torch.Generator) -> Iterator[dict[str, Tensor]]:
+    """Weights and biases for `_LastMap`, by name, for each repeat."""
+    layers = weighted_layers(model)
+    normal, zero = {id(layer.weight) for layer in layers}, {id(layer.bias) for layer in layers}
+    for _ in range(REPEATS):
+        drawn = {}
+        for name, parameter in model.named_parameters(prefix="model"):
+            if id(parameter) in normal:
+                drawn[name] = torch.randn(parameter.shape, generator=generator).to(parameter)
+            elif id(parameter) in zero:
+                drawn[name] = torch.zeros_like(parameter)
+        yield drawn
+
+
+class GaussianMode(TorchFunctionMode):
+    """Leaves residual links out, and normalises batches without scale and shift, keeping what it divided by.
+
+    A residual link adds a tensor to something that was computed from it; of the two, only the latter is kept. Sums of
+    branches, neither of which is made from the other, stay as they are.
+
+    Attributes:
+        log_scale: Sum over batch normalisations of the log of the square root of the mean variance of channels.
+    """
+
+    def __init__(self) -> None:
+        self.log_scale = torch.zeros(())
+        self._made = 0
+
+    def start(self, images: Tensor) -> Tensor:
+        """The input, from which everything is computed."""
+        return self._mark(images, 0)
+
+    def __torch_function__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        before = _line([*args, *kwargs.values()])
+        if func in ADDITIONS and len(args) == 2 and not kwargs:
+            output = _add(func, *args)
+        elif func is F.batch_norm:
+            output = self._normalise(*args, **kwargs)
+        else:
+            output = func(*args, **kwargs)
+        for made in output if isinstance(output, tuple | list) else (output,):
+            # What gives back its argument has made nothing new, unless it is a sum in place.
+            if before and isinstance(made, Tensor) and (func is Tensor.add_ or not any(made is one for one in args)):
+                self._mark(made, before)
+        return output
+
+    def _mark(self, made: Tensor, before: int) -> Tensor:
+        """Note what a tensor was made from, as bits: its own is the highest."""
+        made._line = before | 1 << self._made  # type: ignore[attr-defined]
+        self._made += 1
+        return made
+
+    def _normalise(
+        self,
+        x: Tensor,
+        running_mean: Tensor | None,
+        running_var: Tensor | None,
+        weight: Tensor | None = None,
+        bias: Tensor | None = None,
+        training: bool = False,
+        momentum: float = 0.1,
+        eps: float = 1e-5,
+    ) -> Tensor:
+        mean, variance = x.new_zeros(x.shape[1]), x.new_ones(x.shape[1])
+        normalised = F.batch_norm(x, mean, variance, training=True, momentum=1.0, eps=eps)
+        self.log_scale = self.log_scale + variance.mean().log() / 2
+        return normalised
+
+
+def _line(values: Iterable[Any]) -> int:
+    """Bits of all tensors that these values were made from, themselves included."""
+    found = 0
+    for value in values:
+        found |= _line(value) if isinstance(value, tuple | list) else getattr(value, "_line", 0)
+    return found
+
+
+def _add(function: Any, first: Any, second: Any) -> Any:
+    """The sum, or, where one of the two was made from the other, that one alone."""
+    if _is_made_from(first, second):
+        return first
+    if _is_made_from(second, first):
+        return first.copy_(second) if function is Tensor.add_ else second
+    return function(first, second)
+
+
+def _is_made_from(later: Any, earlier: Any) -> bool:
+    before, own = getattr(later, "_line", 0), getattr(earlier, "_line", 0)
+    if later is earlier or not own or later.shape != earlier.shape:
+        return False
+    return bool(before >> (own.bit_length() - 1) & 1)
