@@ -280,7 +280,7 @@ def draw_resamples(count: int, resamples: int, seed: int) -> NDArray[np.int32]:
         seed: The same seed gives the same resamples.
 
     Returns:
-        (K, R), each column sums to K.
+        (K, R), each column sums to K. The first are the same however many are asked for.
     """
     rng = np.random.default_rng(seed)
     counts = np.empty((count, resamples), dtype=np.int32)
@@ -416,9 +416,10 @@ def _inversions(codes: Codes, weights: Floats) -> Floats:
     total = np.zeros(weights.shape[1])
     for bit in range(int(codes.max()).bit_length()):
         alike = np.argsort(codes >> (bit + 1), kind="stable")
+        above = codes[alike] >> (bit + 1)
+        first = np.searchsorted(above, above)  # place where the run of codes that agree above the bit begins
         is_set = (codes[alike] >> bit & 1).astype(bool)
-        set_before = np.concatenate([[0], np.cumsum(is_set)])  # before each place
-        first = np.searchsorted(codes[alike] >> (bit + 1), codes[alike] >> (bit + 1), side="left")
+        set_before = np.concatenate([[0], np.cumsum(is_set)])
         of_set = np.zeros((is_set.sum() + 1, weights.shape[1]))
         np.cumsum(weights[alike[is_set]], axis=0, out=of_set[1:])
         begin, end = set_before[first], set_before[:-1]

@@ -319,6 +319,15 @@ def test_an_outlier_of_another_magnitude_does_not_swallow_the_others() -> None:
     assert found == pytest.approx(pearsonr(scores[:5], accuracies[:5]).statistic, abs=1e-12)
 
 
+def test_a_constant_in_a_resample_is_one_though_its_mean_is_rounded() -> None:
+    scores, accuracies = np.array([0.1] * 23 + [0.7]), np.arange(24.0)
+    counts = np.vstack([draw_resamples(23, 50, seed=0), np.zeros((1, 50), dtype=np.int32)])  # never the last
+    found = bootstrap_correlations([scores, accuracies], accuracies, accuracies, counts)
+    for values in found.values():
+        assert np.isnan(values[0]).all()
+    assert found["pearson"][1] == pytest.approx(np.ones(50))
+
+
 def test_failed_scores_have_no_correlation_in_any_resample() -> None:
     found = bootstrap_correlations([[NAN] * 4], [1, 2, 3, 4], [4, 2, 3, 1], draw_resamples(4, 5, seed=0))
     assert {name: np.isnan(values).all() for name, values in found.items()} == dict.fromkeys(found, True)
