@@ -84,7 +84,8 @@ def published_per_architecture(dataset: str, args: argparse.Namespace) -> list[s
     """Spearman of our scores with the published ones of each cell, one draw."""
     path = args.tables / "nasbench201_proxies.csv.gz"
     published = {
-        ours: ds.read_table(path, theirs, where={"dataset": dataset}) for ours, theirs in PER_ARCHITECTURE.items()
+        ours: ds.read_table(path, theirs, where={"dataset": dataset}, skip_missing=True)
+        for ours, theirs in PER_ARCHITECTURE.items()
     }
     comparison = compare(
         dataset,
@@ -100,9 +101,9 @@ def published_per_architecture(dataset: str, args: argparse.Namespace) -> list[s
     table = comparison.scores
     lines = []
     for name, values in published.items():
-        theirs = np.array([values[architecture] for architecture in table.architectures])
+        theirs = np.array([values.get(architecture, np.nan) for architecture in table.architectures])
         ours = table.scores[name][0]
-        known = np.isfinite(ours)
+        known = np.isfinite(ours) & np.isfinite(theirs)
         correlation = spearmanr(ours[known], theirs[known]).statistic
         lines.append(f"| `{name}` | {correlation:+.3f} | {known.sum()} |")
     return lines

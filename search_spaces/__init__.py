@@ -12,10 +12,11 @@ from typing import Any
 
 from .cifar_resnet import CifarResNet, CifarResNetSpace, cifar_resnet_s0
 from .cost import Cost, count_cost
+from .importers import import_table
 from .nasbench201 import NASBench201Network, NASBench201Space
 from .registry import Registry, UnknownNameError
 from .space import Architecture, ArchitectureError, SearchSpace
-from .tables import AccuracyTable, read_table
+from .tables import AccuracyTable, list_columns, read_table, write_table
 from .timm_families import TIMM_FAMILIES, TimmSpace, load_space
 from .timm_zoo import TimmZoo
 from .weights import load_checkpoint
@@ -36,11 +37,14 @@ __all__ = [
     "count_cost",
     "create_space",
     "describe_space",
+    "import_table",
+    "list_columns",
     "list_spaces",
     "load_checkpoint",
     "load_space",
     "read_table",
     "register_space",
+    "write_table",
 ]
 
 _SPACES: Registry[Callable[..., SearchSpace]] = Registry("search space")

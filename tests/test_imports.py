@@ -25,6 +25,7 @@ ROOMS = [
     "search_spaces.timm_families",
     "search_spaces.timm_zoo",
     "search_spaces.tables",
+    "search_spaces.importers",
     "search_spaces.weights",
     "search_spaces",
     "diswot_search.seeding",
@@ -41,6 +42,10 @@ ROOMS = [
     "diswot_search.evolution",
     "diswot_search.search",
     "diswot_search.ranking",
+    "diswot_search.comparison",
+    "diswot_search.comparison_report",
+    "diswot_search.score_store",
+    "diswot_search.compare",
     "diswot_search.cli",
     "diswot_search.__main__",
 ]
@@ -114,7 +119,9 @@ def test_importing_the_package_loads_nothing_heavy() -> None:
     assert loaded_by("import diswot_search; dir(diswot_search); diswot_search.__version__") == []
 
 
-@pytest.mark.parametrize("arguments", ["--help", "search --help", "show --help", "search --print_config"])
+@pytest.mark.parametrize(
+    "arguments", ["--help", "search --help", "show --help", "search --print_config", "compare --help", "import --help"]
+)
 def test_what_the_command_line_says_of_itself_loads_nothing_heavy(arguments: str) -> None:
     call = f"cli.main({arguments.split()!r})"
     assert loaded_by(f"from diswot_search import cli\ntry: {call}\nexcept SystemExit as end: assert not end.code") == []
