@@ -84,19 +84,13 @@ def search_command(
     """
     config = dict(locals())
     from .budget import Budget
-    from .data import create_probes
     from .evaluation import Evaluator
     from .readings import Precision
     from .report import describe_study, format_table
-    from .search import Search, as_space, as_teacher, weight_seeds
+    from .search import Search, weight_seeds
 
     budget = Budget(max_params, max_macs, max_latency_ms, latency_batch_size)
-    of_probe = {"batch_size": batch_size, "seed": seed} | (probe_options or {})
-    _check_options("probe", create_probes, of_probe)
-    made_probes = create_probes(probe, probes, **of_probe)
-    made_space = as_space(space, made_probes[0], **space_options or {})
-    about_teacher = {"checkpoint": teacher_checkpoint} if teacher_checkpoint else {}
-    made_teacher = as_teacher(teacher, made_space, made_probes[0], **about_teacher, **teacher_options or {})
+    made_space, made_teacher, made_probes = _make_subjects(config, probes)
     run = Search(
         Evaluator(
             made_space,
@@ -118,6 +112,140 @@ def search_command(
     run.study.write("config.yaml", _to_yaml(config))
     study = run.run()
     _print(format_table(study), *describe_study(study))
+
+
+def compare_command(
+    space: str = "nasbench201",
+    table: str | None = None,
+    column: str | None = None,
+    where: dict[str, str] | None = None,
+    proxies: list[str] | str = "diswot",
+    teacher: str | None = "cifar_resnet56",
+    probe: str = "digits",
+    architectures: list[str] | None = None,
+    sample: int | None = None,
+    controls: bool = False,
+    other_teacher: str | None = None,
+    other_depth: str | None = None,
+    include_untrainable: bool = False,
+    batch_size: int = 64,
+    fresh_probes: bool = False,
+    draws: int = 1,
+    seed: int = 0,
+    bootstrap: int = 1000,
+    top_k: int | None = None,
+    out: str = "runs/compare",
+    device: str = "auto",
+    channels_last: bool = True,
+    bf16: bool = False,
+    progress: bool = True,
+    teacher_checkpoint: str | None = None,
+    space_options: dict[str, Any] | None = None,
+    teacher_options: dict[str, Any] | None = None,
+    probe_options: dict[str, Any] | None = None,
+) -> None:
+    """Compare proxies with a table of known accuracies: correlation, regret, cost, with error bars.
+
+    Stopped at any moment, the same command continues. The run folder keeps every score: another command with it
+    computes only what is not there yet. Its config.yaml holds all options: `diswot compare --config RUN/config.yaml`
+    runs it again.
+
+    Args:
+        space: What the table is about; `diswot spaces` lists the names.
+        table: Accuracies by architecture, a CSV file; `diswot import` makes one of an official benchmark file.
+        column: The column of accuracies; it need not be named where there is one only.
+        where: Values that rows must have in other columns, such as --where.dataset cifar10.
+        proxies: What to compare, such as '[nwot, "zen*", "log_rank(nwot, macs)"]'; `diswot proxies` lists the names.
+            params and macs are always compared too.
+        teacher: Whom to compare with: a timm name, the CIFAR ResNets included, or an architecture of the space; random
+            weights unless there is a checkpoint.
+        probe: The data set of the batch that scores are computed on: digits, PATH.npz, torch/cifar100, ...
+        architectures: Those to compare; by default all of the table.
+        sample: How many of them to draw; those of a smaller sample are among those of a larger.
+        controls: Repeat the proxies that use the teacher with others, with shuffled readings and with noise.
+        other_teacher: The other teacher of the controls; by default a CIFAR ResNet.
+        other_depth: Their teacher of another depth; likewise.
+        include_untrainable: Compare architectures whose output does not depend on the input, too.
+        batch_size: Images in the probe.
+        fresh_probes: Give each draw a batch of its own, so that the spread over draws includes the batch.
+        draws: Weight draws.
+        seed: Decides the sample, the weights and the probe.
+        bootstrap: Resamples of the architectures for confidence intervals; 0 makes none.
+        top_k: How many count as the best; by default a tenth.
+        out: The run folder.
+        device: auto, cpu, cuda or mps.
+        channels_last: Keep feature maps in NHWC memory order.
+        bf16: Compute under bfloat16 autocast.
+        progress: Show a bar where standard error is a terminal.
+        teacher_checkpoint: Trained weights of the teacher.
+        space_options: Options of the space, such as --space_options.channels 8.
+        teacher_options: Options of the teacher's model.
+        probe_options: Options of the probe, such as --probe_options.root data.
+    """
+    config = dict(locals())
+    if table is None:
+        raise ValueError("Which table? --table names a CSV file of accuracies by architecture.")
+    from search_spaces import read_table
+
+    from .compare import ComparisonRun
+    from .comparison_report import format_comparison
+    from .readings import Precision
+    from .search import as_teacher
+
+    read = read_table(table, column, where=where)
+    made_space, made_teacher, made_probes = _make_subjects(config, draws if fresh_probes else 1)
+    run = ComparisonRun(
+        made_space,
+        proxies,
+        read,
+        made_probes,
+        teacher=made_teacher,
+        architectures=architectures,
+        sample=sample,
+        seed=seed,
+        draws=draws,
+        controls=controls,
+        other_teacher=as_teacher(other_teacher, made_space, made_probes[0]),
+        other_depth=as_teacher(other_depth, made_space, made_probes[0]),
+        include_untrainable=include_untrainable,
+        bootstrap=bootstrap,
+        top_k=top_k,
+        out=out,
+        device=device,
+        precision=Precision(channels_last=channels_last, bf16=bf16),
+        progress=progress,
+    )
+    run.store.write("config.yaml", _to_yaml(config))
+    comparison = run.run()
+    _print(format_comparison(comparison.scores, comparison.results), f"run folder: {comparison.path}")
+
+
+def proxies_command(pattern: str = "*") -> None:
+    """List the proxies: whether they need a teacher, what they read of a network, and what they measure.
+
+    Args:
+        pattern: Which ones, such as "zen*".
+    """
+    from .report import format_proxies
+
+    _print(format_proxies(pattern))
+
+
+def import_command(kind: str, path: str, out: str, trust: bool = False, progress: bool = True) -> None:
+    """Turn an official benchmark file into a table that `diswot compare` reads.
+
+    Args:
+        kind: nasbench201, nats_bench or suite_zero.
+        path: The official file, or folder for NATS-Bench.
+        out: The new table, .csv or .csv.gz.
+        trust: The makers of the file are trusted: the official files of NAS-Bench-201 and NATS-Bench are pickles, which
+            can run any code when they are read.
+        progress: Show a bar where standard error is a terminal.
+    """
+    from search_spaces.importers import import_table
+
+    count = import_table(kind, path, out, trust=trust, progress=progress)
+    _print(f"{count:,} rows: {out}")
 
 
 def spaces_command(name: str | None = None) -> None:
@@ -148,7 +276,22 @@ def show_command(run: str, best: int = 10) -> None:
     _print(format_table(study, best), *front, *describe_study(study), *explain_winner(study))
 
 
-COMMANDS: dict[str, Callable[..., None]] = {"search": search_command, "spaces": spaces_command, "show": show_command}
+COMMANDS: dict[str, Callable[..., None]] = {
+    "search": search_command,
+    "show": show_command,
+    "compare": compare_command,
+    "spaces": spaces_command,
+    "proxies": proxies_command,
+    "import": import_command,
+}
+
+_RESUMABLE = ("search", "compare")
+
+_POSITIONAL = {
+    spaces_command: ("name", "The space to show; without it, all are listed."),
+    proxies_command: ("pattern", 'Which ones, such as "zen*"; without it, all are listed.'),
+}
+"""What may follow a command without its name."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -168,14 +311,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _refuse(error)
     try:
         with _termination_as_interrupt():
-            from .study import StudyError
+            from .run_folder import StudyError
 
             try:
                 COMMANDS[command](**options)
             except (ValueError, OSError, ImportError, StudyError) as error:
                 return _refuse(error)
     except KeyboardInterrupt:
-        sys.stderr.write("diswot: interrupted; what was evaluated is stored, and the same command continues.\n")
+        stored = "; what was evaluated is stored, and the same command continues" if command in _RESUMABLE else ""
+        sys.stderr.write(f"diswot: interrupted{stored}.\n")
         return INTERRUPTED
     return DONE
 
@@ -195,8 +339,10 @@ def _parse(arguments: Sequence[str] | None) -> tuple[str, dict[str, Any]]:
         summary = (inspect.getdoc(function) or "").partition("\n")[0]
         command = ArgumentParser(description=summary, exit_on_error=False)
         command.add_argument("--config", action=ActionConfigFile, help="YAML file with options.")
-        if function is spaces_command:
-            command.add_argument("name", nargs="?", help="The space to show; without it, all are listed.")
+        if function in _POSITIONAL:
+            argument, text = _POSITIONAL[function]
+            default = inspect.signature(function).parameters[argument].default
+            command.add_argument(argument, nargs="?", default=default, help=text)
         else:
             command.add_function_arguments(function, as_group=False, as_positional=True)
         commands.add_subcommand(name, command, help=summary)
@@ -217,6 +363,20 @@ def _termination_as_interrupt() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+def _make_subjects(config: dict[str, Any], count: int) -> tuple[Any, Any, Any]:
+    """The space, the teacher and `count` probes of a command's options."""
+    from .data import create_probes
+    from .search import as_space, as_teacher
+
+    of_probe = {"batch_size": config["batch_size"], "seed": config["seed"]} | (config["probe_options"] or {})
+    _check_options("probe", create_probes, of_probe)
+    probes = create_probes(config["probe"], count, **of_probe)
+    space = as_space(config["space"], probes[0], **config["space_options"] or {})
+    of_teacher = {"checkpoint": config["teacher_checkpoint"]} if config["teacher_checkpoint"] else {}
+    teacher = as_teacher(config["teacher"], space, probes[0], **of_teacher, **config["teacher_options"] or {})
+    return space, teacher, probes
 
 
 def _check_options(what: str, function: Callable[..., Any], options: dict[str, Any]) -> None:

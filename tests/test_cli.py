@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import shlex
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -143,6 +145,15 @@ def test_spaces_lists_all_and_shows_one(capsys: pytest.CaptureFixture[str]) -> N
         ("search --device gpu", "Unknown device 'gpu'"),
         ("show none", "none is no run folder"),
         ("spaces nasbench", "Unknown search space 'nasbench'. Did you mean 'nasbench201'"),
+        ("compare", "Which table? --table names a CSV file"),
+        ("compare --table none.csv", "There is no table none.csv"),
+        ("compare --tables none.csv", "arguments: --tables none.csv"),
+        ("proxies synflo", "Unknown proxy 'synflo'. Did you mean 'synflow'"),
+        (
+            "import nasbench21 file.pth table.csv",
+            "Unknown kind of benchmark file 'nasbench21'. Did you mean 'nasbench201'",
+        ),
+        ("import nasbench201 file.pth", "arguments are required: import.out"),
     ],
 )
 def test_bad_input_is_answered_in_one_line_and_leaves_nothing(
@@ -218,3 +229,138 @@ def test_wrong_types_and_options_are_named(arguments: str, message: str, capsys:
     run(SMALL)
     assert run(arguments) == 2
     assert message in capsys.readouterr().err
+
+
+# -- comparisons --------------------------------------------------------------------------------
+
+CELLS = [
+    f"|{first}~0|+|none~0|{second}~1|+|skip_connect~0|none~1|nor_conv_1x1~2|"
+    for first in ("nor_conv_3x3", "avg_pool_3x3")
+    for second in ("nor_conv_3x3", "nor_conv_1x1", "avg_pool_3x3")
+]
+COMPARE = (
+    "compare --space_options.channels 4 --space_options.cells 1 --table ../known.csv --column accuracy "
+    "--proxies '[l2_norm, \"log_rank(l2_norm, macs)\"]' --teacher cifar_resnet20 --batch_size 8 --device cpu "
+    "--bootstrap 10 --out run"
+)
+
+
+@pytest.fixture
+def known(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A table of six cells in the folder above; pictures, which take long, are not drawn."""
+    monkeypatch.setattr(importlib.import_module("diswot_search.compare"), "COMPARISON_PICTURES", {})
+    table = tmp_path / "known.csv"
+    lines = [f"{cell},{data},{60 + i}\n" for data in ("a", "b") for i, cell in enumerate(CELLS)]
+    table.write_text("architecture,dataset,accuracy\n" + "".join(lines))
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    return table
+
+
+def test_a_comparison_prints_its_table_and_leaves_a_run_folder(known: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(f"{COMPARE} --where.dataset a --sample 5 --draws 2 --fresh_probes true") == 0
+    shown = capsys.readouterr()
+    assert "log_rank(l2_norm, macs)" in shown.out
+    assert "5 architectures" in shown.out
+    assert "run folder: run" in shown.out
+    assert shown.err == ""
+    config = json.loads(Path("run/config.json").read_text())
+    assert len({probe["fingerprint"] for probe in config["probes"]}) == 2
+    assert {path.name for path in Path("run").iterdir()} == {
+        "comparison.csv", "comparison.json", "comparison.md", "config.json", "config.yaml", "lock", "scores.csv",
+        "scores.sqlite",
+    }  # fmt: skip
+
+
+def test_a_comparison_can_be_done_again_from_the_config_that_it_wrote(
+    known: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(f"{COMPARE} --where.dataset b") == 0
+    first = capsys.readouterr().out
+    assert read_config()["proxies"] == ["l2_norm", "log_rank(l2_norm, macs)"]
+    scores = Path("run/scores.csv").read_bytes()
+    assert run("compare --config run/config.yaml") == 0
+    assert capsys.readouterr().out == first
+    assert run("compare --config run/config.yaml --out again") == 0
+    assert Path("again/scores.csv").read_bytes() == scores
+    assert read_config("again") == read_config() | {"out": "again"}
+    some = shlex.quote(json.dumps(CELLS[:4]))
+    assert run(f"compare --config run/config.yaml --proxies semantic --controls true --architectures {some}") == 0
+    assert "other teacher: cifar_wrn_16_2" in capsys.readouterr().out
+    assert len(Path("run/scores.csv").read_text().splitlines()) == 5
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("", "is there twice; the two differ in dataset"),
+        ("--where.dataset c", "Unknown dataset 'c'"),
+        ("--where.dataset a --column acuracy", "Unknown column 'acuracy'. Did you mean 'accuracy'"),
+        ("--where.dataset a --proxies synflo", "Unknown proxy 'synflo'. Did you mean 'synflow'"),
+        ("--where.dataset a --proxies '[log_rank(l2_norm, macs)]'", "'log_rank(l2_norm' is no aggregate"),
+        ("--where.dataset a --proxies diswot --teacher null", "compared with a teacher, and none was given"),
+        ("--where.dataset a --controls true", "none of these does: 'l2_norm'"),
+        ("--where.dataset a --sample 7", "sample is 7, but ../known.csv has 6 architectures to compare"),
+        (
+            "--where.dataset a --space cifar_resnet --space_options null",
+            "6 of the 6 architectures of",
+        ),
+    ],
+)
+def test_a_comparison_that_cannot_be_is_refused_in_one_line(
+    known: Path, arguments: str, message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(f"{COMPARE} {arguments}") == 2
+    shown = capsys.readouterr()
+    assert message in shown.err
+    assert shown.err.count("\n") == 1
+    assert not list(Path.cwd().iterdir())
+
+
+def test_an_interrupted_comparison_says_that_it_can_go_on(
+    known: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from diswot_search.score_store import ScoreStore
+
+    add, stored = ScoreStore.add, []
+
+    def interrupted(self: ScoreStore, seed: int, scores: dict) -> None:
+        add(self, seed, scores)
+        stored.append(len(scores))
+        if len(stored) == 3:
+            signal.raise_signal(signal.SIGINT)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ScoreStore, "add", interrupted)
+        assert run(f"{COMPARE} --where.dataset a") == 130
+    assert "the same command continues" in capsys.readouterr().err
+    assert stored == [6, 1, 1]  # all costs, and two architectures
+    assert run(f"{COMPARE} --where.dataset a") == 0
+
+
+def test_proxies_lists_what_each_needs(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("proxies") == 0
+    shown = capsys.readouterr().out
+    for name in ds.list_proxies():
+        assert f" {name} " in shown
+    assert run("proxies s*p*") == 0
+    shown = capsys.readouterr().out
+    assert "synflow" in shown or "snip" in shown
+    assert "diswot" not in shown
+
+
+def test_an_import_hands_on_what_it_is_told(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from search_spaces import importers
+
+    given: list = []
+
+    def fake(path: str, out: str, **options: bool) -> int:
+        given.append((path, out, options))
+        return 15625
+
+    monkeypatch.setitem(importers.IMPORTERS, "nasbench201", fake)
+    assert run("import nasbench201 official.pth table.csv.gz --trust true") == 0
+    assert given == [("official.pth", "table.csv.gz", {"trust": True, "progress": True})]
+    assert capsys.readouterr().out == "15,625 rows: table.csv.gz\n"
