@@ -317,8 +317,7 @@ class Curves:
         if record.score is not None:
             self._best = max(self._best, record.score)
             values |= {"score/evaluation": record.score, "score/best": self._best if best is None else best.score}
-        if best is not None:
-            values |= {f"best/{name}": value for name, value in best.parts.items()}
+            values |= {f"best/{name}": value for name, value in (best.parts if best else {}).items()}
         for name, value in values.items():
             if value is not None:
                 self._writer.add_scalar(name, value, global_step=record.index)

@@ -268,6 +268,12 @@ class AlgorithmContract:
         value = random.Random(str(architecture)).random()
         return None if value < 0.2 else value
 
+    @staticmethod
+    def opposite(architecture: Architecture) -> float | None:
+        """The score that falls in the opposite order, with the same failures."""
+        value = AlgorithmContract.uneven(architecture)
+        return None if value is None else -value
+
     def test_same_seed_and_scores_same_search(self, cells: SearchSpace) -> None:
         searches = []
         for global_seed in (1, 2):
@@ -281,11 +287,8 @@ class AlgorithmContract:
         assert (first != second) == self.seeded
 
     def test_scores_guide_what_is_asked(self, cells: SearchSpace) -> None:
-        def opposite(architecture: Architecture) -> float | None:
-            value = self.uneven(architecture)
-            return None if value is None else -value
-
-        first, second = (run_algorithm(self.create(cells, seed=0), score, 120) for score in (self.uneven, opposite))
+        scores = (self.uneven, self.opposite)
+        first, second = (run_algorithm(self.create(cells, seed=0), score, 120) for score in scores)
         assert (first != second) == self.learns
 
     def test_global_random_states_are_left_alone(self, cells: SearchSpace) -> None:
@@ -340,6 +343,18 @@ class AlgorithmContract:
             asked = run_algorithm(self.create(cells, seed=seed), matches, 300)
             found += any(matches(architecture) == best for architecture in asked)
         assert found >= 5  # by chance, 300 of 4,929 distinct cells hold the one optimum in 6 % of searches
+
+    def test_scores_that_change_are_learned_anew(self, cells: SearchSpace) -> None:
+        searches = []
+        for before in (self.uneven, self.opposite):
+            algorithm = self.create(cells, seed=0)
+            first, second = algorithm.ask(), algorithm.ask()
+            records = records_of(cells, first, before)
+            algorithm.tell(records, scored=[record for record in records if record.status == "ok"])
+            records = records_of(cells, first + second, self.uneven)
+            algorithm.tell(records[len(first) :], scored=[record for record in records if record.status == "ok"])
+            searches.append([algorithm.ask() for _ in range(20)])
+        assert searches[0] == searches[1]
 
     def test_record_of_what_was_not_asked_is_refused(self, resnets: SearchSpace) -> None:
         algorithm = self.create(resnets, seed=0)

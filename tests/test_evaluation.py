@@ -23,6 +23,7 @@ from torch import nn
 
 from diswot_search.data import Probe, create_probe
 from diswot_search.evaluation import Evaluation, Evaluator, resolve_device
+from diswot_search.proxies import Proxy, create_aggregate
 from diswot_search.readings import Precision, Readings
 from diswot_search.teacher import Teacher, create_teacher
 from search_spaces import Architecture, NASBench201Space, UnknownNameError, create_space
@@ -203,6 +204,27 @@ def test_a_teacher_is_read_once_for_each_seed_and_a_trained_one_once() -> None:
         assert len(built) == expected
 
 
+class CountingSpace(NASBench201Space):
+    """Counts the networks that it builds."""
+
+    built = 0
+
+    def build(self, architecture: Architecture) -> nn.Module:
+        self.built += 1
+        return super().build(architecture)
+
+
+def test_members_of_an_aggregate_share_the_network_and_score_as_they_do_alone() -> None:
+    space = CountingSpace(10, (3, 16, 16), channels=8, cells=1)
+    options: Any = {"space": space, "seeds": (0, 1), "probes": [make_probe(0), make_probe(1)]}
+    evaluation = evaluate(make_evaluator("log_rank(semantic, relation, macs)", **options), CELLS[0])
+    assert space.built == 4
+    assert (evaluation.status, evaluation.score, evaluation.score_std) == ("ok", None, None)
+    assert evaluation.parts == {
+        name: score(make_evaluator(name, **options), CELLS[0]) for name in ("semantic", "relation", "macs")
+    }
+
+
 def test_students_are_let_go_of() -> None:
     seen: list[weakref.ref[Any]] = []
 
@@ -277,6 +299,27 @@ def test_what_goes_wrong_with_a_candidate_is_a_status(options: dict[str, Any], r
     assert re.search(reason, evaluation.reason)
 
 
+@pytest.mark.parametrize(
+    ("member", "reason"),
+    [
+        (lambda student, teacher: math.nan, "broken: the score is nan"),
+        (one_after_another(0.5, math.inf), "broken: the score is inf"),
+        (raising(ZeroDivisionError("by zero")), "broken: ZeroDivisionError: by zero"),
+    ],
+)
+def test_a_member_that_fails_is_named(member: Any, reason: str) -> None:
+    broken = Proxy("broken", member, needs_teacher=False, summary="")
+    evaluation = evaluate(make_evaluator(create_aggregate(["params", broken]), seeds=(0, 1)), CELLS[0])
+    assert (evaluation.status, evaluation.reason, evaluation.score) == ("failed", reason, None)
+    assert evaluation.parts == {}
+
+
+def test_an_interruption_of_a_member_is_no_failure() -> None:
+    broken = Proxy("broken", raising(KeyboardInterrupt()), needs_teacher=False, summary="")
+    with pytest.raises(KeyboardInterrupt):
+        evaluate(make_evaluator(create_aggregate(["params", broken])), CELLS[0])
+
+
 def test_a_cell_without_a_path_fails_and_the_next_one_does_not() -> None:
     evaluator = make_evaluator()
     evaluation = evaluate(evaluator, DISCONNECTED)
@@ -304,6 +347,7 @@ def test_a_teacher_that_cannot_be_read_is_no_failure_of_the_candidate() -> None:
     [
         ({"proxy": "diswott"}, UnknownNameError, "Did you mean 'diswot'"),
         ({"teacher": None}, ValueError, "'diswot' compares with a teacher; none was given"),
+        ({"teacher": None, "proxy": "log_rank(relation, macs)"}, ValueError, r"'log_rank\(relation, macs\)' compares"),
         ({"probes": []}, ValueError, "at least one probe"),
         ({"seeds": ()}, ValueError, "one weight seed"),
         ({"probes": make_probe(image_size=32)}, ValueError, "images of 32x32 with 3 .* made for 16x16 with 3"),
@@ -354,6 +398,8 @@ def test_configs_tell_evaluators_apart() -> None:
         {"probes": make_probe(1)},
         {"probes": [make_probe(0), make_probe(1)]},
         {"proxy": "semantic"},
+        {"proxy": "log_rank(semantic, macs)"},
+        {"proxy": "mean_rank(semantic, macs)"},
         {"seeds": (1,)},
         {"seeds": (0, 1)},
         {"precision": Precision(channels_last=not Precision().channels_last)},

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import itertools
 import os
+import random
 import statistics
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -73,6 +75,9 @@ class HillClimbing(Algorithm):
         for architecture, record in evaluated:
             if self.best is None or record.score > self.best[0]:
                 self.best = record.score, architecture
+
+    def forget(self) -> None:
+        self.told, self.best = 0, None
 
 
 class TestAlgorithmOfOnesOwn(AlgorithmContract):
@@ -262,6 +267,88 @@ def test_evolution_finds_the_most_accurate_cells_where_random_does_not(shared_da
     assert sum(last <= 0.005 * len(rank) for _, last in evolved) >= 18
     for mine, theirs in zip(zip(*evolved, strict=True), zip(*drawn, strict=True), strict=True):
         assert statistics.mean(mine) < statistics.mean(theirs) / 2
+
+
+# -- scores that change --------------------------------------------------------------------------
+
+
+def tell_in_batches(algorithm: Algorithm, scores: Callable[[int], Callable[[Architecture], float | None]]) -> Any:
+    """Run an algorithm whose scores change with every batch; after each, what was asked and the scores of now."""
+    asked: list[Architecture] = []
+    for number in range(30):
+        batch = algorithm.ask()
+        asked += batch
+        records = records_of(algorithm.space, asked, scores(number))
+        scored = [record for record in records if record.status == "ok"]
+        algorithm.tell(records[-len(batch) :], scored=scored)
+        yield [a for a, record in zip(asked, records, strict=True) if record.status == "ok"], scores(number)
+
+
+def changing(number: int) -> Callable[[Architecture], float | None]:
+    def score(architecture: Architecture) -> float | None:
+        if AlgorithmContract.uneven(architecture) is None:
+            return None
+        return random.Random(f"{number // 3} {architecture}").random()
+
+    return score
+
+
+def kept_by(algorithm: Any) -> list[tuple[Architecture, float]]:
+    return [(i.architecture, i.fitness.values[0]) for i in algorithm.individuals]
+
+
+def test_evolution_keeps_the_best_of_all_that_was_ever_scored() -> None:
+    algorithm = create_algorithm("evolution", create_space("nasbench201"), population=10, tournament=3)
+    populations = []
+    for scored, score in tell_in_batches(algorithm, changing):
+        best = sorted(scored, key=score, reverse=True)[:10]
+        assert kept_by(algorithm) == [(a, score(a)) for a in best]
+        populations.append(set(best))
+    left = [before - after for before, after in itertools.pairwise(populations)]
+    assert any(gone & later for gone, later in itertools.product(left[:10], populations[15:]))  # some came back
+
+
+def test_ageing_keeps_the_youngest_with_their_scores_of_now() -> None:
+    algorithm = create_algorithm("ageing", create_space("nasbench201"), population=10, sample=3)
+    for scored, score in tell_in_batches(algorithm, changing):
+        assert kept_by(algorithm) == [(a, score(a)) for a in scored[-10:]]
+
+
+def test_nsga2_selects_among_all_that_was_ever_scored() -> None:
+    space = create_space("nasbench201")
+    algorithm = create_algorithm("nsga2", space, population=10)
+
+    def beaten(one: tuple[float, float], points: list[tuple[float, float]]) -> bool:
+        return any(p != one and p[0] >= one[0] and p[1] <= one[1] for p in points)
+
+    for scored, score in tell_in_batches(algorithm, changing):
+        rest = {a: (score(a), float(space.cost(a).params)) for a in scored}
+        kept = dict(kept_by(algorithm))
+        assert all(kept[a] == rest[a][0] for a in kept)
+        while rest and len(kept) > 0:
+            front = {a for a in rest if not beaten(rest[a], list(rest.values()))}
+            assert front <= set(kept) or set(kept) <= front  # whole fronts, and a part of the last one
+            kept = {a: value for a, value in kept.items() if a not in front}
+            rest = {a: point for a, point in rest.items() if a not in front}
+        assert len(algorithm.individuals) == min(10, len(scored))
+
+
+@pytest.mark.parametrize(("name", "sample"), [("evolution", "tournament"), ("ageing", "sample")])
+def test_scores_that_do_not_change_lead_to_the_same_search(name: str, sample: str) -> None:
+    space = create_space("nasbench201")
+    once, anew = (create_algorithm(name, space, seed=1, population=10, **{sample: 3}) for _ in range(2))
+    asked = [a for a, _ in tell_in_batches(anew, lambda number: AlgorithmContract.uneven)][-1]
+    expected = run_algorithm(once, AlgorithmContract.uneven, 10 + 29 * 4)
+    assert asked == [a for a in expected if AlgorithmContract.uneven(a) is not None]
+
+
+def test_an_algorithm_that_cannot_forget_says_so() -> None:
+    class Stubborn(HillClimbing):
+        forget = Algorithm.forget
+
+    with pytest.raises(ValueError, match="Stubborn defines `learn` but not `forget`"):
+        Stubborn(create_space("cifar_resnet_s0")).forget()
+    create_algorithm("random", create_space("cifar_resnet_s0")).forget()
 
 
 # -- replay -------------------------------------------------------------------------------------

@@ -119,6 +119,17 @@ def test_a_record_that_is_ok_has_a_finite_score(score: float | None) -> None:
     assert len(study) == 0
 
 
+def test_records_and_the_scores_that_they_change_are_stored_together(folder: Path) -> None:
+    study = Study(config_of(), out=folder)
+    study.add([record(0, 5.0), record(1, None)])
+    study.add([record(2, 1.0)], rescored={0: -1.0, 2: 1.0})
+    assert [r.score for r in Study.load(folder).records] == [-1.0, None, 1.0]
+    assert study.winner.record.index == 2
+    with pytest.raises(ValueError, match="evaluated before"):
+        study.add([record(3, 2.0), record(0, 3.0, index=4)], rescored={0: 7.0, 2: 0.0})
+    assert [r.score for r in Study.load(folder).records] == [-1.0, None, 1.0]
+
+
 def test_no_function_is_stored_twice() -> None:
     study = Study(config_of())
     study.add([record(0)])
