@@ -1,9 +1,12 @@
-"""Pure tensor functions: class gradients and maps, Gram and cosine matrices, spectra, and their distances.
+"""Pure tensor functions: class gradients and maps, Gram and cosine matrices, spectra, and their distances; losses.
 
 Shapes: B samples, N classes, C channels, P positions (height x width, or tokens), D inputs of the classifier.
 """
 
 from __future__ import annotations
+
+import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -124,18 +127,55 @@ def row_normalise(matrix: Tensor) -> Tensor:
 
 
 def spectrum(moment: Tensor) -> Tensor:
-    """Eigenvalues of a positive semi-definite matrix (C, C) as shares of their sum, largest first.
+    """Eigenvalues of positive semi-definite matrices (..., C, C) as shares of their sum, largest first.
 
     Raises:
-        ValueError: The matrix is zero.
+        ValueError: A matrix is zero.
     """
     if moment.device.type == "mps":  # which knows neither double precision nor eigenvalues
         moment = moment.cpu()
-    values = torch.linalg.eigvalsh(moment.double()).clamp_min(0).flip(0)
-    total = values.sum()
-    if not total > 0:
+    values = torch.linalg.eigvalsh(moment.double()).clamp_min(0).flip(-1)
+    total = values.sum(-1, keepdim=True)
+    if not bool((total > 0).all()):
         raise ValueError("the features are zero everywhere, so they have no spectrum")
     return values / total
+
+
+def channel_entropies(maps: Sequence[Tensor]) -> list[float]:
+    """Entropy, in nats, of the spectrum of each map's channel covariance over samples and positions.
+
+    It is 0 where all channels follow one pattern and the log of their number where they share the variance evenly.
+
+    Args:
+        maps: Each (B, C, P), with any C and P.
+
+    Raises:
+        ValueError: A map is constant.
+    """
+    moments = [_covariance(map_) for map_ in maps]
+    entropies = [0.0] * len(moments)
+    for size in {len(moment) for moment in moments}:  # those of one size in one call
+        chosen = [index for index, moment in enumerate(moments) if len(moment) == size]
+        shares = spectrum(torch.stack([moments[index] for index in chosen]))
+        for index, value in zip(chosen, entropy(shares).tolist(), strict=True):
+            entropies[index] = value
+    return entropies
+
+
+def _covariance(features: Tensor) -> Tensor:
+    """A matrix with the eigenvalues of the channels' covariance but for zeros: the smaller one of the two products."""
+    rows = features.transpose(1, 2).flatten(0, 1)
+    centred = rows - rows.mean(0)
+    # What is left of a constant is the rounding of its mean.
+    if not bool(centred.abs().amax() > 1e-5 * rows.abs().amax()):
+        raise ValueError("a feature map is constant, so its channels have no spectrum")
+    product = centred.T @ centred if rows.shape[0] >= rows.shape[1] else centred @ centred.T
+    return product / len(rows)
+
+
+def entropy(shares: Tensor) -> Tensor:
+    """Shannon entropy, in nats, of distributions (..., K)."""
+    return torch.special.entr(shares).sum(-1)
 
 
 def hellinger_distance(first: Tensor, second: Tensor) -> Tensor:
@@ -171,6 +211,192 @@ def outer_product_distance(first: Tensor, second: Tensor) -> Tensor:
     own = sign_1.square().sum(1) * unit_1.square().sum(1) + sign_2.square().sum(1) * unit_2.square().sum(1)
     cross = (sign_1 * sign_2).sum(1) * (unit_1 * unit_2).sum(1)
     return (own - 2 * cross).sum() / (classes * channels * channels)
+
+
+# -- distillation losses ------------------------------------------------------------------------
+#
+# Of a student and a teacher, differentiable, without weights of their own. Zero for a student that equals its teacher.
+
+
+def kd_loss(student: Tensor, teacher: Tensor, temperature: float = 4.0) -> Tensor:
+    """Knowledge distillation: T^2 times the divergence of softened predictions, mean over samples.
+
+    Args:
+        student: Logits (B, N).
+        teacher: Logits (B, N).
+        temperature: T, by which logits are divided.
+
+    Raises:
+        ValueError: The logits are of different shapes.
+
+    Source: Hinton et al., "Distilling the Knowledge in a Neural Network", 2015.
+    """
+    _check_shapes("kd", "logits of the same classes", student, teacher)
+    log_p, log_q = (student / temperature).log_softmax(1), (teacher / temperature).log_softmax(1)
+    return temperature**2 * F.kl_div(log_p, log_q, reduction="batchmean", log_target=True)
+
+
+def at_loss(student: Tensor, teacher: Tensor) -> Tensor:
+    """Attention transfer: mean squared difference of attention maps of norm one.
+
+    The attention map is the mean over channels of the squared features.
+
+    Args:
+        student: One stage, (B, C, P).
+        teacher: One stage, (B, C', P'); see `match_positions`.
+
+    Raises:
+        ValueError: The positions cannot be matched.
+
+    Source: Zagoruyko and Komodakis, "Paying More Attention to Attention", ICLR 2017.
+    """
+    first, second = match_positions(*(maps.square().mean(1, keepdim=True) for maps in (student, teacher)))
+    return (row_normalise(first) - row_normalise(second)).square().mean()
+
+
+def sp_loss(student: Tensor, teacher: Tensor) -> Tensor:
+    """Similarity-preserving distillation: mean squared difference of the samples' row-normalised Gram matrices.
+
+    Args:
+        student: Features (B, ...).
+        teacher: Features (B, ...).
+
+    Source: Tung and Mori, "Similarity-Preserving Knowledge Distillation", ICCV 2019.
+    """
+    return (row_normalise(sample_gram(student)) - row_normalise(sample_gram(teacher))).square().mean()
+
+
+def cc_loss(student: Tensor, teacher: Tensor, gamma: float = 0.4) -> Tensor:
+    """Correlation congruence: mean squared difference of the samples' kernel matrices.
+
+    The kernel is Gaussian, exp(-gamma |x - y|^2), between features of norm one, by its Taylor polynomial of degree 2
+    in their cosine.
+
+    Args:
+        student: Pooled features (B, D).
+        teacher: Pooled features (B, D').
+        gamma: Inverse width of the kernel.
+
+    Source: Peng et al., "Correlation Congruence for Knowledge Distillation", ICCV 2019.
+    """
+    first, second = (2 * gamma * cosines_of_rows(features) for features in (student, teacher))
+    difference = (first + first.square() / 2) - (second + second.square() / 2)
+    return (math.exp(-2 * gamma) * difference).square().mean()
+
+
+def rkd_loss(student: Tensor, teacher: Tensor, distance_weight: float = 25.0, angle_weight: float = 50.0) -> Tensor:
+    """Relational distillation: smooth L1 of the samples' distances over their mean, and of the angles in triplets.
+
+    Args:
+        student: Pooled features (B, D).
+        teacher: Pooled features (B, D').
+        distance_weight: Of the B x B distances.
+        angle_weight: Of the B x B x B cosines of angles.
+
+    Source: Park et al., "Relational Knowledge Distillation", CVPR 2019.
+    """
+    distances = F.smooth_l1_loss(_relative_distances(student), _relative_distances(teacher))
+    angles = F.smooth_l1_loss(_angles(student), _angles(teacher))
+    return distance_weight * distances + angle_weight * angles
+
+
+def _relative_distances(features: Tensor) -> Tensor:
+    """Distances of samples over the mean of those that are not zero; all zero where samples coincide, (B, B)."""
+    distances = torch.cdist(features, features, compute_mode="donot_use_mm_for_euclid_dist")
+    mean = distances.sum() / (distances > 0).sum().clamp_min(1)
+    return distances / mean.clamp_min(torch.finfo(distances.dtype).tiny)
+
+
+def _angles(features: Tensor) -> Tensor:
+    """Cosine of the angle at sample i between samples j and k, (B, B, B); zero where two of them coincide."""
+    directions = row_normalise(features - features[:, None])
+    return directions @ directions.transpose(1, 2)
+
+
+def pkt_loss(student: Tensor, teacher: Tensor, eps: float = 1e-7) -> Tensor:
+    """Probabilistic transfer: divergence of the samples' cosines as probabilities, mean over the B x B terms.
+
+    A cosine c counts as (c + 1) / 2, and each row is scaled to sum to one.
+
+    Args:
+        student: Pooled features (B, D).
+        teacher: Pooled features (B, D').
+        eps: Added to probabilities in the logarithm.
+
+    Source: Passalis and Tefas, "Learning Deep Representations with Probabilistic Knowledge Transfer", ECCV 2018.
+    """
+    p, q = (F.normalize(1 + cosines_of_rows(features), p=1, dim=1) for features in (student, teacher))
+    return (q * ((q + eps).log() - (p + eps).log())).mean()
+
+
+def nst_loss(student: Tensor, teacher: Tensor) -> Tensor:
+    """Neuron selectivity transfer: squared maximum mean discrepancy of the channels' maps, mean over samples.
+
+    Maps are scaled to norm one; the kernel is (x . y)^2. With it the discrepancy is the squared distance of the mean
+    outer products of maps, P x P, whatever the number of channels.
+
+    Args:
+        student: Feature maps (B, C, P).
+        teacher: Feature maps (B, C', P'); see `match_positions`.
+
+    Raises:
+        ValueError: The positions cannot be matched.
+
+    Source: Huang and Wang, "Like What You Like: Knowledge Distill via Neuron Selectivity Transfer", 2017.
+    """
+    units = [row_normalise(maps) for maps in match_positions(student, teacher)]
+    first, second = (maps.transpose(1, 2) @ maps / maps.shape[1] for maps in units)
+    return (first - second).square().sum((1, 2)).mean()
+
+
+def ickd_loss(student: Tensor, teacher: Tensor) -> Tensor:
+    """Inter-channel correlation: squared difference of each sample's row-normalised channel Gram, over C B.
+
+    Channels are compared by their place, so their order matters.
+
+    Args:
+        student: Feature maps (B, C, P).
+        teacher: Feature maps (B, C, P').
+
+    Raises:
+        ValueError: The numbers of channels differ.
+
+    Source: Liu et al., "Exploring Inter-Channel Correlation for Diversity-Preserved Knowledge Distillation", ICCV 2021.
+    """
+    first, second = (row_normalise(channel_gram(maps)) for maps in (student, teacher))
+    _check_shapes("ickd", "as many channels", first, second)
+    return (first - second).square().sum() / (first.shape[0] * first.shape[1])
+
+
+def match_positions(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
+    """Two batches of maps (B, C, P), (B, C', P') with as many positions: square grids are averaged to the smaller one.
+
+    Raises:
+        ValueError: The numbers of positions differ, and one of them is no square.
+    """
+    counts = (first.shape[2], second.shape[2])
+    if counts[0] == counts[1]:
+        return first, second
+    sides = [math.isqrt(count) for count in counts]
+    if any(side**2 != count for side, count in zip(sides, counts, strict=True)):
+        raise ValueError(f"maps of {counts[0]} and {counts[1]} positions cannot be matched: they are no square grids")
+    resized = [
+        F.adaptive_avg_pool2d(maps.unflatten(2, (side, side)), min(sides)).flatten(2)
+        for maps, side in zip((first, second), sides, strict=True)
+    ]
+    return resized[0], resized[1]
+
+
+def cosines_of_rows(features: Tensor) -> Tensor:
+    """Cosine similarities of the rows of (B, D), (B, B); those of a zero row are zero."""
+    return sample_gram(row_normalise(features))
+
+
+def _check_shapes(loss: str, what: str, first: Tensor, second: Tensor) -> None:
+    if first.shape != second.shape:
+        raise ValueError(
+            f"{loss} needs {what} in student and teacher, got {tuple(first.shape)} and {tuple(second.shape)}"
+        )
 
 
 def log_determinant(gram: Tensor) -> Tensor:

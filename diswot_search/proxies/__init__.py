@@ -1,6 +1,6 @@
 """Zero-cost proxies: plain functions of a student's readings and a teacher's; higher is better."""
 
-from . import activations, gradients, similarity, size, zen
+from . import activations, distillers, gradients, similarity, size, spectra, zen
 from .aggregate import RankAggregate
 from .base import (
     Proxy,
@@ -32,6 +32,13 @@ register_proxy("fisher", gradients.fisher, needs=("gradients", "sensitivities"))
 for _name in ("jacov", "epe_nas"):
     register_proxy(_name, getattr(gradients, _name), needs=("input_jacobian",))
 register_proxy("zico", gradients.zico, needs=("half_gradients",))
+for _name in ("expressivity", "progressivity"):
+    register_proxy(_name, getattr(spectra, _name), needs=("block_entropies",))
+register_proxy("trainability", spectra.trainability, needs=("block_gradients",))
+register_proxy("vkdnw", spectra.vkdnw, needs=("fisher_information",))
+for _name in ("kd", "at", "sp", "cc", "rkd", "pkt", "nst", "ickd"):
+    _needs = ("stage_features",) if _name == "at" else ()
+    register_proxy(_name, getattr(distillers, _name), needs_teacher=True, needs=_needs)
 register_proxy("nwot", activations.nwot, needs=("code_gram",))
 register_proxy("swap", activations.swap, needs=("sign_patterns",))
 register_proxy("linear_regions", activations.linear_regions, needs=("code_gram", "neurons"))
@@ -39,6 +46,18 @@ register_proxy("ntk", activations.ntk, needs=("ntk",))
 register_proxy("meco", activations.meco, needs=("leaf_maps",))
 register_proxy("zen", zen.zen)
 register_aggregate("te_nas", ("ntk", "linear_regions"), "mean_rank", "TE-NAS: trainability and expressivity, by rank.")
+register_aggregate(
+    "az_nas",
+    ("expressivity", "progressivity", "trainability", "macs"),
+    "log_rank",
+    "AZ-NAS: expressivity, progressivity, trainability and size, by rank.",
+)
+register_aggregate(
+    "vkdnw_rank",
+    ("vkdnw", "jacov", "expressivity", "trainability", "macs"),
+    "log_rank",
+    "VKDNW with jacov, expressivity, trainability and size, by rank.",
+)
 
 __all__ = [
     "Proxy",

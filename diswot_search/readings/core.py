@@ -27,6 +27,7 @@ from search_spaces.registry import UnknownNameError, unknown_name_message
 from .. import functional
 from ..data import Probe
 from ..seeding import stable_seed
+from .fisher import FISHER_SAMPLES, fisher_information
 from .forward import (
     ConstantStatistics,
     Forward,
@@ -53,6 +54,7 @@ RECORDED: dict[str, frozenset[str]] = {
     "sign_patterns": frozenset({"sign_patterns"}),
     "block_features": frozenset({"blocks"}),
     "block_gradients": frozenset({"graph", "blocks"}),
+    "block_entropies": frozenset({"blocks"}),
     "stage_features": frozenset({"blocks"}),
     "leaf_maps": frozenset({"leaves"}),
 }
@@ -333,6 +335,17 @@ class Readings(Timed):
         return [self._as_map(block.detach()) for block in self._pass_for("block_features").notes.blocks]
 
     @reading
+    def block_entropies(self) -> list[float]:
+        """Entropy of the spectrum of each block's channel covariance, in nats; see `functional.channel_entropies`.
+
+        Raises:
+            ReadingError: The network has no block that gives a feature map.
+        """
+        if not self.block_features:
+            raise ReadingError("the network has no block that gives a feature map")
+        return functional.channel_entropies(self.block_features)
+
+    @reading
     def stage_features(self) -> list[Tensor]:
         """The last output of a block at each number of positions, in the order of running, each (B, C, P).
 
@@ -461,9 +474,26 @@ class Readings(Timed):
         for before, after in itertools.pairwise(blocks):
             generator = torch.Generator().manual_seed(stable_seed("Rademacher", *after.shape))
             signs = torch.randint(0, 2, after.shape, generator=generator).to(after) * 2 - 1
-            (arrived,) = self._grad(after, [before], signs)
+            connected = before.requires_grad  # or it is a constant, which nothing arrives at
+            arrived = self._grad(after, [before], signs)[0] if connected else torch.zeros_like(before)
             pairs.append((self._as_map(signs), self._as_map(arrived)))
         return pairs
+
+    @reading
+    def fisher_information(self) -> Tensor:
+        """Fisher information about the first weight of each layer, (layers run, layers run), over the first images.
+
+        A forward pass of its own, in which the statistics of batch normalisation are constants, so that samples do
+        not depend on each other, and at most ten backward passes; see `fisher.fisher_information`.
+        """
+        run = forward_timm if has_timm_contract(self.model) else forward_hooked
+        images = self.images[:FISHER_SAMPLES].detach().requires_grad_()
+        notes = Recorder(frozenset({"layers"}), len(images))
+        with torch.enable_grad(), ConstantStatistics(), self._run_mode(), notes.recording(self.model):
+            logits = run(self.model, images).logits
+        if not bool(torch.isfinite(logits).all()):
+            raise ReadingError("the activations are not finite (NaN or infinity)")
+        return fisher_information(logits, notes.layers)
 
     @reading
     def ntk(self) -> Tensor:

@@ -1,0 +1,100 @@
+"""Proxies made from spectra: AZ-NAS's three, of features and of gradients, and VKDNW, of Fisher information."""
+
+from __future__ import annotations
+
+import itertools
+import math
+
+import torch
+from torch import Tensor
+
+from .. import functional as fn
+from ..readings import ReadingError, Readings
+
+# -- AZ-NAS -------------------------------------------------------------------------------------
+
+
+def expressivity(student: Readings, teacher: Readings | None = None) -> float:
+    """Sum over blocks of the entropy of the channel covariance's spectrum.
+
+    Source: Lee and Ham, "AZ-NAS", CVPR 2024.
+    """
+    return math.fsum(student.block_entropies)
+
+
+def progressivity(student: Readings, teacher: Readings | None = None) -> float:
+    """Smallest increase from block to block of the entropy of the channel covariance's spectrum.
+
+    Source: Lee and Ham, "AZ-NAS", CVPR 2024.
+    """
+    entropies = student.block_entropies
+    if len(entropies) < 2:
+        raise ReadingError("progressivity compares successive blocks, and the network has one only")
+    return min(after - before for before, after in itertools.pairwise(entropies))
+
+
+def trainability(student: Readings, teacher: Readings | None = None) -> float:
+    """Mean over pairs of successive blocks of 2 - s - 1 / s, with s how much a random gradient grows on its way back.
+
+    s is the largest singular value of the matrix that maps the gradient at the output of the later block to the one
+    at the output of the earlier block; the mean is largest, 0, where all s are 1. Pairs between whose grids of
+    positions there is no whole factor are left out. A network with a block that passes gradients on unchanged, and so
+    has s = 1 without doing anything, or passes none on, has no score.
+
+    Source: Lee and Ham, "AZ-NAS", CVPR 2024.
+    """
+    pairs = [(sent, unshuffled(arrived, sent.shape[2])) for sent, arrived in student.block_gradients]
+    gains = [_gain(sent, arrived) for sent, arrived in pairs if arrived is not None]
+    if not gains:
+        raise ReadingError("trainability compares successive blocks, and the network has no two on matching grids")
+    return math.fsum(2 - gain - 1 / (gain + 1e-6) for gain in gains) / len(gains)
+
+
+def _gain(sent: Tensor, arrived: Tensor) -> float:
+    """Largest singular value of the mean over samples and positions of the outer products arrived x sent."""
+    if torch.equal(sent, arrived):
+        raise ReadingError("a block passes gradients on unchanged, so trainability is not defined")
+    if not arrived.any():
+        raise ReadingError("no gradient passes through a block, so trainability is not defined")
+    matrix = torch.einsum("bip,bop->io", arrived, sent) / (sent.shape[0] * sent.shape[2])
+    return float(torch.linalg.matrix_norm(matrix.cpu(), 2))
+
+
+def unshuffled(maps: Tensor, positions: int) -> Tensor | None:
+    """Square maps on a coarser square grid: what lay in one cell of it becomes channels, (B, C, P) to (B, C P/Q, Q).
+
+    Args:
+        maps: (B, C, P).
+        positions: Q, the positions of the coarser grid.
+
+    Returns:
+        None where the finer grid is not a whole multiple of the coarser one.
+    """
+    if maps.shape[2] == positions:
+        return maps
+    fine, coarse = math.isqrt(maps.shape[2]), math.isqrt(positions)
+    if (fine**2, coarse**2) != (maps.shape[2], positions) or fine % coarse:
+        return None
+    return torch.pixel_unshuffle(maps.unflatten(2, (fine, fine)), fine // coarse).flatten(2)
+
+
+# -- VKDNW --------------------------------------------------------------------------------------
+
+
+def vkdnw(student: Readings, teacher: Readings | None = None) -> float:
+    """Number of layers plus the entropy of the deciles of the Fisher information's spectrum.
+
+    The information is that of the predictions about one weight of each convolution and linear layer; the nine inner
+    deciles of its eigenvalues are scaled to sum to one. The entropy is below log 9, so the number of layers comes
+    first.
+
+    Source: Tybl and Neumann, "Training-free Neural Architecture Search through Variance of Knowledge of Deep Network
+    Weights", CVPR 2025.
+    """
+    information = student.fisher_information
+    if not information.any():
+        raise ReadingError("the predictions do not depend on the first weight of any layer")
+    deciles = torch.quantile(fn.spectrum(information), torch.arange(1, 10, dtype=torch.float64) / 10)
+    if not deciles.sum() > 0:
+        raise ReadingError("nine tenths of the Fisher information's spectrum are zero")
+    return len(information) + float(fn.entropy(deciles / deciles.sum()))
