@@ -214,6 +214,15 @@ class _Label:
     units: tuple[_Unit, ...]
 
 
+@dataclass(frozen=True, eq=False)
+class _Found:
+    """What a unit gave: (S, K) scores, median seconds, how many failed by reason."""
+
+    scores: NDArray[np.float64]
+    seconds: float
+    failures: dict[str, int]
+
+
 class ComparisonRun:
     """A comparison whose input is checked and whose run folder is open, ready to run.
 
@@ -462,11 +471,8 @@ class ComparisonRun:
     # -- what it gives --------------------------------------------------------------------------
 
     def _score_table(self) -> ScoreTable:
-        read: dict[_Unit, list[list[StoredScore]]] = {}
-        for unit in dict.fromkeys(unit for label in self.labels for unit in label.units):
-            read[unit] = [self._stored(unit, draw) for draw in range(len(self.seeds))]
-        values = {unit: np.array([[_number(s.score) for s in row] for row in rows]) for unit, rows in read.items()}
-        scores = {label.text: _combine(label, values) for label in self.labels}
+        read = {unit: self._read(unit) for label in self.labels for unit in label.units}
+        scores = {label.text: _combine(label, read) for label in self.labels}
         own = {label.proxy.name: label.text for label in self.labels if not label.opponent.control}
         return ScoreTable(
             table=self.table.name,
@@ -480,7 +486,7 @@ class ComparisonRun:
             macs=scores["macs"][0],
             seeds=self.seeds,
             scores=scores,
-            seconds={label.text: sum(_median_seconds(read[unit]) for unit in label.units) for label in self.labels},
+            seconds={label.text: sum(read[unit].seconds for unit in label.units) for label in self.labels},
             passes={label.text: self._passes(label) for label in self.labels},
             failures={label.text: _failures(label, read, scores[label.text]) for label in self.labels},
             controls={
@@ -490,6 +496,14 @@ class ComparisonRun:
             },
             left_out=self.left_out,
         )
+
+    def _read(self, unit: _Unit) -> _Found:
+        rows = [self._stored(unit, draw) for draw in range(len(self.seeds))]
+        scores = np.array([[math.nan if stored.score is None else stored.score for stored in row] for row in rows])
+        # Of what has a score, since a failure may come early.
+        seconds = [stored.seconds for row in rows for stored in row if stored.score is not None]
+        reasons = Counter(stored.reason for row in rows for stored in row if stored.reason is not None)
+        return _Found(scores, float(np.median(seconds)) if seconds else math.nan, dict(reasons.most_common()))
 
     def _stored(self, unit: _Unit, draw: int) -> list[StoredScore]:
         """The stored scores in the order of the architectures."""
@@ -609,18 +623,19 @@ def _choose(
     if broken:
         raise ValueError(f"The table {table.name} has no finite accuracy for {_listed(broken)}.")
     chosen = table.check(space)
+    if sample is not None:
+        check_whole("sample", sample, least=1)
+        chosen.sort(key=str)  # so that the order of the table's rows does not matter
+        random.Random(stable_seed(seed, "sample")).shuffle(chosen)
     left_out = {}
-    if not include_untrainable:
+    if not include_untrainable:  # after the shuffle: the sample with them is nearly the same
         trainable = [architecture for architecture in chosen if space.is_trainable(architecture)]
         left_out["not trainable"] = len(chosen) - len(trainable)
         chosen = trainable
     if sample is not None:
-        check_whole("sample", sample, least=1)
         if sample > len(chosen):
             raise ValueError(f"sample is {sample}, but {table.name} has {len(chosen)} architectures to compare.")
         left_out["not drawn"] = len(chosen) - sample
-        chosen.sort(key=str)  # so that the order of the table's rows does not matter
-        random.Random(stable_seed(seed, "sample")).shuffle(chosen)
         chosen = chosen[:sample]
     if len(chosen) < FEWEST:
         raise ValueError(f"A comparison needs at least {FEWEST} architectures, got {len(chosen)} from {table.name}.")
@@ -661,15 +676,11 @@ def _score(proxy: Proxy, student: Readings, teacher: Readings | None) -> NewScor
     return NewScore(score, reason, watch.seconds, watch.passes)
 
 
-def _number(score: float | None) -> float:
-    return math.nan if score is None else score
-
-
-def _combine(label: _Label, values: Mapping[_Unit, NDArray[np.float64]]) -> NDArray[np.float64]:
+def _combine(label: _Label, read: Mapping[_Unit, _Found]) -> NDArray[np.float64]:
     """The scores of a label, (S, K). An aggregate ranks, seed by seed, what has a score of every member."""
     if isinstance(label.proxy, Proxy):
-        return values[label.units[0]]
-    members = np.stack([values[unit] for unit in label.units])
+        return read[label.units[0]].scores
+    members = np.stack([read[unit].scores for unit in label.units])
     combined = np.full(members.shape[1:], math.nan)
     for draw in range(members.shape[1]):
         scored = np.isfinite(members[:, draw]).all(axis=0)
@@ -678,21 +689,12 @@ def _combine(label: _Label, values: Mapping[_Unit, NDArray[np.float64]]) -> NDAr
     return combined
 
 
-def _median_seconds(rows: Sequence[Sequence[StoredScore]]) -> float:
-    """Median over what has a score, since a failure may come early; NaN where nothing has."""
-    seconds = [stored.seconds for row in rows for stored in row if stored.score is not None]
-    return float(np.median(seconds)) if seconds else math.nan
-
-
-def _failures(
-    label: _Label, read: Mapping[_Unit, list[list[StoredScore]]], scores: NDArray[np.float64]
-) -> dict[str, int]:
+def _failures(label: _Label, read: Mapping[_Unit, _Found], scores: NDArray[np.float64]) -> dict[str, int]:
     """How many pairs of architecture and seed have no score, by reason, the most frequent first."""
-    if isinstance(label.proxy, RankAggregate):
-        count = int(np.isnan(scores).sum())
-        return {"a member has no score": count} if count else {}
-    reasons = [stored.reason for row in read[label.units[0]] for stored in row if stored.reason is not None]
-    return dict(Counter(reasons).most_common())
+    if isinstance(label.proxy, Proxy):
+        return read[label.units[0]].failures
+    count = int(np.isnan(scores).sum())
+    return {"a member has no score": count} if count else {}
 
 
 def _scores_csv(table: ScoreTable) -> Iterator[str]:

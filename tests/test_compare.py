@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import itertools
 import json
 import math
 import multiprocessing
@@ -157,6 +158,22 @@ def test_what_does_not_depend_on_its_input_is_left_out_unless_asked_for(
     together = compare(cells, "l2_norm", table, probe, bootstrap=0, device="cpu", include_untrainable=True).scores
     assert together.architectures == (cut, *whole)
     assert together.left_out == {}
+
+
+def test_samples_with_and_without_what_is_left_out_are_nearly_the_same(
+    cells: NASBench201Space, probe: ds.Probe
+) -> None:
+    texts = [str(architecture) for architecture in itertools.islice(cells, 12)]
+    cut = {text for text in texts if not cells.is_trainable(cells.parse(text))}
+    table = AccuracyTable("t", "accuracy", {text: 60.0 + i for i, text in enumerate(texts)})
+    shares = []
+    for seed in range(6):
+        options = {"sample": 4, "seed": seed, "bootstrap": 0}
+        drawn = compare(cells, [], table, probe, include_untrainable=True, **options).scores.architectures
+        alive = [text for text in drawn if text not in cut]
+        assert list(compare(cells, [], table, probe, **options).scores.architectures[: len(alive)]) == alive
+        shares.append(len(alive) / 4)
+    assert len(set(shares)) > 1
 
 
 def test_a_smaller_sample_is_the_beginning_of_a_larger_one_whatever_the_order_of_rows(probe: ds.Probe) -> None:
