@@ -163,7 +163,7 @@ def test_what_does_not_depend_on_its_input_is_left_out_unless_asked_for(
 def test_samples_with_and_without_what_is_left_out_are_nearly_the_same(
     cells: NASBench201Space, probe: ds.Probe
 ) -> None:
-    texts = [str(architecture) for architecture in itertools.islice(cells, 12)]
+    texts = [str(a) for a in (*itertools.islice(cells, 4), *itertools.islice(cells, 8000, None, 900))]
     cut = {text for text in texts if not cells.is_trainable(cells.parse(text))}
     table = AccuracyTable("t", "accuracy", {text: 60.0 + i for i, text in enumerate(texts)})
     shares = []
