@@ -175,8 +175,8 @@ def test_one_forward_and_each_derivative_once(monkeypatch: pytest.MonkeyPatch) -
         for name in (*DERIVED, *NOTED):
             getattr(readings, name)
     blocks = len(readings.block_features)
-    # The loss, its gradient's square, the logits, and from each block to the one before it.
-    assert (len(forwards), len(backwards)) == (1, 3 + blocks - 1)
+    # The loss, its gradient's square, the logits, and from each block to the one before it or the stem.
+    assert (len(forwards), len(backwards)) == (1, 3 + blocks)
 
 
 # -- codes --------------------------------------------------------------------------------------
@@ -262,8 +262,10 @@ def test_blocks_of_timm_models(name: str, kinds: list[str]) -> None:
 @pytest.mark.parametrize("make", NETWORKS)
 def test_block_gradients_are_those_of_the_block_alone(make: Callable[[], nn.Module]) -> None:
     readings = read_all(make, needs=("block_gradients",))
-    blocks = readings.forward_pass.notes.blocks
-    for before, after, (sent, arrived) in zip(blocks, blocks[1:], readings.block_gradients, strict=False):
+    notes = readings.forward_pass.notes
+    assert notes.entry is not None
+    befores = [notes.entry, *notes.blocks[:-1]]
+    for before, after, (sent, arrived) in zip(befores, notes.blocks, readings.block_gradients, strict=True):
         assert set(sent.unique().tolist()) == {-1.0, 1.0}
         as_map = sent if after.ndim == 4 and make is not swin else sent.transpose(1, 2)
         (expected,) = torch.autograd.grad((as_map.reshape(after.shape) * after).sum(), before, retain_graph=True)

@@ -15,7 +15,7 @@ from ..readings import ReadingError, Readings
 
 
 def expressivity(student: Readings, teacher: Readings | None = None) -> float:
-    """Sum over blocks of the entropy of the channel covariance's spectrum.
+    """Sum over stem and blocks of the entropy of the channel covariance's spectrum.
 
     Source: Lee and Ham, "AZ-NAS", CVPR 2024.
     """
@@ -39,7 +39,8 @@ def trainability(student: Readings, teacher: Readings | None = None) -> float:
     s is the largest singular value of the matrix that maps the gradient at the output of the later block to the one
     at the output of the earlier block; the mean is largest, 0, where all s are 1. Pairs between whose grids of
     positions there is no whole factor are left out. A network with a block that passes gradients on unchanged, and so
-    has s = 1 without doing anything, or passes none on, has no score.
+    has s = 1 without doing anything, or passes none on, has no score. That is so of families whose residual branches
+    are drawn with a scale near zero, as ConvNeXt's.
 
     Source: Lee and Ham, "AZ-NAS", CVPR 2024.
     """
@@ -53,7 +54,10 @@ def trainability(student: Readings, teacher: Readings | None = None) -> float:
 def _gain(sent: Tensor, arrived: Tensor) -> float:
     """Largest singular value of the mean over samples and positions of the outer products arrived x sent."""
     if torch.equal(sent, arrived):
-        raise ReadingError("a block passes gradients on unchanged, so trainability is not defined")
+        raise ReadingError(
+            "a block passes gradients on unchanged, being an identity or one up to a residual branch that starts at "
+            "zero, so trainability is not defined"
+        )
     if not arrived.any():
         raise ReadingError("no gradient passes through a block, so trainability is not defined")
     matrix = torch.einsum("bip,bop->io", arrived, sent) / (sent.shape[0] * sent.shape[2])

@@ -338,12 +338,21 @@ class Readings(Timed):
     def block_entropies(self) -> list[float]:
         """Entropy of the spectrum of each block's channel covariance, in nats; see `functional.channel_entropies`.
 
+        What the stem gives the first block counts as the output of a block.
+
         Raises:
             ReadingError: The network has no block that gives a feature map.
         """
-        if not self.block_features:
+        maps = [self._as_map(map_.detach()) for map_ in self._chain("block_entropies")]
+        if not maps:
             raise ReadingError("the network has no block that gives a feature map")
-        return functional.channel_entropies(self.block_features)
+        return functional.channel_entropies(maps)
+
+    def _chain(self, name: str) -> list[Tensor]:
+        """What the first block was given, unless these are the images, and the output of each block."""
+        taken = self._pass_for(name)
+        entry, blocks = taken.notes.entry, taken.notes.blocks
+        return blocks if entry is None or entry is taken.images else [entry, *blocks]
 
     @reading
     def stage_features(self) -> list[Tensor]:
@@ -465,13 +474,12 @@ class Readings(Timed):
 
     @reading
     def block_gradients(self) -> list[tuple[Tensor, Tensor]]:
-        """Of each block after the first, a random gradient of its output and what it becomes at the block before.
+        """Of each block, a random gradient of its output and what it becomes at the block before, or at the stem.
 
         The random gradients are Rademacher (-1 or 1, evenly), the same for the same shape; both are (B, C, P).
         """
-        blocks = self._pass_for("block_gradients").notes.blocks
         pairs = []
-        for before, after in itertools.pairwise(blocks):
+        for before, after in itertools.pairwise(self._chain("block_gradients")):
             generator = torch.Generator().manual_seed(stable_seed("Rademacher", *after.shape))
             signs = torch.randint(0, 2, after.shape, generator=generator).to(after) * 2 - 1
             connected = before.requires_grad  # or it is a constant, which nothing arrives at

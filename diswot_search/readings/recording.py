@@ -55,6 +55,7 @@ class Recorder:
         self.kinds = kinds
         self.samples = samples
         self.layers: list[LayerCall] = []
+        self.entry: Tensor | None = None
         self.blocks: list[Tensor] = []
         self.leaves: list[Tensor] = []
         self.code_gram: Tensor | None = None
@@ -84,12 +85,17 @@ class Recorder:
         self.layers.append(LayerCall(module, inputs[0].detach(), output))
 
     def _note_block(self, module: nn.Module, inputs: Any, output: Any) -> None:
-        if isinstance(output, Tensor) and output.ndim in (3, 4) and len(output) == self.samples:
+        if self._is_map(output):
+            if not self.blocks and inputs and self._is_map(inputs[0]):
+                self.entry = inputs[0]
             self.blocks.append(output)
 
     def _note_leaf(self, module: nn.Module, inputs: Any, output: Any) -> None:
-        if isinstance(output, Tensor) and output.ndim in (3, 4) and len(output) == self.samples:
+        if self._is_map(output):
             self.leaves.append(output.detach()[0].clone())
+
+    def _is_map(self, value: Any) -> bool:
+        return isinstance(value, Tensor) and value.ndim in (3, 4) and len(value) == self.samples
 
     def _note_activation(self, inputs: Tensor) -> None:
         if inputs.numel() % self.samples or inputs.numel() == self.samples:
