@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 import os
-import random
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -16,35 +16,33 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
-from search_spaces import AccuracyTable, Architecture, SearchSpace, UnknownNameError, read_table
+from search_spaces import AccuracyTable, Architecture, SearchSpace, UnknownNameError
 from search_spaces.registry import unknown_name_message
 
 from .comparison import ProxyResult, ScoreTable, summarise
+from .comparison_plan import (
+    FEWEST,
+    ProxyLike,
+    as_table,
+    choose_architectures,
+    create_opponents,
+    members_of,
+    resolve_proxies,
+)
 from .comparison_report import COMPARISON_PICTURES, to_csv, to_json, to_markdown
 from .data import Probe
-from .evaluation import Evaluator, failure_reason
-from .proxies import Proxy, ProxyFunction, RankAggregate, get_proxy, match_proxies
-from .readings import Precision, Readings
+from .evaluation import Evaluator
+from .proxies import Proxy, RankAggregate
+from .readings import Precision
 from .report import ProgressBar, to_png
 from .run_folder import csv_line, versions
-from .score_store import NewScore, ScoreStore, StoredScore
+from .score_store import ScoreStore, StoredScore
+from .scoring import NOBODY, SIZES, Opponent, Scorer, Unit, read_teacher, score_of, uses_teacher
 from .search import Interruption, as_probes, as_space, as_teacher, check_whole, weight_seeds
-from .seeding import stable_seed
 from .teacher import Teacher
-
-SIZES = ("params", "macs")
-"""What stands beside every proxy. It belongs to the architecture's own text, not to what it computes."""
-
-OTHER_TEACHERS = ("cifar_wrn_16_2", "cifar_resnet56")
-OTHER_DEPTHS = ("cifar_resnet20", "cifar_resnet110")
-"""What controls compare with by default: the first that is not the teacher."""
-
-FEWEST = 3
-"""Architectures that a correlation says anything about."""
 
 _COSTS_AT_ONCE = 256
 
-ProxyLike = str | Proxy | RankAggregate | ProxyFunction
 TeacherLike = Teacher | nn.Module | Architecture | str | None
 
 
@@ -155,7 +153,7 @@ def compare(
     return ComparisonRun(
         space,
         proxies,
-        _as_table(table, column),
+        as_table(table, column),
         probes,
         teacher=made_teacher,
         architectures=architectures,
@@ -176,42 +174,13 @@ def compare(
 
 
 @dataclass(frozen=True, eq=False)
-class _Opponent:
-    """Whom proxies compare students with: a teacher as it is, or with its readings spoilt, or nobody."""
-
-    teacher: Teacher | None = None
-    treatment: str | None = None
-    control: str | None = None
-
-    def context(self) -> dict[str, Any]:
-        return {"teacher": self.teacher.config() if self.teacher else None, "treatment": self.treatment}
-
-    def spoil(self, readings: Readings | None, seed: int) -> Readings | None:
-        if readings is None or self.treatment is None:
-            return readings
-        return readings.shuffled(seed) if self.treatment == "shuffled" else readings.replaced_by_noise(seed)
-
-
-_NOBODY = _Opponent()
-
-
-@dataclass(frozen=True, eq=False)
-class _Unit:
-    """A proxy against an opponent: what is computed and stored, with the number of its series for each draw."""
-
-    proxy: Proxy
-    opponent: _Opponent
-    series: tuple[int, ...] = ()
-
-
-@dataclass(frozen=True, eq=False)
 class _Label:
     """One name in the table of scores: a proxy or an aggregate, or a control of it, and the units that make it."""
 
     text: str
     proxy: Proxy | RankAggregate
-    opponent: _Opponent
-    units: tuple[_Unit, ...]
+    opponent: Opponent
+    units: tuple[Unit, ...]
 
 
 @dataclass(frozen=True, eq=False)
@@ -276,11 +245,21 @@ class ComparisonRun:
             check_whole("top_k", top_k, least=1)
         if len(self.probes) not in (1, draws):
             raise ValueError(f"There are {len(self.probes)} probes for {draws} draws; give one, or one for each draw.")
-        self.architectures, self.left_out = _choose(space, table, architectures, sample, seed, include_untrainable)
+        self.architectures, self.left_out = choose_architectures(
+            space, table, architectures, sample, seed, include_untrainable
+        )
         self.canonical = [str(space.canonical(architecture)) for architecture in self.architectures]
         asked = resolve_proxies(proxies)
-        opponents = self._opponents(asked, controls, other_teacher, other_depth)
-        self._check_readable(opponents if any(map(_uses_teacher, _members(asked))) else [_NOBODY])
+        opponents = create_opponents(
+            asked,
+            space,
+            self.probes[0],
+            teacher=teacher,
+            controls=controls,
+            other=other_teacher,
+            depth=other_depth,
+        )
+        self._check_readable(opponents if any(map(uses_teacher, members_of(asked))) else [NOBODY])
         if top_k is not None and top_k > len(self.architectures):
             raise ValueError(f"top_k is {top_k}, but {len(self.architectures)} architectures are compared.")
         self.config = {
@@ -311,35 +290,7 @@ class ComparisonRun:
 
     # -- before any work ------------------------------------------------------------------------
 
-    def _opponents(
-        self, asked: Sequence[Proxy | RankAggregate], controls: bool, other: Teacher | None, depth: Teacher | None
-    ) -> list[_Opponent]:
-        """The teacher, and what the controls put in its place."""
-        lacking = [proxy.name for proxy in asked if proxy.needs_teacher and self.teacher is None]
-        if lacking:
-            raise ValueError(f"{_listed(lacking)}: compared with a teacher, and none was given.")
-        opponents = [_Opponent(self.teacher)]
-        if not controls:
-            if other or depth:
-                raise ValueError("other_teacher and other_depth are controls; ask for them with controls=True.")
-            return opponents
-        if self.teacher is None or not any(map(_uses_teacher, _members(asked))):
-            shown = _listed([proxy.name for proxy in asked])
-            raise ValueError(f"Controls repeat proxies that compare with a teacher, but none of these does: {shown}.")
-        for kind, given, names in (
-            ("other teacher", other, OTHER_TEACHERS),
-            ("other depth", depth, OTHER_DEPTHS),
-        ):
-            name = next(name for name in names if name != self.teacher.name)
-            teacher = given or as_teacher(name, self.space, self.probes[0])
-            assert teacher is not None
-            if teacher.config() == self.teacher.config():
-                raise ValueError(f"The {kind} is {teacher.name!r}, which is the teacher itself.")
-            opponents.append(_Opponent(teacher, None, f"{kind}: {teacher.name}"))
-        opponents += [_Opponent(self.teacher, kind, kind) for kind in ("shuffled", "no teacher")]
-        return opponents
-
-    def _check_readable(self, opponents: Sequence[_Opponent]) -> None:
+    def _check_readable(self, opponents: Sequence[Opponent]) -> None:
         """Find out before a folder is made whether space, probes and teachers fit each other."""
         for opponent in opponents:
             evaluator = Evaluator(
@@ -347,15 +298,15 @@ class ComparisonRun:
             )
             self.device = evaluator.device
             if opponent.treatment is None:
-                _read_teacher(evaluator, self.seeds[0])
+                read_teacher(evaluator, self.seeds[0])
 
-    def _plan(self, asked: Sequence[Proxy | RankAggregate], opponents: Sequence[_Opponent]) -> list[_Label]:
+    def _plan(self, asked: Sequence[Proxy | RankAggregate], opponents: Sequence[Opponent]) -> list[_Label]:
         """The labels in order, each proxy's controls behind it; all the controls of one proxy share what they can."""
-        units: dict[tuple[int, ...], _Unit] = {}
+        units: dict[tuple[int, ...], Unit] = {}
         labels = []
         for proxy in asked:
             for opponent in opponents:
-                if opponent.control and not any(map(_uses_teacher, proxy.members)):
+                if opponent.control and not any(map(uses_teacher, proxy.members)):
                     continue
                 text = f"{proxy.name} ({opponent.control})" if opponent.control else proxy.name
                 members = [self._unit(member, opponent) for member in proxy.members]
@@ -363,12 +314,12 @@ class ComparisonRun:
                 labels.append(_Label(text, proxy, opponent, tuple(members)))
         return labels
 
-    def _unit(self, proxy: Proxy, opponent: _Opponent) -> _Unit:
-        if not _uses_teacher(proxy):
-            opponent = _NOBODY
+    def _unit(self, proxy: Proxy, opponent: Opponent) -> Unit:
+        if not uses_teacher(proxy):
+            opponent = NOBODY
         context: dict[str, Any] = {"space": self.space.config()}
         if proxy.identity in SIZES:
-            return _Unit(proxy, opponent, (self.store.series(proxy.identity, context),) * len(self.seeds))
+            return Unit(proxy, opponent, (self.store.series(proxy.identity, context),) * len(self.seeds))
         context |= {
             "device": self.device.partition(":")[0],
             "channels_last": self.precision.channels_last,
@@ -379,7 +330,7 @@ class ComparisonRun:
             self.store.series(proxy.identity, context | {"probe": self._probe(draw).fingerprint})
             for draw in range(len(self.seeds))
         ]
-        return _Unit(proxy, opponent, tuple(series))
+        return Unit(proxy, opponent, tuple(series))
 
     def _probe(self, draw: int) -> Probe:
         return self.probes[draw % len(self.probes)]
@@ -416,11 +367,11 @@ class ComparisonRun:
                 self.interruption.check()
                 student = reader.read_student(architecture)
                 new = [unit for unit in stored if str(architecture) not in stored[unit]]
-                found[str(architecture)] = {unit.series[0]: _score(unit.proxy, student, None) for unit in new}
+                found[str(architecture)] = {unit.series[0]: score_of(unit.proxy, student, None) for unit in new}
             self.store.add(0, found)
         self._leave_out_what_has_no_cost(units[0])
 
-    def _leave_out_what_has_no_cost(self, unit: _Unit) -> None:
+    def _leave_out_what_has_no_cost(self, unit: Unit) -> None:
         counted = self.store.scores(unit.series[0], 0)
         kept = [counted[str(architecture)].score is not None for architecture in self.architectures]
         if all(kept):
@@ -448,16 +399,16 @@ class ComparisonRun:
             for draw, of_draw in enumerate(missing):
                 if not of_draw:
                     continue
-                computer = _Computer(self, draw)
+                scorer = Scorer(partial(self._evaluator, draw), draw, self.seeds[draw])
                 for canonical, its_units in of_draw.items():
                     self.interruption.check()
-                    found = computer.scores(architectures[canonical], its_units)
+                    found = scorer.scores(architectures[canonical], its_units)
                     self.store.add(self.seeds[draw], {canonical: found})
                     bar.advance(replayed=False)
 
-    def _missing(self, draw: int, units: Sequence[_Unit], architectures: Sequence[str]) -> dict[str, list[_Unit]]:
+    def _missing(self, draw: int, units: Sequence[Unit], architectures: Sequence[str]) -> dict[str, list[Unit]]:
         """What is still to be computed of a draw: units by architecture, in the order of both."""
-        missing: dict[str, list[_Unit]] = {architecture: [] for architecture in architectures}
+        missing: dict[str, list[Unit]] = {architecture: [] for architecture in architectures}
         for unit in units:
             stored = self.store.scores(unit.series[draw], self.seeds[draw])
             for architecture, of_architecture in missing.items():
@@ -497,7 +448,7 @@ class ComparisonRun:
             left_out=self.left_out,
         )
 
-    def _read(self, unit: _Unit) -> _Found:
+    def _read(self, unit: Unit) -> _Found:
         rows = [self._stored(unit, draw) for draw in range(len(self.seeds))]
         scores = np.array([[math.nan if stored.score is None else stored.score for stored in row] for row in rows])
         # Of what has a score, since a failure may come early.
@@ -505,7 +456,7 @@ class ComparisonRun:
         reasons = Counter(stored.reason for row in rows for stored in row if stored.reason is not None)
         return _Found(scores, float(np.median(seconds)) if seconds else math.nan, dict(reasons.most_common()))
 
-    def _stored(self, unit: _Unit, draw: int) -> list[StoredScore]:
+    def _stored(self, unit: Unit, draw: int) -> list[StoredScore]:
         """The stored scores in the order of the architectures."""
         if unit.proxy.identity in SIZES:
             stored = self.store.scores(unit.series[draw], 0)
@@ -531,152 +482,7 @@ _FILES: dict[str, Callable[[ScoreTable, Sequence[ProxyResult]], str]] = {
 }
 
 
-class _Computer:
-    """Computes the scores of one draw; its teachers' readings are taken once, and go with it."""
-
-    def __init__(self, run: ComparisonRun, draw: int) -> None:
-        self.run = run
-        self.draw = draw
-        self.seed = run.seeds[draw]
-        self.reader = run._evaluator(draw, None)
-        self.readings: dict[_Opponent, Readings | None] = {}
-        self.teachers: dict[str, Evaluator] = {}
-
-    def scores(self, architecture: Architecture, units: Sequence[_Unit]) -> dict[int, NewScore]:
-        """New scores of an architecture by the number of their series. A failure is recorded and disturbs no other."""
-        shared = [unit for unit in units if _is_known(unit.proxy)]
-        needs = {name for unit in shared for name in unit.proxy.needs}
-        student = self.reader.read_student(architecture, self.seed, needs=needs)
-        found = {}
-        for unit in units:
-            if unit not in shared:
-                student_of_its_own = self.reader.read_student(architecture, self.seed, needs=unit.proxy.needs)
-                found[unit] = _score(unit.proxy, student_of_its_own, self._against(unit.opponent))
-            else:
-                found[unit] = _score(unit.proxy, student, self._against(unit.opponent))
-        return {unit.series[self.draw]: score for unit, score in found.items()}
-
-    def _against(self, opponent: _Opponent) -> Readings | None:
-        if opponent not in self.readings:
-            evaluator = self._evaluator(opponent.teacher)
-            self.readings[opponent] = opponent.spoil(_read_teacher(evaluator, self.seed), self.seed)
-        return self.readings[opponent]
-
-    def _evaluator(self, teacher: Teacher | None) -> Evaluator:
-        """The evaluator that reads a teacher, one for all that is done to its readings."""
-        name = repr(teacher and teacher.config())
-        return self.teachers.setdefault(name, self.run._evaluator(self.draw, teacher))
-
-
-# -- the pieces ---------------------------------------------------------------------------------
-
-
-def resolve_proxies(proxies: ProxyLike | Sequence[ProxyLike]) -> list[Proxy | RankAggregate]:
-    """The proxies asked for, each once, and the two sizes behind them if they are not among them.
-
-    Raises:
-        UnknownNameError: No proxy has this name, or none matches this pattern; near names are given.
-        ValueError: Two different ones have the same name.
-    """
-    given = [proxies] if isinstance(proxies, str | Proxy | RankAggregate) or callable(proxies) else list(proxies)
-    found: dict[str, Proxy | RankAggregate] = {}
-    for one in [name for item in [*given, *SIZES] for name in _matching(item)]:
-        proxy = get_proxy(one)
-        if found.setdefault(proxy.name, proxy).identity != proxy.identity:
-            raise ValueError(f"Two different proxies are called {proxy.name!r}; give one of them another name.")
-    return list(found.values())
-
-
-def _matching(proxy: ProxyLike) -> list[Any]:
-    """The names that a pattern stands for; anything else stands for itself."""
-    if not isinstance(proxy, str) or "(" in proxy or not any(sign in proxy for sign in "*?["):
-        return [proxy]
-    return match_proxies(proxy)
-
-
-def _as_table(table: AccuracyTable | str | os.PathLike[str], column: str | None) -> AccuracyTable:
-    if not isinstance(table, AccuracyTable):
-        return read_table(table, column)
-    if column not in (None, table.column):
-        raise ValueError(f"The table {table.name!r} holds {table.column!r}, not the column {column!r}.")
-    return table
-
-
-def _choose(
-    space: SearchSpace,
-    table: AccuracyTable,
-    asked: Iterable[str | Architecture] | None,
-    sample: int | None,
-    seed: int,
-    include_untrainable: bool,
-) -> tuple[list[Architecture], dict[str, int]]:
-    """The architectures to compare, and how many of the table are left out, by reason."""
-    if not table:
-        raise ValueError(f"The table {table.name} has no architectures.")
-    if asked is not None:
-        given = [str(architecture) for architecture in asked]
-        twice = [text for text, count in Counter(given).items() if count > 1]
-        if twice:
-            raise ValueError(f"Asked for twice: {_listed(twice)}.")
-        table = table.select(given)
-    broken = [text for text, accuracy in table.items() if not math.isfinite(accuracy)]
-    if broken:
-        raise ValueError(f"The table {table.name} has no finite accuracy for {_listed(broken)}.")
-    chosen = table.check(space)
-    if sample is not None:
-        check_whole("sample", sample, least=1)
-        chosen.sort(key=str)  # so that the order of the table's rows does not matter
-        random.Random(stable_seed(seed, "sample")).shuffle(chosen)
-    left_out = {}
-    if not include_untrainable:  # after the shuffle: the sample with them is nearly the same
-        trainable = [architecture for architecture in chosen if space.is_trainable(architecture)]
-        left_out["not trainable"] = len(chosen) - len(trainable)
-        chosen = trainable
-    if sample is not None:
-        if sample > len(chosen):
-            raise ValueError(f"sample is {sample}, but {table.name} has {len(chosen)} architectures to compare.")
-        left_out["not drawn"] = len(chosen) - sample
-        chosen = chosen[:sample]
-    if len(chosen) < FEWEST:
-        raise ValueError(f"A comparison needs at least {FEWEST} architectures, got {len(chosen)} from {table.name}.")
-    return chosen, {reason: count for reason, count in left_out.items() if count}
-
-
-def _is_known(proxy: Proxy) -> bool:
-    """Whether it is a registered one."""
-    return proxy.identity == proxy.name
-
-
-def _members(proxies: Sequence[Proxy | RankAggregate]) -> list[Proxy]:
-    return [member for proxy in proxies for member in proxy.members]
-
-
-def _uses_teacher(proxy: Proxy) -> bool:
-    """Whether its score may depend on the teacher: that of a function may, whatever is said of it."""
-    return proxy.needs_teacher or not _is_known(proxy)
-
-
-def _read_teacher(evaluator: Evaluator, seed: int) -> Readings | None:
-    try:
-        return evaluator.read_teacher(seed, 0)
-    except RuntimeError as error:
-        raise ValueError(str(error)) from error
-
-
-def _score(proxy: Proxy, student: Readings, teacher: Readings | None) -> NewScore:
-    """A score, or why there is none: an architecture may fail in any way that a network can."""
-    score, reason = None, None
-    with student.watch() as watch:
-        try:
-            score = proxy(student, teacher)
-        except Exception as error:
-            reason = failure_reason(error)
-    if score is not None and not math.isfinite(score):
-        score, reason = None, f"the score is {score}"
-    return NewScore(score, reason, watch.seconds, watch.passes)
-
-
-def _combine(label: _Label, read: Mapping[_Unit, _Found]) -> NDArray[np.float64]:
+def _combine(label: _Label, read: Mapping[Unit, _Found]) -> NDArray[np.float64]:
     """The scores of a label, (S, K). An aggregate ranks, seed by seed, what has a score of every member."""
     if isinstance(label.proxy, Proxy):
         return read[label.units[0]].scores
@@ -689,7 +495,7 @@ def _combine(label: _Label, read: Mapping[_Unit, _Found]) -> NDArray[np.float64]
     return combined
 
 
-def _failures(label: _Label, read: Mapping[_Unit, _Found], scores: NDArray[np.float64]) -> dict[str, int]:
+def _failures(label: _Label, read: Mapping[Unit, _Found], scores: NDArray[np.float64]) -> dict[str, int]:
     """How many pairs of architecture and seed have no score, by reason, the most frequent first."""
     if isinstance(label.proxy, Proxy):
         return read[label.units[0]].failures
@@ -706,11 +512,6 @@ def _scores_csv(table: ScoreTable) -> Iterator[str]:
         for s, seed in enumerate(table.seeds):
             scores = (table.scores[label][s, k] for label in labels)
             yield csv_line([*own, seed, *("" if math.isnan(score) else score for score in scores)])
-
-
-def _listed(names: Sequence[str], limit: int = 3) -> str:
-    more = f" and {len(names) - limit} more" if len(names) > limit else ""
-    return ", ".join(map(repr, names[:limit])) + more
 
 
 def _counted(reasons: Mapping[str, int]) -> str:

@@ -45,6 +45,8 @@ ROOMS = [
     "diswot_search.comparison",
     "diswot_search.comparison_report",
     "diswot_search.score_store",
+    "diswot_search.scoring",
+    "diswot_search.comparison_plan",
     "diswot_search.compare",
     "diswot_search.cli",
     "diswot_search.__main__",
