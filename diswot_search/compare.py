@@ -262,25 +262,7 @@ class ComparisonRun:
         self._check_readable(opponents if any(map(uses_teacher, members_of(asked))) else [NOBODY])
         if top_k is not None and top_k > len(self.architectures):
             raise ValueError(f"top_k is {top_k}, but {len(self.architectures)} architectures are compared.")
-        self.config = {
-            "space": space.config(),
-            "table": table.name,
-            "column": table.column,
-            "architectures": len(self.architectures),
-            "left_out": self.left_out,
-            "proxies": [proxy.identity for proxy in asked],
-            "teacher": teacher.config() if teacher else None,
-            "controls": [opponent.control for opponent in opponents if opponent.control],
-            "probes": [probe.config() for probe in self.probes],
-            "seeds": list(self.seeds),
-            "sample": sample,
-            "bootstrap": bootstrap,
-            "top_k": top_k,
-            "device": self.device.partition(":")[0],
-            "channels_last": self.precision.channels_last,
-            "bf16": self.precision.bf16,
-            "versions": versions(),
-        }
+        self.config = self._config(asked, opponents) | {"sample": sample}
         self.store = ScoreStore(out)
         try:
             self.labels = self._plan(asked, opponents)
@@ -289,6 +271,26 @@ class ComparisonRun:
             raise
 
     # -- before any work ------------------------------------------------------------------------
+
+    def _config(self, asked: Sequence[Proxy | RankAggregate], opponents: Sequence[Opponent]) -> dict[str, Any]:
+        return {
+            "space": self.space.config(),
+            "table": self.table.name,
+            "column": self.table.column,
+            "architectures": len(self.architectures),
+            "left_out": self.left_out,
+            "proxies": [proxy.identity for proxy in asked],
+            "teacher": self.teacher.config() if self.teacher else None,
+            "controls": [opponent.control for opponent in opponents if opponent.control],
+            "probes": [probe.config() for probe in self.probes],
+            "seeds": list(self.seeds),
+            "bootstrap": self.bootstrap,
+            "top_k": self.top_k,
+            "device": self.device.partition(":")[0],
+            "channels_last": self.precision.channels_last,
+            "bf16": self.precision.bf16,
+            "versions": versions(),
+        }
 
     def _check_readable(self, opponents: Sequence[Opponent]) -> None:
         """Find out before a folder is made whether space, probes and teachers fit each other."""
