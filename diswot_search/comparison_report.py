@@ -277,7 +277,9 @@ def plot_scatter(table: ScoreTable, results: Sequence[ProxyResult]) -> Figure:
     for axes in panels[len(shown) :]:
         axes.remove()
     figure.supylabel(f"{table.column} (%){', spaced by rank' * _is_crowded(table.accuracies)}", fontsize=10)
-    figure.supxlabel("score, mean over seeds (by rank where the axis has no numbers); beside the name: Spearman")
+    figure.supxlabel(
+        "score, mean over seeds (by rank where the axis has no numbers); beside the name: Spearman", fontsize=9
+    )
     _set_title(figure, _title(table))
     return figure
 
@@ -367,6 +369,8 @@ def plot_cost(table: ScoreTable, results: Sequence[ProxyResult]) -> Figure:
 
     The sizes, which need no network, are lines: what any time must be worth. What has no time is left out.
     """
+    from matplotlib.ticker import LogLocator, NullFormatter
+
     known = {r.label: (r.seconds, r.spearman.value) for r in _without_controls(results)}
     known = {label: point for label, point in known.items() if not math.isnan(point[1])}
     sizes = {label: value for label, (_, value) in known.items() if label in SIZE_COLOURS}
@@ -386,6 +390,9 @@ def plot_cost(table: ScoreTable, results: Sequence[ProxyResult]) -> Figure:
             axes.plot(seconds, values, "o", color=colour, markersize=5, label=name)
     if points:
         axes.set_xscale("log")
+        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.xaxis.set_major_formatter("{x:g}")
+        axes.xaxis.set_minor_formatter(NullFormatter())
         axes.margins(x=0.12, y=0.08)
     axes.set_xlabel("seconds per architecture, asked for alone, with every pass it needs")
     axes.set_ylabel("Spearman")
