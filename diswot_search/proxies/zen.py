@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -17,7 +17,7 @@ from ..readings.recording import weighted_layers
 from ..seeding import stable_seed
 
 REPEATS = 32
-IMAGES = 4
+IMAGES = 2
 STEP = 0.01
 
 ADDITIONS = frozenset({torch.add, Tensor.add, Tensor.add_})
@@ -31,49 +31,51 @@ def zen(student: Readings, teacher: Readings | None = None) -> float:
     left out. The score is log mean abs(f(x + z / 100) - f(x)) for the last map f, with normal z, plus the sum over
     batch normalisations of log sqrt(v) with v the mean variance of the channels: what normalisation has divided by.
     A network without batch normalisation has the first part alone. Draws are the same for any weights that the
-    network may have. Four images and their changed twins are normalised together, in single precision.
+    network may have. Two images and their changed twins are normalised together, in single precision.
 
     Source: Lin et al., "Zen-NAS: A Zero-Shot NAS for High-Performance Image Recognition", ICCV 2021.
     """
-    model, shape = student.model, (IMAGES, *student.images.shape[1:])
-    generator = torch.Generator().manual_seed(stable_seed("zen"))
-    scores = []
+    model, generator = student.model, torch.Generator().manual_seed(stable_seed("zen"))
+    drawn, zero = _replacements(model)
+    images = torch.zeros(2 * IMAGES, *student.images.shape[1:], device=student.device)
     with torch.no_grad(), evaluation_mode(model, batch_statistics=False):
-        for weights in _normal_weights(model, generator):
-            images, change = torch.randn((2, *shape), generator=generator).to(student.images)
-            mode = GaussianMode()
-            batch = mode.start(torch.cat([images, images + STEP * change]))
-            with mode:
-                features = functional_call(_LastMap(model), weights, (batch,))
-            before, after = features.chunk(2)
-            scores.append((after - before).abs().mean().log() + mode.log_scale)
-    return float(torch.stack(scores).mean())
+        # Weights are drawn anew in place, so that they take those of the network only once.
+        draws = _Draws(model, [*drawn.values()], generator)
+        return float(functional_call(draws, drawn | zero, (images,)).mean())
 
 
-class _LastMap(nn.Module):
-    """The network up to its last map."""
+def _replacements(model: nn.Module) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Tensors in place of the weights, and of the biases, of convolutions and linear layers, by their names."""
+    layers = weighted_layers(model)
+    weights, biases = {id(layer.weight) for layer in layers}, {id(layer.bias) for layer in layers}
+    named = dict(model.named_parameters(prefix="model"))
+    return (
+        {name: torch.zeros_like(parameter) for name, parameter in named.items() if id(parameter) in weights},
+        {name: torch.zeros_like(parameter) for name, parameter in named.items() if id(parameter) in biases},
+    )
 
-    def __init__(self, model: nn.Module) -> None:
+
+class _Draws(nn.Module):
+    """The score of each draw of weights and images, (draws,)."""
+
+    def __init__(self, model: nn.Module, drawn: list[Tensor], generator: torch.Generator) -> None:
         super().__init__()
         self.model = model
+        self.drawn = drawn
+        self.generator = generator
 
     def forward(self, images: Tensor) -> Tensor:
         run = forward_timm if has_timm_contract(self.model) else forward_hooked
-        return run(self.model, images).features
-
-
-def _normal_weights(model: nn.Module, generator: torch.Generator) -> Iterator[dict[str, Tensor]]:
-    """Weights and biases for `_LastMap`, by name, for each repeat."""
-    layers = weighted_layers(model)
-    normal, zero = {id(layer.weight) for layer in layers}, {id(layer.bias) for layer in layers}
-    for _ in range(REPEATS):
-        drawn = {}
-        for name, parameter in model.named_parameters(prefix="model"):
-            if id(parameter) in normal:
-                drawn[name] = torch.randn(parameter.shape, generator=generator).to(parameter)
-            elif id(parameter) in zero:
-                drawn[name] = torch.zeros_like(parameter)
-        yield drawn
+        scores = []
+        for _ in range(REPEATS):
+            for values in [*self.drawn, images]:
+                values.copy_(torch.randn(values.shape, generator=self.generator))
+            images[IMAGES:] = images[:IMAGES] + STEP * images[IMAGES:]
+            with GaussianMode() as mode:
+                features = run(self.model, mode.start(images.clone())).features
+            before, after = features.chunk(2)
+            scores.append((after - before).abs().mean().log() + mode.log_scale)
+        return torch.stack(scores)
 
 
 class GaussianMode(TorchFunctionMode):
@@ -87,7 +89,8 @@ class GaussianMode(TorchFunctionMode):
     """
 
     def __init__(self) -> None:
-        self.log_scale = torch.zeros(())
+        super().__init__()
+        self.log_scale: Tensor | float = 0.0
         self._made = 0
 
     def start(self, images: Tensor) -> Tensor:
@@ -151,6 +154,6 @@ def _add(function: Any, first: Any, second: Any) -> Any:
 
 def _is_made_from(later: Any, earlier: Any) -> bool:
     before, own = getattr(later, "_line", 0), getattr(earlier, "_line", 0)
-    if later is earlier or not own or later.shape != earlier.shape:
+    if later is earlier or not before or not own or later.shape != earlier.shape:
         return False
     return bool(before >> (own.bit_length() - 1) & 1)
