@@ -128,6 +128,7 @@ def compare_command(
     other_teacher: str | None = None,
     other_depth: str | None = None,
     include_untrainable: bool = False,
+    canonical: bool = True,
     batch_size: int = 64,
     fresh_probes: bool = False,
     draws: int = 1,
@@ -166,6 +167,8 @@ def compare_command(
         other_teacher: The other teacher of the controls; by default a CIFAR ResNet.
         other_depth: Their teacher of another depth; likewise.
         include_untrainable: Compare architectures whose output does not depend on the input, too.
+        canonical: Let architectures that compute the same function share a score, as a search does; otherwise each
+            network is scored as it is written.
         batch_size: Images in the probe.
         fresh_probes: Give each draw a batch of its own, so that the spread over draws includes the batch.
         draws: Weight draws.
@@ -208,6 +211,7 @@ def compare_command(
         other_teacher=as_teacher(other_teacher, made_space, made_probes[0]),
         other_depth=as_teacher(other_depth, made_space, made_probes[0]),
         include_untrainable=include_untrainable,
+        canonical=canonical,
         bootstrap=bootstrap,
         top_k=top_k,
         out=out,

@@ -95,6 +95,7 @@ def compare(
     other_teacher: TeacherLike = None,
     other_depth: TeacherLike = None,
     include_untrainable: bool = False,
+    canonical: bool = True,
     bootstrap: int = 1000,
     top_k: int | None = None,
     out: str | os.PathLike[str] | None = None,
@@ -105,8 +106,8 @@ def compare(
 ) -> Comparison:
     """Compare proxies with known accuracies. Nothing is trained.
 
-    Parameters and multiply-accumulates are always compared too, and no sign is turned. Architectures that compute the
-    same function share their scores; each has its own cost. With `out` every score is stored as soon as it is known,
+    Parameters and multiply-accumulates are always compared too, and no sign is turned; each architecture has its own
+    cost. With `out` every score is stored as soon as it is known,
     with all that it depends on: stopped at any moment, the same call continues, and any other call with that folder
     computes only what was never computed there. On SIGINT the architecture at hand is finished before
     `KeyboardInterrupt` is raised; a second one raises at once.
@@ -130,6 +131,9 @@ def compare(
         other_teacher: The other one; by default a CIFAR ResNet of this package with random weights.
         other_depth: The one of another depth; likewise.
         include_untrainable: Compare architectures whose output does not depend on the input, too.
+        canonical: Let architectures that compute the same function share the scores of the simplest of them, as a
+            search does. Otherwise every network is scored as it is written, dead and doubled layers included, as
+            published comparisons do.
         bootstrap: Resamples of the architectures for confidence intervals; 0 makes none.
         top_k: How many count as the best; by default a tenth.
         out: The run folder; None keeps everything in memory.
@@ -164,6 +168,7 @@ def compare(
         other_teacher=other,
         other_depth=depth,
         include_untrainable=include_untrainable,
+        canonical=canonical,
         bootstrap=bootstrap,
         top_k=top_k,
         out=out,
@@ -197,7 +202,8 @@ class ComparisonRun:
 
     Args:
         space, proxies, table, probes, teacher, architectures, sample, seed, draws, controls, other_teacher,
-            other_depth, include_untrainable, bootstrap, top_k, out, device, precision, progress: As for `compare`.
+            other_depth, include_untrainable, canonical, bootstrap, top_k, out, device, precision, progress: As for
+            `compare`.
 
     Attributes:
         store: The scores, none or those of earlier runs.
@@ -222,6 +228,7 @@ class ComparisonRun:
         other_teacher: Teacher | None = None,
         other_depth: Teacher | None = None,
         include_untrainable: bool = False,
+        canonical: bool = True,
         bootstrap: int = 1000,
         top_k: int | None = None,
         out: str | os.PathLike[str] | None = None,
@@ -248,7 +255,7 @@ class ComparisonRun:
         self.architectures, self.left_out = choose_architectures(
             space, table, architectures, sample, seed, include_untrainable
         )
-        self.canonical = [str(space.canonical(architecture)) for architecture in self.architectures]
+        self.canonical = canonical
         asked = resolve_proxies(proxies)
         opponents = create_opponents(
             asked,
@@ -284,6 +291,7 @@ class ComparisonRun:
             "controls": [opponent.control for opponent in opponents if opponent.control],
             "probes": [probe.config() for probe in self.probes],
             "seeds": list(self.seeds),
+            "canonical": self.canonical,
             "bootstrap": self.bootstrap,
             "top_k": self.top_k,
             "device": self.device.partition(":")[0],
@@ -385,14 +393,10 @@ class ComparisonRun:
         if sum(kept) < FEWEST:
             raise ValueError(f"Fewer than {FEWEST} architectures can be built: {_counted(self.left_out)}.")
         self.architectures = [a for a, keep in zip(self.architectures, kept, strict=True) if keep]
-        self.canonical = [c for c, keep in zip(self.canonical, kept, strict=True) if keep]
 
     def _compute(self) -> None:
         units = list(dict.fromkeys(u for label in self.labels for u in label.units if u.proxy.identity not in SIZES))
-        architectures = {
-            canonical: self.space.canonical(architecture)
-            for canonical, architecture in zip(self.canonical, self.architectures, strict=True)
-        }
+        architectures = {str(scored): scored for scored in map(self._scored, self.architectures)}
         missing = [self._missing(draw, units, list(architectures)) for draw in range(len(self.seeds))]
         total = len(self.seeds) * len(architectures)
         with ProgressBar("comparing", "architectures", total, enabled=self.progress) as bar:
@@ -401,11 +405,11 @@ class ComparisonRun:
             for draw, of_draw in enumerate(missing):
                 if not of_draw:
                     continue
-                scorer = Scorer(partial(self._evaluator, draw), draw, self.seeds[draw])
-                for canonical, its_units in of_draw.items():
+                scorer = Scorer(partial(self._evaluator, draw), draw, self.seeds[draw], self.canonical)
+                for text, its_units in of_draw.items():
                     self.interruption.check()
-                    found = scorer.scores(architectures[canonical], its_units)
-                    self.store.add(self.seeds[draw], {canonical: found})
+                    found = scorer.scores(architectures[text], its_units)
+                    self.store.add(self.seeds[draw], {text: found})
                     bar.advance(replayed=False)
 
     def _missing(self, draw: int, units: Sequence[Unit], architectures: Sequence[str]) -> dict[str, list[Unit]]:
@@ -417,6 +421,10 @@ class ComparisonRun:
                 if architecture not in stored:
                     of_architecture.append(unit)
         return {architecture: its_units for architecture, its_units in missing.items() if its_units}
+
+    def _scored(self, architecture: Architecture) -> Architecture:
+        """The architecture whose network is scored in the place of this one."""
+        return self.space.canonical(architecture) if self.canonical else architecture
 
     def _evaluator(self, draw: int, teacher: Teacher | None) -> Evaluator:
         return Evaluator(self.space, teacher, self._probe(draw), SIZES[0], device=self.device, precision=self.precision)
@@ -464,7 +472,7 @@ class ComparisonRun:
             stored = self.store.scores(unit.series[draw], 0)
             return [stored[str(architecture)] for architecture in self.architectures]
         stored = self.store.scores(unit.series[draw], self.seeds[draw])
-        return [stored[canonical] for canonical in self.canonical]
+        return [stored[str(self._scored(architecture))] for architecture in self.architectures]
 
     def _passes(self, label: _Label) -> tuple[str, ...]:
         return tuple(sorted({name for unit in label.units for name in self.store.passes(unit.series[0])}))

@@ -167,7 +167,12 @@ class Evaluator:
         return self._teacher_readings[key]
 
     def read_student(
-        self, architecture: Architecture, seed: int = 0, probe_index: int = 0, needs: Collection[str] = ()
+        self,
+        architecture: Architecture,
+        seed: int = 0,
+        probe_index: int = 0,
+        needs: Collection[str] = (),
+        canonical: bool = True,
     ) -> Readings:
         """The readings of an architecture with the weights that its score is computed from.
 
@@ -176,12 +181,13 @@ class Evaluator:
             seed: The weight seed.
             probe_index: Which of the probes it is read on.
             needs: Names of readings that will be taken, so that one forward pass serves them all.
+            canonical: Read the network that stands for all with the same function; otherwise the one as written.
         """
-        canonical = self.space.canonical(architecture)
+        built = self.space.canonical(architecture) if canonical else architecture
 
         def make() -> nn.Module:
-            with isolated_random_state(stable_seed(seed, str(canonical))):
-                return self.space.build(canonical)
+            with isolated_random_state(stable_seed(seed, str(built))):
+                return self.space.build(built)
 
         return Readings(
             make,

@@ -69,12 +69,16 @@ class Scorer:
         evaluator_for: Gives the evaluator that reads this teacher, and students, on the draw's probe.
         draw: Number of the draw.
         seed: Seed of its weights.
+        canonical: Score the architecture that stands for all with the same function; otherwise each as written.
     """
 
-    def __init__(self, evaluator_for: Callable[[Teacher | None], Evaluator], draw: int, seed: int) -> None:
+    def __init__(
+        self, evaluator_for: Callable[[Teacher | None], Evaluator], draw: int, seed: int, canonical: bool = True
+    ) -> None:
         self.evaluator_for = evaluator_for
         self.draw = draw
         self.seed = seed
+        self.canonical = canonical
         self._reader = evaluator_for(None)
         self._readings: dict[Opponent, Readings | None] = {}
         self._evaluators: dict[str, Evaluator] = {}
@@ -82,12 +86,13 @@ class Scorer:
     def scores(self, architecture: Architecture, units: Sequence[Unit]) -> dict[int, NewScore]:
         """New scores of an architecture by the number of their series. A failure is recorded and disturbs no other."""
         needs = {name for unit in units if is_known(unit.proxy) for name in unit.proxy.needs}
-        shared = self._reader.read_student(architecture, self.seed, needs=needs)
+        shared = self._reader.read_student(architecture, self.seed, needs=needs, canonical=self.canonical)
         found = {}
         for unit in units:
             student = shared
             if not is_known(unit.proxy):  # who knows what it does to the network
-                student = self._reader.read_student(architecture, self.seed, needs=unit.proxy.needs)
+                needs = set(unit.proxy.needs)
+                student = self._reader.read_student(architecture, self.seed, needs=needs, canonical=self.canonical)
             found[unit.series[self.draw]] = score_of(unit.proxy, student, self._against(unit.opponent))
         return found
 
