@@ -1,5 +1,6 @@
 """Every proxy against the known accuracies of 1,000 random cells of NAS-Bench-201, on CIFAR-10 and on CIFAR-100.
 
+The cells are the random ones that NAS-Bench-Suite-Zero published scores for (724 or 725), filled up with a seeded draw.
 Each data set has its table of correlations with intervals, regret at a budget, what the teacher adds (controls) and
 what a score costs, with pictures; and two checks of the proxies themselves: the correlation published for all 15,625
 cells beside ours on the sample, disconnected cells included as there, and the rank correlation of our scores with those
@@ -14,6 +15,7 @@ from __future__ import annotations
 import argparse
 import os
 import platform
+import random
 from pathlib import Path
 from typing import Any
 
@@ -61,21 +63,33 @@ PER_ARCHITECTURE = {name: SIGNED.get(name, name) for name in (
 )}  # fmt: skip
 
 
+def choose_cells(dataset: str, args: argparse.Namespace) -> list[str]:
+    """The sample: cells with published scores, and as many others as are missing."""
+    published = ds.read_table(args.tables / "nasbench201_proxies.csv.gz", "params", where={"dataset": dataset})
+    others = set(ds.read_table(args.tables / "nasbench201.csv.gz", f"{dataset}_test_accuracy")) - set(published)
+    missing = args.sample - len(published)
+    return [*published, *random.Random(0).sample(sorted(others), missing)] if missing > 0 else list(published)
+
+
 def compare(dataset: str, args: argparse.Namespace, **options: Any) -> ds.Comparison:
-    """A comparison on the sample, on what was computed before as far as it goes."""
+    """A comparison on the sample, on what was computed before as far as it goes.
+
+    Images are drawn at random, as in the published protocols: among 64 that are balanced over 100 classes no two would
+    be of one class.
+    """
     images = {"cifar10": args.cifar10, "cifar100": args.cifar100}[dataset]
     common: dict[str, Any] = {
         "proxies": PROXIES,
         "table": args.tables / "nasbench201.csv.gz",
         "column": f"{dataset}_test_accuracy",
         "teacher": TEACHER,
-        "sample": args.sample,
+        "architectures": choose_cells(dataset, args),
         "draws": args.draws,
         "device": "cpu",
         "out": args.runs / dataset,
     }
     common |= options
-    probes = ds.create_probes(str(images), common["draws"], batch_size=64)
+    probes = ds.create_probes(str(images), common["draws"], batch_size=64, balanced=False)
     space = ds.create_space("nasbench201", num_classes=CLASSES[dataset])
     return ds.compare(space, probe=probes, **common)
 
@@ -93,7 +107,7 @@ def published_per_architecture(dataset: str, args: argparse.Namespace) -> list[s
         proxies=list(PER_ARCHITECTURE),
         table=published["params"],
         column=None,
-        sample=args.published_sample,
+        architectures=list(published["params"]),
         draws=1,
         bootstrap=0,
         out=args.runs / dataset,
@@ -145,7 +159,7 @@ def write(dataset: str, args: argparse.Namespace) -> None:
     (RESULTS / f"{name}.csv").write_text(to_csv(comparison.results))
     everything = compare(dataset, args, include_untrainable=True)
     alive = [cell for cell in everything.scores.architectures if has_no_dead_edge(cell)]
-    live = compare(dataset, args, architectures=alive, sample=None)
+    live = compare(dataset, args, architectures=alive)
     lines = [
         f"# Every proxy on NAS-Bench-201, {dataset.upper().replace('CIFAR', 'CIFAR-')}",
         "",
@@ -188,7 +202,6 @@ def main() -> None:
     parser.add_argument("--cifar100", type=Path, required=True, help="npz file with CIFAR-100's training images")
     parser.add_argument("--runs", type=Path, default=Path("runs/nasbench201_proxies"))
     parser.add_argument("--sample", type=int, default=1000)
-    parser.add_argument("--published_sample", type=int, default=None, help="of the 725 cells; all by default")
     parser.add_argument("--draws", type=int, default=2)
     parser.add_argument("--datasets", nargs="+", default=list(CLASSES), choices=list(CLASSES))
     args = parser.parse_args()
