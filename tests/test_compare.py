@@ -145,6 +145,22 @@ def test_equal_functions_share_one_score_and_have_their_own_cost(cells: NASBench
     assert scores.params[0] > scores.params[1]
 
 
+def test_networks_are_scored_as_written_where_that_is_asked_for(
+    cells: NASBench201Space, probe: ds.Probe, tmp_path: Path
+) -> None:
+    dead = "|none~0|+|none~0|nor_conv_3x3~1|+|nor_conv_3x3~0|none~1|none~2|"
+    canonical = str(cells.canonical(cells.parse(dead)))
+    other = "|nor_conv_1x1~0|+|none~0|none~1|+|none~0|skip_connect~1|none~2|"
+    accuracies = AccuracyTable("cells", "accuracy", {dead: 70.0, canonical: 72.0, other: 60.0})
+    calls.clear()
+    options = {"probe": probe, "seed": 1, "out": tmp_path / "run"}
+    merged = ds.compare(cells, counted, accuracies, **options).scores.scores["counted"][0]
+    assert len(calls) == 2
+    written = ds.compare(cells, counted, accuracies, canonical=False, **options).scores.scores["counted"][0]
+    assert len(calls) == 4  # the canonical cell is there already; the other two are not written as they are scored
+    assert merged[0] == merged[1] == written[1] == written[0] - 3  # a dead convolution in each of the three cells
+
+
 def test_what_does_not_depend_on_its_input_is_left_out_unless_asked_for(
     cells: NASBench201Space, probe: ds.Probe
 ) -> None:
