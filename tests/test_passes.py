@@ -179,6 +179,24 @@ def test_one_forward_and_each_derivative_once(monkeypatch: pytest.MonkeyPatch) -
     assert (len(forwards), len(backwards)) == (1, 3 + blocks)
 
 
+def test_a_layer_that_no_gradient_reaches_has_no_sensitivity() -> None:
+    class Idle(nn.Module):
+        """Its first layer is run, but what it gives is not used."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.idle, self.head = nn.Conv2d(3, 4, 3), nn.Linear(3 * 64, 5)
+
+        def forward(self, x: Tensor) -> Tensor:
+            self.idle(x)
+            return self.head(x.flatten(1))
+
+    idle, head = read(Idle(), make_probe(8), needs=("sensitivities",)).sensitivities
+    assert torch.equal(idle, torch.zeros(4, 4))
+    assert head.shape == (4, 5)
+    assert head.any()
+
+
 # -- codes --------------------------------------------------------------------------------------
 
 
@@ -391,6 +409,6 @@ def test_noise_has_the_shapes_of_what_it_replaces(make: Callable[[], nn.Module])
     assert [one.shape for one in noise.stage_features] == [one.shape for one in readings.stage_features]
     assert torch.equal(readings.replaced_by_noise().features, noise.features)
     assert get_proxy("diswot")(readings, noise) < get_proxy("diswot")(readings, readings)
-    for name in ("gradients", "code_gram"):
+    for name in ("gradients", "code_gram", "half_gradients", "ntk", "fisher_information"):
         with pytest.raises(ReadingError, match="activations alone"):
             getattr(noise, name)

@@ -173,8 +173,9 @@ def test_scores_are_those_of_the_formulas(name: str, pair: tuple[Readings, Readi
     assert abs(score) > 1e-4  # far from what rounding alone would give
 
 
-def test_every_proxy_is_checked() -> None:
-    assert set(list_proxies()) == {*FORMULAS, "params", "macs"}
+def test_every_form_is_checked() -> None:
+    here = {name for name in list_proxies() if get_proxy(name).function.__module__.endswith((".similarity", ".size"))}
+    assert here == {*FORMULAS, "params", "macs"}
     assert list_proxies("semantic*") == ["semantic", "semantic_paper", "semantic_readme"]
 
 
@@ -357,7 +358,7 @@ def spread(student: Readings, teacher: Readings | None = None) -> float:
 def test_unknown_names_are_answered_with_near_ones() -> None:
     with pytest.raises(UnknownNameError, match=r"Unknown proxy 'diswott'\. Did you mean 'diswot'"):
         get_proxy("diswott")
-    with pytest.raises(UnknownNameError, match=r"Unknown proxy 'xyz'\. Known: channel_relation, .*semantic_readme"):
+    with pytest.raises(UnknownNameError, match=r"Unknown proxy 'xyz'\. Known: at, .*zico"):
         get_proxy("xyz")
 
 

@@ -43,7 +43,7 @@ from .forward import (
 )
 from .recording import LayerCall, Recorder, weighted_layers
 from .tangent import Products, tangent_kernel
-from .timing import Timed, reading
+from .timing import T, Timed, reading
 
 RECORDED: dict[str, frozenset[str]] = {
     "gradients": frozenset({"graph"}),
@@ -528,13 +528,16 @@ class Readings(Timed):
         self._check_labels()
         with torch.enable_grad():
             loss = F.cross_entropy(taken.logits, self.labels)
-        sums = [torch.zeros(0)] * len(taken.notes.layers)
+        sums: dict[int, Tensor] = {}
         with ExitStack() as stack:
             for index, call in enumerate(taken.notes.layers):
                 if call.output.requires_grad:
                     stack.callback(call.output.register_hook(_summing(sums, index, call)).remove)
             gradients = self._grad(loss, self._weights, again="twice" in taken.kinds)
-        return gradients, sums if "layers" in taken.kinds else None
+        for index, call in enumerate(taken.notes.layers):
+            if index not in sums:  # no gradient came by
+                sums[index] = torch.zeros_like(_sum_over_positions(call.output.detach(), call))
+        return gradients, [sums[index] for index in sorted(sums)] if "layers" in taken.kinds else None
 
     @property
     def _weights(self) -> list[Tensor]:
@@ -580,6 +583,9 @@ class Readings(Timed):
         return _Altered(self, lambda forward: forward.from_features(noise), noise)
 
 
+_ACTIVATIONS_ALONE = "altered readings are activations alone: they have neither codes nor derivatives"
+
+
 class _Altered(Readings):
     """Readings whose activations are made from those of another network."""
 
@@ -598,9 +604,14 @@ class _Altered(Readings):
         self._change_forward = forward
         self._change_map = map_
 
+    def _take(self, name: str, function: Callable[[Any], T]) -> T:
+        if name in ("half_gradients", "ntk", "fisher_information"):  # these run the network itself
+            raise ReadingError(_ACTIVATIONS_ALONE)
+        return super()._take(name, function)
+
     def _run(self, kinds: frozenset[str]) -> _Pass:
         if not kinds <= {"blocks"}:
-            raise ReadingError("altered readings are activations alone: they have neither codes nor derivatives")
+            raise ReadingError(_ACTIVATIONS_ALONE)
         taken = self._original.forward_pass if not kinds else self._original._pass_for("block_features")
         notes = Recorder(kinds, taken.notes.samples)
         notes.blocks = [self._change_map(block.detach()) for block in taken.notes.blocks]
@@ -608,14 +619,17 @@ class _Altered(Readings):
         return _Pass(kinds, forward, notes, taken.images, forward.logits)
 
 
-def _summing(sums: list[Tensor], index: int, call: LayerCall) -> Callable[[Tensor], None]:
-    def sum_over_positions(gradient: Tensor) -> None:
-        product = (call.output.detach() * gradient.detach()).float()
-        # A linear layer has its channels last, a convolution has them behind the samples.
-        product = product.transpose(1, -1) if isinstance(call.layer, nn.Linear) else product
-        sums[index] = product.flatten(2).sum(2) if product.ndim > 2 else product
+def _summing(sums: dict[int, Tensor], index: int, call: LayerCall) -> Callable[[Tensor], None]:
+    def take(gradient: Tensor) -> None:
+        sums[index] = _sum_over_positions(call.output.detach() * gradient.detach(), call)
 
-    return sum_over_positions
+    return take
+
+
+def _sum_over_positions(values: Tensor, call: LayerCall) -> Tensor:
+    """Values of a layer's output as (B, C): a linear layer has its channels last, a convolution behind the samples."""
+    values = values.float().transpose(1, -1) if isinstance(call.layer, nn.Linear) else values.float()
+    return values.flatten(2).sum(2) if values.ndim > 2 else values
 
 
 _READINGS = [name for name in dir(Readings) if isinstance(getattr(Readings, name), reading)]
