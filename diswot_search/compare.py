@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import nn
 
@@ -38,7 +39,7 @@ from .report import ProgressBar, to_png
 from .run_folder import csv_line, versions
 from .score_store import ScoreStore, StoredScore
 from .scoring import NOBODY, SIZES, Opponent, Scorer, Unit, read_teacher, score_of, uses_teacher
-from .search import Interruption, as_probes, as_space, as_teacher, check_whole, weight_seeds
+from .search import Interruption, as_probes, as_space, as_teacher, check_whole, device_name, weight_seeds
 from .teacher import Teacher
 
 _COSTS_AT_ONCE = 256
@@ -456,7 +457,14 @@ class ComparisonRun:
                 if label.opponent.control
             },
             left_out=self.left_out,
+            conditions=self._conditions(),
         )
+
+    def _conditions(self) -> str:
+        """What this run measures seconds on; those that are read from the store are as old as their scores."""
+        images, threads = len(self.probes[0].labels), torch.get_num_threads()
+        number = "bfloat16 autocast" if self.precision.bf16 else "float32"
+        return f"{device_name(self.device)}, {threads} thread(s), batch {images}, {number}"
 
     def _read(self, unit: Unit) -> _Found:
         rows = [self._stored(unit, draw) for draw in range(len(self.seeds))]

@@ -48,6 +48,7 @@ class ScoreTable:
         scores: By label, (S, K); NaN where a score failed.
         seconds: By label, median seconds per architecture when asked for alone.
         passes: By label, the passes that those seconds include.
+        conditions: What the seconds were measured on: device, batch, precision, threads.
         failures: By label, how many pairs of architecture and seed failed, by reason.
         controls: By label of a control, the label of its proxy and what was changed.
         left_out: How many architectures of the table are not compared, by reason.
@@ -73,6 +74,7 @@ class ScoreTable:
     failures: dict[str, dict[str, int]] = field(default_factory=dict)
     controls: dict[str, tuple[str, str]] = field(default_factory=dict)
     left_out: dict[str, int] = field(default_factory=dict)
+    conditions: str = ""
 
     def __post_init__(self) -> None:
         count, draws = len(self.architectures), len(self.seeds)
@@ -198,14 +200,14 @@ def summarise(
     seed: int = 0,
     top_k: int | None = None,
     bins: int = 5,
-    confidence: float = 0.95,
 ) -> list[ProxyResult]:
     """How well each score of a table orders its architectures.
 
-    Intervals are percentiles of a bootstrap over the architectures: the same resamples for all scores and seeds, the
-    statistic averaged over the seeds within each. The best decile and the bins are those of the whole table, in every
-    resample. Correlations have intervals. Regret and precision have none, because they hang on a maximum, which a
-    bootstrap does not tell the spread of; agreement has none either: for these the spread over the seeds must do.
+    The 95 % intervals are percentiles of a bootstrap over the architectures: the same resamples for all scores and
+    seeds, the statistic averaged over the seeds within each. The best decile and the bins are those of the whole table,
+    in every resample. Correlations have intervals. Regret and precision have none, because they hang on a maximum,
+    which a bootstrap does not tell the spread of; agreement has none either: for these the spread over the seeds must
+    do.
 
     Args:
         table: What has been scored.
@@ -214,7 +216,6 @@ def summarise(
         top_k: How many count as the top in precision; a tenth, rounded up, if None.
         bins: Number of parameter bins, equally filled but for equal sizes, which stay together. Bins of fewer than 5
             architectures are skipped. A mean over the bins is over those in which the statistic is defined.
-        confidence: Of the intervals.
 
     Returns:
         A result for each score, in the order of the table.
@@ -224,11 +225,11 @@ def summarise(
     """
     count = len(table.architectures)
     top_k = tenth(count) if top_k is None else top_k
-    _check_options(bootstrap, top_k, count, bins, confidence)
+    _check_options(bootstrap, top_k, count, bins)
     if not table.scores:
         return []
     regions = _regions(table, draw_resamples(count, bootstrap, seed), bins)
-    return [_result(table, row, label, regions, top_k, confidence) for row, label in enumerate(table.scores)]
+    return [_result(table, row, label, regions, top_k) for row, label in enumerate(table.scores)]
 
 
 def correlation_matrix(table: ScoreTable) -> tuple[tuple[str, ...], NDArray[np.float64]]:
@@ -257,8 +258,8 @@ class _Sample:
     values: NDArray[np.float64]
     resamples: NDArray[np.float64]
 
-    def estimate(self, row: int, confidence: float) -> Estimate:
-        interval = percentile_interval(self.resamples[row].mean(axis=0), confidence)
+    def estimate(self, row: int) -> Estimate:
+        interval = percentile_interval(self.resamples[row].mean(axis=0))
         return _over_seeds(self.values[row], *interval)
 
 
@@ -281,12 +282,12 @@ def _regions(table: ScoreTable, counts: NDArray[np.int32], bins: int) -> _Region
     return _Regions(whole, _correlate(table, best_decile(table.accuracies), counts), binned, within)
 
 
-def _result(table: ScoreTable, row: int, label: str, regions: _Regions, top_k: int, confidence: float) -> ProxyResult:
+def _result(table: ScoreTable, row: int, label: str, regions: _Regions, top_k: int) -> ProxyResult:
     scores, accuracies, params = table.scores[label], table.accuracies, table.params
     proxy, control = table.controls.get(label, (label, None))
     regrets = np.array([regret_curve(score, accuracies, params) for score in scores])
     overall, decile, within_bins = (
-        {name: sample.estimate(row, confidence) for name, sample in region.items()}
+        {name: sample.estimate(row) for name, sample in region.items()}
         for region in (regions.whole, regions.decile, regions.within_bins)
     )
     return ProxyResult(
@@ -373,12 +374,10 @@ def _require_shape(name: str, array: NDArray[np.float64], shape: tuple[int, ...]
         raise ValueError(f"{name} must have shape {shape}; got {array.shape}.")
 
 
-def _check_options(bootstrap: int, top_k: int, count: int, bins: int, confidence: float) -> None:
+def _check_options(bootstrap: int, top_k: int, count: int, bins: int) -> None:
     if bootstrap < 0:
         raise ValueError(f"bootstrap must be at least 0, the number of resamples; got {bootstrap}.")
     if not 1 <= top_k <= count:
         raise ValueError(f"top_k must be 1 to {count}, the number of architectures; got {top_k}.")
     if bins < 1:
         raise ValueError(f"bins must be at least 1; got {bins}.")
-    if not 0 < confidence < 1:
-        raise ValueError(f"confidence must be between 0 and 1; got {confidence}.")

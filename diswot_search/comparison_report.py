@@ -134,7 +134,8 @@ def describe_comparison(table: ScoreTable, results: Sequence[ProxyResult]) -> It
         f"top k: share of the {top_k:,} most accurate that are among the {top_k:,} with the highest scores; regret: "
         f"points of accuracy lost by trusting the score, mean over {_count(budgets, 'parameter budget')}"
     )
-    yield "time: per architecture, median, as if the proxy were asked for alone"
+    on = f"; {table.conditions}" if table.conditions else ""
+    yield f"time: per architecture, median, as if the proxy were asked for alone{on}"
     for passes, labels in _group(_without_controls(results), _passes).items():
         yield f"time includes {passes}: {labels}"
     yield "scored: share of architectures and seeds that have a score, in %; what failed ranks below all others"

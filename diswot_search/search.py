@@ -301,7 +301,7 @@ class Search:
         study.finish(
             status,
             timing={
-                "device": _device_name(evaluator.device),
+                "device": device_name(evaluator.device),
                 "threads": torch.get_num_threads(),
                 "batch_size": len(evaluator.probes[0].labels),
                 "precision": "bfloat16 autocast" if evaluator.precision.bf16 else "float32",
@@ -549,5 +549,6 @@ def _means_architecture(text: str, space: SearchSpace) -> bool:
     return True
 
 
-def _device_name(device: str) -> str:
+def device_name(device: str) -> str:
+    """What a device calls itself."""
     return torch.cuda.get_device_name(device) if device.startswith("cuda") else device
