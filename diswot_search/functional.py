@@ -13,6 +13,12 @@ from torch import Tensor
 from torch.nn import functional as F
 
 
+def exact(values: Tensor) -> Tensor:
+    """Numbers in double precision, whole ones as they are; on the CPU where the device knows no such numbers (mps)."""
+    values = values.cpu() if values.device.type == "mps" else values
+    return values.double() if values.is_floating_point() else values
+
+
 def label_gradient(logits: Tensor, labels: Tensor, pooled: Tensor) -> Tensor:
     """Gradient of the mean cross entropy with respect to the weight of a linear classifier.
 
@@ -106,11 +112,9 @@ def correlations(rows: Tensor) -> Tensor:
     Raises:
         ValueError: A row is constant up to rounding, so that it is correlated with nothing.
     """
-    if rows.device.type == "mps":  # which knows no double precision
-        rows = rows.cpu()
-    exact = rows.double()
-    centred = exact - exact.mean(1, keepdim=True)
-    constant = centred.norm(dim=1) <= torch.finfo(rows.dtype).eps * exact.norm(dim=1)
+    values = exact(rows)
+    centred = values - values.mean(1, keepdim=True)
+    constant = centred.norm(dim=1) <= torch.finfo(rows.dtype).eps * values.norm(dim=1)
     if constant.any():
         raise ValueError(f"{int(constant.sum())} of {len(rows)} rows are constant, so they have no correlations")
     return cosines(centred @ centred.T)
@@ -132,9 +136,7 @@ def spectrum(moment: Tensor) -> Tensor:
     Raises:
         ValueError: A matrix is zero.
     """
-    if moment.device.type == "mps":  # which knows neither double precision nor eigenvalues
-        moment = moment.cpu()
-    values = torch.linalg.eigvalsh(moment.double()).clamp_min(0).flip(-1)
+    values = torch.linalg.eigvalsh(exact(moment)).clamp_min(0).flip(-1)
     total = values.sum(-1, keepdim=True)
     if not bool((total > 0).all()):
         raise ValueError("the features are zero everywhere, so they have no spectrum")
@@ -412,9 +414,7 @@ def condition_number(gram: Tensor) -> Tensor:
 
 def _eigenvalues(gram: Tensor) -> Tensor:
     """Eigenvalues of a positive semi-definite matrix, smallest first; those within rounding of zero are zero."""
-    if gram.device.type == "mps":  # which knows neither double precision nor eigenvalues
-        gram = gram.cpu()
-    values = torch.linalg.eigvalsh(gram.double())
+    values = torch.linalg.eigvalsh(exact(gram))
     rounding = len(values) * torch.finfo(values.dtype).eps * values[-1]
     return torch.where(values > rounding, values, torch.zeros_like(values))
 
@@ -441,10 +441,9 @@ def smallest_correlation_eigenvalues(maps: Tensor) -> Tensor:
     Source: Jiang et al., "MeCo", NeurIPS 2023.
     """
     if maps.shape[-2] >= maps.shape[-1]:
-        return maps.new_zeros(maps.shape[:-2], dtype=torch.float64)
-    if maps.device.type == "mps":  # which knows neither double precision nor eigenvalues
-        maps = maps.cpu()
-    centred = maps.double() - maps.double().mean(-1, keepdim=True)
-    varies = (maps != maps[..., :1]).any(-1, keepdim=True)  # the mean of equal numbers need not equal them
+        return exact(maps.new_zeros(maps.shape[:-2]))
+    values = exact(maps)
+    centred = values - values.mean(-1, keepdim=True)
+    varies = (values != values[..., :1]).any(-1, keepdim=True)  # the mean of equal numbers need not equal them
     rows = row_normalise(centred * varies)
     return torch.linalg.eigvalsh(rows @ rows.mT)[..., 0].clamp_min(0)

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from diswot_search.proxies import get_proxy
-from diswot_search.readings import ReadingError, Readings, core
+from diswot_search.readings import Precision, ReadingError, Readings, core
 from diswot_search.readings.recording import find_blocks
 from diswot_search.readings.timing import Timed, reading
 from search_spaces import UnknownNameError
@@ -231,6 +231,31 @@ def test_codes_are_counted_as_by_hand(samples: int, seed: int) -> None:
     assert readings.neurons == codes.shape[1]
     assert torch.equal(gram, (codes[:, None] == codes[None]).sum(2).double())
     assert readings.sign_patterns == len({tuple(column.tolist()) for column in codes[:16].T})
+
+
+def test_codes_are_counted_exactly_in_bfloat16() -> None:
+    """More neurons than it has whole numbers, and as many samples as make all 2^16 patterns."""
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.AvgPool2d(30), nn.Flatten(), nn.Linear(8, 5))
+    seen: list[Tensor] = []
+    model[0].register_forward_hook(lambda *call: seen.append((call[2] > 0).flatten(1)))
+    probe = make_probe(labels=tuple(i % 5 for i in range(20)))
+    readings = read(model, probe, precision=Precision(channels_last=False, bf16=True))
+    gram, patterns = readings.code_gram, readings.sign_patterns
+    codes = seen[0]
+    assert torch.equal(gram, (codes[:, None] == codes[None]).sum(2).double())
+    assert gram.diagonal().unique().tolist() == [readings.neurons] == [8 * 30 * 30]
+    assert patterns == len({tuple(column.tolist()) for column in codes[:16].T})
+
+
+def test_sensitivities_of_bfloat16_are_products_in_single_precision() -> None:
+    readings = read_all(resnet, precision=Precision(bf16=True), needs=("sensitivities",))
+    outputs = [call.output for call in readings.forward_pass.notes.layers]
+    loss = F.cross_entropy(readings.forward_pass.logits, readings.labels)
+    gradients = torch.autograd.grad(loss, outputs, retain_graph=True)
+    for sums, output, gradient in zip(readings.sensitivities, outputs, gradients, strict=True):
+        product = output.detach().float() * gradient.float()
+        assert output.dtype == torch.bfloat16
+        assert_close(sums, product.flatten(2).sum(2) if product.ndim > 2 else product, tolerance=1e-5)
 
 
 def test_a_network_without_activations_has_no_codes() -> None:

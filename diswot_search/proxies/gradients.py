@@ -53,11 +53,11 @@ def synflow(student: Readings, teacher: Readings | None = None) -> float:
     NeurIPS 2020.
     """
     model = student.model
-    parameters = {name: _double(parameter).abs() for name, parameter in model.named_parameters()}
-    buffers = {name: _double(buffer) for name, buffer in model.named_buffers()}
+    parameters = {name: fn.exact(parameter.detach()).abs() for name, parameter in model.named_parameters()}
+    buffers = {name: fn.exact(buffer.detach()) for name, buffer in model.named_buffers()}
     layer_weights = {id(layer.weight) for layer in student.layers}
     weights = [parameters[name] for name, parameter in model.named_parameters() if id(parameter) in layer_weights]
-    ones = _double(torch.ones(1, *student.probe.input_size, device=student.device))
+    ones = fn.exact(torch.ones(1, *student.probe.input_size, device=student.device))
     for weight in weights:
         weight.requires_grad_()
     with torch.enable_grad(), evaluation_mode(model, batch_statistics=False), _own_caches(model), _NoNormalisation():
@@ -197,12 +197,6 @@ def _gradients(student: Readings) -> list[Tensor]:
 
 def _sum(values: Any) -> Tensor:
     return torch.stack(list(values)).sum()
-
-
-def _double(values: Tensor) -> Tensor:
-    """Numbers in double precision, whole ones as they are; on the CPU where the device has no double precision."""
-    values = values.detach().cpu() if values.device.type == "mps" else values.detach()
-    return values.double() if values.is_floating_point() else values
 
 
 class _NoNormalisation(TorchFunctionMode):

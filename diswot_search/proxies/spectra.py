@@ -101,7 +101,8 @@ def vkdnw(student: Readings, teacher: Readings | None = None) -> float:
     information = student.fisher_information
     if not information.any():
         raise ReadingError("the predictions do not depend on the first weight of any layer")
-    deciles = torch.quantile(fn.spectrum(information), torch.arange(1, 10, dtype=torch.float64) / 10)
+    spectrum = fn.spectrum(information)
+    deciles = torch.quantile(spectrum, torch.arange(1, 10).to(spectrum) / 10)
     if not deciles.sum() > 0:
         raise ReadingError("nine tenths of the Fisher information's spectrum are zero")
     return len(information) + float(fn.entropy(deciles / deciles.sum()))

@@ -536,7 +536,7 @@ class Readings(Timed):
             gradients = self._grad(loss, self._weights, again="twice" in taken.kinds)
         for index, call in enumerate(taken.notes.layers):
             if index not in sums:  # no gradient came by
-                sums[index] = torch.zeros_like(_sum_over_positions(call.output.detach(), call))
+                sums[index] = torch.zeros_like(_sum_over_positions(call.output.detach().float(), call))
         return gradients, [sums[index] for index in sorted(sums)] if "layers" in taken.kinds else None
 
     @property
@@ -621,14 +621,14 @@ class _Altered(Readings):
 
 def _summing(sums: dict[int, Tensor], index: int, call: LayerCall) -> Callable[[Tensor], None]:
     def take(gradient: Tensor) -> None:
-        sums[index] = _sum_over_positions(call.output.detach() * gradient.detach(), call)
+        sums[index] = _sum_over_positions(call.output.detach().float() * gradient.detach().float(), call)
 
     return take
 
 
 def _sum_over_positions(values: Tensor, call: LayerCall) -> Tensor:
     """Values of a layer's output as (B, C): a linear layer has its channels last, a convolution behind the samples."""
-    values = values.float().transpose(1, -1) if isinstance(call.layer, nn.Linear) else values.float()
+    values = values.transpose(1, -1) if isinstance(call.layer, nn.Linear) else values
     return values.flatten(2).sum(2) if values.ndim > 2 else values
 
 

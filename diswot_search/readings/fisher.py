@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from ..functional import exact
 from ..seeding import stable_seed
 from .forward import ReadingError
 from .recording import LayerCall
@@ -52,10 +53,7 @@ def fisher_information(logits: Tensor, calls: list[LayerCall]) -> Tensor:
             product = _first_channel(call.layer, gradient) * response
             row[:, layers.index(call.layer)] += product.reshape(len(logits), -1).sum(1)
         rows.append(row)
-    derivatives = torch.cat(rows)
-    if derivatives.device.type == "mps":  # which knows no double precision
-        derivatives = derivatives.cpu()
-    derivatives = derivatives.double()
+    derivatives = exact(torch.cat(rows))
     return derivatives.T @ derivatives / len(logits)
 
 
@@ -82,7 +80,7 @@ def _unit_response(call: LayerCall) -> Tensor:
     values = {"weight": unit}
     if isinstance(call.layer.bias, Tensor):
         values["bias"] = torch.zeros_like(call.layer.bias)
-    return _first_channel(call.layer, functional_call(call.layer, values, (call.inputs,)))
+    return _first_channel(call.layer, functional_call(call.layer, values, (call.inputs.to(weight.dtype),)))
 
 
 def _first_channel(layer: nn.Module, output: Tensor) -> Tensor:

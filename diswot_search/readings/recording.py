@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,10 +13,15 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
+from ..functional import exact
+
 CONTAINERS = (nn.Sequential, nn.ModuleList)
 
 PATTERN_SAMPLES = 16
 """Samples whose signs make a neuron's pattern; as many as fit a table of all patterns."""
+
+EXACT_SUMS = 2**24
+"""Up to this, every whole number is one in single precision."""
 
 ACTIVATIONS = frozenset(
     {
@@ -104,12 +109,14 @@ class Recorder:
         for kind, note in (("code_gram", self._add_agreement), ("sign_patterns", self._add_patterns)):
             if kind in self.kinds:
                 started = time.perf_counter()
-                note(codes)
+                with _without_autocast(inputs.device):  # counts are whole numbers that bfloat16 would round
+                    note(codes)
                 self.seconds[kind] = self.seconds.get(kind, 0.0) + time.perf_counter() - started
 
     def _add_agreement(self, codes: Tensor) -> None:
-        on = codes.float()
-        both, active = (on @ on.T).double(), on.sum(1, dtype=torch.float64)
+        # Zeros and ones are exact in any format that a device multiplies in, TF32 included; sums are single precision.
+        both = exact(sum(on @ on.T for on in codes.float().split(EXACT_SUMS, 1)))
+        active = both.diagonal()
         # Neurons on in both samples and neurons off in both: one product serves for both counts.
         agreement = 2 * both - active - active[:, None] + codes.shape[1]
         self.code_gram = agreement if self.code_gram is None else self.code_gram + agreement
@@ -160,6 +167,11 @@ def _rows(values: Tensor, samples: int) -> Tensor:
     if values.ndim == 4 and values.is_contiguous(memory_format=torch.channels_last):
         values = values.permute(0, 2, 3, 1)
     return values.reshape(samples, -1)
+
+
+def _without_autocast(device: torch.device) -> AbstractContextManager[Any]:
+    available = torch.amp.is_autocast_available(device.type)
+    return torch.autocast(device.type, enabled=False) if available else nullcontext()
 
 
 @contextmanager
