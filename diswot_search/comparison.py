@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from .ranking import (
+    Counts,
     best_decile,
     bootstrap_correlations,
     draw_resamples,
@@ -46,7 +47,8 @@ class ScoreTable:
         macs: (K,).
         seeds: S seeds of the weights.
         scores: By label, (S, K); NaN where a score failed.
-        seconds: By label, median seconds per architecture when asked for alone.
+        seconds: By label, median seconds per architecture: building, every pass that the proxy touches, and its own
+            work, as measured while all was computed together.
         passes: By label, the passes that those seconds include.
         conditions: What the seconds were measured on: device, batch, precision, threads.
         failures: By label, how many pairs of architecture and seed failed, by reason.
@@ -167,7 +169,7 @@ class ProxyResult:
         regrets: Regret under each budget.
         partial_spearman: Correlation of ranks given the parameters.
         agreement: Agreement in sign among architectures within 15 % of each other's parameters.
-        seconds: Median seconds per architecture when asked for alone; NaN where not measured.
+        seconds: Median seconds per architecture, of the passes and its own work; NaN where not measured.
         passes: What those seconds include.
         failures: How many pairs of architecture and seed failed, by reason.
     """
@@ -200,6 +202,7 @@ def summarise(
     seed: int = 0,
     top_k: int | None = None,
     bins: int = 5,
+    progress: Callable[[], None] | None = None,
 ) -> list[ProxyResult]:
     """How well each score of a table orders its architectures.
 
@@ -216,6 +219,8 @@ def summarise(
         top_k: How many count as the top in precision; a tenth, rounded up, if None.
         bins: Number of parameter bins, equally filled but for equal sizes, which stay together. Bins of fewer than 5
             architectures are skipped. A mean over the bins is over those in which the statistic is defined.
+        progress: Called as many times as there are scores, evenly over the work. All of 15,625 architectures take
+            about two seconds for each score and seed.
 
     Returns:
         A result for each score, in the order of the table.
@@ -228,7 +233,7 @@ def summarise(
     _check_options(bootstrap, top_k, count, bins)
     if not table.scores:
         return []
-    regions = _regions(table, draw_resamples(count, bootstrap, seed), bins)
+    regions = _regions(table, draw_resamples(count, bootstrap, seed), bins, progress or (lambda: None))
     return [_result(table, row, label, regions, top_k) for row, label in enumerate(table.scores)]
 
 
@@ -273,13 +278,40 @@ class _Regions:
     within_bins: dict[str, _Sample]
 
 
-def _regions(table: ScoreTable, counts: NDArray[np.int32], bins: int) -> _Regions:
+def _regions(table: ScoreTable, counts: Counts, bins: int, progress: Callable[[], None]) -> _Regions:
     bin_of = parameter_bins(table.params, bins)
     masks = [bin_of == index for index in range(bins) if (bin_of == index).sum() >= SMALLEST_BIN]
-    binned = [(mask, _correlate(table, mask, counts)) for mask in masks]
-    whole = _correlate(table, np.ones(len(table.architectures), dtype=bool), counts)
-    within = {name: _average([part[name] for _, part in binned], like=whole[name]) for name in CORRELATIONS}
-    return _Regions(whole, _correlate(table, best_decile(table.accuracies), counts), binned, within)
+    parts = [np.ones(len(table.architectures), dtype=bool), best_decile(table.accuracies), *masks]
+    rows, places = _distinct_rows(table)
+    work = sum(int(members.sum()) for members in parts) * len(rows) * (1 + counts.shape[1])
+    ticks = _Ticks(progress, len(table.scores), work)
+    whole, decile, *binned = (_correlate(table, rows, places, members, counts, ticks) for members in parts)
+    within = {name: _average([part[name] for part in binned], like=whole[name]) for name in CORRELATIONS}
+    return _Regions(whole, decile, list(zip(masks, binned, strict=True)), within)
+
+
+def _distinct_rows(table: ScoreTable) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    """Rows of scores, (M, K), and which of them each label and seed has, (L, S): sizes are the same for all seeds."""
+    number: dict[bytes, int] = {}
+    rows = np.concatenate(list(table.scores.values()))
+    places = np.array([number.setdefault(row.tobytes(), len(number)) for row in rows])
+    _, first = np.unique(places, return_index=True)
+    return rows[first], places.reshape(len(table.scores), len(table.seeds))
+
+
+class _Ticks:
+    """Calls a function a number of times, evenly over an amount of work."""
+
+    def __init__(self, tick: Callable[[], None], times: int, work: int) -> None:
+        self._tick, self._times, self._work = tick, times, work
+        self._ticked = self._done = 0
+
+    def add(self, work: int) -> None:
+        """Count work as done."""
+        self._done += work
+        while self._ticked < self._done * self._times // self._work:
+            self._tick()
+            self._ticked += 1
 
 
 def _result(table: ScoreTable, row: int, label: str, regions: _Regions, top_k: int) -> ProxyResult:
@@ -313,22 +345,26 @@ def _result(table: ScoreTable, row: int, label: str, regions: _Regions, top_k: i
     )
 
 
-def _correlate(table: ScoreTable, members: NDArray[np.bool_], counts: NDArray[np.int32]) -> dict[str, _Sample]:
+def _correlate(
+    table: ScoreTable,
+    rows: NDArray[np.float64],
+    places: NDArray[np.int64],
+    members: NDArray[np.bool_],
+    counts: Counts,
+    ticks: _Ticks,
+) -> dict[str, _Sample]:
     """All correlations among some architectures, by name."""
-    accuracies, params = table.accuracies[members], table.params[members]
-    scores = np.concatenate(list(table.scores.values()))[:, members]
+    accuracies, params, scores = table.accuracies[members], table.params[members], rows[:, members]
     statistics: dict[str, Callable[[NDArray[np.float64]], float]] = {
         name: partial(correlation, accuracies=accuracies) for name, correlation in CORRELATIONS.items()
     }
     statistics["partial_spearman"] = partial(partial_spearman, accuracies=accuracies, given=params)
-    resampled = bootstrap_correlations(scores, accuracies, params, counts[members])
-    shape = len(table.scores), len(table.seeds)
-    return {
-        name: _Sample(
-            np.array([statistic(score) for score in scores]).reshape(shape), resampled[name].reshape(*shape, -1)
-        )
-        for name, statistic in statistics.items()
-    }
+    values = {name: np.array([statistic(score) for score in scores]) for name, statistic in statistics.items()}
+    ticks.add(scores.size)
+    resampled = bootstrap_correlations(
+        scores, accuracies, params, counts[members], progress=lambda made: ticks.add(made * len(accuracies))
+    )
+    return {name: _Sample(values[name][places], resampled[name][places]) for name in statistics}
 
 
 def _average(parts: list[_Sample], like: _Sample) -> _Sample:

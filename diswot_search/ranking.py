@@ -7,7 +7,7 @@ are fewer than two points or one side is constant, it is NaN.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -17,6 +17,7 @@ DECILES = tuple(np.arange(1, 11) / 10)
 
 Floats = NDArray[np.float64]
 Codes = NDArray[np.int64]
+Counts = NDArray[np.int32]
 
 # -- correlation --------------------------------------------------------------------------------
 
@@ -114,7 +115,7 @@ def size_matched_agreement(
 
     Returns:
         Mean over the pairs of sign(score difference) x sign(accuracy difference), -1 to 1, and the number of pairs.
-        NaN where there is no pair.
+        NaN where there is no pair, or no score at all.
 
     Raises:
         ValueError: The three differ in length, or are empty.
@@ -129,7 +130,8 @@ def size_matched_agreement(
         close = slice(i + 1, end)
         agreement += int(np.sign(score[close] - score[i]) @ np.sign(accuracy[close] - accuracy[i]))
         pairs += end - i - 1
-    return (agreement / pairs if pairs else float("nan")), pairs
+    is_defined = pairs and not np.isnan(columns[0]).all()
+    return (agreement / pairs if is_defined else float("nan")), pairs
 
 
 # -- picking ------------------------------------------------------------------------------------
@@ -201,7 +203,7 @@ def precision_at_k(scores: ArrayLike, accuracies: ArrayLike, k: int) -> float:
         k: 1 to K.
 
     Returns:
-        0 to 1. Scores that say nothing reach k / K.
+        0 to 1; NaN where there is no score at all. Scores that say nothing reach k / K.
 
     Raises:
         ValueError: The two differ in length or are empty, or k is out of range.
@@ -209,6 +211,8 @@ def precision_at_k(scores: ArrayLike, accuracies: ArrayLike, k: int) -> float:
     score, accuracy = _columns(scores, accuracies)
     if not 1 <= k <= len(score):
         raise ValueError(f"k must be 1 to {len(score)}, the number of architectures; got {k}.")
+    if np.isnan(score).all():
+        return float("nan")
     chosen = np.where(np.isnan(score), 0, _chance_of_top(score, k))
     # Ties in score and in accuracy are cut independently, so that the chances multiply.
     return float(chosen @ _chance_of_top(accuracy, k)) / k
@@ -271,7 +275,7 @@ BLOCK = 2**20
 """Numbers that an array of one block of resamples holds, which bounds the memory."""
 
 
-def draw_resamples(count: int, resamples: int, seed: int) -> NDArray[np.int32]:
+def draw_resamples(count: int, resamples: int, seed: int) -> Counts:
     """Bootstrap resamples of architectures, as how often each was drawn.
 
     Args:
@@ -290,7 +294,12 @@ def draw_resamples(count: int, resamples: int, seed: int) -> NDArray[np.int32]:
 
 
 def bootstrap_correlations(
-    scores: ArrayLike, accuracies: ArrayLike, given: ArrayLike, counts: NDArray[np.int32]
+    scores: ArrayLike,
+    accuracies: ArrayLike,
+    given: ArrayLike,
+    counts: Counts,
+    *,
+    progress: Callable[[int], None] | None = None,
 ) -> dict[str, Floats]:
     """Correlations in every resample, exactly those of architectures repeated as often as they were drawn.
 
@@ -303,6 +312,7 @@ def bootstrap_correlations(
         accuracies: (K,), finite.
         given: (K,), finite; the third quantity of the partial correlation.
         counts: (K, R), from `draw_resamples`. Rows of it resample a part of the architectures.
+        progress: Told how many of the M x R correlations of each kind were made, each time that some were.
 
     Returns:
         "kendall", "spearman", "pearson" and "partial_spearman": (M, R); NaN where undefined in a resample.
@@ -315,10 +325,12 @@ def bootstrap_correlations(
     step = max(1, BLOCK // len(accuracy))
     for start in range(0, resamples, step):
         block = slice(start, min(start + step, resamples))
-        statistics = _Resamples(counts[:, block].astype(np.float64), accuracy, third)
+        statistics = _Resamples(np.ascontiguousarray(counts[:, block], dtype=np.int32), accuracy, third)
         for row, score in enumerate(rows):
             for name, values in zip(names, statistics.correlations(score), strict=True):
                 results[name][row, block] = values
+            if progress is not None:
+                progress(statistics.size)
     return results
 
 
@@ -343,23 +355,25 @@ def percentile_interval(values: ArrayLike, confidence: float = 0.95) -> tuple[fl
 class _Ranked:
     """A column in a block of resamples: mid-ranks around their mean, and ties."""
 
-    def __init__(self, values: Floats, weights: Floats) -> None:
+    def __init__(self, values: Floats, drawn: Counts) -> None:
         self.codes = _order_codes(values)
         order = np.argsort(self.codes, kind="stable")
-        counts = _sum_runs(self.codes[order], weights[order])
-        centred = np.cumsum(counts, axis=0) - (counts + counts.sum(axis=0)) / 2
+        counts = _sum_runs(self.codes[order], drawn[order])
+        centred = np.cumsum(counts, axis=0, dtype=np.int32) - (counts + counts.sum(axis=0)) / 2
         self.ranks = centred[self.codes]
         self.square = _dot(counts, centred**2)
         self.tied = _pairs(counts)
 
 
 class _Resamples:
-    """A block of resamples, (K, R) weights, with what all scores share."""
+    """A block of resamples, (K, R) counts, with what all scores share."""
 
-    def __init__(self, weights: Floats, accuracies: Floats, given: Floats) -> None:
-        self._weights = weights
+    def __init__(self, counts: Counts, accuracies: Floats, given: Floats) -> None:
+        self.size = counts.shape[1]
+        self._counts = counts
+        self._weights = weights = counts.astype(np.float64)
         self._accuracies = _shrink(accuracies)
-        self._accuracy, self._given = _Ranked(accuracies, weights), _Ranked(given, weights)
+        self._accuracy, self._given = _Ranked(accuracies, counts), _Ranked(given, counts)
         self._weighted_accuracy = weights * self._accuracy.ranks
         self._weighted_given = weights * self._given.ranks
         covariance = _dot(self._weighted_accuracy, self._given.ranks)
@@ -367,7 +381,7 @@ class _Resamples:
 
     def correlations(self, scores: Floats) -> tuple[Floats, Floats, Floats, Floats]:
         """Kendall, Spearman, Pearson and partial Spearman, (R,) each."""
-        score = _Ranked(scores, self._weights)
+        score = _Ranked(scores, self._counts)
         spearman = _ratio(_dot(self._weighted_accuracy, score.ranks), score.square, self._accuracy.square)
         with_given = _ratio(_dot(self._weighted_given, score.ranks), score.square, self._given.square)
         partial = _partial(spearman, with_given, self._accuracy_given)
@@ -376,7 +390,7 @@ class _Resamples:
     def _kendall(self, score: _Ranked) -> Floats:
         accuracy = self._accuracy
         order = np.lexsort((score.codes, accuracy.codes))  # ties in accuracy ascend in score: they invert nothing
-        ordered, codes = self._weights[order], score.codes[order]
+        ordered, codes = self._counts[order], score.codes[order]
         tied_in_both = _pairs(_sum_runs(accuracy.codes[order] * len(codes) + codes, ordered))
         pairs = _pairs(ordered.sum(axis=0, keepdims=True))
         surplus = pairs - score.tied - accuracy.tied + tied_in_both - 2 * _inversions(codes, ordered)
@@ -387,20 +401,43 @@ class _Resamples:
         if not finite.any():
             return np.full(self._weights.shape[1], np.nan)
         weights = self._weights if finite.all() else self._weights[finite]
-        columns = _shrink(scores[finite]), self._accuracies[finite]
-        drawn = np.maximum(weights.sum(axis=0), 1)
-        score, accuracy = (column[:, None] - column @ weights / drawn for column in columns)
-        weighted = weights * score
-        correlation = _ratio(_dot(weighted, accuracy), _dot(weighted, score), _dot(weights, accuracy**2))
-        absent = weights == 0
-        for column in columns:
-            low = np.where(absent, np.inf, column[:, None]).min(axis=0)
-            high = np.where(absent, -np.inf, column[:, None]).max(axis=0)
-            correlation[_is_constant(low, high)] = np.nan
+        score, accuracy = _shrink(scores[finite]), self._accuracies[finite]
+        correlation, is_sure = _pearson_by_moments(score, accuracy, weights)
+        correlation[~is_sure] = _pearson_around_means(score, accuracy, weights[:, ~is_sure])
         return correlation
 
 
-def _inversions(codes: Codes, weights: Floats) -> Floats:
+def _pearson_by_moments(scores: Floats, accuracies: Floats, weights: Floats) -> tuple[Floats, NDArray[np.bool_]]:
+    """(R,) correlations from one product with the weights, and whether rounding left each of them its digits.
+
+    Both columns are at most 1, from `_shrink`.
+    """
+    score, accuracy = scores - scores.mean(), accuracies - accuracies.mean()
+    columns = np.stack([score, accuracy, score * score, accuracy * accuracy, score * accuracy])
+    moments = np.einsum("mk,kr->mr", columns, weights)
+    mean, mean_accuracy, square, square_accuracy, product = moments / np.maximum(weights.sum(axis=0), 1)
+    variance, variance_accuracy = square - mean**2, square_accuracy - mean_accuracy**2
+    is_sure = (variance > 0.01 * square) & (variance_accuracy > 0.01 * square_accuracy)
+    is_sure &= np.minimum(variance, variance_accuracy) > 1e-20  # what is constant up to rounding is far below
+    norm = np.sqrt(np.where(is_sure, variance, 1)) * np.sqrt(np.where(is_sure, variance_accuracy, 1))
+    return (product - mean * mean_accuracy) / norm, is_sure
+
+
+def _pearson_around_means(scores: Floats, accuracies: Floats, weights: Floats) -> Floats:
+    """(R,) correlations from the differences to the mean of each resample; NaN where one side is constant."""
+    columns, drawn = (scores, accuracies), np.maximum(weights.sum(axis=0), 1)
+    score, accuracy = (column[:, None] - column @ weights / drawn for column in columns)
+    weighted = weights * score
+    correlation = _ratio(_dot(weighted, accuracy), _dot(weighted, score), _dot(weights, accuracy**2))
+    absent = weights == 0
+    for column in columns:
+        low = np.where(absent, np.inf, column[:, None]).min(axis=0)
+        high = np.where(absent, -np.inf, column[:, None]).max(axis=0)
+        correlation[_is_constant(low, high)] = np.nan
+    return correlation
+
+
+def _inversions(codes: Codes, counts: Counts) -> Floats:
     """Weighted number of pairs whose earlier code is the larger one.
 
     Two codes are in the order of the highest bit in which they differ. For each bit, a pair counts whose codes agree
@@ -408,23 +445,23 @@ def _inversions(codes: Codes, weights: Floats) -> Floats:
 
     Args:
         codes: (K,), at least 0.
-        weights: (K, R).
+        counts: (K, R), how often each was drawn: its weight.
 
     Returns:
         (R,).
     """
-    total = np.zeros(weights.shape[1])
+    total = np.zeros(counts.shape[1])
     for bit in range(int(codes.max()).bit_length()):
         alike = np.argsort(codes >> (bit + 1), kind="stable")
         above = codes[alike] >> (bit + 1)
         first = np.searchsorted(above, above)  # place where the run of codes that agree above the bit begins
         is_set = (codes[alike] >> bit & 1).astype(bool)
         set_before = np.concatenate([[0], np.cumsum(is_set)])
-        of_set = np.zeros((is_set.sum() + 1, weights.shape[1]))
-        np.cumsum(weights[alike[is_set]], axis=0, out=of_set[1:])
+        of_set = np.zeros((is_set.sum() + 1, counts.shape[1]), dtype=np.int32)
+        np.cumsum(counts[alike[is_set]], axis=0, out=of_set[1:])
         begin, end = set_before[first], set_before[:-1]
         later = ~is_set & (end > begin)
-        total += _dot(weights[alike[later]], of_set[end[later]] - of_set[begin[later]])
+        total += _dot(counts[alike[later]], of_set[end[later]] - of_set[begin[later]])
     return total
 
 
@@ -456,18 +493,19 @@ def _is_constant(low: Floats, high: Floats) -> NDArray[np.bool_]:
     return ~(high - low > 2e-13 * np.maximum(np.abs(low), np.abs(high)))
 
 
-def _sum_runs(keys: Codes, rows: Floats) -> Floats:
+def _sum_runs(keys: Codes, rows: Counts) -> Counts:
     """(K, R) summed over the runs of equal keys."""
-    return np.add.reduceat(rows, np.flatnonzero(np.diff(keys, prepend=-1)), axis=0)
+    first = np.flatnonzero(np.diff(keys, prepend=-1))
+    return rows if len(first) == len(rows) else np.add.reduceat(rows, first, axis=0, dtype=np.int32)
 
 
-def _pairs(counts: Floats) -> Floats:
+def _pairs(counts: Counts) -> Floats:
     """(G, R) sizes of groups to (R,) pairs within them."""
     return (_dot(counts, counts) - counts.sum(axis=0)) / 2
 
 
-def _dot(left: Floats, right: Floats) -> Floats:
-    return np.einsum("kr,kr->r", left, right)
+def _dot(left: Floats | Counts, right: Floats | Counts) -> Floats:
+    return np.einsum("kr,kr->r", left, right, dtype=np.float64)  # squares of counts may pass what int32 holds
 
 
 def _ratio(product: Floats, square: Floats, other_square: Floats) -> Floats:

@@ -194,6 +194,24 @@ def test_an_interval_depends_on_no_other_score_and_on_the_seed_alone() -> None:
     assert summary(table, seed=1)["good"].kendall.value == together.kendall.value
 
 
+def test_equal_rows_of_several_labels_and_seeds_each_have_their_own_place() -> None:
+    table = make_table(30, 3)
+    good, bad = table.scores["good"], table.scores["bad"]
+    mixed = summary(only(table, first=good[[0, 1, 0]], second=bad, third=good[[1, 0, 0]]))
+    assert_mean_and_spread(mixed["first"].kendall, [kendalltau(good[i], table.accuracies)[0] for i in (0, 1, 0)])
+    assert (mixed["first"].kendall.low, mixed["first"].kendall.high) == pytest.approx(
+        (mixed["third"].kendall.low, mixed["third"].kendall.high)
+    )
+    assert repr(mixed["second"]) == repr(summary(only(table, second=bad))["second"])
+
+
+@pytest.mark.parametrize("bootstrap", [0, 50])
+def test_progress_is_told_once_for_each_score(bootstrap: int) -> None:
+    told = []
+    results = summarise(make_table(), bootstrap=bootstrap, progress=lambda: told.append(1))
+    assert len(told) == len(results) == 4
+
+
 def test_no_resamples_give_no_interval() -> None:
     table = make_table()
     none, some = summary(table, bootstrap=0)["good"].spearman, summary(table)["good"].spearman
@@ -220,7 +238,8 @@ def test_any_table_gives_rows_in_range(count: int, draws: int, seed: int, failin
         numbers = np.array([estimate.value, estimate.low, estimate.high])
         assert (np.isnan(numbers) | (abs(numbers) <= 1 + 1e-12)).all()
         assert np.isnan(estimate.low) == np.isnan(estimate.high)
-    assert 0 <= result.precision.value <= 1
+    assert np.isnan(result.precision.value) == np.isnan(scores).all(axis=1).any()
+    assert np.isnan(result.precision.value) or 0 <= result.precision.value <= 1
     assert np.isnan(result.regret.value) or result.regret.value >= 0
 
 
@@ -240,12 +259,12 @@ def test_failed_or_constant_scores_have_no_correlation(value: float) -> None:
     for estimate in (result.kendall, result.spearman, result.pearson, result.partial_spearman):
         assert np.isnan([estimate.value, estimate.low, estimate.high]).all()
     assert np.isnan(result.within_bins["kendall"].value)
-    assert result.agreement.value == 0
     if np.isnan(value):
-        assert np.isnan(result.regret.value)
-        assert (result.precision.value, result.scored) == (0, 0)
+        assert np.isnan([result.regret.value, result.precision.value, result.agreement.value]).all()
+        assert result.scored == 0
     else:
         assert result.precision.value == pytest.approx(0.1)
+        assert result.agreement.value == 0
 
 
 def test_a_seed_without_scores_leaves_the_mean_undefined() -> None:

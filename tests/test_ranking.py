@@ -196,7 +196,7 @@ def test_precision_of_the_accuracies_themselves_is_one_and_of_nothing_is_chance(
     assert precision_at_k([8, 7, 6, 5], [70, 71, 72, 73], 2) == 0
     assert precision_at_k([1, 1, 1, 1], [70, 71, 72, 73], 1) == 0.25
     assert precision_at_k([NAN, NAN, NAN, 1], [70, 71, 72, 73], 2) == 0.5
-    assert precision_at_k([NAN, NAN], [70, 71], 2) == 0
+    assert np.isnan(precision_at_k([NAN, NAN], [70, 71], 2))
 
 
 @pytest.mark.parametrize("k", [0, 4])
