@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from test_readings import assert_close, assert_same, everything_about, make_probe, read, small_mobilenet, small_volo
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils._pytree import tree_leaves
 
 from diswot_search.proxies import get_proxy
 from diswot_search.readings import Precision, ReadingError, Readings, core
@@ -315,6 +316,101 @@ def test_block_gradients_are_those_of_the_block_alone(make: Callable[[], nn.Modu
         assert_close(arrived.transpose(1, 2).flatten(), expected.flatten(1, -2).flatten()
                      if make in (vit, swin) else expected.flatten(2).transpose(1, 2).flatten())  # fmt: skip
         assert sent.shape[:2] == (len(after), after.shape[1] if make not in (vit, swin) else after.shape[-1])
+
+
+# -- networks that are called in unusual ways ---------------------------------------------------
+
+
+class Unit(nn.Module):
+    """Two layers in a row, called by position or by name."""
+
+    def __init__(self, width: int, by_name: bool) -> None:
+        super().__init__()
+        self.conv, self.act, self.last = nn.Conv2d(width, 4, 3), nn.ReLU(), nn.Conv2d(4, 4, 1)
+        self.by_name = by_name
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.by_name:
+            return self.last(input=self.act(input=self.conv(input=x)))
+        return self.last(self.act(self.conv(x)))
+
+
+class Unusual(nn.Module):
+    """Centres its images, in place or not, and calls its parts by name or not."""
+
+    def __init__(self, *, in_place: bool = False, by_name: bool = False) -> None:
+        super().__init__()
+        self.units = nn.ModuleList([Unit(3, by_name), Unit(4, by_name), Unit(4, by_name)])
+        self.head = nn.Linear(4, 5)
+        self.in_place, self.by_name = in_place, by_name
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x.sub_(0.5).mul_(2) if self.in_place else x - 0.5 + x - 0.5
+        for unit in self.units:
+            x = unit(x=x) if self.by_name else unit(x)
+        pooled = x.mean((2, 3))
+        return self.head(input=pooled) if self.by_name else self.head(pooled)
+
+
+ALONE = ("fisher_information", "ntk", "half_gradients")
+SHOWN = ("features", "logits", "pooled", *DERIVED[:4], *NOTED, *ALONE)
+
+
+def unusual(**form: bool) -> list[Tensor]:
+    """All readings of such a network, as one list of tensors."""
+    torch.manual_seed(0)
+    readings, images = read(Unusual(**form), make_probe(8), needs=(*DERIVED, *NOTED)), make_probe(8).images
+    found = [torch.as_tensor(leaf) for name in SHOWN for leaf in tree_leaves(getattr(readings, name))]
+    assert torch.equal(readings.images, images)
+    blocks = readings.block_gradients[-2:]  # images that are made anew count as what a stem gives
+    return [*found, *tree_leaves(blocks), torch.tensor([get_proxy("fisher")(readings)])]
+
+
+@pytest.mark.parametrize("form", [{"by_name": True}, {"in_place": True}, {"by_name": True, "in_place": True}])
+def test_calls_by_name_and_changes_in_place_are_read_like_any(form: dict[str, bool]) -> None:
+    found, expected = unusual(**form), unusual()
+    assert len(found) == len(expected) > 40
+    for one, other in zip(found, expected, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-6)
+
+
+class FailsWithGraph(nn.Module):
+    """As does a network that has no room for its graph."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body, self.head, self.runs = nn.Conv2d(3, 4, 3), nn.Linear(4, 5), 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.runs += 1
+        x = self.body(x)
+        if x.requires_grad:
+            raise RuntimeError("out of memory")
+        return self.head(x.relu().mean((2, 3)))
+
+
+def test_what_fails_for_one_reading_disturbs_no_other() -> None:
+    model = FailsWithGraph()
+    readings = read(model, make_probe(), needs=("gradients", "code_gram", "sign_patterns"))
+    for _ in range(2):
+        with pytest.raises(RuntimeError, match="out of memory"):
+            _ = readings.gradients
+    assert model.runs == 2  # for all that was announced, and for itself
+    for _ in range(2):
+        found = {name: getattr(readings, name) for name in ("features", "logits", "code_gram", "sign_patterns")}
+    assert model.runs == 5
+    for name, value in found.items():
+        torch.testing.assert_close(value, getattr(read(model, make_probe()), name))
+
+
+def test_a_network_that_cannot_be_read_is_run_once() -> None:
+    model = FailsWithGraph()
+    nn.init.constant_(model.head.bias, float("nan"))
+    readings = read(model, make_probe(), needs=("code_gram", "sign_patterns"))
+    for name in ("code_gram", "sign_patterns", "features", "logits"):
+        with pytest.raises(ReadingError, match="not finite"):
+            getattr(readings, name)
+    assert model.runs == 1
 
 
 # -- what is left alone -------------------------------------------------------------------------

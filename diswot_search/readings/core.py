@@ -10,6 +10,7 @@ Shapes: B samples, N classes, C channels, P positions (height x width, or tokens
 from __future__ import annotations
 
 import itertools
+import traceback
 from collections.abc import Callable, Collection, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -36,10 +37,9 @@ from .forward import (
     channels_first,
     close,
     evaluation_mode,
-    forward_hooked,
-    forward_timm,
     has_timm_contract,
     mean_pooled,
+    run_forward,
 )
 from .recording import LayerCall, Recorder, weighted_layers
 from .tangent import Products, tangent_kernel
@@ -123,7 +123,7 @@ class Readings(Timed):
         self.precision = precision or Precision()
         self.trained = trained
         self.needs = frozenset(needs)
-        self._more_passes: dict[frozenset[str], _Pass] = {}
+        self._announced = frozenset[str]().union(*(RECORDED.get(name, frozenset()) for name in self.needs))
 
     @reading
     def model(self) -> nn.Module:
@@ -152,11 +152,10 @@ class Readings(Timed):
     @reading
     def forward_pass(self) -> _Pass:
         """The one forward pass, which notes down what the readings in `needs` are made from."""
-        return self._run(frozenset().union(*(RECORDED.get(name, frozenset()) for name in self.needs)))
+        return self._run(self._announced)
 
     def _run(self, kinds: frozenset[str]) -> _Pass:
-        run = forward_timm if has_timm_contract(self.model) else forward_hooked
-        images = self.images.detach().requires_grad_() if "images" in kinds else self.images
+        images = self.images.detach().requires_grad_("images" in kinds)
         notes = Recorder(kinds - {"graph", "twice", "images"}, len(images))
         with ExitStack() as stack:
             stack.enter_context(torch.set_grad_enabled("graph" in kinds))
@@ -166,22 +165,33 @@ class Readings(Timed):
                 stack.enter_context(sdpa_kernel(SDPBackend.MATH))  # no other attention can be differentiated twice
                 stack.enter_context(TwiceDifferentiable())
             stack.enter_context(notes.recording(self.model))
-            result = run(self.model, images)
+            given = images.clone()
+            result = run_forward(self.model, given)
+        if notes.entry is given:
+            notes.entry = None
         for kind, seconds in notes.seconds.items():
             self._charge(kind, seconds)
-        forward = result.detached()
-        if not bool(torch.isfinite(forward.logits).all() & torch.isfinite(forward.features).all()):
-            raise ReadingError("the activations are not finite (NaN or infinity)")
-        return _Pass(kinds, forward, notes, images, result.logits)
+        return _Pass(kinds, result.detached(), notes, images, result.logits)
 
     def _pass_for(self, name: str) -> _Pass:
-        """A forward pass that noted down what this reading is made from; the one of all where that is so."""
-        kinds = RECORDED[name]
-        if kinds <= self.forward_pass.kinds:
-            return self.forward_pass
-        if kinds not in self._more_passes:
-            self._more_passes[kinds] = self._run(kinds)
-        return self._more_passes[kinds]
+        """A forward pass that noted down what this reading is made from."""
+        return self._pass_with(RECORDED[name])
+
+    def _pass_with(self, kinds: frozenset[str]) -> _Pass:
+        """The pass of all where it noted down these kinds, otherwise one for them alone.
+
+        Should the pass of all fail, that may be for what one reading needs, and is no reason for others to fail.
+        """
+        try:
+            if kinds <= self.forward_pass.kinds:
+                return self.forward_pass
+        except ReadingError:  # the network cannot be read, whatever is noted down
+            raise
+        except Exception as error:
+            if kinds == self._announced:
+                raise
+            traceback.clear_frames(error.__traceback__)  # they hold what was noted down, perhaps all memory
+        return self._take(f"forward_pass({', '.join(sorted(kinds))})", lambda readings: readings._run(kinds))
 
     @contextmanager
     def _run_mode(self) -> Iterator[None]:
@@ -202,7 +212,7 @@ class Readings(Timed):
 
     @property
     def _forward(self) -> Forward:
-        return self.forward_pass.forward
+        return self._pass_with(frozenset()).forward
 
     @property
     def features(self) -> Tensor:
@@ -350,9 +360,8 @@ class Readings(Timed):
 
     def _chain(self, name: str) -> list[Tensor]:
         """What the first block was given, unless these are the images, and the output of each block."""
-        taken = self._pass_for(name)
-        entry, blocks = taken.notes.entry, taken.notes.blocks
-        return blocks if entry is None or entry is taken.images else [entry, *blocks]
+        notes = self._pass_for(name).notes
+        return notes.blocks if notes.entry is None else [notes.entry, *notes.blocks]
 
     @reading
     def stage_features(self) -> list[Tensor]:
@@ -494,13 +503,10 @@ class Readings(Timed):
         A forward pass of its own, in which the statistics of batch normalisation are constants, so that samples do
         not depend on each other, and at most ten backward passes; see `fisher.fisher_information`.
         """
-        run = forward_timm if has_timm_contract(self.model) else forward_hooked
         images = self.images[:FISHER_SAMPLES].detach().requires_grad_()
         notes = Recorder(frozenset({"layers"}), len(images))
         with torch.enable_grad(), ConstantStatistics(), self._run_mode(), notes.recording(self.model):
-            logits = run(self.model, images).logits
-        if not bool(torch.isfinite(logits).all()):
-            raise ReadingError("the activations are not finite (NaN or infinity)")
+            logits = run_forward(self.model, images.clone()).logits
         return fisher_information(logits, notes.layers)
 
     @reading
@@ -513,10 +519,9 @@ class Readings(Timed):
         Raises:
             ReadingError: There is no such layer, or it is a transposed convolution.
         """
-        run = forward_timm if has_timm_contract(self.model) else forward_hooked
         images, products = self.images.detach().requires_grad_(), Products()
         with torch.enable_grad(), ConstantStatistics(), products, self._run_mode():
-            logits = run(self.model, images).logits
+            logits = run_forward(self.model, images.clone()).logits
         return tangent_kernel(logits, products.calls)
 
     @reading
@@ -612,7 +617,7 @@ class _Altered(Readings):
     def _run(self, kinds: frozenset[str]) -> _Pass:
         if not kinds <= {"blocks"}:
             raise ReadingError(_ACTIVATIONS_ALONE)
-        taken = self._original.forward_pass if not kinds else self._original._pass_for("block_features")
+        taken = self._original._pass_with(kinds)
         notes = Recorder(kinds, taken.notes.samples)
         notes.blocks = [self._change_map(block.detach()) for block in taken.notes.blocks]
         forward = self._change_forward(taken.forward)

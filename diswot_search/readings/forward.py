@@ -87,7 +87,7 @@ class TwiceDifferentiable(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None) -> Any:
         if func is F.hardsigmoid:
-            return F.hardtanh(args[0] + 3, 0, 6) / 6
+            return F.hardtanh((args[0] if args else kwargs["input"]) + 3, 0, 6) / 6
         return func(*args, **(kwargs or {}))
 
 
@@ -130,6 +130,27 @@ def evaluation_mode(model: nn.Module, *, batch_statistics: bool) -> Iterator[Non
             batch_norm.track_running_stats = tracks
         for module, training in modes:
             module.training = training
+
+
+def first_given(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """The first argument of a call of a module, by position or by name; None where there is none."""
+    return next(iter((*args, *kwargs.values())), None)
+
+
+def run_forward(model: nn.Module, images: Tensor) -> Forward:
+    """Run a network once, by timm's calls where it has them, otherwise by hooks.
+
+    Args:
+        model: Any classifier.
+        images: (B, channels, H, W); the network may change them in place.
+
+    Raises:
+        ReadingError: The network is no classifier that can be read, or its activations are not finite.
+    """
+    forward = (forward_timm if has_timm_contract(model) else forward_hooked)(model, images)
+    if not bool(torch.isfinite(forward.logits).all() & torch.isfinite(forward.features).all()):
+        raise ReadingError("the activations are not finite (NaN or infinity)")
+    return forward
 
 
 def forward_timm(model: Any, images: Tensor) -> Forward:
@@ -179,10 +200,10 @@ def _recorded(layers: list[nn.Module]) -> Iterator[list[Call]]:
     """Collect the calls of these layers, in the order in which they are run."""
     calls: list[Call] = []
 
-    def record(layer: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        calls.append(Call(layer.weight, inputs[0].float(), output.float()))
+    def record(layer: Any, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor) -> None:
+        calls.append(Call(layer.weight, first_given(args, kwargs).float(), output.float()))
 
-    handles = [layer.register_forward_hook(record) for layer in layers]
+    handles = [layer.register_forward_hook(record, with_kwargs=True) for layer in layers]
     try:
         yield calls
     finally:

@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
 from ..functional import exact
+from .forward import first_given
 
 CONTAINERS = (nn.Sequential, nn.ModuleList)
 
@@ -81,21 +82,22 @@ class Recorder:
             ):
                 if kind in self.kinds:
                     for module in modules:
-                        stack.callback(module.register_forward_hook(note).remove)
+                        stack.callback(module.register_forward_hook(note, with_kwargs=True).remove)
             if self.kinds & {"code_gram", "sign_patterns"}:
                 stack.enter_context(_ActivationMode(self._note_activation))
             yield
 
-    def _note_layer(self, module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        self.layers.append(LayerCall(module, inputs[0].detach(), output))
+    def _note_layer(self, module: nn.Module, args: Any, kwargs: Any, output: Tensor) -> None:
+        self.layers.append(LayerCall(module, first_given(args, kwargs).detach(), output))
 
-    def _note_block(self, module: nn.Module, inputs: Any, output: Any) -> None:
+    def _note_block(self, module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
         if self._is_map(output):
-            if not self.blocks and inputs and self._is_map(inputs[0]):
-                self.entry = inputs[0]
+            entry = first_given(args, kwargs)
+            if not self.blocks and self._is_map(entry):
+                self.entry = entry
             self.blocks.append(output)
 
-    def _note_leaf(self, module: nn.Module, inputs: Any, output: Any) -> None:
+    def _note_leaf(self, module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
         if self._is_map(output):
             self.leaves.append(output.detach()[0].clone())
 
