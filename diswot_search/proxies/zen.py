@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from hashlib import sha256
 from typing import Any
 
 import torch
@@ -11,8 +12,8 @@ from torch.func import functional_call
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
-from ..readings import Readings, evaluation_mode, has_timm_contract
-from ..readings.forward import forward_hooked, forward_timm
+from ..readings import Readings, evaluation_mode
+from ..readings.forward import run_forward
 from ..readings.recording import weighted_layers
 from ..seeding import stable_seed
 
@@ -30,18 +31,26 @@ def zen(student: Readings, teacher: Readings | None = None) -> float:
     Weights of convolutions and linear layers and images are standard normal, biases zero, and residual links are
     left out. The score is log mean abs(f(x + z / 100) - f(x)) for the last map f, with normal z, plus the sum over
     batch normalisations of log sqrt(v) with v the mean variance of the channels: what normalisation has divided by.
-    A network without batch normalisation has the first part alone. Draws are the same for any weights that the
-    network may have. Two images and their changed twins are normalised together, in single precision.
+    A network without batch normalisation has the first part alone. Draws are made from the network's first
+    weight, so that they are the same for the same network and others for another seed of its weights. Two images and
+    their changed twins are normalised together, in single precision.
 
     Source: Lin et al., "Zen-NAS: A Zero-Shot NAS for High-Performance Image Recognition", ICCV 2021.
     """
-    model, generator = student.model, torch.Generator().manual_seed(stable_seed("zen"))
+    model, generator = student.model, torch.Generator().manual_seed(draws_seed(student.model))
     drawn, zero = _replacements(model)
     images = torch.zeros(2 * IMAGES, *student.images.shape[1:], device=student.device)
     with torch.no_grad(), evaluation_mode(model, batch_statistics=False):
         # Weights are drawn anew in place, so that they take those of the network only once.
         draws = _Draws(model, [*drawn.values()], generator)
         return float(functional_call(draws, drawn | zero, (images,)).mean())
+
+
+def draws_seed(model: nn.Module) -> int:
+    """The seed of a network's draws: made from the weight of its first convolution or linear layer, if it has one."""
+    weights: list[Any] = [layer.weight for layer in weighted_layers(model)[:1]]
+    digests = [sha256(weight.detach().float().cpu().numpy().tobytes()).hexdigest() for weight in weights]
+    return stable_seed("zen", *digests)
 
 
 def _replacements(model: nn.Module) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
@@ -65,14 +74,13 @@ class _Draws(nn.Module):
         self.generator = generator
 
     def forward(self, images: Tensor) -> Tensor:
-        run = forward_timm if has_timm_contract(self.model) else forward_hooked
         scores = []
         for _ in range(REPEATS):
             for values in [*self.drawn, images]:
                 values.copy_(torch.randn(values.shape, generator=self.generator))
             images[IMAGES:] = images[:IMAGES] + STEP * images[IMAGES:]
             with GaussianMode() as mode:
-                features = run(self.model, mode.start(images.clone())).features
+                features = run_forward(self.model, mode.start(images.clone())).features
             before, after = features.chunk(2)
             scores.append((after - before).abs().mean().log() + mode.log_scale)
         return torch.stack(scores)
