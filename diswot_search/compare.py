@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import math
 import os
 from collections import Counter
@@ -37,7 +39,7 @@ from .proxies import Proxy, RankAggregate
 from .readings import Precision
 from .report import ProgressBar, to_png
 from .run_folder import csv_line, versions
-from .score_store import ScoreStore, StoredScore
+from .score_store import ScoreStore, Selection, StoredScore
 from .scoring import NOBODY, SIZES, Opponent, Scorer, Unit, read_teacher, score_of, uses_teacher
 from .search import Interruption, as_probes, as_space, as_teacher, check_whole, device_name, weight_seeds
 from .teacher import Teacher
@@ -99,6 +101,8 @@ def compare(
     canonical: bool = True,
     bootstrap: int = 1000,
     top_k: int | None = None,
+    bins: int = 5,
+    retry_failed: bool = False,
     out: str | os.PathLike[str] | None = None,
     device: str = "auto",
     channels_last: bool = True,
@@ -108,16 +112,19 @@ def compare(
     """Compare proxies with known accuracies. Nothing is trained.
 
     Parameters and multiply-accumulates are always compared too, and no sign is turned; each architecture has its own
-    cost. With `out` every score is stored as soon as it is known,
-    with all that it depends on: stopped at any moment, the same call continues, and any other call with that folder
-    computes only what was never computed there. On SIGINT the architecture at hand is finished before
-    `KeyboardInterrupt` is raised; a second one raises at once.
+    cost. With `out` every score is stored as soon as it is known, with all that it depends on, the versions of this
+    package, of torch and of timm included: stopped at any moment, the same call continues, and any other call with that
+    folder computes only what was never computed there. What failed stays so unless `retry_failed` is set, but a lack of
+    memory is no property of an architecture: it ends the comparison and is not stored. On SIGINT the architecture at
+    hand is finished before `KeyboardInterrupt` is raised; a second one raises at once.
 
     Args:
         space: What the table is about; a name makes the space for the classes and images of the probe.
         proxies: Names, patterns such as "zen*", aggregates as "log_rank(nwot, macs)", or functions of the student's
-            and the teacher's readings. A proxy that is not known by name is remembered by its code; it has readings of
-            its own, so that what it does to the network stays with it.
+            and the teacher's readings. A proxy that is not of this package is remembered by its code, its defaults and
+            what it closes over; where that is an object whose value cannot be seen, such as a network, its scores are
+            never found again. One that is not registered has readings of its own, so that what it does to the network
+            stays with it.
         table: Accuracies by architecture, or the path of a CSV file.
         probe: The batch that scores are computed on, or the name of a data set; several stand for one each draw, so
             that the spread over draws includes the batch.
@@ -129,14 +136,17 @@ def compare(
         draws: Weight draws, with the seeds `seed`, `seed` + 1 and so on.
         controls: Repeat every proxy that may use the teacher with another one, with one of another depth, with the
             samples of the teacher's readings shuffled, and with noise in the place of its activations.
-        other_teacher: The other one; by default a CIFAR ResNet of this package with random weights.
-        other_depth: The one of another depth; likewise.
+        other_teacher: The other one; by default `cifar_wrn_40_1` with random weights, or `cifar_resnet56` if that is
+            the teacher. Both end 64 channels wide: a proxy that needs students as wide as the teacher fails otherwise.
+        other_depth: The one of another depth; by default `cifar_resnet20`, or `cifar_resnet110` likewise.
         include_untrainable: Compare architectures whose output does not depend on the input, too.
         canonical: Let architectures that compute the same function share the scores of the simplest of them, as a
             search does. Otherwise every network is scored as it is written, dead and doubled layers included, as
             published comparisons do.
         bootstrap: Resamples of the architectures for confidence intervals; 0 makes none.
         top_k: How many count as the best; by default a tenth.
+        bins: Parameter bins, equally filled.
+        retry_failed: Compute what failed in an earlier run of the folder anew.
         out: The run folder; None keeps everything in memory.
         device: "auto", "cpu", "cuda" or "mps".
         channels_last: Keep feature maps in NHWC memory order.
@@ -150,6 +160,7 @@ def compare(
         ValueError: A name, an option or a column is not known; the table is empty or not about the space; a proxy needs
             a teacher and there is none; or space, probe and teacher do not fit each other.
         FileNotFoundError: There is no such table.
+        MemoryError: There was not enough memory for a score; those stored before stay.
         StudyError: The run folder cannot be used.
     """
     probes = as_probes(probe)
@@ -172,6 +183,8 @@ def compare(
         canonical=canonical,
         bootstrap=bootstrap,
         top_k=top_k,
+        bins=bins,
+        retry_failed=retry_failed,
         out=out,
         device=device,
         precision=Precision(channels_last=channels_last, bf16=bf16),
@@ -191,11 +204,12 @@ class _Label:
 
 @dataclass(frozen=True, eq=False)
 class _Found:
-    """What a unit gave: (S, K) scores, median seconds, how many failed by reason."""
+    """What a unit gave: (S, K) scores, median seconds and what they were measured on, reasons by (s, k)."""
 
     scores: NDArray[np.float64]
     seconds: float
-    failures: dict[str, int]
+    conditions: frozenset[str]
+    reasons: dict[tuple[int, int], str]
 
 
 class ComparisonRun:
@@ -203,8 +217,8 @@ class ComparisonRun:
 
     Args:
         space, proxies, table, probes, teacher, architectures, sample, seed, draws, controls, other_teacher,
-            other_depth, include_untrainable, canonical, bootstrap, top_k, out, device, precision, progress: As for
-            `compare`.
+            other_depth, include_untrainable, canonical, bootstrap, top_k, bins, retry_failed, out, device, precision,
+            progress: As for `compare`.
 
     Attributes:
         store: The scores, none or those of earlier runs.
@@ -232,6 +246,8 @@ class ComparisonRun:
         canonical: bool = True,
         bootstrap: int = 1000,
         top_k: int | None = None,
+        bins: int = 5,
+        retry_failed: bool = False,
         out: str | os.PathLike[str] | None = None,
         device: str = "auto",
         precision: Precision | None = None,
@@ -246,17 +262,20 @@ class ComparisonRun:
         self.precision = precision or Precision()
         self.bootstrap = bootstrap
         self.top_k = top_k
+        self.bins = bins
+        self.retry_failed = retry_failed
         self.progress = progress
         self.interruption = Interruption()
         check_whole("bootstrap", bootstrap, least=0)
         if top_k is not None:
             check_whole("top_k", top_k, least=1)
+        check_whole("bins", bins, least=1)
         if len(self.probes) not in (1, draws):
             raise ValueError(f"There are {len(self.probes)} probes for {draws} draws; give one, or one for each draw.")
-        self.architectures, self.left_out = choose_architectures(
-            space, table, architectures, sample, seed, include_untrainable
-        )
+        given = None if architectures is None else list(map(str, architectures))
+        self.architectures, self.left_out = choose_architectures(space, table, given, sample, seed, include_untrainable)
         self.canonical = canonical
+        self.versions = {name: version for name, version in versions().items() if name != "python"}
         asked = resolve_proxies(proxies)
         opponents = create_opponents(
             asked,
@@ -270,7 +289,13 @@ class ComparisonRun:
         self._check_readable(opponents if any(map(uses_teacher, members_of(asked))) else [NOBODY])
         if top_k is not None and top_k > len(self.architectures):
             raise ValueError(f"top_k is {top_k}, but {len(self.architectures)} architectures are compared.")
-        self.config = self._config(asked, opponents) | {"sample": sample}
+        self.config = self._config(asked, opponents) | {
+            "architectures": given,
+            "sample": sample,
+            "seed": seed,
+            "draws": draws,
+            "include_untrainable": include_untrainable,
+        }
         self.store = ScoreStore(out)
         try:
             self.labels = self._plan(asked, opponents)
@@ -281,20 +306,29 @@ class ComparisonRun:
     # -- before any work ------------------------------------------------------------------------
 
     def _config(self, asked: Sequence[Proxy | RankAggregate], opponents: Sequence[Opponent]) -> dict[str, Any]:
+        """All that is needed to run it again, and what tells whether it is the same again."""
+        texts = [str(architecture) for architecture in self.architectures]
         return {
             "space": self.space.config(),
             "table": self.table.name,
             "column": self.table.column,
-            "architectures": len(self.architectures),
-            "left_out": self.left_out,
-            "proxies": [proxy.identity for proxy in asked],
+            "compared": {
+                "count": len(texts),
+                "left_out": self.left_out,
+                "architectures_sha256": _sha256(texts),
+                "accuracies_sha256": _sha256([self.table[text] for text in texts]),
+            },
+            "proxies": [proxy.name for proxy in asked],
+            "identities": [proxy.identity for proxy in asked],
             "teacher": self.teacher.config() if self.teacher else None,
-            "controls": [opponent.control for opponent in opponents if opponent.control],
+            "controls": {
+                opponent.control: opponent.context() for opponent in opponents if opponent.control is not None
+            },
             "probes": [probe.config() for probe in self.probes],
-            "seeds": list(self.seeds),
             "canonical": self.canonical,
             "bootstrap": self.bootstrap,
             "top_k": self.top_k,
+            "bins": self.bins,
             "device": self.device.partition(":")[0],
             "channels_last": self.precision.channels_last,
             "bf16": self.precision.bf16,
@@ -328,7 +362,7 @@ class ComparisonRun:
     def _unit(self, proxy: Proxy, opponent: Opponent) -> Unit:
         if not uses_teacher(proxy):
             opponent = NOBODY
-        context: dict[str, Any] = {"space": self.space.config()}
+        context: dict[str, Any] = {"space": self.space.config(), "versions": self.versions}
         if proxy.identity in SIZES:
             return Unit(proxy, opponent, (self.store.series(proxy.identity, context),) * len(self.seeds))
         context |= {
@@ -358,7 +392,7 @@ class ComparisonRun:
                 self._count_costs()
                 self._compute()
             table = self._score_table()
-            results = summarise(table, bootstrap=self.bootstrap, top_k=self.top_k)
+            results = summarise(table, bootstrap=self.bootstrap, top_k=self.top_k, bins=self.bins)
             if store.path is not None:
                 self._write(table, results)
         finally:
@@ -368,22 +402,20 @@ class ComparisonRun:
     def _count_costs(self) -> None:
         """Count what was never counted; an architecture that cannot be built is left out."""
         units = [unit for label in self.labels for unit in label.units if unit.proxy.identity in SIZES]
-        stored = {unit: self.store.scores(unit.series[0], 0) for unit in units}
-        missing = [a for a in self.architectures if any(str(a) not in scores for scores in stored.values())]
+        architectures = {str(architecture): architecture for architecture in self.architectures}
+        chosen = self.store.select(architectures)
+        pieces = iter(self._missing(0, units, chosen).items())
         reader = self._evaluator(0, None)
-        pieces = iter(missing)
         while some := list(islice(pieces, _COSTS_AT_ONCE)):
             found = {}
-            for architecture in some:
+            for text, its_units in some:
                 self.interruption.check()
-                student = reader.read_student(architecture)
-                new = [unit for unit in stored if str(architecture) not in stored[unit]]
-                found[str(architecture)] = {unit.series[0]: score_of(unit.proxy, student, None) for unit in new}
-            self.store.add(0, found)
-        self._leave_out_what_has_no_cost(units[0])
+                student = reader.read_student(architectures[text])
+                found[text] = {unit.series[0]: score_of(unit.proxy, student, None) for unit in its_units}
+            self.store.add(0, found, self._conditions(0))
+        self._leave_out_what_has_no_cost(chosen.scores(units[0].series[0], 0))
 
-    def _leave_out_what_has_no_cost(self, unit: Unit) -> None:
-        counted = self.store.scores(unit.series[0], 0)
+    def _leave_out_what_has_no_cost(self, counted: Mapping[str, StoredScore]) -> None:
         kept = [counted[str(architecture)].score is not None for architecture in self.architectures]
         if all(kept):
             return
@@ -398,7 +430,8 @@ class ComparisonRun:
     def _compute(self) -> None:
         units = list(dict.fromkeys(u for label in self.labels for u in label.units if u.proxy.identity not in SIZES))
         architectures = {str(scored): scored for scored in map(self._scored, self.architectures)}
-        missing = [self._missing(draw, units, list(architectures)) for draw in range(len(self.seeds))]
+        chosen = self.store.select(architectures)
+        missing = [self._missing(draw, units, chosen) for draw in range(len(self.seeds))]
         total = len(self.seeds) * len(architectures)
         with ProgressBar("comparing", "architectures", total, enabled=self.progress) as bar:
             for _ in range(total - sum(map(len, missing))):
@@ -410,18 +443,20 @@ class ComparisonRun:
                 for text, its_units in of_draw.items():
                     self.interruption.check()
                     found = scorer.scores(architectures[text], its_units)
-                    self.store.add(self.seeds[draw], {text: found})
+                    self.store.add(self.seeds[draw], {text: found}, self._conditions(draw))
                     bar.advance(replayed=False)
 
-    def _missing(self, draw: int, units: Sequence[Unit], architectures: Sequence[str]) -> dict[str, list[Unit]]:
+    def _missing(self, draw: int, units: Sequence[Unit], chosen: Selection) -> dict[str, list[Unit]]:
         """What is still to be computed of a draw: units by architecture, in the order of both."""
-        missing: dict[str, list[Unit]] = {architecture: [] for architecture in architectures}
+        missing: dict[str, list[Unit]] = {text: [] for text in chosen.architectures}
         for unit in units:
-            stored = self.store.scores(unit.series[draw], self.seeds[draw])
-            for architecture, of_architecture in missing.items():
-                if architecture not in stored:
-                    of_architecture.append(unit)
-        return {architecture: its_units for architecture, its_units in missing.items() if its_units}
+            for text in chosen.missing(unit.series[draw], self._seed(unit, draw), failed=self.retry_failed):
+                missing[text].append(unit)
+        return {text: its_units for text, its_units in missing.items() if its_units}
+
+    def _seed(self, unit: Unit, draw: int) -> int:
+        """The seed that a score is stored with; sizes do not depend on the weights."""
+        return 0 if unit.proxy.identity in SIZES else self.seeds[draw]
 
     def _scored(self, architecture: Architecture) -> Architecture:
         """The architecture whose network is scored in the place of this one."""
@@ -433,7 +468,7 @@ class ComparisonRun:
     # -- what it gives --------------------------------------------------------------------------
 
     def _score_table(self) -> ScoreTable:
-        read = {unit: self._read(unit) for label in self.labels for unit in label.units}
+        read = self._read_all()
         scores = {label.text: _combine(label, read) for label in self.labels}
         own = {label.proxy.name: label.text for label in self.labels if not label.opponent.control}
         return ScoreTable(
@@ -450,37 +485,41 @@ class ComparisonRun:
             scores=scores,
             seconds={label.text: sum(read[unit].seconds for unit in label.units) for label in self.labels},
             passes={label.text: self._passes(label) for label in self.labels},
-            failures={label.text: _failures(label, read, scores[label.text]) for label in self.labels},
+            failures={label.text: _failures(label, read) for label in self.labels},
             controls={
                 label.text: (own[label.proxy.name], label.opponent.control)
                 for label in self.labels
                 if label.opponent.control
             },
             left_out=self.left_out,
-            conditions=self._conditions(),
+            conditions="; ".join(sorted({text for found in read.values() for text in found.conditions})),
         )
 
-    def _conditions(self) -> str:
-        """What this run measures seconds on; those that are read from the store are as old as their scores."""
-        images, threads = len(self.probes[0].labels), torch.get_num_threads()
+    def _conditions(self, draw: int) -> str:
+        """What this run measures the seconds of a draw on."""
+        images, threads = len(self._probe(draw).labels), torch.get_num_threads()
         number = "bfloat16 autocast" if self.precision.bf16 else "float32"
         return f"{device_name(self.device)}, {threads} thread(s), batch {images}, {number}"
 
-    def _read(self, unit: Unit) -> _Found:
-        rows = [self._stored(unit, draw) for draw in range(len(self.seeds))]
-        scores = np.array([[math.nan if stored.score is None else stored.score for stored in row] for row in rows])
-        # Of what has a score, since a failure may come early.
-        seconds = [stored.seconds for row in rows for stored in row if stored.score is not None]
-        reasons = Counter(stored.reason for row in rows for stored in row if stored.reason is not None)
-        return _Found(scores, float(np.median(seconds)) if seconds else math.nan, dict(reasons.most_common()))
+    def _read_all(self) -> dict[Unit, _Found]:
+        """What all units gave, in the order of the architectures."""
+        own = [str(architecture) for architecture in self.architectures]
+        scored = [str(self._scored(architecture)) for architecture in self.architectures]
+        chosen, chosen_scored = self.store.select(own), self.store.select(scored)
+        return {
+            unit: self._read(unit, *((chosen, own) if unit.proxy.identity in SIZES else (chosen_scored, scored)))
+            for label in self.labels
+            for unit in label.units
+        }
 
-    def _stored(self, unit: Unit, draw: int) -> list[StoredScore]:
-        """The stored scores in the order of the architectures."""
-        if unit.proxy.identity in SIZES:
-            stored = self.store.scores(unit.series[draw], 0)
-            return [stored[str(architecture)] for architecture in self.architectures]
-        stored = self.store.scores(unit.series[draw], self.seeds[draw])
-        return [stored[str(self._scored(architecture))] for architecture in self.architectures]
+    def _read(self, unit: Unit, chosen: Selection, texts: Sequence[str]) -> _Found:
+        stored = [chosen.scores(series, self._seed(unit, draw)) for draw, series in enumerate(unit.series)]
+        rows = [[of_draw[text] for text in texts] for of_draw in stored]
+        scores = np.array([[math.nan if one.score is None else one.score for one in row] for row in rows])
+        scored = [one for row in rows for one in row if one.score is not None]  # a failure may come early
+        seconds = float(np.median([one.seconds for one in scored])) if scored else math.nan
+        reasons = {(s, k): one.reason for s, row in enumerate(rows) for k, one in enumerate(row) if one.reason}
+        return _Found(scores, seconds, frozenset(one.conditions for one in scored), reasons)
 
     def _passes(self, label: _Label) -> tuple[str, ...]:
         return tuple(sorted({name for unit in label.units for name in self.store.passes(unit.series[0])}))
@@ -513,12 +552,16 @@ def _combine(label: _Label, read: Mapping[Unit, _Found]) -> NDArray[np.float64]:
     return combined
 
 
-def _failures(label: _Label, read: Mapping[Unit, _Found], scores: NDArray[np.float64]) -> dict[str, int]:
-    """How many pairs of architecture and seed have no score, by reason, the most frequent first."""
-    if isinstance(label.proxy, Proxy):
-        return read[label.units[0]].failures
-    count = int(np.isnan(scores).sum())
-    return {"a member has no score": count} if count else {}
+def _failures(label: _Label, read: Mapping[Unit, _Found]) -> dict[str, int]:
+    """How many pairs of architecture and seed have no score, by reason, the most frequent first.
+
+    For an aggregate that is the first member without one, and its reason.
+    """
+    reasons: dict[tuple[int, int], str] = {}
+    for unit in reversed(label.units):
+        said = "" if isinstance(label.proxy, Proxy) else f"{unit.proxy.name}: "
+        reasons |= {pair: said + reason for pair, reason in read[unit].reasons.items()}
+    return dict(Counter(reasons.values()).most_common())
 
 
 def _scores_csv(table: ScoreTable) -> Iterator[str]:
@@ -534,3 +577,8 @@ def _scores_csv(table: ScoreTable) -> Iterator[str]:
 
 def _counted(reasons: Mapping[str, int]) -> str:
     return "; ".join(f"{count} x {reason}" for reason, count in reasons.items())
+
+
+def _sha256(values: Sequence[str | float]) -> str:
+    """Of the values in order, as JSON."""
+    return hashlib.sha256(json.dumps(values).encode()).hexdigest()

@@ -18,9 +18,10 @@ from .search import as_teacher, check_whole
 from .seeding import stable_seed
 from .teacher import Teacher
 
-OTHER_TEACHERS = ("cifar_wrn_16_2", "cifar_resnet56")
+OTHER_TEACHERS = ("cifar_wrn_40_1", "cifar_resnet56")
 OTHER_DEPTHS = ("cifar_resnet20", "cifar_resnet110")
-"""What controls compare with by default: the first that is not the teacher."""
+"""What controls compare with by default: the first that is not the teacher. All end 64 channels wide, as the customary
+CIFAR ResNets do, since proxies that need a student and a teacher of one width have no value otherwise."""
 
 FEWEST = 3
 """Architectures that a correlation says anything about."""
@@ -39,7 +40,8 @@ def resolve_proxies(proxies: ProxyLike | Sequence[ProxyLike]) -> list[Proxy | Ra
     found: dict[str, Proxy | RankAggregate] = {}
     for one in [name for item in [*given, *SIZES] for name in _matching(item)]:
         proxy = get_proxy(one)
-        if found.setdefault(proxy.name, proxy).identity != proxy.identity:
+        known = found.setdefault(proxy.name, proxy)
+        if known != proxy and known.identity != proxy.identity:
             raise ValueError(f"Two different proxies are called {proxy.name!r}; give one of them another name.")
     return list(found.values())
 

@@ -7,6 +7,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
+
 from search_spaces import Architecture
 
 from .evaluation import Evaluator, failure_reason
@@ -85,12 +87,12 @@ class Scorer:
 
     def scores(self, architecture: Architecture, units: Sequence[Unit]) -> dict[int, NewScore]:
         """New scores of an architecture by the number of their series. A failure is recorded and disturbs no other."""
-        needs = {name for unit in units if is_known(unit.proxy) for name in unit.proxy.needs}
+        needs = {name for unit in units if unit.proxy.is_registered for name in unit.proxy.needs}
         shared = self._reader.read_student(architecture, self.seed, needs=needs, canonical=self.canonical)
         found = {}
         for unit in units:
             student = shared
-            if not is_known(unit.proxy):  # who knows what it does to the network
+            if not unit.proxy.is_registered:  # who knows what it does to the network
                 needs = set(unit.proxy.needs)
                 student = self._reader.read_student(architecture, self.seed, needs=needs, canonical=self.canonical)
             found[unit.series[self.draw]] = score_of(unit.proxy, student, self._against(unit.opponent))
@@ -110,14 +112,9 @@ class Scorer:
         return self._evaluators[key]
 
 
-def is_known(proxy: Proxy) -> bool:
-    """Whether it is a registered one."""
-    return proxy.identity == proxy.name
-
-
 def uses_teacher(proxy: Proxy) -> bool:
     """Whether its score may depend on the teacher: that of a function may, whatever is said of it."""
-    return proxy.needs_teacher or not is_known(proxy)
+    return proxy.needs_teacher or not proxy.is_registered
 
 
 def read_teacher(evaluator: Evaluator, seed: int) -> Readings | None:
@@ -133,13 +130,30 @@ def read_teacher(evaluator: Evaluator, seed: int) -> Readings | None:
 
 
 def score_of(proxy: Proxy, student: Readings, teacher: Readings | None) -> NewScore:
-    """A score, or why there is none: an architecture may fail in any way that a network can."""
+    """A score, or why there is none: an architecture may fail in any way that a network can.
+
+    Raises:
+        MemoryError: There was not enough memory, which says nothing about the architecture.
+    """
     score, reason = None, None
     with student.watch() as watch:
         try:
             score = proxy(student, teacher)
         except Exception as error:
             reason = failure_reason(error)
+            if _is_out_of_memory(error):
+                raise MemoryError(
+                    f"Out of memory in the proxy {proxy.name!r} ({reason}). What was stored stays: make room, or take "
+                    "a smaller batch or another device, and run the same again."
+                ) from error
     if score is not None and not math.isfinite(score):
         score, reason = None, f"the score is {score}"
     return NewScore(score, reason, watch.seconds, watch.passes)
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
+    """Whether a device or the machine had no memory left; for the CPU and for MPS torch has no class of its own."""
+    if isinstance(error, MemoryError | torch.cuda.OutOfMemoryError):
+        return True
+    message = str(error)
+    return isinstance(error, RuntimeError) and ("DefaultCPUAllocator" in message or "out of memory" in message)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import itertools
 import json
 import math
@@ -10,6 +11,7 @@ import multiprocessing
 import os
 import random
 import signal
+import sqlite3
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -27,7 +29,7 @@ from diswot_search.compare import Comparison, compare
 from diswot_search.comparison_report import COMPARISON_PICTURES
 from diswot_search.proxies import RankAggregate, create_aggregate
 from diswot_search.readings import Readings
-from diswot_search.score_store import NewScore, ScoreStore
+from diswot_search.score_store import NewScore, ScoreStore, StoredScore
 from search_spaces import AccuracyTable, Architecture, CifarResNetSpace, NASBench201Space, create_space, read_table
 
 TEACHER = "cifar_resnet20"
@@ -287,6 +289,14 @@ def picky(student: Readings, teacher: Readings | None = None) -> float:
     return {14: math.nan, 16: math.inf}.get(layers, 1.0 / layers)
 
 
+def picky_at_first(student: Readings, teacher: Readings | None = None) -> float:
+    """Fails now and then among its first calls."""
+    calls.append(0)
+    if len(calls) in (2, 3, 8, 9, 16):
+        raise ValueError("not yet")
+    return float(len(student.layers))
+
+
 def destructive(student: Readings, teacher: Readings | None = None) -> float:
     """Leaves a network of zeros behind, in another mode."""
     student.model.train()
@@ -315,7 +325,7 @@ def test_a_failure_is_recorded_with_its_reason_and_disturbs_no_other_score(run) 
     assert comparison["picky"].failures == failures["picky"]
     assert comparison["picky"].scored == pytest.approx(1 - sum(bad) / len(bad))
     assert np.isnan(scores["both"][0]).tolist() == bad
-    assert failures["both"] == {"a member has no score": sum(bad)}
+    assert failures["both"] == {f"picky: {reason}": count for reason, count in expected.items()}
     assert failures["grad_norm"] == {}
 
 
@@ -357,7 +367,7 @@ def test_an_architecture_that_cannot_be_built_is_left_out(probe: ds.Probe, table
 # -- controls -----------------------------------------------------------------------------------
 
 
-CONTROLS = ("other teacher: cifar_wrn_16_2", "other depth: cifar_resnet110", "shuffled", "no teacher")
+CONTROLS = ("other teacher: cifar_wrn_40_1", "other depth: cifar_resnet110", "shuffled", "no teacher")
 
 
 def ignorant(student: Readings, teacher: Readings | None = None) -> float:
@@ -463,6 +473,139 @@ def test_a_failure_is_not_tried_again(run, tmp_path: Path) -> None:
     assert first.scores.failures == second.scores.failures
 
 
+def test_a_failure_is_tried_again_where_that_is_asked_for(run, space: Built, tmp_path: Path) -> None:
+    calls.clear()
+    first = run([picky_at_first, "l2_norm"], out=tmp_path / "run", draws=2)
+    assert first.scores.failures["picky_at_first"] == {"ValueError: not yet": 5}
+    space.built.clear()
+    second = run([picky_at_first, "l2_norm"], out=tmp_path / "run", draws=2, retry_failed=True)
+    assert len(calls) == 16 + 5
+    assert second.scores.failures["picky_at_first"] == {}
+    assert scores_of(second, "l2_norm") == scores_of(first, "l2_norm")
+    failed = np.isnan(first.scores.scores["picky_at_first"])
+    np.testing.assert_array_equal(
+        second.scores.scores["picky_at_first"][~failed], first.scores.scores["picky_at_first"][~failed]
+    )
+    run([picky_at_first, "l2_norm"], out=tmp_path / "run", draws=2, retry_failed=True)
+    assert len(calls) == 16 + 5
+
+
+def out_of_memory(kind: str) -> Exception:
+    """What Python, a GPU and the CPU's allocator raise."""
+    message = "[enforce fail at alloc_cpu.cpp:118] err == 0. DefaultCPUAllocator: can't allocate memory"
+    kinds = {"python": MemoryError(), "gpu": torch.cuda.OutOfMemoryError("out"), "cpu": RuntimeError(message)}
+    return kinds[kind]
+
+
+@pytest.mark.parametrize("kind", ["python", "gpu", "cpu"])
+def test_a_lack_of_memory_ends_the_comparison_and_is_not_stored(run, tmp_path: Path, kind: str) -> None:
+    calls.clear()
+
+    def hungry(student: Readings, teacher: Readings | None = None) -> float:
+        calls.append(0)
+        if len(calls) == 4:
+            raise out_of_memory(kind)
+        return float(len(calls))
+
+    with pytest.raises(MemoryError, match=r"Out of memory in the proxy 'hungry' .* a smaller batch or another device"):
+        run(hungry, out=tmp_path / "run")
+    resumed = run(hungry, out=tmp_path / "run")
+    assert resumed.scores.scores["hungry"][0].tolist() == [1, 2, 3, 5, 6, 7, 8, 9]
+    assert resumed.scores.failures["hungry"] == {}
+
+
+def test_scores_of_other_versions_are_not_taken_for_those_of_this_one(
+    run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls.clear()
+    for version, expected in (("1.0", 8), ("1.0", 8), ("1.1", 16), ("1.0", 16)):
+        monkeypatch.setattr(sys.modules[compare.__module__], "versions", lambda v=version: {"python": "3", "timm": v})
+        run(counted, out=tmp_path / "run")
+        assert len(calls) == expected
+
+
+def test_times_come_with_what_they_were_taken_on(run, tmp_path: Path) -> None:
+    threads = torch.get_num_threads()
+    here = f"cpu, {threads} thread(s), batch 8, float32"
+    assert run("l2_norm", out=tmp_path / "run", sample=4).scores.conditions == here
+    try:
+        torch.set_num_threads(threads + 1)
+        there = f"cpu, {threads + 1} thread(s), batch 8, float32"
+        larger = run("l2_norm", out=tmp_path / "run", sample=6)
+        same = run("l2_norm", out=tmp_path / "run", sample=4)
+        assert run("l2_norm", bf16=True).scores.conditions == there.replace("float32", "bfloat16 autocast")
+    finally:
+        torch.set_num_threads(threads)
+    assert larger.scores.conditions == "; ".join(sorted([here, there]))
+    assert same.scores.conditions == here  # nothing was measured, and nothing is shown that was measured otherwise
+
+
+def make_scaled(scale: Any) -> Callable[..., float]:
+    def scaled(student: Readings, teacher: Readings | None = None) -> float:
+        calls.append(0)
+        return float(scale * len(student.layers))
+
+    return scaled
+
+
+def test_functions_that_hold_other_values_are_other_proxies(run, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="Two different proxies are called 'scaled'"):
+        run([make_scaled(1), make_scaled(-1)])
+    calls.clear()
+    run([make_scaled(2), make_scaled(2)], out=tmp_path / "run")
+    up, down = (run(make_scaled(scale), out=tmp_path / "run") for scale in (2, -2))
+    assert len(calls) == 16
+    assert scores_of(down, "scaled")["scaled"] == [[-score for score in scores_of(up, "scaled")["scaled"][0]]]
+
+
+class Opaque(float):
+    """A number that might hold more than can be seen."""
+
+
+def test_what_holds_an_object_is_computed_anew_each_time(run, tmp_path: Path) -> None:
+    calls.clear()
+    function = make_scaled(Opaque(2))
+    for count in (1, 2):
+        scores = run([function, function], out=tmp_path / "run").scores
+        assert len(calls) == count * 8
+        assert np.isfinite(scores.scores["scaled"]).all()
+
+
+def test_a_small_sample_reads_no_other_architectures(tmp_path: Path) -> None:
+    store = ScoreStore(tmp_path / "run")
+    first, second = (store.series(name, {"space": "s"}) for name in ("p", "q"))
+    texts = [f"a{i}" for i in range(50)]
+    for place, text in enumerate(texts):
+        failed = place % 5 == 0
+        new = NewScore(None if failed else place, "no" if failed else None, 1.0, ())
+        store.add(3, {text: {first: new}}, "here" if place % 2 else "there")
+    rows = []
+    store._store.set_progress_handler(lambda: rows.append(0), 1)
+    chosen = store.select(["a7", "new", "a10", "a7"])
+    assert chosen.architectures == ("a7", "new", "a10")
+    assert chosen.scores(first, 3) == {
+        "a7": StoredScore(7, None, 1, "here"),
+        "a10": StoredScore(None, "no", 1, "there"),
+    }
+    assert chosen.missing(first, 3) == ["new"]
+    assert chosen.missing(first, 3, failed=True) == ["new", "a10"]
+    assert chosen.missing(second, 3) == chosen.missing(first, 2) == list(chosen.architectures)
+    store._store.set_progress_handler(None, 0)
+    assert len(rows) < 1000  # steps of the database
+    assert store.select(texts).missing(first, 3, failed=True) == texts[::5]
+
+
+def test_a_score_is_for_good_and_a_failure_is_not(tmp_path: Path) -> None:
+    store = ScoreStore(tmp_path / "run")
+    series = store.series("p", {"space": "s"})
+    store.add(0, {"a": {series: NewScore(None, "no", 1.0, ())}}, "here")
+    store.add(0, {"a": {series: NewScore(2.0, None, 3.0, ("model",))}}, "there")
+    assert store.select("a").scores(series, 0) == {"a": StoredScore(2.0, None, 3.0, "there")}
+    with pytest.raises(sqlite3.IntegrityError):
+        store.add(0, {"a": {series: NewScore(4.0, None, 1.0, ())}}, "here")
+    assert store.select("a").scores(series, 0) == {"a": StoredScore(2.0, None, 3.0, "there")}
+
+
 def test_a_folder_gives_what_memory_gives(run, tmp_path: Path) -> None:
     options = {"teacher": TEACHER, "controls": True}
     in_memory = run(["semantic", picky], **options)
@@ -556,16 +699,18 @@ def test_a_folder_of_other_things_is_refused(run, tmp_path: Path) -> None:
 def test_a_full_disk_is_said_and_loses_nothing(tmp_path: Path) -> None:
     store = ScoreStore(tmp_path / "run")
     series = store.series("p", {"space": "s"})
-    store.add(0, {"a": {series: NewScore(1.5, None, 0.25, ("model",))}})
+    store.add(0, {"a": {series: NewScore(1.5, None, 0.25, ("model",))}}, "cpu")
     pages = store._store.execute("PRAGMA page_count").fetchone()[0]
     store._store.execute(f"PRAGMA max_page_count = {pages}")
     rows: Mapping[str, Any] = {f"{i:0500}": {series: NewScore(2.0, None, 1.0, ())} for i in range(500)}
     with pytest.raises(ds.StudyError, match=r"disk of .* is full\. What was stored is safe"):
-        store.add(0, rows)
+        store.add(0, rows, "cpu")
     store.release()
     again = ScoreStore(tmp_path / "run")
     assert again.series("p", {"space": "s"}) == series
-    assert {text: (s.score, s.seconds) for text, s in again.scores(series, 0).items()} == {"a": (1.5, 0.25)}
+    chosen = again.select(["a", *rows])
+    assert chosen.scores(series, 0) == {"a": StoredScore(1.5, None, 0.25, "cpu")}
+    assert chosen.missing(series, 0) == list(rows)
     assert again.passes(series) == ("model",)
     again.release()
 
@@ -593,11 +738,44 @@ def test_a_run_folder_has_the_scores_the_results_and_pictures(
     assert [int(row["params"]) for row in rows[::2]] == comparison.scores.params.tolist()
     config = json.loads((tmp_path / "run/config.json").read_text())
     assert config["teacher"]["name"] == TEACHER
-    assert config["seeds"] == [0, 1]
+    assert (config["seed"], config["draws"]) == (0, 2)
     assert config["proxies"][0] == "semantic"
     results = json.loads((tmp_path / "run/comparison.json").read_text())
     assert "semantic" in json.dumps(results)
     assert "semantic" in (tmp_path / "run/comparison.md").read_text()
+
+
+def test_the_config_is_enough_to_do_it_again(run, space: Built, table: AccuracyTable, tmp_path: Path) -> None:
+    def config_of(**options: Any) -> dict[str, Any]:
+        run(["semantic", picky, "log_rank(l2_norm, macs)"], teacher=TEACHER, out=tmp_path / "run", **options)
+        return json.loads((tmp_path / "run/config.json").read_text())
+
+    options = {"sample": 4, "seed": 2, "draws": 2, "bootstrap": 3, "bins": 2, "top_k": 1, "include_untrainable": True}
+    given = config_of(**options, canonical=False, controls=True, other_teacher="cifar_resnet32", architectures=None)
+    assert given.items() >= options.items()
+    assert given["canonical"] is False
+    assert given["architectures"] is None
+    assert (given["table"], given["column"]) == ("known.csv", "accuracy")
+    assert given["proxies"] == ["semantic", "picky", "log_rank(l2_norm, macs)", "params", "macs"]
+    other = given["controls"]["other teacher: cifar_resnet32"]
+    assert other == {"teacher": ds.create_teacher("cifar_resnet32", num_classes=4).config(), "treatment": None}
+    assert given["controls"]["shuffled"] == {"teacher": given["teacher"], "treatment": "shuffled"}
+    assert given["compared"]["count"] == 4
+    assert config_of(**options)["compared"] == given["compared"]
+    assert config_of(**options)["controls"] == {}
+    listed = ["2-1-1", "1-1-2", "1-2-1"]
+    some = config_of(architectures=(space.parse(text) for text in listed))
+    assert some["architectures"] == listed
+    assert some["compared"]["architectures_sha256"] == hashlib.sha256(json.dumps(listed).encode()).hexdigest()
+    values = json.dumps([table[text] for text in listed])
+    assert some["compared"]["accuracies_sha256"] == hashlib.sha256(values.encode()).hexdigest()
+
+
+def test_bins_are_as_many_as_are_asked_for(probe: ds.Probe) -> None:
+    space = create_space("cifar_resnet_s0", num_classes=4, input_size=(3, 8, 8))
+    table = AccuracyTable("t", "accuracy", {str(a): float(i) for i, a in enumerate(space)})
+    for bins in (2, 4):
+        assert len(compare(space, [], table, probe, bootstrap=0, bins=bins)["macs"].bins) == bins
 
 
 def test_a_table_is_read_from_its_file(space: Built, probe: ds.Probe, table: AccuracyTable, tmp_path: Path) -> None:
@@ -644,6 +822,7 @@ ROWS = {str(architecture): 60.0 + i for i, architecture in enumerate(Built())}
         ({"draws": 0}, "draws is 0"),
         ({"seed": -1}, "seed is -1"),
         ({"bootstrap": -1}, "bootstrap is -1"),
+        ({"bins": 0}, "bins is 0; it must be a whole number of at least 1"),
         ({"top_k": 9}, "top_k is 9, but 8 architectures are compared"),
         ({"device": "gpu"}, "Unknown device 'gpu'"),
         ({"space": "cifar_resne"}, "Unknown search space 'cifar_resne'. Did you mean"),

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import contextlib
-import hashlib
-import inspect
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatch
+from functools import cached_property
 
 from search_spaces.registry import Registry, UnknownNameError, unknown_name_message
 
 from ..readings import Readings, check_needs
 from .aggregate import RankAggregate
+from .identity import belongs_here, fingerprint
 
 ProxyFunction = Callable[[Readings, "Readings | None"], float]
 
@@ -56,10 +55,21 @@ class Proxy:
         return tuple(_known_proxy(term) for term in self.terms)
 
     @property
+    def is_registered(self) -> bool:
+        """Whether it is known by name in this process."""
+        return _PROXIES.get(self.name) is self
+
+    @cached_property
     def identity(self) -> str:
-        """What a study remembers it by: its name, and for a function that is not known by name its code as well."""
-        registered = _PROXIES.get(self.name)
-        return self.name if registered is self else f"{self.name} ({_fingerprint(self.function)})"
+        """What a run folder remembers it by: its name and, unless this package has it, what its function computes.
+
+        Two functions have the same only where all that they hold can be seen and is equal. A function that holds an
+        object of another kind, a network for instance, has another identity each time it becomes a proxy: what it gave
+        is never taken for what it would give. Global names that a function uses are not seen.
+        """
+        if self.is_registered and belongs_here(self.function, self.name):
+            return self.name
+        return f"{self.name} ({fingerprint(self.function)})"
 
     def __call__(self, student: Readings, teacher: Readings | None = None) -> float:
         """The score of a student.
@@ -141,19 +151,6 @@ def create_aggregate(
     found = [get_proxy(member) for member in members]
     name = name or f"{method}({', '.join(member.name for member in found)})"
     return RankAggregate(name, tuple(found), method, summary)  # type: ignore[arg-type]  # aggregates are refused there
-
-
-def _fingerprint(function: ProxyFunction) -> str:
-    """Where a function comes from, and a hash of its source and code; what it closes over is not seen."""
-    place = f"{getattr(function, '__module__', '?')}.{getattr(function, '__qualname__', type(function).__qualname__)}"
-    digest = hashlib.sha256()
-    with contextlib.suppress(OSError, TypeError):  # typed in at a prompt, or no function
-        digest.update(inspect.getsource(function).encode())
-    code = getattr(function, "__code__", None)
-    if code is not None:  # two lambdas of one line have the same source
-        constants = [constant for constant in code.co_consts if not inspect.iscode(constant)]
-        digest.update(code.co_code + repr((code.co_names, constants)).encode())
-    return f"{place}, code {digest.hexdigest()[:12]}"
 
 
 def get_proxy(proxy: str | Proxy | RankAggregate | ProxyFunction) -> Proxy | RankAggregate:

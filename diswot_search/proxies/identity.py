@@ -1,0 +1,135 @@
+"""What a function is known by from one process to the next: where it comes from, and a hash of what it computes."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import hashlib
+import inspect
+import types
+import uuid
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import numpy as np
+import torch
+
+PACKAGE = __name__.partition(".")[0]
+
+_PLAIN = (type(None), bool, int, float, complex, str, bytes, type(...), torch.dtype, torch.device)
+
+
+def belongs_here(function: Callable[..., Any], name: str) -> bool:
+    """Whether a function is one of this name in this package, so that the package's version says what it computes."""
+    if not isinstance(function, types.FunctionType) or function.__closure__:
+        return False
+    where = str(function.__globals__.get("__name__", "")).partition(".")[0]
+    return where == PACKAGE and function.__qualname__ == name
+
+
+def fingerprint(function: Callable[..., Any]) -> str:
+    """Where a function comes from, and a hash of all that can be seen of what it computes.
+
+    That is its source and code, its defaults, what it closes over, and what a `functools.partial` or a method is
+    bound to: plain values, lists and the like of them, tensors, arrays, proxies, and functions by the same rule. Global
+    names are not followed. Any other object may hold anything: with one of those the hash never comes twice.
+    """
+    return f"{_place(function)}, code {_hash(_describe(function, ()).encode())[:16]}"
+
+
+def _describe(value: Any, above: tuple[int, ...]) -> str:
+    """A text that two values share only where they are the same; `above` are those that this one is part of."""
+    kind = type(value)
+    if kind in _PLAIN:
+        return f"{kind.__name__} {value!r}"
+    if isinstance(value, np.generic):
+        return f"{kind.__name__} {_describe_array(np.asarray(value), above)}"
+    if id(value) in above:  # a function that closes over itself
+        return f"number {above.index(id(value))} from the top"
+    if isinstance(value, type):
+        return f"class {_place(value)} {_source(value)}"
+    if kind in _DESCRIPTIONS:
+        return f"{kind.__name__} {_DESCRIPTIONS[kind](value, (*above, id(value)))}"
+    if kind.__module__.partition(".")[0] == PACKAGE and isinstance(identity := getattr(value, "identity", None), str):
+        return f"{kind.__name__} {identity}"
+    return _unseen(value)
+
+
+def _unseen(value: Any) -> str:
+    return f"{_place(type(value))} {uuid.uuid4().hex}"
+
+
+def _describe_all(values: Iterable[Any], above: tuple[int, ...]) -> str:
+    return f"({', '.join(_describe(value, above) for value in values)})"
+
+
+def _describe_function(function: types.FunctionType, above: tuple[int, ...]) -> str:
+    cells = [_contents(cell) for cell in function.__closure__ or ()]
+    values = (function.__code__, function.__defaults__, function.__kwdefaults__, cells)
+    return f"{_place(function)} {_source(function)} {_describe_all(values, above)}"
+
+
+def _contents(cell: types.CellType) -> Any:
+    try:
+        return cell.cell_contents
+    except ValueError:  # not bound yet
+        return ...
+
+
+def _describe_code(code: types.CodeType, above: tuple[int, ...]) -> str:
+    # Beside the source, because two lambdas of one line have the same.
+    return _describe_all((code.co_code, code.co_names, code.co_consts), above)
+
+
+def _describe_builtin(function: types.BuiltinFunctionType, above: tuple[int, ...]) -> str:
+    owner = function.__self__
+    return f"{_place(function)} {'' if isinstance(owner, types.ModuleType) else _describe(owner, above)}"
+
+
+def _describe_set(values: Iterable[Any], above: tuple[int, ...]) -> str:
+    return f"({', '.join(sorted(_describe(value, above) for value in values))})"
+
+
+def _describe_tensor(tensor: torch.Tensor, above: tuple[int, ...]) -> str:
+    if tensor.layout is not torch.strided or tensor.is_meta or tensor.is_quantized:
+        return _unseen(tensor)
+    raw = tensor.detach().cpu().resolve_conj().resolve_neg().contiguous().flatten().view(torch.uint8)
+    return f"{tensor.dtype} {tuple(tensor.shape)} {_hash(raw.numpy().tobytes())}"
+
+
+def _describe_array(array: np.ndarray[Any, Any], above: tuple[int, ...]) -> str:
+    return _unseen(array) if array.dtype.hasobject else f"{array.dtype} {array.shape} {_hash(array.tobytes())}"
+
+
+_DESCRIPTIONS: dict[type, Callable[[Any, tuple[int, ...]], str]] = {
+    list: _describe_all,
+    tuple: _describe_all,
+    dict: lambda values, above: _describe_all([item for pair in values.items() for item in pair], above),
+    set: _describe_set,
+    frozenset: _describe_set,
+    types.FunctionType: _describe_function,
+    types.CodeType: _describe_code,
+    types.MethodType: lambda method, above: _describe_all((method.__func__, method.__self__), above),
+    types.BuiltinFunctionType: _describe_builtin,
+    types.ModuleType: lambda module, above: module.__name__,
+    functools.partial: lambda call, above: _describe_all((call.func, call.args, call.keywords), above),
+    torch.Tensor: _describe_tensor,
+    torch.nn.Parameter: _describe_tensor,
+    np.ndarray: _describe_array,
+}
+"""How values are described, by their exact type: one that inherits may hold more."""
+
+
+def _place(value: Any) -> str:
+    kind = type(value)
+    return f"{getattr(value, '__module__', kind.__module__)}.{getattr(value, '__qualname__', kind.__qualname__)}"
+
+
+def _source(value: Any) -> str:
+    with contextlib.suppress(OSError, TypeError):  # typed in at a prompt, or made by a program
+        return inspect.getsource(value)
+    return ""
+
+
+def _hash(raw: bytes) -> str:
+    return hashlib.sha256(raw).hexdigest()
