@@ -135,6 +135,8 @@ def compare_command(
     seed: int = 0,
     bootstrap: int = 1000,
     top_k: int | None = None,
+    bins: int = 5,
+    retry_failed: bool = False,
     out: str = "runs/compare",
     device: str = "auto",
     channels_last: bool = True,
@@ -175,6 +177,8 @@ def compare_command(
         seed: Decides the sample, the weights and the probe.
         bootstrap: Resamples of the architectures for confidence intervals; 0 makes none.
         top_k: How many count as the best; by default a tenth.
+        bins: Parameter bins, equally filled.
+        retry_failed: Compute what failed in an earlier run of the folder anew.
         out: The run folder.
         device: auto, cpu, cuda or mps.
         channels_last: Keep feature maps in NHWC memory order.
@@ -214,6 +218,8 @@ def compare_command(
         canonical=canonical,
         bootstrap=bootstrap,
         top_k=top_k,
+        bins=bins,
+        retry_failed=retry_failed,
         out=out,
         device=device,
         precision=Precision(channels_last=channels_last, bf16=bf16),
@@ -319,7 +325,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
             try:
                 COMMANDS[command](**options)
-            except (ValueError, OSError, ImportError, StudyError) as error:
+            except (ValueError, OSError, ImportError, MemoryError, StudyError) as error:
                 return _refuse(error)
     except KeyboardInterrupt:
         stored = "; what was evaluated is stored, and the same command continues" if command in _RESUMABLE else ""

@@ -286,7 +286,7 @@ def test_a_comparison_can_be_done_again_from_the_config_that_it_wrote(
     assert read_config("again") == read_config() | {"out": "again"}
     some = shlex.quote(json.dumps(CELLS[:4]))
     assert run(f"compare --config run/config.yaml --proxies semantic --controls true --architectures {some}") == 0
-    assert "other teacher: cifar_wrn_16_2" in capsys.readouterr().out
+    assert "other teacher: cifar_wrn_40_1" in capsys.readouterr().out
     assert len(Path("run/scores.csv").read_text().splitlines()) == 5
 
 
@@ -324,8 +324,8 @@ def test_an_interrupted_comparison_says_that_it_can_go_on(
 
     add, stored = ScoreStore.add, []
 
-    def interrupted(self: ScoreStore, seed: int, scores: dict) -> None:
-        add(self, seed, scores)
+    def interrupted(self: ScoreStore, seed: int, scores: dict, conditions: str) -> None:
+        add(self, seed, scores, conditions)
         stored.append(len(scores))
         if len(stored) == 3:
             signal.raise_signal(signal.SIGINT)
