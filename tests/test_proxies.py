@@ -7,8 +7,15 @@ formulas in double precision on the same features, scores differ by the rounding
 from __future__ import annotations
 
 import copy
+import functools
+import importlib
 import itertools
+import math
+import os
+import subprocess
+import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,6 +23,8 @@ import pytest
 import timm
 import torch
 from contracts import ProxyContract
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from diswot_search.data import Probe
@@ -420,3 +429,155 @@ class TestEqualShapes(ProxyContract):
 class TestPlainFunction(ProxyContract):
     def create(self) -> Callable[..., float]:
         return spread
+
+
+# -- identities ---------------------------------------------------------------------------------
+
+
+def holding(value: Any) -> Callable[..., float]:
+    return lambda student, teacher=None: float(value)
+
+
+def told(value: Any) -> Callable[..., float]:
+    def proxy(student: Readings, teacher: Readings | None = None, *, given: Any = value) -> float:
+        return float(given)
+
+    return proxy
+
+
+def scaled(factor: Any, student: Readings, teacher: Readings | None = None) -> float:
+    return float(factor)
+
+
+def partly(value: Any) -> Callable[..., float]:
+    return functools.partial(scaled, value)
+
+
+def identity(function: Callable[..., float]) -> str:
+    return get_proxy(function).identity
+
+
+PLAIN = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=3),
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.tuples(inner, inner) | st.dictionaries(st.text(max_size=2), inner, max_size=2)
+    ),
+    max_leaves=6,
+)
+
+
+@pytest.mark.parametrize("make", [holding, told, partly])
+@given(PLAIN, PLAIN)
+def test_functions_that_hold_plain_values_are_known_by_them(
+    make: Callable[[Any], Callable[..., float]], first: Any, second: Any
+) -> None:
+    assert identity(make(first)) == identity(make(copy.deepcopy(first)))
+    assert (identity(make(first)) == identity(make(second))) == (repr(first) == repr(second))
+
+
+ARRAY = np.arange(6.0)
+
+
+@pytest.mark.parametrize(
+    ("value", "others"),
+    [
+        (
+            torch.arange(3.0),
+            [torch.arange(3.0) + 1, torch.arange(3.0)[None], torch.arange(3).int(), nn.Parameter(torch.arange(3.0))],
+        ),
+        (ARRAY, [ARRAY + 1, ARRAY.reshape(2, 3), ARRAY.astype("float32"), list(ARRAY)]),
+        (np.float32(2), [np.float64(2), np.float32(3), 2.0]),
+        ({1, "a"}, [{1, "b"}, frozenset({1, "a"})]),
+        (holding(1), [holding(2), told(1), partly(1)]),
+        (torch.relu, [torch.sigmoid]),
+        (math.sin, [math.cos]),
+        ("abc".count, ["abd".count, "abc".index]),
+        (np, [math]),
+        (get_proxy("snip"), [get_proxy("grasp"), get_proxy("log_rank(snip, macs)")]),
+        (Readings, [Proxy]),
+        (torch.float32, [torch.float64]),
+    ],
+)
+def test_functions_that_hold_other_things_are_known_by_what_can_be_seen(value: Any, others: list[Any]) -> None:
+    known = identity(holding(value))
+    assert identity(holding(value)) == known
+    assert identity(holding([value])) != known
+    assert known not in {identity(holding(other)) for other in others}
+
+
+class Weighted:
+    """A proxy that is an object."""
+
+    def __init__(self, weight: float) -> None:
+        self.weight = weight
+
+    def __call__(self, student: Readings, teacher: Readings | None = None) -> float:
+        return self.weight
+
+
+OPAQUE = [
+    Weighted(1.0),
+    Weighted(1.0).__call__,
+    holding(nn.Linear(1, 1)),
+    holding([Weighted(1.0)]),
+    holding(np.array([None])),
+    holding(torch.eye(2).to_sparse()),
+    holding(iter([])),
+    told(Weighted(1.0)),
+    partly(Weighted(1.0)),
+]
+
+
+@pytest.mark.parametrize("function", OPAQUE)
+def test_what_holds_an_object_that_cannot_be_seen_is_never_the_same_again(function: Callable[..., float]) -> None:
+    proxy = get_proxy(function)
+    assert proxy.identity == proxy.identity
+    assert proxy.identity != identity(function)
+
+
+def test_a_function_that_holds_itself_has_an_identity() -> None:
+    def endless(depth: int) -> Callable[..., float]:
+        def proxy(student: Readings, teacher: Readings | None = None) -> float:
+            return depth and proxy(student, teacher)
+
+        return proxy
+
+    assert identity(endless(1)) == identity(endless(1)) != identity(endless(2))
+
+
+@pytest.mark.usefixtures("kept_registry")
+def test_only_proxies_of_this_package_are_known_by_their_bare_names() -> None:
+    assert [name for name in list_proxies() if get_proxy(name).identity != name] == []
+    mine = register_proxy("spread", spread)
+    assert (mine.is_registered, mine.identity) == (True, identity(spread))
+    assert mine.identity.startswith("spread (")
+    borrowed = register_proxy("borrowed", get_proxy("snip").function)  # tomorrow it may be another one
+    assert borrowed.identity not in ("borrowed", "snip")
+    copied = Proxy("snip", spread, needs_teacher=False, summary="")
+    assert not copied.is_registered
+    assert copied.identity not in ("snip", mine.identity)
+
+
+MODULE = """
+def make(values, *, lists={"a": [1, 2.5]}):
+    def proxy(student, teacher=None, *, names=frozenset(("x", "y", "z"))):
+        inner = lambda value: value in {"p", "q", "r", values}
+        return 0.0
+    return proxy
+"""
+SHOW = "import mine; from diswot_search.proxies import get_proxy; print(get_proxy(mine.make({'u', 'v', 'w'})).identity)"
+
+
+def test_an_identity_is_the_same_in_another_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "mine.py").write_text(MODULE)
+    monkeypatch.syspath_prepend(tmp_path)
+    here = identity(importlib.import_module("mine").make({"u", "v", "w"}))
+    there = subprocess.run(
+        [sys.executable, "-c", SHOW],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONHASHSEED": "1"},  # sets have another order
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert there.stdout == f"{here}\n"
