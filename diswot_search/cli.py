@@ -166,8 +166,8 @@ def compare_command(
         architectures: Those to compare; by default all of the table.
         sample: How many of them to draw; those of a smaller sample are among those of a larger.
         controls: Repeat the proxies that use the teacher with others, with shuffled readings and with noise.
-        other_teacher: The other teacher of the controls; by default a CIFAR ResNet.
-        other_depth: Their teacher of another depth; likewise.
+        other_teacher: The other teacher of the controls; by default cifar_wrn_40_1.
+        other_depth: Their teacher of another depth; by default cifar_resnet20, or cifar_resnet110 in its place.
         include_untrainable: Compare architectures whose output does not depend on the input, too.
         canonical: Let architectures that compute the same function share a score, as a search does; otherwise each
             network is scored as it is written.
