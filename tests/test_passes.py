@@ -22,7 +22,7 @@ from torch.nn import functional as F
 from torch.utils._pytree import tree_leaves
 
 from diswot_search.proxies import get_proxy
-from diswot_search.readings import Precision, ReadingError, Readings, core
+from diswot_search.readings import Precision, ReadingError, Readings
 from diswot_search.readings.recording import find_blocks
 from diswot_search.readings.timing import Timed, reading
 from search_spaces import UnknownNameError
@@ -131,7 +131,7 @@ def test_hessian_times_gradient_is_a_difference_of_gradients(make: Callable[[], 
         with torch.no_grad():
             for layer, one in zip(layers, step or [], strict=False):
                 layer.weight += size * one  # type: ignore[operator]
-        found = Double(lambda: model, probe, precision=core.Precision(channels_last=False)).gradients
+        found = Double(lambda: model, probe, precision=Precision(channels_last=False)).gradients
         with torch.no_grad():
             for layer, one in zip(layers, step or [], strict=False):
                 layer.weight -= size * one  # type: ignore[operator]

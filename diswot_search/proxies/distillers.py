@@ -14,11 +14,12 @@ from torch import Tensor
 
 from .. import functional as fn
 from ..readings import ReadingError, Readings
+from .similarity import given
 
 
 def kd(student: Readings, teacher: Readings | None = None) -> float:
     """Minus the divergence of predictions softened by a temperature of 4; for equal classes."""
-    return _minus(fn.kd_loss, student.logits, _given(teacher).logits)
+    return _minus(fn.kd_loss, student.logits, given(teacher).logits)
 
 
 def at(student: Readings, teacher: Readings | None = None) -> float:
@@ -26,37 +27,37 @@ def at(student: Readings, teacher: Readings | None = None) -> float:
 
     Stages that are one position wide are left out: their attention is always 1.
     """
-    return _minus(_attention_loss, student.stage_features, _given(teacher).stage_features)
+    return _minus(_attention_loss, student.stage_features, given(teacher).stage_features)
 
 
 def sp(student: Readings, teacher: Readings | None = None) -> float:
     """Minus the difference of the samples' row-normalised Gram matrices of the last feature map."""
-    return _minus(fn.sp_loss, student.features, _given(teacher).features)
+    return _minus(fn.sp_loss, student.features, given(teacher).features)
 
 
 def cc(student: Readings, teacher: Readings | None = None) -> float:
     """Minus the difference of the samples' Gaussian kernels of pooled features."""
-    return _minus(fn.cc_loss, student.pooled, _given(teacher).pooled)
+    return _minus(fn.cc_loss, student.pooled, given(teacher).pooled)
 
 
 def rkd(student: Readings, teacher: Readings | None = None) -> float:
     """Minus the difference of the samples' distances and angles in pooled features."""
-    return _minus(fn.rkd_loss, student.pooled, _given(teacher).pooled)
+    return _minus(fn.rkd_loss, student.pooled, given(teacher).pooled)
 
 
 def pkt(student: Readings, teacher: Readings | None = None) -> float:
     """Minus the divergence of the samples' cosines of pooled features, as probabilities."""
-    return _minus(fn.pkt_loss, student.pooled, _given(teacher).pooled)
+    return _minus(fn.pkt_loss, student.pooled, given(teacher).pooled)
 
 
 def nst(student: Readings, teacher: Readings | None = None) -> float:
     """Minus the discrepancy of the distributions of channel maps in the last feature map."""
-    return _minus(_selectivity_loss, student.features, _given(teacher).features)
+    return _minus(_selectivity_loss, student.features, given(teacher).features)
 
 
 def ickd(student: Readings, teacher: Readings | None = None) -> float:
     """Minus the difference of the channels' row-normalised Gram matrices; for equal widths, in order of channels."""
-    return _minus(fn.ickd_loss, student.features, _given(teacher).features)
+    return _minus(fn.ickd_loss, student.features, given(teacher).features)
 
 
 def _attention_loss(student: list[Tensor], teacher: list[Tensor]) -> Tensor:
@@ -89,9 +90,3 @@ def _exact(values: Any) -> Any:
     if isinstance(values, list):
         return [_exact(value) for value in values]
     return fn.exact(values)
-
-
-def _given(teacher: Readings | None) -> Readings:
-    if teacher is None:
-        raise ValueError("This proxy compares with a teacher; none was given.")
-    return teacher

@@ -26,12 +26,12 @@ def semantic(student: Readings, teacher: Readings | None = None) -> float:
     Each class is represented by the mean pooled feature of its samples, the part of the classifier's label gradient
     that belongs to the class while predictions are still uniform.
     """
-    return _likeness(student.class_cosines, _given(teacher).class_cosines)
+    return _likeness(student.class_cosines, given(teacher).class_cosines)
 
 
 def relation(student: Readings, teacher: Readings | None = None) -> float:
     """Likeness of the samples' cosines, over whole feature maps: 1 minus the RMS difference."""
-    return _likeness(student.sample_cosines, _given(teacher).sample_cosines)
+    return _likeness(student.sample_cosines, given(teacher).sample_cosines)
 
 
 def channel_relation(student: Readings, teacher: Readings | None = None) -> float:
@@ -40,7 +40,7 @@ def channel_relation(student: Readings, teacher: Readings | None = None) -> floa
     The spectrum is that of the channels' second moment over samples and positions, each eigenvalue as a share of
     the sum: how the energy of the feature map spreads over independent directions.
     """
-    return 1 - float(fn.hellinger_distance(student.channel_spectrum, _given(teacher).channel_spectrum))
+    return 1 - float(fn.hellinger_distance(student.channel_spectrum, given(teacher).channel_spectrum))
 
 
 def diswot(student: Readings, teacher: Readings | None = None) -> float:
@@ -53,17 +53,17 @@ def diswot(student: Readings, teacher: Readings | None = None) -> float:
 
 def semantic_paper(student: Readings, teacher: Readings | None = None) -> float:
     """Minus the distance of the Frobenius-normalised class Gram matrices of the class activation maps (M_s)."""
-    return _frobenius_likeness(student.class_map_gram, _given(teacher).class_map_gram, "classes", "semantic")
+    return _frobenius_likeness(student.class_map_gram, given(teacher).class_map_gram, "classes", "semantic")
 
 
 def relation_paper(student: Readings, teacher: Readings | None = None) -> float:
     """Minus the distance of the Frobenius-normalised sample Gram matrices of the feature maps (M_r)."""
-    return _frobenius_likeness(student.sample_gram, _given(teacher).sample_gram, "samples", "relation")
+    return _frobenius_likeness(student.sample_gram, given(teacher).sample_gram, "samples", "relation")
 
 
 def channel_relation_paper(student: Readings, teacher: Readings | None = None) -> float:
     """Minus the distance of each sample's Frobenius-normalised channel Gram matrix, mean over samples."""
-    first, second = student.channel_gram, _given(teacher).channel_gram
+    first, second = student.channel_gram, given(teacher).channel_gram
     _check_same(first, second, "channels", "channel_relation")
     difference = fn.frobenius_normalise(first) - fn.frobenius_normalise(second)
     return -float(difference.flatten(1).norm(dim=1).mean())
@@ -82,14 +82,14 @@ def semantic_readme(student: Readings, teacher: Readings | None = None) -> float
 
     Depends on the order of channels, which means nothing in a random network.
     """
-    teacher = _given(teacher)
+    teacher = given(teacher)
     _check_same(student.classifier_weight, teacher.classifier_weight, "classes and classifier inputs", "semantic")
     return -float(fn.outer_product_distance(student.label_gradient, teacher.label_gradient))
 
 
 def relation_readme(student: Readings, teacher: Readings | None = None) -> float:
     """Minus the mean squared difference of the row-normalised sample Gram matrices."""
-    return _row_likeness(student.sample_gram, _given(teacher).sample_gram, "samples", "relation")
+    return _row_likeness(student.sample_gram, given(teacher).sample_gram, "samples", "relation")
 
 
 def channel_relation_readme(student: Readings, teacher: Readings | None = None) -> float:
@@ -97,7 +97,7 @@ def channel_relation_readme(student: Readings, teacher: Readings | None = None) 
 
     The released experiments compute it, for the first sample alone, under the name of the relation term.
     """
-    return _row_likeness(student.channel_gram, _given(teacher).channel_gram, "channels", "channel_relation")
+    return _row_likeness(student.channel_gram, given(teacher).channel_gram, "channels", "channel_relation")
 
 
 def diswot_readme(student: Readings, teacher: Readings | None = None) -> float:
@@ -108,7 +108,8 @@ def diswot_readme(student: Readings, teacher: Readings | None = None) -> float:
 # -- shared -------------------------------------------------------------------------------------
 
 
-def _given(teacher: Readings | None) -> Readings:
+def given(teacher: Readings | None) -> Readings:
+    """The teacher, which must be there."""
     if teacher is None:
         raise ValueError("This proxy compares with a teacher; none was given.")
     return teacher

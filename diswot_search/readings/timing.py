@@ -16,8 +16,8 @@ class Watch:
     """What one use of readings cost.
 
     Attributes:
-        seconds: Time of the use when made alone: its own work and that of every reading that it touched, also where
-            that one had been taken before.
+        seconds: Time of its own work and of every reading that it touched, as it was taken, whether now or before. A
+            forward pass that notes things down for other readings, too, takes somewhat longer than it would alone.
         passes: Names of the readings touched, sorted.
     """
 
@@ -34,10 +34,15 @@ class _Frame:
 
 
 class reading(Generic[T]):
-    """A method whose value is taken once per `Timed` object; an error is kept and raised again likewise."""
+    """A method whose value is taken once per `Timed` object; an error is kept and raised again likewise.
 
-    def __init__(self, function: Callable[[Any], T]) -> None:
+    Attributes:
+        kinds: What a forward pass must note down for it.
+    """
+
+    def __init__(self, function: Callable[[Any], T], kinds: frozenset[str] = frozenset()) -> None:
         self.function = function
+        self.kinds = kinds
         self.name = function.__name__
         self.__doc__ = function.__doc__
 
@@ -52,6 +57,17 @@ class reading(Generic[T]):
         return value
 
 
+def reading_of(*kinds: str) -> Callable[[Callable[[Any], T]], reading[T]]:
+    """A `reading` made from what a forward pass notes down, by kinds; see `recording.Recorder`."""
+    return lambda function: reading(function, frozenset(kinds))
+
+
+def readings_of(owner: type[Timed]) -> dict[str, reading[Any]]:
+    """The readings of a class, by their names."""
+    found = {name: getattr(owner, name) for name in dir(owner)}
+    return {name: value for name, value in found.items() if isinstance(value, reading)}
+
+
 class Timed:
     """Keeps the values of readings, their times, and which of them each one is made from."""
 
@@ -64,7 +80,7 @@ class Timed:
 
     @contextmanager
     def watch(self) -> Iterator[Watch]:
-        """Time a use of these readings: what it would cost alone stands in the watch after the block."""
+        """Time a use of these readings, which stands in the watch after the block."""
         watch, frame, started = Watch(), _Frame(), time.perf_counter()
         self._frames.append(frame)
         try:

@@ -1,0 +1,170 @@
+"""Readings that are derivatives: of the loss, of the logits, of blocks, and what is made of those by sample."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+from contextlib import ExitStack
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ..data import Probe
+from ..seeding import stable_seed
+from .fisher import FISHER_SAMPLES, fisher_information
+from .forward import ConstantStatistics, ReadingError, run_forward
+from .noted import Noted
+from .passes import Pass
+from .recording import LayerCall, Recorder
+from .tangent import Products, tangent_kernel
+from .timing import reading, reading_of
+
+
+class Derivatives(Noted):
+    """Derivatives of a network that is left as it is."""
+
+    @reading_of("graph")
+    def gradients(self) -> list[Tensor]:
+        """Gradient of the mean cross entropy with respect to the weight of each of `layers`; zero where unused.
+
+        Raises:
+            ReadingError: The probe has labels that the network has no class for.
+        """
+        return [gradient.detach() for gradient in self.backward_pass[0]]
+
+    @reading
+    def half_gradients(self) -> tuple[list[Tensor], list[Tensor]]:
+        """`gradients` on the first half of the batch and on the second one, each in a pass of its own.
+
+        Raises:
+            ReadingError: There are fewer than four images.
+        """
+        count = len(self.probe.labels)
+        if count < 4:
+            raise ReadingError(f"halves of a batch need two images each, and this batch has {count}")
+        first, second = (self._gradients_on(half) for half in (slice(count // 2), slice(count // 2, count)))
+        return first, second
+
+    def _gradients_on(self, part: slice) -> list[Tensor]:
+        probe = Probe.from_tensors(self.probe.images[part], self.probe.labels[part], self.probe.num_classes)
+        half = Derivatives(
+            lambda: self.model,
+            probe,
+            device=self.device,
+            precision=self.precision,
+            trained=self.trained,
+            needs=("gradients",),
+        )
+        return half.gradients
+
+    @reading_of("graph", "layers")
+    def sensitivities(self) -> list[Tensor]:
+        """Sum over positions of output x gradient of the mean cross entropy, of each call of a layer, (B, C)."""
+        sums = self.backward_pass[1]
+        if sums is None:
+            _, sums = self._differentiate(self._pass_for("sensitivities"))
+        return sums or []
+
+    @reading_of("graph", "twice")
+    def hessian_gradients(self) -> list[Tensor]:
+        """Hessian of the mean cross entropy times its gradient, both with respect to the weights of `layers`."""
+        gradients, _ = self.backward_pass
+        if not any(gradient.requires_grad for gradient in gradients):
+            gradients, _ = self._differentiate(self._pass_for("hessian_gradients"))
+        product = sum((gradient.detach() * gradient).sum() for gradient in gradients)
+        return self._grad(product, self._weights)
+
+    @reading_of("graph", "images")
+    def input_jacobian(self) -> Tensor:
+        """Gradient of the sum of all logits with respect to the images, one row per sample, (B, inputs)."""
+        taken = self._pass_for("input_jacobian")
+        (jacobian,) = self._grad(taken.logits.sum(), [taken.images])
+        return jacobian.flatten(1)
+
+    @reading_of("graph", "blocks")
+    def block_gradients(self) -> list[tuple[Tensor, Tensor]]:
+        """Of each block, a random gradient of its output and what it becomes at the block before, or at the stem.
+
+        The random gradients are Rademacher (-1 or 1, evenly), the same for the same shape; both are (B, C, P).
+        """
+        pairs = []
+        for before, after in itertools.pairwise(self._chain("block_gradients")):
+            generator = torch.Generator().manual_seed(stable_seed("Rademacher", *after.shape))
+            signs = torch.randint(0, 2, after.shape, generator=generator).to(after) * 2 - 1
+            connected = before.requires_grad  # or it is a constant, which nothing arrives at
+            arrived = self._grad(after, [before], signs)[0] if connected else torch.zeros_like(before)
+            pairs.append((self._as_map(signs), self._as_map(arrived)))
+        return pairs
+
+    @reading
+    def fisher_information(self) -> Tensor:
+        """Fisher information about the first weight of each layer, (layers run, layers run), over the first images.
+
+        A forward pass of its own, in which the statistics of batch normalisation are constants, so that samples do
+        not depend on each other, and at most ten backward passes; see `fisher.fisher_information`.
+        """
+        images = self.images[:FISHER_SAMPLES].detach().requires_grad_()
+        notes = Recorder(frozenset({"layers"}), len(images))
+        with torch.enable_grad(), ConstantStatistics(), self._run_mode(), notes.recording(self.model):
+            logits = run_forward(self.model, images.clone()).logits
+        return fisher_information(logits, notes.layers)
+
+    @reading
+    def ntk(self) -> Tensor:
+        """Neural tangent kernel: inner products of the samples' gradients of their summed logits, (B, B).
+
+        Gradients are those of all weights of convolutions and linear maps. A forward and a backward pass of its own,
+        in which the statistics of batch normalisation are constants, so that samples do not depend on each other.
+
+        Raises:
+            ReadingError: There is no such layer, or it is a transposed convolution.
+        """
+        images, products = self.images.detach().requires_grad_(), Products()
+        with torch.enable_grad(), ConstantStatistics(), products, self._run_mode():
+            logits = run_forward(self.model, images.clone()).logits
+        return tangent_kernel(logits, products.calls)
+
+    @reading
+    def backward_pass(self) -> tuple[list[Tensor], list[Tensor] | None]:
+        """Gradients of the weights and, where the forward pass noted down the layers, `sensitivities`."""
+        return self._differentiate(self._pass_for("gradients"))
+
+    def _differentiate(self, taken: Pass) -> tuple[list[Tensor], list[Tensor] | None]:
+        self._check_labels()
+        with torch.enable_grad():
+            loss = F.cross_entropy(taken.logits, self.labels)
+        sums: dict[int, Tensor] = {}
+        with ExitStack() as stack:
+            for index, call in enumerate(taken.notes.layers):
+                if call.output.requires_grad:
+                    stack.callback(call.output.register_hook(_summing(sums, index, call)).remove)
+            gradients = self._grad(loss, self._weights, again="twice" in taken.kinds)
+        for index, call in enumerate(taken.notes.layers):
+            if index not in sums:  # no gradient came by
+                sums[index] = torch.zeros_like(_sum_over_positions(call.output.detach().float(), call))
+        return gradients, [sums[index] for index in sorted(sums)] if "layers" in taken.kinds else None
+
+    def _grad(self, output: Any, inputs: list[Tensor], seed: Tensor | None = None, again: bool = False) -> list[Tensor]:
+        """Gradients, zero where the output does not depend on an input; the graph is kept for the next ones."""
+        if not output.requires_grad:
+            return [torch.zeros_like(one) for one in inputs]
+        with self._differentiable():
+            found = torch.autograd.grad(
+                output, inputs, seed, retain_graph=True, create_graph=again, materialize_grads=True
+            )
+        return list(found)
+
+
+def _summing(sums: dict[int, Tensor], index: int, call: LayerCall) -> Callable[[Tensor], None]:
+    def take(gradient: Tensor) -> None:
+        sums[index] = _sum_over_positions(call.output.detach().float() * gradient.detach().float(), call)
+
+    return take
+
+
+def _sum_over_positions(values: Tensor, call: LayerCall) -> Tensor:
+    """Values of a layer's output as (B, C): a linear layer has its channels last, a convolution behind the samples."""
+    values = values.transpose(1, -1) if isinstance(call.layer, nn.Linear) else values
+    return values.flatten(2).sum(2) if values.ndim > 2 else values
