@@ -306,7 +306,10 @@ class ComparisonRun:
     # -- before any work ------------------------------------------------------------------------
 
     def _config(self, asked: Sequence[Proxy | RankAggregate], opponents: Sequence[Opponent]) -> dict[str, Any]:
-        """All that is needed to run it again, and what tells whether it is the same again."""
+        """What it takes to run it again, and hashes that tell whether it is about the same.
+
+        Which rows of its file a table was made of, it does not say itself; the hash of the accuracies depends on it.
+        """
         texts = [str(architecture) for architecture in self.architectures]
         return {
             "space": self.space.config(),
@@ -508,8 +511,7 @@ class ComparisonRun:
         chosen, chosen_scored = self.store.select(own), self.store.select(scored)
         return {
             unit: self._read(unit, *((chosen, own) if unit.proxy.identity in SIZES else (chosen_scored, scored)))
-            for label in self.labels
-            for unit in label.units
+            for unit in dict.fromkeys(unit for label in self.labels for unit in label.units)
         }
 
     def _read(self, unit: Unit, chosen: Selection, texts: Sequence[str]) -> _Found:

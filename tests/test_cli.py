@@ -16,6 +16,7 @@ import yaml
 import diswot_search as ds
 from diswot_search import Study
 from diswot_search.cli import main
+from diswot_search.proxies import base
 from search_spaces import CifarResNetSpace
 
 SMALL = (
@@ -315,6 +316,21 @@ def test_a_comparison_that_cannot_be_is_refused_in_one_line(
     assert message in shown.err
     assert shown.err.count("\n") == 1
     assert not list(Path.cwd().iterdir())
+
+
+def test_a_comparison_that_runs_out_of_memory_says_what_to_do(
+    known: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def hungry(student: ds.Readings, teacher: ds.Readings | None) -> float:
+        raise MemoryError
+
+    monkeypatch.setattr(base._PROXIES, "_entries", dict(base._PROXIES._entries))
+    base.register_proxy("hungry", hungry)
+    assert run(f"{COMPARE} --where.dataset a --proxies hungry --bins 2 --retry_failed true") == 2
+    shown = capsys.readouterr().err
+    assert "Out of memory in the proxy 'hungry'" in shown
+    assert shown.count("\n") == 1
+    assert (read_config()["bins"], read_config()["retry_failed"]) == (2, True)
 
 
 def test_an_interrupted_comparison_says_that_it_can_go_on(
