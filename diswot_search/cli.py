@@ -58,8 +58,8 @@ def search_command(
         teacher: Whom to fit: a timm name, the CIFAR ResNets included, or an architecture of the space; random weights
             unless there is a checkpoint.
         probe: The data set of the batch that scores are computed on: digits, PATH.npz, torch/cifar100, ...
-        proxy: The score: diswot, semantic, relation or channel_relation, each also with _paper or _readme after it,
-            params or macs.
+        proxy: The score: a name that `diswot proxies` lists, or an aggregate such as "log_rank(nwot, macs)", which
+            ranks all that has been scored.
         algorithm: evolution, ageing, nsga2, random or exhaustive.
         evaluations: Architectures to score at most, those of an earlier run included; by default 1000, for exhaustive
             all.

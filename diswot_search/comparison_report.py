@@ -9,11 +9,13 @@ import math
 import textwrap
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
+from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 from rich import box
+from rich.console import Console
 from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
@@ -42,6 +44,22 @@ STATISTICS: dict[str, Callable[[ProxyResult], Estimate]] = {
     "regret": lambda result: result.regret,
 }
 """What is shown of a result in tables, by column heading."""
+
+PASS_NAMES = {
+    "cost": "counting",
+    "model": "building",
+    "forward_pass": "forward",
+    "code_gram": "activation codes",
+    "sign_patterns": "activation codes",
+    "backward_pass": "backward",
+    "hessian_gradients": "double backward",
+    "input_jacobian": "backward to the images",
+    "block_gradients": "backward through each block",
+    "half_gradients": "forward and backward on each half of the batch",
+    "ntk": "per-sample gradients",
+    "fisher_information": "gradients of each class",
+}
+"""What the readings that take a while are called in the legend, in the order of working."""
 
 
 # -- tables -------------------------------------------------------------------------------------
@@ -73,13 +91,21 @@ def format_comparison(table: ScoreTable, results: Sequence[ProxyResult]) -> Tabl
     return shown
 
 
+def to_text(table: ScoreTable, results: Sequence[ProxyResult], width: int = 120) -> str:
+    """`format_comparison` as plain text, broken at a width in characters."""
+    console = Console(file=io.StringIO(), width=width, color_system=None)
+    with console.capture() as capture:
+        console.print(format_comparison(table, results))
+    return "\n".join(line.rstrip() for line in capture.get().splitlines())
+
+
 def to_markdown(table: ScoreTable, results: Sequence[ProxyResult]) -> str:
     """The results as a Markdown table with its legend, the best Spearman first, each proxy's controls beneath it."""
     headings = [heading.replace("\n", " ") for heading in _headings()]
     rows = [headings, ["---", *["---:"] * (len(headings) - 1)]]
     for result in arrange_results(results):
         name = _code(result.label) if result.control is None else f"↳ {_escape(result.control)}"
-        rows.append([name, *_cells(result, digits=3, spread=len(table.seeds) > 1)])
+        rows.append([name, *_cells(result, digits=3, spread=len(table.seeds) > 1, to=" to ")])
     lines = [f"**{_escape(_title(table))}**", "", *(f"| {' | '.join(row)} |" for row in rows), ""]
     lines += [f"- {_escape(line)}" for line in describe_comparison(table, results)]
     return "\n".join(lines) + "\n"
@@ -116,7 +142,7 @@ def describe_comparison(table: ScoreTable, results: Sequence[ProxyResult]) -> It
     """What is compared, what the columns mean, what the times include and what failed, in lines."""
     yield (
         f"compared: {_count(len(table.architectures), 'architecture')} of {table.space} by column {table.column} of "
-        f"{table.table}; {_count(len(table.seeds), 'seed')} ({', '.join(map(str, table.seeds))}); "
+        f"{_file_name(table)}; {_count(len(table.seeds), 'seed')} ({', '.join(map(str, table.seeds))}); "
         f"probe {table.probe}; teacher {table.teacher or 'none'}"
     )
     if table.left_out:
@@ -131,11 +157,15 @@ def describe_comparison(table: ScoreTable, results: Sequence[ProxyResult]) -> It
     )
     top_k, budgets = results[0].top_k, len(results[0].regrets)
     yield (
-        f"top k: share of the {top_k:,} most accurate that are among the {top_k:,} with the highest scores; regret: "
+        f"top k: share of the k most accurate that are among the k with the highest scores, k = {top_k:,}; regret: "
         f"points of accuracy lost by trusting the score, mean over {_count(budgets, 'parameter budget')}"
     )
     on = f"; {table.conditions}" if table.conditions else ""
-    yield f"time: per architecture, median, as if the proxy were asked for alone{on}"
+    yield (
+        "time: per architecture, median, of building, the passes that the proxy touches and its own work (an "
+        "aggregate: sum of its members), all computed together, where a shared pass takes somewhat longer than one "
+        f"alone{on}"
+    )
     for passes, labels in _group(_without_controls(results), _passes).items():
         yield f"time includes {passes}: {labels}"
     yield "scored: share of architectures and seeds that have a score, in %; what failed ranks below all others"
@@ -159,8 +189,8 @@ def _headings() -> list[str]:
     return ["proxy", first, "95 %", *others, "time", "scored"]
 
 
-def _cells(result: ProxyResult, *, digits: int, spread: bool) -> list[str]:
-    """The cells of a row but the first."""
+def _cells(result: ProxyResult, *, digits: int, spread: bool, to: str = " ") -> list[str]:
+    """The cells of a row but the first; `to` stands between the ends of an interval."""
     estimates = {heading: statistic(result) for heading, statistic in STATISTICS.items()}
     cells = []
     for heading, estimate in estimates.items():
@@ -168,7 +198,7 @@ def _cells(result: ProxyResult, *, digits: int, spread: bool) -> list[str]:
         cells.append(_number(estimate.value, places))
         if spread and not math.isnan(estimate.value):
             cells[-1] += f"±{_number(estimate.std, places)}"
-    interval = " ".join(_number(end, digits) for end in (result.spearman.low, result.spearman.high))
+    interval = to.join(_number(end, digits) for end in (result.spearman.low, result.spearman.high))
     cells.insert(1, "" if math.isnan(result.spearman.low) else interval)
     return [*cells, _seconds(result.seconds), f"{math.floor(1000 * result.scored) / 10:g}"]
 
@@ -202,7 +232,7 @@ def _group(results: Sequence[ProxyResult], of: Callable[[ProxyResult], str]) -> 
 
 
 def _passes(result: ProxyResult) -> str:
-    return " + ".join(result.passes)
+    return " + ".join(dict.fromkeys(name for reading, name in PASS_NAMES.items() if reading in result.passes))
 
 
 def _reasons(result: ProxyResult) -> str:
@@ -210,7 +240,7 @@ def _reasons(result: ProxyResult) -> str:
 
 
 def _compared(table: ScoreTable) -> dict[str, Any]:
-    names = {name: getattr(table, name) for name in ("table", "column", "space", "teacher", "probe")}
+    names = {name: getattr(table, name) for name in ("table", "column", "space", "teacher", "probe", "conditions")}
     return names | {"architectures": len(table.architectures), "seeds": len(table.seeds)}
 
 
@@ -239,7 +269,12 @@ def _flatten(value: Any, prefix: str = "") -> dict[str, Any]:
 def _title(table: ScoreTable) -> str:
     parts = [_count(len(table.architectures), "architecture"), _count(len(table.seeds), "seed")]
     parts += [f"teacher {table.teacher}"] if table.teacher else []
-    return f"{table.table}, {table.column}: {', '.join(parts)}"
+    return f"{_file_name(table)}, {table.column}: {', '.join(parts)}"
+
+
+def _file_name(table: ScoreTable) -> str:
+    """The table's name, of a path the last part: what leads there says nothing to others."""
+    return PurePath(table.table).name
 
 
 def _count(number: int, noun: str) -> str:
@@ -395,7 +430,7 @@ def plot_cost(table: ScoreTable, results: Sequence[ProxyResult]) -> Figure:
         axes.xaxis.set_major_formatter("{x:g}")
         axes.xaxis.set_minor_formatter(NullFormatter())
         axes.margins(x=0.12, y=0.08)
-    axes.set_xlabel("seconds per architecture, asked for alone, with every pass it needs")
+    axes.set_xlabel("seconds per architecture: building, its passes and its own work, measured beside all others")
     axes.set_ylabel("Spearman")
     if axes.get_legend_handles_labels()[0]:
         figure.legend(loc="outside lower center", ncols=4, frameon=False)

@@ -277,12 +277,14 @@ TRANSNAS_DATASETS = {
 """Tasks of TransNAS-Bench-101, in whose files six indices stand for other operations."""
 
 
-def import_suite_zero(path: str | os.PathLike[str], out: str | os.PathLike[str], *, progress: bool = True) -> int:
+def import_suite_zero(
+    path: str | os.PathLike[str], out: str | os.PathLike[str], *, trust: bool = False, progress: bool = True
+) -> int:
     """Turn the NAS-Bench-201 file of NAS-Bench-Suite-Zero (`zc_nasbench201.json`) into a table.
 
     One row per data set and architecture, with the columns `dataset`, `architecture`, `val_accuracy` and one per proxy;
-    read it with `where={"dataset": "cifar10"}`. It is JSON, so nobody needs to be trusted. The text of the file is in
-    memory, and of its content only the scores.
+    read it with `where={"dataset": "cifar10"}`. It is JSON, so nobody needs to be trusted, and `trust` changes nothing.
+    The text of the file is in memory, and of its content only the scores.
 
     Args, returns and errors are those of `import_table`.
 
@@ -343,7 +345,7 @@ def _check_trust(path: Path, trust: bool) -> None:
     if not trust:
         raise PermissionError(
             f"{path} is a pickle, and reading a pickle can run any code that its maker put into it. If it is from the "
-            "benchmark's authors, unaltered, say so with trust=True."
+            "benchmark's authors, unaltered, say so: trust=True in Python, --trust true on the command line."
         )
 
 
@@ -385,14 +387,9 @@ def _progress_bar(text: str, total: int, wanted: bool) -> Iterator[Callable[[], 
         yield lambda: bar.advance(task)
 
 
-def _import_suite_zero_like_others(path: Any, out: Any, *, trust: bool, progress: bool) -> int:
-    """`import_suite_zero` with the arguments of the others; JSON needs no trust."""
-    return import_suite_zero(path, out, progress=progress)
-
-
 IMPORTERS: dict[str, Callable[..., int]] = {
     "nasbench201": import_nasbench201,
     "nats_bench": import_nats_bench,
-    "suite_zero": _import_suite_zero_like_others,
+    "suite_zero": import_suite_zero,
 }
 """Kinds of official files, and what imports them."""

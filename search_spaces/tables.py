@@ -192,7 +192,9 @@ class _Sheet:
                 return candidates[0]
         if not columns:
             raise ValueError(f"{self.path} has no column of numbers.")
-        raise ValueError(f"{self.path} has several columns of numbers; name one: {', '.join(columns)}.")
+        others = len(columns) - len(accuracies)
+        shown = ", ".join(accuracies or columns) + (f", and {others} others" if accuracies and others else "")
+        raise ValueError(f"{self.path} has several columns of numbers; name one: {shown}.")
 
     def without_missing(self, column: str) -> _Sheet:
         """The rows with a finite number, and those with a text in its place, which is a mistake."""
@@ -205,10 +207,10 @@ class _Sheet:
         accuracies: dict[str, float] = {}
         for line, row in self.rows:
             architecture, text = row[self.key], row[column]
-            if not architecture or not text or not _is_finite(text):
-                raise ValueError(
-                    f"{self.path}, line {line}: {self.key} {architecture!r} and {column} {text!r} are no pair."
-                )
+            if not architecture:
+                raise ValueError(f"{self.path}, line {line} has nothing in column {self.key}.")
+            if not text or not _is_finite(text):
+                raise ValueError(f"{self.path}, line {line}: {architecture} {_what_is_wrong(column, text)}")
             if architecture in first:
                 hint = self._difference(first[architecture], row)
                 raise ValueError(f"{self.path}, line {line}: {architecture} is there twice{hint}.")
@@ -258,6 +260,14 @@ def _is_text(cell: str) -> bool:
 
 def _is_finite(cell: str) -> bool:
     return not _is_text(cell) and math.isfinite(float(cell))
+
+
+def _what_is_wrong(column: str, cell: str | None) -> str:
+    """What is said of a cell that holds no finite number."""
+    if cell and _is_text(cell):
+        return f"has no number in column {column}, but {cell!r}."
+    found = f"no finite number in column {column}, but {cell}" if cell else f"no number in column {column}"
+    return f"has {found}; read_table(..., skip_missing=True) leaves such rows out."
 
 
 def _first_few(items: Sequence[str], limit: int = 3) -> str:

@@ -19,6 +19,7 @@ from scipy.stats import spearmanr
 from diswot_search.comparison import ProxyResult, ScoreTable, correlation_matrix, summarise
 from diswot_search.comparison_report import (
     COMPARISON_PICTURES,
+    PASS_NAMES,
     arrange_results,
     describe_comparison,
     format_comparison,
@@ -30,7 +31,10 @@ from diswot_search.comparison_report import (
     to_csv,
     to_json,
     to_markdown,
+    to_text,
 )
+from diswot_search.readings import Readings
+from diswot_search.readings.core import RECORDED
 from diswot_search.report import to_png
 
 
@@ -43,11 +47,13 @@ def make_table(proxies: int = 3, count: int = 60, draws: int = 1, **changes: Any
     scores |= {label: quality + size * rng.normal(size=(draws, count)) for label, size in noise.items()}
     timed = {label: 0.0 if label in ("params", "macs") else 0.05 + 0.01 * i for i, label in enumerate(scores)}
     values = {
-        "table": "cells.csv", "column": "accuracy", "space": "nasbench201", "teacher": "cifar_resnet20",
+        "table": "folder/cells.csv", "column": "accuracy", "space": "nasbench201", "teacher": "cifar_resnet20",
         "probe": "digits", "architectures": tuple(map(str, range(count))), "accuracies": 70 + quality,
         "params": params, "macs": params[::-1] * 100, "seeds": tuple(range(draws)), "scores": scores,
-        "seconds": timed, "passes": {label: ("build", "forward") if time else () for label, time in timed.items()},
+        "seconds": timed,
+        "passes": {label: ("forward_pass", "images", "model") if time else () for label, time in timed.items()},
         "controls": {"p0 (no teacher)": ("p0", "no teacher")}, "left_out": {"not | trainable": 341},
+        "conditions": "cpu, 1 thread, batch 64",
     }  # fmt: skip
     return ScoreTable(**values | changes)
 
@@ -113,13 +119,50 @@ def test_the_lines_beneath_say_what_is_compared_timed_and_failed() -> None:
         "60 architectures of nasbench201 by column accuracy of cells.csv; 2 seeds (0, 1); probe digits; "
         "teacher cifar_resnet20",
         "left out: not | trainable 341",
-        "the 6 most accurate",
+        "the k with the highest scores, k = 6;",
         "mean over 10 parameter budgets",
-        "time includes build + forward: p0, p1, p2\n",
+        "own work (an aggregate: sum of its members), all computed together",
+        "one alone; cpu, 1 thread, batch 64\n",
+        "time includes building + forward: p0, p1, p2\n",
         "failed, ReadingError: no | ReLU (120): p1\n",
         "failed, not finite (20): p2",
     ):
         assert part in text
+
+
+@pytest.mark.parametrize(
+    ("passes", "shown"),
+    [
+        (("backward_pass", "forward_pass", "hessian_gradients", "labels", "layers", "model"),
+         "building + forward + backward + double backward"),
+        (("block_gradients", "code_gram", "cost", "forward_pass", "model", "sign_patterns"),
+         "counting + building + forward + activation codes + backward through each block"),
+        (("model", "ntk"), "building + per-sample gradients"),
+    ],
+)  # fmt: skip
+def test_the_legend_names_passes_in_the_order_of_working_and_no_internals(passes: tuple[str, ...], shown: str) -> None:
+    table = make_table(passes={"p0": passes, "p1": ("images", "labels", "of a user")})
+    lines = [line for line in describe_comparison(table, summary(table)) if line.startswith("time includes")]
+    assert lines == [f"time includes {shown}: p0"]
+
+
+def test_what_takes_a_pass_has_a_name_in_the_legend() -> None:
+    assert set(PASS_NAMES) <= {name for name in dir(Readings) if not name.startswith("_")}
+    assert set(RECORDED) - set(PASS_NAMES) == {
+        "block_entropies", "block_features", "gradients", "leaf_maps", "sensitivities", "stage_features"
+    }  # what is left out costs nothing that is not in a pass  # fmt: skip
+
+
+def test_text_is_the_table_and_its_legend_in_the_width_asked_for() -> None:
+    table = make_table()
+    lines = to_text(table, summary(table)).splitlines()
+    assert lines == lines_shown(table)
+    assert max(map(len, to_text(table, summary(table), width=115).splitlines())) <= 115
+
+
+def test_a_row_without_any_score_has_dashes_alone() -> None:
+    (row,) = [line.split() for line in lines_shown(with_failures()) if line.startswith(" p1 ")]
+    assert row[1:-3] == ["-"] * 8
 
 
 def test_what_failed_is_last_and_its_share_is_not_rounded_up() -> None:
@@ -139,6 +182,10 @@ def test_markdown_has_a_row_for_each_result_and_all_cells() -> None:
     assert rows[0].startswith("| proxy | Spearman | 95 % | Kendall |")
     assert [row.split("|")[1].strip() for row in rows[2:4]] == ["`p0`", "↳ no teacher"]
     assert "- left out: not \\| trainable 341\n" in text
+    assert text.startswith("**cells.csv, accuracy: 60 architectures, 2 seeds, teacher cifar\\_resnet20**\n")
+    first = summary(table)[2]
+    low, high = (f"{end:.3f}".replace("0.", ".") for end in (first.spearman.low, first.spearman.high))
+    assert f"| {low} to {high} |" in rows[2]
 
 
 # -- files --------------------------------------------------------------------------------------
@@ -150,7 +197,8 @@ def test_csv_gives_every_number_back() -> None:
     rows = list(csv.DictReader(io.StringIO(to_csv(table, results))))
     assert [row["label"] for row in rows] == list(table.scores)
     for row, result in zip(rows, results, strict=True):
-        assert row["table"] == "cells.csv"
+        assert row["table"] == "folder/cells.csv"
+        assert row["conditions"] == "cpu, 1 thread, batch 64"
         assert row["control"] == (result.control or "")
         assert (row["architectures"], row["seeds"]) == ("60", "2")
         assert float(row["regrets_3_limit"]) == result.regrets[2].limit
@@ -170,6 +218,7 @@ def test_json_gives_everything_back_and_null_for_what_is_undefined() -> None:
     content = json.loads(to_json(table, results))
     assert content["seeds"] == [0, 1]
     assert content["left_out"] == table.left_out
+    assert content["conditions"] == table.conditions
     for stored, result in zip(content["results"], results, strict=True):
         assert stored["label"] == result.label
         assert [budget["limit"] for budget in stored["regrets"]] == [budget.limit for budget in result.regrets]

@@ -187,8 +187,8 @@ def precision_over_all_cuts(scores: list[float], accuracies: list[int], k: int) 
 def test_precision_is_the_mean_over_all_cuts(table: list[tuple[float, int]], data: st.DataObject) -> None:
     scores, accuracies = [r[0] for r in table], [r[1] for r in table]
     k = data.draw(st.integers(1, len(table)))
-    expected = precision_over_all_cuts(scores, accuracies, k)
-    assert precision_at_k(scores, accuracies, k) == pytest.approx(expected, abs=1e-12)
+    expected = NAN if np.isnan(scores).all() else precision_over_all_cuts(scores, accuracies, k)
+    assert precision_at_k(scores, accuracies, k) == pytest.approx(expected, abs=1e-12, nan_ok=True)
 
 
 def test_precision_of_the_accuracies_themselves_is_one_and_of_nothing_is_chance() -> None:
@@ -392,6 +392,7 @@ def test_agreement_goes_from_minus_one_to_one(scores: list[int], expected: int) 
 def test_failures_agree_as_the_worst() -> None:
     assert size_matched_agreement([NAN, 1, 2], [70, 71, 72], [100, 101, 102]) == (1, 3)
     assert size_matched_agreement([NAN, NAN, 2], [70, 71, 72], [100, 101, 102]) == (pytest.approx(2 / 3), 3)
+    assert np.isnan(size_matched_agreement([NAN] * 3, [70, 71, 72], [100, 101, 102])[0])
 
 
 def test_without_pairs_there_is_no_agreement() -> None:

@@ -48,7 +48,7 @@ def test_the_table_of_published_scores_is_read_one_data_set_at_a_time(shared_dat
     assert all(both[0][a] != both[1][a] for a in shared)
     params = read_table(path, "params", where={"dataset": "cifar10"})
     assert all(params[a] == pytest.approx(space.cost(space.parse(a)).params / 1e6, abs=1e-6) for a in params)
-    with pytest.raises(ValueError, match=r"nwot '-inf' are no pair"):
+    with pytest.raises(ValueError, match=r"no finite number in column nwot, but -inf; .*skip_missing=True. leaves"):
         read_table(path, "nwot", where={"dataset": "cifar10"})
     assert 700 < len(read_table(path, "nwot", where={"dataset": "cifar10"}, skip_missing=True)) < len(params)
 
@@ -88,11 +88,17 @@ def test_an_architecture_that_is_not_there(tmp_path: Path) -> None:
         ("", "no column architecture or arch or depths"),
         ("cell,accuracy\na,1\n", "no column architecture or arch or depths"),
         ("arch,acuracy\na,1\n", "Unknown column 'accuracy'. Did you mean 'acuracy'"),
-        ("arch,accuracy\na,1\nb,\n", "line 3: arch 'b' and accuracy '' are no pair"),
-        ("arch,accuracy\na\n", "line 2: arch 'a' and accuracy None are no pair"),
-        ("arch,accuracy\na,high\n", "line 2: arch 'a' and accuracy 'high' are no pair"),
-        ("arch,accuracy\na,nan\n", "line 2: arch 'a' and accuracy 'nan' are no pair"),
-        ("arch,accuracy\n,1\n", "line 2: arch '' and accuracy '1' are no pair"),
+        (
+            "arch,accuracy\na,1\nb,\n",
+            r"line 3: b has no number in column accuracy; read_table.\.\.\., skip_missing=True. leaves",
+        ),
+        (
+            "arch,accuracy\na\n",
+            r"line 2: a has no number in column accuracy; read_table.\.\.\., skip_missing=True. leaves",
+        ),
+        ("arch,accuracy\na,high\n", r"line 2: a has no number in column accuracy, but 'high'\.$"),
+        ("arch,accuracy\na,nan\n", "line 2: a has no finite number in column accuracy, but nan; read_table"),
+        ("arch,accuracy\n,1\n", "line 2 has nothing in column arch"),
         ("arch,accuracy\na,1\na,2\n", r"line 3: a is there twice\.$"),
         ("arch,accuracy,set\na,1,x\na,2,x\n", r"line 3: a is there twice\.$"),
         ("arch,accuracy,set\na,1,x\na,2,y\n", "line 3: a is there twice; the two differ in set.*{'set': 'x'}"),
@@ -136,7 +142,11 @@ def test_a_column_need_not_be_named_where_there_is_no_choice(tmp_path: Path, hea
     ("text", "message"),
     [
         ("arch,params,macs\na,1,2\n", "several columns of numbers; name one: params, macs"),
-        ("arch,a_accuracy,b_accuracy\na,1,2\n", "several columns of numbers; name one: a_accuracy, b_accuracy"),
+        ("arch,a_accuracy,b_accuracy\na,1,2\n", r"several columns of numbers; name one: a_accuracy, b_accuracy\.$"),
+        (
+            "arch,index,a_accuracy,mmacs,b_accuracy\na,0,1,5,2\n",
+            r"several columns of numbers; name one: a_accuracy, b_accuracy, and 2 others\.$",
+        ),
         ("arch,note\na,good\n", "no column of numbers"),
         ("arch,accuracy\n", "no column of numbers"),
     ],
@@ -172,7 +182,7 @@ def test_rows_that_are_not_there(tmp_path: Path, where: dict[str, str], message:
 def test_missing_numbers_can_be_skipped_but_not_words(tmp_path: Path) -> None:
     path = write(tmp_path, "arch,accuracy,late\na,1,\nb,nan,2\nc,-inf,bad\nd,3,3\n")
     assert dict(read_table(path, "accuracy", skip_missing=True)) == {"a": 1.0, "d": 3.0}
-    with pytest.raises(ValueError, match="line 4: arch 'c' and late 'bad' are no pair"):
+    with pytest.raises(ValueError, match="line 4: c has no number in column late, but 'bad'"):
         read_table(path, "late", skip_missing=True)
 
 
