@@ -365,6 +365,15 @@ def test_proxies_lists_what_each_needs(capsys: pytest.CaptureFixture[str]) -> No
     assert "diswot" not in shown
 
 
+@pytest.mark.parametrize("command", ["search", "compare"])
+def test_help_says_where_the_names_of_proxies_are(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match=r"^0$"):
+        run(f"{command} --help")
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "`diswot proxies` lists" in shown
+    assert "log_rank(nwot, macs)" in shown
+
+
 def test_an_import_hands_on_what_it_is_told(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
