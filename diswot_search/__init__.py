@@ -39,7 +39,16 @@ if TYPE_CHECKING:
         register_aggregate,
         register_proxy,
     )
-    from .ranking import partial_spearman, regret_at_budget, size_matched_agreement
+    from .ranking import (
+        kendall,
+        partial_spearman,
+        pearson,
+        precision_at_k,
+        regret_at_budget,
+        regret_curve,
+        size_matched_agreement,
+        spearman,
+    )
     from .readings import Precision, ReadingError, Readings
     from .report import format_table, plot_search
     from .search import search
@@ -75,7 +84,16 @@ _EXPORTS = {
         "register_aggregate",
         "register_proxy",
     ),
-    "diswot_search.ranking": ("partial_spearman", "regret_at_budget", "size_matched_agreement"),
+    "diswot_search.ranking": (
+        "kendall",
+        "partial_spearman",
+        "pearson",
+        "precision_at_k",
+        "regret_at_budget",
+        "regret_curve",
+        "size_matched_agreement",
+        "spearman",
+    ),
     "diswot_search.readings": ("Precision", "ReadingError", "Readings"),
     "diswot_search.report": ("format_table", "plot_search"),
     "diswot_search.search": ("search",),
@@ -119,21 +137,26 @@ __all__ = [
     "format_table",
     "get_proxy",
     "import_table",
+    "kendall",
     "list_aggregates",
     "list_algorithms",
     "list_proxies",
     "list_spaces",
     "measure_latency",
     "partial_spearman",
+    "pearson",
     "plot_search",
+    "precision_at_k",
     "read_table",
     "register_aggregate",
     "register_algorithm",
     "register_proxy",
     "register_space",
     "regret_at_budget",
+    "regret_curve",
     "search",
     "size_matched_agreement",
+    "spearman",
 ]
 
 

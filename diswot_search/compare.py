@@ -7,7 +7,7 @@ import json
 import math
 import os
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import islice
@@ -32,7 +32,7 @@ from .comparison_plan import (
     members_of,
     resolve_proxies,
 )
-from .comparison_report import COMPARISON_PICTURES, to_csv, to_json, to_markdown
+from .comparison_report import COMPARISON_PICTURES, to_csv, to_json, to_markdown, to_text
 from .data import Probe
 from .evaluation import Evaluator
 from .proxies import Proxy, RankAggregate
@@ -80,6 +80,30 @@ class Comparison:
             f"<Comparison of {len(self.results)} scores on {len(table.architectures)} architectures of {table.space} "
             f"by {table.column}, {self.path or 'in memory'}>"
         )
+
+    def __str__(self) -> str:
+        return to_text(self.scores, self.results)
+
+    def to_markdown(self) -> str:
+        """The table with its legend for a README, the best Spearman first, each proxy's controls beneath it."""
+        return to_markdown(self.scores, self.results)
+
+    def _repr_markdown_(self) -> str:
+        """What a notebook shows."""
+        return self.to_markdown()
+
+    def to_csv(self) -> str:
+        """All results, one row each and every number in a column of its own."""
+        return to_csv(self.scores, self.results)
+
+    def to_json(self) -> str:
+        """All results, with the correlations between the scores; NaN is null."""
+        return to_json(self.scores, self.results)
+
+    def pictures(self) -> Iterator[tuple[str, bytes]]:
+        """PNG files by name: scatter, correlations, heat map, regret over budgets, correlation against cost."""
+        for name, draw in COMPARISON_PICTURES.items():
+            yield name, to_png(draw(self.scores, self.results))
 
 
 def compare(
@@ -395,12 +419,22 @@ class ComparisonRun:
                 self._count_costs()
                 self._compute()
             table = self._score_table()
-            results = summarise(table, bootstrap=self.bootstrap, top_k=self.top_k, bins=self.bins)
+            comparison = Comparison(table, self._summarise(table), store.path)
             if store.path is not None:
-                self._write(table, results)
+                self._write(comparison)
         finally:
             store.release()
-        return Comparison(table, results, store.path)
+        return comparison
+
+    def _summarise(self, table: ScoreTable) -> list[ProxyResult]:
+        with ProgressBar("summarising", "scores", len(table.scores), enabled=self.progress) as bar:
+            return summarise(
+                table,
+                bootstrap=self.bootstrap,
+                top_k=self.top_k,
+                bins=self.bins,
+                progress=partial(bar.advance, replayed=False),
+            )
 
     def _count_costs(self) -> None:
         """Count what was never counted; an architecture that cannot be built is left out."""
@@ -526,19 +560,14 @@ class ComparisonRun:
     def _passes(self, label: _Label) -> tuple[str, ...]:
         return tuple(sorted({name for unit in label.units for name in self.store.passes(unit.series[0])}))
 
-    def _write(self, table: ScoreTable, results: list[ProxyResult]) -> None:
-        self.store.write("scores.csv", _scores_csv(table))
-        for name, to_text in _FILES.items():
-            self.store.write(name, to_text(table, results))
-        for name, draw in COMPARISON_PICTURES.items():
-            self.store.write(name, to_png(draw(table, results)))
-
-
-_FILES: dict[str, Callable[[ScoreTable, Sequence[ProxyResult]], str]] = {
-    "comparison.csv": to_csv,
-    "comparison.json": to_json,
-    "comparison.md": to_markdown,
-}
+    def _write(self, comparison: Comparison) -> None:
+        write = self.store.write
+        write("scores.csv", _scores_csv(comparison.scores))
+        write("comparison.csv", comparison.to_csv())
+        write("comparison.json", comparison.to_json())
+        write("comparison.md", comparison.to_markdown())
+        for name, picture in comparison.pictures():
+            write(name, picture)
 
 
 def _combine(label: _Label, read: Mapping[Unit, _Found]) -> NDArray[np.float64]:

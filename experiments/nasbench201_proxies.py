@@ -23,9 +23,6 @@ import numpy as np
 import torch
 
 import diswot_search as ds
-from diswot_search.comparison_report import COMPARISON_PICTURES, to_csv, to_markdown
-from diswot_search.ranking import spearman
-from diswot_search.report import to_png
 
 RESULTS = Path(__file__).parent / "results"
 CLASSES = {"cifar10": 10, "cifar100": 100}
@@ -132,7 +129,7 @@ def correlation(scores: Scores | None, others: Scores, cells: list[str]) -> str:
     shared = [cell for cell in cells if scores and cell in scores and cell in others]
     if scores is None or not shared:
         return ""
-    return f"{spearman([scores[cell] for cell in shared], [others[cell] for cell in shared]):+.3f}"
+    return f"{ds.spearman([scores[cell] for cell in shared], [others[cell] for cell in shared]):+.3f}"
 
 
 def against_published(
@@ -172,9 +169,9 @@ def per_architecture(ours: dict[str, Scores], written: dict[str, Scores], publis
 def write(dataset: str, args: argparse.Namespace) -> None:
     comparison = compare(dataset, args, controls=True)
     name = f"nasbench201_proxies_{dataset}"
-    for picture, draw in COMPARISON_PICTURES.items():
-        (RESULTS / f"{name}_{picture}").write_bytes(to_png(draw(comparison.scores, comparison.results)))
-    (RESULTS / f"{name}.csv").write_text(to_csv(comparison.results))
+    for picture, content in comparison.pictures():
+        (RESULTS / f"{name}_{picture}").write_bytes(content)
+    (RESULTS / f"{name}.csv").write_text(comparison.to_csv())
     everything = compare(dataset, args, include_untrainable=True)
     alive = [cell for cell in everything.scores.architectures if has_no_dead_edge(cell)]
     live = compare(dataset, args, architectures=alive)
@@ -188,7 +185,7 @@ def write(dataset: str, args: argparse.Namespace) -> None:
         f"torch {torch.__version__}, Python {platform.python_version()}, {torch.get_num_threads()} thread(s) of "
         f"{os.cpu_count()} cores. Teacher: random {TEACHER}.",
         "",
-        to_markdown(comparison.scores, comparison.results).rstrip(),
+        comparison.to_markdown().rstrip(),
         "",
         "## Beside what is published",
         "",

@@ -16,8 +16,6 @@ from pathlib import Path
 import torch
 
 import diswot_search as ds
-from diswot_search.comparison_report import COMPARISON_PICTURES, to_csv, to_markdown
-from diswot_search.report import to_png
 
 RESULTS = Path(__file__).parent / "results"
 TEACHER = "cifar_resnet110"
@@ -28,7 +26,7 @@ COLUMNS = {
 
 
 def compare(column: str, args: argparse.Namespace) -> ds.Comparison:
-    probes = ds.create_probes(str(args.cifar100), args.draws, batch_size=64)
+    probes = ds.create_probes(str(args.cifar100), args.draws, batch_size=64, balanced=False)
     return ds.compare(
         ds.create_space("cifar_resnet_s0", num_classes=100),
         [*ds.list_proxies(), *ds.list_aggregates()],
@@ -61,11 +59,11 @@ def main() -> None:
     ]
     for column, what in COLUMNS.items():
         comparison = compare(column, args)
-        lines += ["", f"## Accuracy when {what}", "", to_markdown(comparison.scores, comparison.results).rstrip()]
-        (RESULTS / f"s0_proxies_{column}.csv").write_text(to_csv(comparison.results))
+        lines += ["", f"## Accuracy when {what}", "", comparison.to_markdown().rstrip()]
+        (RESULTS / f"s0_proxies_{column}.csv").write_text(comparison.to_csv())
         if column == next(iter(COLUMNS)):
-            for picture, draw in COMPARISON_PICTURES.items():
-                (RESULTS / f"s0_proxies_{picture}").write_bytes(to_png(draw(comparison.scores, comparison.results)))
+            for picture, content in comparison.pictures():
+                (RESULTS / f"s0_proxies_{picture}").write_bytes(content)
     (RESULTS / "s0_proxies.md").write_text("\n".join(lines) + "\n")
 
 
