@@ -178,7 +178,7 @@ def compare(
         progress: Show a bar where standard error is a terminal.
 
     Returns:
-        Scores and results. The seconds of an aggregate are the sum of its members', each as if asked for alone.
+        Scores and results. The seconds of an aggregate are the sum of its members'.
 
     Raises:
         ValueError: A name, an option or a column is not known; the table is empty or not about the space; a proxy needs

@@ -42,7 +42,7 @@ class NewScore:
     Attributes:
         score: The score; None where it failed.
         reason: Why it failed.
-        seconds: What it costs when asked for alone.
+        seconds: What building, the passes it touches and its own work took, computed together with all else asked for.
         passes: Names of the readings that its seconds include.
     """
 
