@@ -119,6 +119,7 @@ def compare_command(
     table: str | None = None,
     column: str | None = None,
     where: dict[str, str] | None = None,
+    skip_missing: bool = False,
     proxies: list[str] | str = "diswot",
     teacher: str | None = "cifar_resnet56",
     probe: str = "digits",
@@ -158,6 +159,7 @@ def compare_command(
         table: Accuracies by architecture, a CSV file; `diswot import` makes one of an official benchmark file.
         column: The column of accuracies; it need not be named where there is one only.
         where: Values that rows must have in other columns, such as --where.dataset cifar10.
+        skip_missing: Leave out rows of the table that have no number in the column.
         proxies: What to compare, such as '[nwot, "zen*", "log_rank(nwot, macs)"]'; `diswot proxies` lists the names.
             params and macs are always compared too.
         teacher: Whom to compare with: a timm name, the CIFAR ResNets included, or an architecture of the space; random
@@ -199,7 +201,7 @@ def compare_command(
     from .readings import Precision
     from .search import as_teacher
 
-    read = read_table(table, column, where=where)
+    read = read_table(table, column, where=where, skip_missing=skip_missing)
     made_space, made_teacher, made_probes = _make_subjects(config, draws if fresh_probes else 1)
     run = ComparisonRun(
         made_space,

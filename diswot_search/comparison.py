@@ -218,7 +218,7 @@ def summarise(
         seed: Of the resamples.
         top_k: How many count as the top in precision; a tenth, rounded up, if None.
         bins: Number of parameter bins, equally filled but for equal sizes, which stay together. Bins of fewer than 5
-            architectures are skipped. A mean over the bins is over those in which the statistic is defined.
+            architectures are skipped, and so is a best decile of fewer. A mean over the bins is over those in which the statistic is defined.
         progress: Called as many times as there are scores, evenly over the work. All of 15,625 architectures take
             about two seconds for each score and seed.
 
@@ -286,6 +286,8 @@ def _regions(table: ScoreTable, counts: Counts, bins: int, progress: Callable[[]
     work = sum(int(members.sum()) for members in parts) * len(rows) * (1 + counts.shape[1])
     ticks = _Ticks(progress, len(table.scores), work)
     whole, decile, *binned = (_correlate(table, rows, places, members, counts, ticks) for members in parts)
+    if parts[1].sum() < SMALLEST_BIN:
+        decile = {name: _average([], like=sample) for name, sample in decile.items()}
     within = {name: _average([part[name] for part in binned], like=whole[name]) for name in CORRELATIONS}
     return _Regions(whole, decile, list(zip(masks, binned, strict=True)), within)
 

@@ -65,6 +65,10 @@ PASS_NAMES = {
 # -- tables -------------------------------------------------------------------------------------
 
 
+SHOWN_REASONS = 3
+"""Reasons of failure that a legend lists; the CSV and JSON files have all."""
+
+
 def format_comparison(table: ScoreTable, results: Sequence[ProxyResult]) -> Table:
     """The results for a terminal of 120 columns: the best Spearman first, each proxy's controls beneath it.
 
@@ -236,7 +240,11 @@ def _passes(result: ProxyResult) -> str:
 
 
 def _reasons(result: ProxyResult) -> str:
-    return ", ".join(f"{_one_line(reason)} ({count:,})" for reason, count in result.failures.items())
+    """The most frequent reasons, and how many more there are: a message may have another number in it every time."""
+    most = sorted(result.failures.items(), key=lambda pair: -pair[1])
+    shown = [f"{_one_line(reason)} ({count:,})" for reason, count in most[:SHOWN_REASONS]]
+    others = sum(count for _, count in most[SHOWN_REASONS:])
+    return ", ".join(shown) + (f" and {others:,} for other reasons" if others else "")
 
 
 def _compared(table: ScoreTable) -> dict[str, Any]:
@@ -477,7 +485,7 @@ def _draw_scatter(
     known = np.isfinite(scores)
     if not known.any():
         axes.text(0.5, 0.5, "no score", ha="center", va="center", color=GREY, transform=axes.transAxes)
-        axes.set(xticks=[], yticks=[])
+        axes.set_xticks([])  # the other axis is shared with panels that have scores
         return
     x, y = scores[known], accuracies[known]
     if _is_crowded(x):

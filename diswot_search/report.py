@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import textwrap
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -431,7 +432,7 @@ def _scatter(axes: Axes, x: NDArray[np.float64], y: NDArray[np.float64]) -> None
 
 def _finish(figure: Figure, axes: Axes, study: Study) -> None:
     config = study.config
-    axes.set_ylabel(f"score ({config.get('proxy', 'higher is better')})")
+    axes.set_ylabel(textwrap.shorten(f"score ({config.get('proxy', 'higher is better')})", 45, placeholder=" ...)"))
     teacher = config.get("teacher")
     names = [config["space"]["name"], *([f"teacher {teacher['name']}"] if teacher else [])]
     axes.set_title(f"{', '.join(names)}: {len(study)} evaluations", fontsize=11, loc="left")

@@ -24,6 +24,10 @@ class StudyError(RuntimeError):
     """A run folder that cannot be used as asked: taken, damaged, of another configuration, or on a full disk."""
 
 
+STORES = {"study.sqlite": "search", "scores.sqlite": "comparison"}
+"""What a run folder holds, by its store."""
+
+
 class RunFolder:
     """A store in a folder that one process at a time may write, or in memory.
 
@@ -115,6 +119,9 @@ class RunFolder:
         others = sorted(entry.name for entry in path.iterdir() if entry.name != _LOCK)
         if "config.json" in others and not any(other.endswith(".sqlite") for other in others):
             raise StudyError(_damaged(path, f"{self.STORE} is missing"))
+        if STORES.keys() & set(others) - {self.STORE}:
+            kind = next(STORES[other] for other in others if other in STORES)
+            raise StudyError(f"{path} is the run folder of a {kind}. Choose a new or an empty folder.")
         if others:
             raise StudyError(
                 f"{path} is no run folder: it holds {', '.join(others[:3])}"

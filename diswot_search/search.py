@@ -529,7 +529,10 @@ def as_teacher(
     if teacher is None or isinstance(teacher, Teacher):
         return teacher
     if isinstance(teacher, Architecture) or (isinstance(teacher, str) and _means_architecture(teacher, space)):
-        return create_teacher(teacher, space=space, **options)
+        try:
+            return create_teacher(teacher, space=space, **options)
+        except ArchitectureError as error:
+            raise ArchitectureError(f"The teacher {str(teacher)!r} is no timm model, and {error}") from None
     if isinstance(teacher, str):
         fitting = {"num_classes": probe.num_classes}
         if probe.input_size[0] != 3:

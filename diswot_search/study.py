@@ -153,6 +153,8 @@ class Study(RunFolder):
         study = cls.__new__(cls)
         study.path = Path(path)
         study._space = space
+        if (study.path / "scores.sqlite").is_file():
+            raise StudyError(f"{study.path} is the run folder of a comparison; its table is in comparison.md.")
         if not (study.path / cls.STORE).is_file():
             raise StudyError(f"{study.path} is no run folder: it has no {cls.STORE}.")
         study._connect(str(study.path / cls.STORE))

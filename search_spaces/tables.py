@@ -129,7 +129,8 @@ def read_table(
     column = sheet.default_column() if column is None else sheet.column(column)
     if skip_missing:
         sheet = sheet.without_missing(column)
-    return AccuracyTable(str(path), column, sheet.pairs(column))
+    rows = ", ".join(f"{name}={value}" for name, value in (where or {}).items())
+    return AccuracyTable(f"{path} ({rows})" if rows else str(path), column, sheet.pairs(column))
 
 
 def list_columns(path: str | os.PathLike[str], architecture_column: str | None = None) -> list[str]:
@@ -267,7 +268,7 @@ def _what_is_wrong(column: str, cell: str | None) -> str:
     if cell and _is_text(cell):
         return f"has no number in column {column}, but {cell!r}."
     found = f"no finite number in column {column}, but {cell}" if cell else f"no number in column {column}"
-    return f"has {found}; read_table(..., skip_missing=True) leaves such rows out."
+    return f"has {found}; skip_missing leaves such rows out."
 
 
 def _first_few(items: Sequence[str], limit: int = 3) -> str:

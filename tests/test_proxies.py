@@ -581,3 +581,32 @@ def test_an_identity_is_the_same_in_another_process(tmp_path: Path, monkeypatch:
         check=True,
     )
     assert there.stdout == f"{here}\n"
+
+
+factor = 1.0
+
+
+def helper(value: float) -> float:
+    return factor * value
+
+
+def scaled_spread(student: Readings, teacher: Readings | None = None) -> float:
+    """Standard deviation of the logits, by a helper that uses a global."""
+    return helper(float(student.logits.std()))
+
+
+def test_a_function_is_another_one_when_a_global_that_it_uses_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = get_proxy(scaled_spread).identity
+    assert get_proxy(scaled_spread).identity == before
+    monkeypatch.setattr(sys.modules[__name__], "factor", -1.0)
+    assert get_proxy(scaled_spread).identity != before
+    monkeypatch.undo()
+    assert get_proxy(scaled_spread).identity == before
+    monkeypatch.setattr(sys.modules[__name__], "helper", lambda value: -value)
+    assert get_proxy(scaled_spread).identity != before
+
+
+@pytest.mark.parametrize("nonsense", [3, None, [1]])
+def test_what_cannot_be_called_is_no_proxy(nonsense: object) -> None:
+    with pytest.raises(ValueError, match="is no proxy; it must be a name, a proxy, or a function"):
+        get_proxy(nonsense)  # type: ignore[arg-type]

@@ -168,6 +168,8 @@ def get_proxy(proxy: str | Proxy | RankAggregate | ProxyFunction) -> Proxy | Ran
         return proxy
     if isinstance(proxy, str):
         return _parse_aggregate(proxy) if "(" in proxy else _PROXIES[proxy]
+    if not callable(proxy):
+        raise ValueError(f"{proxy!r} is no proxy; it must be a name, a proxy, or a function of two readings.")
     name = getattr(proxy, "__name__", type(proxy).__name__)
     return Proxy(name, proxy, needs_teacher=False, summary=_summary(proxy))
 

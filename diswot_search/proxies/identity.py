@@ -30,9 +30,10 @@ def belongs_here(function: Callable[..., Any], name: str) -> bool:
 def fingerprint(function: Callable[..., Any]) -> str:
     """Where a function comes from, and a hash of all that can be seen of what it computes.
 
-    That is its source and code, its defaults, what it closes over, and what a `functools.partial` or a method is
-    bound to: plain values, lists and the like of them, tensors, arrays, proxies, and functions by the same rule. Global
-    names are not followed. Any other object may hold anything: with one of those the hash never comes twice.
+    That is its source and code, its defaults, what it closes over, the globals that it names, and what a
+    `functools.partial` or a method is bound to: plain values, lists and the like of them, tensors, arrays, proxies, and
+    functions by the same rule. Functions of other modules are known by name alone. Any other object may hold anything:
+    with one of those the hash never comes twice.
     """
     return f"{_place(function)}, code {_hash(_describe(function, ()).encode())[:16]}"
 
@@ -66,7 +67,25 @@ def _describe_all(values: Iterable[Any], above: tuple[int, ...]) -> str:
 def _describe_function(function: types.FunctionType, above: tuple[int, ...]) -> str:
     cells = [_contents(cell) for cell in function.__closure__ or ()]
     values = (function.__code__, function.__defaults__, function.__kwdefaults__, cells)
-    return f"{_place(function)} {_source(function)} {_describe_all(values, above)}"
+    return f"{_place(function)} {_source(function)} {_describe_all(values, above)} {_describe_globals(function, above)}"
+
+
+def _describe_globals(function: types.FunctionType, above: tuple[int, ...]) -> str:
+    named = {name: function.__globals__[name] for name in _names(function.__code__) if name in function.__globals__}
+    described = []
+    for name, value in named.items():
+        elsewhere = getattr(value, "__module__", None) != function.__module__
+        if callable(value) and hasattr(value, "__name__") and elsewhere:
+            described.append(f"{name} {_place(value)} {value.__name__}")
+        else:
+            described.append(f"{name} {_describe(value, above)}")
+    return f"({', '.join(described)})"
+
+
+def _names(code: types.CodeType) -> list[str]:
+    """Names that code and the functions within it may look up among the globals, sorted."""
+    inner = [name for constant in code.co_consts if isinstance(constant, types.CodeType) for name in _names(constant)]
+    return sorted({*code.co_names, *inner})
 
 
 def _contents(cell: types.CellType) -> Any:
