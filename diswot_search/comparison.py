@@ -218,7 +218,8 @@ def summarise(
         seed: Of the resamples.
         top_k: How many count as the top in precision; a tenth, rounded up, if None.
         bins: Number of parameter bins, equally filled but for equal sizes, which stay together. Bins of fewer than 5
-            architectures are skipped, and so is a best decile of fewer. A mean over the bins is over those in which the statistic is defined.
+            architectures are skipped, and so is a best decile of fewer. A mean over the bins is over those in which the
+            statistic is defined.
         progress: Called as many times as there are scores, evenly over the work. All of 15,625 architectures take
             about two seconds for each score and seed.
 

@@ -395,3 +395,9 @@ def test_size_on_s0_has_its_known_figures(shared_data: Path) -> None:
     assert by_macs.kendall.high < by_params.kendall.low
     assert (round(by_params.regret.value, 2), round(by_params.agreement.value, 2)) == (0.27, 0.46)
     assert by_params.partial_spearman.value == 0
+
+
+def test_a_best_decile_of_few_says_nothing() -> None:
+    few, enough = (summary(make_table(count, 1, kinds=count))["good"].best_decile["spearman"] for count in (40, 50))
+    assert np.isnan([few.value, few.low, few.high]).all()
+    assert not np.isnan(enough.value)

@@ -276,6 +276,7 @@ def test_a_search_that_scores_nothing_says_why_and_keeps_its_folder(
         ({"space": "nasbench"}, "Unknown search space 'nasbench'. Did you mean 'nasbench201'"),
         ({"teacher": "cifar_resnet55"}, "Unknown teacher 'cifar_resnet55'. Did you mean 'cifar_resnet"),
         ({"teacher": "|nor_conv_3x3~0|+|none"}, "is no architecture of nasbench201: a cell has 3 nodes joined by"),
+        ({"teacher": "qqq"}, "The teacher 'qqq' is no timm model, and 'qqq' is no architecture of nasbench201"),
         ({"teacher": None}, "'diswot' compares with a teacher; none was given"),
         ({"probe": "digit"}, "Unknown data set 'digit'. Did you mean 'digits'"),
         ({"probe": []}, "at least one probe"),
