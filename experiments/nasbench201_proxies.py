@@ -175,12 +175,19 @@ def per_architecture(
     return lines
 
 
+def without_places(text: str, args: argparse.Namespace) -> str:
+    """The text with the files named as in the command above, wherever they lie."""
+    for path, name in ((args.cifar10, "data/cifar10.npz"), (args.cifar100, "data/cifar100.npz")):
+        text = text.replace(str(path), name)
+    return text.replace(str(args.tables), "TABLES")
+
+
 def write(dataset: str, args: argparse.Namespace) -> None:
     comparison = compare(dataset, args, controls=True)
     name = f"nasbench201_proxies_{dataset}"
     for picture, content in comparison.pictures():
         (RESULTS / f"{name}_{picture}").write_bytes(content)
-    (RESULTS / f"{name}.csv").write_text(comparison.to_csv())
+    (RESULTS / f"{name}.csv").write_text(without_places(comparison.to_csv(), args))
     everything = compare(dataset, args, include_untrainable=True)
     alive = [cell for cell in everything.scores.architectures if has_no_dead_edge(cell)]
     live = compare(dataset, args, architectures=alive)
@@ -222,7 +229,7 @@ def write(dataset: str, args: argparse.Namespace) -> None:
         *per_architecture(scores_of(everything.scores), written, published, draws),
         "",
     ]
-    (RESULTS / f"{name}.md").write_text("\n".join(lines))
+    (RESULTS / f"{name}.md").write_text(without_places("\n".join(lines), args))
 
 
 def main() -> None:

@@ -41,6 +41,11 @@ def compare(column: str, args: argparse.Namespace) -> ds.Comparison:
     )
 
 
+def without_places(text: str, args: argparse.Namespace) -> str:
+    """The text with the files named as in the command above, wherever they lie."""
+    return text.replace(str(args.cifar100), "data/cifar100.npz").replace(str(args.tables), "TABLES")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--tables", type=Path, required=True, help="folder of the table")
@@ -60,11 +65,11 @@ def main() -> None:
     for column, what in COLUMNS.items():
         comparison = compare(column, args)
         lines += ["", f"## Accuracy when {what}", "", comparison.to_markdown().rstrip()]
-        (RESULTS / f"s0_proxies_{column}.csv").write_text(comparison.to_csv())
+        (RESULTS / f"s0_proxies_{column}.csv").write_text(without_places(comparison.to_csv(), args))
         if column == next(iter(COLUMNS)):
             for picture, content in comparison.pictures():
                 (RESULTS / f"s0_proxies_{picture}").write_bytes(content)
-    (RESULTS / "s0_proxies.md").write_text("\n".join(lines) + "\n")
+    (RESULTS / "s0_proxies.md").write_text(without_places("\n".join(lines) + "\n", args))
 
 
 if __name__ == "__main__":
