@@ -636,7 +636,12 @@ def compare_small(out: Path) -> Comparison:
     accuracies = {str(architecture): 60.0 + i for i, architecture in enumerate(space)}
     probe = ds.create_probe("noise", batch_size=8, image_size=8, num_classes=4)
     table = AccuracyTable("known.csv", "accuracy", accuracies)
-    return compare(space, ["l2_norm", fragile], table, probe, draws=2, bootstrap=0, out=out, device="cpu")
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # with another number of them, as another process may have, sums are rounded otherwise
+    try:
+        return compare(space, ["l2_norm", fragile], table, probe, draws=2, bootstrap=0, out=out, device="cpu")
+    finally:
+        torch.set_num_threads(threads)
 
 
 def compare_and_be_killed(out: Path, at: int) -> None:
