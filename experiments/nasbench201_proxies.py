@@ -175,6 +175,19 @@ def per_architecture(
     return lines
 
 
+def spread_over_draws(dataset: str, args: argparse.Namespace) -> list[str]:
+    """Spearman and regret on some of the cells, mean and standard deviation over three draws of weights and images."""
+    cells = choose_cells(dataset, args)[: args.thrice]
+    comparison = compare(dataset, args, architectures=cells, draws=3, bootstrap=0)
+    lines = ["| proxy | Spearman | regret |", "|---|---|---|"]
+    for result in sorted(comparison.results, key=lambda one: -one.spearman.value):
+        spearman, regret = result.spearman, result.regret
+        lines.append(
+            f"| `{result.label}` | {spearman.value:+.3f} ± {spearman.std:.3f} | {regret.value:.2f} ± {regret.std:.2f} |"
+        )
+    return lines
+
+
 def without_places(text: str, args: argparse.Namespace) -> str:
     """The text with the files named as in the command above, wherever they lie."""
     for path, name in ((args.cifar10, "data/cifar10.npz"), (args.cifar100, "data/cifar100.npz")):
@@ -228,6 +241,12 @@ def write(dataset: str, args: argparse.Namespace) -> None:
         "",
         *per_architecture(scores_of(everything.scores), written, published, draws),
         "",
+        "## Spread over draws",
+        "",
+        f"On the first {args.thrice} of the cells, mean and standard deviation over three draws of weights and images.",
+        "",
+        *spread_over_draws(dataset, args),
+        "",
     ]
     (RESULTS / f"{name}.md").write_text(without_places("\n".join(lines), args))
 
@@ -241,6 +260,7 @@ def main() -> None:
     parser.add_argument("--sample", type=int, default=1000)
     parser.add_argument("--draws", type=int, default=1)
     parser.add_argument("--twice", type=int, default=60, help="cells that are scored with a second draw")
+    parser.add_argument("--thrice", type=int, default=120, help="cells that are scored with three draws")
     parser.add_argument("--datasets", nargs="+", default=list(CLASSES), choices=list(CLASSES))
     args = parser.parse_args()
     RESULTS.mkdir(exist_ok=True)
