@@ -13,6 +13,7 @@ import os
 import platform
 import sqlite3
 import weakref
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
@@ -28,7 +29,7 @@ STORES = {"study.sqlite": "search", "scores.sqlite": "comparison"}
 """What a run folder holds, by its store."""
 
 
-class RunFolder:
+class RunFolder(ABC):
     """A store in a folder that one process at a time may write, or in memory.
 
     A class that inherits sets the store's file name, version and schema, and says how it begins.
@@ -137,11 +138,11 @@ class RunFolder:
             self._fill()
             self._store.execute(f"PRAGMA user_version = {self.VERSION}")
 
+    @abstractmethod
     def _begin(self) -> None:
         """Create an empty store, or see that the one there can be used."""
-        raise NotImplementedError
 
-    def _fill(self) -> None:
+    def _fill(self) -> None:  # noqa: B027 - some begin with nothing
         """Add what a new store begins with."""
 
     def _is_empty(self) -> bool:

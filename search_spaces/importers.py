@@ -132,6 +132,7 @@ def _load_torch_file(path: Path, take: Callable[[dict[str, Any]], None]) -> Any:
         take_entry = staticmethod(take)
 
     module = types.SimpleNamespace(__name__=__name__, Unpickler=Unpickler, load=pickle.load)
+    # The file is a pickle of the benchmark's own making; `trust` was given by the user, or it would not be read.
     return torch.load(path, map_location="cpu", pickle_module=module, weights_only=False)
 
 
