@@ -35,13 +35,14 @@ from .comparison_plan import (
 from .comparison_report import COMPARISON_PICTURES, to_csv, to_json, to_markdown, to_text
 from .data import Probe
 from .evaluation import Evaluator
+from .interruption import Interruption
 from .proxies import Proxy, RankAggregate
 from .readings import Precision
 from .report import ProgressBar, to_png
 from .run_folder import csv_line, versions
 from .score_store import ScoreStore, Selection, StoredScore
 from .scoring import NOBODY, SIZES, Opponent, Scorer, Unit, read_teacher, score_of, uses_teacher
-from .search import Interruption, as_probes, as_space, as_teacher, check_whole, device_name, weight_seeds
+from .search import as_probes, as_space, as_teacher, check_whole, device_name, weight_seeds
 from .teacher import Teacher
 
 _COSTS_AT_ONCE = 256

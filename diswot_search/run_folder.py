@@ -25,7 +25,7 @@ class StudyError(RuntimeError):
     """A run folder that cannot be used as asked: taken, damaged, of another configuration, or on a full disk."""
 
 
-STORES = {"study.sqlite": "search", "scores.sqlite": "comparison"}
+STORES = {"study.sqlite": "search", "scores.sqlite": "comparison", "training.sqlite": "training"}
 """What a run folder holds, by its store."""
 
 
@@ -191,6 +191,30 @@ def csv_line(values: Sequence[Any]) -> str:
 def as_json(value: Any) -> Any:
     """The value as JSON gives it back, so that it compares equal to what was stored."""
     return json.loads(json.dumps(value))
+
+
+def differences(stored: Mapping[str, Any], given: Mapping[str, Any], *, ignore: Sequence[str] = ()) -> list[str]:
+    """What differs between two configurations, one line each, nested keys joined by dots."""
+    old, new = _flatten(stored), _flatten(given)
+    keys = [key for key in old | new if key not in ignore and old.get(key) != new.get(key)]
+    return [f"{key} is {_shown(old, key)} there, {_shown(new, key)} here" for key in keys]
+
+
+def _flatten(value: Any, prefix: str = "") -> dict[str, Any]:
+    """Nested mappings and lists of mappings as one mapping with dotted keys."""
+    if isinstance(value, list) and any(isinstance(item, dict) for item in value):
+        value = {str(place): item for place, item in enumerate(value)}
+    if not isinstance(value, Mapping):
+        return {prefix: value}
+    flat: dict[str, Any] = {}
+    for key, item in value.items():
+        flat |= _flatten(item, f"{prefix}.{key}" if prefix else key)
+    return flat
+
+
+def _shown(flat: Mapping[str, Any], key: str) -> str:
+    text = json.dumps(flat[key]) if key in flat else "not set"
+    return text if len(text) <= 60 else text[:57] + "..."
 
 
 def versions() -> dict[str, str]:

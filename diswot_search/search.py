@@ -5,12 +5,8 @@ from __future__ import annotations
 import itertools
 import math
 import os
-import signal
-import threading
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import replace
-from types import FrameType
 from typing import Any
 
 import numpy as np
@@ -25,6 +21,7 @@ from .budget import Budget, BudgetError, cheapest, check_satisfiable, measure_la
 from .data import Probe, create_probe
 from .evaluation import Evaluator, Record
 from .evolution import create_algorithm
+from .interruption import Interruption
 from .proxies import Proxy, ProxyFunction, RankAggregate
 from .readings import Precision
 from .report import PICTURES, Curves, SearchProgress, to_png
@@ -452,37 +449,6 @@ class _Costs:
             f"the lowest latency measured is {fastest:.3g} ms "
             f"(batch {self.budget.latency_batch_size}, {self.evaluator.device})."
         )
-
-
-class Interruption:
-    """Lets signals that would raise `KeyboardInterrupt` wait for a moment when nothing is half done."""
-
-    def __init__(self) -> None:
-        self.asked = False
-
-    @contextmanager
-    def postponed(self) -> Iterator[None]:
-        """Take note of the first signal and raise on the second, in this block."""
-        handled = {}
-        if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM):
-                if signal.getsignal(number) is signal.default_int_handler:
-                    handled[number] = signal.signal(number, self._note)
-        try:
-            yield
-        finally:
-            for number, handler in handled.items():
-                signal.signal(number, handler)
-
-    def _note(self, number: int, frame: FrameType | None) -> None:
-        if self.asked:
-            raise KeyboardInterrupt
-        self.asked = True
-
-    def check(self) -> None:
-        """Raise `KeyboardInterrupt` if a signal has come."""
-        if self.asked:
-            raise KeyboardInterrupt
 
 
 def check_whole(name: str, value: object, least: int) -> None:

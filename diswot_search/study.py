@@ -17,7 +17,7 @@ from torch import nn
 from search_spaces import Architecture, SearchSpace, create_space
 
 from .evaluation import Evaluation, Record
-from .run_folder import RunFolder, StudyError, as_json, csv_line, versions
+from .run_folder import RunFolder, StudyError, as_json, csv_line, differences, versions
 
 MEASURES = ("params", "macs", "latency_ms")
 """What a score can be weighed against on a Pareto front; less is better."""
@@ -400,43 +400,23 @@ class Study(RunFolder):
 
 def _check_same(path: Path, stored: dict[str, Any], given: dict[str, Any], *, evaluations: int) -> None:
     """Refuse another configuration, naming what differs; more evaluations than before are no other one."""
-    old, new = _flatten(stored), _flatten(given)
-    differing = [key for key in old | new if key != "evaluations" and old.get(key) != new.get(key)]
-    if differing:
-        lines = [f"{key} is {_shown(old, key)} there, {_shown(new, key)} here" for key in differing]
+    lines = differences(stored, given, ignore=("evaluations",))
+    if lines:
         raise StudyError(
             f"{path} holds a study of another configuration: {'; '.join(lines)}. Choose another run folder."
         )
-    if new["evaluations"] < evaluations:
+    if given["evaluations"] < evaluations:
         raise StudyError(
-            f"{path} has {evaluations} evaluations already; {new['evaluations']} are asked for. "
+            f"{path} has {evaluations} evaluations already; {given['evaluations']} are asked for. "
             "They may be raised, not lowered."
         )
 
 
 def _check_space(path: Path, stored: dict[str, Any], given: dict[str, Any]) -> None:
     """Refuse another space than the one that was searched, naming what differs."""
-    old, new = _flatten(stored), _flatten(given)
-    lines = [f"{k} is {_shown(old, k)} there, {_shown(new, k)} here" for k in old | new if old.get(k) != new.get(k)]
+    lines = differences(stored, given)
     if lines:
         raise StudyError(f"{path} holds a study of another space: {'; '.join(lines[:5])}.")
-
-
-def _flatten(value: Any, prefix: str = "") -> dict[str, Any]:
-    """Nested mappings and lists of mappings as one mapping with dotted keys."""
-    if isinstance(value, list) and any(isinstance(item, dict) for item in value):
-        value = {str(place): item for place, item in enumerate(value)}
-    if not isinstance(value, dict):
-        return {prefix: value}
-    flat: dict[str, Any] = {}
-    for key, item in value.items():
-        flat |= _flatten(item, f"{prefix}.{key}" if prefix else key)
-    return flat
-
-
-def _shown(flat: Mapping[str, Any], key: str) -> str:
-    text = json.dumps(flat[key]) if key in flat else "not set"
-    return text if len(text) <= 60 else text[:57] + "..."
 
 
 def _covers(one: Candidate, other: Candidate, measures: Sequence[str]) -> bool:

@@ -30,6 +30,7 @@ ROOMS = [
     "search_spaces",
     "diswot_search.seeding",
     "diswot_search.data",
+    "diswot_search.splits",
     "diswot_search.functional",
     "diswot_search.readings",
     "diswot_search.teacher",
@@ -40,6 +41,7 @@ ROOMS = [
     "diswot_search.study",
     "diswot_search.report",
     "diswot_search.evolution",
+    "diswot_search.interruption",
     "diswot_search.search",
     "diswot_search.ranking",
     "diswot_search.comparison",
@@ -48,12 +50,16 @@ ROOMS = [
     "diswot_search.scoring",
     "diswot_search.comparison_plan",
     "diswot_search.compare",
+    "diswot_search.export",
+    "diswot_search.networks",
+    "diswot_search.distillation",
+    "diswot_search.pipeline",
     "diswot_search.cli",
     "diswot_search.__main__",
 ]
 """From the ground up: a room imports only from rooms before it. A folder of modules is one room."""
 
-HEAVY = ("torch", "timm", "torchvision", "matplotlib", "tensorboard", "sklearn", "scipy")
+HEAVY = ("torch", "accelerate", "timm", "torchvision", "matplotlib", "tensorboard", "sklearn", "scipy")
 
 
 def room_of(module: str) -> str:

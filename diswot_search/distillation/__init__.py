@@ -1,0 +1,1 @@
+"""Training a student: under a teacher, or alone."""
