@@ -158,7 +158,7 @@ def forward_timm(model: Any, images: Tensor) -> Forward:
     head = model.get_classifier()
     # A head may be one layer, several averaged ones in a tuple, or a module that holds them.
     parts = head if isinstance(head, tuple | list) else (head,)
-    layers = [m for part in parts if isinstance(part, nn.Module) for m in part.modules() if _is_linear(m)]
+    layers = [m for part in parts if isinstance(part, nn.Module) for m in part.modules() if is_linear(m)]
     with _recorded(layers) as calls:
         logits = model.forward_head(raw)
     calls = _calls_for(logits, calls)
@@ -183,7 +183,7 @@ def forward_hooked(model: nn.Module, images: Tensor) -> Forward:
             if module is not model:
                 handle = module.register_forward_hook(keep_map)
                 stack.callback(handle.remove)
-        calls = stack.enter_context(_recorded([m for m in model.modules() if _is_linear(m)]))
+        calls = stack.enter_context(_recorded([m for m in model.modules() if is_linear(m)]))
         logits = model(images)
     if not isinstance(logits, Tensor) or logits.ndim != 2:
         raise ReadingError(f"{type(model).__name__} must give logits (batch, classes), got {_describe(logits)}")
@@ -229,7 +229,7 @@ def _calls_for(logits: Tensor, calls: list[Call]) -> list[Call]:
     return found
 
 
-def _is_linear(module: nn.Module) -> bool:
+def is_linear(module: nn.Module) -> bool:
     return isinstance(module, nn.Linear) or (isinstance(module, nn.Conv2d) and set(module.kernel_size) == {1})
 
 
