@@ -177,7 +177,7 @@ class Study(RunFolder):
             StudyError: It was not made by `create_space`, or not as now; pass it to `Study.load`.
         """
         if self._space is None:
-            space = _make_again(json.loads(self._meta("space")))
+            space = space_from_recipe(json.loads(self._meta("space")))
             if space is None or as_json(space.config()) != self.config["space"]:
                 raise StudyError(
                     f"The space of the study in {self.path} cannot be made by name; give it to Study.load as `space`."
@@ -354,7 +354,7 @@ class Study(RunFolder):
             self.write_json("config.json", self.config)
 
     def _fill(self) -> None:
-        values = {"config": json.dumps(self.config), "space": _recipe(self._space), "status": "running"}
+        values = {"config": json.dumps(self.config), "space": recipe_of(self._space), "status": "running"}
         self._store.executemany("INSERT INTO meta VALUES (?, ?)", values.items())
 
     def _stored_config(self) -> dict[str, Any] | None:
@@ -437,7 +437,7 @@ def _values(record: Record) -> dict[str, Any]:
     return {name: getattr(record, name) for name in _FIELDS}
 
 
-def _recipe(space: SearchSpace | None) -> str:
+def recipe_of(space: SearchSpace | None) -> str:
     """How to make a space again, as JSON; null where that cannot be said."""
     try:
         return json.dumps(space.recipe if space else None)
@@ -445,7 +445,7 @@ def _recipe(space: SearchSpace | None) -> str:
         return "null"
 
 
-def _make_again(recipe: dict[str, Any] | None) -> SearchSpace | None:
+def space_from_recipe(recipe: dict[str, Any] | None) -> SearchSpace | None:
     """The space of a recipe; None where there is none, or its name or file is no longer what it was."""
     try:
         return create_space(**recipe) if recipe else None

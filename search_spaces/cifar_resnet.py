@@ -385,7 +385,7 @@ def read_stages(text: str) -> dict[str, tuple[int, ...]]:
 
 
 def _create(name: str, pretrained: bool, kwargs: dict[str, Any], **shape: Any) -> CifarResNet:
-    return CifarResNet(**shape, **ClassifierMixin.accepted(kwargs, pretrained, name))
+    return CifarResNet.for_timm(name, pretrained, kwargs, **shape)
 
 
 @register_model

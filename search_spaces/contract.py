@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from timm.models import build_model_with_cfg
 from torch import nn
 
 
@@ -27,17 +28,25 @@ class ClassifierMixin:
         self.drop_rate = drop_rate
         self.reset_classifier(num_classes)
 
-    @staticmethod
-    def accepted(kwargs: dict[str, Any], pretrained: bool, name: str) -> dict[str, Any]:
-        """The arguments that timm passes to every model, less those that say nothing to ours.
+    @classmethod
+    def for_timm(cls, name: str, pretrained: bool, kwargs: dict[str, Any], **shape: Any) -> Any:
+        """The network of an entry point of timm.
+
+        Args:
+            name: The name that timm knows it by.
+            pretrained: Load the weights that `kwargs` tell of, as `timm.create_model("local-dir:...")` does.
+            kwargs: What timm passes on.
+            shape: The network's own arguments.
 
         Raises:
-            RuntimeError: Pretrained weights are asked for; there are none.
+            RuntimeError: Pretrained weights are asked for without a source; there are none.
         """
-        if pretrained:
+        given = kwargs.get("pretrained_cfg")
+        if pretrained and not given and not kwargs.get("pretrained_cfg_overlay"):
             raise RuntimeError(f"There are no pretrained weights for {name!r}; load a checkpoint instead.")
-        timm_only = ("pretrained_cfg", "pretrained_cfg_overlay", "cache_dir")
-        return {key: value for key, value in kwargs.items() if key not in timm_only}
+        config = given or {"num_classes": 10, "input_size": (3, 32, 32), "classifier": "fc"}
+        make: Any = cls
+        return build_model_with_cfg(make, name, pretrained, **kwargs | {"pretrained_cfg": config}, **shape)
 
     def get_classifier(self) -> nn.Module:
         """The last linear layer."""

@@ -293,5 +293,5 @@ def nasbench201(
         ArchitectureError: `arch` is no cell.
         RuntimeError: `pretrained` is asked for.
     """
-    kwargs = ClassifierMixin.accepted(kwargs, pretrained, "nasbench201")
-    return NASBench201Network(NASBench201Space().parse(arch).choices, **kwargs)
+    operations = NASBench201Space().parse(arch).choices
+    return NASBench201Network.for_timm("nasbench201", pretrained, kwargs, operations=operations)

@@ -1,0 +1,264 @@
+"""Students and teachers to train: timm names, modules, architectures, winners of searches, trained students."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import timm
+from torch import nn
+
+from search_spaces import Architecture, ArchitectureError, SearchSpace, create_space
+from search_spaces.registry import UnknownNameError, near_names
+
+from .export import ModelCard, find_student, load_student, read_card
+from .run_folder import STORES, as_json
+from .study import Candidate, Study
+from .teacher import Teacher, create_teacher
+
+
+@dataclass(frozen=True, kw_only=True)
+class Network(Teacher):
+    """A teacher or student with all that is needed to train it and to write it down.
+
+    Attributes:
+        num_classes: Classes that it tells apart.
+        timm: Name and arguments with which `timm.create_model` builds it; None where there are none.
+        space: Recipe, configuration and architecture of the space that builds it; None where none does.
+        mean: Mean of each channel that its weights were trained with; None leaves it to the data.
+        std: Standard deviation of each channel, likewise.
+    """
+
+    num_classes: int
+    timm: tuple[str, dict[str, Any]] | None = None
+    space: dict[str, Any] | None = None
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
+
+    def card(
+        self, input_size: tuple[int, int, int], mean: tuple[float, ...], std: tuple[float, ...], **more: Any
+    ) -> ModelCard:
+        """What to write beside its weights once they are trained.
+
+        Args:
+            input_size: Channels, height and width of the images that it was trained on.
+            mean: What it was trained with.
+            std: What it was trained with.
+            more: Other attributes of the card.
+        """
+        return ModelCard(self.name, self.num_classes, input_size, mean, std, timm=self.timm, space=self.space, **more)
+
+
+Source = Teacher | nn.Module | Candidate | Study | Architecture | str | os.PathLike[str]
+
+
+def as_network(
+    source: Source,
+    *,
+    num_classes: int,
+    in_chans: int = 3,
+    image_size: tuple[int, int] | None = None,
+    role: str = "student",
+    space: SearchSpace | str | None = None,
+    checkpoint: str | os.PathLike[str] | None = None,
+    pretrained: bool = False,
+    **options: Any,
+) -> Network:
+    """The network that is meant.
+
+    Args:
+        source: A network or teacher as it is; a module; the winner of a study, or another of its candidates; an
+            architecture of `space`; or a text: a timm name, the text of an architecture of `space`, the run folder of
+            a search (its winner, untrained) or of a training (its student, trained), or the folder or file of a student
+            that `save_student` wrote. A folder that is called like a timm model is given as "./NAME".
+        num_classes: Classes of the data.
+        in_chans: Channels of its images.
+        image_size: Height and width of its images, for networks that depend on it.
+        role: What it is called in messages, "student" or "teacher".
+        space: The space of an architecture, or its name. One whose classes or images are others is made again for
+            those of the data.
+        checkpoint: Trained weights for a timm name or an architecture: a file, or a folder with a student.
+        pretrained: Let timm fetch its pretrained weights. A student gets a new classifier where the classes differ.
+        options: Passed on to `timm.create_model` with a timm name.
+
+    Raises:
+        UnknownNameError: The text is none of these; near names are given.
+        ArchitectureError: An architecture is given that is none of the space.
+        FileNotFoundError: There is no such file or folder.
+        StudyError: A run folder cannot be read, or its study has no winner.
+        ValueError: The arguments contradict each other, or a trained network tells other classes apart.
+    """
+    data = _Data(role, num_classes, in_chans, image_size)
+    weights = {"checkpoint": checkpoint, "pretrained": pretrained, **options}
+    if isinstance(source, Study):
+        source = source.winner
+    if isinstance(source, Candidate):
+        return _from_space(source.architecture, source.study.space, data, **weights)
+    if isinstance(source, Architecture):
+        if space is None:
+            raise ValueError(f"The {role} is given as an architecture; give the space that it belongs to as well.")
+        return _from_space(source, data.space(space), data, **weights)
+    if isinstance(source, str | os.PathLike):
+        return _from_text(os.fspath(source), data, data.space(space) if space is not None else None, weights)
+    if checkpoint is not None or pretrained or options or space is not None:
+        raise ValueError(f"The {role} is given as it is; space, checkpoint, pretrained and options cannot be set.")
+    return _as_given(source, data)
+
+
+@dataclass(frozen=True)
+class _Data:
+    """What a network is to be trained on."""
+
+    role: str
+    num_classes: int
+    in_chans: int
+    image_size: tuple[int, int] | None
+
+    def space(self, space: SearchSpace | str) -> SearchSpace:
+        """The space for these classes and images, made again where it is for others."""
+        if isinstance(space, str):
+            space = create_space(space, num_classes=self.num_classes)
+        size = (self.in_chans, *(self.image_size or space.input_size[1:]))
+        if (space.num_classes, space.input_size) == (self.num_classes, size):
+            return space
+        if space.recipe is not None:
+            return create_space(**space.recipe | {"num_classes": self.num_classes, "input_size": size})
+        if (space.num_classes, space.input_size[0]) != (self.num_classes, self.in_chans):
+            raise ValueError(
+                f"The space {space.name} is for {space.num_classes} classes and {space.input_size[0]} channels, the "
+                f"data has {self.num_classes} and {self.in_chans}; make it for those of the data."
+            )
+        return space
+
+    def check(self, name: str, num_classes: int | None, in_chans: int | None = None) -> None:
+        """Refuse a network of other classes or channels."""
+        for what, has, wanted in (("classes", num_classes, self.num_classes), ("channels", in_chans, self.in_chans)):
+            if has is not None and has != wanted:
+                raise ValueError(f"The {self.role} {name} is for {has} {what}, but the data has {wanted} {what}.")
+
+
+def _as_given(source: Teacher | nn.Module, data: _Data) -> Network:
+    if isinstance(source, Network):
+        data.check(source.name, source.num_classes)
+        return source
+    if isinstance(source, nn.Module):
+        found = getattr(source, "num_classes", None)
+        data.check(type(source).__name__, found if isinstance(found, int) else None)
+        return _network(create_teacher(source), data)
+    if isinstance(source, Teacher):
+        return _network(source, data)
+    raise TypeError(f"A {data.role} cannot be made of {type(source).__name__}.")
+
+
+def _from_text(text: str, data: _Data, space: SearchSpace | None, weights: dict[str, Any]) -> Network:
+    if timm.is_model(text):
+        return _from_timm(text, data, **weights)
+    malformed = None
+    if space is not None:
+        try:
+            return _from_space(space.parse(text), space, data, **weights)
+        except ArchitectureError as error:
+            malformed = error
+    if Path(text).exists():
+        return _from_path(Path(text), data, weights)
+    if text.endswith(".safetensors") or os.sep in text:
+        raise FileNotFoundError(f"The {data.role} {text} is neither a file nor a folder.")
+    near = near_names(text, timm.list_models())
+    if malformed is not None and not near:
+        raise malformed
+    hint = f"Did you mean {' or '.join(map(repr, near))}?" if near else "`timm.list_models()` knows the names."
+    raise UnknownNameError(
+        f"The {data.role} {text!r} is no timm model, run folder or file"
+        f"{f', nor an architecture of {space.name}' if space else ''}. {hint}"
+    )
+
+
+def _from_timm(
+    name: str,
+    data: _Data,
+    *,
+    checkpoint: str | os.PathLike[str] | None = None,
+    pretrained: bool = False,
+    **options: Any,
+) -> Network:
+    known = timm.get_pretrained_cfg(name)
+    if data.in_chans != 3:
+        options.setdefault("in_chans", data.in_chans)
+    if data.image_size is not None and known is not None and known.fixed_input_size:
+        options.setdefault("img_size", list(data.image_size))
+    file: Path | None = None
+    normalisation: dict[str, Any] = {}
+    if pretrained:
+        if known is None or not known.has_weights:
+            raise ValueError(f"timm has no pretrained weights for the {data.role} {name}.")
+        if data.role != "student":  # whose new classifier is trained
+            data.check(f"{name} with its pretrained weights", known.num_classes)
+        normalisation = {"mean": tuple(known.mean), "std": tuple(known.std)}
+    elif checkpoint is not None:
+        file, normalisation = _read_checkpoint(checkpoint, data)
+    classes = options.pop("num_classes", data.num_classes)
+    data.check(name, classes)
+    teacher = create_teacher(name, num_classes=classes, checkpoint=file, pretrained=pretrained, **options)
+    arguments = (name.partition(".")[0], {"num_classes": classes, **options})
+    return _network(teacher, data, timm=arguments, **normalisation)
+
+
+def _from_space(
+    architecture: Architecture,
+    space: SearchSpace,
+    data: _Data,
+    *,
+    checkpoint: str | os.PathLike[str] | None = None,
+    **options: Any,
+) -> Network:
+    space = data.space(space)
+    file: Path | None = None
+    normalisation: dict[str, Any] = {}
+    if checkpoint is not None:
+        file, normalisation = _read_checkpoint(checkpoint, data)
+    teacher = create_teacher(architecture, space=space, checkpoint=file, **options)
+    built = {"recipe": space.recipe, "config": as_json(space.config()), "architecture": str(architecture)}
+    return _network(teacher, data, timm=space.timm_model(architecture), space=built, **normalisation)
+
+
+def _from_path(path: Path, data: _Data, weights: dict[str, Any]) -> Network:
+    if Study.exists(path):
+        winner = Study.load(path).winner
+        return _from_space(winner.architecture, winner.study.space, data, **weights)
+    if any(value not in (None, False) for value in weights.values()):
+        given = ", ".join(key for key, value in weights.items() if value not in (None, False))
+        raise ValueError(f"The {data.role} {path} has trained weights; {given} cannot be set.")
+    try:
+        file = find_student(path)
+    except FileNotFoundError as error:
+        held = next((kind for store, kind in STORES.items() if (path / store).is_file()), None)
+        what = f"It is the run folder of a {held} without a finished student." if held else ""
+        raise FileNotFoundError(f"The {data.role} {path} holds no network. {what or error}") from error
+    card = read_card(file)
+    data.check(str(path), card.num_classes, card.input_size[0])
+    settings = {"student": card.name, "checkpoint_sha256": _sha256(file)}
+    teacher = Teacher(card.name, lambda: load_student(file), trained=True, settings=settings)
+    return _network(teacher, data, timm=card.timm, space=card.space, mean=card.mean, std=card.std)
+
+
+def _read_checkpoint(checkpoint: str | os.PathLike[str], data: _Data) -> tuple[Path, dict[str, Any]]:
+    """The file of the weights, and what images they were trained with where a card says it."""
+    file = find_student(checkpoint)
+    try:
+        card = read_card(file)
+    except (FileNotFoundError, ValueError):
+        return file, {}
+    data.check(f"checkpoint {checkpoint}", card.num_classes, card.input_size[0])
+    return file, {"mean": card.mean, "std": card.std}
+
+
+def _network(teacher: Teacher, data: _Data, **more: Any) -> Network:
+    values = {item.name: getattr(teacher, item.name) for item in fields(Teacher)}
+    return Network(**values, num_classes=data.num_classes, **more)
+
+
+def _sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
