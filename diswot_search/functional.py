@@ -233,7 +233,7 @@ def kd_loss(student: Tensor, teacher: Tensor, temperature: float = 4.0) -> Tenso
 
     Source: Hinton et al., "Distilling the Knowledge in a Neural Network", 2015.
     """
-    _check_shapes("kd", "logits of the same classes", student, teacher)
+    check_shapes("kd", "logits of the same classes", student, teacher)
     log_p, log_q = (student / temperature).log_softmax(1), (teacher / temperature).log_softmax(1)
     return temperature**2 * F.kl_div(log_p, log_q, reduction="batchmean", log_target=True)
 
@@ -366,7 +366,7 @@ def ickd_loss(student: Tensor, teacher: Tensor) -> Tensor:
     Source: Liu et al., "Exploring Inter-Channel Correlation for Diversity-Preserved Knowledge Distillation", ICCV 2021.
     """
     first, second = (row_normalise(channel_gram(maps)) for maps in (student, teacher))
-    _check_shapes("ickd", "as many channels", first, second)
+    check_shapes("ickd", "as many channels", first, second)
     return (first - second).square().sum() / (first.shape[0] * first.shape[1])
 
 
@@ -394,7 +394,8 @@ def cosines_of_rows(features: Tensor) -> Tensor:
     return sample_gram(row_normalise(features))
 
 
-def _check_shapes(loss: str, what: str, first: Tensor, second: Tensor) -> None:
+def check_shapes(loss: str, what: str, first: Tensor, second: Tensor) -> None:
+    """Raise a ValueError, which says what the loss needs, unless student and teacher are of one shape."""
     if first.shape != second.shape:
         raise ValueError(
             f"{loss} needs {what} in student and teacher, got {tuple(first.shape)} and {tuple(second.shape)}"

@@ -1,0 +1,222 @@
+"""Distillation losses beyond those of `functional`, which serve as proxies too: pure functions without parameters.
+
+Each is of a student and a teacher and differentiable; what is learnt beside the student, such as a connector or a
+variance, is an argument. Numbers are scaled as in the papers' code, so that customary weights hold.
+
+Shapes: B samples, N classes, C channels, P positions, D features, E dimensions of an embedding, K negatives.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from .. import functional as fn
+
+# -- predictions --------------------------------------------------------------------------------
+
+
+def kd_standardised_loss(student: Tensor, teacher: Tensor, temperature: float = 2.0) -> Tensor:
+    """Knowledge distillation of each sample's standardised logits: less their mean, over their standard deviation.
+
+    The standard deviation is that of a sample, with N - 1 degrees of freedom. Logits that are all the same have
+    none: they count as zeros, and there is no gradient to them.
+
+    Args:
+        student: Logits (B, N).
+        teacher: Logits (B, N).
+        temperature: By which standardised logits are divided.
+
+    Raises:
+        ValueError: The logits are of different shapes, or of fewer than two classes.
+
+    Source: Sun et al., "Logit Standardization in Knowledge Distillation", CVPR 2024.
+    """
+    _check_logits("kd_standardised", student, teacher)
+    scale = math.sqrt(student.shape[1] - 1)
+    first, second = (scale * _centred_units(logits) for logits in (student, teacher))
+    return fn.kd_loss(first, second, temperature)
+
+
+def dkd_loss(
+    student: Tensor,
+    teacher: Tensor,
+    labels: Tensor,
+    alpha: float = 1.0,
+    beta: float = 2.0,
+    temperature: float = 4.0,
+) -> Tensor:
+    """Decoupled distillation: T^2 times two divergences, of the label against the rest and within the rest.
+
+    Args:
+        student: Logits (B, N).
+        teacher: Logits (B, N).
+        labels: (B,) class indices.
+        alpha: Weight of the divergence of the two shares, that of the label and that of all others.
+        beta: Weight of the divergence among the other classes.
+        temperature: T, by which logits are divided.
+
+    Raises:
+        ValueError: The logits are of different shapes, or of fewer than two classes.
+
+    Source: Zhao et al., "Decoupled Knowledge Distillation", CVPR 2022.
+    """
+    _check_logits("dkd", student, teacher)
+    (target, rest), (teacher_target, teacher_rest) = (
+        _split_by_label(logits / temperature, labels) for logits in (student, teacher)
+    )
+    parts = alpha * _divergence(target, teacher_target) + beta * _divergence(rest, teacher_rest)
+    return temperature**2 * parts
+
+
+def _split_by_label(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """Log shares of the label and of all others (B, 2), and of the others among themselves (B, N - 1)."""
+    labels = labels[:, None]
+    places = torch.arange(logits.shape[1] - 1, device=logits.device)
+    others = logits.gather(1, places + (places >= labels))
+    both = torch.cat([logits.gather(1, labels), others.logsumexp(1, keepdim=True)], 1)
+    return both.log_softmax(1), others.log_softmax(1)
+
+
+def _divergence(log_p: Tensor, log_q: Tensor) -> Tensor:
+    """Kullback-Leibler divergence of p from q, of log shares (B, K); mean over samples."""
+    return F.kl_div(log_p, log_q, reduction="batchmean", log_target=True)
+
+
+def dist_loss(
+    student: Tensor, teacher: Tensor, beta: float = 1.0, gamma: float = 1.0, temperature: float = 4.0
+) -> Tensor:
+    """Correlation of softened predictions: T^2 times 1 - Pearson's, of each sample and of each class in the batch.
+
+    What does not vary up to rounding is correlated with nothing, without gradient: so is every class in a batch of one.
+
+    Args:
+        student: Logits (B, N).
+        teacher: Logits (B, N).
+        beta: Weight of the mean over samples, of correlations over classes.
+        gamma: Weight of the mean over classes, of correlations over samples.
+        temperature: T, by which logits are divided.
+
+    Raises:
+        ValueError: The logits are of different shapes, or of fewer than two classes.
+
+    Source: Huang et al., "Knowledge Distillation from A Stronger Teacher", NeurIPS 2022.
+    """
+    _check_logits("dist", student, teacher)
+    p, q = ((logits / temperature).softmax(1) for logits in (student, teacher))
+    return temperature**2 * (beta * _decorrelation(p, q) + gamma * _decorrelation(p.T, q.T))
+
+
+def _decorrelation(first: Tensor, second: Tensor) -> Tensor:
+    """1 - the mean of Pearson's correlations of rows (R, K), pair by pair."""
+    return 1 - (_centred_units(first) * _centred_units(second)).sum(1).mean()
+
+
+def _centred_units(rows: Tensor) -> Tensor:
+    """Rows (R, K) less their mean, of norm one; zero and without gradient where a row is constant up to rounding."""
+    centred = rows - rows.mean(1, keepdim=True)
+    norms = centred.norm(dim=1, keepdim=True)
+    constant = norms <= 10 * torch.finfo(rows.dtype).eps * rows.norm(dim=1, keepdim=True)
+    return (centred / norms.masked_fill(constant, 1)).masked_fill(constant, 0)
+
+
+def _check_logits(loss: str, student: Tensor, teacher: Tensor) -> None:
+    fn.check_shapes(loss, "logits of the same classes", student, teacher)
+    if student.shape[1] < 2:
+        raise ValueError(f"{loss} compares classes with each other, so it needs at least two; got {student.shape[1]}")
+
+
+# -- feature maps -------------------------------------------------------------------------------
+
+
+def fitnet_loss(student: Tensor, teacher: Tensor) -> Tensor:
+    """Hints: mean squared difference of features.
+
+    Args:
+        student: Features that a connector has brought to the teacher's shape.
+        teacher: Features.
+
+    Raises:
+        ValueError: The shapes differ.
+
+    Source: Romero et al., "FitNets: Hints for Thin Deep Nets", ICLR 2015.
+    """
+    fn.check_shapes("fitnet", "features of one shape", student, teacher)
+    return F.mse_loss(student, teacher)
+
+
+def vid_loss(student: Tensor, teacher: Tensor, raw_variance: Tensor, eps: float = 1e-5) -> Tensor:
+    """Variational information: negative log likelihood of the teacher's features, without the constant log(2 pi) / 2.
+
+    They are Gaussian around the student's, with a variance per channel; mean over all entries. For a student that
+    equals its teacher it is half the mean log variance, which may be negative.
+
+    Args:
+        student: Features (B, C, ...), brought to the teacher's shape by a connector.
+        teacher: Features (B, C, ...).
+        raw_variance: (C,), learnt; the variance is softplus(raw_variance) + eps.
+        eps: The smallest variance.
+
+    Raises:
+        ValueError: The shapes differ, or there is not one variance per channel.
+
+    Source: Ahn et al., "Variational Information Distillation for Knowledge Transfer", CVPR 2019.
+    """
+    fn.check_shapes("vid", "features of one shape", student, teacher)
+    if raw_variance.shape != teacher.shape[1:2]:
+        raise ValueError(f"vid needs {teacher.shape[1]} variances, one per channel, got {tuple(raw_variance.shape)}")
+    variance = (F.softplus(raw_variance) + eps).view(-1, *[1] * (teacher.dim() - 2))
+    return 0.5 * ((student - teacher).square() / variance + variance.log()).mean()
+
+
+# -- DisWOT's terms on trained networks ---------------------------------------------------------
+
+
+def semantic_loss(student: Tensor, student_weight: Tensor, teacher: Tensor, teacher_weight: Tensor) -> Tensor:
+    """Squared distance of the Gram matrices of the classes' activation maps, each of norm one.
+
+    It is the square of what the proxy `semantic_paper` computes. It is between 0 and 2 for any width, number of
+    classes and size of the maps, as 2 - 2 cos of the angle between the two matrices.
+
+    Args:
+        student: The last feature map (B, C, P).
+        student_weight: The classifier's weight (N, C).
+        teacher: The last feature map (B, C', P').
+        teacher_weight: The classifier's weight (N, C').
+
+    Raises:
+        ValueError: The numbers of classes differ.
+
+    Source: Dong et al., "DisWOT: Student Architecture Search for Distillation WithOut Training", CVPR 2023 (M_s).
+    """
+    first, second = fn.class_gram_of_maps(student, student_weight), fn.class_gram_of_maps(teacher, teacher_weight)
+    fn.check_shapes("the semantic term", "as many classes", first, second)
+    return _gram_distance(first, second)
+
+
+def relation_loss(student: Tensor, teacher: Tensor) -> Tensor:
+    """Squared distance of the Gram matrices of the samples' features, each of norm one.
+
+    It is the square of what the proxy `relation_paper` computes. It is between 0 and 2 for any width and batch, as
+    2 - 2 cos of the angle between the two matrices, their linear CKA without centring.
+
+    Args:
+        student: Features (B, ...).
+        teacher: Features (B, ...).
+
+    Raises:
+        ValueError: The numbers of samples differ.
+
+    Source: Dong et al., "DisWOT: Student Architecture Search for Distillation WithOut Training", CVPR 2023 (M_r).
+    """
+    first, second = fn.sample_gram(student), fn.sample_gram(teacher)
+    fn.check_shapes("the relation term", "as many samples", first, second)
+    return _gram_distance(first, second)
+
+
+def _gram_distance(first: Tensor, second: Tensor) -> Tensor:
+    # As one row, since the gradient of its normalisation stays finite at zero.
+    return (fn.row_normalise(first.flatten()) - fn.row_normalise(second.flatten())).square().sum()
