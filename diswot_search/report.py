@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -183,6 +183,8 @@ class ProgressBar:
         console: Where to draw; standard error by default.
     """
 
+    BAR: ClassVar[type[Progress]] = Progress
+
     def __init__(
         self, what: str, unit: str, total: int, *, enabled: bool = True, console: Console | None = None
     ) -> None:
@@ -191,7 +193,7 @@ class ProgressBar:
         self._total = total
         self._done = self._new = 0
         self._started = time.monotonic()
-        self._bar = Progress(
+        self._bar = self.BAR(
             TextColumn(what),
             BarColumn(),
             MofNCompleteColumn(),
