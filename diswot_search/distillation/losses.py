@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 
 import torch
+from scipy.special import hyp0f1
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -166,10 +167,137 @@ def vid_loss(student: Tensor, teacher: Tensor, raw_variance: Tensor, eps: float 
     Source: Ahn et al., "Variational Information Distillation for Knowledge Transfer", CVPR 2019.
     """
     fn.check_shapes("vid", "features of one shape", student, teacher)
-    if raw_variance.shape != teacher.shape[1:2]:
-        raise ValueError(f"vid needs {teacher.shape[1]} variances, one per channel, got {tuple(raw_variance.shape)}")
-    variance = (F.softplus(raw_variance) + eps).view(-1, *[1] * (teacher.dim() - 2))
+    variance = _by_channel("vid", "variances", F.softplus(raw_variance) + eps, teacher)
     return 0.5 * ((student - teacher).square() / variance + variance.log()).mean()
+
+
+def ofd_loss(student: Tensor, teacher: Tensor, margin: Tensor) -> Tensor:
+    """Overhaul: partial squared distance to the teacher's margin ReLU, sum over a sample, mean over samples.
+
+    The teacher counts as no less than the margin. Where it is not positive, a student below it costs nothing.
+
+    Args:
+        student: Features before the activation (B, C, ...), brought to the teacher's shape by a connector.
+        teacher: Features before the activation (B, C, ...).
+        margin: (C,), at most 0; see `ofd_margin`.
+
+    Raises:
+        ValueError: The shapes differ, or there is not one margin per channel.
+
+    Source: Heo et al., "A Comprehensive Overhaul of Feature Distillation", ICCV 2019.
+    """
+    fn.check_shapes("ofd", "features of one shape", student, teacher)
+    target = teacher.maximum(_by_channel("ofd", "margins", margin, teacher))
+    difference = student - target
+    return torch.where(target > 0, difference, difference.relu()).square().flatten(1).sum(1).mean()
+
+
+def ofd_margin(mean: Tensor, std: Tensor) -> Tensor:
+    """Expectation of a Gaussian where it is negative, by channel; its limit where there is no spread.
+
+    With z = mean / std it is mean - std phi(z) / Phi(-z). The quotient is taken from the scaled complementary error
+    function, so that it holds for channels that are hardly ever negative.
+
+    Args:
+        mean: (C,), of the features before the activation: the bias of the batch normalisation there.
+        std: (C,), of the same: the absolute weight of the batch normalisation.
+
+    Returns:
+        (C,), at most 0.
+
+    Source: Heo et al., "A Comprehensive Overhaul of Feature Distillation", ICCV 2019.
+    """
+    centre, spread = fn.exact(mean), fn.exact(std)
+    ratio = math.sqrt(2 / math.pi) / torch.special.erfcx(centre / spread / math.sqrt(2))
+    margin = torch.where(spread > 0, centre - spread * ratio, centre).clamp_max(0)
+    return margin.to(mean)
+
+
+def reviewkd_loss(student: Tensor, teacher: Tensor) -> Tensor:
+    """Hierarchical context: weighted mean of the squared differences of maps and of their pooled pyramid.
+
+    Maps have the weight 1, their averages on grids of 4 x 4, 2 x 2 and 1 x 1 half the weight of the level before; a
+    grid that is not smaller than the maps is left out.
+
+    Args:
+        student: One stage (B, C, H, W), fused with the later ones and brought to the teacher's shape.
+        teacher: One stage (B, C, H, W).
+
+    Raises:
+        ValueError: The shapes differ.
+
+    Source: Chen et al., "Distilling Knowledge via Knowledge Review", CVPR 2021.
+    """
+    fn.check_shapes("reviewkd", "maps of one shape", student, teacher)
+    difference = student - teacher  # pooling is linear
+    height, width = difference.shape[2:]
+    levels = [difference]
+    levels += [
+        F.adaptive_avg_pool2d(difference, (min(side, height), min(side, width)))
+        for side in (4, 2, 1)
+        if side < max(height, width)
+    ]
+    weights = difference.new_tensor([0.5**level for level in range(len(levels))])
+    return weights @ torch.stack([level.square().mean() for level in levels]) / weights.sum()
+
+
+def _by_channel(loss: str, what: str, values: Tensor, maps: Tensor) -> Tensor:
+    """Values (C,) in a shape that applies to maps (B, C, ...)."""
+    if values.shape != maps.shape[1:2]:
+        raise ValueError(f"{loss} needs {maps.shape[1]} {what}, one per channel, got {tuple(values.shape)}")
+    return values.view(-1, *[1] * (maps.dim() - 2))
+
+
+# -- embeddings ---------------------------------------------------------------------------------
+
+
+def cc_embedded_loss(student: Tensor, teacher: Tensor) -> Tensor:
+    """Correlation of what a sample and the next one in the batch lack: inner product of absolute differences, mean.
+
+    This is what the customary weight .02 belongs to; `functional.cc_loss` is the paper's comparison of kernels. It is
+    0 for a batch of one.
+
+    Args:
+        student: Embeddings (B, E).
+        teacher: Embeddings (B, E).
+
+    Raises:
+        ValueError: The shapes differ.
+
+    Source: the code of Peng et al., "Correlation Congruence for Knowledge Distillation", ICCV 2019, as published
+    with Tian et al., ICLR 2020.
+    """
+    fn.check_shapes("cc", "embeddings of one width", student, teacher)
+    difference = (student - teacher).abs()
+    return (difference[:-1] * difference[1:]).sum() / max(1, len(difference) - 1)
+
+
+def contrastive_loss(cosines: Tensor, *, width: int, temperature: float = 0.07) -> Tensor:
+    """Contrastive distillation, one direction: noise-contrastive estimation of which candidate is the same sample.
+
+    A candidate with cosine c is the sample itself with odds exp(c / T) / (K m), where m is the mean of exp(c / T) over
+    random directions. It is known in closed form, 0F1(E / 2; 1 / (4 T^2)), and is what an estimate on memories that
+    are still random comes to. Sum over candidates, mean over samples; the least value for a positive at 1 and negatives
+    at -1 is near 0.
+
+    Args:
+        cosines: (B, 1 + K), of a sample's embedding with its own in the other network's memory, and with K others.
+        width: E, of the embeddings.
+        temperature: T.
+
+    Raises:
+        ValueError: There is no negative, or the temperature is so small that exp(1 / T) overflows.
+
+    Source: Tian et al., "Contrastive Representation Distillation", ICLR 2020; Wu et al., CVPR 2018 (memory).
+    """
+    negatives = cosines.shape[1] - 1
+    if negatives < 1:
+        raise ValueError(f"the contrastive loss needs a positive and at least one negative, got {tuple(cosines.shape)}")
+    mean = float(hyp0f1(width / 2, 1 / (4 * temperature**2)))
+    if not math.isfinite(mean):
+        raise ValueError(f"a temperature of {temperature} is too small: exp(1 / {temperature}) overflows")
+    odds = cosines / temperature - math.log(negatives * mean)
+    return (F.softplus(-odds[:, 0]) + F.softplus(odds[:, 1:]).sum(1)).mean()
 
 
 # -- DisWOT's terms on trained networks ---------------------------------------------------------
