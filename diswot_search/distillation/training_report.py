@@ -2,20 +2,32 @@
 
 from __future__ import annotations
 
+import inspect
+import itertools
 import math
+import os
+import textwrap
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
+import numpy as np
+from numpy.typing import NDArray
 from rich.console import Console, RenderableType
 from rich.progress import Progress
+from rich.table import Table
 from rich.text import Text
 from torch import Tensor
 
-from ..report import ProgressBar
+from ..report import BLUE, GREEN, GREY, ORANGE, ProgressBar, human_number, new_figure, style_axes, to_png
 from ..run_folder import csv_line, finite_only
+from .base import get_distiller, list_distillers
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 Row = Mapping[str, Any]
 """What is told of an epoch: `epoch` from 1, `step` (optimiser steps done), `lr`, `loss`, `loss/NAME` of each weighted
@@ -31,6 +43,9 @@ TAGS = {
 }
 """What a column is called in TensorBoard; a term of the loss has the same name there."""
 
+
+Result = Mapping[str, Any]
+"""What `result.json` says of a training; what is not known, or not yet, is None or missing."""
 
 # -- progress -----------------------------------------------------------------------------------
 
@@ -174,3 +189,342 @@ def metrics_csv(rows: Sequence[Row]) -> Iterator[str]:
     for row in rows:
         values = finite_only(row)
         yield csv_line([values.get(name) for name in columns])
+
+
+# -- tables -------------------------------------------------------------------------------------
+
+
+def format_training(result: Result) -> Table:
+    """Student, teacher, loss, accuracies, calibration, agreement with the teacher, cost and time of a training."""
+    table = Table(title=Text(_title(result)), show_header=False)
+    table.add_column(no_wrap=True)
+    table.add_column(overflow="fold")
+    for name, shown in _facts(result).items():
+        if shown:
+            table.add_row(name, Text(shown))
+    return table
+
+
+def describe_training(result: Result, path: str | os.PathLike[str] | None = None) -> Iterator[str]:
+    """How a training ended, which epoch its numbers are of, and Python that loads the student, in lines.
+
+    Args:
+        result: What `result.json` says.
+        path: The run folder, if there is one.
+    """
+    if result["status"] != "complete":
+        yield f"status: {result['status']} after {_count(result['epochs'], 'epoch')}, {_count(result['steps'], 'step')}"
+    if test := result.get("test"):
+        chosen = RULES[result["rule"]]
+        yield f"the student is that of epoch {test['epoch']}, {chosen}; the test images were used once, for it alone"
+        yield (
+            f"one of {test['samples']:,} test images is {100 / test['samples']:.2g} points of accuracy, and another "
+            f"draw of as many would move it by about {_standard_error(test):.2g}"
+        )
+    if path is not None:
+        yield f"run folder: {path}"
+        yield "to load the student in Python:"
+        yield f"import diswot_search; model = diswot_search.load_student({str(path)!r})"
+
+
+RULES = {"last": "the last", "best": "the best on validation images"}
+"""Which epoch's student is kept, by rule."""
+
+
+def compare_trainings(results: Mapping[str, Result]) -> Table:
+    """Trainings side by side, each number with its difference from the first training.
+
+    Args:
+        results: What `result.json` says of each, by what it is called, such as "student alone" and "distilled".
+
+    Raises:
+        ValueError: There are none.
+    """
+    if not results:
+        raise ValueError("There are no trainings to compare.")
+    table = Table(caption=Text("\n".join(_explain_comparison(results)), style="dim"), caption_justify="left")
+    table.add_column(no_wrap=True)
+    for name in results:
+        table.add_column(Text(name), justify="right", overflow="fold")
+    for name, value in {
+        "student": lambda result: (result.get("student") or {}).get("name"),
+        "teacher": lambda result: (result.get("teacher") or {}).get("name"),
+        "loss": lambda result: " + ".join(_loss(result)),
+        "epochs": lambda result: f"{result['epochs']:,}",
+    }.items():
+        table.add_row(name, *(Text(value(result) or "-") for result in results.values()))
+    table.add_section()
+    for name, (group, key, unit, digits) in COMPARED.items():
+        values = [_number(result, group, key) for result in results.values()]
+        if any(value is not None for value in values):
+            cells = [_shown(value, values[0] if place else None, unit, digits) for place, value in enumerate(values)]
+            table.add_row(name, *map(Text, cells), style="bold" if name == "test accuracy" else "")
+    return table
+
+
+COMPARED = {
+    "test accuracy": ("test", "accuracy", " %", 2),
+    "test accuracy, top 5": ("test", "top5", " %", 2),
+    "test loss": ("test", "nll", "", 4),
+    "calibration error": ("test", "calibration_error", " %", 2),
+    "agreement with the teacher": ("agreement", "percent", " %", 2),
+    "best validation accuracy": ("best", "val_accuracy", " %", 2),
+    "seconds": ("timing", "seconds", "", 1),
+}
+"""What is compared between trainings: its name, where it is in a result, its unit and its decimal places."""
+
+
+def format_distillers(pattern: str = "*") -> Table:
+    """The distillers by name: what they read, their customary weight and that of the cross entropy, what they are.
+
+    Args:
+        pattern: A shell pattern that names must match.
+
+    Raises:
+        UnknownNameError: No name does; near ones are given.
+    """
+    table = Table("name", "reads", title="Distillers")
+    table.add_column("weight", justify="right")
+    table.add_column("of cross entropy", justify="right")
+    table.add_column("what it is")
+    for name in list_distillers(pattern):
+        distiller = get_distiller(name)
+        summary = (inspect.getdoc(distiller) or "").partition("\n")[0]
+        table.add_row(
+            name, ", ".join(distiller.reads), f"{distiller.weight:g}", f"{distiller.ce_weight:g}", Text(summary)
+        )
+    return table
+
+
+def _title(result: Result) -> str:
+    student, teacher = result.get("student") or {}, result.get("teacher") or {}
+    parts = [student.get("name", "training"), *([f"under {teacher['name']}"] if teacher else ["alone"])]
+    status = "" if result["status"] == "complete" else f", {result['status']}"
+    return f"{' '.join(parts)}: {_count(result['epochs'], 'epoch')}{status}"
+
+
+def _facts(result: Result) -> dict[str, str]:
+    """What the table says, by heading; empty what is not known."""
+    part = {name: result.get(name) or {} for name in ("student", "teacher", "test", "agreement", "last", "best")}
+    test, agreement = part["test"], part["agreement"]
+    chosen = f"{_count(test['samples'], 'image')}, epoch {test['epoch']}" if test else ""
+    return {
+        "student": _network(part["student"]),
+        "teacher": _network(part["teacher"]),
+        "loss": " + ".join(_loss(result)),
+        "test accuracy": f"{test['accuracy']:.2f} % of {chosen}" if test else "",
+        "  among the first five": _format(test.get("top5"), ".2f", " %"),
+        "  of the teacher": _format(part["teacher"].get("test_accuracy"), ".2f", " %"),
+        "validation accuracy": ", ".join(
+            f"{name} {part[name]['val_accuracy']:.2f} % (epoch {part[name]['epoch']})"
+            for name in ("last", "best")
+            if part[name].get("val_accuracy") is not None
+        ),
+        "test loss": _format(test.get("nll"), ".4f", " nats"),
+        "calibration error": _format(test.get("calibration_error"), ".2f", " %"),
+        "agreement with the teacher": _format(agreement.get("percent"), ".2f", " % of test images"),
+        "divergence from the teacher": _format(agreement.get("divergence"), ".4f", " nats"),
+        "training": _work(result),
+        "seed": _format(result.get("seed"), "d", ""),
+    }
+
+
+def _network(facts: Mapping[str, Any]) -> str:
+    """Name and cost of a network, as far as they are known."""
+    parts = [
+        facts.get("name", ""),
+        f"{human_number(facts['params'])} parameters" if facts.get("params") else "",
+        f"{human_number(facts['macs'])} MACs" if facts.get("macs") else "",
+        _format(facts.get("latency_ms"), ".2f", " ms"),
+    ]
+    return ", ".join(filter(None, parts))
+
+
+def _loss(result: Result) -> list[str]:
+    """The weighted terms of the loss."""
+    weights = {"cross entropy": result.get("ce_weight", 1.0), **(result.get("distillers") or {})}
+    return [name if weight == 1 else f"{weight:g} {name}" for name, weight in weights.items() if weight]
+
+
+def _work(result: Result) -> str:
+    """How long it took, how fast it was and on what."""
+    timing = result.get("timing") or {}
+    parts = [
+        _count(result["steps"], "step"),
+        f"batch {timing['batch']}" if timing.get("batch") else "",
+        _format(timing.get("seconds"), ",.1f", " s"),
+        _format(timing.get("images_per_second"), ",.0f", " images/s"),
+        str(timing.get("device") or ""),
+        _count(timing["threads"], "thread") if timing.get("threads") else "",
+        str(timing.get("precision") or ""),
+    ]
+    return ", ".join(filter(None, parts))
+
+
+def _explain_comparison(results: Mapping[str, Result]) -> Iterator[str]:
+    first, *others = results
+    if others:
+        yield f"in brackets: difference from {first}, of percentages in points"
+    tests = [result["test"] for result in results.values() if result.get("test")]
+    if tests:
+        largest = max(map(_standard_error, tests))
+        yield f"another draw of as many test images would move an accuracy by about {largest:.2g} points"
+
+
+def _standard_error(test: Mapping[str, Any]) -> float:
+    """Standard error of an accuracy in points, not zero where all is right; Source: Agresti and Coull, 1998."""
+    samples = test["samples"] + 4
+    share = (test["accuracy"] / 100 * test["samples"] + 2) / samples
+    return 100 * math.sqrt(share * (1 - share) / samples)
+
+
+def _number(result: Result, group: str, key: str) -> float | None:
+    value = (result.get(group) or {}).get(key)
+    return None if value is None else float(value)
+
+
+def _shown(value: float | None, reference: float | None, unit: str, digits: int) -> str:
+    if value is None:
+        return "-"
+    difference = "" if reference is None else f" ({value - reference:+.{digits}f})"
+    return f"{value:,.{digits}f}{unit}{difference}"
+
+
+def _format(value: float | None, how: str, unit: str) -> str:
+    return "" if value is None else f"{value:{how}}{unit}"
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
+# -- pictures -----------------------------------------------------------------------------------
+
+
+def draw_training(rows: Sequence[Row], result: Result) -> dict[str, bytes]:
+    """The pictures of a training as PNG, by file name: those for which there is something to show.
+
+    Args:
+        rows: The epochs in order.
+        result: What `result.json` says.
+    """
+    bins = (result.get("test") or {}).get("bins")
+    wanted = [*(["loss.png", "accuracy.png"] if rows else []), *(["reliability.png"] if bins else [])]
+    return {name: to_png(TRAINING_PICTURES[name](rows, result)) for name in wanted}
+
+
+def plot_losses(rows: Sequence[Row], result: Result) -> Figure:
+    """The loss by epoch with its weighted terms, and the cross entropy of the validation images."""
+    from matplotlib.ticker import LogLocator, NullFormatter
+
+    figure = new_figure()
+    axes = style_axes(figure.add_subplot())
+    terms = list(dict.fromkeys(name for row in rows for name in row if name.startswith("loss/")))
+    lines = {name: _column(rows, name) for name in ("loss", *terms, "val_loss")}
+    epochs = _column(rows, "epoch")
+    marker = _marker(rows)
+    special = {"loss": ("total", "black", "-"), "val_loss": ("validation, cross entropy", GREY, "--")}
+    colours = dict(zip(terms, itertools.cycle(TERM_COLOURS), strict=False))
+    for name, values in lines.items():
+        if not np.isfinite(values).any() or (name == "loss" and len(terms) == 1):
+            continue  # a loss of one term is that term
+        label, colour, style = special.get(name) or (name.removeprefix("loss/"), colours[name], "-")
+        axes.plot(epochs, values, style, color=colour, marker=marker, markersize=3, label=label)
+    if _is_wide(lines.values()):
+        axes.set_yscale("log")
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.yaxis.set_major_formatter("{x:g}")
+        axes.yaxis.set_minor_formatter(NullFormatter())
+    axes.set_ylabel("loss, weighted as added")
+    _finish(figure, axes, rows, result)
+    return figure
+
+
+def plot_accuracy(rows: Sequence[Row], result: Result) -> Figure:
+    """Accuracy by epoch on training and validation images, with the best epoch, the test and the teacher."""
+    figure = new_figure()
+    axes = style_axes(figure.add_subplot())
+    epochs, marker = _column(rows, "epoch"), _marker(rows)
+    for name, colour, label in (
+        ("train_accuracy", GREY, "training, augmented"),
+        ("val_accuracy", BLUE, "validation"),
+    ):
+        if np.isfinite(values := _column(rows, name)).any():
+            axes.plot(epochs, values, color=colour, marker=marker, markersize=3, label=label)
+    best, test, teacher = (result.get(name) or {} for name in ("best", "test", "teacher"))
+    if best.get("val_accuracy") is not None:
+        label = f"best, epoch {best['epoch']}: {best['val_accuracy']:.2f} %"
+        axes.plot(
+            best["epoch"], best["val_accuracy"], "*", color=ORANGE, markeredgecolor="white", markersize=14, label=label
+        )
+    if test:
+        label = f"test, epoch {test['epoch']}: {test['accuracy']:.2f} %"
+        axes.axhline(test["accuracy"], color=ORANGE, linestyle="--", linewidth=1.4, label=label)
+    if teacher.get("test_accuracy") is not None:
+        label = f"test, teacher: {teacher['test_accuracy']:.2f} %"
+        axes.axhline(teacher["test_accuracy"], color=GREEN, linestyle=":", linewidth=1.8, label=label)
+    axes.set_ylabel("accuracy (%)")
+    _finish(figure, axes, rows, result)
+    return figure
+
+
+def plot_reliability(rows: Sequence[Row], result: Result) -> Figure:
+    """Accuracy against confidence on the test images, and how many there are of each confidence."""
+    test = result["test"]
+    width = 100 / len(test["bins"])
+    bins = [(width * (place + 0.5), part) for place, part in enumerate(test["bins"]) if part["samples"]]
+    middles = np.array([middle for middle, _ in bins])
+    accuracies, confidences, samples = (
+        [part[name] for _, part in bins] for name in ("accuracy", "confidence", "samples")
+    )
+    figure = new_figure(5.4, 6)
+    upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
+    style_axes(upper).bar(middles, accuracies, 0.94 * width, color=BLUE, alpha=0.8, label="accuracy")
+    ends = middles - 0.47 * width, middles + 0.47 * width
+    upper.hlines(confidences, *ends, color=ORANGE, linewidth=2.5, label="mean confidence")
+    upper.plot([0, 100], [0, 100], "--", color="black", linewidth=1, label="calibrated")
+    upper.set(xlim=(0, 100), ylim=(0, 101), ylabel="accuracy (%)")
+    style_axes(lower).bar(middles, samples, 0.94 * width, color=GREY)
+    lower.set(ylabel="images", xlabel="confidence: largest probability (%)")
+    shown = f"calibration error {test['calibration_error']:.2f} % on {_count(test['samples'], 'test image')}"
+    upper.set_title(f"{_title(result)}\n{shown}", fontsize=11, loc="left")
+    figure.legend(loc="outside lower center", ncols=3, frameon=False)
+    return figure
+
+
+TRAINING_PICTURES: dict[str, Callable[[Sequence[Row], Result], Figure]] = {
+    "loss.png": plot_losses,
+    "accuracy.png": plot_accuracy,
+    "reliability.png": plot_reliability,
+}
+"""The pictures of a training, by file name."""
+
+TERM_COLOURS = (BLUE, ORANGE, GREEN, "#CC79A7", "#56B4E9", "#E69F00")
+"""More colours that people with any kind of colour vision tell apart (Okabe and Ito, 2008)."""
+
+
+def _column(rows: Sequence[Row], name: str) -> NDArray[np.float64]:
+    """A value by epoch, NaN where it is not known."""
+    return np.array([math.nan if row.get(name) is None else float(row[name]) for row in rows])
+
+
+def _marker(rows: Sequence[Row]) -> str:
+    """Points where epochs are few, since one alone makes no line."""
+    return "o" if len(rows) <= 40 else ""
+
+
+def _is_wide(lines: Iterable[NDArray[np.float64]]) -> bool:
+    """Whether the values are positive and span more than a factor of ten, so that a log axis shows more of them."""
+    values = np.concatenate([line[np.isfinite(line)] for line in lines])
+    return bool(len(values) and values.min() > 0 and values.max() > 10 * values.min())
+
+
+def _finish(figure: Figure, axes: Axes, rows: Sequence[Row], result: Result) -> None:
+    from matplotlib.ticker import MaxNLocator
+
+    last = rows[-1]["epoch"]
+    axes.set_xlim(0.5, last + max(0.5, 0.02 * last))
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+    axes.set_xlabel("epoch")
+    axes.set_title(textwrap.fill(_title(result), 80), fontsize=11, loc="left")
+    figure.legend(loc="outside lower center", ncols=3, frameon=False)
