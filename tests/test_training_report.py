@@ -1,0 +1,393 @@
+"""Progress, curves, tables and pictures of a training: that they show what the rows and the result say."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from matplotlib.axes import Axes
+from matplotlib.container import BarContainer
+from matplotlib.figure import Figure
+from matplotlib.image import imread
+from rich.console import Console
+from rich.table import Table
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from diswot_search.distillation import base
+from diswot_search.distillation.base import Distiller, Features, register_distiller
+from diswot_search.distillation.metrics import MetricSums
+from diswot_search.distillation.training_report import (
+    TrainingCurves,
+    TrainingProgress,
+    compare_trainings,
+    describe_training,
+    draw_training,
+    format_distillers,
+    format_training,
+    metrics_csv,
+    plot_accuracy,
+    plot_losses,
+    plot_reliability,
+)
+from search_spaces.registry import UnknownNameError
+
+
+def make_rows(epochs: int = 4, **terms: float) -> list[dict[str, Any]]:
+    """Rows whose terms fall from 10 times these values to these."""
+    terms = terms or {"ce": 0.25, "kd": 0.5}
+    rows = []
+    for epoch in range(1, epochs + 1):
+        losses = {f"loss/{name}": value * 10 ** (1 - epoch / epochs) for name, value in terms.items()}
+        rows.append(
+            {"epoch": epoch, "step": 5 * epoch, "lr": 0.1, "loss": sum(losses.values())}
+            | losses
+            | {"train_accuracy": 20.0 * epoch, "val_accuracy": 60.0 + 10 * (epoch % 3), "val_loss": 1 / epoch}
+            | {"images_per_second": 800.0, "seconds": 1.25}
+        )
+    return rows
+
+
+def make_result(**changes: Any) -> dict[str, Any]:
+    torch.manual_seed(1)
+    labels = torch.randint(10, (200,))
+    logits = torch.randn(200, 10)
+    logits[torch.arange(200), labels] += 3
+    sums = MetricSums(10)
+    sums.add(logits, labels, logits + torch.randn(200, 10))
+    evaluation = sums.evaluation()
+    result = {
+        "status": "complete",
+        "epochs": 4,
+        "steps": 20,
+        "rule": "best",
+        "last": {"epoch": 4, "val_accuracy": 70.0},
+        "best": {"epoch": 2, "val_accuracy": 80.0},
+        "test": asdict(evaluation) | {"epoch": 2, "rule": "best"},
+        "teacher": {"name": "cifar_resnet56", "test_accuracy": 95.5},
+        "agreement": {"percent": evaluation.agreement, "divergence": evaluation.divergence},
+        "student": {"name": "cifar_resnet20", "params": 272474, "macs": 40813184, "latency_ms": 3.214},
+        "timing": {"seconds": 61.25, "images_per_second": 812.3, "device": "cpu", "threads": 2}
+        | {"precision": "fp32", "batch": 64},
+        "distillers": {"kd": 0.9, "diswot": 1.0},
+        "ce_weight": 0.1,
+        "seed": 7,
+    }
+    return json.loads(json.dumps(result | changes))  # as it is read back
+
+
+def make_unfinished() -> dict[str, Any]:
+    """What is known before the first epoch is over."""
+    missing = dict.fromkeys(("last", "best", "test", "teacher", "agreement", "student", "timing", "distillers"))
+    return make_result(status="interrupted", epochs=0, steps=3, rule="last", **missing)
+
+
+def shown(table: Table, width: int = 120) -> str:
+    console = Console(file=io.StringIO(), width=width)
+    console.print(table)
+    return console.file.getvalue()
+
+
+def cells_of(table: Table) -> dict[str, list[str]]:
+    """The rows of a table by their first cell."""
+    lines = [line for line in shown(table, 160).splitlines() if line.startswith("│")]
+    rows = [[cell.strip() for cell in line.strip("│").split("│")] for line in lines]
+    return {name: cells for name, *cells in rows}
+
+
+# -- progress -----------------------------------------------------------------------------------
+
+
+def run_bar(width: int = 100, done: int = 0, enabled: bool = True, **console: Any) -> tuple[str, TrainingProgress]:
+    output = io.StringIO()
+    shown_on = Console(file=output, width=width, color_system=None, **console)
+    with TrainingProgress(3, 30, done=done, enabled=enabled, console=shown_on) as progress:
+        for step in range(done, 30):
+            if step == 20:
+                progress.validated(63.25)
+            loss = torch.tensor(1.5, requires_grad=True)  # as it comes from the loop
+            progress.add(1 + step // 10, {"ce": 0.25, "kd": loss}, images=64)
+    return output.getvalue(), progress
+
+
+@pytest.mark.parametrize("width", [80, 120])
+def test_the_bar_shows_steps_speed_accuracy_and_terms(width: int) -> None:
+    output, _ = run_bar(width, force_terminal=True)
+    for part in ("30/30", "images/s", "0:00:00 left", "epoch 3/3  validation 63.2 %  loss 1.75 = ce 0.25 + kd 1.5"):
+        assert part in output
+
+
+def test_the_bar_goes_on_from_the_steps_that_were_done() -> None:
+    output = io.StringIO()
+    console = Console(file=output, width=100, color_system=None, force_terminal=True)
+    with TrainingProgress(3, 30, done=29, console=console) as progress:
+        assert progress.state() == progress.details() == ""
+        progress.add(3, {"ce": 0.25}, images=64)
+    assert "29/30" in output.getvalue()
+    assert "30/30" in output.getvalue()
+
+
+@pytest.mark.parametrize(("enabled", "console"), [(True, {}), (False, {"force_terminal": True})])
+def test_the_bar_is_silent_when_not_a_terminal_or_turned_off(enabled: bool, console: dict[str, bool]) -> None:
+    output, progress = run_bar(enabled=enabled, **console)
+    assert output == ""
+    assert progress.details() == "epoch 3/3  validation 63.2 %  loss 1.75 = ce 0.25 + kd 1.5"
+
+
+# -- curves and metrics -------------------------------------------------------------------------
+
+
+def read_curves(folder: Path) -> dict[str, list[tuple[int, float]]]:
+    events = EventAccumulator(str(folder), size_guidance={"scalars": 0})
+    events.Reload()
+    return {tag: [(e.step, pytest.approx(e.value)) for e in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
+
+
+def test_curves_have_every_value_by_step(tmp_path: Path) -> None:
+    rows = make_rows()
+    rows[1]["val_accuracy"] = None
+    with TrainingCurves(tmp_path / "run" / "curves") as curves:
+        for row in rows:
+            curves.add(row)
+    columns = {
+        "loss/total": "loss",
+        "loss/ce": "loss/ce",
+        "loss/kd": "loss/kd",
+        "loss/val": "val_loss",
+        "lr": "lr",
+        "accuracy/train": "train_accuracy",
+        "accuracy/val": "val_accuracy",
+        "images_per_second": "images_per_second",
+    }
+    expected = {
+        tag: [(row["step"], row[name]) for row in rows if row[name] is not None] for tag, name in columns.items()
+    }
+    assert read_curves(tmp_path / "run" / "curves") == expected
+
+
+def test_curves_miss_nothing_and_have_nothing_twice_after_a_resume(tmp_path: Path) -> None:
+    rows = make_rows(6)
+    killed = TrainingCurves(tmp_path)
+    for row in rows[:3]:
+        killed.add(row)
+    with TrainingCurves(tmp_path, rows[:2]) as curves:  # the store has two epochs: the third is computed again
+        for row in rows[2:]:
+            curves.add(row)
+    killed._writer.close()
+    assert [step for step, _ in read_curves(tmp_path)["loss/total"]] == [5, 10, 15, 20, 25, 30]
+    with TrainingCurves(tmp_path, rows[:4]):
+        pass
+    assert [step for step, _ in read_curves(tmp_path)["accuracy/val"]] == [5, 10, 15, 20]
+
+
+def test_an_epoch_is_on_the_disk_when_it_is_added(tmp_path: Path) -> None:
+    with TrainingCurves(tmp_path) as curves:
+        curves.add(make_rows()[0])
+        assert [step for step, _ in read_curves(tmp_path)["lr"]] == [5]
+
+
+def test_curves_without_a_folder_write_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with TrainingCurves(None, make_rows()) as curves:
+        curves.add(make_rows()[0])
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_csv_has_every_value_of_every_epoch() -> None:
+    rows = make_rows()
+    rows[0]["val_loss"] = math.nan
+    rows[3]["loss/cc"] = 0.125  # a term of a later epoch
+    read = list(csv.DictReader(io.StringIO("".join(metrics_csv(rows)))))
+    assert list(read[0]) == [*rows[0], "loss/cc"]
+    assert (read[0]["val_loss"], read[0]["loss/cc"]) == ("", "")
+    for line, row in list(zip(read, rows, strict=True))[1:]:
+        assert {name: float(value) for name, value in line.items() if value} == row
+
+
+# -- tables -------------------------------------------------------------------------------------
+
+
+def test_the_table_says_what_the_result_says() -> None:
+    result = make_result()
+    test, agreed = result["test"], result["agreement"]
+    assert cells_of(format_training(result)) == {
+        "student": ["cifar_resnet20, 272.5 k parameters, 40.81 M MACs, 3.21 ms"],
+        "teacher": ["cifar_resnet56"],
+        "loss": ["0.1 cross entropy + 0.9 kd + diswot"],
+        "test accuracy": [f"{test['accuracy']:.2f} % of 200 images, epoch 2"],
+        "among the first five": [f"{test['top5']:.2f} %"],
+        "of the teacher": ["95.50 %"],
+        "validation accuracy": ["last 70.00 % (epoch 4), best 80.00 % (epoch 2)"],
+        "test loss": [f"{test['nll']:.4f} nats"],
+        "calibration error": [f"{test['calibration_error']:.2f} %"],
+        "agreement with the teacher": [f"{agreed['percent']:.2f} % of test images"],
+        "divergence from the teacher": [f"{agreed['divergence']:.4f} nats"],
+        "training": ["20 steps, batch 64, 61.2 s, 812 images/s, cpu, 2 threads, fp32"],
+        "seed": ["7"],
+    }
+    assert "cifar_resnet20 under cifar_resnet56: 4 epochs" in shown(format_training(result))
+
+
+def test_a_student_alone_has_no_lines_of_a_teacher() -> None:
+    alone = make_result(teacher=None, agreement=None, distillers={}, ce_weight=1.0)
+    assert "cifar_resnet20 alone: 4 epochs" in shown(format_training(alone))
+    assert not [name for name in cells_of(format_training(alone)) if "teacher" in name]
+    assert cells_of(format_training(alone))["loss"] == ["cross entropy"]
+
+
+def test_an_unfinished_training_is_shown_as_far_as_it_is_known() -> None:
+    unfinished = make_unfinished()
+    assert cells_of(format_training(unfinished)) == {
+        "loss": ["0.1 cross entropy"],
+        "training": ["3 steps"],
+        "seed": ["7"],
+    }
+    assert list(describe_training(unfinished)) == ["status: interrupted after 0 epochs, 3 steps"]
+
+
+@pytest.mark.parametrize(("rule", "text"), [("last", "the last"), ("best", "the best on validation images")])
+def test_the_explanation_tells_the_rule_the_spread_and_how_to_load(rule: str, text: str) -> None:
+    lines = list(describe_training(make_result(rule=rule), "runs/mine"))
+    assert lines[0] == f"the student is that of epoch 2, {text}; the test images were used once, for it alone"
+    assert "one of 200 test images is 0.5 points" in lines[1]
+    assert lines[2] == "run folder: runs/mine"
+    assert lines[-1].endswith("diswot_search.load_student('runs/mine')")
+
+
+@pytest.mark.parametrize(
+    ("accuracy", "samples", "points"),
+    # sqrt(p (1 - p) / n) with two right and two wrong ones added
+    [(50.0, 96, "5"), (100.0, 96, "1.4")],
+)
+def test_the_spread_of_an_accuracy_is_that_of_as_many_draws(accuracy: float, samples: int, points: str) -> None:
+    test = make_result()["test"] | {"accuracy": accuracy, "samples": samples}
+    assert list(describe_training(make_result(test=test)))[1].endswith(f"would move it by about {points}")
+
+
+def test_trainings_stand_side_by_side_with_their_differences() -> None:
+    test = make_result()["test"]
+    alone = make_result(
+        teacher=None, agreement=None, distillers={}, ce_weight=1.0, test=test | {"accuracy": 80.0, "nll": 0.7}
+    )
+    distilled = make_result(test=test | {"accuracy": 82.5, "nll": 0.5})
+    table = compare_trainings({"student alone": alone, "distilled": distilled})
+    assert "student alone" in shown(table)
+    cells = cells_of(table)
+    assert cells["teacher"] == ["-", "cifar_resnet56"]
+    assert cells["loss"] == ["cross entropy", "0.1 cross entropy + 0.9 kd + diswot"]
+    assert cells["test accuracy"] == ["80.00 %", "82.50 % (+2.50)"]
+    assert cells["test loss"] == ["0.7000", "0.5000 (-0.2000)"]
+    assert cells["agreement with the teacher"] == ["-", f"{distilled['agreement']['percent']:.2f} %"]
+    assert "difference from student alone, of percentages in points" in shown(table)
+
+
+def test_what_no_training_has_is_not_compared() -> None:
+    table = compare_trainings({"a": make_unfinished(), "b": make_unfinished()})
+    assert list(cells_of(table)) == ["student", "teacher", "loss", "epochs"]
+    with pytest.raises(ValueError, match="no trainings"):
+        compare_trainings({})
+
+
+class Nothing(Distiller):
+    """Asks for nothing, [really]."""
+
+    reads = ("pooled", "stages")
+    weight = 2.5
+    ce_weight = 0.5
+
+    def forward(self, student: Features, teacher: Features, batch: Any) -> torch.Tensor:
+        return 0 * student.logits.sum()
+
+
+def test_distillers_are_listed_with_what_they_read_and_weigh(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(base._DISTILLERS, "_entries", dict(base._DISTILLERS._entries))
+    register_distiller("report_nothing", Nothing)
+    assert cells_of(format_distillers("report_*")) == {
+        "report_nothing": ["pooled, stages", "2.5", "0.5", "Asks for nothing, [really]."]
+    }
+    with pytest.raises(UnknownNameError, match="report_nothing"):
+        format_distillers("report_nothin")
+
+
+# -- pictures -----------------------------------------------------------------------------------
+
+
+def lines_of(axes: Axes) -> dict[str, tuple[list[float], list[float]]]:
+    return {line.get_label(): (list(line.get_xdata()), list(line.get_ydata())) for line in axes.lines}
+
+
+def only_axes(figure: Figure) -> Axes:
+    (axes,) = figure.axes
+    return axes
+
+
+def test_the_picture_of_the_loss_has_the_total_and_every_term() -> None:
+    rows = make_rows()
+    axes = only_axes(plot_losses(rows, make_result()))
+    names = {"total": "loss", "ce": "loss/ce", "kd": "loss/kd", "validation, cross entropy": "val_loss"}
+    epochs = [1, 2, 3, 4]
+    assert lines_of(axes) == {label: (epochs, [row[name] for row in rows]) for label, name in names.items()}
+
+
+def test_a_loss_of_one_term_is_drawn_once() -> None:
+    assert list(lines_of(only_axes(plot_losses(make_rows(ce=1.0), make_result())))) == [
+        "ce",
+        "validation, cross entropy",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("terms", "scale"),
+    [({"ce": 0.5, "kd": 0.01}, "log"), ({"ce": 0.25}, "linear"), ({"ce": 0.5, "vid": -1.0}, "linear")],
+)
+def test_the_axis_of_the_loss_is_logarithmic_where_that_shows_more(terms: dict[str, float], scale: str) -> None:
+    assert only_axes(plot_losses(make_rows(**terms), make_result())).get_yscale() == scale
+
+
+def test_the_picture_of_accuracy_has_training_validation_best_test_and_teacher() -> None:
+    rows, result = make_rows(), make_result()
+    rows[2]["val_accuracy"] = None
+    accuracy = result["test"]["accuracy"]
+    lines = lines_of(only_axes(plot_accuracy(rows, result)))
+    assert lines.pop("training, augmented") == ([1, 2, 3, 4], [20, 40, 60, 80])
+    epochs, validation = lines.pop("validation")
+    assert (epochs, validation[:2], validation[3]) == ([1, 2, 3, 4], [70, 80], 70)
+    assert math.isnan(validation[2])
+    assert lines == {
+        "best, epoch 2: 80.00 %": ([2], [80]),
+        f"test, epoch 2: {accuracy:.2f} %": ([0, 1], [accuracy, accuracy]),
+        "test, teacher: 95.50 %": ([0, 1], [95.5, 95.5]),
+    }
+
+
+def bars_of(axes: Axes) -> list[tuple[float, float]]:
+    """Middle and height of each bar."""
+    (bars,) = [part for part in axes.containers if isinstance(part, BarContainer)]
+    return [(bar.get_x() + bar.get_width() / 2, bar.get_height()) for bar in bars]
+
+
+def test_the_picture_of_reliability_has_accuracy_confidence_and_samples_of_each_bin() -> None:
+    result = make_result()
+    filled = [(100 * (i + 0.5) / 15, part) for i, part in enumerate(result["test"]["bins"]) if part["samples"]]
+    upper, lower = plot_reliability([], result).axes
+    assert len(filled) > 5
+    assert bars_of(upper) == [pytest.approx((middle, part["accuracy"])) for middle, part in filled]
+    assert bars_of(lower) == [pytest.approx((middle, part["samples"])) for middle, part in filled]
+    (marks,) = upper.collections
+    assert [y for (_, y), _ in marks.get_segments()] == [part["confidence"] for _, part in filled]
+    assert f"calibration error {result['test']['calibration_error']:.2f} %" in upper.get_title(loc="left")
+
+
+def test_pictures_are_drawn_of_what_is_there() -> None:
+    pictures = draw_training(make_rows(), make_result())
+    assert list(pictures) == ["loss.png", "accuracy.png", "reliability.png"]
+    for content in pictures.values():
+        assert imread(io.BytesIO(content)).std() > 0.05  # more than an empty page
+    assert list(draw_training(make_rows(1), make_unfinished())) == ["loss.png", "accuracy.png"]
+    assert draw_training([], make_unfinished()) == {}
