@@ -30,6 +30,8 @@ UNLABELLED_LIMIT = 4096
 TRAIN_SPLITS = ("train", "training")
 EVAL_SPLITS = ("val", "valid", "validation", "eval", "evaluation")
 
+_FOLDER_SPLITS = (*TRAIN_SPLITS, *EVAL_SPLITS, "test")
+
 _TRAIN_AND_TEST = ("cifar10", "cifar100", "mnist", "kmnist", "fashion_mnist", "qmnist")
 _TIMM_TORCH_NAMES = (*_TRAIN_AND_TEST, "imagenet", "places365", "inaturalist", "inat", "image_folder", "folder")
 """What `timm.data.create_dataset` knows under `torch/`."""
@@ -94,7 +96,7 @@ class Probe:
         images = images.detach().to("cpu", torch.float32, copy=True).contiguous()
         labels = labels.detach().to("cpu", torch.int64, copy=True)
         count = num_classes or int(labels.max()) + 1
-        fingerprint = _fingerprint([images.numpy(), labels.numpy()], {"num_classes": count})
+        fingerprint = fingerprint_of([images.numpy(), labels.numpy()], {"num_classes": count})
         return cls(images, labels, count, name, fingerprint, {"batch_size": len(images)})
 
     @property
@@ -205,20 +207,20 @@ def create_probes(
         DataError: As for `create_probe`.
     """
     for key, value, lowest in (("count", count, 1), ("batch_size", batch_size, 2), ("seed", seed, 0)):
-        _check_at_least(key, value, lowest)
+        check_at_least(key, value, lowest)
     for key, optional in (("image_size", image_size), ("num_classes", num_classes)):
         if optional is not None:
-            _check_at_least(key, optional, 1)
-    given = _given_statistics(mean, std)
+            check_at_least(key, optional, 1)
+    given = given_statistics(mean, std)
     seeds = range(seed, seed + count)
     if name == "noise":
         return [_noise_probe(batch_size, image_size, balanced, s, num_classes, given) for s in seeds]
 
-    data = _open(name, None if root is None else Path(root), split, download)
+    data = open_data_set(name, None if root is None else Path(root), split, download)
     if batch_size > len(data.labels):
         raise DataError(f"batch_size is {batch_size}, but {data.title} has only {len(data.labels)} images.")
     classes = data.num_classes if num_classes is None else num_classes
-    _check_labels(data.labels.min(), data.labels.max(), classes, data.title)
+    check_labels(data.labels.min(), data.labels.max(), classes, data.title)
     size = 32 if name == "digits" and image_size is None else image_size
     source = {"split": split, "batch_size": batch_size, "balanced": balanced, "image_size": size}
     return [_draw_probe(data, name or "folder", classes, given or data.statistics, source | {"seed": s}) for s in seeds]
@@ -227,7 +229,7 @@ def create_probes(
 # Checks
 
 
-def _check_at_least(key: str, value: int, lowest: int) -> None:
+def check_at_least(key: str, value: int, lowest: int) -> None:
     if isinstance(value, bool) or not isinstance(value, int) or value < lowest:
         raise DataError(f"{key} is {value!r}; it must be a whole number of at least {lowest}.")
 
@@ -241,22 +243,22 @@ def _check_tensors(images: Tensor, labels: Tensor, num_classes: int | None, name
         raise DataError(f"Images of {name!r} have the shape {shape}; it must be (batch, channels, height, width).")
     if not images.is_floating_point():
         raise DataError(f"Images of {name!r} are {images.dtype}; they must be floating point, normalised.")
-    _check_at_least(f"The batch size of {name!r}", shape[0], 2)
+    check_at_least(f"The batch size of {name!r}", shape[0], 2)
     broken = (~images.isfinite()).flatten(1).any(dim=1).nonzero().flatten().tolist()
     if broken:
-        raise DataError(f"NaN or infinite pixels in {name!r}, in {len(broken)} images: {_listed(broken)}.")
+        raise DataError(f"NaN or infinite pixels in {name!r}, in {len(broken)} images: {listed(broken)}.")
     if labels.shape != shape[:1] or labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool:
         raise DataError(
             f"Labels of {name!r} are {labels.dtype} of the shape {tuple(labels.shape)}; "
             f"there must be one integer for each of the {shape[0]} images."
         )
     if num_classes is not None:
-        _check_at_least("num_classes", num_classes, 1)
+        check_at_least("num_classes", num_classes, 1)
     lowest, highest = int(labels.min()), int(labels.max())
-    _check_labels(lowest, highest, highest + 1 if num_classes is None else num_classes, repr(name))
+    check_labels(lowest, highest, highest + 1 if num_classes is None else num_classes, repr(name))
 
 
-def _check_labels(lowest: int, highest: int, num_classes: int, title: str) -> None:
+def check_labels(lowest: int, highest: int, num_classes: int, title: str) -> None:
     if lowest < 0 or highest >= num_classes:
         raise DataError(
             f"Labels of {title} run from {lowest} to {highest}; with {num_classes} classes "
@@ -264,7 +266,7 @@ def _check_labels(lowest: int, highest: int, num_classes: int, title: str) -> No
         )
 
 
-def _listed(values: Sequence[object], limit: int = 10) -> str:
+def listed(values: Sequence[object], limit: int = 10) -> str:
     shown = ", ".join(map(str, values[:limit]))
     return shown if len(values) <= limit else f"{shown} and {len(values) - limit} more"
 
@@ -279,7 +281,7 @@ def _unknown(kind: str, name: str, known: Iterable[str]) -> DataError:
 # Drawing and normalising
 
 
-class _Statistics(NamedTuple):
+class Statistics(NamedTuple):
     """Mean and standard deviation of the three channels, and where they come from."""
 
     origin: str
@@ -288,35 +290,48 @@ class _Statistics(NamedTuple):
 
 
 @dataclass(frozen=True)
-class _DataSet:
+class DataSet:
     """An opened data set: all its labels at hand, its images read on demand.
 
     `read` takes indices of `labels` and gives uint8 images, each H x W x 1 or H x W x 3. `statistics` is None where
-    they are to be those of the drawn images. Labels are `complete` unless only some samples were looked at.
+    they are to be those of the drawn images. Labels are `complete` unless only some samples were looked at. `classes`
+    are their names, where they have any. A `stream` has no random access: each reading starts it anew.
     """
 
     title: str
     labels: np.ndarray
     read: Callable[[np.ndarray], list[np.ndarray]]
     num_classes: int
-    statistics: _Statistics | None
+    statistics: Statistics | None
     complete: bool = True
+    classes: tuple[str, ...] | None = None
+    stream: bool = False
+
+
+@dataclass(frozen=True)
+class ArrayReader:
+    """Reads images of one array N x H x W x C, whole."""
+
+    images: np.ndarray
+
+    def __call__(self, chosen: np.ndarray) -> list[np.ndarray]:
+        return list(self.images[chosen])
 
 
 def _draw_probe(
-    data: _DataSet, name: str, num_classes: int, statistics: _Statistics | None, source: dict[str, Any]
+    data: DataSet, name: str, num_classes: int, statistics: Statistics | None, source: dict[str, Any]
 ) -> Probe:
     rng = np.random.default_rng(source["seed"])
     indices = _draw(data, num_classes, source["batch_size"], source["balanced"], rng)
     raw, labels = data.read(indices), data.labels[indices]
-    pixels = _stack([_to_pixels(image, source["image_size"]) for image in raw], data.title)
+    pixels = _stack([to_pixels(image, source["image_size"]) for image in raw], data.title)
     # Hashed before the arithmetic, which may differ in the last bit from machine to machine.
     made_of = {
         "num_classes": num_classes,
         "image_size": source["image_size"],
         "statistics": statistics and statistics[1:],
     }
-    fingerprint = _fingerprint([*raw, labels], made_of)
+    fingerprint = fingerprint_of([*raw, labels], made_of)
     statistics = statistics or _statistics_of(pixels, data.title)
     images = (pixels - _per_channel(statistics.mean)) / _per_channel(statistics.std)
     normalised = {"statistics": statistics.origin, "mean": list(statistics.mean), "std": list(statistics.std)}
@@ -329,7 +344,7 @@ def _noise_probe(
     balanced: bool,
     seed: int,
     num_classes: int | None,
-    statistics: _Statistics | None,
+    statistics: Statistics | None,
 ) -> Probe:
     if num_classes is None:
         raise DataError("The data set 'noise' has no classes of its own; give num_classes.")
@@ -343,12 +358,12 @@ def _noise_probe(
         labels = rng.permutation(np.repeat(np.arange(num_classes), shares))
     else:
         labels = rng.integers(num_classes, size=batch_size)
-    fingerprint = _fingerprint([images, labels], {"num_classes": num_classes})
+    fingerprint = fingerprint_of([images, labels], {"num_classes": num_classes})
     source = {"batch_size": batch_size, "balanced": balanced, "image_size": size, "seed": seed}
     return Probe(torch.from_numpy(images), torch.from_numpy(labels), num_classes, "noise", fingerprint, source)
 
 
-def _draw(data: _DataSet, num_classes: int, batch_size: int, balanced: bool, rng: np.random.Generator) -> np.ndarray:
+def _draw(data: DataSet, num_classes: int, batch_size: int, balanced: bool, rng: np.random.Generator) -> np.ndarray:
     """Indices of `batch_size` different samples, in random order."""
     if not balanced:
         return rng.choice(len(data.labels), batch_size, replace=False)
@@ -357,14 +372,14 @@ def _draw(data: _DataSet, num_classes: int, batch_size: int, balanced: bool, rng
     # Among some samples only, a class may be missing by chance, which does no harm if the batch needs fewer.
     if empty and (data.complete or num_classes - len(empty) < min(batch_size, num_classes)):
         raise DataError(
-            f"{data.title} has no image of {len(empty)} of its {num_classes} classes: {_listed(empty)}. "
+            f"{data.title} has no image of {len(empty)} of its {num_classes} classes: {listed(empty)}. "
             "Give balanced=False, or another num_classes."
         )
     shares = _even_shares(np.flatnonzero(held), num_classes, batch_size, rng)
     short = [f"{c} ({held[c]} of {shares[c]})" for c in np.flatnonzero(held < shares)]
     if short:
         raise DataError(
-            f"{data.title} has too few images for a balanced batch of {batch_size}, in the classes {_listed(short)}. "
+            f"{data.title} has too few images for a balanced batch of {batch_size}, in the classes {listed(short)}. "
             "Give a smaller batch_size, or balanced=False."
         )
     shuffled = rng.permutation(len(data.labels))
@@ -382,7 +397,7 @@ def _even_shares(classes: np.ndarray, num_classes: int, batch_size: int, rng: np
     return shares
 
 
-def _to_pixels(image: np.ndarray, size: int | None) -> Tensor:
+def to_pixels(image: np.ndarray, size: int | None) -> Tensor:
     """A uint8 image H x W x C as RGB, 3 x size x size, between 0 and 1."""
     pixels = torch.from_numpy(image).permute(2, 0, 1).float().div(255).expand(3, -1, -1)
     if size is None:
@@ -408,23 +423,23 @@ def _per_channel(values: tuple[float, ...]) -> Tensor:
     return torch.tensor(values, dtype=torch.float32).view(-1, 1, 1)
 
 
-def _statistics_of(pixels: Tensor, title: str) -> _Statistics:
+def _statistics_of(pixels: Tensor, title: str) -> Statistics:
     std, mean = torch.std_mean(pixels.double(), dim=(0, 2, 3), correction=0)
     if std.min() < 1e-6:
         raise DataError(f"All drawn images of {title} have one and the same colour in a channel; give mean and std.")
-    return _Statistics("probe", _rounded(mean), _rounded(std))
+    return Statistics("probe", rounded(mean), rounded(std))
 
 
-def _rounded(values: Tensor) -> tuple[float, ...]:
+def rounded(values: Tensor) -> tuple[float, ...]:
     return tuple(round(value, 6) for value in values.tolist())
 
 
-def _given_statistics(mean: float | Sequence[float] | None, std: float | Sequence[float] | None) -> _Statistics | None:
+def given_statistics(mean: float | Sequence[float] | None, std: float | Sequence[float] | None) -> Statistics | None:
     if mean is None and std is None:
         return None
     if mean is None or std is None:
         raise DataError(f"mean is {mean} and std is {std}; give both or neither.")
-    return _Statistics("given", _three("mean", mean, -math.inf), _three("std", std, 0.0))
+    return Statistics("given", _three("mean", mean, -math.inf), _three("std", std, 0.0))
 
 
 def _three(key: str, value: float | Sequence[float], above: float) -> tuple[float, ...]:
@@ -436,15 +451,15 @@ def _three(key: str, value: float | Sequence[float], above: float) -> tuple[floa
     return values
 
 
-def _known_statistics(name: str) -> _Statistics | None:
+def known_statistics(name: str) -> Statistics | None:
     stem = PurePath(name).stem.lower().replace("-", "_")
     for known, (mean, std) in _STATISTICS.items():
         if stem == known or stem.startswith(f"{known}_"):
-            return _Statistics(known, mean, std)
+            return Statistics(known, mean, std)
     return None
 
 
-def _fingerprint(arrays: Iterable[np.ndarray], made_of: dict[str, Any]) -> str:
+def fingerprint_of(arrays: Iterable[np.ndarray], made_of: dict[str, Any]) -> str:
     digest = hashlib.sha256(json.dumps(made_of, sort_keys=True).encode())
     for array in arrays:
         digest.update(f"{array.dtype.str}{array.shape}".encode())
@@ -455,15 +470,42 @@ def _fingerprint(arrays: Iterable[np.ndarray], made_of: dict[str, Any]) -> str:
 # Opening: what we read ourselves
 
 
-def _open(name: str, root: Path | None, split: str, download: bool) -> _DataSet:
+def open_data_set(name: str, root: Path | None, split: str, download: bool, *, whole: bool = False) -> DataSet:
+    """Open one split of a data set by its name.
+
+    Args:
+        name: As for `create_probe`, but not `noise`.
+        root: Its folder, where it has one.
+        split: The part of it.
+        download: Fetch what is missing.
+        whole: Learn all labels, even where that means to decode all images; else those of `UNLABELLED_LIMIT`.
+
+    Raises:
+        DataError: An unknown name or split, or an unreadable data set. Where it was a library that did not know the
+            split, the cause is its `ValueError`.
+    """
     if name == "digits":
         return _open_digits(split)
     if name.endswith(".npz"):
         return _open_npz(name, root or Path(), split)
-    return _open_with_timm(name, root, split, download)
+    return _open_with_timm(name, root, split, download, None if whole else UNLABELLED_LIMIT)
 
 
-def _open_digits(split: str) -> _DataSet:
+def split_names(name: str, root: Path | None) -> tuple[str, ...] | None:
+    """The splits of a data set, as far as they can be told without opening it; None where they cannot."""
+    prefix, _, rest = name.partition("/")
+    if name.endswith(".npz"):
+        return _splits_of_npz((root or Path()) / name)
+    if prefix in ("", "folder") or name in ("torch/folder", "torch/image_folder"):
+        folder = _joined(root, "" if prefix == "torch" else rest) or Path()
+        return tuple(split for split in _FOLDER_SPLITS if (folder / split).is_dir())
+    if prefix == "torch":
+        return _splits_of_torch(rest.lower())
+    # The splits of a WebDataset are its files.
+    return None if prefix in ("hfds", "hfids", "tfds") else ()
+
+
+def _open_digits(split: str) -> DataSet:
     from sklearn.datasets import load_digits
 
     if split != "train":
@@ -471,13 +513,21 @@ def _open_digits(split: str) -> _DataSet:
     bunch = load_digits()
     images = np.rint(bunch.images[..., None] * (255 / 16)).astype(np.uint8)
     labels = bunch.target.astype(np.int64)
-    return _DataSet("'digits'", labels, lambda chosen: list(images[chosen]), 10, _known_statistics("digits"))
+    return DataSet("'digits'", labels, ArrayReader(images), 10, known_statistics("digits"))
 
 
-def _open_npz(name: str, root: Path, split: str) -> _DataSet:
+def _open_npz(name: str, root: Path, split: str) -> DataSet:
     path = root / name
     title = f"split {split!r} of {str(path)!r}"
-    images, labels = _read_npz(path, split)
+    return data_set_of_arrays(*_read_npz(path, split), title, known_statistics(name))
+
+
+def data_set_of_arrays(images: np.ndarray, labels: np.ndarray, title: str, statistics: Statistics | None) -> DataSet:
+    """A data set of images N x H x W or N x H x W x (1 or 3), uint8, and as many integer labels.
+
+    Raises:
+        DataError: Arrays of another shape or kind.
+    """
     images = _checked_images(images, title)
     labels = labels[:, 0] if labels.ndim == 2 and labels.shape[1] == 1 else labels
     if labels.shape != images.shape[:1] or labels.dtype.kind not in "iu":
@@ -487,7 +537,7 @@ def _open_npz(name: str, root: Path, split: str) -> _DataSet:
         )
     labels = labels.astype(np.int64)
     classes = int(labels.max(initial=-1)) + 1
-    return _DataSet(title, labels, lambda chosen: list(images[chosen]), classes, _known_statistics(name))
+    return DataSet(title, labels, ArrayReader(images), classes, statistics)
 
 
 def _read_npz(path: Path, split: str) -> tuple[np.ndarray, np.ndarray]:
@@ -503,18 +553,30 @@ def _read_npz(path: Path, split: str) -> tuple[np.ndarray, np.ndarray]:
             if not isinstance(archive, np.lib.npyio.NpzFile):
                 raise DataError(f"{str(path)!r} is a single array; it must be an archive as numpy.savez writes it.")
             present = archive.files
-            splits = [k.removesuffix("_images") for k in present if k.endswith("_images")]
-            splits = [s for s in splits if f"{s}_labels" in present]
+            splits = _splits_of_members(present)
             if split not in splits:
                 raise DataError(
                     f"No split {split!r} in {str(path)!r}: '{split}_images' and '{split}_labels' are needed, "
-                    f"it has {_listed(present)}. Its splits: {_listed(splits) or 'none'}."
+                    f"it has {listed(present)}. Its splits: {listed(splits) or 'none'}."
                 )
             return archive[f"{split}_images"], archive[f"{split}_labels"]
     except DataError:
         raise
     except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise DataError(f"Cannot read {str(path)!r}: {error}") from error
+
+
+def _splits_of_npz(path: Path) -> tuple[str, ...]:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return _splits_of_members([member.removesuffix(".npy") for member in archive.namelist()])
+    except (OSError, zipfile.BadZipFile) as error:
+        raise DataError(f"Cannot read {str(path)!r}: {error}") from error
+
+
+def _splits_of_members(present: list[str]) -> tuple[str, ...]:
+    splits = (member.removesuffix("_images") for member in present if member.endswith("_images"))
+    return tuple(split for split in splits if f"{split}_labels" in present)
 
 
 def _checked_images(images: np.ndarray, title: str) -> np.ndarray:
@@ -534,36 +596,58 @@ def _checked_images(images: np.ndarray, title: str) -> np.ndarray:
 # Opening: what timm and torchvision read
 
 
-def _open_with_timm(name: str, root: Path | None, split: str, download: bool) -> _DataSet:
+def _open_with_timm(name: str, root: Path | None, split: str, download: bool, limit: int | None) -> DataSet:
     title = f"split {split!r} of {name or 'folder'!r}" + (f" in {str(root)!r}" if root else "")
     with _naming(title):
         dataset = _create_dataset(name, root, split, download)
-        if isinstance(dataset, IterableDataset):
-            positions = np.arange(UNLABELLED_LIMIT)
-            labels = np.array([_as_label(row[1], title) for row in itertools.islice(dataset, UNLABELLED_LIMIT)], int)
-            complete = len(labels) < UNLABELLED_LIMIT
-        else:
-            positions = np.arange(len(dataset))
-            found = _labels_without_images(dataset)
-            complete = found is not None or len(dataset) <= UNLABELLED_LIMIT
-            if found is None:
-                positions = np.linspace(0, len(dataset) - 1, min(len(dataset), UNLABELLED_LIMIT)).round().astype(int)
-                found = np.array([_as_label(_row(dataset, i)[1], title) for i in positions.tolist()], int)
-            labels = found
+        stream = isinstance(dataset, IterableDataset)
+        positions, labels, complete = (_labels_of_stream if stream else _labels_of)(dataset, limit, title)
+    statistics = known_statistics(name) or _imagenet_statistics()
+    reader = _Reader(dataset, positions, labels, title)
+    classes = _class_names(dataset)
+    count = len(classes) if classes else int(labels.max(initial=-1)) + 1
+    return DataSet(title, labels, reader, count, statistics, complete, classes, stream)
 
-    def read(chosen: np.ndarray) -> list[np.ndarray]:
-        with _naming(title):
-            rows = _rows(dataset, positions[chosen].tolist())
-            if [_as_label(label, title) for _, label in rows] != labels[chosen].tolist():
-                raise DataError(f"{title} gave other labels with its images than before.")
-            return [_as_rgb(image, title) for image, _ in rows]
 
-    statistics = _known_statistics(name) or _imagenet_statistics()
-    return _DataSet(title, labels, read, _class_count(dataset, labels), statistics, complete)
+def _labels_of_stream(dataset: Any, limit: int | None, title: str) -> tuple[np.ndarray, np.ndarray, bool]:
+    labels = np.array([_as_label(row[1], title) for row in itertools.islice(dataset, limit)], int)
+    return np.arange(len(labels)), labels, limit is None or len(labels) < limit
+
+
+def _labels_of(dataset: Any, limit: int | None, title: str) -> tuple[np.ndarray, np.ndarray, bool]:
+    """Positions of the samples that were looked at, their labels, and whether these are all that there are."""
+    size = len(dataset)
+    labels = _labels_without_images(dataset)
+    if labels is not None:
+        return np.arange(size), labels, True
+    count = size if limit is None else min(size, limit)
+    positions = np.linspace(0, size - 1, count).round().astype(int)
+    labels = np.array([_as_label(_row(dataset, i)[1], title) for i in positions.tolist()], int)
+    return positions, labels, count == size
+
+
+@dataclass(frozen=True)
+class _Reader:
+    """Reads images of a data set of timm or torchvision, `labels` being those at its `positions`."""
+
+    dataset: Any
+    positions: np.ndarray
+    labels: np.ndarray
+    title: str
+
+    def __call__(self, chosen: np.ndarray) -> list[np.ndarray]:
+        with _naming(self.title):
+            try:
+                rows = _rows(self.dataset, self.positions[chosen].tolist(), self.title)
+            finally:
+                _close_tar_files(self.dataset)
+            if [_as_label(label, self.title) for _, label in rows] != self.labels[chosen].tolist():
+                raise DataError(f"{self.title} gave other labels with its images than before.")
+            return [_as_rgb(image, self.title) for image, _ in rows]
 
 
 @contextmanager
-def _naming(title: str) -> Iterator[None]:
+def _naming(title: str | Callable[[], str]) -> Iterator[None]:
     """Say of which data set it was that timm, torchvision or Pillow could not make something."""
     try:
         yield
@@ -573,13 +657,14 @@ def _naming(title: str) -> Iterator[None]:
         *(AssertionError, ImportError, LookupError, OSError, RuntimeError),
         *(TypeError, ValueError, EOFError, tarfile.TarError),
     ) as error:
+        title = title() if callable(title) else title
         raise DataError(f"Cannot read {title}: {str(error) or type(error).__name__}") from error
 
 
-def _imagenet_statistics() -> _Statistics:
+def _imagenet_statistics() -> Statistics:
     from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
-    return _Statistics("imagenet", IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD)
+    return Statistics("imagenet", IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD)
 
 
 def _create_dataset(name: str, root: Path | None, split: str, download: bool) -> Any:
@@ -628,10 +713,9 @@ def _folder_of_split(root: Path, split: str) -> Path:
     for folder in (split, *synonyms):
         if (root / folder).is_dir():
             return root / folder
-    known = (*TRAIN_SPLITS, *EVAL_SPLITS, "test")
-    present = [k for k in known if (root / k).is_dir()]
-    if present or split not in known:
-        raise _unknown(f"split in {str(root)!r}:", split, present or known)
+    present = [k for k in _FOLDER_SPLITS if (root / k).is_dir()]
+    if present or split not in _FOLDER_SPLITS:
+        raise _unknown(f"split in {str(root)!r}:", split, present or _FOLDER_SPLITS)
     return root
 
 
@@ -666,6 +750,15 @@ def _torchvision_classes() -> dict[str, Callable[..., Any]]:
     taken = {name.replace("_", "") for name in _TIMM_TORCH_NAMES}
     found = {name.lower(): getattr(datasets, name) for name in datasets.__all__}
     return {name: cls for name, cls in found.items() if inspect.isclass(cls) and name not in taken}
+
+
+def _splits_of_torch(name: str) -> tuple[str, ...] | None:
+    if name in _TIMM_TORCH_NAMES:
+        return ("train", "test") if name in _TRAIN_AND_TEST else ("train", "val")
+    accepted = inspect.signature(_torchvision_classes()[name]).parameters
+    if "split" in accepted:
+        return None
+    return ("train", "test") if "train" in accepted else ("train",)
 
 
 def _create_torchvision(cls: Callable[..., Any], name: str, root: Path | None, split: str, download: bool) -> Any:
@@ -712,25 +805,53 @@ def _label_candidates(owner: Any) -> Iterator[Any]:
         yield list(owner.dataset[owner.label_key])
 
 
-def _class_count(dataset: Any, labels: np.ndarray) -> int:
+def _class_names(dataset: Any) -> tuple[str, ...] | None:
     reader = getattr(dataset, "reader", None)
     for owner, attribute in ((dataset, "classes"), (reader, "class_to_idx"), (reader, "class_name_to_idx")):
         known = getattr(owner, attribute, None)
         if known:
-            return len(known)
-    return int(labels.max(initial=-1)) + 1
+            return tuple(map(str, known))
+    return None
 
 
-def _rows(dataset: Any, positions: list[int]) -> list[tuple[Any, Any]]:
+def _rows(dataset: Any, positions: list[int], title: str) -> list[tuple[Any, Any]]:
     """Image and label at each of the positions."""
     if not isinstance(dataset, IterableDataset):
-        return [_row(dataset, i) for i in positions]
+        return [_named_row(dataset, i, title) for i in positions]
     wanted = set(positions)
     stream = enumerate(itertools.islice(dataset, max(positions) + 1))
     found = {i: (row[0], row[1]) for i, row in stream if i in wanted}
     if len(found) < len(wanted):
         raise EOFError("the stream is shorter than it was when its labels were read")
     return [found[i] for i in positions]
+
+
+def _close_tar_files(dataset: Any) -> None:
+    """Close those that timm's reader keeps open: worker processes that inherit one would read at each other's place."""
+    states = getattr(getattr(dataset, "reader", None), "tar_state", {})
+    open_ones = list(states.values()) if isinstance(states, dict) else [states]
+    while open_ones:
+        state = open_ones.pop()
+        open_ones.extend(state.children.values())
+        if state.tf is not None:
+            state.tf.close()
+        state.reset()
+
+
+def _named_row(dataset: Any, position: int, title: str) -> tuple[Any, Any]:
+    """Image, decoded, and label; what is said of an unreadable one names its file."""
+    with _naming(lambda: f"{_file_of(dataset, position)} of {title}"):
+        image, label = _row(dataset, position)
+        if hasattr(image, "load"):
+            image.load()
+        return image, label
+
+
+def _file_of(dataset: Any, position: int) -> str:
+    samples = getattr(dataset, "samples", None)
+    if hasattr(dataset, "reader"):
+        return repr(dataset.filename(position, absolute=True))
+    return repr(samples[position][0]) if samples else f"image {position}"
 
 
 def _row(dataset: Any, position: int) -> tuple[Any, Any]:

@@ -30,6 +30,8 @@ ROOMS = [
     "search_spaces",
     "diswot_search.seeding",
     "diswot_search.data",
+    "diswot_search.augmentation",
+    "diswot_search.image_sets",
     "diswot_search.splits",
     "diswot_search.functional",
     "diswot_search.readings",

@@ -1,0 +1,175 @@
+"""What is done at random to training images: in batches of tensors, and by timm's transforms to one image at a time."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .data import DataError, check_at_least
+from .seeding import stable_seed
+
+KINDS = ("crop_flip", "random_resized_crop", "none")
+
+_ERASED_AREA = (0.02, 1 / 3)
+_ERASED_RATIO = (0.3, 1 / 0.3)
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """How training images are changed at random.
+
+    Crops with padding, flips and erased rectangles are cut from whole batches on the device. The other changes are
+    timm's, made to one image at a time by worker processes.
+
+    Attributes:
+        kind: `crop_flip`: a crop of the image's own size out of the image with a black border; `random_resized_crop`:
+            a part of the image, resized to its size; `none`: nothing.
+        padding: Width of the border in pixels.
+        flip: Probability that left and right are exchanged.
+        erase: Probability that a rectangle of 2 % to 33 % of the area is filled with one random colour.
+            Source: Zhong et al., AAAI 2020.
+        auto_augment: A policy in timm's words, such as `rand-m9-mstd0.5` or `augmix-m5-w4`.
+        color_jitter: Strength of random brightness, contrast and saturation; as in timm, without effect beside
+            `auto_augment`.
+        scale: Smallest and largest share of the area that a `random_resized_crop` takes.
+        ratio: Smallest and largest ratio of its width to its height.
+
+    Raises:
+        DataError: An unknown kind or policy, or a value out of its range.
+    """
+
+    kind: str = "crop_flip"
+    padding: int = 4
+    flip: float = 0.5
+    erase: float = 0.0
+    auto_augment: str | None = None
+    color_jitter: float = 0.0
+    scale: tuple[float, float] = (0.08, 1.0)
+    ratio: tuple[float, float] = (3 / 4, 4 / 3)
+
+    def __post_init__(self) -> None:
+        if self.kind not in KINDS:
+            raise DataError(f"Unknown augmentation {self.kind!r}. Known: {', '.join(KINDS)}.")
+        check_at_least("padding", self.padding, 0)
+        for key, value in (("flip", self.flip), ("erase", self.erase)):
+            if not 0 <= value <= 1:
+                raise DataError(f"{key} is {value}; it must be a probability, 0 to 1.")
+        if not 0 <= self.color_jitter < math.inf:
+            raise DataError(f"color_jitter is {self.color_jitter}; it must be a finite number of at least 0.")
+        _check_range("scale", self.scale, 1.0)
+        _check_range("ratio", self.ratio, math.inf)
+        if self.kind == "none" and (self.erase or self.auto_augment or self.color_jitter):
+            raise DataError(
+                "The augmentation 'none' changes nothing; erase, auto_augment and color_jitter need another."
+            )
+        if self.auto_augment is not None:
+            try:
+                self.transform(32, 32)
+            except (AssertionError, LookupError, TypeError, ValueError) as error:
+                raise DataError(f"auto_augment is {self.auto_augment!r}, which timm does not know: {error}") from error
+
+    @property
+    def by_image(self) -> bool:
+        """Whether timm's transforms are needed, one image at a time."""
+        return self.kind == "random_resized_crop" or self.auto_augment is not None or self.color_jitter > 0
+
+    def config(self) -> dict[str, Any]:
+        """All settings as JSON values."""
+        return asdict(self) | {"scale": list(self.scale), "ratio": list(self.ratio)}
+
+    def transform(self, height: int, width: int) -> Callable[[Any], Any]:
+        """timm's transform of a Pillow image to 3 x height x width, uint8; what it draws is from global generators.
+
+        Unless the kind is `random_resized_crop`, the image must have that size already, and keeps it.
+        """
+        from timm.data import create_transform
+
+        # A crop of all of the area in the image's own ratio is the image.
+        whole = self.kind != "random_resized_crop"
+        jitter: Any = self.color_jitter or None
+        return create_transform(
+            (3, height, width),
+            is_training=True,
+            use_prefetcher=True,  # gives uint8
+            scale=(1.0, 1.0) if whole else self.scale,
+            ratio=(width / height, width / height) if whole else self.ratio,
+            hflip=0.0,
+            color_jitter=jitter,
+            auto_augment=self.auto_augment,
+            interpolation="bicubic",
+        )
+
+    def draw(self, seed: int, number: int, first: int, last: int, height: int, width: int) -> Tensor:
+        """What is drawn for the images at the places `first` to `last` (not included) of a batch.
+
+        It depends on the seed, the number of the batch and the place alone.
+
+        Returns:
+            For each image the corner of its crop (row, column), whether it is flipped, the rectangle to be erased
+            (first row, row after the last, the same of columns) and its colour (3), int64.
+        """
+        uniform = np.random.default_rng(stable_seed(seed, number)).random((last, 11))[first:].T
+        padding = self.padding if self.kind == "crop_flip" else 0
+        corner = np.floor(uniform[:2] * (2 * padding + 1)) - padding
+        flipped = uniform[2] < self.flip
+        area = height * width * _between(uniform[4], *_ERASED_AREA)
+        ratio = np.exp(_between(uniform[5], *map(math.log, _ERASED_RATIO)))
+        erased = uniform[3] < self.erase
+        tall = np.minimum(np.round(np.sqrt(area * ratio)), height) * erased
+        wide = np.minimum(np.round(np.sqrt(area / ratio)), width) * erased
+        top, left = np.floor(uniform[6] * (height - tall + 1)), np.floor(uniform[7] * (width - wide + 1))
+        colour = np.floor(uniform[8:] * 256)
+        drawn = np.stack([*corner, flipped, top, top + tall, left, left + wide, *colour], axis=1)
+        return torch.from_numpy(drawn.astype(np.int64))
+
+    def apply(self, images: Tensor, drawn: Tensor) -> Tensor:
+        """Crop, flip and erase images (B, C, H, W) between 0 and 1 as `draw` said, on their device."""
+        if self.kind == "none":
+            return images
+        top, left, flipped = drawn.T[:3]
+        images = _crop_and_flip(images, top, left, flipped.bool())
+        return _erase(images, drawn[:, 3:7], drawn[:, 7:]) if self.erase else images
+
+
+def _check_range(key: str, values: tuple[float, float], highest: float) -> None:
+    if len(values) != 2 or not 0 < values[0] <= values[1] <= highest or not math.isfinite(values[1]):
+        bound = f", at most {highest:g}" if math.isfinite(highest) else ""
+        raise DataError(f"{key} is {values}; it must be two numbers above 0{bound}, the smaller one first.")
+
+
+def _between(uniform: np.ndarray, low: float, high: float) -> np.ndarray:
+    return low + (high - low) * uniform
+
+
+def _crop_and_flip(images: Tensor, top: Tensor, left: Tensor, flipped: Tensor) -> Tensor:
+    """Crops of the images' own size from these corners (B), which may lie outside; black where there is no image."""
+    count, channels, height, width = images.shape
+    device = images.device
+    rows = top[:, None] + torch.arange(height, device=device)
+    columns = left[:, None] + torch.arange(width, device=device)
+    columns = torch.where(flipped[:, None], columns.flip(1), columns)
+    seen = _inside(rows, height)[:, None, :, None] & _inside(columns, width)[:, None, None, :]
+    sample = torch.arange(count, device=device)[:, None, None, None]
+    channel = torch.arange(channels, device=device)[:, None, None]
+    rows, columns = rows.clamp(0, height - 1)[:, None, :, None], columns.clamp(0, width - 1)[:, None, None, :]
+    return images[sample, channel, rows, columns].masked_fill_(~seen, 0)
+
+
+def _inside(positions: Tensor, length: int) -> Tensor:
+    return (positions >= 0) & (positions < length)
+
+
+def _erase(images: Tensor, rectangles: Tensor, colours: Tensor) -> Tensor:
+    """Images with one rectangle each filled: B x (top, bottom, left, right), and a colour of B x 3 from 0 to 255."""
+    top, bottom, left, right = rectangles.T[..., None]
+    rows = torch.arange(images.shape[2], device=images.device)
+    columns = torch.arange(images.shape[3], device=images.device)
+    rows, columns = (rows >= top) & (rows < bottom), (columns >= left) & (columns < right)
+    fill = colours[:, : images.shape[1], None, None].to(images.dtype).div(255)
+    return torch.where(rows[:, None, :, None] & columns[:, None, None, :], fill, images)

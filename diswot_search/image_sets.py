@@ -1,0 +1,317 @@
+"""Sets of images in batches that a seed decides: held in memory, or streamed by timm's loader."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from .augmentation import Augmentation
+from .data import DataError, DataSet, check_at_least, to_pixels
+from .seeding import isolated_random_state, stable_seed
+
+
+class Images(NamedTuple):
+    """A batch of images, not normalised, all on one device.
+
+    Attributes:
+        images: B x 3 x H x W, float32, between 0 and 1.
+        labels: B class indices.
+        indices: B places in the set.
+    """
+
+    images: Tensor
+    labels: Tensor
+    indices: Tensor
+
+
+class _Part(NamedTuple):
+    """A process's share of a batch: the batch's number, where it starts in the order, and from where to where in it."""
+
+    number: int
+    start: int
+    first: int
+    last: int
+
+
+class ImageSet(ABC):
+    """Images of one size with their labels, given in batches.
+
+    Attributes:
+        title: What it is called in messages.
+        labels: Class of each image, int64, on the CPU.
+        input_size: (3, H, W).
+    """
+
+    title: str
+    labels: Tensor
+    input_size: tuple[int, int, int]
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def batches(
+        self,
+        order: Tensor,
+        batch_size: int,
+        *,
+        device: torch.device,
+        augment: Augmentation | None,
+        seed: int,
+        start: int = 0,
+        rank: int = 0,
+        world: int = 1,
+    ) -> Iterator[Images]:
+        """The images at these places, in batches, or one process's share of each batch.
+
+        What is drawn for an image depends only on the seed, the number of its batch and its place in that batch:
+        neither on where one starts nor on how many processes share. Global random state is neither used nor changed.
+
+        Args:
+            order: Places in the set, each as often as it is wanted.
+            batch_size: Images in a batch of all processes together; the last batch may be shorter.
+            device: Where the batches are to be.
+            augment: How images are changed at random; None for not at all.
+            seed: Of what is drawn.
+            start: Number of the first batch, from 0.
+            rank: Number of this process.
+            world: Processes that share each batch, each of them getting a contiguous part; the first ones get one
+                image more where the batch is not divisible. A last batch of few images may leave some without any.
+
+        Raises:
+            DataError: At once, for an argument out of its range; while reading, for an image that cannot be read.
+        """
+        check_at_least("world", world, 1)
+        check_at_least("batch_size", batch_size, world)
+        check_at_least("start", start, 0)
+        if not 0 <= rank < world:
+            raise DataError(f"rank is {rank}; with {world} processes it must lie between 0 and {world - 1}.")
+        if order.ndim != 1 or order.dtype != torch.int64 or (len(order) and not self._has(order)):
+            raise DataError(f"order must be int64 places between 0 and {len(self) - 1} of {self.title}.")
+        parts = [_part(number, len(order), batch_size, rank, world) for number in _numbers(order, batch_size, start)]
+        return self._batches(order, parts, device, None if augment and augment.kind == "none" else augment, seed)
+
+    def _has(self, order: Tensor) -> bool:
+        return int(order.min()) >= 0 and int(order.max()) < len(self)
+
+    def _batches(
+        self, order: Tensor, parts: list[_Part], device: torch.device, augment: Augmentation | None, seed: int
+    ) -> Iterator[Images]:
+        labels, places = self.labels.to(device), order.to(device)
+        height, width = self.input_size[1:]
+        pixels = self._pixels(order, parts, device, augment, seed)
+        for part, images in zip(parts, pixels, strict=True):
+            if augment is not None:
+                drawn = augment.draw(seed, part.number, part.first, part.last, height, width)
+                images = augment.apply(images, drawn.to(device))
+            indices = places[part.start + part.first : part.start + part.last]
+            yield Images(images.expand(-1, 3, -1, -1).contiguous(), labels[indices], indices)
+
+    @abstractmethod
+    def _pixels(
+        self, order: Tensor, parts: list[_Part], device: torch.device, augment: Augmentation | None, seed: int
+    ) -> Iterator[Tensor]:
+        """The images of each part before crops, flips and erasing, B x (1 or 3) x H x W, float32, between 0 and 1."""
+
+    @abstractmethod
+    def fingerprint(self) -> str:
+        """SHA-256 in hex of what the set is made of."""
+
+
+def _numbers(order: Tensor, batch_size: int, start: int) -> range:
+    return range(start, -(-len(order) // batch_size))
+
+
+def _part(number: int, total: int, batch_size: int, rank: int, world: int) -> _Part:
+    start = number * batch_size
+    each, extra = divmod(min(batch_size, total - start), world)
+    first = rank * each + min(rank, extra)
+    return _Part(number, start, first, first + each + (rank < extra))
+
+
+class ResidentSet(ImageSet):
+    """Images held in memory, and on each device that batches were asked for.
+
+    Args:
+        images: N x (1 or 3) x H x W, uint8.
+        labels: Class of each image, int64.
+        title: What it is called in messages.
+        workers: Processes that apply those augmentations that are made to one image at a time.
+    """
+
+    def __init__(self, images: Tensor, labels: Tensor, title: str = "images", workers: int = 0) -> None:
+        if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] not in (1, 3) or not images.numel():
+            raise DataError(f"Images of {title} are {_described(images)}; they must be uint8, N x (1 or 3) x H x W.")
+        if labels.dtype != torch.int64 or labels.shape != images.shape[:1]:
+            raise DataError(f"Labels of {title} are {_described(labels)}; there must be {len(images)}, int64.")
+        self.images = images.cpu()
+        self.labels = labels.cpu()
+        self.title = title
+        self.input_size = (3, images.shape[2], images.shape[3])
+        self.workers = workers
+        self._copies = {self.images.device: self.images}
+
+    def _pixels(
+        self, order: Tensor, parts: list[_Part], device: torch.device, augment: Augmentation | None, seed: int
+    ) -> Iterator[Tensor]:
+        if augment is not None and augment.by_image:
+            items = _Items(self._read, None, self.input_size, self.title, order, parts, augment, seed)
+            yield from _load(items, parts, device, self.workers)
+            return
+        if device not in self._copies:
+            self._copies[device] = self.images.to(device)
+        images, order = self._copies[device], order.to(device)
+        for part in parts:
+            yield images[order[part.start + part.first : part.start + part.last]].float().div_(255)
+
+    def _read(self, place: int) -> np.ndarray:
+        return self.images[place].permute(1, 2, 0).numpy()
+
+    def __getstate__(self) -> dict[str, Any]:
+        # For worker processes: copies on devices stay behind.
+        return self.__dict__ | {"_copies": {self.images.device: self.images}}
+
+    def fingerprint(self) -> str:
+        digest = hashlib.sha256(str(tuple(self.images.shape)).encode())
+        digest.update(self.images.contiguous().numpy().data)
+        digest.update(self.labels.numpy().data)
+        return digest.hexdigest()
+
+
+def _described(tensor: Tensor) -> str:
+    return f"{tensor.dtype} of the shape {tuple(tensor.shape)}"
+
+
+class StreamedSet(ImageSet):
+    """Images that worker processes read from disk whenever they are needed.
+
+    Args:
+        data: The data set that they are part of.
+        places: Which of its samples they are.
+        image_size: Side of the square that they are cut to (the middle) and resized to; None to keep their size,
+            which must then be the same of all.
+        workers: Worker processes; with none, this process reads.
+    """
+
+    def __init__(self, data: DataSet, places: np.ndarray, image_size: int | None = None, workers: int = 2) -> None:
+        self.data = data
+        self.places = places
+        self.image_size = image_size
+        self.workers = workers
+        self.labels = torch.from_numpy(data.labels[places])
+        self.title = data.title
+        height, width = square(data.read(places[:1])[0], image_size).shape[1:]
+        self.input_size = (3, height, width)
+
+    def _pixels(
+        self, order: Tensor, parts: list[_Part], device: torch.device, augment: Augmentation | None, seed: int
+    ) -> Iterator[Tensor]:
+        items = _Items(self._read, self.image_size, self.input_size, self.title, order, parts, augment, seed)
+        return _load(items, parts, device, self.workers)
+
+    def _read(self, place: int) -> np.ndarray:
+        return self.data.read(self.places[place : place + 1])[0]
+
+    def fingerprint(self) -> str:
+        """SHA-256 in hex of the labels, and of which samples these are; images are not read for it."""
+        digest = hashlib.sha256(json.dumps([len(self), self.image_size]).encode())
+        digest.update(self.places.tobytes())
+        digest.update(self.labels.numpy().data)
+        return digest.hexdigest()
+
+
+class _Items(Dataset[tuple[Any, int]]):
+    """What the loader reads: one process's images in their order, each with its place in the set.
+
+    timm's loader sets `transform`, which is left alone: it knows of no seed for each image.
+    """
+
+    transform: Any = None
+
+    def __init__(
+        self,
+        read: Callable[[int], np.ndarray],
+        image_size: int | None,
+        input_size: tuple[int, int, int],
+        title: str,
+        order: Tensor,
+        parts: list[_Part],
+        augment: Augmentation | None,
+        seed: int,
+    ) -> None:
+        self.read = read
+        self.image_size = image_size
+        self.input_size = input_size
+        self.title = title
+        self.seed = seed
+        self.places = [place for part in parts for place in order[part.start :][part.first : part.last].tolist()]
+        self.drawn = [(part.number, place) for part in parts for place in range(part.first, part.last)]
+        self.resized = augment is not None and augment.kind == "random_resized_crop"
+        self.change = augment.transform(*input_size[1:]) if augment and augment.by_image else None
+
+    def __len__(self) -> int:
+        return len(self.places)
+
+    def __getitem__(self, item: int) -> tuple[Any, int]:
+        image = self.read(self.places[item])
+        if not self.resized:
+            image = self._checked(square(image, self.image_size)).permute(1, 2, 0).numpy()
+        image = np.broadcast_to(image, (*image.shape[:2], 3))
+        if self.change is None:
+            return image.transpose(2, 0, 1), self.places[item]
+        from PIL import Image
+
+        with isolated_random_state(stable_seed(self.seed, *self.drawn[item])):
+            return self.change(Image.fromarray(image)), self.places[item]
+
+    def _checked(self, pixels: Tensor) -> Tensor:
+        if pixels.shape[1:] != self.input_size[1:]:
+            sizes = f"{tuple(pixels.shape[1:])} and {self.input_size[1:]}"
+            raise DataError(f"Images of {self.title} differ in size, as {sizes}; give image_size.")
+        return pixels
+
+
+def _load(items: _Items, parts: list[_Part], device: torch.device, workers: int) -> Iterator[Tensor]:
+    """The images of each part, as timm's loader reads them and brings them to the device."""
+    from timm.data import create_loader
+
+    sizes = [part.last - part.first for part in parts]
+    dataset: Any = items  # timm names its own kind of data set, and takes any with a length and a transform
+    loader = create_loader(
+        dataset,
+        input_size=items.input_size,
+        batch_size=max([1, *sizes]),  # all parts are of one size, but for the last, which may be smaller
+        mean=(0.0, 0.0, 0.0),
+        std=(1.0, 1.0, 1.0),
+        num_workers=workers if items else 0,
+        persistent_workers=False,
+        pin_memory=device.type == "cuda",
+        device=device,
+    )
+    loader.loader.generator = torch.Generator()  # else it draws from the global one
+    loaded = iter(loader)
+    for size in sizes:
+        yield _next(loaded) if size else torch.empty(0, *items.input_size, device=device)
+
+
+def _next(loaded: Iterator[tuple[Tensor, Tensor]]) -> Tensor:
+    try:
+        return next(loaded)[0]
+    except DataError as error:
+        # From a worker process it comes with that process's traceback as its text.
+        raise DataError(str(error).rpartition("DataError: ")[2].strip()) from None
+
+
+def square(image: np.ndarray, size: int | None) -> Tensor:
+    """An image H x W x C, its middle cut out and resized to C x size x size, uint8."""
+    pixels = torch.from_numpy(image).permute(2, 0, 1)
+    if size is None or pixels.shape[1:] == (size, size):
+        return pixels
+    return to_pixels(image, size)[: len(pixels)].mul(255).round().byte()

@@ -1,0 +1,424 @@
+"""A data set to train on: its training, validation and test images, made from each other where it lacks some."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path, PurePath
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .data import (
+    EVAL_SPLITS,
+    UNLABELLED_LIMIT,
+    DataError,
+    DataSet,
+    Statistics,
+    check_at_least,
+    check_labels,
+    data_set_of_arrays,
+    given_statistics,
+    listed,
+    open_data_set,
+    rounded,
+    split_names,
+)
+from .image_sets import ImageSet, ResidentSet, StreamedSet, square
+from .seeding import stable_seed
+
+RESIDENT_LIMIT = 2**31
+"""Bytes that the images of a data set may take to be held in memory."""
+
+_READ_AT_ONCE = 1024
+"""Images that are decoded at a time on the way into memory."""
+
+_NOT_MIRRORED = ("digits", "mnist", "kmnist", "qmnist", "emnist", "usps", "svhn", "gtsrb", "omniglot", "renderedsst2")
+"""Data sets whose images mean something else, or nothing, when left and right are exchanged."""
+
+
+@dataclass(frozen=True, eq=False)
+class Splits:
+    """A data set to train on, validate and test. Make one with `create_splits` or `Splits.from_arrays`.
+
+    Attributes:
+        name: The data set's name.
+        num_classes: Classes of the data.
+        input_size: Channels, height and width of an image.
+        train: Images to train on.
+        val: Images to choose the best epoch by; none of them is in `train`.
+        test: Images to state the accuracy on, once.
+        mean: Mean of each channel, as a share of the full scale.
+        std: Standard deviation of each channel.
+        mirrored: Whether an image means the same with left and right exchanged.
+        source: How the splits were made, as JSON values.
+    """
+
+    name: str
+    num_classes: int
+    input_size: tuple[int, int, int]
+    train: ImageSet
+    val: ImageSet
+    test: ImageSet
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    mirrored: bool
+    source: dict[str, Any] = field(repr=False)
+
+    @classmethod
+    def from_arrays(
+        cls,
+        train: tuple[Any, Any],
+        val: tuple[Any, Any] | None = None,
+        test: tuple[Any, Any] | None = None,
+        *,
+        name: str = "arrays",
+        image_size: int | None = None,
+        val_share: float = 0.1,
+        test_share: float = 0.2,
+        train_limit: int | None = None,
+        seed: int = 0,
+        num_classes: int | None = None,
+        mean: float | Sequence[float] | None = None,
+        std: float | Sequence[float] | None = None,
+        mirrored: bool = True,
+        workers: int = 0,
+    ) -> Splits:
+        """Splits of one's own images, each a pair of images and labels.
+
+        Args:
+            train: Images, uint8: arrays N x H x W or N x H x W x (1 or 3), or tensors N x H x W or
+                N x (1 or 3) x H x W; and one integer label for each.
+            val: The same to validate on; by default made from `train`.
+            test: The same to test on; by default made from `train`.
+            name: What to call it in records.
+            mirrored: Whether an image means the same with left and right exchanged.
+            image_size: As for `create_splits`, and so are all the others.
+
+        Raises:
+            DataError: As for `create_splits`, or arrays of another shape or kind.
+        """
+        request = _Request(
+            name, image_size, val_share, test_share, train_limit, seed, num_classes, given_statistics(mean, std)
+        )
+        given_val = None if val is None else _arrays(val, f"split 'val' of {name!r}")
+        given_test = None if test is None else _arrays(test, f"split 'test' of {name!r}")
+        given_train = _arrays(train, f"split 'train' of {name!r}")
+        return _make_splits(given_train, given_val, given_test, request, {}, mirrored, math.inf, workers)
+
+    def config(self) -> dict[str, Any]:
+        """All that tells these splits from others, as JSON values; the fingerprint is of the images themselves."""
+        return {
+            "name": self.name,
+            **self.source,
+            "num_classes": self.num_classes,
+            "input_size": list(self.input_size),
+            "fingerprint": self.fingerprint,
+        }
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 in hex of what the sets are made of; equal for equal splits."""
+        prints = [part.fingerprint() for part in (self.train, self.val, self.test)]
+        return hashlib.sha256(json.dumps([*prints, self.num_classes]).encode()).hexdigest()
+
+
+def _arrays(pair: tuple[Any, Any], title: str) -> DataSet:
+    images, labels = pair
+    if isinstance(images, Tensor):
+        images = (images.permute(0, 2, 3, 1) if images.ndim == 4 else images).cpu().numpy()
+    labels = labels.cpu().numpy() if isinstance(labels, Tensor) else np.asarray(labels)
+    return data_set_of_arrays(np.asarray(images), labels, title, None)
+
+
+@dataclass(frozen=True)
+class _Request:
+    """What is asked of a data set, checked."""
+
+    name: str
+    image_size: int | None
+    val_share: float
+    test_share: float
+    train_limit: int | None
+    seed: int
+    num_classes: int | None
+    statistics: Statistics | None
+
+    def __post_init__(self) -> None:
+        check_at_least("seed", self.seed, 0)
+        for key in ("image_size", "train_limit", "num_classes"):
+            if getattr(self, key) is not None:
+                check_at_least(key, getattr(self, key), 1)
+        for key in ("val_share", "test_share"):
+            if not 0 < getattr(self, key) < 1:
+                raise DataError(f"{key} is {getattr(self, key)}; it must lie between 0 and 1.")
+
+
+def create_splits(
+    name: str = "digits",
+    *,
+    root: str | os.PathLike[str] | None = None,
+    download: bool = False,
+    image_size: int | None = None,
+    train_split: str = "train",
+    val_split: str | None = None,
+    test_split: str | None = None,
+    val_share: float = 0.1,
+    test_share: float = 0.2,
+    train_limit: int | None = None,
+    seed: int = 0,
+    num_classes: int | None = None,
+    mean: float | Sequence[float] | None = None,
+    std: float | Sequence[float] | None = None,
+    resident_limit: int = RESIDENT_LIMIT,
+    workers: int = 2,
+) -> Splits:
+    """Open a data set to train on, with a validation and a test set. Global random state is neither used nor changed.
+
+    What the set does not have is made from its training images, with the same share of each class: first the test
+    images, then, of the others, the validation images. A set with one other split only is tested on that one.
+
+    Args:
+        name: The data set, as for `create_probe`, but not `noise`.
+        root: Its folder, where it has one.
+        download: Let torchvision (or timm's reader) fetch what is missing.
+        image_size: Side of the square that images are cut to (the middle) and resized to (bicubic). By default
+            images keep their size; digits are 32 x 32.
+        train_split: The part to train on.
+        val_split: The part to validate on; by default the set's own, if it has one beside that to test on.
+        test_split: The part to test on; by default the set's own.
+        val_share: Share of the training images to validate on, where the set has no part for it.
+        test_share: Share of the training images to test on, where the set has no part for it.
+        train_limit: Train on so many images only, of each class as many as there are of others, as far as there are
+            enough. Validation and test images stay the same, and a smaller limit takes a part of a larger one's images.
+        seed: Chooses the images that are set apart, or left out.
+        num_classes: Classes of the data, where they are more than the data shows.
+        mean: Mean of each channel, as a share of the full scale; give `std` with it. By default those of CIFAR-10,
+            CIFAR-100, MNIST, Fashion-MNIST and digits by name; ImageNet's for what timm and torchvision read; else
+            those of the training images. `Splits.source["statistics"]` says which.
+        std: Standard deviation of each channel.
+        resident_limit: Bytes up to which the images of all parts are held in memory; beyond, they are streamed.
+        workers: Processes that read streamed images, or augment one image at a time.
+
+    Raises:
+        DataError: An unknown name or split, an unreadable or empty data set, labels outside the classes, a class
+            without images to train on, splits with different classes, or an argument out of range.
+    """
+    size = 32 if name == "digits" and image_size is None else image_size
+    request = _Request(
+        name or "folder", size, val_share, test_share, train_limit, seed, num_classes, given_statistics(mean, std)
+    )
+    check_at_least("resident_limit", resident_limit, 0)
+    check_at_least("workers", workers, 0)
+    folder = None if root is None else Path(root)
+    known = split_names(name, folder)
+
+    def open_split(split: str) -> DataSet:
+        return open_data_set(name, folder, split, download, whole=True)
+
+    train = open_split(train_split)
+    test_split, test = _find(open_split, known, test_split, ("test", *EVAL_SPLITS), (train_split, val_split))
+    val_split, val = _find(open_split, known, val_split, EVAL_SPLITS, (train_split, test_split))
+    splits = {"train_split": train_split, "val_split": val_split, "test_split": test_split}
+    return _make_splits(train, val, test, request, splits, _is_mirrored(name), resident_limit, workers)
+
+
+# Which splits there are
+
+
+def _find(
+    open_split: Callable[[str], DataSet],
+    known: Sequence[str] | None,
+    asked: str | None,
+    candidates: Sequence[str],
+    taken: Sequence[str | None],
+) -> tuple[str | None, DataSet | None]:
+    """The split that was asked for, or the first candidate that the data set has, and it opened."""
+    if asked is not None:
+        if asked in taken:
+            raise DataError(f"The split {asked!r} is asked for twice; train, val and test must be different ones.")
+        return asked, open_split(asked)
+    if any(split in EVAL_SPLITS for split in taken):  # they are all one in some data sets
+        candidates = [split for split in candidates if split not in EVAL_SPLITS]
+    for split in candidates:
+        if split in taken or (known is not None and split not in known):
+            continue
+        try:
+            return split, open_split(split)
+        except DataError as error:
+            if known is not None or not isinstance(error.__cause__, ValueError):
+                raise
+    return None, None
+
+
+def _is_mirrored(name: str) -> bool:
+    stem = PurePath(name).stem.lower().replace("-", "_")
+    return not any(stem == known or stem.startswith(f"{known}_") for known in _NOT_MIRRORED)
+
+
+# Making splits
+
+
+def _make_splits(
+    train: DataSet,
+    val: DataSet | None,
+    test: DataSet | None,
+    request: _Request,
+    splits: dict[str, str | None],
+    mirrored: bool,
+    resident_limit: float,
+    workers: int,
+) -> Splits:
+    classes = _count_classes([train, *(data for data in (val, test) if data is not None)], request.num_classes)
+    parts = _divide(train, val, test, request, classes)
+    sets = _image_sets(parts, request.image_size, resident_limit, workers)
+    statistics = request.statistics or train.statistics or _statistics_of(sets["train"])
+    source = {
+        **splits,
+        "val_share": None if val else request.val_share,
+        "test_share": None if test else request.test_share,
+        "train_limit": request.train_limit,
+        "seed": request.seed,
+        "image_size": request.image_size,
+        "samples": {part: len(images) for part, images in sets.items()},
+        "statistics": statistics.origin,
+        "mean": list(statistics.mean),
+        "std": list(statistics.std),
+    }
+    size = sets["train"].input_size
+    mean, std = statistics.mean, statistics.std
+    return Splits(request.name, classes, size, **sets, mean=mean, std=std, mirrored=mirrored, source=source)
+
+
+def _count_classes(opened: list[DataSet], num_classes: int | None) -> int:
+    """The number of classes, after a check that all parts have the same and that each can be learnt."""
+    train = opened[0]
+    classes = num_classes or train.num_classes
+    for data in opened:
+        if not len(data.labels):
+            raise DataError(f"{data.title} has no images.")
+        check_labels(data.labels.min(), data.labels.max(), classes, data.title)
+        if num_classes is None and data.num_classes != classes:
+            raise DataError(
+                f"{train.title} has {classes} classes, but {data.title} has {data.num_classes}. "
+                "If the same labels mean the same classes, give num_classes."
+            )
+        if data.classes != train.classes:
+            strange = sorted(set(data.classes or ()) ^ set(train.classes or ()))
+            raise DataError(f"{train.title} and {data.title} do not have the same classes: {listed(strange)}.")
+    empty = np.flatnonzero(np.bincount(train.labels, minlength=classes) == 0).tolist()
+    if empty:
+        raise DataError(f"{train.title} has no image of {len(empty)} of its {classes} classes: {listed(empty)}.")
+    return classes
+
+
+def _divide(
+    train: DataSet, val: DataSet | None, test: DataSet | None, request: _Request, classes: int
+) -> dict[str, tuple[DataSet, np.ndarray]]:
+    """For each part, the data set that it is of, and which samples of that."""
+    places = np.arange(len(train.labels))
+    parts = {}
+    for part, data, share in (("test", test, request.test_share), ("val", val, request.val_share)):
+        if data is not None:
+            parts[part] = (data, np.arange(len(data.labels)))
+            continue
+        apart = _stratified(train, places, part, share, request.seed)
+        parts[part] = (train, places[apart])
+        places = places[~apart]
+    if request.train_limit is not None:
+        places = _balanced(train, places, request.train_limit, request.seed, classes)
+    return {"train": (train, places), "val": parts["val"], "test": parts["test"]}
+
+
+def _stratified(data: DataSet, places: np.ndarray, part: str, share: float, seed: int) -> np.ndarray:
+    """Which of these samples to set apart: this share of each class, to the nearest whole number but at least one."""
+    labels = data.labels[places]
+    held = np.bincount(labels)
+    apart = np.maximum(1, np.rint(share * held)).astype(np.int64)
+    short = [f"{label} ({held[label]})" for label in np.flatnonzero((held > 0) & (apart >= held))]
+    if short:
+        raise DataError(
+            f"{data.title} has too few images to set {part}_share={share:g} apart and to train on others, in the "
+            f"classes {listed(short)}. Give another {part}_share, or a {part}_split."
+        )
+    return _ranks(labels, stable_seed(seed, part)) < apart[labels]
+
+
+def _balanced(data: DataSet, places: np.ndarray, limit: int, seed: int, classes: int) -> np.ndarray:
+    """As many of these samples as the limit says, as evenly over the classes as there are enough of each."""
+    if not classes <= limit <= len(places):
+        raise DataError(
+            f"train_limit is {limit}; with {classes} classes and {len(places)} images of {data.title} left to train "
+            f"on, it must lie between {classes} and {len(places)}."
+        )
+    labels = data.labels[places]
+    turn = np.random.default_rng(stable_seed(seed, "turn")).permutation(classes)
+    first = np.lexsort((turn[labels], _ranks(labels, stable_seed(seed, "train_limit"))))
+    return np.sort(places[first[:limit]])
+
+
+def _ranks(labels: np.ndarray, seed: int) -> np.ndarray:
+    """Each sample's place among those of its class in a random order."""
+    shuffled = np.random.default_rng(seed).permutation(len(labels))
+    by_class = shuffled[np.argsort(labels[shuffled], kind="stable")]
+    held = np.bincount(labels)
+    ranks = np.empty(len(labels), dtype=np.int64)
+    ranks[by_class] = np.arange(len(labels)) - np.repeat(np.cumsum(held) - held, held)
+    return ranks
+
+
+def _image_sets(
+    parts: dict[str, tuple[DataSet, np.ndarray]], image_size: int | None, resident_limit: float, workers: int
+) -> dict[str, ImageSet]:
+    data, places = parts["train"]
+    shape = tuple(square(data.read(places[:1])[0], image_size).shape)
+    needed = sum(len(places) for _, places in parts.values()) * math.prod(shape)
+    if needed > resident_limit:
+        return {part: _streamed(data, places, image_size, workers) for part, (data, places) in parts.items()}
+    return {part: _resident(data, places, image_size, shape, workers) for part, (data, places) in parts.items()}
+
+
+def _resident(
+    data: DataSet, places: np.ndarray, image_size: int | None, shape: tuple[int, ...], workers: int
+) -> ResidentSet:
+    images = torch.empty(len(places), *shape, dtype=torch.uint8)
+    step = len(places) if data.stream else _READ_AT_ONCE
+    for start in range(0, len(places), step):
+        for i, image in enumerate(data.read(places[start : start + step]), start):
+            pixels = square(image, image_size)
+            if pixels.shape != shape:
+                sizes = " and ".join(" x ".join(map(str, size)) for size in (shape, tuple(pixels.shape)))
+                raise DataError(
+                    f"Images of {data.title} differ in size from the first to train on: {sizes}; give image_size."
+                )
+            images[i] = pixels
+    return ResidentSet(images, torch.from_numpy(data.labels[places]), data.title, workers)
+
+
+def _streamed(data: DataSet, places: np.ndarray, image_size: int | None, workers: int) -> StreamedSet:
+    if data.stream:
+        raise DataError(
+            f"{data.title} has no random access, so that it can only be held in memory, for which it is too large; "
+            "give a smaller image_size or a larger resident_limit."
+        )
+    return StreamedSet(data, places, image_size, workers)
+
+
+def _statistics_of(train: ImageSet) -> Statistics:
+    """Mean and standard deviation by channel of the training images, of a streamed set's evenly spaced ones."""
+    count = len(train) if isinstance(train, ResidentSet) else min(len(train), UNLABELLED_LIMIT)
+    chosen = torch.linspace(0, len(train) - 1, count, dtype=torch.float64).round().long()
+    shown = train.batches(chosen, _READ_AT_ONCE, device=torch.device("cpu"), augment=None, seed=0)
+    sums = [torch.stack([x.sum((0, 2, 3)), x.square().sum((0, 2, 3))]) for x in (b.images.double() for b in shown)]
+    mean, square = torch.stack(sums).sum(0) / (count * train.input_size[1] * train.input_size[2])
+    std = (square - mean.square()).clamp(min=0).sqrt()
+    if std.min() < 1e-6:
+        raise DataError(f"All images of {train.title} have one and the same colour in a channel; give mean and std.")
+    return Statistics("train", rounded(mean), rounded(std))
