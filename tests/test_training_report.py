@@ -70,11 +70,12 @@ def make_result(**changes: Any) -> dict[str, Any]:
         "last": {"epoch": 4, "val_accuracy": 70.0},
         "best": {"epoch": 2, "val_accuracy": 80.0},
         "test": asdict(evaluation) | {"epoch": 2, "rule": "best"},
-        "teacher": {"name": "cifar_resnet56", "test_accuracy": 95.5},
+        "teacher": {"name": "cifar_resnet56", "accuracy": 95.5},
         "agreement": {"percent": evaluation.agreement, "divergence": evaluation.divergence},
         "student": {"name": "cifar_resnet20", "params": 272474, "macs": 40813184, "latency_ms": 3.214},
         "timing": {"seconds": 61.25, "images_per_second": 812.3, "device": "cpu", "threads": 2}
-        | {"precision": "fp32", "batch": 64},
+        | {"processes": 1, "precision": "fp32", "batch_size": 64},
+        "data": "digits",
         "distillers": {"kd": 0.9, "diswot": 1.0},
         "ce_weight": 0.1,
         "seed": 7,
@@ -84,7 +85,7 @@ def make_result(**changes: Any) -> dict[str, Any]:
 
 def make_unfinished() -> dict[str, Any]:
     """What is known before the first epoch is over."""
-    missing = dict.fromkeys(("last", "best", "test", "teacher", "agreement", "student", "timing", "distillers"))
+    missing = dict.fromkeys(("last", "best", "test", "teacher", "agreement", "student", "timing", "data", "distillers"))
     return make_result(status="interrupted", epochs=0, steps=3, rule="last", **missing)
 
 
@@ -219,6 +220,7 @@ def test_the_table_says_what_the_result_says() -> None:
     assert cells_of(format_training(result)) == {
         "student": ["cifar_resnet20, 272.5 k parameters, 40.81 M MACs, 3.21 ms"],
         "teacher": ["cifar_resnet56"],
+        "data": ["digits"],
         "loss": ["0.1 cross entropy + 0.9 kd + diswot"],
         "test accuracy": [f"{test['accuracy']:.2f} % of 200 images, epoch 2"],
         "among the first five": [f"{test['top5']:.2f} %"],
@@ -239,6 +241,11 @@ def test_a_student_alone_has_no_lines_of_a_teacher() -> None:
     assert "cifar_resnet20 alone: 4 epochs" in shown(format_training(alone))
     assert not [name for name in cells_of(format_training(alone)) if "teacher" in name]
     assert cells_of(format_training(alone))["loss"] == ["cross entropy"]
+
+
+def test_several_processes_are_told() -> None:
+    several = make_result(timing=make_result()["timing"] | {"processes": 2, "threads": 1})
+    assert "cpu, 2 processes, 1 thread, fp32" in cells_of(format_training(several))["training"][0]
 
 
 def test_an_unfinished_training_is_shown_as_far_as_it_is_known() -> None:

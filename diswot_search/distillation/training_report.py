@@ -311,10 +311,11 @@ def _facts(result: Result) -> dict[str, str]:
     return {
         "student": _network(part["student"]),
         "teacher": _network(part["teacher"]),
+        "data": result.get("data") or "",
         "loss": " + ".join(_loss(result)),
         "test accuracy": f"{test['accuracy']:.2f} % of {chosen}" if test else "",
         "  among the first five": _format(test.get("top5"), ".2f", " %"),
-        "  of the teacher": _format(part["teacher"].get("test_accuracy"), ".2f", " %"),
+        "  of the teacher": _format(part["teacher"].get("accuracy"), ".2f", " %"),
         "validation accuracy": ", ".join(
             f"{name} {part[name]['val_accuracy']:.2f} % (epoch {part[name]['epoch']})"
             for name in ("last", "best")
@@ -351,10 +352,11 @@ def _work(result: Result) -> str:
     timing = result.get("timing") or {}
     parts = [
         _count(result["steps"], "step"),
-        f"batch {timing['batch']}" if timing.get("batch") else "",
+        f"batch {timing['batch_size']}" if timing.get("batch_size") else "",
         _format(timing.get("seconds"), ",.1f", " s"),
         _format(timing.get("images_per_second"), ",.0f", " images/s"),
         str(timing.get("device") or ""),
+        _count(timing["processes"], "process") if timing.get("processes", 1) > 1 else "",
         _count(timing["threads"], "thread") if timing.get("threads") else "",
         str(timing.get("precision") or ""),
     ]
@@ -395,7 +397,8 @@ def _format(value: float | None, how: str, unit: str) -> str:
 
 
 def _count(number: int, noun: str) -> str:
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+    plural = f"{noun}es" if noun.endswith("s") else f"{noun}s"
+    return f"{number:,} {noun if number == 1 else plural}"
 
 
 # -- pictures -----------------------------------------------------------------------------------
@@ -460,9 +463,9 @@ def plot_accuracy(rows: Sequence[Row], result: Result) -> Figure:
     if test:
         label = f"test, epoch {test['epoch']}: {test['accuracy']:.2f} %"
         axes.axhline(test["accuracy"], color=ORANGE, linestyle="--", linewidth=1.4, label=label)
-    if teacher.get("test_accuracy") is not None:
-        label = f"test, teacher: {teacher['test_accuracy']:.2f} %"
-        axes.axhline(teacher["test_accuracy"], color=GREEN, linestyle=":", linewidth=1.8, label=label)
+    if teacher.get("accuracy") is not None:
+        label = f"test, teacher: {teacher['accuracy']:.2f} %"
+        axes.axhline(teacher["accuracy"], color=GREEN, linestyle=":", linewidth=1.8, label=label)
     axes.set_ylabel("accuracy (%)")
     _finish(figure, axes, rows, result)
     return figure
