@@ -23,12 +23,33 @@ if TYPE_CHECKING:
         register_space,
     )
 
+    from .augmentation import Augmentation
     from .budget import Budget, BudgetError, measure_latency
     from .compare import Comparison, compare
     from .comparison import Estimate, ProxyResult, ScoreTable
     from .data import DataError, Probe, create_probe, create_probes
+    from .distillation import (
+        Batch,
+        Distiller,
+        DistillerError,
+        DivergenceError,
+        Features,
+        Recipe,
+        RecipeError,
+        Setting,
+        Shapes,
+        Training,
+        create_recipe,
+        distill,
+        get_distiller,
+        list_distillers,
+        register_distiller,
+        train,
+    )
     from .evaluation import Evaluation, Evaluator, Record
     from .evolution import Algorithm, create_algorithm, list_algorithms, register_algorithm
+    from .export import load_student, save_student
+    from .networks import Network, as_network
     from .proxies import (
         Proxy,
         RankAggregate,
@@ -52,6 +73,7 @@ if TYPE_CHECKING:
     from .readings import Precision, ReadingError, Readings
     from .report import format_table, plot_search
     from .search import search
+    from .splits import Splits, create_splits
     from .study import Candidate, Study, StudyError
     from .teacher import Teacher, create_teacher
 
@@ -72,6 +94,28 @@ _EXPORTS = {
     "diswot_search.compare": ("Comparison", "compare"),
     "diswot_search.comparison": ("Estimate", "ProxyResult", "ScoreTable"),
     "diswot_search.data": ("DataError", "Probe", "create_probe", "create_probes"),
+    "diswot_search.distillation": (
+        "Batch",
+        "Distiller",
+        "DistillerError",
+        "DivergenceError",
+        "Features",
+        "Recipe",
+        "RecipeError",
+        "Setting",
+        "Shapes",
+        "Training",
+        "create_recipe",
+        "distill",
+        "get_distiller",
+        "list_distillers",
+        "register_distiller",
+        "train",
+    ),
+    "diswot_search.augmentation": ("Augmentation",),
+    "diswot_search.splits": ("Splits", "create_splits"),
+    "diswot_search.export": ("load_student", "save_student"),
+    "diswot_search.networks": ("Network", "as_network"),
     "diswot_search.evaluation": ("Evaluation", "Evaluator", "Record"),
     "diswot_search.evolution": ("Algorithm", "create_algorithm", "list_algorithms", "register_algorithm"),
     "diswot_search.proxies": (
@@ -106,14 +150,21 @@ __all__ = [
     "AccuracyTable",
     "Algorithm",
     "ArchitectureError",
+    "Augmentation",
+    "Batch",
     "Budget",
     "BudgetError",
     "Candidate",
     "Comparison",
     "DataError",
+    "Distiller",
+    "DistillerError",
+    "DivergenceError",
     "Estimate",
     "Evaluation",
     "Evaluator",
+    "Features",
+    "Network",
     "Precision",
     "Probe",
     "Proxy",
@@ -121,27 +172,40 @@ __all__ = [
     "RankAggregate",
     "ReadingError",
     "Readings",
+    "Recipe",
+    "RecipeError",
     "Record",
     "ScoreTable",
+    "Setting",
+    "Shapes",
+    "Splits",
     "Study",
     "StudyError",
     "Teacher",
+    "Training",
     "UnknownNameError",
+    "as_network",
     "compare",
     "create_aggregate",
     "create_algorithm",
     "create_probe",
     "create_probes",
+    "create_recipe",
     "create_space",
+    "create_splits",
     "create_teacher",
+    "distill",
     "format_table",
+    "get_distiller",
     "get_proxy",
     "import_table",
     "kendall",
     "list_aggregates",
     "list_algorithms",
+    "list_distillers",
     "list_proxies",
     "list_spaces",
+    "load_student",
     "measure_latency",
     "partial_spearman",
     "pearson",
@@ -150,13 +214,16 @@ __all__ = [
     "read_table",
     "register_aggregate",
     "register_algorithm",
+    "register_distiller",
     "register_proxy",
     "register_space",
     "regret_at_budget",
     "regret_curve",
+    "save_student",
     "search",
     "size_matched_agreement",
     "spearman",
+    "train",
 ]
 
 

@@ -32,6 +32,8 @@ ROOMS = [
     "diswot_search.data",
     "diswot_search.augmentation",
     "diswot_search.image_sets",
+    "diswot_search.augmentation",
+    "diswot_search.image_sets",
     "diswot_search.splits",
     "diswot_search.functional",
     "diswot_search.readings",

@@ -1,0 +1,190 @@
+"""The run folder of a training: its configuration, a row per epoch, and checkpoints that are whole or not there."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load, save
+from torch import Tensor
+from torch.optim import Optimizer
+
+from ..run_folder import RunFolder, StudyError, as_json, differences
+
+LAST = "last.safetensors"
+BEST = "best.safetensors"
+
+
+class TrainingFolder(RunFolder):
+    """A training that goes on or is done, in a folder or, without one, in memory.
+
+    Args:
+        config: All that the result depends on, as JSON values.
+        out: The folder; None keeps everything in memory.
+
+    Attributes:
+        config: The configuration.
+        path: The folder.
+
+    Raises:
+        StudyError: The folder cannot be used, or holds a training of another configuration.
+    """
+
+    STORE = "training.sqlite"
+    VERSION = 1
+    SCHEMA = (
+        "CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID",
+        "CREATE TABLE epochs (epoch INTEGER PRIMARY KEY, row TEXT NOT NULL)",
+    )
+
+    def __init__(self, config: Mapping[str, Any], out: str | os.PathLike[str] | None = None) -> None:
+        self.config: dict[str, Any] = as_json(dict(config))
+        self.path = None if out is None else Path(out)
+        self._kept: dict[str, bytes] = {}
+        if self.path is None:
+            self._connect(":memory:")
+            self._begin()
+        else:
+            self._open_folder(self.path)
+
+    def _begin(self) -> None:
+        if self._is_empty():
+            self._create()
+        else:
+            stored = json.loads(self._read("SELECT value FROM meta WHERE key = 'config'")[0][0])
+            if lines := differences(stored, self.config):
+                raise StudyError(
+                    f"{self.path} holds a training of another configuration: {'; '.join(lines)}. "
+                    "Choose another run folder."
+                )
+        if self.path is not None:
+            self.write_json("config.json", self.config)
+
+    def _fill(self) -> None:
+        self._store.execute("INSERT INTO meta VALUES ('config', ?)", (json.dumps(self.config),))
+
+    @property
+    def rows(self) -> list[dict[str, Any]]:
+        """What is known of each epoch, in order."""
+        return [json.loads(row) for (row,) in self._read("SELECT row FROM epochs ORDER BY epoch")]
+
+    def add_row(self, row: Mapping[str, Any]) -> None:
+        """Store what is known of an epoch in place of what an interrupted run knew of it."""
+        with self.errors(), self._store:
+            self._store.execute("INSERT OR REPLACE INTO epochs VALUES (?, ?)", (row["epoch"], json.dumps(row)))
+
+    def forget_epochs_after(self, epoch: int) -> None:
+        """Drop the rows of epochs that will be trained again."""
+        with self.errors(), self._store:
+            self._store.execute("DELETE FROM epochs WHERE epoch > ?", (epoch,))
+
+    def save(self, name: str, checkpoint: Checkpoint) -> None:
+        """Replace a checkpoint, whole or not at all.
+
+        Raises:
+            StudyError: It cannot be written; the one that was there is untouched.
+        """
+        content = checkpoint.to_bytes()
+        if self.path is None:
+            self._kept[name] = content
+        else:
+            self.write(name, content)
+
+    def load(self, name: str) -> Checkpoint | None:
+        """A checkpoint; None where there is none.
+
+        Raises:
+            StudyError: The file is no checkpoint.
+        """
+        if self.path is None:
+            return Checkpoint.from_bytes(self._kept[name]) if name in self._kept else None
+        return read_checkpoint(self.path / name)
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """The state of a training.
+
+    Attributes:
+        tensors: By name.
+        values: What is no tensor, as JSON values.
+    """
+
+    tensors: dict[str, Tensor]
+    values: dict[str, Any]
+
+    def to_bytes(self) -> bytes:
+        """As a safetensors file with the values as JSON in its header."""
+        # Cloned, since the format has no place for tensors that share memory, as tied weights do.
+        tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in self.tensors.items()}
+        return save(tensors, {"values": json.dumps(self.values)})
+
+    @classmethod
+    def from_bytes(cls, content: bytes) -> Checkpoint:
+        """The inverse of `to_bytes`."""
+        length = int.from_bytes(content[:8], "little")
+        header = json.loads(content[8 : 8 + length])
+        return cls(load(content), json.loads(header["__metadata__"]["values"]))
+
+
+def read_checkpoint(path: Path) -> Checkpoint | None:
+    """A checkpoint from its file; None where there is none.
+
+    Raises:
+        StudyError: The file is no checkpoint.
+    """
+    if not path.is_file():
+        return None
+    try:
+        return Checkpoint.from_bytes(path.read_bytes())
+    except (SafetensorError, OSError, KeyError, ValueError) as error:
+        message = f"{path} is damaged ({error}); restore it from a copy, or start anew in another folder."
+        raise StudyError(message) from error
+
+
+def with_prefix(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Tensors by names that begin with `prefix/`."""
+    return {f"{prefix}/{name}": tensor for name, tensor in tensors.items()}
+
+
+def without_prefix(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Those tensors whose names begin with `prefix/`, by the rest."""
+    start = f"{prefix}/"
+    return {name.removeprefix(start): tensor for name, tensor in tensors.items() if name.startswith(start)}
+
+
+def optimizer_state(optimizer: Optimizer) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """The state of an optimiser, its tensors apart from its other values."""
+    state = optimizer.state_dict()
+    tensors: dict[str, Tensor] = {}
+    numbers: dict[str, dict[str, Any]] = {}
+    for place, values in state["state"].items():
+        for key, value in values.items():
+            if isinstance(value, Tensor):
+                tensors[f"{place}/{key}"] = value
+            else:
+                numbers.setdefault(str(place), {})[key] = value
+    return tensors, {"state": numbers, "param_groups": as_json(state["param_groups"])}
+
+
+def load_optimizer_state(optimizer: Optimizer, tensors: Mapping[str, Tensor], values: Mapping[str, Any]) -> None:
+    """Give an optimiser the state that `optimizer_state` took."""
+    state: dict[int, dict[str, Any]] = {int(place): dict(numbers) for place, numbers in values["state"].items()}
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    for name, tensor in tensors.items():
+        place, key = name.split("/", 1)
+        like = parameters[int(place)]
+        # In the memory order of the parameter, so that the optimiser stays as quick as it was.
+        kept = torch.empty_like(like, dtype=tensor.dtype).copy_(tensor) if tensor.shape == like.shape else tensor
+        state.setdefault(int(place), {})[key] = kept
+    groups = [
+        {key: tuple(value) if isinstance(own.get(key), tuple) else value for key, value in group.items()}
+        for own, group in zip(optimizer.param_groups, values["param_groups"], strict=True)
+    ]
+    optimizer.load_state_dict({"state": state, "param_groups": groups})

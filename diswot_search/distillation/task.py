@@ -1,0 +1,170 @@
+"""One training step's losses: a student's cross entropy, and what its distillers add under a teacher."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from .base import Batch, Combination, DistillerError, Features, Setting, Term
+from .features import FeatureReader
+
+
+class Normalised(nn.Module):
+    """Images between 0 and 1 as a network was, or will be, trained to see them.
+
+    Args:
+        mean: Of each channel, as a share of the full scale.
+        std: Likewise.
+        channels_last: Give images in NHWC memory order.
+    """
+
+    def __init__(self, mean: Iterable[float], std: Iterable[float], channels_last: bool = False) -> None:
+        super().__init__()
+        self.order = torch.channels_last if channels_last else torch.contiguous_format
+        self.mean: Tensor
+        self.std: Tensor
+        self.register_buffer("mean", torch.tensor(tuple(mean)).view(-1, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(tuple(std)).view(-1, 1, 1), persistent=False)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Images (B, C, H, W), normalised."""
+        return ((images - self.mean) / self.std).contiguous(memory_format=self.order)
+
+
+class FrozenTeacher:
+    """A trained network that is only looked at: in evaluation mode, without gradients, in its own normalisation.
+
+    It is no module, so that a student's task neither trains nor stores it.
+
+    Args:
+        model: The network, on its device.
+        normalise: For the images.
+        reader: Reads it.
+    """
+
+    def __init__(self, model: nn.Module, normalise: Normalised, reader: FeatureReader) -> None:
+        self.model = model.eval().requires_grad_(False)
+        self.normalise = normalise
+        self.reader = reader
+
+    def __call__(self, images: Tensor) -> Features:
+        """Its features of images between 0 and 1."""
+        with torch.inference_mode():
+            found = self.reader.read(self.normalise(images))
+        return _outside_inference(found)
+
+    def logits(self, images: Tensor) -> Tensor:
+        """Its logits (B, N) of images between 0 and 1."""
+        with torch.inference_mode():
+            return self.model(self.normalise(images)).float()
+
+
+class DistillationTask(nn.Module):
+    """A student with what it learns from: labels, and under a teacher its distillers.
+
+    Its parameters are those of the student and of the distillers' connectors.
+
+    Args:
+        student: Any classifier.
+        normalise: For its images.
+        example: Training images between 0 and 1, (B, C, H, W), at least 2, on the student's device.
+        teacher: The teacher; None trains the student alone.
+        terms: The distillers.
+        labels: Class of each training sample, on the CPU.
+        ce_weight: Factor of the cross entropy; by default the customary one.
+        label_smoothing: Share of the target that is spread over all classes.
+        names: What student and teacher are called in messages.
+
+    Attributes:
+        student: The student.
+        combination: The distillers; None without a teacher.
+        ce_weight: Factor of the cross entropy.
+
+    Raises:
+        DistillerError: A distiller does not fit, or there are distillers without a teacher.
+        ReadingError: A network cannot be read.
+    """
+
+    def __init__(
+        self,
+        student: nn.Module,
+        normalise: Normalised,
+        example: Tensor,
+        *,
+        teacher: tuple[nn.Module, Normalised] | None = None,
+        terms: tuple[Term, ...] = (),
+        labels: Tensor,
+        ce_weight: float | None = None,
+        label_smoothing: float = 0.0,
+        names: tuple[str, str] = ("student", "teacher"),
+    ) -> None:
+        super().__init__()
+        if bool(terms) != (teacher is not None):
+            raise DistillerError("Distillers need a teacher, and a teacher needs distillers; one of them is missing.")
+        self.student = student
+        self.normalise = normalise
+        self.label_smoothing = label_smoothing
+        self.combination: Combination | None = None
+        self._teacher: tuple[FrozenTeacher, ...] = ()  # in a tuple, which hides it from the parameters
+        self._reader = FeatureReader(student, normalise(example), names[0])
+        self.ce_weight = 1.0 if ce_weight is None else ce_weight
+        if teacher is not None:
+            model, of_teacher = teacher
+            reader = FeatureReader(model, of_teacher(example), names[1])
+            setting = Setting(self._reader.shapes, reader.shapes, labels, reader.norms)
+            self.combination = Combination(terms, setting, ce_weight).to(example.device)
+            self.ce_weight = self.combination.ce_weight
+            self._teacher = (FrozenTeacher(model, of_teacher, reader),)
+            for each in (self._reader, reader):
+                each.want(self.combination.reads)
+
+    @property
+    def teacher(self) -> FrozenTeacher | None:
+        """The teacher."""
+        return self._teacher[0] if self._teacher else None
+
+    def compile(self, *args: object, **options: object) -> None:
+        """Let torch compile student and teacher."""
+        for reader in (self._reader, *(teacher.reader for teacher in self._teacher)):
+            reader.compile()
+
+    def forward(
+        self, images: Tensor, labels: Tensor, indices: Tensor, targets: Tensor | None, progress: float
+    ) -> tuple[dict[str, Tensor], Tensor]:
+        """The weighted loss terms by name, first that of the cross entropy, and the student's logits.
+
+        Args:
+            images: (B, C, H, W) between 0 and 1.
+            labels, indices, targets: As in `Batch`.
+            progress: Share of the training that is done.
+        """
+        found = self._reader.read(self.normalise(images))
+        with torch.autocast(images.device.type, enabled=False):
+            wanted = labels if targets is None else targets
+            cross_entropy = F.cross_entropy(found.logits, wanted, label_smoothing=self.label_smoothing)
+            losses = {"ce": self.ce_weight * cross_entropy}
+        if self.combination is None or self.teacher is None:
+            return losses, found.logits
+        known = self.teacher(images)
+        with torch.autocast(images.device.type, enabled=False):
+            losses |= self.combination(found, known, Batch(images, labels, indices, targets), progress)
+        return losses, found.logits
+
+
+def _outside_inference(found: Features) -> Features:
+    """The same values in tensors that a graph may hold."""
+
+    def copy(tensor: Tensor | None) -> Tensor | None:
+        return None if tensor is None else tensor.clone()
+
+    return Features(
+        logits=found.logits.clone(),
+        pooled=copy(found.pooled),
+        weight=copy(found.weight),
+        features=copy(found.features),
+        stages=tuple(stage.clone() for stage in found.stages),
+        preactivations=tuple(stage.clone() for stage in found.preactivations),
+    )

@@ -1,0 +1,484 @@
+"""The training loop: deterministic, resumable at any step, in one process or several."""
+
+from __future__ import annotations
+
+import math
+import random
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
+from dataclasses import asdict, dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
+from timm.data import Mixup
+from timm.utils import ModelEmaV3
+from torch import Tensor, nn
+
+from ..image_sets import Images, ImageSet
+from ..interruption import Interruption
+from ..seeding import isolated_random_state, stable_seed
+from ..splits import Splits
+from .checkpoint import (
+    BEST,
+    LAST,
+    Checkpoint,
+    TrainingFolder,
+    load_optimizer_state,
+    optimizer_state,
+    with_prefix,
+    without_prefix,
+)
+from .metrics import Evaluation, MetricSums
+from .recipe import Recipe, RecipeError
+from .task import DistillationTask, FrozenTeacher
+
+EVALUATION_BATCH = 256
+CHECKED_EVERY = 50
+"""Steps after which a device that computes ahead is waited for, to see whether the loss is a number."""
+
+
+class DivergenceError(RuntimeError):
+    """The loss is no number any more."""
+
+
+@dataclass
+class Progress:
+    """How far a training is.
+
+    Attributes:
+        step: Steps of the optimiser that are done.
+        seconds: That all finished epochs took, evaluation included.
+        epoch_seconds: That the training of the epoch at hand took so far.
+        best_epoch: The epoch, counted from 1, whose validation accuracy is the highest, the first of equal ones.
+        best_accuracy: That accuracy, in percent.
+    """
+
+    step: int = 0
+    seconds: float = 0.0
+    epoch_seconds: float = 0.0
+    best_epoch: int | None = None
+    best_accuracy: float | None = None
+
+
+class Observer(Protocol):
+    """Is told what happens, in the main process."""
+
+    def stepped(self, epoch: int, losses: Mapping[str, Tensor], images: int) -> None:
+        """A step of an epoch, counted from 1, is done, on so many images."""
+
+    def finished_epoch(self, row: Mapping[str, Any]) -> None:
+        """An epoch is done, evaluated and stored."""
+
+
+def create_accelerator(recipe: Recipe, device: str) -> Accelerator:
+    """The accelerator of a training.
+
+    Args:
+        recipe: Says the precision.
+        device: "cpu", "cuda" or "mps", as `resolve_device` gives it.
+
+    Raises:
+        RecipeError: The device cannot compute in this precision, or the batch cannot be shared among the processes.
+    """
+    if recipe.precision == "fp16" and not device.startswith("cuda"):
+        raise RecipeError(f"fp16 needs a CUDA device, the device is {device}; choose bf16 or fp32.")
+    if AcceleratorState._shared_state:
+        # What an earlier training in this process chose, such as its precision, is no choice of this one.
+        AcceleratorState._reset_state(reset_partial_state=False)
+    mixed = "no" if recipe.precision == "fp32" else recipe.precision
+    accelerator = Accelerator(mixed_precision=mixed, cpu=device == "cpu")
+    parts = recipe.accumulate * accelerator.num_processes
+    if recipe.batch_size % parts:
+        raise RecipeError(
+            f"A batch of {recipe.batch_size} cannot be shared among {accelerator.num_processes} processes in "
+            f"{recipe.accumulate} parts each; choose a batch_size that {parts} divides."
+        )
+    return accelerator
+
+
+class Trainer:
+    """Trains a student's task on data by a recipe, from where its run folder stands.
+
+    Args:
+        task: Student and losses, on the accelerator's device.
+        splits: The data.
+        recipe: How to train.
+        folder: Where the state is kept; None in all processes but the main one.
+        accelerator: Knows devices and processes.
+        seed: Decides the order of images, what augmentation draws, and all else that is random.
+        observer: Is told what happens, in the main process.
+        checkpoint_seconds: Time after which the state is stored within an epoch.
+        checkpoint: The state to go on from; None starts anew.
+
+    Attributes:
+        progress: How far it is.
+        steps_per_epoch: Steps of the optimiser in an epoch.
+
+    Raises:
+        RecipeError: There are fewer training images than a batch.
+        StudyError: The checkpoint is of another network.
+    """
+
+    def __init__(
+        self,
+        task: DistillationTask,
+        splits: Splits,
+        recipe: Recipe,
+        folder: TrainingFolder | None,
+        accelerator: Accelerator,
+        *,
+        seed: int,
+        ema: ModelEmaV3 | None = None,
+        observer: Observer | None = None,
+        checkpoint_seconds: float = 600.0,
+        checkpoint: Checkpoint | None = None,
+    ) -> None:
+        if len(splits.train) < recipe.batch_size:
+            raise RecipeError(
+                f"batch_size is {recipe.batch_size}, but {splits.train.title} has only {len(splits.train)} images."
+            )
+        self.splits = splits
+        self.recipe = recipe
+        self.folder = folder
+        self.accelerator = accelerator
+        self.seed = seed
+        self.observer = observer
+        self.checkpoint_seconds = checkpoint_seconds
+        self.steps_per_epoch = len(splits.train) // recipe.batch_size
+        self.steps = self.steps_per_epoch * recipe.epochs
+        self.ema = ema
+        self.interruption = Interruption()
+        self.terms = ("ce", *(term.name for term in (task.combination.terms if task.combination else ())))
+        optimizer = recipe.create_optimizer(task)
+        self.schedule = recipe.create_schedule(optimizer, self.steps)
+        self._task = task
+        self._run_task, self._optimizer = accelerator.prepare(task, optimizer)
+        self._parameters = list(task.parameters())
+        self._mixup = self._create_mixup()
+        self._place = torch.device("cpu") if accelerator.device.type == "mps" else accelerator.device
+        self._sums = torch.zeros(len(self.terms) + 3, dtype=torch.float64, device=self._place)
+        self._unchecked: list[tuple[int, Tensor]] = []
+        self.progress = Progress()
+        if checkpoint is not None:
+            self._restore(checkpoint)
+
+    @property
+    def evaluated(self) -> nn.Module:
+        """The network that is evaluated and shipped: the student, or the moving average of its weights."""
+        return self._task.student if self.ema is None else self.ema.module
+
+    @property
+    def teacher(self) -> FrozenTeacher | None:
+        """The teacher."""
+        return self._task.teacher
+
+    def _create_mixup(self) -> Mixup | None:
+        recipe = self.recipe
+        if not recipe.mixup and not recipe.cutmix:
+            return None
+        return Mixup(
+            mixup_alpha=recipe.mixup,
+            cutmix_alpha=recipe.cutmix,
+            label_smoothing=0.0,  # the loss smooths
+            num_classes=self.splits.num_classes,
+        )
+
+    # -- the loop -------------------------------------------------------------------------------
+
+    def run(self) -> None:
+        """Train to the end.
+
+        Raises:
+            DivergenceError: The loss is no number any more.
+            KeyboardInterrupt: A signal came; the state is stored.
+            StudyError: The state cannot be stored.
+        """
+        with self.interruption.postponed(), self._own_random_state():
+            self._stored_at = time.monotonic()
+            while self.progress.step < self.steps:
+                self._train_epoch(self.progress.step // self.steps_per_epoch)
+
+    def _train_epoch(self, epoch: int) -> None:
+        progress = self.progress
+        self._task.train()
+        self._clock = time.perf_counter()
+        for parts in self._batches(epoch, progress.step - epoch * self.steps_per_epoch):
+            losses = self._step(progress.step, parts)
+            progress.step += 1
+            if self.observer is not None:
+                named = dict(zip(self.terms, losses.unbind(), strict=True))
+                self.observer.stepped(epoch + 1, named, self.recipe.batch_size)
+            if progress.step % CHECKED_EVERY == 0:
+                self._check_finite()
+            if progress.step % self.steps_per_epoch:
+                self._pause()
+        self._tick()
+        self._check_finite()
+        self._finish_epoch(epoch + 1)
+
+    def _tick(self) -> None:
+        """Count the time since the last call as the epoch's."""
+        now = time.perf_counter()
+        self.progress.epoch_seconds += now - self._clock
+        self._clock = now
+
+    def _batches(self, epoch: int, done: int) -> Iterator[list[Images]]:
+        """The parts of each batch of this process, from the batch after `done` on."""
+        recipe, train = self.recipe, self.splits.train
+        generator = torch.Generator().manual_seed(stable_seed(self.seed, "order", epoch))
+        order = torch.randperm(len(train), generator=generator)[: self.steps_per_epoch * recipe.batch_size]
+        parts = train.batches(
+            order,
+            recipe.batch_size // recipe.accumulate,
+            device=self.accelerator.device,
+            augment=recipe.augmentation,
+            seed=stable_seed(self.seed, "augmentation", epoch),
+            start=done * recipe.accumulate,
+            rank=self.accelerator.process_index,
+            world=self.accelerator.num_processes,
+        )
+        collected: list[Images] = []
+        for part in parts:
+            collected.append(part)
+            if len(collected) == recipe.accumulate:
+                yield collected
+                collected = []
+
+    def _step(self, step: int, parts: list[Images]) -> Tensor:
+        """One step of the optimiser; returns the terms of the loss."""
+        _seed_all(stable_seed(self.seed, "step", step, self.accelerator.process_index))
+        self.schedule.step_update(step)
+        share = 1 / len(parts)
+        values = torch.zeros(len(self.terms) + 1, device=self.accelerator.device)
+        for place, part in enumerate(parts):
+            images, targets = self._mixed(part)
+            labels = part.labels if targets is None else targets.argmax(1)
+            last = place == len(parts) - 1
+            with nullcontext() if last else self.accelerator.no_sync(self._run_task):
+                losses, logits = self._run_task(images, labels, part.indices, targets, step / self.steps)
+                total = torch.stack(list(losses.values())).sum()
+                values += share * torch.stack([total, *losses.values()]).detach()
+                if last:
+                    self._note(step, values)
+                self.accelerator.backward(total * share)
+            self._count(logits.detach(), part.labels)
+        if self.recipe.clip_grad is not None:
+            self.accelerator.clip_grad_norm_(self._parameters, self.recipe.clip_grad)
+        self._optimizer.step()
+        self._optimizer.zero_grad()
+        if self.ema is not None:
+            self.ema.update(self._task.student, step)
+        self._sums[: len(values)] += values.to(self._place, torch.float64)
+        return values[1:]
+
+    def _mixed(self, part: Images) -> tuple[Tensor, Tensor | None]:
+        if self._mixup is None:
+            return part.images, None
+        return self._mixup(part.images, part.labels)
+
+    def _count(self, logits: Tensor, labels: Tensor) -> None:
+        right = (logits.argmax(1) == labels).sum()
+        self._sums[-2] += right.to(self._place)
+        self._sums[-1] += len(labels)
+
+    # -- what may go wrong ----------------------------------------------------------------------
+
+    def _note(self, step: int, values: Tensor) -> None:
+        """Keep the losses of a step until they are looked at; at once where that costs nothing."""
+        self._unchecked.append((step, values))
+        if self.accelerator.device.type == "cpu":
+            self._check_finite()
+
+    def _check_finite(self) -> None:
+        if not self._unchecked:
+            return
+        steps, values = zip(*self._unchecked, strict=True)
+        self._unchecked = []
+        stacked = self._mean(torch.stack(values))
+        broken = (~stacked.isfinite()).any(1).nonzero().flatten().tolist()
+        if broken:
+            self._report_divergence(steps[broken[0]], stacked[broken[0]].tolist())
+
+    def _report_divergence(self, step: int, values: list[float]) -> None:
+        shown = ", ".join(f"{name} {value:g}" for name, value in zip(self.terms, values[1:], strict=True))
+        good = "There is no checkpoint before it."
+        if self.folder is not None and (last := self.folder.load(LAST)) is not None:
+            place = "memory" if self.folder.path is None else self.folder.path / LAST
+            good = f"The last good checkpoint is {place}, of step {last.values['progress']['step']}."
+        raise DivergenceError(
+            f"The training diverged at step {step + 1} (epoch {step // self.steps_per_epoch + 1}): the loss is "
+            f"{values[0]:g} ({shown}). {good} Start anew in another folder with a lower lr (it is {self.recipe.lr:g}) "
+            "or with clip_grad."
+        )
+
+    def _pause(self) -> None:
+        """Between two steps: answer a signal, and store the state where the last time is long ago."""
+        asked = self.interruption.asked
+        late = time.monotonic() - self._stored_at > self.checkpoint_seconds
+        if self.accelerator.num_processes > 1:
+            flags = torch.tensor([float(asked), float(late)], device=self.accelerator.device)
+            asked, late = (self.accelerator.reduce(flags) > 0).tolist()
+        if asked or late:
+            self._check_finite()
+            self._tick()
+            self._save()
+        if asked:
+            raise KeyboardInterrupt
+
+    # -- epochs ---------------------------------------------------------------------------------
+
+    def _finish_epoch(self, epoch: int) -> None:
+        progress, recipe = self.progress, self.recipe
+        started = time.perf_counter()
+        evaluation = self.evaluate(self.splits.val) if len(self.splits.val) else None
+        if evaluation is not None and not evaluation.accuracy <= (progress.best_accuracy or -math.inf):
+            progress.best_epoch, progress.best_accuracy = epoch, evaluation.accuracy
+            self._save_best(epoch, evaluation)
+        seconds = progress.epoch_seconds
+        progress.seconds += seconds + time.perf_counter() - started
+        totals = self._summed(self._sums).tolist()
+        row: dict[str, Any] = {
+            "epoch": epoch,
+            "step": progress.step,
+            "lr": max(group["lr"] for group in self._optimizer.param_groups),
+            "loss": totals[0] / self.steps_per_epoch,
+            **{f"loss/{n}": v / self.steps_per_epoch for n, v in zip(self.terms, totals[1:-2], strict=True)},
+            "train_accuracy": 100 * totals[-2] / totals[-1],
+            "val_accuracy": evaluation and evaluation.accuracy,
+            "val_loss": evaluation and evaluation.nll,
+            "images_per_second": self.steps_per_epoch * recipe.batch_size / seconds,
+            "seconds": seconds,
+        }
+        self._sums.zero_()
+        progress.epoch_seconds = 0.0
+        if self.folder is not None:
+            self.folder.add_row(row)
+        self._save()
+        if self.observer is not None:
+            self.observer.finished_epoch(row)
+        self._clock = time.perf_counter()
+        if progress.step < self.steps:
+            self._pause()
+
+    def evaluate(self, images: ImageSet, *, against_teacher: bool = False) -> Evaluation:
+        """Evaluate the network that is shipped.
+
+        Args:
+            images: The images.
+            against_teacher: Compare it with the teacher, too.
+        """
+        return self._evaluate(self._student_logits, images, self._teacher_logits if against_teacher else None)
+
+    def evaluate_teacher(self, images: ImageSet) -> Evaluation:
+        """Evaluate the teacher."""
+        return self._evaluate(self._teacher_logits, images, None)
+
+    def _evaluate(self, logits: Any, images: ImageSet, others: Any) -> Evaluation:
+        device, accelerator = self.accelerator.device, self.accelerator
+        sums = MetricSums(self.splits.num_classes, device)
+        batches = images.batches(
+            torch.arange(len(images)),
+            EVALUATION_BATCH,
+            device=device,
+            augment=None,
+            seed=0,
+            rank=accelerator.process_index,
+            world=accelerator.num_processes,
+        )
+        with torch.inference_mode(), accelerator.autocast():
+            for part in batches:
+                if len(part.labels):
+                    sums.add(logits(part.images), part.labels, others(part.images) if others else None)
+        sums.sums = self._summed(sums.sums)
+        return sums.evaluation()
+
+    def _student_logits(self, images: Tensor) -> Tensor:
+        network = self.evaluated
+        mode = network.training
+        try:
+            return network.eval()(self._task.normalise(images)).float()
+        finally:
+            network.train(mode)
+
+    def _teacher_logits(self, images: Tensor) -> Tensor:
+        assert self.teacher is not None
+        return self.teacher.logits(images)
+
+    # -- state ----------------------------------------------------------------------------------
+
+    def _save(self) -> None:
+        sums = self._summed(self._sums)
+        self._stored_at = time.monotonic()
+        if self.folder is None:
+            return
+        tensors, values = optimizer_state(self._optimizer.optimizer)
+        scaler = self.accelerator.scaler
+        state = {
+            **with_prefix("task", self._task.state_dict()),
+            **with_prefix("optimizer", tensors),
+            **({} if self.ema is None else with_prefix("ema", self.ema.module.state_dict())),
+            "sums": sums,
+        }
+        self.folder.save(
+            LAST,
+            Checkpoint(
+                state,
+                {
+                    "progress": asdict(self.progress),
+                    "optimizer": values,
+                    "scaler": scaler.state_dict() if scaler is not None else None,
+                },
+            ),
+        )
+
+    def _save_best(self, epoch: int, evaluation: Evaluation) -> None:
+        if self.folder is not None:
+            values = {"epoch": epoch, "val_accuracy": evaluation.accuracy}
+            self.folder.save(BEST, Checkpoint(with_prefix("student", self.evaluated.state_dict()), values))
+
+    def _restore(self, checkpoint: Checkpoint) -> None:
+        tensors, values = checkpoint.tensors, checkpoint.values
+        self._task.load_state_dict(without_prefix("task", tensors))
+        if self.ema is not None:
+            self.ema.module.load_state_dict(without_prefix("ema", tensors))
+        load_optimizer_state(self._optimizer.optimizer, without_prefix("optimizer", tensors), values["optimizer"])
+        if self.accelerator.scaler is not None:
+            self.accelerator.scaler.load_state_dict(values["scaler"])
+        self.progress = Progress(**values["progress"])
+        if self.accelerator.is_main_process:
+            self._sums.copy_(tensors["sums"])
+        if self.folder is not None:
+            self.folder.forget_epochs_after(self.progress.step // self.steps_per_epoch)
+
+    def take_best(self, best: Checkpoint) -> None:
+        """Give the network that is shipped the weights that were best on validation data."""
+        self.evaluated.load_state_dict(without_prefix("student", best.tensors))
+
+    # -- several processes ----------------------------------------------------------------------
+
+    def _mean(self, values: Tensor) -> Tensor:
+        """The mean over processes."""
+        return self.accelerator.reduce(values, "mean") if self.accelerator.num_processes > 1 else values
+
+    def _summed(self, sums: Tensor) -> Tensor:
+        """The sum over processes."""
+        return self.accelerator.reduce(sums.clone()) if self.accelerator.num_processes > 1 else sums
+
+    @contextmanager
+    def _own_random_state(self) -> Iterator[None]:
+        """Leave the generators that training seeds as they were, those of the device included."""
+        device = self.accelerator.device
+        devices = [device] if device.type == "cuda" else []
+        with isolated_random_state(stable_seed(self.seed, "training")), torch.random.fork_rng(devices=devices):
+            yield
+
+
+def _seed_all(seed: int) -> None:
+    """Seed every generator that a network, an augmentation or a distiller may draw from."""
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    torch.manual_seed(seed)

@@ -1,0 +1,478 @@
+"""Train a student under a teacher, or a network alone: what is asked for, checked, run, and written down."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import torch
+from timm.utils import ModelEmaV3
+from torch import Tensor, nn
+
+from search_spaces import SearchSpace, count_cost
+
+from ..budget import measure_latency
+from ..evaluation import resolve_device
+from ..export import FOLDER, load_student, save_student
+from ..networks import Network, Source, as_network
+from ..run_folder import versions
+from ..search import check_whole, device_name
+from ..seeding import isolated_random_state, stable_seed
+from ..splits import Splits, create_splits
+from .base import Specification, Term, parse_distillers
+from .checkpoint import BEST, LAST, Checkpoint, TrainingFolder, read_checkpoint
+from .metrics import Evaluation
+from .recipe import Recipe, create_recipe
+from .task import DistillationTask, Normalised
+from .trainer import Trainer, create_accelerator
+from .training_report import TrainingCurves, TrainingProgress, draw_training, metrics_csv
+
+RULES = ("best", "last")
+
+
+@dataclass(frozen=True)
+class Training:
+    """A finished training.
+
+    Attributes:
+        result: What `result.json` holds: accuracies with the rule of the epoch, calibration, agreement, cost, timing.
+        rows: What is known of each epoch, in order.
+        path: The run folder; None in memory.
+        student: The trained network, on the CPU, in evaluation mode.
+    """
+
+    result: dict[str, Any]
+    rows: list[dict[str, Any]]
+    path: Path | None
+    student: nn.Module
+
+    @property
+    def accuracy(self) -> float:
+        """Test accuracy in percent."""
+        return float(self.result["test"]["accuracy"])
+
+
+def distill(
+    student: Source,
+    teacher: Source,
+    dataset: str | Splits = "digits",
+    *,
+    distiller: Specification = "kd",
+    ce_weight: float | None = None,
+    recipe: str | Recipe = "cifar",
+    epochs: int | None = None,
+    batch_size: int | None = None,
+    lr: float | None = None,
+    recipe_options: Mapping[str, Any] | None = None,
+    space: SearchSpace | str | None = None,
+    student_options: Mapping[str, Any] | None = None,
+    teacher_options: Mapping[str, Any] | None = None,
+    data_options: Mapping[str, Any] | None = None,
+    rule: str = "best",
+    seed: int = 0,
+    out: str | os.PathLike[str] | None = None,
+    device: str = "auto",
+    checkpoint_minutes: float = 10.0,
+    progress: bool = True,
+) -> Training:
+    """Train a student under a teacher.
+
+    With `out` the state lives in a run folder: stopped at any moment, the same call continues, and on a CPU ends with
+    the weights of an uninterrupted run, bit for bit. On SIGINT the step at hand is finished and the state stored
+    before `KeyboardInterrupt` is raised; a second one raises at once. Under `accelerate launch` or torchrun all
+    processes train one student.
+
+    Args:
+        student: Whom to train: the run folder of a search, whose winner is meant, an architecture of `space`, a timm
+            name, a module, or all else that `as_network` takes.
+        teacher: Whom to learn from: likewise, such as the run folder of a training or a timm name with
+            `teacher_options={"pretrained": True}` or `{"checkpoint": FILE}`.
+        dataset: The data: a name that `create_splits` knows, or the splits.
+        distiller: What is learnt: names joined by "+", each with its weight before it if that is not the customary
+            one, as in "kd+2*diswot"; or a mapping of names to weights or to mappings of `weight` and options.
+        ce_weight: Factor of the cross entropy; by default the customary one of the distillers.
+        recipe: How to train: its name, or a recipe.
+        epochs: Epochs, if not the recipe's; its schedule is scaled to them.
+        batch_size: Images in a step, if not the recipe's.
+        lr: Learning rate, if not the recipe's.
+        recipe_options: Other fields of `Recipe` and of its augmentation.
+        space: The space of an architecture.
+        student_options: Options of the student, as `as_network` takes them.
+        teacher_options: Options of the teacher, likewise.
+        data_options: Options of `create_splits`.
+        rule: Which weights are shipped and tested: "best" on validation data, or of the "last" epoch.
+        seed: Decides the initial weights, the order of the images, the augmentation, and the validation split.
+        out: The run folder; None keeps everything in memory.
+        device: "auto", "cpu", "cuda" or "mps".
+        checkpoint_minutes: Minutes after which the state is stored within an epoch; at its end it always is.
+        progress: Show a bar where standard error is a terminal.
+
+    Returns:
+        The finished training, with the student.
+
+    Raises:
+        ValueError: A name, an option or a weight is wrong, or student, teacher, data and distillers do not fit.
+        StudyError: The run folder cannot be used, or holds another training.
+        DivergenceError: The loss is no number any more.
+    """
+    terms = parse_distillers(distiller)
+    return _run(locals())
+
+
+def train(
+    model: Source,
+    dataset: str | Splits = "digits",
+    *,
+    recipe: str | Recipe = "cifar",
+    epochs: int | None = None,
+    batch_size: int | None = None,
+    lr: float | None = None,
+    recipe_options: Mapping[str, Any] | None = None,
+    space: SearchSpace | str | None = None,
+    model_options: Mapping[str, Any] | None = None,
+    data_options: Mapping[str, Any] | None = None,
+    rule: str = "best",
+    seed: int = 0,
+    out: str | os.PathLike[str] | None = None,
+    device: str = "auto",
+    checkpoint_minutes: float = 10.0,
+    progress: bool = True,
+) -> Training:
+    """Train a network on labels alone: a teacher, or a student to compare with. The loop is that of `distill`.
+
+    Args:
+        model: Whom to train; as the student of `distill`.
+        model_options: Its options.
+        dataset, recipe, epochs, batch_size, lr, recipe_options, space, data_options: As for `distill`.
+        rule, seed, out, device, checkpoint_minutes, progress: As for `distill`.
+
+    Raises:
+        ValueError, StudyError, DivergenceError: As for `distill`.
+    """
+    options = dict(locals())
+    alone = {"student": options.pop("model"), "student_options": options.pop("model_options")}
+    return _run(options | alone | {"teacher": None, "teacher_options": None, "terms": (), "ce_weight": None})
+
+
+def _run(options: dict[str, Any]) -> Training:
+    options.pop("distiller", None)
+    return TrainingRun(**options).run()
+
+
+class TrainingRun:
+    """A training whose input is checked, ready to run.
+
+    Args:
+        terms: The distillers; none without a teacher.
+        student, teacher, dataset, ce_weight, recipe, epochs, batch_size, lr, recipe_options: As for `distill`.
+        space, student_options, teacher_options, data_options, rule, seed: As for `distill`.
+        out, device, checkpoint_minutes, progress: As for `distill`.
+
+    Raises:
+        ValueError: As for `distill`.
+    """
+
+    def __init__(
+        self,
+        *,
+        student: Source,
+        teacher: Source | None,
+        dataset: str | Splits,
+        terms: tuple[Term, ...],
+        ce_weight: float | None,
+        recipe: str | Recipe,
+        epochs: int | None,
+        batch_size: int | None,
+        lr: float | None,
+        recipe_options: Mapping[str, Any] | None,
+        space: SearchSpace | str | None,
+        student_options: Mapping[str, Any] | None,
+        teacher_options: Mapping[str, Any] | None,
+        data_options: Mapping[str, Any] | None,
+        rule: str,
+        seed: int,
+        out: str | os.PathLike[str] | None,
+        device: str,
+        checkpoint_minutes: float,
+        progress: bool,
+    ) -> None:
+        check_whole("seed", seed, least=0)
+        if rule not in RULES:
+            raise ValueError(f"rule is {rule!r}; it must be 'best', on validation data, or 'last'.")
+        if not checkpoint_minutes > 0:
+            raise ValueError(f"checkpoint_minutes is {checkpoint_minutes!r}; it must be above 0.")
+        shorthand = {"epochs": epochs, "batch_size": batch_size, "lr": lr}
+        made = create_recipe(
+            recipe, **(dict(recipe_options or {}) | {k: v for k, v in shorthand.items() if v is not None})
+        )
+        self.device = resolve_device(device)
+        self.accelerator = create_accelerator(made, self.device)
+        if out is None and self.accelerator.num_processes > 1:
+            raise ValueError("Several processes need a run folder; give out.")
+        if isinstance(dataset, Splits):
+            if data_options:
+                raise ValueError("The data is given as it is; data_options cannot be set.")
+            self.splits = dataset
+        else:
+            self.splits = create_splits(dataset, **{"seed": seed, **(data_options or {})})
+        mirrored = self.splits.mirrored or "flip" in (recipe_options or {})
+        self.recipe = made if mirrored else create_recipe(made, flip=0.0)
+        if rule == "best" and not len(self.splits.val):
+            raise ValueError("There are no validation images, so no epoch is the best; give rule='last'.")
+        of_student: dict[str, Any] = {} if space is None else {"space": space}
+        self.student = self._network(student, "student", **of_student, **(student_options or {}))
+        self.teacher = None if teacher is None else self._network(teacher, "teacher", **(teacher_options or {}))
+        self.terms = terms
+        self.rule = rule
+        self.seed = seed
+        self.out = None if out is None else Path(out)
+        self.checkpoint_minutes = checkpoint_minutes
+        self.show_progress = progress
+        self.task, self.ema = self._create_task(ce_weight)
+        self.config = {
+            "student": self.student.config(),
+            "teacher": self.teacher and self.teacher.config(),
+            "data": self.splits.config(),
+            "distillers": {term.name: term.config() for term in terms},
+            "ce_weight": self.task.ce_weight,
+            "recipe": self.recipe.config(),
+            "rule": rule,
+            "seed": seed,
+        }
+
+    def _network(self, source: Source, role: str, **options: Any) -> Network:
+        channels, height, width = self.splits.input_size
+        classes = self.splits.num_classes
+        return as_network(
+            source, num_classes=classes, in_chans=channels, image_size=(height, width), role=role, **options
+        )
+
+    def _create_task(self, ce_weight: float | None) -> tuple[DistillationTask, ModelEmaV3 | None]:
+        """The task on its device; what does not fit shows here, before anything is written."""
+        device, data = self.accelerator.device, self.splits
+        model = self._placed(self.student.build(self.seed))
+        ema = None if self.recipe.ema is None else ModelEmaV3(model, decay=self.recipe.ema)
+        teacher = None
+        if self.teacher is not None:
+            own = Normalised(self.teacher.mean or data.mean, self.teacher.std or data.std, self.recipe.channels_last)
+            teacher = (self._placed(self.teacher.build(self.seed)), own.to(device))
+        with isolated_random_state(stable_seed(self.seed, "distillers")):
+            task = DistillationTask(
+                model,
+                Normalised(data.mean, data.std, self.recipe.channels_last).to(device),
+                next(iter(self._images(2))),
+                teacher=teacher,
+                terms=self.terms,
+                labels=data.train.labels,
+                ce_weight=ce_weight,
+                label_smoothing=self.recipe.label_smoothing,
+                names=(self.student.name, self.teacher.name if self.teacher else ""),
+            )
+        if self.recipe.compile:
+            task.compile()
+        return task, ema
+
+    def _placed(self, model: nn.Module) -> nn.Module:
+        model = model.to(self.accelerator.device)
+        return model.to(memory_format=torch.channels_last) if self.recipe.channels_last else model
+
+    def _images(self, count: int) -> Any:
+        order = torch.arange(min(count, len(self.splits.train)))
+        batches = self.splits.train.batches(
+            order, count, device=self.accelerator.device, augment=self.recipe.augmentation, seed=0
+        )
+        return (batch.images for batch in batches)
+
+    def run(self) -> Training:
+        """Train until done, evaluate on the test images, and write everything down."""
+        accelerator = self.accelerator
+        folder = TrainingFolder(self.config, self.out) if accelerator.is_main_process else None
+        try:
+            accelerator.wait_for_everyone()
+            if (finished := self._finished(folder)) is not None:
+                return finished
+            observer = None if folder is None else _Observer(folder, self.recipe, self._steps(), self.show_progress)
+            trainer = Trainer(
+                self.task,
+                self.splits,
+                self.recipe,
+                folder,
+                accelerator,
+                seed=self.seed,
+                ema=self.ema,
+                observer=observer,
+                checkpoint_seconds=60 * self.checkpoint_minutes,
+                checkpoint=self._checkpoint(folder, LAST),
+            )
+            if observer is None:
+                trainer.run()
+            else:
+                with observer.watching(trainer.progress.step):
+                    trainer.run()
+            return self._finish(trainer, folder)
+        finally:
+            if folder is not None:
+                folder.release()
+
+    def _steps(self) -> int:
+        return len(self.splits.train) // self.recipe.batch_size * self.recipe.epochs
+
+    def _checkpoint(self, folder: TrainingFolder | None, name: str) -> Checkpoint | None:
+        """A checkpoint, which every process reads for itself."""
+        if self.out is not None:
+            return read_checkpoint(self.out / name)
+        return folder.load(name) if folder is not None else None
+
+    def _finished(self, folder: TrainingFolder | None) -> Training | None:
+        """The training as an earlier run finished it."""
+        if self.out is None or not (self.out / "result.json").is_file():
+            return None
+        result = json.loads((self.out / "result.json").read_text())
+        return Training(result, folder.rows if folder else [], self.out, self._reload())
+
+    def _reload(self) -> nn.Module:
+        assert self.out is not None
+        model = None if self.student.timm or self.student.space else self.student.build(self.seed)
+        return load_student(self.out / FOLDER, model=model)
+
+    def _finish(self, trainer: Trainer, folder: TrainingFolder | None) -> Training:
+        """Choose the weights, test them once, and write all that is to be taken away."""
+        best = self._checkpoint(folder, BEST)
+        if self.rule == "best" and best is not None:
+            trainer.take_best(best)
+        test = trainer.evaluate(self.splits.test, against_teacher=self.teacher is not None)
+        of_teacher = trainer.evaluate_teacher(self.splits.test) if self.teacher is not None else None
+        model = trainer.evaluated.cpu().eval()
+        rows = folder.rows if folder is not None else []
+        if folder is None:
+            return Training({"test": {"accuracy": test.accuracy}}, rows, self.out, model)
+        result = self._result(trainer, model, rows, test, of_teacher)
+        if folder.path is not None:
+            with folder.errors():
+                self._write(folder, model, result, test)
+        return Training(result, rows, folder.path, model)
+
+    def _result(
+        self,
+        trainer: Trainer,
+        model: nn.Module,
+        rows: list[dict[str, Any]],
+        test: Evaluation,
+        of_teacher: Evaluation | None,
+    ) -> dict[str, Any]:
+        state, splits = trainer.progress, self.splits
+        cost = count_cost(model, splits.input_size)
+        last = {"epoch": self.recipe.epochs, "val_accuracy": rows[-1]["val_accuracy"]}
+        best = {"epoch": state.best_epoch, "val_accuracy": state.best_accuracy}
+        seconds = sum(row["seconds"] for row in rows)
+        return {
+            "status": "complete",
+            "epochs": self.recipe.epochs,
+            "steps": state.step,
+            "rule": self.rule,
+            "last": last,
+            "best": best,
+            "test": {
+                "accuracy": test.accuracy,
+                "top5": test.top5,
+                "nll": test.nll,
+                "calibration_error": test.calibration_error,
+                "samples": test.samples,
+                "epoch": best["epoch"] if self.rule == "best" else last["epoch"],
+                "rule": self.rule,
+                "bins": [vars(one) for one in test.bins],
+            },
+            "teacher": of_teacher
+            and {
+                "name": self.teacher.name if self.teacher else None,
+                "trained": self.teacher.trained if self.teacher else None,
+                "accuracy": of_teacher.accuracy,
+            },
+            "agreement": of_teacher and {"percent": test.agreement, "divergence": test.divergence},
+            "student": {
+                "name": self.student.name,
+                "params": cost.params,
+                "macs": cost.macs,
+                "latency_ms": measure_latency(model, splits.input_size, batch_size=1),
+                "latency": "one image on the CPU, float32, median",
+            },
+            "data": splits.name,
+            "distillers": {term.name: term.weight for term in self.terms},
+            "ce_weight": self.task.ce_weight,
+            "seed": self.seed,
+            "timing": {
+                "seconds": state.seconds,
+                "images_per_second": len(rows) * trainer.steps_per_epoch * self.recipe.batch_size / seconds,
+                "covers": "seconds: training and validation of all epochs; images_per_second: training alone",
+                "device": device_name(self.device),
+                "processes": self.accelerator.num_processes,
+                "threads": torch.get_num_threads(),
+                "precision": self.recipe.precision,
+                "batch_size": self.recipe.batch_size,
+            },
+            "versions": versions(),
+        }
+
+    def _write(self, folder: TrainingFolder, model: nn.Module, result: dict[str, Any], test: Evaluation) -> None:
+        assert folder.path is not None
+        splits = self.splits
+        card = self.student.card(
+            splits.input_size,
+            splits.mean,
+            splits.std,
+            params=result["student"]["params"],
+            macs=result["student"]["macs"],
+            made_of={
+                "data": splits.name,
+                "teacher": result["teacher"],
+                "distillers": result["distillers"],
+                "test_accuracy": test.accuracy,
+                "rule": self.rule,
+            },
+        )
+        save_student(model, card, folder.path / FOLDER)
+        for name, picture in draw_training(folder.rows, result).items():
+            folder.write(name, picture)
+        folder.write_json("result.json", result)
+
+
+class _Observer:
+    """Shows and writes what happens in the main process."""
+
+    def __init__(self, folder: TrainingFolder, recipe: Recipe, steps: int, progress: bool) -> None:
+        self._folder = folder
+        self._recipe = recipe
+        self._steps = steps
+        self._progress = progress
+
+    def watching(self, done: int) -> _Observer:
+        """Open the bar and the curves, where so many steps are done."""
+        folder = self._folder
+        place = None if folder.path is None else folder.path / "curves"
+        self._curves = TrainingCurves(place, folder.rows)
+        self._bar = TrainingProgress(self._recipe.epochs, self._steps, done=done, enabled=self._progress)
+        return self
+
+    def __enter__(self) -> None:
+        self._bar.__enter__()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._bar.__exit__(kind, error, trace)
+        self._curves.__exit__(kind, error, trace)
+
+    def stepped(self, epoch: int, losses: Mapping[str, Tensor], images: int) -> None:
+        self._bar.add(epoch, losses, images)
+
+    def finished_epoch(self, row: Mapping[str, Any]) -> None:
+        self._curves.add(row)
+        if row["val_accuracy"] is not None:
+            self._bar.validated(row["val_accuracy"])
+        if self._folder.path is not None:
+            self._folder.write("metrics.csv", metrics_csv(self._folder.rows))

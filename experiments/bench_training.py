@@ -1,0 +1,144 @@
+"""How much of the bare limit of the hardware does the training loop reach, and what does each distiller cost?
+
+The bare limit is ResNet-20's forward and backward pass, ResNet-56's forward pass, kd's loss and the optimiser's step on
+tensors that lie ready: no data, no augmentation, no bookkeeping. Both sides run alternately in one process. Then the
+loop runs with each distiller, alternating with kd.
+
+    python experiments/bench_training.py --rounds 5
+    python experiments/bench_training.py --rounds 5 --device cuda --steps 200 --precision bf16
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import platform
+import statistics
+import time
+from pathlib import Path
+
+import numpy as np
+import timm
+import torch
+from torch.nn import functional as F
+
+import diswot_search as ds
+import search_spaces  # noqa: F401 - registers the networks with timm
+from diswot_search.functional import kd_loss
+
+RESULTS = Path(__file__).parent / "results"
+BATCH = 64
+CLASSES = 100
+
+
+def bare_images_per_second(steps: int, device: str, precision: str) -> float:
+    """Of forward, backward and optimiser alone."""
+    torch.manual_seed(0)
+    order = torch.channels_last
+    student = timm.create_model("cifar_resnet20", num_classes=CLASSES).to(device).to(memory_format=order).train()
+    teacher = timm.create_model("cifar_resnet56", num_classes=CLASSES).to(device).to(memory_format=order).eval()
+    optimizer = torch.optim.SGD(student.parameters(), lr=0.05, momentum=0.9, weight_decay=5e-4)
+    images = torch.randn(BATCH, 3, 32, 32, device=device).contiguous(memory_format=order)
+    labels = torch.randint(CLASSES, (BATCH,), device=device)
+    autocast = torch.autocast(device, torch.bfloat16) if precision == "bf16" else contextlib.nullcontext()
+
+    def step() -> None:
+        with autocast:
+            logits = student(images).float()
+            with torch.no_grad():
+                known = teacher(images).float()
+        (0.1 * F.cross_entropy(logits, labels) + 0.9 * kd_loss(logits, known)).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+    for _ in range(3):
+        step()
+    _wait(device)
+    started = time.perf_counter()
+    for _ in range(steps):
+        step()
+    _wait(device)
+    return steps * BATCH / (time.perf_counter() - started)
+
+
+def loop_images_per_second(splits: ds.Splits, distiller: str, device: str, precision: str) -> float:
+    """Of the second epoch of a distillation; the first one warms up."""
+    training = ds.distill(
+        "cifar_resnet20",
+        "cifar_resnet56",
+        splits,
+        distiller=distiller,
+        epochs=2,
+        batch_size=BATCH,
+        lr=0.001,
+        recipe_options={"precision": precision},
+        rule="last",
+        device=device,
+        progress=False,
+    )
+    return float(training.rows[1]["images_per_second"])
+
+
+def make_images(steps: int) -> ds.Splits:
+    """Noise that fills so many steps."""
+    rng = np.random.default_rng(0)
+    count = steps * BATCH
+    images = rng.integers(0, 256, (count, 32, 32, 3), dtype=np.uint8)
+    labels = np.arange(count) % CLASSES
+    few = slice(0, 2 * CLASSES)
+    part = (images[few], labels[few])
+    return ds.Splits.from_arrays((images, labels), val=part, test=part, name="noise", num_classes=CLASSES)
+
+
+def _wait(device: str) -> None:
+    if device == "cuda":
+        torch.cuda.synchronize()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--steps", type=int, default=40, help="steps of each measurement")
+    parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
+    parser.add_argument("--precision", default="fp32", choices=("fp32", "bf16"))
+    parser.add_argument("--distillers", nargs="*", default=ds.list_distillers())
+    args = parser.parse_args()
+    splits = make_images(args.steps)
+
+    bare, loop = [], []
+    for _ in range(args.rounds):
+        bare.append(bare_images_per_second(args.steps, args.device, args.precision))
+        loop.append(loop_images_per_second(splits, "kd", args.device, args.precision))
+    shares = [b / a for a, b in zip(bare, loop, strict=True)]
+    device = torch.cuda.get_device_name() if args.device == "cuda" else f"CPU, {torch.get_num_threads()} thread(s)"
+    lines = [
+        f"# The training loop beside the bare limit, {args.device}",
+        "",
+        f"resnet56 to resnet20, 32 x 32, batch {BATCH}, {args.precision}, {args.steps} steps, {args.rounds} alternating "
+        f"rounds; {device}, torch {torch.__version__}, Python {platform.python_version()}. Medians (range).",
+        "",
+        "| | images per second |",
+        "|---|---|",
+        f"| bare | {statistics.median(bare):,.0f} |",
+        f"| loop, with augmentation | {statistics.median(loop):,.0f} |",
+        f"| **share of the bare limit** | **{statistics.median(shares):.0%}** ({min(shares):.0%} to {max(shares):.0%}) |",
+        "",
+        "Seconds of a step with each distiller over those with kd alone, measured side by side:",
+        "",
+        "| distiller | time of a step, kd = 1 |",
+        "|---|---|",
+    ]
+    for name in args.distillers:
+        if name != "kd":
+            pairs = []
+            for _ in range(max(2, args.rounds // 2)):
+                with_kd = loop_images_per_second(splits, "kd", args.device, args.precision)
+                pairs.append(with_kd / loop_images_per_second(splits, name, args.device, args.precision))
+            lines.append(f"| {name} | {statistics.median(pairs):.2f} ({min(pairs):.2f} to {max(pairs):.2f}) |")
+    text = "\n".join(lines) + "\n"
+    (RESULTS / f"bench_training_{args.device}.md").write_text(text)
+    print(text)
+
+
+if __name__ == "__main__":
+    main()

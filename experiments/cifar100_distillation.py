@@ -1,0 +1,183 @@
+"""Does distillation help on real images? Students on CIFAR-100: alone, kd, kd+diswot, dkd, several seeds each.
+
+The teacher, ResNet-56, is trained by us. Students are ResNet-20 and the architecture that a search of DisWOT's space S0
+finds for a random ResNet-56 within ResNet-20's parameters and multiply-accumulates. All are trained by the recipe `cifar`
+on the same images. Runs that are done, or were stopped, are gone on with.
+
+    python experiments/cifar100_distillation.py --cifar100 data/cifar100.npz --epochs 12 --teacher_epochs 30 --images 10000
+    python experiments/cifar100_distillation.py --cifar100 data/cifar100.npz --epochs 240 --teacher_epochs 240 --device cuda
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import platform
+import statistics
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+RESULTS = Path(__file__).parent / "results"
+METHODS = {"alone": None, "kd": "kd", "kd+diswot": "kd+diswot", "dkd": "dkd"}
+
+
+def find_student(args: argparse.Namespace) -> str:
+    """The text of the architecture that a search finds, not larger than ResNet-20."""
+    import diswot_search as ds
+    import search_spaces
+
+    space = search_spaces.create_space("cifar_resnet_s0", num_classes=100)
+    largest = space.cost(space.parse("3-3-3"))
+    study = ds.search(
+        space,
+        "cifar_resnet56",
+        ds.create_probe(str(args.cifar100), seed=0),
+        algorithm="exhaustive",
+        budget=ds.Budget(max_params=largest.params, max_macs=largest.macs),
+        device=args.device,
+        out=args.out / "search",
+        progress=False,
+    )
+    found = [candidate for candidate in study.best(2) if str(candidate.architecture) != "3-3-3"]
+    return str(found[0].architecture)
+
+
+def train_one(run: dict[str, Any]) -> dict[str, Any]:
+    """One training, in a process of its own; returns what its `result.json` says."""
+    import torch
+
+    import diswot_search as ds
+
+    if run["threads"]:
+        torch.set_num_threads(run["threads"])
+    shared = run["shared"] | {"seed": run["seed"], "out": run["out"]}
+    if run["distiller"] is None:
+        training = ds.train(run["student"], model_options=run["options"], **shared)
+    else:
+        training = ds.distill(
+            run["student"],
+            run["teacher"],
+            distiller=run["distiller"],
+            student_options=run["options"],
+            **shared,
+        )
+    print(f"{run['out']}: {training.accuracy:.2f} %", flush=True)
+    return training.result
+
+
+def describe(results: dict[tuple[str, str], list[dict[str, Any]]], teacher: dict[str, Any]) -> list[str]:
+    """The table, as Markdown."""
+    lines = [
+        "| student | params | MMACs | method | test accuracy | over alone | calibration error | agrees with teacher |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for (student, method), runs in results.items():
+        accuracies = [run["test"]["accuracy"] for run in runs]
+        alone = [run["test"]["accuracy"] for run in results[student, "alone"]]
+        gain = statistics.mean(accuracies) - statistics.mean(alone)
+        agreement = f"{statistics.mean(run['agreement']['percent'] for run in runs):.1f}" if method != "alone" else ""
+        lines.append(
+            f"| {student} | {runs[0]['student']['params']:,} | {runs[0]['student']['macs'] / 1e6:.1f} | {method} | "
+            f"{spread(accuracies)} | {f'{gain:+.2f}' if method != 'alone' else ''} | "
+            f"{statistics.mean(run['test']['calibration_error'] for run in runs):.1f} | {agreement} |"
+        )
+    test = teacher["test"]
+    lines.append(
+        f"| resnet56 (teacher) | {teacher['student']['params']:,} | {teacher['student']['macs'] / 1e6:.1f} | alone | "
+        f"{test['accuracy']:.2f} | | {test['calibration_error']:.1f} | |"
+    )
+    return lines
+
+
+def spread(values: list[float]) -> str:
+    deviation = f" ± {statistics.stdev(values):.2f}" if len(values) > 1 else ""
+    return f"{statistics.mean(values):.2f}{deviation}"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--cifar100", type=Path, required=True, help="npz file with CIFAR-100")
+    parser.add_argument("--images", type=int, help="training images, the same number of each class; by default all")
+    parser.add_argument("--epochs", type=int, default=240)
+    parser.add_argument("--teacher_epochs", type=int, default=240)
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--precision", default="fp32", choices=("fp32", "bf16", "fp16"))
+    parser.add_argument("--jobs", type=int, default=1, help="trainings at once, of one thread each if more than one")
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--only_teacher", action="store_true", help="stop after the teacher")
+    parser.add_argument("--out", type=Path, default=Path("runs/cifar100_distillation"))
+    args = parser.parse_args()
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+    data = {"seed": 0, "val_share": 0.02, **({"train_limit": args.images} if args.images else {})}
+    shared = {
+        "dataset": str(args.cifar100),
+        "data_options": data,
+        "recipe_options": {"precision": args.precision},
+        "rule": "last",
+        "device": args.device,
+        "progress": False,
+    }
+    base = {"threads": 1 if args.jobs > 1 else 0, "options": {}, "distiller": None}
+    teacher_run = args.out / "teacher"
+    teacher = train_one(
+        base
+        | {"student": "cifar_resnet56", "seed": 0, "out": teacher_run}
+        | {"threads": 0, "shared": shared | {"epochs": args.teacher_epochs}}
+    )
+    if args.only_teacher:
+        return
+    students = {"resnet20": ("cifar_resnet20", {}), "searched": ("cifar_resnet", {"arch": find_student(args)})}
+    shared["epochs"] = args.epochs
+    runs = {
+        (student, method, seed): base
+        | {"student": name, "options": options, "teacher": str(teacher_run), "distiller": distiller, "seed": seed}
+        | {"shared": shared, "out": args.out / f"{student}-{method}-{seed}"}
+        for seed in range(args.seeds)
+        for student, (name, options) in students.items()
+        for method, distiller in METHODS.items()
+    }
+    with ProcessPoolExecutor(args.jobs, mp_context=get_context("spawn")) as pool:
+        done = dict(zip(runs, pool.map(train_one, runs.values()), strict=True))
+    results = {
+        (f"{student} ({students[student][1]['arch']})" if students[student][1] else student, method): [
+            done[student, method, seed] for seed in range(args.seeds)
+        ]
+        for student in students
+        for method in METHODS
+    }
+    write_report(args, results, teacher)
+
+
+def write_report(
+    args: argparse.Namespace, results: dict[tuple[str, str], list[dict[str, Any]]], teacher: dict[str, Any]
+) -> None:
+    """The table with its conditions."""
+    first = next(iter(results.values()))[0]
+    timing = first["timing"]
+    command = (
+        f"python experiments/cifar100_distillation.py --cifar100 data/cifar100.npz --epochs {args.epochs} "
+        f"--teacher_epochs {args.teacher_epochs} --seeds {args.seeds} --precision {args.precision} --jobs {args.jobs}"
+        + (f" --images {args.images}" if args.images else "")
+    )
+    lines = [
+        "# Distillation on CIFAR-100",
+        "",
+        f"{args.images or 'All'} training images, {args.epochs} epochs (teacher: {args.teacher_epochs}), recipe `cifar`, "
+        f"batch {timing['batch_size']}, {timing['precision']}, last epoch, all 10,000 test images; mean and standard "
+        f"deviation over {args.seeds} seeds. {timing['device']}, {timing['threads']} thread(s) per training, torch "
+        f"{first['versions']['torch']}, Python {platform.python_version()}.",
+        "",
+        f"    {command}",
+        "",
+        *describe(results, teacher),
+    ]
+    name = f"cifar100_distillation_{args.images or 'all'}_{args.epochs}.md"
+    (RESULTS / name).write_text("\n".join(lines) + "\n")
+    print("\n".join(lines))
+
+
+if __name__ == "__main__":
+    main()
