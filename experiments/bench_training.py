@@ -114,14 +114,14 @@ def main() -> None:
     lines = [
         f"# The training loop beside the bare limit, {args.device}",
         "",
-        f"resnet56 to resnet20, 32 x 32, batch {BATCH}, {args.precision}, {args.steps} steps, {args.rounds} alternating "
-        f"rounds; {device}, torch {torch.__version__}, Python {platform.python_version()}. Medians (range).",
+        f"resnet56 to resnet20, 32 x 32, batch {BATCH}, {args.precision}, {args.steps} steps, {args.rounds} "
+        f"alternating rounds; {device}, torch {torch.__version__}, Python {platform.python_version()}. Medians (range).",
         "",
         "| | images per second |",
         "|---|---|",
         f"| bare | {statistics.median(bare):,.0f} |",
         f"| loop, with augmentation | {statistics.median(loop):,.0f} |",
-        f"| **share of the bare limit** | **{statistics.median(shares):.0%}** ({min(shares):.0%} to {max(shares):.0%}) |",
+        f"| share of the bare limit | **{statistics.median(shares):.0%}** ({min(shares):.0%} to {max(shares):.0%}) |",
         "",
         "Seconds of a step with each distiller over those with kd alone, measured side by side:",
         "",

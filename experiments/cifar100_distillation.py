@@ -1,11 +1,12 @@
 """Does distillation help on real images? Students on CIFAR-100: alone, kd, kd+diswot, dkd, several seeds each.
 
-The teacher, ResNet-56, is trained by us. Students are ResNet-20 and the architecture that a search of DisWOT's space S0
-finds for a random ResNet-56 within ResNet-20's parameters and multiply-accumulates. All are trained by the recipe `cifar`
-on the same images. Runs that are done, or were stopped, are gone on with.
+The teacher, ResNet-56, is trained by us. Students are ResNet-20 and the architecture that a search of DisWOT's space
+S0 finds for a random ResNet-56 within ResNet-20's parameters and multiply-accumulates. All are trained by the recipe
+`cifar` on the same images. Runs that were stopped are gone on with.
 
-    python experiments/cifar100_distillation.py --cifar100 data/cifar100.npz --epochs 12 --teacher_epochs 30 --images 10000
-    python experiments/cifar100_distillation.py --cifar100 data/cifar100.npz --epochs 240 --teacher_epochs 240 --device cuda
+    python experiments/cifar100_distillation.py --cifar100 data/cifar100.npz --images 10000 --epochs 12 \
+        --teacher_epochs 30 --precision bf16 --jobs 2
+    python experiments/cifar100_distillation.py --cifar100 data/cifar100.npz --device cuda
 """
 
 from __future__ import annotations
@@ -165,8 +166,8 @@ def write_report(
     lines = [
         "# Distillation on CIFAR-100",
         "",
-        f"{args.images or 'All'} training images, {args.epochs} epochs (teacher: {args.teacher_epochs}), recipe `cifar`, "
-        f"batch {timing['batch_size']}, {timing['precision']}, last epoch, all 10,000 test images; mean and standard "
+        f"{args.images or 'All'} training images, {args.epochs} epochs (teacher: {args.teacher_epochs}), recipe "
+        f"`cifar`, batch {timing['batch_size']}, {timing['precision']}, last epoch, all 10,000 test images; mean and standard "
         f"deviation over {args.seeds} seeds. {timing['device']}, {timing['threads']} thread(s) per training, torch "
         f"{first['versions']['torch']}, Python {platform.python_version()}.",
         "",

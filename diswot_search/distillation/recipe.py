@@ -96,11 +96,13 @@ class Recipe:
                 _check_between(name, getattr(self, name), 0.0, math.inf if name == "clip_grad" else 1.0)
         if not all(0 <= share <= 1 for share in self.milestones) or list(self.milestones) != sorted(self.milestones):
             raise RecipeError(f"milestones are {self.milestones}; they must be rising shares of the training, 0 to 1.")
-        for kind, name, known in (
+        optimizers = tuple(map(str, list_optimizers(exclude_filters=["lookahead_*"])))
+        names: tuple[tuple[str, str, tuple[str, ...]], ...] = (
             ("schedule", self.schedule, SCHEDULES),
             ("precision", self.precision, PRECISIONS),
-            ("optimizer", self.optimizer, list_optimizers(exclude_filters=["lookahead_*"])),
-        ):
+            ("optimizer", self.optimizer, optimizers),
+        )
+        for kind, name, known in names:
             if name not in known:
                 raise RecipeError(unknown_name_message(kind, name, known))
 

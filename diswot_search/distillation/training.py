@@ -207,9 +207,8 @@ class TrainingRun:
         if not checkpoint_minutes > 0:
             raise ValueError(f"checkpoint_minutes is {checkpoint_minutes!r}; it must be above 0.")
         shorthand = {"epochs": epochs, "batch_size": batch_size, "lr": lr}
-        made = create_recipe(
-            recipe, **(dict(recipe_options or {}) | {k: v for k, v in shorthand.items() if v is not None})
-        )
+        given = {name: value for name, value in shorthand.items() if value is not None}
+        made = create_recipe(recipe, **(dict(recipe_options or {}) | given))
         self.device = resolve_device(device)
         self.accelerator = create_accelerator(made, self.device)
         if out is None and self.accelerator.num_processes > 1:
