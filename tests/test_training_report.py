@@ -261,7 +261,7 @@ def test_an_unfinished_training_is_shown_as_far_as_it_is_known() -> None:
 @pytest.mark.parametrize(("rule", "text"), [("last", "the last"), ("best", "the best on validation images")])
 def test_the_explanation_tells_the_rule_the_spread_and_how_to_load(rule: str, text: str) -> None:
     lines = list(describe_training(make_result(rule=rule), "runs/mine"))
-    assert lines[0] == f"the student is that of epoch 2, {text}; the test images were used once, for it alone"
+    assert lines[0] == f"the student is that of epoch 2, {text}; it was tested after it was chosen"
     assert "one of 200 test images is 0.5 points" in lines[1]
     assert lines[2] == "run folder: runs/mine"
     assert lines[-1].endswith("diswot_search.load_student('runs/mine')")

@@ -216,7 +216,7 @@ def describe_training(result: Result, path: str | os.PathLike[str] | None = None
         yield f"status: {result['status']} after {_count(result['epochs'], 'epoch')}, {_count(result['steps'], 'step')}"
     if test := result.get("test"):
         chosen = RULES[result["rule"]]
-        yield f"the student is that of epoch {test['epoch']}, {chosen}; the test images were used once, for it alone"
+        yield f"the student is that of epoch {test['epoch']}, {chosen}; it was tested after it was chosen"
         yield (
             f"one of {test['samples']:,} test images is {100 / test['samples']:.2g} points of accuracy, and another "
             f"draw of as many would move it by about {_standard_error(test):.2g}"
