@@ -232,11 +232,7 @@ def reviewkd_loss(student: Tensor, teacher: Tensor) -> Tensor:
     difference = student - teacher  # pooling is linear
     height, width = difference.shape[2:]
     levels = [difference]
-    levels += [
-        F.adaptive_avg_pool2d(difference, (min(side, height), min(side, width)))
-        for side in (4, 2, 1)
-        if side < max(height, width)
-    ]
+    levels += [F.adaptive_avg_pool2d(difference, side) for side in (4, 2, 1) if side < max(height, width)]
     weights = difference.new_tensor([0.5**level for level in range(len(levels))])
     return weights @ torch.stack([level.square().mean() for level in levels]) / weights.sum()
 
