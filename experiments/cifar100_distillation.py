@@ -1,8 +1,8 @@
 """Does distillation help on real images? Students on CIFAR-100: alone, kd, kd+diswot, dkd, several seeds each.
 
-The teacher, ResNet-56, is trained by us. Students are ResNet-20 and the architecture that a search of DisWOT's space
-S0 finds for a random ResNet-56 within ResNet-20's parameters and multiply-accumulates. All are trained by the recipe
-`cifar` on the same images. Runs that were stopped are gone on with.
+The teacher, ResNet-56, is trained by us. Students are ResNet-20 and the CIFAR ResNet, of any depth and width, that a
+search finds for a random ResNet-56 within ResNet-20's parameters and multiply-accumulates. All are trained by the
+recipe `cifar` on the same images. Runs that were stopped are gone on with.
 
     python experiments/cifar100_distillation.py --cifar100 data/cifar100.npz --images 10000 --epochs 12 \
         --teacher_epochs 30 --precision bf16 --jobs 2
@@ -24,25 +24,24 @@ RESULTS = Path(__file__).parent / "results"
 METHODS = {"alone": None, "kd": "kd", "kd+diswot": "kd+diswot", "dkd": "dkd"}
 
 
-def find_student(args: argparse.Namespace) -> str:
-    """The text of the architecture that a search finds, not larger than ResNet-20."""
+def search_student(args: argparse.Namespace) -> str:
+    """Search a student that is not larger than ResNet-20; returns its architecture's text."""
     import diswot_search as ds
     import search_spaces
 
-    space = search_spaces.create_space("cifar_resnet_s0", num_classes=100)
-    largest = space.cost(space.parse("3-3-3"))
+    space = search_spaces.create_space("cifar_resnet", num_classes=100)
+    largest = space.cost(space.parse("3x16-3x32-3x64"))
     study = ds.search(
         space,
         "cifar_resnet56",
         ds.create_probe(str(args.cifar100), seed=0),
-        algorithm="exhaustive",
+        evaluations=300,
         budget=ds.Budget(max_params=largest.params, max_macs=largest.macs),
         device=args.device,
         out=args.out / "search",
         progress=False,
     )
-    found = [candidate for candidate in study.best(2) if str(candidate.architecture) != "3-3-3"]
-    return str(found[0].architecture)
+    return str(study.winner.architecture)
 
 
 def train_one(run: dict[str, Any]) -> dict[str, Any]:
@@ -55,13 +54,12 @@ def train_one(run: dict[str, Any]) -> dict[str, Any]:
         torch.set_num_threads(run["threads"])
     shared = run["shared"] | {"seed": run["seed"], "out": run["out"]}
     if run["distiller"] is None:
-        training = ds.train(run["student"], model_options=run["options"], **shared)
+        training = ds.train(run["student"], **shared)
     else:
         training = ds.distill(
             run["student"],
             run["teacher"],
             distiller=run["distiller"],
-            student_options=run["options"],
             **shared,
         )
     print(f"{run['out']}: {training.accuracy:.2f} %", flush=True)
@@ -121,7 +119,7 @@ def main() -> None:
         "device": args.device,
         "progress": False,
     }
-    base = {"threads": 1 if args.jobs > 1 else 0, "options": {}, "distiller": None}
+    base = {"threads": 1 if args.jobs > 1 else 0, "distiller": None}
     teacher_run = args.out / "teacher"
     teacher = train_one(
         base
@@ -130,22 +128,20 @@ def main() -> None:
     )
     if args.only_teacher:
         return
-    students = {"resnet20": ("cifar_resnet20", {}), "searched": ("cifar_resnet", {"arch": find_student(args)})}
+    students = {"resnet20": "cifar_resnet20", f"searched {search_student(args)}": str(args.out / "search")}
     shared["epochs"] = args.epochs
     runs = {
         (student, method, seed): base
-        | {"student": name, "options": options, "teacher": str(teacher_run), "distiller": distiller, "seed": seed}
-        | {"shared": shared, "out": args.out / f"{student}-{method}-{seed}"}
+        | {"student": source, "teacher": str(teacher_run), "distiller": distiller, "seed": seed}
+        | {"shared": shared, "out": args.out / f"{student.replace(' ', '-')}-{method}-{seed}"}
         for seed in range(args.seeds)
-        for student, (name, options) in students.items()
+        for student, source in students.items()
         for method, distiller in METHODS.items()
     }
     with ProcessPoolExecutor(args.jobs, mp_context=get_context("spawn")) as pool:
         done = dict(zip(runs, pool.map(train_one, runs.values()), strict=True))
     results = {
-        (f"{student} ({students[student][1]['arch']})" if students[student][1] else student, method): [
-            done[student, method, seed] for seed in range(args.seeds)
-        ]
+        (student, method): [done[student, method, seed] for seed in range(args.seeds)]
         for student in students
         for method in METHODS
     }
