@@ -163,8 +163,8 @@ def write_report(
         "# Distillation on CIFAR-100",
         "",
         f"{args.images or 'All'} training images, {args.epochs} epochs (teacher: {args.teacher_epochs}), recipe "
-        f"`cifar`, batch {timing['batch_size']}, {timing['precision']}, last epoch, all 10,000 test images; mean and standard "
-        f"deviation over {args.seeds} seeds. {timing['device']}, {timing['threads']} thread(s) per training, torch "
+        f"`cifar`, batch {timing['batch_size']}, {timing['precision']}, last epoch, all 10,000 test images; mean and "
+        f"standard deviation over {args.seeds} seeds. {timing['device']}, {timing['threads']} thread(s) per training, torch "
         f"{first['versions']['torch']}, Python {platform.python_version()}.",
         "",
         f"    {command}",
