@@ -1,0 +1,507 @@
+"""The distillers: what a student learns from a teacher, each a loss with the connectors that it needs.
+
+Weights are the customary ones of the papers and their code on CIFAR-100. Stages of student and teacher are paired
+from the last; where their grids differ, the maps are averaged to the smaller height and width. To add one's own:
+
+    class LastStage(Distiller):
+        "Squared difference of the last stages."
+        reads = ("stages",)
+        weight = 10.0
+
+        def __init__(self, setting):
+            super().__init__(setting)
+            self.connector = nn.Conv2d(setting.student.stages[-1][0], setting.teacher.stages[-1][0], 1)
+
+        def forward(self, student, teacher, batch):
+            first, second = match_grids(self.connector(student.stages[-1]), teacher.stages[-1])
+            return (first - second).square().mean()
+
+    register_distiller("last_stage", LastStage)
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from .. import functional as fn
+from . import losses
+from .base import Batch, Distiller, Features, Setting, register_distiller
+from .connectors import (
+    AttentionFusion,
+    check_classes,
+    check_count,
+    check_number,
+    check_stage,
+    check_stages,
+    conv_connector,
+    match_grids,
+    match_positions,
+    patterned_stages,
+    pooled_widths,
+    required,
+)
+from .contrastive import CRD
+
+# -- predictions --------------------------------------------------------------------------------
+
+
+class KD(Distiller):
+    """The teacher's predictions, softened by a temperature; Hinton et al., 2015.
+
+    Args:
+        setting: What it is made for.
+        temperature: By which logits are divided.
+    """
+
+    weight = 0.9
+    ce_weight = 0.1
+
+    def __init__(self, setting: Setting, temperature: float = 4.0) -> None:
+        super().__init__(setting)
+        self.temperature = check_number("temperature", temperature, above=0)
+
+    def forward(self, student: Features, teacher: Features, batch: Batch) -> Tensor:
+        return fn.kd_loss(student.logits, teacher.logits, self.temperature)
+
+
+class StandardisedKD(Distiller):
+    """The teacher's softened predictions, of logits standardised by sample; Sun et al., CVPR 2024.
+
+    Args:
+        setting: What it is made for.
+        temperature: By which standardised logits are divided.
+    """
+
+    weight = 9.0
+    ce_weight = 0.1
+
+    def __init__(self, setting: Setting, temperature: float = 2.0) -> None:
+        super().__init__(setting)
+        self.temperature = check_number("temperature", temperature, above=0)
+
+    def forward(self, student: Features, teacher: Features, batch: Batch) -> Tensor:
+        return losses.kd_standardised_loss(student.logits, teacher.logits, self.temperature)
+
+
+class DKD(Distiller):
+    """The share of the label, and apart from it the shares of the other classes; Zhao et al., CVPR 2022.
+
+    Of a mixed image the label is the class with the largest share.
+
+    Args:
+        setting: What it is made for.
+        alpha: Weight of the label's share.
+        beta: Weight of the other classes' shares among themselves; 1 to 8 is customary, more for better teachers.
+        temperature: By which logits are divided.
+    """
+
+    warmup = 20 / 240
+
+    def __init__(self, setting: Setting, alpha: float = 1.0, beta: float = 8.0, temperature: float = 4.0) -> None:
+        super().__init__(setting)
+        self.alpha = check_number("alpha", alpha, at_least=0)
+        self.beta = check_number("beta", beta, at_least=0)
+        self.temperature = check_number("temperature", temperature, above=0)
+
+    def forward(self, student: Features, teacher: Features, batch: Batch) -> Tensor:
+        options = {"alpha": self.alpha, "beta": self.beta, "temperature": self.temperature}
+        return losses.dkd_loss(student.logits, teacher.logits, batch.labels, **options)
+
+
+class DIST(Distiller):
+    """Correlation with the teacher's predictions, within samples and within classes; Huang et al., NeurIPS 2022.
+
+    Args:
+        setting: What it is made for.
+        beta: Weight of the correlations within samples.
+        gamma: Weight of the correlations within classes.
+        temperature: By which logits are divided.
+    """
+
+    weight = 2.0
+
+    def __init__(self, setting: Setting, beta: float = 1.0, gamma: float = 1.0, temperature: float = 4.0) -> None:
+        super().__init__(setting)
+        self.beta = check_number("beta", beta, at_least=0)
+        self.gamma = check_number("gamma", gamma, at_least=0)
+        self.temperature = check_number("temperature", temperature, above=0)
+
+    def forward(self, student: Features, teacher: Features, batch: Batch) -> Tensor:
+        return losses.dist_loss(student.logits, teacher.logits, self.beta, self.gamma, self.temperature)
+
+
+# -- feature maps -------------------------------------------------------------------------------
+
+
+class FitNet(Distiller):
+    """A hint: the teacher's features at one stage, through a connector; Romero et al., ICLR 2015.
+
+    Args:
+        setting: What it is made for.
+        stage: Counted from the last, -1; None is the middle one of those that both networks have.
+    """
+
+    reads = ("stages",)
+    weight = 100.0
+
+    def __init__(self, setting: Setting, stage: int | None = None) -> None:
+        super().__init__(setting)
+        common = check_stages(setting, None)
+        self.stage = common[len(common) // 2] if stage is None else check_stage(setting, stage)
+        self.connector = _to_teacher(setting, self.stage)
+
+    def forward(self, student: Features, teacher: Features, batch: Batch) -> Tensor:
+        hint = self.connector(student.stages[self.stage])
+        return losses.fitnet_loss(*match_grids(hint, teacher.stages[self.stage]))
+
+
+class AT(Distiller):
+    """Attention maps, where features are large, at several stages; Zagoruyko and Komodakis, ICLR 2017.
+
+    Stages that are one position wide are left out: their attention is always 1.
+
+    Args:
+        setting: What it is made for.
+        stages: Counted from the last, such as [-2, -1]; None is all that both networks have.
+    """
+
+    reads = ("stages",)
+    weight = 1000.0
+
+    def __init__(self, setting: Setting, stages: Sequence[int] | None = None) -> None:
+        super().__init__(setting)
+        self.stages = patterned_stages(setting, check_stages(setting, stages))
+
+    def forward(self, student: Features, teacher: Features, batch: Batch) -> Tensor:
+        pairs = [match_positions(student.stages[stage], teacher.stages[stage]) for stage in self.stages]
+        return torch.stack([fn.at_loss(*pair) for pair in pairs]).sum()
+
+
+class VID(Distiller):
+    """Information about the teacher's features: a Gaussian around the student's; Ahn et al., CVPR 2019.
+
+    A connector gives the mean, and a variance for each channel is learnt.
+
+    Args:
+        setting: What it is made for.
+        stages: Counted from the last, such as [-2, -1]; None is all that both networks have.
+        initial_variance: Of every channel before training.
+    """
+
+    reads = ("stages",)
+
+    def __init__(self, setting: Setting, stages: Sequence[int] | None = None, initial_variance: float = 5.0) -> None:
+        super().__init__(setting)
+        self.stages = check_stages(setting, stages)
+        # The inverse of softplus, which keeps variances positive.
+        raw = math.log(math.expm1(check_number("initial_variance", initial_variance, above=0)))
+        self.means = nn.ModuleList(_mean_of_teacher(setting, stage) for stage in self.stages)
+        widths = [setting.teacher.stages[stage][0] for stage in self.stages]
+        self.raw_variances = nn.ParameterList(torch.full((width,), raw) for width in widths)
+
+    def forward(self, student: Features, teacher: Features, batch: Batch) -> Tensor:
+        terms = []
+        for stage, mean, raw_variance in zip(self.stages, self.means, self.raw_variances, strict=True):
+            pair = match_grids(mean(student.stages[stage]), teacher.stages[stage])
+            terms.append(losses.vid_loss(*pair, raw_variance))
+        return torch.stack(terms).sum()
+
+
+class OFD(Distiller):
+    """The teacher's features before their activation, where they matter; Heo et al., ICCV 2019.
+
+    What the activation would cut off is raised to a margin: the mean of each channel's negative responses, which
+    follows from the batch normalisation before the activation. Where there is none, the mean is that of the batch.
+    Each stage counts half as much as the one after it.
+
+    Args:
+        setting: What it is made for.
+        stages: Counted from the last, such as [-2, -1]; None is all that both networks have.
+    """
+
+    reads = ("preactivations",)
+    weight = 1e-3
+
+    def __init__(self, setting: Setting, stages: Sequence[int] | None = None) -> None:
+        super().__init__(setting)
+        self.stages = check_stages(setting, stages)
+        self.connectors = nn.ModuleList(_to_teacher(setting, stage) for stage in self.stages)
+        norms = setting.norms or (None,) * len(setting.teacher.stages)
+        for stage in self.stages:
+            norm = norms[stage]
+            margin = None if norm is None else losses.ofd_margin(*norm)
+            self.register_buffer(f"margin{stage}", margin, persistent=False)
+
+    def forward(self, student: Features, teacher: Features, batch: Batch) -> Tensor:
+        terms = []
+        for stage, connector in zip(self.stages, self.connectors, strict=True):
+            pair = match_grids(connector(student.preactivations[stage]), teacher.preactivations[stage])
+            margin = getattr(self, f"margin{stage}")
+            margin = _mean_negative(pair[1]) if margin is None else margin
+            terms.append(losses.ofd_loss(*pair, margin) * 2.0 ** (stage + 1))
+        return torch.stack(terms).sum()
+
+
+class ReviewKD(Distiller):
+    """Features before activations, each stage fused with the later ones, on several scales; Chen et al., CVPR 2021.
+
+    The fusion goes from the last stage to the first, and starts from the pooled features.
+
+    Args:
+        setting: What it is made for.
+        stages: Counted from the last, such as [-2, -1]; None is all that both networks have.
+        width: Channels that are passed on from a stage to the one before.
+    """
+
+    reads = ("pooled", "preactivations")
+    warmup = 20 / 240
+
+    def __init__(self, setting: Setting, stages: Sequence[int] | None = None, width: int = 64) -> None:
+        super().__init__(setting)
+        self.stages = check_stages(setting, stages)[::-1]
+        check_count("width", width)
+        channels = [pooled_widths(setting)]
+        channels += [(setting.student.stages[stage][0], setting.teacher.stages[stage][0]) for stage in self.stages]
+        self.fusions = nn.ModuleList(
+            AttentionFusion(own, width, wanted, last=not place) for place, (own, wanted) in enumerate(channels)
+        )
+
+    def forward(self, student: Features, teacher: Features, batch: Batch) -> Tensor:
+        terms, later = [], None
+        for fusion, own, wanted in zip(self.fusions, self._levels(student), self._levels(teacher), strict=True):
+            found, later = fusion(own, later)
+            terms.append(losses.reviewkd_loss(*match_grids(found, wanted)))
+        return torch.stack(terms).sum()
+
+    def _levels(self, features: Features) -> list[Tensor]:
+        pooled = required(features.pooled)[:, :, None, None]
+        return [pooled, *(features.preactivations[stage] for stage in self.stages)]
+
+
+class ICKD(Distiller):
+    """How the channels of a stage go together in each sample, through a connector; Liu et al., ICCV 2021.
+
+    Args:
+        setting: What it is made for.
+        stage: Counted from the last, -1.
+    """
+
+    reads = ("stages",)
+    weight = 2.5
+
+    def __init__(self, setting: Setting, stage: int = -1) -> None:
+        super().__init__(setting)
+        self.stage = check_stage(setting, stage)
+        self.connector = _to_teacher(setting, self.stage)
+
+    def forward(self, student: Features, teacher: Features, batch: Batch) -> Tensor:
+        return fn.ickd_loss(*match_positions(self.connector(student.stages[self.stage]), teacher.stages[self.stage]))
+
+
+class NST(Distiller):
+    """The distribution of the channels' maps at a stage; Huang and Wang, 2017.
+
+    Args:
+        setting: What it is made for.
+        stage: Counted from the last, -1; None is the last one with more than one position, which it must have.
+    """
+
+    reads = ("stages",)
+    weight = 50.0
+
+    def __init__(self, setting: Setting, stage: int | None = None) -> None:
+        super().__init__(setting)
+        stages = check_stages(setting, None) if stage is None else (check_stage(setting, stage),)
+        self.stage = patterned_stages(setting, stages)[-1]
+
+    def forward(self, student: Features, teacher: Features, batch: Batch) -> Tensor:
+        return fn.nst_loss(*match_positions(student.stages[self.stage], teacher.stages[self.stage]))
+
+
+def _mean_negative(maps: Tensor) -> Tensor:
+    """Mean of what is negative in each channel of maps (B, C, H, W), (C,); zero where nothing is."""
+    negative = maps < 0
+    return (maps * negative).sum((0, 2, 3)) / negative.sum((0, 2, 3)).clamp_min(1)
+
+
+def _to_teacher(setting: Setting, stage: int) -> nn.Module:
+    """A connector from the student's channels of a stage to the teacher's."""
+    return conv_connector(setting.student.stages[stage][0], setting.teacher.stages[stage][0])
+
+
+def _mean_of_teacher(setting: Setting, stage: int) -> nn.Module:
+    """A network of three layers from the student's channels of a stage to the teacher's."""
+    channels, out_channels = setting.student.stages[stage][0], setting.teacher.stages[stage][0]
+    convs = [nn.Conv2d(width, out_channels, 1, bias=False) for width in (channels, out_channels, out_channels)]
+    return nn.Sequential(convs[0], nn.ReLU(), convs[1], nn.ReLU(), convs[2])
+
+
+# -- relations between samples ------------------------------------------------------------------
+
+
+class SP(Distiller):
+    """Which samples are alike at a stage, by inner products; Tung and Mori, ICCV 2019.
+
+    Args:
+        setting: What it is made for.
+        stage: Counted from the last, -1.
+    """
+
+    reads = ("stages",)
+    weight = 3000.0
+
+    def __init__(self, setting: Setting, stage: int = -1) -> None:
+        super().__init__(setting)
+        self.stage = check_stage(setting, stage)
+
+    def forward(self, student: Features, teacher: Features, batch: Batch) -> Tensor:
+        return fn.sp_loss(student.stages[self.stage], teacher.stages[self.stage])
+
+
+class CC(Distiller):
+    """How embeddings of pooled features differ from sample to sample; Peng et al., ICCV 2019.
+
+    Args:
+        setting: What it is made for.
+        width: Of the embeddings.
+    """
+
+    reads = ("pooled",)
+    weight = 0.02
+
+    def __init__(self, setting: Setting, width: int = 128) -> None:
+        super().__init__(setting)
+        check_count("width", width)
+        self.student_embedding, self.teacher_embedding = (nn.Linear(pooled, width) for pooled in pooled_widths(setting))
+
+    def forward(self, student: Features, teacher: Features, batch: Batch) -> Tensor:
+        first, second = (
+            self.student_embedding(required(student.pooled)),
+            self.teacher_embedding(required(teacher.pooled)),
+        )
+        return losses.cc_embedded_loss(first, second)
+
+
+class RKD(Distiller):
+    """Distances and angles between samples in pooled features; Park et al., CVPR 2019.
+
+    Args:
+        setting: What it is made for.
+        distance_weight: Of distances.
+        angle_weight: Of angles.
+    """
+
+    reads = ("pooled",)
+
+    def __init__(self, setting: Setting, distance_weight: float = 25.0, angle_weight: float = 50.0) -> None:
+        super().__init__(setting)
+        self.distance_weight = check_number("distance_weight", distance_weight, at_least=0)
+        self.angle_weight = check_number("angle_weight", angle_weight, at_least=0)
+
+    def forward(self, student: Features, teacher: Features, batch: Batch) -> Tensor:
+        pair = required(student.pooled), required(teacher.pooled)
+        return fn.rkd_loss(*pair, self.distance_weight, self.angle_weight)
+
+
+class PKT(Distiller):
+    """Which samples are alike in pooled features, by cosines as probabilities; Passalis and Tefas, ECCV 2018."""
+
+    reads = ("pooled",)
+    weight = 30000.0
+
+    def forward(self, student: Features, teacher: Features, batch: Batch) -> Tensor:
+        return fn.pkt_loss(required(student.pooled), required(teacher.pooled))
+
+
+# -- DisWOT -------------------------------------------------------------------------------------
+#
+# No weights are published. With these the gradient of each term is about as large as that of `kd` when training begins
+# (1.1 to 1.4 times for ResNet-20 under a trained ResNet-56 on CIFAR-10, batches of 64).
+
+
+class DisWOTSemantic(Distiller):
+    """Where the classes' activation maps overlap, over the batch; Dong et al., CVPR 2023."""
+
+    reads = ("pooled", "features")
+    weight = 2.0
+
+    def __init__(self, setting: Setting) -> None:
+        super().__init__(setting)
+        check_classes(setting, type(self).__name__)
+
+    def forward(self, student: Features, teacher: Features, batch: Batch) -> Tensor:
+        return losses.semantic_loss(*_maps_and_weights(student, teacher))
+
+
+class DisWOTRelation(Distiller):
+    """Which samples are alike in the last feature map, by inner products; Dong et al., CVPR 2023."""
+
+    reads = ("features",)
+    weight = 4.0
+
+    def forward(self, student: Features, teacher: Features, batch: Batch) -> Tensor:
+        return losses.relation_loss(required(student.features), required(teacher.features))
+
+
+class DisWOT(Distiller):
+    """DisWOT's semantic and relation terms, on trained networks; Dong et al., CVPR 2023.
+
+    Args:
+        setting: What it is made for.
+        semantic: Weight of the semantic term, between 0 and 2.
+        relation: Weight of the relation term, between 0 and 2.
+    """
+
+    reads = ("pooled", "features")
+    weight = 2.0
+
+    def __init__(self, setting: Setting, semantic: float = 1.0, relation: float = 2.0) -> None:
+        super().__init__(setting)
+        check_classes(setting, type(self).__name__)
+        self.semantic = check_number("semantic", semantic, at_least=0)
+        self.relation = check_number("relation", relation, at_least=0)
+
+    def forward(self, student: Features, teacher: Features, batch: Batch) -> Tensor:
+        semantic = losses.semantic_loss(*_maps_and_weights(student, teacher))
+        relation = losses.relation_loss(required(student.features), required(teacher.features))
+        return self.semantic * semantic + self.relation * relation
+
+
+def _maps_and_weights(student: Features, teacher: Features) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Feature map and classifier's weight of both.
+
+    A classifier that does not work on the channels of the last map, since there are layers between, has no map of a
+    class. Then the pooled features of both are taken as maps of one position.
+    """
+    networks = [(required(each.features), required(each.pooled), required(each.weight)) for each in (student, teacher)]
+    mapped = all(features.shape[1] == weight.shape[1] for features, _, weight in networks)
+    chosen = [(features.flatten(2) if mapped else pooled[:, :, None], weight) for features, pooled, weight in networks]
+    return *chosen[0], *chosen[1]
+
+
+for _name, _distiller in {
+    "kd": KD,
+    "kd_standardised": StandardisedKD,
+    "fitnet": FitNet,
+    "at": AT,
+    "sp": SP,
+    "cc": CC,
+    "rkd": RKD,
+    "pkt": PKT,
+    "vid": VID,
+    "crd": CRD,
+    "ofd": OFD,
+    "reviewkd": ReviewKD,
+    "dkd": DKD,
+    "dist": DIST,
+    "ickd": ICKD,
+    "nst": NST,
+    "diswot": DisWOT,
+    "diswot_relation": DisWOTRelation,
+    "diswot_semantic": DisWOTSemantic,
+}.items():
+    register_distiller(_name, _distiller)

@@ -1,0 +1,578 @@
+"""Every distiller by the contract, what each makes of stages, grids and memories, and real pairs of networks.
+
+Tolerances: 1e-5 of the value, in single precision, where two ways of computing one loss differ by the order of sums.
+"""
+
+from __future__ import annotations
+
+import math
+import multiprocessing
+import re
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pytest
+import timm
+import torch
+from contracts import DistillerContract, features_of, shapes_of
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+import search_spaces  # noqa: F401  (registers our networks with timm)
+from diswot_search import functional as fn
+from diswot_search.distillation import losses
+from diswot_search.distillation.base import (
+    READABLE,
+    Batch,
+    Combination,
+    Distiller,
+    DistillerError,
+    Features,
+    Setting,
+    Shapes,
+    get_distiller,
+    list_distillers,
+    parse_distillers,
+)
+from diswot_search.distillation.connectors import AttentionFusion, match_grids, required
+from diswot_search.distillation.contrastive import CRD, OtherClasses
+from diswot_search.distillation.distillers import AT, DKD, OFD, VID, DisWOT, FitNet, ReviewKD
+from diswot_search.distillation.features import FeatureReader
+
+few = settings(max_examples=20, deadline=None)
+WEIGHTS = {
+    "kd": 0.9,
+    "kd_standardised": 9.0,
+    "fitnet": 100.0,
+    "at": 1000.0,
+    "sp": 3000.0,
+    "cc": 0.02,
+    "rkd": 1.0,
+    "pkt": 30000.0,
+    "vid": 1.0,
+    "crd": 0.8,
+    "ofd": 0.001,
+    "reviewkd": 1.0,
+    "dkd": 1.0,
+    "dist": 2.0,
+    "ickd": 2.5,
+    "nst": 50.0,
+    "diswot": 2.0,
+    "diswot_relation": 4.0,
+    "diswot_semantic": 2.0,
+}
+"""All distillers in order, with their weights: customary, but for DisWOT's."""
+NOT_POSITIVE = (0, -1.0, math.nan, math.inf, "4", True, None)
+NEGATIVE = (-1, math.nan, math.inf, "1", False, None)
+NO_COUNT = (0, -3, 2.0, "8", True, None)
+NO_STAGE = (0, 1, -3, True, "last", 1.0)
+NO_STAGES: tuple[Any, ...] = ([], [0], [-1, -1], [-3], -1, "-1", [None])
+
+
+class NamedDistiller(DistillerContract):
+    """The contract of what is registered under a name."""
+
+    name: ClassVar[str]
+
+    def create(self, setting: Setting, **options: Any) -> Distiller:
+        return get_distiller(self.name)(setting, **options)
+
+
+class TestKD(NamedDistiller):
+    name = "kd"
+    minimum = 0.0
+    wrong_options: ClassVar = {"temperature": NOT_POSITIVE}
+
+
+class TestStandardisedKD(NamedDistiller):
+    name = "kd_standardised"
+    minimum = 0.0
+    wrong_options: ClassVar = {"temperature": NOT_POSITIVE}
+
+
+class TestDKD(NamedDistiller):
+    name = "dkd"
+    minimum = 0.0
+    wrong_options: ClassVar = {"alpha": NEGATIVE, "beta": NEGATIVE, "temperature": NOT_POSITIVE}
+
+
+class TestDIST(NamedDistiller):
+    name = "dist"
+    minimum = 0.0
+    wrong_options: ClassVar = {"beta": NEGATIVE, "gamma": NEGATIVE, "temperature": NOT_POSITIVE}
+
+
+class TestFitNet(NamedDistiller):
+    name = "fitnet"
+    wrong_options: ClassVar = {"stage": NO_STAGE}
+
+
+class TestAT(NamedDistiller):
+    name = "at"
+    minimum = 0.0
+    wrong_options: ClassVar = {"stages": NO_STAGES}
+
+
+class TestSP(NamedDistiller):
+    name = "sp"
+    minimum = 0.0
+    wrong_options: ClassVar = {"stage": (*NO_STAGE, None)}
+
+
+class TestCC(NamedDistiller):
+    name = "cc"
+    wrong_options: ClassVar = {"width": NO_COUNT}
+
+
+class TestRKD(NamedDistiller):
+    name = "rkd"
+    minimum = 0.0
+    wrong_options: ClassVar = {"distance_weight": NEGATIVE, "angle_weight": NEGATIVE}
+
+
+class TestPKT(NamedDistiller):
+    name = "pkt"
+    minimum = 0.0
+
+
+class TestVID(NamedDistiller):
+    name = "vid"
+    wrong_options: ClassVar = {"stages": NO_STAGES, "initial_variance": NOT_POSITIVE}
+
+
+class TestCRD(NamedDistiller):
+    name = "crd"
+    wrong_options: ClassVar = {
+        "width": NO_COUNT,
+        "negatives": NO_COUNT,
+        "temperature": (*NOT_POSITIVE, 0.001),
+        "momentum": (*NEGATIVE, 1, 2.0),
+    }
+
+
+class TestOFD(NamedDistiller):
+    name = "ofd"
+    wrong_options: ClassVar = {"stages": NO_STAGES}
+
+
+class TestReviewKD(NamedDistiller):
+    name = "reviewkd"
+    wrong_options: ClassVar = {"stages": NO_STAGES, "width": NO_COUNT}
+
+
+class TestICKD(NamedDistiller):
+    name = "ickd"
+    wrong_options: ClassVar = {"stage": (*NO_STAGE, None)}
+
+
+class TestNST(NamedDistiller):
+    name = "nst"
+    minimum = 0.0
+    wrong_options: ClassVar = {"stage": NO_STAGE}
+
+
+class TestDisWOT(NamedDistiller):
+    name = "diswot"
+    minimum = 0.0
+    wrong_options: ClassVar = {"semantic": NEGATIVE, "relation": NEGATIVE}
+
+
+class TestDisWOTRelation(NamedDistiller):
+    name = "diswot_relation"
+    minimum = 0.0
+
+
+class TestDisWOTSemantic(NamedDistiller):
+    name = "diswot_semantic"
+    minimum = 0.0
+
+
+class LastStage(Distiller):
+    """One's own: squared difference of the last stages."""
+
+    reads = ("stages",)
+    weight = 10.0
+
+    def __init__(self, setting: Setting) -> None:
+        super().__init__(setting)
+        self.connector = nn.Conv2d(setting.student.stages[-1][0], setting.teacher.stages[-1][0], 1)
+
+    def forward(self, student: Features, teacher: Features, batch: Batch) -> Tensor:
+        first, second = match_grids(self.connector(student.stages[-1]), teacher.stages[-1])
+        return (first - second).square().mean()
+
+
+class TestLastStage(DistillerContract):
+    def create(self, setting: Setting, **options: Any) -> Distiller:
+        return LastStage(setting, **options)
+
+
+def test_all_are_registered_and_held_to_the_contract() -> None:
+    assert list_distillers() == list(WEIGHTS)
+    assert {suite.name for suite in NamedDistiller.__subclasses__()} == set(WEIGHTS)
+
+
+def test_customary_numbers_are_those_of_the_literature() -> None:
+    distillers = {name: get_distiller(name) for name in WEIGHTS}
+    assert {name: distiller.weight for name, distiller in distillers.items()} == WEIGHTS
+    assert {name: d.ce_weight for name, d in distillers.items() if d.ce_weight != 1} == {
+        "kd": 0.1,
+        "kd_standardised": 0.1,
+    }
+    assert {name: d.warmup for name, d in distillers.items() if d.warmup} == {"reviewkd": 20 / 240, "dkd": 20 / 240}
+
+
+# -- stages and grids ---------------------------------------------------------------------------
+
+DEEP = shapes_of("deep", (3, 16, 16), (4, 8, 8), (6, 4, 4))
+"""Three stages of more than one position."""
+
+
+def pair_of(
+    student: Shapes, teacher: Shapes, size: int = 4, labels: Tensor | None = None
+) -> tuple[Setting, Features, Features]:
+    """A setting, and all random features of both."""
+    setting = Setting(student, teacher, torch.arange(40) % 5 if labels is None else labels)
+    return setting, features_of(student, READABLE, size, 1, learns=True), features_of(teacher, READABLE, size, 2)
+
+
+def batch_of(size: int = 4) -> Batch:
+    indices = torch.arange(size)
+    return Batch(torch.rand(size, 3, 8, 8), indices % 5, indices)
+
+
+def stages_reached(distiller: Callable[..., Tensor], student: Features, teacher: Features) -> list[int]:
+    """Stages, counted from the last, that the gradient reaches."""
+    distiller(student, teacher, batch_of()).backward()
+    pairs = zip(student.stages, student.preactivations, strict=True)
+    found = [any(maps.grad is not None and maps.grad.any() for maps in pair) for pair in pairs]
+    return [place - len(found) for place, reached in enumerate(found) if reached]
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "expected"),
+    [
+        ("fitnet", {}, [-2]),
+        ("fitnet", {"stage": -3}, [-3]),
+        ("at", {}, [-3, -2, -1]),
+        ("at", {"stages": [-1, -3]}, [-3, -1]),
+        ("sp", {}, [-1]),
+        ("sp", {"stage": -2}, [-2]),
+        ("ickd", {}, [-1]),
+        ("ickd", {"stage": -3}, [-3]),
+        ("nst", {}, [-1]),
+        ("nst", {"stage": -2}, [-2]),
+        ("vid", {}, [-3, -2, -1]),
+        ("vid", {"stages": [-2]}, [-2]),
+        ("ofd", {}, [-3, -2, -1]),
+        ("ofd", {"stages": [-1]}, [-1]),
+        ("reviewkd", {}, [-3, -2, -1]),
+        ("reviewkd", {"stages": [-2, -1]}, [-2, -1]),
+    ],
+)
+def test_stages_are_counted_from_the_last(name: str, options: dict[str, Any], expected: list[int]) -> None:
+    setting, student, teacher = pair_of(DEEP, shapes_of("deeper", (2, 32, 32), *DEEP.stages))
+    assert stages_reached(get_distiller(name)(setting, **options), student, teacher) == expected
+
+
+@pytest.mark.parametrize(("count", "middle"), [(1, -1), (2, -1), (3, -2), (4, -2), (5, -3)])
+def test_hint_is_the_middle_stage(count: int, middle: int) -> None:
+    shapes = shapes_of("net", *[(4, 2, 2)] * count)
+    assert FitNet(Setting(shapes, shapes, torch.arange(4))).stage == middle
+
+
+def test_stages_of_one_position_have_no_patterns() -> None:
+    narrow = shapes_of("narrow", (3, 8, 8), (4, 2, 2), (6, 1, 1))
+    setting, student, teacher = pair_of(narrow, DEEP)
+    assert stages_reached(AT(setting), student, teacher) == [-3, -2]
+    assert get_distiller("nst")(setting).stage == -2
+    for name, options in (("nst", {"stage": -1}), ("at", {"stages": [-1]})):
+        with pytest.raises(DistillerError, match="one position only in narrow or deep"):
+            get_distiller(name)(setting, **options)
+    point = shapes_of("point", (6, 1, 1))
+    for name in ("nst", "at"):
+        with pytest.raises(DistillerError, match="one position only in deep or point"):
+            get_distiller(name)(Setting(DEEP, point, torch.arange(4)))
+
+
+def test_wrong_stages_name_those_that_both_have() -> None:
+    setting, *_ = pair_of(shapes_of("short", (4, 8, 8), (6, 4, 4)), DEEP)
+    for name, options in (("fitnet", {"stage": -3}), ("at", {"stages": [-3]})):
+        with pytest.raises(DistillerError, match="short and deep both have -1, -2"):
+            get_distiller(name)(setting, **options)
+
+
+def test_options_come_with_the_specification() -> None:
+    setting, *_ = pair_of(DEEP, DEEP)
+    combination = Combination(parse_distillers({"fitnet": {"weight": 3, "stage": -1}, "kd": None}), setting)
+    fitnet = combination.distillers[0]
+    assert isinstance(fitnet, FitNet)
+    assert fitnet.stage == -1
+    with pytest.raises(DistillerError, match="allowed: stages, initial_variance"):
+        parse_distillers({"vid": {"stage": -1}})
+
+
+@few
+@given(st.lists(st.integers(1, 3), min_size=2, max_size=2), st.lists(st.integers(1, 3), min_size=2, max_size=2))
+def test_the_larger_grid_is_averaged(grid: list[int], times: list[int]) -> None:
+    height, width = grid
+    small, large = torch.randn(2, 3, height, width), torch.randn(2, 5, height * times[0], width * times[1])
+    for first, second in (match_grids(small, large), match_grids(large, small)[::-1]):
+        assert torch.equal(first, small)
+        cells = large.reshape(2, 5, height, times[0], width, times[1])
+        torch.testing.assert_close(second, cells.mean((3, 5)))
+
+
+def test_a_column_of_tokens_is_compared_with_rows() -> None:
+    first, second = match_grids(torch.randn(2, 3, 10, 1), maps := torch.randn(2, 3, 4, 4))
+    assert first.shape == second.shape == (2, 3, 4, 1)
+    torch.testing.assert_close(second, maps.mean(3, keepdim=True))
+
+
+# -- what each distiller computes ---------------------------------------------------------------
+
+
+def test_attention_is_summed_over_stages() -> None:
+    setting, student, teacher = pair_of(DEEP, DEEP)
+    pairs = zip(student.stages, teacher.stages, strict=True)
+    expected = sum(fn.at_loss(first.flatten(2), second.flatten(2)) for first, second in pairs)
+    torch.testing.assert_close(AT(setting)(student, teacher, batch_of()), expected)
+
+
+def test_mixed_images_count_as_their_largest_class() -> None:
+    setting, student, teacher = pair_of(DEEP, DEEP)
+    batch = batch_of()
+    mixed = replace(batch, targets=torch.full((4, 5), 0.2))
+    expected = losses.dkd_loss(student.logits, teacher.logits, batch.labels, 1, 8, 4)
+    torch.testing.assert_close(DKD(setting)(student, teacher, mixed), expected)
+
+
+def test_variance_of_the_teacher_starts_as_asked() -> None:
+    setting, *_ = pair_of(DEEP, DEEP)
+    for raw in VID(setting, initial_variance=3.0).raw_variances:
+        torch.testing.assert_close(F.softplus(raw), torch.full_like(raw, 3.0))
+
+
+def test_margin_is_that_of_the_normalisation_or_of_the_batch() -> None:
+    setting, student, teacher = pair_of(DEEP, DEEP, size=8)
+    norms: Any = (None, torch.stack([torch.full((4,), 0.5), torch.full((4,), 2.0)]), None)
+    distiller = OFD(replace(setting, norms=norms))
+    expected: Any = 0.0
+    for stage, factor in ((-3, 0.25), (-2, 0.5), (-1, 1.0)):
+        maps = teacher.preactivations[stage]
+        if stage == -2:
+            margin = losses.ofd_margin(*norms[1])
+        else:
+            margin = torch.stack([channel[channel < 0].mean() for channel in maps.unbind(1)])
+        connected = distiller.connectors[stage](student.preactivations[stage])
+        expected += factor * losses.ofd_loss(connected, maps, margin)
+    torch.testing.assert_close(distiller(student, teacher, batch_of(8)), torch.as_tensor(expected))
+
+
+def test_margin_without_negative_responses_is_zero() -> None:
+    setting, student, teacher = pair_of(DEEP, DEEP)
+    positive = replace(teacher, preactivations=tuple(maps.abs() for maps in teacher.preactivations))
+    distiller = OFD(setting, stages=[-1])
+    connected = distiller.connectors[0](student.preactivations[-1])
+    expected = losses.ofd_loss(connected, positive.preactivations[-1], torch.zeros(6))
+    torch.testing.assert_close(distiller(student, positive, batch_of()), expected)
+
+
+def test_review_goes_from_the_pooled_features_to_the_first_stage() -> None:
+    setting, student, teacher = pair_of(DEEP, shapes_of("wide", (5, 8, 8), (6, 8, 8), (7, 4, 4)))
+    distiller = ReviewKD(setting, width=4)
+    own, wanted = ([required(each.pooled)[:, :, None, None], *each.preactivations[::-1]] for each in (student, teacher))
+    expected: Any = 0.0
+    later = None
+    fusions: Any = distiller.fusions
+    for fusion, stage, target in zip(fusions, own, wanted, strict=True):
+        fused = fusion.reduce(stage)
+        if later is not None:
+            later = F.interpolate(later, fused.shape[2:])
+            weights = torch.sigmoid(fusion.attend[0](torch.cat([fused, later], 1)))
+            fused = weights[:, [0]] * fused + weights[:, [1]] * later
+        expected += losses.reviewkd_loss(match_grids(fusion.expand(fused), target)[0], target)
+        later = fused
+    torch.testing.assert_close(distiller(student, teacher, batch_of()), torch.as_tensor(expected))
+
+
+def test_the_first_level_of_a_review_attends_to_nothing_later() -> None:
+    assert AttentionFusion(3, 4, 5, last=True).attend is None
+
+
+def test_diswot_adds_its_two_terms() -> None:
+    setting, student, teacher = pair_of(DEEP, DEEP)
+    semantic, relation = (
+        get_distiller(f"diswot_{term}")(setting)(student, teacher, batch_of()) for term in ("semantic", "relation")
+    )
+    both = DisWOT(setting, semantic=3, relation=0.5)(student, teacher, batch_of())
+    torch.testing.assert_close(both, 3 * semantic + 0.5 * relation)
+
+
+def test_terms_of_diswot_are_the_squares_of_its_proxies_distances() -> None:
+    setting, student, teacher = pair_of(DEEP, shapes_of("wide", (9, 4, 4)))
+    grams = []
+    for each in (student, teacher):
+        maps = torch.einsum("nc,bchw->nbhw", each.weight, each.features).flatten(1)
+        grams.append(
+            (maps @ maps.T / (maps @ maps.T).norm(), fn.frobenius_normalise(fn.sample_gram(required(each.features))))
+        )
+    for name, first, second in zip(("semantic", "relation"), *grams, strict=True):
+        found = get_distiller(f"diswot_{name}")(setting)(student, teacher, batch_of())
+        torch.testing.assert_close(found, (first - second).square().sum())
+
+
+def test_classes_without_maps_are_compared_by_their_scores() -> None:
+    setting, student, teacher = pair_of(DEEP, shapes_of("head", (6, 4, 4), pooled=10))
+    scores = [required(each.weight) @ required(each.pooled).T for each in (student, teacher)]
+    first, second = (fn.frobenius_normalise(rows @ rows.T) for rows in scores)
+    found = get_distiller("diswot_semantic")(setting)(student, teacher, batch_of())
+    torch.testing.assert_close(found, (first - second).square().sum())
+
+
+@pytest.mark.parametrize("name", ["diswot", "diswot_semantic"])
+def test_other_classes_are_refused(name: str) -> None:
+    with pytest.raises(DistillerError, match=re.escape("has 5 and the teacher other has 7")):
+        get_distiller(name)(Setting(DEEP, shapes_of("other", (6, 4, 4), classes=7), torch.arange(4)))
+
+
+def test_features_that_were_not_read_are_missed() -> None:
+    setting, student, teacher = pair_of(DEEP, DEEP)
+    with pytest.raises(DistillerError, match="lack"):
+        get_distiller("rkd")(setting)(replace(student, pooled=None), teacher, batch_of())
+
+
+# -- contrast with a memory ---------------------------------------------------------------------
+
+UNEVEN = torch.tensor([7] * 5 + [2] * 3 + [4] * 12)[torch.randperm(20, generator=torch.Generator().manual_seed(0))]
+"""Labels of 20 samples in no order, 12 of them of one class."""
+
+
+def contrast(**options: Any) -> tuple[CRD, Features, Features]:
+    setting, student, teacher = pair_of(DEEP, shapes_of("wide", (9, 4, 4)), labels=UNEVEN)
+    return CRD(setting, width=8, **options), student, teacher
+
+
+def test_negatives_are_of_other_classes_and_all_as_likely() -> None:
+    draw = OtherClasses(UNEVEN)
+    assert draw.fewest == 8
+    indices = torch.arange(20)
+    drawn = draw(indices, 2000)
+    assert (UNEVEN[drawn] != UNEVEN[indices, None]).all()
+    for sample, row in zip(indices, drawn, strict=True):
+        counts = row.bincount(minlength=20)[UNEVEN[sample] != UNEVEN].double()
+        # Binomial with at least 2000 / 17 expected: its relative deviation is below 9.3 %, and six of them are allowed.
+        assert ((counts / counts.mean() - 1).abs() < 6 * counts.mean() ** -0.5).all()
+
+
+def test_loss_is_that_of_each_sample_against_its_draws() -> None:
+    distiller, student, teacher = contrast(negatives=5, temperature=0.2)
+    batch = batch_of()
+    embeddings = [
+        F.normalize(layer(features.pooled), dim=1).detach()
+        for layer, features in ((distiller.student_projection, student), (distiller.teacher_projection, teacher))
+    ]
+    memories = distiller.teacher_memory.clone(), distiller.student_memory.clone()
+    torch.manual_seed(3)
+    drawn = distiller.draw(batch.indices, 5)
+    expected: Any = 0.0
+    for embedding, memory in zip(embeddings, memories, strict=True):
+        rows = [[float(embedding[i] @ memory[j]) for j in (i, *drawn[i].tolist())] for i in range(4)]
+        expected += losses.contrastive_loss(torch.tensor(rows), width=8, temperature=0.2)
+    torch.manual_seed(3)
+    found = distiller(student, teacher, batch)
+    torch.testing.assert_close(found.detach(), torch.as_tensor(expected))
+
+
+def test_memory_moves_towards_the_embeddings_of_the_batch() -> None:
+    distiller, student, teacher = contrast(momentum=0.75)
+    batch = replace(batch_of(), indices=torch.tensor([11, 3, 0, 17]), targets=torch.full((4, 5), 0.2))
+    before = distiller.student_memory.clone()
+    distiller(student, teacher, batch)
+    new = F.normalize(distiller.student_projection(student.pooled), dim=1)
+    expected = before.clone()
+    expected[batch.indices] = F.normalize(0.75 * before[batch.indices] + 0.25 * new.detach(), dim=1)
+    torch.testing.assert_close(distiller.student_memory, expected)
+    assert not torch.equal(distiller.student_memory, before)
+    assert not distiller.student_memory.requires_grad
+
+
+def test_negatives_are_at_most_what_there_is() -> None:
+    assert contrast()[0].negatives == 8
+    assert contrast(negatives=3)[0].negatives == 3
+    with pytest.raises(DistillerError, match="at least 2 classes"):
+        CRD(Setting(DEEP, DEEP, torch.zeros(9, dtype=torch.int64)))
+
+
+def memories_of(rank: int, world: int, store: str) -> list[list[list[float]]]:
+    """The memories after a step, of this process's share of the batch."""
+    torch.set_num_threads(1)
+    if world > 1:
+        torch.distributed.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=world)
+    shapes = shapes_of("net", (6, 1, 1))
+    torch.manual_seed(0)
+    distiller = CRD(Setting(shapes, shapes, torch.arange(12) % 3), width=4)
+    share = slice(rank * 8 // world, (rank + 1) * 8 // world)
+    pooled = torch.randn(2, 8, 6, generator=torch.Generator().manual_seed(0))
+    student, teacher = (Features(torch.zeros(0), features[share]) for features in pooled)
+    indices = torch.tensor([5, 1, 0, 11, 7, 2, 9, 4])[share]
+    distiller(student, teacher, replace(batch_of(), indices=indices))
+    if world > 1:
+        torch.distributed.destroy_process_group()
+    return [distiller.student_memory.tolist(), distiller.teacher_memory.tolist()]
+
+
+def test_processes_keep_one_memory(tmp_path: Path) -> None:
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["diswot_search.distillation.distillers", "timm"])
+    with ProcessPoolExecutor(2, mp_context=context) as pool:
+        started = [pool.submit(memories_of, rank, 2, str(tmp_path / "store")) for rank in (0, 1)]
+        first, second = (torch.tensor(process.result(timeout=120)) for process in started)
+    assert torch.equal(first, second)
+    torch.testing.assert_close(first, torch.tensor(memories_of(0, 1, "")))
+
+
+# -- real networks ------------------------------------------------------------------------------
+
+OPTIONS: dict[str, dict[str, Any]] = {
+    "cifar_resnet": {"arch": "1-1-1"},
+    "vit_tiny_patch16_224": {"img_size": 32, "patch_size": 8, "depth": 2},
+}
+PAIRS = [
+    ("cifar_resnet", "cifar_resnet20"),
+    ("cifar_resnet", "vit_tiny_patch16_224"),
+    ("vit_tiny_patch16_224", "cifar_resnet"),
+    ("convnext_atto", "mobilenetv3_small_050"),
+    ("mobilenetv3_small_050", "regnetx_002"),
+    ("regnetx_002", "convnext_atto"),
+]
+
+
+@pytest.mark.parametrize(("student", "teacher"), PAIRS)
+def test_real_networks_learn_from_each_other(student: str, teacher: str) -> None:
+    images = torch.randn(4, 3, 32, 32)
+    learner, master = (timm.create_model(name, num_classes=5, **OPTIONS.get(name, {})) for name in (student, teacher))
+    readers = FeatureReader(learner.train(), images, student), FeatureReader(master.eval(), images, teacher)
+    setting = Setting(readers[0].shapes, readers[1].shapes, torch.arange(40) % 5, readers[1].norms)
+    combination = Combination(parse_distillers(WEIGHTS), setting)
+    for reader in readers:
+        reader.want(combination.reads)
+    with torch.no_grad():
+        known = readers[1].read(images)
+    losses = combination(readers[0].read(images), known, batch_of(), progress=0.5)
+    torch.stack(list(losses.values())).sum().backward()
+    assert list(losses) == list(WEIGHTS)
+    for name, loss in losses.items():
+        assert loss.isfinite(), name
+    gradients = [parameter.grad for parameter in learner.parameters() if parameter.grad is not None]
+    assert all(gradient.isfinite().all() for gradient in gradients)
+    assert required(
+        next(learner.parameters()).grad
+    ).any()  # of the first layer: some others are behind a factor of zero
+    assert all(p.grad is not None for p in combination.parameters())
+    assert all(p.grad is None for p in master.parameters())
