@@ -352,10 +352,11 @@ def test_mixed_images_count_as_their_largest_class() -> None:
     torch.testing.assert_close(DKD(setting)(student, teacher, mixed), expected)
 
 
-def test_variance_of_the_teacher_starts_as_asked() -> None:
+@pytest.mark.parametrize("variance", [1e-3, 3.0, 1e3])
+def test_variance_of_the_teacher_starts_as_asked(variance: float) -> None:
     setting, *_ = pair_of(DEEP, DEEP)
-    for raw in VID(setting, initial_variance=3.0).raw_variances:
-        torch.testing.assert_close(F.softplus(raw), torch.full_like(raw, 3.0))
+    for raw in VID(setting, initial_variance=variance).raw_variances:
+        torch.testing.assert_close(F.softplus(raw), torch.full_like(raw, variance))
 
 
 def test_margin_is_that_of_the_normalisation_or_of_the_batch() -> None:

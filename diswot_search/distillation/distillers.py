@@ -95,7 +95,7 @@ class DKD(Distiller):
     Args:
         setting: What it is made for.
         alpha: Weight of the label's share.
-        beta: Weight of the other classes' shares among themselves; 1 to 8 is customary, more for better teachers.
+        beta: Weight of the other classes' shares among themselves; 1 to 8 is customary.
         temperature: By which logits are divided.
     """
 
@@ -197,8 +197,8 @@ class VID(Distiller):
     def __init__(self, setting: Setting, stages: Sequence[int] | None = None, initial_variance: float = 5.0) -> None:
         super().__init__(setting)
         self.stages = check_stages(setting, stages)
-        # The inverse of softplus, which keeps variances positive.
-        raw = math.log(math.expm1(check_number("initial_variance", initial_variance, above=0)))
+        variance = check_number("initial_variance", initial_variance, above=0)
+        raw = variance + math.log(-math.expm1(-variance))  # softplus, which keeps variances positive, the other way
         self.means = nn.ModuleList(_mean_of_teacher(setting, stage) for stage in self.stages)
         widths = [setting.teacher.stages[stage][0] for stage in self.stages]
         self.raw_variances = nn.ParameterList(torch.full((width,), raw) for width in widths)
@@ -232,8 +232,7 @@ class OFD(Distiller):
         self.connectors = nn.ModuleList(_to_teacher(setting, stage) for stage in self.stages)
         norms = setting.norms or (None,) * len(setting.teacher.stages)
         for stage in self.stages:
-            norm = norms[stage]
-            margin = None if norm is None else losses.ofd_margin(*norm)
+            margin = None if (norm := norms[stage]) is None else losses.ofd_margin(*norm)
             self.register_buffer(f"margin{stage}", margin, persistent=False)
 
     def forward(self, student: Features, teacher: Features, batch: Batch) -> Tensor:
@@ -365,6 +364,8 @@ class SP(Distiller):
 class CC(Distiller):
     """How embeddings of pooled features differ from sample to sample; Peng et al., ICCV 2019.
 
+    Both embeddings are linear and learnt.
+
     Args:
         setting: What it is made for.
         width: Of the embeddings.
@@ -379,11 +380,8 @@ class CC(Distiller):
         self.student_embedding, self.teacher_embedding = (nn.Linear(pooled, width) for pooled in pooled_widths(setting))
 
     def forward(self, student: Features, teacher: Features, batch: Batch) -> Tensor:
-        first, second = (
-            self.student_embedding(required(student.pooled)),
-            self.teacher_embedding(required(teacher.pooled)),
-        )
-        return losses.cc_embedded_loss(first, second)
+        first = self.student_embedding(required(student.pooled))
+        return losses.cc_embedded_loss(first, self.teacher_embedding(required(teacher.pooled)))
 
 
 class RKD(Distiller):
@@ -452,8 +450,8 @@ class DisWOT(Distiller):
 
     Args:
         setting: What it is made for.
-        semantic: Weight of the semantic term, between 0 and 2.
-        relation: Weight of the relation term, between 0 and 2.
+        semantic: Weight of the semantic term, which is between 0 and 2.
+        relation: Weight of the relation term, which is between 0 and 2.
     """
 
     reads = ("pooled", "features")
