@@ -81,6 +81,10 @@ class FeatureReader:
                 else:
                     self._hook_input(activation, ("preactivation", place))
 
+    def release(self) -> None:
+        """Remove all hooks; `read` gives logits alone."""
+        self.want(())
+
     def compile(self) -> None:
         """Let torch compile the network with its hooks, at the next batch."""
         self._forward = torch.compile(self._run)
@@ -91,7 +95,7 @@ class FeatureReader:
         Args:
             images: (B, C, H, W), normalised for this network.
         """
-        logits, raw, caught = self._run(images)
+        logits, raw, caught = self._forward(images)
         stages = tuple(
             as_map(caught["stage", i], self.model) for i in range(len(self._stages)) if ("stage", i) in caught
         )

@@ -123,14 +123,16 @@ class Recipe:
 
     def create_schedule(self, optimizer: Optimizer, steps: int) -> Any:
         """timm's schedule of the learning rate, in steps of the optimiser."""
+        constant = self.schedule == "constant"
         scheduler, _ = create_scheduler_v2(
             optimizer,
-            sched=self.schedule,
+            sched="multistep" if constant else self.schedule,  # older versions of timm do not know "constant"
             num_epochs=steps,
             warmup_epochs=round(self.warmup * steps),
             warmup_lr=self.lr * 1e-3,
             min_lr=self.min_lr,
-            decay_milestones=[round(share * steps) for share in self.milestones],
+            # timm multiplies a step early.
+            decay_milestones=[] if constant else [round(share * steps) + 1 for share in self.milestones],
             decay_rate=self.decay,
             step_on_epochs=False,
             updates_per_epoch=1,

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .base import Batch, Combination, DistillerError, Features, Setting, Term
+from .base import Batch, Combination, DistillerError, Features, Setting, Shapes, Term
 from .features import FeatureReader
 
 
@@ -126,9 +126,28 @@ class DistillationTask(nn.Module):
         """The teacher."""
         return self._teacher[0] if self._teacher else None
 
+    @property
+    def shapes(self) -> tuple[Shapes, ...]:
+        """Those of the student and, where there is one, of the teacher."""
+        return tuple(reader.shapes for reader in self._readers)
+
+    @property
+    def _readers(self) -> tuple[FeatureReader, ...]:
+        return (self._reader, *(teacher.reader for teacher in self._teacher))
+
+    def no_weight_decay(self) -> set[str]:
+        """Parameters that the student's authors let nothing decay, which timm's optimisers ask for."""
+        ask = getattr(self.student, "no_weight_decay", None)
+        return {f"student.{name}" for name in ask()} if callable(ask) else set()
+
+    def release(self) -> None:
+        """Leave student and teacher as they came, without hooks."""
+        for reader in self._readers:
+            reader.release()
+
     def compile(self, *args: object, **options: object) -> None:
         """Let torch compile student and teacher."""
-        for reader in (self._reader, *(teacher.reader for teacher in self._teacher)):
+        for reader in self._readers:
             reader.compile()
 
     def forward(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import random
 import time
 from collections.abc import Iterator, Mapping
@@ -13,13 +12,15 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 from accelerate import Accelerator
-from accelerate.state import AcceleratorState
+from accelerate.state import AcceleratorState, PartialState
+from accelerate.utils import broadcast
 from timm.data import Mixup
 from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 
 from ..image_sets import Images, ImageSet
 from ..interruption import Interruption
+from ..run_folder import StudyError
 from ..seeding import isolated_random_state, stable_seed
 from ..splits import Splits
 from .checkpoint import (
@@ -37,6 +38,8 @@ from .recipe import Recipe, RecipeError
 from .task import DistillationTask, FrozenTeacher
 
 EVALUATION_BATCH = 256
+GRACE = 5.0
+"""Seconds within which the signals that several processes get are taken for one."""
 CHECKED_EVERY = 50
 """Steps after which a device that computes ahead is waited for, to see whether the loss is a number."""
 
@@ -86,9 +89,9 @@ def create_accelerator(recipe: Recipe, device: str) -> Accelerator:
     """
     if recipe.precision == "fp16" and not device.startswith("cuda"):
         raise RecipeError(f"fp16 needs a CUDA device, the device is {device}; choose bf16 or fp32.")
-    if AcceleratorState._shared_state:
-        # What an earlier training in this process chose, such as its precision, is no choice of this one.
-        AcceleratorState._reset_state(reset_partial_state=False)
+    if PartialState._shared_state:
+        # What an earlier training in this process chose, as its precision and device, is no choice of this one.
+        AcceleratorState._reset_state(reset_partial_state=PartialState().num_processes == 1)
     mixed = "no" if recipe.precision == "fp32" else recipe.precision
     accelerator = Accelerator(mixed_precision=mixed, cpu=device == "cpu")
     parts = recipe.accumulate * accelerator.num_processes
@@ -96,6 +99,11 @@ def create_accelerator(recipe: Recipe, device: str) -> Accelerator:
         raise RecipeError(
             f"A batch of {recipe.batch_size} cannot be shared among {accelerator.num_processes} processes in "
             f"{recipe.accumulate} parts each; choose a batch_size that {parts} divides."
+        )
+    if (recipe.mixup or recipe.cutmix) and recipe.batch_size // parts % 2:
+        raise RecipeError(
+            f"Images are mixed in pairs, but parts of a batch of {recipe.batch_size} have {recipe.batch_size // parts} "
+            f"of them; choose a batch_size that {2 * parts} divides."
         )
     return accelerator
 
@@ -119,7 +127,6 @@ class Trainer:
         steps_per_epoch: Steps of the optimiser in an epoch.
 
     Raises:
-        RecipeError: There are fewer training images than a batch.
         StudyError: The checkpoint is of another network.
     """
 
@@ -137,10 +144,6 @@ class Trainer:
         checkpoint_seconds: float = 600.0,
         checkpoint: Checkpoint | None = None,
     ) -> None:
-        if len(splits.train) < recipe.batch_size:
-            raise RecipeError(
-                f"batch_size is {recipe.batch_size}, but {splits.train.title} has only {len(splits.train)} images."
-            )
         self.splits = splits
         self.recipe = recipe
         self.folder = folder
@@ -151,7 +154,7 @@ class Trainer:
         self.steps_per_epoch = len(splits.train) // recipe.batch_size
         self.steps = self.steps_per_epoch * recipe.epochs
         self.ema = ema
-        self.interruption = Interruption()
+        self.interruption = Interruption(GRACE if accelerator.num_processes > 1 else 0.0)
         self.terms = ("ce", *(term.name for term in (task.combination.terms if task.combination else ())))
         optimizer = recipe.create_optimizer(task)
         self.schedule = recipe.create_schedule(optimizer, self.steps)
@@ -165,6 +168,8 @@ class Trainer:
         self.progress = Progress()
         if checkpoint is not None:
             self._restore(checkpoint)
+        if folder is not None:
+            folder.forget_epochs_after(self.progress.step // self.steps_per_epoch)
 
     @property
     def evaluated(self) -> nn.Module:
@@ -217,8 +222,10 @@ class Trainer:
             if progress.step % self.steps_per_epoch:
                 self._pause()
         self._tick()
-        self._check_finite()
+        self._check_state()
+        self._share_statistics()
         self._finish_epoch(epoch + 1)
+        self._pause()
 
     def _tick(self) -> None:
         """Count the time since the last call as the epoch's."""
@@ -265,7 +272,7 @@ class Trainer:
                 if last:
                     self._note(step, values)
                 self.accelerator.backward(total * share)
-            self._count(logits.detach(), part.labels)
+            self._count(logits.detach(), labels)
         if self.recipe.clip_grad is not None:
             self.accelerator.clip_grad_norm_(self._parameters, self.recipe.clip_grad)
         self._optimizer.step()
@@ -301,18 +308,25 @@ class Trainer:
         stacked = self._mean(torch.stack(values))
         broken = (~stacked.isfinite()).any(1).nonzero().flatten().tolist()
         if broken:
-            self._report_divergence(steps[broken[0]], stacked[broken[0]].tolist())
+            loss, *terms = stacked[broken[0]].tolist()
+            shown = ", ".join(f"{name} {value:g}" for name, value in zip(self.terms, terms, strict=True))
+            self._report_divergence(steps[broken[0]], f"the loss is {loss:g} ({shown})")
 
-    def _report_divergence(self, step: int, values: list[float]) -> None:
-        shown = ", ".join(f"{name} {value:g}" for name, value in zip(self.terms, values[1:], strict=True))
+    def _check_state(self) -> None:
+        """See that what is to be stored are numbers: a loss that is one may have gradients that are none."""
+        self._check_finite()
+        for name, tensor in self._task.state_dict().items():
+            if tensor.is_floating_point() and not tensor.isfinite().all():
+                self._report_divergence(self.progress.step - 1, f"{name} is no number")
+
+    def _report_divergence(self, step: int, what: str) -> None:
         good = "There is no checkpoint before it."
         if self.folder is not None and (last := self.folder.load(LAST)) is not None:
             place = "memory" if self.folder.path is None else self.folder.path / LAST
             good = f"The last good checkpoint is {place}, of step {last.values['progress']['step']}."
         raise DivergenceError(
-            f"The training diverged at step {step + 1} (epoch {step // self.steps_per_epoch + 1}): the loss is "
-            f"{values[0]:g} ({shown}). {good} Start anew in another folder with a lower lr (it is {self.recipe.lr:g}) "
-            "or with clip_grad."
+            f"The training diverged at step {step + 1} (epoch {step // self.steps_per_epoch + 1}): {what}. {good} "
+            f"Start anew in another folder with a lower lr (it is {self.recipe.lr:g}) or with clip_grad."
         )
 
     def _pause(self) -> None:
@@ -323,8 +337,8 @@ class Trainer:
             flags = torch.tensor([float(asked), float(late)], device=self.accelerator.device)
             asked, late = (self.accelerator.reduce(flags) > 0).tolist()
         if asked or late:
-            self._check_finite()
             self._tick()
+            self._check_state()
             self._save()
         if asked:
             raise KeyboardInterrupt
@@ -335,9 +349,8 @@ class Trainer:
         progress, recipe = self.progress, self.recipe
         started = time.perf_counter()
         evaluation = self.evaluate(self.splits.val) if len(self.splits.val) else None
-        if evaluation is not None and not evaluation.accuracy <= (progress.best_accuracy or -math.inf):
+        if evaluation is not None and (progress.best_accuracy is None or evaluation.accuracy > progress.best_accuracy):
             progress.best_epoch, progress.best_accuracy = epoch, evaluation.accuracy
-            self._save_best(epoch, evaluation)
         seconds = progress.epoch_seconds
         progress.seconds += seconds + time.perf_counter() - started
         totals = self._summed(self._sums).tolist()
@@ -358,55 +371,54 @@ class Trainer:
         if self.folder is not None:
             self.folder.add_row(row)
         self._save()
+        if progress.best_epoch == epoch:
+            self._save_best()
         if self.observer is not None:
             self.observer.finished_epoch(row)
         self._clock = time.perf_counter()
-        if progress.step < self.steps:
-            self._pause()
 
-    def evaluate(self, images: ImageSet, *, against_teacher: bool = False) -> Evaluation:
-        """Evaluate the network that is shipped.
+    def evaluate(self, images: ImageSet) -> Evaluation:
+        """Evaluate the network that is shipped, in the precision of the training."""
+        sums = MetricSums(self.splits.num_classes, self.accelerator.device)
+        with self.accelerator.autocast():
+            for part in self._in_order(images):
+                sums.add(self._student_logits(part.images), part.labels)
+        return self._evaluation(sums)
 
-        Args:
-            images: The images.
-            against_teacher: Compare it with the teacher, too.
+    def test(self) -> tuple[Evaluation, Evaluation | None]:
+        """Evaluate what is shipped on the test images, compared with the teacher, and the teacher if there is one.
+
+        In single precision, as the weights are stored, whatever the training's was.
         """
-        return self._evaluate(self._student_logits, images, self._teacher_logits if against_teacher else None)
+        sums, of_teacher = (MetricSums(self.splits.num_classes, self.accelerator.device) for _ in range(2))
+        for part in self._in_order(self.splits.test):
+            known = None if self.teacher is None else self.teacher.logits(part.images)
+            sums.add(self._student_logits(part.images), part.labels, known)
+            if known is not None:
+                of_teacher.add(known, part.labels)
+        return self._evaluation(sums), self._evaluation(of_teacher) if self.teacher else None
 
-    def evaluate_teacher(self, images: ImageSet) -> Evaluation:
-        """Evaluate the teacher."""
-        return self._evaluate(self._teacher_logits, images, None)
-
-    def _evaluate(self, logits: Any, images: ImageSet, others: Any) -> Evaluation:
-        device, accelerator = self.accelerator.device, self.accelerator
-        sums = MetricSums(self.splits.num_classes, device)
+    def _in_order(self, images: ImageSet) -> Iterator[Images]:
+        """This process's share of the images, in batches."""
+        accelerator = self.accelerator
         batches = images.batches(
             torch.arange(len(images)),
             EVALUATION_BATCH,
-            device=device,
+            device=accelerator.device,
             augment=None,
             seed=0,
             rank=accelerator.process_index,
             world=accelerator.num_processes,
         )
-        with torch.inference_mode(), accelerator.autocast():
-            for part in batches:
-                if len(part.labels):
-                    sums.add(logits(part.images), part.labels, others(part.images) if others else None)
+        return (part for part in batches if len(part.labels))
+
+    def _evaluation(self, sums: MetricSums) -> Evaluation:
         sums.sums = self._summed(sums.sums)
         return sums.evaluation()
 
+    @torch.inference_mode()
     def _student_logits(self, images: Tensor) -> Tensor:
-        network = self.evaluated
-        mode = network.training
-        try:
-            return network.eval()(self._task.normalise(images)).float()
-        finally:
-            network.train(mode)
-
-    def _teacher_logits(self, images: Tensor) -> Tensor:
-        assert self.teacher is not None
-        return self.teacher.logits(images)
+        return self.evaluated.eval()(self._task.normalise(images)).float()
 
     # -- state ----------------------------------------------------------------------------------
 
@@ -435,30 +447,47 @@ class Trainer:
             ),
         )
 
-    def _save_best(self, epoch: int, evaluation: Evaluation) -> None:
+    def _save_best(self) -> None:
         if self.folder is not None:
-            values = {"epoch": epoch, "val_accuracy": evaluation.accuracy}
+            values = {"epoch": self.progress.best_epoch, "val_accuracy": self.progress.best_accuracy}
             self.folder.save(BEST, Checkpoint(with_prefix("student", self.evaluated.state_dict()), values))
 
     def _restore(self, checkpoint: Checkpoint) -> None:
         tensors, values = checkpoint.tensors, checkpoint.values
-        self._task.load_state_dict(without_prefix("task", tensors))
-        if self.ema is not None:
-            self.ema.module.load_state_dict(without_prefix("ema", tensors))
-        load_optimizer_state(self._optimizer.optimizer, without_prefix("optimizer", tensors), values["optimizer"])
-        if self.accelerator.scaler is not None:
-            self.accelerator.scaler.load_state_dict(values["scaler"])
-        self.progress = Progress(**values["progress"])
-        if self.accelerator.is_main_process:
-            self._sums.copy_(tensors["sums"])
-        if self.folder is not None:
-            self.folder.forget_epochs_after(self.progress.step // self.steps_per_epoch)
+        with _fitting(LAST):
+            self._task.load_state_dict(without_prefix("task", tensors))
+            if self.ema is not None:
+                self.ema.module.load_state_dict(without_prefix("ema", tensors))
+            load_optimizer_state(self._optimizer.optimizer, without_prefix("optimizer", tensors), values["optimizer"])
+            if self.accelerator.scaler is not None:
+                self.accelerator.scaler.load_state_dict(values["scaler"])
+            self.progress = Progress(**values["progress"])
+            if self.accelerator.is_main_process:
+                self._sums.copy_(tensors["sums"])
+        if self.progress.best_epoch and self.progress.step == self.progress.best_epoch * self.steps_per_epoch:
+            self._save_best()  # which the end of the process may have prevented
 
-    def take_best(self, best: Checkpoint) -> None:
-        """Give the network that is shipped the weights that were best on validation data."""
-        self.evaluated.load_state_dict(without_prefix("student", best.tensors))
+    def take_best(self, best: Checkpoint | None) -> None:
+        """Give the network that is shipped the weights that were best on validation data.
+
+        Raises:
+            StudyError: They are not those of the best epoch.
+        """
+        if best is None or best.values.get("epoch") != self.progress.best_epoch:
+            raise StudyError(
+                f"{BEST} is missing or not of epoch {self.progress.best_epoch}, which was the best; restore the folder "
+                "from a copy, or start anew in another one."
+            )
+        with _fitting(BEST):
+            self.evaluated.load_state_dict(without_prefix("student", best.tensors))
 
     # -- several processes ----------------------------------------------------------------------
+
+    def _share_statistics(self) -> None:
+        """Give all processes the main one's buffers, as the next step would: each has seen images of its own."""
+        if self.accelerator.num_processes > 1:
+            for buffer in self.evaluated.buffers():
+                broadcast(buffer)
 
     def _mean(self, values: Tensor) -> Tensor:
         """The mean over processes."""
@@ -475,6 +504,18 @@ class Trainer:
         devices = [device] if device.type == "cuda" else []
         with isolated_random_state(stable_seed(self.seed, "training")), torch.random.fork_rng(devices=devices):
             yield
+
+
+@contextmanager
+def _fitting(name: str) -> Iterator[None]:
+    """Turn what a checkpoint of something else leads to into a message."""
+    try:
+        yield
+    except (RuntimeError, KeyError, IndexError, TypeError, ValueError) as error:
+        raise StudyError(
+            f"{name} does not fit this training ({' '.join(str(error).split())[:300]}); restore the folder from a "
+            "copy, or start anew in another one."
+        ) from error
 
 
 def _seed_all(seed: int) -> None:

@@ -11,6 +11,7 @@ from types import TracebackType
 from typing import Any
 
 import torch
+from accelerate.utils import broadcast_object_list
 from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 
@@ -20,14 +21,14 @@ from ..budget import measure_latency
 from ..evaluation import resolve_device
 from ..export import FOLDER, load_student, save_student
 from ..networks import Network, Source, as_network
-from ..run_folder import versions
+from ..run_folder import as_json, finite_only, versions
 from ..search import check_whole, device_name
 from ..seeding import isolated_random_state, stable_seed
 from ..splits import Splits, create_splits
 from .base import Specification, Term, parse_distillers
 from .checkpoint import BEST, LAST, Checkpoint, TrainingFolder, read_checkpoint
 from .metrics import Evaluation
-from .recipe import Recipe, create_recipe
+from .recipe import Recipe, RecipeError, create_recipe
 from .task import DistillationTask, Normalised
 from .trainer import Trainer, create_accelerator
 from .training_report import TrainingCurves, TrainingProgress, draw_training, metrics_csv
@@ -221,6 +222,11 @@ class TrainingRun:
             self.splits = create_splits(dataset, **{"seed": seed, **(data_options or {})})
         mirrored = self.splits.mirrored or "flip" in (recipe_options or {})
         self.recipe = made if mirrored else create_recipe(made, flip=0.0)
+        if len(self.splits.train) < made.batch_size:
+            raise RecipeError(
+                f"batch_size is {made.batch_size}, but {self.splits.train.title} has only {len(self.splits.train)} "
+                "images to train on."
+            )
         if rule == "best" and not len(self.splits.val):
             raise ValueError("There are no validation images, so no epoch is the best; give rule='last'.")
         of_student: dict[str, Any] = {} if space is None else {"space": space}
@@ -272,6 +278,11 @@ class TrainingRun:
                 label_smoothing=self.recipe.label_smoothing,
                 names=(self.student.name, self.teacher.name if self.teacher else ""),
             )
+        for shapes in task.shapes:
+            if shapes.classes != data.num_classes:
+                raise ValueError(
+                    f"{shapes.name} tells {shapes.classes} classes apart, the data has {data.num_classes}."
+                )
         if self.recipe.compile:
             task.compile()
         return task, ema
@@ -287,11 +298,18 @@ class TrainingRun:
         )
         return (batch.images for batch in batches)
 
-    def run(self) -> Training:
-        """Train until done, evaluate on the test images, and write everything down."""
+    def run(self, files: Mapping[str, str] | None = None) -> Training:
+        """Train until done, evaluate on the test images, and write everything down.
+
+        Args:
+            files: More to write into the run folder, text by file name.
+        """
         accelerator = self.accelerator
         folder = TrainingFolder(self.config, self.out) if accelerator.is_main_process else None
         try:
+            if folder is not None:
+                for name, text in (files or {}).items():
+                    folder.write(name, text)
             accelerator.wait_for_everyone()
             if (finished := self._finished(folder)) is not None:
                 return finished
@@ -331,8 +349,14 @@ class TrainingRun:
         """The training as an earlier run finished it."""
         if self.out is None or not (self.out / "result.json").is_file():
             return None
+        return self._stored(folder)
+
+    def _stored(self, folder: TrainingFolder | None) -> Training:
+        """The training as it is written down, in all processes; only the main one has the store."""
+        assert self.out is not None
+        rows = broadcast_object_list([folder.rows if folder is not None else None])[0]
         result = json.loads((self.out / "result.json").read_text())
-        return Training(result, folder.rows if folder else [], self.out, self._reload())
+        return Training(result, rows, self.out, self._reload())
 
     def _reload(self) -> nn.Module:
         assert self.out is not None
@@ -341,20 +365,21 @@ class TrainingRun:
 
     def _finish(self, trainer: Trainer, folder: TrainingFolder | None) -> Training:
         """Choose the weights, test them once, and write all that is to be taken away."""
-        best = self._checkpoint(folder, BEST)
-        if self.rule == "best" and best is not None:
-            trainer.take_best(best)
-        test = trainer.evaluate(self.splits.test, against_teacher=self.teacher is not None)
-        of_teacher = trainer.evaluate_teacher(self.splits.test) if self.teacher is not None else None
-        model = trainer.evaluated.cpu().eval()
-        rows = folder.rows if folder is not None else []
-        if folder is None:
-            return Training({"test": {"accuracy": test.accuracy}}, rows, self.out, model)
-        result = self._result(trainer, model, rows, test, of_teacher)
-        if folder.path is not None:
+        self.accelerator.wait_for_everyone()
+        if self.rule == "best":
+            trainer.take_best(self._checkpoint(folder, BEST))
+        self.task.release()
+        test, of_teacher = trainer.test()
+        if folder is not None:
+            model = trainer.evaluated.cpu().eval().requires_grad_()
+            rows = folder.rows
+            result = as_json(finite_only(self._result(trainer, model, rows, test, of_teacher)))
+            if folder.path is None:
+                return Training(result, rows, None, model)
             with folder.errors():
-                self._write(folder, model, result, test)
-        return Training(result, rows, folder.path, model)
+                self._write(folder, model, result)
+        self.accelerator.wait_for_everyone()
+        return self._stored(folder)
 
     def _result(
         self,
@@ -417,7 +442,7 @@ class TrainingRun:
             "versions": versions(),
         }
 
-    def _write(self, folder: TrainingFolder, model: nn.Module, result: dict[str, Any], test: Evaluation) -> None:
+    def _write(self, folder: TrainingFolder, model: nn.Module, result: dict[str, Any]) -> None:
         assert folder.path is not None
         splits = self.splits
         card = self.student.card(
@@ -430,11 +455,12 @@ class TrainingRun:
                 "data": splits.name,
                 "teacher": result["teacher"],
                 "distillers": result["distillers"],
-                "test_accuracy": test.accuracy,
+                "test_accuracy": result["test"]["accuracy"],
                 "rule": self.rule,
             },
         )
         save_student(model, card, folder.path / FOLDER)
+        folder.write("metrics.csv", metrics_csv(folder.rows))
         for name, picture in draw_training(folder.rows, result).items():
             folder.write(name, picture)
         folder.write_json("result.json", result)
