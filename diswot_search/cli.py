@@ -232,6 +232,290 @@ def compare_command(
     _print(format_comparison(comparison.scores, comparison.results), f"run folder: {comparison.path}")
 
 
+def distill_command(
+    student: str = "runs/search",
+    teacher: str = "runs/train",
+    dataset: str = "digits",
+    distiller: dict[str, Any] | list[str] | str = "kd",
+    ce_weight: float | None = None,
+    recipe: str = "cifar",
+    epochs: int | None = None,
+    batch_size: int | None = None,
+    lr: float | None = None,
+    rule: str = "best",
+    seed: int = 0,
+    out: str = "runs/distill",
+    device: str = "auto",
+    checkpoint_minutes: float = 10.0,
+    progress: bool = True,
+    space: str | None = None,
+    space_options: dict[str, Any] | None = None,
+    student_options: dict[str, Any] | None = None,
+    teacher_checkpoint: str | None = None,
+    teacher_pretrained: bool = False,
+    teacher_options: dict[str, Any] | None = None,
+    data_options: dict[str, Any] | None = None,
+    recipe_options: dict[str, Any] | None = None,
+) -> None:
+    """Train a student under a teacher.
+
+    Stopped at any moment, the same command continues. The run folder's config.yaml holds all options: `diswot distill
+    --config RUN/config.yaml` runs it again. With `accelerate launch` or `torchrun` before it, all processes train one
+    student.
+
+    Args:
+        student: Whom to train: the run folder of a search, whose winner is meant, a timm name, an architecture of the
+            space, or the folder of a trained student.
+        teacher: Whom to learn from: the run folder of a training, or all that a student may be.
+        dataset: The data: digits, PATH.npz, torch/cifar100, folder/PATH, ...
+        distiller: What is learnt: names that `diswot distillers` lists, as in kd+diswot, kd+2*diswot with a weight, or
+            a mapping of names to weights or to mappings of weight and options.
+        ce_weight: Factor of the cross entropy; by default the customary one of the distillers.
+        recipe: How to train: cifar, imagenet or finetune.
+        epochs: Epochs, if not the recipe's; its schedule is scaled to them.
+        batch_size: Images in a step, if not the recipe's.
+        lr: Learning rate, if not the recipe's.
+        rule: Which weights are shipped and tested: best on validation images, or last.
+        seed: Decides the initial weights, the order of the images, the augmentation, and the validation split.
+        out: The run folder.
+        device: auto, cpu, cuda or mps.
+        checkpoint_minutes: Minutes after which the state is stored within an epoch; at its end it always is.
+        progress: Show a bar where standard error is a terminal.
+        space: The space of an architecture; `diswot spaces` lists the names.
+        space_options: Options of the space, such as --space_options.channels 8.
+        student_options: Options of the student's model.
+        teacher_checkpoint: Trained weights of the teacher.
+        teacher_pretrained: Let timm fetch its pretrained weights of the teacher.
+        teacher_options: Options of the teacher's model.
+        data_options: Options of the data, such as --data_options.root data.
+        recipe_options: Other options of the recipe, such as --recipe_options.precision bf16.
+    """
+    config = dict(locals())
+    from .distillation.base import parse_distillers
+
+    _train(
+        config,
+        student=student,
+        student_options=student_options,
+        teacher=teacher,
+        teacher_options=_teacher_options(teacher_checkpoint, teacher_pretrained, teacher_options),
+        terms=parse_distillers(distiller),
+        ce_weight=ce_weight,
+    )
+
+
+def train_command(
+    model: str = "cifar_resnet56",
+    dataset: str = "digits",
+    recipe: str = "cifar",
+    epochs: int | None = None,
+    batch_size: int | None = None,
+    lr: float | None = None,
+    rule: str = "best",
+    seed: int = 0,
+    out: str = "runs/train",
+    device: str = "auto",
+    checkpoint_minutes: float = 10.0,
+    progress: bool = True,
+    space: str | None = None,
+    space_options: dict[str, Any] | None = None,
+    model_options: dict[str, Any] | None = None,
+    data_options: dict[str, Any] | None = None,
+    recipe_options: dict[str, Any] | None = None,
+) -> None:
+    """Train a network on labels alone: a teacher, or a student to compare with.
+
+    Stopped at any moment, the same command continues. The run folder's config.yaml holds all options: `diswot train
+    --config RUN/config.yaml` runs it again. With `accelerate launch` or `torchrun` before it, all processes train one
+    network.
+
+    Args:
+        model: Whom to train: a timm name, the CIFAR ResNets included, the run folder of a search, whose winner is
+            meant, or an architecture of the space.
+        dataset: The data: digits, PATH.npz, torch/cifar100, folder/PATH, ...
+        recipe: How to train: cifar, imagenet or finetune.
+        epochs: Epochs, if not the recipe's; its schedule is scaled to them.
+        batch_size: Images in a step, if not the recipe's.
+        lr: Learning rate, if not the recipe's.
+        rule: Which weights are shipped and tested: best on validation images, or last.
+        seed: Decides the initial weights, the order of the images, the augmentation, and the validation split.
+        out: The run folder.
+        device: auto, cpu, cuda or mps.
+        checkpoint_minutes: Minutes after which the state is stored within an epoch; at its end it always is.
+        progress: Show a bar where standard error is a terminal.
+        space: The space of an architecture; `diswot spaces` lists the names.
+        space_options: Options of the space, such as --space_options.channels 8.
+        model_options: Options of the model, such as --model_options.pretrained true.
+        data_options: Options of the data, such as --data_options.root data.
+        recipe_options: Other options of the recipe, such as --recipe_options.precision bf16.
+    """
+    config = dict(locals())
+    _train(
+        config,
+        student=model,
+        student_options=model_options,
+        teacher=None,
+        teacher_options=None,
+        terms=(),
+        ce_weight=None,
+    )
+
+
+def run_command(
+    dataset: str = "digits",
+    teacher: str = "cifar_resnet56",
+    space: str = "nasbench201",
+    distiller: dict[str, Any] | list[str] | str = "kd",
+    max_params: float | None = None,
+    max_macs: float | None = None,
+    max_latency_ms: float | None = None,
+    latency_batch_size: int = 1,
+    evaluations: int | None = None,
+    proxy: str = "diswot",
+    algorithm: str = "evolution",
+    probe_size: int = 64,
+    draws: int = 1,
+    search_teacher: str = "random",
+    recipe: str = "cifar",
+    epochs: int | None = None,
+    teacher_epochs: int | None = None,
+    batch_size: int | None = None,
+    lr: float | None = None,
+    ce_weight: float | None = None,
+    compare: bool = True,
+    rule: str = "best",
+    seed: int = 0,
+    out: str = "runs/run",
+    device: str = "auto",
+    checkpoint_minutes: float = 10.0,
+    progress: bool = True,
+    space_options: dict[str, Any] | None = None,
+    teacher_checkpoint: str | None = None,
+    teacher_pretrained: bool = False,
+    teacher_options: dict[str, Any] | None = None,
+    algorithm_options: dict[str, Any] | None = None,
+    data_options: dict[str, Any] | None = None,
+    recipe_options: dict[str, Any] | None = None,
+    teacher_recipe_options: dict[str, Any] | None = None,
+) -> None:
+    """Train a teacher, search its student, distil it, and train it alone to compare.
+
+    Stopped at any moment, the same command continues; what is done is skipped. The run folder has a folder for each
+    stage, report.md, and config.yaml with all options: `diswot run --config RUN/config.yaml` runs it again.
+
+    Args:
+        dataset: The data: digits, PATH.npz, torch/cifar100, folder/PATH, ...
+        teacher: Whom to learn from: a timm name, the CIFAR ResNets included, trained first unless it has trained
+            weights, or the run folder of a training.
+        space: Where to search; `diswot spaces` lists the names.
+        distiller: What is learnt: names that `diswot distillers` lists, as in kd+diswot, kd+2*diswot with a weight, or
+            a mapping of names to weights or to mappings of weight and options.
+        max_params: Budget: trainable parameters.
+        max_macs: Budget: multiply-accumulates of one image.
+        max_latency_ms: Budget: median milliseconds of one forward pass on the device.
+        latency_batch_size: Images in that pass.
+        evaluations: Architectures to score at most; by default 1000, for exhaustive all.
+        proxy: The score: a name that `diswot proxies` lists, or an aggregate such as "log_rank(nwot, macs)".
+        algorithm: evolution, ageing, nsga2, random or exhaustive.
+        probe_size: Training images that candidates are scored on.
+        draws: Weight draws that each score is averaged over.
+        search_teacher: Compare candidates with the teacher's architecture with random weights, or with the trained one.
+        recipe: How to train: cifar, imagenet or finetune.
+        epochs: Epochs, if not the recipe's; its schedule is scaled to them.
+        teacher_epochs: Epochs of the teacher, if not those of the student.
+        batch_size: Images in a step, if not the recipe's.
+        lr: Learning rate, if not the recipe's.
+        ce_weight: Factor of the cross entropy beside the distillers; by default their customary one.
+        compare: Train the student alone as well.
+        rule: Which weights are shipped and tested: best on validation images, or last.
+        seed: Decides all that is random, the validation split included.
+        out: The run folder.
+        device: auto, cpu, cuda or mps.
+        checkpoint_minutes: Minutes after which the state is stored within an epoch; at its end it always is.
+        progress: Show bars where standard error is a terminal.
+        space_options: Options of the space, such as --space_options.channels 8.
+        teacher_checkpoint: Trained weights of the teacher.
+        teacher_pretrained: Let timm fetch its pretrained weights of the teacher.
+        teacher_options: Options of the teacher's model.
+        algorithm_options: Options of the algorithm, such as --algorithm_options.population 50.
+        data_options: Options of the data, such as --data_options.root data.
+        recipe_options: Other options of the recipe, such as --recipe_options.precision bf16.
+        teacher_recipe_options: Options of the recipe that are others for the teacher.
+    """
+    config = dict(locals())
+    from .budget import Budget
+    from .distillation.training_report import compare_trainings
+    from .pipeline import Pipeline
+
+    options = dict(config)
+    limits = [options.pop(name) for name in ("max_params", "max_macs", "max_latency_ms", "latency_batch_size")]
+    options["teacher_options"] = _teacher_options(
+        options.pop("teacher_checkpoint"), options.pop("teacher_pretrained"), teacher_options
+    )
+    pipeline = Pipeline(**options, budget=Budget(*limits))
+    result = pipeline.run(announce=_announce, files={"config.yaml": _to_yaml(config)})
+    _print(compare_trainings(result.compared()), f"run folder: {result.path}")
+
+
+def export_command(
+    run: str,
+    format: str = "onnx",
+    out: str | None = None,
+    dataset: str | None = None,
+    batch_size: int | None = None,
+    normalise: bool = False,
+    opset: int = 18,
+    calibration: int = 512,
+    seed: int = 0,
+    data_options: dict[str, Any] | None = None,
+) -> None:
+    """Write a trained student as ONNX, as a program of torch.export, or as ONNX in int8, and check it.
+
+    Args:
+        run: The run folder of a training, or the folder or file of a student.
+        format: onnx, torch or int8.
+        out: The file; by default beside the student's weights.
+        dataset: The data whose test images the accuracy is taken on; int8 needs it to be calibrated.
+        batch_size: Images of a batch; by default any number.
+        normalise: Let the file normalise its images, which are then between 0 and 1.
+        opset: Version of ONNX's operators.
+        calibration: Training images that the ranges of int8 are taken from.
+        seed: Draws these images, and splits the data as `diswot train` and `distill` do with this seed.
+        data_options: Options of the data, such as --data_options.root data.
+    """
+    from .export import export, read_card
+    from .splits import create_splits
+
+    splits = None
+    if dataset is not None:
+        splits = create_splits(
+            dataset, **{"seed": seed, "image_size": read_card(run).input_size[1], **(data_options or {})}
+        )
+    report = export(
+        run,
+        format,
+        out,
+        dataset=splits,
+        normalise=normalise,
+        batch_size=batch_size,
+        opset=opset,
+        calibration=calibration,
+        seed=seed,
+    )
+    _print(str(report))
+
+
+def distillers_command(pattern: str = "*") -> None:
+    """List the distillers: what they read of a network, their customary weights, and what they are.
+
+    Args:
+        pattern: Which ones, such as "*kd*".
+    """
+    from .distillation.training_report import format_distillers
+
+    _print(format_distillers(pattern))
+
+
 def proxies_command(pattern: str = "*") -> None:
     """List the proxies: whether they need a teacher, what they read of a network, and what they measure.
 
@@ -272,36 +556,70 @@ def spaces_command(name: str | None = None) -> None:
 
 
 def show_command(run: str, best: int = 10) -> None:
-    """Show the study of a run folder: the best, the budget, and how to build the winner.
+    """Show what a run folder holds: a search, a training, or a pipeline of both.
 
     Args:
-        run: The run folder, of a finished search or one that goes on.
-        best: How many architectures to list.
+        run: The run folder, of what is finished or goes on.
+        best: How many architectures of a search to list.
     """
+    if best < 1:
+        raise ValueError(f"best is {best}; it must be at least 1.")
+    from .run_folder import STORES
+
+    held = next((kind for store, kind in STORES.items() if os.path.isfile(os.path.join(run, store))), None)
+    {"training": _show_training, "pipeline": _show_pipeline}.get(held or "", _show_study)(run, best)
+
+
+def _show_study(run: str, best: int) -> None:
     from .report import describe_study, explain_winner, format_front, format_table
     from .study import Study
 
     study = Study.load(run)
-    if best < 1:
-        raise ValueError(f"best is {best}; it must be at least 1.")
     front = [format_front(study)] if study.config["algorithm"]["name"] == "nsga2" else []
     _print(format_table(study, best), *front, *describe_study(study), *explain_winner(study))
+
+
+def _show_training(run: str, best: int) -> None:
+    from .distillation.checkpoint import read_training
+    from .distillation.training_report import describe_training, format_training
+
+    result = read_training(run)
+    _print(format_training(result), *describe_training(result, run))
+
+
+def _show_pipeline(run: str, best: int) -> None:
+    """The stages that have begun."""
+    from .distillation.training_report import compare_trainings
+    from .pipeline import SEARCH, read_trainings
+    from .study import Study
+
+    if Study.exists(search := os.path.join(run, SEARCH)):
+        _show_study(search, best)
+    if trainings := read_trainings(run):
+        _print(compare_trainings(trainings))
+    _print(f"run folder: {run}")
 
 
 COMMANDS: dict[str, Callable[..., None]] = {
     "search": search_command,
     "show": show_command,
     "compare": compare_command,
+    "train": train_command,
+    "distill": distill_command,
+    "run": run_command,
+    "export": export_command,
     "spaces": spaces_command,
     "proxies": proxies_command,
+    "distillers": distillers_command,
     "import": import_command,
 }
 
-_RESUMABLE = ("search", "compare")
+_RESUMABLE = ("search", "compare", "train", "distill", "run")
 
 _POSITIONAL = {
     spaces_command: ("name", "The space to show; without it, all are listed."),
     proxies_command: ("pattern", 'Which ones, such as "zen*"; without it, all are listed.'),
+    distillers_command: ("pattern", 'Which ones, such as "*kd"; without it, all are listed.'),
 }
 """What may follow a command without its name."""
 
@@ -323,22 +641,33 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _refuse(error)
     try:
         with _termination_as_interrupt():
-            from .run_folder import StudyError
-
-            try:
-                COMMANDS[command](**options)
-            except (ValueError, OSError, ImportError, MemoryError, StudyError) as error:
-                return _refuse(error)
+            COMMANDS[command](**options)
     except KeyboardInterrupt:
-        stored = "; what was evaluated is stored, and the same command continues" if command in _RESUMABLE else ""
-        sys.stderr.write(f"diswot: interrupted{stored}.\n")
+        stored = "; what was done is stored, and the same command continues" if command in _RESUMABLE else ""
+        _complain(f"interrupted{stored}.")
         return INTERRUPTED
+    except Exception as error:
+        if not _explains_itself(error):
+            raise
+        return _refuse(error)
     return DONE
 
 
+def _explains_itself(error: Exception) -> bool:
+    """Whether the message is meant for who typed the command: of what input can cause, and of errors of our own."""
+    ours = type(error).__module__.partition(".")[0] in ("diswot_search", "search_spaces")
+    return ours or isinstance(error, ValueError | OSError | ImportError | MemoryError)
+
+
 def _refuse(error: Exception) -> int:
-    sys.stderr.write(f"diswot: error: {' '.join(str(error).split())}\n")
+    _complain(f"error: {' '.join(str(error).split())}")
     return BAD_INPUT
+
+
+def _complain(what: str) -> None:
+    """One line on standard error, from the first of the processes that a launcher started on this machine."""
+    if os.environ.get("LOCAL_RANK", "0") == "0":
+        sys.stderr.write(f"diswot: {what}\n")
 
 
 def _parse(arguments: Sequence[str] | None) -> tuple[str, dict[str, Any]]:
@@ -389,6 +718,52 @@ def _make_subjects(config: dict[str, Any], count: int) -> tuple[Any, Any, Any]:
     of_teacher = {"checkpoint": config["teacher_checkpoint"]} if config["teacher_checkpoint"] else {}
     teacher = as_teacher(config["teacher"], space, probes[0], **of_teacher, **config["teacher_options"] or {})
     return space, teacher, probes
+
+
+def _train(config: dict[str, Any], *, student: str, teacher: str | None, **more: Any) -> None:
+    """Train as the options of `train` or `distill` say, and show what came of it."""
+    from .distillation.training import TrainingRun
+    from .distillation.training_report import describe_training, format_training
+
+    shared = ("dataset", "recipe", "epochs", "batch_size", "lr", "rule", "seed", "out", "device", "checkpoint_minutes")
+    run = TrainingRun(
+        student=student,
+        teacher=teacher,
+        space=_make_space(config),
+        **{name: config[name] for name in (*shared, "progress", "data_options", "recipe_options")},
+        **more,
+    )
+    training = run.run(files={"config.yaml": _to_yaml(config)})
+    if run.accelerator.is_main_process:
+        _print(format_training(training.result), *describe_training(training.result, training.path))
+
+
+def _make_space(config: dict[str, Any]) -> Any:
+    """The space of an architecture, if one is named."""
+    from search_spaces import create_space
+
+    if config["space"] is not None:
+        return create_space(config["space"], **config["space_options"] or {})
+    if config["space_options"]:
+        raise ValueError("space_options are given, but no space.")
+    return None
+
+
+def _teacher_options(checkpoint: str | None, pretrained: bool, options: dict[str, Any] | None) -> dict[str, Any]:
+    given = {"checkpoint": checkpoint, "pretrained": pretrained}
+    return {name: value for name, value in given.items() if value} | (options or {})
+
+
+def _announce(stage: str, result: Any) -> None:
+    """Show what a stage of a pipeline gave."""
+    from .distillation.training_report import format_training
+    from .pipeline import SEARCH
+    from .report import describe_study, format_table
+
+    if stage == SEARCH:
+        _print(format_table(result), *describe_study(result))
+    else:
+        _print(format_training(result.result))
 
 
 def _check_options(what: str, function: Callable[..., Any], options: dict[str, Any]) -> None:

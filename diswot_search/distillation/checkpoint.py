@@ -53,12 +53,26 @@ class TrainingFolder(RunFolder):
         else:
             self._open_folder(self.path)
 
+    @classmethod
+    def peek(cls, path: Path) -> TrainingFolder:
+        """A folder to read, finished or not."""
+        folder = cls.__new__(cls)
+        folder.path, folder._kept = path, {}
+        folder._connect(str(path / cls.STORE))
+        folder._read("PRAGMA query_only = ON")
+        if not folder._read("SELECT count(*) FROM sqlite_master")[0][0]:
+            raise StudyError(f"The training in {path} was stopped before it began; run it again.")
+        folder.config = folder._stored_config()
+        return folder
+
+    def _stored_config(self) -> dict[str, Any]:
+        return json.loads(self._read("SELECT value FROM meta WHERE key = 'config'")[0][0])
+
     def _begin(self) -> None:
         if self._is_empty():
             self._create()
         else:
-            stored = json.loads(self._read("SELECT value FROM meta WHERE key = 'config'")[0][0])
-            if lines := differences(stored, self.config):
+            if lines := differences(self._stored_config(), self.config):
                 raise StudyError(
                     f"{self.path} holds a training of another configuration: {'; '.join(lines)}. "
                     "Choose another run folder."
@@ -105,6 +119,40 @@ class TrainingFolder(RunFolder):
         if self.path is None:
             return Checkpoint.from_bytes(self._kept[name]) if name in self._kept else None
         return read_checkpoint(self.path / name)
+
+
+def read_training(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """What is known of the training in a run folder: its result, or how far it is. Nothing is changed.
+
+    Args:
+        path: The run folder, also while a training writes it.
+
+    Raises:
+        StudyError: The folder has no training, or it is damaged.
+    """
+    path = Path(path)
+    if not TrainingFolder.exists(path):
+        raise StudyError(f"{path} is no run folder of a training: it has no {TrainingFolder.STORE}.")
+    if (path / "result.json").is_file():
+        return json.loads((path / "result.json").read_text())
+    stored = TrainingFolder.peek(path)
+    config, rows = stored.config, stored.rows
+    known = [row for row in rows if row["val_accuracy"] is not None]
+    best = max(known, key=lambda row: row["val_accuracy"], default=None)
+    return {
+        "status": "running",
+        "epochs": len(rows),
+        "steps": rows[-1]["step"] if rows else 0,
+        "last": known[-1] if known else None,
+        "best": best,
+        "student": {"name": config["student"]["name"]},
+        "teacher": config["teacher"] and {"name": config["teacher"]["name"]},
+        "data": config["data"]["name"],
+        "distillers": {name: term["weight"] for name, term in config["distillers"].items()},
+        "ce_weight": config["ce_weight"],
+        "rule": config["rule"],
+        "seed": config["seed"],
+    }
 
 
 @dataclass(frozen=True)
