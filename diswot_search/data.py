@@ -24,6 +24,8 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.data import IterableDataset
 
+from .seeding import isolated_random_state
+
 UNLABELLED_LIMIT = 4096
 """Samples that are read to learn their labels, where a data set gives no label without decoding its image."""
 
@@ -96,7 +98,7 @@ class Probe:
         images = images.detach().to("cpu", torch.float32, copy=True).contiguous()
         labels = labels.detach().to("cpu", torch.int64, copy=True)
         count = num_classes or int(labels.max()) + 1
-        fingerprint = fingerprint_of([images.numpy(), labels.numpy()], {"num_classes": count})
+        fingerprint = _fingerprint([images.numpy(), labels.numpy()], {"num_classes": count})
         return cls(images, labels, count, name, fingerprint, {"batch_size": len(images)})
 
     @property
@@ -230,6 +232,7 @@ def create_probes(
 
 
 def check_at_least(key: str, value: int, lowest: int) -> None:
+    """Refuse what is no whole number of at least `lowest`."""
     if isinstance(value, bool) or not isinstance(value, int) or value < lowest:
         raise DataError(f"{key} is {value!r}; it must be a whole number of at least {lowest}.")
 
@@ -259,6 +262,7 @@ def _check_tensors(images: Tensor, labels: Tensor, num_classes: int | None, name
 
 
 def check_labels(lowest: int, highest: int, num_classes: int, title: str) -> None:
+    """Refuse labels of which the lowest or the highest is outside the classes."""
     if lowest < 0 or highest >= num_classes:
         raise DataError(
             f"Labels of {title} run from {lowest} to {highest}; with {num_classes} classes "
@@ -267,6 +271,7 @@ def check_labels(lowest: int, highest: int, num_classes: int, title: str) -> Non
 
 
 def listed(values: Sequence[object], limit: int = 10) -> str:
+    """The first values, and how many more there are."""
     shown = ", ".join(map(str, values[:limit]))
     return shown if len(values) <= limit else f"{shown} and {len(values) - limit} more"
 
@@ -309,7 +314,7 @@ class DataSet:
 
 
 @dataclass(frozen=True)
-class ArrayReader:
+class _ArrayReader:
     """Reads images of one array N x H x W x C, whole."""
 
     images: np.ndarray
@@ -331,7 +336,7 @@ def _draw_probe(
         "image_size": source["image_size"],
         "statistics": statistics and statistics[1:],
     }
-    fingerprint = fingerprint_of([*raw, labels], made_of)
+    fingerprint = _fingerprint([*raw, labels], made_of)
     statistics = statistics or _statistics_of(pixels, data.title)
     images = (pixels - _per_channel(statistics.mean)) / _per_channel(statistics.std)
     normalised = {"statistics": statistics.origin, "mean": list(statistics.mean), "std": list(statistics.std)}
@@ -358,7 +363,7 @@ def _noise_probe(
         labels = rng.permutation(np.repeat(np.arange(num_classes), shares))
     else:
         labels = rng.integers(num_classes, size=batch_size)
-    fingerprint = fingerprint_of([images, labels], {"num_classes": num_classes})
+    fingerprint = _fingerprint([images, labels], {"num_classes": num_classes})
     source = {"batch_size": batch_size, "balanced": balanced, "image_size": size, "seed": seed}
     return Probe(torch.from_numpy(images), torch.from_numpy(labels), num_classes, "noise", fingerprint, source)
 
@@ -431,10 +436,12 @@ def _statistics_of(pixels: Tensor, title: str) -> Statistics:
 
 
 def rounded(values: Tensor) -> tuple[float, ...]:
+    """Statistics as they are recorded."""
     return tuple(round(value, 6) for value in values.tolist())
 
 
 def given_statistics(mean: float | Sequence[float] | None, std: float | Sequence[float] | None) -> Statistics | None:
+    """What was given for both, checked; None where nothing was."""
     if mean is None and std is None:
         return None
     if mean is None or std is None:
@@ -451,7 +458,7 @@ def _three(key: str, value: float | Sequence[float], above: float) -> tuple[floa
     return values
 
 
-def known_statistics(name: str) -> Statistics | None:
+def _known_statistics(name: str) -> Statistics | None:
     stem = PurePath(name).stem.lower().replace("-", "_")
     for known, (mean, std) in _STATISTICS.items():
         if stem == known or stem.startswith(f"{known}_"):
@@ -459,7 +466,7 @@ def known_statistics(name: str) -> Statistics | None:
     return None
 
 
-def fingerprint_of(arrays: Iterable[np.ndarray], made_of: dict[str, Any]) -> str:
+def _fingerprint(arrays: Iterable[np.ndarray], made_of: dict[str, Any]) -> str:
     digest = hashlib.sha256(json.dumps(made_of, sort_keys=True).encode())
     for array in arrays:
         digest.update(f"{array.dtype.str}{array.shape}".encode())
@@ -494,11 +501,13 @@ def open_data_set(name: str, root: Path | None, split: str, download: bool, *, w
 def split_names(name: str, root: Path | None) -> tuple[str, ...] | None:
     """The splits of a data set, as far as they can be told without opening it; None where they cannot."""
     prefix, _, rest = name.partition("/")
+    if name == "digits":
+        return ("train",)
     if name.endswith(".npz"):
         return _splits_of_npz((root or Path()) / name)
     if prefix in ("", "folder") or name in ("torch/folder", "torch/image_folder"):
         folder = _joined(root, "" if prefix == "torch" else rest) or Path()
-        return tuple(split for split in _FOLDER_SPLITS if (folder / split).is_dir())
+        return tuple(split for split in _FOLDER_SPLITS if (folder / split).is_dir()) or ("train",)
     if prefix == "torch":
         return _splits_of_torch(rest.lower())
     # The splits of a WebDataset are its files.
@@ -506,20 +515,21 @@ def split_names(name: str, root: Path | None) -> tuple[str, ...] | None:
 
 
 def _open_digits(split: str) -> DataSet:
-    from sklearn.datasets import load_digits
+    with isolated_random_state(0):  # on its way scikit-learn imports what draws from the global generator
+        from sklearn.datasets import load_digits
 
     if split != "train":
         raise DataError(f"Unknown split {split!r} of 'digits'; it has one only, 'train'.")
     bunch = load_digits()
     images = np.rint(bunch.images[..., None] * (255 / 16)).astype(np.uint8)
     labels = bunch.target.astype(np.int64)
-    return DataSet("'digits'", labels, ArrayReader(images), 10, known_statistics("digits"))
+    return DataSet("'digits'", labels, _ArrayReader(images), 10, _known_statistics("digits"))
 
 
 def _open_npz(name: str, root: Path, split: str) -> DataSet:
     path = root / name
     title = f"split {split!r} of {str(path)!r}"
-    return data_set_of_arrays(*_read_npz(path, split), title, known_statistics(name))
+    return data_set_of_arrays(*_read_npz(path, split), title, _known_statistics(name))
 
 
 def data_set_of_arrays(images: np.ndarray, labels: np.ndarray, title: str, statistics: Statistics | None) -> DataSet:
@@ -537,7 +547,7 @@ def data_set_of_arrays(images: np.ndarray, labels: np.ndarray, title: str, stati
         )
     labels = labels.astype(np.int64)
     classes = int(labels.max(initial=-1)) + 1
-    return DataSet(title, labels, ArrayReader(images), classes, statistics)
+    return DataSet(title, labels, _ArrayReader(images), classes, statistics)
 
 
 def _read_npz(path: Path, split: str) -> tuple[np.ndarray, np.ndarray]:
@@ -602,7 +612,7 @@ def _open_with_timm(name: str, root: Path | None, split: str, download: bool, li
         dataset = _create_dataset(name, root, split, download)
         stream = isinstance(dataset, IterableDataset)
         positions, labels, complete = (_labels_of_stream if stream else _labels_of)(dataset, limit, title)
-    statistics = known_statistics(name) or _imagenet_statistics()
+    statistics = _known_statistics(name) or _imagenet_statistics()
     reader = _Reader(dataset, positions, labels, title)
     classes = _class_names(dataset)
     count = len(classes) if classes else int(labels.max(initial=-1)) + 1
@@ -622,7 +632,7 @@ def _labels_of(dataset: Any, limit: int | None, title: str) -> tuple[np.ndarray,
         return np.arange(size), labels, True
     count = size if limit is None else min(size, limit)
     positions = np.linspace(0, size - 1, count).round().astype(int)
-    labels = np.array([_as_label(_row(dataset, i)[1], title) for i in positions.tolist()], int)
+    labels = np.array([_as_label(_named_row(dataset, i, title)[1], title) for i in positions.tolist()], int)
     return positions, labels, count == size
 
 
@@ -840,18 +850,25 @@ def _close_tar_files(dataset: Any) -> None:
 
 def _named_row(dataset: Any, position: int, title: str) -> tuple[Any, Any]:
     """Image, decoded, and label; what is said of an unreadable one names its file."""
+    from PIL import Image
+
     with _naming(lambda: f"{_file_of(dataset, position)} of {title}"):
-        image, label = _row(dataset, position)
-        if hasattr(image, "load"):
-            image.load()
+        try:
+            image, label = _row(dataset, position)
+            if isinstance(image, Image.Image):
+                image.load()
+        except (SyntaxError, Image.DecompressionBombError) as error:  # so, too, Pillow speaks of broken files
+            raise OSError(str(error)) from error
         return image, label
 
 
 def _file_of(dataset: Any, position: int) -> str:
-    samples = getattr(dataset, "samples", None)
     if hasattr(dataset, "reader"):
-        return repr(dataset.filename(position, absolute=True))
-    return repr(samples[position][0]) if samples else f"image {position}"
+        file = dataset.filename(position, absolute=True)
+    else:
+        samples = getattr(dataset, "samples", getattr(dataset, "_samples", None))
+        file = samples[position][0] if isinstance(samples, list) else None
+    return repr(str(file)) if isinstance(file, str | PurePath) else f"image {position}"
 
 
 def _row(dataset: Any, position: int) -> tuple[Any, Any]:

@@ -263,17 +263,17 @@ class _Items(Dataset[tuple[Any, int]]):
         image = self.read(self.places[item])
         if not self.resized:
             image = self._checked(square(image, self.image_size)).permute(1, 2, 0).numpy()
-        image = np.broadcast_to(image, (*image.shape[:2], 3))
         if self.change is None:
-            return image.transpose(2, 0, 1), self.places[item]
+            return torch.from_numpy(image).permute(2, 0, 1).expand(3, -1, -1), self.places[item]
         from PIL import Image
 
+        pixels = Image.fromarray(np.ascontiguousarray(np.broadcast_to(image, (*image.shape[:2], 3))))
         with isolated_random_state(stable_seed(self.seed, *self.drawn[item])):
-            return self.change(Image.fromarray(image)), self.places[item]
+            return self.change(pixels), self.places[item]
 
     def _checked(self, pixels: Tensor) -> Tensor:
         if pixels.shape[1:] != self.input_size[1:]:
-            sizes = f"{tuple(pixels.shape[1:])} and {self.input_size[1:]}"
+            sizes = f"{tuple(self.input_size[1:])} and {tuple(pixels.shape[1:])}"
             raise DataError(f"Images of {self.title} differ in size, as {sizes}; give image_size.")
         return pixels
 
@@ -305,8 +305,8 @@ def _next(loaded: Iterator[tuple[Tensor, Tensor]]) -> Tensor:
     try:
         return next(loaded)[0]
     except DataError as error:
-        # From a worker process it comes with that process's traceback as its text.
-        raise DataError(str(error).rpartition("DataError: ")[2].strip()) from None
+        # A worker process's comes with its traceback as the text; the message is the end of that.
+        raise DataError(str(error).rpartition("DataError: ")[2].strip()) from error
 
 
 def square(image: np.ndarray, size: int | None) -> Tensor:

@@ -114,7 +114,10 @@ class Splits:
         return _make_splits(given_train, given_val, given_test, request, {}, mirrored, math.inf, workers)
 
     def config(self) -> dict[str, Any]:
-        """All that tells these splits from others, as JSON values; the fingerprint is of the images themselves."""
+        """All that tells these splits from others, as JSON values.
+
+        The fingerprint is of the images themselves, or, where they are streamed, of their choice and their labels.
+        """
         return {
             "name": self.name,
             **self.source,
@@ -217,13 +220,15 @@ def create_splits(
     )
     check_at_least("resident_limit", resident_limit, 0)
     check_at_least("workers", workers, 0)
+    if name == "noise":
+        raise DataError("The data set 'noise' has nothing to learn; it is for probes only.")
     folder = None if root is None else Path(root)
-    known = split_names(name, folder)
 
     def open_split(split: str) -> DataSet:
         return open_data_set(name, folder, split, download, whole=True)
 
     train = open_split(train_split)
+    known = split_names(name, folder)
     test_split, test = _find(open_split, known, test_split, ("test", *EVAL_SPLITS), (train_split, val_split))
     val_split, val = _find(open_split, known, val_split, EVAL_SPLITS, (train_split, test_split))
     splits = {"train_split": train_split, "val_split": val_split, "test_split": test_split}
@@ -244,6 +249,9 @@ def _find(
     if asked is not None:
         if asked in taken:
             raise DataError(f"The split {asked!r} is asked for twice; train, val and test must be different ones.")
+        if known == ("train",) and asked in candidates:
+            # A folder without sub-folders for its splits would give the same images again.
+            raise DataError(f"Unknown split {asked!r}; the data set has one only, 'train'.")
         return asked, open_split(asked)
     if any(split in EVAL_SPLITS for split in taken):  # they are all one in some data sets
         candidates = [split for split in candidates if split not in EVAL_SPLITS]
@@ -304,12 +312,12 @@ def _count_classes(opened: list[DataSet], num_classes: int | None) -> int:
     for data in opened:
         if not len(data.labels):
             raise DataError(f"{data.title} has no images.")
-        check_labels(data.labels.min(), data.labels.max(), classes, data.title)
         if num_classes is None and data.num_classes != classes:
             raise DataError(
                 f"{train.title} has {classes} classes, but {data.title} has {data.num_classes}. "
                 "If the same labels mean the same classes, give num_classes."
             )
+        check_labels(data.labels.min(), data.labels.max(), classes, data.title)
         if data.classes != train.classes:
             strange = sorted(set(data.classes or ()) ^ set(train.classes or ()))
             raise DataError(f"{train.title} and {data.title} do not have the same classes: {listed(strange)}.")
