@@ -48,8 +48,9 @@ if TYPE_CHECKING:
     )
     from .evaluation import Evaluation, Evaluator, Record
     from .evolution import Algorithm, create_algorithm, list_algorithms, register_algorithm
-    from .export import load_student, save_student
+    from .export import ExportError, ExportReport, export, load_student, save_student
     from .networks import Network, as_network
+    from .pipeline import PipelineResult, run
     from .proxies import (
         Proxy,
         RankAggregate,
@@ -114,10 +115,11 @@ _EXPORTS = {
     ),
     "diswot_search.augmentation": ("Augmentation",),
     "diswot_search.splits": ("Splits", "create_splits"),
-    "diswot_search.export": ("load_student", "save_student"),
+    "diswot_search.export": ("ExportError", "ExportReport", "export", "load_student", "save_student"),
     "diswot_search.networks": ("Network", "as_network"),
     "diswot_search.evaluation": ("Evaluation", "Evaluator", "Record"),
     "diswot_search.evolution": ("Algorithm", "create_algorithm", "list_algorithms", "register_algorithm"),
+    "diswot_search.pipeline": ("PipelineResult", "run"),
     "diswot_search.proxies": (
         "Proxy",
         "RankAggregate",
@@ -163,8 +165,11 @@ __all__ = [
     "Estimate",
     "Evaluation",
     "Evaluator",
+    "ExportError",
+    "ExportReport",
     "Features",
     "Network",
+    "PipelineResult",
     "Precision",
     "Probe",
     "Proxy",
@@ -195,6 +200,7 @@ __all__ = [
     "create_splits",
     "create_teacher",
     "distill",
+    "export",
     "format_table",
     "get_distiller",
     "get_proxy",
@@ -219,6 +225,7 @@ __all__ = [
     "register_space",
     "regret_at_budget",
     "regret_curve",
+    "run",
     "save_student",
     "search",
     "size_matched_agreement",
@@ -240,7 +247,7 @@ def __dir__() -> list[str]:
 
 
 class _Package(ModuleType):
-    """Keeps the functions `search` and `compare` visible when their modules, of the same names, are imported."""
+    """Keeps functions such as `search` visible when their modules, of the same names, are imported."""
 
     def __setattr__(self, name: str, value: Any) -> None:
         if not (name in _MODULE_OF and isinstance(value, ModuleType)):

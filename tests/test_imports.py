@@ -132,7 +132,8 @@ def test_importing_the_package_loads_nothing_heavy() -> None:
 
 
 @pytest.mark.parametrize(
-    "arguments", ["--help", "search --help", "show --help", "search --print_config", "compare --help", "import --help"]
+    "arguments",
+    ["--help", "search --print_config", "run --print_config", *(f"{name} --help" for name in cli.COMMANDS)],
 )
 def test_what_the_command_line_says_of_itself_loads_nothing_heavy(arguments: str) -> None:
     call = f"cli.main({arguments.split()!r})"
