@@ -126,8 +126,9 @@ def frobenius_normalise(matrix: Tensor) -> Tensor:
 
 
 def row_normalise(matrix: Tensor) -> Tensor:
-    """Each row (..., R, K) over its L2 norm; a zero row stays zero."""
-    return F.normalize(matrix, dim=-1)
+    """Each row (..., R, K) over its L2 norm; a zero row stays zero, and has a finite gradient."""
+    norms = torch.linalg.vector_norm(matrix, dim=-1, keepdim=True)
+    return matrix / norms.masked_fill(norms == 0, 1)
 
 
 def spectrum(moment: Tensor) -> Tensor:
