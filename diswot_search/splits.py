@@ -37,8 +37,8 @@ from .seeding import stable_seed
 RESIDENT_LIMIT = 2**31
 """Bytes that the images of a data set may take to be held in memory."""
 
-_READ_AT_ONCE = 1024
-"""Images that are decoded at a time on the way into memory."""
+_READ_AT_ONCE = 64
+"""Images that are decoded at a time, at their full size, on the way into memory."""
 
 _NOT_MIRRORED = ("digits", "mnist", "kmnist", "qmnist", "emnist", "usps", "svhn", "gtsrb", "omniglot", "renderedsst2")
 """Data sets whose images mean something else, or nothing, when left and right are exchanged."""
@@ -320,7 +320,8 @@ def _count_classes(opened: list[DataSet], num_classes: int | None) -> int:
         check_labels(data.labels.min(), data.labels.max(), classes, data.title)
         if data.classes != train.classes:
             strange = sorted(set(data.classes or ()) ^ set(train.classes or ()))
-            raise DataError(f"{train.title} and {data.title} do not have the same classes: {listed(strange)}.")
+            difference = listed(strange) or "their order differs"
+            raise DataError(f"{train.title} and {data.title} do not have the same classes: {difference}.")
     empty = np.flatnonzero(np.bincount(train.labels, minlength=classes) == 0).tolist()
     if empty:
         raise DataError(f"{train.title} has no image of {len(empty)} of its {classes} classes: {listed(empty)}.")
@@ -389,7 +390,7 @@ def _image_sets(
     shape = tuple(square(data.read(places[:1])[0], image_size).shape)
     needed = sum(len(places) for _, places in parts.values()) * math.prod(shape)
     if needed > resident_limit:
-        return {part: _streamed(data, places, image_size, workers) for part, (data, places) in parts.items()}
+        return {part: _streamed(data, places, image_size, shape, workers) for part, (data, places) in parts.items()}
     return {part: _resident(data, places, image_size, shape, workers) for part, (data, places) in parts.items()}
 
 
@@ -401,22 +402,28 @@ def _resident(
     for start in range(0, len(places), step):
         for i, image in enumerate(data.read(places[start : start + step]), start):
             pixels = square(image, image_size)
-            if pixels.shape != shape:
-                sizes = " and ".join(" x ".join(map(str, size)) for size in (shape, tuple(pixels.shape)))
-                raise DataError(
-                    f"Images of {data.title} differ in size from the first to train on: {sizes}; give image_size."
-                )
+            _check_shape(tuple(pixels.shape), shape, data.title)
             images[i] = pixels
     return ResidentSet(images, torch.from_numpy(data.labels[places]), data.title, workers)
 
 
-def _streamed(data: DataSet, places: np.ndarray, image_size: int | None, workers: int) -> StreamedSet:
+def _streamed(
+    data: DataSet, places: np.ndarray, image_size: int | None, shape: tuple[int, ...], workers: int
+) -> StreamedSet:
     if data.stream:
         raise DataError(
             f"{data.title} has no random access, so that it can only be held in memory, for which it is too large; "
             "give a smaller image_size or a larger resident_limit."
         )
-    return StreamedSet(data, places, image_size, workers)
+    images = StreamedSet(data, places, image_size, workers)
+    _check_shape(images.input_size[1:], shape[1:], data.title)
+    return images
+
+
+def _check_shape(found: tuple[int, ...], first: tuple[int, ...], title: str) -> None:
+    if found != first:
+        sizes = " and ".join(" x ".join(map(str, shape)) for shape in (first, found))
+        raise DataError(f"Images of {title} differ in size from the first to train on: {sizes}; give image_size.")
 
 
 def _statistics_of(train: ImageSet) -> Statistics:

@@ -448,6 +448,11 @@ def test_images_of_different_sizes_need_a_size(tmp_path: Path, resident_limit: i
     options: dict[str, Any] = {"root": write_images(tmp_path), "resident_limit": resident_limit, "workers": 0}
     with pytest.raises(DataError, match=r"differ in size.*give image_size"):
         numbers(create_splits("folder", **options).train)
+    archive = save(tmp_path / "two.npz", train=(RGB, LABELS), test=(RGB[:, :5], LABELS))
+    with pytest.raises(
+        DataError, match=r"differ in size from the first to train on: .*6 x 6 and .*5 x 6; give image_size"
+    ):
+        create_splits(archive, resident_limit=resident_limit)
 
 
 # The real sets
