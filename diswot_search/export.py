@@ -16,7 +16,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 import numpy as np
 import safetensors.torch
@@ -29,10 +29,8 @@ from search_spaces.weights import load_checkpoint
 
 from .run_folder import as_json, write_atomically
 from .seeding import isolated_random_state
+from .splits import ImageSet, Splits, create_splits
 from .study import space_from_recipe
-
-if TYPE_CHECKING:
-    from .splits import ImageSet, Splits
 
 WEIGHTS = "student.safetensors"
 CONFIG = "config.json"
@@ -47,6 +45,12 @@ TOLERANCE = 1e-4
 
 Sums in single precision taken in another order differ by some 1e-6 of it; a wrong operator differs by far more.
 """
+
+_DIVISION = (
+    *("image_size", "train_split", "val_split", "test_split", "val_share", "test_share", "train_limit", "seed"),
+    "num_classes",
+)
+"""What decides which images of a data set are test images, as `create_splits` takes it."""
 
 _QUANTISED = ["Conv", "Gemm", "MatMul"]  # where the work is; normalisations and attention's softmax lose too much
 _CARD = "diswot"
@@ -72,7 +76,7 @@ class ModelCard:
         macs: Multiply-accumulates of one image.
         interpolation: How images of another size are resized.
         crop_pct: Share of a resized image's side that is kept.
-        made_of: What it was made of, as JSON values: run, teacher, data set, accuracy.
+        made_of: What it was made of, as JSON values: run, teacher, accuracy, and as "data" the `Splits.config()`.
     """
 
     name: str
@@ -344,7 +348,7 @@ def export(
         out: The file; by default beside the weights, under the name that `FORMATS` has.
         card: What a module is.
         dataset: Data set, or its name, whose test images the accuracy is taken on; int8 is calibrated on its
-            training images.
+            training images. Given by name, the one that the student was trained on is divided as it was then.
         root: Where the data set lies.
         normalise: Let the file normalise its images, which are then between 0 and 1.
         batch_size: Images of a batch; by default any number.
@@ -783,11 +787,13 @@ def _target(source: Source, format: str, out: str | os.PathLike[str] | None) -> 
 
 
 def _fitting_splits(dataset: Splits | str | None, root: str | None, card: ModelCard) -> Splits | None:
-    """The data set, for images of the network's size."""
+    """The data set, for images of the network's size; the one that it was trained on is divided as it was then."""
     if isinstance(dataset, str):
-        from .splits import create_splits
-
-        dataset = create_splits(dataset, root=root, image_size=card.input_size[1])
+        trained = card.made_of.get("data")
+        options: dict[str, Any] = {"image_size": card.input_size[1]}
+        if isinstance(trained, Mapping) and trained.get("name") == dataset:
+            options = {key: trained[key] for key in _DIVISION if trained.get(key) is not None}
+        dataset = create_splits(dataset, root=root, **options)
     if dataset is None:
         return None
     found, wanted = (dataset.num_classes, *dataset.input_size), (card.num_classes, *card.input_size)

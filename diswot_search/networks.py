@@ -197,7 +197,7 @@ def _from_timm(
         if data.role != "student":  # whose new classifier is trained
             data.check(f"{name} with its pretrained weights", known.num_classes)
         normalisation = {"mean": tuple(known.mean), "std": tuple(known.std)}
-    elif checkpoint is not None:
+    if checkpoint is not None:
         file, normalisation = _read_checkpoint(checkpoint, data)
     classes = options.pop("num_classes", data.num_classes)
     data.check(name, classes)

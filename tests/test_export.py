@@ -1,0 +1,477 @@
+"""Trained students as files: what is written is what was trained, for timm, onnxruntime and torch alike."""
+
+from __future__ import annotations
+
+import json
+import random
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import timm
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from safetensors.torch import load_file
+from timm.data import resolve_data_config
+from torch import nn
+
+from diswot_search.export import (
+    TOLERANCE,
+    ExportError,
+    ModelCard,
+    export,
+    export_onnx,
+    export_torch,
+    find_student,
+    load_student,
+    quantise_onnx,
+    read_card,
+    save_student,
+)
+from diswot_search.networks import as_network
+from diswot_search.splits import Splits
+from search_spaces import TimmSpace, UnknownNameError, create_space
+
+CELL = "|nor_conv_3x3~0|+|skip_connect~0|none~1|+|skip_connect~0|nor_conv_1x1~1|avg_pool_3x3~2|"
+SIZE = (3, 32, 32)
+MEAN, STD = (0.5, 0.4, 0.3), (0.2, 0.25, 0.3)
+TINY_VIT = {"depth": 1, "embed_dim": 24, "num_heads": 2, "img_size": 32}
+
+NETWORKS: dict[str, tuple[str, dict[str, Any]]] = {
+    "cell": ("nasbench201", {"arch": CELL, "channels": 4, "cells": 1}),
+    "resnet": ("cifar_resnet", {"arch": "1x4-1x8-1x8"}),
+    "padded": ("cifar_resnet", {"arch": "1x4-1x8-1x8", "shortcut": "identity", "block": "preactivation"}),
+    "mobilenet": ("mobilenetv3_small_050", {}),
+    "convnext": ("convnext_atto", {"depths": [1, 1, 1, 1], "dims": [8, 8, 8, 8]}),
+    "vit": ("vit_tiny_patch16_224", TINY_VIT),
+}
+
+
+def student(name: str, num_classes: int = 7) -> tuple[nn.Module, ModelCard]:
+    """A network in evaluation mode, with statistics of batch normalisation that are not those it began with."""
+    model, arguments = NETWORKS[name]
+    arguments = arguments | {"num_classes": num_classes}
+    network = timm.create_model(model, **arguments)
+    with torch.no_grad():
+        network.train()(torch.randn(16, *SIZE))
+    return network.eval(), ModelCard(name, num_classes, SIZE, MEAN, STD, timm=(model, arguments))
+
+
+def normalised(images: torch.Tensor) -> torch.Tensor:
+    return (images - torch.tensor(MEAN).view(3, 1, 1)) / torch.tensor(STD).view(3, 1, 1)
+
+
+def onnx_logits(path: Path, images: torch.Tensor) -> torch.Tensor:
+    session = onnxruntime.InferenceSession(path.read_bytes(), providers=["CPUExecutionProvider"])
+    return torch.from_numpy(session.run(None, {"images": images.numpy()})[0])
+
+
+def assert_close(found: torch.Tensor, expected: torch.Tensor) -> None:
+    """Within the stated tolerance: a share of the largest logit, for single precision summed in another order."""
+    assert found.shape == expected.shape
+    assert float((found - expected).detach().abs().max()) <= TOLERANCE * float(expected.detach().abs().max())
+
+
+# -- safetensors --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_a_student_is_read_back_bit_for_bit_by_us_and_by_timm(name: str, tmp_path: Path) -> None:
+    network, card = student(name)
+    file = save_student(network, card, tmp_path / "run" / "student")
+    images = torch.randn(3, *SIZE)
+    expected = network(images)
+    for path in (file, file.parent, file.parent.parent):
+        loaded = load_student(path)
+        assert not loaded.training
+        assert torch.equal(loaded(images), expected)
+    assert card.timm is not None
+    by_path = timm.create_model(card.timm[0], checkpoint_path=str(file), **card.timm[1]).eval()
+    assert torch.equal(by_path(images), expected)
+
+
+@pytest.mark.skipif(not hasattr(timm.models._hub, "load_model_config_from_path"), reason="timm before 1.0.16")
+@pytest.mark.parametrize("name", NETWORKS)
+def test_timm_makes_it_from_its_folder_alone_and_knows_its_images(name: str, tmp_path: Path) -> None:
+    network, card = student(name)
+    save_student(network, card, tmp_path)
+    images = torch.randn(3, *SIZE)
+    loaded = timm.create_model(f"local-dir:{tmp_path}", pretrained=True).eval()
+    assert torch.equal(loaded(images), network(images))
+    data = resolve_data_config(model=loaded)
+    assert (tuple(data["input_size"]), tuple(data["mean"]), tuple(data["std"])) == (SIZE, MEAN, STD)
+    assert data["crop_pct"] == 1.0
+    assert loaded.get_submodule(loaded.pretrained_cfg["classifier"]) is loaded.get_classifier()
+    assert loaded.pretrained_cfg["num_classes"] == loaded.num_classes == 7
+
+
+@pytest.mark.skipif(not hasattr(timm.models._hub, "load_model_config_from_path"), reason="timm before 1.0.16")
+def test_timm_adapts_it_to_other_classes_and_channels(tmp_path: Path) -> None:
+    network, card = student("resnet")
+    save_student(network, card, tmp_path)
+    loaded = timm.create_model(f"local-dir:{tmp_path}", pretrained=True, num_classes=3, in_chans=1).eval()
+    assert loaded(torch.randn(2, 1, 32, 32)).shape == (2, 3)
+    kept = [key for key in network.state_dict() if key.endswith("conv2.weight")]
+    assert kept
+    assert all(torch.equal(loaded.state_dict()[key], network.state_dict()[key]) for key in kept)
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    classes=st.integers(1, 5),
+    values=st.lists(st.floats(0.01, 1), min_size=2, max_size=2),
+    made_of=st.dictionaries(st.text(max_size=5), st.integers() | st.text() | st.none(), max_size=3),
+)
+def test_a_card_is_read_back_as_it_was(
+    tmp_path_factory: pytest.TempPathFactory, classes: int, values: list[float], made_of: dict[str, Any]
+) -> None:
+    labels = tuple(f"class {i}" for i in range(classes))
+    card = ModelCard("x", classes, (1, 4, 5), (values[0],), (values[1],), labels=labels, params=5, made_of=made_of)
+    folder = tmp_path_factory.mktemp("card")
+    save_student(nn.Linear(2, 2), card, folder)
+    assert read_card(folder) == card
+
+
+def test_an_architecture_without_a_name_in_timm_is_made_by_its_space(tmp_path: Path) -> None:
+    space = create_space("timm/resnet_32", num_classes=4)
+    architecture = next(iter(space))
+    network = as_network(architecture, space=space, num_classes=4)
+    assert network.timm is None
+    model = network.build(1).eval()
+    save_student(model, network.card(SIZE, MEAN, STD), tmp_path)
+    images = torch.randn(2, *SIZE)
+    assert torch.equal(load_student(tmp_path)(images), model(images))
+
+
+def test_a_space_that_has_no_name_asks_for_the_module(tmp_path: Path) -> None:
+    space = TimmSpace("own", timm.models.VisionTransformer, {"depth": [1]}, fixed={"embed_dim": 24, "num_heads": 2})
+    network = as_network(next(iter(space)), space=space, num_classes=1000)
+    model = network.build()
+    save_student(model, network.card((3, 224, 224), MEAN, STD), tmp_path)
+    with pytest.raises(ValueError, match=r"cannot be made again by name; build the architecture depth=1"):
+        load_student(tmp_path)
+    loaded = load_student(tmp_path, model=network.build(seed=9))
+    assert all(torch.equal(a, b) for a, b in zip(loaded.parameters(), model.parameters(), strict=True))
+
+
+def test_a_module_of_ones_own_is_filled(tmp_path: Path) -> None:
+    def make() -> nn.Module:
+        return nn.Sequential(nn.Flatten(), nn.Linear(12, 3))
+
+    model = make()
+    save_student(model, ModelCard("mine", 3, (3, 2, 2), MEAN, STD), tmp_path)
+    with pytest.raises(ValueError, match=r"mine is a module of its own; .*load_student\(path, model="):
+        load_student(tmp_path)
+    images = torch.randn(2, 3, 2, 2)
+    assert torch.equal(load_student(tmp_path, model=make())(images), model(images))
+
+
+def test_shared_and_strided_weights_are_written_whole(tmp_path: Path) -> None:
+    model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4), nn.Conv2d(2, 3, 3).to(memory_format=torch.channels_last))
+    model[1].weight = model[0].weight
+    file = save_student(model, ModelCard("shared", 4, SIZE, MEAN, STD), tmp_path)
+    state = load_file(file)
+    assert state.keys() == model.state_dict().keys()
+    assert all(torch.equal(state[key], value) for key, value in model.state_dict().items())
+
+
+def test_the_random_state_is_left_alone(tmp_path: Path) -> None:
+    network, card = student("resnet")
+    save_student(network, card, tmp_path)
+    plain = nn.Sequential(nn.Flatten(), nn.Linear(3 * 32 * 32, 7))
+    before = (torch.get_rng_state(), random.getstate(), np.random.get_state()[1].tolist())  # type: ignore[index]
+    load_student(tmp_path)
+    export_onnx(plain, tmp_path / "x.onnx", card=card)
+    export_torch(plain, tmp_path / "x.pt2", card=card)
+    assert torch.equal(torch.get_rng_state(), before[0])
+    assert (random.getstate(), np.random.get_state()[1].tolist()) == before[1:]  # type: ignore[index]
+
+
+# -- what is refused ----------------------------------------------------------------------------
+
+
+def test_weights_of_another_architecture_are_named(tmp_path: Path) -> None:
+    network, card = student("resnet")
+    save_student(network, card, tmp_path)
+    with pytest.raises(ValueError, match=r"student\.safetensors do not fit .*Tensors missing: .*unexpected: "):
+        load_student(tmp_path, model=student("vit")[0])
+    with pytest.raises(ValueError, match=r"of another shape: fc\.weight \(7, 8\) instead of \(9, 8\)"):
+        load_student(tmp_path, model=student("resnet", num_classes=9)[0])
+
+
+@pytest.mark.parametrize(
+    ("break_it", "error", "message"),
+    [
+        (lambda folder: (folder / "student.safetensors").unlink(), FileNotFoundError, "neither student.safetensors"),
+        (lambda folder: (folder / "config.json").unlink(), FileNotFoundError, "weights alone do not say"),
+        (lambda folder: (folder / "config.json").write_text("{"), ValueError, "is damaged"),
+        (lambda folder: (folder / "config.json").write_text("{}"), ValueError, "not the configuration of a student"),
+        (lambda folder: (folder / "config.json").write_text('{"diswot": {}}'), ValueError, "is damaged"),
+        (lambda folder: (folder / "student.safetensors").write_bytes(b"x"), ValueError, "cannot be read"),
+    ],
+)
+def test_what_is_missing_or_damaged_is_said(
+    break_it: Callable[[Path], Any], error: type[Exception], message: str, tmp_path: Path
+) -> None:
+    network, card = student("resnet")
+    save_student(network, card, tmp_path)
+    break_it(tmp_path)
+    with pytest.raises(error, match=message):
+        load_student(tmp_path)
+
+
+def test_a_folder_that_is_not_there_is_said(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="no such file or folder"):
+        find_student(tmp_path / "absent")
+
+
+def test_a_name_that_timm_no_longer_has_is_answered_with_near_ones(tmp_path: Path) -> None:
+    network, card = student("resnet")
+    save_student(network, replace(card, timm=("cifar_resnett", {})), tmp_path)
+    with pytest.raises(UnknownNameError, match=r"Did you mean .*'cifar_resnet'"):
+        load_student(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"mean": (0.5,)}, {"std": (0.5,) * 4}, {"input_size": (32, 32)}, {"labels": ("a", "b")}]
+)
+def test_a_card_that_contradicts_itself_is_refused(wrong: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=r"x: "):
+        replace(ModelCard("x", 7, SIZE, MEAN, STD), **wrong)
+
+
+def test_a_card_that_json_cannot_say_leaves_no_files(tmp_path: Path) -> None:
+    network, card = student("resnet")
+    with pytest.raises(ValueError, match="cannot be written as JSON"):
+        save_student(network, replace(card, made_of={"x": object()}), tmp_path / "new")
+    assert not (tmp_path / "new").exists()
+
+
+# -- ONNX and torch.export ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", [name for name in NETWORKS if name != "resnet"])  # which others below export
+def test_an_onnx_file_computes_what_the_network_does(name: str, tmp_path: Path) -> None:
+    network, card = student(name)
+    report = export_onnx(network, tmp_path / "x.onnx", card=card, normalise=name == "padded")
+    assert report.difference is not None
+    assert report.difference <= TOLERANCE
+    assert report.bytes == (tmp_path / "x.onnx").stat().st_size
+    for batch_size in (1, 3, 8):
+        images = torch.rand(batch_size, *SIZE)
+        given_images = images if name == "padded" else normalised(images)
+        assert_close(onnx_logits(tmp_path / "x.onnx", given_images), network(normalised(images)))
+    assert [file.name for file in tmp_path.iterdir()] == ["x.onnx"]
+
+
+@pytest.mark.parametrize("name", ["cell", "vit"])
+def test_a_program_of_torch_computes_what_the_network_does(name: str, tmp_path: Path) -> None:
+    network, card = student(name)
+    export_torch(network, tmp_path / "x.pt2", card=card, normalise=name == "cell", images=torch.rand(5, *SIZE))
+    program = torch.export.load(tmp_path / "x.pt2").module()
+    for batch_size in (1, 3, 8):
+        images = torch.rand(batch_size, *SIZE)
+        given_images = images if name == "cell" else normalised(images)
+        assert_close(program(given_images), network(normalised(images)))
+
+
+def test_the_files_say_what_they_are(tmp_path: Path) -> None:
+    network, card = nn.Sequential(nn.Flatten(), nn.Linear(3 * 32 * 32, 7)), student("resnet")[1]
+    labels = tuple("abcdefg")
+    export_onnx(network, tmp_path / "x.onnx", card=replace(card, labels=labels), normalise=True)
+    metadata = {entry.key: entry.value for entry in onnx.load(tmp_path / "x.onnx").metadata_props}
+    assert metadata["name"] == "resnet"
+    said = {key: json.loads(metadata[key]) for key in ("labels", "mean", "std", "input_size", "normalised")}
+    assert said == {
+        "labels": list(labels),
+        "mean": list(MEAN),
+        "std": list(STD),
+        "input_size": list(SIZE),
+        "normalised": True,
+    }
+
+
+def test_the_module_that_is_exported_stays_as_it_is(tmp_path: Path) -> None:
+    network, card = student("resnet")
+    network.train()
+    before = {key: value.clone() for key, value in network.state_dict().items()}
+    export_torch(network, tmp_path / "x.pt2", card=card)
+    assert network.training
+    assert all(parameter.requires_grad for parameter in network.parameters())
+    assert all(torch.equal(before[key], value) for key, value in network.state_dict().items())
+
+
+class BatchBound(nn.Module):
+    """Takes images one by one, as many as it was traced with."""
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return torch.stack([image.mean((1, 2)) for image in images])
+
+
+class Random(nn.Module):
+    """Is another function each time."""
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return images.mean((2, 3)) + torch.rand(3)
+
+
+@pytest.mark.parametrize("function", [export_onnx, export_torch])
+@pytest.mark.parametrize("network", [BatchBound(), Random()])
+def test_what_cannot_be_exported_leaves_no_file(
+    function: Callable[..., Any], network: nn.Module, tmp_path: Path
+) -> None:
+    (tmp_path / "x").write_text("before")
+    with pytest.raises(ExportError) as caught:
+        function(network, tmp_path / "x", card=ModelCard("odd", 3, SIZE, MEAN, STD))
+    assert "\n" not in str(caught.value)
+    assert (tmp_path / "x").read_text() == "before"
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+# -- int8 and accuracy --------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def coloured() -> Splits:
+    """Images whose class is the brightest channel."""
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.arange(240) % 3
+    images = torch.randint(0, 150, (240, 3, 8, 8), generator=generator)
+    images[torch.arange(240), labels] += 100
+    return Splits.from_arrays((images.to(torch.uint8), labels), mean=[0.4] * 3, std=[0.25] * 3)
+
+
+def brightest(coloured: Splits) -> tuple[nn.Module, ModelCard]:
+    """A convolution and a classifier that tell the brightest channel."""
+    network = nn.Sequential(nn.Conv2d(3, 3, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, 3))
+    state = {"0.weight": torch.eye(3)[:, :, None, None], "0.bias": torch.zeros(3), "3.bias": torch.zeros(3)}
+    network.load_state_dict(state | {"3.weight": torch.eye(3)})
+    return network.eval(), ModelCard("brightest", 3, coloured.input_size, coloured.mean, coloured.std)
+
+
+def test_int8_states_the_accuracy_that_it_loses(coloured: Splits, tmp_path: Path) -> None:
+    network, card = brightest(coloured)
+    report = export(network, "int8", tmp_path / "x.onnx", card=card, dataset=coloured, calibration=50)
+    assert report.float_accuracy == 100.0
+    assert report.accuracy is not None
+    assert report.lost == report.float_accuracy - report.accuracy
+    assert report.samples == len(coloured.test)
+    kinds = {node.op_type for node in onnx.load(tmp_path / "x.onnx").graph.node}
+    assert {"QuantizeLinear", "DequantizeLinear"} <= kinds
+    assert "points lost" in str(report)
+
+
+def test_int8_is_within_its_steps_of_the_network(coloured: Splits, tmp_path: Path) -> None:
+    network, card = brightest(coloured)
+    images = torch.rand(20, 3, 8, 8)
+    export_onnx(network, tmp_path / "x.onnx", card=card)
+    report = quantise_onnx(tmp_path / "x.onnx", tmp_path / "q.onnx", images)
+    inputs = (images - 0.4) / 0.25
+    with torch.no_grad():
+        logits = network(inputs)
+    difference = float((onnx_logits(tmp_path / "q.onnx", inputs) - logits).abs().max())
+    assert report.difference == pytest.approx(difference / float(logits.abs().max()), rel=1e-3)
+    # The input has 255 steps between its extremes, and so have the pooled values between theirs and zero; each is off
+    # by half a step, the classifier's weights by half of 1/127.
+    assert difference <= 0.5 * float(inputs.max() - inputs.min()) / 255 * 2 + float(logits.max()) / 254
+
+
+@pytest.mark.parametrize(("format", "name"), [("onnx", "student.onnx"), ("torch", "student.pt2")])
+def test_accuracy_is_that_of_the_file(format: str, name: str, coloured: Splits, tmp_path: Path) -> None:
+    network, card = brightest(coloured)
+    with torch.no_grad():
+        network.get_parameter("3.bias")[2] = -9
+    report = export(network, format, tmp_path, card=card, dataset=coloured)
+    order, device = torch.arange(len(coloured.test)), torch.device("cpu")
+    images, labels, _ = next(iter(coloured.test.batches(order, 999, device=device, augment=None, seed=0)))
+    expected = 100 * float((network((images - 0.4) / 0.25).argmax(1) == labels).double().mean())
+    assert report.path == tmp_path / name
+    assert report.accuracy == report.float_accuracy == pytest.approx(expected)
+    assert expected < 100
+    assert report.lost == 0
+
+
+def test_a_batch_of_one_size_is_kept(coloured: Splits, tmp_path: Path) -> None:
+    network, card = brightest(coloured)
+    report = export(network, "int8", tmp_path, card=card, dataset=coloured, batch_size=5, calibration=7, normalise=True)
+    assert report.accuracy == 100.0
+    assert onnx.load(tmp_path / "student.int8.onnx").graph.input[0].type.tensor_type.shape.dim[0].dim_value == 5
+
+
+def test_a_student_is_exported_beside_its_weights(tmp_path: Path) -> None:
+    network, card = student("resnet")
+    save_student(network, card, tmp_path / "student")
+    report = export(tmp_path)
+    assert report.path == tmp_path / "student" / "student.onnx"
+    assert report.lost is None
+    images = torch.randn(2, *SIZE)
+    assert_close(onnx_logits(report.path, images), network(images))
+    assert torch.equal(load_student(tmp_path)(images), network(images))  # nothing there was disturbed
+
+
+def test_the_data_it_was_trained_on_is_divided_as_it_was_then(
+    monkeypatch: pytest.MonkeyPatch, coloured: Splits, tmp_path: Path
+) -> None:
+    asked: dict[str, Any] = {}
+
+    def create(name: str, **options: Any) -> Splits:
+        asked.update(options, name=name)
+        return coloured
+
+    monkeypatch.setattr(sys.modules["diswot_search.export"], "create_splits", create)
+    network, card = brightest(coloured)
+    card = replace(card, made_of={"data": {"name": "d", "seed": 5, "test_share": 0.3, "val_share": None}})
+    export(network, "torch", tmp_path, card=card, dataset="d", root="r")
+    assert asked == {"name": "d", "root": "r", "seed": 5, "test_share": 0.3}
+    asked.clear()
+    export(network, "torch", tmp_path, card=card, dataset="other")
+    assert asked == {"name": "other", "root": None, "image_size": 8}
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"format": "onx"}, "Did you mean 'onnx'"),
+        ({"format": "int8"}, "give `dataset`"),
+        ({"card": None}, "with the `card`"),
+        ({"out": None}, "give `out`"),
+    ],
+)
+def test_a_call_that_cannot_be_is_refused(options: dict[str, Any], message: str, tmp_path: Path) -> None:
+    network, card = student("resnet")
+    given_options = {"format": "torch", "out": tmp_path / "x", "card": card} | options
+    with pytest.raises(ValueError, match=message):
+        export(network, **given_options)
+    assert not list(tmp_path.iterdir())
+
+
+def test_data_of_other_classes_is_refused(coloured: Splits, tmp_path: Path) -> None:
+    network, card = student("resnet")
+    with pytest.raises(ValueError, match=r"arrays has 3 classes .* but resnet is for 7"):
+        export(network, "onnx", tmp_path, card=card, dataset=coloured)
+
+
+def test_images_that_cannot_calibrate_are_refused(coloured: Splits, tmp_path: Path) -> None:
+    network, card = brightest(coloured)
+    export_onnx(network, tmp_path / "x.onnx", card=card)
+    for images in (torch.rand(0, 3, 8, 8), torch.rand(4, 3, 9, 9), torch.rand(3, 8, 8)):
+        with pytest.raises(ValueError, match="images are of shape"):
+            quantise_onnx(tmp_path / "x.onnx", tmp_path / "q.onnx", images)
+    with pytest.raises(ValueError, match="Did you mean 'minmax'"):
+        quantise_onnx(tmp_path / "x.onnx", tmp_path / "q.onnx", torch.rand(4, 3, 8, 8), method="minmaxx")
+    assert not (tmp_path / "q.onnx").exists()
+
+
+def test_without_the_extra_the_message_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    network, card = student("resnet")
+    with pytest.raises(ImportError, match=r"pip install 'diswot-search\[onnx\]'"):
+        export_onnx(network, tmp_path / "x.onnx", card=card)
+    assert not list(tmp_path.iterdir())

@@ -1,0 +1,234 @@
+"""What text, modules, studies and folders stand for as students and teachers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+import diswot_search as ds
+from diswot_search.export import ModelCard, save_student
+from diswot_search.networks import Network, as_network
+from diswot_search.run_folder import StudyError
+from search_spaces import Architecture, ArchitectureError, SearchSpace, UnknownNameError, create_space
+
+CELL = "|nor_conv_3x3~0|+|skip_connect~0|none~1|+|skip_connect~0|nor_conv_1x1~1|avg_pool_3x3~2|"
+MEAN, STD = (0.5, 0.4, 0.3), (0.2, 0.25, 0.3)
+
+
+@pytest.fixture(scope="module")
+def space() -> SearchSpace:
+    return create_space("nasbench201", num_classes=7, channels=4, cells=1)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory, space: SearchSpace) -> Path:
+    """The run folder of a search among networks of 7 classes."""
+    out = tmp_path_factory.mktemp("runs") / "search"
+    probe = ds.create_probe("noise", batch_size=7, num_classes=7)
+    ds.search(space, None, probe, proxy="params", algorithm="random", evaluations=3, seed=0, out=out, progress=False)
+    return out
+
+
+def small(**options: Any) -> Network:
+    return as_network("cifar_resnet", num_classes=7, arch="1x4-1x8-1x8", **options)
+
+
+def saved(folder: Path) -> nn.Module:
+    """A student in `folder`."""
+    network = small()
+    model = network.build(3).eval()
+    save_student(model, network.card((3, 32, 32), MEAN, STD), folder)
+    return model
+
+
+def same(first: nn.Module, second: nn.Module) -> bool:
+    one, other = first.state_dict(), second.state_dict()
+    return one.keys() == other.keys() and all(torch.equal(one[key], other[key]) for key in one)
+
+
+# -- what a source stands for -------------------------------------------------------------------
+
+
+def test_a_timm_name_is_made_for_the_data() -> None:
+    network = as_network("vit_tiny_patch16_224", num_classes=5, in_chans=1, image_size=(32, 32), depth=1)
+    assert network.build()(torch.randn(2, 1, 32, 32)).shape == (2, 5)
+    arguments = {"num_classes": 5, "in_chans": 1, "img_size": [32, 32], "depth": 1}
+    assert network.timm == ("vit_tiny_patch16_224", arguments)
+    assert not network.trained
+    assert (network.mean, network.std) == (None, None)
+
+
+def test_weights_are_a_function_of_the_seed_and_the_name_alone() -> None:
+    state = torch.get_rng_state()
+    assert same(small().build(1), small().build(1))
+    assert not same(small().build(1), small().build(2))
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+@pytest.mark.parametrize("as_text", [True, False])
+def test_an_architecture_of_a_space_is_made_by_it(space: SearchSpace, as_text: bool) -> None:
+    source: str | Architecture = CELL if as_text else space.parse(CELL)
+    network = as_network(source, space=space, num_classes=7)
+    assert network.timm == space.timm_model(space.parse(CELL))
+    assert network.build()(torch.randn(2, 3, 32, 32)).shape == (2, 7)
+
+
+def test_a_space_for_other_images_is_made_again_for_those_of_the_data(space: SearchSpace) -> None:
+    network = as_network(CELL, space=space, num_classes=4, in_chans=1, image_size=(8, 8))
+    assert network.build()(torch.randn(2, 1, 8, 8)).shape == (2, 4)
+    assert network.timm is not None
+    assert network.timm[1]["channels"] == 4
+    by_name = as_network("1-1-1", space="cifar_resnet_s0", num_classes=4, in_chans=1)
+    assert by_name.build()(torch.randn(2, 1, 8, 8)).shape == (2, 4)
+
+
+def test_the_run_folder_of_a_search_stands_for_its_winner(run: Path) -> None:
+    study = ds.Study.load(run)
+    expected = as_network(study.winner.architecture, space=study.space, num_classes=7).config()
+    for source in (run, str(run), study, study.winner):
+        network = as_network(source, num_classes=7)
+        assert network.config() == expected
+        assert not network.trained
+    assert as_network(run, num_classes=3).build()(torch.randn(2, 3, 32, 32)).shape == (2, 3)
+    assert as_network(study.best(2)[1], num_classes=7).config() != expected
+
+
+def test_a_folder_or_file_of_a_student_stands_for_it_with_its_weights(tmp_path: Path) -> None:
+    model = saved(tmp_path / "run" / "student")
+    for path in ("run", "run/student", "run/student/student.safetensors"):
+        network = as_network(str(tmp_path / path), num_classes=7, role="teacher")
+        assert network.trained
+        assert (network.mean, network.std) == (MEAN, STD)
+        assert same(network.build(1), model)
+        assert network.timm == small().timm
+    assert len(network.config()["checkpoint_sha256"]) == 64
+
+
+def test_a_checkpoint_brings_its_normalisation_where_a_card_says_it(tmp_path: Path) -> None:
+    model = saved(tmp_path / "student")
+    with_card = small(checkpoint=tmp_path)
+    assert (with_card.mean, with_card.std, with_card.trained) == (MEAN, STD, True)
+    torch.save(model.state_dict(), tmp_path / "x.pth")
+    without = small(checkpoint=tmp_path / "x.pth")
+    assert (without.mean, without.std, without.trained) == (None, None, True)
+    assert same(with_card.build(), model)
+    assert same(without.build(), model)
+
+
+def test_a_module_stands_for_itself_and_stays_where_it_is() -> None:
+    module = small().build(5)
+    network = as_network(module, num_classes=7)
+    built = network.build()
+    assert same(built, module)
+    assert built is not module
+    assert network.timm is None
+
+
+def test_networks_and_teachers_are_taken_as_they_are() -> None:
+    network = small()
+    assert as_network(network, num_classes=7) is network
+    teacher = ds.create_teacher("cifar_resnet", num_classes=7, arch="1x4-1x8-1x8")
+    assert as_network(teacher, num_classes=7, role="teacher").config() == teacher.config()
+
+
+def test_a_card_of_a_network_builds_the_network() -> None:
+    network = small()
+    card = network.card((3, 32, 32), MEAN, STD, params=3)
+    assert isinstance(card, ModelCard)
+    assert card.params == 3
+    assert card.build().state_dict().keys() == network.build().state_dict().keys()
+
+
+# -- what is refused ----------------------------------------------------------------------------
+
+
+def test_text_that_is_nothing_is_answered_with_near_names(space: SearchSpace) -> None:
+    with pytest.raises(UnknownNameError, match=r"student 'cifar_resnet57' is no timm model.*'cifar_resnet56'"):
+        as_network("cifar_resnet57", num_classes=7)
+    with pytest.raises(UnknownNameError, match=r"nor an architecture of nasbench201\. Did you mean"):
+        as_network("cifar_resnet57", num_classes=7, space=space)
+    with pytest.raises(ArchitectureError, match="is no architecture of nasbench201"):
+        as_network(CELL.replace("none", "some"), num_classes=7, space=space)
+    with pytest.raises(FileNotFoundError, match=r"teacher runs/absent is neither a file nor a folder"):
+        as_network("runs/absent", num_classes=7, role="teacher")
+
+
+def test_folders_without_a_network_are_told_from_each_other(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="holds no network"):
+        as_network(str(tmp_path), num_classes=7)
+    (tmp_path / "training.sqlite").touch()
+    with pytest.raises(FileNotFoundError, match="run folder of a training without a finished student"):
+        as_network(str(tmp_path), num_classes=7)
+    (tmp_path / "study.sqlite").write_text("x" * 100)
+    with pytest.raises(StudyError, match="damaged"):
+        as_network(str(tmp_path), num_classes=7)
+
+
+def test_a_trained_network_of_other_classes_or_channels_is_refused(tmp_path: Path) -> None:
+    saved(tmp_path)
+    with pytest.raises(ValueError, match=r"teacher .* is for 7 classes, but the data has 10 classes"):
+        as_network(tmp_path, num_classes=10, role="teacher")
+    with pytest.raises(ValueError, match=r"is for 3 channels, but the data has 1 channels"):
+        as_network(tmp_path, num_classes=7, in_chans=1)
+    with pytest.raises(ValueError, match=r"student checkpoint .* is for 7 classes"):
+        as_network("cifar_resnet", arch="1x4-1x8-1x8", num_classes=9, checkpoint=tmp_path)
+    with pytest.raises(ValueError, match=r"student CifarResNet is for 7 classes"):
+        as_network(small().build(), num_classes=9)
+    with pytest.raises(ValueError, match=r"teacher resnet18 with its pretrained weights is for 1000 classes"):
+        as_network("resnet18", num_classes=9, role="teacher", pretrained=True)
+
+
+def test_a_student_may_start_from_pretrained_weights_of_other_classes() -> None:
+    network = as_network("resnet18", num_classes=9, pretrained=True)
+    assert network.trained
+    assert network.mean == (0.485, 0.456, 0.406)
+    assert network.timm == ("resnet18", {"num_classes": 9})
+
+
+def test_a_space_that_cannot_be_made_again_must_fit() -> None:
+    spaces = create_space("cifar_resnet_s0", num_classes=7)
+    spaces.recipe = None
+    assert as_network("1-1-1", space=spaces, num_classes=7, image_size=(8, 8)).num_classes == 7
+    with pytest.raises(ValueError, match=r"is for 7 classes and 3 channels, the data has 9 and 3"):
+        as_network("1-1-1", space=spaces, num_classes=9)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda s: as_network(s.parse(CELL), num_classes=7), "give the space"),
+        (lambda s: as_network(CELL, space=s, num_classes=7, pretrained=True), "pretrained"),
+        (lambda s: as_network(nn.Linear(2, 2), num_classes=7, space=s), "as it is"),
+        (lambda s: as_network(nn.Linear(2, 2), num_classes=7, drop_rate=0.1), "as it is"),
+        (lambda s: small(pretrained=True), "no pretrained weights"),
+        (lambda s: as_network("resnet18", num_classes=7, pretrained=True, checkpoint=__file__), "one place"),
+    ],
+)
+def test_arguments_that_contradict_each_other_are_refused(
+    call: Callable[[SearchSpace], Network], message: str, space: SearchSpace
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        call(space)
+
+
+def test_a_student_with_weights_takes_no_others(tmp_path: Path) -> None:
+    saved(tmp_path)
+    with pytest.raises(ValueError, match="has trained weights; checkpoint cannot be set"):
+        as_network(tmp_path, num_classes=7, checkpoint=tmp_path)
+
+
+def test_what_can_be_no_network_is_refused() -> None:
+    with pytest.raises(TypeError, match="cannot be made of int"):
+        as_network(3, num_classes=7)  # type: ignore[arg-type]
+
+
+def test_the_same_network_has_the_same_configuration() -> None:
+    assert small().config() == small().config()
+    assert small().config() != small(drop_rate=0.1).config()
+    assert replace(small(), trained=True).config() != small().config()
