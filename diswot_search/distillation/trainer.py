@@ -279,7 +279,7 @@ class Trainer:
         self._optimizer.zero_grad()
         if self.ema is not None:
             self.ema.update(self._task.student, step)
-        self._sums[: len(values)] += values.to(self._place, torch.float64)
+        self._sums[: len(values)] += values.to(self._place, torch.float64) / self.accelerator.num_processes
         return values[1:]
 
     def _mixed(self, part: Images) -> tuple[Tensor, Tensor | None]:
@@ -341,6 +341,7 @@ class Trainer:
             self._check_state()
             self._save()
         if asked:
+            self.accelerator.wait_for_everyone()  # a launcher ends all processes when one of them has ended
             raise KeyboardInterrupt
 
     # -- epochs ---------------------------------------------------------------------------------
