@@ -223,7 +223,7 @@ class _Survey:
         positions = [as_map(output, self._model).shape[2:].numel() for _, output in self._blocks]
         return [
             found
-            for found, here, after in zip(self._blocks, positions, [*positions[1:], None], strict=True)
+            for found, here, after in zip(self._blocks, positions, [*positions, None][1:], strict=True)
             if here != after
         ]
 
