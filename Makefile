@@ -1,4 +1,5 @@
-# make demo   search a student on embedded real data and print the best five
+# make demo   on embedded real data: train a teacher, search a student for it, print the best five, distil the best
+#             from 100 images, and print it beside the same student trained alone
 # make test   run the tests
 # make check  lint, formatting, types
 # Each makes the environment in $(VENV) first, once.
@@ -10,8 +11,11 @@ BIN := $(VENV)/bin
 
 .PHONY: demo test check
 demo: $(VENV)/.installed
-	$(BIN)/diswot search --space nasbench201 --teacher cifar_resnet56 --probe digits \
-		--max_params 0.6e6 --evaluations 150 --out $(RUN)
+	$(BIN)/diswot run --dataset digits --data_options.image_size 16 \
+		--teacher cifar_resnet20 --teacher_epochs 12 --teacher_recipe_options.batch_size 32 \
+		--teacher_data_options.train_limit null --data_options.train_limit 100 \
+		--space nasbench201 --space_options.channels 8 --space_options.cells 1 --max_params 0.04e6 --evaluations 100 \
+		--distiller kd --epochs 100 --batch_size 20 --recipe_options.padding 2 --out $(RUN)
 
 test: $(VENV)/.installed
 	$(BIN)/python -m pytest

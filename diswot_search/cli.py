@@ -395,6 +395,7 @@ def run_command(
     teacher_options: dict[str, Any] | None = None,
     algorithm_options: dict[str, Any] | None = None,
     data_options: dict[str, Any] | None = None,
+    teacher_data_options: dict[str, Any] | None = None,
     recipe_options: dict[str, Any] | None = None,
     teacher_recipe_options: dict[str, Any] | None = None,
 ) -> None:
@@ -439,6 +440,8 @@ def run_command(
         teacher_options: Options of the teacher's model.
         algorithm_options: Options of the algorithm, such as --algorithm_options.population 50.
         data_options: Options of the data, such as --data_options.root data.
+        teacher_data_options: Those that are others for the teacher, such as --teacher_data_options.train_limit null
+            where the student sees a part of the images only.
         recipe_options: Other options of the recipe, such as --recipe_options.precision bf16.
         teacher_recipe_options: Options of the recipe that are others for the teacher.
     """
@@ -447,6 +450,7 @@ def run_command(
     from .distillation.training_report import compare_trainings
     from .pipeline import Pipeline
 
+    _check_data_options({**(data_options or {}), **(teacher_data_options or {})})
     options = dict(config)
     limits = [options.pop(name) for name in ("max_params", "max_macs", "max_latency_ms", "latency_batch_size")]
     options["teacher_options"] = _teacher_options(
@@ -488,6 +492,7 @@ def export_command(
 
     splits = None
     if dataset is not None:
+        _check_data_options(data_options)
         splits = create_splits(
             dataset, **{"seed": seed, "image_size": read_card(run).input_size[1], **(data_options or {})}
         )
@@ -726,6 +731,7 @@ def _train(config: dict[str, Any], *, student: str, teacher: str | None, **more:
     from .distillation.training_report import describe_training, format_training
 
     shared = ("dataset", "recipe", "epochs", "batch_size", "lr", "rule", "seed", "out", "device", "checkpoint_minutes")
+    _check_data_options(config["data_options"])
     run = TrainingRun(
         student=student,
         teacher=teacher,
@@ -764,6 +770,12 @@ def _announce(stage: str, result: Any) -> None:
         _print(format_table(result), *describe_study(result))
     else:
         _print(format_training(result.result))
+
+
+def _check_data_options(options: dict[str, Any] | None) -> None:
+    from .splits import create_splits
+
+    _check_options("data set", create_splits, options or {})
 
 
 def _check_options(what: str, function: Callable[..., Any], options: dict[str, Any]) -> None:

@@ -104,6 +104,7 @@ def run(
     space_options: Mapping[str, Any] | None = None,
     teacher_options: Mapping[str, Any] | None = None,
     data_options: Mapping[str, Any] | None = None,
+    teacher_data_options: Mapping[str, Any] | None = None,
     rule: str = "best",
     seed: int = 0,
     device: str = "auto",
@@ -136,6 +137,8 @@ def run(
         space_options: Options of the space, if it is given by name.
         teacher_options: Options of the teacher, as `as_network` takes them.
         data_options: Options of `create_splits`.
+        teacher_data_options: Those that are others where the teacher is trained: with `{"train_limit": None}` it sees
+            all images of which the student sees a part. Validation and test images should stay the same.
         rule, seed, device, checkpoint_minutes, progress: As for `distill`.
         announce: Is told of each stage when it is done: its name and what it gave.
 
@@ -196,7 +199,7 @@ class Pipeline:
         dataset, out, teacher, space, distiller, budget, proxy, algorithm, algorithm_options, evaluations: As for `run`.
         probe_size, draws, search_teacher, ce_weight, recipe, epochs, batch_size, lr, recipe_options: As for `run`.
         teacher_epochs, teacher_recipe_options, compare, space_options, teacher_options, data_options: As for `run`.
-        rule, seed, device, checkpoint_minutes, progress: As for `run`.
+        teacher_data_options, rule, seed, device, checkpoint_minutes, progress: As for `run`.
         config: All that the result depends on, as JSON values.
 
     Raises:
@@ -228,6 +231,7 @@ class Pipeline:
     space_options: Mapping[str, Any] | None
     teacher_options: Mapping[str, Any] | None
     data_options: Mapping[str, Any] | None
+    teacher_data_options: Mapping[str, Any] | None
     rule: str
     seed: int
     device: str
@@ -290,18 +294,28 @@ class Pipeline:
     # -- the stages -----------------------------------------------------------------------------
 
     def _make_teacher_training(self, out: Path | None) -> TrainingRun:
+        splits = self._splits
+        if self.teacher_data_options:
+            splits = _as_splits(self.dataset, self.seed, {**(self.data_options or {}), **self.teacher_data_options})
         changes = {"epochs": self.teacher_epochs} if self.teacher_epochs is not None else {}
-        return self._make_training(self._teacher, None, out, {**(self.teacher_recipe_options or {}), **changes})
+        changes = {**(self.teacher_recipe_options or {}), **changes}
+        return self._make_training(self._teacher, None, out, splits=splits, changes=changes)
 
     def _make_training(
-        self, student: Source, teacher: Network | None, out: Path | None, changes: Mapping[str, Any] | None = None
+        self,
+        student: Source,
+        teacher: Network | None,
+        out: Path | None,
+        *,
+        splits: Splits | None = None,
+        changes: Mapping[str, Any] | None = None,
     ) -> TrainingRun:
         shorthand = {"epochs": self.epochs, "batch_size": self.batch_size, "lr": self.lr}
         given = {name: value for name, value in shorthand.items() if value is not None}
         return TrainingRun(
             student=student,
             teacher=teacher,
-            dataset=self._splits,
+            dataset=splits or self._splits,
             terms=self._terms if teacher is not None else (),
             ce_weight=self.ce_weight if teacher is not None else None,
             recipe=self.recipe,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import os
 import shlex
 import signal
 import subprocess
@@ -155,6 +156,33 @@ def test_spaces_lists_all_and_shows_one(capsys: pytest.CaptureFixture[str]) -> N
             "Unknown kind of benchmark file 'nasbench21'. Did you mean 'nasbench201'",
         ),
         ("import nasbench201 file.pth", "arguments are required: import.out"),
+        ("train --model resnet-18", "The student 'resnet-18' is no timm model"),
+        ("train --model_options.foo 3", "cannot be built"),
+        ("train --space_options.channels 3", "space_options are given, but no space"),
+        ("train --epochs 0", "epochs is 0"),
+        ("train --recipe cifarr", "Unknown recipe 'cifarr'. Did you mean 'cifar'"),
+        ("train --recipe_options.precision fp64", "Unknown precision 'fp64'"),
+        ("train --dataset digitz", "Unknown data set 'digitz'. Did you mean 'digits'"),
+        ("train --data_options.rot x", "A data set has no option 'rot'; allowed: root, download"),
+        ("train --rule worst", "rule is 'worst'"),
+        ("train --device gpu", "Unknown device 'gpu'"),
+        ("train --checkpoint_minutes 0", "checkpoint_minutes is 0"),
+        ("distill", "The student runs/search is neither a file nor a folder"),
+        ("distill --student cifar_resnet20", "The teacher runs/train is neither a file nor a folder"),
+        ("distill --distiller kd+diswott", "Unknown distiller 'diswott'. Did you mean 'diswot'"),
+        ("distill --distiller kd+-1*at", "the weight of at is -1.0"),
+        ("distill --distiller.kd -1", "the weight of kd is -1"),
+        ("distill --student cifar_resnet20 --teacher resnet18 --teacher_pretrained true", "for 1000 classes"),
+        ("distill --student cifar_resnet20 --teacher resnet18 --teacher_checkpoint none.pt", "none.pt"),
+        ("distill --student cifar_resnet20 --teacher cifar_resnet20 --ce_weight -1", "ce_weight is -1.0"),
+        ("run --max_params 1e3", "the smallest cost of the space is 73,306 params"),
+        ("run --distiller kdd", "Unknown distiller 'kdd'. Did you mean 'kd'"),
+        ("run --teacher_epochs 0", "epochs is 0"),
+        ("run --data_options.rot x", "A data set has no option 'rot'; allowed: root, download"),
+        ("export none", "No trained student at none"),
+        ("export none --format onx", "Unknown format 'onx'. Did you mean 'onnx'"),
+        ("export", "arguments are required: export.run"),
+        ("distillers fitnett", "Unknown distiller 'fitnett'. Did you mean 'fitnet'"),
     ],
 )
 def test_bad_input_is_answered_in_one_line_and_leaves_nothing(
@@ -389,3 +417,156 @@ def test_an_import_hands_on_what_it_is_told(
     assert run("import nasbench201 official.pth table.csv.gz --trust true") == 0
     assert given == [("official.pth", "table.csv.gz", {"trust": True, "progress": True})]
     assert capsys.readouterr().out == "15,625 rows: table.csv.gz\n"
+
+
+# -- trainings ----------------------------------------------------------------------------------
+
+QUICK = "--data_options.image_size 8 --data_options.train_limit 40 --batch_size 20 --epochs 2 --device cpu"
+TRAIN = f"train --model cifar_resnet --model_options.arch 1x4-1x4-1x8 {QUICK} --out teacher"
+CELL = "|nor_conv_3x3~0|+|none~0|nor_conv_3x3~1|+|skip_connect~0|none~1|nor_conv_1x1~2|"
+DISTILL = (
+    f"distill --student '{CELL}' --space nasbench201 --space_options.channels 4 --space_options.cells 1 "
+    f"--teacher teacher {QUICK} --out run"
+)
+RUN = (
+    "run --teacher cifar_resnet --teacher_options.arch 1x4-1x4-1x8 --space_options.channels 4 --space_options.cells 1 "
+    f"--max_params 0.012e6 --evaluations 3 --algorithm random --probe_size 8 {QUICK} --out run"
+)
+
+
+@pytest.fixture
+def no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They take most of the time, and are tested with what draws them."""
+    from diswot_search.distillation import training
+
+    monkeypatch.setattr(training, "draw_training", lambda rows, result: {})
+    monkeypatch.setattr(importlib.import_module("diswot_search.search"), "PICTURES", {})
+
+
+@pytest.mark.usefixtures("no_pictures")
+def test_a_teacher_is_trained_and_a_student_distilled(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(TRAIN) == 0
+    shown = capsys.readouterr()
+    assert "cifar_resnet alone: 2 epochs" in shown.out
+    assert "run folder: teacher" in shown.out
+    assert shown.err == ""
+    assert run(f"{DISTILL} --distiller kd+2*at --teacher_options null") == 0
+    shown = capsys.readouterr().out
+    assert "0.1 cross entropy + 0.9 kd + 2 at" in shown
+    result = json.loads(Path("run/result.json").read_text())
+    assert f"{result['test']['accuracy']:.2f} % of 359 images" in shown
+    assert ds.load_student("run").num_classes == 10
+
+
+@pytest.mark.usefixtures("no_pictures")
+def test_a_training_can_be_done_again_from_the_config_that_it_wrote(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(TRAIN) == 0
+    assert run(f"{DISTILL} --distiller.kd null --distiller.fitnet 50.0 --ce_weight 0.5") == 0
+    assert read_config()["distiller"] == {"kd": None, "fitnet": 50.0}
+    assert read_config()["data_options"] == {"image_size": 8, "train_limit": 40}
+    capsys.readouterr()
+    weights = Path("run/student/student.safetensors").read_bytes()
+    assert run("distill --config run/config.yaml --out again") == 0
+    assert "0.5 cross entropy + 0.9 kd + 50 fitnet" in capsys.readouterr().out
+    assert read_config("again") == read_config() | {"out": "again"}
+    assert Path("again/student/student.safetensors").read_bytes() == weights
+    before = Path("again/result.json").read_bytes()
+    assert run("distill --config again/config.yaml") == 0  # it is done: nothing is trained
+    assert Path("again/result.json").read_bytes() == before
+    assert run("distill --config again/config.yaml --ce_weight 0.6") == 2
+    assert "ce_weight is 0.5 there, 0.6 here" in capsys.readouterr().err
+    assert read_config("again")["ce_weight"] == 0.5
+
+
+@pytest.mark.usefixtures("no_pictures")
+def test_an_interrupted_training_is_shown_and_goes_on(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from diswot_search.distillation.checkpoint import TrainingFolder
+
+    assert run("show .") == 2
+    assert "has no study.sqlite" in capsys.readouterr().err
+    add = TrainingFolder.add_row
+
+    def add_and_interrupt(self: TrainingFolder, row: dict) -> None:
+        add(self, row)
+        signal.raise_signal(signal.SIGTERM)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(TrainingFolder, "add_row", add_and_interrupt)
+        assert run(TRAIN) == 130
+    assert "the same command continues" in capsys.readouterr().err
+    assert run("show teacher") == 0
+    shown = capsys.readouterr().out
+    assert "status: running after 1 epoch, 2 steps" in shown
+    assert "cifar_resnet alone" in shown
+    assert run(TRAIN) == 0
+    trained = capsys.readouterr().out
+    assert run("show teacher") == 0
+    assert capsys.readouterr().out == trained
+
+
+def test_a_training_that_diverges_is_answered_in_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(f"{TRAIN} --lr 1e30") == 2
+    shown = capsys.readouterr().err
+    assert "diverged at step" in shown
+    assert shown.count("\n") == 1
+
+
+@pytest.mark.usefixtures("no_pictures")
+def test_a_pipeline_shows_its_stages_and_leaves_a_config(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(f"{RUN} --distiller kd+diswot") == 0
+    shown = capsys.readouterr().out
+    for part in ("cifar_resnet alone", "Best 3 of 3 evaluations", "under cifar_resnet", "student alone", "distilled"):
+        assert part in shown
+    assert "run folder: run" in shown
+    result = json.loads(Path("run/result.json").read_text())
+    assert f"({result['difference']:+.2f})" in shown
+    config = read_config()
+    assert (config["max_params"], config["distiller"], config["teacher_options"]["arch"]) == (
+        12000, "kd+diswot", "1x4-1x4-1x8",
+    )  # fmt: skip
+    assert run("run --config run/config.yaml") == 0
+    assert capsys.readouterr().out == shown
+    assert run("show run") == 0
+    seen = capsys.readouterr().out
+    assert "to build the winner in Python" in seen
+    assert f"({result['difference']:+.2f})" in seen
+
+
+@pytest.mark.usefixtures("no_pictures")
+def test_a_student_is_exported_and_its_loss_of_accuracy_told(capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("onnxruntime")
+    assert run(TRAIN) == 0
+    capsys.readouterr()
+    assert run("export teacher --dataset digits --normalise true") == 0
+    shown = capsys.readouterr().out
+    assert shown.startswith("teacher/student/student.onnx: ")
+    accuracy = json.loads(Path("teacher/result.json").read_text())["test"]["accuracy"]
+    assert f"{accuracy:.2f} % in float32" in shown  # of the same test images
+    assert run("export teacher --format torch --out model.pt2") == 0
+    assert Path("model.pt2").is_file()
+    assert run("export teacher --format int8") == 2
+    assert "int8 is calibrated on training images" in capsys.readouterr().err
+
+
+def test_distillers_lists_what_each_reads(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("distillers") == 0
+    shown = capsys.readouterr().out
+    for name in ds.list_distillers():
+        assert f" {name} " in shown
+    assert run("distillers *kd") == 0
+    shown = capsys.readouterr().out
+    assert " dkd " in shown
+    assert " fitnet " not in shown
+
+
+@pytest.mark.usefixtures("no_pictures")
+def test_only_the_main_process_of_several_speaks(tmp_path: Path) -> None:
+    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", "0"]
+    command = [*launch, "-m", "diswot_search", *shlex.split(TRAIN)]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    ended = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+    assert ended.returncode == 0, ended.stderr
+    assert ended.stdout.count("run folder: teacher") == 1
+    assert json.loads(Path("teacher/result.json").read_text())["timing"]["processes"] == 2

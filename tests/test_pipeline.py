@@ -33,6 +33,7 @@ TINY = {
     "teacher_epochs": 3,
     "batch_size": 20,
     "data_options": {"image_size": 8, "train_limit": 40},
+    "teacher_data_options": {"train_limit": 60},
     "device": "cpu",
     "progress": False,
 }
@@ -80,6 +81,7 @@ def test_the_stages_follow_each_other_and_leave_a_folder_each(finished: ds.Pipel
     assert finished.teacher is not None
     assert finished.teacher.result["epochs"] == 3
     assert finished.distilled.result["teacher"]["accuracy"] == finished.teacher.accuracy
+    assert finished.teacher.result["steps"] == 3 * 60 // 20
     assert finished.alone.result["teacher"] is None
 
 
@@ -166,7 +168,13 @@ def test_ones_own_arrays_and_module(tmp_path: Path) -> None:
     images = (torch.rand(60, 3, 8, 8) * 100 + 50 * labels.view(-1, 1, 1, 1)).to(torch.uint8)
     splits = Splits.from_arrays((images, labels))
     teacher = ds.create_teacher("cifar_resnet", num_classes=3, arch="1x4-1x4-1x8").build().eval()
-    options = TINY | {"data_options": None, "teacher": teacher, "teacher_options": None, "epochs": 1}
+    options = TINY | {
+        "data_options": None,
+        "teacher_data_options": None,
+        "teacher": teacher,
+        "teacher_options": None,
+        "epochs": 1,
+    }
     with pytest.raises(ValueError, match="cannot be built with random weights; give search_teacher='trained'"):
         ds.run(splits, out=tmp_path / "run", **options)
     assert not (tmp_path / "run").exists()
@@ -257,6 +265,7 @@ def test_a_pipeline_killed_within_and_between_stages_ends_the_same(finished: ds.
         ({"device": "gpu"}, "Unknown device 'gpu'"),
         ({"dataset": "digitz"}, "Unknown data set 'digitz'. Did you mean 'digits'"),
         ({"data_options": {"train_limit": 5}}, "train_limit is 5"),
+        ({"teacher_data_options": {"train_limit": 5}}, "train_limit is 5"),
     ],
 )
 def test_wrong_input_of_any_stage_is_refused_before_the_first(changes: dict, message: str, tmp_path: Path) -> None:
@@ -287,7 +296,12 @@ def test_a_distiller_that_does_not_fit_the_students_is_refused_before_the_first_
 
 def test_a_teacher_of_other_classes_is_refused(finished: ds.PipelineResult, tmp_path: Path) -> None:
     images, labels = torch.randint(0, 255, (60, 3, 8, 8), dtype=torch.uint8), torch.arange(60) % 3
-    options = TINY | {"data_options": None, "teacher": finished.path / "teacher", "teacher_options": None}
+    options = TINY | {
+        "data_options": None,
+        "teacher_data_options": None,
+        "teacher": finished.path / "teacher",
+        "teacher_options": None,
+    }
     with pytest.raises(ValueError, match="is for 10 classes, but the data has 3"):
         ds.run(Splits.from_arrays((images, labels)), out=tmp_path / "run", **options)
     assert not (tmp_path / "run").exists()

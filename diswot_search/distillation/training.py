@@ -260,12 +260,12 @@ class TrainingRun:
     def _create_task(self, ce_weight: float | None) -> tuple[DistillationTask, ModelEmaV3 | None]:
         """The task on its device; what does not fit shows here, before anything is written."""
         device, data = self.accelerator.device, self.splits
-        model = self._placed(self.student.build(self.seed))
+        model = self._built(self.student)
         ema = None if self.recipe.ema is None else ModelEmaV3(model, decay=self.recipe.ema)
         teacher = None
         if self.teacher is not None:
             own = Normalised(self.teacher.mean or data.mean, self.teacher.std or data.std, self.recipe.channels_last)
-            teacher = (self._placed(self.teacher.build(self.seed)), own.to(device))
+            teacher = (self._built(self.teacher), own.to(device))
         with isolated_random_state(stable_seed(self.seed, "distillers")):
             task = DistillationTask(
                 model,
@@ -287,7 +287,12 @@ class TrainingRun:
             task.compile()
         return task, ema
 
-    def _placed(self, model: nn.Module) -> nn.Module:
+    def _built(self, network: Network) -> nn.Module:
+        """A network on the device."""
+        try:
+            model = network.build(self.seed)
+        except TypeError as error:  # an option that it does not know, or of the wrong type
+            raise ValueError(f"{network.name} cannot be built: {error}") from error
         model = model.to(self.accelerator.device)
         return model.to(memory_format=torch.channels_last) if self.recipe.channels_last else model
 
