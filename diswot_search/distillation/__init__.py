@@ -15,9 +15,9 @@ from .base import (
     parse_distillers,
     register_distiller,
 )
-from .training import Training, TrainingRun, distill, train
 from .recipe import Recipe, RecipeError, create_recipe
 from .trainer import DivergenceError
+from .training import Training, TrainingRun, distill, train
 
 __all__ = [
     "Batch",

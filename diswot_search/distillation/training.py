@@ -19,12 +19,12 @@ from search_spaces import SearchSpace, count_cost
 
 from ..budget import measure_latency
 from ..evaluation import resolve_device
-from ..export import FOLDER, load_student, save_student
 from ..networks import Network, Source, as_network
 from ..run_folder import as_json, finite_only, versions
 from ..search import check_whole, device_name
 from ..seeding import isolated_random_state, stable_seed
 from ..splits import Splits, create_splits
+from ..student_files import FOLDER, load_student, save_student
 from .base import Specification, Term, parse_distillers
 from .checkpoint import BEST, LAST, Checkpoint, TrainingFolder, read_checkpoint
 from .metrics import Evaluation
@@ -107,7 +107,8 @@ def distill(
         teacher_options: Options of the teacher, likewise.
         data_options: Options of `create_splits`.
         rule: Which weights are shipped and tested: "best" on validation data, or of the "last" epoch.
-        seed: Decides the initial weights, the order of the images, the augmentation, and the validation split.
+        seed: Decides the initial weights, the order of the images and the augmentation; what is kept back from the
+            training images to validate and test on is the same for all seeds, see `data_options`.
         out: The run folder; None keeps everything in memory.
         device: "auto", "cpu", "cuda" or "mps".
         checkpoint_minutes: Minutes after which the state is stored within an epoch; at its end it always is.
@@ -219,7 +220,7 @@ class TrainingRun:
                 raise ValueError("The data is given as it is; data_options cannot be set.")
             self.splits = dataset
         else:
-            self.splits = create_splits(dataset, **{"seed": seed, **(data_options or {})})
+            self.splits = create_splits(dataset, **(data_options or {}))
         mirrored = self.splits.mirrored or "flip" in (recipe_options or {})
         self.recipe = made if mirrored else create_recipe(made, flip=0.0)
         if len(self.splits.train) < made.batch_size:
@@ -259,17 +260,16 @@ class TrainingRun:
 
     def _create_task(self, ce_weight: float | None) -> tuple[DistillationTask, ModelEmaV3 | None]:
         """The task on its device; what does not fit shows here, before anything is written."""
-        device, data = self.accelerator.device, self.splits
+        data = self.splits
         model = self._built(self.student)
         ema = None if self.recipe.ema is None else ModelEmaV3(model, decay=self.recipe.ema)
         teacher = None
         if self.teacher is not None:
-            own = Normalised(self.teacher.mean or data.mean, self.teacher.std or data.std, self.recipe.channels_last)
-            teacher = (self._built(self.teacher), own.to(device))
+            teacher = (self._built(self.teacher), self._normalised(self.teacher))
         with isolated_random_state(stable_seed(self.seed, "distillers")):
             task = DistillationTask(
                 model,
-                Normalised(data.mean, data.std, self.recipe.channels_last).to(device),
+                self._normalised(self.student),
                 next(iter(self._images(2))),
                 teacher=teacher,
                 terms=self.terms,
@@ -286,6 +286,11 @@ class TrainingRun:
         if self.recipe.compile:
             task.compile()
         return task, ema
+
+    def _normalised(self, network: Network) -> Normalised:
+        """What its weights were trained with; of new weights, the statistics of the data."""
+        mean, std = network.mean or self.splits.mean, network.std or self.splits.std
+        return Normalised(mean, std, self.recipe.channels_last).to(self.accelerator.device)
 
     def _built(self, network: Network) -> nn.Module:
         """A network on the device."""
@@ -452,12 +457,12 @@ class TrainingRun:
         splits = self.splits
         card = self.student.card(
             splits.input_size,
-            splits.mean,
-            splits.std,
+            self.student.mean or splits.mean,
+            self.student.std or splits.std,
             params=result["student"]["params"],
             macs=result["student"]["macs"],
             made_of={
-                "data": splits.name,
+                "data": splits.config(),
                 "teacher": result["teacher"],
                 "distillers": result["distillers"],
                 "test_accuracy": result["test"]["accuracy"],
