@@ -191,7 +191,7 @@ def read_checkpoint(path: Path) -> Checkpoint | None:
         return None
     try:
         return Checkpoint.from_bytes(path.read_bytes())
-    except (SafetensorError, OSError, KeyError, ValueError) as error:
+    except (SafetensorError, OSError, KeyError, ValueError, TypeError) as error:
         message = f"{path} is damaged ({error}); restore it from a copy, or start anew in another folder."
         raise StudyError(message) from error
 
@@ -218,21 +218,29 @@ def optimizer_state(optimizer: Optimizer) -> tuple[dict[str, Tensor], dict[str, 
                 tensors[f"{place}/{key}"] = value
             else:
                 numbers.setdefault(str(place), {})[key] = value
-    return tensors, {"state": numbers, "param_groups": as_json(state["param_groups"])}
+    groups: list[dict[str, Any]] = []
+    for number, group in enumerate(state["param_groups"]):
+        held = {key: value for key, value in group.items() if isinstance(value, Tensor)}  # some count their steps so
+        tensors |= {f"group {number}/{key}": value for key, value in held.items()}
+        groups.append({key: value for key, value in group.items() if key not in held})
+    return tensors, {"state": numbers, "param_groups": as_json(groups)}
 
 
 def load_optimizer_state(optimizer: Optimizer, tensors: Mapping[str, Tensor], values: Mapping[str, Any]) -> None:
     """Give an optimiser the state that `optimizer_state` took."""
     state: dict[int, dict[str, Any]] = {int(place): dict(numbers) for place, numbers in values["state"].items()}
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-    for name, tensor in tensors.items():
-        place, key = name.split("/", 1)
-        like = parameters[int(place)]
-        # In the memory order of the parameter, so that the optimiser stays as quick as it was.
-        kept = torch.empty_like(like, dtype=tensor.dtype).copy_(tensor) if tensor.shape == like.shape else tensor
-        state.setdefault(int(place), {})[key] = kept
     groups = [
         {key: tuple(value) if isinstance(own.get(key), tuple) else value for key, value in group.items()}
         for own, group in zip(optimizer.param_groups, values["param_groups"], strict=True)
     ]
+    for name, tensor in tensors.items():
+        place, key = name.split("/", 1)
+        if place.startswith("group "):
+            groups[int(place.removeprefix("group "))][key] = tensor.to(parameters[0].device)
+            continue
+        like = parameters[int(place)]
+        # In the memory order of the parameter, so that the optimiser stays as quick as it was.
+        kept = torch.empty_like(like, dtype=tensor.dtype).copy_(tensor) if tensor.shape == like.shape else tensor
+        state.setdefault(int(place), {})[key] = kept
     optimizer.load_state_dict({"state": state, "param_groups": groups})
