@@ -48,7 +48,7 @@ if TYPE_CHECKING:
     )
     from .evaluation import Evaluation, Evaluator, Record
     from .evolution import Algorithm, create_algorithm, list_algorithms, register_algorithm
-    from .export import ExportError, ExportReport, export, load_student, save_student
+    from .export import ExportError, ExportReport, export
     from .networks import Network, as_network
     from .pipeline import PipelineResult, run
     from .proxies import (
@@ -75,6 +75,7 @@ if TYPE_CHECKING:
     from .report import format_table, plot_search
     from .search import search
     from .splits import Splits, create_splits
+    from .student_files import load_student, save_student
     from .study import Candidate, Study, StudyError
     from .teacher import Teacher, create_teacher
 
@@ -115,7 +116,7 @@ _EXPORTS = {
     ),
     "diswot_search.augmentation": ("Augmentation",),
     "diswot_search.splits": ("Splits", "create_splits"),
-    "diswot_search.export": ("ExportError", "ExportReport", "export", "load_student", "save_student"),
+    "diswot_search.export": ("ExportError", "ExportReport", "export"),
     "diswot_search.networks": ("Network", "as_network"),
     "diswot_search.evaluation": ("Evaluation", "Evaluator", "Record"),
     "diswot_search.evolution": ("Algorithm", "create_algorithm", "list_algorithms", "register_algorithm"),
@@ -143,6 +144,7 @@ _EXPORTS = {
     "diswot_search.readings": ("Precision", "ReadingError", "Readings"),
     "diswot_search.report": ("format_table", "plot_search"),
     "diswot_search.search": ("search",),
+    "diswot_search.student_files": ("load_student", "save_student"),
     "diswot_search.study": ("Candidate", "Study", "StudyError"),
     "diswot_search.teacher": ("Teacher", "create_teacher"),
 }

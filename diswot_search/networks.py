@@ -14,8 +14,8 @@ from torch import nn
 from search_spaces import Architecture, ArchitectureError, SearchSpace, create_space
 from search_spaces.registry import UnknownNameError, near_names
 
-from .export import ModelCard, find_student, load_student, read_card
 from .run_folder import STORES, as_json
+from .student_files import ModelCard, find_student, load_student, read_card
 from .study import Candidate, Study
 from .teacher import Teacher, create_teacher
 

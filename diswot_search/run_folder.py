@@ -25,7 +25,12 @@ class StudyError(RuntimeError):
     """A run folder that cannot be used as asked: taken, damaged, of another configuration, or on a full disk."""
 
 
-STORES = {"study.sqlite": "search", "scores.sqlite": "comparison", "training.sqlite": "training", "pipeline.sqlite": "pipeline"}
+STORES = {
+    "study.sqlite": "search",
+    "scores.sqlite": "comparison",
+    "training.sqlite": "training",
+    "pipeline.sqlite": "pipeline",
+}
 """What a run folder holds, by its store."""
 
 

@@ -22,21 +22,10 @@ from safetensors.torch import load_file
 from timm.data import resolve_data_config
 from torch import nn
 
-from diswot_search.export import (
-    TOLERANCE,
-    ExportError,
-    ModelCard,
-    export,
-    export_onnx,
-    export_torch,
-    find_student,
-    load_student,
-    quantise_onnx,
-    read_card,
-    save_student,
-)
+from diswot_search.export import TOLERANCE, ExportError, export, export_onnx, export_torch, quantise_onnx
 from diswot_search.networks import as_network
 from diswot_search.splits import Splits
+from diswot_search.student_files import ModelCard, find_student, load_student, read_card, save_student
 from search_spaces import TimmSpace, UnknownNameError, create_space
 
 CELL = "|nor_conv_3x3~0|+|skip_connect~0|none~1|+|skip_connect~0|nor_conv_1x1~1|avg_pool_3x3~2|"
