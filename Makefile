@@ -14,7 +14,7 @@ demo: $(VENV)/.installed
 	$(BIN)/diswot run --dataset digits --data_options.image_size 16 \
 		--teacher cifar_resnet20 --teacher_epochs 12 --teacher_recipe_options.batch_size 32 \
 		--teacher_data_options.train_limit null --data_options.train_limit 100 \
-		--space nasbench201 --space_options.channels 8 --space_options.cells 1 --max_params 0.04e6 --evaluations 100 \
+		--space cifar_resnet_s0 --algorithm exhaustive --max_params 0.15e6 \
 		--distiller kd --epochs 100 --batch_size 20 --recipe_options.padding 2 --out $(RUN)
 
 test: $(VENV)/.installed

@@ -563,7 +563,7 @@ def test_distillers_lists_what_each_reads(capsys: pytest.CaptureFixture[str]) ->
 
 @pytest.mark.usefixtures("no_pictures")
 def test_only_the_main_process_of_several_speaks(tmp_path: Path) -> None:
-    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", "0"]
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     command = [*launch, "-m", "diswot_search", *shlex.split(TRAIN)]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     ended = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
