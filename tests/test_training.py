@@ -46,7 +46,7 @@ from diswot_search.distillation import (
 )
 from diswot_search.distillation.checkpoint import BEST, LAST, TrainingFolder, read_checkpoint
 from diswot_search.distillation.recipe import RecipeError
-from diswot_search.export import load_student, read_card
+from diswot_search.student_files import load_student, read_card
 from diswot_search.image_sets import ImageSet, ResidentSet
 from diswot_search.run_folder import StudyError
 from diswot_search.splits import Splits
@@ -500,8 +500,8 @@ def final(model: nn.Module | None = None, **changes: Any) -> dict[str, Tensor]:
     return run_alone(model, rule="last", recipe_options=options, **changes).student.state_dict()
 
 
-def close(first: dict[str, Tensor], second: dict[str, Tensor], **tolerance: float) -> bool:
-    return all(torch.allclose(first[name], second[name], **tolerance) for name in first)
+def close(first: dict[str, Tensor], second: dict[str, Tensor], rtol: float, atol: float = 0.0) -> bool:
+    return all(torch.allclose(first[name], second[name], rtol, atol) for name in first)
 
 
 def loop_by_hand(smoothing: float, clip: float | None, decay: float | None) -> dict[str, Tensor]:
@@ -713,12 +713,12 @@ def _first_only(batches: Any, images: ImageSet, order: Tensor, *args: Any, **opt
 def test_in_memory_is_as_in_a_folder_and_leaves_the_caller_as_it_was(tmp_path: Path) -> None:
     module = make_plain()
     before = copy.deepcopy(module.state_dict())
-    options = {"student": module, "student_options": None, "distiller": "kd+observed", "epochs": 2}
-    states = [torch.get_rng_state(), random.getstate(), str(np.random.get_state())]
+    options: dict[str, Any] = {"student": module, "student_options": None, "distiller": "kd+observed", "epochs": 2}
+    of_torch, others = torch.get_rng_state(), (random.getstate(), str(np.random.get_state()))
     memory = run(**options)
     stored = run(tmp_path / "run", **options, progress=True, checkpoint_minutes=1e-9)
-    assert torch.equal(torch.get_rng_state(), states[0])
-    assert [random.getstate(), str(np.random.get_state())] == states[1:]
+    assert torch.equal(torch.get_rng_state(), of_torch)
+    assert (random.getstate(), str(np.random.get_state())) == others
     assert same_weights(module.state_dict(), before)
     assert lasting(memory.result) == lasting(stored.result)
     assert without_times(memory.rows) == without_times(stored.rows)
