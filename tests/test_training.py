@@ -46,10 +46,10 @@ from diswot_search.distillation import (
 )
 from diswot_search.distillation.checkpoint import BEST, LAST, TrainingFolder, read_checkpoint
 from diswot_search.distillation.recipe import RecipeError
-from diswot_search.student_files import load_student, read_card
 from diswot_search.image_sets import ImageSet, ResidentSet
 from diswot_search.run_folder import StudyError
 from diswot_search.splits import Splits
+from diswot_search.student_files import load_student, read_card
 from search_spaces.registry import UnknownNameError
 
 CLASSES = 4
