@@ -47,8 +47,9 @@ class Features:
         logits: (B, N).
         pooled: The classifier's input, (B, D).
         weight: The classifier's weight, (N, D), such that logits are a linear function of `pooled`.
-        features: The last feature map before pooling, (B, C, H, W). Tokens lie on their grid, or in a column.
-        stages: The last output of a block at each resolution, first to last, each (B, C, H, W).
+        features: The last feature map before pooling, (B, C, H, W). Tokens lie on their grid, or in a column; class
+            tokens and their like are left out.
+        stages: The last output of a block at each resolution, from fine to coarse, each (B, C, H, W).
         preactivations: The same before the activation that ends the block, where it ends in one.
     """
 
@@ -69,7 +70,8 @@ class Shapes:
         classes: N.
         pooled: D.
         features: (C, H, W) of the last feature map.
-        stages: (C, H, W) of each stage; of `preactivations` they are the same.
+        stages: (C, H, W) of each stage.
+        before_activations: Whether what comes before the activations at the end of stages can be read.
     """
 
     name: str
@@ -77,6 +79,12 @@ class Shapes:
     pooled: int | None
     features: tuple[int, int, int] | None
     stages: tuple[tuple[int, int, int], ...]
+    before_activations: bool = True
+
+    @property
+    def preactivations(self) -> tuple[tuple[int, int, int], ...]:
+        """(C, H, W) of each: those of the stages, or none."""
+        return self.stages if self.before_activations else ()
 
 
 @dataclass(frozen=True)
@@ -148,7 +156,7 @@ _SHAPE_OF = {
     "pooled": "pooled",
     "features": "features",
     "stages": "stages",
-    "preactivations": "stages",
+    "preactivations": "preactivations",
 }
 
 _DISTILLERS: Registry[type[Distiller]] = Registry("distiller")
