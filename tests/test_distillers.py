@@ -25,7 +25,7 @@ from torch.nn import functional as F
 
 import search_spaces  # noqa: F401  (registers our networks with timm)
 from diswot_search import functional as fn
-from diswot_search.distillation import losses
+from diswot_search.distillation import base, losses
 from diswot_search.distillation.base import (
     READABLE,
     Batch,
@@ -43,6 +43,7 @@ from diswot_search.distillation.connectors import AttentionFusion, match_grids, 
 from diswot_search.distillation.contrastive import CRD, OtherClasses
 from diswot_search.distillation.distillers import AT, DKD, OFD, VID, DisWOT, FitNet, ReviewKD
 from diswot_search.distillation.features import FeatureReader
+from search_spaces.registry import Registry, UnknownNameError
 
 few = settings(max_examples=20, deadline=None)
 WEIGHTS = {
@@ -225,6 +226,184 @@ def test_customary_numbers_are_those_of_the_literature() -> None:
         "kd_standardised": 0.1,
     }
     assert {name: d.warmup for name, d in distillers.items() if d.warmup} == {"reviewkd": 20 / 240, "dkd": 20 / 240}
+
+
+# -- by name and in combination -----------------------------------------------------------------
+
+
+class Given(Distiller):
+    """The mean of the student's logits times an option."""
+
+    def __init__(self, setting: Setting, scale: float = 1.0) -> None:
+        super().__init__(setting)
+        self.factor = nn.Parameter(torch.tensor(scale))
+
+    def forward(self, student: Features, teacher: Features, batch: Batch) -> Tensor:
+        return self.changed(self.factor * student.logits.mean())
+
+    def changed(self, loss: Tensor) -> Any:
+        return loss
+
+
+class Forwarding(Given):
+    """Hands its options on, and needs one of its own."""
+
+    def __init__(self, setting: Setting, shift: float, **options: Any) -> None:
+        super().__init__(setting, **options)
+        self.shift = shift
+
+
+@pytest.fixture
+def registered(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`given` and `forwarding` are known, for one test."""
+    known = Registry[type[Distiller]]("distiller")
+    for name in list_distillers():
+        known.register(name, get_distiller(name))
+    monkeypatch.setattr(base, "_DISTILLERS", known)
+    base.register_distiller("given", Given)
+    base.register_distiller("forwarding", Forwarding)
+
+
+def given_as(change: Callable[[Tensor], Any], warmup: float = 0.0) -> type[Given]:
+    """The same with a loss that is changed so."""
+    return type("Changed", (Given,), {"changed": lambda self, loss: change(loss), "warmup": warmup})
+
+
+@pytest.mark.parametrize("name", ["ce", "total", "val"])
+def test_names_of_other_losses_are_refused(name: str) -> None:
+    with pytest.raises(ValueError, match=f"'{name}' cannot be .* name other losses"):
+        base.register_distiller(name, LastStage)
+
+
+def test_what_is_read_must_be_a_tuple_of_what_a_network_has() -> None:
+    class Forgetful(LastStage):
+        reads = "stages"  # type: ignore[assignment]
+
+    class Greedy(LastStage):
+        reads = ("stages", "weights")  # type: ignore[assignment]
+
+    for distiller, message in (
+        (Forgetful, r"reads is 'stages'; it must be a tuple"),
+        (Greedy, "Greedy reads weights;"),
+    ):
+        with pytest.raises(DistillerError, match=message):
+            base.register_distiller("mine", distiller)
+        with pytest.raises(DistillerError, match=message):
+            distiller(pair_of(DEEP, DEEP)[0])
+
+
+@pytest.mark.parametrize(
+    ("specification", "expected"),
+    [
+        ("kd", {"kd": 0.9}),
+        ("kd + 2*diswot", {"kd": 0.9, "diswot": 2.0}),
+        ("1e+1*kd", {"kd": 10.0}),
+        ("sp+1.5e+2 * kd+1E+1*at+1e-1*cc", {"sp": 3000.0, "kd": 150.0, "at": 10.0, "cc": 0.1}),
+        (["1e+1*kd", "at"], {"kd": 10.0, "at": 1000.0}),
+        ({"kd": None, "at": 3, "fitnet": {"stage": -1}}, {"kd": 0.9, "at": 3.0, "fitnet": 100.0}),
+    ],
+)
+def test_weights_are_those_asked_for_or_customary(specification: Any, expected: dict[str, float]) -> None:
+    assert {term.name: term.weight for term in parse_distillers(specification)} == expected
+
+
+@pytest.mark.parametrize(
+    ("specification", "message"),
+    [
+        ("", "No distiller is given"),
+        (" ", "No distiller is given"),
+        ([], "No distiller is given"),
+        ({}, "No distiller is given"),
+        ("kd+", "'' names no distiller"),
+        ("kd++at", "'' names no distiller"),
+        ("2*", r"'2\*' names no distiller"),
+        (["kd", 2], "2 is no distiller; in a list each must be text"),
+        (3, "3 names no distillers"),
+        ("x*kd", r"'x\*kd' is no distiller with a weight"),
+        ("-1*kd", "the weight of kd is -1.0"),
+        ({"kd": "2"}, "the weight of kd is '2'"),
+        ("kd+kd", "kd is given more than once"),
+        ({"kd": {"temprature": 2}}, "no option 'temprature'; allowed: temperature"),
+        ({"pkt": {"x": 2}}, "no option 'x'; it has none"),
+    ],
+)
+def test_wrong_specifications_are_told(specification: Any, message: str) -> None:
+    with pytest.raises(DistillerError, match=message):
+        parse_distillers(specification)
+
+
+def test_unknown_distillers_come_with_near_names() -> None:
+    for specification in ("fitnets", {"fitnets": 1}, {3: 1}):
+        with pytest.raises(UnknownNameError, match="Unknown distiller"):
+            parse_distillers(specification)  # type: ignore[arg-type]
+
+
+@pytest.mark.usefixtures("registered")
+def test_options_may_be_handed_on_and_those_without_a_default_are_needed() -> None:
+    with pytest.raises(DistillerError, match="'forwarding' needs the option shift"):
+        parse_distillers({"forwarding": {"scale": 2.0}})
+    terms = parse_distillers({"forwarding": {"shift": 1, "scale": 2.0}})
+    made = Combination(terms, pair_of(DEEP, DEEP)[0]).distillers[0]
+    assert isinstance(made, Forwarding)
+    assert (made.shift, made.factor.item()) == (1, 2.0)
+
+
+@pytest.mark.usefixtures("registered")
+@pytest.mark.parametrize("weight", [0.0, 1.0])
+def test_what_counts_nothing_is_not_computed_and_its_connectors_get_zero_gradients(weight: float) -> None:
+    base.register_distiller("infinite", given_as(lambda loss: loss * math.inf, warmup=0.5))
+    setting, student, teacher = pair_of(DEEP, DEEP)
+    combination = Combination(parse_distillers({"infinite": weight, "kd": 2.0}), setting)
+    found = combination(student, teacher, batch_of(), progress=0.0)
+    torch.stack(list(found.values())).sum().backward()
+    assert found["infinite"].item() == 0
+    assert found["kd"].isfinite()
+    gradients = [parameter.grad for parameter in combination.parameters()]
+    assert [gradient is not None and float(gradient) for gradient in gradients] == [0.0]
+    later = combination(student, teacher, batch_of(), progress=1.0)["infinite"]
+    assert bool(later.isinf()) == (weight > 0)
+
+
+@pytest.mark.usefixtures("registered")
+def test_only_what_counts_is_read_and_lowers_the_cross_entropy() -> None:
+    setting, *_ = pair_of(DEEP, DEEP)
+
+    def made(specification: Any) -> tuple[float, tuple[str, ...]]:
+        combination = Combination(parse_distillers(specification), setting)
+        return combination.ce_weight, combination.reads
+
+    assert made("kd+fitnet") == (0.1, ("logits", "stages"))
+    assert made("0*kd+fitnet") == (1.0, ("stages",))
+    assert made("0*kd+0*fitnet") == (1.0, ())
+
+
+@pytest.mark.usefixtures("registered")
+def test_a_loss_that_is_no_scalar_is_told_by_name() -> None:
+    setting, student, teacher = pair_of(DEEP, DEEP)
+    for place, (hook, shown) in enumerate(((lambda loss: loss[None], r"shape \(1,\)"), (float, "float"))):
+        base.register_distiller(f"odd{place}", given_as(hook))
+        combination = Combination(parse_distillers(f"odd{place}"), setting)
+        with pytest.raises(DistillerError, match=f"'odd{place}' must be a scalar; it is {shown}"):
+            combination(student, teacher, batch_of(), progress=0.0)
+
+
+@pytest.mark.usefixtures("registered")
+def test_a_distiller_may_set_its_numbers_when_it_is_made() -> None:
+    class Slow(Given):
+        """Warms up as long as its option says."""
+
+        def __init__(self, setting: Setting, share: float = 0.5) -> None:
+            super().__init__(setting)
+            self.warmup = share  # type: ignore[misc]
+            self.ce_weight = share  # type: ignore[misc]
+            self.reads = ("logits", "pooled")  # type: ignore[misc]
+
+    base.register_distiller("slow", Slow)
+    setting, student, teacher = pair_of(DEEP, DEEP)
+    combination = Combination(parse_distillers({"slow": {"share": 0.25}}), setting)
+    assert (combination.ce_weight, combination.reads) == (0.25, ("logits", "pooled"))
+    half, whole = (combination(student, teacher, batch_of(), p)["slow"] for p in (0.125, 0.25))
+    torch.testing.assert_close(half, whole / 2)
 
 
 # -- stages and grids ---------------------------------------------------------------------------

@@ -8,14 +8,17 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from fnmatch import fnmatch
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
+import torch
 from torch import Tensor, nn
 
 from search_spaces.registry import Registry, UnknownNameError, unknown_name_message
 
 READABLE = ("logits", "pooled", "features", "stages", "preactivations")
 """What a distiller can read of a network."""
+RESERVED = ("ce", "total", "val")
+"""Names of losses that no distiller can have: the cross entropy, the sum, and the loss on validation data."""
 
 
 class DistillerError(ValueError):
@@ -119,6 +122,8 @@ class Distiller(nn.Module):
         weight: The customary factor of its loss.
         ce_weight: The customary factor of the cross entropy beside it.
         warmup: Share of the training over which the factor rises from zero.
+        own_buffers: Names of buffers that all processes of a training keep equal themselves, having made them alike.
+            Those of the main process are given to the others at each step, which for large ones takes its time.
         setting: What it is made for.
 
     Raises:
@@ -129,17 +134,15 @@ class Distiller(nn.Module):
     weight: ClassVar[float] = 1.0
     ce_weight: ClassVar[float] = 1.0
     warmup: ClassVar[float] = 0.0
+    own_buffers: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, setting: Setting) -> None:
         super().__init__()
+        _check_reads(type(self))
         self.setting = setting
-        student, teacher = setting.student, setting.teacher
-        if "logits" in self.reads and student.classes != teacher.classes:
-            raise DistillerError(
-                f"{type(self).__name__} compares logits, but the student {student.name} has {student.classes} classes "
-                f"and the teacher {teacher.name} has {teacher.classes}."
-            )
-        for shapes, role in ((student, "student"), (teacher, "teacher")):
+        if "logits" in self.reads:
+            check_classes(setting, type(self).__name__)
+        for shapes, role in ((setting.student, "student"), (setting.teacher, "teacher")):
             missing = [name for name in self.reads if not getattr(shapes, _SHAPE_OF[name])]
             if missing:
                 raise DistillerError(
@@ -159,6 +162,50 @@ _SHAPE_OF = {
     "preactivations": "preactivations",
 }
 
+
+def _check_reads(distiller: type[Distiller]) -> None:
+    reads, name = distiller.reads, distiller.__name__
+    if not isinstance(reads, tuple):
+        raise DistillerError(f"{name}.reads is {reads!r}; it must be a tuple, such as ('stages',) with its comma.")
+    unreadable = [str(what) for what in reads if what not in READABLE]
+    if unreadable:
+        raise DistillerError(f"{name} reads {', '.join(unreadable)}; a network has {', '.join(READABLE)}.")
+
+
+# -- checks -------------------------------------------------------------------------------------
+
+
+def check_number(what: str, value: Any, *, above: float | None = None, at_least: float | None = None) -> float:
+    """A weight or an option that must be a finite number above, or of at least, a bound.
+
+    Raises:
+        DistillerError: It is none; the message names what is allowed.
+    """
+    number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    if not number or (above is not None and value <= above) or (at_least is not None and value < at_least):
+        bound = (
+            f" above {above:g}" if above is not None else f" of at least {at_least:g}" if at_least is not None else ""
+        )
+        raise DistillerError(f"{what} is {value!r}; it must be a finite number{bound}.")
+    return float(value)
+
+
+def check_classes(setting: Setting, what: str) -> None:
+    """Student and teacher must tell the same number of classes apart.
+
+    Raises:
+        DistillerError: They do not.
+    """
+    student, teacher = setting.student, setting.teacher
+    if student.classes != teacher.classes:
+        raise DistillerError(
+            f"{what} compares classes, but the student {student.name} has {student.classes} and the teacher "
+            f"{teacher.name} has {teacher.classes}."
+        )
+
+
+# -- by name ------------------------------------------------------------------------------------
+
 _DISTILLERS: Registry[type[Distiller]] = Registry("distiller")
 
 
@@ -170,15 +217,15 @@ def register_distiller(name: str, distiller: type[Distiller]) -> type[Distiller]
         distiller: The class; the first line of its docstring says what it is.
 
     Raises:
-        ValueError: The name is taken or no such word, or the class reads what no network has.
+        ValueError: The name is taken, reserved or no such word, or the class reads what no network has.
     """
     if not re.fullmatch(r"[A-Za-z_]\w*", name):
         raise ValueError(f"{name!r} cannot be the name of a distiller; use letters, digits and underscores.")
+    if name in RESERVED:
+        raise ValueError(f"{name!r} cannot be the name of a distiller: {', '.join(RESERVED)} name other losses.")
     if not (inspect.isclass(distiller) and issubclass(distiller, Distiller)):
         raise ValueError(f"{distiller!r} is no distiller; it must be a class that inherits from Distiller.")
-    unreadable = [what for what in distiller.reads if what not in READABLE]
-    if unreadable:
-        raise ValueError(f"{name!r} reads {', '.join(unreadable)}; a network has {', '.join(READABLE)}.")
+    _check_reads(distiller)
     return _DISTILLERS.register(name, distiller)
 
 
@@ -237,20 +284,17 @@ def parse_distillers(specification: Specification) -> tuple[Term, ...]:
             "kd+2*diswot"; a list of names; or a mapping of names to weights, or to mappings of `weight` and options.
 
     Raises:
-        DistillerError: A weight that is negative or not finite, a name twice, an unknown option, or none at all.
+        DistillerError: A weight that is negative or not finite, a name twice, an option that is unknown or missing, or
+            none at all.
         UnknownNameError: A name that no distiller has; near names are given.
     """
-    given: list[tuple[str, Any]] = []
     if isinstance(specification, Mapping):
         given = list(specification.items())
     else:
-        texts = specification.split("+") if isinstance(specification, str) else list(specification)
-        for text in texts:
-            factor, star, name = text.rpartition("*")
-            given.append((name.strip(), _as_number(factor, text) if star else None))
-    terms = tuple(_term(name, value) for name, value in given)
-    if not terms:
+        given = [_weighted(text) for text in _names(specification)]
+    if not given:
         raise DistillerError("No distiller is given; name at least one, such as 'kd'.")
+    terms = tuple(_term(name, value) for name, value in given)
     names = [term.name for term in terms]
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
@@ -258,41 +302,69 @@ def parse_distillers(specification: Specification) -> tuple[Term, ...]:
     return terms
 
 
-def _term(name: str, value: Any) -> Term:
+_EXPONENT = re.compile(r"(^|\+)(\s*[\d.]+e)\+(?=\d+\s*\*)", re.IGNORECASE)
+"""The start of a weight such as 1e+3, whose plus joins no names."""
+
+
+def _names(specification: str | Iterable[str]) -> list[str]:
+    """The names that are joined or listed, each with its weight."""
+    if isinstance(specification, str):
+        return _EXPONENT.sub(r"\1\2", specification).split("+") if specification.strip() else []
+    if not isinstance(specification, Iterable):
+        raise DistillerError(f"{specification!r} names no distillers; give text, a list of names, or a mapping.")
+    return list(specification)
+
+
+def _weighted(text: Any) -> tuple[str, float | None]:
+    """A name and the weight before it, if there is one."""
+    if not isinstance(text, str):
+        raise DistillerError(f"{text!r} is no distiller; in a list each must be text, as 'kd' or '2*diswot'.")
+    factor, star, name = (part.strip() for part in text.rpartition("*"))
+    if not name:
+        raise DistillerError(f"{text.strip()!r} names no distiller; write them as in 'kd+2*diswot'.")
+    if not star:
+        return name, None
+    try:
+        return name, float(factor)
+    except ValueError:
+        raise DistillerError(f"{text.strip()!r} is no distiller with a weight; write it as in '2*diswot'.") from None
+
+
+def _term(name: Any, value: Any) -> Term:
     distiller = get_distiller(name)
     options: dict[str, Any] = {}
     if isinstance(value, Mapping):
         options = {key: option for key, option in value.items() if key != "weight"}
         value = value.get("weight")
-    weight = distiller.weight if value is None else _check_weight(f"the weight of {name}", value)
-    allowed = [p for p in inspect.signature(distiller).parameters if p != "setting"]
-    for option in options:
-        if option not in allowed:
-            known = f"allowed: {', '.join(allowed)}" if allowed else "it has none"
-            raise DistillerError(f"The distiller {name!r} has no option {option!r}; {known}.")
+    weight = distiller.weight if value is None else check_number(f"the weight of {name}", value, at_least=0)
+    _check_options(name, options)
     return Term(name, weight, options)
 
 
-def _as_number(text: str, whole: str) -> float:
-    try:
-        return float(text)
-    except ValueError:
-        raise DistillerError(f"{whole.strip()!r} is no distiller with a weight; write it as in '2*diswot'.") from None
-
-
-def _check_weight(what: str, value: Any) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value) or value < 0:
-        raise DistillerError(f"{what} is {value!r}; it must be a finite number of at least 0.")
-    return float(value)
+def _check_options(name: str, options: Mapping[str, Any]) -> None:
+    """Every option must be one of the distiller's, and those without a default must be there."""
+    parameters = list(inspect.signature(get_distiller(name)).parameters.values())[1:]  # the first is the setting
+    named = [p for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
+    allowed = [p.name for p in named]
+    if not any(p.kind is p.VAR_KEYWORD for p in parameters):
+        for option in options:
+            if option not in allowed:
+                known = f"allowed: {', '.join(allowed)}" if allowed else "it has none"
+                raise DistillerError(f"The distiller {name!r} has no option {option!r}; {known}.")
+    missing = [p.name for p in named if p.default is p.empty and p.name not in options]
+    if missing:
+        raise DistillerError(f"The distiller {name!r} needs the option {', '.join(missing)}; give it a value.")
 
 
 class Combination(nn.Module):
     """Distillers whose weighted losses are added to the weighted cross entropy.
 
+    A distiller that counts nothing, as it has no weight or its warm-up is still to begin, is not computed.
+
     Args:
         terms: The distillers.
         setting: What they are made for; connectors are drawn from the global generators.
-        ce_weight: Factor of the cross entropy; by default the smallest customary one among the distillers.
+        ce_weight: Factor of the cross entropy; by default the smallest customary one among distillers with a weight.
 
     Attributes:
         reads: What is read of both networks.
@@ -305,10 +377,16 @@ class Combination(nn.Module):
     def __init__(self, terms: Iterable[Term], setting: Setting, ce_weight: float | None = None) -> None:
         super().__init__()
         self.terms = tuple(terms)
-        self.distillers = nn.ModuleList(get_distiller(term.name)(setting, **term.options) for term in self.terms)
-        self.ce_weight = customary_ce_weight(self.terms) if ce_weight is None else _check_weight("ce_weight", ce_weight)
-        wanted = {what for term in self.terms for what in get_distiller(term.name).reads}
-        self.reads = tuple(what for what in READABLE if what in wanted)
+        made = [get_distiller(term.name)(setting, **term.options) for term in self.terms]
+        self.distillers = nn.ModuleList(made)
+        counting = [distiller for distiller, term in zip(made, self.terms, strict=True) if term.weight]
+        customary = min((distiller.ce_weight for distiller in counting), default=1.0)
+        self.ce_weight = customary if ce_weight is None else check_number("ce_weight", ce_weight, at_least=0)
+        self.reads = tuple(what for what in READABLE if any(what in distiller.reads for distiller in counting))
+
+    def own_buffers(self) -> list[str]:
+        """Names of the buffers that all processes keep equal themselves."""
+        return [f"distillers.{place}.{name}" for place, each in enumerate(self._made()) for name in each.own_buffers]
 
     def forward(self, student: Features, teacher: Features, batch: Batch, progress: float) -> dict[str, Tensor]:
         """The weighted loss of each distiller by name.
@@ -318,15 +396,28 @@ class Combination(nn.Module):
             teacher: What the teacher gave.
             batch: The batch.
             progress: Share of the training that is done, 0 to 1.
+
+        Raises:
+            DistillerError: A distiller gives what is no scalar.
         """
         losses = {}
-        for term, distiller in zip(self.terms, self.distillers, strict=True):
-            warmup = get_distiller(term.name).warmup
-            ramp = min(1.0, progress / warmup) if warmup else 1.0
-            losses[term.name] = term.weight * ramp * distiller(student, teacher, batch)
+        for term, distiller in zip(self.terms, self._made(), strict=True):
+            ramp = min(1.0, progress / distiller.warmup) if distiller.warmup else 1.0
+            if factor := term.weight * ramp:
+                loss = distiller(student, teacher, batch)
+                if not isinstance(loss, Tensor) or loss.ndim:
+                    shown = f"shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else type(loss).__name__
+                    raise DistillerError(f"The loss of the distiller {term.name!r} must be a scalar; it is {shown}.")
+                losses[term.name] = factor * loss
+            else:
+                losses[term.name] = _nothing(distiller, student.logits)
         return losses
 
+    def _made(self) -> list[Distiller]:
+        return cast("list[Distiller]", list(self.distillers))
 
-def customary_ce_weight(terms: Iterable[Term]) -> float:
-    """The factor of the cross entropy that goes with these distillers."""
-    return min((get_distiller(term.name).ce_weight for term in terms), default=1.0)
+
+def _nothing(distiller: Distiller, like: Tensor) -> Tensor:
+    """A zero that gives each parameter a gradient of zero, which processes that share gradients wait for."""
+    zeros = [parameter.flatten()[:0].sum() for parameter in distiller.parameters()]
+    return torch.stack([like.new_zeros(()), *zeros]).sum()

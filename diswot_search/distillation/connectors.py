@@ -14,21 +14,6 @@ from .base import DistillerError, Setting
 # -- options ------------------------------------------------------------------------------------
 
 
-def check_number(option: str, value: Any, *, above: float | None = None, at_least: float | None = None) -> float:
-    """An option that must be a finite number above, or of at least, a bound.
-
-    Raises:
-        DistillerError: It is none; the message names what is allowed.
-    """
-    number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-    if not number or (above is not None and value <= above) or (at_least is not None and value < at_least):
-        bound = (
-            f" above {above:g}" if above is not None else f" of at least {at_least:g}" if at_least is not None else ""
-        )
-        raise DistillerError(f"{option} is {value!r}; it must be a finite number{bound}.")
-    return float(value)
-
-
 def check_count(option: str, value: Any) -> int:
     """An option that must be a whole number of at least 1.
 
@@ -38,20 +23,6 @@ def check_count(option: str, value: Any) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
         raise DistillerError(f"{option} is {value!r}; it must be a whole number of at least 1.")
     return value
-
-
-def check_classes(setting: Setting, what: str) -> None:
-    """Student and teacher must tell the same number of classes apart.
-
-    Raises:
-        DistillerError: They do not.
-    """
-    student, teacher = setting.student, setting.teacher
-    if student.classes != teacher.classes:
-        raise DistillerError(
-            f"{what} compares classes, but the student {student.name} has {student.classes} and the teacher "
-            f"{teacher.name} has {teacher.classes}."
-        )
 
 
 # -- stages -------------------------------------------------------------------------------------

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor, distributed, nn
 from torch.nn import functional as F
 
-from .base import Batch, Distiller, DistillerError, Features, Setting
-from .connectors import UnitProjection, check_count, check_number, pooled_widths, required
+from .base import Batch, Distiller, DistillerError, Features, Setting, check_number
+from .connectors import UnitProjection, check_count, pooled_widths, required
 from .losses import contrastive_loss
 
 

@@ -29,12 +29,10 @@ from torch import Tensor, nn
 
 from .. import functional as fn
 from . import losses
-from .base import Batch, Distiller, Features, Setting, register_distiller
+from .base import Batch, Distiller, Features, Setting, check_classes, check_number, register_distiller
 from .connectors import (
     AttentionFusion,
-    check_classes,
     check_count,
-    check_number,
     check_stage,
     check_stages,
     conv_connector,
