@@ -479,28 +479,24 @@ def export_command(
         run: The run folder of a training, or the folder or file of a student.
         format: onnx, torch or int8.
         out: The file; by default beside the student's weights.
-        dataset: The data whose test images the accuracy is taken on; int8 needs it to be calibrated.
+        dataset: The data whose test images the accuracy is taken on; int8 needs it to be calibrated. That which the
+            student was trained on is divided as it was then.
         batch_size: Images of a batch; by default any number.
         normalise: Let the file normalise its images, which are then between 0 and 1.
         opset: Version of ONNX's operators.
         calibration: Training images that the ranges of int8 are taken from.
-        seed: Draws these images, and splits the data as `diswot train` and `distill` do with this seed.
+        seed: Draws these images.
         data_options: Options of the data, such as --data_options.root data.
     """
-    from .export import export, read_card
-    from .splits import create_splits
+    from .export import export
 
-    splits = None
-    if dataset is not None:
-        _check_data_options(data_options)
-        splits = create_splits(
-            dataset, **{"seed": seed, "image_size": read_card(run).input_size[1], **(data_options or {})}
-        )
+    _check_data_options(data_options)
     report = export(
         run,
         format,
         out,
-        dataset=splits,
+        dataset=dataset,
+        data_options=data_options,
         normalise=normalise,
         batch_size=batch_size,
         opset=opset,

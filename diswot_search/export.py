@@ -15,6 +15,7 @@ import tempfile
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, cast
 
@@ -27,7 +28,7 @@ from search_spaces.registry import unknown_name_message
 from .run_folder import write_atomically
 from .seeding import isolated_random_state
 from .splits import ImageSet, Splits, create_splits
-from .student_files import ModelCard, find_student, load_student, read_card
+from .student_files import CONFIG, ModelCard, find_student, load_student, read_card
 
 FORMATS = {"onnx": "student.onnx", "torch": "student.pt2", "int8": "student.int8.onnx"}
 """What a student can be exported to, and the name of the file."""
@@ -40,9 +41,9 @@ Sums in single precision taken in another order differ by some 1e-6 of it; a wro
 
 _DIVISION = (
     *("image_size", "train_split", "val_split", "test_split", "val_share", "test_share", "train_limit", "seed"),
-    "num_classes",
+    *("num_classes", "mean", "std"),
 )
-"""What decides which images of a data set are test images, as `create_splits` takes it."""
+"""What a data set is divided by, and normalised, as `create_splits` takes it and `Splits.config` says it."""
 
 _QUANTISED = ["Conv", "Gemm", "MatMul"]  # where the work is; normalisations and attention's softmax lose too much
 _METADATA = "card.json"
@@ -115,7 +116,7 @@ def export(
     *,
     card: ModelCard | None = None,
     dataset: Splits | str | None = None,
-    root: str | None = None,
+    data_options: Mapping[str, Any] | None = None,
     normalise: bool = False,
     batch_size: int | None = None,
     opset: int = 18,
@@ -131,7 +132,7 @@ def export(
         card: What a module is.
         dataset: Data set, or its name, whose test images the accuracy is taken on; int8 is calibrated on its
             training images. Given by name, the one that the student was trained on is divided as it was then.
-        root: Where the data set lies.
+        data_options: Options of `create_splits` for a name, such as `root`; they go before how it was divided then.
         normalise: Let the file normalise its images, which are then between 0 and 1.
         batch_size: Images of a batch; by default any number.
         opset: Version of ONNX's operators.
@@ -141,7 +142,8 @@ def export(
     Raises:
         ImportError: The packages of the extra "onnx" are missing.
         FileNotFoundError: There is no student.
-        ValueError: An unknown format, or a data set that does not fit or is missing.
+        ValueError: An unknown format, a data set that does not fit or is missing, or one of the name of that which
+            the student was trained on, but with other images.
         ExportError: The network cannot be exported, or the file does not compute what the network does.
     """
     if format not in FORMATS:
@@ -152,29 +154,19 @@ def export(
         _require_onnx()
     network, card = _read_source(source, card)
     path = _target(source, format, out)
-    splits = _fitting_splits(dataset, root, card)
+    splits = _fitting_splits(dataset, data_options or {}, card)
     if format == "torch":
-        report = export_torch(network, path, card=card, normalise=normalise, batch_size=batch_size)
-        run = _program_runner(path.read_bytes(), path)
-    elif format == "onnx":
-        report = export_onnx(network, path, card=card, normalise=normalise, batch_size=batch_size, opset=opset)
-        run = _onnx_runner(path.read_bytes())
+        made = _checked(_as_program(network, path, card, normalise, batch_size), network, card)
     else:
+        made = _checked(_as_onnx(network, path, card, normalise, batch_size, opset), network, card)
+    if format == "int8":
         assert splits is not None
-        images = _draw(splits.train, calibration, seed)
-        with tempfile.TemporaryDirectory() as folder:
-            whole = Path(folder) / FORMATS["onnx"]
-            export_onnx(network, whole, card=card, normalise=normalise, batch_size=batch_size, opset=opset)
-            report = quantise_onnx(whole, path, images)
-        run = _onnx_runner(path.read_bytes())
+        made = _as_int8(made, path, _draw(splits.train, calibration, seed))
+    _write(path, made.content)
     if splits is None:
-        return report
-    return replace(
-        report,
-        accuracy=_accuracy(run, splits.test),
-        float_accuracy=_accuracy(_network_runner(network, card), splits.test),
-        samples=len(splits.test),
-    )
+        return made.report
+    float_accuracy, accuracy = _accuracies([_network_runner(network, card), made.run], splits.test)
+    return replace(made.report, accuracy=accuracy, float_accuracy=float_accuracy, samples=len(splits.test))
 
 
 def export_onnx(
@@ -206,18 +198,13 @@ def export_onnx(
         ImportError: The packages of the extra "onnx" are missing.
         ExportError: The network cannot be exported, or the file does not compute what the network does.
     """
-    onnx = _require_onnx()
+    _require_onnx()
     network, card = _read_source(source, card)
-    with _exporting(card.name, "ONNX"):
-        model = onnx.load_from_string(_to_onnx(_prepared(network, card, normalise), card, batch_size, opset))
-        onnx.helper.set_model_props(model, _metadata(card, normalise, batch_size))
-        onnx.checker.check_model(model)
-        content = model.SerializeToString()
-    report = ExportReport("onnx", Path(path), len(content), _bytes_of(network), batch_size, normalise)
+    made = _as_onnx(network, Path(path), card, normalise, batch_size, opset)
     if check:
-        report = _checked(report, _network_runner(network, card), _onnx_runner(content), images)
-    _write(report.path, content)
-    return report
+        made = _checked(made, network, card, images)
+    _write(made.report.path, made.content)
+    return made.report
 
 
 def export_torch(
@@ -247,19 +234,11 @@ def export_torch(
         ExportError: The network cannot be exported, or the program does not compute what the network does.
     """
     network, card = _read_source(source, card)
-    with _exporting(card.name, "torch.export"):
-        model = _prepared(network, card, normalise)
-        shapes = None if batch_size else ({0: torch.export.Dim("batch")},)
-        program = torch.export.export(model, (_example(card, batch_size),), dynamic_shapes=shapes, strict=False)
-        file = io.BytesIO()
-        metadata = json.dumps(_metadata(card, normalise, batch_size))
-        torch.export.save(program, file, extra_files={_METADATA: metadata})
-    content = file.getvalue()
-    report = ExportReport("torch", Path(path), len(content), _bytes_of(network), batch_size, normalise)
+    made = _as_program(network, Path(path), card, normalise, batch_size)
     if check:
-        report = _checked(report, _network_runner(network, card), _program_runner(content, report.path), images)
-    _write(report.path, content)
-    return report
+        made = _checked(made, network, card, images)
+    _write(made.report.path, made.content)
+    return made.report
 
 
 def quantise_onnx(
@@ -267,7 +246,6 @@ def quantise_onnx(
     path: str | os.PathLike[str],
     images: Tensor,
     *,
-    method: str = "minmax",
     batch_size: int = 32,
 ) -> ExportReport:
     """Quantise an ONNX file of `export_onnx` to 8-bit integers after training, by onnxruntime.
@@ -279,49 +257,99 @@ def quantise_onnx(
         source: The file in single precision.
         path: The quantised file.
         images: Training images, (N, C, H, W) between 0 and 1.
-        method: How ranges are taken: "minmax", "entropy" or "percentile".
         batch_size: Images that are computed at a time.
 
     Raises:
         ImportError: The packages of the extra "onnx" are missing.
-        ValueError: There are no images, or of another shape, an unknown method, or a file of something else.
+        ValueError: There are no images, or of another shape, or a file of something else.
         ExportError: onnxruntime cannot quantise the file.
     """
     _require_onnx()
+    content = Path(source).read_bytes()
+    run = _onnx_runner(content)
+    report = ExportReport("onnx", Path(source), len(content), len(content), run.batch_size, run.normalised)
+    made = _as_int8(_Exported(report, content, lambda: run), Path(path), images, batch_size)
+    _write(made.report.path, made.content)
+    return made.report
+
+
+# -- how they are made --------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Exported:
+    """A file before it is written: what is known of it, what it holds, and how it is run, once somebody asks."""
+
+    report: ExportReport
+    content: bytes
+    load: Callable[[], _Runner]
+
+    @cached_property
+    def run(self) -> _Runner:
+        return self.load()
+
+
+def _as_onnx(
+    network: nn.Module, path: Path, card: ModelCard, normalise: bool, batch_size: int | None, opset: int
+) -> _Exported:
+    onnx = _require_onnx()
+    with _exporting(card.name, "ONNX"):
+        model = onnx.load_from_string(_to_onnx(_prepared(network, card, normalise), card, batch_size, opset))
+        onnx.helper.set_model_props(model, _metadata(card, normalise, batch_size))
+        onnx.checker.check_model(model)
+        content = model.SerializeToString()
+    report = ExportReport("onnx", path, len(content), _bytes_of(network), batch_size, normalise)
+    return _Exported(report, content, lambda: _onnx_runner(content))
+
+
+def _as_program(network: nn.Module, path: Path, card: ModelCard, normalise: bool, batch_size: int | None) -> _Exported:
+    with _exporting(card.name, "torch.export"):
+        model = _prepared(network, card, normalise)
+        shapes = None if batch_size else ({0: torch.export.Dim("batch")},)
+        program = torch.export.export(model, (_example(card, batch_size),), dynamic_shapes=shapes, strict=False)
+        file = io.BytesIO()
+        metadata = json.dumps(_metadata(card, normalise, batch_size))
+        torch.export.save(program, file, extra_files={_METADATA: metadata})
+    content = file.getvalue()
+    report = ExportReport("torch", path, len(content), _bytes_of(network), batch_size, normalise)
+    return _Exported(report, content, lambda: _program_runner(content, path))
+
+
+def _as_int8(original: _Exported, path: Path, images: Tensor, batch_size: int = 32) -> _Exported:
+    """A file of ONNX quantised, with ranges from these images."""
     from onnxruntime.quantization import CalibrationMethod, QuantFormat, QuantType, quantize_static
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
-    methods = {"minmax": "MinMax", "entropy": "Entropy", "percentile": "Percentile"}
-    if method not in methods:
-        raise ValueError(unknown_name_message("method", method, methods))
-    content = Path(source).read_bytes()
-    original = _onnx_runner(content)
-    _check_images(images, original.input_size)
-    with tempfile.TemporaryDirectory() as folder, _exporting(str(source), "int8"):
-        whole, quantised = Path(folder) / "whole.onnx", Path(folder) / "quantised.onnx"
+    _check_images(images, original.run.input_size)
+    with tempfile.TemporaryDirectory() as folder, _exporting(original.report.path, "int8"):
+        source, whole, quantised = (Path(folder) / f"{name}.onnx" for name in ("source", "whole", "quantised"))
+        source.write_bytes(original.content)
         # Folds batch normalisation into convolutions, whose ranges would be taken apart otherwise.
         quant_pre_process(str(source), str(whole), skip_symbolic_shape=True)
         quantize_static(
             str(whole),
             str(quantised),
-            _calibration(original.prepare(images), original.batch_size or batch_size),
+            _calibration(original.run.prepare(images), original.run.batch_size or batch_size),
             op_types_to_quantize=_QUANTISED,
             quant_format=QuantFormat.QDQ,
             per_channel=True,
             activation_type=QuantType.QInt8,
             weight_type=QuantType.QInt8,
-            calibrate_method=CalibrationMethod[methods[method]],
+            calibrate_method=CalibrationMethod.MinMax,
         )
-        result = _with_metadata(quantised, content)
-    run, some = _onnx_runner(result), images[:_LARGEST]
-    difference = _difference(run(some), original(some))
-    kind = (original.batch_size, original.normalised)
-    report = ExportReport("int8", Path(path), len(result), len(content), *kind, difference, len(some))
-    _write(report.path, result)
-    return report
-
-
-# -- how they are made --------------------------------------------------------------------------
+        content = _with_metadata(quantised, original.content)
+    run, some = _onnx_runner(content), images[:_LARGEST]
+    report = replace(
+        original.report,
+        format="int8",
+        path=path,
+        bytes=len(content),
+        float_bytes=len(original.content),
+        difference=_difference(run(some), original.run(some)),
+        checked=len(some),
+        tolerance=None,
+    )
+    return _Exported(report, content, lambda: run)
 
 
 class _Normalised(nn.Module):
@@ -509,30 +537,32 @@ def _described(compute: Callable[[Tensor], Tensor], metadata: Mapping[str, str])
         raise ValueError(f"The file does not say what it is ({error} is missing); it was not exported here.") from None
 
 
-def _checked(report: ExportReport, network: _Runner, exported: _Runner, images: Tensor | None) -> ExportReport:
-    """The report with the difference, over random images and given ones.
+def _checked(made: _Exported, network: nn.Module, card: ModelCard, images: Tensor | None = None) -> _Exported:
+    """The file with its difference from the network, over random images and given ones.
 
     Raises:
         ExportError: It is larger than the tolerance.
     """
+    report, expected = made.report, _network_runner(network, card)
     generator = torch.Generator().manual_seed(0)
     sizes = (report.batch_size,) if report.batch_size else _BATCH_SIZES
-    batches = [torch.rand(size, *network.input_size, generator=generator) for size in sizes]
+    batches = [torch.rand(size, *card.input_size, generator=generator) for size in sizes]
     if images is not None:
-        _check_images(images, network.input_size)
+        _check_images(images, card.input_size)
         batches.append(images[:_LARGEST])
     differences = []
     for batch in batches:
         with _exporting(report.path, f"{report.format} and run"):
-            found = exported(batch, len(batch))
-        differences.append(_difference(found, network(batch)))
+            found = made.run(batch, len(batch))
+        differences.append(_difference(found, expected(batch)))
     worst = max(differences, key=lambda difference: math.inf if math.isnan(difference) else difference)
     if not worst <= TOLERANCE:
         raise ExportError(
             f"The exported network is not the network: logits are off by {worst:.2g} of the largest, {TOLERANCE:g} is "
             f"allowed. {report.path} was not written."
         )
-    return replace(report, difference=worst, tolerance=TOLERANCE, checked=sum(map(len, batches)))
+    checked = replace(report, difference=worst, tolerance=TOLERANCE, checked=sum(map(len, batches)))
+    return _Exported(checked, made.content, lambda: made.run)
 
 
 def _difference(found: Tensor, expected: Tensor) -> float:
@@ -565,17 +595,24 @@ def _target(source: Source, format: str, out: str | os.PathLike[str] | None) -> 
             raise ValueError("Where a module is exported to is not known; give `out`.")
         return find_student(source).with_name(FORMATS[format])
     path = Path(out)
-    return path / FORMATS[format] if path.is_dir() else path
+    if path.is_dir() or os.fspath(out).endswith(("/", os.sep)):
+        path = path / FORMATS[format]
+    if not isinstance(source, nn.Module) and path.resolve() in _files_of(source):
+        raise ValueError(f"{path} is a file of the student itself; give another `out`.")
+    return path
 
 
-def _fitting_splits(dataset: Splits | str | None, root: str | None, card: ModelCard) -> Splits | None:
+def _files_of(source: str | os.PathLike[str]) -> set[Path]:
+    weights = find_student(source)
+    return {weights.resolve(), weights.with_name(CONFIG).resolve()}
+
+
+def _fitting_splits(dataset: Splits | str | None, data_options: Mapping[str, Any], card: ModelCard) -> Splits | None:
     """The data set, for images of the network's size; the one that it was trained on is divided as it was then."""
     if isinstance(dataset, str):
-        trained = card.made_of.get("data")
-        options: dict[str, Any] = {"image_size": card.input_size[1]}
-        if isinstance(trained, Mapping) and trained.get("name") == dataset:
-            options = {key: trained[key] for key in _DIVISION if trained.get(key) is not None}
-        dataset = create_splits(dataset, root=root, **options)
+        dataset = _as_in_training(dataset, data_options, card)
+    elif data_options:
+        raise ValueError("data_options are for a data set that is given by its name.")
     if dataset is None:
         return None
     found, wanted = (dataset.num_classes, *dataset.input_size), (card.num_classes, *card.input_size)
@@ -585,6 +622,23 @@ def _fitting_splits(dataset: Splits | str | None, root: str | None, card: ModelC
             f"classes and {wanted[1:]}."
         )
     return dataset
+
+
+def _as_in_training(name: str, data_options: Mapping[str, Any], card: ModelCard) -> Splits:
+    """The data set of this name; that of the training is divided as then, but for what the options say."""
+    trained = card.made_of.get("data")
+    if not isinstance(trained, Mapping) or trained.get("name") != (name or "folder"):
+        return create_splits(name, **{"image_size": card.input_size[1], **data_options})
+    stored = {key: trained[key] for key in _DIVISION if trained.get(key) is not None}
+    splits = create_splits(name, **stored | dict(data_options))
+    divided_anew = any(data_options[key] != trained.get(key) for key in _DIVISION if key in data_options)
+    if divided_anew or splits.fingerprint == trained.get("fingerprint"):
+        return splits
+    raise ValueError(
+        f"The images of {name} are not those that {card.name} was trained and tested on, as their fingerprint tells; "
+        "its accuracy would be of others. Give the data_options that it was trained with, such as root or "
+        "resident_limit, or make splits and give those as `dataset`."
+    )
 
 
 def _batches(images: ImageSet, order: Tensor, batch_size: int = _LARGEST) -> Iterator[Any]:
@@ -597,9 +651,10 @@ def _draw(images: ImageSet, number: int, seed: int) -> Tensor:
     return torch.cat([batch.images for batch in _batches(images, order)])
 
 
-def _accuracy(runner: _Runner, images: ImageSet) -> float:
-    """Share of images whose class is found, in percent."""
-    right = 0
+def _accuracies(runners: Sequence[_Runner], images: ImageSet) -> list[float]:
+    """Share of images whose class each of the networks finds, in percent."""
+    right = [0] * len(runners)
     for batch in _batches(images, torch.arange(len(images))):
-        right += int((runner(batch.images).argmax(1) == batch.labels).sum())
-    return 100 * right / len(images)
+        for place, run in enumerate(runners):
+            right[place] += int((run(batch.images).argmax(1) == batch.labels).sum())
+    return [100 * count / len(images) for count in right]

@@ -20,8 +20,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file
 from timm.data import resolve_data_config
+from timm.layers import SqueezeExcite
+from timm.models._efficientnet_blocks import InvertedResidual
 from torch import nn
 
+import diswot_search as ds
+from diswot_search.cli import main
 from diswot_search.export import TOLERANCE, ExportError, export, export_onnx, export_torch, quantise_onnx
 from diswot_search.networks import as_network
 from diswot_search.splits import Splits
@@ -51,6 +55,13 @@ def student(name: str, num_classes: int = 7) -> tuple[nn.Module, ModelCard]:
     with torch.no_grad():
         network.train()(torch.randn(16, *SIZE))
     return network.eval(), ModelCard(name, num_classes, SIZE, MEAN, STD, timm=(model, arguments))
+
+
+def excited() -> tuple[nn.Module, ModelCard]:
+    """One block as MobileNetV3 has them, with hard swish, and squeeze and excitation."""
+    block = InvertedResidual(8, 8, act_layer=nn.Hardswish, se_layer=SqueezeExcite)
+    head = (nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 7))
+    return nn.Sequential(nn.Conv2d(3, 8, 3, 2), block, *head).eval(), ModelCard("excited", 7, SIZE, MEAN, STD)
 
 
 def normalised(images: torch.Tensor) -> torch.Tensor:
@@ -246,9 +257,9 @@ def test_a_card_that_json_cannot_say_leaves_no_files(tmp_path: Path) -> None:
 # -- ONNX and torch.export ----------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", [name for name in NETWORKS if name != "resnet"])  # which others below export
+@pytest.mark.parametrize("name", ["cell", "padded", "excited", "convnext", "vit"])
 def test_an_onnx_file_computes_what_the_network_does(name: str, tmp_path: Path) -> None:
-    network, card = student(name)
+    network, card = excited() if name == "excited" else student(name)
     report = export_onnx(network, tmp_path / "x.onnx", card=card, normalise=name == "padded")
     assert report.difference is not None
     assert report.difference <= TOLERANCE
@@ -288,8 +299,8 @@ def test_the_files_say_what_they_are(tmp_path: Path) -> None:
 
 
 def test_the_module_that_is_exported_stays_as_it_is(tmp_path: Path) -> None:
-    network, card = student("resnet")
-    network.train()
+    network: nn.Module = nn.Sequential(nn.Conv2d(3, 7, 1), nn.BatchNorm2d(7), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    card = ModelCard("plain", 7, SIZE, MEAN, STD)
     before = {key: value.clone() for key, value in network.state_dict().items()}
     export_torch(network, tmp_path / "x.pt2", card=card)
     assert network.training
@@ -345,23 +356,21 @@ def brightest(coloured: Splits) -> tuple[nn.Module, ModelCard]:
     return network.eval(), ModelCard("brightest", 3, coloured.input_size, coloured.mean, coloured.std)
 
 
-def test_int8_states_the_accuracy_that_it_loses(coloured: Splits, tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def exported(coloured: Splits, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The network above as ONNX."""
     network, card = brightest(coloured)
-    report = export(network, "int8", tmp_path / "x.onnx", card=card, dataset=coloured, calibration=50)
-    assert report.float_accuracy == 100.0
-    assert report.accuracy is not None
-    assert report.lost == report.float_accuracy - report.accuracy
-    assert report.samples == len(coloured.test)
-    kinds = {node.op_type for node in onnx.load(tmp_path / "x.onnx").graph.node}
-    assert {"QuantizeLinear", "DequantizeLinear"} <= kinds
-    assert "points lost" in str(report)
+    path = tmp_path_factory.mktemp("exported") / "x.onnx"
+    export_onnx(network, path, card=card)
+    return path
 
 
-def test_int8_is_within_its_steps_of_the_network(coloured: Splits, tmp_path: Path) -> None:
-    network, card = brightest(coloured)
+def test_int8_is_within_its_steps_of_the_network(coloured: Splits, exported: Path, tmp_path: Path) -> None:
+    network, _ = brightest(coloured)
     images = torch.rand(20, 3, 8, 8)
-    export_onnx(network, tmp_path / "x.onnx", card=card)
-    report = quantise_onnx(tmp_path / "x.onnx", tmp_path / "q.onnx", images)
+    report = quantise_onnx(exported, tmp_path / "q.onnx", images)
+    assert (report.format, report.path, report.tolerance) == ("int8", tmp_path / "q.onnx", None)
+    assert (report.bytes, report.float_bytes) == ((tmp_path / "q.onnx").stat().st_size, exported.stat().st_size)
     inputs = (images - 0.4) / 0.25
     with torch.no_grad():
         logits = network(inputs)
@@ -373,55 +382,112 @@ def test_int8_is_within_its_steps_of_the_network(coloured: Splits, tmp_path: Pat
 
 
 @pytest.mark.parametrize(("format", "name"), [("onnx", "student.onnx"), ("torch", "student.pt2")])
-def test_accuracy_is_that_of_the_file(format: str, name: str, coloured: Splits, tmp_path: Path) -> None:
+def test_accuracy_is_that_of_the_file(
+    format: str, name: str, coloured: Splits, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     network, card = brightest(coloured)
     with torch.no_grad():
         network.get_parameter("3.bias")[2] = -9
-    report = export(network, format, tmp_path, card=card, dataset=coloured)
+    read = []
+    batches = coloured.test.batches
+    monkeypatch.setattr(coloured.test, "batches", lambda *options, **more: read.append(1) or batches(*options, **more))
+    report = export(network, format, f"{tmp_path}/new/", card=card, dataset=coloured)
+    assert len(read) == 1  # for both of them
     order, device = torch.arange(len(coloured.test)), torch.device("cpu")
     images, labels, _ = next(iter(coloured.test.batches(order, 999, device=device, augment=None, seed=0)))
     expected = 100 * float((network((images - 0.4) / 0.25).argmax(1) == labels).double().mean())
-    assert report.path == tmp_path / name
+    assert report.path == tmp_path / "new" / name
     assert report.accuracy == report.float_accuracy == pytest.approx(expected)
     assert expected < 100
     assert report.lost == 0
 
 
-def test_a_batch_of_one_size_is_kept(coloured: Splits, tmp_path: Path) -> None:
-    network, card = brightest(coloured)
-    report = export(network, "int8", tmp_path, card=card, dataset=coloured, batch_size=5, calibration=7, normalise=True)
-    assert report.accuracy == 100.0
-    assert onnx.load(tmp_path / "student.int8.onnx").graph.input[0].type.tensor_type.shape.dim[0].dim_value == 5
+def test_int8_states_what_the_file_loses_and_is_calibrated_on_training_images(tmp_path: Path) -> None:
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.arange(60) % 3
+    images = torch.randint(0, 250, (60, 1, 1, 1), generator=generator).repeat(1, 3, 8, 8)
+    images[torch.arange(60), labels, :4] += 1  # half a step of the pooled values, which int8 cannot tell
+    images = images.to(torch.uint8)
+    darker = (images.clamp(max=200), labels)
+    darker[0][0] = torch.linspace(0, 200, 64).byte().view(8, 8)
+    splits = Splits.from_arrays(darker, val=(images, labels), test=(images, labels), mean=[0.4] * 3, std=[0.25] * 3)
+    network, card = brightest(splits)
+    report = export(network, "int8", tmp_path, card=card, dataset=splits, batch_size=5)
+    path = tmp_path / "student.int8.onnx"
+    inputs = (images / 255 - 0.4) / 0.25
+    found = torch.cat([onnx_logits(path, batch) for batch in inputs.split(5)]).argmax(1)
+    assert report.accuracy == pytest.approx(100 * float((found == labels).double().mean()))
+    assert report.float_accuracy == 100.0
+    assert report.lost == 100.0 - report.accuracy > 0
+    assert report.samples == 60
+    assert "points lost" in str(report)
+    graph = onnx.load(path).graph
+    assert graph.input[0].type.tensor_type.shape.dim[0].dim_value == 5
+    first = next(node for node in graph.node if node.op_type == "QuantizeLinear" and node.input[0] == "images")
+    scale = next(onnx.numpy_helper.to_array(value) for value in graph.initializer if value.name == first.input[1])
+    # 255 steps from the darkest to the brightest training image; single precision.
+    assert float(scale) * 255 == pytest.approx(200 / 255 / 0.25, rel=1e-5)
 
 
 def test_a_student_is_exported_beside_its_weights(tmp_path: Path) -> None:
     network, card = student("resnet")
     save_student(network, card, tmp_path / "student")
-    report = export(tmp_path)
-    assert report.path == tmp_path / "student" / "student.onnx"
+    report = export(tmp_path, "torch")
+    assert report.path == tmp_path / "student" / "student.pt2"
     assert report.lost is None
     images = torch.randn(2, *SIZE)
-    assert_close(onnx_logits(report.path, images), network(images))
+    assert_close(torch.export.load(report.path).module()(images), network(images))
     assert torch.equal(load_student(tmp_path)(images), network(images))  # nothing there was disturbed
 
 
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The run folder of a training on data that is divided in a way of its own."""
+    out = tmp_path_factory.mktemp("trained") / "run"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("diswot_search.distillation.training.draw_training", lambda rows, result: {})
+        ds.train(
+            *("cifar_resnet", "digits"),
+            model_options={"arch": "1x4-1x8-1x8"},
+            epochs=1,
+            batch_size=40,
+            data_options={"image_size": 8, "seed": 3, "test_share": 0.5, "train_limit": 80},
+            seed=4,
+            out=out,
+            progress=False,
+        )
+    return out
+
+
 def test_the_data_it_was_trained_on_is_divided_as_it_was_then(
-    monkeypatch: pytest.MonkeyPatch, coloured: Splits, tmp_path: Path
+    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    asked: dict[str, Any] = {}
+    tested = json.loads((trained / "result.json").read_text())["test"]
+    report = export(trained, "torch", tmp_path / "x.pt2", dataset="digits")
+    assert (report.float_accuracy, report.samples) == (pytest.approx(tested["accuracy"]), tested["samples"])
+    assert tested["samples"] > 800  # half of them, which is not the usual share
+    assert main(["export", str(trained), "--format=torch", f"--out={tmp_path / 'y.pt2'}", "--dataset=digits"]) == 0
+    assert f"{tested['accuracy']:.2f} % in float32" in capsys.readouterr().out
+    fewer = export(trained, "torch", tmp_path / "x.pt2", dataset="digits", data_options={"test_share": 0.1})
+    assert 170 < fewer.samples < 190
 
-    def create(name: str, **options: Any) -> Splits:
-        asked.update(options, name=name)
-        return coloured
 
-    monkeypatch.setattr(sys.modules["diswot_search.export"], "create_splits", create)
+def test_other_images_under_the_name_of_those_of_the_training_are_refused(trained: Path, tmp_path: Path) -> None:
+    card = read_card(trained)
+    data = card.made_of["data"] | {"fingerprint": "0" * 64}
+    options: dict[str, Any] = {"card": replace(card, made_of={"data": data}), "dataset": "digits"}
+    with pytest.raises(ValueError, match="not those that cifar_resnet was trained and tested on"):
+        export(load_student(trained), "torch", tmp_path / "x.pt2", **options)
+    assert not list(tmp_path.iterdir())
+
+
+def test_other_data_is_of_the_size_of_the_networks_images(coloured: Splits, tmp_path: Path) -> None:
     network, card = brightest(coloured)
-    card = replace(card, made_of={"data": {"name": "d", "seed": 5, "test_share": 0.3, "val_share": None}})
-    export(network, "torch", tmp_path, card=card, dataset="d", root="r")
-    assert asked == {"name": "d", "root": "r", "seed": 5, "test_share": 0.3}
-    asked.clear()
-    export(network, "torch", tmp_path, card=card, dataset="other")
-    assert asked == {"name": "other", "root": None, "image_size": 8}
+    members = {"train_images": np.zeros((30, 9, 9, 3), np.uint8), "train_labels": np.arange(30) % 3}
+    np.savez(tmp_path / "set.npz", **members)
+    options = {"root": tmp_path, "mean": 0.4, "std": 0.25}
+    report = export(network, "torch", tmp_path / "x.pt2", card=card, dataset="set.npz", data_options=options)
+    assert report.samples == 6
 
 
 @pytest.mark.parametrize(
@@ -431,6 +497,7 @@ def test_the_data_it_was_trained_on_is_divided_as_it_was_then(
         ({"format": "int8"}, "give `dataset`"),
         ({"card": None}, "with the `card`"),
         ({"out": None}, "give `out`"),
+        ({"data_options": {"seed": 1}}, "data_options are for a data set that is given by its name"),
     ],
 )
 def test_a_call_that_cannot_be_is_refused(options: dict[str, Any], message: str, tmp_path: Path) -> None:
@@ -441,21 +508,26 @@ def test_a_call_that_cannot_be_is_refused(options: dict[str, Any], message: str,
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("out", ["student.safetensors", "config.json"])
+def test_the_students_own_files_are_not_written_over(out: str, tmp_path: Path) -> None:
+    network, card = student("resnet")
+    save_student(network, card, tmp_path)
+    with pytest.raises(ValueError, match=f"{out} is a file of the student itself"):
+        export(tmp_path, "torch", tmp_path / "." / out)
+    assert read_card(tmp_path) == card
+
+
 def test_data_of_other_classes_is_refused(coloured: Splits, tmp_path: Path) -> None:
     network, card = student("resnet")
     with pytest.raises(ValueError, match=r"arrays has 3 classes .* but resnet is for 7"):
         export(network, "onnx", tmp_path, card=card, dataset=coloured)
 
 
-def test_images_that_cannot_calibrate_are_refused(coloured: Splits, tmp_path: Path) -> None:
-    network, card = brightest(coloured)
-    export_onnx(network, tmp_path / "x.onnx", card=card)
+def test_images_that_cannot_calibrate_are_refused(exported: Path, tmp_path: Path) -> None:
     for images in (torch.rand(0, 3, 8, 8), torch.rand(4, 3, 9, 9), torch.rand(3, 8, 8)):
         with pytest.raises(ValueError, match="images are of shape"):
-            quantise_onnx(tmp_path / "x.onnx", tmp_path / "q.onnx", images)
-    with pytest.raises(ValueError, match="Did you mean 'minmax'"):
-        quantise_onnx(tmp_path / "x.onnx", tmp_path / "q.onnx", torch.rand(4, 3, 8, 8), method="minmaxx")
-    assert not (tmp_path / "q.onnx").exists()
+            quantise_onnx(exported, tmp_path / "q.onnx", images)
+    assert not list(tmp_path.iterdir())
 
 
 def test_without_the_extra_the_message_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
