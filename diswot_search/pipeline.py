@@ -243,7 +243,7 @@ class Pipeline:
             raise ValueError(f"search_teacher is {self.search_teacher!r}; it must be 'random' or 'trained'.")
         check_whole("probe_size", self.probe_size, least=2)
         self._terms = parse_distillers(self.distiller)
-        self._splits = _as_splits(self.dataset, self.seed, self.data_options)
+        self._splits = _as_splits(self.dataset, self.data_options)
         self._teacher = self._as_network(self.teacher, self.teacher_options)
         self._space = as_space(self.space, self._probe(self._teacher), **(self.space_options or {}))
         self.config = self._check()
@@ -296,7 +296,7 @@ class Pipeline:
     def _make_teacher_training(self, out: Path | None) -> TrainingRun:
         splits = self._splits
         if self.teacher_data_options:
-            splits = _as_splits(self.dataset, self.seed, {**(self.data_options or {}), **self.teacher_data_options})
+            splits = _as_splits(self.dataset, {**(self.data_options or {}), **self.teacher_data_options})
         changes = {"epochs": self.teacher_epochs} if self.teacher_epochs is not None else {}
         changes = {**(self.teacher_recipe_options or {}), **changes}
         return self._make_training(self._teacher, None, out, splits=splits, changes=changes)
@@ -414,9 +414,9 @@ def read_trainings(path: str | os.PathLike[str]) -> dict[str, dict[str, Any]]:
     return {name: read_training(folder) for name, folder in folders.items() if TrainingFolder.exists(folder)}
 
 
-def _as_splits(dataset: str | Splits, seed: int, options: Mapping[str, Any] | None) -> Splits:
+def _as_splits(dataset: str | Splits, options: Mapping[str, Any] | None) -> Splits:
     if isinstance(dataset, str):
-        return create_splits(dataset, **{"seed": seed, **(options or {})})
+        return create_splits(dataset, **(options or {}))
     if options:
         raise ValueError("The data is given as it is; data_options cannot be set.")
     return dataset

@@ -214,6 +214,8 @@ def describe_training(result: Result, path: str | os.PathLike[str] | None = None
     """
     if result["status"] != "complete":
         yield f"status: {result['status']} after {_count(result['epochs'], 'epoch')}, {_count(result['steps'], 'step')}"
+    if (teacher := result.get("teacher")) and not teacher["trained"]:
+        yield f"the teacher {teacher['name']} has random weights: it was neither trained nor given a checkpoint"
     if test := result.get("test"):
         chosen = RULES[result["rule"]]
         yield f"the student is that of epoch {test['epoch']}, {chosen}; it was tested after it was chosen"
