@@ -276,7 +276,7 @@ def distill_command(
         batch_size: Images in a step, if not the recipe's.
         lr: Learning rate, if not the recipe's.
         rule: Which weights are shipped and tested: best on validation images, or last.
-        seed: Decides the initial weights, the order of the images, the augmentation, and the validation split.
+        seed: Decides the initial weights, the order of the images and the augmentation.
         out: The run folder.
         device: auto, cpu, cuda or mps.
         checkpoint_minutes: Minutes after which the state is stored within an epoch; at its end it always is.
@@ -338,7 +338,7 @@ def train_command(
         batch_size: Images in a step, if not the recipe's.
         lr: Learning rate, if not the recipe's.
         rule: Which weights are shipped and tested: best on validation images, or last.
-        seed: Decides the initial weights, the order of the images, the augmentation, and the validation split.
+        seed: Decides the initial weights, the order of the images and the augmentation.
         out: The run folder.
         device: auto, cpu, cuda or mps.
         checkpoint_minutes: Minutes after which the state is stored within an epoch; at its end it always is.
@@ -429,7 +429,7 @@ def run_command(
         ce_weight: Factor of the cross entropy beside the distillers; by default their customary one.
         compare: Train the student alone as well.
         rule: Which weights are shipped and tested: best on validation images, or last.
-        seed: Decides all that is random, the validation split included.
+        seed: Decides all that is random but how the data is divided, which --data_options.seed decides.
         out: The run folder.
         device: auto, cpu, cuda or mps.
         checkpoint_minutes: Minutes after which the state is stored within an epoch; at its end it always is.

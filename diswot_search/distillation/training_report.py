@@ -214,7 +214,7 @@ def describe_training(result: Result, path: str | os.PathLike[str] | None = None
     """
     if result["status"] != "complete":
         yield f"status: {result['status']} after {_count(result['epochs'], 'epoch')}, {_count(result['steps'], 'step')}"
-    if (teacher := result.get("teacher")) and not teacher["trained"]:
+    if (teacher := result.get("teacher")) and teacher.get("trained") is False:
         yield f"the teacher {teacher['name']} has random weights: it was neither trained nor given a checkpoint"
     if test := result.get("test"):
         chosen = RULES[result["rule"]]
