@@ -398,3 +398,11 @@ def test_pictures_are_drawn_of_what_is_there() -> None:
         assert imread(io.BytesIO(content)).std() > 0.05  # more than an empty page
     assert list(draw_training(make_rows(1), make_unfinished())) == ["loss.png", "accuracy.png"]
     assert draw_training([], make_unfinished()) == {}
+
+
+def test_a_teacher_with_random_weights_is_named_as_such() -> None:
+    teacher = {"name": "resnet56", "trained": False, "accuracy": 1.0}
+    assert "random weights" in next(describe_training(make_result(teacher=teacher)))
+    assert not any(
+        "random weights" in line for line in describe_training(make_result(teacher=teacher | {"trained": True}))
+    )
