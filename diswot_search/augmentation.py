@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from .data import DataError, check_at_least
 from .seeding import stable_seed
@@ -133,7 +134,8 @@ class Augmentation:
         if self.kind == "none":
             return images
         top, left, flipped = drawn.T[:3]
-        images = _crop_and_flip(images, top, left, flipped.bool())
+        border = self.padding if self.kind == "crop_flip" else 0
+        images = _crop_and_flip(images, top + border, left + border, flipped.bool(), border)
         return _erase(images, drawn[:, 3:7], drawn[:, 7:]) if self.erase else images
 
 
@@ -147,22 +149,16 @@ def _between(uniform: np.ndarray, low: float, high: float) -> np.ndarray:
     return low + (high - low) * uniform
 
 
-def _crop_and_flip(images: Tensor, top: Tensor, left: Tensor, flipped: Tensor) -> Tensor:
-    """Crops of the images' own size from these corners (B), which may lie outside; black where there is no image."""
-    count, channels, height, width = images.shape
-    device = images.device
-    rows = top[:, None] + torch.arange(height, device=device)
-    columns = left[:, None] + torch.arange(width, device=device)
+def _crop_and_flip(images: Tensor, top: Tensor, left: Tensor, flipped: Tensor, border: int) -> Tensor:
+    """Crops of the images' own size, from these corners (B) of the images within a black border."""
+    _, channels, height, width = images.shape
+    rows = top[:, None] + torch.arange(height, device=images.device)
+    columns = left[:, None] + torch.arange(width, device=images.device)
     columns = torch.where(flipped[:, None], columns.flip(1), columns)
-    seen = _inside(rows, height)[:, None, :, None] & _inside(columns, width)[:, None, None, :]
-    sample = torch.arange(count, device=device)[:, None, None, None]
-    channel = torch.arange(channels, device=device)[:, None, None]
-    rows, columns = rows.clamp(0, height - 1)[:, None, :, None], columns.clamp(0, width - 1)[:, None, None, :]
-    return images[sample, channel, rows, columns].masked_fill_(~seen, 0)
-
-
-def _inside(positions: Tensor, length: int) -> Tensor:
-    return (positions >= 0) & (positions < length)
+    padded = F.pad(images, [border] * 4)
+    # Two gathers along one axis each are several times quicker than one by four indices.
+    padded = padded.gather(2, rows[:, None, :, None].expand(-1, channels, -1, padded.shape[3]))
+    return padded.gather(3, columns[:, None, None, :].expand(-1, channels, height, -1))
 
 
 def _erase(images: Tensor, rectangles: Tensor, colours: Tensor) -> Tensor:

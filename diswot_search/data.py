@@ -300,7 +300,8 @@ class DataSet:
 
     `read` takes indices of `labels` and gives uint8 images, each H x W x 1 or H x W x 3. `statistics` is None where
     they are to be those of the drawn images. Labels are `complete` unless only some samples were looked at. `classes`
-    are their names, where they have any. A `stream` has no random access: each reading starts it anew.
+    are their names, where they have any. A `stream` has no random access. `files` takes indices, too, and gives the
+    names of their files, where images are files.
     """
 
     title: str
@@ -311,6 +312,17 @@ class DataSet:
     complete: bool = True
     classes: tuple[str, ...] | None = None
     stream: bool = False
+    files: Callable[[np.ndarray], list[str]] | None = None
+
+
+@dataclass(frozen=True)
+class _ListReader:
+    """Reads images of a list."""
+
+    images: list[np.ndarray]
+
+    def __call__(self, chosen: np.ndarray) -> list[np.ndarray]:
+        return [self.images[i] for i in chosen.tolist()]
 
 
 @dataclass(frozen=True)
@@ -387,11 +399,16 @@ def _draw(data: DataSet, num_classes: int, batch_size: int, balanced: bool, rng:
             f"{data.title} has too few images for a balanced batch of {batch_size}, in the classes {listed(short)}. "
             "Give a smaller batch_size, or balanced=False."
         )
-    shuffled = rng.permutation(len(data.labels))
-    by_class = shuffled[np.argsort(data.labels[shuffled], kind="stable")]
+    by_class = shuffled_by_class(data.labels, rng)
     starts = np.cumsum(held) - held
     chosen = [by_class[start : start + share] for start, share in zip(starts, shares, strict=True)]
     return rng.permutation(np.concatenate(chosen))
+
+
+def shuffled_by_class(labels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Indices of all samples, class after class, those of a class in random order."""
+    shuffled = rng.permutation(len(labels))
+    return shuffled[np.argsort(labels[shuffled], kind="stable")]
 
 
 def _even_shares(classes: np.ndarray, num_classes: int, batch_size: int, rng: np.random.Generator) -> np.ndarray:
@@ -404,24 +421,41 @@ def _even_shares(classes: np.ndarray, num_classes: int, batch_size: int, rng: np
 
 def to_pixels(image: np.ndarray, size: int | None) -> Tensor:
     """A uint8 image H x W x C as RGB, 3 x size x size, between 0 and 1."""
-    pixels = torch.from_numpy(image).permute(2, 0, 1).float().div(255).expand(3, -1, -1)
-    if size is None:
+    pixels = torch.from_numpy(image if size is None else _middle(image)).permute(2, 0, 1)
+    pixels = pixels.float().div(255).expand(3, -1, -1)
+    if size is None or pixels.shape[1] == size:
         return pixels
-    height, width = pixels.shape[1:]
-    side = min(height, width)
-    top, left = (height - side) // 2, (width - side) // 2
-    square = pixels[:, top : top + side, left : left + side]
-    if side == size:
-        return square
-    resized = F.interpolate(square[None], size=(size, size), mode="bicubic", antialias=True)
+    resized = F.interpolate(pixels[None], size=(size, size), mode="bicubic", antialias=True)
     return resized[0].clamp(0, 1)
 
 
+def square(image: np.ndarray, size: int | None) -> Tensor:
+    """An image H x W x C, its middle cut out and resized to C x size x size, uint8."""
+    image = image if size is None else _middle(image)
+    if size is None or len(image) == size:
+        return torch.from_numpy(image).permute(2, 0, 1)
+    return to_pixels(image, size)[: image.shape[2]].mul(255).round().byte()
+
+
+def _middle(image: np.ndarray) -> np.ndarray:
+    """The largest square in the middle of an image H x W x C."""
+    height, width = image.shape[:2]
+    side = min(height, width)
+    top, left = (height - side) // 2, (width - side) // 2
+    return image[top : top + side, left : left + side]
+
+
 def _stack(images: Sequence[Tensor], title: str) -> Tensor:
-    sizes = sorted({tuple(image.shape[1:]) for image in images})
-    if len(sizes) > 1:
-        raise DataError(f"Images of {title} differ in size, as {sizes[0]} and {sizes[-1]}; give image_size.")
+    for image in images:
+        check_size(image.shape, images[0].shape, title)
     return torch.stack(list(images))
+
+
+def check_size(shape: Sequence[int], first: Sequence[int], title: str) -> None:
+    """Refuse an image C x H x W of another shape than the first."""
+    if tuple(shape) != tuple(first):
+        sizes = " and ".join(" x ".join(map(str, each)) for each in (first, shape))
+        raise DataError(f"Images of {title} differ in size, as {sizes} (channels, height, width); give image_size.")
 
 
 def _per_channel(values: tuple[float, ...]) -> Tensor:
@@ -430,14 +464,18 @@ def _per_channel(values: tuple[float, ...]) -> Tensor:
 
 def _statistics_of(pixels: Tensor, title: str) -> Statistics:
     std, mean = torch.std_mean(pixels.double(), dim=(0, 2, 3), correction=0)
+    return measured_statistics("probe", mean, std, f"drawn images of {title}")
+
+
+def measured_statistics(origin: str, mean: Tensor, std: Tensor, title: str) -> Statistics:
+    """Statistics that were taken of images, as they are recorded.
+
+    Raises:
+        DataError: A channel is constant, so that it cannot be normalised.
+    """
     if std.min() < 1e-6:
-        raise DataError(f"All drawn images of {title} have one and the same colour in a channel; give mean and std.")
-    return Statistics("probe", rounded(mean), rounded(std))
-
-
-def rounded(values: Tensor) -> tuple[float, ...]:
-    """Statistics as they are recorded."""
-    return tuple(round(value, 6) for value in values.tolist())
+        raise DataError(f"All {title} have one and the same colour in a channel; give mean and std.")
+    return Statistics(origin, *(tuple(round(value, 6) for value in values.tolist()) for values in (mean, std)))
 
 
 def given_statistics(mean: float | Sequence[float] | None, std: float | Sequence[float] | None) -> Statistics | None:
@@ -477,7 +515,14 @@ def _fingerprint(arrays: Iterable[np.ndarray], made_of: dict[str, Any]) -> str:
 # Opening: what we read ourselves
 
 
-def open_data_set(name: str, root: Path | None, split: str, download: bool, *, whole: bool = False) -> DataSet:
+class Whole(NamedTuple):
+    """That all of a data set is wanted, how large its images are to be, and how many bytes they may take in memory."""
+
+    image_size: int | None = None
+    limit: float = math.inf
+
+
+def open_data_set(name: str, root: Path | None, split: str, download: bool, whole: Whole | None = None) -> DataSet:
     """Open one split of a data set by its name.
 
     Args:
@@ -485,17 +530,18 @@ def open_data_set(name: str, root: Path | None, split: str, download: bool, *, w
         root: Its folder, where it has one.
         split: The part of it.
         download: Fetch what is missing.
-        whole: Learn all labels, even where that means to decode all images; else those of `UNLABELLED_LIMIT`.
+        whole: Learn all labels, even where that means to decode all images, and hold those of a stream in memory; by
+            default the labels of `UNLABELLED_LIMIT` samples.
 
     Raises:
-        DataError: An unknown name or split, or an unreadable data set. Where it was a library that did not know the
-            split, the cause is its `ValueError`.
+        DataError: An unknown name or split, an unreadable data set, or a stream that is too large. Where it was a
+            library that did not know the split, the cause is its `ValueError`.
     """
     if name == "digits":
         return _open_digits(split)
     if name.endswith(".npz"):
         return _open_npz(name, root or Path(), split)
-    return _open_with_timm(name, root, split, download, None if whole else UNLABELLED_LIMIT)
+    return _open_with_timm(name, root, split, download, whole)
 
 
 def split_names(name: str, root: Path | None) -> tuple[str, ...] | None:
@@ -606,22 +652,51 @@ def _checked_images(images: np.ndarray, title: str) -> np.ndarray:
 # Opening: what timm and torchvision read
 
 
-def _open_with_timm(name: str, root: Path | None, split: str, download: bool, limit: int | None) -> DataSet:
+def _open_with_timm(name: str, root: Path | None, split: str, download: bool, whole: Whole | None) -> DataSet:
     title = f"split {split!r} of {name or 'folder'!r}" + (f" in {str(root)!r}" if root else "")
+    reader: Callable[[np.ndarray], list[np.ndarray]]
+    files, complete = None, True
     with _naming(title):
         dataset = _create_dataset(name, root, split, download)
         stream = isinstance(dataset, IterableDataset)
-        positions, labels, complete = (_labels_of_stream if stream else _labels_of)(dataset, limit, title)
+        if stream and whole is not None:
+            images, labels = _read_stream(dataset, whole, title)
+            reader = _ListReader(images)
+        else:
+            limit = None if whole else UNLABELLED_LIMIT
+            positions, labels, complete = (_labels_of_stream if stream else _labels_of)(dataset, limit, title)
+            reader = _Reader(dataset, positions, labels, title)
+            files = reader.files if _has_files(dataset) else None
     statistics = _known_statistics(name) or _imagenet_statistics()
-    reader = _Reader(dataset, positions, labels, title)
     classes = _class_names(dataset)
     count = len(classes) if classes else int(labels.max(initial=-1)) + 1
-    return DataSet(title, labels, reader, count, statistics, complete, classes, stream)
+    return DataSet(title, labels, reader, count, statistics, complete, classes, stream, files)
 
 
 def _labels_of_stream(dataset: Any, limit: int | None, title: str) -> tuple[np.ndarray, np.ndarray, bool]:
     labels = np.array([_as_label(row[1], title) for row in itertools.islice(dataset, limit)], int)
     return np.arange(len(labels)), labels, limit is None or len(labels) < limit
+
+
+def _read_stream(dataset: Any, whole: Whole, title: str) -> tuple[list[np.ndarray], np.ndarray]:
+    """All images of a stream, each cut to its size as it comes, and their labels."""
+    images: list[np.ndarray] = []
+    labels: list[int] = []
+    for image, label, *_ in dataset:
+        pixels = square(_as_rgb(image, title), whole.image_size).permute(1, 2, 0).contiguous().numpy()
+        if (len(images) + 1) * pixels.nbytes > whole.limit:
+            raise no_random_access(title)
+        images.append(pixels)
+        labels.append(_as_label(label, title))
+    return images, np.array(labels, int)
+
+
+def no_random_access(title: str) -> DataError:
+    """What is said of a stream that does not fit into memory."""
+    return DataError(
+        f"{title} has no random access, so that it can only be held in memory, for which it is too large; "
+        "give a smaller image_size or a larger resident_limit."
+    )
 
 
 def _labels_of(dataset: Any, limit: int | None, title: str) -> tuple[np.ndarray, np.ndarray, bool]:
@@ -654,6 +729,14 @@ class _Reader:
             if [_as_label(label, self.title) for _, label in rows] != self.labels[chosen].tolist():
                 raise DataError(f"{self.title} gave other labels with its images than before.")
             return [_as_rgb(image, self.title) for image, _ in rows]
+
+    def files(self, chosen: np.ndarray) -> list[str]:
+        """Names of the files, from the data set's folder on."""
+        positions = self.positions[chosen].tolist()
+        if hasattr(self.dataset, "reader"):
+            return [str(self.dataset.filename(position)) for position in positions]
+        samples = _samples_of(self.dataset)
+        return [os.path.relpath(samples[position][0], self.dataset.root) for position in positions]
 
 
 @contextmanager
@@ -866,9 +949,21 @@ def _file_of(dataset: Any, position: int) -> str:
     if hasattr(dataset, "reader"):
         file = dataset.filename(position, absolute=True)
     else:
-        samples = getattr(dataset, "samples", getattr(dataset, "_samples", None))
+        samples = _samples_of(dataset)
         file = samples[position][0] if isinstance(samples, list) else None
     return repr(str(file)) if isinstance(file, str | PurePath) else f"image {position}"
+
+
+def _samples_of(dataset: Any) -> Any:
+    return getattr(dataset, "samples", getattr(dataset, "_samples", None))
+
+
+def _has_files(dataset: Any) -> bool:
+    """Whether the names of the files are known without reading these."""
+    samples = _samples_of(getattr(dataset, "reader", dataset))
+    if hasattr(dataset, "reader"):
+        return samples is not None
+    return isinstance(samples, list) and bool(samples) and isinstance(samples[0][0], str | PurePath)
 
 
 def _row(dataset: Any, position: int) -> tuple[Any, Any]:

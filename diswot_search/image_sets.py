@@ -6,6 +6,7 @@ import hashlib
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
+from functools import cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,7 +15,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from .augmentation import Augmentation
-from .data import DataError, DataSet, check_at_least, to_pixels
+from .data import DataError, DataSet, check_at_least, check_size, square
 from .seeding import isolated_random_state, stable_seed
 
 
@@ -110,7 +111,7 @@ class ImageSet(ABC):
         for part, images in zip(parts, pixels, strict=True):
             if augment is not None:
                 drawn = augment.draw(seed, part.number, part.first, part.last, height, width)
-                images = augment.apply(images, drawn.to(device))
+                images = augment.apply(images, drawn.to(device, non_blocking=True))
             indices = places[part.start + part.first : part.start + part.last]
             yield Images(images.expand(-1, 3, -1, -1).contiguous(), labels[indices], indices)
 
@@ -220,9 +221,11 @@ class StreamedSet(ImageSet):
         return self.data.read(self.places[place : place + 1])[0]
 
     def fingerprint(self) -> str:
-        """SHA-256 in hex of the labels, and of which samples these are; images are not read for it."""
+        """SHA-256 in hex of the labels, of which samples these are, and of their files' names; none is read for it."""
         digest = hashlib.sha256(json.dumps([len(self), self.image_size]).encode())
         digest.update(self.places.tobytes())
+        if self.data.files is not None:
+            digest.update("\0".join(self.data.files(self.places)).encode("utf-8", "surrogateescape"))
         digest.update(self.labels.numpy().data)
         return digest.hexdigest()
 
@@ -251,30 +254,33 @@ class _Items(Dataset[tuple[Any, int]]):
         self.input_size = input_size
         self.title = title
         self.seed = seed
-        self.places = [place for part in parts for place in order[part.start :][part.first : part.last].tolist()]
-        self.drawn = [(part.number, place) for part in parts for place in range(part.first, part.last)]
+        self.order = order.numpy()  # what each item is of is worked out when it is asked for: there may be millions
+        self.parts = parts
+        self.ends = np.cumsum([part.last - part.first for part in parts])
         self.resized = augment is not None and augment.kind == "random_resized_crop"
         self.change = augment.transform(*input_size[1:]) if augment and augment.by_image else None
 
     def __len__(self) -> int:
-        return len(self.places)
+        return int(self.ends[-1]) if self.parts else 0
 
     def __getitem__(self, item: int) -> tuple[Any, int]:
-        image = self.read(self.places[item])
+        number = int(np.searchsorted(self.ends, item, side="right"))
+        part = self.parts[number]
+        place_in_batch = part.last - (int(self.ends[number]) - item)
+        place = int(self.order[part.start + place_in_batch])
+        image = self.read(place)
         if not self.resized:
             image = self._checked(square(image, self.image_size)).permute(1, 2, 0).numpy()
         if self.change is None:
-            return torch.from_numpy(image).permute(2, 0, 1).expand(3, -1, -1), self.places[item]
+            return torch.from_numpy(image).permute(2, 0, 1).expand(3, -1, -1), place
         from PIL import Image
 
         pixels = Image.fromarray(np.ascontiguousarray(np.broadcast_to(image, (*image.shape[:2], 3))))
-        with isolated_random_state(stable_seed(self.seed, *self.drawn[item])):
-            return self.change(pixels), self.places[item]
+        with isolated_random_state(stable_seed(self.seed, part.number, place_in_batch)):
+            return self.change(pixels), place
 
     def _checked(self, pixels: Tensor) -> Tensor:
-        if pixels.shape[1:] != self.input_size[1:]:
-            sizes = f"{tuple(self.input_size[1:])} and {tuple(pixels.shape[1:])}"
-            raise DataError(f"Images of {self.title} differ in size, as {sizes}; give image_size.")
+        check_size((3, *pixels.shape[1:]), self.input_size, self.title)
         return pixels
 
 
@@ -296,9 +302,17 @@ def _load(items: _Items, parts: list[_Part], device: torch.device, workers: int)
         device=device,
     )
     loader.loader.generator = torch.Generator()  # else it draws from the global one
+    if device.type == "cuda" and hasattr(loader, "stream"):
+        loader.stream = _side_stream(device)
     loaded = iter(loader)
     for size in sizes:
         yield _next(loaded) if size else torch.empty(0, *items.input_size, device=device)
+
+
+@cache
+def _side_stream(device: torch.device) -> Any:
+    """The one stream of all loaders that copies to a device: memory is cached for each stream on its own."""
+    return torch.cuda.Stream(device)
 
 
 def _next(loaded: Iterator[tuple[Tensor, Tensor]]) -> Tensor:
@@ -307,11 +321,3 @@ def _next(loaded: Iterator[tuple[Tensor, Tensor]]) -> Tensor:
     except DataError as error:
         # A worker process's comes with its traceback as the text; the message is the end of that.
         raise DataError(str(error).rpartition("DataError: ")[2].strip()) from error
-
-
-def square(image: np.ndarray, size: int | None) -> Tensor:
-    """An image H x W x C, its middle cut out and resized to C x size x size, uint8."""
-    pixels = torch.from_numpy(image).permute(2, 0, 1)
-    if size is None or pixels.shape[1:] == (size, size):
-        return pixels
-    return to_pixels(image, size)[: len(pixels)].mul(255).round().byte()

@@ -18,20 +18,26 @@ from torch import Tensor
 
 from .data import (
     EVAL_SPLITS,
+    TRAIN_SPLITS,
     UNLABELLED_LIMIT,
     DataError,
     DataSet,
     Statistics,
+    Whole,
     check_at_least,
     check_labels,
+    check_size,
     data_set_of_arrays,
     given_statistics,
     listed,
+    measured_statistics,
+    no_random_access,
     open_data_set,
-    rounded,
+    shuffled_by_class,
     split_names,
+    square,
 )
-from .image_sets import ImageSet, ResidentSet, StreamedSet, square
+from .image_sets import ImageSet, ResidentSet, StreamedSet
 from .seeding import stable_seed
 
 RESIDENT_LIMIT = 2**31
@@ -59,6 +65,7 @@ class Splits:
         std: Standard deviation of each channel.
         mirrored: Whether an image means the same with left and right exchanged.
         source: How the splits were made, as JSON values.
+        classes: Names of the classes, in order; empty where they have none.
     """
 
     name: str
@@ -71,6 +78,7 @@ class Splits:
     std: tuple[float, ...]
     mirrored: bool
     source: dict[str, Any] = field(repr=False)
+    classes: tuple[str, ...] = field(default=(), repr=False)
 
     @classmethod
     def from_arrays(
@@ -181,7 +189,7 @@ def create_splits(
     mean: float | Sequence[float] | None = None,
     std: float | Sequence[float] | None = None,
     resident_limit: int = RESIDENT_LIMIT,
-    workers: int = 2,
+    workers: int | None = None,
 ) -> Splits:
     """Open a data set to train on, with a validation and a test set. Global random state is neither used nor changed.
 
@@ -208,34 +216,58 @@ def create_splits(
             those of the training images. `Splits.source["statistics"]` says which.
         std: Standard deviation of each channel.
         resident_limit: Bytes up to which the images of all parts are held in memory; beyond, they are streamed.
-        workers: Processes that read streamed images, or augment one image at a time.
+        workers: Processes that read streamed images, or augment one image at a time; by default one less than there
+            are processor cores, but no more than 8 and at least one.
 
     Raises:
-        DataError: An unknown name or split, an unreadable or empty data set, labels outside the classes, a class
-            without images to train on, splits with different classes, or an argument out of range.
+        DataError: An unknown name or split, one that is asked for twice, an unreadable or empty data set, labels
+            outside the classes, a class without images to train on, splits with different classes, or an argument out
+            of range.
     """
     size = 32 if name == "digits" and image_size is None else image_size
     request = _Request(
         name or "folder", size, val_share, test_share, train_limit, seed, num_classes, given_statistics(mean, std)
     )
     check_at_least("resident_limit", resident_limit, 0)
+    workers = _usual_workers() if workers is None else workers
     check_at_least("workers", workers, 0)
     if name == "noise":
         raise DataError("The data set 'noise' has nothing to learn; it is for probes only.")
     folder = None if root is None else Path(root)
 
     def open_split(split: str) -> DataSet:
-        return open_data_set(name, folder, split, download, whole=True)
+        return open_data_set(name, folder, split, download, Whole(size, resident_limit))
 
     train = open_split(train_split)
     known = split_names(name, folder)
+    exact = known is not None and name.startswith("torch/")
+    for asked in (train_split, val_split, test_split) if exact else ():
+        _check_known(asked, known)
     test_split, test = _find(open_split, known, test_split, ("test", *EVAL_SPLITS), (train_split, val_split))
     val_split, val = _find(open_split, known, val_split, EVAL_SPLITS, (train_split, test_split))
     splits = {"train_split": train_split, "val_split": val_split, "test_split": test_split}
     return _make_splits(train, val, test, request, splits, _is_mirrored(name), resident_limit, workers)
 
 
+def _usual_workers() -> int:
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, min(8, cores - 1))
+
+
 # Which splits there are
+
+
+def _same_split(first: str, second: str | None) -> bool:
+    """Whether two names may mean the same images, as synonyms do in folders and for torchvision."""
+    return first == second or any({first, second} <= set(group) for group in (TRAIN_SPLITS, EVAL_SPLITS))
+
+
+def _check_known(asked: str | None, known: Sequence[str] | None) -> None:
+    if known is None or asked is None or asked in known:
+        return
+    if len(known) == 1:
+        raise DataError(f"Unknown split {asked!r}; the data set has one only, {known[0]!r}.")
+    raise DataError(f"Unknown split {asked!r}; the data set has {listed(known)}.")
 
 
 def _find(
@@ -247,11 +279,11 @@ def _find(
 ) -> tuple[str | None, DataSet | None]:
     """The split that was asked for, or the first candidate that the data set has, and it opened."""
     if asked is not None:
-        if asked in taken:
+        if any(_same_split(asked, split) for split in taken):
             raise DataError(f"The split {asked!r} is asked for twice; train, val and test must be different ones.")
-        if known == ("train",) and asked in candidates:
+        if known == ("train",):
             # A folder without sub-folders for its splits would give the same images again.
-            raise DataError(f"Unknown split {asked!r}; the data set has one only, 'train'.")
+            _check_known(asked, known)
         return asked, open_split(asked)
     if any(split in EVAL_SPLITS for split in taken):  # they are all one in some data sets
         candidates = [split for split in candidates if split not in EVAL_SPLITS]
@@ -301,8 +333,18 @@ def _make_splits(
         "std": list(statistics.std),
     }
     size = sets["train"].input_size
-    mean, std = statistics.mean, statistics.std
-    return Splits(request.name, classes, size, **sets, mean=mean, std=std, mirrored=mirrored, source=source)
+    names = train.classes if train.classes and len(train.classes) == classes else ()
+    return Splits(
+        request.name,
+        classes,
+        size,
+        **sets,
+        mean=statistics.mean,
+        std=statistics.std,
+        mirrored=mirrored,
+        source=source,
+        classes=names,
+    )
 
 
 def _count_classes(opened: list[DataSet], num_classes: int | None) -> int:
@@ -375,8 +417,7 @@ def _balanced(data: DataSet, places: np.ndarray, limit: int, seed: int, classes:
 
 def _ranks(labels: np.ndarray, seed: int) -> np.ndarray:
     """Each sample's place among those of its class in a random order."""
-    shuffled = np.random.default_rng(seed).permutation(len(labels))
-    by_class = shuffled[np.argsort(labels[shuffled], kind="stable")]
+    by_class = shuffled_by_class(labels, np.random.default_rng(seed))
     held = np.bincount(labels)
     ranks = np.empty(len(labels), dtype=np.int64)
     ranks[by_class] = np.arange(len(labels)) - np.repeat(np.cumsum(held) - held, held)
@@ -398,11 +439,10 @@ def _resident(
     data: DataSet, places: np.ndarray, image_size: int | None, shape: tuple[int, ...], workers: int
 ) -> ResidentSet:
     images = torch.empty(len(places), *shape, dtype=torch.uint8)
-    step = len(places) if data.stream else _READ_AT_ONCE
-    for start in range(0, len(places), step):
-        for i, image in enumerate(data.read(places[start : start + step]), start):
+    for start in range(0, len(places), _READ_AT_ONCE):
+        for i, image in enumerate(data.read(places[start : start + _READ_AT_ONCE]), start):
             pixels = square(image, image_size)
-            _check_shape(tuple(pixels.shape), shape, data.title)
+            check_size(pixels.shape, shape, data.title)
             images[i] = pixels
     return ResidentSet(images, torch.from_numpy(data.labels[places]), data.title, workers)
 
@@ -411,19 +451,10 @@ def _streamed(
     data: DataSet, places: np.ndarray, image_size: int | None, shape: tuple[int, ...], workers: int
 ) -> StreamedSet:
     if data.stream:
-        raise DataError(
-            f"{data.title} has no random access, so that it can only be held in memory, for which it is too large; "
-            "give a smaller image_size or a larger resident_limit."
-        )
+        raise no_random_access(data.title)
     images = StreamedSet(data, places, image_size, workers)
-    _check_shape(images.input_size[1:], shape[1:], data.title)
+    check_size(images.input_size, (3, *shape[1:]), data.title)
     return images
-
-
-def _check_shape(found: tuple[int, ...], first: tuple[int, ...], title: str) -> None:
-    if found != first:
-        sizes = " and ".join(" x ".join(map(str, shape)) for shape in (first, found))
-        raise DataError(f"Images of {title} differ in size from the first to train on: {sizes}; give image_size.")
 
 
 def _statistics_of(train: ImageSet) -> Statistics:
@@ -432,8 +463,6 @@ def _statistics_of(train: ImageSet) -> Statistics:
     chosen = torch.linspace(0, len(train) - 1, count, dtype=torch.float64).round().long()
     shown = train.batches(chosen, _READ_AT_ONCE, device=torch.device("cpu"), augment=None, seed=0)
     sums = [torch.stack([x.sum((0, 2, 3)), x.square().sum((0, 2, 3))]) for x in (b.images.double() for b in shown)]
-    mean, square = torch.stack(sums).sum(0) / (count * train.input_size[1] * train.input_size[2])
-    std = (square - mean.square()).clamp(min=0).sqrt()
-    if std.min() < 1e-6:
-        raise DataError(f"All images of {train.title} have one and the same colour in a channel; give mean and std.")
-    return Statistics("train", rounded(mean), rounded(std))
+    mean, squares = torch.stack(sums).sum(0) / (count * train.input_size[1] * train.input_size[2])
+    std = (squares - mean.square()).clamp(min=0).sqrt()
+    return measured_statistics("train", mean, std, f"images of {train.title}")

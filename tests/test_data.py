@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from contracts import random_state
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -29,11 +30,6 @@ SEEDS = st.integers(0, 10_000)
 def raw(name: str, **options: Any) -> Probe:
     """A probe whose pixels are left between 0 and 1."""
     return create_probe(name, mean=0.0, std=1.0, **options)
-
-
-def global_state() -> tuple[Any, ...]:
-    numpy_state = np.random.get_state(legacy=False)["state"]
-    return random.getstate(), numpy_state["pos"], numpy_state["key"].tolist(), torch.get_rng_state().tolist()
 
 
 def counts(probe: Probe) -> list[int]:
@@ -103,9 +99,9 @@ def test_unbalanced_draws_follow_the_data(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("options", [{"name": "digits"}, {"name": "noise", "num_classes": 5, "balanced": False}])
 def test_global_random_state_is_left_alone(options: dict[str, Any]) -> None:
-    before = global_state()
+    before = random_state()
     probe = create_probe(**options)
-    assert global_state() == before
+    assert random_state() == before
     random.seed(1)
     np.random.seed(1)
     torch.manual_seed(1)
@@ -374,7 +370,7 @@ def assert_true_to_folder(probe: Probe, num_classes: int = 3) -> None:
 def test_image_folders_by_timm_and_torchvision(tmp_path: Path) -> None:
     write_images(tmp_path / "train")
     write_images(tmp_path / "val", classes="ab")
-    before = global_state()
+    before = random_state()
     options: dict[str, Any] = {"batch_size": 6, "image_size": 6}
     probes = [
         raw("folder", root=tmp_path, **options),
@@ -387,7 +383,7 @@ def test_image_folders_by_timm_and_torchvision(tmp_path: Path) -> None:
         assert_true_to_folder(probe)
         assert counts(probe) == [2, 2, 2]
     assert len({p.fingerprint for p in probes}) == 1
-    assert global_state() == before
+    assert random_state() == before
     assert_true_to_folder(raw("folder", root=tmp_path, split="validation", **options), num_classes=2)
     assert create_probe("folder", root=tmp_path, **options).source["statistics"] == "imagenet"
     with pytest.raises(DataError, match=r"differ in size, as .*; give image_size"):

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import pickle
 import random
+import shutil
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from contracts import random_state
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -65,11 +68,6 @@ def assert_same(first: list[Images], second: list[Images]) -> None:
     for one, other in zip(first, second, strict=True):
         for tensor, expected in zip(one, other, strict=True):
             assert torch.equal(tensor, expected)
-
-
-def global_state() -> tuple[Any, ...]:
-    numpy_state = np.random.get_state(legacy=False)["state"]
-    return random.getstate(), numpy_state["pos"], numpy_state["key"].tolist(), torch.get_rng_state().tolist()
 
 
 # What is drawn, and done
@@ -196,9 +194,9 @@ def test_seed_and_batch_decide() -> None:
 def test_what_timm_draws_is_decided_alike(folder: Path, augment: Augmentation) -> None:
     images = streamed(folder)
     order = torch.randperm(40, generator=torch.Generator().manual_seed(0))[:22]
-    before = global_state()
+    before = random_state()
     whole = take(images, order, 10, augment=augment)
-    assert global_state() == before
+    assert random_state() == before
     random.seed(1)
     np.random.seed(1)
     torch.manual_seed(1)
@@ -214,9 +212,9 @@ def test_what_timm_draws_is_decided_alike(folder: Path, augment: Augmentation) -
 
 
 def test_global_random_state_is_left_alone() -> None:
-    before = global_state()
+    before = random_state()
     take(RESIDENT, batch_size=8, augment=Augmentation(erase=0.5))
-    assert global_state() == before
+    assert random_state() == before
 
 
 # Streamed sets
@@ -232,9 +230,9 @@ def test_a_streamed_set_gives_what_a_resident_one_gives(folder: Path, augment: A
 @pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")  # Python 3.12's, of fork
 def test_worker_processes_change_nothing_but_the_time(folder: Path) -> None:
     augment = Augmentation("random_resized_crop", color_jitter=0.4)
-    before = global_state()
+    before = random_state()
     by_workers = take(streamed(folder, workers=2), None, 9, augment=augment)
-    assert global_state() == before
+    assert random_state() == before
     alone = streamed(folder)
     assert_same(by_workers, take(alone, None, 9, augment=augment))
     small = held(alone)
@@ -283,7 +281,7 @@ def test_a_cut_off_image_is_named(tmp_path: Path) -> None:
 
 
 def test_images_of_different_sizes_are_refused(folder: Path) -> None:
-    with pytest.raises(DataError, match=r"differ in size, as \(10, 12\) and \(12, 12\); give image_size"):
+    with pytest.raises(DataError, match=r"differ in size, as 3 x 10 x 12 and 3 x 12 x 12 .*; give image_size"):
         take(streamed(folder, image_size=None), None, 5)
 
 
@@ -304,6 +302,44 @@ def test_fingerprints_tell_sets_apart(folder: Path) -> None:
     assert whole.fingerprint() == streamed(folder).fingerprint()
     others = (StreamedSet(data, np.arange(39), 8), StreamedSet(data, np.arange(40)[::-1], 8), streamed(folder, 0, 9))
     assert len({images.fingerprint() for images in (whole, *others)}) == 4
+
+
+@pytest.mark.parametrize("name", ["folder", "torch/folder"])
+def test_fingerprints_of_streamed_sets_are_of_the_names_of_files(name: str, folder: Path, tmp_path: Path) -> None:
+    def fingerprint(root: Path) -> str:
+        return StreamedSet(open_data_set(name, root, "train", download=False), np.arange(40), 8).fingerprint()
+
+    moved = shutil.copytree(folder, tmp_path / "moved")
+    assert fingerprint(moved) == fingerprint(folder)
+    (moved / "0" / "00.png").rename(moved / "0" / "000.png")
+    assert fingerprint(moved) != fingerprint(folder)
+
+
+def test_a_long_order_takes_no_memory_for_each_image(folder: Path) -> None:
+    images, order = streamed(folder), torch.arange(40).repeat(5000)
+    tracemalloc.start()
+    try:
+        next(images.batches(order, 50, device=CPU, augment=None, seed=0))
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 20 * len(order)  # an integer object takes 28 bytes and more, and a place in a list 8
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("workers", [0, 2])
+def test_batches_on_a_gpu_are_those_on_the_cpu(folder: Path, workers: int) -> None:
+    augment = Augmentation(padding=2, erase=0.5)
+    for images in (RESIDENT, streamed(folder, workers)):
+        for _ in range(2):
+            found = take(images, None, 16, augment=augment, device=torch.device("cuda"))
+            assert {tensor.device.type for batch in found for tensor in batch} == {"cuda"}
+            moved = [Images(*(tensor.cpu() for tensor in batch)) for batch in found]
+            for one, other in zip(moved, take(images, None, 16, augment=augment), strict=True):
+                # A division may be rounded otherwise there, in the last bit.
+                torch.testing.assert_close(one.images, other.images, rtol=1e-6, atol=0)
+                assert torch.equal(one.labels, other.labels)
+                assert torch.equal(one.indices, other.indices)
 
 
 # Bad requests
