@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from diswot_search.data import Probe
-from diswot_search.distillation.base import Batch, Distiller, DistillerError, Features, Setting, Shapes
+from diswot_search.distillation.base import READABLE, Batch, Distiller, DistillerError, Features, Setting, Shapes
 from diswot_search.evaluation import Record
 from diswot_search.evolution import Algorithm
 from diswot_search.proxies import Proxy, ProxyFunction, get_proxy
@@ -503,6 +503,19 @@ def tensors_of(features: Features) -> dict[str, list[Tensor]]:
     return {name: [tensor for tensor in tensors if tensor is not None] for name, tensors in found.items()}
 
 
+def watched(features: Features, taken: set[str]) -> Features:
+    """The same features, which note what is taken of them; the weight goes with the pooled features."""
+    names = {name: name for name in READABLE} | {"weight": "pooled"}
+
+    class Watched(Features):
+        def __getattribute__(self, name: str) -> Any:
+            if name in names:
+                taken.add(names[name])
+            return super().__getattribute__(name)
+
+    return Watched(**vars(features))
+
+
 class DistillerContract:
     """What every distiller promises.
 
@@ -563,20 +576,20 @@ class DistillerContract:
     # -- the loss -------------------------------------------------------------------------------
 
     def test_loss_is_a_finite_number_in_single_precision(self, setting: Setting) -> None:
-        for size, mixed in ((2, False), (8, False), (8, True)):
+        for size, mixed in ((1, False), (2, False), (8, False), (8, True)):
             loss = self.loss(self.create(setting), self.batch(size, mixed=mixed))
             assert loss.shape == ()
             assert loss.dtype == torch.float32
             assert loss.isfinite()
             assert loss.requires_grad
 
-    def test_same_state_and_seed_same_loss(self, setting: Setting) -> None:
-        first = self.create(setting)
+    def test_same_state_and_seed_same_loss(self) -> None:
+        first = self.create(self.setting_of("wider"))
         second = copy.deepcopy(first)
         assert torch.equal(self.loss(first, self.batch(8)), self.loss(second, self.batch(8)))
 
-    def test_features_tell_losses_apart(self, setting: Setting) -> None:
-        distiller = self.create(setting).eval()
+    def test_features_tell_losses_apart(self) -> None:
+        distiller = self.create(self.setting_of("wider")).eval()
         losses = {float(self.loss(distiller, self.batch(8), seed).detach()) for seed in (1, 2, 3)}
         assert len(losses) == 3
 
@@ -604,6 +617,17 @@ class DistillerContract:
         made = [self.create(self.setting_of(pair)) for pair in self.pairs]
         assert set.union(*map(self.reached, made)) == set(made[0].reads)
 
+    def test_says_all_that_it_reads(self) -> None:
+        distiller = self.create(self.setting_of("wider"))
+        taken: set[str] = set()
+        student, teacher = (
+            watched(features_of(shapes, READABLE, 8, seed=1), taken)
+            for shapes in (distiller.setting.student, distiller.setting.teacher)
+        )
+        distiller(student, teacher, self.batch(8))
+        unsaid = sorted(taken.difference(distiller.reads))
+        assert not unsaid, f"{type(distiller).__name__} reads {', '.join(unsaid)} without saying so in `reads`"
+
     def test_learning_lowers_the_loss(self) -> None:
         distiller = self.create(self.setting_of("wider")).eval()
         student = features_of(distiller.setting.student, distiller.reads, 8, seed=1, learns=True)
@@ -620,20 +644,19 @@ class DistillerContract:
         assert losses[-1] < losses[0]
 
     def reached(self, distiller: Distiller) -> set[str]:
-        """What of the student's features the gradient reaches; the teacher is left alone."""
+        """What of the student's features the gradient reaches; the teacher's are left as they are."""
         student = features_of(distiller.setting.student, distiller.reads, 8, seed=1, learns=True)
         teacher = features_of(distiller.setting.teacher, distiller.reads, 8, seed=2)
         before = copy.deepcopy(teacher)
         distiller(student, teacher, self.batch(8)).backward()
         for name, tensors in tensors_of(teacher).items():
-            for tensor, old in zip(tensors, tensors_of(before)[name], strict=True):
-                assert tensor.grad is None
-                assert torch.equal(tensor, old)
+            assert all(torch.equal(*pair) for pair in zip(tensors, tensors_of(before)[name], strict=True))
         found = {name: [t.grad for t in tensors if t.grad is not None] for name, tensors in tensors_of(student).items()}
         assert all(gradient.isfinite().all() for gradients in found.values() for gradient in gradients)
         return {name for name, gradients in found.items() if any(gradient.any() for gradient in gradients)}
 
-    def test_stored_state_goes_on_as_the_original(self, setting: Setting) -> None:
+    def test_stored_state_goes_on_as_the_original(self) -> None:
+        setting = self.setting_of("wider")
         first, second = self.create(setting), self.create(setting)
         optimizer = torch.optim.SGD([*first.parameters(), nn.Parameter(torch.zeros(1))], lr=1e-3)
         self.loss(first, self.batch(8)).backward()
@@ -645,13 +668,14 @@ class DistillerContract:
                 self.loss(first.train(mode), later, seed=5), self.loss(second.train(mode), later, seed=5)
             )
 
-    def test_evaluation_mode_changes_no_state(self, setting: Setting) -> None:
-        distiller = self.create(setting).eval()
+    def test_evaluation_mode_changes_no_state(self) -> None:
+        distiller = self.create(self.setting_of("wider")).eval()
         before = copy.deepcopy(distiller.state_dict())
         self.loss(distiller, self.batch(8))
         assert all(torch.equal(tensor, before[name]) for name, tensor in distiller.state_dict().items())
 
-    def test_draws_from_torchs_generator_alone(self, setting: Setting) -> None:
+    def test_draws_from_torchs_generator_alone(self) -> None:
+        setting = self.setting_of("wider")
         state = random_state()
         torch.manual_seed(1)
         first = self.create(setting)
@@ -669,7 +693,9 @@ class DistillerContract:
     # -- what it is made for --------------------------------------------------------------------
 
     def test_says_what_it_is_and_its_customary_numbers(self) -> None:
-        distiller = type(self.create(self.setting_of("wider")))
+        made = self.create(self.setting_of("wider"))
+        assert set(made.own_buffers) <= {name for name, _ in made.named_buffers()}
+        distiller = type(made)
         assert (distiller.__doc__ or "").strip().splitlines()[0]
         assert all(math.isfinite(value) and value >= 0 for value in (distiller.weight, distiller.ce_weight))
         assert 0 <= distiller.warmup < 1

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .base import DistillerError, Setting
+
+T = TypeVar("T")
 
 # -- options ------------------------------------------------------------------------------------
 
@@ -103,26 +105,30 @@ def match_grids(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
     return matched[0], matched[1]
 
 
-def match_positions(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
+def match_in_rows(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
     """The same, with the positions of the grid in a row: (B, C, P) and (B, C', P)."""
     first, second = match_grids(first, second)
     return first.flatten(2), second.flatten(2)
 
 
-def required(features: Tensor | None) -> Tensor:
-    """Features that a distiller reads, which must be there.
+def required(what: T | None) -> T:
+    """Features, or a width of them, that a distiller reads, which must be there.
 
     Raises:
         DistillerError: They were not read.
     """
-    if features is None:
+    if what is None:
         raise DistillerError("The features lack what the distiller reads.")
-    return features
+    return what
 
 
 def pooled_widths(setting: Setting) -> tuple[int, int]:
-    """Width of the pooled features of student and teacher, for a distiller that reads them."""
-    return setting.student.pooled or 0, setting.teacher.pooled or 0
+    """Width of the pooled features of student and teacher, for a distiller that reads them.
+
+    Raises:
+        DistillerError: One of them has none.
+    """
+    return required(setting.student.pooled), required(setting.teacher.pooled)
 
 
 # -- connectors ---------------------------------------------------------------------------------
@@ -132,7 +138,18 @@ def conv_connector(channels: int, out_channels: int, kernel_size: int = 1) -> nn
     """A convolution that keeps the grid, and batch normalisation."""
     # Normalisation takes away any bias before it.
     conv = nn.Conv2d(channels, out_channels, kernel_size, padding=kernel_size // 2, bias=False)
-    return nn.Sequential(conv, nn.BatchNorm2d(out_channels))
+    return nn.Sequential(conv, BatchNormOfMany(out_channels))
+
+
+class BatchNormOfMany(nn.BatchNorm2d):
+    """Batch normalisation; where a channel has one value, which has no deviation, by the running statistics."""
+
+    def forward(self, maps: Tensor) -> Tensor:
+        """(B, C, H, W) to the same shape."""
+        if maps.numel() > self.num_features:
+            return super().forward(maps)
+        mean, var = required(self.running_mean), required(self.running_var)
+        return F.batch_norm(maps, mean, var, self.weight, self.bias, eps=self.eps)
 
 
 class UnitProjection(nn.Linear):
@@ -159,6 +176,8 @@ class AttentionFusion(nn.Module):
         super().__init__()
         self.reduce = conv_connector(channels, width)
         self.expand = conv_connector(width, out_channels, kernel_size=3)
+        for connector in (self.reduce, self.expand):
+            nn.init.kaiming_uniform_(connector.get_parameter("0.weight"), a=1)
         self.attend = None if last else nn.Sequential(nn.Conv2d(2 * width, 2, 1), nn.Sigmoid())
 
     def forward(self, stage: Tensor, later: Tensor | None) -> tuple[Tensor, Tensor]:

@@ -19,7 +19,8 @@ class CRD(Distiller):
     unit vector for each training sample and network. They are indexed by `Batch.indices`, of mixed images too, and the
     class of a sample is that in `Setting.labels`. In evaluation mode they are left as they are.
 
-    Under several processes all of them enter all embeddings of the step, so that their memories stay equal.
+    Under several processes all of them enter all embeddings of the step, so that their memories, which start alike,
+    stay equal.
 
     Args:
         setting: What it is made for.
@@ -34,6 +35,7 @@ class CRD(Distiller):
 
     reads = ("pooled",)
     weight = 0.8
+    own_buffers = ("student_memory", "teacher_memory", "draw.order", "draw.first", "draw.count", "draw.groups")
 
     student_memory: Tensor
     teacher_memory: Tensor

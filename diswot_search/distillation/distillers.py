@@ -1,7 +1,13 @@
 """The distillers: what a student learns from a teacher, each a loss with the connectors that it needs.
 
 Weights are the customary ones of the papers and their code on CIFAR-100. Stages of student and teacher are paired
-from the last; where their grids differ, the maps are averaged to the smaller height and width. To add one's own:
+from the last; where their grids differ, the maps are averaged to the smaller height and width.
+
+Those that relate samples to each other, `sp`, `rkd`, `pkt`, `cc`, `dist` and `diswot` with its terms, see the samples
+of one part of a batch: with `accumulate`, or with several processes, a part has fewer of them, and the loss is another
+one. The same goes for batch normalisation in connectors, as in the student itself.
+
+To add one's own:
 
     class LastStage(Distiller):
         "Squared difference of the last stages."
@@ -37,7 +43,7 @@ from .connectors import (
     check_stages,
     conv_connector,
     match_grids,
-    match_positions,
+    match_in_rows,
     patterned_stages,
     pooled_widths,
     required,
@@ -93,7 +99,8 @@ class DKD(Distiller):
     Args:
         setting: What it is made for.
         alpha: Weight of the label's share.
-        beta: Weight of the other classes' shares among themselves; 1 to 8 is customary.
+        beta: Weight of the other classes' shares among themselves; 1 to 8 is customary, 2 for ResNet-20 under
+            ResNet-56.
         temperature: By which logits are divided.
     """
 
@@ -112,6 +119,8 @@ class DKD(Distiller):
 
 class DIST(Distiller):
     """Correlation with the teacher's predictions, within samples and within classes; Huang et al., NeurIPS 2022.
+
+    Within classes it relates the samples of a part of a batch, see the module.
 
     Args:
         setting: What it is made for.
@@ -137,6 +146,9 @@ class DIST(Distiller):
 
 class FitNet(Distiller):
     """A hint: the teacher's features at one stage, through a connector; Romero et al., ICLR 2015.
+
+    The connector is a convolution with batch normalisation and no ReLU, since features of many networks are negative,
+    too.
 
     Args:
         setting: What it is made for.
@@ -175,7 +187,7 @@ class AT(Distiller):
         self.stages = patterned_stages(setting, check_stages(setting, stages))
 
     def forward(self, student: Features, teacher: Features, batch: Batch) -> Tensor:
-        pairs = [match_positions(student.stages[stage], teacher.stages[stage]) for stage in self.stages]
+        pairs = [match_in_rows(student.stages[stage], teacher.stages[stage]) for stage in self.stages]
         return torch.stack([fn.at_loss(*pair) for pair in pairs]).sum()
 
 
@@ -229,18 +241,30 @@ class OFD(Distiller):
         self.stages = check_stages(setting, stages)
         self.connectors = nn.ModuleList(_to_teacher(setting, stage) for stage in self.stages)
         norms = setting.norms or (None,) * len(setting.teacher.stages)
-        for stage in self.stages:
-            margin = None if (norm := norms[stage]) is None else losses.ofd_margin(*norm)
-            self.register_buffer(f"margin{stage}", margin, persistent=False)
+        self.margins = nn.ModuleList(_Margin(norms[stage]) for stage in self.stages)
 
     def forward(self, student: Features, teacher: Features, batch: Batch) -> Tensor:
         terms = []
-        for stage, connector in zip(self.stages, self.connectors, strict=True):
+        for stage, connector, margin in zip(self.stages, self.connectors, self.margins, strict=True):
             pair = match_grids(connector(student.preactivations[stage]), teacher.preactivations[stage])
-            margin = getattr(self, f"margin{stage}")
-            margin = _mean_negative(pair[1]) if margin is None else margin
-            terms.append(losses.ofd_loss(*pair, margin) * 2.0 ** (stage + 1))
+            terms.append(losses.ofd_loss(*pair, margin(pair[1])) * 2.0 ** (stage + 1))
         return torch.stack(terms).sum()
+
+
+class _Margin(nn.Module):
+    """What the teacher's activation cuts off at a stage is raised to this, (C,): see `OFD`."""
+
+    value: Tensor | None
+
+    def __init__(self, norm: Tensor | None) -> None:
+        super().__init__()
+        self.register_buffer("value", None if norm is None else losses.ofd_margin(*norm), persistent=False)
+
+    def forward(self, maps: Tensor) -> Tensor:
+        if self.value is not None:
+            return self.value
+        negative = maps < 0
+        return (maps * negative).sum((0, 2, 3)) / negative.sum((0, 2, 3)).clamp_min(1)
 
 
 class ReviewKD(Distiller):
@@ -251,18 +275,20 @@ class ReviewKD(Distiller):
     Args:
         setting: What it is made for.
         stages: Counted from the last, such as [-2, -1]; None is all that both networks have.
-        width: Channels that are passed on from a stage to the one before.
+        width: Channels that are passed on from a stage to the one before; None is those of the student's widest stage
+            or pooled features, but no more than 512.
     """
 
     reads = ("pooled", "preactivations")
     warmup = 20 / 240
 
-    def __init__(self, setting: Setting, stages: Sequence[int] | None = None, width: int = 64) -> None:
+    def __init__(self, setting: Setting, stages: Sequence[int] | None = None, width: int | None = None) -> None:
         super().__init__(setting)
         self.stages = check_stages(setting, stages)[::-1]
-        check_count("width", width)
         channels = [pooled_widths(setting)]
         channels += [(setting.student.stages[stage][0], setting.teacher.stages[stage][0]) for stage in self.stages]
+        widest = max(own for own, _ in channels)
+        width = min(512, widest) if width is None else check_count("width", width)
         self.fusions = nn.ModuleList(
             AttentionFusion(own, width, wanted, last=not place) for place, (own, wanted) in enumerate(channels)
         )
@@ -296,33 +322,29 @@ class ICKD(Distiller):
         self.connector = _to_teacher(setting, self.stage)
 
     def forward(self, student: Features, teacher: Features, batch: Batch) -> Tensor:
-        return fn.ickd_loss(*match_positions(self.connector(student.stages[self.stage]), teacher.stages[self.stage]))
+        return fn.ickd_loss(*match_in_rows(self.connector(student.stages[self.stage]), teacher.stages[self.stage]))
 
 
 class NST(Distiller):
-    """The distribution of the channels' maps at a stage; Huang and Wang, 2017.
+    """The distribution of the channels' maps at several stages; Huang and Wang, 2017.
+
+    Stages that are one position wide are left out: their maps are all the same up to sign.
 
     Args:
         setting: What it is made for.
-        stage: Counted from the last, -1; None is the last one with more than one position, which it must have.
+        stages: Counted from the last, such as [-2, -1]; None is all that both networks have.
     """
 
     reads = ("stages",)
     weight = 50.0
 
-    def __init__(self, setting: Setting, stage: int | None = None) -> None:
+    def __init__(self, setting: Setting, stages: Sequence[int] | None = None) -> None:
         super().__init__(setting)
-        stages = check_stages(setting, None) if stage is None else (check_stage(setting, stage),)
-        self.stage = patterned_stages(setting, stages)[-1]
+        self.stages = patterned_stages(setting, check_stages(setting, stages))
 
     def forward(self, student: Features, teacher: Features, batch: Batch) -> Tensor:
-        return fn.nst_loss(*match_positions(student.stages[self.stage], teacher.stages[self.stage]))
-
-
-def _mean_negative(maps: Tensor) -> Tensor:
-    """Mean of what is negative in each channel of maps (B, C, H, W), (C,); zero where nothing is."""
-    negative = maps < 0
-    return (maps * negative).sum((0, 2, 3)) / negative.sum((0, 2, 3)).clamp_min(1)
+        pairs = [match_in_rows(student.stages[stage], teacher.stages[stage]) for stage in self.stages]
+        return torch.stack([fn.nst_loss(*pair) for pair in pairs]).sum()
 
 
 def _to_teacher(setting: Setting, stage: int) -> nn.Module:
@@ -338,6 +360,8 @@ def _mean_of_teacher(setting: Setting, stage: int) -> nn.Module:
 
 
 # -- relations between samples ------------------------------------------------------------------
+#
+# Those of a part of a batch; see the docstring of the module.
 
 
 class SP(Distiller):

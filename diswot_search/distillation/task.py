@@ -135,6 +135,10 @@ class DistillationTask(nn.Module):
     def _readers(self) -> tuple[FeatureReader, ...]:
         return (self._reader, *(teacher.reader for teacher in self._teacher))
 
+    def own_buffers(self) -> list[str]:
+        """Names of the buffers that the distillers keep equal in all processes themselves."""
+        return [f"combination.{name}" for name in self.combination.own_buffers()] if self.combination else []
+
     def no_weight_decay(self) -> set[str]:
         """Parameters that the student's authors let nothing decay, which timm's optimisers ask for."""
         ask = getattr(self.student, "no_weight_decay", None)

@@ -17,6 +17,7 @@ from accelerate.utils import broadcast
 from timm.data import Mixup
 from timm.utils import ModelEmaV3
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from ..image_sets import Images, ImageSet
 from ..interruption import Interruption
@@ -159,6 +160,8 @@ class Trainer:
         optimizer = recipe.create_optimizer(task)
         self.schedule = recipe.create_schedule(optimizer, self.steps)
         self._task = task
+        # Else the main process sends them to the others at each step, as large as they may be.
+        DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(task, task.own_buffers())
         self._run_task, self._optimizer = accelerator.prepare(task, optimizer)
         self._parameters = list(task.parameters())
         self._mixup = self._create_mixup()
