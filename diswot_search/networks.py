@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
 import timm
+import torch
 from torch import nn
 
 from search_spaces import Architecture, ArchitectureError, SearchSpace, create_space
-from search_spaces.registry import UnknownNameError, near_names
+from search_spaces.registry import UnknownNameError, near_names, unknown_name_message
 
 from .run_folder import STORES, as_json
-from .student_files import ModelCard, find_student, load_student, read_card
+from .student_files import WEIGHTS, ModelCard, find_student, load_student, read_card
 from .study import Candidate, Study
-from .teacher import Teacher, create_teacher
+from .teacher import Teacher, create_teacher, file_sha256
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,7 +89,8 @@ def as_network(
         ArchitectureError: An architecture is given that is none of the space.
         FileNotFoundError: There is no such file or folder.
         StudyError: A run folder cannot be read, or its study has no winner.
-        ValueError: The arguments contradict each other, or a trained network tells other classes apart.
+        ValueError: The arguments contradict each other, or a trained network tells other classes apart or does not take
+            images of the data's size.
     """
     data = _Data(role, num_classes, in_chans, image_size)
     weights = {"checkpoint": checkpoint, "pretrained": pretrained, **options}
@@ -142,18 +143,29 @@ class _Data:
 
 def _as_given(source: Teacher | nn.Module, data: _Data) -> Network:
     if isinstance(source, Network):
-        data.check(source.name, source.num_classes)
+        data.check(source.name, source.num_classes, _channels_of(source))
         return source
     if isinstance(source, nn.Module):
         found = getattr(source, "num_classes", None)
         data.check(type(source).__name__, found if isinstance(found, int) else None)
         return _network(create_teacher(source), data)
     if isinstance(source, Teacher):
+        settings = source.settings | source.settings.get("space", {})
+        data.check(source.name, settings.get("num_classes"), settings.get("in_chans"))
         return _network(source, data)
     raise TypeError(f"A {data.role} cannot be made of {type(source).__name__}.")
 
 
+def _channels_of(network: Network) -> int | None:
+    """Channels of its images, as far as it says how it is built."""
+    if network.timm is not None:
+        return int(network.timm[1].get("in_chans", 3))
+    return None if network.space is None else int(network.space["config"]["input_size"][0])
+
+
 def _from_text(text: str, data: _Data, space: SearchSpace | None, weights: dict[str, Any]) -> Network:
+    if not text:
+        raise ValueError(f"The {data.role} is an empty text; give a name, or '.' for the folder at hand.")
     if timm.is_model(text):
         return _from_timm(text, data, **weights)
     malformed = None
@@ -184,7 +196,7 @@ def _from_timm(
     pretrained: bool = False,
     **options: Any,
 ) -> Network:
-    known = timm.get_pretrained_cfg(name)
+    known = _pretrained_config(name, data.role)
     if data.in_chans != 3:
         options.setdefault("in_chans", data.in_chans)
     if data.image_size is not None and known is not None and known.fixed_input_size:
@@ -204,6 +216,16 @@ def _from_timm(
     teacher = create_teacher(name, num_classes=classes, checkpoint=file, pretrained=pretrained, **options)
     arguments = (name.partition(".")[0], {"num_classes": classes, **options})
     return _network(teacher, data, timm=arguments, **normalisation)
+
+
+def _pretrained_config(name: str, role: str) -> Any:
+    """What timm knows of the weights of a model; None where it knows of none."""
+    try:
+        return timm.get_pretrained_cfg(name)
+    except RuntimeError as error:  # there are no weights of this tag
+        architecture = name.partition(".")[0]
+        known = [architecture, *timm.list_pretrained(f"{architecture}.*")]
+        raise UnknownNameError(unknown_name_message(role, name, known)) from error
 
 
 def _from_space(
@@ -239,17 +261,37 @@ def _from_path(path: Path, data: _Data, weights: dict[str, Any]) -> Network:
         raise FileNotFoundError(f"The {data.role} {path} holds no network. {what or error}") from error
     card = read_card(file)
     data.check(str(path), card.num_classes, card.input_size[0])
-    settings = {"student": card.name, "checkpoint_sha256": _sha256(file)}
+    _check_size(file, card, path, data)
+    settings = {"student": card.name, "checkpoint_sha256": file_sha256(file)}
     teacher = Teacher(card.name, lambda: load_student(file), trained=True, settings=settings)
     return _network(teacher, data, timm=card.timm, space=card.space, mean=card.mean, std=card.std)
+
+
+def _check_size(file: Path, card: ModelCard, path: Path, data: _Data) -> None:
+    """Refuse a trained network that does not take images of the data's size, as a vision transformer may not."""
+    if data.image_size in (None, card.input_size[1:]):
+        return
+    assert data.image_size is not None
+    model = load_student(file)
+    try:
+        with torch.no_grad():
+            model(torch.zeros(1, card.input_size[0], *data.image_size))
+    except (AssertionError, RuntimeError, ValueError) as error:
+        sizes = [" x ".join(map(str, size)) for size in (card.input_size[1:], data.image_size)]
+        raise ValueError(
+            f"The {data.role} {path} was trained on images of {sizes[0]} and does not take those of the data, "
+            f"{sizes[1]}: {error}"
+        ) from error
 
 
 def _read_checkpoint(checkpoint: str | os.PathLike[str], data: _Data) -> tuple[Path, dict[str, Any]]:
     """The file of the weights, and what images they were trained with where a card says it."""
     file = find_student(checkpoint)
+    if file.name != WEIGHTS:  # a configuration beside it may be of other weights
+        return file, {}
     try:
         card = read_card(file)
-    except (FileNotFoundError, ValueError):
+    except FileNotFoundError:
         return file, {}
     data.check(f"checkpoint {checkpoint}", card.num_classes, card.input_size[0])
     return file, {"mean": card.mean, "std": card.std}
@@ -258,7 +300,3 @@ def _read_checkpoint(checkpoint: str | os.PathLike[str], data: _Data) -> tuple[P
 def _network(teacher: Teacher, data: _Data, **more: Any) -> Network:
     values = {item.name: getattr(teacher, item.name) for item in fields(Teacher)}
     return Network(**values, num_classes=data.num_classes, **more)
-
-
-def _sha256(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import math
 import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
-import safetensors.torch
 import timm
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
 from torch import nn
 
 from search_spaces.registry import UnknownNameError, unknown_name_message
@@ -26,6 +29,7 @@ FOLDER = "student"
 """The folder of the student in the run folder of its training, which has a config.json of its own."""
 
 _CARD = "diswot"
+_CARD_HASH = "card_sha256"
 
 
 @dataclass(frozen=True)
@@ -69,6 +73,10 @@ class ModelCard:
                 f"{self.name}: input_size is {tuple(self.input_size)}, with {channels} means and {len(self.std)} "
                 "standard deviations; it must be (channels, height, width) with one of each per channel."
             )
+        if not all(map(math.isfinite, self.mean)) or not all(0 < std < math.inf for std in self.std):
+            raise ValueError(
+                f"{self.name}: mean is {self.mean} and std is {self.std}; they must be finite, std above 0."
+            )
         if self.labels and len(self.labels) != self.num_classes:
             raise ValueError(f"{self.name}: there are {len(self.labels)} labels for {self.num_classes} classes.")
 
@@ -98,6 +106,8 @@ class ModelCard:
 def save_student(model: nn.Module, card: ModelCard, folder: str | os.PathLike[str]) -> Path:
     """Write `student.safetensors` and `config.json`, each whole or not at all.
 
+    The weights hold the hash of their card, so that those of one student are not taken for another's.
+
     `load_student` reads them, and where the card has a timm name, timm (from 1.0.16 on) does, too:
     `timm.create_model("local-dir:FOLDER", pretrained=True)`, after `import search_spaces` for the networks of this
     package. In any version `timm.create_model(name, checkpoint_path=".../student.safetensors", **arguments)` does.
@@ -115,16 +125,21 @@ def save_student(model: nn.Module, card: ModelCard, folder: str | os.PathLike[st
         OSError: The folder cannot be written.
     """
     try:
-        config = json.dumps(_timm_config(model, card), indent=2, allow_nan=False) + "\n"
+        config = _timm_config(model, card)
+        text = json.dumps(config, indent=2, allow_nan=False) + "\n"
     except (TypeError, ValueError) as error:
         raise ValueError(f"The card of {card.name} cannot be written as JSON: {error}.") from error
     # Copies, for a file of tensors has no names for shared memory, and no memory formats.
     state = {key: value.detach().cpu().contiguous().clone() for key, value in model.state_dict().items()}
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    write_atomically(folder / WEIGHTS, safetensors.torch.save(state, {"format": "pt"}))
-    write_atomically(folder / CONFIG, config)
+    write_atomically(folder / WEIGHTS, save(state, {"format": "pt", _CARD_HASH: _hash(config[_CARD])}))
+    write_atomically(folder / CONFIG, text)
     return folder / WEIGHTS
+
+
+def _hash(card: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(card, sort_keys=True).encode()).hexdigest()
 
 
 def _timm_config(model: nn.Module, card: ModelCard) -> dict[str, Any]:
@@ -191,9 +206,10 @@ def read_card(path: str | os.PathLike[str]) -> ModelCard:
 
     Raises:
         FileNotFoundError: There is no student, or its weights have no config.json beside them.
-        ValueError: The config.json is damaged, or not one that `save_student` wrote.
+        ValueError: The config.json is damaged, not one that `save_student` wrote, or not of these weights.
     """
-    file = find_student(path).with_name(CONFIG)
+    weights = find_student(path)
+    file = weights.with_name(CONFIG)
     if not file.is_file():
         raise FileNotFoundError(f"There is no {file}; weights alone do not say what they are.")
     try:
@@ -202,14 +218,28 @@ def read_card(path: str | os.PathLike[str]) -> ModelCard:
         raise ValueError(f"{file} is damaged: {error}.") from error
     if not isinstance(stored, Mapping) or not isinstance(card := stored.get(_CARD), Mapping):
         raise ValueError(f"{file} is not the configuration of a student that was saved here.")
+    if _card_hash_in(weights) not in (None, _hash(card)):
+        raise ValueError(
+            f"{file} is not of the weights in {weights}: one of them was replaced, or the writing of both was "
+            "interrupted. Save the student again."
+        )
     known = ModelCard.__dataclass_fields__
     values: dict[str, Any] = {
         key: tuple(value) if isinstance(value, list) else value for key, value in card.items() if key in known
     }
     try:
         return ModelCard(**values)
-    except TypeError as error:
+    except (TypeError, ValueError) as error:
         raise ValueError(f"{file} is damaged: {error}.") from error
+
+
+def _card_hash_in(weights: Path) -> str | None:
+    """The hash of the card that weights were saved with; None where they do not say it."""
+    try:
+        with safe_open(weights, "pt") as file:
+            return (file.metadata() or {}).get(_CARD_HASH)
+    except (OSError, SafetensorError):  # no safetensors, or damaged, of which loading says more
+        return None
 
 
 def load_student(path: str | os.PathLike[str], *, model: nn.Module | None = None) -> nn.Module:

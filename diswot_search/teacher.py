@@ -117,7 +117,7 @@ def create_teacher(
     path = Path(checkpoint)
     if not path.is_file():
         raise FileNotFoundError(f"There is no checkpoint {path}.")
-    settings["checkpoint_sha256"] = hashlib.sha256(path.read_bytes()).hexdigest()
+    settings["checkpoint_sha256"] = file_sha256(path)
 
     def make_trained() -> nn.Module:
         model = make()
@@ -125,6 +125,11 @@ def create_teacher(
         return model
 
     return Teacher(name, make_trained, trained=True, settings=settings)
+
+
+def file_sha256(path: Path) -> str:
+    """SHA-256 in hex of a file."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def _module_teacher(

@@ -18,7 +18,7 @@ import timm
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from timm.data import resolve_data_config
 from timm.layers import SqueezeExcite
 from timm.models._efficientnet_blocks import InvertedResidual
@@ -206,6 +206,28 @@ def test_weights_of_another_architecture_are_named(tmp_path: Path) -> None:
         load_student(tmp_path, model=student("resnet", num_classes=9)[0])
 
 
+def damage(file: Path) -> None:
+    """A card that contradicts itself, of weights that do not say which one is theirs."""
+    weights = file.with_name("student.safetensors")
+    save_file(load_file(weights), weights)
+    config = json.loads(file.read_text())
+    file.write_text(json.dumps(config | {"diswot": config["diswot"] | {"std": [0.0] * 3}}))
+
+
+def test_weights_and_a_card_of_two_students_are_not_taken_for_one(tmp_path: Path) -> None:
+    network, card = student("resnet")
+    save_student(network, card, tmp_path)
+    old = (tmp_path / "config.json").read_text()
+    save_student(network, replace(card, mean=(0.1, 0.1, 0.1)), tmp_path)
+    assert read_card(tmp_path).mean == (0.1, 0.1, 0.1)
+    (tmp_path / "config.json").write_text(old)  # as a process that is killed between the two files leaves it
+    with pytest.raises(ValueError, match=r"config\.json is not of the weights in .*Save the student again"):
+        load_student(tmp_path)
+    (tmp_path / "student.safetensors").write_bytes(b"")
+    save_file(network.state_dict(), tmp_path / "student.safetensors")  # which do not say whose they are
+    assert read_card(tmp_path) == card
+
+
 @pytest.mark.parametrize(
     ("break_it", "error", "message"),
     [
@@ -213,7 +235,8 @@ def test_weights_of_another_architecture_are_named(tmp_path: Path) -> None:
         (lambda folder: (folder / "config.json").unlink(), FileNotFoundError, "weights alone do not say"),
         (lambda folder: (folder / "config.json").write_text("{"), ValueError, "is damaged"),
         (lambda folder: (folder / "config.json").write_text("{}"), ValueError, "not the configuration of a student"),
-        (lambda folder: (folder / "config.json").write_text('{"diswot": {}}'), ValueError, "is damaged"),
+        (lambda folder: (folder / "config.json").write_text('{"diswot": {}}'), ValueError, "is not of the weights"),
+        (lambda folder: damage(folder / "config.json"), ValueError, r"config\.json is damaged: resnet: .* std is"),
         (lambda folder: (folder / "student.safetensors").write_bytes(b"x"), ValueError, "cannot be read"),
     ],
 )
@@ -240,7 +263,16 @@ def test_a_name_that_timm_no_longer_has_is_answered_with_near_ones(tmp_path: Pat
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"mean": (0.5,)}, {"std": (0.5,) * 4}, {"input_size": (32, 32)}, {"labels": ("a", "b")}]
+    "wrong",
+    [
+        {"std": (0.2, 0.0, 0.2)},
+        {"std": (0.2, float("inf"), 0.2)},
+        {"mean": (float("nan"),) * 3},
+        {"mean": (0.5,)},
+        {"std": (0.5,) * 4},
+        {"input_size": (32, 32)},
+        {"labels": ("a", "b")},
+    ],
 )
 def test_a_card_that_contradicts_itself_is_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=r"x: "):

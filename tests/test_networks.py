@@ -184,6 +184,44 @@ def test_a_trained_network_of_other_classes_or_channels_is_refused(tmp_path: Pat
         as_network("resnet18", num_classes=9, role="teacher", pretrained=True)
 
 
+def test_a_teacher_or_network_as_given_is_held_to_the_data(space: SearchSpace) -> None:
+    teacher = ds.create_teacher("cifar_resnet20", num_classes=100)
+    with pytest.raises(ValueError, match=r"cifar_resnet20 is for 100 classes, but the data has 10 classes"):
+        as_network(teacher, num_classes=10)
+    of_space = ds.create_teacher(space.parse(CELL), space=space)
+    with pytest.raises(ValueError, match=r"is for 7 classes, but the data has 10 classes"):
+        as_network(of_space, num_classes=10)
+    assert as_network(of_space, num_classes=7).name == of_space.name
+    timm_space = create_space("timm/resnet_32", num_classes=7)
+    for network in (small(), as_network(next(iter(timm_space)), space=timm_space, num_classes=7)):
+        with pytest.raises(ValueError, match=r"is for 3 channels, but the data has 1 channels"):
+            as_network(network, num_classes=7, in_chans=1)
+
+
+def test_a_trained_network_that_is_bound_to_a_size_is_held_to_it(tmp_path: Path) -> None:
+    vit = as_network("vit_tiny_patch16_224", num_classes=7, image_size=(32, 32), depth=1, embed_dim=12, num_heads=1)
+    save_student(vit.build(), vit.card((3, 32, 32), MEAN, STD), tmp_path / "vit")
+    assert as_network(tmp_path / "vit", num_classes=7, image_size=(32, 32)).trained
+    with pytest.raises(ValueError, match=r"teacher .*vit was trained on images of 32 x 32 and does not .* 64 x 64: "):
+        as_network(tmp_path / "vit", num_classes=7, image_size=(64, 64), role="teacher")
+    saved(tmp_path / "resnet")
+    assert as_network(tmp_path / "resnet", num_classes=7, image_size=(64, 64)).trained
+
+
+def test_a_tag_of_weights_that_are_not_there_is_answered_with_those_that_are() -> None:
+    with pytest.raises(UnknownNameError, match=r"teacher 'resnet18\.a1_in2k'.*'resnet18\.a1_in1k'"):
+        as_network("resnet18.a1_in2k", num_classes=7, role="teacher")
+    assert as_network("resnet18.a1_in1k", num_classes=7).timm == ("resnet18", {"num_classes": 7})
+
+
+def test_a_configuration_is_taken_for_the_students_weights_alone(tmp_path: Path) -> None:
+    model = saved(tmp_path)
+    torch.save(model.state_dict(), tmp_path / "other.pth")
+    beside = small(checkpoint=tmp_path / "other.pth")
+    assert (beside.mean, beside.std) == (None, None)
+    assert small(checkpoint=tmp_path / "student.safetensors").mean == MEAN
+
+
 def test_a_student_may_start_from_pretrained_weights_of_other_classes() -> None:
     network = as_network("resnet18", num_classes=9, pretrained=True)
     assert network.trained
@@ -206,6 +244,7 @@ def test_a_space_that_cannot_be_made_again_must_fit() -> None:
         (lambda s: as_network(CELL, space=s, num_classes=7, pretrained=True), "pretrained"),
         (lambda s: as_network(nn.Linear(2, 2), num_classes=7, space=s), "as it is"),
         (lambda s: as_network(nn.Linear(2, 2), num_classes=7, drop_rate=0.1), "as it is"),
+        (lambda s: as_network("", num_classes=7), "student is an empty text"),
         (lambda s: small(pretrained=True), "no pretrained weights"),
         (lambda s: as_network("resnet18", num_classes=7, pretrained=True, checkpoint=__file__), "one place"),
     ],
