@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,16 +19,9 @@ from scipy.stats import entropy
 from sklearn.metrics import accuracy_score, log_loss, top_k_accuracy_score
 from torch import Tensor
 
-from diswot_search.distillation.metrics import (
-    MetricSums,
-    agreement,
-    divergence,
-    expected_calibration_error,
-    negative_log_likelihood,
-    top_k_accuracy,
-)
+from diswot_search.distillation.metrics import Evaluation, MetricSums
 
-EXACT = {"rel": 1e-12, "abs": 1e-12}
+EXACT: dict[str, Any] = {"rel": 1e-12, "abs": 1e-12}
 """Both sides are in double precision and differ in the order of their sums alone."""
 
 seeds = st.integers(0, 2**31)
@@ -40,6 +34,13 @@ def sample(seed: int, size: tuple[int, int]) -> tuple[Tensor, Tensor, Tensor]:
     logits = 3 * torch.randn(size, generator=generator)
     labels = torch.randint(size[1], size[:1], generator=generator)
     return logits, labels, logits + torch.randn(size, generator=generator)
+
+
+def evaluate(logits: Tensor, labels: Tensor, teacher: Tensor | None = None, bins: int = 15) -> Evaluation:
+    """The evaluation of one batch."""
+    sums = MetricSums(logits.shape[1], bins=bins)
+    sums.add(logits, labels, teacher)
+    return sums.evaluation()
 
 
 def probabilities(logits: Tensor) -> NDArray[np.float64]:
@@ -59,25 +60,30 @@ def naive_calibration_error(logits: Tensor, labels: Tensor, bins: int) -> float:
     return total
 
 
-# -- functions ----------------------------------------------------------------------------------
+# -- one batch ----------------------------------------------------------------------------------
 
 
 @settings(deadline=None)
-@given(seed=seeds, size=sizes, data=st.data())
-def test_accuracy_is_that_of_scikit_learn(seed: int, size: tuple[int, int], data: st.DataObject) -> None:
+@given(seed=seeds, size=sizes)
+def test_accuracy_is_that_of_scikit_learn(seed: int, size: tuple[int, int]) -> None:
     logits, labels, _ = sample(seed, size)
-    assert top_k_accuracy(logits, labels) == pytest.approx(accuracy_score(labels, logits.argmax(1)), **EXACT)
-    if size[1] > 2:  # for two classes scikit-learn wants one score, and k below the number of classes
-        k = data.draw(st.integers(1, size[1] - 1))
-        expected = top_k_accuracy_score(labels, logits, k=k, labels=range(size[1]))
-        assert top_k_accuracy(logits, labels, k) == pytest.approx(expected, **EXACT)
-    assert top_k_accuracy(logits, labels, size[1]) == 1
+    found = evaluate(logits, labels)
+    assert found.accuracy == pytest.approx(100 * accuracy_score(labels, logits.argmax(1)), **EXACT)
+    if size[1] < 5:
+        assert found.top5 is None
+    elif size[1] == 5:  # scikit-learn wants k below the number of classes
+        assert found.top5 == 100
+    else:
+        expected = top_k_accuracy_score(labels, logits, k=5, labels=range(size[1]))
+        assert found.top5 == pytest.approx(100 * expected, **EXACT)
 
 
 def test_equal_logits_make_no_more_than_k_classes_right() -> None:
     logits, labels = torch.zeros(10, 10), torch.arange(10)
-    assert [top_k_accuracy(logits, labels, k) for k in (1, 5, 10)] == [0.1, 0.5, 1.0]
-    assert top_k_accuracy(logits, torch.zeros(10, dtype=torch.long)) == 1  # the first of them counts as the largest
+    found = evaluate(logits, labels)
+    assert (found.accuracy, found.top5) == (10, 50)
+    first = torch.zeros(10, dtype=torch.long)  # which counts as the largest
+    assert evaluate(logits, first).accuracy == 100
 
 
 @settings(deadline=None)
@@ -85,28 +91,23 @@ def test_equal_logits_make_no_more_than_k_classes_right() -> None:
 def test_likelihood_is_that_of_scikit_learn(seed: int, size: tuple[int, int]) -> None:
     logits, labels, _ = sample(seed, size)
     expected = log_loss(labels, probabilities(logits), labels=range(size[1]))
-    assert negative_log_likelihood(logits, labels) == pytest.approx(expected, **EXACT)
+    assert evaluate(logits, labels).nll == pytest.approx(expected, **EXACT)
 
 
 @settings(deadline=None, max_examples=50)
 @given(seed=seeds, size=sizes, bins=st.sampled_from([1, 2, 10, 15]))
 def test_calibration_error_is_that_of_a_loop(seed: int, size: tuple[int, int], bins: int) -> None:
     logits, labels, _ = sample(seed, size)
-    expected = naive_calibration_error(logits, labels, bins)
-    assert expected_calibration_error(logits, labels, bins) == pytest.approx(expected, **EXACT)
-
-
-def test_fifteen_bins_are_the_default() -> None:
-    logits, labels, _ = sample(0, (60, 4))
-    assert expected_calibration_error(logits, labels) == expected_calibration_error(logits, labels, 15)
-    assert expected_calibration_error(logits, labels) != expected_calibration_error(logits, labels, 10)
+    expected = 100 * naive_calibration_error(logits, labels, bins)
+    assert evaluate(logits, labels, bins=bins).calibration_error == pytest.approx(expected, **EXACT)
 
 
 def test_a_calibrated_network_has_no_calibration_error() -> None:
     logits = torch.tensor([0.75, 0.25]).log().repeat(4, 1)
     # 3 of 4 are right; the logits are in single precision, which the confidence of 0.75 inherits
-    assert expected_calibration_error(logits, torch.tensor([0, 0, 0, 1])) == pytest.approx(0, abs=1e-6)
-    assert expected_calibration_error(logits, torch.tensor([1, 1, 1, 1])) == pytest.approx(0.75, abs=1e-6)
+    found, wrong = (evaluate(logits, torch.tensor(labels)).calibration_error for labels in ([0, 0, 0, 1], [1, 1, 1, 1]))
+    assert found == pytest.approx(0, abs=1e-4)
+    assert wrong == pytest.approx(75, abs=1e-4)
 
 
 def test_the_upper_end_belongs_to_a_bin() -> None:
@@ -119,21 +120,21 @@ def test_the_upper_end_belongs_to_a_bin() -> None:
 @settings(deadline=None)
 @given(seed=seeds, size=sizes)
 def test_agreement_and_divergence_are_those_of_numpy_and_scipy(seed: int, size: tuple[int, int]) -> None:
-    student, _, teacher = sample(seed, size)
+    student, labels, teacher = sample(seed, size)
+    found = evaluate(student, labels, teacher)
     equal = np.mean(student.numpy().argmax(1) == teacher.numpy().argmax(1))
-    assert agreement(student, teacher) == pytest.approx(equal, **EXACT)
+    assert found.agreement == pytest.approx(100 * equal, **EXACT)
     expected = np.mean(entropy(probabilities(teacher), probabilities(student), axis=1))
-    assert divergence(student, teacher) == pytest.approx(expected, **EXACT)
-    assert agreement(student, student) == 1
-    assert divergence(student, student) == 0
+    assert found.divergence == pytest.approx(expected, **EXACT)
+    same = evaluate(student, labels, student)
+    assert (same.agreement, same.divergence) == (100, 0)
 
 
 def test_a_class_that_is_ruled_out_adds_nothing_to_the_divergence() -> None:
-    logits = torch.tensor([[0.0, 1.0, -math.inf]])
-    assert divergence(logits, logits) == 0
-    assert divergence(torch.zeros(1, 3), logits) == pytest.approx(
-        entropy(probabilities(logits)[0], [1 / 3] * 3), **EXACT
-    )
+    logits, label = torch.tensor([[0.0, 1.0, -math.inf]]), torch.tensor([1])
+    assert evaluate(logits, label, logits).divergence == 0
+    expected = entropy(probabilities(logits)[0], [1 / 3] * 3)
+    assert evaluate(torch.zeros(1, 3), label, logits).divergence == pytest.approx(expected, **EXACT)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
@@ -141,7 +142,6 @@ def test_any_precision_is_evaluated_in_double_precision(dtype: torch.dtype) -> N
     logits, labels, _ = sample(1, (40, 6))
     logits = logits.to(dtype).requires_grad_()
     expected = log_loss(labels, probabilities(logits.detach()), labels=range(6))
-    assert negative_log_likelihood(logits, labels) == pytest.approx(expected, **EXACT)
     sums = MetricSums(6)
     sums.add(logits, labels, logits)
     assert sums.evaluation().nll == pytest.approx(expected, **EXACT)
@@ -153,7 +153,7 @@ def test_any_precision_is_evaluated_in_double_precision(dtype: torch.dtype) -> N
 
 @settings(deadline=None, max_examples=50)
 @given(seed=seeds, size=sizes, data=st.data())
-def test_sums_over_batches_and_processes_say_what_the_functions_say(
+def test_sums_over_batches_and_processes_say_what_one_batch_says(
     seed: int, size: tuple[int, int], data: st.DataObject
 ) -> None:
     logits, labels, teacher = sample(seed, size)
@@ -162,17 +162,10 @@ def test_sums_over_batches_and_processes_say_what_the_functions_say(
     for place, batch in enumerate(torch.arange(size[0]).tensor_split(cuts)):
         processes[place % 2].add(logits[batch], labels[batch], teacher[batch])
     processes[0].sums += processes[1].sums
-    evaluation = processes[0].evaluation()
-    assert evaluation.samples == size[0]
-    assert evaluation.accuracy == pytest.approx(100 * top_k_accuracy(logits, labels), **EXACT)
-    if size[1] < 5:
-        assert evaluation.top5 is None
-    else:
-        assert evaluation.top5 == pytest.approx(100 * top_k_accuracy(logits, labels, 5), **EXACT)
-    assert evaluation.nll == pytest.approx(negative_log_likelihood(logits, labels), **EXACT)
-    assert evaluation.calibration_error == pytest.approx(100 * expected_calibration_error(logits, labels), **EXACT)
-    assert evaluation.agreement == pytest.approx(100 * agreement(logits, teacher), **EXACT)
-    assert evaluation.divergence == pytest.approx(divergence(logits, teacher), **EXACT)
+    whole = MetricSums(size[1])
+    whole.add(logits, labels, teacher)
+    assert processes[0].evaluation().samples == size[0]
+    torch.testing.assert_close(processes[0].sums, whole.sums, rtol=1e-12, atol=1e-12)
 
 
 def test_the_bins_hold_the_accuracy_and_the_calibration_error() -> None:
@@ -224,10 +217,6 @@ def test_logits_that_are_not_numbers_are_told(bad: float) -> None:
     broken = logits.clone()
     broken[1:3, 0] = bad
     message = "logits of 2 of 6 samples are not numbers"
-    with pytest.raises(ValueError, match=message):
-        top_k_accuracy(broken, labels)
-    with pytest.raises(ValueError, match=message):
-        divergence(logits, broken)
     for student, other in ((broken, None), (logits, broken), (broken, teacher)):
         sums = MetricSums(3)
         sums.add(student, labels, other)
@@ -238,8 +227,6 @@ def test_logits_that_are_not_numbers_are_told(bad: float) -> None:
 def test_labels_that_are_no_classes_are_told() -> None:
     logits, labels, _ = sample(5, (6, 3))
     labels[0], labels[4] = 3, -1
-    with pytest.raises(ValueError, match=r"from -1 to 3; logits of 3 classes allow 0 to 2"):
-        negative_log_likelihood(logits, labels)
     sums = MetricSums(3)
     sums.add(logits, labels)
     with pytest.raises(ValueError, match="2 labels are not from 0 to 2"):
@@ -250,19 +237,18 @@ def test_nothing_cannot_be_evaluated() -> None:
     none = torch.zeros(0, 3), torch.zeros(0, dtype=torch.long)
     sums = MetricSums(3)
     sums.add(*none)  # the last share of a process may be empty
-    for evaluate in (sums.evaluation, lambda: top_k_accuracy(*none), lambda: agreement(none[0], none[0])):
-        with pytest.raises(ValueError, match="no samples"):
-            evaluate()
+    with pytest.raises(ValueError, match="no samples"):
+        sums.evaluation()
 
 
 def test_shapes_that_do_not_fit_are_told() -> None:
     logits, labels, teacher = sample(6, (6, 3))
     with pytest.raises(ValueError, match=r"\(6, 3\) and labels \(5,\)"):
-        top_k_accuracy(logits, labels[:5])
+        MetricSums(3).add(logits, labels[:5])
     with pytest.raises(ValueError, match=r"\(6,\) and labels \(6,\)"):
-        expected_calibration_error(logits[:, 0], labels)
+        MetricSums(3).add(logits[:, 0], labels)
     with pytest.raises(ValueError, match=r"student are \(6, 3\) and of the teacher \(6, 2\)"):
-        agreement(logits, teacher[:, :2])
+        MetricSums(3).add(logits, labels, teacher[:, :2])
     with pytest.raises(ValueError, match="of 3 classes; 4 are evaluated"):
         MetricSums(4).add(logits, labels)
     with pytest.raises(ValueError, match=r"student are \(6, 3\) and of the teacher \(5, 3\)"):
@@ -270,12 +256,6 @@ def test_shapes_that_do_not_fit_are_told() -> None:
 
 
 def test_numbers_that_do_not_fit_are_told() -> None:
-    logits, labels, _ = sample(7, (6, 3))
-    for k in (0, 4):
-        with pytest.raises(ValueError, match=f"k is {k}; it must be from 1 to the 3 classes"):
-            top_k_accuracy(logits, labels, k)
-    with pytest.raises(ValueError, match="bins is 0"):
-        expected_calibration_error(logits, labels, 0)
     with pytest.raises(ValueError, match="bins is 0"):
         MetricSums(3, bins=0)
     with pytest.raises(ValueError, match="num_classes is 0"):

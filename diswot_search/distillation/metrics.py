@@ -35,11 +35,12 @@ class Evaluation:
         accuracy: Share of samples whose class has the largest logit, in percent.
         top5: Share of samples whose class is among the five largest logits, in percent; None for fewer classes.
         nll: Mean negative log-likelihood of the true class, in nats: the cross entropy.
-        calibration_error: Expected calibration error in percent.
+        calibration_error: Expected calibration error in percent: the mean distance between confidence, the largest
+            probability, and accuracy over bins of confidence, weighted by their samples.
         samples: Number of samples.
         agreement: Share of samples that the teacher puts into the same class, in percent; None without a teacher.
-        divergence: Mean divergence from the teacher's probabilities, in nats, as of `divergence`; None likewise.
-        bins: By rising confidence, of equal width from 0 to 1.
+        divergence: Mean Kullback-Leibler divergence KL(teacher || student) of probabilities, in nats; None likewise.
+        bins: By rising confidence, of equal width from 0 to 1; the upper end belongs to a bin, the lower one does not.
     """
 
     accuracy: float
@@ -50,83 +51,6 @@ class Evaluation:
     agreement: float | None = None
     divergence: float | None = None
     bins: tuple[ConfidenceBin, ...] = ()
-
-
-def top_k_accuracy(logits: Tensor, labels: Tensor, k: int = 1) -> float:
-    """Share of samples, 0 to 1, whose class is among the `k` largest logits; of equal logits the first is larger.
-
-    Args:
-        logits: (B, N).
-        labels: B class indices.
-        k: From 1 to N.
-
-    Raises:
-        ValueError: A shape, label or `k` that does not fit, no samples, or logits that are not numbers.
-    """
-    logits, labels = _checked(logits, labels)
-    if not 1 <= k <= logits.shape[1]:
-        raise ValueError(f"k is {k}; it must be from 1 to the {logits.shape[1]} classes.")
-    return float((_ranks(logits, labels) < k).double().mean())
-
-
-def negative_log_likelihood(logits: Tensor, labels: Tensor) -> float:
-    """Mean negative log-likelihood of the true class in nats.
-
-    Args:
-        logits: (B, N).
-        labels: B class indices.
-
-    Raises:
-        ValueError: A shape or label that does not fit, no samples, or logits that are not numbers.
-    """
-    logits, labels = _checked(logits, labels)
-    return float(F.cross_entropy(logits, labels))
-
-
-def expected_calibration_error(logits: Tensor, labels: Tensor, bins: int = BINS) -> float:
-    """Mean distance, 0 to 1, between confidence and accuracy over bins of confidence, weighted by their samples.
-
-    Confidence is the largest probability. Bins have equal width; the upper end belongs to a bin, the lower one does
-    not. Source: Guo et al., ICML 2017.
-
-    Args:
-        logits: (B, N); of probabilities give the logarithm.
-        labels: B class indices.
-        bins: Number of bins.
-
-    Raises:
-        ValueError: A shape or label that does not fit, no samples or bins, or logits that are not numbers.
-    """
-    logits, labels = _checked(logits, labels)
-    return _calibration_error(_bin_sums(logits, labels, _check_bins(bins)))
-
-
-def agreement(student_logits: Tensor, teacher_logits: Tensor) -> float:
-    """Share of samples, 0 to 1, for which student and teacher have the same class first.
-
-    Args:
-        student_logits: (B, N).
-        teacher_logits: (B, N).
-
-    Raises:
-        ValueError: Shapes that differ, no samples, or logits that are not numbers.
-    """
-    student, teacher = _checked_pair(student_logits, teacher_logits)
-    return float((student.argmax(1) == teacher.argmax(1)).double().mean())
-
-
-def divergence(student_logits: Tensor, teacher_logits: Tensor) -> float:
-    """Mean Kullback-Leibler divergence KL(teacher || student) of the probabilities in nats, at temperature 1.
-
-    Args:
-        student_logits: (B, N).
-        teacher_logits: (B, N).
-
-    Raises:
-        ValueError: Shapes that differ, no samples, or logits that are not numbers.
-    """
-    student, teacher = _checked_pair(student_logits, teacher_logits)
-    return float(_divergences(student, teacher).mean())
 
 
 class MetricSums:
@@ -150,7 +74,9 @@ class MetricSums:
     def __init__(self, num_classes: int, device: torch.device | str = "cpu", *, bins: int = BINS) -> None:
         if num_classes < 1:
             raise ValueError(f"num_classes is {num_classes}; it must be at least 1.")
-        self._classes, self._bins = num_classes, _check_bins(bins)
+        if bins < 1:
+            raise ValueError(f"bins is {bins}; it must be at least 1.")
+        self._classes, self._bins = num_classes, bins
         self.sums = torch.zeros(len(_TOTALS) + 3 * bins, dtype=torch.float64, device=_place(torch.device(device)))
 
     def add(self, logits: Tensor, labels: Tensor, teacher_logits: Tensor | None = None) -> None:
@@ -164,7 +90,11 @@ class MetricSums:
         Raises:
             ValueError: A shape that does not fit.
         """
-        _check_shapes(logits, labels)
+        if logits.ndim != 2 or labels.shape != logits.shape[:1]:
+            raise ValueError(
+                f"Logits are {tuple(logits.shape)} and labels {tuple(labels.shape)}; (samples, classes) and (samples,) "
+                "are needed."
+            )
         if logits.shape[1] != self._classes:
             raise ValueError(f"The logits are of {logits.shape[1]} classes; {self._classes} are evaluated.")
         place = self.sums.device
@@ -180,7 +110,11 @@ class MetricSums:
             "nll": F.cross_entropy(logits, known, reduction="none"),
         }
         if teacher_logits is not None:
-            _check_alike(logits, teacher_logits)
+            if teacher_logits.shape != logits.shape:
+                raise ValueError(
+                    f"Logits of the student are {tuple(logits.shape)} and of the teacher "
+                    f"{tuple(teacher_logits.shape)}; both must be (samples, classes) alike."
+                )
             teacher = teacher_logits.detach().to(place, torch.float64)
             totals["compared"] = totals["samples"]
             totals["unusable"] = totals["unusable"] | _unusable(teacher)
@@ -203,7 +137,10 @@ class MetricSums:
         if not samples:
             raise ValueError("There are no samples to evaluate.")
         if totals["unusable"]:
-            raise ValueError(_unusable_message(int(totals["unusable"]), int(samples)))
+            raise ValueError(
+                f"The logits of {totals['unusable']:,.0f} of {samples:,.0f} samples are not numbers; a network may "
+                "have diverged."
+            )
         if totals["unknown"]:
             raise ValueError(f"{int(totals['unknown'])} labels are not from 0 to {self._classes - 1}.")
         return Evaluation(
@@ -261,59 +198,5 @@ def _unusable(logits: Tensor) -> Tensor:
     return logits.log_softmax(1).isnan().any(1)
 
 
-def _unusable_message(unusable: int, samples: int) -> str:
-    return f"The logits of {unusable:,} of {samples:,} samples are not numbers; a network may have diverged."
-
-
 def _place(device: torch.device) -> torch.device:
     return torch.device("cpu") if device.type == "mps" else device
-
-
-def _checked(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-    """Both on a device with double precision, the logits in it."""
-    _check_shapes(logits, labels)
-    logits = _check_usable(logits)
-    labels = labels.to(logits.device, torch.int64)
-    if labels.min() < 0 or labels.max() >= logits.shape[1]:
-        raise ValueError(
-            f"Labels are from {labels.min()} to {labels.max()}; logits of {logits.shape[1]} classes allow 0 to "
-            f"{logits.shape[1] - 1}."
-        )
-    return logits, labels
-
-
-def _checked_pair(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
-    _check_alike(student, teacher)
-    student = _check_usable(student)
-    return student, _check_usable(teacher).to(student.device)
-
-
-def _check_usable(logits: Tensor) -> Tensor:
-    logits = logits.detach().to(_place(logits.device), torch.float64)
-    if not len(logits):
-        raise ValueError("There are no samples to evaluate.")
-    if unusable := int(_unusable(logits).sum()):
-        raise ValueError(_unusable_message(unusable, len(logits)))
-    return logits
-
-
-def _check_shapes(logits: Tensor, labels: Tensor) -> None:
-    if logits.ndim != 2 or labels.shape != logits.shape[:1]:
-        raise ValueError(
-            f"Logits are {tuple(logits.shape)} and labels {tuple(labels.shape)}; (samples, classes) and (samples,) "
-            "are needed."
-        )
-
-
-def _check_alike(student: Tensor, teacher: Tensor) -> None:
-    if student.ndim != 2 or student.shape != teacher.shape:
-        raise ValueError(
-            f"Logits of the student are {tuple(student.shape)} and of the teacher {tuple(teacher.shape)}; both must be "
-            "(samples, classes) alike."
-        )
-
-
-def _check_bins(bins: int) -> int:
-    if bins < 1:
-        raise ValueError(f"bins is {bins}; it must be at least 1.")
-    return bins
