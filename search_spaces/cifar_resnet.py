@@ -394,7 +394,7 @@ def cifar_resnet(pretrained: bool = False, arch: str = "3-3-3", **kwargs: Any) -
 
     Raises:
         ArchitectureError: `arch` is of neither form.
-        RuntimeError: `pretrained` is asked for.
+        RuntimeError: `pretrained` is asked for without a source of weights, or `features_only`.
     """
     return _create("cifar_resnet", pretrained, kwargs, **read_stages(arch))
 

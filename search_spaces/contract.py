@@ -39,12 +39,15 @@ class ClassifierMixin:
             shape: The network's own arguments.
 
         Raises:
-            RuntimeError: Pretrained weights are asked for without a source; there are none.
+            RuntimeError: Pretrained weights are asked for without a source; there are none. Or the network is asked for
+                as timm's extractor of features, which it is not.
         """
+        if kwargs.get("features_only"):
+            raise RuntimeError(f"features_only is not for {name!r}; hook its modules to read feature maps on the way.")
         given = kwargs.get("pretrained_cfg")
         if pretrained and not given and not kwargs.get("pretrained_cfg_overlay"):
             raise RuntimeError(f"There are no pretrained weights for {name!r}; load a checkpoint instead.")
-        config = given or {"num_classes": 10, "input_size": (3, 32, 32), "classifier": "fc"}
+        config = given or {"num_classes": 10, "input_size": (3, 32, 32), "crop_pct": 1.0, "classifier": "fc"}
         make: Any = cls
         return build_model_with_cfg(make, name, pretrained, **kwargs | {"pretrained_cfg": config}, **shape)
 

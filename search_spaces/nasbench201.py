@@ -291,7 +291,7 @@ def nasbench201(
 
     Raises:
         ArchitectureError: `arch` is no cell.
-        RuntimeError: `pretrained` is asked for.
+        RuntimeError: `pretrained` is asked for without a source of weights, or `features_only`.
     """
     operations = NASBench201Space().parse(arch).choices
     return NASBench201Network.for_timm("nasbench201", pretrained, kwargs, operations=operations)

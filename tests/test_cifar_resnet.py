@@ -14,6 +14,7 @@ import timm
 import torch
 from contracts import SearchSpaceContract
 from PIL import Image
+from timm.data import resolve_data_config
 from torch import nn
 
 from search_spaces import (
@@ -154,6 +155,9 @@ def test_teachers_are_timm_models_of_the_published_size(name: str, params: int, 
     assert grey(torch.empty(2, 1, 32, 32, device="meta")).shape == (2, model.num_features) == (2, num_features)
     with pytest.raises(RuntimeError, match=f"no pretrained weights for '{name}'"):
         timm.create_model(name, pretrained=True)
+    with pytest.raises(RuntimeError, match=f"features_only is not for '{name}'"):
+        timm.create_model(name, features_only=True)
+    assert resolve_data_config(model=model)["crop_pct"] == 1.0  # small images have no border to cut off
 
 
 def test_timm_makes_any_architecture() -> None:

@@ -257,6 +257,8 @@ def test_timm_makes_the_network_of_a_cell() -> None:
         timm.create_model("nasbench201", arch="3-3-3")
     with pytest.raises(RuntimeError, match="no pretrained weights for 'nasbench201'"):
         timm.create_model("nasbench201", pretrained=True)
+    with pytest.raises(RuntimeError, match="features_only is not for 'nasbench201'"):
+        timm.create_model("nasbench201", features_only=True)
 
 
 def test_dropout_acts_in_training_only() -> None:
