@@ -5,7 +5,7 @@ tensors that lie ready: no data, no augmentation, no bookkeeping. Both sides run
 loop runs with each distiller, alternating with kd.
 
     python experiments/bench_training.py --rounds 5
-    python experiments/bench_training.py --rounds 5 --device cuda --steps 200 --precision bf16
+    python experiments/bench_training.py --rounds 5 --steps 200 --device cuda --precision bf16
 """
 
 from __future__ import annotations
@@ -98,7 +98,7 @@ def _wait(device: str) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--steps", type=int, default=40, help="steps of each measurement")
+    parser.add_argument("--steps", type=int, default=50, help="steps of each measurement")
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
     parser.add_argument("--precision", default="fp32", choices=("fp32", "bf16"))
     parser.add_argument("--distillers", nargs="*", default=ds.list_distillers())
@@ -116,6 +116,11 @@ def main() -> None:
         "",
         f"resnet56 to resnet20, 32 x 32, batch {BATCH}, {args.precision}, {args.steps} steps, {args.rounds} "
         f"alternating rounds; {device}, torch {torch.__version__}, Python {platform.python_version()}. Medians (range).",
+        "",
+        f"    python experiments/bench_training.py --rounds {args.rounds} --steps {args.steps} --device {args.device} "
+        f"--precision {args.precision}",
+        "",
+        "Of the loop the second epoch counts, training alone: validation and storing are left out on both sides.",
         "",
         "| | images per second |",
         "|---|---|",

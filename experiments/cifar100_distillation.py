@@ -155,17 +155,20 @@ def write_report(
     first = next(iter(results.values()))[0]
     timing = first["timing"]
     command = (
-        f"python experiments/cifar100_distillation.py --cifar100 data/cifar100.npz --epochs {args.epochs} "
-        f"--teacher_epochs {args.teacher_epochs} --seeds {args.seeds} --precision {args.precision} --jobs {args.jobs}"
+        "python experiments/cifar100_distillation.py --cifar100 data/cifar100.npz"
         + (f" --images {args.images}" if args.images else "")
+        + f" --epochs {args.epochs} --teacher_epochs {args.teacher_epochs} --seeds {args.seeds}"
+        + f" --precision {args.precision} --jobs {args.jobs} --device {args.device}"
     )
     lines = [
         "# Distillation on CIFAR-100",
         "",
-        f"{args.images or 'All'} training images, {args.epochs} epochs (teacher: {args.teacher_epochs}), recipe "
-        f"`cifar`, batch {timing['batch_size']}, {timing['precision']}, last epoch, all 10,000 test images; mean and "
-        f"standard deviation over {args.seeds} seeds. {timing['device']}, {timing['threads']} thread(s) per training, torch "
-        f"{first['versions']['torch']}, Python {platform.python_version()}.",
+        f"{args.images or 'All'} training images, {args.epochs} epochs (teacher: {args.teacher_epochs}), recipe `cifar`, "
+        f"batch {timing['batch_size']}, {timing['precision']}, last epoch, all 10,000 test images; mean and standard "
+        f"deviation over {args.seeds} seeds; all losses with their customary weights (dkd: beta 8).",
+        "",
+        f"{timing['device']}, {timing['threads']} thread(s) per training, torch {first['versions']['torch']}, Python "
+        f"{platform.python_version()}.",
         "",
         f"    {command}",
         "",
