@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import copy
+import math
 from typing import Any
 
 import pytest
 import timm
 import torch
+from timm.models.gcvit import GlobalContextVit
+from timm.models.vgg import VGG
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 import search_spaces  # noqa: F401 - registers its networks with timm
-from diswot_search.distillation.base import READABLE
-from diswot_search.distillation.features import FeatureReader, as_map
-from diswot_search.readings.forward import ReadingError
+from diswot_search.distillation.base import READABLE, DistillerError, Setting
+from diswot_search.distillation.distillers import OFD
+from diswot_search.distillation.features import FeatureReader
+from diswot_search.readings.forward import ReadingError, run_forward
 
 NETWORKS: dict[str, dict[str, Any]] = {
     "cifar_resnet": {"arch": "1x4-1x8-1x8"},
@@ -36,6 +42,7 @@ NETWORKS: dict[str, dict[str, Any]] = {
     },
 }
 """Feature maps as NCHW and NHWC, tokens with and without a class token, two averaged heads, several stages."""
+TOKENS = ("test_vit", "test_vit2", "deit_tiny_distilled_patch16_224")
 
 
 class Foreign(nn.Module):
@@ -56,6 +63,24 @@ class Foreign(nn.Module):
 def make(name: str) -> Any:
     torch.manual_seed(0)
     return Foreign() if name == "foreign" else timm.create_model(name, num_classes=5, **NETWORKS[name])
+
+
+def as_map(raw: Tensor, layout: str = "NCHW", skipped: int = 0, height: int | None = None) -> Tensor:
+    """A feature map whose layout is known, as (B, C, H, W)."""
+    if layout == "NHWC":
+        return raw.permute(0, 3, 1, 2)
+    if layout == "NCHW":
+        return raw
+    tokens = raw[:, skipped:]
+    height = math.isqrt(tokens.shape[1]) if height is None else height
+    return tokens.transpose(1, 2).reshape(len(raw), raw.shape[2], height, tokens.shape[1] // height)
+
+
+def map_of(raw: Tensor, model: Any) -> Tensor:
+    """The same by what timm says of its model."""
+    if raw.ndim == 4:
+        return as_map(raw, str(getattr(model, "output_fmt", "NCHW")))
+    return as_map(raw, "tokens", getattr(model, "num_prefix_tokens", 0))
 
 
 IMAGES = torch.randn(3, 3, 32, 32, generator=torch.Generator().manual_seed(0))
@@ -92,7 +117,7 @@ def test_features_are_those_of_timm(name: str) -> None:
         raw = model.forward_features(IMAGES)
         pooled = model.forward_head(raw, pre_logits=True)
     assert found.features is not None
-    assert torch.equal(found.features, as_map(raw, model))
+    assert torch.equal(found.features, map_of(raw, model))
     assert found.features.shape[1:] == shapes.features
     assert found.features.flatten(2).shape[1] == model.num_features
     head = model.get_classifier()
@@ -128,7 +153,7 @@ def test_a_stage_is_what_a_block_gives_at_that_moment(name: str) -> None:
     with torch.no_grad():
         found = reader.read(IMAGES)
     assert found.stages
-    maps = [as_map(output, model) for output in given if output.ndim in (3, 4)]
+    maps = [map_of(output, model) for output in given if output.ndim == 4 or (output.ndim == 3 and name in TOKENS)]
     for stage in found.stages:
         assert any(stage.shape == output.shape and torch.equal(stage, output) for output in maps)
 
@@ -194,6 +219,220 @@ def test_a_compiled_network_gives_the_same(monkeypatch: pytest.MonkeyPatch) -> N
     assert all(torch.allclose(a, b, atol=1e-5) for a, b in zip(found.stages, plain.stages, strict=True))
     found.stages[0].sum().backward()
     assert any(parameter.grad is not None for parameter in model.parameters())
+
+
+# -- layouts ------------------------------------------------------------------------------------
+
+GCVIT = {"depths": (1, 1, 1, 1), "num_heads": (1, 1, 2, 2), "embed_dim": 8, "window_ratio": (16, 16, 16, 32)}
+LAYOUTS: dict[str, tuple[Any, tuple[int, int], list[Any]]] = {
+    "NCHW": (("test_resnet", {}), (32, 64), ["NCHW"] * 4),
+    "NHWC": (
+        ("swin_tiny_patch4_window7_224", {**NETWORKS["swin_tiny_patch4_window7_224"], "img_size": (32, 64)}),
+        *((32, 64), ["NHWC"] * 2),
+    ),
+    "NHWC within NCHW": ((GlobalContextVit, {"img_size": 64, **GCVIT}), (64, 64), ["NCHW"] * 4),
+    "tokens within NCHW": (
+        ("pvt_v2_b0", {"depths": (1, 1, 1, 1), "embed_dims": (8, 8, 10, 16)}),
+        *((64, 128), ["NCHW"] * 4),
+    ),
+    "convolutions, then NHWC": (
+        ("tiny_vit_5m_224", {"embed_dims": (8, 16, 32, 32), "depths": (1,) * 4, "num_heads": (1,) * 4}),
+        *((64, 64), ["NCHW"] * 4),
+    ),
+    "class token": (("test_vit", {"img_size": 32}), (32, 32), [("tokens", 1, 2)]),
+    "class token, wide image": (("test_vit", {"dynamic_img_size": True}), (32, 64), [("tokens", 1, 2)]),
+    # 9 tokens would fit a grid, too.
+    "registers": (
+        ("vit_tiny_patch16_224", {"img_size": 32, "reg_tokens": 4, "depth": 2, "embed_dim": 32, "num_heads": 2}),
+        *((32, 32), [("tokens", 5, 2)]),
+    ),
+    "class token joins later": (
+        ("cait_xxs24_224", {"img_size": 32, "patch_size": 8, "depth": 2, "embed_dim": 16, "num_heads": 2}),
+        *((32, 32), [("tokens", 0, 4)]),
+    ),
+}
+"""A network, the size of its images, and how the modules that timm takes features from give them."""
+
+
+@pytest.mark.parametrize("case", LAYOUTS)
+def test_stages_are_the_features_of_timm(case: str) -> None:
+    (name, options), size, layouts = LAYOUTS[case]
+    torch.manual_seed(0)
+    create = name if callable(name) else lambda **given: timm.create_model(name, **given)
+    model = create(num_classes=5, **options).eval()
+    for part in getattr(model, "stages", ()):
+        part.norm = nn.Identity()  # which some have after their last block
+    images = torch.randn(2, 3, *size)
+    expected: dict[str, Tensor] = {}
+    with torch.no_grad():
+        reader = FeatureReader(model, images, case)
+        reader.want(["stages"])
+        for place in [info["module"] for info in model.feature_info][-len(layouts) :]:
+            model.get_submodule(place).register_forward_hook(
+                lambda _, args, output, place=place: expected.__setitem__(place, output.clone())
+            )
+        found = reader.read(images)
+    assert len(expected) == len(layouts)
+    stages = found.stages[-len(layouts) :]
+    for stage, layout, raw in zip(stages, layouts, expected.values(), strict=True):
+        assert torch.equal(stage, as_map(raw, *((layout,) if isinstance(layout, str) else layout)))
+    assert tuple(tuple(stage.shape[1:]) for stage in found.stages) == reader.shapes.stages
+
+
+class Wrapped(nn.Module):
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList([model])
+        self.model = model
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.model(x)
+
+
+def test_a_class_token_that_nobody_declares_is_left_out() -> None:
+    options = {"depth": 1, "embed_dim": 16, "num_heads": 2}
+    xcit = timm.create_model("xcit_nano_12_p8_224", num_classes=5, **options)
+    assert FeatureReader(xcit, torch.randn(2, 3, 64, 64)).shapes.stages == ((16, 8, 8),)
+    vit = Wrapped(timm.create_model("test_vit", img_size=32))
+    assert FeatureReader(vit, IMAGES).shapes.stages == ((64, 2, 2),)
+
+
+def test_tokens_in_an_order_of_their_own_are_no_stage() -> None:
+    hiera = timm.create_model("hiera_tiny_224", img_size=(64, 64), stages=(1, 1, 1, 1), embed_dim=16, num_classes=5)
+    shapes = FeatureReader(hiera, torch.randn(2, 3, 64, 64)).shapes
+    assert shapes.stages == shapes.preactivations == ()
+    assert shapes.features == (128, 2, 2)
+
+
+@pytest.mark.parametrize("size", [32, 16])
+def test_what_follows_pooling_is_no_stage(size: int) -> None:
+    vgg = VGG([8, "M", 8, "M", 16, "M", 16, "M"], num_classes=5)
+    images = torch.randn(2, 3, size, size)
+    shapes = FeatureReader(vgg, images).shapes
+    assert shapes.pooled == 4096
+    assert shapes.stages[-1] == (16, size // 8, size // 8)
+
+
+# -- networks without timm's contract -----------------------------------------------------------
+
+
+class Block(nn.Module):
+    """A residual block that ends in an activation, given from outside."""
+
+    def __init__(self, channels: int, width: int, activation: Any, residual: bool = True) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(channels, width, 3, 2, 1)
+        self.bn1 = nn.BatchNorm2d(width)
+        self.conv2 = nn.Conv2d(width, width, 3, 1, 1)
+        self.bn2 = nn.BatchNorm2d(width)
+        self.shortcut = nn.Sequential(nn.Conv2d(channels, width, 1, 2), nn.BatchNorm2d(width))
+        self.activation = activation
+        self.residual = residual
+        nn.init.uniform_(self.bn2.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.bn2(self.conv2(self.activation(self.bn1(self.conv1(x)))))
+        return self.activation(y + self.shortcut(x) if self.residual else y)
+
+
+class Chain(nn.Module):
+    """Blocks, a map that no block gives, and a classifier that is called by keyword."""
+
+    def __init__(self, activation: Any, residual: bool = True) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.blocks = nn.Sequential(Block(3, 4, activation, residual), Block(4, 6, activation, residual))
+        self.neck = nn.Conv2d(6, 7, 1)
+        self.pool = nn.AdaptiveAvgPool2d(1)
+        self.head = nn.Linear(7, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(input=self.pool(self.neck(self.blocks(x))).flatten(1))
+
+
+@pytest.mark.parametrize(
+    ("activation", "residual"),
+    [(nn.ReLU(), True), (nn.ReLU(inplace=True), True), (F.relu, False), (torch.relu_, False), (Tensor.relu, False)],
+)
+def test_an_activation_is_found_however_it_is_called(activation: Any, residual: bool) -> None:
+    model = Chain(activation, residual)
+    reader = FeatureReader(model.train(), IMAGES)
+    assert reader.shapes.preactivations == reader.shapes.stages == ((4, 16, 16), (6, 8, 8))
+    reader.want(READABLE)
+    found = reader.read(IMAGES)
+    for stage, before, norm, block in zip(found.stages, found.preactivations, reader.norms, model.blocks, strict=True):
+        assert torch.equal(before.relu(), stage)
+        assert before.min() < 0
+        assert norm is not None
+        assert torch.equal(norm[0], block.bn2.bias)
+    found.logits.sum().backward()  # nothing that a graph needs was changed
+
+
+@pytest.mark.parametrize("activation", [F.relu, lambda x: x.clamp(min=0)])
+def test_an_activation_that_cannot_be_found_is_owned_up_to(activation: Any) -> None:
+    reader = FeatureReader(Chain(activation), IMAGES, "chain")
+    assert len(reader.shapes.stages) == 2
+    assert reader.shapes.preactivations == ()
+    reader.want(READABLE)
+    assert reader.read(IMAGES).preactivations == ()
+    with pytest.raises(DistillerError, match=r"reads preactivations, which the student chain does not have"):
+        OFD(Setting(reader.shapes, reader.shapes, torch.zeros(3, dtype=torch.long)))
+
+
+def test_without_the_contract_features_are_the_last_map_of_any_module() -> None:
+    model = Chain(nn.ReLU()).eval()
+    reader = FeatureReader(model, IMAGES)
+    reader.want(["features", "pooled"])
+    found, expected = reader.read(IMAGES), run_forward(model, IMAGES)
+    assert found.features is not None
+    assert reader.shapes.features == found.features.shape[1:] == (7, 8, 8)
+    assert torch.equal(found.features.flatten(2), expected.features)
+    assert found.pooled is not None
+    assert torch.equal(found.pooled, expected.calls[0].inputs)
+
+
+class Twice(nn.Module):
+    """One layer that is run at two resolutions."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 4, 1)
+        self.layer = nn.Conv2d(4, 4, 3, 2, 1)
+        self.head = nn.Linear(4, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.layer(self.layer(self.stem(x)).relu_()).mean((2, 3)))
+
+
+def test_a_module_that_is_used_twice_is_read_at_the_right_call() -> None:
+    model = Twice()
+    reader = FeatureReader(model, IMAGES)
+    reader.want(["stages"])
+    stem = model.stem(IMAGES)
+    first = model.layer(stem)
+    found = reader.read(IMAGES).stages
+    for stage, expected in zip(found, (stem, first, model.layer(first.relu())), strict=True):
+        assert torch.equal(stage, expected)
+
+
+def test_runs_by_others_are_not_kept() -> None:
+    model = make("cifar_resnet").eval()
+    reader = FeatureReader(model, IMAGES)
+    reader.want(READABLE)
+    expected = reader.read(IMAGES)
+    twin = copy.deepcopy(model)
+    model(IMAGES + 1)
+    twin(IMAGES + 1)
+    assert not reader._caught
+    again = reader.read(IMAGES)
+    assert all(torch.equal(a, b) for a, b in zip(again.stages, expected.stages, strict=True))
+    with pytest.raises(RuntimeError):
+        reader.read(IMAGES[:, :2])
+    assert not reader._caught
+    assert not reader._reading
+
+
+# -- what cannot be read ------------------------------------------------------------------------
 
 
 class Pair(nn.Module):
