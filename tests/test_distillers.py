@@ -636,7 +636,7 @@ def test_classes_without_maps_are_compared_by_their_scores() -> None:
 
 @pytest.mark.parametrize("name", ["diswot", "diswot_semantic"])
 def test_other_classes_are_refused(name: str) -> None:
-    with pytest.raises(DistillerError, match=re.escape("has 5 and the teacher other has 7")):
+    with pytest.raises(DistillerError, match=re.escape("has 5 classes and the teacher other has 7")):
         get_distiller(name)(Setting(DEEP, shapes_of("other", (6, 4, 4), classes=7), torch.arange(4)))
 
 

@@ -199,7 +199,7 @@ def check_classes(setting: Setting, what: str) -> None:
     student, teacher = setting.student, setting.teacher
     if student.classes != teacher.classes:
         raise DistillerError(
-            f"{what} compares classes, but the student {student.name} has {student.classes} and the teacher "
+            f"{what} compares classes, but the student {student.name} has {student.classes} classes and the teacher "
             f"{teacher.name} has {teacher.classes}."
         )
 
