@@ -115,7 +115,7 @@ def main() -> None:
         f"# The training loop beside the bare limit, {args.device}",
         "",
         f"resnet56 to resnet20, 32 x 32, batch {BATCH}, {args.precision}, {args.steps} steps, {args.rounds} "
-        f"alternating rounds; {device}, torch {torch.__version__}, Python {platform.python_version()}. Medians (range).",
+        f"rounds in turn. Medians (range). {device}, torch {torch.__version__}, Python {platform.python_version()}.",
         "",
         f"    python experiments/bench_training.py --rounds {args.rounds} --steps {args.steps} --device {args.device} "
         f"--precision {args.precision}",

@@ -163,7 +163,7 @@ def write_report(
     lines = [
         "# Distillation on CIFAR-100",
         "",
-        f"{args.images or 'All'} training images, {args.epochs} epochs (teacher: {args.teacher_epochs}), recipe `cifar`, "
+        f"{args.images or 'All'} images, {args.epochs} epochs (teacher {args.teacher_epochs}), recipe `cifar`, "
         f"batch {timing['batch_size']}, {timing['precision']}, last epoch, all 10,000 test images; mean and standard "
         f"deviation over {args.seeds} seeds; all losses with their customary weights (dkd: beta 8).",
         "",
