@@ -74,6 +74,7 @@ class DistillationTask(nn.Module):
         teacher: The teacher; None trains the student alone.
         terms: The distillers.
         labels: Class of each training sample, on the CPU.
+        num_classes: Classes of the data.
         ce_weight: Factor of the cross entropy; by default the customary one.
         label_smoothing: Share of the target that is spread over all classes.
         names: What student and teacher are called in messages.
@@ -86,6 +87,7 @@ class DistillationTask(nn.Module):
     Raises:
         DistillerError: A distiller does not fit, or there are distillers without a teacher.
         ReadingError: A network cannot be read.
+        ValueError: A network tells other classes apart than the data has.
     """
 
     def __init__(
@@ -97,6 +99,7 @@ class DistillationTask(nn.Module):
         teacher: tuple[nn.Module, Normalised] | None = None,
         terms: tuple[Term, ...] = (),
         labels: Tensor,
+        num_classes: int,
         ce_weight: float | None = None,
         label_smoothing: float = 0.0,
         names: tuple[str, str] = ("student", "teacher"),
@@ -110,10 +113,12 @@ class DistillationTask(nn.Module):
         self.combination: Combination | None = None
         self._teacher: tuple[FrozenTeacher, ...] = ()  # in a tuple, which hides it from the parameters
         self._reader = FeatureReader(student, normalise(example), names[0])
+        _check_classes("student", self._reader.shapes, num_classes)
         self.ce_weight = 1.0 if ce_weight is None else ce_weight
         if teacher is not None:
             model, of_teacher = teacher
             reader = FeatureReader(model, of_teacher(example), names[1])
+            _check_classes("teacher", reader.shapes, num_classes)
             setting = Setting(self._reader.shapes, reader.shapes, labels, reader.norms)
             self.combination = Combination(terms, setting, ce_weight).to(example.device)
             self.ce_weight = self.combination.ce_weight
@@ -125,11 +130,6 @@ class DistillationTask(nn.Module):
     def teacher(self) -> FrozenTeacher | None:
         """The teacher."""
         return self._teacher[0] if self._teacher else None
-
-    @property
-    def shapes(self) -> tuple[Shapes, ...]:
-        """Those of the student and, where there is one, of the teacher."""
-        return tuple(reader.shapes for reader in self._readers)
 
     @property
     def _readers(self) -> tuple[FeatureReader, ...]:
@@ -177,11 +177,18 @@ class DistillationTask(nn.Module):
         return losses, found.logits
 
 
+def _check_classes(role: str, shapes: Shapes, num_classes: int) -> None:
+    if shapes.classes != num_classes:
+        raise ValueError(
+            f"The {role} {shapes.name} tells {shapes.classes} classes apart, but the data has {num_classes} classes."
+        )
+
+
 def _outside_inference(found: Features) -> Features:
     """The same values in tensors that a graph may hold."""
 
     def copy(tensor: Tensor | None) -> Tensor | None:
-        return None if tensor is None else tensor.clone()
+        return tensor.clone() if tensor is not None and tensor.is_inference() else tensor  # parameters are none
 
     return Features(
         logits=found.logits.clone(),

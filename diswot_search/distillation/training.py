@@ -274,15 +274,11 @@ class TrainingRun:
                 teacher=teacher,
                 terms=self.terms,
                 labels=data.train.labels,
+                num_classes=data.num_classes,
                 ce_weight=ce_weight,
                 label_smoothing=self.recipe.label_smoothing,
                 names=(self.student.name, self.teacher.name if self.teacher else ""),
             )
-        for shapes in task.shapes:
-            if shapes.classes != data.num_classes:
-                raise ValueError(
-                    f"{shapes.name} tells {shapes.classes} classes apart, the data has {data.num_classes}."
-                )
         if self.recipe.compile:
             task.compile()
         return task, ema
