@@ -736,8 +736,8 @@ def test_a_network_learns() -> None:
 # -- bad input ------------------------------------------------------------------------------------
 
 BAD: list[tuple[dict[str, Any], type[Exception], str]] = [
-    ({"teacher": make_plain(classes=7), "teacher_options": None}, ValueError, "The teacher Plain tells 7 .*data has 4 cl"),
-    ({"student": make_plain(classes=7), "student_options": None}, ValueError, "The student Plain tells 7 .*data has 4 cl"),
+    ({"teacher": make_plain(classes=7), "teacher_options": None}, ValueError, "teacher Plain tells 7 classes .* has 4"),
+    ({"student": make_plain(classes=7), "student_options": None}, ValueError, "student Plain tells 7 classes .* has 4"),
     ({"student": nn.Sequential(nn.Flatten(), nn.Linear(768, 4)), "student_options": None, "distiller": "ofd"},
      DistillerError, "reads .*, which the student Sequential does not have"),
     ({"distiller": "kdd"}, UnknownNameError, "kd"),
