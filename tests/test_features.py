@@ -18,6 +18,7 @@ import search_spaces  # noqa: F401 - registers its networks with timm
 from diswot_search.distillation.base import READABLE, DistillerError, Setting
 from diswot_search.distillation.distillers import OFD
 from diswot_search.distillation.features import FeatureReader
+from diswot_search.distillation.task import FrozenTeacher, Normalised
 from diswot_search.readings.forward import ReadingError, run_forward
 
 NETWORKS: dict[str, dict[str, Any]] = {
@@ -430,6 +431,17 @@ def test_runs_by_others_are_not_kept() -> None:
         reader.read(IMAGES[:, :2])
     assert not reader._caught
     assert not reader._reading
+
+
+def test_a_teachers_weight_is_not_copied() -> None:
+    model = make("cifar_resnet")
+    reader = FeatureReader(model, IMAGES)
+    reader.want(["pooled", "stages"])
+    found = FrozenTeacher(model, Normalised((0.0,) * 3, (1.0,) * 3), reader)(IMAGES)
+    assert found.weight is not None
+    assert found.weight.data_ptr() == model.get_classifier().weight.data_ptr()
+    assert found.pooled is not None
+    assert not any(each.is_inference() for each in (found.weight, found.pooled, found.logits, *found.stages))
 
 
 # -- what cannot be read ------------------------------------------------------------------------

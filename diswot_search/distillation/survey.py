@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from ..readings.forward import ReadingError, first_given, has_timm_contract, is_linear
+from ..readings.forward import ReadingError, classifier_layers, first_given, has_timm_contract, is_linear
 from ..readings.recording import ACTIVATIONS, find_blocks
 
 _CHANNELS_FIRST = (nn.modules.conv._ConvNd, nn.modules.batchnorm._BatchNorm)
@@ -379,10 +379,8 @@ class Survey:
             and call.output.flatten(1).shape == logits.shape
         ]
         if has_timm_contract(self._model):
-            head = self._model.get_classifier()
-            parts = head if isinstance(head, tuple | list) else (head,)
-            inside = {m for part in parts if isinstance(part, nn.Module) for m in part.modules()}
-            made = [call for call in made if call.module in inside]
+            layers = classifier_layers(self._model)
+            made = [call for call in made if call.module in layers]
         else:
             made = made[-1:]
         return tuple(self._trace.tap(call, of_input=True) for call in made)

@@ -155,11 +155,7 @@ def run_forward(model: nn.Module, images: Tensor) -> Forward:
 
 def forward_timm(model: Any, images: Tensor) -> Forward:
     raw = model.forward_features(images)
-    head = model.get_classifier()
-    # A head may be one layer, several averaged ones in a tuple, or a module that holds them.
-    parts = head if isinstance(head, tuple | list) else (head,)
-    layers = [m for part in parts if isinstance(part, nn.Module) for m in part.modules() if is_linear(m)]
-    with _recorded(layers) as calls:
+    with _recorded(classifier_layers(model)) as calls:
         logits = model.forward_head(raw)
     calls = _calls_for(logits, calls)
     if not calls:
@@ -227,6 +223,14 @@ def _calls_for(logits: Tensor, calls: list[Call]) -> list[Call]:
             if token is not None:
                 found.append(Call(call.weight, call.inputs[:, token], call.output[:, token]))
     return found
+
+
+def classifier_layers(model: Any) -> list[nn.Module]:
+    """The linear layers of a timm model's classifier."""
+    head = model.get_classifier()
+    # A head may be one layer, several averaged ones in a tuple, or a module that holds them.
+    parts = head if isinstance(head, tuple | list) else (head,)
+    return [m for part in parts if isinstance(part, nn.Module) for m in part.modules() if is_linear(m)]
 
 
 def is_linear(module: nn.Module) -> bool:
