@@ -30,6 +30,7 @@ class Network(Teacher):
         space: Recipe, configuration and architecture of the space that builds it; None where none does.
         mean: Mean of each channel that its weights were trained with; None leaves it to the data.
         std: Standard deviation of each channel, likewise.
+        trained_on: The data that its weights were trained on, as `Splits.config()` says it; None where nothing does.
     """
 
     num_classes: int
@@ -37,6 +38,7 @@ class Network(Teacher):
     space: dict[str, Any] | None = None
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
+    trained_on: dict[str, Any] | None = None
 
     def card(
         self, input_size: tuple[int, int, int], mean: tuple[float, ...], std: tuple[float, ...], **more: Any
@@ -202,20 +204,20 @@ def _from_timm(
     if data.image_size is not None and known is not None and known.fixed_input_size:
         options.setdefault("img_size", list(data.image_size))
     file: Path | None = None
-    normalisation: dict[str, Any] = {}
+    known_of_weights: dict[str, Any] = {}
     if pretrained:
         if known is None or not known.has_weights:
             raise ValueError(f"timm has no pretrained weights for the {data.role} {name}.")
         if data.role != "student":  # whose new classifier is trained
             data.check(f"{name} with its pretrained weights", known.num_classes)
-        normalisation = {"mean": tuple(known.mean), "std": tuple(known.std)}
+        known_of_weights = {"mean": tuple(known.mean), "std": tuple(known.std)}
     if checkpoint is not None:
-        file, normalisation = _read_checkpoint(checkpoint, data)
+        file, known_of_weights = _read_checkpoint(checkpoint, data)
     classes = options.pop("num_classes", data.num_classes)
     data.check(name, classes)
     teacher = create_teacher(name, num_classes=classes, checkpoint=file, pretrained=pretrained, **options)
     arguments = (name.partition(".")[0], {"num_classes": classes, **options})
-    return _network(teacher, data, timm=arguments, **normalisation)
+    return _network(teacher, data, timm=arguments, **known_of_weights)
 
 
 def _pretrained_config(name: str, role: str) -> Any:
@@ -238,12 +240,12 @@ def _from_space(
 ) -> Network:
     space = data.space(space)
     file: Path | None = None
-    normalisation: dict[str, Any] = {}
+    known_of_weights: dict[str, Any] = {}
     if checkpoint is not None:
-        file, normalisation = _read_checkpoint(checkpoint, data)
+        file, known_of_weights = _read_checkpoint(checkpoint, data)
     teacher = create_teacher(architecture, space=space, checkpoint=file, **options)
     built = {"recipe": space.recipe, "config": as_json(space.config()), "architecture": str(architecture)}
-    return _network(teacher, data, timm=space.timm_model(architecture), space=built, **normalisation)
+    return _network(teacher, data, timm=space.timm_model(architecture), space=built, **known_of_weights)
 
 
 def _from_path(path: Path, data: _Data, weights: dict[str, Any]) -> Network:
@@ -264,7 +266,7 @@ def _from_path(path: Path, data: _Data, weights: dict[str, Any]) -> Network:
     _check_size(file, card, path, data)
     settings = {"student": card.name, "checkpoint_sha256": file_sha256(file)}
     teacher = Teacher(card.name, lambda: load_student(file), trained=True, settings=settings)
-    return _network(teacher, data, timm=card.timm, space=card.space, mean=card.mean, std=card.std)
+    return _network(teacher, data, timm=card.timm, space=card.space, **_known_of_weights(card))
 
 
 def _check_size(file: Path, card: ModelCard, path: Path, data: _Data) -> None:
@@ -285,7 +287,7 @@ def _check_size(file: Path, card: ModelCard, path: Path, data: _Data) -> None:
 
 
 def _read_checkpoint(checkpoint: str | os.PathLike[str], data: _Data) -> tuple[Path, dict[str, Any]]:
-    """The file of the weights, and what images they were trained with where a card says it."""
+    """The file of the weights, and what they were trained with where a card says it."""
     file = find_student(checkpoint)
     if file.name != WEIGHTS:  # a configuration beside it may be of other weights
         return file, {}
@@ -294,7 +296,13 @@ def _read_checkpoint(checkpoint: str | os.PathLike[str], data: _Data) -> tuple[P
     except FileNotFoundError:
         return file, {}
     data.check(f"checkpoint {checkpoint}", card.num_classes, card.input_size[0])
-    return file, {"mean": card.mean, "std": card.std}
+    return file, _known_of_weights(card)
+
+
+def _known_of_weights(card: ModelCard) -> dict[str, Any]:
+    """What a card says of the data that the weights were trained on."""
+    data = card.made_of.get("data")
+    return {"mean": card.mean, "std": card.std, "trained_on": data if isinstance(data, dict) else None}
 
 
 def _network(teacher: Teacher, data: _Data, **more: Any) -> Network:

@@ -23,7 +23,7 @@ from .data import Probe
 from .distillation import Recipe, Training
 from .distillation.base import Specification, parse_distillers
 from .distillation.checkpoint import TrainingFolder, read_training
-from .distillation.training import TrainingRun
+from .distillation.training import TrainingRun, check_division
 from .distillation.training_report import compare_trainings
 from .evaluation import Evaluator
 from .networks import Network, Source, as_network
@@ -269,11 +269,16 @@ class Pipeline:
         if stand_in.accelerator.num_processes > 1:
             raise ValueError("A pipeline runs in one process; `diswot distill` trains its student in several.")
         of_student = {key: value for key, value in stand_in.config.items() if key != "student"}
+        of_teacher = None
+        if not self._teacher.trained:
+            training = self._make_teacher_training(None)
+            check_division(f"The teacher {self._teacher.name}", training.splits.config(), self._splits)
+            of_teacher = training.config
         return {
             "search": search.study.config,
             "search_teacher": self.search_teacher,
             "distillation": of_student,
-            "teacher": None if self._teacher.trained else self._make_teacher_training(None).config,
+            "teacher": of_teacher,
         }
 
     def _random_teacher(self) -> Teacher:

@@ -6,7 +6,7 @@ import hashlib
 import json
 import math
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path, PurePath
@@ -247,6 +247,14 @@ def create_splits(
     val_split, val = _find(open_split, known, val_split, EVAL_SPLITS, (train_split, test_split))
     splits = {"train_split": train_split, "val_split": val_split, "test_split": test_split}
     return _make_splits(train, val, test, request, splits, _is_mirrored(name), resident_limit, workers)
+
+
+def division(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Of the configuration of splits, what decides which images are validated and tested on."""
+    keys = ("train_split", "val_split", "test_split", "val_share", "test_share")
+    chosen = {key: config.get(key) for key in keys}
+    drawn = chosen["val_share"] is not None or chosen["test_share"] is not None
+    return chosen | ({"seed": config.get("seed")} if drawn else {})
 
 
 def _usual_workers() -> int:

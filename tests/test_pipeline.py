@@ -266,6 +266,7 @@ def test_a_pipeline_killed_within_and_between_stages_ends_the_same(finished: ds.
         ({"dataset": "digitz"}, "Unknown data set 'digitz'. Did you mean 'digits'"),
         ({"data_options": {"train_limit": 5}}, "train_limit is 5"),
         ({"teacher_data_options": {"train_limit": 5}}, "train_limit is 5"),
+        ({"teacher_data_options": {"seed": 1}}, "is trained on digits divided otherwise"),
     ],
 )
 def test_wrong_input_of_any_stage_is_refused_before_the_first(changes: dict, message: str, tmp_path: Path) -> None:

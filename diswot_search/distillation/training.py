@@ -20,10 +20,10 @@ from search_spaces import SearchSpace, count_cost
 from ..budget import measure_latency
 from ..evaluation import resolve_device
 from ..networks import Network, Source, as_network
-from ..run_folder import as_json, finite_only, versions
+from ..run_folder import as_json, differences, finite_only, versions
 from ..search import check_whole, device_name
 from ..seeding import isolated_random_state, stable_seed
-from ..splits import Splits, create_splits
+from ..splits import Splits, create_splits, division
 from ..student_files import FOLDER, load_student, save_student
 from .base import Specification, Term, parse_distillers
 from .checkpoint import BEST, LAST, Checkpoint, TrainingFolder, read_checkpoint
@@ -254,9 +254,12 @@ class TrainingRun:
     def _network(self, source: Source, role: str, **options: Any) -> Network:
         channels, height, width = self.splits.input_size
         classes = self.splits.num_classes
-        return as_network(
+        network = as_network(
             source, num_classes=classes, in_chans=channels, image_size=(height, width), role=role, **options
         )
+        if network.trained_on is not None:
+            check_division(f"The {role} {network.name}", network.trained_on, self.splits)
+        return network
 
     def _create_task(self, ce_weight: float | None) -> tuple[DistillationTask, ModelEmaV3 | None]:
         """The task on its device; what does not fit shows here, before anything is written."""
@@ -470,6 +473,26 @@ class TrainingRun:
         for name, picture in draw_training(folder.rows, result).items():
             folder.write(name, picture)
         folder.write_json("result.json", result)
+
+
+def check_division(who: str, trained_on: Mapping[str, Any], splits: Splits) -> None:
+    """Refuse a network that may have learnt images of the same data which are to be validated or tested on.
+
+    Args:
+        who: The network, as the subject of a message.
+        trained_on: What it is trained on, as `Splits.config()` says it.
+        splits: The data at hand.
+
+    Raises:
+        ValueError: The data is the same by name, but its validation and test images are chosen otherwise.
+    """
+    if trained_on.get("name") != splits.name:
+        return
+    if lines := differences(division(trained_on), division(splits.config())):
+        raise ValueError(
+            f"{who} is trained on {splits.name} divided otherwise, so that it may know images to validate or test on: "
+            f"{'; '.join(lines)}. Divide the data alike for both."
+        )
 
 
 class _Observer:
