@@ -38,12 +38,12 @@ def closed_form(recipe: Recipe, step: int, steps: int) -> float:
     if recipe.schedule == "multistep":
         return recipe.lr * recipe.decay ** sum(step >= round(share * steps) for share in recipe.milestones)
     left = 1 - step / steps
-    shape = 0.5 * (1 + math.cos(math.pi * step / steps)) if recipe.schedule == "cosine" else left**recipe.decay
+    shape = 0.5 * (1 + math.cos(math.pi * step / steps)) if recipe.schedule == "cosine" else left**recipe.power
     return recipe.min_lr + (recipe.lr - recipe.min_lr) * shape
 
 
 @pytest.mark.parametrize("schedule", ["multistep", "cosine", "poly", "constant"])
-@pytest.mark.parametrize("changes", [{}, {"warmup": 0.1, "min_lr": 0.01, "lr": 1.0, "decay": 0.5}])
+@pytest.mark.parametrize("changes", [{}, {"warmup": 0.1, "min_lr": 0.01, "lr": 1.0, "decay": 0.5, "power": 2.0}])
 def test_the_rate_of_each_step_is_that_of_its_formula(schedule: str, changes: dict[str, Any]) -> None:
     recipe = create_recipe(schedule=schedule, **changes)
     expected = [closed_form(recipe, step, STEPS) for step in range(STEPS)]
@@ -121,6 +121,15 @@ def test_options_of_images_are_options_of_recipes() -> None:
         ({"label_smoothing": math.nan}, "label_smoothing is nan"),
         ({"ema": 2.0}, "ema is 2.0"),
         ({"clip_grad": -1}, "clip_grad is -1"),
+        ({"clip_grad": 0}, "clip_grad is 0, with which nothing is learnt"),
+        ({"power": -1}, "power is -1"),
+        ({"min_lr": 0.1}, "min_lr is 0.1, above lr, 0.05"),
+        ({"compile": "yes"}, "compile is 'yes'; it must be true or false"),
+        ({"channels_last": 3}, "channels_last is 3; it must be true or false"),
+        ({"decay_all": "no"}, "decay_all is 'no'; it must be true or false"),
+        ({"milestones": 0.5}, "milestones are 0.5; .* rising shares"),
+        ({"milestones": "abc"}, "rising shares"),
+        ({"milestones": (0.1, "x")}, "rising shares"),
         ({"milestones": (0.8, 0.2)}, "rising shares"),
         ({"milestones": (150, 180)}, "rising shares"),
         ({"schedule": "cosin"}, "cosine"),

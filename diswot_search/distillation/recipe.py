@@ -38,7 +38,8 @@ class Recipe:
         decay_all: Biases and the parameters of normalisation decay, too.
         schedule: One of `SCHEDULES`.
         milestones: Shares of the training after which "multistep" multiplies the rate by `decay`.
-        decay: That factor, and the power of "poly".
+        decay: That factor.
+        power: Power of the share that is left by which "poly" lowers the rate.
         warmup: Share of the training in which the rate rises linearly from near zero.
         min_lr: Where "cosine" and "poly" end.
         clip_grad: Norm that gradients are clipped to; None leaves them.
@@ -67,6 +68,7 @@ class Recipe:
     schedule: str = "multistep"
     milestones: tuple[float, ...] = (150 / 240, 180 / 240, 210 / 240)
     decay: float = 0.1
+    power: float = 1.0
     warmup: float = 0.0
     min_lr: float = 0.0
     clip_grad: float | None = None
@@ -84,6 +86,9 @@ class Recipe:
             value = getattr(self, name)
             if not isinstance(value, int) or isinstance(value, bool) or value < 1:
                 raise RecipeError(f"{name} is {value!r}; it must be a whole number of at least 1.")
+        for name in ("decay_all", "channels_last", "compile"):
+            if not isinstance(getattr(self, name), bool):
+                raise RecipeError(f"{name} is {getattr(self, name)!r}; it must be true or false.")
         if self.batch_size % self.accumulate:
             raise RecipeError(
                 f"A batch of {self.batch_size} cannot be computed in {self.accumulate} equal parts; "
@@ -94,8 +99,16 @@ class Recipe:
         for name in ("clip_grad", "ema"):
             if getattr(self, name) is not None:
                 _check_between(name, getattr(self, name), 0.0, math.inf if name == "clip_grad" else 1.0)
-        if not all(0 <= share <= 1 for share in self.milestones) or list(self.milestones) != sorted(self.milestones):
-            raise RecipeError(f"milestones are {self.milestones}; they must be rising shares of the training, 0 to 1.")
+        if self.clip_grad == 0:
+            raise RecipeError("clip_grad is 0, with which nothing is learnt; it must be above 0, or None.")
+        if self.min_lr > self.lr:
+            raise RecipeError(
+                f"min_lr is {self.min_lr:g}, above lr, {self.lr:g}; the rate cannot end above its highest."
+            )
+        if not _are_milestones(self.milestones):
+            raise RecipeError(
+                f"milestones are {self.milestones!r}; they must be a list of rising shares of the training, 0 to 1."
+            )
         optimizers = tuple(map(str, list_optimizers(exclude_filters=["lookahead_*"])))
         names: tuple[tuple[str, str, tuple[str, ...]], ...] = (
             ("schedule", self.schedule, SCHEDULES),
@@ -133,7 +146,7 @@ class Recipe:
             min_lr=self.min_lr,
             # timm multiplies a step early.
             decay_milestones=[] if constant else [round(share * steps) + 1 for share in self.milestones],
-            decay_rate=self.decay,
+            decay_rate=self.power if self.schedule == "poly" else self.decay,
             step_on_epochs=False,
             updates_per_epoch=1,
         )
@@ -143,13 +156,21 @@ class Recipe:
 _RANGES = (
     *(("lr", 0.0, math.inf), ("min_lr", 0.0, math.inf), ("weight_decay", 0.0, math.inf), ("mixup", 0.0, math.inf)),
     *(("cutmix", 0.0, math.inf), ("momentum", 0.0, 1.0), ("decay", 0.0, math.inf), ("warmup", 0.0, 1.0)),
-    ("label_smoothing", 0.0, 1.0),
+    *(("power", 0.0, math.inf), ("label_smoothing", 0.0, 1.0)),
 )
 
 
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _are_milestones(shares: Any) -> bool:
+    numbers = isinstance(shares, tuple) and all(_is_number(share) and 0 <= share <= 1 for share in shares)
+    return numbers and list(shares) == sorted(shares)
+
+
 def _check_between(name: str, value: Any, lowest: float, highest: float) -> None:
-    number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-    if not number or not lowest <= value <= highest:
+    if not _is_number(value) or not lowest <= value <= highest:
         most = "" if math.isinf(highest) else f" and at most {highest:g}"
         raise RecipeError(f"{name} is {value!r}; it must be a number of at least {lowest:g}{most}.")
 
@@ -205,7 +226,7 @@ def create_recipe(recipe: str | Recipe = "cifar", **changes: Any) -> Recipe:
     given = {name: value for name, value in changes.items() if value is not None}
     if "augmentation" in given and not isinstance(given["augmentation"], Augmentation):
         raise RecipeError(f"augmentation is {given['augmentation']!r}; it must be an Augmentation.")
-    if "milestones" in given:
+    if isinstance(given.get("milestones"), list):
         given["milestones"] = tuple(given["milestones"])
     augmentation = replace(
         given.pop("augmentation", made.augmentation), **{k: given.pop(k) for k in list(given) if k in of_images - own}
