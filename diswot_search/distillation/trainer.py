@@ -43,6 +43,8 @@ GRACE = 5.0
 """Seconds within which the signals that several processes get are taken for one."""
 CHECKED_EVERY = 50
 """Steps after which a device that computes ahead is waited for, to see whether the loss is a number."""
+ASKED_EVERY = 10
+"""Steps after which several processes on such devices ask each other for signals."""
 
 
 class DivergenceError(RuntimeError):
@@ -231,7 +233,8 @@ class Trainer:
         self._pause()
 
     def _tick(self) -> None:
-        """Count the time since the last call as the epoch's."""
+        """Count the time since the last call as the epoch's, all that was computed in it included."""
+        self._check_finite()  # which waits for a device that computes ahead
         now = time.perf_counter()
         self.progress.epoch_seconds += now - self._clock
         self._clock = now
@@ -260,7 +263,7 @@ class Trainer:
 
     def _step(self, step: int, parts: list[Images]) -> Tensor:
         """One step of the optimiser; returns the terms of the loss."""
-        _seed_all(stable_seed(self.seed, "step", step, self.accelerator.process_index))
+        _seed_all(stable_seed(self.seed, "step", step, self.accelerator.process_index), self.accelerator.device)
         self.schedule.step_update(step)
         share = 1 / len(parts)
         values = torch.zeros(len(self.terms) + 1, device=self.accelerator.device)
@@ -334,17 +337,21 @@ class Trainer:
 
     def _pause(self) -> None:
         """Between two steps: answer a signal, and store the state where the last time is long ago."""
+        accelerator, step = self.accelerator, self.progress.step
+        together = accelerator.num_processes > 1
+        if together and accelerator.device.type != "cpu" and step % ASKED_EVERY and step % self.steps_per_epoch:
+            return  # to ask waits for all that is queued
         asked = self.interruption.asked
         late = time.monotonic() - self._stored_at > self.checkpoint_seconds
-        if self.accelerator.num_processes > 1:
-            flags = torch.tensor([float(asked), float(late)], device=self.accelerator.device)
-            asked, late = (self.accelerator.reduce(flags) > 0).tolist()
+        if together:
+            flags = torch.tensor([float(asked), float(late)], device=accelerator.device)
+            asked, late = (accelerator.reduce(flags) > 0).tolist()
         if asked or late:
             self._tick()
             self._check_state()
             self._save()
         if asked:
-            self.accelerator.wait_for_everyone()  # a launcher ends all processes when one of them has ended
+            accelerator.wait_for_everyone()  # a launcher ends all processes when one of them has ended
             raise KeyboardInterrupt
 
     # -- epochs ---------------------------------------------------------------------------------
@@ -522,8 +529,15 @@ def _fitting(name: str) -> Iterator[None]:
         ) from error
 
 
-def _seed_all(seed: int) -> None:
-    """Seed every generator that a network, an augmentation or a distiller may draw from."""
+def _seed_all(seed: int, device: torch.device) -> None:
+    """Seed every generator that a network, an augmentation or a distiller may draw from.
+
+    Not by `torch.manual_seed`, which asks for every kind of device at each call.
+    """
     random.seed(seed)
     np.random.seed(seed % 2**32)
-    torch.manual_seed(seed)
+    torch.default_generator.manual_seed(seed)
+    if device.type == "cuda":
+        torch.cuda.manual_seed(seed)
+    elif device.type == "mps":
+        torch.mps.manual_seed(seed)
