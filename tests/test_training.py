@@ -46,9 +46,9 @@ from diswot_search.distillation import (
 )
 from diswot_search.distillation.checkpoint import BEST, LAST, TrainingFolder, read_checkpoint
 from diswot_search.distillation.recipe import RecipeError
-from diswot_search.image_sets import ImageSet, ResidentSet
+from diswot_search.image_sets import ImageSet, ResidentSet, StreamedSet
 from diswot_search.run_folder import StudyError
-from diswot_search.splits import Splits
+from diswot_search.splits import Splits, create_splits
 from diswot_search.student_files import load_student, read_card
 from search_spaces.registry import UnknownNameError
 
@@ -255,7 +255,7 @@ def test_killed_at_random_steps_a_training_ends_as_one_that_was_not(
     processes: Any, whole: Path, tmp_path: Path
 ) -> None:
     out, rng, reached = tmp_path / "run", random.Random(3), []
-    for target in (1, 2, 4, 5, 7):
+    for target in (1, 4, 7):
         process = processes.Process(target=train_in_child, args=(str(out), 1e-9))
         process.start()
         while process.is_alive() and step_in(out) < target:
@@ -294,8 +294,9 @@ def test_killed_between_two_files_a_training_ends_as_one_that_was_not(
 
 
 @posix
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-@pytest.mark.parametrize("at", [2, 6, 9])
+@pytest.mark.parametrize(
+    ("number", "at"), [(signal.SIGINT, 2), (signal.SIGINT, 6), (signal.SIGINT, 9), (signal.SIGTERM, 6)]
+)
 def test_a_signal_lets_the_step_finish_and_the_training_goes_on(
     whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: signal.Signals, at: int
 ) -> None:
@@ -348,11 +349,7 @@ def plain_pair(**changes: Any) -> dict[str, Any]:
     }
 
 
-def normed_pair() -> dict[str, Any]:
-    return {"student_options": {"arch": "1x8-1x8-1x16"}, "lr": 0.02}
-
-
-PAIRS: dict[str, Callable[[], dict[str, Any]]] = {"plain": plain_pair, "normed": normed_pair, "hard": lambda: HARD}
+PAIRS: dict[str, Callable[[], dict[str, Any]]] = {"plain": plain_pair, "hard": lambda: HARD}
 
 
 def train_as_rank(rank: int, port: int, out: str, pair: str, interrupted: bool) -> None:
@@ -418,14 +415,6 @@ def test_two_processes_learn_what_one_does(processes: Any, tmp_path: Path) -> No
     launch(processes, tmp_path / "resumed", "plain", interrupted=True)
     launch(processes, tmp_path / "resumed", "plain")
     assert_same(tmp_path / "resumed", tmp_path / "two")
-
-
-@posix
-def test_two_processes_with_batch_statistics_learn_nearly_what_one_does(processes: Any, tmp_path: Path) -> None:
-    launch(processes, tmp_path / "two", "normed")
-    run(tmp_path / "one", **normed_pair())
-    # Each process normalises by the statistics of its 8 images instead of all 16.
-    np.testing.assert_allclose(losses_of(tmp_path / "two"), losses_of(tmp_path / "one"), rtol=0.1)
 
 
 @posix
@@ -862,10 +851,9 @@ def test_what_is_damaged_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         with pytest.raises(KeyboardInterrupt):
             run(out, **options)
     content = (out / LAST).read_bytes()
-    for damaged in (b"", b"12345678", content[:-7], b"\0" * len(content), b"\2\0\0\0\0\0\0\0[]"):
-        (out / LAST).write_bytes(damaged)
-        with pytest.raises(StudyError, match=r"last.safetensors is damaged"):
-            run(out, **options)
+    (out / LAST).write_bytes(content[:-7])
+    with pytest.raises(StudyError, match=r"last.safetensors is damaged"):
+        run(out, **options)
     run(tmp_path / "other", distiller="observed", student_options={"arch": "1x4"}, epochs=1)
     (out / LAST).write_bytes((tmp_path / "other" / LAST).read_bytes())
     with pytest.raises(StudyError, match=r"last.safetensors does not fit this training"):
@@ -880,5 +868,58 @@ def _losing_best(write: Callable[..., None]) -> Callable[..., None]:
     return lambda self, name, content: None if name == BEST else write(self, name, content)
 
 
-def test_recipes_are_scaled_and_known_by_name() -> None:
-    assert run_alone(recipe=create_recipe("finetune", flip=0.5), epochs=1).result["status"] == "complete"
+def test_recipes_are_known_by_name_and_scaled() -> None:
+    """Twelve steps, of which rows tell the rates of 2, 5, 8 and 11."""
+    multistep = [0.05, 0.05, 0.005, 5e-5]  # lower from 5/8, 3/4 and 7/8 of them on
+    cosine = [1.5e-4 * (1 + math.cos(math.pi * step / 12)) for step in (2, 5, 8, 11)]
+    for name, expected in (("cifar", multistep), ("finetune", cosine)):
+        rows = run_alone(recipe=create_recipe(name, flip=0.5), epochs=4).rows
+        assert [row["lr"] for row in rows] == pytest.approx(expected)
+
+
+# -- other data, and compiled ---------------------------------------------------------------------
+
+
+@posix
+@pytest.mark.parametrize("kind", ["streamed", "augmented by workers"])
+def test_a_training_on_data_that_workers_make_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    data, recipe = make_splits(workers=1), {"auto_augment": "rand-m5-n1"}
+    if kind == "streamed":
+        limits = {"resident_limit": 0, "image_size": 16, "train_limit": 48, "test_share": 0.02, "val_share": 0.02}
+        data, recipe = create_splits("digits", workers=1, **limits), {"padding": 2}
+    assert isinstance(data.train, StreamedSet if kind == "streamed" else ResidentSet)
+    options = {"dataset": data, "distiller": "kd+observed", "epochs": 2, "recipe_options": recipe}
+    run(tmp_path / "whole", **options)
+    calls = []
+
+    def interrupt(loss: Tensor, batch: Batch) -> Tensor:
+        calls.append(0)
+        if len(calls) == 4:
+            signal.raise_signal(signal.SIGINT)
+        return loss
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Observed, "hook", staticmethod(interrupt))
+        with pytest.raises(KeyboardInterrupt):
+            run(tmp_path / "run", **options)
+    assert step_in(tmp_path / "run") == 4
+    run(tmp_path / "run", **options)
+    assert_same(tmp_path / "run", tmp_path / "whole")
+
+
+def test_compiled_networks_learn_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    compile, compiled = torch.compile, []
+
+    def traced(function: Any) -> Any:
+        compiled.append(function)
+        return compile(function, backend="aot_eager")  # all but the C++ compiler
+
+    monkeypatch.setattr(torch, "compile", traced)
+    options = plain_pair(distiller="kd+fitnet", epochs=1)
+    plain, made = run(**options), run(**options | {"recipe_options": {"compile": True, **options["recipe_options"]}})
+    assert len(compiled) == 2
+    first, second = plain.student.state_dict(), made.student.state_dict()
+    assert first.keys() == second.keys()
+    assert close(first, second, rtol=1e-4, atol=1e-6)  # only the rounding differs
