@@ -389,7 +389,9 @@ def test_proxies_lists_what_each_needs(capsys: pytest.CaptureFixture[str]) -> No
         assert f" {name} " in shown
     assert run("proxies s*p*") == 0
     shown = capsys.readouterr().out
-    assert "synflow" in shown or "snip" in shown
+    assert " snip " in shown
+    assert " swap " in shown
+    assert "synflow" not in shown
     assert "diswot" not in shown
 
 
