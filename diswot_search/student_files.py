@@ -133,7 +133,8 @@ def save_student(model: nn.Module, card: ModelCard, folder: str | os.PathLike[st
     state = {key: value.detach().cpu().contiguous().clone() for key, value in model.state_dict().items()}
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    write_atomically(folder / WEIGHTS, save(state, {"format": "pt", _CARD_HASH: _hash(config[_CARD])}))
+    # One entry only: several would be written in any order, and equal students would differ as files.
+    write_atomically(folder / WEIGHTS, save(state, {_CARD_HASH: _hash(config[_CARD])}))
     write_atomically(folder / CONFIG, text)
     return folder / WEIGHTS
 

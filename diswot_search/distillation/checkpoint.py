@@ -169,8 +169,11 @@ class Checkpoint:
 
     def to_bytes(self) -> bytes:
         """As a safetensors file with the values as JSON in its header."""
-        # Cloned, since the format has no place for tensors that share memory, as tied weights do.
-        tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in self.tensors.items()}
+        # Copied, since the format has no place for tensors that share memory, as tied weights do.
+        order = torch.contiguous_format
+        tensors = {
+            name: tensor.detach().to("cpu", copy=True, memory_format=order) for name, tensor in self.tensors.items()
+        }
         return save(tensors, {"values": json.dumps(self.values)})
 
     @classmethod

@@ -458,6 +458,7 @@ class TrainingRun:
             splits.input_size,
             self.student.mean or splits.mean,
             self.student.std or splits.std,
+            labels=splits.classes,
             params=result["student"]["params"],
             macs=result["student"]["macs"],
             made_of={
