@@ -500,7 +500,8 @@ def test_an_interrupted_training_is_shown_and_goes_on(
     assert "the same command continues" in capsys.readouterr().err
     assert run("show teacher") == 0
     shown = capsys.readouterr().out
-    assert "status: running after 1 epoch, 2 steps" in shown
+    assert "interrupted or running: 1 of 2 epochs done, 2 steps; the same command continues" in shown
+    assert "load_student" not in shown
     assert "cifar_resnet alone" in shown
     assert run(TRAIN) == 0
     trained = capsys.readouterr().out

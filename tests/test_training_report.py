@@ -86,7 +86,7 @@ def make_result(**changes: Any) -> dict[str, Any]:
 def make_unfinished() -> dict[str, Any]:
     """What is known before the first epoch is over."""
     missing = dict.fromkeys(("last", "best", "test", "teacher", "agreement", "student", "timing", "data", "distillers"))
-    return make_result(status="interrupted", epochs=0, steps=3, rule="last", **missing)
+    return make_result(status="running", epochs=0, planned_epochs=4, steps=3, rule="last", **missing)
 
 
 def shown(table: Table, width: int = 120) -> str:
@@ -255,7 +255,11 @@ def test_an_unfinished_training_is_shown_as_far_as_it_is_known() -> None:
         "training": ["3 steps"],
         "seed": ["7"],
     }
-    assert list(describe_training(unfinished)) == ["status: interrupted after 0 epochs, 3 steps"]
+    assert "0 of 4 epochs, unfinished" in " ".join(shown(format_training(unfinished)).split())
+    assert list(describe_training(unfinished, "runs/mine")) == [
+        "interrupted or running: 0 of 4 epochs done, 3 steps; the same command continues",
+        "run folder: runs/mine",  # there is no student to load yet
+    ]
 
 
 @pytest.mark.parametrize(("rule", "text"), [("last", "the last"), ("best", "the best on validation images")])

@@ -142,6 +142,7 @@ def read_training(path: str | os.PathLike[str]) -> dict[str, Any]:
     return {
         "status": "running",
         "epochs": len(rows),
+        "planned_epochs": config["recipe"]["epochs"],
         "steps": rows[-1]["step"] if rows else 0,
         "last": known[-1] if known else None,
         "best": best,

@@ -212,8 +212,10 @@ def describe_training(result: Result, path: str | os.PathLike[str] | None = None
         result: What `result.json` says.
         path: The run folder, if there is one.
     """
-    if result["status"] != "complete":
-        yield f"status: {result['status']} after {_count(result['epochs'], 'epoch')}, {_count(result['steps'], 'step')}"
+    complete = result["status"] == "complete"
+    if not complete:
+        done = f"{_epochs(result)} done, {_count(result['steps'], 'step')}"
+        yield f"interrupted or running: {done}; the same command continues"
     if (teacher := result.get("teacher")) and teacher.get("trained") is False:
         yield f"the teacher {teacher['name']} has random weights: it was neither trained nor given a checkpoint"
     if test := result.get("test"):
@@ -225,6 +227,7 @@ def describe_training(result: Result, path: str | os.PathLike[str] | None = None
         )
     if path is not None:
         yield f"run folder: {path}"
+    if path is not None and complete:
         yield "to load the student in Python:"
         yield f"import diswot_search; model = diswot_search.load_student({str(path)!r})"
 
@@ -301,8 +304,15 @@ def format_distillers(pattern: str = "*") -> Table:
 def _title(result: Result) -> str:
     student, teacher = result.get("student") or {}, result.get("teacher") or {}
     parts = [student.get("name", "training"), *([f"under {teacher['name']}"] if teacher else ["alone"])]
-    status = "" if result["status"] == "complete" else f", {result['status']}"
-    return f"{' '.join(parts)}: {_count(result['epochs'], 'epoch')}{status}"
+    status = "" if result["status"] == "complete" else ", unfinished"
+    return f"{' '.join(parts)}: {_epochs(result)}{status}"
+
+
+def _epochs(result: Result) -> str:
+    """How many are done, and of how many where that is another number."""
+    planned = result.get("planned_epochs", result["epochs"])
+    of = "" if planned == result["epochs"] else f"{result['epochs']} of "
+    return of + _count(planned, "epoch")
 
 
 def _facts(result: Result) -> dict[str, str]:
