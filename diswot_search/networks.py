@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from search_spaces import Architecture, ArchitectureError, SearchSpace, create_s
 from search_spaces.registry import UnknownNameError, near_names, unknown_name_message
 
 from .run_folder import STORES, as_json
+from .splits import Splits
 from .student_files import WEIGHTS, ModelCard, find_student, load_student, read_card
 from .study import Candidate, Study
 from .teacher import Teacher, create_teacher, file_sha256
@@ -74,8 +76,8 @@ def as_network(
     Args:
         source: A network or teacher as it is; a module; the winner of a study, or another of its candidates; an
             architecture of `space`; or a text: a timm name, the text of an architecture of `space`, the run folder of
-            a search (its winner, untrained) or of a training (its student, trained), or the folder or file of a student
-            that `save_student` wrote. A folder that is called like a timm model is given as "./NAME".
+            a search (its winner, untrained), or of a training or pipeline (its student, trained), or the folder or file
+            of a student that `save_student` wrote. A folder that is called like a timm model is given as "./NAME".
         num_classes: Classes of the data.
         in_chans: Channels of its images.
         image_size: Height and width of its images, for networks that depend on it.
@@ -109,6 +111,28 @@ def as_network(
     if checkpoint is not None or pretrained or options or space is not None:
         raise ValueError(f"The {role} is given as it is; space, checkpoint, pretrained and options cannot be set.")
     return _as_given(source, data)
+
+
+def network_for(splits: Splits, source: Source, role: str, options: Mapping[str, Any] | None = None) -> Network:
+    """The network that is meant, for the classes and images of the data.
+
+    Args:
+        splits: The data.
+        source: As for `as_network`.
+        role: What it is called in messages, "student" or "teacher".
+        options: The other options of `as_network`.
+
+    Raises:
+        ValueError: One of the options comes from the data; and the errors of `as_network`.
+    """
+    channels, height, width = splits.input_size
+    known: dict[str, Any] = {"num_classes": splits.num_classes, "in_chans": channels, "image_size": (height, width)}
+    options = options or {}
+    if set_twice := [name for name in known if name in options]:
+        raise ValueError(f"{', '.join(set_twice)} of the {role} comes from the data and cannot be set.")
+    if reserved := [name for name in ("role", "source") if name in options]:
+        raise ValueError(f"{', '.join(reserved)} is no option of the {role}.")
+    return as_network(source, role=role, **known, **options)
 
 
 @dataclass(frozen=True)

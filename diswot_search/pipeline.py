@@ -26,18 +26,19 @@ from .distillation.checkpoint import TrainingFolder, read_training
 from .distillation.training import TrainingRun, check_division
 from .distillation.training_report import compare_trainings
 from .evaluation import Evaluator
-from .networks import Network, Source, as_network
+from .networks import Network, Source, network_for
 from .proxies import Proxy, ProxyFunction, RankAggregate
 from .report import describe_study, format_table
 from .run_folder import RunFolder, StudyError, as_json, differences, versions
 from .search import Search, as_space, check_whole, weight_seeds
 from .seeding import stable_seed
-from .splits import Splits, create_splits
+from .splits import Splits, as_splits
+from .student_files import DISTILLED
 from .study import Study
 from .teacher import Teacher
 
-TEACHER, SEARCH, DISTILLED, ALONE = "teacher", "search", "distilled", "alone"
-"""The stages in order, and the folders of the run folder that they live in."""
+TEACHER, SEARCH, ALONE = "teacher", "search", "alone"
+"""The stages beside DISTILLED, and the folders of the run folder that they live in."""
 
 SEARCH_TEACHERS = ("random", "trained")
 _TRIED = 20
@@ -243,24 +244,20 @@ class Pipeline:
             raise ValueError(f"search_teacher is {self.search_teacher!r}; it must be 'random' or 'trained'.")
         check_whole("probe_size", self.probe_size, least=2)
         self._terms = parse_distillers(self.distiller)
-        self._splits = _as_splits(self.dataset, self.data_options)
-        self._teacher = self._as_network(self.teacher, self.teacher_options)
+        self._splits = as_splits(self.dataset, self.data_options)
+        self._teacher = network_for(self._splits, self.teacher, "teacher", self.teacher_options)
+        self._check_teacher_options()
         self._space = as_space(self.space, self._probe(self._teacher), **(self.space_options or {}))
         self.config = self._check()
 
-    def _as_network(self, teacher: Source, options: Mapping[str, Any] | None) -> Network:
-        channels, height, width = self._splits.input_size
-        classes = self._splits.num_classes
-        return as_network(
-            teacher,
-            num_classes=classes,
-            in_chans=channels,
-            image_size=(height, width),
-            role="teacher",
-            **(options or {}),
-        )
-
     # -- before anything is written -------------------------------------------------------------
+
+    def _check_teacher_options(self) -> None:
+        """Refuse what says how to train a teacher that is trained."""
+        names = ("teacher_epochs", "teacher_recipe_options", "teacher_data_options")
+        given = [name for name in names if getattr(self, name) not in (None, {})]
+        if self._teacher.trained and given:
+            raise ValueError(f"The teacher {self._teacher.name} is trained already; {', '.join(given)} cannot be set.")
 
     def _check(self) -> dict[str, Any]:
         """Make every stage as far as it can be made without those before it; returns the configuration."""
@@ -301,7 +298,7 @@ class Pipeline:
     def _make_teacher_training(self, out: Path | None) -> TrainingRun:
         splits = self._splits
         if self.teacher_data_options:
-            splits = _as_splits(self.dataset, {**(self.data_options or {}), **self.teacher_data_options})
+            splits = as_splits(self.dataset, {**(self.data_options or {}), **self.teacher_data_options})
         changes = {"epochs": self.teacher_epochs} if self.teacher_epochs is not None else {}
         changes = {**(self.teacher_recipe_options or {}), **changes}
         return self._make_training(self._teacher, None, out, splits=splits, changes=changes)
@@ -386,7 +383,7 @@ class Pipeline:
             trained, teacher = None, self._teacher
             if not teacher.trained:
                 trained = self._make_teacher_training(path / TEACHER).run()
-                teacher = self._as_network(path / TEACHER, None)
+                teacher = network_for(self._splits, path / TEACHER, "teacher")
                 tell(TEACHER, trained)
             study = self._search(teacher)
             tell(SEARCH, study)
@@ -417,14 +414,6 @@ def read_trainings(path: str | os.PathLike[str]) -> dict[str, dict[str, Any]]:
     """What is known of the student's trainings in the run folder of a pipeline, as `PipelineResult.compared` has it."""
     folders = {"student alone": Path(path) / ALONE, "distilled": Path(path) / DISTILLED}
     return {name: read_training(folder) for name, folder in folders.items() if TrainingFolder.exists(folder)}
-
-
-def _as_splits(dataset: str | Splits, options: Mapping[str, Any] | None) -> Splits:
-    if isinstance(dataset, str):
-        return create_splits(dataset, **(options or {}))
-    if options:
-        raise ValueError("The data is given as it is; data_options cannot be set.")
-    return dataset
 
 
 def _balanced_order(labels: torch.Tensor, seed: int) -> torch.Tensor:

@@ -172,6 +172,29 @@ class _Request:
                 raise DataError(f"{key} is {getattr(self, key)}; it must lie between 0 and 1.")
 
 
+def as_splits(dataset: str | Splits, options: Mapping[str, Any] | None = None) -> Splits:
+    """The data that is meant: splits as they are, or those that `create_splits` makes for a name.
+
+    Args:
+        dataset: The name, or the splits.
+        options: Of `create_splits`, for a name.
+
+    Raises:
+        TypeError: It is neither.
+        ValueError: There are options for splits.
+    """
+    if isinstance(dataset, str):
+        return create_splits(dataset, **(options or {}))
+    if not isinstance(dataset, Splits):
+        raise TypeError(
+            f"The data is given as {type(dataset).__name__}; give a name that create_splits knows, or splits, which "
+            "Splits.from_arrays makes of images and labels of one's own."
+        )
+    if options:
+        raise ValueError("The data is given as it is; data_options cannot be set.")
+    return dataset
+
+
 def create_splits(
     name: str = "digits",
     *,

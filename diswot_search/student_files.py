@@ -27,6 +27,8 @@ WEIGHTS = "student.safetensors"
 CONFIG = "config.json"
 FOLDER = "student"
 """The folder of the student in the run folder of its training, which has a config.json of its own."""
+DISTILLED = "distilled"
+"""The folder of the student's training in the run folder of a pipeline."""
 
 _CARD = "diswot"
 _CARD_HASH = "card_sha256"
@@ -184,13 +186,14 @@ def find_student(path: str | os.PathLike[str]) -> Path:
     """The file of a student's weights.
 
     Args:
-        path: The run folder of a training, the folder of a student, or the file itself.
+        path: The run folder of a training, or of a pipeline, whose distilled student is meant; the folder of a student,
+            or the file itself.
 
     Raises:
         FileNotFoundError: There is none.
     """
     path = Path(path)
-    for file in (path, path / WEIGHTS, path / FOLDER / WEIGHTS):
+    for file in (path, path / WEIGHTS, path / FOLDER / WEIGHTS, path / DISTILLED / FOLDER / WEIGHTS):
         if file.is_file():
             return file
     what = (
@@ -247,7 +250,7 @@ def load_student(path: str | os.PathLike[str], *, model: nn.Module | None = None
     """A trained student, in evaluation mode on the CPU. The global random state is left as it was.
 
     Args:
-        path: The run folder of its training, its `student/` folder, or the .safetensors file in it.
+        path: The run folder of its training or pipeline, its `student/` folder, or the .safetensors file in it.
         model: The network to load the weights into, for a module that neither timm nor a search space builds.
 
     Raises:

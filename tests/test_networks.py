@@ -110,6 +110,15 @@ def test_a_folder_or_file_of_a_student_stands_for_it_with_its_weights(tmp_path: 
     assert len(network.config()["checkpoint_sha256"]) == 64
 
 
+def test_the_run_folder_of_a_pipeline_stands_for_its_distilled_student(tmp_path: Path) -> None:
+    (tmp_path / "pipeline.sqlite").touch()
+    with pytest.raises(FileNotFoundError, match="run folder of a pipeline without a finished student"):
+        as_network(str(tmp_path), num_classes=7)
+    model = saved(tmp_path / "distilled" / "student")
+    assert same(as_network(str(tmp_path), num_classes=7, role="teacher").build(1), model)
+    assert same(ds.load_student(tmp_path), model)
+
+
 def test_a_checkpoint_brings_its_normalisation_where_a_card_says_it(tmp_path: Path) -> None:
     model = saved(tmp_path / "student")
     with_card = small(checkpoint=tmp_path)

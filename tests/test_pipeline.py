@@ -39,6 +39,8 @@ TINY = {
     "progress": False,
 }
 
+OF_A_TRAINED_TEACHER = TINY | {"teacher_options": None, "teacher_epochs": None, "teacher_data_options": None}
+
 
 @pytest.fixture(scope="module", autouse=True)
 def _no_pictures() -> Iterator[None]:
@@ -106,6 +108,7 @@ def test_the_student_is_given_and_can_be_loaded(finished: ds.PipelineResult) -> 
     loaded = ds.load_student(finished.path / "distilled")
     images = torch.randn(2, 3, 8, 8)
     assert torch.equal(loaded(images), finished.student(images))
+    assert torch.equal(ds.load_student(finished.path)(images), loaded(images))
 
 
 def test_the_search_sees_training_images_and_a_teacher_with_random_weights(
@@ -118,7 +121,7 @@ def test_the_search_sees_training_images_and_a_teacher_with_random_weights(
         seen.append(student.probe.images)
         raise KeyboardInterrupt
 
-    options = TINY | {"teacher": finished.path / "teacher", "teacher_options": None, "proxy": look}
+    options = OF_A_TRAINED_TEACHER | {"teacher": finished.path / "teacher", "proxy": look}
     with pytest.raises(KeyboardInterrupt):
         ds.run(out=tmp_path / "run", **options)
     splits = ds.create_splits(**TINY["data_options"])
@@ -163,7 +166,7 @@ def test_another_configuration_is_refused_and_named(finished: ds.PipelineResult)
 
 
 def test_a_trained_teacher_is_taken_as_it_is(finished: ds.PipelineResult, tmp_path: Path) -> None:
-    options = TINY | {"teacher": finished.path / "teacher", "teacher_options": None, "compare": False}
+    options = OF_A_TRAINED_TEACHER | {"teacher": finished.path / "teacher", "compare": False}
     first = ds.run(out=tmp_path / "run", **options)
     assert first.teacher is None
     assert first.alone is None
@@ -191,13 +194,7 @@ def test_ones_own_arrays_and_module(tmp_path: Path) -> None:
     images = (torch.rand(60, 3, 8, 8) * 100 + 50 * labels.view(-1, 1, 1, 1)).to(torch.uint8)
     splits = Splits.from_arrays((images, labels))
     teacher = ds.create_teacher("cifar_resnet", num_classes=3, arch="1x4-1x4-1x8").build().eval()
-    options = TINY | {
-        "data_options": None,
-        "teacher_data_options": None,
-        "teacher": teacher,
-        "teacher_options": None,
-        "epochs": 1,
-    }
+    options = OF_A_TRAINED_TEACHER | {"data_options": None, "teacher": teacher, "epochs": 1}
     with pytest.raises(ValueError, match="cannot be built with random weights; give search_teacher='trained'"):
         ds.run(splits, out=tmp_path / "run", **options)
     assert not (tmp_path / "run").exists()
@@ -266,6 +263,7 @@ def test_a_pipeline_killed_within_a_stage_ends_the_same(finished: ds.PipelineRes
         ({"budget": Budget(max_params=10)}, "the smallest cost of the space is"),
         ({"budget": 10}, "budget is 10; it must be a Budget"),
         ({"teacher": "cifar_resnet9", "teacher_options": None}, "'cifar_resnet9' is no timm model"),
+        ({"teacher_options": {"num_classes": 7}}, "num_classes of the teacher comes from the data"),
         ({"teacher_options": {"archh": "1x4-1x4-1x8"}}, "cannot be built"),
         ({"space": "nasbench21"}, "Unknown search space 'nasbench21'. Did you mean 'nasbench201'"),
         ({"space_options": {"chanels": 3}}, "'chanels'"),
@@ -311,7 +309,7 @@ def test_a_distiller_that_does_not_fit_the_students_is_refused_before_the_first_
         def forward(self, images: torch.Tensor) -> torch.Tensor:
             return self.layer(images.flatten(1))
 
-    options = TINY | {"teacher": Headless().eval(), "teacher_options": None, "search_teacher": "trained"}
+    options = OF_A_TRAINED_TEACHER | {"teacher": Headless().eval(), "search_teacher": "trained"}
     with pytest.raises(DistillerError, match="AT reads stages, which the teacher Headless does not have"):
         ds.run(out=tmp_path / "run", **options | {"distiller": "at", "proxy": "nwot"})
     assert not (tmp_path / "run").exists()
@@ -319,14 +317,18 @@ def test_a_distiller_that_does_not_fit_the_students_is_refused_before_the_first_
 
 def test_a_teacher_of_other_classes_is_refused(finished: ds.PipelineResult, tmp_path: Path) -> None:
     images, labels = torch.randint(0, 255, (60, 3, 8, 8), dtype=torch.uint8), torch.arange(60) % 3
-    options = TINY | {
-        "data_options": None,
-        "teacher_data_options": None,
-        "teacher": finished.path / "teacher",
-        "teacher_options": None,
-    }
+    options = OF_A_TRAINED_TEACHER | {"data_options": None, "teacher": finished.path / "teacher"}
     with pytest.raises(ValueError, match="is for 10 classes, but the data has 3"):
         ds.run(Splits.from_arrays((images, labels)), out=tmp_path / "run", **options)
+    assert not (tmp_path / "run").exists()
+
+
+def test_how_to_train_a_teacher_is_not_said_of_a_trained_one(finished: ds.PipelineResult, tmp_path: Path) -> None:
+    given = {"teacher_epochs": 3, "teacher_recipe_options": {"lr": 0.1}, "teacher_data_options": {"train_limit": 60}}
+    for name, value in given.items():
+        options = OF_A_TRAINED_TEACHER | {"teacher": finished.path / "teacher", name: value}
+        with pytest.raises(ValueError, match=f"is trained already; {name} cannot be set"):
+            ds.run(out=tmp_path / "run", **options)
     assert not (tmp_path / "run").exists()
 
 

@@ -19,11 +19,11 @@ from search_spaces import SearchSpace, count_cost
 
 from ..budget import measure_latency
 from ..evaluation import resolve_device
-from ..networks import Network, Source, as_network
+from ..networks import Network, Source, network_for
 from ..run_folder import as_json, differences, finite_only, versions
 from ..search import check_whole, device_name
 from ..seeding import isolated_random_state, stable_seed
-from ..splits import Splits, create_splits, division
+from ..splits import Splits, as_splits, division
 from ..student_files import FOLDER, load_student, save_student
 from .base import Specification, Term, parse_distillers
 from .checkpoint import BEST, LAST, Checkpoint, TrainingFolder, read_checkpoint
@@ -215,12 +215,7 @@ class TrainingRun:
         self.accelerator = create_accelerator(made, self.device)
         if out is None and self.accelerator.num_processes > 1:
             raise ValueError("Several processes need a run folder; give out.")
-        if isinstance(dataset, Splits):
-            if data_options:
-                raise ValueError("The data is given as it is; data_options cannot be set.")
-            self.splits = dataset
-        else:
-            self.splits = create_splits(dataset, **(data_options or {}))
+        self.splits = as_splits(dataset, data_options)
         mirrored = self.splits.mirrored or "flip" in (recipe_options or {})
         self.recipe = made if mirrored else create_recipe(made, flip=0.0)
         if len(self.splits.train) < made.batch_size:
@@ -231,8 +226,8 @@ class TrainingRun:
         if rule == "best" and not len(self.splits.val):
             raise ValueError("There are no validation images, so no epoch is the best; give rule='last'.")
         of_student: dict[str, Any] = {} if space is None else {"space": space}
-        self.student = self._network(student, "student", **of_student, **(student_options or {}))
-        self.teacher = None if teacher is None else self._network(teacher, "teacher", **(teacher_options or {}))
+        self.student = self._network(student, "student", {**(student_options or {}), **of_student})
+        self.teacher = None if teacher is None else self._network(teacher, "teacher", teacher_options)
         self.terms = terms
         self.rule = rule
         self.seed = seed
@@ -251,12 +246,8 @@ class TrainingRun:
             "seed": seed,
         }
 
-    def _network(self, source: Source, role: str, **options: Any) -> Network:
-        channels, height, width = self.splits.input_size
-        classes = self.splits.num_classes
-        network = as_network(
-            source, num_classes=classes, in_chans=channels, image_size=(height, width), role=role, **options
-        )
+    def _network(self, source: Source, role: str, options: Mapping[str, Any] | None) -> Network:
+        network = network_for(self.splits, source, role, options)
         if network.trained_on is not None:
             check_division(f"The {role} {network.name}", network.trained_on, self.splits)
         return network
