@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import errno
 import importlib
 import inspect
 import io
@@ -26,8 +27,9 @@ from torch import Tensor, nn
 from search_spaces.registry import unknown_name_message
 
 from .run_folder import write_atomically
+from .search import check_whole
 from .seeding import isolated_random_state
-from .splits import ImageSet, Splits, create_splits
+from .splits import ImageSet, Splits, as_splits, create_splits
 from .student_files import CONFIG, ModelCard, find_student, load_student, read_card
 
 FORMATS = {"onnx": "student.onnx", "torch": "student.pt2", "int8": "student.int8.onnx"}
@@ -136,7 +138,7 @@ def export(
         normalise: Let the file normalise its images, which are then between 0 and 1.
         batch_size: Images of a batch; by default any number.
         opset: Version of ONNX's operators.
-        calibration: Training images that the ranges of int8 are taken from.
+        calibration: Training images that the ranges of int8 are taken from, at least 1.
         seed: Draws these images.
 
     Raises:
@@ -144,7 +146,8 @@ def export(
         FileNotFoundError: There is no student.
         ValueError: An unknown format, a data set that does not fit or is missing, or one of the name of that which
             the student was trained on, but with other images.
-        ExportError: The network cannot be exported, or the file does not compute what the network does.
+        ExportError: The network cannot be exported, or the file does not compute what the network does, or cannot be
+            written.
     """
     if format not in FORMATS:
         raise ValueError(unknown_name_message("format", format, FORMATS))
@@ -152,8 +155,10 @@ def export(
         raise ValueError("int8 is calibrated on training images; give `dataset`.")
     if format != "torch":
         _require_onnx()
+    check_whole("calibration", calibration, least=1)
     network, card = _read_source(source, card)
     path = _target(source, format, out)
+    _check_call(path, batch_size, opset if format != "torch" else None)
     splits = _fitting_splits(dataset, data_options or {}, card)
     if format == "torch":
         made = _checked(_as_program(network, path, card, normalise, batch_size), network, card)
@@ -199,6 +204,7 @@ def export_onnx(
         ExportError: The network cannot be exported, or the file does not compute what the network does.
     """
     _require_onnx()
+    _check_call(Path(path), batch_size, opset)
     network, card = _read_source(source, card)
     made = _as_onnx(network, Path(path), card, normalise, batch_size, opset)
     if check:
@@ -233,6 +239,7 @@ def export_torch(
     Raises:
         ExportError: The network cannot be exported, or the program does not compute what the network does.
     """
+    _check_call(Path(path), batch_size)
     network, card = _read_source(source, card)
     made = _as_program(network, Path(path), card, normalise, batch_size)
     if check:
@@ -265,6 +272,7 @@ def quantise_onnx(
         ExportError: onnxruntime cannot quantise the file.
     """
     _require_onnx()
+    _check_call(Path(path), batch_size)
     content = Path(source).read_bytes()
     run = _onnx_runner(content)
     report = ExportReport("onnx", Path(source), len(content), len(content), run.batch_size, run.normalised)
@@ -298,6 +306,12 @@ def _as_onnx(
         onnx.helper.set_model_props(model, _metadata(card, normalise, batch_size))
         onnx.checker.check_model(model)
         content = model.SerializeToString()
+    written = next(entry.version for entry in model.opset_import if entry.domain == "")
+    if written != opset:
+        raise ExportError(
+            f"{card.name} cannot be exported with opset {opset}: torch {torch.__version__} writes {written} instead. "
+            f"Give opset {written}, or a later one that ONNX has."
+        )
     report = ExportReport("onnx", path, len(content), _bytes_of(network), batch_size, normalise)
     return _Exported(report, content, lambda: _onnx_runner(content))
 
@@ -436,6 +450,9 @@ def _exporting(name: str | Path, target: str) -> Iterator[None]:
     """Errors of an exporter in one line, no warnings of its own code, and the random state left as it was."""
     root, handler = logging.getLogger(), logging.NullHandler()
     root.addHandler(handler)  # onnxruntime writes to this logger, which would otherwise configure itself for good
+    of_torch = logging.getLogger("torch.onnx")
+    level = of_torch.level
+    of_torch.setLevel(logging.ERROR)
     with isolated_random_state(0), warnings.catch_warnings():
         for category in (DeprecationWarning, FutureWarning, torch.jit.TracerWarning):
             warnings.filterwarnings("ignore", category=category)
@@ -449,6 +466,7 @@ def _exporting(name: str | Path, target: str) -> Iterator[None]:
             ) from error
         finally:
             root.removeHandler(handler)
+            of_torch.setLevel(level)
 
 
 def _require_onnx() -> Any:
@@ -581,6 +599,25 @@ def _check_images(images: Tensor, input_size: Sequence[int]) -> None:
 # -- what a call is about -----------------------------------------------------------------------
 
 
+def _check_call(path: Path, batch_size: int | None, opset: int | None = None) -> None:
+    """Refuse, before any work, numbers that cannot be, and a file that cannot be written."""
+    if batch_size is not None:
+        check_whole("batch_size", batch_size, least=1)
+    if opset is not None:
+        check_whole("opset", opset, least=1)
+        newest = _require_onnx().defs.onnx_opset_version()
+        if opset > newest:
+            raise ValueError(f"opset is {opset}; the newest that this version of ONNX has is {newest}.")
+    try:
+        if path.is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        folder = next(parent for parent in path.absolute().parents if parent.exists())
+        with tempfile.TemporaryFile(dir=folder):  # permissions alone do not tell
+            pass
+    except OSError as error:
+        raise ExportError(f"Cannot write {path}: {error.strerror or error}.") from error
+
+
 def _read_source(source: Source, card: ModelCard | None) -> tuple[nn.Module, ModelCard]:
     if isinstance(source, nn.Module):
         if card is None:
@@ -615,13 +652,12 @@ def _fitting_splits(dataset: Splits | str | None, data_options: Mapping[str, Any
         raise ValueError("data_options are for a data set that is given by its name.")
     if dataset is None:
         return None
-    found, wanted = (dataset.num_classes, *dataset.input_size), (card.num_classes, *card.input_size)
-    if found != wanted:
-        raise ValueError(
-            f"{dataset.name} has {found[0]} classes and images of {found[1:]}, but {card.name} is for {wanted[0]} "
-            f"classes and {wanted[1:]}."
-        )
-    return dataset
+    splits = as_splits(dataset)
+    if splits.num_classes != card.num_classes:
+        raise ValueError(f"{splits.name} has {splits.num_classes} classes, but {card.name} is for {card.num_classes}.")
+    if splits.input_size != card.input_size:
+        raise ValueError(f"{splits.name} has images of {splits.input_size}, but {card.name} is for {card.input_size}.")
+    return splits
 
 
 def _as_in_training(name: str, data_options: Mapping[str, Any], card: ModelCard) -> Splits:

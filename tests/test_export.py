@@ -530,6 +530,10 @@ def test_other_data_is_of_the_size_of_the_networks_images(coloured: Splits, tmp_
         ({"card": None}, "with the `card`"),
         ({"out": None}, "give `out`"),
         ({"data_options": {"seed": 1}}, "data_options are for a data set that is given by its name"),
+        ({"format": "onnx", "opset": 99}, "opset is 99; the newest .* is"),
+        ({"format": "onnx", "opset": 0}, "opset is 0"),
+        ({"batch_size": 0}, "batch_size is 0; it must be a whole number of at least 1"),
+        ({"format": "int8", "dataset": "digits", "calibration": 0}, "calibration is 0"),
     ],
 )
 def test_a_call_that_cannot_be_is_refused(options: dict[str, Any], message: str, tmp_path: Path) -> None:
@@ -551,8 +555,34 @@ def test_the_students_own_files_are_not_written_over(out: str, tmp_path: Path) -
 
 def test_data_of_other_classes_is_refused(coloured: Splits, tmp_path: Path) -> None:
     network, card = student("resnet")
-    with pytest.raises(ValueError, match=r"arrays has 3 classes .* but resnet is for 7"):
+    with pytest.raises(ValueError, match=r"arrays has 3 classes, but resnet is for 7"):
         export(network, "onnx", tmp_path, card=card, dataset=coloured)
+    others = replace(card, num_classes=3, input_size=(3, 9, 9))
+    with pytest.raises(ValueError, match=r"arrays has images of \(3, 8, 8\), but resnet is for \(3, 9, 9\)"):
+        export(network, "onnx", tmp_path, card=others, dataset=coloured)
+    with pytest.raises(TypeError, match=r"given as tuple; .* Splits\.from_arrays"):
+        export(network, "onnx", tmp_path, card=card, dataset=(torch.rand(2, 3, 8, 8), torch.zeros(2)))  # type: ignore[arg-type]
+
+
+def test_an_opset_that_the_exporter_does_not_keep_is_refused(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    network, card = student("resnet")
+    with pytest.raises(ExportError, match="cannot be exported with opset 3"):
+        export_onnx(network, tmp_path / "x.onnx", card=card, opset=3)
+    assert not list(tmp_path.iterdir())
+    assert capfd.readouterr().err == ""
+
+
+def test_a_place_that_cannot_be_written_is_refused_before_any_work(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    network, card = student("resnet")
+    monkeypatch.setattr(torch.export, "export", None)  # which is not come to
+    (tmp_path / "file").touch()
+    for place in (tmp_path, tmp_path / "file" / "x.pt2"):
+        with pytest.raises(ExportError, match=f"Cannot write {place}: "):
+            export_torch(network, place, card=card)
+    with pytest.raises(ExportError, match=r"Cannot write .*: Not a directory"):
+        export(network, "torch", tmp_path / "file" / "sub" / "x.pt2", card=card)
 
 
 def test_images_that_cannot_calibrate_are_refused(exported: Path, tmp_path: Path) -> None:
