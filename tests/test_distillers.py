@@ -311,8 +311,9 @@ def test_weights_are_those_asked_for_or_customary(specification: Any, expected: 
         ("-1*kd", "the weight of kd is -1.0"),
         ({"kd": "2"}, "the weight of kd is '2'"),
         ("kd+kd", "kd is given more than once"),
-        ({"kd": {"temprature": 2}}, "no option 'temprature'; allowed: temperature"),
-        ({"pkt": {"x": 2}}, "no option 'x'; it has none"),
+        ({"kd": {"temprature": 2}}, r"no option 'temprature'; did you mean 'temperature'\? Allowed: temperature"),
+        ({"kd": {"wieght": 2}}, r"no option 'wieght'; did you mean 'weight'\? Allowed: temperature, weight"),
+        ({"pkt": {"x": 2}}, "no option 'x'; allowed: weight"),
     ],
 )
 def test_wrong_specifications_are_told(specification: Any, message: str) -> None:
@@ -363,6 +364,9 @@ def test_only_what_counts_is_read_and_lowers_the_cross_entropy() -> None:
     assert made("kd+fitnet") == (0.1, ("logits", "stages"))
     assert made("0*kd+fitnet") == (1.0, ("stages",))
     assert made("0*kd+0*fitnet") == (1.0, ())
+    assert Combination(parse_distillers("kd"), setting, ce_weight=0.0).ce_weight == 0
+    with pytest.raises(DistillerError, match="nothing is learnt"):
+        Combination(parse_distillers("0*kd"), setting, ce_weight=0.0)
 
 
 @pytest.mark.usefixtures("registered")
@@ -373,6 +377,27 @@ def test_a_loss_that_is_no_scalar_is_told_by_name() -> None:
         combination = Combination(parse_distillers(f"odd{place}"), setting)
         with pytest.raises(DistillerError, match=f"'odd{place}' must be a scalar; it is {shown}"):
             combination(student, teacher, batch_of(), progress=0.0)
+
+
+@pytest.mark.usefixtures("registered")
+def test_what_is_used_without_being_read_is_told_by_name() -> None:
+    class Careless(LastStage):
+        reads = ("logits",)
+
+    class Broken(Given):
+        reads = base.READABLE
+
+        def changed(self, loss: Tensor) -> Any:
+            return [][0]
+
+    setting, student, teacher = pair_of(DEEP, DEEP)
+    without = replace(student, stages=()), replace(teacher, stages=())
+    base.register_distiller("careless", Careless)
+    base.register_distiller("broken", Broken)
+    with pytest.raises(DistillerError, match=r"'careless' fails \(IndexError: .*\)\. It reads logits, "):
+        Combination(parse_distillers("careless"), setting)(*without, batch_of(), progress=0.0)
+    with pytest.raises(IndexError, match="list index"):  # which is no matter of what it reads
+        Combination(parse_distillers("broken"), setting)(student, teacher, batch_of(), progress=0.0)
 
 
 @pytest.mark.usefixtures("registered")
@@ -465,6 +490,8 @@ def test_stages_of_one_position_have_no_patterns() -> None:
             make(setting, stages=[-1])
         with pytest.raises(DistillerError, match="one position only in deep or point"):
             get_distiller(name)(Setting(DEEP, point, torch.arange(4)))
+        with pytest.raises(DistillerError, match=f"'{name}' cannot be made: Patterns .* one position only"):
+            Combination(parse_distillers(name), Setting(DEEP, point, torch.arange(4)))
 
 
 def test_wrong_stages_name_those_that_both_have() -> None:
@@ -480,7 +507,7 @@ def test_options_come_with_the_specification() -> None:
     fitnet = combination.distillers[0]
     assert isinstance(fitnet, FitNet)
     assert fitnet.stage == -1
-    with pytest.raises(DistillerError, match="allowed: stages, initial_variance"):
+    with pytest.raises(DistillerError, match="Allowed: stages, initial_variance, weight"):
         parse_distillers({"vid": {"stage": -1}})
 
 

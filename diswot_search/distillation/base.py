@@ -13,7 +13,7 @@ from typing import Any, ClassVar, cast
 import torch
 from torch import Tensor, nn
 
-from search_spaces.registry import Registry, UnknownNameError, unknown_name_message
+from search_spaces.registry import Registry, UnknownNameError, near_names, unknown_name_message
 
 READABLE = ("logits", "pooled", "features", "stages", "preactivations")
 """What a distiller can read of a network."""
@@ -349,8 +349,10 @@ def _check_options(name: str, options: Mapping[str, Any]) -> None:
     if not any(p.kind is p.VAR_KEYWORD for p in parameters):
         for option in options:
             if option not in allowed:
-                known = f"allowed: {', '.join(allowed)}" if allowed else "it has none"
-                raise DistillerError(f"The distiller {name!r} has no option {option!r}; {known}.")
+                known = [*allowed, "weight"]
+                near = near_names(str(option), known)
+                hint = f"did you mean {' or '.join(map(repr, near))}? Allowed" if near else "allowed"
+                raise DistillerError(f"The distiller {name!r} has no option {option!r}; {hint}: {', '.join(known)}.")
     missing = [p.name for p in named if p.default is p.empty and p.name not in options]
     if missing:
         raise DistillerError(f"The distiller {name!r} needs the option {', '.join(missing)}; give it a value.")
@@ -371,17 +373,19 @@ class Combination(nn.Module):
         ce_weight: Factor of the cross entropy.
 
     Raises:
-        DistillerError: A distiller does not fit, or a weight is negative or not finite.
+        DistillerError: A distiller does not fit, a weight is negative or not finite, or all are zero.
     """
 
     def __init__(self, terms: Iterable[Term], setting: Setting, ce_weight: float | None = None) -> None:
         super().__init__()
         self.terms = tuple(terms)
-        made = [get_distiller(term.name)(setting, **term.options) for term in self.terms]
+        made = [_make(term, setting) for term in self.terms]
         self.distillers = nn.ModuleList(made)
         counting = [distiller for distiller, term in zip(made, self.terms, strict=True) if term.weight]
         customary = min((distiller.ce_weight for distiller in counting), default=1.0)
         self.ce_weight = customary if ce_weight is None else check_number("ce_weight", ce_weight, at_least=0)
+        if not counting and not self.ce_weight:
+            raise DistillerError("Neither a distiller nor the cross entropy has a weight, so that nothing is learnt.")
         self.reads = tuple(what for what in READABLE if any(what in distiller.reads for distiller in counting))
 
     def own_buffers(self) -> list[str]:
@@ -398,13 +402,13 @@ class Combination(nn.Module):
             progress: Share of the training that is done, 0 to 1.
 
         Raises:
-            DistillerError: A distiller gives what is no scalar.
+            DistillerError: A distiller gives what is no scalar, or uses what it does not say that it reads.
         """
         losses = {}
         for term, distiller in zip(self.terms, self._made(), strict=True):
             ramp = min(1.0, progress / distiller.warmup) if distiller.warmup else 1.0
             if factor := term.weight * ramp:
-                loss = distiller(student, teacher, batch)
+                loss = _loss_of(term.name, distiller, student, teacher, batch)
                 if not isinstance(loss, Tensor) or loss.ndim:
                     shown = f"shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else type(loss).__name__
                     raise DistillerError(f"The loss of the distiller {term.name!r} must be a scalar; it is {shown}.")
@@ -415,6 +419,27 @@ class Combination(nn.Module):
 
     def _made(self) -> list[Distiller]:
         return cast("list[Distiller]", list(self.distillers))
+
+
+def _make(term: Term, setting: Setting) -> Distiller:
+    try:
+        return get_distiller(term.name)(setting, **term.options)
+    except DistillerError as error:
+        raise DistillerError(f"The distiller {term.name!r} cannot be made: {error}") from error
+
+
+def _loss_of(name: str, distiller: Distiller, student: Features, teacher: Features, batch: Batch) -> Any:
+    """What a distiller gives; where it fails and does not read all, that may be why."""
+    try:
+        return distiller(student, teacher, batch)
+    except (AttributeError, IndexError, TypeError) as error:
+        if not set(READABLE) - set(distiller.reads):
+            raise
+        reads = ", ".join(distiller.reads) or "nothing"
+        raise DistillerError(
+            f"The distiller {name!r} fails ({type(error).__name__}: {error}). It reads {reads}, "
+            "and all else of a network may be missing; what it uses must be among its `reads`."
+        ) from error
 
 
 def _nothing(distiller: Distiller, like: Tensor) -> Tensor:
