@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import inspect
 import os
+import re
 import signal
 import sys
 import threading
 from argparse import ArgumentError
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import pairwise
 from typing import Any
 
 from jsonargparse import ActionConfigFile, ArgumentParser
@@ -636,10 +638,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     # Two threads on busy cores wait for each other by spinning, many times longer than they compute.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    given = list(sys.argv[1:] if arguments is None else arguments)
     try:
-        command, options = _parse(arguments)
+        command, options = _parse(given)
     except ArgumentError as error:
-        return _refuse(error)
+        return _refuse(_explain(str(error), given))
     try:
         with _termination_as_interrupt():
             COMMANDS[command](**options)
@@ -650,7 +653,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except Exception as error:
         if not _explains_itself(error):
             raise
-        return _refuse(error)
+        return _refuse(str(error))
     return DONE
 
 
@@ -660,9 +663,46 @@ def _explains_itself(error: Exception) -> bool:
     return ours or isinstance(error, ValueError | OSError | ImportError | MemoryError)
 
 
-def _refuse(error: Exception) -> int:
-    _complain(f"error: {' '.join(str(error).split())}")
+def _refuse(message: str) -> int:
+    _complain(f"error: {' '.join(message.split())}")
     return BAD_INPUT
+
+
+_KINDS = {
+    "int": "a whole number",
+    "float": "a number",
+    "bool": "true or false",
+    "str": "a text",
+    "list": "a list",
+    "dict": "a mapping of names to values",
+}
+"""What the parser's types are called."""
+
+
+def _explain(message: str, arguments: Sequence[str]) -> str:
+    """What the parser says of the arguments, in shorter words and with a hint where there is one."""
+    if found := re.match(r'Parser key "(.+?)":.*?(?:Given value|Got value): (.*)', message, re.DOTALL):
+        kinds = dict.fromkeys(
+            _KINDS[kind] for kind in re.findall(r"Expected a <class '(\w+)'>", message) if kind in _KINDS
+        )
+        return f"{found[1]} is {found[2]!r}; it must be {' or '.join(kinds)}." if kinds else message
+    if found := re.match(r"argument --(\w+).*: expected one argument", message):
+        option = f"--{found[1]}"
+        value = next((after for before, after in pairwise(arguments) if before == option), "")
+        return f"{message}; write {option}={value}" if value.startswith("-") and value[1:2] != "-" else message
+    if message.startswith("unrecognized arguments: --"):
+        near = _near_options(message.split()[2], arguments)
+        return f"{message}. Did you mean {near}?" if near else message
+    return message
+
+
+def _near_options(option: str, arguments: Sequence[str]) -> str:
+    """Options of the command that this one may have been meant to be."""
+    from search_spaces.registry import near_names
+
+    command = next(argument for argument in arguments if argument in COMMANDS)
+    known = inspect.signature(COMMANDS[command]).parameters
+    return " or ".join(f"--{name}" for name in near_names(option.lstrip("-").partition("=")[0], known))
 
 
 def _complain(what: str) -> None:
@@ -671,15 +711,18 @@ def _complain(what: str) -> None:
         sys.stderr.write(f"diswot: {what}\n")
 
 
-def _parse(arguments: Sequence[str] | None) -> tuple[str, dict[str, Any]]:
+def _parse(arguments: Sequence[str]) -> tuple[str, dict[str, Any]]:
     """The command's name and its options by name."""
     parser = ArgumentParser(
-        prog="diswot", description="Find the student for a teacher without training.", exit_on_error=False
+        prog="diswot",
+        description="Find the student for a teacher without training.",
+        exit_on_error=False,
+        allow_abbrev=False,
     )
     commands = parser.add_subcommands(dest="command", required=True)
     for name, function in COMMANDS.items():
         summary = (inspect.getdoc(function) or "").partition("\n")[0]
-        command = ArgumentParser(description=summary, exit_on_error=False)
+        command = ArgumentParser(description=summary, exit_on_error=False, allow_abbrev=False)
         command.add_argument("--config", action=ActionConfigFile, help="YAML file with options.")
         if function in _POSITIONAL:
             argument, text = _POSITIONAL[function]
@@ -778,7 +821,11 @@ def _check_options(what: str, function: Callable[..., Any], options: dict[str, A
     allowed = [name for name, p in inspect.signature(function).parameters.items() if p.kind is p.KEYWORD_ONLY]
     for option in options:
         if option not in allowed:
-            raise ValueError(f"A {what} has no option {option!r}; allowed: {', '.join(allowed)}.")
+            from search_spaces.registry import near_names
+
+            near = near_names(option, allowed)
+            hint = f"did you mean {' or '.join(map(repr, near))}? Allowed" if near else "allowed"
+            raise ValueError(f"A {what} has no option {option!r}; {hint}: {', '.join(allowed)}.")
 
 
 def _print(*what: Any) -> None:
