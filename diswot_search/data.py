@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path, PurePath
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 import torch
@@ -605,6 +605,9 @@ def _read_npz(path: Path, split: str) -> tuple[np.ndarray, np.ndarray]:
         raise DataError(f"There is no file {str(path)!r}, nor any other .npz file in its folder.")
     try:
         with path.open("rb") as file:
+            if not zipfile.is_zipfile(file) and not _is_single_array(file):
+                raise DataError(f"Cannot read {str(path)!r}: it is no npz archive, or a part of one only.")
+            file.seek(0)
             archive = np.load(file, allow_pickle=False)
             if not isinstance(archive, np.lib.npyio.NpzFile):
                 raise DataError(f"{str(path)!r} is a single array; it must be an archive as numpy.savez writes it.")
@@ -613,13 +616,19 @@ def _read_npz(path: Path, split: str) -> tuple[np.ndarray, np.ndarray]:
             if split not in splits:
                 raise DataError(
                     f"No split {split!r} in {str(path)!r}: '{split}_images' and '{split}_labels' are needed, "
-                    f"it has {listed(present)}. Its splits: {listed(splits) or 'none'}."
+                    f"it has {listed(present) or 'no members'}. Its splits: {listed(splits) or 'none'}."
                 )
             return archive[f"{split}_images"], archive[f"{split}_labels"]
     except DataError:
         raise
     except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise DataError(f"Cannot read {str(path)!r}: {error}") from error
+
+
+def _is_single_array(file: BinaryIO) -> bool:
+    """Whether the file is one that `numpy.save` writes."""
+    file.seek(0)
+    return file.read(len(np.lib.format.MAGIC_PREFIX)) == np.lib.format.MAGIC_PREFIX
 
 
 def _splits_of_npz(path: Path) -> tuple[str, ...]:
@@ -772,6 +781,8 @@ def _create_dataset(name: str, root: Path | None, split: str, download: bool) ->
         place = None if root is None else str(root)
         return timm.data.create_dataset(name, root=place, split=split, download=download)
     known = ("digits", "noise", "PATH.npz", "folder", "folder/PATH", "hfds/NAME", "hfids/NAME", "tfds/NAME", "wds/NAME")
+    if (folder := _joined(root, name)) is not None and folder.is_dir():
+        raise DataError(f"Unknown data set {name!r}. The folder {str(folder)!r} is read as 'folder/{name}'.")
     raise _unknown("data set", name, (*known, *(f"torch/{n}" for n in _TIMM_TORCH_NAMES)))
 
 

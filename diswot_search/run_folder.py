@@ -170,6 +170,17 @@ class RunFolder(ABC):
             return self._store.execute(query, values).fetchall()
 
 
+def no_store(path: Path, store: str) -> str:
+    """What to say of a folder that does not have this store."""
+    if not path.exists():
+        return f"There is no run folder {path}."
+    found = next((STORES[other] for other in STORES if (path / other).is_file()), None)
+    if found is not None:
+        return f"{path} is the run folder of a {found}, not of a {STORES[store]}."
+    kinds = list(STORES.values())
+    return f"{path} is no run folder of a {', '.join(kinds[:-1])} or {kinds[-1]}: it has none of their stores."
+
+
 def write_atomically(path: Path, content: str | bytes | Iterable[str]) -> None:
     """Replace a file by one with this content, or leave it as it was."""
     pieces = [content] if isinstance(content, (str, bytes)) else content

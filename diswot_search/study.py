@@ -17,7 +17,7 @@ from torch import nn
 from search_spaces import Architecture, SearchSpace, create_space
 
 from .evaluation import Evaluation, Record
-from .run_folder import RunFolder, StudyError, as_json, csv_line, differences, versions
+from .run_folder import RunFolder, StudyError, as_json, csv_line, differences, no_store, versions
 
 MEASURES = ("params", "macs", "latency_ms")
 """What a score can be weighed against on a Pareto front; less is better."""
@@ -156,7 +156,7 @@ class Study(RunFolder):
         if (study.path / "scores.sqlite").is_file():
             raise StudyError(f"{study.path} is the run folder of a comparison; its table is in comparison.md.")
         if not (study.path / cls.STORE).is_file():
-            raise StudyError(f"{study.path} is no run folder: it has no {cls.STORE}.")
+            raise StudyError(no_store(study.path, cls.STORE))
         study._connect(str(study.path / cls.STORE))
         stored = study._stored_config()
         if stored is None:

@@ -146,7 +146,7 @@ def test_spaces_lists_all_and_shows_one(capsys: pytest.CaptureFixture[str]) -> N
         ("search --max_params 1e3", "the smallest cost of the space is 73,306 params"),
         ("search --max_params -1", "max_params is -1.0; it must be a positive"),
         ("search --device gpu", "Unknown device 'gpu'"),
-        ("show none", "none is no run folder"),
+        ("show none", "There is no run folder none."),
         ("spaces nasbench", "Unknown search space 'nasbench'. Did you mean 'nasbench201'"),
         ("compare", "Which table? --table names a CSV file"),
         ("compare --table none.csv", "There is no table none.csv"),
@@ -208,6 +208,12 @@ def test_bad_input_is_answered_in_one_line_and_leaves_nothing(
     assert shown.err.count("\n") == 1
     assert shown.out == ""
     assert not list(tmp_path.iterdir())
+
+
+def test_a_folder_that_is_given_as_a_data_set_is_said_to_be_one(capsys: pytest.CaptureFixture[str]) -> None:
+    Path("imgs").mkdir()
+    assert run("train --dataset imgs") == 2
+    assert "The folder 'imgs' is read as 'folder/imgs'" in capsys.readouterr().err
 
 
 def test_a_run_folder_of_another_configuration_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
@@ -500,7 +506,7 @@ def test_an_interrupted_training_is_shown_and_goes_on(
     from diswot_search.distillation.checkpoint import TrainingFolder
 
     assert run("show .") == 2
-    assert "has no study.sqlite" in capsys.readouterr().err
+    assert "is no run folder of a search, comparison, training or pipeline" in capsys.readouterr().err
     add = TrainingFolder.add_row
 
     def add_and_interrupt(self: TrainingFolder, row: dict) -> None:

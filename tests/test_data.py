@@ -322,8 +322,12 @@ def test_files_that_are_no_archives_are_refused(tmp_path: Path) -> None:
     good = save(tmp_path / "good.npz")
     for name, content in (("empty", b""), ("text", b"PK is no zip"), ("cut", Path(good).read_bytes()[:1000])):
         (tmp_path / f"{name}.npz").write_bytes(content)
-        with pytest.raises(DataError, match=f"Cannot read .*{name}.npz"):
+        with pytest.raises(DataError, match=f"Cannot read .*{name}.npz") as error:
             create_probe(f"{name}.npz", root=tmp_path)
+        assert "pickle" not in str(error.value)
+    np.savez(tmp_path / "empty.npz")
+    with pytest.raises(DataError, match=r"it has no members\. Its splits: none"):
+        create_probe("empty.npz", root=tmp_path)
     with open(tmp_path / "single.npz", "wb") as file:
         np.save(file, RANDOM)
     with pytest.raises(DataError, match="single array"):

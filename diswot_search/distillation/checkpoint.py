@@ -15,7 +15,7 @@ from safetensors.torch import load, save
 from torch import Tensor
 from torch.optim import Optimizer
 
-from ..run_folder import RunFolder, StudyError, as_json, differences
+from ..run_folder import RunFolder, StudyError, as_json, differences, no_store
 
 LAST = "last.safetensors"
 BEST = "best.safetensors"
@@ -132,7 +132,7 @@ def read_training(path: str | os.PathLike[str]) -> dict[str, Any]:
     """
     path = Path(path)
     if not TrainingFolder.exists(path):
-        raise StudyError(f"{path} is no run folder of a training: it has no {TrainingFolder.STORE}.")
+        raise StudyError(no_store(path, TrainingFolder.STORE))
     if (path / "result.json").is_file():
         return json.loads((path / "result.json").read_text())
     stored = TrainingFolder.peek(path)
