@@ -12,7 +12,7 @@ import timm
 import torch
 from torch import nn
 
-from search_spaces import Architecture, ArchitectureError, SearchSpace, create_space
+from search_spaces import Architecture, ArchitectureError, SearchSpace, create_space, list_spaces
 from search_spaces.registry import UnknownNameError, near_names, unknown_name_message
 
 from .run_folder import STORES, as_json
@@ -202,6 +202,8 @@ def _from_text(text: str, data: _Data, space: SearchSpace | None, weights: dict[
             malformed = error
     if Path(text).exists():
         return _from_path(Path(text), data, weights)
+    if hint := _hint_at_form(text, data.role):
+        raise UnknownNameError(f"The {data.role} {text!r} is no timm model, run folder or file. {hint}")
     if text.endswith(".safetensors") or os.sep in text:
         raise FileNotFoundError(f"The {data.role} {text} is neither a file nor a folder.")
     near = near_names(text, timm.list_models())
@@ -212,6 +214,15 @@ def _from_text(text: str, data: _Data, space: SearchSpace | None, weights: dict[
         f"The {data.role} {text!r} is no timm model, run folder or file"
         f"{f', nor an architecture of {space.name}' if space else ''}. {hint}"
     )
+
+
+def _hint_at_form(text: str, role: str) -> str:
+    """What is meant by an architecture as reports print it, or by timm's name with a prefix."""
+    space, colon, architecture = text.partition(":")
+    if colon and space in list_spaces():
+        return f"To mean an architecture, give {architecture!r} as the {role} and {space!r} as the space."
+    name = text.removeprefix("timm/")
+    return f"Did you mean {name!r}?" if name != text and timm.is_model(name) else ""
 
 
 def _from_timm(

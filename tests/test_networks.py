@@ -160,6 +160,10 @@ def test_a_card_of_a_network_builds_the_network() -> None:
 def test_text_that_is_nothing_is_answered_with_near_names(space: SearchSpace) -> None:
     with pytest.raises(UnknownNameError, match=r"student 'cifar_resnet57' is no timm model.*'cifar_resnet56'"):
         as_network("cifar_resnet57", num_classes=7)
+    with pytest.raises(UnknownNameError, match=r"\. Did you mean 'resnet18'\?"):
+        as_network("timm/resnet18", num_classes=10)
+    with pytest.raises(UnknownNameError, match=r"give '1-1-1' as the student and 'cifar_resnet_s0' as the space"):
+        as_network("cifar_resnet_s0:1-1-1", num_classes=10)
     with pytest.raises(UnknownNameError, match=r"nor an architecture of nasbench201\. Did you mean"):
         as_network("cifar_resnet57", num_classes=7, space=space)
     with pytest.raises(ArchitectureError, match="is no architecture of nasbench201"):
