@@ -103,7 +103,7 @@ class ExportReport:
         if self.lost is not None:
             text += (
                 f"; test accuracy {self.accuracy:.2f} %, {self.float_accuracy:.2f} % in float32: "
-                f"{self.lost:.2f} points lost over {self.samples} images"
+                f"{abs(self.lost):.2f} points {'lost' if self.lost >= 0 else 'gained'} over {self.samples} images"
             )
         return text
 
@@ -152,7 +152,7 @@ def export(
     if format not in FORMATS:
         raise ValueError(unknown_name_message("format", format, FORMATS))
     if format == "int8" and dataset is None:
-        raise ValueError("int8 is calibrated on training images; give `dataset`.")
+        raise ValueError("int8 is calibrated on training images; give `dataset` (--dataset).")
     if format != "torch":
         _require_onnx()
     check_whole("calibration", calibration, least=1)

@@ -452,7 +452,8 @@ def test_int8_states_what_the_file_loses_and_is_calibrated_on_training_images(tm
     assert report.float_accuracy == 100.0
     assert report.lost == 100.0 - report.accuracy > 0
     assert report.samples == 60
-    assert "points lost" in str(report)
+    assert f"{report.lost:.2f} points lost" in str(report)
+    assert "1.50 points gained" in str(replace(report, accuracy=99.5, float_accuracy=98.0))
     graph = onnx.load(path).graph
     assert graph.input[0].type.tensor_type.shape.dim[0].dim_value == 5
     first = next(node for node in graph.node if node.op_type == "QuantizeLinear" and node.input[0] == "images")

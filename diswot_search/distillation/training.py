@@ -52,6 +52,10 @@ class Training:
     path: Path | None
     student: nn.Module
 
+    def __repr__(self) -> str:
+        name = self.result["student"]["name"]
+        return f"Training({name}, {len(self.rows)} epochs, test accuracy {self.accuracy:.2f} %, path={self.path})"
+
     @property
     def accuracy(self) -> float:
         """Test accuracy in percent."""
@@ -221,7 +225,7 @@ class TrainingRun:
         if len(self.splits.train) < made.batch_size:
             raise RecipeError(
                 f"batch_size is {made.batch_size}, but {self.splits.train.title} has only {len(self.splits.train)} "
-                "images to train on."
+                f"images to train on, beside {len(self.splits.val)} to validate and {len(self.splits.test)} to test on."
             )
         if rule == "best" and not len(self.splits.val):
             raise ValueError("There are no validation images, so no epoch is the best; give rule='last'.")
