@@ -690,6 +690,9 @@ def _explain(message: str, arguments: Sequence[str]) -> str:
         option = f"--{found[1]}"
         value = next((after for before, after in pairwise(arguments) if before == option), "")
         return f"{message}; write {option}={value}" if value.startswith("-") and value[1:2] != "-" else message
+    if found := re.match(r"Subcommand '\w+' does not accept option '(\w+)'", message):
+        others = [name for name, function in COMMANDS.items() if found[1] in inspect.signature(function).parameters]
+        return f"{message}; taken by: {', '.join(others)}" if others else message
     if message.startswith("unrecognized arguments: --"):
         near = _near_options(message.split()[2], arguments)
         return f"{message}. Did you mean {near}?" if near else message
