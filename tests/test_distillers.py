@@ -216,6 +216,15 @@ def test_all_are_registered_and_held_to_the_contract() -> None:
     assert {suite.name for suite in NamedDistiller.__subclasses__()} == set(NAMES)
 
 
+def test_a_distiller_without_a_loss_is_refused() -> None:
+    class Forgetful(Distiller):
+        """Says nothing."""
+
+    with pytest.raises(ValueError, match="Forgetful has no forward"):
+        base.register_distiller("forgetful", Forgetful)
+    assert "forgetful" not in list_distillers()
+
+
 # -- by name and in combination -----------------------------------------------------------------
 
 

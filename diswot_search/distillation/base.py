@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import math
 import re
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from fnmatch import fnmatch
@@ -108,7 +109,7 @@ class Setting:
     norms: tuple[Tensor | None, ...] = field(default=(), repr=False)
 
 
-class Distiller(nn.Module):
+class Distiller(nn.Module, ABC):
     """A loss of a student's and a teacher's features, with the connectors that it needs, which are trained.
 
     To add one: inherit, say what it `reads`, make connectors in `__init__` after `super().__init__(setting)`, return
@@ -149,9 +150,9 @@ class Distiller(nn.Module):
                     f"{type(self).__name__} reads {', '.join(missing)}, which the {role} {shapes.name} does not have."
                 )
 
+    @abstractmethod
     def forward(self, student: Features, teacher: Features, batch: Batch) -> Tensor:
         """The loss, a scalar; the teacher's features have no graph."""
-        raise NotImplementedError
 
 
 _SHAPE_OF = {
@@ -217,7 +218,8 @@ def register_distiller(name: str, distiller: type[Distiller]) -> type[Distiller]
         distiller: The class; the first line of its docstring says what it is.
 
     Raises:
-        ValueError: The name is taken, reserved or no such word, or the class reads what no network has.
+        ValueError: The name is taken, reserved or no such word, or the class reads what no network has, or has no
+            `forward`.
     """
     if not re.fullmatch(r"[A-Za-z_]\w*", name):
         raise ValueError(f"{name!r} cannot be the name of a distiller; use letters, digits and underscores.")
@@ -225,6 +227,8 @@ def register_distiller(name: str, distiller: type[Distiller]) -> type[Distiller]
         raise ValueError(f"{name!r} cannot be the name of a distiller: {', '.join(RESERVED)} name other losses.")
     if not (inspect.isclass(distiller) and issubclass(distiller, Distiller)):
         raise ValueError(f"{distiller!r} is no distiller; it must be a class that inherits from Distiller.")
+    if inspect.isabstract(distiller):
+        raise ValueError(f"{distiller.__name__} has no forward; a distiller returns its loss from there.")
     _check_reads(distiller)
     return _DISTILLERS.register(name, distiller)
 

@@ -503,7 +503,7 @@ def _maps_and_weights(student: Features, teacher: Features) -> tuple[Tensor, Ten
     return *chosen[0], *chosen[1]
 
 
-for _name, _distiller in {
+BUILT_IN: dict[str, type[Distiller]] = {
     "kd": KD,
     "kd_standardised": StandardisedKD,
     "fitnet": FitNet,
@@ -523,5 +523,6 @@ for _name, _distiller in {
     "diswot": DisWOT,
     "diswot_relation": DisWOTRelation,
     "diswot_semantic": DisWOTSemantic,
-}.items():
+}
+for _name, _distiller in BUILT_IN.items():
     register_distiller(_name, _distiller)
