@@ -56,11 +56,11 @@ class Network(Teacher):
         return ModelCard(self.name, self.num_classes, input_size, mean, std, timm=self.timm, space=self.space, **more)
 
 
-Source = Teacher | nn.Module | Candidate | Study | Architecture | str | os.PathLike[str]
+NetworkLike = Teacher | nn.Module | Candidate | Study | Architecture | str | os.PathLike[str]
 
 
 def as_network(
-    source: Source,
+    source: NetworkLike,
     *,
     num_classes: int,
     in_chans: int = 3,
@@ -113,7 +113,7 @@ def as_network(
     return _as_given(source, data)
 
 
-def network_for(splits: Splits, source: Source, role: str, options: Mapping[str, Any] | None = None) -> Network:
+def network_for(splits: Splits, source: NetworkLike, role: str, options: Mapping[str, Any] | None = None) -> Network:
     """The network that is meant, for the classes and images of the data.
 
     Args:

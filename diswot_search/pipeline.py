@@ -26,7 +26,7 @@ from .distillation.checkpoint import TrainingFolder, read_training
 from .distillation.training import TrainingRun, check_division
 from .distillation.training_report import compare_trainings
 from .evaluation import Evaluator
-from .networks import Network, Source, network_for
+from .networks import Network, NetworkLike, network_for
 from .proxies import Proxy, ProxyFunction, RankAggregate
 from .report import describe_study, format_table
 from .run_folder import RunFolder, StudyError, as_json, differences, versions
@@ -82,7 +82,7 @@ def run(
     dataset: str | Splits = "digits",
     *,
     out: str | os.PathLike[str],
-    teacher: Source = "cifar_resnet56",
+    teacher: NetworkLike = "cifar_resnet56",
     space: SearchSpace | str = "nasbench201",
     distiller: Specification = "kd",
     budget: Budget | None = None,
@@ -209,7 +209,7 @@ class Pipeline:
 
     dataset: str | Splits
     out: str | os.PathLike[str]
-    teacher: Source
+    teacher: NetworkLike
     space: SearchSpace | str
     distiller: Specification
     budget: Budget | None
@@ -305,7 +305,7 @@ class Pipeline:
 
     def _make_training(
         self,
-        student: Source,
+        student: NetworkLike,
         teacher: Network | None,
         out: Path | None,
         *,

@@ -29,6 +29,7 @@ STORES = {
     "study.sqlite": "search",
     "scores.sqlite": "comparison",
     "training.sqlite": "training",
+    "sources.sqlite": "ranking of sources",
     "pipeline.sqlite": "pipeline",
 }
 """What a run folder holds, by its store."""

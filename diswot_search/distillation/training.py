@@ -19,7 +19,7 @@ from search_spaces import SearchSpace, count_cost
 
 from ..budget import measure_latency
 from ..evaluation import resolve_device
-from ..networks import Network, Source, network_for
+from ..networks import Network, NetworkLike, network_for
 from ..run_folder import as_json, differences, finite_only, versions
 from ..search import check_whole, device_name
 from ..seeding import isolated_random_state, stable_seed
@@ -63,8 +63,8 @@ class Training:
 
 
 def distill(
-    student: Source,
-    teacher: Source,
+    student: NetworkLike,
+    teacher: NetworkLike,
     dataset: str | Splits = "digits",
     *,
     distiller: Specification = "kd",
@@ -131,7 +131,7 @@ def distill(
 
 
 def train(
-    model: Source,
+    model: NetworkLike,
     dataset: str | Splits = "digits",
     *,
     recipe: str | Recipe = "cifar",
@@ -186,8 +186,8 @@ class TrainingRun:
     def __init__(
         self,
         *,
-        student: Source,
-        teacher: Source | None,
+        student: NetworkLike,
+        teacher: NetworkLike | None,
         dataset: str | Splits,
         terms: tuple[Term, ...],
         ce_weight: float | None,
@@ -250,7 +250,7 @@ class TrainingRun:
             "seed": seed,
         }
 
-    def _network(self, source: Source, role: str, options: Mapping[str, Any] | None) -> Network:
+    def _network(self, source: NetworkLike, role: str, options: Mapping[str, Any] | None) -> Network:
         network = network_for(self.splits, source, role, options)
         if network.trained_on is not None:
             check_division(f"The {role} {network.name}", network.trained_on, self.splits)
