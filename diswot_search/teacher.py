@@ -1,9 +1,13 @@
-"""Teachers: any timm name, any architecture of a space, or a module; random weights unless a checkpoint is given."""
+"""Teachers: any timm name, any architecture of a space, or a module; random weights unless a checkpoint is given.
+
+One alone, or several with weights.
+"""
 
 from __future__ import annotations
 
 import copy
 import hashlib
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -55,6 +59,89 @@ class Teacher:
     def config(self) -> dict[str, Any]:
         """All that tells it from another teacher, as JSON values."""
         return {"name": self.name, "trained": self.trained} | self.settings
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConvertedTeacher(Teacher):
+    """A teacher that sees a probe's images in another form: of another size, normalised in another way.
+
+    Attributes:
+        convert: Makes of a probe the one that the teacher reads, of as many images with the same labels. What it does
+            is for `settings` to say, for nothing else tells it from another conversion.
+    """
+
+    convert: Callable[[Probe], Probe]
+
+    def read(self, probe: Probe, seed: int = 0, *, device: str = "cpu", precision: Precision | None = None) -> Readings:
+        """Its readings on what the probe is converted to.
+
+        Raises:
+            ValueError: The conversion changes the labels, or does not take such a probe.
+        """
+        converted = self.convert(probe)
+        if not torch.equal(converted.labels, probe.labels):
+            raise ValueError(f"The teacher {self.name!r} converts a probe to one with other labels.")
+        return super().read(converted, seed, device=device, precision=precision)
+
+
+@dataclass(frozen=True)
+class TeacherBank:
+    """Several teachers with weights: what is said of a student against a bank is the weighted mean over them.
+
+    A bank of one teacher is in all respects that teacher.
+
+    Attributes:
+        teachers: The teachers; those of weight zero are left out.
+        weights: A positive share of each; they sum to 1.
+
+    Raises:
+        ValueError: Weights that are not one for each teacher, are negative, not finite or do not sum to 1 (within
+            1e-9), or a teacher that is there twice.
+    """
+
+    teachers: tuple[Teacher, ...]
+    weights: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        teachers, weights = tuple(self.teachers), tuple(map(float, self.weights))
+        if len(teachers) != len(weights):
+            raise ValueError(f"A bank needs one weight for each teacher; {len(teachers)} and {len(weights)} are given.")
+        shown = ", ".join(f"{weight:.10g}" for weight in weights)
+        if not all(math.isfinite(weight) and weight >= 0 for weight in weights):
+            raise ValueError(f"The weights of a bank are {shown}; they must be finite and not negative.")
+        if not math.isclose(math.fsum(weights), 1, rel_tol=1e-9):
+            raise ValueError(f"The weights of a bank are {shown or 'missing'}; they must sum to 1.")
+        kept = [(teacher, weight) for teacher, weight in zip(teachers, weights, strict=True) if weight]
+        configs = [teacher.config() for teacher, _ in kept]
+        twice = next((config["name"] for config in configs if configs.count(config) > 1), None)
+        if twice is not None:
+            raise ValueError(f"The teacher {twice!r} is there twice.")
+        object.__setattr__(self, "teachers", tuple(teacher for teacher, _ in kept))
+        object.__setattr__(self, "weights", tuple(weight for _, weight in kept))
+
+    @property
+    def name(self) -> str:
+        """What it is called in tables and files: its teachers with their weights, the largest first."""
+        if len(self.teachers) == 1:
+            return self.teachers[0].name
+        return " + ".join(f"{weight:.3g} {teacher.name}" for teacher, weight in self._by_weight())
+
+    @property
+    def trained(self) -> bool:
+        """Whether all of its teachers are trained."""
+        return all(teacher.trained for teacher in self.teachers)
+
+    def config(self) -> dict[str, Any]:
+        """All that tells it from another teacher or bank, as JSON values; of one teacher, the teacher's own."""
+        if len(self.teachers) == 1:
+            return self.teachers[0].config()
+        members = [{"weight": weight, **teacher.config()} for teacher, weight in self._by_weight()]
+        return {"name": self.name, "trained": self.trained, "teachers": members}
+
+    def _by_weight(self) -> list[tuple[Teacher, float]]:
+        """The largest weight first: in which order they were given decides nothing."""
+        weighted = zip(self.teachers, self.weights, strict=True)
+        return sorted(weighted, key=lambda pair: (-pair[1], pair[0].name))
 
 
 def create_teacher(
