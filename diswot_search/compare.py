@@ -34,16 +34,16 @@ from .comparison_plan import (
 )
 from .comparison_report import COMPARISON_PICTURES, to_csv, to_json, to_markdown, to_text
 from .data import Probe
-from .evaluation import Evaluator
+from .evaluation import Evaluator, uses_teacher
 from .interruption import Interruption
 from .proxies import Proxy, RankAggregate
 from .readings import Precision
 from .report import ProgressBar, to_png
 from .run_folder import csv_line, versions
 from .score_store import ScoreStore, Selection, StoredScore
-from .scoring import NOBODY, SIZES, Opponent, Scorer, Unit, read_teacher, score_of, uses_teacher
+from .scoring import NOBODY, SIZES, Opponent, Scorer, Unit, read_teacher, score_of
 from .search import as_probes, as_space, as_teacher, check_whole, device_name, weight_seeds
-from .teacher import Teacher
+from .teacher import Teacher, TeacherBank
 
 _COSTS_AT_ONCE = 256
 
@@ -153,7 +153,7 @@ def compare(
         table: Accuracies by architecture, or the path of a CSV file.
         probe: The batch that scores are computed on, or the name of a data set; several stand for one each draw, so
             that the spread over draws includes the batch.
-        teacher: Whom to compare with: as for `search`. None for proxies that need none.
+        teacher: Whom to compare with: as for `search`, but one. None for proxies that need none.
         column: The column of the file; it need not be named where there is one only.
         architectures: Those to compare; by default all of the table.
         sample: How many of them to draw, without replacement; those of a smaller sample are among those of a larger.
@@ -183,7 +183,7 @@ def compare(
 
     Raises:
         ValueError: A name, an option or a column is not known; the table is empty or not about the space; a proxy needs
-            a teacher and there is none; or space, probe and teacher do not fit each other.
+            a teacher and there is none, or is given a bank; or space, probe and teacher do not fit each other.
         FileNotFoundError: There is no such table.
         MemoryError: There was not enough memory for a score; those stored before stay.
         StudyError: The run folder cannot be used.
@@ -278,6 +278,11 @@ class ComparisonRun:
         precision: Precision | None = None,
         progress: bool = True,
     ) -> None:
+        if any(isinstance(one, TeacherBank) for one in (teacher, other_teacher, other_depth)):
+            raise ValueError(
+                "A comparison has one teacher; compare with each of the bank in the same run folder. The scores of "
+                "`search` against the bank are the weighted means of those."
+            )
         self.space = space
         self.table = table
         self.probes = list(probes)

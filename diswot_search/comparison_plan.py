@@ -12,8 +12,9 @@ from typing import Any
 from search_spaces import AccuracyTable, Architecture, SearchSpace, read_table
 
 from .data import Probe
+from .evaluation import uses_teacher
 from .proxies import Proxy, ProxyFunction, RankAggregate, get_proxy, match_proxies
-from .scoring import SIZES, Opponent, uses_teacher
+from .scoring import SIZES, Opponent
 from .search import as_teacher, check_whole
 from .seeding import stable_seed
 from .teacher import Teacher

@@ -18,7 +18,7 @@ from .data import Probe
 from .proxies import Proxy, ProxyFunction, RankAggregate, get_proxy
 from .readings import Precision, Readings
 from .seeding import isolated_random_state, stable_seed
-from .teacher import Teacher
+from .teacher import Teacher, TeacherBank
 
 
 @dataclass(frozen=True)
@@ -83,14 +83,18 @@ def resolve_device(device: str) -> str:
 
 
 class Evaluator:
-    """Scores architectures of one space against one teacher; the teacher is read once.
+    """Scores architectures of one space against a teacher, which is read once, or a bank of them.
+
+    Against a bank a score is the weighted mean of those against each teacher, and so is every part of it; what needs
+    no teacher is computed once.
 
     A score belongs to its architecture alone: weights are drawn from a seed made of the weight seed and the
     canonical architecture, so it is the same in any order, in any process and after any resume.
 
     Args:
         space: Where the architectures come from.
-        teacher: What they are compared with; None for proxies that need none.
+        teacher: What they are compared with: a teacher or a bank of them; None for proxies that need none. The
+            teachers of a bank have the classes of the probes.
         probes: One or more batches; scores are averaged over them.
         proxy: A name, a function of the student's and the teacher's readings, or an aggregate.
         seeds: Weight seeds; scores are averaged over them. A random teacher is drawn anew for each.
@@ -105,7 +109,7 @@ class Evaluator:
     def __init__(
         self,
         space: SearchSpace,
-        teacher: Teacher | None,
+        teacher: Teacher | TeacherBank | None,
         probes: Probe | Sequence[Probe],
         proxy: str | Proxy | RankAggregate | ProxyFunction = "diswot",
         *,
@@ -121,7 +125,8 @@ class Evaluator:
         self.device = resolve_device(device)
         self.precision = precision or Precision()
         self._check()
-        self._teacher_readings: dict[tuple[int, int], Readings | None] = {}
+        self._bank: TeacherBank | None = TeacherBank((teacher,), (1.0,)) if isinstance(teacher, Teacher) else teacher
+        self._teacher_readings: dict[tuple[int, int, int], Readings] = {}
 
     def _check(self) -> None:
         if not self.probes or not self.seeds:
@@ -142,29 +147,52 @@ class Evaluator:
                 )
 
     def read_teacher(self, seed: int, probe_index: int) -> Readings | None:
-        """The teacher's readings, taken once for each probe and, where its weights are random, each weight seed.
+        """The readings of the one teacher, as `read_teachers` gives them; None where there is no teacher.
 
         Raises:
             RuntimeError: The teacher cannot be built or read on this probe.
+            ValueError: There are several teachers.
         """
-        if self.teacher is None:
+        if self._bank is None:
             return None
-        key = (0 if self.teacher.trained else seed, probe_index)
-        if key not in self._teacher_readings:
-            readings = self.teacher.read(self.probes[probe_index], key[0], device=self.device, precision=self.precision)
-            try:
-                _ = readings.model
-            except Exception as error:  # a network may fail to be built in any way
-                raise RuntimeError(f"The teacher {self.teacher.name!r} cannot be built: {error}") from error
-            try:
-                _ = readings.features
-            except (RuntimeError, ValueError, TypeError, AssertionError) as error:
-                raise RuntimeError(
-                    f"The teacher {self.teacher.name!r} cannot be read on the probe "
-                    f"{self.probes[probe_index].name!r} ({_size(self.probes[probe_index].input_size)}): {error}"
-                ) from error
-            self._teacher_readings[key] = readings
-        return self._teacher_readings[key]
+        if len(self._bank.teachers) > 1:
+            raise ValueError(f"There are {len(self._bank.teachers)} teachers; `read_teachers` reads them all.")
+        return self.read_teachers(seed, probe_index)[0]
+
+    def read_teachers(self, seed: int, probe_index: int) -> tuple[Readings, ...]:
+        """Every teacher's readings, taken once for each probe and, where its weights are random, each weight seed.
+
+        Raises:
+            RuntimeError: A teacher cannot be built or read on this probe, or is one of several with other classes.
+        """
+        teachers = self._bank.teachers if self._bank else ()
+        found = []
+        for place, teacher in enumerate(teachers):
+            key = (place, 0 if teacher.trained else seed, probe_index)
+            if key not in self._teacher_readings:
+                readings = self._read(teacher, key[1], self.probes[probe_index])
+                if len(teachers) > 1:
+                    _check_classes(teacher, readings, self.probes[probe_index])
+                self._teacher_readings[key] = readings
+            found.append(self._teacher_readings[key])
+        return tuple(found)
+
+    def _read(self, teacher: Teacher, seed: int, probe: Probe) -> Readings:
+        """The readings of a teacher that is seen to be built and to take the probe."""
+        failure = f"The teacher {teacher.name!r} cannot be read on the probe {probe.name!r} ({_size(probe.input_size)})"
+        try:
+            readings = teacher.read(probe, seed, device=self.device, precision=self.precision)
+        except (RuntimeError, ValueError) as error:  # it does not convert such a probe
+            raise RuntimeError(f"{failure}: {error}") from error
+        try:
+            _ = readings.model
+        except Exception as error:  # a network may fail to be built in any way
+            raise RuntimeError(f"The teacher {teacher.name!r} cannot be built: {error}") from error
+        try:
+            _ = readings.features
+        except (RuntimeError, ValueError, TypeError, AssertionError) as error:
+            raise RuntimeError(f"{failure}: {error}") from error
+        return readings
 
     def read_student(
         self,
@@ -202,21 +230,21 @@ class Evaluator:
         """Score one architecture. What goes wrong with a candidate is a status, never an exception.
 
         Raises:
-            RuntimeError: The teacher cannot be read; nothing can be scored then.
+            RuntimeError: A teacher cannot be read; nothing can be scored then.
         """
         pairs = [(seed, index) for seed in self.seeds for index in range(len(self.probes))]
         needs = {need for proxy in (*self.proxy.parts, *self.proxy.members) for need in proxy.needs}
-        teachers = {pair: self.read_teacher(*pair) for pair in pairs}
+        readings = {pair: self.read_teachers(*pair) for pair in pairs}
         started = time.perf_counter()
         parts: dict[str, list[float]] = {name: [] for name in self.proxy.terms}
         scores: list[float] = []
         try:
             for pair in pairs:
-                student, teacher = self.read_student(architecture, *pair, needs=needs), teachers[pair]
+                student, teachers = self.read_student(architecture, *pair, needs=needs), readings[pair]
                 for proxy in self.proxy.parts:
-                    parts[proxy.name].append(self._part(proxy, student, teacher))
+                    parts[proxy.name].append(self._part(proxy, student, teachers))
                 if isinstance(self.proxy, Proxy):
-                    scores.append(_finite(self.proxy(student, teacher)))
+                    scores.append(_finite(self._mean(self.proxy, student, teachers)))
         except Exception as error:  # a candidate may fail in any way that a network can
             return Evaluation("failed", reason=failure_reason(error), seconds=time.perf_counter() - started)
         seconds = time.perf_counter() - started
@@ -225,14 +253,29 @@ class Evaluator:
             return Evaluation("ok", parts=means, seconds=seconds)
         return Evaluation("ok", None, fmean(scores), pstdev(scores), means, seconds)
 
-    def _part(self, proxy: Proxy, student: Readings, teacher: Readings | None) -> float:
+    def _part(self, proxy: Proxy, student: Readings, teachers: Sequence[Readings]) -> float:
         """The value of a term, or of a member of an aggregate, which is named if it fails."""
         if isinstance(self.proxy, Proxy):
-            return proxy(student, teacher)
+            return self._mean(proxy, student, teachers)
         try:
-            return _finite(proxy(student, teacher))
+            return _finite(self._mean(proxy, student, teachers))
         except Exception as error:  # as in `evaluate`
             raise _NoScore(f"{proxy.name}: {failure_reason(error)}") from error
+
+    def _mean(self, proxy: Proxy, student: Readings, teachers: Sequence[Readings]) -> float:
+        """The value of a proxy, the weighted mean over several teachers where it may depend on them."""
+        if len(teachers) <= 1:
+            return proxy(student, *teachers)
+        if not uses_teacher(proxy):
+            return proxy(student)
+        assert self._bank is not None
+        values = []
+        for teacher, readings in zip(self._bank.teachers, teachers, strict=True):
+            try:
+                values.append(_finite(proxy(student, readings)))
+            except Exception as error:  # as in `evaluate`
+                raise _NoScore(f"against {teacher.name}: {failure_reason(error)}") from error
+        return math.fsum(weight * value for weight, value in zip(self._bank.weights, values, strict=True))
 
     def config(self) -> dict[str, Any]:
         """All that a score depends on, as JSON values."""
@@ -246,6 +289,11 @@ class Evaluator:
             "channels_last": self.precision.channels_last,
             "bf16": self.precision.bf16,
         }
+
+
+def uses_teacher(proxy: Proxy) -> bool:
+    """Whether its score may depend on the teacher: that of a function may, whatever is said of it."""
+    return proxy.needs_teacher or not proxy.is_registered
 
 
 class _NoScore(Exception):
@@ -264,6 +312,16 @@ def failure_reason(error: Exception) -> str:
         return str(error)[:300]
     first_line = next(iter(str(error).splitlines()), "")
     return f"{type(error).__name__}: {first_line}"[:300]
+
+
+def _check_classes(teacher: Teacher, readings: Readings, probe: Probe) -> None:
+    """Refuse a teacher of a bank that has other classes: what is averaged must be about the same task."""
+    classes = readings.logits.shape[1]
+    if classes != probe.num_classes:
+        raise RuntimeError(
+            f"The teacher {teacher.name!r} has {classes} classes, but the probe {probe.name!r} has "
+            f"{probe.num_classes}; the teachers of a bank must have those of the probe: give it a classifier for them."
+        )
 
 
 def _size(input_size: tuple[int, int, int]) -> str:

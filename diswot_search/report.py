@@ -89,7 +89,9 @@ def human_number(value: float) -> str:
 
 
 def describe_study(study: Study) -> Iterator[str]:
-    """A study's budget, status and place, in lines."""
+    """A study's teachers if there are several, budget, status and place, in lines."""
+    if len(study.teachers) > 1:
+        yield "teachers: " + ", ".join(f"{name} (weight {weight:.3g})" for name, weight in study.teachers)
     budget = study.config["budget"]
     limits = {name: value for name, value in budget.items() if name.startswith("max_") and value}
     shown = ", ".join(f"{name} {value:,.10g}" for name, value in limits.items()) or "none"
@@ -435,8 +437,9 @@ def _scatter(axes: Axes, x: NDArray[np.float64], y: NDArray[np.float64]) -> None
 def _finish(figure: Figure, axes: Axes, study: Study) -> None:
     config = study.config
     axes.set_ylabel(textwrap.shorten(f"score ({config.get('proxy', 'higher is better')})", 45, placeholder=" ...)"))
-    teacher = config.get("teacher")
-    names = [config["space"]["name"], *([f"teacher {teacher['name']}"] if teacher else [])]
+    teachers = study.teachers
+    shown = [f"{len(teachers)} teachers"] if len(teachers) > 1 else [f"teacher {name}" for name, _ in teachers]
+    names = [config["space"]["name"], *shown]
     axes.set_title(f"{', '.join(names)}: {len(study)} evaluations", fontsize=11, loc="left")
     figure.legend(loc="outside lower center", ncols=4, frameon=False)
 

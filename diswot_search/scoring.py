@@ -112,11 +112,6 @@ class Scorer:
         return self._evaluators[key]
 
 
-def uses_teacher(proxy: Proxy) -> bool:
-    """Whether its score may depend on the teacher: that of a function may, whatever is said of it."""
-    return proxy.needs_teacher or not proxy.is_registered
-
-
 def read_teacher(evaluator: Evaluator, seed: int) -> Readings | None:
     """The teacher's readings.
 

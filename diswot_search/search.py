@@ -7,7 +7,7 @@ import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, overload
 
 import numpy as np
 import timm
@@ -27,7 +27,7 @@ from .readings import Precision
 from .report import PICTURES, Curves, SearchProgress, to_png
 from .seeding import isolated_random_state, stable_seed
 from .study import StoredCost, Study, StudyError
-from .teacher import Teacher, create_teacher
+from .teacher import Teacher, TeacherBank, create_teacher
 
 DEFAULT_EVALUATIONS = 1000
 HOPELESS = 32
@@ -36,7 +36,7 @@ HOPELESS = 32
 
 def search(
     space: SearchSpace | str,
-    teacher: Teacher | nn.Module | Architecture | str | None,
+    teacher: Teacher | TeacherBank | nn.Module | Architecture | str | None,
     probe: Probe | Sequence[Probe] | str = "digits",
     *,
     proxy: str | Proxy | RankAggregate | ProxyFunction = "diswot",
@@ -61,7 +61,8 @@ def search(
     Args:
         space: Where to search; a name makes the space for the classes and images of the probe.
         teacher: Whom to fit: a `Teacher`, a module, a timm name or an architecture of the space; the last two have
-            random weights, and the classes of the probe. None for proxies that need none.
+            random weights, and the classes of the probe. A `TeacherBank` is several with weights, and every score the
+            weighted mean of those against each. None for proxies that need none.
         probe: The batch that scores are computed on, several to average over, or the name of a data set.
         proxy: The score: a name, a function of the student's and the teacher's readings, or an aggregate, such as
             "log_rank(relation, macs)", which ranks all that has been scored anew after every evaluation.
@@ -189,10 +190,10 @@ class Search:
         trial = Study(config, space=space)
         _Costs(self.evaluator, self.budget, trial, self.interruption).find_start()
         try:
-            readings = self.evaluator.read_teacher(self.evaluator.seeds[0], 0)
-            for proxy in self.evaluator.proxy.members:
-                if proxy.needs_teacher:
-                    proxy(readings, readings)  # type: ignore[arg-type]  # checked by the evaluator
+            for readings in self.evaluator.read_teachers(self.evaluator.seeds[0], 0):
+                for proxy in self.evaluator.proxy.members:
+                    if proxy.needs_teacher:
+                        proxy(readings, readings)
         except RuntimeError as error:
             raise ValueError(str(error)) from error
         if out is None:
@@ -481,18 +482,31 @@ def as_space(space: SearchSpace | str, probe: Probe, **options: Any) -> SearchSp
     return create_space(space, **{"num_classes": probe.num_classes, "input_size": probe.input_size} | options)
 
 
+@overload
+def as_teacher(teacher: TeacherBank, space: SearchSpace, probe: Probe, **options: Any) -> TeacherBank: ...
+
+
+@overload
 def as_teacher(
     teacher: Teacher | nn.Module | Architecture | str | None, space: SearchSpace, probe: Probe, **options: Any
-) -> Teacher | None:
+) -> Teacher | None: ...
+
+
+def as_teacher(
+    teacher: Teacher | TeacherBank | nn.Module | Architecture | str | None,
+    space: SearchSpace,
+    probe: Probe,
+    **options: Any,
+) -> Teacher | TeacherBank | None:
     """The teacher; a timm name is made for the classes and images of the probe unless `options` say otherwise.
 
-    Any other text is an architecture of the space.
+    Any other text is an architecture of the space. A teacher or a bank is taken as it is.
 
     Raises:
         UnknownNameError: The text is neither, but comes near the name of a timm model.
         ArchitectureError: The text comes near no such name, and is malformed as an architecture.
     """
-    if teacher is None or isinstance(teacher, Teacher):
+    if teacher is None or isinstance(teacher, Teacher | TeacherBank):
         return teacher
     if isinstance(teacher, Architecture) or (isinstance(teacher, str) and _means_architecture(teacher, space)):
         try:

@@ -227,6 +227,14 @@ class Study(RunFolder):
         return tuple(measure for measure in MEASURES if measure in chosen) or ("params",)
 
     @property
+    def teachers(self) -> list[tuple[str, float]]:
+        """Name and weight of the teachers that scores compare with, the heaviest first; one alone has the weight 1."""
+        teacher = self.config.get("teacher")
+        if teacher is None:
+            return []
+        return [(one["name"], one["weight"]) for one in teacher.get("teachers", [{**teacher, "weight": 1.0}])]
+
+    @property
     def front(self) -> list[Candidate]:
         """The Pareto front of the score against the study's `objectives`, the smallest first."""
         return self.pareto_front(*self.objectives)
@@ -391,6 +399,7 @@ class Study(RunFolder):
             "winner": best[0] if best else None,
             "best": best,
             "front": [candidate.record.index for candidate in self.front],
+            "teachers": [{"name": name, "weight": weight} for name, weight in self.teachers],
             "evaluations": {"all": total, "ok": total - failed, "failed": failed, "failures": failures},
             "timing": {"seconds": seconds, "covers": "building and scoring of all evaluations", **timing},
             "config_sha256": hashlib.sha256(json.dumps(self.config, sort_keys=True).encode()).hexdigest(),
