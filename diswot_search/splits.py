@@ -6,8 +6,9 @@ import hashlib
 import json
 import math
 import os
+import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path, PurePath
 from typing import Any
@@ -38,6 +39,16 @@ from .data import (
     square,
 )
 from .image_sets import ImageSet, ResidentSet, StreamedSet
+from .partial_labels import (
+    LabelRequest,
+    Labels,
+    Numbering,
+    choose_labelled,
+    evenly,
+    format_indices,
+    label_request,
+    ranks_in_class,
+)
 from .seeding import stable_seed
 
 RESIDENT_LIMIT = 2**31
@@ -66,6 +77,8 @@ class Splits:
         mirrored: Whether an image means the same with left and right exchanged.
         source: How the splits were made, as JSON values.
         classes: Names of the classes, in order; empty where they have none.
+        labelled: Places in `train` of the images that have labels, int64, ascending; None where all have.
+        numbering: Where the images of `train` lie in the data set's training part; None where they are all of it.
     """
 
     name: str
@@ -79,6 +92,8 @@ class Splits:
     mirrored: bool
     source: dict[str, Any] = field(repr=False)
     classes: tuple[str, ...] = field(default=(), repr=False)
+    labelled: Tensor | None = field(default=None, repr=False)
+    numbering: Numbering | None = field(default=None, repr=False)
 
     @classmethod
     def from_arrays(
@@ -98,6 +113,9 @@ class Splits:
         std: float | Sequence[float] | None = None,
         mirrored: bool = True,
         workers: int = 0,
+        labels: Labels | None = None,
+        labels_per_class: int | None = None,
+        label_seed: int | None = None,
     ) -> Splits:
         """Splits of one's own images, each a pair of images and labels.
 
@@ -113,8 +131,17 @@ class Splits:
         Raises:
             DataError: As for `create_splits`, or arrays of another shape or kind.
         """
+        partial = _PartialLabels(label_request(labels, labels_per_class), label_seed)
         request = _Request(
-            name, image_size, val_share, test_share, train_limit, seed, num_classes, given_statistics(mean, std)
+            name,
+            image_size,
+            val_share,
+            test_share,
+            train_limit,
+            seed,
+            num_classes,
+            given_statistics(mean, std),
+            partial,
         )
         given_val = None if val is None else _arrays(val, f"split 'val' of {name!r}")
         given_test = None if test is None else _arrays(test, f"split 'test' of {name!r}")
@@ -134,9 +161,71 @@ class Splits:
             "fingerprint": self.fingerprint,
         }
 
+    def with_labels(
+        self, labels: Labels | None = None, labels_per_class: int | None = None, seed: int | None = None
+    ) -> Splits:
+        """The same splits, of whose training images some have labels only; with no argument, all have.
+
+        Args:
+            labels: As for `create_splits`, and so is `labels_per_class`.
+            seed: Chooses the images; by default the seed that the splits were made with.
+
+        Raises:
+            DataError: As for `create_splits`.
+        """
+        return self._labelled(_PartialLabels(label_request(labels, labels_per_class), seed))
+
+    def labelled_indices(self) -> np.ndarray:
+        """(n,) int64, ascending: the images with labels, counted in the data set's training part as it is on disk.
+
+        That is before images to validate or to test on, or a `train_limit`, are taken out of it.
+        """
+        train = self._numbering.train
+        return train if self.labelled is None else train[self.labelled.numpy()]
+
+    def labels_file(self) -> str:
+        """The `labelled_indices` as the text of a file that `labels` may name."""
+        return format_indices(self.labelled_indices(), self.train.title)
+
+    @property
+    def _numbering(self) -> Numbering:
+        if self.numbering is not None:
+            return self.numbering
+        return Numbering(self.train.title, np.arange(len(self.train)), len(self.train))
+
+    def _labelled(self, partial: _PartialLabels) -> Splits:
+        if partial.request is None:
+            return replace(self, labelled=None, source=self.source | {"labels": None})
+        seed = self.source.get("seed", 0) if partial.seed is None else partial.seed
+        classes = self.train.labels.numpy()
+        chosen = choose_labelled(partial.request, classes, self._numbering, seed)
+        if len(chosen) == len(classes):
+            return replace(self, labelled=None, source=self.source | {"labels": None})
+        self._check_classes(classes[chosen])
+        _check_unseen(self.train, chosen, self.test)
+        indices = self._numbering.train[chosen]
+        config = {
+            "request": partial.request.config(),
+            "seed": None if partial.request.indices is not None else seed,
+            "count": len(chosen),
+            "sha256": hashlib.sha256(indices.astype("<i8").tobytes()).hexdigest(),
+        }
+        return replace(self, labelled=torch.from_numpy(chosen), source=self.source | {"labels": config})
+
+    def _check_classes(self, labelled: np.ndarray) -> None:
+        """Say which classes have no labelled image."""
+        missing = np.setdiff1d(np.arange(self.num_classes), labelled).tolist()
+        if missing:
+            names = [self.classes[label] if self.classes else str(label) for label in missing]
+            warnings.warn(
+                f"No image of {len(missing)} of the {self.num_classes} classes of {self.name} has a label: "
+                f"{listed(names)}.",
+                stacklevel=4,
+            )
+
     @cached_property
     def fingerprint(self) -> str:
-        """SHA-256 in hex of what the sets are made of; equal for equal splits."""
+        """SHA-256 in hex of what the sets are made of, whichever have labels; equal for equal splits."""
         prints = [part.fingerprint() for part in (self.train, self.val, self.test)]
         return hashlib.sha256(json.dumps([*prints, self.num_classes]).encode()).hexdigest()
 
@@ -147,6 +236,18 @@ def _arrays(pair: tuple[Any, Any], title: str) -> DataSet:
         images = (images.permute(0, 2, 3, 1) if images.ndim == 4 else images).cpu().numpy()
     labels = labels.cpu().numpy() if isinstance(labels, Tensor) else np.asarray(labels)
     return data_set_of_arrays(np.asarray(images), labels, title, None)
+
+
+@dataclass(frozen=True)
+class _PartialLabels:
+    """Which training images are to have labels, and by which seed; None by that of the splits."""
+
+    request: LabelRequest | None
+    seed: int | None
+
+    def __post_init__(self) -> None:
+        if self.seed is not None:
+            check_at_least("label_seed", self.seed, 0)
 
 
 @dataclass(frozen=True)
@@ -161,6 +262,7 @@ class _Request:
     seed: int
     num_classes: int | None
     statistics: Statistics | None
+    labels: _PartialLabels
 
     def __post_init__(self) -> None:
         check_at_least("seed", self.seed, 0)
@@ -172,19 +274,32 @@ class _Request:
                 raise DataError(f"{key} is {getattr(self, key)}; it must lie between 0 and 1.")
 
 
-def as_splits(dataset: str | Splits, options: Mapping[str, Any] | None = None) -> Splits:
+def as_splits(
+    dataset: str | Splits,
+    options: Mapping[str, Any] | None = None,
+    *,
+    labels: Labels | None = None,
+    labels_per_class: int | None = None,
+) -> Splits:
     """The data that is meant: splits as they are, or those that `create_splits` makes for a name.
 
     Args:
         dataset: The name, or the splits.
         options: Of `create_splits`, for a name.
+        labels: As for `create_splits`; splits keep what is labelled unless this or `labels_per_class` is given.
+        labels_per_class: As for `create_splits`.
 
     Raises:
         TypeError: It is neither.
-        ValueError: There are options for splits.
+        ValueError: There are options for splits, or labels are given among the options, too.
     """
+    given = {"labels": labels, "labels_per_class": labels_per_class}
+    asked: dict[str, Any] = {key: value for key, value in given.items() if value is not None}
     if isinstance(dataset, str):
-        return create_splits(dataset, **(options or {}))
+        options = dict(options or {})
+        if asked and (twice := [key for key in ("labels", "labels_per_class") if options.get(key) is not None]):
+            raise ValueError(f"The data_options set {twice[0]}, and {next(iter(asked))} is given beside them.")
+        return create_splits(dataset, **options | asked)
     if not isinstance(dataset, Splits):
         raise TypeError(
             f"The data is given as {type(dataset).__name__}; give a name that create_splits knows, or splits, which "
@@ -192,7 +307,7 @@ def as_splits(dataset: str | Splits, options: Mapping[str, Any] | None = None) -
         )
     if options:
         raise ValueError("The data is given as it is; data_options cannot be set.")
-    return dataset
+    return dataset.with_labels(**asked) if asked else dataset
 
 
 def create_splits(
@@ -213,6 +328,9 @@ def create_splits(
     std: float | Sequence[float] | None = None,
     resident_limit: int = RESIDENT_LIMIT,
     workers: int | None = None,
+    labels: Labels | None = None,
+    labels_per_class: int | None = None,
+    label_seed: int | None = None,
 ) -> Splits:
     """Open a data set to train on, with a validation and a test set. Global random state is neither used nor changed.
 
@@ -241,15 +359,26 @@ def create_splits(
         resident_limit: Bytes up to which the images of all parts are held in memory; beyond, they are streamed.
         workers: Processes that read streamed images, or augment one image at a time; by default one less than there
             are processor cores, but no more than 8 and at least one.
+        labels: Which training images have labels; all by default. A share such as "4%", of each class to the nearest
+            whole number but at least one image; a whole number of images, of each class as many as there are of
+            others, as far as there are enough; or indices, or a file of them: .npy, or text with one on each line,
+            where # begins a comment. Indices count the images of the training part as it is on disk, from 0: before
+            images to validate or to test on, or a `train_limit`, are taken out of it.
+        labels_per_class: So many training images of each class have labels; give this or `labels`.
+        label_seed: Chooses the images that have labels, those of a smaller request among those of a larger one; by
+            default `seed`.
 
     Raises:
         DataError: An unknown name or split, one that is asked for twice, an unreadable or empty data set, labels
             outside the classes, a class without images to train on, splits with different classes, or an argument out
-            of range.
+            of range; labelled images that are not trained on, are given twice, are of fewer than two classes or are
+            the test images again.
     """
     size = 32 if name == "digits" and image_size is None else image_size
+    partial = _PartialLabels(label_request(labels, labels_per_class), label_seed)
+    statistics = given_statistics(mean, std)
     request = _Request(
-        name or "folder", size, val_share, test_share, train_limit, seed, num_classes, given_statistics(mean, std)
+        name or "folder", size, val_share, test_share, train_limit, seed, num_classes, statistics, partial
     )
     check_at_least("resident_limit", resident_limit, 0)
     workers = _usual_workers() if workers is None else workers
@@ -362,20 +491,31 @@ def _make_splits(
         "statistics": statistics.origin,
         "mean": list(statistics.mean),
         "std": list(statistics.std),
+        "labels": None,
     }
     size = sets["train"].input_size
     names = train.classes if train.classes and len(train.classes) == classes else ()
-    return Splits(
+    splits_of_all = Splits(
         request.name,
         classes,
         size,
-        **sets,
+        sets["train"],
+        sets["val"],
+        sets["test"],
         mean=statistics.mean,
         std=statistics.std,
         mirrored=mirrored,
         source=source,
         classes=names,
+        numbering=_numbering(parts),
     )
+    return splits_of_all if request.labels.request is None else splits_of_all._labelled(request.labels)
+
+
+def _numbering(parts: dict[str, tuple[DataSet, np.ndarray]]) -> Numbering:
+    train, places = parts["train"]
+    apart = {part: chosen for part, (data, chosen) in parts.items() if part != "train" and data is train}
+    return Numbering(train.title, places, len(train.labels), apart)
 
 
 def _count_classes(opened: list[DataSet], num_classes: int | None) -> int:
@@ -441,18 +581,13 @@ def _balanced(data: DataSet, places: np.ndarray, limit: int, seed: int, classes:
             f"on, it must lie between {classes} and {len(places)}."
         )
     labels = data.labels[places]
-    turn = np.random.default_rng(stable_seed(seed, "turn")).permutation(classes)
-    first = np.lexsort((turn[labels], _ranks(labels, stable_seed(seed, "train_limit"))))
-    return np.sort(places[first[:limit]])
+    ranks = _ranks(labels, stable_seed(seed, "train_limit"))
+    return np.sort(places[evenly(labels, ranks, limit, stable_seed(seed, "turn"))])
 
 
 def _ranks(labels: np.ndarray, seed: int) -> np.ndarray:
     """Each sample's place among those of its class in a random order."""
-    by_class = shuffled_by_class(labels, np.random.default_rng(seed))
-    held = np.bincount(labels)
-    ranks = np.empty(len(labels), dtype=np.int64)
-    ranks[by_class] = np.arange(len(labels)) - np.repeat(np.cumsum(held) - held, held)
-    return ranks
+    return ranks_in_class(labels, shuffled_by_class(labels, np.random.default_rng(seed)))
 
 
 def _image_sets(
@@ -476,6 +611,23 @@ def _resident(
             check_size(pixels.shape, shape, data.title)
             images[i] = pixels
     return ResidentSet(images, torch.from_numpy(data.labels[places]), data.title, workers)
+
+
+def _check_unseen(train: ImageSet, labelled: np.ndarray, test: ImageSet) -> None:
+    """Refuse labelled images that are the test images again, bit for bit, beyond the few that known data sets have."""
+    if not isinstance(train, ResidentSet) or not isinstance(test, ResidentSet):
+        return
+    tested = {_digest(image) for image in test.images}
+    again = [place for place in labelled.tolist() if _digest(train.images[place]) in tested]
+    if len(again) >= 2 and len(again) > 0.01 * len(labelled):
+        raise DataError(
+            f"Labelled and test images overlap: {len(again)} of the {len(labelled)} labelled images of {train.title} "
+            f"are bit for bit among the test images, those at the places {listed(again)}."
+        )
+
+
+def _digest(image: Tensor) -> bytes:
+    return hashlib.blake2b(image.contiguous().numpy().data, digest_size=16).digest()
 
 
 def _streamed(
