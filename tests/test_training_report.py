@@ -300,7 +300,7 @@ def test_trainings_stand_side_by_side_with_their_differences() -> None:
 
 def test_what_no_training_has_is_not_compared() -> None:
     table = compare_trainings({"a": make_unfinished(), "b": make_unfinished()})
-    assert list(cells_of(table)) == ["student", "teacher", "loss", "epochs"]
+    assert list(cells_of(table)) == ["loss", "epochs"]
     with pytest.raises(ValueError, match="no trainings"):
         compare_trainings({})
 
@@ -397,7 +397,7 @@ def test_the_picture_of_reliability_has_accuracy_confidence_and_samples_of_each_
 
 def test_pictures_are_drawn_of_what_is_there() -> None:
     pictures = draw_training(make_rows(), make_result())
-    assert list(pictures) == ["loss.png", "accuracy.png", "reliability.png"]
+    assert list(pictures) == ["loss.png", "accuracy.png", "reliability.png", "classes.png"]
     for content in pictures.values():
         assert imread(io.BytesIO(content)).std() > 0.05  # more than an empty page
     assert list(draw_training(make_rows(1), make_unfinished())) == ["loss.png", "accuracy.png"]

@@ -1,4 +1,4 @@
-"""How well a trained network classifies: accuracy, likelihood, calibration, and agreement with a teacher."""
+"""How well a trained network classifies: accuracy, by class too, likelihood, calibration, agreement with a teacher."""
 
 from __future__ import annotations
 
@@ -41,6 +41,7 @@ class Evaluation:
         agreement: Share of samples that the teacher puts into the same class, in percent; None without a teacher.
         divergence: Mean Kullback-Leibler divergence KL(teacher || student) of probabilities, in nats; None likewise.
         bins: By rising confidence, of equal width from 0 to 1; the upper end belongs to a bin, the lower one does not.
+        class_accuracy: Of each class the share of its samples that is classified right, in percent; None without any.
     """
 
     accuracy: float
@@ -51,6 +52,7 @@ class Evaluation:
     agreement: float | None = None
     divergence: float | None = None
     bins: tuple[ConfidenceBin, ...] = ()
+    class_accuracy: tuple[float | None, ...] = ()
 
 
 class MetricSums:
@@ -65,7 +67,7 @@ class MetricSums:
         bins: Number of confidence bins.
 
     Attributes:
-        sums: (9 + 3 * bins,) in double precision.
+        sums: (9 + 3 * bins + 2 * N,) in double precision.
 
     Raises:
         ValueError: There are no classes or no bins.
@@ -77,7 +79,8 @@ class MetricSums:
         if bins < 1:
             raise ValueError(f"bins is {bins}; it must be at least 1.")
         self._classes, self._bins = num_classes, bins
-        self.sums = torch.zeros(len(_TOTALS) + 3 * bins, dtype=torch.float64, device=_place(torch.device(device)))
+        self._sizes = (len(_TOTALS), 3 * bins, 2 * num_classes)
+        self.sums = torch.zeros(sum(self._sizes), dtype=torch.float64, device=_place(torch.device(device)))
 
     def add(self, logits: Tensor, labels: Tensor, teacher_logits: Tensor | None = None) -> None:
         """Add a batch.
@@ -122,7 +125,8 @@ class MetricSums:
             totals["divergence"] = _divergences(logits, teacher)
         nothing = torch.zeros_like(self.sums[0])
         batch = [totals[name].to(torch.float64).sum() if name in totals else nothing for name in _TOTALS]
-        self.sums += torch.cat([torch.stack(batch), _bin_sums(logits, known, self._bins).flatten()])
+        of_bins, of_classes = _bin_sums(logits, known, self._bins), _class_sums(ranks < 1, known, self._classes)
+        self.sums += torch.cat([torch.stack(batch), of_bins.flatten(), of_classes.flatten()])
 
     def evaluation(self) -> Evaluation:
         """What the sums say.
@@ -130,9 +134,9 @@ class MetricSums:
         Raises:
             ValueError: Nothing was added, or some logits were not numbers, or some labels no classes.
         """
-        sums = self.sums.cpu()
-        totals = dict(zip(_TOTALS, sums.tolist(), strict=False))
-        bins = sums[len(_TOTALS) :].view(3, self._bins)
+        first, of_bins, of_classes = self.sums.cpu().split(self._sizes)
+        totals = dict(zip(_TOTALS, first.tolist(), strict=True))
+        bins, classes = of_bins.view(3, self._bins), of_classes.view(2, self._classes)
         samples, compared = totals["samples"], totals["compared"]
         if not samples:
             raise ValueError("There are no samples to evaluate.")
@@ -152,11 +156,12 @@ class MetricSums:
             agreement=100 * totals["agreeing"] / compared if compared else None,
             divergence=totals["divergence"] / compared if compared else None,
             bins=tuple(_confidence_bin(*column) for column in bins.T.tolist()),
+            class_accuracy=tuple(100 * right / held if held else None for held, right in classes.T.tolist()),
         )
 
 
 _TOTALS = ("samples", "unknown", "unusable", "right", "right5", "nll", "compared", "agreeing", "divergence")
-"""What is summed, in the order of the tensor; the sums of the confidence bins follow."""
+"""What is summed, in the order of the tensor; the sums of the confidence bins and then of the classes follow."""
 
 
 def _ranks(logits: Tensor, labels: Tensor) -> Tensor:
@@ -180,6 +185,12 @@ def _bin_sums(logits: Tensor, labels: Tensor, bins: int) -> Tensor:
     member = F.one_hot(torch.bucketize(confidence, inner_edges), bins).to(torch.float64)
     values = torch.stack([torch.ones_like(confidence), confidence, right.to(torch.float64)])
     return values @ member  # of the same order on every device, unlike scattered sums
+
+
+def _class_sums(right: Tensor, labels: Tensor, classes: int) -> Tensor:
+    """Samples and samples classified right of each class, (2, N)."""
+    member = F.one_hot(labels, classes).to(torch.float64)
+    return torch.stack([torch.ones_like(right), right]).to(torch.float64) @ member
 
 
 def _calibration_error(bin_sums: Tensor) -> float:

@@ -6,6 +6,7 @@ import inspect
 import itertools
 import math
 import os
+import re
 import textwrap
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -31,7 +32,9 @@ if TYPE_CHECKING:
 
 Row = Mapping[str, Any]
 """What is told of an epoch: `epoch` from 1, `step` (optimiser steps done), `lr`, `loss`, `loss/NAME` of each weighted
-term, `train_accuracy` and `val_accuracy` in percent, `val_loss`, `images_per_second`, `seconds`."""
+term, `train_accuracy` and `val_accuracy` in percent, `val_loss`, `images_per_second`, `seconds`; where they are known
+`val_class_accuracy`, a list of percentages with None for a class without images, and `confident`, the percentage of
+unlabelled images that FixMatch learns from."""
 
 TAGS = {
     "loss": "loss/total",
@@ -40,9 +43,15 @@ TAGS = {
     "val_accuracy": "accuracy/val",
     "val_loss": "loss/val",
     "images_per_second": "images_per_second",
+    "confident": "confident/unlabelled",
 }
 """What a column is called in TensorBoard; a term of the loss has the same name there."""
 
+CLASSES_SHOWN = 100
+"""Classes that have curves and bars of their own; more are not told apart any longer."""
+
+ACROSS = 3
+"""Trainings that are compared in columns; of more each has a row."""
 
 Result = Mapping[str, Any]
 """What `result.json` says of a training; what is not known, or not yet, is None or missing."""
@@ -143,10 +152,20 @@ class TrainingCurves:
     Args:
         folder: Where the event files are; None writes nothing.
         rows: The epochs that are done.
+        classes: Names of the classes; they are numbered where there are none.
+        source_weights: What each source counts, by its name; it stays the same over a training.
     """
 
-    def __init__(self, folder: Path | None, rows: Iterable[Row] = ()) -> None:
+    def __init__(
+        self,
+        folder: Path | None,
+        rows: Iterable[Row] = (),
+        *,
+        classes: Sequence[str] = (),
+        source_weights: Mapping[str, float] | None = None,
+    ) -> None:
         self._writer: Any = None
+        self._classes = classes
         if folder is None:
             return
         from torch.utils.tensorboard import SummaryWriter
@@ -155,6 +174,9 @@ class TrainingCurves:
         for old in folder.glob("events.out.tfevents.*"):
             old.unlink()
         self._writer = SummaryWriter(str(folder))
+        weights = source_weights or {}
+        for tag, weight in zip(_tags("source_weight", list(weights)), weights.values(), strict=True):
+            self._writer.add_scalar(tag, weight, global_step=0)
         for row in rows:
             self.add(row)
 
@@ -171,20 +193,37 @@ class TrainingCurves:
         """Add the scalars of the next epoch at its step; they are on the disk afterwards."""
         if self._writer is None:
             return
-        for name, value in row.items():
-            tag = TAGS.get(name, name if name.startswith("loss/") else None)
+        values = {TAGS.get(name, name if name.startswith("loss/") else None): value for name, value in row.items()}
+        by_class = row.get("val_class_accuracy") or ()
+        if len(by_class) <= CLASSES_SHOWN:
+            tags = _tags("class_accuracy", _class_names(self._classes, len(by_class)))
+            values |= dict(zip(tags, by_class, strict=True))
+        for tag, value in values.items():
             if tag is not None and value is not None:
                 self._writer.add_scalar(tag, value, global_step=row["step"])
         self._writer.flush()
 
 
+def _tags(group: str, names: Sequence[str]) -> list[str]:
+    """What TensorBoard makes of names, with their places before them where two would be the same."""
+    tags = [re.sub(r"[^-/\w.]", "_", name) for name in names]
+    if len(set(tags)) < len(tags):
+        tags = [f"{place}_{tag}" for place, tag in enumerate(tags)]
+    return [f"{group}/{tag}" for tag in tags]
+
+
+def _class_names(classes: Sequence[str], count: int) -> Sequence[str]:
+    return classes if len(classes) == count else [str(place) for place in range(count)]
+
+
 def metrics_csv(rows: Sequence[Row]) -> Iterator[str]:
-    """The lines of `metrics.csv`: a row for each epoch, empty where it has no finite value.
+    """The lines of `metrics.csv`: a row for each epoch, empty where it has no finite value; no lists.
 
     Args:
         rows: The epochs in order.
     """
-    columns = list(dict.fromkeys(name for row in rows for name in row))
+    lists = {name for row in rows for name, value in row.items() if isinstance(value, (list, tuple))}
+    columns = list(dict.fromkeys(name for row in rows for name in row if name not in lists))
     yield csv_line(columns)
     for row in rows:
         values = finite_only(row)
@@ -195,13 +234,13 @@ def metrics_csv(rows: Sequence[Row]) -> Iterator[str]:
 
 
 def format_training(result: Result) -> Table:
-    """Student, teacher, loss, accuracies, calibration, agreement with the teacher, cost and time of a training."""
+    """Student, teacher or sources, labels, loss, accuracies, calibration, agreement, cost and time of a training."""
     table = Table(title=Text(_title(result)), show_header=False)
     table.add_column(no_wrap=True)
     table.add_column(overflow="fold")
     for name, shown in _facts(result).items():
         if shown:
-            table.add_row(name, Text(shown))
+            table.add_row(name, shown if isinstance(shown, Table) else Text(shown))
     return table
 
 
@@ -218,6 +257,8 @@ def describe_training(result: Result, path: str | os.PathLike[str] | None = None
         yield f"interrupted or running: {done}; the same command continues"
     if (teacher := result.get("teacher")) and teacher.get("trained") is False:
         yield f"the teacher {teacher['name']} has random weights: it was neither trained nor given a checkpoint"
+    if reason := (result.get("sources") or {}).get("fallback"):
+        yield f"no source was learnt from, the student was fine-tuned on its labels alone: {reason}"
     if test := result.get("test"):
         chosen = RULES[result["rule"]]
         yield f"the student is that of epoch {test['epoch']}, {chosen}; it was tested after it was chosen"
@@ -247,25 +288,61 @@ def compare_trainings(results: Mapping[str, Result]) -> Table:
     """
     if not results:
         raise ValueError("There are no trainings to compare.")
-    table = Table(caption=Text("\n".join(_explain_comparison(results)), style="dim"), caption_justify="left")
-    table.add_column(no_wrap=True)
-    for name in results:
-        table.add_column(Text(name), justify="right", overflow="fold")
-    for name, value in {
-        "student": lambda result: (result.get("student") or {}).get("name"),
-        "teacher": lambda result: (result.get("teacher") or {}).get("name"),
-        "loss": lambda result: " + ".join(_loss(result)),
-        "epochs": lambda result: f"{result['epochs']:,}",
-    }.items():
-        table.add_row(name, *(Text(value(result) or "-") for result in results.values()))
-    table.add_section()
-    for name, (group, key, unit, digits) in COMPARED.items():
-        values = [_number(result, group, key) for result in results.values()]
+    facts = {name: [value(result) for result in results.values()] for name, value in COMPARED_FACTS.items()}
+    numbers = {
+        name: [_number(result, group, key) for result in results.values()]
+        for name, (group, key, _, _) in COMPARED.items()
+    }
+    cells = {name: [value or "-" for value in values] for name, values in facts.items() if any(values)}
+    for name, values in numbers.items():
         if any(value is not None for value in values):
-            cells = [_shown(value, values[0] if place else None, unit, digits) for place, value in enumerate(values)]
-            table.add_row(name, *map(Text, cells), style="bold" if name == "test accuracy" else "")
+            *_, unit, digits = COMPARED[name]
+            cells[name] = [
+                _shown(value, values[0] if place else None, unit, digits) for place, value in enumerate(values)
+            ]
+    explained = list(_explain_comparison(results))
+    return (_in_columns if len(results) <= ACROSS else _in_rows)(list(results), cells, explained)
+
+
+def _in_columns(names: Sequence[str], cells: Mapping[str, Sequence[str]], explained: Sequence[str]) -> Table:
+    """A column for each training."""
+    table = _comparison(explained)
+    table.add_column(no_wrap=True)
+    for name in names:
+        table.add_column(Text(name), justify="right", overflow="fold")
+    for place, (name, values) in enumerate(cells.items()):
+        if place and name in COMPARED and list(cells)[place - 1] in COMPARED_FACTS:
+            table.add_section()
+        table.add_row(name, *map(Text, values), style="bold" if name == "test accuracy" else "")
     return table
 
+
+def _in_rows(names: Sequence[str], cells: Mapping[str, Sequence[str]], explained: Sequence[str]) -> Table:
+    """A row for each training; what all of them have in common stands beneath."""
+    common = {name: values[0] for name, values in cells.items() if name in COMPARED_FACTS and len(set(values)) == 1}
+    alike = ", ".join(f"{name} {value}" for name, value in common.items() if value != "-")
+    table = _comparison([*([f"all: {alike}"] if alike else []), *explained])
+    columns = {name: values for name, values in cells.items() if name not in common}
+    table.add_column(overflow="fold")
+    for name in columns:
+        table.add_column(name, justify="right" if name in COMPARED else "left", overflow="fold")
+    for name, *values in zip(names, *columns.values(), strict=True):
+        table.add_row(Text(name), *map(Text, values))
+    return table
+
+
+def _comparison(explained: Sequence[str]) -> Table:
+    return Table(caption=Text("\n".join(explained), style="dim"), caption_justify="left")
+
+
+COMPARED_FACTS: dict[str, Callable[[Result], str | None]] = {
+    "student": lambda result: (result.get("student") or {}).get("name"),
+    "teacher": lambda result: " and ".join(_teachers(result)),
+    "labels": lambda result: _labels(result),
+    "loss": lambda result: " + ".join(_loss(result)),
+    "epochs": lambda result: f"{result['epochs']:,}",
+}
+"""What stands above the numbers of a comparison, by name."""
 
 COMPARED = {
     "test accuracy": ("test", "accuracy", " %", 2),
@@ -302,10 +379,34 @@ def format_distillers(pattern: str = "*") -> Table:
 
 
 def _title(result: Result) -> str:
-    student, teacher = result.get("student") or {}, result.get("teacher") or {}
-    parts = [student.get("name", "training"), *([f"under {teacher['name']}"] if teacher else ["alone"])]
+    student = (result.get("student") or {}).get("name", "training")
+    teachers = " and ".join(_teachers(result))
+    with_what = f"under {teachers}" if teachers else "with FixMatch" if _uses_fixmatch(result) else "alone"
     status = "" if result["status"] == "complete" else ", unfinished"
-    return f"{' '.join(parts)}: {_epochs(result)}{status}"
+    return f"{student} {with_what}: {_epochs(result)}{status}"
+
+
+def _teachers(result: Result) -> list[str]:
+    """Whom the student learns from besides labels, briefly."""
+    teacher, sources = result.get("teacher") or {}, result.get("sources") or {}
+    models = sources.get("models") or ()
+    used = [model["name"] for model in models if model.get("weight") and not sources.get("fallback")]
+    shown = [teacher["name"]] if teacher else []
+    if len(used) == 1:
+        shown.append(used[0] if len(models) == 1 else f"{used[0]}, one of {len(models)} sources")
+    elif used:
+        shown.append(f"{len(used)} sources ({_weighting(sources)})")
+    return shown
+
+
+def _weighting(sources: Mapping[str, Any]) -> str:
+    """How sources are weighted, in a word."""
+    weighting = sources.get("weighting")
+    return weighting if isinstance(weighting, str) else "weights by hand"
+
+
+def _uses_fixmatch(result: Result) -> bool:
+    return result.get("unlabelled") == "fixmatch"
 
 
 def _epochs(result: Result) -> str:
@@ -315,8 +416,9 @@ def _epochs(result: Result) -> str:
     return of + _count(planned, "epoch")
 
 
-def _facts(result: Result) -> dict[str, str]:
+def _facts(result: Result) -> dict[str, str | Table]:
     """What the table says, by heading; empty what is not known."""
+    sources = result.get("sources") or {}
     part = {name: result.get(name) or {} for name in ("student", "teacher", "test", "agreement", "last", "best")}
     test, agreement = part["test"], part["agreement"]
     chosen = f"{_count(test['samples'], 'image')}, epoch {test['epoch']}" if test else ""
@@ -324,7 +426,13 @@ def _facts(result: Result) -> dict[str, str]:
         "student": _network(part["student"]),
         "teacher": _network(part["teacher"]),
         "data": result.get("data") or "",
+        "labels": _labels(result),
+        "sources": _sources_table(sources) if sources.get("models") else "",
+        "  their weights": _weights_explained(sources) if sources.get("models") else "",
         "loss": " + ".join(_loss(result)),
+        "confident images": _format(
+            part["last"].get("confident"), ".2f", " % of the unlabelled ones in the last epoch"
+        ),
         "test accuracy": f"{test['accuracy']:.2f} % of {chosen}" if test else "",
         "  among the first five": _format(test.get("top5"), ".2f", " %"),
         "  of the teacher": _format(part["teacher"].get("accuracy"), ".2f", " %"),
@@ -353,9 +461,64 @@ def _network(facts: Mapping[str, Any]) -> str:
     return ", ".join(filter(None, parts))
 
 
+def _labels(result: Result) -> str:
+    """How many images have labels; empty where all have."""
+    labels = result.get("labels")
+    if not labels:
+        return ""
+    known, classes = f"{labels['labelled']:,} of {_count(labels['images'], 'image')}", labels["classes"]
+    return f"{known} {'is' if labels['labelled'] == 1 else 'are'} labelled, {_count(classes, 'class')}"
+
+
+def _sources_table(sources: Mapping[str, Any]) -> Table:
+    """The sources by falling weight: how near they are, what they count, how well the student follows them."""
+    measure = sources.get("measure")
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    table.add_column("name", overflow="fold")
+    for column in (f"similarity ({measure})" if measure else "similarity", "weight", "last loss"):
+        table.add_column(column, justify="right", no_wrap=True)
+    for model in sorted(sources["models"], key=lambda model: (-_weight(model), -_similarity(model))):
+        spread = f" ± {model['std']:.2g}" if model.get("std") is not None else ""
+        similarity = _format(model.get("similarity"), ".3g", spread)
+        loss = _format(model.get("loss"), ".4f", "")
+        table.add_row(Text(model["name"]), similarity or "-", _short_weight(_weight(model)), loss or "-")
+    return table
+
+
+def _weights_explained(sources: Mapping[str, Any]) -> str:
+    """Where the weights of sources come from, and which views of the images they see."""
+    power = sources.get("power")
+    parts = [
+        _weighting(sources),
+        f"power {power:g}" if power is not None and sources.get("weighting") == "weighted" else "",
+        f"{sources['view']} views" if sources.get("view") else "",
+        "not used" if sources.get("fallback") else "",
+    ]
+    return ", ".join(filter(None, parts))
+
+
+def _weight(model: Mapping[str, Any]) -> float:
+    return float(model.get("weight") or 0.0)
+
+
+def _similarity(model: Mapping[str, Any]) -> float:
+    """Minus infinity where it is not known."""
+    similarity = model.get("similarity")
+    return -math.inf if similarity is None else float(similarity)
+
+
+def _short_weight(weight: float) -> str:
+    return "0" if not weight else "< 0.001" if weight < 0.001 else f"{weight:.3f}"
+
+
 def _loss(result: Result) -> list[str]:
     """The weighted terms of the loss."""
     weights = {"cross entropy": result.get("ce_weight", 1.0), **(result.get("distillers") or {})}
+    sources = result.get("sources") or {}
+    if sources and not sources.get("fallback"):
+        weights["sources"] = round(1 - sources.get("lam", 0.0), 12)  # 1 - 0.8 is not 0.2
+    if _uses_fixmatch(result):
+        weights["FixMatch"] = 1
     return [name if weight == 1 else f"{weight:g} {name}" for name, weight in weights.items() if weight]
 
 
@@ -423,9 +586,15 @@ def draw_training(rows: Sequence[Row], result: Result) -> dict[str, bytes]:
         rows: The epochs in order.
         result: What `result.json` says.
     """
-    bins = (result.get("test") or {}).get("bins")
-    wanted = [*(["loss.png", "accuracy.png"] if rows else []), *(["reliability.png"] if bins else [])]
-    return {name: to_png(TRAINING_PICTURES[name](rows, result)) for name in wanted}
+    test, sources = result.get("test") or {}, result.get("sources") or {}
+    wanted = {
+        "loss.png": bool(rows),
+        "accuracy.png": bool(rows),
+        "reliability.png": bool(test.get("bins")),
+        "classes.png": 2 <= len(test.get("class_accuracy") or ()) <= CLASSES_SHOWN,
+        "weights.png": bool(sources.get("models")),
+    }
+    return {name: to_png(draw(rows, result)) for name, draw in TRAINING_PICTURES.items() if wanted[name]}
 
 
 def plot_losses(rows: Sequence[Row], result: Result) -> Figure:
@@ -438,12 +607,12 @@ def plot_losses(rows: Sequence[Row], result: Result) -> Figure:
     lines = {name: _column(rows, name) for name in ("loss", *terms, "val_loss")}
     epochs = _column(rows, "epoch")
     marker = _marker(rows)
-    special = {"loss": ("total", "black", "-"), "val_loss": ("validation, cross entropy", GREY, "--")}
-    colours = dict(zip(terms, itertools.cycle(TERM_COLOURS), strict=False))
+    special = {"loss": ("total", "-", "black"), "val_loss": ("validation, cross entropy", "--", GREY)}
+    styles = dict(zip(terms, itertools.cycle(itertools.product(TERM_STYLES, TERM_COLOURS)), strict=False))
     for name, values in lines.items():
         if not np.isfinite(values).any() or (name == "loss" and len(terms) == 1):
             continue  # a loss of one term is that term
-        label, colour, style = special.get(name) or (name.removeprefix("loss/"), colours[name], "-")
+        label, style, colour = special.get(name) or (_shortened(name.removeprefix("loss/"), 34), *styles[name])
         axes.plot(epochs, values, style, color=colour, marker=marker, markersize=3, label=label)
     if _is_wide(lines.values()):
         axes.set_yscale("log")
@@ -507,15 +676,130 @@ def plot_reliability(rows: Sequence[Row], result: Result) -> Figure:
     return figure
 
 
+def plot_classes(rows: Sequence[Row], result: Result) -> Figure:
+    """Accuracy on the test images of each class, the best first, in as many columns as keep the names readable."""
+    accuracies = result["test"]["class_accuracy"]
+    names = [_shortened(name, 26) for name in _class_names(result.get("classes") or (), len(accuracies))]
+    if not result.get("classes"):
+        names = [f"class {name}" for name in names]
+    bars = sorted(zip(accuracies, names, strict=True), key=lambda bar: math.inf if bar[0] is None else -bar[0])
+    columns = math.ceil(len(bars) / BARS_PER_COLUMN)
+    size = math.ceil(len(bars) / columns)
+    figure = new_figure(3 + 3 * columns if columns > 1 else 7, 1.4 + 0.19 * max(size, 4))
+    for place, axes in enumerate(figure.subplots(1, columns, sharex=True, squeeze=False)[0]):
+        _draw_bars(style_axes(axes), bars[place * size : (place + 1) * size], size)
+        axes.axvline(result["test"]["accuracy"], color=ORANGE, linestyle="--", linewidth=1.4, label="all classes")
+        axes.set_xlabel("accuracy (%)")
+    shown = f"accuracy of each class, {result['test']['accuracy']:.2f} % of all"
+    figure.suptitle(f"{_wrapped_title(result)}\n{shown}", fontsize=11, x=0.01, ha="left")
+    return figure
+
+
+def _draw_bars(axes: Axes, bars: Sequence[tuple[float | None, str]], size: int) -> None:
+    """Horizontal bars from the top down, with room for `size` of them."""
+    places = range(len(bars))
+    axes.barh(places, [accuracy or 0.0 for accuracy, _ in bars], 0.78, color=BLUE, alpha=0.8)
+    for place, (accuracy, _) in enumerate(bars):
+        text = "no images" if accuracy is None else f"{accuracy:.1f}"
+        axes.text((accuracy or 0.0) + 1, place, text, va="center", fontsize=7)
+    axes.set_yticks(places, [name for _, name in bars], fontsize=8, parse_math=False)
+    axes.set(xlim=(0, 112), xticks=range(0, 101, 25), ylim=(size - 0.4, -0.6))
+    axes.grid(visible=False, axis="y")
+
+
+def plot_weights(rows: Sequence[Row], result: Result) -> Figure:
+    """Weight of each source against its similarity to the data, one named point for each."""
+    sources = result["sources"]
+    models = sorted(sources["models"], key=lambda model: (_weight(model), -_similarity(model)))
+    weights = np.array([_weight(model) for model in models])
+    similarities = _column(models, "similarity")
+    known = np.isfinite(similarities)
+    places = np.where(known, similarities, _left_of(similarities[known]))
+    height = max(4.2, 1.6 + 0.17 * len(models))
+    figure = new_figure(8, height)
+    axes = style_axes(figure.add_subplot())
+    axes.errorbar(
+        places[known], weights[known], xerr=np.nan_to_num(_column(models, "std"))[known], fmt="none", ecolor=GREY
+    )
+    axes.scatter(places, weights, s=36, c=[BLUE if weight else GREY for weight in weights], zorder=3)
+    top = weights.max() or 1.0
+    axes.set_ylim(-0.05 * top, 1.06 * top)
+    _name_points(axes, places, weights, [_shortened(model["name"], 34) for model in models], 0.17 / (height - 1.5))
+    _label_similarities(axes, sources, places, known)
+    axes.set_ylabel("weight")
+    reason = sources.get("fallback") or ("" if weights.any() else "no source has a weight")
+    shown = f"fine-tuned on labels alone: {reason}" if reason else f"weights of {_count(len(models), 'source')}"
+    axes.set_title(f"{_wrapped_title(result)}\n{textwrap.fill(shown, 80)}", fontsize=11, loc="left", parse_math=False)
+    return figure
+
+
+def _left_of(values: NDArray[np.float64]) -> float:
+    """Where points without a value stand: beside all others."""
+    return float(values.min() - 0.15 * (np.ptp(values) or 1.0)) if len(values) else 0.0
+
+
+def _name_points(
+    axes: Axes, x: NDArray[np.float64], y: NDArray[np.float64], names: Sequence[str], distance: float
+) -> None:
+    """Names in a column right of the axes, each beside a line to its point; points come from the bottom up.
+
+    Args:
+        distance: Least distance of two names, as a share of the height.
+    """
+    low, high = axes.get_ylim()
+    heights = (y - low) / (high - low)
+    for place in range(1, len(heights)):
+        heights[place] = max(heights[place], heights[place - 1] + distance)
+    heights[-1] = min(heights[-1], 1.0)
+    for place in reversed(range(len(heights) - 1)):
+        heights[place] = min(heights[place], heights[place + 1] - distance)
+    for name, point, height in zip(names, zip(x, y, strict=True), heights, strict=True):
+        axes.annotate(
+            name, point, (1.04, height), textcoords="axes fraction", va="center", fontsize=8, parse_math=False,
+            arrowprops={"arrowstyle": "-", "color": GREY, "linewidth": 0.6, "shrinkB": 3},
+        )  # fmt: skip
+
+
+def _label_similarities(
+    axes: Axes, sources: Mapping[str, Any], places: NDArray[np.float64], known: NDArray[np.bool_]
+) -> None:
+    """Say what the axis of similarities is, where chance is, and where those are that are not known."""
+    measure = sources.get("measure")
+    axes.set_xlabel(f"similarity to the data ({measure})" if measure else "similarity to the data")
+    if not known.any():
+        axes.set_xticks([0], ["not measured"])
+        return
+    if places[known].min() <= 0 <= places[known].max():
+        axes.axvline(0, color="black", linestyle="--", linewidth=1)
+    if not known.all():
+        unknown = places[~known][0]
+        ticks = [tick for tick in axes.get_xticks() if tick > unknown and tick >= places[known].min()]
+        axes.set_xticks([unknown, *ticks], ["unknown", *(f"{tick:g}" for tick in ticks)])
+
+
+def _shortened(text: str, length: int) -> str:
+    """A text with its middle left out where it is longer, since names differ at their ends."""
+    kept = length - 3
+    return text if len(text) <= length else f"{text[: kept - kept // 2]}...{text[-(kept // 2) :]}"
+
+
 TRAINING_PICTURES: dict[str, Callable[[Sequence[Row], Result], Figure]] = {
     "loss.png": plot_losses,
     "accuracy.png": plot_accuracy,
     "reliability.png": plot_reliability,
+    "classes.png": plot_classes,
+    "weights.png": plot_weights,
 }
 """The pictures of a training, by file name."""
 
 TERM_COLOURS = (BLUE, ORANGE, GREEN, "#CC79A7", "#56B4E9", "#E69F00")
 """More colours that people with any kind of colour vision tell apart (Okabe and Ito, 2008)."""
+
+TERM_STYLES = ("-", "--", ":")
+"""How lines are drawn once the colours are used up."""
+
+BARS_PER_COLUMN = 34
+"""Bars above each other that are still read easily on one page."""
 
 
 def _column(rows: Sequence[Row], name: str) -> NDArray[np.float64]:
@@ -541,5 +825,9 @@ def _finish(figure: Figure, axes: Axes, rows: Sequence[Row], result: Result) -> 
     axes.set_xlim(0.5, last + max(0.5, 0.02 * last))
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     axes.set_xlabel("epoch")
-    axes.set_title(textwrap.fill(_title(result), 80), fontsize=11, loc="left")
+    axes.set_title(_wrapped_title(result), fontsize=11, loc="left")
     figure.legend(loc="outside lower center", ncols=3, frameon=False)
+
+
+def _wrapped_title(result: Result) -> str:
+    return textwrap.fill(_title(result), 80)
