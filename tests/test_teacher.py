@@ -18,7 +18,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from diswot_search.data import Probe
-from diswot_search.teacher import Teacher, create_teacher
+from diswot_search.teacher import ConvertedTeacher, Teacher, TeacherBank, create_teacher
 from search_spaces import ArchitectureError, UnknownNameError, create_space
 
 IMAGENET_MEAN, IMAGENET_STD = np.array([0.485, 0.456, 0.406], np.float32), np.array([0.229, 0.224, 0.225], np.float32)
@@ -275,3 +275,86 @@ def test_the_classes_of_the_space_may_be_repeated() -> None:
 
 def test_timms_own_default_number_of_classes_stands_where_none_is_given() -> None:
     assert create_teacher("resnet10t").build().num_classes == timm.create_model("resnet10t").num_classes == 1000
+
+
+# -- teachers that see the probe in another form ------------------------------------------------
+
+
+def halved(probe: Probe) -> Probe:
+    return Probe.from_tensors(probe.images[:, :, ::2, ::2] / 2, probe.labels, probe.num_classes)
+
+
+def test_a_converted_teacher_is_read_on_what_the_probe_is_converted_to(probe: Probe) -> None:
+    plain = small()
+    teacher = ConvertedTeacher(plain.name, plain.make, plain.trained, {"conversion": "halved"}, convert=halved)
+    readings = teacher.read(probe, 3)
+    assert readings.probe.input_size == (3, 16, 16)
+    assert torch.equal(readings.logits, plain.read(halved(probe), 3).logits)
+    assert torch.equal(readings.features, plain.read(halved(probe), 3).features)
+    assert teacher.config() == {"name": plain.name, "trained": False, "conversion": "halved"}
+
+
+@pytest.mark.parametrize(
+    "convert",
+    [
+        lambda probe: Probe.from_tensors(probe.images[1:], probe.labels[1:], probe.num_classes),
+        lambda probe: Probe.from_tensors(probe.images, probe.labels.flip(0), probe.num_classes),
+    ],
+)
+def test_a_conversion_leaves_the_labels_alone(convert: Callable[[Probe], Probe], probe: Probe) -> None:
+    teacher = ConvertedTeacher("other", small().make, trained=False, convert=convert)
+    with pytest.raises(ValueError, match="'other' converts a probe to one with other labels"):
+        teacher.read(probe)
+
+
+# -- banks --------------------------------------------------------------------------------------
+
+
+def wide() -> Teacher:
+    return create_teacher("cifar_resnet", arch="1x8-1x16")
+
+
+def test_a_bank_is_told_by_its_teachers_and_weights_alone() -> None:
+    first, second, third = small(), wide(), create_teacher(linear().eval())
+    bank = TeacherBank((first, second, third), (0.25, 0.75, 0.0))
+    assert (bank.teachers, bank.weights) == ((first, second), (0.25, 0.75))
+    assert bank.name == "0.75 cifar_resnet + 0.25 cifar_resnet"
+    assert not bank.trained
+    config = bank.config()
+    assert json.loads(json.dumps(config)) == config
+    assert [one.pop("weight") for one in config["teachers"]] == [0.75, 0.25]
+    assert config["teachers"] == [second.config(), first.config()]
+    assert TeacherBank((second, first), (0.75, 0.25)).config() == bank.config()
+    assert TeacherBank((first, second), (0.75, 0.25)).config() != bank.config()
+    numbers = np.array([0.25, 0.75])
+    assert json.dumps(TeacherBank((first, second), tuple(numbers)).config()) == json.dumps(bank.config())
+
+
+def test_a_bank_of_trained_teachers_is_trained() -> None:
+    trained = create_teacher(linear().eval())
+    assert TeacherBank((trained, small()), (1.0, 0.0)).trained
+    assert not TeacherBank((trained, small()), (0.5, 0.5)).trained
+
+
+@pytest.mark.parametrize(
+    ("weights", "message"),
+    [
+        ((1.0,), "one weight for each teacher; 2 and 1 are given"),
+        ((0.5, 0.4), r"are 0\.5, 0\.4; they must sum to 1"),
+        ((0.0, 0.0), r"are 0, 0; they must sum to 1"),
+        ((1.5, -0.5), r"are 1\.5, -0\.5; they must be finite and not negative"),
+        ((float("nan"), 1.0), "nan, 1; they must be finite"),
+        ((float("inf"), 0.0), "inf, 0; they must be finite"),
+    ],
+)
+def test_weights_that_make_no_bank_are_refused(weights: tuple[float, ...], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        TeacherBank((small(), wide()), weights)
+
+
+def test_a_bank_has_teachers_and_none_of_them_twice() -> None:
+    with pytest.raises(ValueError, match="weights of a bank are missing"):
+        TeacherBank((), ())
+    with pytest.raises(ValueError, match="'cifar_resnet' is there twice"):
+        TeacherBank((small(), small()), (0.5, 0.5))
+    assert TeacherBank((small(), small()), (0.0, 1.0)).name == "cifar_resnet"
