@@ -169,7 +169,7 @@ class _Data:
 
 def _as_given(source: Teacher | nn.Module, data: _Data) -> Network:
     if isinstance(source, Network):
-        data.check(source.name, source.num_classes, _channels_of(source))
+        data.check(source.name, source.num_classes, channels_of(source))
         return source
     if isinstance(source, nn.Module):
         found = getattr(source, "num_classes", None)
@@ -182,7 +182,7 @@ def _as_given(source: Teacher | nn.Module, data: _Data) -> Network:
     raise TypeError(f"A {data.role} cannot be made of {type(source).__name__}.")
 
 
-def _channels_of(network: Network) -> int | None:
+def channels_of(network: Network) -> int | None:
     """Channels of its images, as far as it says how it is built."""
     if network.timm is not None:
         return int(network.timm[1].get("in_chans", 3))
@@ -233,7 +233,7 @@ def _from_timm(
     pretrained: bool = False,
     **options: Any,
 ) -> Network:
-    known = _pretrained_config(name, data.role)
+    known = pretrained_config(name, data.role)
     if data.in_chans != 3:
         options.setdefault("in_chans", data.in_chans)
     if data.image_size is not None and known is not None and known.fixed_input_size:
@@ -255,8 +255,12 @@ def _from_timm(
     return _network(teacher, data, timm=arguments, **known_of_weights)
 
 
-def _pretrained_config(name: str, role: str) -> Any:
-    """What timm knows of the weights of a model; None where it knows of none."""
+def pretrained_config(name: str, role: str) -> Any:
+    """What timm knows of the weights of a model; None where it knows of none.
+
+    Raises:
+        UnknownNameError: It knows the model, but no weights of this tag.
+    """
     try:
         return timm.get_pretrained_cfg(name)
     except RuntimeError as error:  # there are no weights of this tag
@@ -324,14 +328,21 @@ def _check_size(file: Path, card: ModelCard, path: Path, data: _Data) -> None:
 def _read_checkpoint(checkpoint: str | os.PathLike[str], data: _Data) -> tuple[Path, dict[str, Any]]:
     """The file of the weights, and what they were trained with where a card says it."""
     file = find_student(checkpoint)
-    if file.name != WEIGHTS:  # a configuration beside it may be of other weights
-        return file, {}
-    try:
-        card = read_card(file)
-    except FileNotFoundError:
+    card = card_of(file)
+    if card is None:
         return file, {}
     data.check(f"checkpoint {checkpoint}", card.num_classes, card.input_size[0])
     return file, _known_of_weights(card)
+
+
+def card_of(file: Path) -> ModelCard | None:
+    """The card of weights; None where they have none."""
+    if file.name != WEIGHTS:  # a configuration beside it may be of other weights
+        return None
+    try:
+        return read_card(file)
+    except FileNotFoundError:
+        return None
 
 
 def _known_of_weights(card: ModelCard) -> dict[str, Any]:
