@@ -20,8 +20,8 @@ LABELS_MAY_BE = (
     "line), or indices themselves"
 )
 
-Labels = int | str | os.PathLike[str] | Sequence[int] | np.ndarray
-"""What partial labels are given as; see `LABELS_MAY_BE`."""
+Labels = int | str | os.PathLike[str] | Sequence[int] | np.ndarray | None
+"""What partial labels are given as; see `LABELS_MAY_BE`. None: all images have labels."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,13 +87,13 @@ class LabelRequest:
     def config(self) -> str | int:
         """The request as a JSON value."""
         if self.percent is not None:
-            return f"{self.percent:g}%"
+            return f"{self.percent:.12g}%"
         if self.per_class is not None:
             return f"{self.per_class} per class"
         return "indices" if self.count is None else self.count
 
 
-def label_request(labels: Labels | None = None, labels_per_class: int | None = None) -> LabelRequest | None:
+def label_request(labels: Labels = None, labels_per_class: int | None = None) -> LabelRequest | None:
     """The request that is meant, read and checked as far as it can be without the images; None for all labels.
 
     Args:
@@ -201,12 +201,21 @@ def read_indices(path: str | os.PathLike[str]) -> np.ndarray:
     path = Path(path)
     if not path.is_file():
         what = "is no file" if path.exists() else "does not exist"
-        raise DataError(f"labels is {str(path)!r}, which {what}. It may be {LABELS_MAY_BE}.")
+        raise DataError(f"labels is {str(path)!r}, which {what}.{_near(path)} It may be {LABELS_MAY_BE}.")
     try:
         values = np.load(path, allow_pickle=False) if path.suffix == ".npy" else _parsed(path)
     except (OSError, EOFError, ValueError) as error:
         raise DataError(f"Cannot read indices of labelled images from {str(path)!r}: {error}") from error
     return _as_indices(values, f"{str(path)!r} holds {_shown(values)}")
+
+
+def _near(path: Path) -> str:
+    # Imported here, since search_spaces brings timm and timm brings torchvision.
+    from search_spaces.registry import near_names
+
+    beside = [entry.name for entry in path.parent.iterdir() if entry.is_file()] if path.parent.is_dir() else []
+    near = near_names(path.name, beside)
+    return f" Did you mean {' or '.join(repr(str(path.with_name(name))) for name in near)}?" if near else ""
 
 
 def format_indices(indices: np.ndarray, title: str) -> str:

@@ -113,7 +113,7 @@ class Splits:
         std: float | Sequence[float] | None = None,
         mirrored: bool = True,
         workers: int = 0,
-        labels: Labels | None = None,
+        labels: Labels = None,
         labels_per_class: int | None = None,
         label_seed: int | None = None,
     ) -> Splits:
@@ -131,7 +131,6 @@ class Splits:
         Raises:
             DataError: As for `create_splits`, or arrays of another shape or kind.
         """
-        partial = _PartialLabels(label_request(labels, labels_per_class), label_seed)
         request = _Request(
             name,
             image_size,
@@ -141,7 +140,8 @@ class Splits:
             seed,
             num_classes,
             given_statistics(mean, std),
-            partial,
+            label_request(labels, labels_per_class),
+            label_seed,
         )
         given_val = None if val is None else _arrays(val, f"split 'val' of {name!r}")
         given_test = None if test is None else _arrays(test, f"split 'test' of {name!r}")
@@ -162,7 +162,7 @@ class Splits:
         }
 
     def with_labels(
-        self, labels: Labels | None = None, labels_per_class: int | None = None, seed: int | None = None
+        self, labels: Labels = None, labels_per_class: int | None = None, seed: int | None = None
     ) -> Splits:
         """The same splits, of whose training images some have labels only; with no argument, all have.
 
@@ -173,7 +173,13 @@ class Splits:
         Raises:
             DataError: As for `create_splits`.
         """
-        return self._labelled(_PartialLabels(label_request(labels, labels_per_class), seed))
+        request = label_request(labels, labels_per_class)
+        seed = self.source.get("seed", 0) if seed is None else seed
+        check_at_least("seed", seed, 0)
+        labels_of_all, names = self.train.labels.numpy(), self.classes or range(self.num_classes)
+        labelled, config = _choose_labelled(request, labels_of_all, self._numbering, seed, names)
+        _check_unseen(self.train, labelled, self.test)
+        return replace(self, labelled=labelled, source=self.source | {"labels": config})
 
     def labelled_indices(self) -> np.ndarray:
         """(n,) int64, ascending: the images with labels, counted in the data set's training part as it is on disk.
@@ -193,36 +199,6 @@ class Splits:
             return self.numbering
         return Numbering(self.train.title, np.arange(len(self.train)), len(self.train))
 
-    def _labelled(self, partial: _PartialLabels) -> Splits:
-        if partial.request is None:
-            return replace(self, labelled=None, source=self.source | {"labels": None})
-        seed = self.source.get("seed", 0) if partial.seed is None else partial.seed
-        classes = self.train.labels.numpy()
-        chosen = choose_labelled(partial.request, classes, self._numbering, seed)
-        if len(chosen) == len(classes):
-            return replace(self, labelled=None, source=self.source | {"labels": None})
-        self._check_classes(classes[chosen])
-        _check_unseen(self.train, chosen, self.test)
-        indices = self._numbering.train[chosen]
-        config = {
-            "request": partial.request.config(),
-            "seed": None if partial.request.indices is not None else seed,
-            "count": len(chosen),
-            "sha256": hashlib.sha256(indices.astype("<i8").tobytes()).hexdigest(),
-        }
-        return replace(self, labelled=torch.from_numpy(chosen), source=self.source | {"labels": config})
-
-    def _check_classes(self, labelled: np.ndarray) -> None:
-        """Say which classes have no labelled image."""
-        missing = np.setdiff1d(np.arange(self.num_classes), labelled).tolist()
-        if missing:
-            names = [self.classes[label] if self.classes else str(label) for label in missing]
-            warnings.warn(
-                f"No image of {len(missing)} of the {self.num_classes} classes of {self.name} has a label: "
-                f"{listed(names)}.",
-                stacklevel=4,
-            )
-
     @cached_property
     def fingerprint(self) -> str:
         """SHA-256 in hex of what the sets are made of, whichever have labels; equal for equal splits."""
@@ -239,18 +215,6 @@ def _arrays(pair: tuple[Any, Any], title: str) -> DataSet:
 
 
 @dataclass(frozen=True)
-class _PartialLabels:
-    """Which training images are to have labels, and by which seed; None by that of the splits."""
-
-    request: LabelRequest | None
-    seed: int | None
-
-    def __post_init__(self) -> None:
-        if self.seed is not None:
-            check_at_least("label_seed", self.seed, 0)
-
-
-@dataclass(frozen=True)
 class _Request:
     """What is asked of a data set, checked."""
 
@@ -262,10 +226,13 @@ class _Request:
     seed: int
     num_classes: int | None
     statistics: Statistics | None
-    labels: _PartialLabels
+    labels: LabelRequest | None
+    label_seed: int | None
 
     def __post_init__(self) -> None:
         check_at_least("seed", self.seed, 0)
+        if self.label_seed is not None:
+            check_at_least("label_seed", self.label_seed, 0)
         for key in ("image_size", "train_limit", "num_classes"):
             if getattr(self, key) is not None:
                 check_at_least(key, getattr(self, key), 1)
@@ -278,7 +245,7 @@ def as_splits(
     dataset: str | Splits,
     options: Mapping[str, Any] | None = None,
     *,
-    labels: Labels | None = None,
+    labels: Labels = None,
     labels_per_class: int | None = None,
 ) -> Splits:
     """The data that is meant: splits as they are, or those that `create_splits` makes for a name.
@@ -328,7 +295,7 @@ def create_splits(
     std: float | Sequence[float] | None = None,
     resident_limit: int = RESIDENT_LIMIT,
     workers: int | None = None,
-    labels: Labels | None = None,
+    labels: Labels = None,
     labels_per_class: int | None = None,
     label_seed: int | None = None,
 ) -> Splits:
@@ -375,10 +342,19 @@ def create_splits(
             the test images again.
     """
     size = 32 if name == "digits" and image_size is None else image_size
-    partial = _PartialLabels(label_request(labels, labels_per_class), label_seed)
+    asked_labels = label_request(labels, labels_per_class)
     statistics = given_statistics(mean, std)
     request = _Request(
-        name or "folder", size, val_share, test_share, train_limit, seed, num_classes, statistics, partial
+        name or "folder",
+        size,
+        val_share,
+        test_share,
+        train_limit,
+        seed,
+        num_classes,
+        statistics,
+        asked_labels,
+        label_seed,
     )
     check_at_least("resident_limit", resident_limit, 0)
     workers = _usual_workers() if workers is None else workers
@@ -478,7 +454,14 @@ def _make_splits(
 ) -> Splits:
     classes = _count_classes([train, *(data for data in (val, test) if data is not None)], request.num_classes)
     parts = _divide(train, val, test, request, classes)
+    names = train.classes if train.classes and len(train.classes) == classes else ()
+    numbering = _numbering(parts)
+    seed = request.seed if request.label_seed is None else request.label_seed
+    labelled, label_config = _choose_labelled(
+        request.labels, train.labels[numbering.train], numbering, seed, names or range(classes)
+    )
     sets = _image_sets(parts, request.image_size, resident_limit, workers)
+    _check_unseen(sets["train"], labelled, sets["test"])
     statistics = request.statistics or train.statistics or _statistics_of(sets["train"])
     source = {
         **splits,
@@ -491,11 +474,10 @@ def _make_splits(
         "statistics": statistics.origin,
         "mean": list(statistics.mean),
         "std": list(statistics.std),
-        "labels": None,
+        "labels": label_config,
     }
     size = sets["train"].input_size
-    names = train.classes if train.classes and len(train.classes) == classes else ()
-    splits_of_all = Splits(
+    return Splits(
         request.name,
         classes,
         size,
@@ -507,15 +489,9 @@ def _make_splits(
         mirrored=mirrored,
         source=source,
         classes=names,
-        numbering=_numbering(parts),
+        labelled=labelled,
+        numbering=numbering,
     )
-    return splits_of_all if request.labels.request is None else splits_of_all._labelled(request.labels)
-
-
-def _numbering(parts: dict[str, tuple[DataSet, np.ndarray]]) -> Numbering:
-    train, places = parts["train"]
-    apart = {part: chosen for part, (data, chosen) in parts.items() if part != "train" and data is train}
-    return Numbering(train.title, places, len(train.labels), apart)
 
 
 def _count_classes(opened: list[DataSet], num_classes: int | None) -> int:
@@ -590,6 +566,62 @@ def _ranks(labels: np.ndarray, seed: int) -> np.ndarray:
     return ranks_in_class(labels, shuffled_by_class(labels, np.random.default_rng(seed)))
 
 
+# Which images have labels
+
+
+def _numbering(parts: dict[str, tuple[DataSet, np.ndarray]]) -> Numbering:
+    train, places = parts["train"]
+    apart = {part: chosen for part, (data, chosen) in parts.items() if part != "train" and data is train}
+    return Numbering(train.title, places, len(train.labels), apart)
+
+
+def _choose_labelled(
+    request: LabelRequest | None, labels: np.ndarray, numbering: Numbering, seed: int, names: Sequence[object]
+) -> tuple[Tensor | None, dict[str, Any] | None]:
+    """Places of the training images that have labels, and what the configuration says of them; None for all.
+
+    `labels` are those of the training images, `names` are those of the classes, or these themselves.
+    """
+    if request is None:
+        return None, None
+    chosen = choose_labelled(request, labels, numbering, seed)
+    if missing := [names[label] for label in np.setdiff1d(np.arange(len(names)), labels[chosen])]:
+        warnings.warn(
+            f"{len(missing)} of the {len(names)} classes of {numbering.title} have no labelled image: "
+            f"{listed(missing)}.",
+            stacklevel=4,
+        )
+    if len(chosen) == len(labels):
+        return None, None
+    indices = numbering.train[chosen]
+    return torch.from_numpy(chosen), {
+        "request": request.config(),
+        "seed": seed if request.indices is None else None,
+        "count": len(chosen),
+        "sha256": hashlib.sha256(indices.astype("<i8").tobytes()).hexdigest(),
+    }
+
+
+def _check_unseen(train: ImageSet, labelled: Tensor | None, test: ImageSet) -> None:
+    """Refuse labelled images that are the test images again, bit for bit, beyond the few that known data sets have."""
+    if labelled is None or not isinstance(train, ResidentSet) or not isinstance(test, ResidentSet):
+        return
+    tested = {_digest(image) for image in test.images}
+    again = [place for place in labelled.tolist() if _digest(train.images[place]) in tested]
+    if len(again) >= 2 and len(again) > 0.01 * len(labelled):
+        raise DataError(
+            f"Labelled and test images overlap: {len(again)} of the {len(labelled)} labelled images of {train.title} "
+            f"are bit for bit among the test images, those at the places {listed(again)}."
+        )
+
+
+def _digest(image: Tensor) -> bytes:
+    return hashlib.blake2b(image.contiguous().numpy().data, digest_size=16).digest()
+
+
+# The images themselves
+
+
 def _image_sets(
     parts: dict[str, tuple[DataSet, np.ndarray]], image_size: int | None, resident_limit: float, workers: int
 ) -> dict[str, ImageSet]:
@@ -611,23 +643,6 @@ def _resident(
             check_size(pixels.shape, shape, data.title)
             images[i] = pixels
     return ResidentSet(images, torch.from_numpy(data.labels[places]), data.title, workers)
-
-
-def _check_unseen(train: ImageSet, labelled: np.ndarray, test: ImageSet) -> None:
-    """Refuse labelled images that are the test images again, bit for bit, beyond the few that known data sets have."""
-    if not isinstance(train, ResidentSet) or not isinstance(test, ResidentSet):
-        return
-    tested = {_digest(image) for image in test.images}
-    again = [place for place in labelled.tolist() if _digest(train.images[place]) in tested]
-    if len(again) >= 2 and len(again) > 0.01 * len(labelled):
-        raise DataError(
-            f"Labelled and test images overlap: {len(again)} of the {len(labelled)} labelled images of {train.title} "
-            f"are bit for bit among the test images, those at the places {listed(again)}."
-        )
-
-
-def _digest(image: Tensor) -> bytes:
-    return hashlib.blake2b(image.contiguous().numpy().data, digest_size=16).digest()
 
 
 def _streamed(
