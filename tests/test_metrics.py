@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 from scipy.special import softmax
 from scipy.stats import entropy
-from sklearn.metrics import accuracy_score, log_loss, top_k_accuracy_score
+from sklearn.metrics import accuracy_score, log_loss, recall_score, top_k_accuracy_score
 from torch import Tensor
 
 from diswot_search.distillation.metrics import Evaluation, MetricSums
@@ -82,8 +82,22 @@ def test_equal_logits_make_no_more_than_k_classes_right() -> None:
     logits, labels = torch.zeros(10, 10), torch.arange(10)
     found = evaluate(logits, labels)
     assert (found.accuracy, found.top5) == (10, 50)
+    assert found.class_accuracy == (100, *[0] * 9)
     first = torch.zeros(10, dtype=torch.long)  # which counts as the largest
     assert evaluate(logits, first).accuracy == 100
+
+
+@settings(deadline=None)
+@given(seed=seeds, size=sizes)
+def test_accuracy_by_class_is_the_recall_of_scikit_learn(seed: int, size: tuple[int, int]) -> None:
+    logits, labels, _ = sample(seed, size)
+    found = evaluate(logits, labels)
+    recall = recall_score(labels, logits.argmax(1), labels=range(size[1]), average=None, zero_division=np.nan)
+    expected = [None if math.isnan(share) else pytest.approx(100 * share, **EXACT) for share in recall]
+    assert list(found.class_accuracy) == expected
+    samples = labels.bincount(minlength=size[1]).tolist()
+    right = sum(count * share for count, share in zip(samples, found.class_accuracy, strict=True) if count)
+    assert right / size[0] == pytest.approx(found.accuracy, **EXACT)
 
 
 @settings(deadline=None)
@@ -165,6 +179,7 @@ def test_sums_over_batches_and_processes_say_what_one_batch_says(
     whole = MetricSums(size[1])
     whole.add(logits, labels, teacher)
     assert processes[0].evaluation().samples == size[0]
+    assert whole.sums.shape == (9 + 3 * 15 + 2 * size[1],)
     torch.testing.assert_close(processes[0].sums, whole.sums, rtol=1e-12, atol=1e-12)
 
 

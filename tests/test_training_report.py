@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import csv
 import io
+import itertools
 import json
 import math
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from matplotlib.axes import Axes
 from matplotlib.container import BarContainer
 from matplotlib.figure import Figure
@@ -33,8 +37,10 @@ from diswot_search.distillation.training_report import (
     format_training,
     metrics_csv,
     plot_accuracy,
+    plot_classes,
     plot_losses,
     plot_reliability,
+    plot_weights,
 )
 from search_spaces.registry import UnknownNameError
 
@@ -87,6 +93,33 @@ def make_unfinished() -> dict[str, Any]:
     """What is known before the first epoch is over."""
     missing = dict.fromkeys(("last", "best", "test", "teacher", "agreement", "student", "timing", "data", "distillers"))
     return make_result(status="running", epochs=0, planned_epochs=4, steps=3, rule="last", **missing)
+
+
+def make_sources(**changes: Any) -> dict[str, Any]:
+    """What is said of three sources, of which one is too far away and one is not measured."""
+    models = [
+        {"name": "usps", "similarity": -1.5, "std": 0.25, "weight": 0.0, "loss": None},
+        {"name": "mnist", "similarity": 20.125, "std": 1.5, "weight": 0.9996, "loss": 0.75},
+        {"name": "a [b] (2)", "similarity": None, "std": None, "weight": 0.0004, "loss": 2.0},
+    ]
+    sources = {"weighting": "weighted", "measure": "parc", "power": 10.0, "lam": 0.8, "view": "fixed"}
+    return sources | {"fallback": None, "models": models} | changes
+
+
+def make_related(**changes: Any) -> dict[str, Any]:
+    """The result of a training with few labels and sources."""
+    result: dict[str, Any] = {"teacher": None, "agreement": None, "distillers": {}, "ce_weight": 0.8}
+    result |= {"labels": {"labelled": 400, "images": 10_000, "classes": 20}}
+    return make_result(**(result | {"unlabelled": "sources", "sources": make_sources()} | changes))
+
+
+REASON = "no source is near: none has a similarity above 0"
+
+
+def make_fallback() -> dict[str, Any]:
+    """The result of a training whose sources are all too far away."""
+    models = [model | {"similarity": -1.0, "weight": 0.0, "loss": None} for model in make_sources()["models"]]
+    return make_related(sources=make_sources(fallback=REASON, models=models), ce_weight=1.0)
 
 
 def shown(table: Table, width: int = 120) -> str:
@@ -200,6 +233,52 @@ def test_curves_without_a_folder_write_nothing(tmp_path: Path, monkeypatch: pyte
     assert list(tmp_path.iterdir()) == []
 
 
+def test_curves_have_the_accuracy_of_each_class_by_its_name(tmp_path: Path) -> None:
+    rows = [row | {"val_class_accuracy": [10.0, None, 30.0]} for row in make_rows(2)]
+    with TrainingCurves(tmp_path / "named", rows[:1], classes=("T-shirt/top", "bag", "ankle boot")) as curves:
+        curves.add(rows[1])
+    with TrainingCurves(tmp_path / "numbered", rows):
+        pass
+    expected = {
+        "named": {"class_accuracy/T-shirt/top": 10, "class_accuracy/ankle boot": 30},
+        "numbered": {"class_accuracy/0": 10, "class_accuracy/2": 30},
+    }
+    for name, values in expected.items():
+        read = read_curves(tmp_path / name).items()
+        found = {tag: points for tag, points in read if tag.startswith("class_accuracy/")}
+        assert found == {tag: [(5, value), (10, value)] for tag, value in values.items()}
+
+
+def test_classes_of_one_name_are_numbered(tmp_path: Path) -> None:
+    rows = [row | {"val_class_accuracy": [10.0, 20.0]} for row in make_rows(1)]
+    with TrainingCurves(tmp_path, rows, classes=("bag", "bag")):
+        pass
+    read = read_curves(tmp_path)
+    assert (read["class_accuracy/0"], read["class_accuracy/1"]) == ([(5, 10)], [(5, 20)])
+
+
+@pytest.mark.parametrize(("classes", "curves"), [(100, 100), (101, 0)])
+def test_many_classes_have_no_curves(tmp_path: Path, classes: int, curves: int) -> None:
+    with TrainingCurves(tmp_path, [make_rows(1)[0] | {"val_class_accuracy": [50.0] * classes}]):
+        pass
+    assert len([tag for tag in read_curves(tmp_path) if tag.startswith("class_accuracy/")]) == curves
+
+
+def test_curves_have_weights_and_losses_of_sources_and_the_share_of_confident_images(tmp_path: Path) -> None:
+    row = make_rows(1, **{"source a (2)": 0.25})[0] | {"confident": 62.5}
+    with TrainingCurves(tmp_path, source_weights={"a (2)": 0.75, "b": 0.25}) as curves:
+        curves.add(row)
+    read = read_curves(tmp_path)
+    assert (read["source_weight/a (2)"], read["source_weight/b"]) == ([(0, 0.75)], [(0, 0.25)])
+    assert (read["loss/source a (2)"], read["confident/unlabelled"]) == ([(5, 0.25)], [(5, 62.5)])
+
+
+def test_the_csv_has_no_lists() -> None:
+    plain = make_rows()
+    rows = [row | {"val_class_accuracy": [1.0, None] if row["epoch"] > 1 else None} for row in plain]
+    assert list(metrics_csv(rows)) == list(metrics_csv(plain))
+
+
 def test_the_csv_has_every_value_of_every_epoch() -> None:
     rows = make_rows()
     rows[0]["val_loss"] = math.nan
@@ -281,6 +360,93 @@ def test_the_spread_of_an_accuracy_is_that_of_as_many_draws(accuracy: float, sam
     assert list(describe_training(make_result(test=test)))[1].endswith(f"would move it by about {points}")
 
 
+def test_the_table_says_labels_sources_and_their_weights() -> None:
+    table = format_training(make_related())
+    assert "cifar_resnet20 under 2 sources (weighted): 4 epochs" in shown(table)
+    cells = cells_of(table)
+    assert cells["labels"] == ["400 of 10,000 images are labelled, 20 classes"]
+    assert cells["loss"] == ["0.8 cross entropy + 0.2 sources"]
+    assert cells["their weights"] == ["weighted, power 10, fixed views"]
+    lines = [" ".join(line.strip("│ ").split()) for line in shown(table).splitlines()]
+    start = lines.index("sources │ name similarity (parc) weight last loss")
+    assert lines[start + 1 : start + 4] == [
+        "mnist 20.1 ± 1.5 1.000 0.7500",
+        "a [b] (2) - < 0.001 2.0000",
+        "usps -1.5 ± 0.25 0 -",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("changes", "title", "loss"),
+    [
+        ({"models": make_sources()["models"][1:2]}, "under mnist:", "0.8 cross entropy + 0.2 sources"),
+        ({"models": make_sources()["models"][:2]}, "under mnist, one of 2 sources:", "0.8 cross entropy + 0.2 sources"),
+        ({"weighting": {"usps": 1}}, "under 2 sources (weights by hand):", "0.8 cross entropy + 0.2 sources"),
+        ({"lam": 1.0}, "cifar_resnet20 alone:", "cross entropy"),
+    ],
+)
+def test_the_title_says_which_sources_were_learnt_from(changes: dict[str, Any], title: str, loss: str) -> None:
+    sources = make_sources(**changes)
+    table = format_training(make_related(sources=sources, ce_weight=sources["lam"]))
+    assert title in shown(table)
+    assert cells_of(table)["loss"] == [loss]
+
+
+def test_sources_that_were_not_measured_have_no_measure() -> None:
+    models = [{"name": "mnist", "weight": 1.0}]
+    assert "parc" not in shown(format_training(make_related(sources=make_sources(models=models))))
+
+
+def test_a_fallback_is_told() -> None:
+    result = make_fallback()
+    assert "cifar_resnet20 alone: 4 epochs" in shown(format_training(result))
+    assert cells_of(format_training(result))["loss"] == ["cross entropy"]
+    assert cells_of(format_training(result))["their weights"] == ["weighted, power 10, fixed views, not used"]
+    assert next(describe_training(result)) == f"{REASON}; the student was trained on its labels alone"
+    assert not any("alone" in line for line in describe_training(make_related()))
+
+
+def test_fixmatch_says_how_many_images_it_was_confident_of() -> None:
+    last = {"epoch": 4, "val_accuracy": 70.0, "confident": 62.5}
+    table = format_training(make_related(sources=None, unlabelled="fixmatch", ce_weight=1.0, last=last))
+    assert "cifar_resnet20 with FixMatch: 4 epochs" in shown(table)
+    assert cells_of(table)["loss"] == ["cross entropy + FixMatch"]
+    assert cells_of(table)["confident images"] == ["62.50 % of the unlabelled ones in the last epoch"]
+
+
+def test_many_trainings_have_a_row_each() -> None:
+    test = make_result()["test"]
+    results = {
+        "fine-tuning": make_related(sources=None, unlabelled=None, ce_weight=1.0, test=test | {"accuracy": 60.0}),
+        "FixMatch": make_related(sources=None, unlabelled="fixmatch", ce_weight=1.0, test=test | {"accuracy": 62.0}),
+        "weighted": make_related(test=test | {"accuracy": 64.5}),
+        "unfinished": make_unfinished() | {"student": {"name": "cifar_resnet20"}, "epochs": 4, "ce_weight": 1.0},
+    }
+    table = compare_trainings(results)
+    loss = f"{test['nll']:.4f}"
+    assert cells_of(table) == {
+        "fine-tuning": ["-", "400 of 10,000", "cross entropy", "60.00 %", loss],
+        "FixMatch": ["-", "400 of 10,000", "cross entropy + FixMatch", "62.00 % (+2.00)", loss],
+        "weighted": [
+            "2 sources (weighted)",
+            "400 of 10,000",
+            "0.8 cross entropy + 0.2 sources",
+            "64.50 % (+4.50)",
+            loss,
+        ],
+        "unfinished": ["-", "-", "cross entropy", "-", "-"],
+    }
+    assert "all: student cifar_resnet20, epochs 4" in shown(table)
+    assert "difference from fine-tuning" in shown(table)
+    assert max(map(len, shown(table, 80).splitlines())) == 80  # nothing is cut off
+
+
+def test_a_column_for_each_of_few_trainings_says_labels_and_sources() -> None:
+    cells = cells_of(compare_trainings({"alone": make_result(teacher=None), "sources": make_related()}))
+    assert cells["teacher"] == ["-", "2 sources (weighted)"]
+    assert cells["labels"] == ["-", "400 of 10,000"]
+
+
 def test_trainings_stand_side_by_side_with_their_differences() -> None:
     test = make_result()["test"]
     alone = make_result(
@@ -353,6 +519,29 @@ def test_a_loss_of_one_term_is_drawn_once() -> None:
     ]
 
 
+def test_sources_that_add_next_to_nothing_are_not_drawn() -> None:
+    rows = make_rows(**{"ce": 1.0, "source a": 0.25, "source b": 1e-7, "kd": 1e-7})
+    assert list(lines_of(only_axes(plot_losses(rows, make_related())))) == [
+        "total",
+        "ce",
+        "source a",
+        "kd",  # which somebody asked for
+        "validation, cross entropy",
+    ]
+
+
+def test_the_lines_of_many_sources_and_their_long_names_are_told_apart() -> None:
+    names = [f"source {place} of a bank with a very long name indeed" for place in range(12)]
+    figure = plot_losses(make_rows(**dict.fromkeys(names, 0.25)), make_related())
+    lines = [line for line in only_axes(figure).lines if line.get_label().startswith("source")]
+    assert len({(line.get_color(), line.get_linestyle()) for line in lines}) == 12
+    figure.canvas.draw()
+    (legend,) = figure.legends
+    box, page = legend.get_window_extent(), figure.bbox
+    assert page.x0 <= box.x0 < box.x1 <= page.x1
+    assert box.height < 0.5 * page.height
+
+
 @pytest.mark.parametrize(
     ("terms", "scale"),
     [({"ce": 0.5, "kd": 0.01}, "log"), ({"ce": 0.25}, "linear"), ({"ce": 0.5, "vid": -1.0}, "linear")],
@@ -395,11 +584,109 @@ def test_the_picture_of_reliability_has_accuracy_confidence_and_samples_of_each_
     assert f"calibration error {result['test']['calibration_error']:.2f} %" in upper.get_title(loc="left")
 
 
+def make_classes(accuracies: list[float | None], names: list[str] | None = None) -> dict[str, Any]:
+    return make_result(test=make_result()["test"] | {"class_accuracy": accuracies}, classes=names)
+
+
+def bars_by_name(axes: Axes) -> list[tuple[str, float]]:
+    """Name and length of each bar from the top down."""
+    (bars,) = [part for part in axes.containers if isinstance(part, BarContainer)]
+    return list(zip([label.get_text() for label in axes.get_yticklabels()], [b.get_width() for b in bars], strict=True))
+
+
+def test_the_picture_of_classes_has_a_bar_for_each_the_best_first() -> None:
+    names = ["$a$", "one with a name that is far too long", "c", "d"]
+    axes = only_axes(plot_classes([], make_classes([50.0, None, 87.5, 0.0], names)))
+    assert bars_by_name(axes) == [("c", 87.5), ("$a$", 50), ("d", 0), ("one with a n...ar too long", 0)]
+    assert [text.get_text() for text in axes.texts] == ["87.5", "50.0", "0.0", "-"]
+    assert axes.yaxis_inverted()
+    assert bars_by_name(only_axes(plot_classes([], make_classes([1.0, 2.0])))) == [("1", 2), ("0", 1)]
+
+
+@pytest.mark.parametrize(("classes", "columns"), [(2, 1), (34, 1), (35, 2), (100, 3)])
+def test_names_of_many_classes_do_not_overlap(classes: int, columns: int) -> None:
+    names = [f"a rather long name of class {place}" for place in range(classes)]
+    figure = plot_classes([], make_classes([float(place) for place in range(classes)], names))
+    figure.canvas.draw()
+    assert len(figure.axes) == columns
+    lengths = [length for axes in figure.axes for _, length in bars_by_name(axes)]
+    assert lengths == list(reversed(range(classes)))
+    boxes = [label.get_window_extent() for axes in figure.axes for label in axes.get_yticklabels()]
+    assert not any(one.overlaps(other) for one, other in itertools.combinations(boxes, 2))
+    assert all(figure.bbox.x0 <= box.x0 and box.x1 <= figure.bbox.x1 for box in boxes)
+
+
+def test_the_picture_of_weights_has_a_named_point_for_each_source() -> None:
+    axes = only_axes(plot_weights([], make_related()))
+    found = {text.get_text(): text.xy for text in axes.texts}
+    assert set(found) == {"usps", "mnist", "a [b] (2)"}
+    assert (found["usps"], found["mnist"]) == ((-1.5, 0), (20.125, 0.9996))
+    unknown, weight = found["a [b] (2)"]
+    assert weight == 0.0004
+    assert unknown < -1.5 - 0.25  # beside all that are measured
+    places = {label.get_text().strip(): label.get_position()[0] for label in axes.get_xticklabels()}
+    assert places["unknown"] == unknown
+    assert places["10"] == 10
+    assert [tuple(point) for point in axes.collections[-1].get_offsets()] == list(found.values())
+    assert axes.get_xlabel() == "similarity to the data (parc)"
+    assert "3 sources: weighted, power 10, fixed views" in axes.get_title(loc="left")
+
+
+def test_sources_that_were_not_measured_are_drawn_by_weight_alone() -> None:
+    models = [{"name": name, "weight": 0.5} for name in "ab"]
+    axes = only_axes(plot_weights([], make_related(sources=make_sources(weighting={"a": 1, "b": 1}, models=models))))
+    assert [text.xy for text in axes.texts] == [(0, 0.5), (0, 0.5)]
+    assert [label.get_text() for label in axes.get_xticklabels()] == ["not measured"]
+
+
+def test_the_picture_of_weights_says_that_none_counts() -> None:
+    title = only_axes(plot_weights([], make_fallback())).get_title(loc="left")
+    assert " ".join(title.split()).endswith(f"{REASON}; trained on labels alone")
+    none = [model | {"weight": 0.0} for model in make_sources()["models"]]
+    title = only_axes(plot_weights([], make_related(sources=make_sources(models=none)))).get_title(loc="left")
+    assert title.endswith("no source has a weight; trained on labels alone")
+
+
+def crosses(one: np.ndarray, other: np.ndarray) -> bool:
+    """Whether two line segments, each (2, 2), cross in their interiors, by the sides that their ends lie on."""
+
+    def side(line: np.ndarray, point: np.ndarray) -> float:
+        (ax, ay), (bx, by) = line
+        return float((bx - ax) * (point[1] - ay) - (by - ay) * (point[0] - ax))
+
+    sides = [(side(a, b[0]), side(a, b[1])) for a, b in ((one, other), (other, one))]
+    return all(min(pair) < -1e-9 and max(pair) > 1e-9 for pair in sides)
+
+
+@settings(deadline=None, max_examples=10)
+@given(seed=st.integers(0, 2**31), count=st.integers(1, 25), power=st.sampled_from([0, 1, 10]))
+def test_names_of_sources_neither_overlap_nor_cross_their_lines(seed: int, count: int, power: int) -> None:
+    similarities = np.random.default_rng(seed).uniform(1, 30, count)
+    weights = similarities**power / np.sum(similarities**power)
+    models = [
+        {"name": f"a source with quite a long name {place}", "similarity": similarity, "weight": weight}
+        for place, (similarity, weight) in enumerate(zip(similarities, weights, strict=True))
+    ]
+    figure = plot_weights([], make_related(sources=make_sources(models=models)))
+    figure.canvas.draw()
+    axes = only_axes(figure)
+    lines = [
+        np.array([axes.transData.transform(text.xy), axes.transAxes.transform(text.get_position())])
+        for text in axes.texts
+    ]
+    assert not any(crosses(one, other) for one, other in itertools.combinations(lines, 2))
+    heights = sorted(end[1] for _, end in lines)
+    assert len(heights) == count
+    assert all(upper - lower > 8 * figure.dpi / 72 for lower, upper in itertools.pairwise(heights))  # the font's size
+
+
 def test_pictures_are_drawn_of_what_is_there() -> None:
     pictures = draw_training(make_rows(), make_result())
     assert list(pictures) == ["loss.png", "accuracy.png", "reliability.png", "classes.png"]
     for content in pictures.values():
         assert imread(io.BytesIO(content)).std() > 0.05  # more than an empty page
+    assert list(draw_training([], make_related()))[-1] == "weights.png"
+    assert "classes.png" not in draw_training([], make_classes([50.0] * 101))
     assert list(draw_training(make_rows(1), make_unfinished())) == ["loss.png", "accuracy.png"]
     assert draw_training([], make_unfinished()) == {}
 

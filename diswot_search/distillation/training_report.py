@@ -6,7 +6,6 @@ import inspect
 import itertools
 import math
 import os
-import re
 import textwrap
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -174,9 +173,8 @@ class TrainingCurves:
         for old in folder.glob("events.out.tfevents.*"):
             old.unlink()
         self._writer = SummaryWriter(str(folder))
-        weights = source_weights or {}
-        for tag, weight in zip(_tags("source_weight", list(weights)), weights.values(), strict=True):
-            self._writer.add_scalar(tag, weight, global_step=0)
+        for name, weight in (source_weights or {}).items():
+            self._writer.add_scalar(f"source_weight/{name}", weight, global_step=0)
         for row in rows:
             self.add(row)
 
@@ -196,24 +194,17 @@ class TrainingCurves:
         values = {TAGS.get(name, name if name.startswith("loss/") else None): value for name, value in row.items()}
         by_class = row.get("val_class_accuracy") or ()
         if len(by_class) <= CLASSES_SHOWN:
-            tags = _tags("class_accuracy", _class_names(self._classes, len(by_class)))
-            values |= dict(zip(tags, by_class, strict=True))
+            names = _class_names(self._classes, len(by_class))
+            values |= {f"class_accuracy/{name}": value for name, value in zip(names, by_class, strict=True)}
         for tag, value in values.items():
             if tag is not None and value is not None:
                 self._writer.add_scalar(tag, value, global_step=row["step"])
         self._writer.flush()
 
 
-def _tags(group: str, names: Sequence[str]) -> list[str]:
-    """What TensorBoard makes of names, with their places before them where two would be the same."""
-    tags = [re.sub(r"[^-/\w.]", "_", name) for name in names]
-    if len(set(tags)) < len(tags):
-        tags = [f"{place}_{tag}" for place, tag in enumerate(tags)]
-    return [f"{group}/{tag}" for tag in tags]
-
-
 def _class_names(classes: Sequence[str], count: int) -> Sequence[str]:
-    return classes if len(classes) == count else [str(place) for place in range(count)]
+    """What classes are called: their places where they have no names, or one name twice."""
+    return classes if len(classes) == len(set(classes)) == count else [str(place) for place in range(count)]
 
 
 def metrics_csv(rows: Sequence[Row]) -> Iterator[str]:
@@ -258,7 +249,7 @@ def describe_training(result: Result, path: str | os.PathLike[str] | None = None
     if (teacher := result.get("teacher")) and teacher.get("trained") is False:
         yield f"the teacher {teacher['name']} has random weights: it was neither trained nor given a checkpoint"
     if reason := (result.get("sources") or {}).get("fallback"):
-        yield f"no source was learnt from, the student was fine-tuned on its labels alone: {reason}"
+        yield f"{reason}; the student was trained on its labels alone"
     if test := result.get("test"):
         chosen = RULES[result["rule"]]
         yield f"the student is that of epoch {test['epoch']}, {chosen}; it was tested after it was chosen"
@@ -289,56 +280,63 @@ def compare_trainings(results: Mapping[str, Result]) -> Table:
     if not results:
         raise ValueError("There are no trainings to compare.")
     facts = {name: [value(result) for result in results.values()] for name, value in COMPARED_FACTS.items()}
-    numbers = {
-        name: [_number(result, group, key) for result in results.values()]
-        for name, (group, key, _, _) in COMPARED.items()
-    }
-    cells = {name: [value or "-" for value in values] for name, values in facts.items() if any(values)}
-    for name, values in numbers.items():
-        if any(value is not None for value in values):
-            *_, unit, digits = COMPARED[name]
-            cells[name] = [
-                _shown(value, values[0] if place else None, unit, digits) for place, value in enumerate(values)
-            ]
-    explained = list(_explain_comparison(results))
-    return (_in_columns if len(results) <= ACROSS else _in_rows)(list(results), cells, explained)
+    known = {name: [value or "-" for value in values] for name, values in facts.items() if any(values)}
+    return (_in_columns if len(results) <= ACROSS else _in_rows)(results, known)
 
 
-def _in_columns(names: Sequence[str], cells: Mapping[str, Sequence[str]], explained: Sequence[str]) -> Table:
+def _in_columns(results: Mapping[str, Result], facts: Mapping[str, Sequence[str]]) -> Table:
     """A column for each training."""
-    table = _comparison(explained)
+    table = _comparison(_explain_comparison(results))
     table.add_column(no_wrap=True)
-    for name in names:
+    for name in results:
         table.add_column(Text(name), justify="right", overflow="fold")
-    for place, (name, values) in enumerate(cells.items()):
-        if place and name in COMPARED and list(cells)[place - 1] in COMPARED_FACTS:
-            table.add_section()
-        table.add_row(name, *map(Text, values), style="bold" if name == "test accuracy" else "")
+    for name, values in facts.items():
+        table.add_row(name, *map(Text, values))
+    table.add_section()
+    for name in COMPARED:
+        if cells := _compared(name, results):
+            table.add_row(name, *map(Text, cells), style="bold" if name == "test accuracy" else "")
     return table
 
 
-def _in_rows(names: Sequence[str], cells: Mapping[str, Sequence[str]], explained: Sequence[str]) -> Table:
-    """A row for each training; what all of them have in common stands beneath."""
-    common = {name: values[0] for name, values in cells.items() if name in COMPARED_FACTS and len(set(values)) == 1}
-    alike = ", ".join(f"{name} {value}" for name, value in common.items() if value != "-")
-    table = _comparison([*([f"all: {alike}"] if alike else []), *explained])
-    columns = {name: values for name, values in cells.items() if name not in common}
+def _in_rows(results: Mapping[str, Result], facts: Mapping[str, Sequence[str]]) -> Table:
+    """A row for each training, with the facts and numbers that tell most; what is the same for all stands beneath."""
+    alike = [f"{name} {values[0]}" for name, values in facts.items() if len(set(values)) == 1]
+    table = _comparison([*([f"all: {', '.join(alike)}"] if alike else []), *_explain_comparison(results)])
     table.add_column(overflow="fold")
-    for name in columns:
-        table.add_column(name, justify="right" if name in COMPARED else "left", overflow="fold")
-    for name, *values in zip(names, *columns.values(), strict=True):
-        table.add_row(Text(name), *map(Text, values))
+    columns = [[Text(name) for name in results]]
+    for name, values in facts.items():
+        if len(set(values)) > 1:
+            table.add_column(name, overflow="fold")
+            columns.append([Text(value) for value in values])
+    for name in ("test accuracy", "test loss"):
+        if cells := _compared(name, results, differences=name == "test accuracy"):
+            table.add_column(name.replace(" ", "\n"), justify="right", no_wrap=True)
+            columns.append([Text(cell) for cell in cells])
+    for row in zip(*columns, strict=True):
+        table.add_row(*row)
     return table
 
 
-def _comparison(explained: Sequence[str]) -> Table:
+def _comparison(explained: Iterable[str]) -> Table:
     return Table(caption=Text("\n".join(explained), style="dim"), caption_justify="left")
+
+
+def _compared(name: str, results: Mapping[str, Result], *, differences: bool = True) -> list[str]:
+    """A number of each training, with its difference from the first one; nothing if none has it."""
+    group, key, unit, digits = COMPARED[name]
+    values = [_number(result, group, key) for result in results.values()]
+    if all(value is None for value in values):
+        return []
+    return [
+        _shown(value, values[0] if place and differences else None, unit, digits) for place, value in enumerate(values)
+    ]
 
 
 COMPARED_FACTS: dict[str, Callable[[Result], str | None]] = {
     "student": lambda result: (result.get("student") or {}).get("name"),
     "teacher": lambda result: " and ".join(_teachers(result)),
-    "labels": lambda result: _labels(result),
+    "labels": lambda result: _labelled(result),
     "loss": lambda result: " + ".join(_loss(result)),
     "epochs": lambda result: f"{result['epochs']:,}",
 }
@@ -390,7 +388,8 @@ def _teachers(result: Result) -> list[str]:
     """Whom the student learns from besides labels, briefly."""
     teacher, sources = result.get("teacher") or {}, result.get("sources") or {}
     models = sources.get("models") or ()
-    used = [model["name"] for model in models if model.get("weight") and not sources.get("fallback")]
+    unused = sources.get("fallback") or sources.get("lam") == 1
+    used = [] if unused else [model["name"] for model in models if model.get("weight")]
     shown = [teacher["name"]] if teacher else []
     if len(used) == 1:
         shown.append(used[0] if len(models) == 1 else f"{used[0]}, one of {len(models)} sources")
@@ -462,26 +461,28 @@ def _network(facts: Mapping[str, Any]) -> str:
 
 
 def _labels(result: Result) -> str:
-    """How many images have labels; empty where all have."""
+    """How many images of how many classes have labels; empty where all have."""
+    known = _labelled(result)
+    return f"{known} images are labelled, {_count(result['labels']['classes'], 'class')}" if known else ""
+
+
+def _labelled(result: Result) -> str:
     labels = result.get("labels")
-    if not labels:
-        return ""
-    known, classes = f"{labels['labelled']:,} of {_count(labels['images'], 'image')}", labels["classes"]
-    return f"{known} {'is' if labels['labelled'] == 1 else 'are'} labelled, {_count(classes, 'class')}"
+    return f"{labels['labelled']:,} of {labels['images']:,}" if labels else ""
 
 
 def _sources_table(sources: Mapping[str, Any]) -> Table:
     """The sources by falling weight: how near they are, what they count, how well the student follows them."""
-    measure = sources.get("measure")
+    measured = any(model.get("similarity") is not None for model in sources["models"])
+    similarity = f"similarity ({sources['measure']})" if measured and sources.get("measure") else "similarity"
     table = Table(box=None, pad_edge=False, header_style="dim")
     table.add_column("name", overflow="fold")
-    for column in (f"similarity ({measure})" if measure else "similarity", "weight", "last loss"):
+    for column in (similarity, "weight", "last loss"):
         table.add_column(column, justify="right", no_wrap=True)
     for model in sorted(sources["models"], key=lambda model: (-_weight(model), -_similarity(model))):
         spread = f" ± {model['std']:.2g}" if model.get("std") is not None else ""
-        similarity = _format(model.get("similarity"), ".3g", spread)
-        loss = _format(model.get("loss"), ".4f", "")
-        table.add_row(Text(model["name"]), similarity or "-", _short_weight(_weight(model)), loss or "-")
+        nearness, loss = _format(model.get("similarity"), ".3g", spread), _format(model.get("loss"), ".4f", "")
+        table.add_row(Text(model["name"]), nearness or "-", _short_weight(_weight(model)), loss or "-")
     return table
 
 
@@ -603,7 +604,7 @@ def plot_losses(rows: Sequence[Row], result: Result) -> Figure:
 
     figure = new_figure()
     axes = style_axes(figure.add_subplot())
-    terms = list(dict.fromkeys(name for row in rows for name in row if name.startswith("loss/")))
+    terms = _drawn_terms(rows)
     lines = {name: _column(rows, name) for name in ("loss", *terms, "val_loss")}
     epochs = _column(rows, "epoch")
     marker = _marker(rows)
@@ -622,6 +623,17 @@ def plot_losses(rows: Sequence[Row], result: Result) -> Figure:
     axes.set_ylabel("loss, weighted as added")
     _finish(figure, axes, rows, result)
     return figure
+
+
+def _drawn_terms(rows: Sequence[Row]) -> list[str]:
+    """The terms of the loss; of sources those that are seen beside its total."""
+    terms = dict.fromkeys(name for row in rows for name in row if name.startswith("loss/"))
+    least = LEAST_SHARE * np.nanmax(_column(rows, "loss"), initial=0.0)
+    return [
+        name
+        for name in terms
+        if not name.startswith("loss/source ") or np.nanmax(_column(rows, name), initial=0.0) >= least
+    ]
 
 
 def plot_accuracy(rows: Sequence[Row], result: Result) -> Figure:
@@ -680,17 +692,15 @@ def plot_classes(rows: Sequence[Row], result: Result) -> Figure:
     """Accuracy on the test images of each class, the best first, in as many columns as keep the names readable."""
     accuracies = result["test"]["class_accuracy"]
     names = [_shortened(name, 26) for name in _class_names(result.get("classes") or (), len(accuracies))]
-    if not result.get("classes"):
-        names = [f"class {name}" for name in names]
     bars = sorted(zip(accuracies, names, strict=True), key=lambda bar: math.inf if bar[0] is None else -bar[0])
     columns = math.ceil(len(bars) / BARS_PER_COLUMN)
     size = math.ceil(len(bars) / columns)
     figure = new_figure(3 + 3 * columns if columns > 1 else 7, 1.4 + 0.19 * max(size, 4))
     for place, axes in enumerate(figure.subplots(1, columns, sharex=True, squeeze=False)[0]):
         _draw_bars(style_axes(axes), bars[place * size : (place + 1) * size], size)
-        axes.axvline(result["test"]["accuracy"], color=ORANGE, linestyle="--", linewidth=1.4, label="all classes")
+        axes.axvline(result["test"]["accuracy"], color=ORANGE, linestyle="--", linewidth=1.4)
         axes.set_xlabel("accuracy (%)")
-    shown = f"accuracy of each class, {result['test']['accuracy']:.2f} % of all"
+    shown = f"test accuracy of each class; dashed: {result['test']['accuracy']:.2f} % of all images"
     figure.suptitle(f"{_wrapped_title(result)}\n{shown}", fontsize=11, x=0.01, ha="left")
     return figure
 
@@ -700,17 +710,16 @@ def _draw_bars(axes: Axes, bars: Sequence[tuple[float | None, str]], size: int) 
     places = range(len(bars))
     axes.barh(places, [accuracy or 0.0 for accuracy, _ in bars], 0.78, color=BLUE, alpha=0.8)
     for place, (accuracy, _) in enumerate(bars):
-        text = "no images" if accuracy is None else f"{accuracy:.1f}"
-        axes.text((accuracy or 0.0) + 1, place, text, va="center", fontsize=7)
+        axes.text(102, place, "-" if accuracy is None else f"{accuracy:.1f}", va="center", fontsize=7)
     axes.set_yticks(places, [name for _, name in bars], fontsize=8, parse_math=False)
-    axes.set(xlim=(0, 112), xticks=range(0, 101, 25), ylim=(size - 0.4, -0.6))
+    axes.set(xlim=(0, 116), xticks=range(0, 101, 25), ylim=(size - 0.4, -0.6))
     axes.grid(visible=False, axis="y")
 
 
 def plot_weights(rows: Sequence[Row], result: Result) -> Figure:
     """Weight of each source against its similarity to the data, one named point for each."""
     sources = result["sources"]
-    models = sorted(sources["models"], key=lambda model: (_weight(model), -_similarity(model)))
+    models = sources["models"]
     weights = np.array([_weight(model) for model in models])
     similarities = _column(models, "similarity")
     known = np.isfinite(similarities)
@@ -727,8 +736,9 @@ def plot_weights(rows: Sequence[Row], result: Result) -> Figure:
     _name_points(axes, places, weights, [_shortened(model["name"], 34) for model in models], 0.17 / (height - 1.5))
     _label_similarities(axes, sources, places, known)
     axes.set_ylabel("weight")
-    reason = sources.get("fallback") or ("" if weights.any() else "no source has a weight")
-    shown = f"fine-tuned on labels alone: {reason}" if reason else f"weights of {_count(len(models), 'source')}"
+    shown = f"{_count(len(models), 'source')}: {_weights_explained(sources)}"
+    if reason := sources.get("fallback") or ("" if weights.any() else "no source has a weight"):
+        shown = f"{reason}; trained on labels alone"
     axes.set_title(f"{_wrapped_title(result)}\n{textwrap.fill(shown, 80)}", fontsize=11, loc="left", parse_math=False)
     return figure
 
@@ -741,23 +751,34 @@ def _left_of(values: NDArray[np.float64]) -> float:
 def _name_points(
     axes: Axes, x: NDArray[np.float64], y: NDArray[np.float64], names: Sequence[str], distance: float
 ) -> None:
-    """Names in a column right of the axes, each beside a line to its point; points come from the bottom up.
+    """Names in a column right of the axes, each with a line to its point.
+
+    Those lines are the shortest in all, so that no two of them cross.
 
     Args:
         distance: Least distance of two names, as a share of the height.
     """
-    low, high = axes.get_ylim()
-    heights = (y - low) / (high - low)
+    from scipy.optimize import linear_sum_assignment
+
+    points = np.stack([_share(x, axes.get_xlim()), _share(y, axes.get_ylim())], axis=1)
+    heights = np.sort(points[:, 1])
     for place in range(1, len(heights)):
         heights[place] = max(heights[place], heights[place - 1] + distance)
     heights[-1] = min(heights[-1], 1.0)
     for place in reversed(range(len(heights) - 1)):
         heights[place] = min(heights[place], heights[place + 1] - distance)
-    for name, point, height in zip(names, zip(x, y, strict=True), heights, strict=True):
+    ends = np.stack([np.full_like(heights, 1.04), heights], axis=1)
+    lengths = np.linalg.norm(points[:, None] - ends, axis=2)
+    for point, end in zip(*linear_sum_assignment(lengths), strict=True):
         axes.annotate(
-            name, point, (1.04, height), textcoords="axes fraction", va="center", fontsize=8, parse_math=False,
-            arrowprops={"arrowstyle": "-", "color": GREY, "linewidth": 0.6, "shrinkB": 3},
+            names[point], (x[point], y[point]), (1.04, heights[end]), textcoords="axes fraction", va="center",
+            fontsize=8, parse_math=False,
+            arrowprops={"arrowstyle": "-", "color": GREY, "linewidth": 0.6, "relpos": (0, 0.5), "shrinkB": 3},
         )  # fmt: skip
+
+
+def _share(values: NDArray[np.float64], limits: tuple[float, float]) -> NDArray[np.float64]:
+    return (values - limits[0]) / (limits[1] - limits[0])
 
 
 def _label_similarities(
@@ -772,9 +793,9 @@ def _label_similarities(
     if places[known].min() <= 0 <= places[known].max():
         axes.axvline(0, color="black", linestyle="--", linewidth=1)
     if not known.all():
-        unknown = places[~known][0]
-        ticks = [tick for tick in axes.get_xticks() if tick > unknown and tick >= places[known].min()]
-        axes.set_xticks([unknown, *ticks], ["unknown", *(f"{tick:g}" for tick in ticks)])
+        unknown, right = places[~known][0], axes.get_xlim()[1]
+        ticks = [tick for tick in axes.get_xticks() if unknown < tick <= right]
+        axes.set_xticks([unknown, *ticks], ["\nunknown", *(f"{tick:g}" for tick in ticks)])
 
 
 def _shortened(text: str, length: int) -> str:
@@ -794,6 +815,9 @@ TRAINING_PICTURES: dict[str, Callable[[Sequence[Row], Result], Figure]] = {
 
 TERM_COLOURS = (BLUE, ORANGE, GREEN, "#CC79A7", "#56B4E9", "#E69F00")
 """More colours that people with any kind of colour vision tell apart (Okabe and Ito, 2008)."""
+
+LEAST_SHARE = 0.001
+"""Share of the loss that a source must have to be drawn: with a high power most of a bank have far less."""
 
 TERM_STYLES = ("-", "--", ":")
 """How lines are drawn once the colours are used up."""
@@ -826,7 +850,10 @@ def _finish(figure: Figure, axes: Axes, rows: Sequence[Row], result: Result) -> 
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     axes.set_xlabel("epoch")
     axes.set_title(_wrapped_title(result), fontsize=11, loc="left")
-    figure.legend(loc="outside lower center", ncols=3, frameon=False)
+    labels = axes.get_legend_handles_labels()[1]
+    columns = 3 if max(map(len, labels), default=0) <= 24 else 2
+    figure.set_figheight(figure.get_figheight() + 0.22 * max(0, math.ceil(len(labels) / columns) - 3))
+    figure.legend(loc="outside lower center", ncols=columns, frameon=False)
 
 
 def _wrapped_title(result: Result) -> str:
