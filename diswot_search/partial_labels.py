@@ -114,7 +114,7 @@ def label_request(labels: Labels = None, labels_per_class: int | None = None) ->
         return _request_of_text(labels)
     if isinstance(labels, os.PathLike):
         return LabelRequest(indices=read_indices(labels))
-    if not isinstance(labels, bool) and (count := _as_whole(labels)) is not None:
+    if (count := _as_whole(labels)) is not None:
         return LabelRequest(count=_checked_count(count))
     return LabelRequest(indices=_as_indices(labels, f"labels is {_shown(labels)}"))
 
@@ -263,6 +263,8 @@ def _checked_count(count: int) -> int:
 
 
 def _as_whole(value: Any) -> int | None:
+    if isinstance(value, bool) or getattr(value, "ndim", 0) > 0:  # a tensor of one index would pass for a number
+        return None
     try:
         return operator.index(value)
     except TypeError:

@@ -178,7 +178,7 @@ class Splits:
         check_at_least("seed", seed, 0)
         labels_of_all, names = self.train.labels.numpy(), self.classes or range(self.num_classes)
         labelled, config = _choose_labelled(request, labels_of_all, self._numbering, seed, names)
-        _check_unseen(self.train, labelled, self.test)
+        _check_unseen(self.train, labelled, self.test, self._numbering)
         return replace(self, labelled=labelled, source=self.source | {"labels": config})
 
     def labelled_indices(self) -> np.ndarray:
@@ -461,7 +461,7 @@ def _make_splits(
         request.labels, train.labels[numbering.train], numbering, seed, names or range(classes)
     )
     sets = _image_sets(parts, request.image_size, resident_limit, workers)
-    _check_unseen(sets["train"], labelled, sets["test"])
+    _check_unseen(sets["train"], labelled, sets["test"], numbering)
     statistics = request.statistics or train.statistics or _statistics_of(sets["train"])
     source = {
         **splits,
@@ -602,16 +602,16 @@ def _choose_labelled(
     }
 
 
-def _check_unseen(train: ImageSet, labelled: Tensor | None, test: ImageSet) -> None:
+def _check_unseen(train: ImageSet, labelled: Tensor | None, test: ImageSet, numbering: Numbering) -> None:
     """Refuse labelled images that are the test images again, bit for bit, beyond the few that known data sets have."""
     if labelled is None or not isinstance(train, ResidentSet) or not isinstance(test, ResidentSet):
         return
     tested = {_digest(image) for image in test.images}
-    again = [place for place in labelled.tolist() if _digest(train.images[place]) in tested]
+    again = [numbering.train[place] for place in labelled.tolist() if _digest(train.images[place]) in tested]
     if len(again) >= 2 and len(again) > 0.01 * len(labelled):
         raise DataError(
             f"Labelled and test images overlap: {len(again)} of the {len(labelled)} labelled images of {train.title} "
-            f"are bit for bit among the test images, those at the places {listed(again)}."
+            f"are bit for bit among the test images, those with the indices {listed(again)}."
         )
 
 
