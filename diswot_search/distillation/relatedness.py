@@ -7,6 +7,7 @@ gives for n labelled images of the target task. They need no training, and for a
 from __future__ import annotations
 
 import math
+from bisect import bisect_right
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatch
@@ -65,9 +66,8 @@ class Evidence:
                 object.__setattr__(self, name, _checked_rows(name, values, len(labels)))
         object.__setattr__(self, "labels", labels)
         for name in ("features", "reference"):
-            values = getattr(self, name)
-            if values is not None and not _varying(values).any():
-                raise RelatednessError(f"The {name} are the same for all {len(labels)} images.")
+            if getattr(self, name) is not None:
+                _check_variance(name, getattr(self, name))
         if self.probabilities is not None:
             _check_probabilities(self.probabilities)
 
@@ -169,7 +169,6 @@ def h_score(features: ArrayLike, labels: ArrayLike) -> float:
 
     evidence = Evidence(features, labels)  # type: ignore[arg-type]  # it converts
     centred = _centred(evidence.features)
-    centred /= np.abs(centred).max()
     vectors, values = _left_vectors(centred)
     scores, variances = vectors * values, values**2 / len(centred)  # in the basis where the covariance is diagonal
     member = _one_hot(evidence.labels)
@@ -197,7 +196,7 @@ def logme(features: ArrayLike, labels: ArrayLike) -> float:
         RelatednessError: See `Evidence`.
     """
     evidence = Evidence(features, labels)  # type: ignore[arg-type]  # it converts
-    vectors, values = _left_vectors(evidence.features / np.abs(evidence.features).max())
+    vectors, values = _left_vectors(_scaled(evidence.features))
     member = _one_hot(evidence.labels)
     return _log_evidence(values**2, (vectors.T @ member) ** 2, member.sum(0), len(member))
 
@@ -504,32 +503,25 @@ def _normalised(weights: Mapping[str, float]) -> dict[str, float]:
 
 
 def _balanced_draw(codes: Integers, size: int, rng: np.random.Generator) -> Integers:
-    """Places of `size` samples, or one fewer, of classes in equal numbers as far as there are enough."""
     counts = np.bincount(codes)
-    order = rng.permutation(len(counts))
-    quota = _quotas(counts[order], size)
-    shuffled = rng.permutation(len(codes))
-    chosen = [
-        shuffled[codes[shuffled] == kind][:quota_of] for kind, quota_of in zip(order.tolist(), quota, strict=True)
-    ]
-    return np.sort(np.concatenate(chosen)).astype(np.int64)
+    order, places = rng.permutation(len(counts)), rng.permutation(len(codes))
+    quotas = zip(order, _quotas(counts[order], size), strict=True)
+    return np.sort(np.concatenate([places[codes[places] == code][:quota] for code, quota in quotas]))
 
 
 def _quotas(counts: Integers, size: int) -> Integers:
-    """Samples of each class; earlier ones get what is left over."""
-    pairs = np.flatnonzero(counts > 1)
-    if size < 2 * len(pairs):
-        quota = np.zeros_like(counts)
-        quota[pairs[: size // 2]] = 2
-        return quota
-    quota = np.where(counts > 1, 2, 0)
-    while (left := size - quota.sum()) > 0:
-        lowest = np.where(quota < counts, quota, counts.max())
-        open_ = np.flatnonzero((quota < counts) & (lowest == lowest.min()))
-        if not len(open_):
-            break
-        quota[open_[:left]] += 1
-    return quota
+    """How many of each class to take; what cannot be shared out evenly goes to earlier ones."""
+    pairs = np.minimum(counts, 2)
+    if size < pairs.sum():
+        order = np.argsort(-pairs, kind="stable")
+        quotas = np.zeros_like(counts)
+        quotas[order] = np.where(pairs[order].cumsum() <= size, pairs[order], 0)
+        return quotas
+    levels = range(1, int(counts.max()) + 1)
+    level = bisect_right(levels, size, key=lambda level: np.minimum(counts, level).sum())
+    quotas = np.minimum(counts, level)
+    quotas[np.flatnonzero(counts > level)[: size - quotas.sum()]] += 1
+    return quotas
 
 
 # -- parts of the measures ----------------------------------------------------------------------
@@ -544,7 +536,8 @@ def _distances(features: Floats) -> Floats:
     columns = columns[:, _varying(columns)]
     if columns.shape[1] < 2:
         raise RelatednessError("Only one feature differs between images; their correlation needs at least two.")
-    columns = _centred(columns) / columns.std(0)
+    columns = _centred(columns)
+    columns /= columns.std(0)
     rows = _unit_rows(columns - columns.mean(1, keepdims=True))
     return np.rint(_upper_triangle(1 - rows @ rows.T) / _NOISE)  # equal distances differ by rounding
 
@@ -596,7 +589,9 @@ def _log_evidence(eigenvalues: Floats, projections: Floats, totals: Floats, samp
         samples: n.
     """
     values = (eigenvalues / eigenvalues.max())[:, None]
-    rest = np.maximum(totals - projections.sum(0), _NOISE * totals)  # no target is known better than that
+    rest = np.maximum(totals - projections.sum(0), _NOISE * totals)  # a perfect fit would have infinite evidence
+    if len(eigenvalues) == samples:
+        rest = np.zeros_like(rest)
 
     def evidence(ratio: Floats) -> Floats:
         shrunk = ratio / (values + ratio)
@@ -634,6 +629,7 @@ def _gram_norm(centred: Floats) -> float:
 
 def _unit_rows(rows: Floats) -> Floats:
     """Rows of norm 1; those of no length stay zero."""
+    rows = _scaled(rows)
     lengths = np.linalg.norm(rows, axis=1, keepdims=True)
     return np.divide(rows, lengths, out=np.zeros_like(rows), where=lengths > _NOISE * lengths.max())
 
@@ -643,7 +639,14 @@ def _upper_triangle(matrix: NDArray) -> NDArray:
 
 
 def _centred(values: Floats) -> Floats:
-    return values - values.mean(0)
+    """Columns of mean 0, scaled: no measure depends on that."""
+    values = _scaled(values)
+    return _scaled(values - values.mean(0))
+
+
+def _scaled(values: Floats) -> Floats:
+    """In units of the largest entry, so that no square is out of range."""
+    return values / (np.abs(values).max() or 1.0)
 
 
 def _varying(values: Floats) -> NDArray[np.bool_]:
@@ -707,8 +710,7 @@ def _checked_pair(features: ArrayLike, other: ArrayLike) -> tuple[Floats, Floats
     first = _checked_rows("features", features)
     second = _checked_rows("reference", other, len(first))
     for name, values in (("features", first), ("reference", second)):
-        if len(values) < 3 or not _varying(values).any():
-            raise RelatednessError(f"The {name} are the same for all {len(values)} images, or of fewer than three.")
+        _check_variance(name, values)
     return first, second
 
 
@@ -717,6 +719,11 @@ def _checked_predictions(probabilities: ArrayLike, labels: ArrayLike) -> tuple[F
     values = _checked_rows("probabilities", probabilities, len(classes))
     _check_probabilities(values)
     return values, classes
+
+
+def _check_variance(name: str, values: Floats) -> None:
+    if not _varying(values).any():
+        raise RelatednessError(f"The {name} are the same for all {len(values)} images.")
 
 
 def _check_probabilities(values: Floats) -> None:
