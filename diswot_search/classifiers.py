@@ -1,7 +1,9 @@
-"""The last linear layer of a network, and a new one in its place."""
+"""The last linear layer of a network: where it is, a new one for other classes in its place, or none."""
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Callable
 from typing import Any
 
 from torch import nn
@@ -17,7 +19,7 @@ def replace_classifier(model: nn.Module, num_classes: int) -> nn.Module:
     """Give a network a new, random classifier for other classes; all else of it stays.
 
     Networks of timm's contract do it themselves, and keep their pooling. Of others the last linear layer, or 1x1
-    convolution, is replaced by one with torch's first weights, which are drawn from the global generator.
+    convolution, is replaced by one with torch's first weights. All weights are drawn from the global generator.
 
     Args:
         model: The network; it is changed in place.
@@ -30,44 +32,74 @@ def replace_classifier(model: nn.Module, num_classes: int) -> nn.Module:
         ClassifierError: The network has no linear classifier, or there are no classes.
     """
     if isinstance(num_classes, bool) or not isinstance(num_classes, int) or num_classes < 1:
-        raise ClassifierError(f"num_classes is {num_classes!r}; a classifier has at least one class.")
+        raise ClassifierError(f"num_classes is {num_classes!r}; a classifier tells at least one class apart.")
     like = next(model.parameters(), None)
-    network: Any = model
-    if has_timm_contract(model) and callable(getattr(model, "reset_classifier", None)):
-        network.reset_classifier(num_classes)
-    else:
-        parent, _, name = _last_linear(model).rpartition(".")
-        holder = model.get_submodule(parent)
-        setattr(holder, name, _new_layer(getattr(holder, name), num_classes))
-        if isinstance(getattr(model, "num_classes", None), int):
-            network.num_classes = num_classes
-    return model if like is None else model.to(like.device)
+    _reset(model, num_classes, lambda layer: _new_layer(layer, num_classes))
+    for name in classifier_names(model) if like is not None else ():
+        model.get_submodule(name).to(like.device, like.dtype)  # type: ignore[union-attr]
+    return model
+
+
+def remove_classifier(model: nn.Module) -> nn.Module:
+    """Let a network give what its classifier gets.
+
+    Args:
+        model: The network; it is changed in place.
+
+    Returns:
+        The same network.
+
+    Raises:
+        ClassifierError: The network has no linear classifier.
+    """
+    _reset(model, 0, lambda layer: nn.Identity())
+    return model
 
 
 def classifier_names(model: nn.Module) -> tuple[str, ...]:
-    """Names of the linear layers of a network's classifier; none where it has none."""
-    if not has_timm_contract(model):
-        try:
-            return (_last_linear(model),)
-        except ClassifierError:
-            return ()
-    layers = classifier_layers(model)
-    return tuple(name for name, module in model.named_modules() if any(module is layer for layer in layers))
+    """Names of the linear layers that make a network's logits; none where it has none.
+
+    Without timm's contract this is the last layer with weights, or else the only `nn.Linear`.
+    """
+    if has_timm_contract(model):
+        layers = classifier_layers(model)
+        return tuple(name for name, module in model.named_modules() if any(module is layer for layer in layers))
+    weighted = [name for name, module in model.named_modules() if any(True for _ in module.parameters(recurse=False))]
+    if weighted and is_linear(model.get_submodule(weighted[-1])):
+        return (weighted[-1],)
+    linear = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]
+    return tuple(linear) if len(linear) == 1 else ()
 
 
-def _last_linear(model: nn.Module) -> str:
-    """The linear layer behind which no other layer with parameters was made."""
-    leaves = [
-        name for name, module in model.named_modules() if next(module.parameters(recurse=False), None) is not None
-    ]
-    if not leaves or not is_linear(model.get_submodule(leaves[-1])):
-        raise ClassifierError(f"{type(model).__name__} does not end in a linear layer, which could be replaced.")
-    return leaves[-1]
+def _reset(model: Any, num_classes: int, make: Callable[[Any], nn.Module]) -> None:
+    """Let the network do it, or put what `make` makes of each linear layer of the classifier in its place."""
+    if has_timm_contract(model) and callable(getattr(model, "reset_classifier", None)):
+        model.reset_classifier(num_classes, **_pooling(model))
+        return
+    names = classifier_names(model)
+    if not names or "" in names:
+        raise ClassifierError(f"{type(model).__name__} does not end in a linear layer that could be replaced.")
+    for name in names:
+        parent, _, attribute = name.rpartition(".")
+        holder = model.get_submodule(parent)
+        setattr(holder, attribute, make(getattr(holder, attribute)).train(model.training))
+    if isinstance(getattr(model, "num_classes", None), int):
+        model.num_classes = num_classes
+
+
+def _pooling(model: Any) -> dict[str, str]:
+    """The pooling of a network whose `reset_classifier` would set another, as in older versions of timm."""
+    parameter = inspect.signature(model.reset_classifier).parameters.get("global_pool")
+    if parameter is None or parameter.default is None:
+        return {}
+    pools = (getattr(part, "global_pool", None) for part in (model, getattr(model, "head", None)))
+    kinds = (pool if isinstance(pool, str) else getattr(pool, "pool_type", None) for pool in pools)
+    return next(({"global_pool": kind} for kind in kinds if isinstance(kind, str)), {})
 
 
 def _new_layer(layer: Any, num_classes: int) -> nn.Module:
-    kind: dict[str, Any] = {"bias": layer.bias is not None, "device": layer.weight.device, "dtype": layer.weight.dtype}
+    bias = layer.bias is not None
     if isinstance(layer, nn.Conv2d):
-        kind |= {"stride": layer.stride, "padding": layer.padding}
-        return nn.Conv2d(layer.in_channels, num_classes, 1, **kind)
-    return nn.Linear(layer.in_features, num_classes, **kind)
+        moves: dict[str, Any] = {"stride": layer.stride, "padding": layer.padding}
+        return nn.Conv2d(layer.in_channels, num_classes, 1, bias=bias, **moves)
+    return nn.Linear(layer.in_features, num_classes, bias=bias)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +14,13 @@ from torch import nn
 
 from search_spaces import Architecture, ArchitectureError, SearchSpace, create_space, list_spaces
 from search_spaces.registry import UnknownNameError, near_names, unknown_name_message
+from search_spaces.weights import load_checkpoint
 
+from .classifiers import classifier_names, replace_classifier
 from .run_folder import STORES, as_json
 from .splits import Splits
 from .student_files import WEIGHTS, ModelCard, find_student, load_student, read_card
-from .study import Candidate, Study
+from .study import Candidate, Study, space_from_recipe
 from .teacher import Teacher, create_teacher, file_sha256
 
 
@@ -69,6 +71,7 @@ def as_network(
     space: SearchSpace | str | None = None,
     checkpoint: str | os.PathLike[str] | None = None,
     pretrained: bool = False,
+    new_classifier: bool = False,
     **options: Any,
 ) -> Network:
     """The network that is meant.
@@ -86,6 +89,8 @@ def as_network(
             those of the data.
         checkpoint: Trained weights for a timm name or an architecture: a file, or a folder with a student.
         pretrained: Let timm fetch its pretrained weights. A student gets a new classifier where the classes differ.
+        new_classifier: Keep of a trained student all weights but those of its classifier, which is made anew, whatever
+            classes it told apart. It sees images in the normalisation that its weights were trained with.
         options: Passed on to `timm.create_model` with a timm name.
 
     Raises:
@@ -94,23 +99,107 @@ def as_network(
         FileNotFoundError: There is no such file or folder.
         StudyError: A run folder cannot be read, or its study has no winner.
         ValueError: The arguments contradict each other, or a trained network tells other classes apart or does not take
-            images of the data's size.
+            images of the data's size; a network that is to have a new classifier has no weights to keep, or no
+            classifier.
     """
     data = _Data(role, num_classes, in_chans, image_size)
     weights = {"checkpoint": checkpoint, "pretrained": pretrained, **options}
+    make = _with_new_classifier if new_classifier else _resolve
+    return make(source, data, space, weights)
+
+
+def _resolve(source: NetworkLike, data: _Data, space: SearchSpace | str | None, weights: dict[str, Any]) -> Network:
     if isinstance(source, Study):
         source = source.winner
     if isinstance(source, Candidate):
         return _from_space(source.architecture, source.study.space, data, **weights)
     if isinstance(source, Architecture):
         if space is None:
-            raise ValueError(f"The {role} is given as an architecture; give the space that it belongs to as well.")
+            raise ValueError(f"The {data.role} is given as an architecture; give the space that it belongs to as well.")
         return _from_space(source, data.space(space), data, **weights)
     if isinstance(source, str | os.PathLike):
         return _from_text(os.fspath(source), data, data.space(space) if space is not None else None, weights)
-    if checkpoint is not None or pretrained or options or space is not None:
-        raise ValueError(f"The {role} is given as it is; space, checkpoint, pretrained and options cannot be set.")
+    if space is not None or weights != {"checkpoint": None, "pretrained": False}:
+        raise ValueError(f"The {data.role} is given as it is; space, checkpoint, pretrained and options cannot be set.")
     return _as_given(source, data)
+
+
+def _with_new_classifier(
+    source: NetworkLike, data: _Data, space: SearchSpace | str | None, weights: dict[str, Any]
+) -> Network:
+    """A trained student whose classifier is made anew for the classes of the data."""
+    if data.role != "student":
+        raise ValueError(f"new_classifier is for students; a {data.role} with a random classifier knows no classes.")
+    if weights["pretrained"]:
+        return _resolve(source, data, space, weights)
+    checkpoint = weights["checkpoint"]
+    file = None if checkpoint is None else find_student(checkpoint)
+    card = _card_of_student(source) if file is None else card_of(file)
+    if file is not None and card is None:  # which does not say what classes they are of
+        return with_body(_resolve(source, data, space, weights | {"checkpoint": None}), file)
+    classes = card.num_classes if card else _classes_of(source)
+    network = _resolve(source, data if classes is None else replace(data, num_classes=classes), space, weights)
+    if not network.trained and not isinstance(source, nn.Module):
+        raise ValueError(
+            f"The student {network.name} has no trained weights to keep, so new_classifier cannot be set; without it, "
+            "it is made for the classes of the data."
+        )
+    return _reclassified(network, data.num_classes)
+
+
+def _card_of_student(source: NetworkLike) -> ModelCard | None:
+    """The card of a trained student that is given by its path; None for anything else."""
+    if not isinstance(source, str | os.PathLike) or timm.is_model(os.fspath(source)):
+        return None
+    try:
+        return read_card(source)
+    except FileNotFoundError:
+        return None
+
+
+def _classes_of(source: NetworkLike) -> int | None:
+    """Classes that a network or module says to tell apart; None where it does not say it."""
+    if isinstance(source, Teacher) and not isinstance(source, Network):
+        settings = source.settings | source.settings.get("space", {})
+        return settings.get("num_classes")
+    found = getattr(source, "num_classes", None)
+    return found if isinstance(found, int) else None
+
+
+def _reclassified(network: Network, num_classes: int) -> Network:
+    """The network with a new classifier, and what builds it with as many classes."""
+
+    def make() -> nn.Module:
+        return replace_classifier(network.make(), num_classes)
+
+    values = {item.name: getattr(network, item.name) for item in fields(Network)}
+    if network.timm is not None:
+        name, arguments = network.timm
+        values["timm"] = (name, {**arguments, "num_classes": num_classes})
+    if network.space is not None:
+        values["space"] = _space_for(network.space, num_classes)
+    values["settings"] = {**network.settings, "new_classifier": num_classes}
+    return Network(**values | {"make": make, "num_classes": num_classes})
+
+
+def _space_for(built: dict[str, Any], num_classes: int) -> dict[str, Any]:
+    """Recipe, configuration and architecture of the space, made again for other classes."""
+    recipe = built["recipe"] and {**built["recipe"], "num_classes": num_classes}
+    space = space_from_recipe(recipe)
+    config = {**built["config"], "num_classes": num_classes} if space is None else as_json(space.config())
+    return {**built, "recipe": recipe, "config": config}
+
+
+def with_body(network: Network, file: Path) -> Network:
+    """The network with the weights of a file, but for those of its classifier, which are its own."""
+
+    def make() -> nn.Module:
+        model = network.make()
+        load_checkpoint(model, file, without=classifier_names(model))
+        return model
+
+    settings = {**network.settings, "checkpoint_sha256": file_sha256(file), "new_classifier": network.num_classes}
+    return replace(network, make=make, trained=True, settings=settings)
 
 
 def network_for(splits: Splits, source: NetworkLike, role: str, options: Mapping[str, Any] | None = None) -> Network:
@@ -243,7 +332,7 @@ def _from_timm(
     if pretrained:
         if known is None or not known.has_weights:
             raise ValueError(f"timm has no pretrained weights for the {data.role} {name}.")
-        if data.role != "student":  # whose new classifier is trained
+        if data.role == "teacher":  # of a student the new classifier is trained
             data.check(f"{name} with its pretrained weights", known.num_classes)
         known_of_weights = {"mean": tuple(known.mean), "std": tuple(known.std)}
     if checkpoint is not None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pickle
+from collections.abc import Collection
 
 import torch
 from safetensors import SafetensorError
@@ -11,7 +12,7 @@ from timm.models import load_state_dict
 from torch import nn
 
 
-def load_checkpoint(model: nn.Module, path: str | os.PathLike[str]) -> None:
+def load_checkpoint(model: nn.Module, path: str | os.PathLike[str], *, without: Collection[str] = ()) -> None:
     """Load the weights in `path` into `model`; where they do not fit, the model stays as it was.
 
     Reads safetensors and torch's own files (a state dict, bare or as timm and others wrap it), of these only
@@ -20,14 +21,17 @@ def load_checkpoint(model: nn.Module, path: str | os.PathLike[str]) -> None:
     Args:
         model: Any model, on any device.
         path: The file; one that ends in `.safetensors` is read as such.
+        without: Names of modules of the model that keep the weights they have, whatever the file has for them.
 
     Raises:
         FileNotFoundError: There is no such file.
         ValueError: The file holds no state dict, or one that does not fit; names the tensors that are
             missing, unexpected or of another shape.
     """
-    expected = model.state_dict()
-    state = _renamed(_read_state(os.fspath(path)), expected)
+    kept = tuple(f"{name}." for name in without)
+    expected = {key: value for key, value in model.state_dict().items() if not key.startswith(kept)}
+    state = _renamed(_read_state(os.fspath(path)), model.state_dict())
+    state = {key: value for key, value in state.items() if not key.startswith(kept)}
     # Counters of batches do not touch the output, and files from before they existed lack them.
     missing = [k for k in expected if k not in state and not k.endswith("num_batches_tracked")]
     unexpected = [k for k in state if k not in expected]
@@ -40,7 +44,7 @@ def load_checkpoint(model: nn.Module, path: str | os.PathLike[str]) -> None:
     if any(problems.values()):
         found = "; ".join(f"{what}: {_first(names)}" for what, names in problems.items() if names)
         raise ValueError(f"The weights in {path} do not fit {type(model).__name__}. Tensors {found}.")
-    model.load_state_dict(expected | state)
+    model.load_state_dict(model.state_dict() | state)
 
 
 def _read_state(path: str) -> dict[str, torch.Tensor]:

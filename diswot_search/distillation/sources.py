@@ -2,26 +2,31 @@
 
 from __future__ import annotations
 
+import hashlib
+import itertools
 import json
+import math
 import os
 import warnings
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import timm
 import torch
-from timm.models import PretrainedCfg
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from search_spaces import SearchSpace, create_space
 
-from ..classifiers import classifier_names, replace_classifier
-from ..networks import Network, NetworkLike, as_network, card_of, channels_of, pretrained_config
-from ..readings.forward import ReadingError
+from ..classifiers import ClassifierError, classifier_names, remove_classifier, replace_classifier
+from ..data import Probe
+from ..image_sets import ImageSet, ResidentSet
+from ..networks import Network, NetworkLike, as_network, card_of, channels_of, pretrained_config, with_body
+from ..readings.forward import ReadingError, channels_first, first_given, is_linear
 from ..run_folder import as_json
 from ..seeding import isolated_random_state
 from ..splits import Splits
@@ -30,6 +35,9 @@ from ..study import Candidate, Study
 from ..teacher import ConvertedTeacher, Teacher
 from .features import FeatureReader
 from .task import Normalised
+
+_LOOKED_AT = 64
+"""Streamed images that are looked at to see whether all are grey."""
 
 
 class SourceError(ValueError):
@@ -41,17 +49,20 @@ class SourceModel(Network):
     """A model of another task. Make several with `as_sources`.
 
     Attributes:
-        input_size: Channels, height and width that its weights were trained on; None takes those of the data.
+        input_size: Channels, height and width of the images that its weights were trained on; None takes the data's
+            height and width.
+        channels: Channels that it takes.
         classifier: Whether it tells classes apart; else it gives features alone, and `num_classes` is 0.
     """
 
     input_size: tuple[int, int, int] | None = None
+    channels: int = 3
     classifier: bool = True
 
     def config(self) -> dict[str, Any]:
         """All that tells it from another source, as JSON values."""
-        more = {"num_classes": self.num_classes, "mean": self.mean, "std": self.std, "input_size": self.input_size}
-        return super().config() | as_json(more | {"classifier": self.classifier})
+        keys = ("num_classes", "mean", "std", "input_size", "channels", "classifier")
+        return super().config() | as_json({key: getattr(self, key) for key in keys})
 
 
 SourceLike = SourceModel | NetworkLike | Mapping[str, Any]
@@ -61,7 +72,8 @@ class SourceReading(NamedTuple):
     """What a source gives for a batch.
 
     Attributes:
-        features: (B, d), float32: the input of its classifier.
+        features: (B, d), float32: what its classifier gets. Of one that is run on a map or on tokens, the mean over
+            positions; without a linear classifier, the mean of the last feature map, or else the output itself.
         logits: (B, K), float32; None where it has no classifier.
     """
 
@@ -72,41 +84,45 @@ class SourceReading(NamedTuple):
 def as_sources(sources: Sequence[SourceLike] | Mapping[str, SourceLike]) -> tuple[SourceModel, ...]:
     """The sources that are meant, with names of their own.
 
+    Whatever is not said of a source's images comes from the card of its weights, else from what timm knows of the
+    model; else they are taken as the data's are.
+
     Args:
-        sources: A sequence, or a mapping of names. Each one is a text: the run folder of a training or pipeline, the
-            folder or file of a student, or a timm name, with timm's pretrained weights where there are some; a module;
-            anything else that stands for a network; or a mapping of "model", which is one of these, and "checkpoint",
-            "pretrained", "num_classes" (0: features alone), "mean", "std", "input_size", and options of
-            `timm.create_model`. What is not given comes from the card of the weights, else from what timm knows of
-            the model, else from the data that it is used on.
+        sources: A sequence, or a mapping of names. Each is a text: the run folder of a training or pipeline, the folder
+            or file of a student, or a timm name, with timm's pretrained weights where it knows some; a module, in
+            evaluation mode; anything else that stands for a network; or a mapping with one of these as "model", and
+            any of "checkpoint", "pretrained", "num_classes" (0: features alone; of a module, that is its output),
+            "mean", "std", "input_size" (channels, height, width), "space" and options of `timm.create_model`.
 
     Warns:
         UserWarning: A source has random weights.
 
     Raises:
-        SourceError: There is none, or one is given twice or wrongly.
+        SourceError: There is no source, or one is given twice or wrongly.
         UnknownNameError: A text is nothing that is known; near names are given.
         FileNotFoundError: There is no such file or folder.
+        ValueError: As for `as_network`.
     """
-    if isinstance(sources, str | os.PathLike | nn.Module | Teacher):
-        raise SourceError("The sources are given as a single one; give a list, or a mapping of names.")
-    if isinstance(sources, Mapping):
-        given = [(str(name), source) for name, source in sources.items()]
-    else:
-        given = [("", source) for source in sources]
+    if isinstance(sources, str | os.PathLike) or not isinstance(sources, Sequence | Mapping):
+        raise SourceError(f"The sources are given as {type(sources).__name__}; give a list, or a mapping of names.")
+    given = list(sources.items() if isinstance(sources, Mapping) else (("", source) for source in sources))
     if not given:
         raise SourceError("There are no sources; give at least one.")
     found = [_as_source(source) for _, source in given]
-    names = _names([(name,) if name else source.names for (name, _), source in zip(given, found, strict=True)])
+    names = _names([(str(name),) if name else source.names for (name, _), source in zip(given, found, strict=True)])
     named = tuple(replace(source.model, name=name) for source, name in zip(found, names, strict=True))
     _check_duplicates(named)
     for source in named:
         if not source.trained:
-            warnings.warn(
-                f"The source {source.name} has random weights, of which nothing can be learnt; give a checkpoint.",
-                stacklevel=2,
-            )
+            warnings.warn(_why_random(source), stacklevel=2)
     return named
+
+
+def _why_random(source: SourceModel) -> str:
+    hint = "give its checkpoint"
+    if "module" in source.settings:
+        hint = "it is in training mode, as a new module is; if it is trained, give it after eval()"
+    return f"The source {source.name} has random weights, of which nothing can be learnt: {hint}."
 
 
 def load_source(
@@ -121,7 +137,8 @@ def load_source(
         channels_last: Keep feature maps in NHWC memory order.
 
     Raises:
-        SourceError: It does not take the data's images, or its weights cannot be had.
+        SourceError: It does not take the data's images, its weights do not fit or cannot be fetched, or it does not
+            give what it should.
     """
     return FrozenSource(source, splits, device, channels_last=channels_last)
 
@@ -129,18 +146,77 @@ def load_source(
 def source_teacher(source: SourceModel, splits: Splits) -> Teacher:
     """A source as the teacher of a search among students for the data.
 
-    Its body has a new, random classifier for the data's classes; images of a probe are converted as a source's are.
+    Its body has a new, random classifier for the data's classes, and it reads the images of a probe as the source
+    would. A probe that does not say how it was normalised is taken to be as the data is.
 
     Args:
         source: The source.
         splits: The data.
+
+    Raises:
+        SourceError: It does not take the data's images.
     """
+    converter = _converter(source, splits)
+    seen = {"mean": converter.mean, "std": converter.std, "data_mean": splits.mean, "data_std": splits.std}
+    settings = {**source.config(), "new_classifier": splits.num_classes, **as_json(seen)}
 
     def make() -> nn.Module:
-        return replace_classifier(source.make(), splits.num_classes)
+        try:
+            return replace_classifier(source.make(), splits.num_classes)
+        except ClassifierError as error:
+            raise SourceError(f"The source {source.name} cannot be the teacher of a search: {error}") from error
 
-    settings = source.config() | {"new_classifier": splits.num_classes}
-    return ConvertedTeacher(source.name, make, source.trained, settings, convert=lambda probe: probe)
+    def convert(probe: Probe) -> Probe:
+        mean, std = (probe.source.get(key) or given for key, given in (("mean", splits.mean), ("std", splits.std)))
+        mean, std = (torch.tensor(values)[: probe.images.shape[1], None, None] for values in (mean, std))
+        changed = f"{probe.fingerprint} {json.dumps(settings, sort_keys=True)}"
+        return replace(
+            probe,
+            images=converter(probe.images * std + mean),
+            fingerprint=hashlib.sha256(changed.encode()).hexdigest(),
+            source={**probe.source, "converted": as_json({"size": converter.size, **seen})},
+        )
+
+    return ConvertedTeacher(name=source.name, make=make, trained=source.trained, settings=settings, convert=convert)
+
+
+# -- what runs it -------------------------------------------------------------------------------
+
+
+class Converter(nn.Module):
+    """Images of the data, between 0 and 1, as a source was trained to see them.
+
+    Images of another size are resized bilinearly, with antialiasing, and without regard to their proportions. Of grey
+    images in three channels, which are equal, one is taken where the source has but one, and the other way round.
+
+    Args:
+        size: Height and width that the source was trained on; None leaves them as they are.
+        mean: Of each channel that it takes.
+        std: Likewise.
+        channels_last: Give images in NHWC memory order.
+    """
+
+    def __init__(
+        self,
+        size: tuple[int, int] | None,
+        mean: tuple[float, ...],
+        std: tuple[float, ...],
+        channels_last: bool = False,
+    ) -> None:
+        super().__init__()
+        self.size = size
+        self.mean = mean
+        self.std = std
+        self.normalise = Normalised(mean, std, channels_last)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Images (B, C, H, W), converted."""
+        channels = len(self.mean)
+        if images.shape[1] != channels:
+            images = images[:, :1].expand(-1, channels, -1, -1)
+        if self.size is not None and images.shape[2:] != self.size:
+            images = F.interpolate(images, self.size, mode="bilinear", antialias=True, align_corners=False)
+        return self.normalise(images)
 
 
 class FrozenSource:
@@ -149,14 +225,12 @@ class FrozenSource:
     It is given the data's images between 0 and 1, and converts them to those that it was trained on.
 
     Args:
-        source: The source.
-        splits: The data.
-        device: Where to run it.
-        channels_last: Keep feature maps in NHWC memory order.
+        source, splits, device, channels_last: As for `load_source`.
 
     Attributes:
         source: What it was made of.
         model: The network.
+        convert: Makes of the data's images those that the network takes.
         num_classes: Classes that it tells apart; 0 without a classifier.
         num_features: Width of its features.
 
@@ -169,27 +243,24 @@ class FrozenSource:
     ) -> None:
         self.source = source
         self._device = torch.device(device)
+        self.convert = _converter(source, splits, channels_last).to(self._device)
         model = _built(source).float().eval().requires_grad_(False).to(self._device)
         self.model: Any = model.to(memory_format=torch.channels_last) if channels_last else model
-        self.convert = _converter(source, model, splits, channels_last).to(self._device)
         example = torch.rand(2, *splits.input_size, generator=torch.Generator().manual_seed(0)).to(self._device)
-        self._reader = self._read(self.convert(example)) if source.num_classes else None
-        reading = self(example)
-        self.num_features = reading.features.shape[1]
-        self.num_classes = 0 if reading.logits is None else reading.logits.shape[1]
+        with torch.no_grad(), torch.autocast(self._device.type, enabled=False):
+            prepare = _classified if source.classifier else _featured
+            self._run = prepare(self.model, self.convert(example), source.name)
+        found = self(example)
+        self.num_features = found.features.shape[1]
+        self.num_classes = 0 if found.logits is None else found.logits.shape[1]
+        self._check(found)
 
     def __call__(self, images: Tensor) -> SourceReading:
         """Its features and logits of images (B, C, H, W) between 0 and 1, on its device."""
         with torch.inference_mode(), torch.autocast(self._device.type, enabled=False):
-            converted = self.convert(images)
-            if self._reader is None:
-                features, logits = _averaged(self.model(converted)), None
-            else:
-                found = self._reader.read(converted)
-                features = found.pooled if found.pooled is not None else found.logits
-                logits = found.logits
+            features, logits = self._run(self.convert(images))
         # Copies, which a graph may hold.
-        return SourceReading(features.float().clone(), None if logits is None else logits.clone())
+        return SourceReading(features.float().clone(), None if logits is None else logits.float().clone())
 
     def logits(self, images: Tensor) -> Tensor:
         """Its logits (B, K) of images (B, C, H, W) between 0 and 1.
@@ -202,48 +273,128 @@ class FrozenSource:
             raise SourceError(f"The source {self.source.name} has no classifier, and so gives no predictions.")
         return logits
 
-    def _read(self, example: Tensor) -> FeatureReader:
-        try:
-            reader = FeatureReader(self.model, example, f"The source {self.source.name}")
-        except ReadingError as error:
-            raise SourceError(str(error)) from error
-        reader.want(("pooled",))
-        return reader
+    def _check(self, found: SourceReading) -> None:
+        """Refuse a network that does not give what its source is said to give."""
+        source, logits = self.source, found.logits
+        if logits is None:
+            return
+        if self.num_classes != source.num_classes:
+            raise SourceError(
+                f"The source {source.name} is said to tell {source.num_classes} classes apart, but gives "
+                f"{self.num_classes} values; give its num_classes, 0 where these are features."
+            )
+        if self.num_classes > 1 and bool(((logits >= 0).all(1) & ((logits.sum(1) - 1).abs() < 1e-3)).all()):
+            raise SourceError(
+                f"The source {source.name} gives probabilities where logits are needed; take off the softmax behind "
+                "its last layer."
+            )
 
 
-class Converter(nn.Module):
-    """Images of the data, between 0 and 1, as a source was trained to see them.
-
-    Args:
-        size: Height and width that it was trained on.
-        mean: Of each channel that it takes.
-        std: Likewise.
-        channels_last: Give images in NHWC memory order.
-    """
-
-    def __init__(
-        self, size: tuple[int, int], mean: Sequence[float], std: Sequence[float], channels_last: bool = False
-    ) -> None:
-        super().__init__()
-        self.size = size
-        self.channels = len(mean)
-        self.normalise = Normalised(mean, std, channels_last)
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Images (B, C, H, W), converted."""
-        if images.shape[1] != self.channels:  # of grey images all channels are equal
-            images = images[:, :1].expand(-1, self.channels, -1, -1)
-        if images.shape[2:] != self.size:
-            images = F.interpolate(images, self.size, mode="bilinear", antialias=True, align_corners=False)
-        return self.normalise(images)
+_Run = Callable[[Tensor], tuple[Tensor, Tensor | None]]
+"""Gives features and logits of converted images."""
 
 
-def _converter(source: SourceModel, model: nn.Module, splits: Splits, channels_last: bool) -> Converter:
-    channels = source.input_size[0] if source.input_size else channels_of(source) or splits.input_size[0]
-    size = (source.input_size or splits.input_size)[1:]
-    return Converter(
-        size, (source.mean or splits.mean)[:channels], (source.std or splits.std)[:channels], channels_last
-    )
+def _featured(model: Any, example: Tensor, name: str) -> _Run:
+    """Of a network without a classifier, whose output is its features."""
+
+    def run(images: Tensor) -> tuple[Tensor, None]:
+        return _averaged(model(images), model), None
+
+    try:
+        output = model(example)
+    except (RuntimeError, AssertionError, ValueError, TypeError) as error:
+        raise SourceError(_unfit(name, f"cannot be run on images of {tuple(example.shape[1:])}: {error}")) from error
+    if not isinstance(output, Tensor) or output.ndim not in (2, 3, 4) or len(output) != len(example):
+        raise SourceError(f"The source {name} must give one tensor of features, (batch, width); it gives another form.")
+    return run
+
+
+def _classified(model: Any, example: Tensor, name: str) -> _Run:
+    """Of a classifier, whose features are what its last linear layer gets."""
+    try:
+        reader = FeatureReader(model, example, name)
+    except ReadingError as error:
+        what = str(error).removeprefix(f"{name} ")
+        raise SourceError(_unfit(name, what) if error.__cause__ else f"The source {name} {what}") from error
+    if reader.shapes.pooled is None and (layer := _scoring_layer(model, example, reader.shapes.classes)):
+        return _scored(model, layer)
+    reader.want(("features",) if reader.shapes.pooled is None else ("pooled",))
+
+    def run(images: Tensor) -> tuple[Tensor, Tensor]:
+        found = reader.read(images)
+        mapped = None if found.features is None else found.features.mean((2, 3))
+        return next(each for each in (found.pooled, mapped, found.logits) if each is not None), found.logits
+
+    return run
+
+
+def _scoring_layer(model: nn.Module, example: Tensor, classes: int) -> nn.Module | None:
+    """The linear layer that is run last, on each position of a map or on each token, of those that give class scores."""
+    ran: list[nn.Module] = []
+    with ExitStack() as stack:
+        for layer in model.modules():
+            if is_linear(layer) and len(layer.weight) == classes:  # type: ignore[arg-type]
+                stack.callback(layer.register_forward_hook(lambda module, *_: ran.append(module)).remove)
+        model(example)
+    return ran[-1] if ran else None
+
+
+def _scored(model: Any, layer: nn.Module) -> _Run:
+    """Of a classifier with such a layer, whose features are the mean of what the layer gets."""
+    caught: list[Tensor] = []
+
+    def catch(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        caught[:] = [first_given(args, kwargs)]
+
+    layer.register_forward_pre_hook(catch, with_kwargs=True)
+
+    def run(images: Tensor) -> tuple[Tensor, Tensor]:
+        logits = model(images)
+        inputs = caught.pop()
+        channels = -1 if isinstance(layer, nn.Linear) else 1
+        return inputs.movedim(channels, 1).reshape(len(inputs), inputs.shape[channels], -1).mean(2), logits
+
+    return run
+
+
+def _unfit(name: str, why: str) -> str:
+    return f"The source {name} {why.rstrip('.')}. Give the input_size (channels, height, width) that it was trained on."
+
+
+def _averaged(output: Tensor, model: Any) -> Tensor:
+    """Features (B, d) as they are; of a feature map or of tokens the mean over positions."""
+    if isinstance(getattr(model, "num_features", None), int):
+        return channels_first(output, model).mean(2)
+    if output.ndim == 4:
+        return output.mean((2, 3))
+    return output.mean(1) if output.ndim == 3 else output
+
+
+def _converter(source: SourceModel, splits: Splits, channels_last: bool = False) -> Converter:
+    channels = source.channels
+    if channels not in (1, 3):
+        raise SourceError(
+            f"The source {source.name} takes images of {channels} channels; the data's can be given to it in 3, or in 1 "
+            "where they are grey."
+        )
+    if channels == 1 and not _is_grey(splits.train):
+        raise SourceError(
+            f"The source {source.name} takes grey images, but those of {splits.name} are in colour; a source for them "
+            "takes 3 channels."
+        )
+    size = None if source.input_size is None else source.input_size[1:]
+    return Converter(size, source.mean or splits.mean[:channels], source.std or splits.std[:channels], channels_last)
+
+
+def _is_grey(images: ImageSet) -> bool:
+    """Whether the three channels of all images are equal; of images that are streamed, of some."""
+    if isinstance(images, ResidentSet):
+        pixels = images.images
+    else:
+        places = torch.linspace(0, len(images) - 1, min(_LOOKED_AT, len(images))).long()
+        read = images.batches(places, len(places), device=torch.device("cpu"), augment=None, seed=0)
+        pixels = next(iter(read)).images
+    return pixels.shape[1] == 1 or all(torch.equal(pixels[:, 0], pixels[:, other]) for other in (1, 2))
 
 
 def _built(source: SourceModel) -> nn.Module:
@@ -251,13 +402,10 @@ def _built(source: SourceModel) -> nn.Module:
         return source.build()
     except TypeError as error:  # an option that it does not know, or of the wrong type
         raise SourceError(f"The source {source.name} cannot be built: {error}.") from error
-
-
-def _averaged(output: Any) -> Tensor:
-    """Features (B, d) as they are; the mean over positions of a feature map (B, d, H, W) or of tokens (B, N, d)."""
-    if output.ndim == 4:
-        return output.mean((2, 3))
-    return output.mean(1) if output.ndim == 3 else output
+    except ValueError as error:
+        raise SourceError(f"The source {source.name}: {error}") from error
+    except OSError as error:
+        raise SourceError(f"The weights of the source {source.name} cannot be had: {error}") from error
 
 
 # -- what a source is given as ------------------------------------------------------------------
@@ -273,32 +421,110 @@ class _Found(NamedTuple):
 def _as_source(given: SourceLike) -> _Found:
     options = dict(given) if isinstance(given, Mapping) else {"model": given}
     if options.get("model") is None:
-        raise SourceError(f"A source is given as {given!r}; it needs 'model', the network that is meant.")
-    known = {key: options.pop(key, None) for key in ("mean", "std", "input_size")}
+        raise SourceError(f"A source is given as {given!r}; it needs 'model', which says what network it is.")
+    images = {key: options.pop(key, None) for key in ("mean", "std", "input_size")}
+    classes = options.get("num_classes")
+    if classes is not None and (isinstance(classes, bool) or not isinstance(classes, int) or classes < 0):
+        raise SourceError(f"num_classes of the source {options['model']} is {classes!r}; it must be a whole number.")
     found = _find(options.pop("model"), options)
-    return found._replace(model=_with(found.model, **known))
+    return found._replace(model=_with_images(found.model, **images))
 
 
 def _find(model: Any, options: dict[str, Any]) -> _Found:
-    if isinstance(model, str) and timm.is_model(model):
-        return _from_timm(model, **options)
-    if isinstance(model, str | os.PathLike) and "space" not in options and Path(model).exists():
-        return _from_path(Path(model), options)
+    if isinstance(model, SourceModel) and not options:
+        return _Found(model, (model.name,))
+    if isinstance(model, nn.Module):
+        return _from_module(model, options)
+    if isinstance(model, Teacher):
+        return _from_teacher(model, options)
     if isinstance(model, Study):
         model = model.winner
     if isinstance(model, Candidate):
-        return _from_space(model, model.study.space, options)
-    if isinstance(model, SourceModel) and not options:
-        return _Found(model, (model.name,))
-    if isinstance(model, nn.Module | Teacher):
-        return _as_it_is(model, options)
-    if isinstance(space := options.pop("space", None), str):
-        classes = options.get("num_classes")
-        space = create_space(space, **({} if classes is None else {"num_classes": classes}))
-    if space is not None:
-        return _from_space(model, space, options)
+        return _from_space(model, model.study.space, options, ())
+    if isinstance(model, str) and timm.is_model(model):
+        return _from_timm(model, **options)
+    if (space := options.pop("space", None)) is not None:
+        classes = {"num_classes": options["num_classes"]} if options.get("num_classes") else {}
+        space = create_space(space, **classes) if isinstance(space, str) else space
+        return _from_space(model, space, options | {"space": space}, ())
+    if isinstance(model, str | os.PathLike) and Path(model).exists():
+        return _from_path(Path(model), options)
     as_network(model, num_classes=1, role="source")  # which says why it is none
     raise SourceError(f"A source cannot be made of {model!r}.")
+
+
+def _from_module(module: nn.Module, options: dict[str, Any]) -> _Found:
+    given = options.pop("num_classes", None)
+    declared = getattr(module, "num_classes", None)
+    classes = declared if isinstance(declared, int) else _scores_of(module)
+    network = as_network(module, num_classes=classes, role="source", **options)
+    source = _source(network, channels=_channels_of_first(module))
+    # Whether the last layer of a module of one's own is its classifier is for its owner to say.
+    given = classes if given is None else given
+    return _Found(replace(source, num_classes=given, classifier=given > 0), (network.name,))
+
+
+def _scores_of(module: nn.Module) -> int:
+    """How many values the last layer of a module gives, if it is linear; else 0."""
+    layers: list[Any] = [module.get_submodule(name) for name in classifier_names(module)]
+    return len(layers[-1].weight) if layers else 0
+
+
+def _channels_of_first(module: nn.Module) -> int:
+    """Channels that a module takes, as its first convolution tells; some work on patches, of which it tells nothing."""
+    first = next((layer.in_channels for layer in module.modules() if isinstance(layer, nn.Conv2d)), 3)
+    return 1 if first == 1 else 3
+
+
+def _from_teacher(teacher: Teacher, options: dict[str, Any]) -> _Found:
+    classes = options.pop("num_classes", None)
+    if not isinstance(teacher, Network):
+        model = teacher.build()
+        declared = getattr(model, "num_classes", None)
+        has = declared if isinstance(declared, int) else _scores_of(model)
+        network = as_network(teacher, num_classes=has, in_chans=_channels_of_first(model), role="source", **options)
+        return _Found(_source(network, classes, channels=_channels_of_first(model)), (teacher.name,))
+    channels = teacher.channels if isinstance(teacher, SourceModel) else channels_of(teacher) or 3
+    network = as_network(teacher, num_classes=teacher.num_classes, in_chans=channels, role="source", **options)
+    size = teacher.input_size if isinstance(teacher, SourceModel) else None
+    return _Found(_source(network, classes, size, channels), (teacher.name,))
+
+
+def _from_space(model: Any, space: SearchSpace, options: dict[str, Any], names: tuple[str, ...]) -> _Found:
+    """An architecture of a space; `options` hold the space where that is not known from the model."""
+    wanted = options.pop("num_classes", None)
+    checkpoint = options.get("checkpoint")
+    card = None if checkpoint is None else card_of(find_student(checkpoint))
+    channels, height, width = card.input_size if card else space.input_size
+    network = as_network(
+        model,
+        num_classes=card.num_classes if card else space.num_classes,
+        in_chans=channels,
+        image_size=(height, width),
+        role="source",
+        **options,
+    )
+    names = names if checkpoint is None else _names_of_path(Path(checkpoint))
+    return _Found(_source(network, wanted, (channels, height, width)), names or (network.name,))
+
+
+def _from_path(path: Path, options: dict[str, Any]) -> _Found:
+    if Study.exists(path):
+        winner = Study.load(path).winner
+        return _from_space(winner, winner.study.space, options, _names_of_path(path))
+    classes = options.pop("num_classes", None)
+    try:
+        card = read_card(path)
+    except FileNotFoundError as error:
+        if path.is_file():
+            hint = f"say so: {{'model': NAME, 'checkpoint': '{path}'}}"
+            raise FileNotFoundError(
+                f"{error} Where {path} holds weights of a network that timm builds, {hint}."
+            ) from error
+        as_network(path, num_classes=1, role="source")  # which says what else it is
+        raise
+    network = as_network(path, num_classes=card.num_classes, in_chans=card.input_size[0], role="source", **options)
+    return _Found(_source(network, classes, card.input_size), _names_of_path(path))
 
 
 def _from_timm(
@@ -309,129 +535,125 @@ def _from_timm(
     num_classes: int | None = None,
     **options: Any,
 ) -> _Found:
-    known = pretrained_config(name, "source") or _config_when_built(name, options)
-    has_weights = known.has_weights
-    pretrained = pretrained if pretrained is not None else has_weights and checkpoint is None
-    card = None if checkpoint is None else card_of(find_student(checkpoint))
-    classes = num_classes if num_classes is not None else card.num_classes if card else known.num_classes
-    if pretrained and num_classes not in (None, 0, known.num_classes):
+    known = pretrained_config(name, "source")
+    file = None if checkpoint is None else find_student(checkpoint)
+    card = None if file is None else card_of(file)
+    if pretrained is None:
+        pretrained = known is not None and known.has_weights and file is None
+    has, size = _built_as(name, options) if known is None else (known.num_classes, known.input_size)
+    if pretrained and num_classes not in (None, 0, has):
         raise SourceError(
-            f"The pretrained weights of the source {name} tell {known.num_classes} classes apart, not {num_classes}; "
-            "leave num_classes out, or give 0 for features alone."
+            f"The pretrained weights of the source {name} tell {has} classes apart, not {num_classes}; leave "
+            "num_classes out, or give 0 for features alone."
         )
-    channels = options.get("in_chans", 3)
-    network = as_network(
-        name,
-        num_classes=classes,
-        in_chans=channels,
-        role="student",
-        checkpoint=checkpoint,
-        pretrained=pretrained,
-        **options,
-    )
-    height, width = _pair(options.get("img_size", known.input_size[1:]))
-    size = card.input_size if card else (channels, height, width)
-    source = _source(network, size)
-    if known.url or known.hf_hub_id or known.file:
-        source = _with_default(source, known, channels)
+    classes = card.num_classes if card else num_classes or has
+    channels = card.input_size[0] if card else options.get("in_chans", 3)
+    options = options | {"num_classes": classes, "in_chans": channels, "role": "source"}
+    if file is not None and card is None and num_classes == 0:  # whatever classes the weights are of
+        network = with_body(as_network(name, **options), file)
+    else:
+        network = as_network(name, **options, checkpoint=file, pretrained=pretrained)
+    if known is not None:
+        network = _with_known(network, known, channels)
+    if card is not None:
+        size = card.input_size
+    elif size is not None:
+        size = (channels, *_pair(options.get("img_size", size[1:])))
+    source = _source(network, None if num_classes == classes else num_classes, size, channels)
     return _Found(source, (name,) if checkpoint is None else _names_of_path(Path(checkpoint)))
 
 
-def _config_when_built(name: str, options: Mapping[str, Any]) -> PretrainedCfg:
-    """What a network says of itself, which timm knows no weights of."""
-    with isolated_random_state(0):
-        model: Any = timm.create_model(name, **options)
-    return PretrainedCfg(input_size=model.pretrained_cfg["input_size"], num_classes=model.num_classes)
-
-
-def _with_default(source: SourceModel, known: PretrainedCfg, channels: int) -> SourceModel:
-    """The normalisation that timm knows, where no card says another."""
-    if source.mean is not None:
-        return source
-    mean, std = tuple(known.mean), tuple(known.std)
-    if channels != len(mean):
-        mean, std = ((sum(values) / len(values),) * channels for values in (mean, std))
-    return replace(source, mean=mean, std=std)
-
-
-def _from_path(path: Path, options: dict[str, Any]) -> _Found:
-    if Study.exists(path):
-        winner = Study.load(path).winner
-        return _from_space(winner, winner.study.space, options, _names_of_path(path))
-    classes = options.pop("num_classes", None)
+def _built_as(name: str, options: dict[str, Any]) -> tuple[int, tuple[int, int, int] | None]:
+    """Classes and images that a network is for of which timm knows no weights."""
     try:
-        card = read_card(path)
-    except FileNotFoundError:
-        as_network(path, num_classes=1, role="source", **options)  # which says what it is
-        raise
-    network = as_network(path, num_classes=card.num_classes, in_chans=card.input_size[0], role="source", **options)
-    return _Found(_source(network, card.input_size, classes), _names_of_path(path))
+        with isolated_random_state(0):
+            model: Any = timm.create_model(name, **options)
+    except TypeError as error:
+        raise SourceError(f"The source {name} cannot be built: {error}.") from error
+    size = (getattr(model, "pretrained_cfg", None) or {}).get("input_size")
+    return model.num_classes, size and tuple(size)
 
 
-def _from_space(
-    model: Any, space: SearchSpace, options: dict[str, Any], names: tuple[str, ...] | None = None
-) -> _Found:
-    classes = options.pop("num_classes", None)
-    channels, height, width = space.input_size
-    if not isinstance(model, Candidate):
-        options["space"] = space
-    network = as_network(
-        model, num_classes=space.num_classes, in_chans=channels, image_size=(height, width), role="source", **options
-    )
-    checkpoint = options.get("checkpoint")
-    if checkpoint is not None:
-        names = _names_of_path(Path(checkpoint))
-    return _Found(_source(network, space.input_size, classes), names or (network.name,))
-
-
-def _as_it_is(model: Teacher | nn.Module, options: dict[str, Any]) -> _Found:
-    classes = options.pop("num_classes", None)
-    declared = model.num_classes if isinstance(model, Network) else None
-    if declared is None:
-        declared = _classes_of(model if isinstance(model, nn.Module) else model.build())
-    network = as_network(model, num_classes=declared, in_chans=_channels(model), role="source", **options)
-    size = model.input_size if isinstance(model, SourceModel) else None
-    return _Found(_source(network, size, classes), (network.name,))
-
-
-def _channels(model: Any) -> int:
-    return (channels_of(model) if isinstance(model, Network) else None) or 3
-
-
-def _classes_of(module: nn.Module) -> int:
-    """Classes that a module says to tell apart, or that its last layer does; 0 where it gives features."""
-    declared = getattr(module, "num_classes", None)
-    if isinstance(declared, int):
-        return declared
-    layers: list[Any] = [module.get_submodule(name) for name in classifier_names(module)]
-    return len(layers[0].weight) if layers else 0
-
-
-def _source(network: Network, input_size: tuple[int, int, int] | None, num_classes: int | None = None) -> SourceModel:
-    """The network as a source, of these classes: None for its own, 0 for features alone."""
-    if num_classes not in (None, 0, network.num_classes):
-        raise SourceError(
-            f"The source {network.name} tells {network.num_classes} classes apart, not {num_classes}; leave "
-            "num_classes out, or give 0 for features alone."
-        )
-    values = {item.name: getattr(network, item.name) for item in fields(Network)}
-    values["settings"] = {"network": network.name} | network.settings
-    return SourceModel(**values, input_size=input_size, classifier=network.num_classes > 0 and num_classes != 0)
-
-
-def _with(source: SourceModel, mean: Any, std: Any, input_size: Any) -> SourceModel:
-    """The source with what is given of its images."""
-    if (mean is None) != (std is None):
-        raise SourceError(f"The source {source.name} has one of mean and std only; give both, or neither.")
-    size = source.input_size if input_size is None else tuple(input_size)
-    if mean is None:
-        return replace(source, input_size=size)
-    return replace(source, input_size=size, mean=tuple(mean), std=tuple(std))
+def _with_known(network: Network, known: Any, channels: int) -> Network:
+    """The network with what timm knows of its weights, and with its normalisation where no card says another."""
+    if "pretrained" in network.settings:
+        settings = {"network": f"{known.architecture}.{known.tag}" if known.tag else known.architecture}
+        network = replace(network, settings={**settings, **network.settings})
+    if network.mean is not None:
+        return network
+    mean, std = tuple(known.mean), tuple(known.std)
+    if channels != len(mean):  # as timm does it
+        mean, std = ((sum(values) / len(values),) * channels for values in (mean, std))
+    return replace(network, mean=mean, std=std)
 
 
 def _pair(size: Any) -> tuple[int, int]:
     height, width = (size, size) if isinstance(size, int) else size
     return height, width
+
+
+def _source(
+    network: Network,
+    num_classes: int | None = None,
+    input_size: tuple[int, int, int] | None = None,
+    channels: int | None = None,
+) -> SourceModel:
+    """The network as a source.
+
+    Args:
+        network: The network.
+        num_classes: As it was given: None for the network's own, 0 for features alone.
+        input_size: What its weights were trained on.
+        channels: Channels that it takes, where `input_size` is None.
+    """
+    has = network.num_classes
+    if num_classes not in (None, 0, has):
+        raise SourceError(
+            f"The source {network.name} tells {has} classes apart, not {num_classes}; leave num_classes out, or give 0 "
+            "for features alone."
+        )
+    values = {item.name: getattr(network, item.name) for item in fields(Network)}
+    values["settings"] = {"network": network.name, **network.settings}
+    channels = input_size[0] if input_size else channels or 3
+    source = SourceModel(**values, input_size=input_size, channels=channels, classifier=has > 0)
+    if num_classes != 0 or has == 0:
+        return source
+    return replace(source, make=lambda: remove_classifier(network.make()), num_classes=0, classifier=False)
+
+
+def _with_images(source: SourceModel, mean: Any, std: Any, input_size: Any) -> SourceModel:
+    """The source with what is given of its images."""
+    if input_size is not None:
+        size = tuple(input_size) if isinstance(input_size, Sequence) else (input_size,)
+        if len(size) != 3 or not all(isinstance(part, int) and part > 0 for part in size):
+            raise SourceError(
+                f"input_size of the source {source.name} is {input_size!r}; it must be channels, height and width."
+            )
+        source = replace(source, input_size=size, channels=size[0])
+    if (mean is None) != (std is None):
+        raise SourceError(f"Of the source {source.name} mean is {mean} and std is {std}; give both or neither.")
+    if mean is not None:
+        source = replace(source, mean=_per_channel("mean", mean, source), std=_per_channel("std", std, source))
+    for key in ("mean", "std"):
+        if (values := getattr(source, key)) is not None and len(values) != source.channels:
+            raise SourceError(f"{key} of the source {source.name} is {values}; it takes {source.channels} channels.")
+    return source
+
+
+def _per_channel(key: str, given: Any, source: SourceModel) -> tuple[float, ...]:
+    """One share of the full scale for each channel, of one number or as many."""
+    try:
+        values = tuple(map(float, given if isinstance(given, Sequence) and not isinstance(given, str) else (given,)))
+    except (TypeError, ValueError):
+        values = ()
+    lowest = 0.0 if key == "mean" else math.ulp(0)
+    if not values or not all(lowest <= value <= 1 for value in values):
+        bound = "0 to 1" if key == "mean" else "above 0, at most 1"
+        raise SourceError(
+            f"{key} of the source {source.name} is {given!r}; it must be a number, or one for each channel, as a share "
+            f"of the full scale: {bound}."
+        )
+    return values * source.channels if len(values) == 1 else values
 
 
 # -- names and duplicates -----------------------------------------------------------------------
@@ -442,29 +664,36 @@ def _names_of_path(path: Path) -> tuple[str, ...]:
     parts = list(path.absolute().parts)
     while len(parts) > 1 and parts[-1] in (WEIGHTS, FOLDER, DISTILLED):
         parts.pop()
-    stem = Path(parts[-1]).stem if path.is_file() and parts[-1] == path.name else parts[-1]
-    return stem, "/".join((*parts[-2:-1], stem))
+    name = Path(parts[-1]).stem if parts[-1] == path.name and path.is_file() else parts[-1]
+    return name, "/".join((*parts[-2:-1], name))
 
 
 def _names(candidates: Sequence[tuple[str, ...]]) -> list[str]:
-    """One name for each: the first where it is the only one, else the next, else one with a number."""
-    counts = Counter(names[0] for names in candidates)
-    chosen = [names[0] if counts[names[0]] == 1 else names[-1] for names in candidates]
-    taken: Counter[str] = Counter()
-    unique = []
-    for name in chosen:
-        taken[name] += 1
-        unique.append(name if taken[name] == 1 else f"{name} ({taken[name]})")
-    return unique
+    """A name for each: the shortest where no other has it, else the longest, with a number if need be."""
+    shortest = Counter(names[0] for names in candidates)
+    chosen = [names[0] if shortest[names[0]] == 1 else names[-1] for names in candidates]
+    taken = set(chosen)
+    for place, name in enumerate(chosen):
+        if name in chosen[:place]:
+            free = next(each for number in itertools.count(2) if (each := f"{name} ({number})") not in taken)
+            chosen[place] = free
+            taken.add(free)
+    return chosen
 
 
 def _check_duplicates(sources: Sequence[SourceModel]) -> None:
     seen: dict[str, str] = {}
     for source in sources:
-        weights = source.settings.get("checkpoint_sha256") or source.settings.get("weights_sha256")
-        identity = weights or json.dumps(as_json(source.settings), sort_keys=True)
+        identity = _identity(source.settings)
         if identity in seen:
-            raise SourceError(
-                f"The sources {seen[identity]} and {source.name} have the same weights; drop one of them."
-            )
+            raise SourceError(f"The sources {seen[identity]} and {source.name} have the same weights; drop one.")
         seen[identity] = source.name
+
+
+def _identity(settings: Mapping[str, Any]) -> str:
+    """What tells weights from others: their hash, the name of those that timm fetches, else all that is known."""
+    if hashed := settings.get("checkpoint_sha256") or settings.get("weights_sha256"):
+        return hashed
+    if settings.get("pretrained"):
+        settings = {key: settings.get(key) for key in ("network", "pretrained_cfg", "pretrained_cfg_overlay")}
+    return json.dumps(as_json(settings), sort_keys=True)
