@@ -1,0 +1,709 @@
+"""How near is each source to the target? All of them are measured on the same labelled images, one after the other."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import time
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path, PurePath
+from statistics import fmean, pstdev
+from typing import Any
+
+import numpy as np
+import timm
+import torch
+from numpy.typing import NDArray
+from threadpoolctl import ThreadpoolController
+from torch import Tensor
+
+from search_spaces.registry import UnknownNameError, unknown_name_message
+
+from ..evaluation import resolve_device
+from ..image_sets import ResidentSet
+from ..interruption import Interruption
+from ..networks import NetworkLike
+from ..partial_labels import Labels
+from ..report import ProgressBar, to_png
+from ..run_folder import RunFolder, StudyError, as_json, csv_line, differences, finite_only, no_store, versions
+from ..search import check_whole, device_name
+from ..splits import Splits, as_splits
+from ..teacher import TeacherBank
+from .relatedness import (
+    Evidence,
+    Measure,
+    RelatednessError,
+    balanced_draws,
+    get_measure,
+    list_measures,
+    source_weights,
+)
+from .source_report import plot_ranking
+from .sources import SourceLike, SourceModel, as_sources, load_source, source_teacher
+
+POWER = 10.0
+"""How much the most similar sources are preferred, unless it is said otherwise."""
+
+_AT_ONCE = 125
+"""Images that a source is run on at a time."""
+
+
+class RankingError(ValueError):
+    """Sources that cannot be ranked as asked, or a ranking that cannot be used so."""
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What one measure says of one source.
+
+    Attributes:
+        values: The measure on each draw; empty where it cannot be had.
+        similarities: How far each is above that of a source that knows nothing.
+        reason: Why it cannot be had.
+    """
+
+    values: tuple[float, ...] = ()
+    similarities: tuple[float, ...] = ()
+    reason: str | None = None
+
+    def summary(self) -> dict[str, Any]:
+        """All of it, with means and standard deviations over the draws, as JSON values."""
+        known = bool(self.values)
+        return {
+            "mean": fmean(self.values) if known else None,
+            "std": pstdev(self.values) if known else None,
+            "similarity": fmean(self.similarities) if known else None,
+            "similarity_std": pstdev(self.similarities) if known else None,
+            "values": list(self.values),
+            "similarities": list(self.similarities),
+            "reason": self.reason,
+        }
+
+
+@dataclass(frozen=True, eq=False)
+class SourceRanking:
+    """How near each source is to the target.
+
+    Attributes:
+        measures: What was measured; the first one orders the sources.
+        found: What each measure says of each source, by measure and source.
+        facts: What is known of target and sources without measuring, as JSON values.
+        config: All that the ranking depends on, as JSON values.
+        path: The run folder, if there is one.
+        make: Makes the sources.
+        splits: The target; None where the ranking was read from its folder.
+        timing: What it took.
+    """
+
+    measures: tuple[str, ...]
+    found: Mapping[str, Mapping[str, Measured]] = field(repr=False)
+    facts: Mapping[str, Any] = field(repr=False)
+    config: Mapping[str, Any] = field(repr=False)
+    path: Path | None
+    make: Callable[[], tuple[SourceModel, ...]] = field(repr=False)
+    splits: Splits | None = field(default=None, repr=False)
+    timing: Mapping[str, Any] = field(default_factory=dict, repr=False)
+
+    @cached_property
+    def sources(self) -> tuple[SourceModel, ...]:
+        """The sources, in the order in which they were given.
+
+        Raises:
+            RankingError: The ranking was read from its folder, and a source cannot be made again or is another one now.
+        """
+        return self.make()
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The sources' names, in the order in which they were given."""
+        return tuple(self.facts["sources"])
+
+    @property
+    def images(self) -> tuple[int, ...]:
+        """How many images each draw has."""
+        return tuple(self.facts["images"])
+
+    @property
+    def values(self) -> dict[str, dict[str, tuple[float, ...] | None]]:
+        """Each measure of each source on each draw, by measure and source; None where it cannot be had."""
+        return {m: {s: one.values or None for s, one in of_all.items()} for m, of_all in self.found.items()}
+
+    @property
+    def reasons(self) -> dict[tuple[str, str], str]:
+        """Why a measure cannot be had, by source and measure."""
+        every = ((s, m, one.reason) for m, of_all in self.found.items() for s, one in of_all.items())
+        return {(source, measure): reason for source, measure, reason in every if reason is not None}
+
+    def similarities(self, measure: str | None = None) -> dict[str, float]:
+        """How far each source is above one that knows nothing, mean over the draws; NaN where it cannot be had.
+
+        Args:
+            measure: By default the first.
+
+        Raises:
+            UnknownNameError: It was not measured; near names are given.
+        """
+        return {s: fmean(one.similarities) if one.values else math.nan for s, one in self._by(measure).items()}
+
+    def spreads(self, measure: str | None = None) -> dict[str, float]:
+        """Standard deviation of the similarity over the draws; NaN where it cannot be had."""
+        return {s: pstdev(one.similarities) if one.values else math.nan for s, one in self._by(measure).items()}
+
+    def order(self, measure: str | None = None) -> tuple[str, ...]:
+        """The sources' names, the most similar first, those that have no similarity last."""
+        similarities = self.similarities(measure)
+        known = {name: -math.inf if math.isnan(value) else value for name, value in similarities.items()}
+        return tuple(sorted(known, key=lambda name: -known[name]))
+
+    def weights(
+        self,
+        weighting: str | Mapping[str, float] = "weighted",
+        power: float = POWER,
+        *,
+        measure: str | None = None,
+    ) -> dict[str, float]:
+        """What each source counts; none of them where no similarity is above 0. They sum to 1.
+
+        Args:
+            weighting: "weighted" by similarity to this power, "nearest" only, "uniform", or weights by name.
+            power: Of similarities.
+            measure: By default the first.
+
+        Raises:
+            RelatednessError: As for `source_weights`.
+        """
+        return source_weights(self.similarities(measure), weighting, power)
+
+    def teachers(
+        self,
+        splits: Splits | None = None,
+        weighting: str | Mapping[str, float] = "weighted",
+        power: float = POWER,
+        *,
+        measure: str | None = None,
+    ) -> TeacherBank:
+        """The sources as what the students of a search are compared with.
+
+        Args:
+            splits: The target; by default that which they were ranked on.
+            weighting, power, measure: As for `weights`.
+
+        Raises:
+            RankingError: No similarity is above 0, a source cannot be made again, or the target is not known.
+        """
+        splits = splits or self.splits
+        if splits is None:
+            raise RankingError(f"{self.path} does not hold its data; give the splits that the teachers are to read.")
+        weights = self.weights(weighting, power, measure=measure)
+        if not weights:
+            raise RankingError(f"By {measure or self.measures[0]} no source tells more of the target than chance does.")
+        used = [source for source in self.sources if weights[source.name]]
+        return TeacherBank(
+            tuple(source_teacher(source, splits) for source in used), tuple(weights[source.name] for source in used)
+        )
+
+    def check_target(self, name: str, num_classes: int) -> None:
+        """Refuse other data than that which the sources were ranked for.
+
+        Args:
+            name: Of the data; folders before its own name do not count.
+            num_classes: Its classes.
+
+        Raises:
+            RankingError: The name or the classes are others.
+        """
+        target = self.facts["target"]
+        if (PurePath(target["name"]).name, target["classes"]) != (PurePath(name).name, num_classes):
+            raise RankingError(
+                f"The sources of {self.path} are ranked for {target['name']} with {target['classes']} classes, but the "
+                f"data is {name} with {num_classes}; rank them for it."
+            )
+
+    def result(self) -> dict[str, Any]:
+        """All that was found, the most similar source first, as JSON values."""
+        weights = self.weights()
+        return {
+            "status": "complete",
+            "target": self.facts["target"],
+            "measure": self.measures[0],
+            "images": list(self.images),
+            "chance": {measure: self.facts["chance"][measure] for measure in self.measures},
+            "power": POWER,
+            "sources": [
+                {
+                    "name": name,
+                    **self.facts["sources"][name],
+                    "weight": weights.get(name, 0.0),
+                    "measures": {measure: self.found[measure][name].summary() for measure in self.measures},
+                }
+                for name in self.order()
+            ],
+            "timing": dict(self.timing),
+            "versions": versions(),
+        }
+
+    def __repr__(self) -> str:
+        first = self.order()[0]
+        return (
+            f"<SourceRanking of {len(self.names)} sources for {self.facts['target']['name']} by {self.measures[0]}, "
+            f"{first} first, {self.path or 'in memory'}>"
+        )
+
+    def _by(self, measure: str | None) -> Mapping[str, Measured]:
+        measure = self.measures[0] if measure is None else measure
+        if measure not in self.found:
+            raise UnknownNameError(unknown_name_message("measure of this ranking", measure, self.found))
+        return self.found[measure]
+
+
+def rank_sources(
+    sources: Sequence[SourceLike] | Mapping[str, SourceLike],
+    dataset: str | Splits = "digits",
+    *,
+    measures: str | Measure | Sequence[str | Measure] = "parc",
+    images: int = 500,
+    draws: int = 5,
+    reference: NetworkLike | None = None,
+    labels: Labels | None = None,
+    labels_per_class: int | None = None,
+    data_options: Mapping[str, Any] | None = None,
+    seed: int = 0,
+    out: str | os.PathLike[str] | None = None,
+    device: str = "auto",
+    progress: bool = True,
+) -> SourceRanking:
+    """How near is each source, a model of another task, to the task at hand? Nothing is trained.
+
+    Each source is run once on the images of all draws, without augmentation; all measures share what it gives. Only
+    training images that have labels are used, which are held in memory as bytes, and one source at a time. With `out`
+    what is found is stored source by source: stopped at any moment, the same call continues, and one with more sources
+    measures those alone.
+
+    Args:
+        sources: The models, as `as_sources` takes them: run folders, students, timm names, mappings such as
+            `{"model": "cifar_resnet20", "checkpoint": "x.th", "num_classes": 10}`, modules; or a mapping of names to
+            these.
+        dataset: The target: a name that `create_splits` knows, or the splits.
+        measures: What to measure, the first of which orders the sources; or "all", without those that need a reference
+            where there is none. See `list_measures`.
+        images: Images of a draw, of each class as many as of others, as far as there are enough.
+        draws: How often images are drawn, so that a spread can be told.
+        reference: What `rsa` compares with: a model of the target, or one that is known to suit it.
+        labels, labels_per_class: Which training images have labels, as for `create_splits`.
+        data_options: Options of `create_splits`.
+        seed: Draws the images.
+        out: The run folder; None keeps everything in memory.
+        device: "auto", "cpu", "cuda" or "mps".
+        progress: Show a bar where standard error is a terminal.
+
+    Raises:
+        UnknownNameError: A measure, a source or the data is not known; near names are given.
+        RankingError: No source has a value of the first measure; the message says why of each.
+        ValueError: A source does not take the data's images, or is there twice; an argument is out of its range.
+        StudyError: The run folder cannot be used, or holds a ranking of another configuration.
+    """
+    return RankingRun(**locals()).run()
+
+
+class RankingFolder(RunFolder):
+    """The run folder of a ranking: what was found of each source as soon as it is known. Without a folder, in memory.
+
+    Args:
+        config: All that the result depends on, as JSON values.
+        given: How the sources were given by name, as JSON values; null for one that cannot be made again.
+        facts: What is known without measuring, as JSON values.
+        out: The folder.
+
+    Raises:
+        StudyError: The folder cannot be used, or holds a ranking of another configuration.
+    """
+
+    STORE = "sources.sqlite"
+    VERSION = 1
+    SCHEMA = (
+        "CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID",
+        "CREATE TABLE found (source TEXT PRIMARY KEY, measures TEXT NOT NULL, seconds REAL NOT NULL) WITHOUT ROWID",
+    )
+
+    def __init__(
+        self,
+        config: Mapping[str, Any],
+        given: Mapping[str, Any],
+        facts: Mapping[str, Any],
+        out: str | os.PathLike[str] | None = None,
+    ) -> None:
+        self.config: dict[str, Any] = as_json(config)
+        self.given: dict[str, Any] = as_json(given)
+        self.facts: dict[str, Any] = as_json(facts)
+        self.path = None if out is None else Path(out)
+        if self.path is None:
+            self._connect(":memory:")
+            self._begin()
+        else:
+            self._open_folder(self.path)
+
+    @classmethod
+    def peek(cls, path: str | os.PathLike[str]) -> RankingFolder:
+        """A folder to read, finished or not.
+
+        Raises:
+            StudyError: It has no ranking, or is damaged.
+        """
+        folder = cls.__new__(cls)
+        folder.path = Path(path)
+        if not cls.exists(path):
+            raise StudyError(no_store(folder.path, cls.STORE))
+        folder._connect(str(folder.path / cls.STORE))
+        folder._read("PRAGMA query_only = ON")
+        if folder._is_empty():
+            raise StudyError(f"The ranking in {path} was stopped before it began; run it again.")
+        folder.config, folder.given, folder.facts = map(folder._meta, ("config", "given", "facts"))
+        return folder
+
+    @property
+    def found(self) -> dict[str, dict[str, Measured]]:
+        """What is known so far, by source and measure."""
+        rows = self._read("SELECT source, measures FROM found")
+        return {
+            source: {
+                name: Measured(tuple(m["values"]), tuple(m["similarities"]), m["reason"]) for name, m in of.items()
+            }
+            for source, of in ((source, json.loads(text)) for source, text in rows)
+        }
+
+    @property
+    def seconds(self) -> float:
+        """What all sources took."""
+        return float(self._read("SELECT coalesce(sum(seconds), 0) FROM found")[0][0])
+
+    def add(self, source: str, measured: Mapping[str, Measured], seconds: float) -> None:
+        """Store what was found of a source."""
+        text = json.dumps({name: vars(one) for name, one in measured.items()}, allow_nan=False)
+        with self.errors(), self._store:
+            self._store.execute("INSERT INTO found VALUES (?, ?, ?)", (source, text, seconds))
+
+    def _begin(self) -> None:
+        if self._is_empty():
+            self._create()
+        else:
+            self._check_same(self._meta("config"))
+            with self.errors(), self._store:
+                self._fill()
+        if self.path is not None:
+            self.write_json("config.json", self.config | {"given": self.given})
+
+    def _check_same(self, stored: dict[str, Any]) -> None:
+        """Refuse another configuration, naming what differs; other sources beside those that are measured are none."""
+        measured = {name: config for name, config in stored["sources"].items() if name in self.found}
+        kept = {name: self.config["sources"][name] for name in measured if name in self.config["sources"]}
+        if lines := differences(stored | {"sources": measured}, self.config | {"sources": kept}):
+            raise StudyError(
+                f"{self.path} holds a ranking of another configuration: {'; '.join(lines)}. Choose another run folder."
+            )
+
+    def _fill(self) -> None:
+        meta = {"config": self.config, "given": self.given, "facts": self.facts}
+        rows = ((key, json.dumps(value)) for key, value in meta.items())
+        self._store.executemany("INSERT OR REPLACE INTO meta VALUES (?, ?)", rows)
+
+    def _meta(self, key: str) -> dict[str, Any]:
+        value: dict[str, Any] = json.loads(self._read("SELECT value FROM meta WHERE key = ?", key)[0][0])
+        return value
+
+
+class RankingRun:
+    """A ranking whose input is checked, ready to run.
+
+    Args:
+        sources, dataset, measures, images, draws, reference, labels, labels_per_class, data_options, seed, out, device,
+            progress: As for `rank_sources`.
+
+    Raises:
+        ValueError: As for `rank_sources`.
+    """
+
+    def __init__(
+        self,
+        *,
+        sources: Sequence[SourceLike] | Mapping[str, SourceLike],
+        dataset: str | Splits,
+        measures: str | Measure | Sequence[str | Measure],
+        images: int,
+        draws: int,
+        reference: NetworkLike | None,
+        labels: Labels | None,
+        labels_per_class: int | None,
+        data_options: Mapping[str, Any] | None,
+        seed: int,
+        out: str | os.PathLike[str] | None,
+        device: str,
+        progress: bool,
+    ) -> None:
+        check_whole("images", images, least=2)
+        check_whole("draws", draws, least=1)
+        check_whole("seed", seed, least=0)
+        self.device = torch.device(resolve_device(device))
+        self.measures = _resolve_measures(measures, reference is not None)
+        self.splits = as_splits(dataset, data_options, labels=labels, labels_per_class=labels_per_class)
+        self.sources = as_sources(sources)
+        self.reference = None if reference is None else as_sources([reference])[0]
+        self.given = dict(zip((source.name for source in self.sources), _said(sources), strict=True))
+        self.out = out
+        self.show_progress = progress
+        # The matrices are small: threads gain little, and on busy cores they wait for each other many times as long.
+        self._threads = ThreadpoolController()
+        self._draw(images, draws, seed)
+        self.config = {
+            "sources": {source.name: _config_of(source) for source in self.sources},
+            "target": self.splits.config(),
+            "measures": [measure.name for measure in self.measures],
+            "images": images,
+            "draws": draws,
+            "seed": seed,
+            "reference": self.reference and _config_of(self.reference),
+        }
+
+    def _draw(self, images: int, draws: int, seed: int) -> None:
+        """Choose the images of each draw among those that have labels, and read them."""
+        train, labelled = self.splits.train, self.splits.labelled
+        places = np.arange(len(train)) if labelled is None else labelled.numpy()
+        labels = train.labels.numpy()[places]
+        chosen = balanced_draws(labels, images, draws, seed)
+        union, inverse = np.unique(np.concatenate(chosen), return_inverse=True)
+        self.draws = np.split(inverse, np.cumsum([len(draw) for draw in chosen])[:-1])
+        self.labels: NDArray[np.int64] = labels[union]
+        self.images = _resident(self.splits, torch.from_numpy(places[union]))
+        chance = {m.name: fmean(m.chance(self.labels[draw]) for draw in self.draws) for m in self.measures}
+        self.facts = {
+            "target": {
+                "name": self.splits.name,
+                "classes": self.splits.num_classes,
+                "labelled": len(places),
+                "images": len(train),
+            },
+            "images": [len(draw) for draw in self.draws],
+            "chance": chance,
+            "sources": {source.name: _facts_of(source) for source in self.sources},
+        }
+
+    def run(self, files: Mapping[str, str] | None = None) -> SourceRanking:
+        """Measure what was not measured before, and write everything down.
+
+        Args:
+            files: More to write into the run folder, text by file name.
+        """
+        folder = RankingFolder(self.config, self.given, self.facts, self.out)
+        interruption = Interruption()
+        try:
+            with folder.errors(), interruption.postponed():
+                for name, text in (files or {}).items():
+                    folder.write(name, text)
+                self._measure_all(folder, interruption)
+            ranking = self._ranking(folder)
+            if folder.path is not None:
+                _write(folder, ranking)
+        finally:
+            folder.release()
+        return ranking
+
+    def _measure_all(self, folder: RankingFolder, interruption: Interruption) -> None:
+        known = folder.found
+        missing = [source for source in self.sources if source.name not in known]
+        reference = self._read(self.reference)[0] if self.reference is not None and missing else None
+        with ProgressBar("ranking", "sources", len(self.sources), enabled=self.show_progress) as bar:
+            for source in self.sources:
+                if source not in missing:
+                    bar.advance(replayed=True)
+                    continue
+                interruption.check()
+                started = time.perf_counter()
+                measured = self._measure(source, reference)
+                folder.add(source.name, measured, time.perf_counter() - started)
+                bar.advance(replayed=False)
+
+    def _measure(self, source: SourceModel, reference: NDArray[np.float32] | None) -> dict[str, Measured]:
+        """What all measures say of a source."""
+        features, probabilities = self._read(source)
+        evidence: list[Evidence] = []
+        try:
+            for draw in self.draws:
+                evidence.append(
+                    Evidence(
+                        features[draw],
+                        self.labels[draw],
+                        None if probabilities is None else probabilities[draw],
+                        None if reference is None else reference[draw],
+                    )
+                )
+        except RelatednessError as error:
+            return {measure.name: Measured(reason=str(error)) for measure in self.measures}
+        with self._threads.limit(limits=1, user_api="blas"):
+            return {measure.name: _apply(measure, evidence) for measure in self.measures}
+
+    def _read(self, source: SourceModel) -> tuple[NDArray[np.float32], NDArray[np.float64] | None]:
+        """Features and class probabilities of all images, from one run over them."""
+        network = load_source(source, self.splits, self.device)
+        features: list[Tensor] = []
+        logits: list[Tensor] = []
+        order = torch.arange(len(self.images))
+        for batch in self.images.batches(order, _AT_ONCE, device=self.device, augment=None, seed=0):
+            reading = network(batch.images)
+            features.append(reading.features.cpu())
+            if reading.logits is not None:
+                logits.append(reading.logits.cpu())
+        probabilities = torch.cat(logits).double().softmax(1).numpy() if logits else None
+        return torch.cat(features).numpy(), probabilities
+
+    def _ranking(self, folder: RankingFolder) -> SourceRanking:
+        timing = {
+            "seconds": folder.seconds,
+            "covers": "building and running of all sources, and all measures",
+            "device": device_name(str(self.device)),
+            "threads": torch.get_num_threads(),
+            "batch_size": _AT_ONCE,
+        }
+        found = _by_measure(folder)
+        ranking = SourceRanking(
+            tuple(found), found, folder.facts, folder.config, folder.path, lambda: self.sources, self.splits, timing
+        )
+        first = ranking.measures[0]
+        if all(math.isnan(value) for value in ranking.similarities().values()):
+            why = "; ".join(f"{name}: {found[first][name].reason}" for name in ranking.names)
+            raise RankingError(f"No source has a value of {first}. {why}")
+        return ranking
+
+
+def load_ranking(path: str | os.PathLike[str]) -> SourceRanking:
+    """A finished ranking from its run folder. Its sources are made again when they are asked for.
+
+    Raises:
+        StudyError: The folder has no ranking, it is damaged, or not finished.
+    """
+    folder = RankingFolder.peek(path)
+    done, planned = len(folder.found), len(folder.config["sources"])
+    if done < planned:
+        raise StudyError(
+            f"The ranking in {path} is not finished: {done} of {planned} sources are measured; run the same again."
+        )
+    found = _by_measure(folder)
+    return SourceRanking(tuple(found), found, folder.facts, folder.config, folder.path, lambda: _make_again(folder))
+
+
+def _make_again(folder: RankingFolder) -> tuple[SourceModel, ...]:
+    """The sources as they were given, seen to be the same."""
+    if modules := [name for name, given in folder.given.items() if given is None]:
+        raise RankingError(
+            f"{', '.join(modules)} of {folder.path} cannot be made again, since it was given as an object; give the "
+            "sources themselves, or rank them from files."
+        )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # of random weights, which was said when they were ranked
+        sources = as_sources(folder.given)
+    made = {source.name: as_json(_config_of(source)) for source in sources}
+    if lines := differences(folder.config["sources"], made):
+        raise RankingError(
+            f"The sources of {folder.path} are others now than when they were ranked: {'; '.join(lines)}."
+        )
+    return sources
+
+
+def _resolve_measures(measures: str | Measure | Sequence[str | Measure], reference: bool) -> tuple[Measure, ...]:
+    """The measures that are meant, each once."""
+    if measures == "all":
+        every = map(get_measure, list_measures())
+        return tuple(measure for measure in every if reference or measure.needs != "reference")
+    wanted = [measures] if isinstance(measures, str | Measure) else list(measures)
+    if not wanted:
+        raise RankingError(f"measures is empty; allowed: all, {', '.join(list_measures())}.")
+    chosen = tuple({measure.name: measure for measure in map(get_measure, wanted)}.values())
+    compared = [measure.name for measure in chosen if measure.needs == "reference"]
+    if compared and not reference:
+        raise RankingError(f"{', '.join(compared)} compares with a reference model; give reference.")
+    if reference and not compared:
+        raise RankingError("A reference is given, but no measure compares with it.")
+    return chosen
+
+
+def _apply(measure: Measure, evidence: Sequence[Evidence]) -> Measured:
+    """A measure on each draw; without one of them it has no mean."""
+    try:
+        values = tuple(map(measure, evidence))
+    except RelatednessError as error:
+        return Measured(reason=str(error))
+    return Measured(values, tuple(measure.similarity(v, one.labels) for v, one in zip(values, evidence, strict=True)))
+
+
+def _by_measure(folder: RankingFolder) -> dict[str, dict[str, Measured]]:
+    """What is found by measure, the sources in the order in which they were given."""
+    found = folder.found
+    return {
+        measure: {source: found[source][measure] for source in folder.config["sources"] if source in found}
+        for measure in folder.config["measures"]
+    }
+
+
+def _resident(splits: Splits, places: Tensor) -> ResidentSet:
+    """The training images at these places, without augmentation, as bytes in memory."""
+    batches = splits.train.batches(places, _AT_ONCE, device=torch.device("cpu"), augment=None, seed=0)
+    images = torch.cat([batch.images.mul(255).round_().to(torch.uint8) for batch in batches])
+    return ResidentSet(images, splits.train.labels[places], splits.train.title)
+
+
+def _config_of(source: SourceModel) -> dict[str, Any]:
+    """All that its features depend on, as JSON values."""
+    return source.config() | {
+        "num_classes": source.num_classes,
+        "classifier": source.classifier,
+        "input_size": source.input_size,
+        "mean": source.mean,
+        "std": source.std,
+    }
+
+
+def _facts_of(source: SourceModel) -> dict[str, Any]:
+    """What a table says of a source beside its measures."""
+    return {
+        "trained": bool(source.trained),
+        "trained_on": source.trained_on and source.trained_on.get("name"),
+        "classes": source.num_classes if source.classifier else None,
+    }
+
+
+def _said(sources: Sequence[SourceLike] | Mapping[str, SourceLike]) -> list[Any]:
+    """How each source was given, as JSON values; None where it is an object."""
+    return [_as_said(source) for source in (sources.values() if isinstance(sources, Mapping) else sources)]
+
+
+def _as_said(source: Any) -> Any:
+    if isinstance(source, str | os.PathLike):
+        text = os.fspath(source)
+        return text if timm.is_model(text) or not os.path.exists(text) else os.path.abspath(text)
+    if isinstance(source, Mapping):
+        said = {key: _as_said(value) if key in ("model", "checkpoint") else value for key, value in source.items()}
+        try:
+            return None if said.get("model") is None else as_json(said)
+        except TypeError:
+            return None
+    return None
+
+
+def _write(folder: RankingFolder, ranking: SourceRanking) -> None:
+    result = finite_only(ranking.result())
+    folder.write("sources.csv", _csv(result))
+    folder.write("ranking.png", to_png(plot_ranking(ranking)))
+    folder.write_json("result.json", result)
+
+
+def _csv(result: Mapping[str, Any]) -> Iterator[str]:
+    """One row for each source, the most similar first; empty where there is no value."""
+    numbers = ("mean", "std", "similarity", "similarity_std", "reason")
+    measures = list(result["chance"])
+    facts = ("name", "trained", "trained_on", "classes", "weight")
+    yield csv_line([*facts, *(f"{measure}_{number}" for measure in measures for number in numbers)])
+    for source in result["sources"]:
+        found = (source["measures"][measure][number] for measure in measures for number in numbers)
+        yield csv_line([*(source[fact] for fact in facts), *found])

@@ -1,0 +1,136 @@
+"""What people look at of a ranking of sources: a table, what to do next, and a picture."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from pathlib import PurePath
+from statistics import fmean, pstdev
+from typing import TYPE_CHECKING
+
+import numpy as np
+from rich.table import Table
+
+from ..report import BLUE, GREY, ORANGE, new_figure, style_axes
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+    from .source_ranking import Measured, SourceRanking
+
+_COLUMNS = 3
+"""Measures that are drawn side by side."""
+
+
+def format_ranking(ranking: SourceRanking) -> Table:
+    """The sources, the most similar first: classes, what they were trained on, measures, weight.
+
+    A measure is the mean over the draws with its standard deviation. The weight is that of `ranking.weights()`.
+    """
+    table = Table(title=_title(ranking))
+    table.add_column("source", overflow="fold")
+    table.add_column("trained on")
+    table.add_column("classes", justify="right")
+    for measure in ranking.measures:
+        table.add_column(measure, justify="right", no_wrap=True)
+    table.add_column("weight", justify="right", no_wrap=True)
+    weights = ranking.weights()
+    for name in ranking.order():
+        source = ranking.facts["sources"][name]
+        table.add_row(
+            name,
+            _short(source["trained_on"] or "") or ("" if source["trained"] else "random weights"),
+            "none" if source["classes"] is None else f"{source['classes']:,}",
+            *(_value(ranking.found[measure][name]) for measure in ranking.measures),
+            f"{weights.get(name, 0.0):.3f}",
+        )
+    return table
+
+
+def describe_ranking(ranking: SourceRanking) -> Iterator[str]:
+    """What is not to be had and why, what values mean, where the files are, and what to do next, in lines."""
+    for (source, measure), reason in ranking.reasons.items():
+        yield f"no {measure} of {source}, which counts as weight 0 by it: {reason}"
+    raised = {measure: ranking.facts["chance"][measure] for measure in ranking.measures}
+    if shown := ", ".join(f"{measure} {chance:.4g}" for measure, chance in raised.items() if chance):
+        yield f"what a source that knows nothing has: {shown}"
+    if ranking.path is not None:
+        yield f"run folder: {ranking.path}"
+    yield _next(ranking)
+
+
+def _title(ranking: SourceRanking) -> str:
+    least, most = min(ranking.images), max(ranking.images)
+    images = f"{least:,}" if least == most else f"{least:,} to {most:,}"
+    draws = "1 draw" if len(ranking.images) == 1 else f"{len(ranking.images)} draws"
+    target = _short(ranking.facts["target"]["name"])
+    return f"Sources for {target} by {ranking.measures[0]}: {draws} of {images} labelled images"
+
+
+def _short(data: str) -> str:
+    """The name of a data set without the folder of its file."""
+    return PurePath(data).name or data
+
+
+def _next(ranking: SourceRanking) -> str:
+    """What to do with the ranking, in one line."""
+    if not ranking.weights():
+        return (
+            f"next: look for other sources; by {ranking.measures[0]} none of these tells more of the target than "
+            "chance does, so that distillation would train on labels alone"
+        )
+    if ranking.path is None:
+        return "next: ds.distill(STUDENT, dataset=..., sources=ranking) teaches a student by these weights"
+    return (
+        f"next: diswot distill --student STUDENT --sources {ranking.path} teaches a student by these weights, "
+        f"diswot search --teacher {ranking.path} finds one; with the data and labels of this ranking"
+    )
+
+
+def _value(measured: Measured) -> str:
+    if measured.reason is not None:
+        return "none"
+    mean = f"{fmean(measured.values):.4g}"
+    return mean if len(measured.values) == 1 else f"{mean} ± {pstdev(measured.values):.2g}"
+
+
+def plot_ranking(ranking: SourceRanking) -> Figure:
+    """How far each source is above one that knows nothing: every draw, mean and spread, a panel for each measure.
+
+    The sources are in the order of the first measure, the most similar at the top.
+    """
+    names = ranking.order()[::-1]
+    columns = min(_COLUMNS, len(ranking.measures))
+    rows = math.ceil(len(ranking.measures) / columns)
+    longest = max(len(name) for name in names)
+    figure = new_figure(3.2 + 0.08 * min(longest, 40) + 3.2 * (columns - 1), 0.9 + rows * (0.9 + 0.27 * len(names)))
+    panels = figure.subplots(rows, columns, sharey=True, squeeze=False).flatten()
+    for axes, measure in zip(panels, ranking.measures, strict=False):
+        _draw_measure(style_axes(axes), ranking, measure, names)
+    for axes in panels[len(ranking.measures) :]:
+        axes.remove()
+    figure.suptitle(_title(ranking), fontsize=11, x=0.01, ha="left")
+    handles, texts = panels[0].get_legend_handles_labels()
+    kinds = dict(zip(texts, handles, strict=True))
+    figure.legend(kinds.values(), kinds, loc="outside lower left", ncols=3, frameon=False, fontsize=8)
+    return figure
+
+
+def _draw_measure(axes: Axes, ranking: SourceRanking, measure: str, names: tuple[str, ...]) -> None:
+    weights, found = ranking.weights(measure=measure), ranking.found[measure]
+    for place, name in enumerate(names):
+        of_source = np.array(found[name].similarities)
+        if not of_source.size:
+            axes.text(0.02, place, "none", transform=axes.get_yaxis_transform(), color=GREY, va="center", fontsize=8)
+            continue
+        color = BLUE if weights.get(name) else GREY
+        axes.plot(of_source, np.full(of_source.size, place), "|", color=GREY, markersize=9, label="draw")
+        axes.errorbar(
+            of_source.mean(), place, xerr=of_source.std(), fmt="o", color=color, capsize=3, markersize=5,
+            label="mean and standard deviation",
+        )  # fmt: skip
+    axes.axvline(0, color=ORANGE, linestyle="--", linewidth=1, label="a source that knows nothing")
+    axes.set_yticks(range(len(names)), [name if len(name) <= 40 else f"{name[:37]}..." for name in names])
+    axes.set_ylim(-0.6, len(names) - 0.4)
+    axes.set_xlabel(f"{measure} above chance")
