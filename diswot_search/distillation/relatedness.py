@@ -153,14 +153,14 @@ def h_score(features: ArrayLike, labels: ArrayLike) -> float:
     """Variance between classes in units of the variance of features, trace(cov(F)^-1 cov(E[F given y])).
 
     Source: Bao et al., ICIP 2019; with the covariance shrunk as by Ledoit and Wolf, and the one between classes by the
-    same factor. Source: Ibrahim et al., 2021.
+    same factor. Source: Ibrahim et al., 2021. Features that vary alike in all directions are so shrunk to nothing.
 
     Args:
         features: (n, d).
         labels: n classes.
 
     Returns:
-        0 to the smaller of d and the number of classes less 1.
+        0 to the smaller of d and the number of classes less 1; like `cka` above 0 for unrelated features.
 
     Raises:
         RelatednessError: See `Evidence`.
@@ -456,7 +456,7 @@ def source_weights(
             power. NaN is a source that could not be measured.
         weighting: "weighted": the similarity to the power, over the sum; "nearest": all of the most similar, of equals
             the first; "uniform": the same for all, measured or not; or weights by hand, of which those missing are 0.
-        power: 0 makes all similar sources equal, infinity leaves the most similar. Source: Borup et al., 2023.
+        power: 0 makes all similar sources equal, infinity leaves the most similar, equals sharing alike.
 
     Returns:
         Weights that sum to 1, some of them 0.0; empty where no source is similar.
