@@ -637,6 +637,7 @@ def test_sources_that_were_not_measured_are_drawn_by_weight_alone() -> None:
     axes = only_axes(plot_weights([], make_related(sources=make_sources(weighting={"a": 1, "b": 1}, models=models))))
     assert [text.xy for text in axes.texts] == [(0, 0.5), (0, 0.5)]
     assert [label.get_text() for label in axes.get_xticklabels()] == ["not measured"]
+    assert axes.get_xlabel() == "similarity to the data"
 
 
 def test_the_picture_of_weights_says_that_none_counts() -> None:
@@ -677,6 +678,7 @@ def test_names_of_sources_neither_overlap_nor_cross_their_lines(seed: int, count
     assert not any(crosses(one, other) for one, other in itertools.combinations(lines, 2))
     heights = sorted(end[1] for _, end in lines)
     assert len(heights) == count
+    assert axes.bbox.y0 < heights[0] <= heights[-1] <= axes.bbox.y1
     assert all(upper - lower > 8 * figure.dpi / 72 for lower, upper in itertools.pairwise(heights))  # the font's size
 
 

@@ -785,7 +785,7 @@ def _label_similarities(
     axes: Axes, sources: Mapping[str, Any], places: NDArray[np.float64], known: NDArray[np.bool_]
 ) -> None:
     """Say what the axis of similarities is, where chance is, and where those are that are not known."""
-    measure = sources.get("measure")
+    measure = sources.get("measure") if known.any() else None
     axes.set_xlabel(f"similarity to the data ({measure})" if measure else "similarity to the data")
     if not known.any():
         axes.set_xticks([0], ["not measured"])
