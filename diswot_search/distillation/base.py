@@ -64,6 +64,20 @@ class Features:
     stages: tuple[Tensor, ...] = ()
     preactivations: tuple[Tensor, ...] = ()
 
+    def split(self, count: int) -> tuple[Features, Features]:
+        """Those of the first `count` samples, and those of the others."""
+        return self._part(slice(None, count)), self._part(slice(count, None))
+
+    def _part(self, samples: slice) -> Features:
+        return Features(
+            self.logits[samples],
+            None if self.pooled is None else self.pooled[samples],
+            self.weight,
+            None if self.features is None else self.features[samples],
+            tuple(stage[samples] for stage in self.stages),
+            tuple(stage[samples] for stage in self.preactivations),
+        )
+
 
 @dataclass(frozen=True)
 class Shapes:

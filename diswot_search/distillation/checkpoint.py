@@ -83,6 +83,16 @@ class TrainingFolder(RunFolder):
     def _fill(self) -> None:
         self._store.execute("INSERT INTO meta VALUES ('config', ?)", (json.dumps(self.config),))
 
+    def remember(self, key: str, value: Any) -> None:
+        """Store a JSON value that is to stay the same when the training continues, unless there is one already."""
+        with self.errors(), self._store:
+            self._store.execute("INSERT OR IGNORE INTO meta VALUES (?, ?)", (key, json.dumps(value)))
+
+    def recall(self, key: str) -> Any:
+        """What `remember` stored; None where it stored nothing."""
+        found = self._read("SELECT value FROM meta WHERE key = ?", key)
+        return json.loads(found[0][0]) if found else None
+
     @property
     def rows(self) -> list[dict[str, Any]]:
         """What is known of each epoch, in order."""

@@ -1,8 +1,9 @@
-"""One training step's losses: a student's cross entropy, and what its distillers add under a teacher."""
+"""One training step's losses: a student's cross entropy, what its distillers add, and what unlabelled images add."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -10,6 +11,7 @@ from torch.nn import functional as F
 
 from .base import Batch, Combination, DistillerError, Features, Setting, Shapes, Term
 from .features import FeatureReader
+from .unlabelled import UnlabelledLoss, Views
 
 
 class Normalised(nn.Module):
@@ -62,10 +64,24 @@ class FrozenTeacher:
             return self.model(self.normalise(images)).float()
 
 
-class DistillationTask(nn.Module):
-    """A student with what it learns from: labels, and under a teacher its distillers.
+class StepLosses(NamedTuple):
+    """What a training step gives.
 
-    Its parameters are those of the student and of the distillers' connectors.
+    Attributes:
+        terms: The weighted terms of the loss by name, first that of the cross entropy.
+        notes: What else is measured, by name.
+        logits: The student's of the labelled images, (B, N).
+    """
+
+    terms: dict[str, Tensor]
+    notes: dict[str, Tensor]
+    logits: Tensor
+
+
+class DistillationTask(nn.Module):
+    """A student with what it learns from: labels, under a teacher its distillers, and images without labels.
+
+    Its parameters are those of the student, of the distillers' connectors, and of the heads for unlabelled images.
 
     Args:
         student: Any classifier.
@@ -73,6 +89,7 @@ class DistillationTask(nn.Module):
         example: Training images between 0 and 1, (B, C, H, W), at least 2, on the student's device.
         teacher: The teacher; None trains the student alone.
         terms: The distillers.
+        unlabelled: Makes the loss on unlabelled images, for the student's shapes; None leaves them out.
         labels: Class of each training sample, on the CPU.
         num_classes: Classes of the data.
         ce_weight: Factor of the cross entropy; by default the customary one.
@@ -82,6 +99,7 @@ class DistillationTask(nn.Module):
     Attributes:
         student: The student.
         combination: The distillers; None without a teacher.
+        unlabelled: The loss on unlabelled images; None without any.
         ce_weight: Factor of the cross entropy.
 
     Raises:
@@ -98,6 +116,7 @@ class DistillationTask(nn.Module):
         *,
         teacher: tuple[nn.Module, Normalised] | None = None,
         terms: tuple[Term, ...] = (),
+        unlabelled: Callable[[Shapes], UnlabelledLoss] | None = None,
         labels: Tensor,
         num_classes: int,
         ce_weight: float | None = None,
@@ -114,7 +133,11 @@ class DistillationTask(nn.Module):
         self._teacher: tuple[FrozenTeacher, ...] = ()  # in a tuple, which hides it from the parameters
         self._reader = FeatureReader(student, normalise(example), names[0])
         _check_classes("student", self._reader.shapes, num_classes)
-        self.ce_weight = 1.0 if ce_weight is None else ce_weight
+        self.unlabelled = None if unlabelled is None else unlabelled(self._reader.shapes).to(example.device)
+        customary = 1.0 if self.unlabelled is None else self.unlabelled.ce_weight
+        self.ce_weight = customary if ce_weight is None else ce_weight
+        if self.unlabelled is not None:
+            self._reader.want(self.unlabelled.reads)
         if teacher is not None:
             model, of_teacher = teacher
             reader = FeatureReader(model, of_teacher(example), names[1])
@@ -123,13 +146,25 @@ class DistillationTask(nn.Module):
             self.combination = Combination(terms, setting, ce_weight).to(example.device)
             self.ce_weight = self.combination.ce_weight
             self._teacher = (FrozenTeacher(model, of_teacher, reader),)
-            for each in (self._reader, reader):
-                each.want(self.combination.reads)
+            reads = self.combination.reads
+            reader.want(reads)
+            self._reader.want({*reads, *(self.unlabelled.reads if self.unlabelled else ())})
 
     @property
     def teacher(self) -> FrozenTeacher | None:
         """The teacher."""
         return self._teacher[0] if self._teacher else None
+
+    @property
+    def terms(self) -> tuple[str, ...]:
+        """Names of the terms of the loss."""
+        distillers = () if self.combination is None else (term.name for term in self.combination.terms)
+        return ("ce", *distillers, *(self.unlabelled.terms if self.unlabelled else ()))
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Names of what else is measured."""
+        return self.unlabelled.notes if self.unlabelled else ()
 
     @property
     def _readers(self) -> tuple[FeatureReader, ...]:
@@ -155,26 +190,44 @@ class DistillationTask(nn.Module):
             reader.compile()
 
     def forward(
-        self, images: Tensor, labels: Tensor, indices: Tensor, targets: Tensor | None, progress: float
-    ) -> tuple[dict[str, Tensor], Tensor]:
-        """The weighted loss terms by name, first that of the cross entropy, and the student's logits.
+        self,
+        images: Tensor,
+        labels: Tensor,
+        indices: Tensor,
+        targets: Tensor | None,
+        progress: float,
+        views: Views | None = None,
+    ) -> StepLosses:
+        """The losses of a batch.
 
         Args:
-            images: (B, C, H, W) between 0 and 1.
+            images: Labelled images, (B, C, H, W) between 0 and 1.
             labels, indices, targets: As in `Batch`.
             progress: Share of the training that is done.
+            views: Unlabelled images; None where the loss on them, if there is one, is of the same images.
         """
-        found = self._reader.read(self.normalise(images))
+        found, of_views = self._read(images, views)
         with torch.autocast(images.device.type, enabled=False):
             wanted = labels if targets is None else targets
             cross_entropy = F.cross_entropy(found.logits, wanted, label_smoothing=self.label_smoothing)
-            losses = {"ce": self.ce_weight * cross_entropy}
-        if self.combination is None or self.teacher is None:
-            return losses, found.logits
-        known = self.teacher(images)
-        with torch.autocast(images.device.type, enabled=False):
-            losses |= self.combination(found, known, Batch(images, labels, indices, targets), progress)
-        return losses, found.logits
+            losses, notes = {"ce": self.ce_weight * cross_entropy}, {}
+        if self.combination is not None and self.teacher is not None:
+            known = self.teacher(images)
+            with torch.autocast(images.device.type, enabled=False):
+                losses |= self.combination(found, known, Batch(images, labels, indices, targets), progress)
+        if self.unlabelled is not None:
+            given = Views(images[None], indices) if views is None else views
+            more, notes = self.unlabelled(of_views, given)
+            losses |= more
+        return StepLosses(losses, notes, found.logits)
+
+    def _read(self, images: Tensor, views: Views | None) -> tuple[Features, Features]:
+        """What the student gives for labelled and for unlabelled images, in one pass."""
+        if views is None:
+            found = self._reader.read(self.normalise(images))
+            return found, found
+        stacked = torch.cat([images, views.images.flatten(0, 1)])
+        return self._reader.read(self.normalise(stacked)).split(len(images))
 
 
 def _check_classes(role: str, shapes: Shapes, num_classes: int) -> None:

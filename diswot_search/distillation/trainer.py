@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -19,6 +19,7 @@ from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from ..augmentation import Augmentation
 from ..image_sets import Images, ImageSet
 from ..interruption import Interruption
 from ..run_folder import StudyError
@@ -37,6 +38,7 @@ from .checkpoint import (
 from .metrics import Evaluation, MetricSums
 from .recipe import Recipe, RecipeError
 from .task import DistillationTask, FrozenTeacher
+from .unlabelled import Views
 
 EVALUATION_BATCH = 256
 GRACE = 5.0
@@ -68,6 +70,13 @@ class Progress:
     epoch_seconds: float = 0.0
     best_epoch: int | None = None
     best_accuracy: float | None = None
+
+
+class Part(NamedTuple):
+    """A part of a step's images: labelled ones, and unlabelled ones if there are others to learn from."""
+
+    labelled: Images
+    views: Views | None
 
 
 class Observer(Protocol):
@@ -124,10 +133,13 @@ class Trainer:
         observer: Is told what happens, in the main process.
         checkpoint_seconds: Time after which the state is stored within an epoch.
         checkpoint: The state to go on from; None starts anew.
+        unlabelled_batch_size: Unlabelled images in a step; None lets the loss on them look at the labelled ones alone.
 
     Attributes:
         progress: How far it is.
-        steps_per_epoch: Steps of the optimiser in an epoch.
+        steps_per_epoch: Steps of the optimiser in an epoch: as many as all training images fill batches, labelled or
+            not, so that trainings which differ in that alone take equally many.
+        images_per_step: Views of images that the student sees in a step.
 
     Raises:
         StudyError: The checkpoint is of another network.
@@ -146,6 +158,7 @@ class Trainer:
         observer: Observer | None = None,
         checkpoint_seconds: float = 600.0,
         checkpoint: Checkpoint | None = None,
+        unlabelled_batch_size: int | None = None,
     ) -> None:
         self.splits = splits
         self.recipe = recipe
@@ -158,7 +171,11 @@ class Trainer:
         self.steps = self.steps_per_epoch * recipe.epochs
         self.ema = ema
         self.interruption = Interruption(GRACE if accelerator.num_processes > 1 else 0.0)
-        self.terms = ("ce", *(term.name for term in (task.combination.terms if task.combination else ())))
+        self.terms, self.notes = task.terms, task.notes
+        usual, loss = recipe.augmentation, task.unlabelled
+        self._unlabelled_batch_size = None if loss is None else unlabelled_batch_size
+        self._view_augmentations = (usual,) if loss is None else loss.augmentations(usual)
+        self.images_per_step = recipe.batch_size + len(self._view_augmentations) * (self._unlabelled_batch_size or 0)
         optimizer = recipe.create_optimizer(task)
         self.schedule = recipe.create_schedule(optimizer, self.steps)
         self._task = task
@@ -168,7 +185,7 @@ class Trainer:
         self._parameters = list(task.parameters())
         self._mixup = self._create_mixup()
         self._place = torch.device("cpu") if accelerator.device.type == "mps" else accelerator.device
-        self._sums = torch.zeros(len(self.terms) + 3, dtype=torch.float64, device=self._place)
+        self._sums = torch.zeros(len(self.terms) + len(self.notes) + 3, dtype=torch.float64, device=self._place)
         self._unchecked: list[tuple[int, Tensor]] = []
         self.progress = Progress()
         if checkpoint is not None:
@@ -207,6 +224,10 @@ class Trainer:
             KeyboardInterrupt: A signal came; the state is stored.
             StudyError: The state cannot be stored.
         """
+        with self._own_random_state():
+            if self._task.unlabelled is not None and self.progress.step < self.steps:
+                with self.accelerator.autocast():
+                    self._task.unlabelled.prepare(self.splits.train, self.accelerator)
         with self.interruption.postponed(), self._own_random_state():
             self._stored_at = time.monotonic()
             while self.progress.step < self.steps:
@@ -221,7 +242,7 @@ class Trainer:
             progress.step += 1
             if self.observer is not None:
                 named = dict(zip(self.terms, losses.unbind(), strict=True))
-                self.observer.stepped(epoch + 1, named, self.recipe.batch_size)
+                self.observer.stepped(epoch + 1, named, self.images_per_step)
             if progress.step % CHECKED_EVERY == 0:
                 self._check_finite()
             if progress.step % self.steps_per_epoch:
@@ -239,44 +260,63 @@ class Trainer:
         self.progress.epoch_seconds += now - self._clock
         self._clock = now
 
-    def _batches(self, epoch: int, done: int) -> Iterator[list[Images]]:
+    def _batches(self, epoch: int, done: int) -> Iterator[list[Part]]:
         """The parts of each batch of this process, from the batch after `done` on."""
-        recipe, train = self.recipe, self.splits.train
-        generator = torch.Generator().manual_seed(stable_seed(self.seed, "order", epoch))
-        order = torch.randperm(len(train), generator=generator)[: self.steps_per_epoch * recipe.batch_size]
-        parts = train.batches(
-            order,
-            recipe.batch_size // recipe.accumulate,
-            device=self.accelerator.device,
-            augment=recipe.augmentation,
-            seed=stable_seed(self.seed, "augmentation", epoch),
-            start=done * recipe.accumulate,
-            rank=self.accelerator.process_index,
-            world=self.accelerator.num_processes,
-        )
-        collected: list[Images] = []
-        for part in parts:
-            collected.append(part)
+        recipe, labelled = self.recipe, self.splits.labelled
+        order = self._order("order", epoch, recipe.batch_size, labelled)
+        streams = [self._stream(order, recipe.batch_size, recipe.augmentation, ("augmentation", epoch), done)]
+        if (size := self._unlabelled_batch_size) is not None:
+            order = self._order("unlabelled order", epoch, size)
+            for number, augmentation in enumerate(self._view_augmentations):
+                streams.append(self._stream(order, size, augmentation, ("unlabelled", epoch, number), done))
+        collected: list[Part] = []
+        for images, *views in zip(*streams, strict=True):
+            stacked = Views(torch.stack([view.images for view in views]), views[0].indices) if views else None
+            collected.append(Part(images, stacked))
             if len(collected) == recipe.accumulate:
                 yield collected
                 collected = []
 
-    def _step(self, step: int, parts: list[Images]) -> Tensor:
+    def _order(self, kind: str, epoch: int, batch_size: int, places: Tensor | None = None) -> Tensor:
+        """Images of an epoch: all training images, or those at some places, in random order and as often as needed."""
+        generator = torch.Generator().manual_seed(stable_seed(self.seed, kind, epoch))
+        places = torch.arange(len(self.splits.train)) if places is None else places
+        needed = self.steps_per_epoch * batch_size
+        rounds = [places[torch.randperm(len(places), generator=generator)] for _ in range(-(-needed // len(places)))]
+        return torch.cat(rounds)[:needed]
+
+    def _stream(
+        self, order: Tensor, batch_size: int, augmentation: Augmentation, key: Sequence[str | int], done: int
+    ) -> Iterator[Images]:
+        """This process's share of the parts of batches, from the batch after `done` on."""
+        recipe, accelerator = self.recipe, self.accelerator
+        return self.splits.train.batches(
+            order,
+            batch_size // recipe.accumulate,
+            device=accelerator.device,
+            augment=augmentation,
+            seed=stable_seed(self.seed, *key),
+            start=done * recipe.accumulate,
+            rank=accelerator.process_index,
+            world=accelerator.num_processes,
+        )
+
+    def _step(self, step: int, parts: list[Part]) -> Tensor:
         """One step of the optimiser; returns the terms of the loss."""
         _seed_all(stable_seed(self.seed, "step", step, self.accelerator.process_index), self.accelerator.device)
         self.schedule.step_update(step)
         share = 1 / len(parts)
-        values = torch.zeros(len(self.terms) + 1, device=self.accelerator.device)
-        for place, part in enumerate(parts):
+        values = torch.zeros(1 + len(self.terms) + len(self.notes), device=self.accelerator.device)
+        for place, (part, views) in enumerate(parts):
             images, targets = self._mixed(part)
             labels = part.labels if targets is None else targets.argmax(1)
             last = place == len(parts) - 1
             with nullcontext() if last else self.accelerator.no_sync(self._run_task):
-                losses, logits = self._run_task(images, labels, part.indices, targets, step / self.steps)
+                losses, notes, logits = self._run_task(images, labels, part.indices, targets, step / self.steps, views)
                 total = torch.stack(list(losses.values())).sum()
-                values += share * torch.stack([total, *losses.values()]).detach()
+                values += share * torch.stack([total, *losses.values(), *notes.values()]).detach()
                 if last:
-                    self._note(step, values)
+                    self._note(step, values[: 1 + len(self.terms)])
                 self.accelerator.backward(total * share)
             self._count(logits.detach(), labels)
         if self.recipe.clip_grad is not None:
@@ -286,7 +326,7 @@ class Trainer:
         if self.ema is not None:
             self.ema.update(self._task.student, step)
         self._sums[: len(values)] += values.to(self._place, torch.float64) / self.accelerator.num_processes
-        return values[1:]
+        return values[1 : 1 + len(self.terms)]
 
     def _mixed(self, part: Images) -> tuple[Tensor, Tensor | None]:
         if self._mixup is None:
@@ -357,24 +397,27 @@ class Trainer:
     # -- epochs ---------------------------------------------------------------------------------
 
     def _finish_epoch(self, epoch: int) -> None:
-        progress, recipe = self.progress, self.recipe
+        progress = self.progress
         started = time.perf_counter()
         evaluation = self.evaluate(self.splits.val) if len(self.splits.val) else None
         if evaluation is not None and (progress.best_accuracy is None or evaluation.accuracy > progress.best_accuracy):
             progress.best_epoch, progress.best_accuracy = epoch, evaluation.accuracy
         seconds = progress.epoch_seconds
         progress.seconds += seconds + time.perf_counter() - started
-        totals = self._summed(self._sums).tolist()
+        totals = (self._summed(self._sums) / self.steps_per_epoch).tolist()
+        means = totals[1:-2]
         row: dict[str, Any] = {
             "epoch": epoch,
             "step": progress.step,
             "lr": max(group["lr"] for group in self._optimizer.param_groups),
-            "loss": totals[0] / self.steps_per_epoch,
-            **{f"loss/{n}": v / self.steps_per_epoch for n, v in zip(self.terms, totals[1:-2], strict=True)},
+            "loss": totals[0],
+            **{f"loss/{name}": value for name, value in zip(self.terms, means, strict=False)},
+            **dict(zip(self.notes, means[len(self.terms) :], strict=True)),
             "train_accuracy": 100 * totals[-2] / totals[-1],
             "val_accuracy": evaluation and evaluation.accuracy,
             "val_loss": evaluation and evaluation.nll,
-            "images_per_second": self.steps_per_epoch * recipe.batch_size / seconds,
+            "val_class_accuracy": evaluation and list(evaluation.class_accuracy),
+            "images_per_second": self.steps_per_epoch * self.images_per_step / seconds,
             "seconds": seconds,
         }
         self._sums.zero_()

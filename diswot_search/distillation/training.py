@@ -20,6 +20,7 @@ from search_spaces import SearchSpace, count_cost
 from ..budget import measure_latency
 from ..evaluation import resolve_device
 from ..networks import Network, NetworkLike, network_for
+from ..partial_labels import Labels
 from ..run_folder import as_json, differences, finite_only, versions
 from ..search import check_whole, device_name
 from ..seeding import isolated_random_state, stable_seed
@@ -27,6 +28,7 @@ from ..splits import Splits, as_splits, division
 from ..student_files import FOLDER, load_student, save_student
 from .base import Specification, Term, parse_distillers
 from .checkpoint import BEST, LAST, Checkpoint, TrainingFolder, read_checkpoint
+from .lessons import Bank, Lesson, Weighting, sources_lesson, unlabelled_lesson
 from .metrics import Evaluation
 from .recipe import Recipe, RecipeError, create_recipe
 from .task import DistillationTask, Normalised
@@ -34,6 +36,7 @@ from .trainer import Trainer, create_accelerator
 from .training_report import TrainingCurves, TrainingProgress, draw_training, metrics_csv
 
 RULES = ("best", "last")
+_LESSON = "lesson"
 
 
 @dataclass(frozen=True)
@@ -64,10 +67,19 @@ class Training:
 
 def distill(
     student: NetworkLike,
-    teacher: NetworkLike,
+    teacher: NetworkLike | None = None,
     dataset: str | Splits = "digits",
     *,
-    distiller: Specification = "kd",
+    sources: Bank | None = None,
+    weighting: Weighting = "weighted",
+    measure: str = "parc",
+    power: float = 10.0,
+    lam: float = 0.8,
+    source_view: str = "fixed",
+    labels: Labels | None = None,
+    labels_per_class: int | None = None,
+    unlabelled_batch_size: int | None = None,
+    distiller: Specification | None = None,
     ce_weight: float | None = None,
     recipe: str | Recipe = "cifar",
     epochs: int | None = None,
@@ -85,7 +97,7 @@ def distill(
     checkpoint_minutes: float = 10.0,
     progress: bool = True,
 ) -> Training:
-    """Train a student under a teacher.
+    """Train a student under a teacher of its task, or under sources: models of related tasks.
 
     With `out` the state lives in a run folder: stopped at any moment, the same call continues, and on a CPU ends with
     the weights of an uninterrupted run, bit for bit. On SIGINT the step at hand is finished and the state stored
@@ -98,8 +110,25 @@ def distill(
         teacher: Whom to learn from: likewise, such as the run folder of a training or a timm name with
             `teacher_options={"pretrained": True}` or `{"checkpoint": FILE}`.
         dataset: The data: a name that `create_splits` knows, or the splits.
-        distiller: What is learnt: names joined by "+", each with its weight before it if that is not the customary
-            one, as in "kd+2*diswot"; or a mapping of names to weights or to mappings of `weight` and options.
+        sources: Models of other tasks to learn from in place of a teacher, as `as_sources` takes them, or their ranking
+            as `rank_sources` gives it, or its run folder. Each teaches, on all training images, labelled or not, a head
+            of its own, which is left out of what is shipped. If none of them is near the task, the student is trained
+            on labels alone, with a warning.
+        weighting: How much each source counts: "weighted" by similarity (DistillWeighted), "nearest" only
+            (DistillNearest), "uniform", or weights by name.
+        measure: What similarity is measured by, see `list_measures`.
+        power: p: weights are similarities to this power, as shares of their sum.
+        lam: lambda: factor of the labelled images' cross entropy; that of the sources is 1 - lambda.
+        source_view: "fixed": sources predict each image once, as it is; "augmented": the view that the student sees.
+        labels: Which training images have labels, as for `create_splits`: "4%", how many, a file or indices; what
+            needs labels, distillers included, looks at these alone. An epoch has as many steps as all training images
+            fill batches.
+        labels_per_class: How many of each class have labels.
+        unlabelled_batch_size: Images beside the labelled ones of a step for the sources to teach on; by default as
+            many as `batch_size`, or where all images are labelled the same ones.
+        distiller: What is learnt from the teacher, "kd" unless said otherwise: names joined by "+", each with its
+            weight before it if that is not the customary one, as in "kd+2*diswot"; or a mapping of names to weights or
+            to mappings of `weight` and options.
         ce_weight: Factor of the cross entropy; by default the customary one of the distillers.
         recipe: How to train: its name, or a recipe.
         epochs: Epochs, if not the recipe's; its schedule is scaled to them.
@@ -126,14 +155,18 @@ def distill(
         StudyError: The run folder cannot be used, or holds another training.
         DivergenceError: The loss is no number any more.
     """
-    terms = parse_distillers(distiller)
-    return _run(locals())
+    return _run(distillation_options(locals()))
 
 
 def train(
     model: NetworkLike,
     dataset: str | Splits = "digits",
     *,
+    labels: Labels | None = None,
+    labels_per_class: int | None = None,
+    unlabelled: str | None = None,
+    unlabelled_options: Mapping[str, Any] | None = None,
+    unlabelled_batch_size: int | None = None,
     recipe: str | Recipe = "cifar",
     epochs: int | None = None,
     batch_size: int | None = None,
@@ -154,6 +187,10 @@ def train(
     Args:
         model: Whom to train; as the student of `distill`.
         model_options: Its options.
+        labels, labels_per_class: As for `distill`.
+        unlabelled: What is learnt from images without labels: "fixmatch", or nothing.
+        unlabelled_options: Options of that, such as `{"threshold": 0.95}`.
+        unlabelled_batch_size: Images of a step that it looks at; by default seven times `batch_size`.
         dataset, recipe, epochs, batch_size, lr, recipe_options, space, data_options: As for `distill`.
         rule, seed, out, device, checkpoint_minutes, progress: As for `distill`.
 
@@ -162,11 +199,34 @@ def train(
     """
     options = dict(locals())
     alone = {"student": options.pop("model"), "student_options": options.pop("model_options")}
+    alone["lesson"] = unlabelled_lesson(options.pop("unlabelled"), options.pop("unlabelled_options"))
     return _run(options | alone | {"teacher": None, "teacher_options": None, "terms": (), "ce_weight": None})
 
 
+def distillation_options(options: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments of `distill` as those of `TrainingRun`.
+
+    Raises:
+        ValueError: There is neither a teacher nor sources, or both, or what belongs to one is given with the other.
+    """
+    rest = dict(options)
+    names = ("sources", "weighting", "measure", "power", "lam", "source_view")
+    of_sources = {name: rest.pop(name) for name in names}
+    distiller = rest.pop("distiller")
+    if of_sources["sources"] is None:
+        if rest["teacher"] is None:
+            raise ValueError("There is nobody to learn from; give a teacher, or sources.")
+        return rest | {"lesson": None, "terms": parse_distillers("kd" if distiller is None else distiller)}
+    given = {"teacher": rest["teacher"], "distiller": distiller, "ce_weight": rest["ce_weight"]}
+    if known := [name for name, value in given.items() if value is not None]:
+        raise ValueError(
+            f"The student learns from sources; {', '.join(known)} cannot be given beside them. A teacher of the same "
+            "task may be one of the sources, and lam is the factor of the cross entropy."
+        )
+    return rest | {"lesson": sources_lesson(**of_sources), "terms": ()}
+
+
 def _run(options: dict[str, Any]) -> Training:
-    options.pop("distiller", None)
     return TrainingRun(**options).run()
 
 
@@ -175,6 +235,8 @@ class TrainingRun:
 
     Args:
         terms: The distillers; none without a teacher.
+        lesson: What is learnt from unlabelled images.
+        labels, labels_per_class, unlabelled_batch_size: As for `distill`.
         student, teacher, dataset, ce_weight, recipe, epochs, batch_size, lr, recipe_options: As for `distill`.
         space, student_options, teacher_options, data_options, rule, seed: As for `distill`.
         out, device, checkpoint_minutes, progress: As for `distill`.
@@ -190,6 +252,10 @@ class TrainingRun:
         teacher: NetworkLike | None,
         dataset: str | Splits,
         terms: tuple[Term, ...],
+        lesson: Lesson | None = None,
+        labels: Labels | None = None,
+        labels_per_class: int | None = None,
+        unlabelled_batch_size: int | None = None,
         ce_weight: float | None,
         recipe: str | Recipe,
         epochs: int | None,
@@ -219,7 +285,7 @@ class TrainingRun:
         self.accelerator = create_accelerator(made, self.device)
         if out is None and self.accelerator.num_processes > 1:
             raise ValueError("Several processes need a run folder; give out.")
-        self.splits = as_splits(dataset, data_options)
+        self.splits = as_splits(dataset, data_options, labels=labels, labels_per_class=labels_per_class)
         mirrored = self.splits.mirrored or "flip" in (recipe_options or {})
         self.recipe = made if mirrored else create_recipe(made, flip=0.0)
         if len(self.splits.train) < made.batch_size:
@@ -238,6 +304,10 @@ class TrainingRun:
         self.out = None if out is None else Path(out)
         self.checkpoint_minutes = checkpoint_minutes
         self.show_progress = progress
+        self.lesson = lesson
+        self.unlabelled_batch_size = self._unlabelled_batch_size(unlabelled_batch_size)
+        if lesson is not None:
+            self._begin(lesson)
         self.task, self.ema = self._create_task(ce_weight)
         self.config = {
             "student": self.student.config(),
@@ -249,6 +319,37 @@ class TrainingRun:
             "rule": rule,
             "seed": seed,
         }
+        if lesson is not None:
+            batch = {"unlabelled_batch_size": self.unlabelled_batch_size}
+            self.config["unlabelled"] = lesson.config() | batch
+
+    def _unlabelled_batch_size(self, given: int | None) -> int | None:
+        """How many unlabelled images a step has beside the labelled ones; None where those serve for all."""
+        lesson, recipe = self.lesson, self.recipe
+        if lesson is None:
+            if given is not None:
+                raise ValueError("unlabelled_batch_size is given, but nothing that is learnt from unlabelled images.")
+            return None
+        if given is None and lesson.shared and self.splits.labelled is None and not (recipe.mixup or recipe.cutmix):
+            return None
+        size = lesson.ratio * recipe.batch_size if given is None else given
+        check_whole("unlabelled_batch_size", size, least=1)
+        parts = recipe.accumulate * self.accelerator.num_processes
+        if size % parts:
+            raise RecipeError(
+                f"unlabelled_batch_size is {size}, which {self.accelerator.num_processes} processes cannot share in "
+                f"{recipe.accumulate} parts each; choose one that {parts} divides."
+            )
+        return size
+
+    def _begin(self, lesson: Lesson) -> None:
+        for source in lesson.sources:
+            if source.trained_on is not None:
+                check_division(f"The source {source.name}", source.trained_on, self.splits)
+        known = None
+        if self.out is not None and TrainingFolder.exists(self.out):
+            known = TrainingFolder.peek(self.out).recall(_LESSON)
+        lesson.begin(self.splits, self.recipe, self.seed, self.accelerator.device, known)
 
     def _network(self, source: NetworkLike, role: str, options: Mapping[str, Any] | None) -> Network:
         network = network_for(self.splits, source, role, options)
@@ -271,7 +372,8 @@ class TrainingRun:
                 next(iter(self._images(2))),
                 teacher=teacher,
                 terms=self.terms,
-                labels=data.train.labels,
+                unlabelled=None if self.lesson is None else self.lesson.create,
+                labels=_without_hidden(data),
                 num_classes=data.num_classes,
                 ce_weight=ce_weight,
                 label_smoothing=self.recipe.label_smoothing,
@@ -312,8 +414,7 @@ class TrainingRun:
         folder = TrainingFolder(self.config, self.out) if accelerator.is_main_process else None
         try:
             if folder is not None:
-                for name, text in (files or {}).items():
-                    folder.write(name, text)
+                self._note_beginning(folder, files or {})
             accelerator.wait_for_everyone()
             if (finished := self._finished(folder)) is not None:
                 return finished
@@ -329,6 +430,7 @@ class TrainingRun:
                 observer=observer,
                 checkpoint_seconds=60 * self.checkpoint_minutes,
                 checkpoint=self._checkpoint(folder, LAST),
+                unlabelled_batch_size=self.unlabelled_batch_size,
             )
             if observer is None:
                 trainer.run()
@@ -339,6 +441,14 @@ class TrainingRun:
         finally:
             if folder is not None:
                 folder.release()
+
+    def _note_beginning(self, folder: TrainingFolder, files: Mapping[str, str]) -> None:
+        """Store what is to stay the same, and write down what is given beside the configuration."""
+        if self.lesson is not None:
+            folder.remember(_LESSON, self.lesson.remembered())
+        chosen = {} if self.splits.labelled is None else {"labels.txt": self.splits.labels_file()}
+        for name, text in (chosen | dict(files)).items() if folder.path is not None else ():
+            folder.write(name, text)
 
     def _steps(self) -> int:
         return len(self.splits.train) // self.recipe.batch_size * self.recipe.epochs
@@ -414,6 +524,7 @@ class TrainingRun:
                 "epoch": best["epoch"] if self.rule == "best" else last["epoch"],
                 "rule": self.rule,
                 "bins": [vars(one) for one in test.bins],
+                "class_accuracy": list(test.class_accuracy),
             },
             "teacher": of_teacher
             and {
@@ -430,12 +541,14 @@ class TrainingRun:
                 "latency": "one image on the CPU, float32, median",
             },
             "data": splits.name,
+            "labels": _label_counts(splits),
+            **(self.lesson.result(rows) if self.lesson else {}),
             "distillers": {term.name: term.weight for term in self.terms},
             "ce_weight": self.task.ce_weight,
             "seed": self.seed,
             "timing": {
                 "seconds": state.seconds,
-                "images_per_second": len(rows) * trainer.steps_per_epoch * self.recipe.batch_size / seconds,
+                "images_per_second": len(rows) * trainer.steps_per_epoch * trainer.images_per_step / seconds,
                 "covers": "seconds: training and validation of all epochs; images_per_second: training alone",
                 "device": device_name(self.device),
                 "processes": self.accelerator.num_processes,
@@ -469,6 +582,21 @@ class TrainingRun:
         for name, picture in draw_training(folder.rows, result).items():
             folder.write(name, picture)
         folder.write_json("result.json", result)
+
+
+def _without_hidden(data: Splits) -> Tensor:
+    """The class of each training image, one more class for those whose labels are not to be seen."""
+    if data.labelled is None:
+        return data.train.labels
+    labels = torch.full_like(data.train.labels, data.num_classes)
+    labels[data.labelled] = data.train.labels[data.labelled]
+    return labels
+
+
+def _label_counts(data: Splits) -> dict[str, int] | None:
+    if data.labelled is None:
+        return None
+    return {"labelled": len(data.labelled), "images": len(data.train), "classes": data.num_classes}
 
 
 def check_division(who: str, trained_on: Mapping[str, Any], splits: Splits) -> None:
