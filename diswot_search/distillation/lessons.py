@@ -49,11 +49,13 @@ class Lesson(ABC):
         ratio: Unlabelled images for each labelled one, by default.
         shared: Whether the loss may look at the labelled images of a step where all images are labelled.
         sources: Models that it learns from.
+        weights: How much each of them counts, by name.
     """
 
     ratio: int = 1
     shared: bool = False
     sources: tuple[SourceModel, ...] = ()
+    weights: Mapping[str, float] = {}
 
     @abstractmethod
     def begin(self, splits: Splits, recipe: Recipe, seed: int, device: Any, known: Mapping[str, Any] | None) -> None:
@@ -192,7 +194,7 @@ class SourceLesson(Lesson):
         self.power = power
         self.lam = lam
         self.view = view
-        self.weights: dict[str, float] = {}
+        self.weights = {}
         self._known: dict[str, _Known] = {}
         self._taught: tuple[WeightedSource, ...] = ()
         self._seed = 0

@@ -418,7 +418,7 @@ class TrainingRun:
             accelerator.wait_for_everyone()
             if (finished := self._finished(folder)) is not None:
                 return finished
-            observer = None if folder is None else _Observer(folder, self.recipe, self._steps(), self.show_progress)
+            observer = None if folder is None else self._observer(folder)
             trainer = Trainer(
                 self.task,
                 self.splits,
@@ -450,8 +450,10 @@ class TrainingRun:
         for name, text in (chosen | dict(files)).items() if folder.path is not None else ():
             folder.write(name, text)
 
-    def _steps(self) -> int:
-        return len(self.splits.train) // self.recipe.batch_size * self.recipe.epochs
+    def _observer(self, folder: TrainingFolder) -> _Observer:
+        steps = len(self.splits.train) // self.recipe.batch_size * self.recipe.epochs
+        weights = self.lesson.weights if self.lesson else {}
+        return _Observer(folder, self.recipe, steps, self.show_progress, self.splits.classes, weights)
 
     def _checkpoint(self, folder: TrainingFolder | None, name: str) -> Checkpoint | None:
         """A checkpoint, which every process reads for itself."""
@@ -505,7 +507,8 @@ class TrainingRun:
     ) -> dict[str, Any]:
         state, splits = trainer.progress, self.splits
         cost = count_cost(model, splits.input_size)
-        last = {"epoch": self.recipe.epochs, "val_accuracy": rows[-1]["val_accuracy"]}
+        noted = {name: rows[-1][name] for name in trainer.notes}
+        last = {"epoch": self.recipe.epochs, "val_accuracy": rows[-1]["val_accuracy"], **noted}
         best = {"epoch": state.best_epoch, "val_accuracy": state.best_accuracy}
         seconds = sum(row["seconds"] for row in rows)
         return {
@@ -541,6 +544,7 @@ class TrainingRun:
                 "latency": "one image on the CPU, float32, median",
             },
             "data": splits.name,
+            "classes": list(splits.classes),
             "labels": _label_counts(splits),
             **(self.lesson.result(rows) if self.lesson else {}),
             "distillers": {term.name: term.weight for term in self.terms},
@@ -622,17 +626,26 @@ def check_division(who: str, trained_on: Mapping[str, Any], splits: Splits) -> N
 class _Observer:
     """Shows and writes what happens in the main process."""
 
-    def __init__(self, folder: TrainingFolder, recipe: Recipe, steps: int, progress: bool) -> None:
+    def __init__(
+        self,
+        folder: TrainingFolder,
+        recipe: Recipe,
+        steps: int,
+        progress: bool,
+        classes: tuple[str, ...],
+        source_weights: Mapping[str, float],
+    ) -> None:
         self._folder = folder
         self._recipe = recipe
         self._steps = steps
         self._progress = progress
+        self._named: dict[str, Any] = {"classes": classes, "source_weights": source_weights}
 
     def watching(self, done: int) -> _Observer:
         """Open the bar and the curves, where so many steps are done."""
         folder = self._folder
         place = None if folder.path is None else folder.path / "curves"
-        self._curves = TrainingCurves(place, folder.rows)
+        self._curves = TrainingCurves(place, folder.rows, **self._named)
         self._bar = TrainingProgress(self._recipe.epochs, self._steps, done=done, enabled=self._progress)
         return self
 
