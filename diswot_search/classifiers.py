@@ -6,6 +6,7 @@ import inspect
 from collections.abc import Callable
 from typing import Any
 
+import torch
 from torch import nn
 
 from .readings.forward import classifier_layers, has_timm_contract, is_linear
@@ -33,10 +34,10 @@ def replace_classifier(model: nn.Module, num_classes: int) -> nn.Module:
     """
     if isinstance(num_classes, bool) or not isinstance(num_classes, int) or num_classes < 1:
         raise ClassifierError(f"num_classes is {num_classes!r}; a classifier tells at least one class apart.")
-    like = next(model.parameters(), None)
+    like = next(model.parameters(), torch.empty(0))
     _reset(model, num_classes, lambda layer: _new_layer(layer, num_classes))
-    for name in classifier_names(model) if like is not None else ():
-        model.get_submodule(name).to(like.device, like.dtype)  # type: ignore[union-attr]
+    for name in classifier_names(model):
+        model.get_submodule(name).to(like.device, like.dtype).train(model.training)
     return model
 
 

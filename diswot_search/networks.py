@@ -334,7 +334,7 @@ def _from_timm(
             raise ValueError(f"timm has no pretrained weights for the {data.role} {name}.")
         if data.role == "teacher":  # of a student the new classifier is trained
             data.check(f"{name} with its pretrained weights", known.num_classes)
-        known_of_weights = {"mean": tuple(known.mean), "std": tuple(known.std)}
+        known_of_weights = known_normalisation(known, options.get("in_chans", 3))
     if checkpoint is not None:
         file, known_of_weights = _read_checkpoint(checkpoint, data)
     classes = options.pop("num_classes", data.num_classes)
@@ -356,6 +356,14 @@ def pretrained_config(name: str, role: str) -> Any:
         architecture = name.partition(".")[0]
         known = [architecture, *timm.list_pretrained(f"{architecture}.*")]
         raise UnknownNameError(unknown_name_message(role, name, known)) from error
+
+
+def known_normalisation(known: Any, channels: int) -> dict[str, tuple[float, ...]]:
+    """Mean and standard deviation of what timm knows of weights; those of other channels than theirs are the mean."""
+    found = {"mean": tuple(known.mean), "std": tuple(known.std)}
+    if channels == len(known.mean):
+        return found
+    return {key: (sum(values) / len(values),) * channels for key, values in found.items()}
 
 
 def _from_space(

@@ -154,6 +154,120 @@ def test_a_card_of_a_network_builds_the_network() -> None:
     assert card.build().state_dict().keys() == network.build().state_dict().keys()
 
 
+# -- a new classifier on a trained body ---------------------------------------------------------
+
+
+def body(model: nn.Module) -> dict[str, torch.Tensor]:
+    return {key: value for key, value in model.state_dict().items() if not key.startswith("fc.")}
+
+
+def check_new(network: Network, trained: nn.Module, num_classes: int, folder: Path | None) -> None:
+    """A network with the body of a trained one; what is saved of it in `folder` loads again."""
+    model = network.build(1)
+    assert network.num_classes == num_classes
+    assert network.trained
+    assert len(model.state_dict()["fc.weight"]) == num_classes
+    assert all(torch.equal(value, body(trained)[key]) for key, value in body(model).items())
+    assert same(network.build(1), model)
+    assert not same(network.build(2), model)
+    if folder is not None:
+        save_student(model, network.card((3, 32, 32), network.mean or MEAN, network.std or STD), folder)
+        assert same(ds.load_student(folder), model)
+
+
+def saved_in_space(space: SearchSpace, folder: Path, timm: bool = True) -> nn.Module:
+    """A student of 7 classes that the space builds, of whose card the space alone is known where not `timm`."""
+    network = as_network(CELL, space=space, num_classes=7)
+    model = network.build(3).eval()
+    card = network.card((3, 32, 32), MEAN, STD)
+    save_student(model, card if timm else replace(card, timm=None), folder)
+    return model
+
+
+@pytest.mark.parametrize("form", ["run", "run/student", "run/student/student.safetensors"])
+def test_a_trained_student_gets_a_new_classifier(tmp_path: Path, form: str) -> None:
+    trained = saved(tmp_path / "run" / "student")
+    network = as_network(tmp_path / form, num_classes=4, new_classifier=True)
+    check_new(network, trained, 4, tmp_path / "new")
+    assert (network.mean, network.std) == (MEAN, STD)
+    assert network.timm == ("cifar_resnet", {"num_classes": 4, "arch": "1x4-1x8-1x8"})
+    with pytest.raises(ValueError, match="is for 7 classes, but the data has 4"):
+        as_network(tmp_path / form, num_classes=4)
+
+
+def test_it_gets_a_new_classifier_where_the_classes_are_as_many_too(tmp_path: Path) -> None:
+    trained = saved(tmp_path)
+    network = as_network(tmp_path, num_classes=7, new_classifier=True)
+    check_new(network, trained, 7, tmp_path / "new")
+    assert not torch.equal(network.build().state_dict()["fc.weight"], trained.state_dict()["fc.weight"])
+    assert network.config() != as_network(tmp_path, num_classes=7).config()
+
+
+@pytest.mark.parametrize("timm", [True, False])
+def test_a_student_of_a_space_gets_a_new_classifier(space: SearchSpace, tmp_path: Path, timm: bool) -> None:
+    trained = saved_in_space(space, tmp_path / "old", timm)
+    network = as_network(tmp_path / "old", num_classes=4, new_classifier=True)
+    check_new(network, trained, 4, tmp_path / "new")
+    by_checkpoint = as_network(CELL, space=space, num_classes=4, checkpoint=tmp_path / "old", new_classifier=True)
+    check_new(by_checkpoint, trained, 4, tmp_path / "other")
+    assert (by_checkpoint.mean, by_checkpoint.space) == (MEAN, network.space)
+
+
+@pytest.mark.parametrize("name", ["student.safetensors", "bare.pth"])
+def test_a_checkpoint_gives_the_body_with_and_without_a_card(tmp_path: Path, name: str) -> None:
+    trained = saved(tmp_path)
+    torch.save(trained.state_dict(), tmp_path / "bare.pth")
+    network = as_network(
+        "cifar_resnet", arch="1x4-1x8-1x8", num_classes=4, checkpoint=tmp_path / name, new_classifier=True
+    )
+    check_new(network, trained, 4, tmp_path / "new")
+    assert network.mean == (None if name == "bare.pth" else MEAN)
+
+
+def test_modules_networks_and_teachers_that_are_trained_get_a_new_classifier(tmp_path: Path) -> None:
+    trained = saved(tmp_path / "old")
+    torch.save(trained.state_dict(), tmp_path / "bare.pth")
+    check_new(as_network(trained, num_classes=4, new_classifier=True), trained, 4, None)
+    assert len(trained.state_dict()["fc.weight"]) == 7
+    for given in (
+        as_network(tmp_path / "old", num_classes=7),
+        ds.create_teacher("cifar_resnet", arch="1x4-1x8-1x8", num_classes=7, checkpoint=tmp_path / "bare.pth"),
+    ):
+        network = as_network(given, num_classes=4, new_classifier=True)
+        check_new(network, trained, 4, tmp_path / "new" if isinstance(given, Network) else None)
+
+
+def test_pretrained_weights_of_timm_have_a_new_classifier_as_it_is(tmp_path: Path) -> None:
+    plain = as_network("resnet18", num_classes=9, pretrained=True)
+    assert as_network("resnet18", num_classes=9, pretrained=True, new_classifier=True).config() == plain.config()
+
+
+def test_what_has_no_weights_to_keep_or_is_no_student_gets_no_new_classifier(run: Path, tmp_path: Path) -> None:
+    for source in ("resnet18", run, small(), ds.create_teacher("cifar_resnet20", num_classes=7)):
+        with pytest.raises(ValueError, match="has no trained weights to keep, so new_classifier cannot be set"):
+            as_network(source, num_classes=4, new_classifier=True)
+    saved(tmp_path)
+    with pytest.raises(ValueError, match="new_classifier is for students; a teacher with a random classifier"):
+        as_network(tmp_path, num_classes=4, role="teacher", new_classifier=True)
+    with pytest.raises(FileNotFoundError, match="is neither a file nor a folder"):
+        as_network("runs/absent", num_classes=4, new_classifier=True)
+    network = as_network(nn.Flatten(), num_classes=4, new_classifier=True)
+    with pytest.raises(ValueError, match="Flatten does not end in a linear layer"):
+        network.build()
+
+
+def test_a_body_that_does_not_fit_is_refused(tmp_path: Path) -> None:
+    torch.save(small().build().state_dict(), tmp_path / "bare.pth")
+    network = as_network(
+        "cifar_resnet", arch="1x4-1x8-2x8", num_classes=4, checkpoint=tmp_path / "bare.pth", new_classifier=True
+    )
+    with pytest.raises(ValueError, match=r"do not fit CifarResNet. Tensors missing: layer3\.1\.conv1\.weight"):
+        network.build()
+    saved(tmp_path)
+    with pytest.raises(ValueError, match="is for 3 channels, but the data has 1 channels"):
+        as_network(tmp_path, num_classes=4, in_chans=1, new_classifier=True)
+
+
 # -- what is refused ----------------------------------------------------------------------------
 
 

@@ -25,7 +25,16 @@ from search_spaces import SearchSpace, create_space
 from ..classifiers import ClassifierError, classifier_names, remove_classifier, replace_classifier
 from ..data import Probe
 from ..image_sets import ImageSet, ResidentSet
-from ..networks import Network, NetworkLike, as_network, card_of, channels_of, pretrained_config, with_body
+from ..networks import (
+    Network,
+    NetworkLike,
+    as_network,
+    card_of,
+    channels_of,
+    known_normalisation,
+    pretrained_config,
+    with_body,
+)
 from ..readings.forward import ReadingError, channels_first, first_given, is_linear
 from ..run_folder import as_json
 from ..seeding import isolated_random_state
@@ -329,7 +338,7 @@ def _classified(model: Any, example: Tensor, name: str) -> _Run:
 
 
 def _scoring_layer(model: nn.Module, example: Tensor, classes: int) -> nn.Module | None:
-    """The linear layer that is run last, on each position of a map or on each token, of those that give class scores."""
+    """Of the linear layers that give class scores, as of each position of a map or each token, the one run last."""
     ran: list[nn.Module] = []
     with ExitStack() as stack:
         for layer in model.modules():
@@ -374,8 +383,8 @@ def _converter(source: SourceModel, splits: Splits, channels_last: bool = False)
     channels = source.channels
     if channels not in (1, 3):
         raise SourceError(
-            f"The source {source.name} takes images of {channels} channels; the data's can be given to it in 3, or in 1 "
-            "where they are grey."
+            f"The source {source.name} takes images of {channels} channels; the data's can be given to it in 3, "
+            "or in 1 where they are grey."
         )
     if channels == 1 and not _is_grey(splits.train):
         raise SourceError(
@@ -405,7 +414,9 @@ def _built(source: SourceModel) -> nn.Module:
     except ValueError as error:
         raise SourceError(f"The source {source.name}: {error}") from error
     except OSError as error:
-        raise SourceError(f"The weights of the source {source.name} cannot be had: {error}") from error
+        raise SourceError(
+            f"The weights of the source {source.name} cannot be had: {str(error) or type(error).__name__}"
+        ) from error
 
 
 # -- what a source is given as ------------------------------------------------------------------
@@ -421,11 +432,12 @@ class _Found(NamedTuple):
 def _as_source(given: SourceLike) -> _Found:
     options = dict(given) if isinstance(given, Mapping) else {"model": given}
     if options.get("model") is None:
-        raise SourceError(f"A source is given as {given!r}; it needs 'model', which says what network it is.")
+        keys = ", ".join(map(str, options)) or "nothing"
+        raise SourceError(f"A source is given by {keys}; it needs 'model', which says what network it is.")
     images = {key: options.pop(key, None) for key in ("mean", "std", "input_size")}
     classes = options.get("num_classes")
     if classes is not None and (isinstance(classes, bool) or not isinstance(classes, int) or classes < 0):
-        raise SourceError(f"num_classes of the source {options['model']} is {classes!r}; it must be a whole number.")
+        raise SourceError(f"num_classes of a source is {classes!r}; it must be a whole number, 0 for features alone.")
     found = _find(options.pop("model"), options)
     return found._replace(model=_with_images(found.model, **images))
 
@@ -441,13 +453,14 @@ def _find(model: Any, options: dict[str, Any]) -> _Found:
         model = model.winner
     if isinstance(model, Candidate):
         return _from_space(model, model.study.space, options, ())
+    model = os.fspath(model) if isinstance(model, os.PathLike) else model
     if isinstance(model, str) and timm.is_model(model):
         return _from_timm(model, **options)
     if (space := options.pop("space", None)) is not None:
         classes = {"num_classes": options["num_classes"]} if options.get("num_classes") else {}
         space = create_space(space, **classes) if isinstance(space, str) else space
         return _from_space(model, space, options | {"space": space}, ())
-    if isinstance(model, str | os.PathLike) and Path(model).exists():
+    if isinstance(model, str) and model and Path(model).exists():
         return _from_path(Path(model), options)
     as_network(model, num_classes=1, role="source")  # which says why it is none
     raise SourceError(f"A source cannot be made of {model!r}.")
@@ -577,14 +590,9 @@ def _built_as(name: str, options: dict[str, Any]) -> tuple[int, tuple[int, int, 
 def _with_known(network: Network, known: Any, channels: int) -> Network:
     """The network with what timm knows of its weights, and with its normalisation where no card says another."""
     if "pretrained" in network.settings:
-        settings = {"network": f"{known.architecture}.{known.tag}" if known.tag else known.architecture}
-        network = replace(network, settings={**settings, **network.settings})
-    if network.mean is not None:
-        return network
-    mean, std = tuple(known.mean), tuple(known.std)
-    if channels != len(mean):  # as timm does it
-        mean, std = ((sum(values) / len(values),) * channels for values in (mean, std))
-    return replace(network, mean=mean, std=std)
+        name = f"{known.architecture}.{known.tag}" if known.tag else known.architecture
+        network = replace(network, settings={"network": name, **network.settings})
+    return network if network.mean is not None else replace(network, **known_normalisation(known, channels))
 
 
 def _pair(size: Any) -> tuple[int, int]:
