@@ -1,4 +1,4 @@
-"""Training a student: under a teacher by distillers, or alone; and the distillers by name."""
+"""Training a student: under a teacher by distillers, under sources by similarity, or alone; and what these are."""
 
 from __future__ import annotations
 
@@ -16,6 +16,17 @@ from .base import (
     register_distiller,
 )
 from .recipe import Recipe, RecipeError, create_recipe
+from .relatedness import (
+    Evidence,
+    Measure,
+    RelatednessError,
+    get_measure,
+    list_measures,
+    register_measure,
+    source_weights,
+)
+from .source_ranking import SourceRanking, load_ranking, rank_sources
+from .sources import SourceError, SourceModel, as_sources
 from .trainer import DivergenceError
 from .training import Training, TrainingRun, distill, train
 
@@ -24,18 +35,31 @@ __all__ = [
     "Distiller",
     "DistillerError",
     "DivergenceError",
+    "Evidence",
     "Features",
+    "Measure",
     "Recipe",
     "RecipeError",
+    "RelatednessError",
     "Setting",
     "Shapes",
+    "SourceError",
+    "SourceModel",
+    "SourceRanking",
     "Training",
     "TrainingRun",
+    "as_sources",
     "create_recipe",
     "distill",
     "get_distiller",
+    "get_measure",
     "list_distillers",
+    "list_measures",
+    "load_ranking",
     "parse_distillers",
+    "rank_sources",
     "register_distiller",
+    "register_measure",
+    "source_weights",
     "train",
 ]

@@ -19,7 +19,7 @@ from ..run_folder import finite_only
 from ..splits import Splits
 from .base import Shapes
 from .recipe import Recipe
-from .relatedness import get_measure, source_weights
+from .relatedness import WEIGHTINGS, get_measure, source_weights
 from .source_ranking import POWER, SourceRanking, load_ranking, rank_sources
 from .sources import SourceLike, SourceModel, as_sources, load_source
 from .unlabelled import (
@@ -32,7 +32,6 @@ from .unlabelled import (
     check_between,
 )
 
-WEIGHTINGS = ("weighted", "nearest", "uniform")
 FIXMATCH_RATIO = 7
 """Unlabelled images for each labelled one of FixMatch. Source: Sohn et al., NeurIPS 2020."""
 
