@@ -43,7 +43,7 @@ from .relatedness import (
     source_weights,
 )
 from .source_report import plot_ranking
-from .sources import SourceLike, SourceModel, as_sources, load_source, source_teacher
+from .sources import FrozenSource, SourceLike, SourceModel, as_sources, load_source, source_teacher
 
 POWER = 10.0
 """How much the most similar sources are preferred, unless it is said otherwise."""
@@ -454,6 +454,7 @@ class RankingRun:
         self.given = dict(zip((source.name for source in self.sources), _said(sources), strict=True))
         self.out = out
         self.show_progress = progress
+        self._loaded: FrozenSource | None = None
         # The matrices are small: threads gain little, and on busy cores they wait for each other many times as long.
         self._threads = ThreadpoolController()
         self._draw(images, draws, seed)
@@ -496,10 +497,13 @@ class RankingRun:
         Args:
             files: More to write into the run folder, text by file name.
         """
+        if self.out is not None and not RankingFolder.exists(self.out):
+            _ = self._reference_features  # what cannot be had is said before a folder is made
+            self._load(self.sources[0])
         folder = RankingFolder(self.config, self.given, self.facts, self.out)
         interruption = Interruption()
         try:
-            with folder.errors(), interruption.postponed():
+            with interruption.postponed():
                 for name, text in (files or {}).items():
                     folder.write(name, text)
                 self._measure_all(folder, interruption)
@@ -512,33 +516,45 @@ class RankingRun:
 
     def _measure_all(self, folder: RankingFolder, interruption: Interruption) -> None:
         known = folder.found
-        missing = [source for source in self.sources if source.name not in known]
-        reference = self._read(self.reference)[0] if self.reference is not None and missing else None
         with ProgressBar("ranking", "sources", len(self.sources), enabled=self.show_progress) as bar:
             for source in self.sources:
-                if source not in missing:
+                if source.name in known:
                     bar.advance(replayed=True)
                     continue
                 interruption.check()
                 started = time.perf_counter()
-                measured = self._measure(source, reference)
+                measured = self._measure(source)
                 folder.add(source.name, measured, time.perf_counter() - started)
                 bar.advance(replayed=False)
 
-    def _measure(self, source: SourceModel, reference: NDArray[np.float32] | None) -> dict[str, Measured]:
-        """What all measures say of a source."""
-        features, probabilities = self._read(source)
-        evidence: list[Evidence] = []
+    @cached_property
+    def _reference_features(self) -> NDArray[np.float32] | None:
+        """What the sources are compared with, of all images."""
+        if self.reference is None:
+            return None
+        features, _ = self._read(self.reference)
         try:
             for draw in self.draws:
-                evidence.append(
-                    Evidence(
-                        features[draw],
-                        self.labels[draw],
-                        None if probabilities is None else probabilities[draw],
-                        None if reference is None else reference[draw],
-                    )
-                )
+                Evidence(features[draw], self.labels[draw])
+        except RelatednessError as error:
+            raise RankingError(f"The reference {self.reference.name} cannot be compared with. {error}") from error
+        return features
+
+    def _measure(self, source: SourceModel) -> dict[str, Measured]:
+        """What all measures say of a source."""
+        reference = self._reference_features
+        features, probabilities = self._read(source)
+
+        def evidence_of(draw: NDArray[np.int64]) -> Evidence:
+            return Evidence(
+                features[draw],
+                self.labels[draw],
+                None if probabilities is None else probabilities[draw],
+                None if reference is None else reference[draw],
+            )
+
+        try:
+            evidence = list(map(evidence_of, self.draws))
         except RelatednessError as error:
             return {measure.name: Measured(reason=str(error)) for measure in self.measures}
         with self._threads.limit(limits=1, user_api="blas"):
@@ -546,7 +562,8 @@ class RankingRun:
 
     def _read(self, source: SourceModel) -> tuple[NDArray[np.float32], NDArray[np.float64] | None]:
         """Features and class probabilities of all images, from one run over them."""
-        network = load_source(source, self.splits, self.device)
+        network = self._load(source)
+        self._loaded = None
         features: list[Tensor] = []
         logits: list[Tensor] = []
         order = torch.arange(len(self.images))
@@ -557,6 +574,12 @@ class RankingRun:
                 logits.append(reading.logits.cpu())
         probabilities = torch.cat(logits).double().softmax(1).numpy() if logits else None
         return torch.cat(features).numpy(), probabilities
+
+    def _load(self, source: SourceModel) -> FrozenSource:
+        """The source on the device, if need be again."""
+        if self._loaded is None or self._loaded.source is not source:
+            self._loaded = load_source(source, self.splits, self.device)
+        return self._loaded
 
     def _ranking(self, folder: RankingFolder) -> SourceRanking:
         timing = {

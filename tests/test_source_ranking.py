@@ -1,0 +1,494 @@
+"""Ranking sources: what is measured on which images, how it goes on, and what a user sees of it.
+
+The features of a batch depend on the batch's size by single precision's rounding alone; values that are computed from
+features of other batches are compared with a relative tolerance of 1e-4.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import pytest
+import torch
+from rich.console import Console
+from torch import Tensor, nn
+
+from diswot_search.distillation import relatedness, source_ranking
+from diswot_search.distillation.relatedness import balanced_draws, list_measures, source_weights
+from diswot_search.distillation.source_ranking import (
+    RankingError,
+    RankingFolder,
+    SourceRanking,
+    load_ranking,
+    rank_sources,
+)
+from diswot_search.distillation.source_report import describe_ranking, format_ranking, plot_ranking
+from diswot_search.distillation.sources import SourceError, load_source
+from diswot_search.run_folder import StudyError
+from diswot_search.splits import Splits
+from search_spaces.registry import UnknownNameError
+
+CLASSES, SIZE = 4, 8
+PLAIN = {"mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)}
+"""A source that sees pixels between 0 and 1 as they are."""
+
+
+class Linear(nn.Module):
+    """Features that are a linear function of the pixels, and a classifier; all batches that come by are kept."""
+
+    seen: ClassVar[list[Tensor]] = []
+
+    def __init__(self, weight: Tensor, classes: int = 3) -> None:
+        super().__init__()
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            self.features = nn.Linear(weight.shape[1], weight.shape[0])
+            self.fc = nn.Linear(weight.shape[0], classes)
+        self.features.weight.data.copy_(weight)
+        self.eval()
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.seen.append(x)
+        return self.fc(self.features(x.flatten(1)))
+
+
+@pytest.fixture(autouse=True)
+def _nothing_seen() -> None:
+    Linear.seen.clear()
+
+
+@pytest.fixture
+def no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They take most of the time, and are tested by themselves."""
+    monkeypatch.setattr(source_ranking, "to_png", lambda figure: b"")
+
+
+def patterns() -> np.ndarray:
+    return np.random.default_rng(0).integers(60, 196, (CLASSES, SIZE, SIZE, 3))
+
+
+def make_splits(images: int = 120, **options: Any) -> Splits:
+    """Noisy pictures, a pattern for each class."""
+    rng = np.random.default_rng(1)
+
+    def part(count: int) -> tuple[np.ndarray, np.ndarray]:
+        labels = np.arange(count) % CLASSES
+        return (patterns()[labels] + rng.integers(-60, 60, (count, SIZE, SIZE, 3))).astype(np.uint8), labels
+
+    return Splits.from_arrays(part(images), part(24), part(40), name="patterns", **options)
+
+
+def looks(pixels: int = 3 * SIZE * SIZE, seed: int = 0, width: int = 8) -> Linear:
+    """A source that looks at this many values of an image: the more of them, the more it tells of the class."""
+    weight = torch.randn(width, 3 * SIZE * SIZE, generator=torch.Generator().manual_seed(seed))
+    weight[:, pixels:] = 0
+    return Linear(weight)
+
+
+def constant() -> Linear:
+    return Linear(torch.zeros(8, 3 * SIZE * SIZE))
+
+
+def make_sources() -> dict[str, Any]:
+    return {"far": looks(2), "near": looks(), "between": looks(12)}
+
+
+def rank(sources: Any = None, splits: Splits | None = None, **options: Any) -> SourceRanking:
+    options = {"images": 60, "draws": 3, "progress": False, "device": "cpu"} | options
+    return rank_sources(make_sources() if sources is None else sources, splits or make_splits(), **options)
+
+
+def shown(ranking: SourceRanking) -> str:
+    console = Console(width=200)
+    with console.capture() as table:
+        console.print(format_ranking(ranking))
+    return table.get() + "\n".join(describe_ranking(ranking))
+
+
+# -- what is measured ---------------------------------------------------------------------------
+
+
+def test_sources_are_ordered_by_how_much_they_tell_of_the_target() -> None:
+    ranking = rank()
+    assert ranking.order() == ("near", "between", "far")
+    similarities = ranking.similarities()
+    assert list(similarities) == ["far", "near", "between"]  # as they were given
+    assert similarities["near"] > similarities["between"] + 5
+    assert [source.name for source in ranking.sources] == ["far", "near", "between"]
+    assert repr(ranking) == "<SourceRanking of 3 sources for patterns by parc, near first, in memory>"
+
+
+@pytest.mark.parametrize("labelled", [None, 90])
+def test_values_are_those_of_the_measures_on_each_draw(labelled: int | None) -> None:
+    """Features are taken by the source itself on each draw alone, in one batch."""
+    splits = make_splits(labels=labelled)
+    places = np.arange(120) if splits.labelled is None else splits.labelled.numpy()
+    assert len(places) == (labelled or 120)
+    labels = splits.train.labels.numpy()[places]
+    ranking = rank(splits=splits, measures=["parc", "knn", "leep", "cka"], seed=3)
+    draws = balanced_draws(labels, 60, 3, 3)
+    assert ranking.images == tuple(map(len, draws))
+    for source in ranking.sources:
+        network = load_source(source, splits)
+        for place, draw in enumerate(draws):
+            images = splits.train.images[torch.from_numpy(places[draw])].float() / 255
+            features, logits = network(images)
+            expected = {
+                "parc": relatedness.parc(features.numpy(), labels[draw]),
+                "knn": relatedness.knn(features.numpy(), labels[draw]),
+                "leep": relatedness.leep(logits.double().softmax(1).numpy(), labels[draw]),
+                "cka": relatedness.cka(features.numpy(), labels[draw]),
+            }
+            for measure, value in expected.items():
+                assert ranking.values[measure][source.name][place] == pytest.approx(value, rel=1e-4)
+
+
+def test_similarity_is_the_mean_above_chance_and_weights_follow_it() -> None:
+    ranking = rank(measures=["knn", "leep"])
+    for name, values in ranking.values["knn"].items():
+        assert ranking.similarities()[name] == pytest.approx(np.mean(values) - 1 / CLASSES)  # classes are balanced
+        assert ranking.spreads()[name] == pytest.approx(np.std(values))
+    for name, values in ranking.values["leep"].items():
+        assert ranking.similarities("leep")[name] == pytest.approx(np.mean(np.exp(values)) - 1 / CLASSES)
+    assert ranking.weights() == source_weights(ranking.similarities(), "weighted", 10.0)
+    assert ranking.weights("nearest", measure="leep") == source_weights(ranking.similarities("leep"), "nearest")
+    assert ranking.weights("weighted", 0) == pytest.approx(dict.fromkeys(ranking.names, 1 / 3))
+    with pytest.raises(UnknownNameError, match=r"'lep'\. Did you mean 'leep'"):
+        ranking.similarities("lep")
+
+
+def test_all_measures_share_one_run_of_each_source_over_the_images() -> None:
+    ranking = rank(measures="all")
+    assert ranking.measures == tuple(name for name in list_measures() if name != "rsa")
+    union = len(np.unique(np.concatenate(balanced_draws(np.arange(120) % CLASSES, 60, 3, 0))))
+    examples = 2
+    assert sum(len(batch) for batch in Linear.seen if len(batch) != examples) == 3 * union
+
+
+def test_only_labelled_training_images_are_looked_at() -> None:
+    splits = make_splits(labels_per_class=10)
+    sources = {"near": {"model": looks(), **PLAIN}}
+    rank(sources, splits)
+    seen = {
+        image.mul(255).round().byte().numpy().tobytes() for batch in Linear.seen if len(batch) > 2 for image in batch
+    }
+    assert splits.labelled is not None
+    allowed = {image.numpy().tobytes() for image in splits.train.images[splits.labelled]}
+    assert seen <= allowed
+    assert len(seen) >= 32  # 80 % of each draw
+
+
+def test_neither_order_nor_company_of_sources_matters() -> None:
+    together = rank().values["parc"]
+    turned = rank(dict(reversed(make_sources().items()))).values["parc"]
+    alone = rank({"far": make_sources()["far"]}).values["parc"]
+    assert turned == together
+    assert alone["far"] == together["far"]
+
+
+def test_a_draw_is_the_same_however_many_there_are() -> None:
+    few, many = rank(draws=2).values["parc"], rank(draws=4).values["parc"]
+    for name, values in few.items():
+        assert many[name][:2] == pytest.approx(values, rel=1e-4)
+    assert rank(seed=1).values["parc"] != rank().values["parc"]
+
+
+def test_a_reference_is_compared_with_by_rsa() -> None:
+    ranking = rank(measures=["rsa", "parc"], reference=looks())
+    assert ranking.order()[0] == "near"
+    assert ranking.similarities()["near"] == pytest.approx(100)  # it is the same network
+    assert "rsa" in rank(measures="all", reference=looks(width=4)).measures
+    with pytest.raises(RankingError, match=r"The reference Linear cannot be compared with\. The features are the same"):
+        rank(measures="rsa", reference=constant())
+
+
+# -- what cannot be had -------------------------------------------------------------------------
+
+
+def test_what_cannot_be_had_has_a_reason_no_weight_and_the_last_place() -> None:
+    sources = {"constant": constant(), **make_sources()}
+    ranking = rank(sources, measures=["parc", "knn"])
+    assert ranking.order()[-1] == "constant"
+    assert math.isnan(ranking.similarities()["constant"])
+    assert ranking.values["parc"]["constant"] is None
+    assert "the same for all 60 images" in ranking.reasons["constant", "parc"]
+    assert ranking.weights()["constant"] == 0.0
+    entry = ranking.result()["sources"][-1]
+    assert (entry["name"], entry["weight"], entry["measures"]["parc"]["mean"]) == ("constant", 0.0, None)
+    assert "no parc of constant, which counts as weight 0 by it: The features are the same" in shown(ranking)
+
+
+def test_a_source_that_gives_nan_has_no_similarity() -> None:
+    broken = looks()
+    broken.features.bias.data.fill_(math.nan)
+    ranking = rank({"broken": broken, **make_sources()})
+    assert ranking.order()[-1] == "broken"
+    assert "NaN" in ranking.reasons["broken", "parc"]
+
+
+def test_without_a_classifier_there_are_no_probabilities() -> None:
+    sources = {"features": {"model": looks(), "num_classes": 0}, "classifier": looks(2)}
+    ranking = rank(sources, measures=["leep", "parc"])
+    assert ranking.order() == ("classifier", "features")
+    assert ranking.order("parc") == ("features", "classifier")
+    assert set(ranking.reasons) == {("features", "leep")}
+    assert "no classifier" in ranking.reasons["features", "leep"]
+
+
+@pytest.mark.usefixtures("no_pictures")
+def test_if_no_source_has_a_value_it_is_said_of_each_why(tmp_path: Path) -> None:
+    sources = {"one": constant(), "two": {"model": looks(), "num_classes": 0}}
+    with pytest.raises(
+        RankingError, match=r"No source has a value of leep\. one: .* the same for all .*; two: .*classifier"
+    ):
+        rank(sources, measures="leep", out=tmp_path / "run")
+
+
+def test_faint_sources_leave_no_weights_and_say_what_then() -> None:
+    """Features of pixels that do not depend on the class: nearest neighbours are no better than chance."""
+    flat = Splits.from_arrays(
+        (np.random.default_rng(0).integers(0, 256, (80, SIZE, SIZE, 3), dtype=np.uint8), np.arange(80) % 2),
+        (np.zeros((2, SIZE, SIZE, 3), np.uint8), np.arange(2)),
+        (np.zeros((2, SIZE, SIZE, 3), np.uint8), np.arange(2)),
+    )
+    faint = {seed: looks(2, seed=seed) for seed in range(8)}
+    similarities = rank(faint, flat, measures="knn").similarities()
+    least = min(similarities, key=similarities.__getitem__)
+    assert similarities[least] < 0
+    ranking = rank({"faint": faint[int(least)]}, flat, measures="knn")
+    assert ranking.weights() == {}
+    assert "next: look for other sources; by knn none of these" in shown(ranking)
+    with pytest.raises(RankingError, match="By knn no source tells more"):
+        ranking.teachers()
+    plot_ranking(ranking)
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"measures": "parcc"}, UnknownNameError, "Unknown measure 'parcc'. Did you mean 'parc'"),
+        ({"measures": []}, RankingError, "measures is empty; allowed: all, parc"),
+        ({"measures": "rsa"}, RankingError, "rsa compares with a reference model; give reference"),
+        ({"reference": looks()}, RankingError, "A reference is given, but no measure compares with it"),
+        ({"images": 1}, ValueError, "images is 1"),
+        ({"draws": 0}, ValueError, "draws is 0"),
+        ({"seed": -1}, ValueError, "seed is -1"),
+        ({"device": "gpu"}, ValueError, "Unknown device 'gpu'"),
+        ({"sources": []}, SourceError, "There are no sources"),
+        ({"sources": ["resnet-18"]}, UnknownNameError, "resnet18"),
+        ({"sources": {"a": looks(), "b": looks()}}, SourceError, "a.*b"),
+        ({"labels_per_class": 999}, ValueError, "999"),
+        ({"data_options": {"seed": 1}}, ValueError, "data_options cannot be set"),
+        ({"sources": [nn.Conv2d(1, 2, 3).eval()]}, SourceError, "Conv2d takes grey images"),
+    ],
+)
+def test_bad_input_stops_before_a_folder_is_made(
+    options: dict[str, Any], error: type[Exception], message: str, tmp_path: Path
+) -> None:
+    with pytest.raises(error, match=message):
+        rank(**options, out=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_random_weights_are_warned_of() -> None:
+    with pytest.warns(UserWarning, match="cifar_resnet20 has random weights"):
+        ranking = rank([{"model": "cifar_resnet20", "num_classes": 3, "input_size": (3, 8, 8)}], images=8)
+    assert "random weights" in shown(ranking)
+
+
+# -- run folders --------------------------------------------------------------------------------
+
+
+def without_timing(folder: Path) -> dict[str, Any]:
+    result = json.loads((folder / "result.json").read_text())
+    assert result.pop("timing")["seconds"] > 0
+    return result
+
+
+def stop_after(count: int, monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
+    """Let a run end, as if it were killed, once so many sources are stored; the answer lets it go on."""
+    add, added = RankingFolder.add, []
+
+    def add_and_stop(self: RankingFolder, *args: Any) -> None:
+        add(self, *args)
+        added.append(args)
+        if len(added) == count:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(RankingFolder, "add", add_and_stop)
+    return lambda: monkeypatch.setattr(RankingFolder, "add", add)
+
+
+@pytest.mark.usefixtures("no_pictures")
+@pytest.mark.parametrize("stored", [1, 2, 3])
+def test_a_ranking_that_is_killed_goes_on(stored: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = rank(measures=["parc", "leep"], out=tmp_path / "whole")
+    proceed = stop_after(stored, monkeypatch)
+    with pytest.raises(KeyboardInterrupt):
+        rank(measures=["parc", "leep"], out=tmp_path / "run")
+    assert not (tmp_path / "run" / "result.json").exists()
+    if stored < 3:
+        with pytest.raises(StudyError, match=f"is not finished: {stored} of 3 sources are measured"):
+            load_ranking(tmp_path / "run")
+    proceed()
+    Linear.seen.clear()
+    ranking = rank(measures=["parc", "leep"], out=tmp_path / "run")
+    batches = [batch for batch in Linear.seen if len(batch) > 2]
+    assert len(batches) == 3 - stored  # those that are stored are not run again; all images are one batch
+    assert ranking.values == whole.values
+    assert without_timing(tmp_path / "run") == without_timing(tmp_path / "whole")
+    assert (tmp_path / "run" / "sources.csv").read_bytes() == (tmp_path / "whole" / "sources.csv").read_bytes()
+
+
+@pytest.mark.usefixtures("no_pictures")
+def test_another_configuration_is_refused(tmp_path: Path) -> None:
+    rank(out=tmp_path)
+    before = (tmp_path / "config.json").read_bytes()
+    for options, message in [
+        ({"measures": "knn"}, 'measures is \\["parc"\\] there, \\["knn"\\] here'),
+        ({"draws": 2}, "draws is 3 there, 2 here"),
+        ({"seed": 1}, "seed is 0 there, 1 here"),
+        ({"splits": make_splits(labels=100)}, "target.labels"),
+        ({"sources": make_sources() | {"far": looks(2, seed=7)}}, "sources.far.weights_sha256 is"),
+        ({"sources": {"near": looks()}}, "sources.far.name is .* there, not set here"),
+    ]:
+        with pytest.raises(StudyError, match=f"holds a ranking of another configuration: .*{message}"):
+            rank(**options, out=tmp_path)
+    assert (tmp_path / "config.json").read_bytes() == before
+
+
+@pytest.mark.usefixtures("no_pictures")
+def test_more_sources_are_measured_beside_those_that_are_known(tmp_path: Path) -> None:
+    rank(out=tmp_path / "run")
+    Linear.seen.clear()
+    more = {"new": looks(5)} | make_sources()
+    ranking = rank(more, out=tmp_path / "run")
+    assert len([batch for batch in Linear.seen if len(batch) > 2]) == 1
+    rank(more, out=tmp_path / "whole")
+    assert without_timing(tmp_path / "run") == without_timing(tmp_path / "whole")
+    assert ranking.names == tuple(more) == load_ranking(tmp_path / "run").names
+
+
+@pytest.mark.usefixtures("no_pictures")
+def test_a_source_that_does_not_fit_can_be_replaced(tmp_path: Path) -> None:
+    wide = Linear(torch.ones(4, 7))
+    with pytest.raises(SourceError, match="wide"):
+        rank({"near": looks(), "wide": wide}, out=tmp_path)
+    assert rank({"near": looks(), "far": looks(2)}, out=tmp_path).order() == ("near", "far")
+
+
+@pytest.mark.usefixtures("no_pictures")
+def test_a_ranking_is_read_from_its_folder(tmp_path: Path) -> None:
+    measured = rank({"broken": constant(), **make_sources()}, measures=["leep", "parc"], out=tmp_path)
+    read = load_ranking(tmp_path)
+    assert (read.measures, read.names, read.images, read.path) == (
+        measured.measures, measured.names, measured.images, tmp_path,
+    )  # fmt: skip
+    assert read.values == measured.values
+    assert read.reasons == measured.reasons
+    assert read.config == measured.config
+    assert shown(read) == shown(measured)
+    with pytest.raises(RankingError, match=r"broken, far, near, between of .* cannot be made again"):
+        _ = read.sources
+    with pytest.raises(RankingError, match="give the splits"):
+        read.teachers()
+
+
+def write_checkpoint(path: Path, seed: int) -> str:
+    import timm
+
+    torch.manual_seed(seed)
+    torch.save(timm.create_model("cifar_resnet20", num_classes=3).state_dict(), path)
+    return str(path)
+
+
+@pytest.mark.usefixtures("no_pictures")
+def test_sources_of_files_are_made_again_wherever_one_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    sources = [
+        {"model": "cifar_resnet20", "num_classes": 3, "checkpoint": write_checkpoint(Path(name), seed)}
+        for seed, name in enumerate(["first.pt", "second.pt"])
+    ]
+    ranking = rank(sources, out="run", images=8, draws=1)
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    read = load_ranking("../run")
+    assert [source.config() for source in read.sources] == [source.config() for source in ranking.sources]
+    assert [source.name for source in read.sources] == ["first", "second"]
+    write_checkpoint(tmp_path / "first.pt", 7)
+    with pytest.raises(RankingError, match=r"others now than when they were ranked: first\.checkpoint_sha256 is"):
+        _ = load_ranking("../run").sources
+
+
+def test_sources_with_random_weights_are_warned_of_once(tmp_path: Path) -> None:
+    random = [{"model": "cifar_resnet20", "num_classes": 3}]
+    with pytest.warns(UserWarning, match="random weights"):
+        rank(random, out=tmp_path, images=8, draws=1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert not load_ranking(tmp_path).sources[0].trained
+
+
+def test_what_is_no_ranking_is_said_to_be_none(tmp_path: Path) -> None:
+    with pytest.raises(StudyError, match="There is no run folder"):
+        load_ranking(tmp_path / "none")
+    with pytest.raises(StudyError, match=r"no run folder of a .*ranking of sources"):
+        load_ranking(tmp_path)
+
+
+# -- what is made of it -------------------------------------------------------------------------
+
+
+def test_the_bank_of_teachers_has_the_weights_of_the_ranking() -> None:
+    ranking = rank({"broken": constant(), **make_sources()})
+    bank = ranking.teachers()
+    weights = ranking.weights()
+    assert {teacher.name: weight for teacher, weight in zip(bank.teachers, bank.weights, strict=True)} == {
+        name: weight for name, weight in weights.items() if weight
+    }
+    assert ranking.teachers(weighting="nearest").name == "near"
+    assert ranking.teachers(weighting={"far": 3, "near": 1}).weights == (0.75, 0.25)
+
+
+def test_a_ranking_is_for_its_target() -> None:
+    ranking = rank()
+    ranking.check_target("some/folder/patterns", CLASSES)
+    for name, classes in (("patterns", CLASSES + 1), ("other", CLASSES)):
+        with pytest.raises(RankingError, match="rank them for it"):
+            ranking.check_target(name, classes)
+
+
+def test_the_table_has_every_source_once_in_order() -> None:
+    ranking = rank(measures=["knn", "parc"])
+    lines = shown(ranking).splitlines()
+    assert lines[0].strip() == "Sources for patterns by knn: 3 draws of 60 labelled images"
+    rows = [line.split("│") for line in lines if line.startswith("│")]
+    assert [row[1].strip() for row in rows] == list(ranking.order())
+    for row in rows:
+        name, values = row[1].strip(), ranking.values["knn"]
+        assert row[4].strip() == f"{np.mean(values[name]):.4g} ± {np.std(values[name]):.2g}"
+        assert row[6].strip() == f"{ranking.weights()[name]:.3f}"
+    assert lines[-2] == "what a source that knows nothing has: knn 0.25"
+    assert lines[-1].startswith("next: ds.distill(")
+
+
+def test_a_single_draw_has_no_spread() -> None:
+    assert "±" not in shown(rank(draws=1))
+
+
+def test_the_picture_has_a_panel_for_each_measure_and_a_line_for_each_source(tmp_path: Path) -> None:
+    ranking = rank({"constant": constant(), **make_sources()}, measures=["parc", "knn", "leep", "nce"], out=tmp_path)
+    figure = plot_ranking(ranking)
+    assert [axes.get_xlabel() for axes in figure.axes] == [f"{measure} above chance" for measure in ranking.measures]
+    labels = [label.get_text() for label in figure.axes[0].get_yticklabels()]
+    assert labels == list(ranking.order()[::-1])
+    means = [line.get_xdata()[0] for line in figure.axes[0].get_lines() if line.get_marker() == "o"]
+    known = [ranking.similarities()[name] for name in labels if name != "constant"]
+    assert means == pytest.approx(known)
+    assert (tmp_path / "ranking.png").read_bytes().startswith(b"\x89PNG")
