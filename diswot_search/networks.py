@@ -358,7 +358,7 @@ def pretrained_config(name: str, role: str) -> Any:
         raise UnknownNameError(unknown_name_message(role, name, known)) from error
 
 
-def known_normalisation(known: Any, channels: int) -> dict[str, tuple[float, ...]]:
+def known_normalisation(known: Any, channels: int) -> dict[str, Any]:
     """Mean and standard deviation of what timm knows of weights; those of other channels than theirs are the mean."""
     found = {"mean": tuple(known.mean), "std": tuple(known.std)}
     if channels == len(known.mean):

@@ -221,6 +221,24 @@ def test_sources_are_sources() -> None:
     assert as_sources([{"model": first[0], "num_classes": 0}])[0].num_classes == 0
 
 
+def test_the_run_folder_of_a_training_is_a_source_and_the_start_of_another_training(
+    splits: Splits, tmp_path: Path
+) -> None:
+    options: dict[str, Any] = {"epochs": 1, "batch_size": 16, "device": "cpu", "progress": False}
+    other = Splits.from_arrays((random_pixels(40, 20, 20, 3), np.arange(40) % 3), name="other")
+    ds.train("cifar_resnet", other, model_options={"arch": "1x4-1x8"}, out=tmp_path / "other", **options)
+    source = one(tmp_path / "other")
+    assert (source.name, source.num_classes, source.input_size) == ("other", 3, (3, 20, 20))
+    assert (source.mean, source.std) == (other.mean, other.std)
+    assert source.trained_on == other.config()
+    for place, model in enumerate((tmp_path / "other", source)):
+        out = tmp_path / f"target{place}"
+        ds.train(model, splits, model_options={"new_classifier": True}, out=out, **options)
+        student = one(out)
+        assert (student.num_classes, student.mean) == (4, other.mean)
+        assert ds.load_student(out)(torch.rand(2, 3, 16, 16)).shape == (2, 4)
+
+
 # -- names, duplicates and warnings -------------------------------------------------------------
 
 
