@@ -405,6 +405,14 @@ def test_the_scale_of_features_does_not_matter(
     assert measure(features * 2.0 ** (4 * exponent), labels) == pytest.approx(expected, rel=1e-6, abs=1e-6)
 
 
+@pytest.mark.parametrize("exponent", [-900, 900])
+@pytest.mark.parametrize("name", sorted(set(ON_FEATURES) - {"logistic"}))
+def test_features_whose_squares_are_out_of_range(name: str, exponent: int) -> None:
+    features, labels = sample()
+    measure = ON_FEATURES[name]
+    assert measure(features * 2.0**exponent, labels) == pytest.approx(measure(features, labels), rel=1e-6)
+
+
 @few
 @given(seeds, st.sampled_from(["parc", "cka", "h_score"]), st.sampled_from(SHAPES[:4]))
 def test_a_shift_of_features_does_not_matter(seed: int, name: str, shape: tuple[int, int, int]) -> None:
@@ -437,6 +445,7 @@ def test_features_that_are_the_classes_are_nearest() -> None:
         ({"features": np.ones((60, 8))}, "features are the same for all 60"),
         ({"features": np.full((60, 8), 0.1, np.float32) + np.arange(8, dtype=np.float32)}, "the same for all"),
         ({"features": np.zeros((60, 8))}, "the same for all"),
+        ({"features": 3 + 1e-8 * sample()[0]}, "the same for all"),
         ({"features": np.ones(60)}, r"features are \(60,\); they must be \(60, columns\)"),
         ({"features": np.ones((60, 0))}, r"\(60, 0\)"),
         ({"features": np.ones((59, 8))}, r"\(59, 8\); they must be \(60"),
@@ -500,7 +509,8 @@ def test_features_of_another_model_are_checked(measure: Callable[..., float], ba
 def test_constant_features_add_nothing(name: str, shape: tuple[int, int, int]) -> None:
     """For the nearest neighbour a constant is part of the angle, so it is zero here."""
     features, labels = sample(*shape)
-    constants = np.broadcast_to(np.array([0, 0] if name == "knn" else [0.1, -3], np.float32), (len(labels), 2))
+    rounding = 1 + 1e-8 * np.random.default_rng(0).normal(size=(len(labels), 2))
+    constants = rounding * ([0, 0] if name == "knn" else [0.1, -3])
     more = np.hstack([features, constants])
     expected = ON_FEATURES[name](features, labels)
     if name == "h_score":  # the average variance that it shrinks to is lower
@@ -564,6 +574,12 @@ def test_a_class_with_one_image() -> None:
     assert knn(separate, labels) == pytest.approx(39 / 40)
     with pytest.raises(RelatednessError, match="Fewer than two classes have two images"):
         logistic(features[:4], [0, 0, 0, 1])
+
+
+def test_classes_with_fewer_images_than_folds() -> None:
+    features, labels = one_hot(np.arange(9) % 3), np.arange(9) % 3
+    assert logistic(features, labels) == 1
+    assert logistic(features, labels, folds=2) == 1
 
 
 def test_features_that_fit_the_labels_exactly_have_a_finite_evidence() -> None:
@@ -674,6 +690,11 @@ def test_few_images_are_drawn_by_four_fifths() -> None:
     assert [taken(labels, draw) for draw in draws] == [[8] * 10] * 5
     assert len({draw.tobytes() for draw in draws}) == 5
     assert len(balanced_draws(labels, 80)[0]) == len(balanced_draws(labels, 81)[0]) == 80
+
+
+def test_four_images_are_the_fewest_of_a_draw() -> None:
+    assert balanced_draws([7, 7, 5, 5], draws=1)[0].tolist() == [0, 1, 2, 3]
+    assert balanced_draws([7, 5, 5], draws=1)[0].tolist() == [0, 1, 2]
 
 
 def test_a_draw_that_is_too_small_has_two_of_some_classes() -> None:

@@ -589,16 +589,14 @@ def _log_evidence(eigenvalues: Floats, projections: Floats, totals: Floats, samp
         samples: n.
     """
     values = (eigenvalues / eigenvalues.max())[:, None]
-    rest = np.maximum(totals - projections.sum(0), _NOISE * totals)  # a perfect fit would have infinite evidence
-    if len(eigenvalues) == samples:
-        rest = np.zeros_like(rest)
+    rest = np.maximum(totals - projections.sum(0), 0)
 
     def evidence(ratio: Floats) -> Floats:
         shrunk = ratio / (values + ratio)
         noise = ((shrunk * projections).sum(0) + rest) / samples
         return 0.5 * (np.log(shrunk).sum(0) / samples - np.log(2 * np.pi * noise) - 1)
 
-    grid = np.logspace(-12, 12, 49)
+    grid = np.logspace(-12, 12, 49)  # of bounded t: a perfect fit would have infinite evidence
     starts = np.stack([evidence(np.full(len(totals), ratio)) for ratio in grid])
     ratio = grid[starts.argmax(0)]
     for _ in range(1000):
