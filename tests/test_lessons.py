@@ -26,6 +26,8 @@ from diswot_search.distillation import Training, distill, train
 from diswot_search.distillation.base import Features, Shapes
 from diswot_search.distillation.checkpoint import read_checkpoint
 from diswot_search.distillation.lessons import SourceLesson
+from diswot_search.distillation.source_ranking import rank_sources
+from diswot_search.distillation.sources import FrozenSource
 from diswot_search.distillation.unlabelled import FixMatch, SourceDistillation, UnlabelledError, Views, WeightedSource
 from diswot_search.image_sets import ImageSet
 from diswot_search.run_folder import StudyError
@@ -372,6 +374,28 @@ def test_what_is_said_of_it(tmp_path: Path) -> None:
             assert model["loss"] is None
     assert (tmp_path / "run" / "weights.png").is_file()
     assert (tmp_path / "run" / "classes.png").is_file()
+
+
+@pytest.mark.parametrize("damage", [False, True])
+def test_predictions_are_kept_beside_the_ranking(tmp_path: Path, damage: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    ranking = rank_sources(BANK, FEW, out=tmp_path / "ranking", device="cpu", progress=False)
+    first = run(sources=ranking, weighting="uniform")
+    files = sorted((tmp_path / "ranking" / "predictions").iterdir())
+    assert len(files) == len(BANK)
+    call = FrozenSource.__call__
+
+    def only_tried(self: FrozenSource, images: Tensor) -> Any:
+        assert len(images) <= 2, "predicted again"
+        return call(self, images)
+
+    monkeypatch.setattr(FrozenSource, "__call__", only_tried)
+    if damage:
+        files[0].write_bytes(b"nothing")
+        with pytest.raises(StudyError, match=f"{files[0].name} is damaged"):
+            run(sources=ranking, weighting="uniform")
+        return
+    again = run(sources=ranking, weighting="uniform")
+    assert same(weights_of(first), weights_of(again))
 
 
 # -- stopped and continued ------------------------------------------------------------------------

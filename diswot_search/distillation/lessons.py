@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import os
 import warnings
@@ -254,13 +255,22 @@ class SourceLesson(Lesson):
             assert logits is not None  # it has a classifier
             return logits
 
-        return WeightedSource(source.name, source.num_classes, weight, predict)
+        identity = json.dumps([source.config(), list(splits.mean), list(splits.std)], sort_keys=True)
+        return WeightedSource(source.name, source.num_classes, weight, predict, identity)
 
     @property
     def create(self) -> Callable[[Shapes], UnlabelledLoss] | None:
         if not self._taught:
             return None
-        return lambda shapes: SourceDistillation(shapes, self._taught, lam=self.lam, view=self.view, seed=self._seed)
+        ranked_in = self.ranking and self.ranking.path
+        folder = ranked_in / "predictions" if ranked_in else None
+
+        def create(shapes: Shapes) -> SourceDistillation:
+            return SourceDistillation(
+                shapes, self._taught, lam=self.lam, view=self.view, seed=self._seed, folder=folder
+            )
+
+        return create
 
     @property
     def _fallback(self) -> str | None:

@@ -2,24 +2,32 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import Accelerator
+from accelerate.utils import broadcast_object_list
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..augmentation import Augmentation
 from ..image_sets import ImageSet
+from ..run_folder import StudyError, write_atomically
 from ..seeding import isolated_random_state, stable_seed
 from .base import Features, Shapes
 
 VIEWS = ("fixed", "augmented")
 _READ_AT_ONCE = 256
+_PREDICTIONS = "probabilities"
 
 
 class UnlabelledError(ValueError):
@@ -89,12 +97,14 @@ class WeightedSource:
         classes: Classes that it tells apart.
         weight: Its share of all sources' loss, above 0.
         predict: Its logits (B, K) of images (B, C, H, W) between 0 and 1, frozen.
+        identity: Tells it from all others, by its weights and by how it sees images.
     """
 
     name: str
     classes: int
     weight: float
     predict: Callable[[Tensor], Tensor]
+    identity: str = ""
 
 
 class SourceDistillation(UnlabelledLoss):
@@ -111,6 +121,7 @@ class SourceDistillation(UnlabelledLoss):
         view: "fixed": a source predicts each image once, as it is; "augmented": it predicts the view that the student
             sees.
         seed: Of the heads' first weights, which depend on it and on the source's name alone.
+        folder: Where predictions are kept for other trainings on the same images, if anywhere.
 
     Raises:
         UnlabelledError: The student has no linear classifier.
@@ -126,6 +137,7 @@ class SourceDistillation(UnlabelledLoss):
         lam: float = 0.8,
         view: str = "fixed",
         seed: int = 0,
+        folder: Path | None = None,
     ) -> None:
         super().__init__()
         if student.pooled is None:
@@ -137,6 +149,7 @@ class SourceDistillation(UnlabelledLoss):
         self.sources = tuple(sources)
         self.terms = tuple(f"source {source.name}" for source in sources)
         self.view = view
+        self.folder = folder
         self.heads = nn.ModuleList(
             _linear(student.pooled, source.classes, stable_seed(seed, "head", source.name)) for source in sources
         )
@@ -149,23 +162,23 @@ class SourceDistillation(UnlabelledLoss):
         """Predict all images once, where the view is fixed; processes share the work."""
         if self.view == "augmented":
             return
-        device = accelerator.device
-        shares = images.batches(
-            torch.arange(len(images)),
-            _READ_AT_ONCE,
-            device=device,
-            augment=None,
-            seed=0,
-            rank=accelerator.process_index,
-            world=accelerator.num_processes,
-        )
-        # Half precision, which is exact to .05 %: there may be many images and classes.
-        known = [torch.zeros(len(images), each.classes, dtype=torch.float16, device=device) for each in self.sources]
-        for share in shares:
-            for table, source in zip(known, self.sources, strict=True) if len(share.indices) else ():
-                table[share.indices] = source.predict(share.images).softmax(1).half()
-        together = accelerator.num_processes > 1
-        self._known = [accelerator.reduce(table) for table in known] if together else known
+        files = [self._file(source, images) for source in self.sources]
+        there: list[bool] = broadcast_object_list([[file is not None and file.is_file() for file in files]])[0]
+        new = [source for source, known in zip(self.sources, there, strict=True) if not known]
+        predicted = iter(_predict(new, images, accelerator))
+        self._known = []
+        for file, known in zip(files, there, strict=True):
+            table = _load(file) if known and file else next(predicted)
+            self._known.append(table.to(accelerator.device))
+            if not known and file and accelerator.is_main_process:
+                _store(file, table)
+
+    def _file(self, source: WeightedSource, images: ImageSet) -> Path | None:
+        """Where a source's predictions of these images are kept."""
+        if self.folder is None:
+            return None
+        digest = hashlib.sha256(f"{source.identity} {images.fingerprint}".encode()).hexdigest()
+        return self.folder / f"{digest[:32]}.safetensors"
 
     def forward(self, student: Features, views: Views) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         assert student.pooled is not None
@@ -182,6 +195,40 @@ class SourceDistillation(UnlabelledLoss):
             yield from (table[views.indices].float() for table in self._known)
         else:
             yield from (source.predict(views.images[0]).float().softmax(1) for source in self.sources)
+
+
+def _predict(sources: Sequence[WeightedSource], images: ImageSet, accelerator: Accelerator) -> list[Tensor]:
+    """The sources' probabilities of all images, each (images, K)."""
+    device, together = accelerator.device, accelerator.num_processes > 1
+    # Half precision, which is exact to .05 %: there may be many images and classes.
+    tables = [torch.zeros(len(images), source.classes, dtype=torch.float16, device=device) for source in sources]
+    shares = images.batches(
+        torch.arange(len(images) if sources else 0),
+        _READ_AT_ONCE,
+        device=device,
+        augment=None,
+        seed=0,
+        rank=accelerator.process_index,
+        world=accelerator.num_processes,
+    )
+    for share in shares:
+        for table, source in zip(tables, sources, strict=True) if len(share.indices) else ():
+            table[share.indices] = source.predict(share.images).softmax(1).half()
+    return [accelerator.reduce(table) for table in tables] if together else tables
+
+
+def _store(file: Path, table: Tensor) -> None:
+    file.parent.mkdir(exist_ok=True)
+    mine = file.with_suffix(f".{os.getpid()}")  # another training may write the same at this moment
+    write_atomically(mine, save({_PREDICTIONS: table.cpu()}))
+    mine.replace(file)
+
+
+def _load(file: Path) -> Tensor:
+    try:
+        return load_file(file)[_PREDICTIONS]
+    except (SafetensorError, KeyError, OSError) as error:
+        raise StudyError(f"{file} is damaged ({error}); remove it, and it is made again.") from error
 
 
 def _linear(inputs: int, outputs: int, seed: int) -> nn.Linear:
