@@ -12,6 +12,7 @@ import re
 import signal
 import sys
 import threading
+import warnings
 from argparse import ArgumentError
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -40,6 +41,8 @@ def search_command(
     draws: int = 1,
     seed: int = 0,
     out: str = "runs/search",
+    weighting: dict[str, float] | str = "weighted",
+    power: float = 10.0,
     device: str = "auto",
     channels_last: bool = True,
     bf16: bool = False,
@@ -58,7 +61,8 @@ def search_command(
     Args:
         space: Where to search; `diswot spaces` lists the names.
         teacher: Whom to fit: a timm name, the CIFAR ResNets included, or an architecture of the space; random weights
-            unless there is a checkpoint.
+            unless there is a checkpoint. Or the run folder of a ranking of sources: scores are then weighted means of
+            those against each source.
         probe: The data set of the batch that scores are computed on: digits, PATH.npz, torch/cifar100, ...
         proxy: The score: a name that `diswot proxies` lists, or an aggregate such as "log_rank(nwot, macs)", which
             ranks all that has been scored.
@@ -74,6 +78,8 @@ def search_command(
         draws: Weight draws that each score is averaged over.
         seed: Decides the algorithm's random choices, the weights and the probe.
         out: The run folder.
+        weighting: How much each ranked source counts: weighted by similarity, nearest, uniform, or weights by name.
+        power: Similarities of ranked sources count to this power.
         device: auto, cpu, cuda or mps.
         channels_last: Keep feature maps in NHWC memory order.
         bf16: Compute under bfloat16 autocast.
@@ -236,9 +242,18 @@ def compare_command(
 
 def distill_command(
     student: str = "runs/search",
-    teacher: str = "runs/train",
+    teacher: str | None = None,
     dataset: str = "digits",
-    distiller: dict[str, Any] | list[str] | str = "kd",
+    sources: dict[str, Any] | list[Any] | str | None = None,
+    weighting: dict[str, float] | str = "weighted",
+    measure: str = "parc",
+    power: float = 10.0,
+    lam: float = 0.8,
+    source_view: str = "fixed",
+    labels: int | str | None = None,
+    labels_per_class: int | None = None,
+    unlabelled_batch_size: int | None = None,
+    distiller: dict[str, Any] | list[str] | str | None = None,
     ce_weight: float | None = None,
     recipe: str = "cifar",
     epochs: int | None = None,
@@ -259,7 +274,7 @@ def distill_command(
     data_options: dict[str, Any] | None = None,
     recipe_options: dict[str, Any] | None = None,
 ) -> None:
-    """Train a student under a teacher.
+    """Train a student under a teacher, or under sources: models of related tasks.
 
     Stopped at any moment, the same command continues. The run folder's config.yaml holds all options: `diswot distill
     --config RUN/config.yaml` runs it again. With `accelerate launch` or `torchrun` before it, all processes train one
@@ -268,10 +283,26 @@ def distill_command(
     Args:
         student: Whom to train: the run folder of a search, whose winner is meant, a timm name, an architecture of the
             space, or the folder of a trained student.
-        teacher: Whom to learn from: the run folder of a training, or all that a student may be.
+        teacher: Whom to learn from: the run folder of a training, or all that a student may be; without sources
+            runs/train.
         dataset: The data: digits, PATH.npz, torch/cifar100, folder/PATH, ...
-        distiller: What is learnt: names that `diswot distillers` lists, as in kd+diswot, kd+2*diswot with a weight, or
-            a mapping of names to weights or to mappings of weight and options.
+        sources: Models of other tasks to learn from in place of a teacher: the run folder of `diswot sources`, or such
+            as '[runs/mnist, resnet18, {model: cifar_resnet20, checkpoint: FILE, num_classes: 10}]', or a mapping of
+            names to these.
+        weighting: How much each source counts: weighted by similarity, nearest only, uniform, or a mapping of names to
+            weights.
+        measure: What similarity is measured by: parc, cka, leep, nce, h_score, logme, knn or logistic.
+        power: Weights are similarities to this power, as shares of their sum.
+        lam: Lambda, the factor of the labelled images' cross entropy; that of the sources is 1 - lambda.
+        source_view: fixed, in which sources predict each image once, or augmented, in which they predict what the
+            student sees.
+        labels: Which training images have labels: a share such as 4%, how many, or a file of their indices.
+        labels_per_class: How many of each class have labels.
+        unlabelled_batch_size: Images beside the labelled ones of a step for the sources to teach on; by default as many
+            as batch_size.
+        distiller: What is learnt from the teacher, kd unless said otherwise: names that `diswot distillers` lists, as
+            in kd+diswot, kd+2*diswot with a weight, or a mapping of names to weights or to mappings of weight and
+            options.
         ce_weight: Factor of the cross entropy; by default the customary one of the distillers.
         recipe: How to train: cifar, imagenet or finetune.
         epochs: Epochs, if not the recipe's; its schedule is scaled to them.
@@ -293,22 +324,24 @@ def distill_command(
         recipe_options: Other options of the recipe, such as --recipe_options.precision bf16.
     """
     config = dict(locals())
-    from .distillation.base import parse_distillers
+    from .distillation.training import distillation_options
 
-    _train(
-        config,
-        student=student,
-        student_options=student_options,
-        teacher=teacher,
-        teacher_options=_teacher_options(teacher_checkpoint, teacher_pretrained, teacher_options),
-        terms=parse_distillers(distiller),
-        ce_weight=ce_weight,
-    )
+    names = ("student", "teacher", "sources", "weighting", "measure", "power", "lam", "source_view")
+    asked = {name: config[name] for name in (*names, "distiller", "ce_weight")}
+    if teacher is None and sources is None:
+        asked["teacher"] = "runs/train"
+    of_teacher = _teacher_options(teacher_checkpoint, teacher_pretrained, teacher_options)
+    _train(config, student_options=student_options, teacher_options=of_teacher, **distillation_options(asked))
 
 
 def train_command(
     model: str = "cifar_resnet56",
     dataset: str = "digits",
+    labels: int | str | None = None,
+    labels_per_class: int | None = None,
+    unlabelled: str | None = None,
+    unlabelled_options: dict[str, Any] | None = None,
+    unlabelled_batch_size: int | None = None,
     recipe: str = "cifar",
     epochs: int | None = None,
     batch_size: int | None = None,
@@ -333,8 +366,14 @@ def train_command(
 
     Args:
         model: Whom to train: a timm name, the CIFAR ResNets included, the run folder of a search, whose winner is
-            meant, or an architecture of the space.
+            meant, or an architecture of the space; with --model_options.new_classifier true the run folder of a
+            training on other classes, to go on from.
         dataset: The data: digits, PATH.npz, torch/cifar100, folder/PATH, ...
+        labels: Which training images have labels: a share such as 4%, how many, or a file of their indices.
+        labels_per_class: How many of each class have labels.
+        unlabelled: What is learnt from images without labels: fixmatch, or nothing.
+        unlabelled_options: Options of that, such as --unlabelled_options.threshold 0.9.
+        unlabelled_batch_size: Images of a step that it looks at; by default seven times batch_size.
         recipe: How to train: cifar, imagenet or finetune.
         epochs: Epochs, if not the recipe's; its schedule is scaled to them.
         batch_size: Images in a step, if not the recipe's.
@@ -352,6 +391,8 @@ def train_command(
         recipe_options: Other options of the recipe, such as --recipe_options.precision bf16.
     """
     config = dict(locals())
+    from .distillation.lessons import unlabelled_lesson
+
     _train(
         config,
         student=model,
@@ -360,7 +401,58 @@ def train_command(
         teacher_options=None,
         terms=(),
         ce_weight=None,
+        lesson=unlabelled_lesson(unlabelled, unlabelled_options),
     )
+
+
+def sources_command(
+    sources: list[str | dict[str, Any]] | dict[str, str | dict[str, Any]] | None = None,
+    dataset: str = "digits",
+    measures: list[str] | str = "parc",
+    labels: int | str | list[int] | None = None,
+    labels_per_class: int | None = None,
+    images: int = 500,
+    draws: int = 5,
+    reference: str | None = None,
+    seed: int = 0,
+    out: str = "runs/sources",
+    device: str = "auto",
+    progress: bool = True,
+    data_options: dict[str, Any] | None = None,
+) -> None:
+    """Rank models of other tasks by how near they are to a data set, without training.
+
+    Stopped at any moment, the same command continues. The run folder stands for the ranked sources in other commands:
+    `diswot distill --sources RUN`, `diswot search --teacher RUN`. Its config.yaml holds all options: `diswot sources
+    --config RUN/config.yaml` runs it again.
+
+    Args:
+        sources: The models, such as '[runs/mnist, resnet18, {model: cifar_resnet20, checkpoint: x.th, num_classes:
+            10}]': run folders of trainings, students, timm names, or mappings with model, checkpoint, pretrained,
+            num_classes, mean, std, input_size and options of the model; or a mapping of names to these.
+        dataset: The target: digits, PATH.npz, torch/cifar100, folder/PATH, ...
+        measures: What to measure, such as '[parc, knn]', the first of which orders the sources: parc, cka, rsa, leep,
+            nce, h_score, logme, knn, logistic, or all.
+        labels: Which training images have labels: a share such as 4%, a whole number, or a file of indices.
+        labels_per_class: How many training images of each class have labels.
+        images: Labelled images of a draw.
+        draws: Draws, over which mean and spread are taken.
+        reference: What rsa compares with: a model of the target, or one that is known to suit it.
+        seed: Draws the images.
+        out: The run folder.
+        device: auto, cpu, cuda or mps.
+        progress: Show a bar where standard error is a terminal.
+        data_options: Options of the data, such as --data_options.root data.
+    """
+    config = dict(locals())
+    if sources is None:
+        raise ValueError("Which sources? --sources '[runs/mnist, resnet18]' names trained models of other tasks.")
+    from .distillation.source_ranking import RankingRun
+    from .distillation.source_report import describe_ranking, format_ranking
+
+    _check_data_options(data_options)
+    ranking = RankingRun(**config).run(files={"config.yaml": _to_yaml(config)})
+    _print(format_ranking(ranking), *describe_ranking(ranking))
 
 
 def run_command(
@@ -559,7 +651,7 @@ def spaces_command(name: str | None = None) -> None:
 
 
 def show_command(run: str, best: int = 10) -> None:
-    """Show what a run folder holds: a search, a training, or a pipeline of both.
+    """Show what a run folder holds: a search, a training, a ranking of sources, or a pipeline.
 
     Args:
         run: The run folder, of what is finished or goes on.
@@ -570,7 +662,8 @@ def show_command(run: str, best: int = 10) -> None:
     from .run_folder import STORES
 
     held = next((kind for store, kind in STORES.items() if os.path.isfile(os.path.join(run, store))), None)
-    {"training": _show_training, "pipeline": _show_pipeline}.get(held or "", _show_study)(run, best)
+    shown = {"training": _show_training, "ranking of sources": _show_ranking, "pipeline": _show_pipeline}
+    shown.get(held or "", _show_study)(run, best)
 
 
 def _show_study(run: str, best: int) -> None:
@@ -588,6 +681,14 @@ def _show_training(run: str, best: int) -> None:
 
     result = read_training(run)
     _print(format_training(result), *describe_training(result, run))
+
+
+def _show_ranking(run: str, best: int) -> None:
+    from .distillation.source_ranking import load_ranking
+    from .distillation.source_report import describe_ranking, format_ranking
+
+    ranking = load_ranking(run)
+    _print(format_ranking(ranking), *describe_ranking(ranking))
 
 
 def _show_pipeline(run: str, best: int) -> None:
@@ -609,6 +710,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "compare": compare_command,
     "train": train_command,
     "distill": distill_command,
+    "sources": sources_command,
     "run": run_command,
     "export": export_command,
     "spaces": spaces_command,
@@ -617,7 +719,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "import": import_command,
 }
 
-_RESUMABLE = ("search", "compare", "train", "distill", "run")
+_RESUMABLE = ("search", "compare", "train", "distill", "sources", "run")
 
 _POSITIONAL = {
     spaces_command: ("name", "The space to show; without it, all are listed."),
@@ -644,7 +746,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except ArgumentError as error:
         return _refuse(_explain(str(error), given))
     try:
-        with _termination_as_interrupt():
+        with _termination_as_interrupt(), _warnings_in_a_line():
             COMMANDS[command](**options)
     except KeyboardInterrupt:
         stored = "; what was done is stored, and the same command continues" if command in _RESUMABLE else ""
@@ -753,6 +855,22 @@ def _termination_as_interrupt() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
+@contextmanager
+def _warnings_in_a_line() -> Iterator[None]:
+    """Show what is said to the user as a line of its own, without the place in the code that says it."""
+    with warnings.catch_warnings():
+        show = warnings.showwarning
+
+        def show_in_a_line(message: Warning | str, category: type[Warning], *where: Any, **more: Any) -> None:
+            if category is UserWarning:
+                _complain(f"warning: {message}")
+            else:
+                show(message, category, *where, **more)
+
+        warnings.showwarning = show_in_a_line
+        yield
+
+
 def _make_subjects(config: dict[str, Any], count: int) -> tuple[Any, Any, Any]:
     """The space, the teacher and `count` probes of a command's options."""
     from .data import create_probes
@@ -762,23 +880,49 @@ def _make_subjects(config: dict[str, Any], count: int) -> tuple[Any, Any, Any]:
     _check_options("probe", create_probes, of_probe)
     probes = create_probes(config["probe"], count, **of_probe)
     space = as_space(config["space"], probes[0], **config["space_options"] or {})
+    if "weighting" in config and _is_ranking(config["teacher"]):
+        return space, _make_bank(config, probes[0]), probes
     of_teacher = {"checkpoint": config["teacher_checkpoint"]} if config["teacher_checkpoint"] else {}
     teacher = as_teacher(config["teacher"], space, probes[0], **of_teacher, **config["teacher_options"] or {})
     return space, teacher, probes
 
 
-def _train(config: dict[str, Any], *, student: str, teacher: str | None, **more: Any) -> None:
+def _is_ranking(teacher: str | None) -> bool:
+    """Whether the run folder of a ranking of sources is meant."""
+    return teacher is not None and os.path.isfile(os.path.join(teacher, "sources.sqlite"))
+
+
+def _make_bank(config: dict[str, Any], probe: Any) -> Any:
+    """The sources of a ranking as the teachers of a search, which read the probe's images."""
+    from .distillation.source_ranking import load_ranking
+    from .splits import create_splits
+
+    if config["teacher_checkpoint"] or config["teacher_options"]:
+        raise ValueError("The teacher is a ranking of sources; teacher_checkpoint and teacher_options cannot be set.")
+    ranking = load_ranking(config["teacher"])
+    ranking.check_target(probe.name, probe.num_classes)
+    shared = {"root", "download", "image_size"} & set(config["probe_options"] or {})
+    splits = create_splits(
+        config["probe"],
+        num_classes=probe.num_classes,
+        mean=probe.source["mean"],
+        std=probe.source["std"],
+        **{option: config["probe_options"][option] for option in shared},
+    )
+    return ranking.teachers(splits, config["weighting"], config["power"])
+
+
+def _train(config: dict[str, Any], **more: Any) -> None:
     """Train as the options of `train` or `distill` say, and show what came of it."""
     from .distillation.training import TrainingRun
     from .distillation.training_report import describe_training, format_training
 
     shared = ("dataset", "recipe", "epochs", "batch_size", "lr", "rule", "seed", "out", "device", "checkpoint_minutes")
+    of_labels = ("labels", "labels_per_class", "unlabelled_batch_size")
     _check_data_options(config["data_options"])
     run = TrainingRun(
-        student=student,
-        teacher=teacher,
         space=_make_space(config),
-        **{name: config[name] for name in (*shared, "progress", "data_options", "recipe_options")},
+        **{name: config[name] for name in (*shared, *of_labels, "progress", "data_options", "recipe_options")},
         **more,
     )
     training = run.run(files={"config.yaml": _to_yaml(config)})

@@ -9,6 +9,7 @@ import shlex
 import signal
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import pytest
@@ -188,6 +189,14 @@ def test_spaces_lists_all_and_shows_one(capsys: pytest.CaptureFixture[str]) -> N
         ("distill --student cifar_resnet20 --teacher resnet18 --teacher_pretrained true", "for 1000 classes"),
         ("distill --student cifar_resnet20 --teacher resnet18 --teacher_checkpoint none.pt", "none.pt"),
         ("distill --student cifar_resnet20 --teacher cifar_resnet20 --ce_weight -1", "ce_weight is -1.0"),
+        ("sources", "Which sources? --sources '[runs/mnist, resnet18]' names"),
+        ("sources --sources '[none]'", "The source 'none' is no timm model, run folder or file"),
+        ("sources --sources '[resnet-18]'", "Did you mean 'resnet18'"),
+        ("sources --sources none", "sources is 'none'; it must be a list or a mapping of names to values."),
+        ("sources --sources '[resnet18]' --measures parcc", "Unknown measure 'parcc'. Did you mean 'parc'"),
+        ("sources --sources '[resnet18]' --measure knn", "arguments: --measure knn. Did you mean --measures"),
+        ("sources --sources '[resnet18]' --labels 0%", "0%"),
+        ("sources --sources '[resnet18]' --draws 0", "draws is 0"),
         ("run --max_params 1e3", "the smallest cost of the space is 73,306 params"),
         ("run --distiller kdd", "Unknown distiller 'kdd'. Did you mean 'kd'"),
         ("run --teacher_epochs 0", "epochs is 0"),
@@ -512,7 +521,9 @@ def test_an_interrupted_training_is_shown_and_goes_on(
     from diswot_search.distillation.checkpoint import TrainingFolder
 
     assert run("show .") == 2
-    assert "is no run folder of a search, comparison, training or pipeline" in capsys.readouterr().err
+    assert (
+        "is no run folder of a search, comparison, training, ranking of sources or pipeline" in capsys.readouterr().err
+    )
     add = TrainingFolder.add_row
 
     def add_and_interrupt(self: TrainingFolder, row: dict) -> None:
@@ -576,6 +587,101 @@ def test_a_student_is_exported_and_its_loss_of_accuracy_told(capsys: pytest.Capt
     assert Path("model.pt2").is_file()
     assert run("export teacher --format int8") == 2
     assert "int8 is calibrated on training images" in capsys.readouterr().err
+
+
+# -- rankings of sources ------------------------------------------------------------------------
+
+SOURCES = (
+    "sources --sources '[first, {model: second}]' --data_options.image_size 8 --labels_per_class 10 --images 60 "
+    "--draws 2 --device cpu --out ranking"
+)
+
+
+@pytest.fixture
+def two_sources(no_pictures: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """Two networks that are trained on a few digits."""
+    from diswot_search.distillation import source_ranking
+
+    monkeypatch.setattr(source_ranking, "to_png", lambda figure: b"")
+    assert run(f"{TRAIN} --epochs 1 --out first") == 0
+    assert run(f"{TRAIN} --epochs 1 --seed 1 --out second") == 0
+    capsys.readouterr()
+
+
+@pytest.mark.usefixtures("two_sources")
+def test_sources_are_ranked_shown_and_stand_for_the_teacher_of_a_search(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(f"{SOURCES} --measures '[parc, knn]'") == 0
+    ranked = capsys.readouterr()
+    assert ranked.err == ""
+    assert "Sources for digits by parc: 2 draws of 60 labelled images" in ranked.out
+    result = json.loads(Path("ranking/result.json").read_text())
+    assert {source["name"] for source in result["sources"]} == {"first", "second"}
+    for source in result["sources"]:
+        line = next(line for line in ranked.out.splitlines() if f" {source['name']} " in line)
+        assert f"{source['measures']['parc']['mean']:.4g} ± " in line
+        assert f"{source['weight']:.3f}" in line
+    assert "run folder: ranking" in ranked.out
+    assert "next: diswot distill --student STUDENT --sources ranking " in ranked.out
+    assert {path.name for path in Path("ranking").iterdir()} == {
+        "config.json", "config.yaml", "lock", "ranking.png", "result.json", "sources.csv", "sources.sqlite",
+    }  # fmt: skip
+    assert run("show ranking") == 0
+    assert capsys.readouterr().out == ranked.out
+    assert run("sources --config ranking/config.yaml") == 0
+    assert capsys.readouterr().out == ranked.out
+    assert run("sources --config ranking/config.yaml --draws 3") == 2
+    assert "draws is 2 there, 3 here" in capsys.readouterr().err
+    fitted = f"{SMALL} --probe_options.image_size 8".replace("--teacher cifar_resnet20", "--teacher ranking")
+    assert run(fitted) == 0
+    capsys.readouterr()
+    weights = {source["name"]: source["weight"] for source in result["sources"]}
+    stored = json.loads(Path("run/config.json").read_text())["teacher"]
+    assert {one["name"]: one["weight"] for one in stored["teachers"]} == pytest.approx(weights)
+    assert run(f"{fitted} --weighting.first 1 --out other") == 0
+    assert json.loads(Path("other/config.json").read_text())["teacher"]["name"] == "first"
+    capsys.readouterr()
+    for more, message in [
+        ("--weighting nearst", "'nearst'. Did you mean 'nearest'"),
+        ("--power=-1", "power is -1.0"),
+        ("--teacher_checkpoint x.pt", "teacher_checkpoint and teacher_options cannot be set"),
+        ("--probe noise --probe_options.num_classes 4", "ranked for digits with 10 classes, but the data is noise"),
+    ]:
+        assert run(f"{fitted} {more} --out third") == 2
+        assert message in capsys.readouterr().err
+    assert not Path("third").exists()
+
+
+@pytest.mark.usefixtures("two_sources")
+def test_an_interrupted_ranking_says_that_it_can_go_on(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from diswot_search.distillation.source_ranking import RankingFolder
+
+    add = RankingFolder.add
+
+    def add_and_interrupt(self: RankingFolder, *args) -> None:
+        add(self, *args)
+        signal.raise_signal(signal.SIGINT)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(RankingFolder, "add", add_and_interrupt)
+        assert run(SOURCES) == 130
+    assert "the same command continues" in capsys.readouterr().err
+    assert run("show ranking") == 2
+    assert "is not finished: 1 of 2 sources are measured" in capsys.readouterr().err
+    assert run(SOURCES) == 0
+
+
+@pytest.mark.usefixtures("two_sources")
+def test_warnings_are_told_in_a_line(capsys: pytest.CaptureFixture[str]) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("default")
+        shown_before = warnings.showwarning
+        assert run(SOURCES.replace("{model: second}", "{model: cifar_resnet20, num_classes: 10}")) == 0
+        assert warnings.showwarning is shown_before
+    shown = capsys.readouterr().err
+    assert shown.startswith("diswot: warning: The source cifar_resnet20 has random weights")
+    assert shown.count("\n") == 1
 
 
 def test_distillers_lists_what_each_reads(capsys: pytest.CaptureFixture[str]) -> None:
