@@ -367,6 +367,16 @@ def test_a_source_of_one_channel_sees_grey_images(splits: Splits, grey: Splits, 
             load_source(each, splits)
 
 
+@pytest.mark.parametrize("channel", [0, 1, 2])
+def test_one_pixel_of_colour_is_colour(channel: int) -> None:
+    pixels = random_pixels(40, 16, 16, 1).repeat(3, axis=3)
+    source = one(small(in_chans=1))
+    assert load_source(source, Splits.from_arrays((pixels, np.arange(40) % 4))).num_classes == 10
+    pixels[:, 3, 5, channel] ^= 1
+    with pytest.raises(SourceError, match="takes grey images"):
+        load_source(source, Splits.from_arrays((pixels, np.arange(40) % 4)))
+
+
 def test_streamed_images_are_looked_at_for_their_colour(tmp_path: Path) -> None:
     for name, channels in (("grey", 1), ("colour", 3)):
         for place in range(16):
@@ -427,8 +437,8 @@ class Averaged(nn.Module):
 
     def __init__(self, tokens: bool) -> None:
         super().__init__()
-        self.body = nn.Conv2d(3, 4, 3)
-        self.scores: nn.Module = nn.Linear(4, 5) if tokens else nn.Conv2d(4, 5, 1)
+        self.body = nn.Conv2d(3, 5, 1)  # which is as wide as there are classes, but no classifier
+        self.scores: nn.Module = nn.Linear(5, 5) if tokens else nn.Conv2d(5, 5, 1)
 
     def map_of(self, images: Tensor) -> Tensor:
         found = self.body(images).relu()
