@@ -8,6 +8,7 @@ import os
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path, PurePath
@@ -47,6 +48,9 @@ from .sources import FrozenSource, SourceLike, SourceModel, as_sources, load_sou
 
 POWER = 10.0
 """How much the most similar sources are preferred, unless it is said otherwise."""
+
+IMAGES, DRAWS = 500, 5
+"""Images of a draw, and how often they are drawn, likewise."""
 
 _AT_ONCE = 125
 """Images that a source is run on at a time."""
@@ -265,8 +269,8 @@ def rank_sources(
     dataset: str | Splits = "digits",
     *,
     measures: str | Measure | Sequence[str | Measure] = "parc",
-    images: int = 500,
-    draws: int = 5,
+    images: int = IMAGES,
+    draws: int = DRAWS,
     reference: NetworkLike | None = None,
     labels: Labels | None = None,
     labels_per_class: int | None = None,
@@ -455,8 +459,7 @@ class RankingRun:
         self.out = out
         self.show_progress = progress
         self._loaded: FrozenSource | None = None
-        # The matrices are small: threads gain little, and on busy cores they wait for each other many times as long.
-        self._threads = ThreadpoolController()
+        self._blas = ThreadpoolController().select(user_api="blas")
         self._draw(images, draws, seed)
         self.config = {
             "sources": {source.name: _config_of(source) for source in self.sources},
@@ -557,8 +560,9 @@ class RankingRun:
             evidence = list(map(evidence_of, self.draws))
         except RelatednessError as error:
             return {measure.name: Measured(reason=str(error)) for measure in self.measures}
-        with self._threads.limit(limits=1, user_api="blas"):
-            return {measure.name: _apply(measure, evidence) for measure in self.measures}
+        # Of small matrices; threads within them gain little, and on busy cores they wait for each other for long.
+        with self._blas.limit(limits=1), ThreadPoolExecutor(min(len(evidence), torch.get_num_threads())) as pool:
+            return {measure.name: _apply(measure, evidence, pool) for measure in self.measures}
 
     def _read(self, source: SourceModel) -> tuple[NDArray[np.float32], NDArray[np.float64] | None]:
         """Features and class probabilities of all images, from one run over them."""
@@ -651,10 +655,10 @@ def _resolve_measures(measures: str | Measure | Sequence[str | Measure], referen
     return chosen
 
 
-def _apply(measure: Measure, evidence: Sequence[Evidence]) -> Measured:
-    """A measure on each draw; without one of them it has no mean."""
+def _apply(measure: Measure, evidence: Sequence[Evidence], pool: Executor) -> Measured:
+    """A measure on each draw, at once; without one of them it has no mean."""
     try:
-        values = tuple(map(measure, evidence))
+        values = tuple(pool.map(measure, evidence))
     except RelatednessError as error:
         return Measured(reason=str(error))
     return Measured(values, tuple(measure.similarity(v, one.labels) for v, one in zip(values, evidence, strict=True)))
