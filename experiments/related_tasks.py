@@ -1,0 +1,542 @@
+"""Do teachers of related tasks help where few images have labels? DistillNearest and DistillWeighted on real images.
+
+Sources: ResNets trained by us on MNIST, Fashion-MNIST, USPS, CIFAR-10 and two halves of CIFAR-100, and four ResNets of
+CIFAR-10 whose weights are given. Targets: USPS, digits, and 20 classes of CIFAR-100 that no source saw, one of each
+coarse class. A source of the target's own data is left out. For each target and seed a student is trained on few
+labels from scratch, from the nearest source's weights, by FixMatch, by DistillNearest, DistillWeighted and with all
+sources alike, and under each source alone. How much a source alone gains is compared with what each measure of
+similarity says of it. The last epoch counts: to choose one by validation would need more labels.
+
+DATA holds mnist.npz, fashion_mnist.npz, usps.npz, cifar10-12k.npz and cifar100.npz, WEIGHTS the files
+cifar10_resnet20-*.th to cifar10_resnet56-*.th of akamaster/pytorch_resnet_cifar10. What is trained already is not
+trained again, so that a run that was stopped goes on.
+
+    python experiments/related_tasks.py --data DATA --weights WEIGHTS
+    python experiments/related_tasks.py --data DATA --weights WEIGHTS --size large --seeds 5 --device cuda
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import io
+import os
+import platform
+import statistics
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from functools import cache
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import diswot_search as ds
+
+RESULTS = Path(__file__).parent / "results"
+
+
+@dataclass(frozen=True)
+class Size:
+    """How large the experiment is.
+
+    Attributes:
+        student: Blocks of each stage of the student, a CIFAR ResNet.
+        source: The network of our own sources.
+        longer: Factor of all epochs.
+        threads: Threads of a training; None leaves them to torch.
+    """
+
+    student: str
+    source: str
+    longer: int
+    threads: int | None
+
+
+@dataclass(frozen=True)
+class Source:
+    """A task that a source is trained on: its data, the side of its images, its epochs."""
+
+    data: str
+    image_size: int
+    epochs: int
+
+
+@dataclass(frozen=True)
+class Target:
+    """A task with few labels.
+
+    Attributes:
+        title: What to call it.
+        labels_per_class: Images of a class that have labels.
+        epochs: Passes over all images, labelled or not.
+        same_data: The source of the same data.
+    """
+
+    title: str
+    labels_per_class: int
+    epochs: int
+    same_data: str | None = None
+
+
+SIZES = {"small": Size("1-1-1", "cifar_resnet20", 1, 1), "large": Size("3-3-3", "cifar_resnet56", 10, None)}
+SOURCES = {
+    "mnist": Source("mnist", 16, 10),
+    "fashion_mnist": Source("fashion_mnist", 16, 15),
+    "usps": Source("usps", 16, 12),
+    "cifar10": Source("cifar10-12k", 32, 15),
+    "cifar100_first_half": Source("cifar100", 32, 10),
+    "cifar100_second_half": Source("cifar100", 32, 10),
+}
+HALVES = {"cifar100_first_half": range(10), "cifar100_second_half": range(10, 20)}
+"""Coarse classes of CIFAR-100."""
+GIVEN = {f"cifar10_resnet{layers}": f"cifar_resnet{layers}" for layers in (20, 32, 44, 56)}
+GIVEN_STATISTICS = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
+TARGETS = {
+    "usps": Target("USPS", 5, 5, same_data="usps"),
+    "digits": Target("digits", 5, 30),
+    "cifar100": Target("CIFAR-100, unseen classes", 20, 5),
+}
+METHODS = {
+    "scratch": "fine-tuning from scratch",
+    "finetune": "fine-tuning from the nearest source",
+    "fixmatch": "FixMatch",
+    "nearest": "DistillNearest",
+    "weighted": "DistillWeighted",
+    "uniform": "all sources alike",
+    "recalled": "DistillWeighted, lambda .8",
+    "views": "DistillNearest, augmented views",
+}
+LAM = 0.2
+"""Chosen by the validation accuracy of runs with another seed on CIFAR-100, among .2 and .8."""
+DISTILLATIONS: dict[str, dict[str, Any]] = {
+    "nearest": {"weighting": "nearest"},
+    "weighted": {"weighting": "weighted"},
+    "uniform": {"weighting": "uniform"},
+    "recalled": {"weighting": "weighted", "lam": 0.8},
+    "views": {"weighting": "nearest", "source_view": "augmented"},
+}
+MEASURES = ("parc", "cka", "leep", "nce", "h_score", "logme", "knn", "logistic")
+RECIPE = {"schedule": "cosine", "warmup": 0.05}
+BATCH: dict[str, Any] = {"batch_size": 32}
+UNLABELLED_BATCH: dict[str, Any] = {"unlabelled_batch_size": 96}
+VAL_SHARE = 0.02
+"""Of the images that are only looked at while training."""
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What all trainings share."""
+
+    data: Path
+    weights: Path
+    out: Path
+    size: str
+    precision: str
+    device: str
+
+    def options(self, image_size: int) -> dict[str, Any]:
+        """Those of every training on images of this size."""
+        recipe = RECIPE | {"precision": self.precision, "padding": image_size // 8}
+        return {"recipe_options": recipe, "rule": "last", "device": self.device, "progress": False}
+
+    def limit_threads(self) -> None:
+        import torch
+
+        if (threads := SIZES[self.size].threads) is not None:
+            torch.set_num_threads(threads)
+
+
+# The data
+
+
+@cache
+def source_data(name: str, folder: Path) -> ds.Splits:
+    """What a source is trained on."""
+    source = SOURCES[name]
+    file = folder / f"{source.data}.npz"
+    if name in HALVES:
+        return cifar100(file, name, lambda coarse, held_out: np.isin(coarse, HALVES[name]) & ~held_out)
+    return ds.create_splits(str(file), image_size=source.image_size, val_share=VAL_SHARE)
+
+
+@cache
+def target_data(name: str, folder: Path, seed: int) -> ds.Splits:
+    """A target, with labels of a seed."""
+    return _whole_target(name, folder).with_labels(labels_per_class=TARGETS[name].labels_per_class, seed=seed)
+
+
+@cache
+def _whole_target(name: str, folder: Path) -> ds.Splits:
+    if name == "cifar100":
+        return cifar100(folder / "cifar100.npz", "cifar100_held_out", lambda coarse, held_out: held_out)
+    if name == "digits":  # 1,797 images, of which too few are tested on by default to tell methods apart
+        return ds.create_splits("digits", image_size=16, val_share=VAL_SHARE, test_share=0.4)
+    return ds.create_splits(str(folder / f"{name}.npz"), val_share=VAL_SHARE)
+
+
+def cifar100(file: Path, name: str, wanted: Callable[[np.ndarray, np.ndarray], np.ndarray]) -> ds.Splits:
+    """Some fine classes of CIFAR-100, numbered anew.
+
+    Args:
+        file: All of it.
+        name: What to call them.
+        wanted: Says which to take, given the coarse class of each, and whether it is held out from all sources, which
+            the first fine class of each coarse one is.
+    """
+    with np.load(file) as arrays:
+        coarse = arrays["fine_to_coarse"]
+        held_out = np.isin(np.arange(100), np.unique(coarse, return_index=True)[1])
+        chosen = np.flatnonzero(wanted(coarse, held_out))
+        parts: dict[str, Any] = {}
+        for part in ("train", "test"):
+            labels = arrays[f"{part}_labels"]
+            taken = np.isin(labels, chosen)
+            parts[part] = (arrays[f"{part}_images"][taken], np.searchsorted(chosen, labels[taken]))
+    return ds.Splits.from_arrays(**parts, name=name, val_share=VAL_SHARE)
+
+
+# What is trained, each in a process of its own
+
+
+def source_folder(name: str, setting: Setting) -> Path:
+    return setting.out / "sources" / name
+
+
+def given_weights(name: str, setting: Setting) -> str:
+    (file,) = setting.weights.glob(f"{name}-*.th")
+    return str(file)
+
+
+def bank(target: str, setting: Setting) -> dict[str, Any]:
+    """The sources for a target, as `as_sources` takes them."""
+    ours = {name: str(source_folder(name, setting)) for name in SOURCES if name != TARGETS[target].same_data}
+    given = {
+        name: {
+            "model": model,
+            "checkpoint": given_weights(name, setting),
+            "num_classes": 10,
+            "input_size": (3, 32, 32),
+            "shortcut": "identity",
+            **GIVEN_STATISTICS,
+        }
+        for name, model in GIVEN.items()
+    }
+    return ours | given
+
+
+def train_source(name: str, setting: Setting) -> dict[str, Any]:
+    setting.limit_threads()
+    source, size = SOURCES[name], SIZES[setting.size]
+    training = ds.train(
+        size.source,
+        source_data(name, setting.data),
+        epochs=size.longer * source.epochs,
+        out=source_folder(name, setting),
+        **setting.options(source.image_size),
+    )
+    return said(training)
+
+
+def ranking_folder(target: str, seed: int, setting: Setting) -> Path:
+    return setting.out / "rankings" / f"{target}-{seed}"
+
+
+@dataclass(frozen=True)
+class Similarities:
+    """What measures say of the sources for a target: by measure and source; and the weights by the first measure."""
+
+    values: dict[str, dict[str, float]]
+    weights: dict[str, float]
+
+
+def rank_target(target: str, seed: int, setting: Setting) -> Similarities:
+    """The sources by similarity, as the labels of a seed show it."""
+    setting.limit_threads()
+    ranking = ds.rank_sources(
+        bank(target, setting),
+        target_data(target, setting.data, seed),
+        measures=MEASURES,
+        seed=seed,
+        out=ranking_folder(target, seed, setting),
+        device=setting.device,
+        progress=False,
+    )
+    print(ranking, flush=True)
+    return Similarities({measure: ranking.similarities(measure) for measure in MEASURES}, ranking.weights())
+
+
+@dataclass(frozen=True)
+class Run:
+    """A training on a target: by a method, or under one source alone, of which the method is the name."""
+
+    target: str
+    method: str
+    seed: int
+
+
+def train_student(run: Run, setting: Setting) -> dict[str, Any]:
+    setting.limit_threads()
+    splits, size = target_data(run.target, setting.data, run.seed), SIZES[setting.size]
+    student, options = "cifar_resnet", {"arch": size.student}
+    shared: dict[str, Any] = {
+        "dataset": splits,
+        "epochs": size.longer * TARGETS[run.target].epochs,
+        "seed": run.seed,
+        "out": setting.out / run.target / f"{run.method}-{run.seed}",
+        **BATCH,
+        **setting.options(splits.input_size[1]),
+    }
+    if run.method == "scratch":
+        return said(ds.train(student, model_options=options, **shared))
+    if run.method == "fixmatch":
+        return said(ds.train(student, model_options=options, unlabelled="fixmatch", **UNLABELLED_BATCH, **shared))
+    ranking = ranking_folder(run.target, run.seed, setting)
+    if run.method == "finetune":
+        nearest = ds.load_ranking(ranking).order()[0]
+        return said(ds.train(**fine_tuned(nearest, setting), **shared))
+    how = {"lam": LAM} | DISTILLATIONS.get(run.method, {"weighting": {run.method: 1.0}})
+    return said(ds.distill(student, sources=ranking, student_options=options, **how, **UNLABELLED_BATCH, **shared))
+
+
+def fine_tuned(source: str, setting: Setting) -> dict[str, Any]:
+    """A source as the network to train."""
+    if source in GIVEN:
+        weights = {"checkpoint": given_weights(source, setting), "shortcut": "identity"}
+        return {"model": GIVEN[source], "model_options": weights | {"new_classifier": True}}
+    return {"model": str(source_folder(source, setting)), "model_options": {"new_classifier": True}}
+
+
+def said(training: ds.Training) -> dict[str, Any]:
+    seconds = training.result["timing"]["seconds"]
+    print(f"{training.path}: {training.accuracy:.2f} %, {seconds:.0f} s", flush=True)
+    return training.result
+
+
+# What came of it
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """All that was measured."""
+
+    seeds: range
+    sources: dict[str, dict[str, Any]]
+    similarities: dict[tuple[str, int], Similarities]
+    students: dict[Run, dict[str, Any]]
+
+    def accuracies(self, target: str, method: str) -> np.ndarray:
+        """Test accuracy of each seed."""
+        return np.array([self.students[Run(target, method, seed)]["test"]["accuracy"] for seed in self.seeds])
+
+    def averages(self, method: str) -> np.ndarray:
+        """The mean over targets, of each seed."""
+        return np.mean([self.accuracies(target, method) for target in TARGETS], axis=0)
+
+    def bank(self, target: str) -> list[str]:
+        """The sources of a target, the most similar first."""
+        parc = self.similarity(target, MEASURES[0])
+        return sorted(parc, key=lambda source: -parc[source])
+
+    def gains(self, target: str, source: str) -> np.ndarray:
+        """What is gained over training from scratch under a source alone, of each seed."""
+        return self.accuracies(target, source) - self.accuracies(target, "scratch")
+
+    def similarity(self, target: str, measure: str) -> dict[str, float]:
+        """Mean over draws and seeds, by source."""
+        found = [self.similarities[target, seed].values[measure] for seed in self.seeds]
+        return {source: statistics.fmean(each[source] for each in found) for source in found[0]}
+
+    def weight(self, target: str, source: str) -> float:
+        """Mean over seeds."""
+        return statistics.fmean(self.similarities[target, seed].weights.get(source, 0.0) for seed in self.seeds)
+
+    def correlation(self, target: str, measure: str) -> float:
+        """Spearman's, of a measure with what each source alone gains."""
+        similarity = self.similarity(target, measure)
+        return ds.spearman(list(similarity.values()), [self.gains(target, source).mean() for source in similarity])
+
+
+def spread(values: Iterable[float], sign: str = "") -> str:
+    values = list(values)
+    deviation = f" ± {statistics.stdev(values):.2f}" if len(values) > 1 else ""
+    return f"{statistics.fmean(values):{sign}.2f}{deviation}"
+
+
+def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
+    return [f"| {' | '.join(cells)} |" for cells in (head, ["---"] * len(head), *rows)]
+
+
+def table_of_methods(outcome: Outcome) -> list[str]:
+    def row(method: str) -> list[str]:
+        ahead = outcome.averages("weighted") - outcome.averages(method)
+        accuracies = [spread(outcome.accuracies(target, method)) for target in TARGETS]
+        over = "" if method == "weighted" else spread(ahead, "+")
+        return [METHODS[method], *accuracies, spread(outcome.averages(method)), over]
+
+    head = ["", *(target.title for target in TARGETS.values()), "average", "DistillWeighted is ahead by"]
+    return table(head, map(row, METHODS))
+
+
+def table_of_correlations(outcome: Outcome) -> list[str]:
+    def row(measure: str) -> list[str]:
+        found = [outcome.correlation(target, measure) for target in TARGETS]
+        return [measure, *(f"{value:.2f}" for value in [*found, statistics.fmean(found)])]
+
+    return table(["", *(target.title for target in TARGETS.values()), "average"], map(row, MEASURES))
+
+
+def table_of_sources(outcome: Outcome, target: str) -> list[str]:
+    def row(source: str) -> list[str]:
+        similarities = [f"{outcome.similarity(target, measure)[source]:.3g}" for measure in MEASURES]
+        gain = spread(outcome.gains(target, source), "+")
+        return [source, gain, f"{outcome.weight(target, source):.2f}", *similarities]
+
+    return table(["source", "gain", "weight", *MEASURES], map(row, outcome.bank(target)))
+
+
+def to_csv(outcome: Outcome) -> str:
+    """A row per training."""
+    text = io.StringIO()
+    rows = csv.writer(text, lineterminator="\n")
+    told = ("accuracy", "nll", "calibration_error")
+    rows.writerow(["target", "method", "seed", "labels", "images", "steps", "seconds", *told, *MEASURES])
+    for run, result in outcome.students.items():
+        similarities = outcome.similarities[run.target, run.seed].values
+        known = [similarities[measure].get(run.method, "") for measure in MEASURES]
+        labels = result["labels"]
+        counts = [labels["labelled"], labels["images"], result["steps"], round(result["timing"]["seconds"], 1)]
+        measured = [round(result["test"][key], 4) for key in told]
+        rows.writerow([run.target, run.method, run.seed, *counts, *measured, *known])
+    return text.getvalue()
+
+
+def draw(outcome: Outcome, file: Path) -> None:
+    """Accuracy by method, and what each source alone gains against its similarity."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(4 * len(TARGETS), 7), layout="constrained")
+    axes = figure.subplots(2, len(TARGETS), squeeze=False)
+    for (above, below), (name, target) in zip(axes.T, TARGETS.items(), strict=True):
+        for place, method in enumerate(METHODS):
+            accuracies = outcome.accuracies(name, method)
+            above.barh(place, accuracies.mean(), color="C1" if method in ("nearest", "weighted") else "C0", alpha=0.5)
+            above.plot(accuracies, [place] * len(accuracies), "k.")
+        first = name == next(iter(TARGETS))
+        above.set_yticks(range(len(METHODS)), METHODS.values() if first else [""] * len(METHODS))
+        above.invert_yaxis()
+        lowest = min(outcome.accuracies(name, method).min() for method in METHODS)
+        above.set(title=target.title, xlabel="test accuracy in percent", xlim=(0.9 * lowest, None))
+        similarity = outcome.similarity(name, MEASURES[0])
+        for source, value in similarity.items():
+            gains = outcome.gains(name, source)
+            below.errorbar(value, gains.mean(), gains.std(), fmt="o", color="C0")
+            below.annotate(source, (value, gains.mean()), xytext=(4, 3), textcoords="offset points", fontsize=7)
+        below.axhline(0, color="grey", linewidth=0.8)
+        below.set(xlabel=f"similarity by {MEASURES[0]}", ylabel="gained under the source alone" if first else None)
+    figure.savefig(file, dpi=110)
+
+
+def write_report(outcome: Outcome, setting: Setting, command: str) -> None:
+    size = SIZES[setting.size]
+    first = next(iter(outcome.students.values()))
+    trainings = [*outcome.sources.values(), *outcome.students.values()]
+    tuned = [result["student"]["params"] for run, result in outcome.students.items() if run.method == "finetune"]
+    least, most = min(tuned), max(tuned)
+    minutes = sum(result["timing"]["seconds"] for result in trainings) / 60
+    lines = [
+        "# Teachers of related tasks",
+        "",
+        f"{len(outcome.seeds)} seeds, each with other labels and first weights. Test accuracy in percent; mean and "
+        "standard deviation over seeds, of averages over the targets and of differences, too, which are taken seed by "
+        "seed. The last epoch counts.",
+        "",
+        f"    {command}",
+        "",
+        f"{first['timing']['device']}, {first['timing']['threads']} thread(s) per training, torch "
+        f"{first['versions']['torch']}, Python {platform.python_version()}; {len(trainings)} trainings of "
+        f"{minutes:.0f} minutes in all.",
+        "",
+        f"The student is a CIFAR ResNet of {size.student} blocks ({first['student']['params']:,} parameters), sources "
+        f"of ours are {size.source}. Recipe `cifar` with the rate falling as a cosine after a warm-up of "
+        f"{RECIPE['warmup']:.0%} of the steps, {setting.precision}; {BATCH['batch_size']} labelled images in a step, "
+        f"and {UNLABELLED_BATCH['unlabelled_batch_size']} unlabelled ones for FixMatch and sources; as many steps for "
+        f"all methods. Weights by parc with power 10; lambda {LAM} where nothing else is said, chosen by the "
+        "validation accuracy of runs with another seed on CIFAR-100; sources predict each image once, as it is, where "
+        f"nothing else is said. Fine-tuning from the nearest source trains that source's own network, of {least:,} to "
+        f"{most:,} parameters.",
+        "",
+        *table(
+            ["target", "images", "labels", "of a class", "tested on", "steps", "sources"],
+            (target_facts(outcome, name) for name in TARGETS),
+        ),
+        "",
+        "| source | its own test accuracy |",
+        "|---|---|",
+        *(f"| {name} | {result['test']['accuracy']:.2f} |" for name, result in outcome.sources.items()),
+        "",
+        "## Accuracy",
+        "",
+        *table_of_methods(outcome),
+        "",
+        f"![Accuracy by method, and gain against similarity](related_tasks_{setting.size}.png)",
+        "",
+        "## Does similarity tell which source helps?",
+        "",
+        "Spearman's rank correlation between a measure and the accuracy gained over fine-tuning from scratch when the "
+        "student learns from that source alone, over all sources of a target. Both are means over seeds.",
+        "",
+        *table_of_correlations(outcome),
+    ]
+    for name, target in TARGETS.items():
+        lines += ["", f"### {target.title}: each source alone", "", *table_of_sources(outcome, name)]
+    file = RESULTS / f"related_tasks_{setting.size}.md"
+    file.write_text("\n".join(lines) + "\n")
+    file.with_suffix(".csv").write_text(to_csv(outcome))
+    draw(outcome, file.with_suffix(".png"))
+    print("\n".join(lines))
+
+
+def target_facts(outcome: Outcome, name: str) -> list[str]:
+    result = outcome.students[Run(name, "scratch", outcome.seeds[0])]
+    labels, target = result["labels"], TARGETS[name]
+    counts = [labels["images"], labels["labelled"], target.labels_per_class, result["test"]["samples"], result["steps"]]
+    return [target.title, *(f"{count:,}" for count in counts), str(len(outcome.bank(name)))]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True, help="folder of the images")
+    parser.add_argument("--weights", type=Path, required=True, help="folder of the given weights")
+    parser.add_argument("--size", default="small", choices=SIZES, help="large: larger networks, 10 times as long")
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--precision", default="bf16", choices=("fp32", "bf16", "fp16"))
+    parser.add_argument("--jobs", type=int, default=2, help="trainings at once")
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--out", type=Path, default=Path("runs/related_tasks"))
+    args = parser.parse_args()
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+    setting = Setting(args.data, args.weights, args.out, args.size, args.precision, args.device)
+    seeds = range(args.seeds)
+    with ProcessPoolExecutor(args.jobs, mp_context=get_context("spawn")) as pool:
+
+        def at_once(function: Callable[..., Any], calls: Sequence[tuple[Any, ...]]) -> list[Any]:
+            return list(pool.map(function, *zip(*calls, strict=True), [setting] * len(calls)))
+
+        sources = dict(zip(SOURCES, at_once(train_source, [(name,) for name in SOURCES]), strict=True))
+        targets = [(target, seed) for seed in seeds for target in TARGETS]
+        similarities = dict(zip(targets, at_once(rank_target, targets), strict=True))
+        runs = [Run(target, method, seed) for target, seed in targets for method in (*METHODS, *bank(target, setting))]
+        students = dict(zip(runs, at_once(train_student, [(run,) for run in runs]), strict=True))
+    command = (
+        f"python experiments/related_tasks.py --data DATA --weights WEIGHTS --size {args.size} --seeds {args.seeds} "
+        f"--precision {args.precision} --jobs {args.jobs} --device {args.device}"
+    )
+    write_report(Outcome(seeds, sources, similarities, students), setting, command)
+
+
+if __name__ == "__main__":
+    main()
