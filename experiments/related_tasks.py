@@ -417,7 +417,7 @@ def draw(outcome: Outcome, file: Path) -> None:
     """Accuracy by method, and what each source alone gains against its similarity."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(4 * len(TARGETS), 7), layout="constrained")
+    figure = Figure(figsize=(4 * len(TARGETS) + 3, 7), layout="constrained")
     axes = figure.subplots(2, len(TARGETS), squeeze=False)
     for (above, below), (name, target) in zip(axes.T, TARGETS.items(), strict=True):
         for place, method in enumerate(METHODS):
@@ -434,6 +434,7 @@ def draw(outcome: Outcome, file: Path) -> None:
             gains = outcome.gains(name, source)
             below.errorbar(value, gains.mean(), gains.std(), fmt="o", color="C0")
             below.annotate(source, (value, gains.mean()), xytext=(4, 3), textcoords="offset points", fontsize=7)
+        below.margins(x=0.25)  # room for the names
         below.axhline(0, color="grey", linewidth=0.8)
         below.set(xlabel=f"similarity by {MEASURES[0]}", ylabel="gained under the source alone" if first else None)
     figure.savefig(file, dpi=110)
