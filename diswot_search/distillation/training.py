@@ -553,7 +553,8 @@ class TrainingRun:
             "timing": {
                 "seconds": state.seconds,
                 "images_per_second": len(rows) * trainer.steps_per_epoch * trainer.images_per_step / seconds,
-                "covers": "seconds: training and validation of all epochs; images_per_second: training alone",
+                "covers": "seconds: training and validation of all epochs, without what sources predict before the "
+                "first; images_per_second: training alone",
                 "device": device_name(self.device),
                 "processes": self.accelerator.num_processes,
                 "threads": torch.get_num_threads(),
