@@ -16,6 +16,7 @@ import warnings
 from argparse import ArgumentError
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from itertools import pairwise
 from typing import Any
 
@@ -457,9 +458,18 @@ def sources_command(
 
 def run_command(
     dataset: str = "digits",
-    teacher: str = "cifar_resnet56",
+    teacher: str | None = None,
+    sources: dict[str, Any] | list[Any] | str | None = None,
+    weighting: dict[str, float] | str = "weighted",
+    measure: str = "parc",
+    power: float = 10.0,
+    lam: float = 0.8,
+    source_view: str = "fixed",
+    labels: int | str | None = None,
+    labels_per_class: int | None = None,
+    unlabelled_batch_size: int | None = None,
     space: str = "nasbench201",
-    distiller: dict[str, Any] | list[str] | str = "kd",
+    distiller: dict[str, Any] | list[str] | str | None = None,
     max_params: float | None = None,
     max_macs: float | None = None,
     max_latency_ms: float | None = None,
@@ -467,7 +477,7 @@ def run_command(
     evaluations: int | None = None,
     proxy: str = "diswot",
     algorithm: str = "evolution",
-    probe_size: int = 64,
+    probe_size: int | None = None,
     draws: int = 1,
     search_teacher: str = "random",
     recipe: str = "cifar",
@@ -493,7 +503,7 @@ def run_command(
     recipe_options: dict[str, Any] | None = None,
     teacher_recipe_options: dict[str, Any] | None = None,
 ) -> None:
-    """Train a teacher, search its student, distil it, and train it alone to compare.
+    """Train a teacher or rank sources, search their student, distil it, and train it alone to compare.
 
     Stopped at any moment, the same command continues; what is done is skipped. The run folder has a folder for each
     stage, report.md, and config.yaml with all options: `diswot run --config RUN/config.yaml` runs it again.
@@ -501,10 +511,26 @@ def run_command(
     Args:
         dataset: The data: digits, PATH.npz, torch/cifar100, folder/PATH, ...
         teacher: Whom to learn from: a timm name, the CIFAR ResNets included, trained first unless it has trained
-            weights, or the run folder of a training.
+            weights, or the run folder of a training; without sources cifar_resnet56.
+        sources: Models of other tasks to learn from in place of a teacher, ranked first: such as '[runs/mnist,
+            resnet18, {model: cifar_resnet20, checkpoint: FILE, num_classes: 10}]', or a mapping of names to these; or
+            the run folder of `diswot sources`.
+        weighting: How much each source counts, in the search and in the distillation: weighted by similarity, nearest
+            only, uniform, or a mapping of names to weights.
+        measure: What similarity is measured by: parc, cka, leep, nce, h_score, logme, knn or logistic.
+        power: Weights are similarities to this power, as shares of their sum.
+        lam: Lambda, the factor of the labelled images' cross entropy; that of the sources is 1 - lambda.
+        source_view: fixed, in which sources predict each image once, or augmented, in which they predict what the
+            student sees.
+        labels: Which training images have labels, in all stages: a share such as 4%, how many, or a file of their
+            indices. For a teacher --teacher_data_options.labels may say otherwise.
+        labels_per_class: How many of each class have labels.
+        unlabelled_batch_size: Images beside the labelled ones of a step for the sources to teach on; by default as many
+            as batch_size.
         space: Where to search; `diswot spaces` lists the names.
-        distiller: What is learnt: names that `diswot distillers` lists, as in kd+diswot, kd+2*diswot with a weight, or
-            a mapping of names to weights or to mappings of weight and options.
+        distiller: What is learnt from the teacher, kd unless said otherwise: names that `diswot distillers` lists, as
+            in kd+diswot, kd+2*diswot with a weight, or a mapping of names to weights or to mappings of weight and
+            options.
         max_params: Budget: trainable parameters.
         max_macs: Budget: multiply-accumulates of one image.
         max_latency_ms: Budget: median milliseconds of one forward pass on the device.
@@ -512,7 +538,7 @@ def run_command(
         evaluations: Architectures to score at most; by default 1000, for exhaustive all.
         proxy: The score: a name that `diswot proxies` lists, or an aggregate such as "log_rank(nwot, macs)".
         algorithm: evolution, ageing, nsga2, random or exhaustive.
-        probe_size: Training images that candidates are scored on.
+        probe_size: Training images with labels that candidates are scored on; by default 64, or all if they are fewer.
         draws: Weight draws that each score is averaged over.
         search_teacher: Compare candidates with the teacher's architecture with random weights, or with the trained one.
         recipe: How to train: cifar, imagenet or finetune.
@@ -551,7 +577,7 @@ def run_command(
         options.pop("teacher_checkpoint"), options.pop("teacher_pretrained"), teacher_options
     )
     pipeline = Pipeline(**options, budget=Budget(*limits))
-    result = pipeline.run(announce=_announce, files={"config.yaml": _to_yaml(config)})
+    result = pipeline.run(announce=partial(_announce, pipeline), files={"config.yaml": _to_yaml(config)})
     _print(compare_trainings(result.compared()), f"run folder: {result.path}")
 
 
@@ -693,10 +719,13 @@ def _show_ranking(run: str, best: int) -> None:
 
 def _show_pipeline(run: str, best: int) -> None:
     """The stages that have begun."""
+    from .distillation.source_report import format_ranking
     from .distillation.training_report import compare_trainings
-    from .pipeline import SEARCH, read_trainings
+    from .pipeline import SEARCH, read_ranking, read_trainings
     from .study import Study
 
+    if ranked := read_ranking(run):
+        _print(format_ranking(*ranked))
     if Study.exists(search := os.path.join(run, SEARCH)):
         _show_study(search, best)
     if trainings := read_trainings(run):
@@ -946,13 +975,16 @@ def _teacher_options(checkpoint: str | None, pretrained: bool, options: dict[str
     return {name: value for name, value in given.items() if value} | (options or {})
 
 
-def _announce(stage: str, result: Any) -> None:
+def _announce(pipeline: Any, stage: str, result: Any) -> None:
     """Show what a stage of a pipeline gave."""
+    from .distillation.source_report import format_ranking
     from .distillation.training_report import format_training
-    from .pipeline import SEARCH
+    from .pipeline import SEARCH, SOURCES
     from .report import describe_study, format_table
 
-    if stage == SEARCH:
+    if stage == SOURCES:
+        _print(format_ranking(result, pipeline.weights(result)))
+    elif stage == SEARCH:
         _print(format_table(result), *describe_study(result))
     else:
         _print(format_training(result.result))

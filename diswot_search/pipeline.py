@@ -1,14 +1,19 @@
-"""From a data set to a distilled student: train a teacher, search its student, distil it, train it alone to compare."""
+"""From a data set to a distilled student, and the same student trained alone to compare.
+
+Whom it learns from is a teacher, which is trained first, or sources, models of other tasks, which are ranked first.
+"""
 
 from __future__ import annotations
 
 import io
 import itertools
 import json
+import math
 import os
 import random
+import warnings
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -21,13 +26,19 @@ from search_spaces import Architecture, SearchSpace
 from .budget import Budget
 from .data import Probe
 from .distillation import Recipe, Training
-from .distillation.base import Specification, parse_distillers
+from .distillation.base import Specification, Term, parse_distillers
 from .distillation.checkpoint import TrainingFolder, read_training
+from .distillation.lessons import Bank, SourceLesson, Weighting
+from .distillation.relatedness import source_weights
+from .distillation.source_ranking import DRAWS, IMAGES, POWER, RankingRun, SourceRanking, load_ranking
+from .distillation.source_report import format_ranking
+from .distillation.sources import SourceModel, source_teacher
 from .distillation.training import TrainingRun, check_division
 from .distillation.training_report import compare_trainings
-from .evaluation import Evaluator
+from .evaluation import Evaluator, uses_teacher
 from .networks import Network, NetworkLike, network_for
-from .proxies import Proxy, ProxyFunction, RankAggregate
+from .partial_labels import Labels
+from .proxies import Proxy, ProxyFunction, RankAggregate, get_proxy
 from .report import describe_study, format_table
 from .run_folder import RunFolder, StudyError, as_json, differences, versions
 from .search import Search, as_space, check_whole, weight_seeds
@@ -35,13 +46,22 @@ from .seeding import stable_seed
 from .splits import Splits, as_splits
 from .student_files import DISTILLED
 from .study import Study
-from .teacher import Teacher
+from .teacher import Teacher, TeacherBank
 
-TEACHER, SEARCH, ALONE = "teacher", "search", "alone"
+TEACHER, SOURCES, SEARCH, ALONE = "teacher", "sources", "search", "alone"
 """The stages beside DISTILLED, and the folders of the run folder that they live in."""
 
 SEARCH_TEACHERS = ("random", "trained")
+_USUAL_TEACHER = "cifar_resnet56"
+_PROBE_SIZE = 64
 _TRIED = 20
+_FAINT = (
+    "By {measure} no source tells more of {data} than chance does: candidates are compared with all sources alike, and "
+    "the student is trained on its labels alone, so that there is no other training to compare it with."
+)
+
+StageResult = Training | Study | SourceRanking
+"""What a stage gives."""
 
 
 @dataclass(frozen=True)
@@ -51,9 +71,13 @@ class PipelineResult:
     Attributes:
         path: The run folder.
         study: The search, whose winner is the student.
-        distilled: The student, trained under the teacher.
-        alone: The same student, trained alone; None where no comparison was asked for.
-        teacher: The training of the teacher; None where it was given trained.
+        distilled: The student, trained under the teacher or the sources.
+        alone: The same student, trained alone; None where no comparison was asked for, or no source is near the data,
+            so that the distilled one learnt from labels alone, too.
+        teacher: The training of the teacher; None where it was given trained, or there are sources.
+        ranking: The ranking of the sources; None without any.
+        weights: What each source counts, in the search and in the distillation, by name; empty without sources, and
+            where none is near the data.
         difference: Points of test accuracy that the distilled student has more than the one alone.
     """
 
@@ -62,6 +86,8 @@ class PipelineResult:
     distilled: Training
     alone: Training | None
     teacher: Training | None
+    ranking: SourceRanking | None = None
+    weights: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def student(self) -> nn.Module:
@@ -82,15 +108,24 @@ def run(
     dataset: str | Splits = "digits",
     *,
     out: str | os.PathLike[str],
-    teacher: NetworkLike = "cifar_resnet56",
+    teacher: NetworkLike | None = None,
+    sources: Bank | None = None,
+    weighting: Weighting = "weighted",
+    measure: str = "parc",
+    power: float = POWER,
+    lam: float = 0.8,
+    source_view: str = "fixed",
+    labels: Labels | None = None,
+    labels_per_class: int | None = None,
+    unlabelled_batch_size: int | None = None,
     space: SearchSpace | str = "nasbench201",
-    distiller: Specification = "kd",
+    distiller: Specification | None = None,
     budget: Budget | None = None,
     proxy: str | Proxy | RankAggregate | ProxyFunction = "diswot",
     algorithm: str = "evolution",
     algorithm_options: Mapping[str, Any] | None = None,
     evaluations: int | None = None,
-    probe_size: int = 64,
+    probe_size: int | None = None,
     draws: int = 1,
     search_teacher: str = "random",
     ce_weight: float | None = None,
@@ -111,25 +146,43 @@ def run(
     device: str = "auto",
     checkpoint_minutes: float = 10.0,
     progress: bool = True,
-    announce: Callable[[str, Training | Study], None] | None = None,
+    announce: Callable[[str, StageResult], None] | None = None,
 ) -> PipelineResult:
     """From a data set to a distilled student.
 
-    A teacher is trained, unless it is given trained; a student is searched for it within a budget; the winner is
-    distilled, and trained alone in the same way, to compare. Each stage has a folder of its own in `out`: stopped at
-    any moment, the same call continues, skips what is done, and ends as if it had never stopped.
+    A teacher is trained, unless it is given trained, or sources, models of other tasks, are ranked by how near they
+    are to the data; a student is searched for them within a budget; the winner is distilled, and trained alone in the
+    same way, to compare. Each stage has a folder of its own in `out`: stopped at any moment, the same call continues,
+    skips what is done, and ends as if it had never stopped.
+
+    With sources one set of weights, from their ranking, serves twice: a candidate's score is the weighted mean of
+    those against each source, and the student learns from each by its weight. What the search sees of a source is its
+    body, which reads images as it was trained to, under a new classifier for the classes of the data with random
+    weights, the same in all draws. So `diswot`, `relation`, `channel_relation` and all else that looks at features
+    depends on what the source has learnt, while what looks at class maps, predictions or the classifier, as
+    `semantic_paper` and `kd` do, compares with a random classifier.
+
+    Where no source is near the data, all similarities being 0 or less, the pipeline warns and goes on: candidates are
+    compared with all sources alike, and the student is trained on its labels alone, once.
 
     Args:
         dataset: The data: a name that `create_splits` knows, or the splits.
         out: The run folder.
-        teacher: Whom to learn from: whatever `as_network` takes. One whose weights are not trained is trained first.
+        teacher: Whom to learn from: whatever `as_network` takes; without sources "cifar_resnet56". One whose weights
+            are not trained is trained first.
+        sources: Models of other tasks to learn from in place of a teacher, as for `distill`. They are ranked as
+            `rank_sources` does by default; of a ranking, or its run folder, that is done.
+        weighting, measure, power, lam, source_view, unlabelled_batch_size: Of learning from sources, as for `distill`.
+        labels: Which training images have labels, as for `distill`. The ranking, the search and all trainings, that of
+            a teacher included, look at no other labels; for the teacher, teacher_data_options may say otherwise.
+        labels_per_class: How many of each class have labels; likewise.
         space: Where to search; a name makes the space for the classes and images of the data.
         distiller: What is learnt from the teacher, as for `distill`.
         budget: Limits that the student keeps.
         proxy, algorithm, algorithm_options, evaluations, draws: Of the search, as for `search`.
-        probe_size: Training images that candidates are scored on.
+        probe_size: Training images with labels that candidates are scored on; by default 64, or all if they are fewer.
         search_teacher: Whether the search compares candidates with the teacher's architecture with "random" weights,
-            as DisWOT does, or with the "trained" teacher.
+            as DisWOT does, or with the "trained" teacher. Sources are compared with as they are.
         ce_weight: Factor of the cross entropy beside the distillers; by default their customary one.
         recipe, epochs, batch_size, lr, recipe_options: How the student is trained, as for `distill`; the teacher, too.
         teacher_epochs: Epochs of the teacher, if not those of the student.
@@ -139,12 +192,14 @@ def run(
         teacher_options: Options of the teacher, as `as_network` takes them.
         data_options: Options of `create_splits`.
         teacher_data_options: Those that are others where the teacher is trained: with `{"train_limit": None}` it sees
-            all images of which the student sees a part. Validation and test images should stay the same.
+            all images of which the student sees a part, with `{"labels": None}` all labels. Validation and test images
+            should stay the same.
         rule, seed, device, checkpoint_minutes, progress: As for `distill`.
         announce: Is told of each stage when it is done: its name and what it gave.
 
     Raises:
-        ValueError: The input of any stage is wrong; found out before the first begins and anything is written.
+        ValueError: The input of any stage is wrong, or what is of a teacher is given beside sources; found out before
+            the first stage begins and anything is written.
         BudgetError: No architecture of the space is within the budget; likewise.
         StudyError: The run folder cannot be used, or holds a pipeline of another configuration.
         DivergenceError: The loss of a training is no number any more.
@@ -197,10 +252,12 @@ class Pipeline:
     """A pipeline whose input is checked, that of every stage, ready to run.
 
     Attributes:
-        dataset, out, teacher, space, distiller, budget, proxy, algorithm, algorithm_options, evaluations: As for `run`.
-        probe_size, draws, search_teacher, ce_weight, recipe, epochs, batch_size, lr, recipe_options: As for `run`.
-        teacher_epochs, teacher_recipe_options, compare, space_options, teacher_options, data_options: As for `run`.
-        teacher_data_options, rule, seed, device, checkpoint_minutes, progress: As for `run`.
+        dataset, out, teacher, sources, weighting, measure, power, lam, source_view, labels: As for `run`.
+        labels_per_class, unlabelled_batch_size, space, distiller, budget, proxy, algorithm, algorithm_options: As for
+            `run`.
+        evaluations, probe_size, draws, search_teacher, ce_weight, recipe, epochs, batch_size, lr: As for `run`.
+        recipe_options, teacher_epochs, teacher_recipe_options, compare, space_options, teacher_options: As for `run`.
+        data_options, teacher_data_options, rule, seed, device, checkpoint_minutes, progress: As for `run`.
         config: All that the result depends on, as JSON values.
 
     Raises:
@@ -209,15 +266,24 @@ class Pipeline:
 
     dataset: str | Splits
     out: str | os.PathLike[str]
-    teacher: NetworkLike
+    teacher: NetworkLike | None
+    sources: Bank | None
+    weighting: Weighting
+    measure: str
+    power: float
+    lam: float
+    source_view: str
+    labels: Labels | None
+    labels_per_class: int | None
+    unlabelled_batch_size: int | None
     space: SearchSpace | str
-    distiller: Specification
+    distiller: Specification | None
     budget: Budget | None
     proxy: str | Proxy | RankAggregate | ProxyFunction
     algorithm: str
     algorithm_options: Mapping[str, Any] | None
     evaluations: int | None
-    probe_size: int
+    probe_size: int | None
     draws: int
     search_teacher: str
     ce_weight: float | None
@@ -242,45 +308,115 @@ class Pipeline:
     def __post_init__(self) -> None:
         if self.search_teacher not in SEARCH_TEACHERS:
             raise ValueError(f"search_teacher is {self.search_teacher!r}; it must be 'random' or 'trained'.")
-        check_whole("probe_size", self.probe_size, least=2)
-        self._terms = parse_distillers(self.distiller)
-        self._splits = as_splits(self.dataset, self.data_options)
-        self._teacher = network_for(self._splits, self.teacher, "teacher", self.teacher_options)
-        self._check_teacher_options()
+        if self.probe_size is not None:
+            check_whole("probe_size", self.probe_size, least=2)
+        self._splits = as_splits(self.dataset, self.data_options, **self._labels)
+        self._teacher: Network | None = None
+        self._ranking: SourceRanking | RankingRun | None = None
+        self._terms: tuple[Term, ...] = ()
+        if self.sources is None:
+            self._terms = parse_distillers("kd" if self.distiller is None else self.distiller)
+            teacher = _USUAL_TEACHER if self.teacher is None else self.teacher
+            self._teacher = network_for(self._splits, teacher, "teacher", self.teacher_options)
+            self._check_teacher_options(self._teacher)
+        else:
+            self._check_alone()
+            self._ranking = self._as_ranking(self.sources)
         self._space = as_space(self.space, self._probe(self._teacher), **(self.space_options or {}))
-        self.config = self._check()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # what a stage warns of is said when it runs
+            self.config = self._check()
+
+    @property
+    def _labels(self) -> dict[str, Any]:
+        return {"labels": self.labels, "labels_per_class": self.labels_per_class}
 
     # -- before anything is written -------------------------------------------------------------
 
-    def _check_teacher_options(self) -> None:
+    def _check_teacher_options(self, teacher: Network) -> None:
         """Refuse what says how to train a teacher that is trained."""
         names = ("teacher_epochs", "teacher_recipe_options", "teacher_data_options")
-        given = [name for name in names if getattr(self, name) not in (None, {})]
-        if self._teacher.trained and given:
-            raise ValueError(f"The teacher {self._teacher.name} is trained already; {', '.join(given)} cannot be set.")
+        if teacher.trained and (given := self._given(*names)):
+            raise ValueError(f"The teacher {teacher.name} is trained already; {', '.join(given)} cannot be set.")
+
+    def _check_alone(self) -> None:
+        """Refuse what is said of a teacher beside sources."""
+        of_teacher = ("teacher", "teacher_options", "teacher_epochs", "teacher_recipe_options", "teacher_data_options")
+        given = self._given(*of_teacher, "distiller", "ce_weight")
+        if given := given + (["search_teacher"] if self.search_teacher == "trained" else []):
+            raise ValueError(
+                f"The student learns from sources; {', '.join(given)} cannot be given beside them. A teacher of the "
+                "same task may be one of the sources, and lam is the factor of the cross entropy."
+            )
+
+    def _given(self, *names: str) -> list[str]:
+        values = ((name, getattr(self, name)) for name in names)
+        return [name for name, value in values if value is not None and value != {}]
+
+    def _as_ranking(self, bank: Bank) -> SourceRanking | RankingRun:
+        """The ranking that is given, or one to be made."""
+        if isinstance(bank, str | os.PathLike):
+            bank = load_ranking(bank)
+        if isinstance(bank, SourceRanking):
+            bank.check_target(self._splits.name, self._splits.num_classes)
+            return bank
+        return RankingRun(
+            sources=bank,
+            dataset=self._splits,
+            measures=self.measure,
+            images=IMAGES,
+            draws=DRAWS,
+            reference=None,
+            labels=None,
+            labels_per_class=None,
+            data_options=None,
+            seed=self.seed,
+            out=Path(self.out) / SOURCES,
+            device=self.device,
+            progress=self.progress,
+        )
 
     def _check(self) -> dict[str, Any]:
         """Make every stage as far as it can be made without those before it; returns the configuration."""
-        search = self._make_search(self._random_teacher(), None)
-        stand_in = self._make_training(_stand_in(search), self._teacher, None)
+        guide = self._trial_guide()
+        search = self._make_search(guide.of_search, None)
+        stand_in = self._make_training(_stand_in(search), guide, None)
         if stand_in.accelerator.num_processes > 1:
             raise ValueError("A pipeline runs in one process; `diswot distill` trains its student in several.")
         of_student = {key: value for key, value in stand_in.config.items() if key != "student"}
+        of_search = search.study.config
+        if self._ranking is not None:
+            asked = self._lesson(self._ranking).config()
+            of_student["unlabelled"] = asked | {"unlabelled_batch_size": stand_in.unlabelled_batch_size}
+            of_search = {key: value for key, value in of_search.items() if key != "teacher"}
+            return {"search": of_search, "distillation": of_student, "sources": self._ranking.config}
+        assert self._teacher is not None
         of_teacher = None
         if not self._teacher.trained:
-            training = self._make_teacher_training(None)
+            training = self._make_teacher_training(self._teacher, None)
             check_division(f"The teacher {self._teacher.name}", training.splits.config(), self._splits)
             of_teacher = training.config
         return {
-            "search": search.study.config,
+            "search": of_search,
             "search_teacher": self.search_teacher,
             "distillation": of_student,
             "teacher": of_teacher,
         }
 
-    def _random_teacher(self) -> Teacher:
+    def _trial_guide(self) -> _Guide:
+        """Whom the stages would learn from, as far as that is known: of sources, all that may have a weight."""
+        if self._teacher is not None:
+            return _Guide(self._random_teacher(self._teacher), self._teacher)
+        if isinstance(self._ranking, SourceRanking):
+            return self._guide_of(self._ranking)
+        assert self._ranking is not None
+        sources = self._ranking.sources
+        by_hand = self.weighting if isinstance(self.weighting, Mapping) else "uniform"
+        weights = source_weights({source.name: math.nan for source in sources}, by_hand)
+        return _Guide(self._bank(sources, weights), lesson=self._lesson(self._ranking, weights))
+
+    def _random_teacher(self, teacher: Network) -> Teacher:
         """The teacher's architecture with random weights."""
-        teacher = self._teacher
         if not teacher.trained:
             return teacher
         if teacher.timm is None and teacher.space is None:
@@ -293,20 +429,79 @@ class Pipeline:
         card = teacher.card(self._splits.input_size, self._splits.mean, self._splits.std)
         return Teacher(card.name, card.build, trained=False, settings={"timm": teacher.timm, "space": teacher.space})
 
+    # -- whom the stages learn from -------------------------------------------------------------
+
+    def weights(self, ranking: SourceRanking) -> dict[str, float]:
+        """What each source counts, by name; empty where none is near the data."""
+        return ranking.weights(self.weighting, self.power, measure=self._measure)
+
+    @property
+    def _measure(self) -> str | None:
+        """What weights come from; None where they do not come from similarities."""
+        return self.measure if self.weighting in ("weighted", "nearest") else None
+
+    def _guide_of(self, ranking: SourceRanking) -> _Guide:
+        weights = self.weights(ranking)
+        known = {name: 1.0 for name, value in ranking.similarities(self._measure).items() if not math.isnan(value)}
+        bank = self._bank(ranking.sources, weights or ranking.weights(known))
+        return _Guide(bank, lesson=self._lesson(ranking), ranking=ranking, weights=weights)
+
+    def _bank(self, sources: tuple[SourceModel, ...], weights: Mapping[str, float]) -> TeacherBank | None:
+        """The sources as candidates are compared with them; None where the proxy compares with nobody."""
+        if not any(map(uses_teacher, get_proxy(self.proxy).members)):
+            return None
+        used = [source for source in sources if weights[source.name]]
+        teachers = tuple(source_teacher(source, self._splits) for source in used)
+        return TeacherBank(teachers, tuple(weights[source.name] for source in used))
+
+    def _lesson(self, ranking: SourceRanking | RankingRun, weighting: Weighting | None = None) -> SourceLesson:
+        return SourceLesson(
+            ranking if isinstance(ranking, SourceRanking) else ranking.sources,
+            weighting=self.weighting if weighting is None else weighting,
+            measure=self.measure,
+            power=self.power,
+            lam=self.lam,
+            view=self.source_view,
+        )
+
+    def _find_guide(self, tell: Callable[[str, StageResult], None]) -> _Guide:
+        """Train the teacher or rank the sources, unless that is done."""
+        if self._ranking is not None:
+            return self._rank(self._ranking, tell)
+        assert self._teacher is not None
+        trained, teacher = None, self._teacher
+        if not teacher.trained:
+            folder = Path(self.out) / TEACHER
+            trained = self._make_teacher_training(teacher, folder).run()
+            teacher = network_for(self._splits, folder, "teacher")
+            tell(TEACHER, trained)
+        of_search = teacher if self.search_teacher == "trained" else self._random_teacher(self._teacher)
+        return _Guide(of_search, teacher, trained=trained)
+
+    def _rank(self, ranking: SourceRanking | RankingRun, tell: Callable[[str, StageResult], None]) -> _Guide:
+        if isinstance(ranking, RankingRun):
+            ranking = ranking.run()
+            tell(SOURCES, ranking)
+        guide = self._guide_of(ranking)
+        if not guide.weights:
+            warnings.warn(_FAINT.format(measure=self.measure, data=self._splits.name), stacklevel=2)
+        return guide
+
     # -- the stages -----------------------------------------------------------------------------
 
-    def _make_teacher_training(self, out: Path | None) -> TrainingRun:
+    def _make_teacher_training(self, teacher: Network, out: Path | None) -> TrainingRun:
         splits = self._splits
-        if self.teacher_data_options:
-            splits = as_splits(self.dataset, {**(self.data_options or {}), **self.teacher_data_options})
+        if own := self.teacher_data_options:
+            labels = {} if own.keys() & self._labels.keys() else self._labels
+            splits = as_splits(self.dataset, {**(self.data_options or {}), **own}, **labels)
         changes = {"epochs": self.teacher_epochs} if self.teacher_epochs is not None else {}
         changes = {**(self.teacher_recipe_options or {}), **changes}
-        return self._make_training(self._teacher, None, out, splits=splits, changes=changes)
+        return self._make_training(teacher, None, out, splits=splits, changes=changes)
 
     def _make_training(
         self,
         student: NetworkLike,
-        teacher: Network | None,
+        guide: _Guide | None,
         out: Path | None,
         *,
         splits: Splits | None = None,
@@ -316,10 +511,12 @@ class Pipeline:
         given = {name: value for name, value in shorthand.items() if value is not None}
         return TrainingRun(
             student=student,
-            teacher=teacher,
+            teacher=None if guide is None else guide.teacher,
             dataset=splits or self._splits,
-            terms=self._terms if teacher is not None else (),
-            ce_weight=self.ce_weight if teacher is not None else None,
+            terms=() if guide is None else self._terms,
+            lesson=None if guide is None else guide.lesson,
+            unlabelled_batch_size=None if guide is None else self.unlabelled_batch_size,
+            ce_weight=None if guide is None else self.ce_weight,
             recipe=self.recipe,
             epochs=None,
             batch_size=None,
@@ -337,7 +534,7 @@ class Pipeline:
             progress=self.progress,
         )
 
-    def _make_search(self, teacher: Teacher, out: Path | None) -> Search:
+    def _make_search(self, teacher: Teacher | TeacherBank | None, out: Path | None) -> Search:
         seeds = weight_seeds(self.seed, self.draws)
         evaluator = Evaluator(self._space, teacher, [self._probe(teacher)], self.proxy, seeds=seeds, device=self.device)
         return Search(
@@ -351,13 +548,19 @@ class Pipeline:
             progress=self.progress,
         )
 
-    def _probe(self, teacher: Teacher) -> Probe:
-        """Training images as the teacher was trained to see them, of each class as many as of others."""
-        splits, size = self._splits, self.probe_size
-        if size > len(splits.train):
-            raise ValueError(f"probe_size is {size}, but there are only {len(splits.train)} training images.")
+    def _probe(self, teacher: Teacher | TeacherBank | None) -> Probe:
+        """Labelled images as the teacher was trained to see them, of each class as many as of others.
+
+        Several teachers are given them as the data is normalised, of which each makes what it is to see.
+        """
+        splits = self._splits
+        labelled = torch.arange(len(splits.train)) if splits.labelled is None else splits.labelled
+        size = min(_PROBE_SIZE, len(labelled)) if self.probe_size is None else self.probe_size
+        if size > len(labelled):
+            have = "" if splits.labelled is None else " that have labels"
+            raise ValueError(f"probe_size is {size}, but there are only {len(labelled)} training images{have}.")
         mean, std = (getattr(teacher, name, None) or getattr(splits, name) for name in ("mean", "std"))
-        order = _balanced_order(splits.train.labels, self.seed)[:size]
+        order = labelled[_balanced_order(splits.train.labels[labelled], self.seed)[:size]]
         batch = next(iter(splits.train.batches(order, size, device=torch.device("cpu"), augment=None, seed=0)))
         images = (batch.images - torch.tensor(mean).view(-1, 1, 1)) / torch.tensor(std).view(-1, 1, 1)
         return Probe.from_tensors(images, batch.labels, splits.num_classes, splits.name)
@@ -365,7 +568,7 @@ class Pipeline:
     def run(
         self,
         *,
-        announce: Callable[[str, Training | Study], None] | None = None,
+        announce: Callable[[str, StageResult], None] | None = None,
         files: Mapping[str, str] | None = None,
     ) -> PipelineResult:
         """Run all stages that are not done, and write what came of them.
@@ -380,40 +583,80 @@ class Pipeline:
         try:
             for name, text in (files or {}).items():
                 folder.write(name, text)
-            trained, teacher = None, self._teacher
-            if not teacher.trained:
-                trained = self._make_teacher_training(path / TEACHER).run()
-                teacher = network_for(self._splits, path / TEACHER, "teacher")
-                tell(TEACHER, trained)
-            study = self._search(teacher)
+            guide = self._find_guide(tell)
+            study = self._search(guide)
             tell(SEARCH, study)
             student = study.winner.architecture
-            distilled = self._make_training(student, teacher, path / DISTILLED).run()
+            distilled = self._make_training(student, guide, path / DISTILLED).run()
             tell(DISTILLED, distilled)
             alone = None
-            if self.compare:
+            if self.compare and not guide.is_faint:
                 alone = self._make_training(student, None, path / ALONE).run()
                 tell(ALONE, alone)
-            result = PipelineResult(path, study, distilled, alone, trained)
+            result = PipelineResult(path, study, distilled, alone, guide.trained, guide.ranking, guide.weights)
             folder.write("report.md", "\n".join(_report(result)) + "\n")
             folder.write_json("result.json", _summary(result))
         finally:
             folder.release()
         return result
 
-    def _search(self, teacher: Network) -> Study:
+    def _search(self, guide: _Guide) -> Study:
         out = Path(self.out) / SEARCH
         if Study.exists(out):
             done = Study.load(out, space=self._space)
             if done.status == "complete":
                 return done
-        return self._make_search(teacher if self.search_teacher == "trained" else self._random_teacher(), out).run()
+        return self._make_search(guide.of_search, out).run()
+
+
+@dataclass(frozen=True)
+class _Guide:
+    """Whom the stages learn from.
+
+    Attributes:
+        of_search: Whom candidates are compared with; None where the proxy compares with nobody.
+        teacher: Whom the student learns from; None with sources.
+        lesson: What it learns from sources; None without any.
+        trained: The training of the teacher, where it was trained here.
+        ranking: The ranking of the sources.
+        weights: What each of them counts; empty where none is near the data.
+    """
+
+    of_search: Teacher | TeacherBank | None
+    teacher: Network | None = None
+    lesson: SourceLesson | None = None
+    trained: Training | None = None
+    ranking: SourceRanking | None = None
+    weights: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def is_faint(self) -> bool:
+        """Whether there are sources, but none that is near the data."""
+        return self.ranking is not None and not self.weights
 
 
 def read_trainings(path: str | os.PathLike[str]) -> dict[str, dict[str, Any]]:
     """What is known of the student's trainings in the run folder of a pipeline, as `PipelineResult.compared` has it."""
     folders = {"student alone": Path(path) / ALONE, "distilled": Path(path) / DISTILLED}
     return {name: read_training(folder) for name, folder in folders.items() if TrainingFolder.exists(folder)}
+
+
+def read_ranking(path: str | os.PathLike[str]) -> tuple[SourceRanking, dict[str, float]] | None:
+    """The ranking of the sources of a pipeline and what each counts, from its run folder; None until it is finished.
+
+    Raises:
+        StudyError: The ranking cannot be read.
+    """
+    folder = Path(path)
+    config = json.loads((folder / "config.json").read_text())["distillation"].get("unlabelled")
+    done = folder / "result.json"
+    results = json.loads(done.read_text())["results"] if done.is_file() else {}
+    place = folder / (results.get(SOURCES) or f"{SOURCES}/result.json")
+    if config is None or not place.is_file():
+        return None
+    ranking = load_ranking(place.parent)
+    power = float(config.get("power", POWER))
+    return ranking, ranking.weights(config["weighting"], power, measure=config.get("measure"))
 
 
 def _balanced_order(labels: torch.Tensor, seed: int) -> torch.Tensor:
@@ -454,20 +697,45 @@ def _summary(result: PipelineResult) -> dict[str, Any]:
             "params": winner.params,
             "macs": winner.macs,
         },
+        **({} if result.ranking is None else {SOURCES: _summary_of_sources(result, result.ranking)}),
         "test_accuracy": {name: training and training.accuracy for name, training in trainings.items()},
         "difference": result.difference,
         "results": {name: training and f"{name}/result.json" for name, training in trainings.items()}
+        | ({} if result.ranking is None else {SOURCES: _place(result.path, result.ranking)})
         | {SEARCH: f"{SEARCH}/result.json"},
         "versions": versions(),
     }
 
 
+def _summary_of_sources(result: PipelineResult, ranking: SourceRanking) -> dict[str, Any]:
+    facts = result.distilled.result["sources"]
+    shown = {key: facts[key] for key in ("weighting", "measure", "power", "lam", "view", "fallback")}
+    similarities = {model["name"]: model["similarity"] for model in facts["models"]}
+    return {"ranking": _place(result.path, ranking), **shown, "similarities": similarities, "weights": result.weights}
+
+
+def _place(path: Path, ranking: SourceRanking) -> str | None:
+    """Where the ranking's result is, seen from the run folder; None where it is in memory only."""
+    if ranking.path is None:
+        return None
+    if ranking.path == path / SOURCES:
+        return f"{SOURCES}/result.json"
+    return str(ranking.path.absolute() / "result.json")
+
+
 def _report(result: PipelineResult) -> Iterator[str]:
     facts = result.distilled.result
-    yield f"# {facts['student']['name']} under {facts['teacher']['name']} on {facts['data']}"
+    under = facts["teacher"]["name"] if result.ranking is None else _count_sources(result.ranking)
+    yield f"# {facts['student']['name']} under {under} on {facts['data']}"
     yield ""
     if result.teacher is not None:
         yield f"The teacher was trained first: {result.teacher.accuracy:.2f} % of the test images."
+        yield ""
+    if result.ranking is not None:
+        yield "## Sources"
+        yield ""
+        yield from _as_code(format_ranking(result.ranking, result.weights))
+        yield from (f"- {line}" for line in _describe_sources(result, result.ranking))
         yield ""
     yield "## Search"
     yield ""
@@ -477,6 +745,28 @@ def _report(result: PipelineResult) -> Iterator[str]:
     yield "## Training"
     yield ""
     yield from _as_code(compare_trainings(result.compared()))
+
+
+def _count_sources(ranking: SourceRanking) -> str:
+    return "1 source" if len(ranking.names) == 1 else f"{len(ranking.names)} sources"
+
+
+def _describe_sources(result: PipelineResult, ranking: SourceRanking) -> Iterator[str]:
+    """What the sources count and why, in lines."""
+    facts = result.distilled.result["sources"]
+    if facts["fallback"]:
+        yield _FAINT.format(measure=facts["measure"], data=result.distilled.result["data"])
+    else:
+        power = facts["power"]
+        how = {
+            "weighted": f"by {facts['measure']} to the power {'inf' if power is None else f'{power:g}'}",
+            "nearest": f"the nearest by {facts['measure']} alone",
+            "uniform": "all alike",
+        }
+        weighting = "by hand" if isinstance(facts["weighting"], Mapping) else how[facts["weighting"]]
+        yield f"weights of the search and of the distillation: {weighting}; labels count {facts['lam']:g}"
+    for (source, measure), reason in ranking.reasons.items():
+        yield f"no {measure} of {source}: {reason}"
 
 
 def _as_code(table: RenderableType) -> Iterator[str]:

@@ -5,20 +5,33 @@ from __future__ import annotations
 import importlib
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
+import timm
 import torch
 from torch import nn
 
 import diswot_search as ds
 from diswot_search import Budget, DistillerError, Splits, Study, StudyError
-from diswot_search.distillation import training
+from diswot_search.cli import main
+from diswot_search.distillation import source_ranking, training
+from diswot_search.distillation.checkpoint import TrainingFolder
+from diswot_search.distillation.relatedness import MEASURES, Evidence, get_measure
+from diswot_search.distillation.source_ranking import RankingFolder, RankingRun
 from diswot_search.image_sets import ImageSet
+from diswot_search.networks import as_network
+from diswot_search.seeding import isolated_random_state
+from diswot_search.student_files import save_student
+from search_spaces import Architecture, NASBench201Space
 
 STAGES = ["teacher", "search", "distilled", "alone"]
 TINY = {
@@ -42,12 +55,25 @@ TINY = {
 OF_A_TRAINED_TEACHER = TINY | {"teacher_options": None, "teacher_epochs": None, "teacher_data_options": None}
 
 
+def source(seed: int, num_classes: int = 5) -> nn.Module:
+    with isolated_random_state(seed):
+        return timm.create_model("cifar_resnet", arch="1x4-1x8", num_classes=num_classes).eval()
+
+
+BANK = {"first": source(1), "second": source(2, num_classes=3), "third": source(3, num_classes=2)}
+STAGES_OF_SOURCES = ["sources", "search", "distilled", "alone"]
+ABOUT_TEACHERS = ("teacher", "teacher_options", "teacher_epochs", "teacher_data_options")
+OF_SOURCES = {key: value for key, value in TINY.items() if key not in ABOUT_TEACHERS}
+OF_SOURCES |= {"sources": BANK, "labels_per_class": 2, "power": 1.0}
+
+
 @pytest.fixture(scope="module", autouse=True)
 def _no_pictures() -> Iterator[None]:
     """Pictures take most of the time, and are tested with what draws them."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(training, "draw_training", lambda rows, result: {})
         patch.setattr(importlib.import_module("diswot_search.search"), "PICTURES", {})
+        patch.setattr(source_ranking, "to_png", lambda figure: b"")
         yield
 
 
@@ -344,3 +370,338 @@ def test_a_folder_of_other_things_is_refused(tmp_path: Path) -> None:
 def test_the_folder_of_a_pipeline_is_no_place_for_another_run(finished: ds.PipelineResult) -> None:
     with pytest.raises(StudyError, match="is the run folder of a pipeline"):
         ds.train("cifar_resnet20", "digits", epochs=1, out=finished.path, progress=False)
+
+
+# -- partial labels -----------------------------------------------------------------------------
+
+
+def test_all_stages_look_at_the_same_labels(tmp_path: Path) -> None:
+    options = TINY | {"labels_per_class": 2, "epochs": 1, "teacher_epochs": 1, "evaluations": 1}
+    result = ds.run(out=tmp_path / "run", **options)
+    for training_of, images in ((result.teacher, 60), (result.distilled, 40), (result.alone, 40)):
+        assert training_of.result["labels"] == {"labelled": 20, "images": images, "classes": 10}
+    own = {"train_limit": 60, "labels_per_class": None}
+    taught = ds.run(out=tmp_path / "other", **options | {"teacher_data_options": own, "compare": False})
+    assert taught.teacher.result["labels"] is None
+    assert taught.distilled.result["labels"]["labelled"] == 20
+
+
+@pytest.mark.parametrize("of_sources", [False, True])
+def test_the_search_sees_labelled_images_only(of_sources: bool, finished: ds.PipelineResult, tmp_path: Path) -> None:
+    seen: list[torch.Tensor] = []
+
+    def look(student: ds.Readings, teacher: ds.Readings | None) -> float:
+        seen.append(student.probe.images)
+        raise KeyboardInterrupt
+
+    guide = {"sources": BANK} if of_sources else {"teacher": finished.path / "teacher"}
+    options = (OF_SOURCES if of_sources else OF_A_TRAINED_TEACHER) | guide | {"proxy": look, "labels_per_class": 2}
+    with pytest.raises(KeyboardInterrupt):
+        ds.run(out=tmp_path / "run", **options | {"probe_size": None})
+    (images,) = seen
+    splits = ds.create_splits(**TINY["data_options"], labels_per_class=2)
+    assert len(images) == 20  # all that have labels, since they are fewer than usual
+    known = pictures(splits.train, splits)[splits.labelled]
+    assert all((image - known).abs().amax((1, 2, 3)).min() < 1e-5 for image in images)
+    with pytest.raises(ValueError, match="probe_size is 21, but there are only 20 training images that have labels"):
+        ds.run(out=tmp_path / "other", **options | {"probe_size": 21})
+
+
+# -- sources ------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def of_sources(tmp_path_factory: pytest.TempPathFactory) -> ds.PipelineResult:
+    """A pipeline under sources that was never stopped."""
+    return ds.run(out=tmp_path_factory.mktemp("of_sources") / "run", **OF_SOURCES)
+
+
+def outcome(folder: Path) -> dict[str, Any]:
+    """What a pipeline under sources says and gives, but for times and files that are chosen by their moment."""
+    names = ["config.json", "result.json", "sources/sources.csv"]
+    names += [f"{stage}/student/student.safetensors" for stage in ("distilled", "alone")]
+    found: dict[str, Any] = {name: (folder / name).read_bytes() for name in names}
+    found["winner"] = json.loads((folder / "search/result.json").read_text())["winner"]["architecture"]
+    return found
+
+
+def same(first: nn.Module, second: nn.Module) -> bool:
+    one, other = first.state_dict(), second.state_dict()
+    return one.keys() == other.keys() and all(torch.equal(one[key], other[key]) for key in one)
+
+
+def test_sources_are_ranked_searched_for_and_learnt_from(of_sources: ds.PipelineResult) -> None:
+    assert {path.name for path in of_sources.path.iterdir()} == {
+        "config.json", "lock", "pipeline.sqlite", "report.md", "result.json", *STAGES_OF_SOURCES,
+    }  # fmt: skip
+    assert of_sources.teacher is None
+    assert of_sources.distilled.result["teacher"] is None
+    assert of_sources.distilled.result["unlabelled"] == "sources"
+    assert of_sources.alone.result.get("unlabelled") is None
+    for training_of in (of_sources.distilled, of_sources.alone):
+        assert training_of.result["labels"]["labelled"] == 20
+        assert training_of.result["student"]["name"].endswith(of_sources.study.winner.record.architecture)
+    assert of_sources.difference == of_sources.distilled.accuracy - of_sources.alone.accuracy
+
+
+def test_one_set_of_weights_serves_the_search_and_the_distillation(of_sources: ds.PipelineResult) -> None:
+    similarities = of_sources.ranking.similarities()
+    total = sum(max(value, 0) for value in similarities.values())
+    by_definition = {name: max(value, 0) / total for name, value in similarities.items()}  # of power 1
+    assert sum(weight > 0 for weight in by_definition.values()) > 1  # or the bank shows nothing
+    assert of_sources.weights == pytest.approx(by_definition, rel=1e-12)
+    searched = of_sources.study.config["teacher"]["teachers"]
+    used = {name: weight for name, weight in of_sources.weights.items() if weight}
+    assert {teacher["name"]: teacher["weight"] for teacher in searched} == used
+    learnt = of_sources.distilled.result["sources"]["models"]
+    assert {model["name"]: model["weight"] for model in learnt} == of_sources.weights
+    assert all(teacher["trained"] for teacher in searched)
+
+
+def test_the_students_are_those_of_distill_and_train(of_sources: ds.PipelineResult, tmp_path: Path) -> None:
+    asked = ("epochs", "batch_size", "data_options", "labels_per_class", "device", "progress")
+    options = {key: OF_SOURCES[key] for key in asked}
+    distilled = ds.distill(of_sources.study, None, "digits", sources=BANK, power=1.0, **options)
+    assert same(distilled.student, of_sources.student)
+    assert same(ds.train(of_sources.study, "digits", **options).student, of_sources.alone.student)
+    assert not same(distilled.student, of_sources.alone.student)
+    assert same(ds.load_student(of_sources.path), of_sources.student)
+
+
+def test_report_result_and_show_name_the_sources(
+    of_sources: ds.PipelineResult, capsys: pytest.CaptureFixture[str]
+) -> None:
+    result = json.loads((of_sources.path / "result.json").read_text())
+    assert result["results"]["sources"] == result["sources"]["ranking"] == "sources/result.json"
+    ranked = json.loads((of_sources.path / result["sources"]["ranking"]).read_text())
+    assert {one["name"]: one["measures"]["parc"]["similarity"] for one in ranked["sources"]} == pytest.approx(
+        result["sources"]["similarities"]
+    )
+    assert result["sources"]["weights"] == of_sources.weights
+    assert result["sources"]["fallback"] is None
+    report = (of_sources.path / "report.md").read_text()
+    assert main(["show", str(of_sources.path)]) == 0
+    shown = capsys.readouterr().out
+    for text in (report, shown):
+        lines = text.splitlines()
+        for name, weight in of_sources.weights.items():
+            assert any(f"{name} " in line and f" {weight:.3f} " in line for line in lines)
+        for needed in ("student alone", "distilled", f"{of_sources.alone.accuracy:.2f} %", "3 sources (weighted)"):
+            assert needed in text
+    assert report.startswith("# nasbench201:")
+    assert " under 3 sources on digits" in report
+    assert "by parc to the power 1; labels count 0.8" in report
+
+
+def test_a_finished_pipeline_of_sources_is_read(of_sources: ds.PipelineResult, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(RankingRun, "_measure", None)  # which would be called to measure a source
+    before = times(of_sources.path)
+    told: list[str] = []
+    again = ds.run(out=of_sources.path, announce=lambda stage, result: told.append(stage), **OF_SOURCES)
+    assert told == STAGES_OF_SOURCES
+    after = times(of_sources.path)
+    assert [path for path in before if path.endswith(".safetensors") and before[path] != after[path]] == []
+    assert again.weights == of_sources.weights
+    assert again.difference == of_sources.difference
+    for changes, message in (
+        ({"weighting": "nearest"}, r'distillation.unlabelled.weighting is "weighted" there, "nearest" here'),
+        ({"lam": 0.5}, r"distillation.unlabelled.lam is 0.8 there, 0.5 here"),
+        ({"labels_per_class": 3}, r"distillation.data.labels.count is 20 there, 30 here"),
+        ({"sources": {"first": BANK["first"]}}, r"second"),
+        ({"sources": None, "teacher": "cifar_resnet20"}, r"sources"),
+    ):
+        with pytest.raises(StudyError, match=message):
+            ds.run(out=of_sources.path, **OF_SOURCES | changes)
+    assert times(of_sources.path) == after
+
+
+class Killed(BaseException):
+    """Nobody answers to it, as to a kill."""
+
+
+def test_a_pipeline_of_sources_killed_in_any_stage_ends_the_same(
+    of_sources: ds.PipelineResult, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for kind, method in ((RankingFolder, "add"), (Study, "add"), (TrainingFolder, "save")):
+        with monkeypatch.context() as patch:
+            patch.setattr(kind, method, _and_die(getattr(kind, method)))
+            with pytest.raises(Killed):
+                ds.run(out=tmp_path / "run", **OF_SOURCES)
+        assert not (tmp_path / "run" / "result.json").exists()
+    assert len(RankingFolder.peek(tmp_path / "run" / "sources").found) == 3
+    ds.run(out=tmp_path / "run", **OF_SOURCES)
+    assert outcome(tmp_path / "run") == outcome(of_sources.path)
+
+
+def _and_die(method: Callable[..., None]) -> Callable[..., None]:
+    def call(*args: Any, **options: Any) -> None:
+        method(*args, **options)
+        raise Killed
+
+    return call
+
+
+def test_a_ranking_is_taken_as_it_is(of_sources: ds.PipelineResult, tmp_path: Path) -> None:
+    told: list[str] = []
+    options = OF_SOURCES | {"sources": of_sources.ranking, "weighting": "nearest", "epochs": 1, "evaluations": 1}
+    result = ds.run(out=tmp_path / "run", announce=lambda stage, found: told.append(stage), **options)
+    assert told == ["search", "distilled", "alone"]
+    assert not (tmp_path / "run" / "sources").exists()
+    nearest = of_sources.ranking.order()[0]
+    assert result.weights == {name: float(name == nearest) for name in BANK}
+    assert result.study.config["teacher"]["name"] == nearest
+    stored = json.loads((tmp_path / "run" / "result.json").read_text())
+    assert stored["results"]["sources"] == str(of_sources.path / "sources" / "result.json")
+    other = Splits.from_arrays((torch.randint(0, 255, (60, 3, 8, 8), dtype=torch.uint8), torch.arange(60) % 3))
+    with pytest.raises(ValueError, match="are ranked for digits with 10 classes, but the data is arrays with 3"):
+        ds.run(other, out=tmp_path / "other", **options | {"data_options": None})
+
+
+@pytest.fixture
+def contrary(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A parc that finds no source near."""
+    parc = get_measure("parc")
+
+    def turned(evidence: Evidence) -> float:
+        return -abs(parc.function(evidence))
+
+    monkeypatch.setitem(MEASURES._entries, "parc", replace(parc, function=turned))
+
+
+@pytest.mark.usefixtures("contrary")
+def test_a_faint_bank_is_compared_with_alike_and_nothing_is_learnt_from_it(tmp_path: Path) -> None:
+    with pytest.warns(UserWarning, match="the student is trained on") as warned:
+        result = ds.run(out=tmp_path / "run", **OF_SOURCES)
+    first = str(warned[0].message)
+    assert first.startswith("By parc no source tells more of digits than chance does")
+    assert result.weights == {}
+    searched = result.study.config["teacher"]["teachers"]
+    assert {teacher["weight"] for teacher in searched} == {1 / 3}
+    asked = ("epochs", "batch_size", "data_options", "labels_per_class", "device", "progress")
+    alone = ds.train(result.study, "digits", **{key: OF_SOURCES[key] for key in asked})
+    assert same(alone.student, result.student)
+    assert result.alone is None
+    assert result.difference is None
+    assert not (tmp_path / "run" / "alone").exists()
+    assert f"- {first}" in (tmp_path / "run" / "report.md").read_text().splitlines()
+    stored = json.loads((tmp_path / "run" / "result.json").read_text())["sources"]
+    assert stored["fallback"].startswith("No source is near")
+    assert stored["weights"] == {}
+
+
+def searched(out: Path, **changes: Any) -> Study:
+    """The search of a pipeline under sources that is stopped after it."""
+
+    def stop(stage: str, result: Any) -> None:
+        if stage == "search":
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        ds.run(out=out, announce=stop, **OF_SOURCES | {"evaluations": 1, "epochs": 1} | changes)
+    return Study.load(out / "search")
+
+
+def test_a_proxy_that_compares_with_nobody_is_given_no_source(tmp_path: Path) -> None:
+    def score(student: ds.Readings, teacher: ds.Readings | None) -> float:
+        return float(student.pooled.std())
+
+    by_hand = {"weighting": {"second": 1}}
+    assert searched(tmp_path / "registered", proxy="nwot", **by_hand).config["teacher"] is None
+    assert searched(tmp_path / "may_look", proxy=score, **by_hand).config["teacher"]["name"] == "second"
+
+
+def features_only() -> dict[str, Any]:
+    return {"first": BANK["first"], "features": {"model": source(4), "num_classes": 0}}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"teacher": "cifar_resnet20"}, "learns from sources; teacher cannot be given beside them"),
+        ({"teacher_options": {"arch": "1x4"}, "teacher_epochs": 1}, "teacher_options, teacher_epochs cannot be given"),
+        ({"teacher_recipe_options": {"lr": 1}}, "teacher_recipe_options cannot be given"),
+        ({"teacher_data_options": {"train_limit": 60}}, "teacher_data_options cannot be given"),
+        ({"distiller": "kd", "ce_weight": 1.0}, "distiller, ce_weight cannot be given"),
+        ({"search_teacher": "trained"}, "search_teacher cannot be given"),
+        ({"sources": []}, "There are no sources"),
+        ({"sources": ["resnet-18"]}, "Did you mean 'resnet18'"),
+        ({"sources": {"first": BANK["first"], "same": source(1)}}, "first and same have the same weights"),
+        ({"sources": {"many": {"model": source(4), "input_size": (4, 8, 8)}}}, "takes images of 4 channels"),
+        ({"sources": features_only()}, "no classifier"),
+        ({"sources": "none"}, "none"),
+        ({"weighting": "nearst"}, "Unknown weighting 'nearst'. Did you mean 'nearest'"),
+        ({"weighting": {"fourth": 1}}, "fourth"),
+        ({"measure": "park"}, "Unknown measure 'park'. Did you mean 'parc'"),
+        ({"measure": "rsa"}, "rsa compares with a reference"),
+        ({"power": -1}, "power is -1"),
+        ({"lam": 1.5}, "lam is 1.5"),
+        ({"source_view": "fix"}, "Unknown source_view 'fix'"),
+        ({"unlabelled_batch_size": 0}, "unlabelled_batch_size is 0"),
+        ({"labels_per_class": None, "labels": "0%"}, "0%"),
+        ({"labels": "50%"}, "labels_per_class"),
+        ({"proxy": "diswott"}, "Unknown proxy 'diswott'"),
+        ({"sources": None, "unlabelled_batch_size": 8}, "nothing that is learnt from unlabelled images"),
+    ],
+)
+def test_wrong_input_of_sources_is_refused_before_the_first_stage(changes: dict, message: str, tmp_path: Path) -> None:
+    with pytest.raises((ValueError, StudyError)) as error:
+        ds.run(out=tmp_path / "run", **OF_SOURCES | changes)
+    assert message in str(error.value)
+    assert not (tmp_path / "run").exists()
+
+
+def test_students_without_a_linear_classifier_are_refused_before_the_first_stage(tmp_path: Path) -> None:
+    class Convolved(nn.Module):
+        """Its scores are means of a map of scores."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.body = nn.Conv2d(3, 8, 3)
+            self.scores = nn.Conv2d(8, 10, 1)
+
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            return self.scores(self.body(images).relu()).mean((2, 3))
+
+    class ConvolvedSpace(NASBench201Space):
+        def build(self, architecture: Architecture) -> nn.Module:
+            return Convolved()
+
+    space = ConvolvedSpace(channels=4, cells=1, input_size=(3, 8, 8), num_classes=10)
+    options = OF_SOURCES | {"space": space, "space_options": None, "proxy": "params"}
+    with pytest.raises(ValueError, match="does not end in a linear classifier"):
+        ds.run(out=tmp_path / "run", **options)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_random_source_is_warned_of_once(tmp_path: Path) -> None:
+    bank = {"first": BANK["first"], "random": source(5).train()}
+    with warnings.catch_warnings(record=True) as warned:
+        warnings.simplefilter("always")
+        searched(tmp_path / "run", sources=bank, weighting={"first": 1})
+    assert ["random has random weights" in str(one.message) for one in warned] == [True]
+
+
+def test_the_command_line_ranks_searches_and_distils(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name, seed in (("near", 1), ("far", 2)):
+        network = as_network("cifar_resnet", num_classes=5, arch="1x4-1x8")
+        save_student(network.build(seed).eval(), network.card((3, 8, 8), (0.5,) * 3, (0.2,) * 3), name)
+    line = "run --sources '[near, far]' --labels_per_class 2 --data_options.image_size 8 --data_options.train_limit 40 "
+    line += "--space_options.channels 4 --space_options.cells 1 --max_params 12e3 --evaluations 1 --algorithm random "
+    line += "--epochs 1 --batch_size 20 --device cpu --compare false --out all"
+    assert main(shlex.split(line)) == 0
+    shown = capsys.readouterr()
+    assert shown.err == ""
+    assert "Sources for digits by parc: 5 draws of 16 labelled images" in shown.out
+    assert "distilled" in shown.out
+    assert main(["run", "--config", "all/config.yaml"]) == 0
+    assert capsys.readouterr().out == shown.out
+    given = line.replace("'[near, far]'", "all/sources").replace("--out all", "--out again")
+    assert main(shlex.split(given)) == 0
+    assert "Sources for digits" not in capsys.readouterr().out
+    assert main(["show", "again"]) == 0
+    assert "Sources for digits by parc" in capsys.readouterr().out  # the ranking that was given
+    assert main([*shlex.split(line), "--teacher", "cifar_resnet20"]) == 2
+    assert "teacher cannot be given beside them" in capsys.readouterr().err

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import PurePath
 from statistics import fmean, pstdev
 from typing import TYPE_CHECKING
@@ -23,10 +23,14 @@ _COLUMNS = 3
 """Measures that are drawn side by side."""
 
 
-def format_ranking(ranking: SourceRanking) -> Table:
+def format_ranking(ranking: SourceRanking, weights: Mapping[str, float] | None = None) -> Table:
     """The sources, the most similar first: classes, what they were trained on, measures, weight.
 
-    A measure is the mean over the draws with its standard deviation. The weight is that of `ranking.weights()`.
+    A measure is the mean over the draws with its standard deviation.
+
+    Args:
+        ranking: The ranking.
+        weights: What each source counts, by name; by default `ranking.weights()`.
     """
     table = Table(title=_title(ranking))
     table.add_column("source", overflow="fold")
@@ -35,7 +39,7 @@ def format_ranking(ranking: SourceRanking) -> Table:
     for measure in ranking.measures:
         table.add_column(measure, justify="right", no_wrap=True)
     table.add_column("weight", justify="right", no_wrap=True)
-    weights = ranking.weights()
+    weights = ranking.weights() if weights is None else weights
     for name in ranking.order():
         source = ranking.facts["sources"][name]
         table.add_row(
