@@ -684,8 +684,10 @@ def test_features_that_were_not_read_are_missed() -> None:
 
 # -- contrast with a memory ---------------------------------------------------------------------
 
-UNEVEN = torch.tensor([7] * 5 + [2] * 3 + [4] * 12)[torch.randperm(20, generator=torch.Generator().manual_seed(0))]
+UNEVEN = torch.tensor([1] * 5 + [2] * 3 + [4] * 12)[torch.randperm(20, generator=torch.Generator().manual_seed(0))]
 """Labels of 20 samples in no order, 12 of them of one class."""
+HIDDEN = 5
+"""The label of samples whose class, one of five, is hidden."""
 
 
 def contrast(**options: Any) -> tuple[CRD, Features, Features]:
@@ -694,7 +696,7 @@ def contrast(**options: Any) -> tuple[CRD, Features, Features]:
 
 
 def test_negatives_are_of_other_classes_and_all_as_likely() -> None:
-    draw = OtherClasses(UNEVEN)
+    draw = OtherClasses(UNEVEN, 5)
     assert draw.fewest == 8
     indices = torch.arange(20)
     drawn = draw(indices, 2000)
@@ -739,8 +741,52 @@ def test_memory_moves_towards_the_embeddings_of_the_batch() -> None:
 def test_negatives_are_at_most_what_there_is() -> None:
     assert contrast()[0].negatives == 8
     assert contrast(negatives=3)[0].negatives == 3
-    with pytest.raises(DistillerError, match="at least 2 classes"):
+    with pytest.raises(DistillerError, match="at least 2 classes; there are 9 labelled samples, of 1"):
         CRD(Setting(DEEP, DEEP, torch.zeros(9, dtype=torch.int64)))
+
+
+@few
+@given(st.lists(st.integers(0, HIDDEN), min_size=2, max_size=30), st.integers(0, 2**32))
+def test_samples_whose_class_is_hidden_are_never_drawn(classes: list[int], seed: int) -> None:
+    labels, known = torch.tensor(classes), {place for place, label in enumerate(classes) if label != HIDDEN}
+    others = {place: {other for other in known if classes[other] != classes[place]} for place in known}
+    if len({classes[place] for place in known}) < 2:
+        with pytest.raises(DistillerError, match=f"there are {len(known)} labelled samples"):
+            OtherClasses(labels, HIDDEN)
+        return
+    draw = OtherClasses(labels, HIDDEN)
+    assert draw.fewest == min(map(len, others.values()))
+    torch.manual_seed(seed)
+    drawn = draw(torch.tensor(sorted(known)), 1000)
+    # Each of at most 29 is missed by a row with probability below (1 - 1 / 29) ^ 1000 < 1e-15.
+    assert [set(row) for row in drawn.tolist()] == [others[place] for place in sorted(known)]
+
+
+def test_few_labels_among_many_images_are_contrasted_with_what_is_learnt() -> None:
+    """Two networks' embeddings of the same ten samples come to agree, whatever else there is without a label."""
+    features = torch.randn(10, DEEP.pooled or 0, generator=torch.Generator().manual_seed(0))
+    student, teacher = (Features(torch.zeros(10, 5), pooled=pooled) for pooled in (features, features.flip(1)))
+    places, classes = torch.arange(0, 1000, 100), torch.arange(10) % 5
+    labels = torch.full((1000,), HIDDEN).scatter(0, places, classes)
+    distiller = CRD(Setting(DEEP, DEEP, labels), width=8)
+    assert distiller.negatives == 8
+    before = distiller.teacher_memory.clone()
+    optimizer = torch.optim.Adam(distiller.parameters(), lr=0.01)
+
+    def gap() -> float:
+        """How much nearer a sample is to its own place of the memory than to those of other classes."""
+        with torch.no_grad():
+            cosines = distiller.student_projection(features) @ distiller.teacher_memory[places].T
+        return float(cosines.diagonal().mean() - cosines[classes[:, None] != classes].mean())
+
+    start = gap()
+    for _ in range(60):
+        optimizer.zero_grad()
+        distiller(student, teacher, Batch(torch.zeros(10, 3, 8, 8), classes, places)).backward()
+        optimizer.step()
+    assert gap() > start + 0.5
+    changed = (distiller.teacher_memory != before).any(1).nonzero().flatten()
+    assert torch.equal(changed, places)
 
 
 def memories_of(rank: int, world: int, store: str) -> list[list[list[float]]]:

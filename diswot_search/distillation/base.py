@@ -112,7 +112,8 @@ class Setting:
     Attributes:
         student: Shapes of the student.
         teacher: Shapes of the teacher.
-        labels: Class of each training sample, (samples,), on the CPU.
+        labels: Class of each training sample, (samples,), on the CPU; the number of classes, which is none of them,
+            where it is hidden: no batch has such samples.
         norms: For each stage of the teacher, mean and standard deviation by channel, (2, C), that its features have
             before the last activation, by the batch normalisation there; None where there is none.
     """

@@ -17,7 +17,8 @@ class CRD(Distiller):
     Each network's embedding of a sample is to be told, by its cosine with what the memory holds of the other network,
     as the one of the same sample among those of other classes, which are drawn evenly. The memories are buffers: a
     unit vector for each training sample and network. They are indexed by `Batch.indices`, of mixed images too, and the
-    class of a sample is that in `Setting.labels`. In evaluation mode they are left as they are.
+    class of a sample is that in `Setting.labels`. Samples whose class is hidden are never drawn: as no batch has them,
+    what the memories hold of them would stay random. In evaluation mode the memories are left as they are.
 
     Under several processes all of them enter all embeddings of the step, so that their memories, which start alike,
     stay equal.
@@ -25,12 +26,12 @@ class CRD(Distiller):
     Args:
         setting: What it is made for.
         width: Of the embeddings.
-        negatives: How many embeddings of other classes are drawn for a sample; at most as many as there are.
+        negatives: How many embeddings of other classes are drawn for a sample; at most as many as have a label.
         temperature: By which cosines are divided.
         momentum: Share of the memory that an update keeps.
 
     Raises:
-        DistillerError: An option is not what it may be, or all training samples are of one class.
+        DistillerError: An option is not what it may be, or all training samples with a label are of one class.
     """
 
     reads = ("pooled",)
@@ -60,7 +61,7 @@ class CRD(Distiller):
         labels = setting.labels
         for name in ("student_memory", "teacher_memory"):
             self.register_buffer(name, F.normalize(torch.randn(len(labels), width), dim=1))
-        self.draw = OtherClasses(labels)
+        self.draw = OtherClasses(labels, setting.student.classes)
         self.negatives = min(check_count("negatives", negatives), self.draw.fewest)
 
     def forward(self, student: Features, teacher: Features, batch: Batch) -> Tensor:
@@ -92,16 +93,17 @@ class CRD(Distiller):
 
 
 class OtherClasses(nn.Module):
-    """Draws training samples of other classes, each as likely as any other.
+    """Draws training samples that are known to be of other classes, each as likely as any other.
 
     Args:
         labels: Class of each training sample.
+        classes: How many classes there are; labels from this number on mean that the class is hidden.
 
     Attributes:
-        fewest: The least number of samples that are of another class than some sample.
+        fewest: The least number of samples that are of another class than some sample, both known.
 
     Raises:
-        DistillerError: All samples are of one class.
+        DistillerError: There are no two samples whose classes are known and differ.
     """
 
     order: Tensor
@@ -109,15 +111,21 @@ class OtherClasses(nn.Module):
     count: Tensor
     groups: Tensor
 
-    def __init__(self, labels: Tensor) -> None:
+    def __init__(self, labels: Tensor, classes: int) -> None:
         super().__init__()
-        _, groups, count = labels.unique(return_inverse=True, return_counts=True)
-        if len(count) < 2:
-            raise DistillerError("crd needs training samples of at least 2 classes: it draws those of other classes.")
-        tables = {"order": groups.argsort(stable=True), "first": count.cumsum(0) - count, "count": count}
+        found, groups, count = labels.unique(return_inverse=True, return_counts=True)
+        count[found >= classes] = 0  # whoever is of a hidden class is drawn for nobody
+        known = int(count.sum())
+        if (count > 0).sum() < 2:
+            raise DistillerError(
+                f"crd draws samples of other classes, so it needs labelled training samples of at least 2 classes; "
+                f"there are {known} labelled samples, of {int((count > 0).sum())}."
+            )
+        # Hidden classes come last.
+        tables = {"order": groups.argsort(stable=True)[:known], "first": count.cumsum(0) - count, "count": count}
         for name, table in {**tables, "groups": groups}.items():
             self.register_buffer(name, table, persistent=False)
-        self.fewest = len(labels) - int(count.max())
+        self.fewest = known - int(count.max())
 
     def forward(self, indices: Tensor, number: int) -> Tensor:
         """So many places for each of the samples (B,), (B, number), with repetition."""
