@@ -20,7 +20,13 @@ from rich.console import Console
 from torch import Tensor, nn
 
 from diswot_search.distillation import relatedness, source_ranking
-from diswot_search.distillation.relatedness import balanced_draws, list_measures, source_weights
+from diswot_search.distillation.relatedness import (
+    Evidence,
+    balanced_draws,
+    get_measure,
+    list_measures,
+    source_weights,
+)
 from diswot_search.distillation.source_ranking import (
     RankingError,
     RankingFolder,
@@ -145,8 +151,15 @@ def test_values_are_those_of_the_measures_on_each_draw(labelled: int | None) -> 
                 "leep": relatedness.leep(logits.double().softmax(1).numpy(), labels[draw]),
                 "cka": relatedness.cka(features.numpy(), labels[draw]),
             }
-            for measure, value in expected.items():
-                assert ranking.values[measure][source.name][place] == pytest.approx(value, rel=1e-4)
+            probabilities = None if logits is None else logits.double().softmax(1).numpy()
+            given = Evidence(features.double().numpy(), labels[draw], probabilities)
+            for name, value in expected.items():
+                found, measure = ranking.found[name][source.name], get_measure(name)
+                chance = measure.chance(given)
+                assert found.values[place] == pytest.approx(value, rel=1e-4)
+                assert found.chances[place] == pytest.approx(chance, rel=1e-4)
+                similarity = measure.similarity(value, chance)
+                assert found.similarities[place] == pytest.approx(similarity, rel=1e-3, abs=1e-4)
 
 
 def test_similarity_is_the_mean_above_chance_and_weights_follow_it() -> None:
@@ -155,7 +168,8 @@ def test_similarity_is_the_mean_above_chance_and_weights_follow_it() -> None:
         assert ranking.similarities()[name] == pytest.approx(np.mean(values) - 1 / CLASSES)  # classes are balanced
         assert ranking.spreads()[name] == pytest.approx(np.std(values))
     for name, values in ranking.values["leep"].items():
-        assert ranking.similarities("leep")[name] == pytest.approx(np.mean(np.exp(values)) - 1 / CLASSES)
+        chances = ranking.found["leep"][name].chances
+        assert ranking.similarities("leep")[name] == pytest.approx(np.mean(np.exp(values) - np.exp(chances)))
     assert ranking.weights() == source_weights(ranking.similarities(), "weighted", 10.0)
     assert ranking.weights("nearest", measure="leep") == source_weights(ranking.similarities("leep"), "nearest")
     assert ranking.weights("weighted", 0) == pytest.approx(dict.fromkeys(ranking.names, 1 / 3))
@@ -224,6 +238,16 @@ def test_what_cannot_be_had_has_a_reason_no_weight_and_the_last_place() -> None:
     assert "no parc of constant, which counts as weight 0 by it: The features are the same" in shown(ranking)
 
 
+def test_a_measure_is_refused_for_what_it_needs_alone() -> None:
+    predicts_nan = looks()
+    predicts_nan.fc.bias.data.fill_(math.nan)
+    ranking = rank({"constant": constant(), "nan": predicts_nan}, measures=["leep", "parc"])
+    assert set(ranking.reasons) == {("constant", "parc"), ("nan", "leep")}
+    assert "probabilities of 60 of 60 images have NaN" in ranking.reasons["nan", "leep"]
+    assert ranking.similarities("leep")["constant"] == pytest.approx(0, abs=1e-6)  # the same for all but for rounding
+    assert ranking.similarities("parc")["nan"] > 5
+
+
 def test_a_source_that_gives_nan_has_no_similarity() -> None:
     broken = looks()
     broken.features.bias.data.fill_(math.nan)
@@ -243,28 +267,29 @@ def test_without_a_classifier_there_are_no_probabilities() -> None:
 
 @pytest.mark.usefixtures("no_pictures")
 def test_if_no_source_has_a_value_it_is_said_of_each_why(tmp_path: Path) -> None:
-    sources = {"one": constant(), "two": {"model": looks(), "num_classes": 0}}
-    with pytest.raises(
-        RankingError, match=r"No source has a value of leep\. one: .* the same for all .*; two: .*classifier"
-    ):
+    broken = looks()
+    broken.fc.bias.data.fill_(math.nan)
+    sources = {"one": broken, "two": {"model": looks(), "num_classes": 0}}
+    with pytest.raises(RankingError, match=r"No source has a value of leep\. one: .* NaN .*; two: .*classifier"):
         rank(sources, measures="leep", out=tmp_path / "run")
 
 
-def test_faint_sources_leave_no_weights_and_say_what_then() -> None:
-    """Features of pixels that do not depend on the class: nearest neighbours are no better than chance."""
+@pytest.mark.parametrize("measure", ["parc", "cka", "h_score", "leep", "nce", "knn"])
+def test_faint_sources_leave_no_weights_and_say_what_then(measure: str) -> None:
+    """Pixels do not depend on the class, so that some sources are below chance."""
     flat = Splits.from_arrays(
         (np.random.default_rng(0).integers(0, 256, (80, SIZE, SIZE, 3), dtype=np.uint8), np.arange(80) % 2),
         (np.zeros((2, SIZE, SIZE, 3), np.uint8), np.arange(2)),
         (np.zeros((2, SIZE, SIZE, 3), np.uint8), np.arange(2)),
     )
-    faint = {seed: looks(2, seed=seed) for seed in range(8)}
-    similarities = rank(faint, flat, measures="knn").similarities()
+    faint = {str(seed): looks(2, seed=seed) for seed in range(8)}
+    similarities = rank(faint, flat, measures=measure).similarities()
     least = min(similarities, key=similarities.__getitem__)
     assert similarities[least] < 0
-    ranking = rank({"faint": faint[int(least)]}, flat, measures="knn")
+    ranking = rank({"faint": faint[least]}, flat, measures=measure)
     assert ranking.weights() == {}
-    assert "next: look for other sources; by knn none of these" in shown(ranking)
-    with pytest.raises(RankingError, match="By knn no source tells more"):
+    assert f"next: look for other sources; by {measure} none of these" in shown(ranking)
+    with pytest.raises(RankingError, match=f"By {measure} no source tells more"):
         ranking.teachers()
     plot_ranking(ranking)
 
@@ -465,7 +490,7 @@ def test_a_ranking_is_for_its_target() -> None:
 
 
 def test_the_table_has_every_source_once_in_order() -> None:
-    ranking = rank(measures=["knn", "parc"])
+    ranking = rank(measures=["knn", "parc", "cka"])
     lines = shown(ranking).splitlines()
     assert lines[0].strip() == "Sources for patterns by knn: 3 draws of 60 labelled images"
     rows = [line.split("│") for line in lines if line.startswith("│")]
@@ -473,8 +498,10 @@ def test_the_table_has_every_source_once_in_order() -> None:
     for row in rows:
         name, values = row[1].strip(), ranking.values["knn"]
         assert row[4].strip() == f"{np.mean(values[name]):.4g} ± {np.std(values[name]):.2g}"
-        assert row[6].strip() == f"{ranking.weights()[name]:.3f}"
-    assert lines[-2] == "what a source that knows nothing has: knn 0.25"
+        assert row[7].strip() == f"{ranking.weights()[name]:.3f}"
+    chances = [np.mean(found.chances) for found in ranking.found["cka"].values()]
+    raised = f"knn 0.25, cka {min(chances):.3g} to {max(chances):.3g}"  # that of cka depends on the source
+    assert lines[-2] == f"what a source that knows nothing has: {raised}"
     assert lines[-1].startswith("next: ds.distill(")
 
 

@@ -49,8 +49,7 @@ class Evidence:
         reference: (n, r), features of a reference model for the same images; None without one.
 
     Raises:
-        RelatednessError: A shape that does not fit, values that are no numbers, fewer than two classes, features that
-            are the same for all images, or probabilities that are negative or do not sum to 1.
+        RelatednessError: A shape that does not fit, values that are no numbers, or fewer than two classes.
     """
 
     features: Floats
@@ -60,16 +59,35 @@ class Evidence:
 
     def __post_init__(self) -> None:
         labels = _checked_labels(self.labels)
+        object.__setattr__(self, "labels", labels)
         for name in NEEDS:
             values = getattr(self, name)
             if values is not None or name == "features":
-                object.__setattr__(self, name, _checked_rows(name, values, len(labels)))
-        object.__setattr__(self, "labels", labels)
-        for name in ("features", "reference"):
-            if getattr(self, name) is not None:
-                _check_variance(name, getattr(self, name))
-        if self.probabilities is not None:
-            _check_probabilities(self.probabilities)
+                object.__setattr__(self, name, _as_rows(name, values, len(labels)))
+
+    def check(self, need: str) -> None:
+        """See that there is what a measure needs, and that it says something; what it does not need may be anything.
+
+        Args:
+            need: One of `NEEDS`; with a reference, features are needed too.
+
+        Raises:
+            RelatednessError: It is not there; NaN or infinity; features that are the same for all images; or
+                probabilities that are negative or do not sum to 1.
+        """
+        if getattr(self, need) is None:
+            raise RelatednessError(_LACKING[need])
+        if need == "probabilities":
+            _check_probabilities(getattr(self, need))
+        else:
+            for name in dict.fromkeys(("features", need)):
+                _check_features(name, getattr(self, name))
+
+
+_LACKING = {
+    "probabilities": "There are no class probabilities; this source has no classifier.",
+    "reference": "There are no features of a reference model; none was given.",
+}
 
 
 # -- measures on features -----------------------------------------------------------------------
@@ -90,9 +108,10 @@ def parc(features: ArrayLike, labels: ArrayLike) -> float:
         -100 to 100; 0 is what features unrelated to the labels give on average.
 
     Raises:
-        RelatednessError: See `Evidence`; or no two images are of one class, or all features are at the same distance.
+        RelatednessError: See `Evidence` and its `check`; or no two images are of one class, or all features are at the
+            same distance.
     """
-    evidence = Evidence(features, labels)  # type: ignore[arg-type]  # it converts
+    evidence = _of_features(features, labels)
     same = _upper_triangle(evidence.labels[:, None] == evidence.labels)
     if not same.any():
         raise RelatednessError(f"No two of the {len(evidence.labels)} images are of one class; parc compares pairs.")
@@ -112,7 +131,7 @@ def rsa(features: ArrayLike, reference: ArrayLike) -> float:
         -100 to 100.
 
     Raises:
-        RelatednessError: See `Evidence`; or all are at the same distance.
+        RelatednessError: See `Evidence` and its `check`; or all are at the same distance.
     """
     from scipy.stats import rankdata
 
@@ -137,10 +156,10 @@ def cka(features: ArrayLike, other: ArrayLike) -> float:
         0 to 1.
 
     Raises:
-        RelatednessError: See `Evidence`.
+        RelatednessError: See `Evidence` and its `check`.
     """
     if np.ndim(other) == 1:
-        evidence = Evidence(features, other)  # type: ignore[arg-type]  # it converts
+        evidence = _of_features(features, other)
         first, second = evidence.features, _one_hot(evidence.labels)
     else:
         first, second = _checked_pair(features, other)
@@ -160,22 +179,16 @@ def h_score(features: ArrayLike, labels: ArrayLike) -> float:
         labels: n classes.
 
     Returns:
-        0 to the smaller of d and the number of classes less 1; like `cka` above 0 for unrelated features.
+        0 to the smaller of d and the number of classes less 1; above 0 for unrelated features too.
 
     Raises:
-        RelatednessError: See `Evidence`.
+        RelatednessError: See `Evidence` and its `check`.
     """
-    from sklearn.covariance import ledoit_wolf_shrinkage
-
-    evidence = Evidence(features, labels)  # type: ignore[arg-type]  # it converts
-    centred = _centred(evidence.features)
-    vectors, values = _left_vectors(centred)
-    scores, variances = vectors * values, values**2 / len(centred)  # in the basis where the covariance is diagonal
+    evidence = _of_features(features, labels)
+    vectors, kept = _shrunk_directions(evidence.features)
     member = _one_hot(evidence.labels)
-    between = ((member.T @ scores) ** 2 / member.sum(0)[:, None]).sum(0) / len(centred)
-    shrinkage = float(ledoit_wolf_shrinkage(centred, assume_centered=True))
-    shrunk = (1 - shrinkage) * variances + shrinkage * variances.sum() / centred.shape[1]
-    return float((1 - shrinkage) * np.sum(between / shrunk))
+    between = ((member.T @ vectors) ** 2 / member.sum(0)[:, None]).sum(0)
+    return float(np.sum(kept * between))
 
 
 def logme(features: ArrayLike, labels: ArrayLike) -> float:
@@ -193,9 +206,9 @@ def logme(features: ArrayLike, labels: ArrayLike) -> float:
         A log density in nats, which may be positive.
 
     Raises:
-        RelatednessError: See `Evidence`.
+        RelatednessError: See `Evidence` and its `check`.
     """
-    evidence = Evidence(features, labels)  # type: ignore[arg-type]  # it converts
+    evidence = _of_features(features, labels)
     vectors, values = _left_vectors(_scaled(evidence.features))
     member = _one_hot(evidence.labels)
     return _log_evidence(values**2, (vectors.T @ member) ** 2, member.sum(0), len(member))
@@ -215,9 +228,9 @@ def knn(features: ArrayLike, labels: ArrayLike) -> float:
         0 to 1.
 
     Raises:
-        RelatednessError: See `Evidence`.
+        RelatednessError: See `Evidence` and its `check`.
     """
-    evidence = Evidence(features, labels)  # type: ignore[arg-type]  # it converts
+    evidence = _of_features(features, labels)
     rows = _unit_rows(evidence.features)
     cosine = rows @ rows.T
     np.fill_diagonal(cosine, -np.inf)
@@ -241,14 +254,14 @@ def logistic(features: ArrayLike, labels: ArrayLike, *, folds: int = 5) -> float
         0 to 1.
 
     Raises:
-        RelatednessError: See `Evidence`; or fewer than two classes have two images.
+        RelatednessError: See `Evidence` and its `check`; or fewer than two classes have two images.
     """
     from sklearn.linear_model import LogisticRegression
     from sklearn.model_selection import StratifiedKFold, cross_val_predict
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
 
-    evidence = Evidence(features, labels)  # type: ignore[arg-type]  # it converts
+    evidence = _of_features(features, labels)
     classes, counts = np.unique(evidence.labels, return_counts=True)
     usable = np.isin(evidence.labels, classes[counts > 1])
     if np.sum(counts > 1) < 2:
@@ -274,10 +287,10 @@ def leep(probabilities: ArrayLike, labels: ArrayLike) -> float:
         labels: n classes of the target.
 
     Returns:
-        At most 0, in nats; minus the entropy of the labels for probabilities that tell nothing.
+        At most 0, in nats; minus the entropy of the labels for probabilities that are the same for all images.
 
     Raises:
-        RelatednessError: See `Evidence`.
+        RelatednessError: See `Evidence` and its `check`.
     """
     values, labels = _checked_predictions(probabilities, labels)
     joint = _one_hot(labels).T @ values
@@ -297,10 +310,10 @@ def nce(probabilities: ArrayLike, labels: ArrayLike) -> float:
         labels: n classes of the target.
 
     Returns:
-        At most 0, in nats; minus the entropy of the labels for a source that tells nothing.
+        At most 0, in nats; minus the entropy of the labels for a source that says the same class of all images.
 
     Raises:
-        RelatednessError: See `Evidence`.
+        RelatednessError: See `Evidence` and its `check`.
     """
     values, labels = _checked_predictions(probabilities, labels)
     predicted = np.eye(values.shape[1])[values.argmax(1)]
@@ -322,7 +335,8 @@ class Measure:
         function: Evidence to a value; higher is nearer.
         needs: What it is computed from: "features", "probabilities" or "reference".
         summary: One line on what it measures.
-        chance: Labels to the value of a source that knows nothing of them.
+        chance: The value of a source that gives as much, but knows nothing of the labels: where it depends on what the
+            source gives, the mean over all orders of the labels.
         scale: "linear", or "log" for a log-likelihood.
 
     Raises:
@@ -333,7 +347,7 @@ class Measure:
     function: Callable[[Evidence], float]
     needs: str
     summary: str
-    chance: Callable[[ArrayLike], float]
+    chance: Callable[[Evidence], float]
     scale: str = "linear"
 
     def __post_init__(self) -> None:
@@ -345,31 +359,23 @@ class Measure:
         """The value of a source.
 
         Raises:
-            RelatednessError: The evidence lacks what it needs, or it gives no finite value.
+            RelatednessError: The evidence lacks what it needs, that says nothing, or it gives no finite value.
         """
-        if getattr(evidence, self.needs) is None:
-            raise RelatednessError(f"The measure {self.name!r} needs {_LACKING[self.needs]}.")
+        evidence.check(self.needs)
         value = float(self.function(evidence))
         if not math.isfinite(value):
             raise RelatednessError(f"The measure {self.name!r} gave {value}.")
         return value
 
-    def similarity(self, value: float, labels: ArrayLike) -> float:
+    def similarity(self, value: float, chance: float) -> float:
         """How far a value is above chance, of likelihoods their difference; what is not positive is no similarity.
 
         Args:
             value: Of this measure.
-            labels: n classes that it was measured with.
+            chance: What `chance` gives for the same evidence.
         """
-        chance = self.chance(labels)
         return math.exp(value) - math.exp(chance) if self.scale == "log" else value - chance
 
-
-_LACKING = {
-    "features": "features",
-    "probabilities": "class probabilities; this source has no classifier",
-    "reference": "the features of a reference model; none was given",
-}
 
 MEASURES: Registry[Measure] = Registry("measure")
 
@@ -379,7 +385,7 @@ def register_measure(
     function: Callable[[Evidence], float],
     *,
     needs: Literal["features", "probabilities", "reference"] = "features",
-    chance: Callable[[ArrayLike], float] = lambda labels: 0.0,
+    chance: Callable[[Evidence], float] = lambda evidence: 0.0,
     scale: Literal["linear", "log"] = "linear",
     summary: str = "",
 ) -> Measure:
@@ -619,6 +625,18 @@ def _left_vectors(matrix: Floats) -> tuple[Floats, Floats]:
     return vectors[:, kept], values[kept]
 
 
+def _shrunk_directions(features: Floats) -> tuple[Floats, Floats]:
+    """Principal directions of images (n, k), and the share of each one's variance that is left after shrinkage (k,)."""
+    from sklearn.covariance import ledoit_wolf_shrinkage
+
+    centred = _centred(features)
+    vectors, values = _left_vectors(centred)
+    variances = values**2 / len(centred)
+    shrinkage = float(ledoit_wolf_shrinkage(centred, assume_centered=True))
+    left = (1 - shrinkage) * variances
+    return vectors, left / (left + shrinkage * variances.sum() / centred.shape[1])
+
+
 def _gram_norm(centred: Floats) -> float:
     """Frobenius norm of X X^T, by the smaller side."""
     gram = centred.T @ centred if centred.shape[1] < centred.shape[0] else centred @ centred.T
@@ -661,20 +679,64 @@ def _one_hot(labels: Integers) -> Floats:
     return np.eye(codes.max() + 1)[codes]
 
 
-def _label_entropy(labels: ArrayLike) -> float:
-    share = np.unique(_checked_labels(labels), return_counts=True)[1] / np.size(labels)
-    return float(-np.sum(share * np.log(share)))
+# -- chance: what they give on average for labels in another order ------------------------------
 
 
-def _largest_share(labels: ArrayLike) -> float:
-    return float(np.unique(_checked_labels(labels), return_counts=True)[1].max() / np.size(labels))
+def _cka_by_chance(features: ArrayLike, labels: ArrayLike) -> float:
+    """A centred Gram matrix of shuffled rows is on average a multiple of the centring matrix, of the same trace."""
+    evidence = _of_features(features, labels)
+    first, second = _centred(evidence.features), _centred(_one_hot(evidence.labels))
+    traces = np.sum(first**2) * np.sum(second**2)
+    return float(traces / ((len(first) - 1) * _gram_norm(first) * _gram_norm(second)))
 
 
-def _constant_evidence(labels: ArrayLike) -> float:
-    """What `logme` gives for one feature that is the same for all images: what any source with a mean can do."""
-    labels = _checked_labels(labels)
+def _h_score_by_chance(features: ArrayLike, labels: ArrayLike) -> float:
+    """Of the n - 1 directions in which n centred images can differ, C - 1 are between classes."""
+    evidence = _of_features(features, labels)
+    _, kept = _shrunk_directions(evidence.features)
+    images, classes = _one_hot(evidence.labels).shape
+    return float((classes - 1) / (images - 1) * np.sum(kept))
+
+
+def _leep_by_chance(probabilities: ArrayLike, labels: ArrayLike) -> float:
+    """Nearly: within a hundredth of a nat of the mean over shuffled labels for 80 images or more.
+
+    The probability of an image's class is a weighted share of images that are of it: its own weight, and the weights of
+    those among the others, which are drawn without replacement. The mean of its logarithm is taken to be that of a
+    log-normal variable of the same mean and variance.
+    """
+    values, labels = _checked_predictions(probabilities, labels)
+    values, images = values[:, values.sum(0) > 0], len(labels)
+    weights = values / values.sum(0) @ values.T  # rows sum to 1
+    own = weights.diagonal()[:, None]
+    others = (weights**2).sum(1, keepdims=True) - own**2
+    counts = np.bincount(_codes(labels))
+    share = (counts - 1) / (images - 1)
+    mean = own + (1 - own) * share
+    spread = (others - (1 - own) ** 2 / (images - 1)) * (images - 1) / max(images - 2, 1)
+    logarithm = np.log(mean) - np.log1p(share * (1 - share) * spread / mean**2) / 2
+    return float(np.mean(logarithm @ counts) / images)
+
+
+def _nce_by_chance(probabilities: ArrayLike, labels: ArrayLike) -> float:
+    """Mutual information of independent classes is above 0. Source: Vinh et al., JMLR 2010."""
+    from scipy.stats import entropy
+    from sklearn.metrics.cluster import contingency_matrix, expected_mutual_information
+
+    values, labels = _checked_predictions(probabilities, labels)
+    table = contingency_matrix(labels, values.argmax(1))
+    return float(expected_mutual_information(table, len(labels)) - entropy(table.sum(1)))
+
+
+def _logme_by_chance(labels: Integers) -> float:
+    """What it gives for one feature that is the same for all images: what any source with a mean can do."""
     totals = _one_hot(labels).sum(0)
     return _log_evidence(np.ones(1), totals[None] ** 2 / len(labels), totals, len(labels))
+
+
+def _largest_share(labels: Integers) -> float:
+    """The accuracy of always saying the most frequent class; of labels in another order, at most about that."""
+    return float(np.bincount(_codes(labels)).max() / len(labels))
 
 
 # -- checks -------------------------------------------------------------------------------------
@@ -690,7 +752,7 @@ def _checked_labels(labels: ArrayLike) -> Integers:
     return values.astype(np.int64)
 
 
-def _checked_rows(name: str, values: ArrayLike, images: int | None = None) -> Floats:
+def _as_rows(name: str, values: ArrayLike, images: int | None = None) -> Floats:
     try:
         rows = np.asarray(values, np.float64)
     except (TypeError, ValueError) as error:
@@ -698,33 +760,38 @@ def _checked_rows(name: str, values: ArrayLike, images: int | None = None) -> Fl
     if rows.ndim != 2 or rows.shape[1] < 1 or (images is not None and len(rows) != images):
         expected = "images" if images is None else images
         raise RelatednessError(f"The {name} are {rows.shape}; they must be ({expected}, columns).")
-    if not np.isfinite(rows).all():
-        bad = int((~np.isfinite(rows)).any(1).sum())
-        raise RelatednessError(f"The {name} of {bad} of {len(rows)} images have NaN or infinity.")
     return rows
 
 
+def _of_features(features: ArrayLike, labels: ArrayLike) -> Evidence:
+    evidence = Evidence(features, labels)  # type: ignore[arg-type]  # it converts
+    evidence.check("features")
+    return evidence
+
+
 def _checked_pair(features: ArrayLike, other: ArrayLike) -> tuple[Floats, Floats]:
-    first = _checked_rows("features", features)
-    second = _checked_rows("reference", other, len(first))
-    for name, values in (("features", first), ("reference", second)):
-        _check_variance(name, values)
+    first = _as_rows("features", features)
+    second = _as_rows("reference", other, len(first))
+    _check_features("features", first)
+    _check_features("reference", second)
     return first, second
 
 
 def _checked_predictions(probabilities: ArrayLike, labels: ArrayLike) -> tuple[Floats, Integers]:
     classes = _checked_labels(labels)
-    values = _checked_rows("probabilities", probabilities, len(classes))
+    values = _as_rows("probabilities", probabilities, len(classes))
     _check_probabilities(values)
     return values, classes
 
 
-def _check_variance(name: str, values: Floats) -> None:
+def _check_features(name: str, values: Floats) -> None:
+    _check_finite(name, values)
     if not _varying(values).any():
         raise RelatednessError(f"The {name} are the same for all {len(values)} images.")
 
 
 def _check_probabilities(values: Floats) -> None:
+    _check_finite("probabilities", values)
     sums = values.sum(1)
     if values.min() < 0 or np.abs(sums - 1).max() > 1e-3:
         raise RelatednessError(
@@ -733,18 +800,26 @@ def _check_probabilities(values: Floats) -> None:
         )
 
 
+def _check_finite(name: str, values: Floats) -> None:
+    if not np.isfinite(values).all():
+        bad = int((~np.isfinite(values)).any(1).sum())
+        raise RelatednessError(f"The {name} of {bad} of {len(values)} images have NaN or infinity.")
+
+
 def _of(function: Callable[..., float], *names: str) -> Callable[[Evidence], float]:
     return lambda evidence: function(*(getattr(evidence, name) for name in names))
 
 
 register_measure("parc", _of(parc, "features", "labels"), summary=_summary(parc))
-register_measure("cka", _of(cka, "features", "labels"), summary=_summary(cka))
+register_measure(
+    "cka", _of(cka, "features", "labels"), chance=_of(_cka_by_chance, "features", "labels"), summary=_summary(cka)
+)
 register_measure("rsa", _of(rsa, "features", "reference"), needs="reference", summary=_summary(rsa))
 register_measure(
     "leep",
     _of(leep, "probabilities", "labels"),
     needs="probabilities",
-    chance=lambda labels: -_label_entropy(labels),
+    chance=_of(_leep_by_chance, "probabilities", "labels"),
     scale="log",
     summary=_summary(leep),
 )
@@ -752,13 +827,24 @@ register_measure(
     "nce",
     _of(nce, "probabilities", "labels"),
     needs="probabilities",
-    chance=lambda labels: -_label_entropy(labels),
+    chance=_of(_nce_by_chance, "probabilities", "labels"),
     scale="log",
     summary=_summary(nce),
 )
-register_measure("h_score", _of(h_score, "features", "labels"), summary=_summary(h_score))
 register_measure(
-    "logme", _of(logme, "features", "labels"), chance=_constant_evidence, scale="log", summary=_summary(logme)
+    "h_score",
+    _of(h_score, "features", "labels"),
+    chance=_of(_h_score_by_chance, "features", "labels"),
+    summary=_summary(h_score),
 )
-register_measure("knn", _of(knn, "features", "labels"), chance=_largest_share, summary=_summary(knn))
-register_measure("logistic", _of(logistic, "features", "labels"), chance=_largest_share, summary=_summary(logistic))
+register_measure(
+    "logme",
+    _of(logme, "features", "labels"),
+    chance=_of(_logme_by_chance, "labels"),
+    scale="log",
+    summary=_summary(logme),
+)
+register_measure("knn", _of(knn, "features", "labels"), chance=_of(_largest_share, "labels"), summary=_summary(knn))
+register_measure(
+    "logistic", _of(logistic, "features", "labels"), chance=_of(_largest_share, "labels"), summary=_summary(logistic)
+)

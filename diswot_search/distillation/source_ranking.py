@@ -66,11 +66,13 @@ class Measured:
 
     Attributes:
         values: The measure on each draw; empty where it cannot be had.
-        similarities: How far each is above that of a source that knows nothing.
+        chances: What it would be on each draw if the source knew nothing.
+        similarities: How far each value is above that.
         reason: Why it cannot be had.
     """
 
     values: tuple[float, ...] = ()
+    chances: tuple[float, ...] = ()
     similarities: tuple[float, ...] = ()
     reason: str | None = None
 
@@ -80,9 +82,11 @@ class Measured:
         return {
             "mean": fmean(self.values) if known else None,
             "std": pstdev(self.values) if known else None,
+            "chance": fmean(self.chances) if known else None,
             "similarity": fmean(self.similarities) if known else None,
             "similarity_std": pstdev(self.similarities) if known else None,
             "values": list(self.values),
+            "chances": list(self.chances),
             "similarities": list(self.similarities),
             "reason": self.reason,
         }
@@ -235,7 +239,6 @@ class SourceRanking:
             "target": self.facts["target"],
             "measure": self.measures[0],
             "images": list(self.images),
-            "chance": {measure: self.facts["chance"][measure] for measure in self.measures},
             "power": POWER,
             "sources": [
                 {
@@ -374,9 +377,10 @@ class RankingFolder(RunFolder):
         rows = self._read("SELECT source, measures FROM found")
         return {
             source: {
-                name: Measured(tuple(m["values"]), tuple(m["similarities"]), m["reason"]) for name, m in of.items()
+                name: Measured(tuple(m["values"]), tuple(m["chances"]), tuple(m["similarities"]), m["reason"])
+                for name, m in json.loads(text).items()
             }
-            for source, of in ((source, json.loads(text)) for source, text in rows)
+            for source, text in rows
         }
 
     @property
@@ -462,13 +466,13 @@ class RankingRun:
         self._blas = ThreadpoolController().select(user_api="blas")
         self._draw(images, draws, seed)
         self.config = {
-            "sources": {source.name: _config_of(source) for source in self.sources},
+            "sources": {source.name: source.config() for source in self.sources},
             "target": self.splits.config(),
             "measures": [measure.name for measure in self.measures],
             "images": images,
             "draws": draws,
             "seed": seed,
-            "reference": self.reference and _config_of(self.reference),
+            "reference": self.reference and self.reference.config(),
         }
 
     def _draw(self, images: int, draws: int, seed: int) -> None:
@@ -481,7 +485,6 @@ class RankingRun:
         self.draws = np.split(inverse, np.cumsum([len(draw) for draw in chosen])[:-1])
         self.labels: NDArray[np.int64] = labels[union]
         self.images = _resident(self.splits, torch.from_numpy(places[union]))
-        chance = {m.name: fmean(m.chance(self.labels[draw]) for draw in self.draws) for m in self.measures}
         self.facts = {
             "target": {
                 "name": self.splits.name,
@@ -490,7 +493,6 @@ class RankingRun:
                 "images": len(train),
             },
             "images": [len(draw) for draw in self.draws],
-            "chance": chance,
             "sources": {source.name: _facts_of(source) for source in self.sources},
         }
 
@@ -538,7 +540,7 @@ class RankingRun:
         features, _ = self._read(self.reference)
         try:
             for draw in self.draws:
-                Evidence(features[draw], self.labels[draw])
+                Evidence(features[draw], self.labels[draw]).check("features")
         except RelatednessError as error:
             raise RankingError(f"The reference {self.reference.name} cannot be compared with. {error}") from error
         return features
@@ -556,10 +558,7 @@ class RankingRun:
                 None if reference is None else reference[draw],
             )
 
-        try:
-            evidence = list(map(evidence_of, self.draws))
-        except RelatednessError as error:
-            return {measure.name: Measured(reason=str(error)) for measure in self.measures}
+        evidence = list(map(evidence_of, self.draws))
         # Of small matrices; threads within them gain little, and on busy cores they wait for each other for long.
         with self._blas.limit(limits=1), ThreadPoolExecutor(min(len(evidence), torch.get_num_threads())) as pool:
             return {measure.name: _apply(measure, evidence, pool) for measure in self.measures}
@@ -630,7 +629,7 @@ def _make_again(folder: RankingFolder) -> tuple[SourceModel, ...]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # of random weights, which was said when they were ranked
         sources = as_sources(folder.given)
-    made = {source.name: as_json(_config_of(source)) for source in sources}
+    made = {source.name: as_json(source.config()) for source in sources}
     if lines := differences(folder.config["sources"], made):
         raise RankingError(
             f"The sources of {folder.path} are others now than when they were ranked: {'; '.join(lines)}."
@@ -659,9 +658,10 @@ def _apply(measure: Measure, evidence: Sequence[Evidence], pool: Executor) -> Me
     """A measure on each draw, at once; without one of them it has no mean."""
     try:
         values = tuple(pool.map(measure, evidence))
+        chances = tuple(pool.map(measure.chance, evidence))
     except RelatednessError as error:
         return Measured(reason=str(error))
-    return Measured(values, tuple(measure.similarity(v, one.labels) for v, one in zip(values, evidence, strict=True)))
+    return Measured(values, chances, tuple(map(measure.similarity, values, chances)))
 
 
 def _by_measure(folder: RankingFolder) -> dict[str, dict[str, Measured]]:
@@ -678,17 +678,6 @@ def _resident(splits: Splits, places: Tensor) -> ResidentSet:
     batches = splits.train.batches(places, _AT_ONCE, device=torch.device("cpu"), augment=None, seed=0)
     images = torch.cat([batch.images.mul(255).round_().to(torch.uint8) for batch in batches])
     return ResidentSet(images, splits.train.labels[places], splits.train.title)
-
-
-def _config_of(source: SourceModel) -> dict[str, Any]:
-    """All that its features depend on, as JSON values."""
-    return source.config() | {
-        "num_classes": source.num_classes,
-        "classifier": source.classifier,
-        "input_size": source.input_size,
-        "mean": source.mean,
-        "std": source.std,
-    }
 
 
 def _facts_of(source: SourceModel) -> dict[str, Any]:
@@ -727,8 +716,8 @@ def _write(folder: RankingFolder, ranking: SourceRanking) -> None:
 
 def _csv(result: Mapping[str, Any]) -> Iterator[str]:
     """One row for each source, the most similar first; empty where there is no value."""
-    numbers = ("mean", "std", "similarity", "similarity_std", "reason")
-    measures = list(result["chance"])
+    numbers = ("mean", "std", "chance", "similarity", "similarity_std", "reason")
+    measures = list(result["sources"][0]["measures"])
     facts = ("name", "trained", "trained_on", "classes", "weight")
     yield csv_line([*facts, *(f"{measure}_{number}" for measure in measures for number in numbers)])
     for source in result["sources"]:

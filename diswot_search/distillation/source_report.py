@@ -56,8 +56,7 @@ def describe_ranking(ranking: SourceRanking) -> Iterator[str]:
     """What is not to be had and why, what values mean, where the files are, and what to do next, in lines."""
     for (source, measure), reason in ranking.reasons.items():
         yield f"no {measure} of {source}, which counts as weight 0 by it: {reason}"
-    raised = {measure: ranking.facts["chance"][measure] for measure in ranking.measures}
-    if shown := ", ".join(f"{measure} {chance:.4g}" for measure, chance in raised.items() if chance):
+    if shown := ", ".join(filter(None, map(_chance, ranking.found, ranking.found.values()))):
         yield f"what a source that knows nothing has: {shown}"
     if ranking.path is not None:
         yield f"run folder: {ranking.path}"
@@ -90,6 +89,15 @@ def _next(ranking: SourceRanking) -> str:
         f"next: diswot distill --student STUDENT --sources {ranking.path} teaches a student by these weights, "
         f"diswot search --teacher {ranking.path} finds one; with the data and labels of this ranking"
     )
+
+
+def _chance(measure: str, found: Mapping[str, Measured]) -> str:
+    """By what value a source is no better than chance, which may depend on the source; nothing where that is 0."""
+    chances = [fmean(measured.chances) for measured in found.values() if measured.chances]
+    if not any(chances):
+        return ""
+    least, most = (f"{chance:.3g}" for chance in (min(chances), max(chances)))
+    return f"{measure} {least}" if least == most else f"{measure} {least} to {most}"
 
 
 def _value(measured: Measured) -> str:
