@@ -23,6 +23,7 @@ from .data import (
     UNLABELLED_LIMIT,
     DataError,
     DataSet,
+    Probe,
     Statistics,
     Whole,
     check_at_least,
@@ -56,6 +57,9 @@ RESIDENT_LIMIT = 2**31
 
 _READ_AT_ONCE = 64
 """Images that are decoded at a time, at their full size, on the way into memory."""
+
+_KEYED_AT_ONCE = 4096
+"""Images whose numbers are made at a time."""
 
 _NOT_MIRRORED = ("digits", "mnist", "kmnist", "qmnist", "emnist", "usps", "svhn", "gtsrb", "omniglot", "renderedsst2")
 """Data sets whose images mean something else, or nothing, when left and right are exchanged."""
@@ -162,20 +166,20 @@ class Splits:
         }
 
     def with_labels(
-        self, labels: Labels = None, labels_per_class: int | None = None, seed: int | None = None
+        self, labels: Labels = None, labels_per_class: int | None = None, label_seed: int | None = None
     ) -> Splits:
         """The same splits, of whose training images some have labels only; with no argument, all have.
 
         Args:
             labels: As for `create_splits`, and so is `labels_per_class`.
-            seed: Chooses the images; by default the seed that the splits were made with.
+            label_seed: Chooses the images; by default the seed that the splits were made with.
 
         Raises:
             DataError: As for `create_splits`.
         """
         request = label_request(labels, labels_per_class)
-        seed = self.source.get("seed", 0) if seed is None else seed
-        check_at_least("seed", seed, 0)
+        seed = self.source.get("seed", 0) if label_seed is None else label_seed
+        check_at_least("label_seed", seed, 0)
         labels_of_all, names = self.train.labels.numpy(), self.classes or range(self.num_classes)
         labelled, config = _choose_labelled(request, labels_of_all, self._numbering, seed, names)
         _check_unseen(self.train, labelled, self.test, self._numbering)
@@ -193,6 +197,37 @@ class Splits:
         """The `labelled_indices` as the text of a file that `labels` may name."""
         return format_indices(self.labelled_indices(), self.train.title)
 
+    def probe(
+        self,
+        batch_size: int = 64,
+        seed: int = 0,
+        *,
+        mean: Sequence[float] | None = None,
+        std: Sequence[float] | None = None,
+    ) -> Probe:
+        """Training images that have labels, without augmentation, of each class as many as of others.
+
+        Args:
+            batch_size: How many, as far as there are enough of each class no more of one than of another.
+            seed: Chooses them.
+            mean: Of each channel, to normalise by; by default that of the data.
+            std: Likewise.
+
+        Raises:
+            DataError: Fewer images have labels.
+        """
+        labelled = torch.arange(len(self.train)) if self.labelled is None else self.labelled
+        check_at_least("batch_size", batch_size, 2)
+        if batch_size > len(labelled):
+            have = "" if self.labelled is None else " that have labels"
+            raise DataError(
+                f"A probe of {batch_size} images is asked for; there are only {len(labelled)} training images{have}."
+            )
+        order = labelled[_by_turns(self.train.labels[labelled], seed)[:batch_size]]
+        batch = next(iter(self.train.batches(order, batch_size, device=torch.device("cpu"), augment=None, seed=0)))
+        shift, scale = (torch.tensor(values).view(-1, 1, 1) for values in (mean or self.mean, std or self.std))
+        return Probe.from_tensors((batch.images - shift) / scale, batch.labels, self.num_classes, self.name)
+
     @property
     def _numbering(self) -> Numbering:
         if self.numbering is not None:
@@ -204,6 +239,16 @@ class Splits:
         """SHA-256 in hex of what the sets are made of, whichever have labels; equal for equal splits."""
         prints = [part.fingerprint() for part in (self.train, self.val, self.test)]
         return hashlib.sha256(json.dumps([*prints, self.num_classes]).encode()).hexdigest()
+
+
+def _by_turns(labels: Tensor, seed: int) -> Tensor:
+    """All places, one of each class after the other, in random order otherwise."""
+    shuffled = torch.randperm(len(labels), generator=torch.Generator().manual_seed(stable_seed(seed, "probe")))
+    turn = torch.empty(len(labels), dtype=torch.int64)
+    for label in labels.unique():
+        places = shuffled[labels[shuffled] == label]
+        turn[places] = torch.arange(len(places))
+    return shuffled[turn[shuffled].argsort(stable=True)]
 
 
 def _arrays(pair: tuple[Any, Any], title: str) -> DataSet:
@@ -603,16 +648,47 @@ def _choose_labelled(
 
 
 def _check_unseen(train: ImageSet, labelled: Tensor | None, test: ImageSet, numbering: Numbering) -> None:
-    """Refuse labelled images that are the test images again, bit for bit, beyond the few that known data sets have."""
-    if labelled is None or not isinstance(train, ResidentSet) or not isinstance(test, ResidentSet):
+    """Refuse labelled images that are the test images again, bit for bit, beyond the few that known data sets have.
+
+    Where all images have labels, and those to test on were taken out of them, it is for the data set to have each once.
+    """
+    if not isinstance(train, ResidentSet) or not isinstance(test, ResidentSet):
         return
-    tested = {_digest(image) for image in test.images}
-    again = [numbering.train[place] for place in labelled.tolist() if _digest(train.images[place]) in tested]
-    if len(again) >= 2 and len(again) > 0.01 * len(labelled):
+    if labelled is None and "test" in numbering.apart:
+        return
+    what = "training" if labelled is None else "labelled"
+    shown = train.images if labelled is None else train.images[labelled]
+    again, seen = _common(shown, test.images)
+    if len(again) >= 2 and (len(again) > 0.01 * len(shown) or len(seen) > 0.01 * len(test)):
+        indices = numbering.train[again if labelled is None else labelled.numpy()[again]]
         raise DataError(
-            f"Labelled and test images overlap: {len(again)} of the {len(labelled)} labelled images of {train.title} "
-            f"are bit for bit among the test images, those with the indices {listed(again)}."
+            f"{what.capitalize()} and test images overlap: {len(again)} of the {len(shown)} {what} images of "
+            f"{train.title} are bit for bit among the test images, those with the indices {listed(indices.tolist())}."
         )
+
+
+def _common(images: Tensor, others: Tensor) -> tuple[np.ndarray, np.ndarray]:
+    """Places of images that are, bit for bit, among others, and of these others."""
+    pair = images, others
+    keys = list(map(_keys, pair))
+    shared = np.intersect1d(keys[0], keys[1])
+    places = [np.flatnonzero(np.isin(of_set, shared)) for of_set in keys]
+    digests = [[_digest(of_set[place]) for place in at] for of_set, at in zip(pair, places, strict=True)]
+    both = set(digests[0]) & set(digests[1])
+    first, second = (at[[digest in both for digest in of_set]] for of_set, at in zip(digests, places, strict=True))
+    return first, second
+
+
+def _keys(images: Tensor) -> np.ndarray:
+    """A number for each image, equal for equal ones, and as good as never for others; quicker had than a digest."""
+    pixels = images.flatten(1).numpy()
+    lacking = -pixels.shape[1] % 8
+    weights = np.random.default_rng(0).integers(2**64, size=(pixels.shape[1] + lacking) // 8, dtype=np.uint64)
+    keys = [
+        (np.pad(part, ((0, 0), (0, lacking))) if lacking else part).view(np.uint64) @ weights
+        for part in np.split(pixels, range(_KEYED_AT_ONCE, len(pixels), _KEYED_AT_ONCE))
+    ]
+    return np.concatenate(keys)
 
 
 def _digest(image: Tensor) -> bytes:

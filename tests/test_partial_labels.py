@@ -130,7 +130,7 @@ def test_the_label_seed_alone_decides(seed: int, other: int) -> None:
 def test_which_images_are_labelled_is_chance(request_: dict[str, Any]) -> None:
     splits = Splits.from_arrays(SKEWED)
     before = random_state()
-    chosen = {place for seed in range(200) for place in labelled(splits.with_labels(**request_, seed=seed))}
+    chosen = {place for seed in range(200) for place in labelled(splits.with_labels(**request_, label_seed=seed))}
     assert chosen == set(range(len(splits.train)))
     assert random_state() == before
 
@@ -140,7 +140,7 @@ def test_other_processes_and_versions_choose_the_same_images() -> None:
     splits = Splits.from_arrays(SKEWED, seed=5)
     assert splits.with_labels("10%").labelled_indices().tolist() == [8, 15, 40, 48, 56, 89, 91]
     assert splits.with_labels(7).labelled_indices().tolist() == [8, 15, 29, 40, 48, 91, 94]
-    assert splits.with_labels(labels_per_class=2, seed=6).labelled_indices().tolist() == [9, 17, 70, 75, 93, 99]
+    assert splits.with_labels(labels_per_class=2, label_seed=6).labelled_indices().tolist() == [9, 17, 70, 75, 93, 99]
 
 
 def test_images_without_labels_stay_where_they_are() -> None:
@@ -304,7 +304,7 @@ def test_as_splits_merges_labels() -> None:
         assert labelled(splits) == labelled(some)
     by_class = as_splits("digits", {"label_seed": 9}, labels_per_class=3)
     assert by_class.config() == create_splits(label_seed=9, labels_per_class=3).config()
-    assert by_class.config() == create_splits().with_labels(labels_per_class=3, seed=9).config()
+    assert by_class.config() == create_splits().with_labels(labels_per_class=3, label_seed=9).config()
     with pytest.raises(ValueError, match="data_options set labels, and labels_per_class is given beside them"):
         as_splits("digits", {"labels": "4%"}, labels_per_class=3)
     with pytest.raises(ValueError, match="data_options cannot be set"):
@@ -342,9 +342,72 @@ def test_unlabelled_images_may_be_the_test_images_again() -> None:
         (images, labels), test=(images[200:], labels[200:]), val=(images[:50], labels[:50]), labels=range(100)
     )
     assert len(labelled(again)) == 100
-    assert len(labelled(again.with_labels())) == len(again.train)
+    with pytest.raises(DataError, match=r"Training and test images overlap: 200 of the 400 training images"):
+        again.with_labels()
     with pytest.raises(DataError, match=r"Labelled and test images overlap: 50 of the 100 .* and 40 more"):
         again.with_labels(range(150, 250))
+
+
+@pytest.mark.parametrize("side", [4, 5])
+@pytest.mark.parametrize(
+    ("images", "of_test", "refused"), [(1, 10, False), (2, 10, True), (4, 400, False), (5, 400, True), (400, 400, True)]
+)
+def test_training_images_are_not_the_test_images_again(images: int, of_test: int, refused: bool, side: int) -> None:
+    """Beyond 1 % of either, where all have labels; an image of 5 x 5 bytes is no whole number of 8."""
+    train, test = np.random.default_rng(0).integers(0, 256, (2, 400, side, side), dtype=np.uint8)
+    test[:images] = train[400 - images :][::-1]
+    labels = np.arange(400) % 2
+    parts: dict[str, Any] = {"train": (train, labels), "test": (test[:of_test], labels[:of_test])}
+    if not refused:
+        assert Splits.from_arrays(**parts, val=(test, labels)).labelled is None
+        return
+    indices = ", ".join(map(str, range(400 - images, 400)[:10]))
+    message = f"overlap: {images} of the 400 training images of .* bit for bit among the test images.* {indices}"
+    with pytest.raises(DataError, match=message):
+        Splits.from_arrays(**parts, val=(test, labels))
+
+
+def test_a_set_that_has_images_twice_may_be_divided() -> None:
+    """It is not a mistake of whom gives it; but labels that are asked for are not to be those of the test images."""
+    images, labels = np.zeros((60, 4, 4), dtype=np.uint8), np.arange(60) % 2
+    assert Splits.from_arrays((images, labels), mean=0.5, std=0.5).labelled is None
+    with pytest.raises(DataError, match="Labelled and test images overlap: 10 of the 10 labelled"):
+        Splits.from_arrays((images, labels), mean=0.5, std=0.5, labels=10)
+
+
+# A probe of labelled images
+
+
+@given(SEEDS, SEEDS, st.integers(2, 30))
+@settings(max_examples=20, deadline=None)
+def test_a_probe_has_labelled_training_images_alone(seed: int, drawn: int, images: int) -> None:
+    """As many of each class as of others, as far as there are enough, normalised as the data is."""
+    splits = Splits.from_arrays(SKEWED, seed=seed, labels=30)
+    before = random_state()
+    probe = splits.probe(images, drawn)
+    assert random_state() == before
+    shown = (probe.images * torch.tensor(splits.std)[:, None, None] + torch.tensor(splits.mean)[:, None, None]) * 255
+    there = dict(zip(labelled_numbers(splits), splits.train.labels[splits.labelled].tolist(), strict=True))
+    found = shown[:, 0, 0, 0].round().int().tolist()
+    assert [there[number] for number in found] == probe.labels.tolist()
+    assert len(set(found)) == images
+    held = labelled_counts(splits)
+    drawn_of = torch.bincount(probe.labels, minlength=3).tolist()
+    most = max(drawn_of)
+    assert all(have >= most - 1 or have == held[label] for label, have in enumerate(drawn_of))
+    assert splits.probe(images, drawn).fingerprint == probe.fingerprint
+    assert (probe.num_classes, probe.name) == (splits.num_classes, splits.name)
+
+
+def test_a_probe_may_be_normalised_otherwise_and_is_of_no_more_images_than_have_labels() -> None:
+    splits = Splits.from_arrays(SKEWED)
+    white = splits.probe(40, mean=(0.0,) * 3, std=(1 / 255,) * 3)
+    assert set(white.images[:, 0, 0, 0].round().int().tolist()) <= set(numbers(splits.train))
+    assert splits.probe(40, 1).fingerprint != splits.probe(40).fingerprint
+    with pytest.raises(DataError, match=r"there are only 72 training images\."):
+        splits.probe(73)
+    with pytest.raises(DataError, match=r"A probe of 21 images is asked for; .* 20 training images that have labels"):
+        splits.with_labels(20).probe(21)
 
 
 # Bad requests
@@ -407,8 +470,8 @@ def test_indices_of_images_that_are_not_trained_on_are_refused() -> None:
         splits.with_labels([*train, *left_out])
     with pytest.raises(DataError, match=r"All 15 labelled images of .* are of class 0"):
         splits.with_labels(train[:15])
-    with pytest.raises(DataError, match="seed is -1"):
-        splits.with_labels("4%", seed=-1)
+    with pytest.raises(DataError, match="label_seed is -1"):
+        splits.with_labels("4%", label_seed=-1)
 
 
 @pytest.mark.parametrize(

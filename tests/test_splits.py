@@ -348,7 +348,7 @@ def test_own_arrays_and_tensors() -> None:
     images = rng.integers(0, 256, (30, 5, 7, 3), dtype=np.uint8)
     labels = np.arange(30) % 3
     pair = (torch.from_numpy(images).permute(0, 3, 1, 2), torch.from_numpy(labels).to(torch.int32))
-    options: dict[str, Any] = {"val": (images[:3], labels[:3]), "test": (images[:6], labels[:6])}
+    options: dict[str, Any] = {"val": (images[:3], labels[:3]), "test": (255 - images[:6], labels[:6])}
     from_arrays, from_tensors = (Splits.from_arrays(train, **options) for train in ((images, labels), pair))
     assert from_arrays.config() == from_tensors.config()
     assert torch.equal(pixels(from_arrays.train), pair[0])
@@ -473,7 +473,7 @@ def test_bad_data_is_refused(tmp_path: Path, splits: dict[str, Any], message: st
 
 
 def test_classes_are_as_many_as_one_says() -> None:
-    splits = Splits.from_arrays((RGB, LABELS), test=(RGB[:3], LABELS[:3]), num_classes=4)
+    splits = Splits.from_arrays((RGB, LABELS), test=(255 - RGB[:3], LABELS[:3]), num_classes=4)
     assert (splits.num_classes, len(splits.test)) == (4, 3)
 
 
