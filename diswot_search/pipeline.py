@@ -17,7 +17,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
 from rich.console import Console, RenderableType
 from torch import nn
 
@@ -33,7 +32,7 @@ from .distillation.relatedness import source_weights
 from .distillation.source_ranking import DRAWS, IMAGES, POWER, RankingRun, SourceRanking, load_ranking
 from .distillation.source_report import format_ranking
 from .distillation.sources import SourceModel, source_teacher
-from .distillation.training import TrainingRun, check_division
+from .distillation.training import TrainingRun, check_division, refuse_beside_sources
 from .distillation.training_report import compare_trainings
 from .evaluation import Evaluator, uses_teacher
 from .networks import Network, NetworkLike, network_for
@@ -42,7 +41,6 @@ from .proxies import Proxy, ProxyFunction, RankAggregate, get_proxy
 from .report import describe_study, format_table
 from .run_folder import RunFolder, StudyError, as_json, differences, versions
 from .search import Search, as_space, check_whole, weight_seeds
-from .seeding import stable_seed
 from .splits import Splits, as_splits
 from .student_files import DISTILLED
 from .study import Study
@@ -343,11 +341,7 @@ class Pipeline:
         """Refuse what is said of a teacher beside sources."""
         of_teacher = ("teacher", "teacher_options", "teacher_epochs", "teacher_recipe_options", "teacher_data_options")
         given = self._given(*of_teacher, "distiller", "ce_weight")
-        if given := given + (["search_teacher"] if self.search_teacher == "trained" else []):
-            raise ValueError(
-                f"The student learns from sources; {', '.join(given)} cannot be given beside them. A teacher of the "
-                "same task may be one of the sources, and lam is the factor of the cross entropy."
-            )
+        refuse_beside_sources(given + (["search_teacher"] if self.search_teacher == "trained" else []))
 
     def _given(self, *names: str) -> list[str]:
         values = ((name, getattr(self, name)) for name in names)
@@ -461,7 +455,7 @@ class Pipeline:
             measure=self.measure,
             power=self.power,
             lam=self.lam,
-            view=self.source_view,
+            source_view=self.source_view,
         )
 
     def _find_guide(self, tell: Callable[[str, StageResult], None]) -> _Guide:
@@ -554,16 +548,13 @@ class Pipeline:
         Several teachers are given them as the data is normalised, of which each makes what it is to see.
         """
         splits = self._splits
-        labelled = torch.arange(len(splits.train)) if splits.labelled is None else splits.labelled
-        size = min(_PROBE_SIZE, len(labelled)) if self.probe_size is None else self.probe_size
-        if size > len(labelled):
+        labelled = len(splits.train) if splits.labelled is None else len(splits.labelled)
+        size = min(_PROBE_SIZE, labelled) if self.probe_size is None else self.probe_size
+        if size > labelled:
             have = "" if splits.labelled is None else " that have labels"
-            raise ValueError(f"probe_size is {size}, but there are only {len(labelled)} training images{have}.")
-        mean, std = (getattr(teacher, name, None) or getattr(splits, name) for name in ("mean", "std"))
-        order = labelled[_balanced_order(splits.train.labels[labelled], self.seed)[:size]]
-        batch = next(iter(splits.train.batches(order, size, device=torch.device("cpu"), augment=None, seed=0)))
-        images = (batch.images - torch.tensor(mean).view(-1, 1, 1)) / torch.tensor(std).view(-1, 1, 1)
-        return Probe.from_tensors(images, batch.labels, splits.num_classes, splits.name)
+            raise ValueError(f"probe_size is {size}, but there are only {labelled} training images{have}.")
+        mean, std = (getattr(teacher, name, None) for name in ("mean", "std"))
+        return splits.probe(size, self.seed, mean=mean, std=std)
 
     def run(
         self,
@@ -659,16 +650,6 @@ def read_ranking(path: str | os.PathLike[str]) -> tuple[SourceRanking, dict[str,
     return ranking, ranking.weights(config["weighting"], power, measure=config.get("measure"))
 
 
-def _balanced_order(labels: torch.Tensor, seed: int) -> torch.Tensor:
-    """All places, one of each class after the other, in random order otherwise."""
-    shuffled = torch.randperm(len(labels), generator=torch.Generator().manual_seed(stable_seed(seed, "probe")))
-    turn = torch.empty(len(labels), dtype=torch.int64)
-    for label in labels.unique():
-        places = shuffled[labels[shuffled] == label]
-        turn[places] = torch.arange(len(places))
-    return shuffled[turn[shuffled].argsort(stable=True)]
-
-
 def _stand_in(search: Search) -> Architecture:
     """Some architecture within the budget, to see whether such a student can be distilled: a trainable one if found."""
     space, rng = search.evaluator.space, random.Random(0)
@@ -759,7 +740,7 @@ def _describe_sources(result: PipelineResult, ranking: SourceRanking) -> Iterato
     else:
         power = facts["power"]
         how = {
-            "weighted": f"by {facts['measure']} to the power {'inf' if power is None else f'{power:g}'}",
+            "weighted": f"by {facts['measure']} to the power {power}",
             "nearest": f"the nearest by {facts['measure']} alone",
             "uniform": "all alike",
         }

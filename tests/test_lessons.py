@@ -17,17 +17,18 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
+from accelerate import Accelerator
+from safetensors.torch import load_file, save
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from diswot_search.augmentation import Augmentation
-from diswot_search.distillation import Training, distill, train
+from diswot_search.distillation import Training, distill, lessons, train
 from diswot_search.distillation.base import Features, Shapes
 from diswot_search.distillation.checkpoint import read_checkpoint
-from diswot_search.distillation.lessons import SourceLesson
-from diswot_search.distillation.source_ranking import rank_sources
+from diswot_search.distillation.source_ranking import SourceRanking, rank_sources
 from diswot_search.distillation.sources import FrozenSource
+from diswot_search.distillation.trainer import Trainer
 from diswot_search.distillation.unlabelled import FixMatch, SourceDistillation, UnlabelledError, Views, WeightedSource
 from diswot_search.image_sets import ImageSet
 from diswot_search.run_folder import StudyError
@@ -116,6 +117,14 @@ def without_times(training: Training) -> list[dict[str, Any]]:
     return [{k: v for k, v in row.items() if k not in ("seconds", "images_per_second")} for row in training.rows]
 
 
+class _Stopped(Exception):
+    pass
+
+
+def stop(*_: Any) -> None:
+    raise _Stopped
+
+
 # -- the loss -------------------------------------------------------------------------------------
 
 
@@ -124,7 +133,8 @@ def shapes(pooled: int | None = 6) -> Shapes:
 
 
 def predictor(logits: Tensor) -> Any:
-    return lambda images: logits[: len(images)]
+    """Loads what gives these logits, whatever it sees."""
+    return lambda: lambda images: logits[: len(images)]
 
 
 def test_the_loss_is_the_weighted_cross_entropy_with_each_source() -> None:
@@ -136,6 +146,7 @@ def test_the_loss_is_the_weighted_cross_entropy_with_each_source() -> None:
         for i, (t, w) in enumerate(zip(tables, (0.7, 0.3), strict=True))
     ]
     loss = SourceDistillation(shapes(), sources, lam=0.25, view="augmented", seed=1)
+    loss.prepare(FEW.train, Accelerator(cpu=True))
     student = Features(torch.zeros(7, CLASSES), pooled=pooled)
 
     found, notes = loss(student, Views(torch.zeros(1, 7, 3, 4, 4), torch.arange(7)))
@@ -245,9 +256,12 @@ def test_the_order_of_sources_decides_nothing_but_rounding() -> None:
 
 
 def test_sources_that_are_not_near_leave_plain_training(monkeypatch: pytest.MonkeyPatch) -> None:
-    far = {"near": (-3.0, 1.0), "far": (None, None), "other": (0.0, 0.0)}
-    values = {name: SimpleNamespace(similarity=s, std=d) for name, (s, d) in far.items()}
-    monkeypatch.setattr(SourceLesson, "_ask", lambda self, *_: values)
+    far = {"near": (-3.0, 1.0), "far": (math.nan, math.nan), "other": (0.0, 0.0)}
+    found = SimpleNamespace(
+        similarities=lambda _: {name: near for name, (near, _) in far.items()},
+        spreads=lambda _: {name: spread for name, (_, spread) in far.items()},
+    )
+    monkeypatch.setattr(lessons, "rank_sources", lambda *_, **__: found)
     with pytest.warns(UserWarning, match="No source is near the target: by parc"):
         taught = run(weighting="weighted")
     assert same(weights_of(run_alone()), weights_of(taught))
@@ -362,7 +376,7 @@ def test_what_is_shipped_has_no_extra_heads(tmp_path: Path) -> None:
 def test_what_is_said_of_it(tmp_path: Path) -> None:
     taught = run(out=tmp_path / "run", weighting="weighted", lam=0.6)
     result = json.loads((tmp_path / "run" / "result.json").read_text())
-    assert result["labels"] == {"labelled": 12, "images": 48, "classes": CLASSES}
+    assert result["labels"] == {"labelled": 12, "images": 48, "validation": 24, "classes": CLASSES}
     said = result["sources"]
     assert (said["weighting"], said["measure"], said["power"], said["lam"]) == ("weighted", "parc", 10.0, 0.6)
     assert sum(model["weight"] for model in said["models"]) == pytest.approx(1)
@@ -376,33 +390,128 @@ def test_what_is_said_of_it(tmp_path: Path) -> None:
     assert (tmp_path / "run" / "classes.png").is_file()
 
 
-@pytest.mark.parametrize("damage", [False, True])
-def test_predictions_are_kept_beside_the_ranking(tmp_path: Path, damage: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    ranking = rank_sources(BANK, FEW, out=tmp_path / "ranking", device="cpu", progress=False)
+def only_tried(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let sources be run no more than to see whether they fit."""
+    logits = FrozenSource.logits
+
+    def checked(self: FrozenSource, images: Tensor) -> Tensor:
+        assert len(images) <= 2, "predicted again"
+        return logits(self, images)
+
+    monkeypatch.setattr(FrozenSource, "logits", checked)
+
+
+def ranked(tmp_path: Path, **options: Any) -> SourceRanking:
+    return rank_sources(BANK, FEW, out=tmp_path / "ranking", device="cpu", progress=False, **options)
+
+
+def test_predictions_are_kept_beside_the_ranking(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ranking = ranked(tmp_path)
     first = run(sources=ranking, weighting="uniform")
     files = sorted((tmp_path / "ranking" / "predictions").iterdir())
     assert len(files) == len(BANK)
-    call = FrozenSource.__call__
+    with monkeypatch.context() as patch:
+        only_tried(patch)
+        again = run(sources=ranking, weighting="uniform", dataset=make_splits().with_labels(labels_per_class=3))
+        assert same(weights_of(first), weights_of(again))  # of equal images, wherever they lie
+        with pytest.raises(AssertionError, match="predicted again"):
+            run(sources=ranking, weighting="uniform", dataset=make_splits(seed=1).with_labels(labels_per_class=3))
+    run(sources=ranking, weighting="uniform", dataset=make_splits(seed=1).with_labels(labels_per_class=3))
+    assert len(list((tmp_path / "ranking" / "predictions").iterdir())) == 2 * len(BANK)
 
-    def only_tried(self: FrozenSource, images: Tensor) -> Any:
-        assert len(images) <= 2, "predicted again"
-        return call(self, images)
 
-    monkeypatch.setattr(FrozenSource, "__call__", only_tried)
-    if damage:
-        files[0].write_bytes(b"nothing")
-        with pytest.raises(StudyError, match=f"{files[0].name} is damaged"):
-            run(sources=ranking, weighting="uniform")
-        return
-    again = run(sources=ranking, weighting="uniform")
-    assert same(weights_of(first), weights_of(again))
+@pytest.mark.parametrize(
+    "content", [b"nothing", save({"probabilities": torch.ones(2, 3)}), save({"other": torch.ones(2)})]
+)
+def test_damaged_predictions_are_told(tmp_path: Path, content: bytes) -> None:
+    ranking = ranked(tmp_path)
+    run(sources=ranking, weighting="uniform", epochs=1)
+    file = sorted((tmp_path / "ranking" / "predictions").iterdir())[0]
+    file.write_bytes(content)
+    with pytest.raises(StudyError, match=f"{file.name} .*remove it, and it is made again"):
+        run(sources=ranking, weighting="uniform", epochs=1)
+
+
+def test_predictions_of_a_run_are_kept_until_it_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "_train_epoch", stop)
+        with pytest.raises(_Stopped):
+            run(out=tmp_path / "run")
+    assert len(list((tmp_path / "run" / "predictions").iterdir())) == len(BANK)
+    only_tried(monkeypatch)
+    run(out=tmp_path / "run")
+    assert not (tmp_path / "run" / "predictions").exists()
+
+
+def test_a_folder_that_cannot_be_written_costs_the_predictions_only(tmp_path: Path) -> None:
+    ranking = ranked(tmp_path)
+    (tmp_path / "ranking" / "predictions").write_text("in the way")
+    with pytest.warns(UserWarning, match="Predictions cannot be kept in"):
+        taught = run(sources=ranking, weighting=BY_HAND)
+    assert same(weights_of(taught), weights_of(run()))
+
+
+@pytest.mark.parametrize("kept", [False, True])
+def test_a_source_that_gives_no_numbers_is_named(tmp_path: Path, kept: bool) -> None:
+    broken = copy.deepcopy(NEAR)
+    broken.head.bias.data[0] = math.nan
+    bank = {"near": NEAR, "broken": broken}
+    with pytest.raises(UnlabelledError, match="source 'broken' gives no probabilities for 48 of 48 images"):
+        run(sources=bank, weighting="uniform", out=tmp_path / "run" if kept else None)
+
+
+# -- a ranking that is given ----------------------------------------------------------------------
+
+
+def test_a_ranking_says_what_it_was_measured_by(tmp_path: Path) -> None:
+    ranking = ranked(tmp_path, measures=["cka", "parc"])
+    for weighting, measure in (("uniform", "cka"), (BY_HAND, "cka"), ("weighted", "cka")):
+        said = run(sources=ranking, weighting=weighting, epochs=1).result["sources"]
+        assert said["measure"] == measure
+        assert [model["similarity"] for model in said["models"]] == list(ranking.similarities(measure).values())
+    said = run(sources=ranking, weighting="weighted", measure="parc", epochs=1).result["sources"]
+    assert [model["similarity"] for model in said["models"]] == list(ranking.similarities("parc").values())
+    alone = run(weighting="uniform", epochs=1).result["sources"]
+    assert alone["measure"] is None
+
+
+def test_a_ranking_of_other_data_is_refused() -> None:
+    other = make_splits(classes=3)
+    ranking = rank_sources(BANK, other, device="cpu", progress=False)
+    with pytest.raises(ValueError, match="rank them for it"):
+        run(sources=ranking)
+    divided = make_splits(val_share=0.3)
+    assert divided.source["val_share"] is None  # both parts are given, so that nothing is drawn
+    generator = np.random.default_rng(0)
+    images, labels = generator.integers(0, 255, (80, 16, 16, 3), dtype=np.uint8), np.arange(80) % CLASSES
+    first, second = (Splits.from_arrays((images, labels), seed=seed) for seed in (0, 1))
+    ranking = rank_sources(BANK, first, device="cpu", progress=False)
+    with pytest.raises(ValueError, match="divided otherwise"):
+        run(sources=ranking, dataset=second)
+
+
+def test_a_ranking_with_other_labels_is_told() -> None:
+    ranking = rank_sources(BANK, SPLITS, device="cpu", progress=False)
+    with pytest.warns(UserWarning, match="ranked with other labels"):
+        run(sources=ranking, epochs=1)
+
+
+def test_untrained_sources_and_those_without_a_classifier_teach_nothing() -> None:
+    bank = {"near": NEAR, "random": "cifar_resnet20", "features": {"model": "cifar_resnet32", "num_classes": 0}}
+    with pytest.warns(UserWarning, match="teaches nothing") as told:
+        models = run(sources=bank, weighting="weighted", epochs=1).result["sources"]["models"]
+    said = [str(warning.message) for warning in told]
+    assert any("random has random weights, so that it teaches nothing" in text for text in said)
+    assert any("features has no classifier, so that it teaches nothing" in text for text in said)
+    assert {model["name"]: model["weight"] for model in models} == {"near": 1, "random": 0, "features": 0}
+
+
+def test_lambda_of_zero_is_told() -> None:
+    with pytest.warns(UserWarning, match="lam is 0"):
+        run(lam=0, epochs=1)
 
 
 # -- stopped and continued ------------------------------------------------------------------------
-
-
-class _Stopped(Exception):
-    pass
 
 
 @pytest.mark.parametrize("how", ["sources", "augmented", "fixmatch"])
@@ -418,8 +527,6 @@ def test_a_training_that_stops_goes_on_as_if_it_had_not(tmp_path: Path, how: str
         return run(out=out, **options, **hard)
 
     whole = go(tmp_path / "whole")
-    from diswot_search.distillation.trainer import Trainer
-
     step = Trainer._step
     with monkeypatch.context() as patch:
 
@@ -432,7 +539,7 @@ def test_a_training_that_stops_goes_on_as_if_it_had_not(tmp_path: Path, how: str
         with pytest.raises(_Stopped):
             go(tmp_path / "stopped")
     with monkeypatch.context() as patch:  # what is known of the sources stays, whatever they would be measured now
-        patch.setattr(SourceLesson, "_ask", lambda *_: pytest.fail("measured again"))
+        patch.setattr(lessons, "rank_sources", lambda *_, **__: pytest.fail("measured again"))
         resumed = go(tmp_path / "stopped")
     assert same(weights_of(whole), weights_of(resumed))
     assert without_times(whole) == without_times(resumed)
@@ -464,7 +571,8 @@ def test_another_configuration_is_refused(tmp_path: Path) -> None:
         ({"ce_weight": 1.0}, "ce_weight cannot be given beside them"),
         ({"sources": []}, "no sources"),
         ({"sources": {"a": NEAR, "b": NEAR}}, "'?a'? and '?b'?|twice"),
-        ({"sources": None}, "nobody to learn from"),
+        ({"sources": None, "weighting": "weighted"}, "nobody to learn from"),
+        ({"sources": None, "teacher": make(seed=3)}, "weighting says how to learn from sources, but there are none"),
     ],
 )
 def test_bad_input_is_said_before_anything_is_written(changes: dict[str, Any], message: str, tmp_path: Path) -> None:
@@ -496,15 +604,10 @@ def test_fixmatch_options_are_checked() -> None:
         run_alone(unlabelled_batch_size=8)
 
 
-def test_a_source_with_random_weights_is_named() -> None:
-    with pytest.warns(UserWarning, match="cifar_resnet20 has random weights"):
-        run(sources=["cifar_resnet20", NEAR], weighting="uniform", epochs=1)
-
-
 def test_a_source_without_a_classifier_cannot_teach() -> None:
     bank = {"near": NEAR, "features": {"model": "cifar_resnet20", "num_classes": 0}}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        with pytest.raises(UnlabelledError, match="'features' has no classifier"):
+        with pytest.raises(UnlabelledError, match="'features' has no classifier, so that it predicts nothing"):
             run(sources=bank, weighting="uniform")
         assert run(sources=bank, weighting={"near": 1.0}, epochs=1).accuracy >= 0

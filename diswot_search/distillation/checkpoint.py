@@ -88,9 +88,15 @@ class TrainingFolder(RunFolder):
         with self.errors(), self._store:
             self._store.execute("INSERT OR IGNORE INTO meta VALUES (?, ?)", (key, json.dumps(value)))
 
-    def recall(self, key: str) -> Any:
-        """What `remember` stored; None where it stored nothing."""
-        found = self._read("SELECT value FROM meta WHERE key = ?", key)
+    @classmethod
+    def recall(cls, path: Path, key: str) -> Any:
+        """What `remember` stored in a folder; None where it stored nothing, or there is no store that can be read."""
+        if not cls.exists(path):
+            return None
+        try:
+            found = cls.peek(path)._read("SELECT value FROM meta WHERE key = ?", key)
+        except StudyError:  # of which those who open it to write will say what to do
+            return None
         return json.loads(found[0][0]) if found else None
 
     @property

@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import math
 import os
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path, PurePath
 from typing import Any
 
+import torch
+from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
-from torch import Tensor
 
 from search_spaces.registry import unknown_name_message
 
-from ..run_folder import finite_only
-from ..splits import Splits
+from ..run_folder import StudyError, differences
+from ..splits import Splits, division
 from .base import Shapes
+from .checkpoint import TrainingFolder
 from .recipe import Recipe
 from .relatedness import WEIGHTINGS, get_measure, source_weights
 from .source_ranking import POWER, SourceRanking, load_ranking, rank_sources
@@ -26,6 +30,7 @@ from .sources import SourceLike, SourceModel, as_sources, load_source
 from .unlabelled import (
     VIEWS,
     FixMatch,
+    Predictor,
     SourceDistillation,
     UnlabelledError,
     UnlabelledLoss,
@@ -33,8 +38,15 @@ from .unlabelled import (
     check_between,
 )
 
+LAM = 0.8
+"""Factor of the labelled images' loss beside that of sources, unless it is said otherwise."""
 FIXMATCH_RATIO = 7
 """Unlabelled images for each labelled one of FixMatch. Source: Sohn et al., NeurIPS 2020."""
+
+MEMORY = "lesson"
+"""What a training's store calls what a lesson found out."""
+PREDICTIONS = "predictions"
+"""The folder of sources' predictions, beside a ranking or in a run folder."""
 
 Bank = Sequence[SourceLike] | Mapping[str, SourceLike] | SourceRanking | str | os.PathLike[str]
 """Sources, or their ranking, or the run folder of that."""
@@ -58,7 +70,7 @@ class Lesson(ABC):
     weights: Mapping[str, float] = {}
 
     @abstractmethod
-    def begin(self, splits: Splits, recipe: Recipe, seed: int, device: Any, known: Mapping[str, Any] | None) -> None:
+    def begin(self, splits: Splits, recipe: Recipe, seed: int, device: torch.device, out: Path | None) -> None:
         """Find out what there is to learn; what does not fit shows here, before anything is written.
 
         Args:
@@ -66,21 +78,25 @@ class Lesson(ABC):
             recipe: How the student is trained.
             seed: Of the training.
             device: Where it is trained.
-            known: What `remembered` gave in an earlier run of the same training.
+            out: The run folder of the training, which may hold what `remembered` gave in an earlier run.
         """
 
     @property
+    def teaches(self) -> bool:
+        """Whether there is anything to learn."""
+        return True
+
     @abstractmethod
-    def create(self) -> Callable[[Shapes], UnlabelledLoss] | None:
-        """Makes the loss for a student's shapes; None where nothing is left to learn."""
+    def create(self, student: Shapes) -> UnlabelledLoss:
+        """The loss for a student of these shapes."""
 
     @abstractmethod
     def config(self) -> dict[str, Any]:
         """All that it was asked for, as JSON values."""
 
-    def remembered(self) -> dict[str, Any]:
+    def remembered(self) -> dict[str, Any] | None:
         """What was found out and is to stay the same when the training continues, as JSON values."""
-        return {}
+        return None
 
     @abstractmethod
     def result(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -106,12 +122,11 @@ class FixMatchLesson(Lesson):
                 raise UnlabelledError(unknown_name_message("option of fixmatch:", name, FixMatch.OPTIONS))
         FixMatch(**self.options)
 
-    def begin(self, splits: Splits, recipe: Recipe, seed: int, device: Any, known: Mapping[str, Any] | None) -> None:
+    def begin(self, splits: Splits, recipe: Recipe, seed: int, device: torch.device, out: Path | None) -> None:
         FixMatch(**self.options).augmentations(recipe.augmentation)  # where a wrong policy shows
 
-    @property
-    def create(self) -> Callable[[Shapes], UnlabelledLoss] | None:
-        return lambda shapes: FixMatch(**self.options)
+    def create(self, student: Shapes) -> FixMatch:
+        return FixMatch(**self.options)
 
     def config(self) -> dict[str, Any]:
         return {"name": "fixmatch", **self.options}
@@ -143,16 +158,39 @@ class _Known:
     std: float | None = None
 
 
+@dataclass(frozen=True)
+class _Found:
+    """What decides how much each source counts.
+
+    Attributes:
+        measure: What similarity was measured by; None where it was not.
+        known: How near each source is, by name.
+    """
+
+    measure: str | None = None
+    known: Mapping[str, _Known] = field(default_factory=dict)
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> _Found:
+        return cls(values["measure"], {name: _Known(**known) for name, known in values["known"].items()})
+
+    def to_json(self) -> dict[str, Any]:
+        return {"measure": self.measure, "known": {name: vars(known) for name, known in self.known.items()}}
+
+    def of(self, name: str) -> _Known:
+        return self.known.get(name, _Known())
+
+
 class SourceLesson(Lesson):
     """Sources, each of which teaches its own task on the target's images.
 
     Args:
         bank: The sources, or their ranking.
         weighting: One of `WEIGHTINGS`, or weights by name.
-        measure: Name of the measure of similarity.
+        measure: Name of the measure of similarity; by default the ranking's first, or parc where there is none yet.
         power: p, at least 0; infinity means the nearest.
         lam: lambda, 0 to 1.
-        view: One of `VIEWS`.
+        source_view: One of `VIEWS`.
 
     Attributes:
         sources: The sources.
@@ -170,34 +208,37 @@ class SourceLesson(Lesson):
         bank: Bank,
         *,
         weighting: Weighting = "weighted",
-        measure: str = "parc",
+        measure: str | None = None,
         power: float = POWER,
-        lam: float = 0.8,
-        view: str = "fixed",
+        lam: float = LAM,
+        source_view: str = "fixed",
     ) -> None:
         check_between("lam", lam, 0, 1)
         check_between("power", power, 0, math.inf)
         if isinstance(weighting, str) and weighting not in WEIGHTINGS:
             raise UnlabelledError(unknown_name_message("weighting", weighting, WEIGHTINGS))
-        if view not in VIEWS:
-            raise UnlabelledError(unknown_name_message("source_view", view, VIEWS))
-        get_measure(measure)
+        if source_view not in VIEWS:
+            raise UnlabelledError(unknown_name_message("source_view", source_view, VIEWS))
+        if measure is not None:
+            get_measure(measure)
         if isinstance(bank, str | os.PathLike):
             bank = load_ranking(bank)
         self.ranking: SourceRanking | None = None
         if isinstance(bank, SourceRanking):
             self.ranking, self.sources = bank, bank.sources
+            self.measure = measure or bank.measures[0]
         else:
             self.sources = as_sources(bank)
+            self.measure = measure or "parc"
         self.weighting = weighting
-        self.measure = measure
         self.power = power
         self.lam = lam
-        self.view = view
+        self.source_view = source_view
         self.weights = {}
-        self._known: dict[str, _Known] = {}
-        self._taught: tuple[WeightedSource, ...] = ()
+        self._found = _Found()
+        self._teaching: tuple[WeightedSource, ...] = ()
         self._seed = 0
+        self._folder: Path | None = None
         if isinstance(weighting, Mapping):
             self._weigh()  # where an unknown name shows
 
@@ -206,77 +247,93 @@ class SourceLesson(Lesson):
         """Whether the weights come from similarities."""
         return self.weighting in ("weighted", "nearest")
 
-    def begin(self, splits: Splits, recipe: Recipe, seed: int, device: Any, known: Mapping[str, Any] | None) -> None:
-        self._seed = seed
-        if known is not None:
-            self._known = {name: _Known(**values) for name, values in known.items()}
-        elif self._measures or self.ranking is not None:
-            self._known = broadcast_object_list([self._ask(splits, seed, device.type)])[0]
-        self._weigh()
-        if not self.weights:
-            warnings.warn(f"{self._fallback}; the student is trained on labels alone.", stacklevel=2)
-        if self.lam == 1:
-            return
+    def begin(self, splits: Splits, recipe: Recipe, seed: int, device: torch.device, out: Path | None) -> None:
         for source in self.sources:
-            if weight := self.weights.get(source.name):
-                self._taught += (self._load(source, weight, splits, device, recipe.channels_last),)
+            if source.trained_on is not None:
+                check_division(f"The source {source.name}", source.trained_on, splits)
+        if self.ranking is not None:
+            _check_target(self.ranking, splits)
+        self._found = _from_main_process(lambda: self._find(splits, seed, device, out))
+        self._weigh()
+        self._seed = seed
+        self._folder = self._choose_folder(out)
+        self._warn()
+        weighed = [source for source in self.sources if self.weights.get(source.name)] if self.lam < 1 else []
+        self._teaching = tuple(self._teacher(source, splits, recipe, device) for source in weighed)
 
-    def _ask(self, splits: Splits, seed: int, device: str) -> dict[str, _Known]:
-        """How near the sources are."""
-        ranking = self.ranking
+    def _find(self, splits: Splits, seed: int, device: torch.device, out: Path | None) -> _Found:
+        """How near the sources are: as an earlier run of this training found, as the ranking says, or measured now."""
+        if out is not None and (stored := TrainingFolder.recall(out, MEMORY)) is not None:
+            return _Found.from_json(stored)
+        ranking, measure = self.ranking, self.measure
         if ranking is None:
+            if not self._measures:
+                return _Found()
             ranking = rank_sources(
-                self.sources, splits, measures=self.measure, seed=seed, device=device, progress=False
+                self.sources, splits, measures=measure, seed=seed, device=device.type, progress=False
             )
-        measure = self.measure if self._measures else ranking.measures[0]
+        elif not self._measures:
+            measure = ranking.measures[0]
         means, spreads = ranking.similarities(measure), ranking.spreads(measure)
-        return {name: _Known(*map(_number, (mean, spreads[name]))) for name, mean in means.items()}
+        return _Found(measure, {name: _Known(*map(_number, (means[name], spreads[name]))) for name in means})
 
     def _weigh(self) -> None:
-        similarities = {source.name: self._similarity(source.name) for source in self.sources}
+        similarities = {source.name: self._similarity(source) for source in self.sources}
         self.weights = source_weights(similarities, self.weighting, self.power)
 
-    def _similarity(self, name: str) -> float:
-        value = self._known.get(name, _Known()).similarity
-        return math.nan if value is None else value
+    def _similarity(self, source: SourceModel) -> float:
+        """How near a source is that can teach; NaN, which gives no weight, of others."""
+        value = self._found.of(source.name).similarity
+        return math.nan if value is None or not source.trained or not source.classifier else value
 
-    def _load(
-        self, source: SourceModel, weight: float, splits: Splits, device: Any, channels_last: bool
-    ) -> WeightedSource:
+    def _warn(self) -> None:
+        if self._measures:
+            for source in self.sources:
+                if source.trained and source.classifier:
+                    continue
+                lacks = "has random weights" if source.classifier else "has no classifier"
+                warnings.warn(f"The source {source.name} {lacks}, so that it teaches nothing.", stacklevel=3)
+        if not self.weights:
+            warnings.warn(f"{self._fallback}; the student is trained on labels alone.", stacklevel=3)
+        elif self.lam == 0:
+            warnings.warn(
+                "lam is 0, so that no label is learnt and the student's classifier stays random.", stacklevel=3
+            )
+
+    def _choose_folder(self, out: Path | None) -> Path | None:
+        """Where predictions are kept: beside the ranking, for other trainings as well, or in the run folder."""
+        if self.ranking is not None and self.ranking.path is not None and os.access(self.ranking.path, os.W_OK):
+            return self.ranking.path / PREDICTIONS
+        return None if out is None else out / PREDICTIONS
+
+    def _teacher(self, source: SourceModel, splits: Splits, recipe: Recipe, device: torch.device) -> WeightedSource:
         if not source.classifier:
             raise UnlabelledError(
                 f"The source {source.name!r} has no classifier, so that it predicts nothing that a student could "
                 "learn; leave it out, or give it weight 0."
             )
-        frozen = load_source(source, splits, device, channels_last=channels_last)
 
-        def predict(images: Tensor) -> Tensor:
-            logits = frozen(images).logits
-            assert logits is not None  # it has a classifier
-            return logits
+        def load() -> Predictor:
+            return load_source(source, splits, device, channels_last=recipe.channels_last).logits
 
+        load()  # where it shows that it does not take these images; it is let go of until it is needed
         identity = json.dumps([source.config(), list(splits.mean), list(splits.std)], sort_keys=True)
-        return WeightedSource(source.name, source.num_classes, weight, predict, identity)
+        return WeightedSource(source.name, source.num_classes, self.weights[source.name], load, identity)
 
     @property
-    def create(self) -> Callable[[Shapes], UnlabelledLoss] | None:
-        if not self._taught:
-            return None
-        ranked_in = self.ranking and self.ranking.path
-        folder = ranked_in / "predictions" if ranked_in else None
+    def teaches(self) -> bool:
+        return bool(self._teaching)
 
-        def create(shapes: Shapes) -> SourceDistillation:
-            return SourceDistillation(
-                shapes, self._taught, lam=self.lam, view=self.view, seed=self._seed, folder=folder
-            )
-
-        return create
+    def create(self, student: Shapes) -> SourceDistillation:
+        return SourceDistillation(
+            student, self._teaching, lam=self.lam, view=self.source_view, seed=self._seed, folder=self._folder
+        )
 
     @property
     def _fallback(self) -> str | None:
-        return (
-            None if self.weights else f"No source is near the target: by {self.measure}, none has a similarity above 0"
-        )
+        if self.weights:
+            return None
+        return f"No source is near the target: by {self.measure}, none has a similarity above 0"
 
     def config(self) -> dict[str, Any]:
         weighting = self.weighting if isinstance(self.weighting, str) else dict(self.weighting)
@@ -285,39 +342,90 @@ class SourceLesson(Lesson):
             "models": {source.name: source.config() for source in self.sources},
             "weighting": weighting,
             **({"measure": self.measure} if self._measures else {}),
-            **({"power": self.power if math.isfinite(self.power) else "inf"} if weighting == "weighted" else {}),
+            **({"power": self._shown_power} if weighting == "weighted" else {}),
             "lam": self.lam,
-            "view": self.view,
+            "view": self.source_view,
             "ranking": self.ranking and self.ranking.config,
         }
 
+    @property
+    def _shown_power(self) -> float | str:
+        return self.power if math.isfinite(self.power) else "inf"  # of which JSON knows nothing
+
     def remembered(self) -> dict[str, Any]:
-        return {name: vars(known) for name, known in self._known.items()}
+        return self._found.to_json()
 
     def result(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         models = [
             {
                 "name": source.name,
-                **vars(self._known.get(source.name, _Known())),
+                **vars(self._found.of(source.name)),
                 "weight": self.weights.get(source.name, 0.0),
                 "loss": self._last_loss(source.name, rows),
             }
             for source in self.sources
         ]
-        said = {key: value for key, value in self.config().items() if key in ("weighting", "lam", "view")}
-        measured = {"measure": self.measure, "power": finite_only(self.power)}
-        return {"unlabelled": "sources", "sources": {**said, **measured, "fallback": self._fallback, "models": models}}
+        said = {key: value for key, value in self.config().items() if key in ("weighting", "power", "lam", "view")}
+        measured = {"measure": self._found.measure, "fallback": self._fallback}
+        return {"unlabelled": "sources", "sources": {"power": None, **said, **measured, "models": models}}
 
     def _last_loss(self, name: str, rows: Sequence[Mapping[str, Any]]) -> float | None:
         """Mean cross entropy with the source in the last epoch, without weights."""
         weighted = rows[-1].get(f"loss/source {name}") if rows else None
-        return None if weighted is None else weighted / ((1 - self.lam) * self.weights[name])
+        return None if not weighted else weighted / ((1 - self.lam) * self.weights[name])
 
 
 def _number(value: float) -> float | None:
     return value if math.isfinite(value) else None
 
 
-def sources_lesson(sources: Bank | None, **options: Any) -> SourceLesson | None:
-    """What is meant by `sources` and its options; None without sources."""
-    return None if sources is None else SourceLesson(sources, view=options.pop("source_view"), **options)
+def _check_target(ranking: SourceRanking, splits: Splits) -> None:
+    """Refuse a ranking of other data, or one that looked at images to be tested on."""
+    ranking.check_target(splits.name, splits.num_classes)
+    target, here = ranking.config["target"], splits.config()
+    check_division("The ranking of the sources", target, splits, "made of")
+    if (target.get("labels") or {}).get("sha256") != (here.get("labels") or {}).get("sha256"):
+        warnings.warn("The sources were ranked with other labels than those that are learnt here.", stacklevel=4)
+
+
+def _from_main_process(find: Callable[[], _Found]) -> _Found:
+    """What the main process finds, or its error, in all processes."""
+    found: list[Any] = [None, None]
+    if PartialState().is_main_process:
+        try:
+            found[0] = find()
+        except (ValueError, StudyError, OSError) as error:
+            found[1] = error
+    result, failure = broadcast_object_list(found)
+    if failure is not None:
+        raise failure
+    return result
+
+
+OPTIONS_OF_SOURCES = {
+    name: parameter.default
+    for name, parameter in inspect.signature(SourceLesson).parameters.items()
+    if parameter.kind is parameter.KEYWORD_ONLY
+}
+"""The options of learning from sources, with their defaults."""
+
+
+def check_division(who: str, trained_on: Mapping[str, Any], splits: Splits, how: str = "trained on") -> None:
+    """Refuse what may have seen images of the same data which are to be validated or tested on.
+
+    Args:
+        who: The network, or whatever it is, as the subject of a message.
+        trained_on: What it has seen, as `Splits.config()` says it.
+        splits: The data at hand.
+        how: What was done with that data.
+
+    Raises:
+        ValueError: The data is the same by name, but its validation and test images are chosen otherwise.
+    """
+    if PurePath(trained_on.get("name", "")).name != PurePath(splits.name).name:
+        return
+    if lines := differences(division(trained_on), division(splits.config())):
+        raise ValueError(
+            f"{who} is {how} {splits.name} divided otherwise, so that it may know images to validate or test on: "
+            f"{'; '.join(lines)}. Divide the data alike for both."
+        )

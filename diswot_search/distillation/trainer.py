@@ -140,6 +140,7 @@ class Trainer:
         steps_per_epoch: Steps of the optimiser in an epoch: as many as all training images fill batches, labelled or
             not, so that trainings which differ in that alone take equally many.
         images_per_step: Views of images that the student sees in a step.
+        preparation_seconds: What it took to prepare what is learnt from unlabelled images.
 
     Raises:
         StudyError: The checkpoint is of another network.
@@ -187,6 +188,7 @@ class Trainer:
         self._place = torch.device("cpu") if accelerator.device.type == "mps" else accelerator.device
         self._sums = torch.zeros(len(self.terms) + len(self.notes) + 3, dtype=torch.float64, device=self._place)
         self._unchecked: list[tuple[int, Tensor]] = []
+        self.preparation_seconds = 0.0
         self.progress = Progress()
         if checkpoint is not None:
             self._restore(checkpoint)
@@ -226,8 +228,9 @@ class Trainer:
         """
         with self._own_random_state():
             if self._task.unlabelled is not None and self.progress.step < self.steps:
-                with self.accelerator.autocast():
-                    self._task.unlabelled.prepare(self.splits.train, self.accelerator)
+                started = time.perf_counter()
+                self._task.unlabelled.prepare(self.splits.train, self.accelerator)
+                self.preparation_seconds = time.perf_counter() - started
         with self.interruption.postponed(), self._own_random_state():
             self._stored_at = time.monotonic()
             while self.progress.step < self.steps:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+import shutil
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -21,22 +22,33 @@ from ..budget import measure_latency
 from ..evaluation import resolve_device
 from ..networks import Network, NetworkLike, network_for
 from ..partial_labels import Labels
-from ..run_folder import as_json, differences, finite_only, versions
+from ..run_folder import as_json, finite_only, versions
 from ..search import check_whole, device_name
 from ..seeding import isolated_random_state, stable_seed
-from ..splits import Splits, as_splits, division
+from ..splits import Splits, as_splits
 from ..student_files import FOLDER, load_student, save_student
 from .base import Specification, Term, parse_distillers
 from .checkpoint import BEST, LAST, Checkpoint, TrainingFolder, read_checkpoint
-from .lessons import Bank, Lesson, Weighting, sources_lesson, unlabelled_lesson
+from .lessons import (
+    LAM,
+    MEMORY,
+    OPTIONS_OF_SOURCES,
+    PREDICTIONS,
+    Bank,
+    Lesson,
+    SourceLesson,
+    Weighting,
+    check_division,
+    unlabelled_lesson,
+)
 from .metrics import Evaluation
 from .recipe import Recipe, RecipeError, create_recipe
+from .source_ranking import POWER
 from .task import DistillationTask, Normalised
 from .trainer import Trainer, create_accelerator
 from .training_report import TrainingCurves, TrainingProgress, draw_training, metrics_csv
 
 RULES = ("best", "last")
-_LESSON = "lesson"
 
 
 @dataclass(frozen=True)
@@ -72,9 +84,9 @@ def distill(
     *,
     sources: Bank | None = None,
     weighting: Weighting = "weighted",
-    measure: str = "parc",
-    power: float = 10.0,
-    lam: float = 0.8,
+    measure: str | None = None,
+    power: float = POWER,
+    lam: float = LAM,
     source_view: str = "fixed",
     labels: Labels | None = None,
     labels_per_class: int | None = None,
@@ -116,7 +128,7 @@ def distill(
             on labels alone, with a warning.
         weighting: How much each source counts: "weighted" by similarity (DistillWeighted), "nearest" only
             (DistillNearest), "uniform", or weights by name.
-        measure: What similarity is measured by, see `list_measures`.
+        measure: What similarity is measured by, see `list_measures`; by default the first of a ranking, else "parc".
         power: p: weights are similarities to this power, as shares of their sum.
         lam: lambda: factor of the labelled images' cross entropy; that of the sources is 1 - lambda.
         source_view: "fixed": sources predict each image once, as it is; "augmented": the view that the student sees.
@@ -210,20 +222,26 @@ def distillation_options(options: Mapping[str, Any]) -> dict[str, Any]:
         ValueError: There is neither a teacher nor sources, or both, or what belongs to one is given with the other.
     """
     rest = dict(options)
-    names = ("sources", "weighting", "measure", "power", "lam", "source_view")
-    of_sources = {name: rest.pop(name) for name in names}
-    distiller = rest.pop("distiller")
-    if of_sources["sources"] is None:
+    of_sources = {name: rest.pop(name) for name in OPTIONS_OF_SOURCES}
+    sources, distiller = rest.pop("sources"), rest.pop("distiller")
+    if sources is None:
+        if strange := [name for name, default in OPTIONS_OF_SOURCES.items() if of_sources[name] != default]:
+            raise ValueError(f"{', '.join(strange)} says how to learn from sources, but there are none; give sources.")
         if rest["teacher"] is None:
             raise ValueError("There is nobody to learn from; give a teacher, or sources.")
         return rest | {"lesson": None, "terms": parse_distillers("kd" if distiller is None else distiller)}
     given = {"teacher": rest["teacher"], "distiller": distiller, "ce_weight": rest["ce_weight"]}
-    if known := [name for name, value in given.items() if value is not None]:
+    refuse_beside_sources([name for name, value in given.items() if value is not None])
+    return rest | {"lesson": SourceLesson(sources, **of_sources), "terms": ()}
+
+
+def refuse_beside_sources(given: Sequence[str]) -> None:
+    """Raise a ValueError if there are such arguments."""
+    if given:
         raise ValueError(
-            f"The student learns from sources; {', '.join(known)} cannot be given beside them. A teacher of the same "
+            f"The student learns from sources; {', '.join(given)} cannot be given beside them. A teacher of the same "
             "task may be one of the sources, and lam is the factor of the cross entropy."
         )
-    return rest | {"lesson": sources_lesson(**of_sources), "terms": ()}
 
 
 def _run(options: dict[str, Any]) -> Training:
@@ -307,7 +325,7 @@ class TrainingRun:
         self.lesson = lesson
         self.unlabelled_batch_size = self._unlabelled_batch_size(unlabelled_batch_size)
         if lesson is not None:
-            self._begin(lesson)
+            lesson.begin(self.splits, self.recipe, seed, self.accelerator.device, self.out)
         self.task, self.ema = self._create_task(ce_weight)
         self.config = {
             "student": self.student.config(),
@@ -342,15 +360,6 @@ class TrainingRun:
             )
         return size
 
-    def _begin(self, lesson: Lesson) -> None:
-        for source in lesson.sources:
-            if source.trained_on is not None:
-                check_division(f"The source {source.name}", source.trained_on, self.splits)
-        known = None
-        if self.out is not None and TrainingFolder.exists(self.out):
-            known = TrainingFolder.peek(self.out).recall(_LESSON)
-        lesson.begin(self.splits, self.recipe, self.seed, self.accelerator.device, known)
-
     def _network(self, source: NetworkLike, role: str, options: Mapping[str, Any] | None) -> Network:
         network = network_for(self.splits, source, role, options)
         if network.trained_on is not None:
@@ -372,7 +381,7 @@ class TrainingRun:
                 next(iter(self._images(2))),
                 teacher=teacher,
                 terms=self.terms,
-                unlabelled=None if self.lesson is None else self.lesson.create,
+                unlabelled=self.lesson.create if self.lesson and self.lesson.teaches else None,
                 labels=_without_hidden(data),
                 num_classes=data.num_classes,
                 ce_weight=ce_weight,
@@ -445,14 +454,14 @@ class TrainingRun:
     def _note_beginning(self, folder: TrainingFolder, files: Mapping[str, str]) -> None:
         """Store what is to stay the same, and write down what is given beside the configuration."""
         if self.lesson is not None:
-            folder.remember(_LESSON, self.lesson.remembered())
+            folder.remember(MEMORY, self.lesson.remembered())
         chosen = {} if self.splits.labelled is None else {"labels.txt": self.splits.labels_file()}
         for name, text in (chosen | dict(files)).items() if folder.path is not None else ():
             folder.write(name, text)
 
     def _observer(self, folder: TrainingFolder) -> _Observer:
         steps = len(self.splits.train) // self.recipe.batch_size * self.recipe.epochs
-        weights = self.lesson.weights if self.lesson else {}
+        weights = self.lesson.weights if self.lesson and self.lesson.teaches else {}
         return _Observer(folder, self.recipe, steps, self.show_progress, self.splits.classes, weights)
 
     def _checkpoint(self, folder: TrainingFolder | None, name: str) -> Checkpoint | None:
@@ -494,6 +503,7 @@ class TrainingRun:
                 return Training(result, rows, None, model)
             with folder.errors():
                 self._write(folder, model, result)
+            shutil.rmtree(folder.path / PREDICTIONS, ignore_errors=True)
         self.accelerator.wait_for_everyone()
         return self._stored(folder)
 
@@ -552,9 +562,10 @@ class TrainingRun:
             "seed": self.seed,
             "timing": {
                 "seconds": state.seconds,
+                "preparation_seconds": trainer.preparation_seconds,
                 "images_per_second": len(rows) * trainer.steps_per_epoch * trainer.images_per_step / seconds,
-                "covers": "seconds: training and validation of all epochs, without what sources predict before the "
-                "first; images_per_second: training alone",
+                "covers": "seconds: training and validation of all epochs; preparation_seconds: what sources predict "
+                "before, in the last run; images_per_second: training alone",
                 "device": device_name(self.device),
                 "processes": self.accelerator.num_processes,
                 "threads": torch.get_num_threads(),
@@ -601,27 +612,8 @@ def _without_hidden(data: Splits) -> Tensor:
 def _label_counts(data: Splits) -> dict[str, int] | None:
     if data.labelled is None:
         return None
-    return {"labelled": len(data.labelled), "images": len(data.train), "classes": data.num_classes}
-
-
-def check_division(who: str, trained_on: Mapping[str, Any], splits: Splits) -> None:
-    """Refuse a network that may have learnt images of the same data which are to be validated or tested on.
-
-    Args:
-        who: The network, as the subject of a message.
-        trained_on: What it is trained on, as `Splits.config()` says it.
-        splits: The data at hand.
-
-    Raises:
-        ValueError: The data is the same by name, but its validation and test images are chosen otherwise.
-    """
-    if trained_on.get("name") != splits.name:
-        return
-    if lines := differences(division(trained_on), division(splits.config())):
-        raise ValueError(
-            f"{who} is trained on {splits.name} divided otherwise, so that it may know images to validate or test on: "
-            f"{'; '.join(lines)}. Divide the data alike for both."
-        )
+    counts = {"labelled": len(data.labelled), "images": len(data.train), "validation": len(data.val)}
+    return counts | {"classes": data.num_classes}
 
 
 class _Observer:

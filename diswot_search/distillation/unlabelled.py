@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 import os
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -13,7 +14,6 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import broadcast_object_list
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
@@ -28,6 +28,8 @@ from .base import Features, Shapes
 VIEWS = ("fixed", "augmented")
 _READ_AT_ONCE = 256
 _PREDICTIONS = "probabilities"
+_ON_DEVICE = 2**30
+"""Bytes up to which predictions lie where the student is trained; more stay in the machine's memory."""
 
 
 class UnlabelledError(ValueError):
@@ -88,6 +90,10 @@ class UnlabelledLoss(nn.Module, ABC):
         """
 
 
+Predictor = Callable[[Tensor], Tensor]
+"""Gives frozen logits (B, K) for images (B, C, H, W) between 0 and 1."""
+
+
 @dataclass(frozen=True)
 class WeightedSource:
     """A source that a student learns from.
@@ -96,14 +102,14 @@ class WeightedSource:
         name: What it is called.
         classes: Classes that it tells apart.
         weight: Its share of all sources' loss, above 0.
-        predict: Its logits (B, K) of images (B, C, H, W) between 0 and 1, frozen.
+        load: Brings it to the device.
         identity: Tells it from all others, by its weights and by how it sees images.
     """
 
     name: str
     classes: int
     weight: float
-    predict: Callable[[Tensor], Tensor]
+    load: Callable[[], Predictor]
     identity: str = ""
 
 
@@ -114,6 +120,8 @@ class SourceDistillation(UnlabelledLoss):
     cross entropy between a source's softmax and that of its head, a linear layer on the classifier's input.
     Source: Borup, Phoo and Hariharan, "Distilling from Similar Tasks for Transfer Learning on a Budget", ICCV 2023.
 
+    Where the view is fixed, a source is on the device only while it predicts all images, and its predictions are kept.
+
     Args:
         student: Shapes of the student.
         sources: The sources, at least one; their weights alpha_s sum to 1.
@@ -121,7 +129,7 @@ class SourceDistillation(UnlabelledLoss):
         view: "fixed": a source predicts each image once, as it is; "augmented": it predicts the view that the student
             sees.
         seed: Of the heads' first weights, which depend on it and on the source's name alone.
-        folder: Where predictions are kept for other trainings on the same images, if anywhere.
+        folder: Where predictions are kept for other runs on the same images, if anywhere.
 
     Raises:
         UnlabelledError: The student has no linear classifier.
@@ -153,32 +161,40 @@ class SourceDistillation(UnlabelledLoss):
         self.heads = nn.ModuleList(
             _linear(student.pooled, source.classes, stable_seed(seed, "head", source.name)) for source in sources
         )
-        self._known: list[Tensor] = []
+        self._tables: list[Tensor] = []
+        self._predictors: list[Predictor] = []
 
     def augmentations(self, usual: Augmentation) -> tuple[Augmentation, ...]:
         return (usual,)
 
     def prepare(self, images: ImageSet, accelerator: Accelerator) -> None:
-        """Predict all images once, where the view is fixed; processes share the work."""
-        if self.view == "augmented":
-            return
-        files = [self._file(source, images) for source in self.sources]
-        there: list[bool] = broadcast_object_list([[file is not None and file.is_file() for file in files]])[0]
-        new = [source for source, known in zip(self.sources, there, strict=True) if not known]
-        predicted = iter(_predict(new, images, accelerator))
-        self._known = []
-        for file, known in zip(files, there, strict=True):
-            table = _load(file) if known and file else next(predicted)
-            self._known.append(table.to(accelerator.device))
-            if not known and file and accelerator.is_main_process:
-                _store(file, table)
+        """Predict all images once, where the view is fixed; processes share the work.
 
-    def _file(self, source: WeightedSource, images: ImageSet) -> Path | None:
-        """Where a source's predictions of these images are kept."""
-        if self.folder is None:
-            return None
-        digest = hashlib.sha256(f"{source.identity} {images.fingerprint}".encode()).hexdigest()
-        return self.folder / f"{digest[:32]}.safetensors"
+        Raises:
+            UnlabelledError: A source gives no probabilities for some of the images.
+            StudyError: Predictions that were kept are damaged.
+        """
+        if self.view == "augmented":
+            self._predictors = [source.load() for source in self.sources]
+            return
+        fingerprint = images.fingerprint() if self.folder is not None else ""
+        tables = [self._table(source, images, fingerprint, accelerator) for source in self.sources]
+        needed = sum(table.nbytes for table in tables)
+        place = accelerator.device if needed <= _ON_DEVICE else torch.device("cpu")
+        self._tables = [table.to(place) for table in tables]
+
+    def _table(self, source: WeightedSource, images: ImageSet, fingerprint: str, accelerator: Accelerator) -> Tensor:
+        """A source's probabilities of all images, (images, K), on the CPU."""
+        file = None
+        if self.folder is not None:
+            digest = hashlib.sha256(f"{source.identity} {fingerprint}".encode()).hexdigest()
+            file = self.folder / f"{digest[:32]}.safetensors"
+            if _all_see(file, accelerator):
+                return _load(file, (len(images), source.classes))
+        table = _predict(source, images, accelerator)
+        if file is not None and accelerator.is_main_process:
+            _store(file, table)
+        return table
 
     def forward(self, student: Features, views: Views) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         assert student.pooled is not None
@@ -191,44 +207,65 @@ class SourceDistillation(UnlabelledLoss):
 
     def _targets(self, views: Views) -> Iterator[Tensor]:
         """Each source's probabilities of the images."""
-        if self.view == "fixed":
-            yield from (table[views.indices].float() for table in self._known)
-        else:
-            yield from (source.predict(views.images[0]).float().softmax(1) for source in self.sources)
+        for table in self._tables:
+            yield table[views.indices.to(table.device)].to(views.images.device, torch.float32)
+        for predict in self._predictors:
+            yield predict(views.images[0]).float().softmax(1)
 
 
-def _predict(sources: Sequence[WeightedSource], images: ImageSet, accelerator: Accelerator) -> list[Tensor]:
-    """The sources' probabilities of all images, each (images, K)."""
-    device, together = accelerator.device, accelerator.num_processes > 1
+def _all_see(file: Path, accelerator: Accelerator) -> bool:
+    """Whether there is such a file for every process."""
+    seen = torch.tensor([float(file.is_file())], device=accelerator.device)
+    together = accelerator.num_processes > 1
+    return float(accelerator.reduce(seen, "mean") if together else seen) == 1
+
+
+def _predict(source: WeightedSource, images: ImageSet, accelerator: Accelerator) -> Tensor:
+    """A source's probabilities of all images, (images, K), on the CPU."""
+    predict = source.load()
     # Half precision, which is exact to .05 %: there may be many images and classes.
-    tables = [torch.zeros(len(images), source.classes, dtype=torch.float16, device=device) for source in sources]
+    table = torch.zeros(len(images), source.classes, dtype=torch.float16, device=accelerator.device)
     shares = images.batches(
-        torch.arange(len(images) if sources else 0),
+        torch.arange(len(images)),
         _READ_AT_ONCE,
-        device=device,
+        device=accelerator.device,
         augment=None,
         seed=0,
         rank=accelerator.process_index,
         world=accelerator.num_processes,
     )
     for share in shares:
-        for table, source in zip(tables, sources, strict=True) if len(share.indices) else ():
-            table[share.indices] = source.predict(share.images).softmax(1).half()
-    return [accelerator.reduce(table) for table in tables] if together else tables
+        if len(share.indices):
+            table[share.indices] = predict(share.images).softmax(1).half()
+    if accelerator.num_processes > 1:
+        table = accelerator.reduce(table)
+    if strange := int((~table.isfinite()).any(1).sum()):
+        raise UnlabelledError(
+            f"The source {source.name!r} gives no probabilities for {strange:,} of {len(images):,} images, but NaN or "
+            "infinity; leave it out, or give it weight 0."
+        )
+    return table.cpu()
 
 
 def _store(file: Path, table: Tensor) -> None:
-    file.parent.mkdir(exist_ok=True)
+    """Keep a table; a folder that cannot be written costs other runs the same work again, but not this run."""
     mine = file.with_suffix(f".{os.getpid()}")  # another training may write the same at this moment
-    write_atomically(mine, save({_PREDICTIONS: table.cpu()}))
-    mine.replace(file)
-
-
-def _load(file: Path) -> Tensor:
     try:
-        return load_file(file)[_PREDICTIONS]
+        file.parent.mkdir(exist_ok=True)
+        write_atomically(mine, save({_PREDICTIONS: table}))
+        mine.replace(file)
+    except OSError as error:
+        warnings.warn(f"Predictions cannot be kept in {file.parent} ({error}); they are made anew.", stacklevel=2)
+
+
+def _load(file: Path, shape: tuple[int, int]) -> Tensor:
+    try:
+        table = load_file(file)[_PREDICTIONS]
     except (SafetensorError, KeyError, OSError) as error:
         raise StudyError(f"{file} is damaged ({error}); remove it, and it is made again.") from error
+    if table.shape != shape or not table.isfinite().all():
+        raise StudyError(f"{file} does not hold probabilities of {shape[0]:,} images; remove it, and it is made again.")
+    return table
 
 
 def _linear(inputs: int, outputs: int, seed: int) -> nn.Linear:
@@ -239,7 +276,8 @@ def _linear(inputs: int, outputs: int, seed: int) -> nn.Linear:
 class FixMatch(UnlabelledLoss):
     """A student teaches itself: the class it is sure of in a weakly augmented view is that of a strongly augmented one.
 
-    The weak view is augmented as labelled images are; the strong one by RandAugment and an erased rectangle, too.
+    The weak view is augmented as labelled images are; the strong one by RandAugment and an erased rectangle, too. All
+    views go through the student together, so that batch statistics are of all of them.
     Source: Sohn et al., "FixMatch: Simplifying Semi-Supervised Learning with Consistency and Confidence", NeurIPS 2020.
 
     Args:
