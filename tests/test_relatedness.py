@@ -310,7 +310,7 @@ def standard_error(values: list[float]) -> float:
 
 
 @pytest.mark.parametrize("name", ["parc", "cka", "h_score", "leep", "nce"])
-@pytest.mark.parametrize("shape", [(60, 8, 4, 5), (80, 50, 5, 200), (40, 100, 3, 12)])
+@pytest.mark.parametrize("shape", [(60, 8, 4, 5), (80, 50, 5, 200), (12, 100, 3, 5)])
 @pytest.mark.parametrize("alike", [True, False])
 def test_chance_is_the_mean_over_shuffled_labels(name: str, shape: tuple[int, int, int, int], alike: bool) -> None:
     """Images, features, classes, and classes of the source; classes alike in number or not.
