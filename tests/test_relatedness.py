@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from itertools import combinations
+from itertools import combinations, permutations
 from typing import Any
 
 import numpy as np
@@ -326,6 +326,17 @@ def test_chance_is_the_mean_over_shuffled_labels(name: str, shape: tuple[int, in
     tolerance = 4 * standard_error(shuffled) + (0.01 if name == "leep" else 0)
     chance = measure.chance(Evidence(features, labels, probabilities))
     assert chance == pytest.approx(np.mean(shuffled), rel=0, abs=tolerance)
+
+
+@pytest.mark.parametrize("name", ["parc", "cka", "h_score", "nce"])
+@pytest.mark.parametrize("labels", [[0, 0, 1, 1, 2, 2], [5, 5, 5, 5, 1, 3]])
+def test_chance_is_the_mean_over_all_orders_of_few_labels(name: str, labels: list[int]) -> None:
+    features, probabilities = sample(6, 5, 2)[0], predictions(np.array(labels), 3)
+    measure = get_measure(name)
+    orders = set(permutations(labels))
+    values = [measure(Evidence(features, np.array(order), probabilities)) for order in orders]
+    chance = measure.chance(Evidence(features, np.array(labels), probabilities))
+    assert chance == pytest.approx(np.mean(values), abs=1e-9)  # rounding
 
 
 @pytest.fixture(scope="module")
