@@ -46,6 +46,8 @@ from diswot_search.distillation import (
 )
 from diswot_search.distillation.checkpoint import BEST, LAST, TrainingFolder, read_checkpoint
 from diswot_search.distillation.recipe import RecipeError
+from diswot_search.distillation.source_ranking import rank_sources
+from diswot_search.distillation.task import DistillationTask, StepLosses
 from diswot_search.image_sets import ImageSet, ResidentSet, StreamedSet
 from diswot_search.run_folder import StudyError
 from diswot_search.splits import Splits, create_splits
@@ -349,7 +351,60 @@ def plain_pair(**changes: Any) -> dict[str, Any]:
     }
 
 
-PAIRS: dict[str, Callable[[], dict[str, Any]]] = {"plain": plain_pair, "hard": lambda: HARD}
+FEW = SPLITS.with_labels(labels_per_class=3)
+
+
+def rank_bank(folder: Path) -> None:
+    """A ranking of two sources, of which only files say what they are, in a run folder beside that of a training."""
+    options = {"model": "cifar_resnet", "arch": "1x8"}
+    bank = {}
+    for name, classes in (("near", 3), ("far", 5)):
+        with torch.random.fork_rng():
+            torch.manual_seed(classes)
+            model = timm.create_model("cifar_resnet", arch="1x8", num_classes=classes)
+        save_file(model.state_dict(), folder / f"{name}.safetensors")
+        bank[name] = {**options, "checkpoint": folder / f"{name}.safetensors", "num_classes": classes}
+    rank_sources(bank, FEW, images=12, draws=2, out=folder / "ranking", device="cpu", progress=False)
+
+
+def learn_from_sources(out: Path, view: str) -> Training:
+    return run(
+        out,
+        student=make_plain(),
+        student_options=None,
+        teacher=None,
+        teacher_options=None,
+        dataset=FEW,
+        sources=out.parent / "ranking",
+        weighting="uniform",
+        lam=0.3,
+        source_view=view,
+        unlabelled_batch_size=24,
+        recipe_options={"accumulate": 2, "ema": 0.5},
+        lr=0.02,
+    )
+
+
+def learn_by_fixmatch(out: Path) -> Training:
+    return run_alone(
+        out=out,
+        epochs=3,
+        dataset=FEW,
+        unlabelled="fixmatch",
+        unlabelled_options={"threshold": 0.305},
+        unlabelled_batch_size=24,
+        recipe_options={"accumulate": 2, "ema": 0.5},
+        lr=0.02,
+    )
+
+
+PAIRS: dict[str, Callable[[Path], Training]] = {
+    "plain": lambda out: run(out, **plain_pair()),
+    "hard": lambda out: run(out, **HARD),
+    "sources": lambda out: learn_from_sources(out, "fixed"),
+    "augmented": lambda out: learn_from_sources(out, "augmented"),
+    "fixmatch": learn_by_fixmatch,
+}
 
 
 def train_as_rank(rank: int, port: int, out: str, pair: str, interrupted: bool) -> None:
@@ -358,19 +413,20 @@ def train_as_rank(rank: int, port: int, out: str, pair: str, interrupted: bool) 
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "OMP_NUM_THREADS": "1"}
     torch.set_num_threads(1)
     calls: list[int] = []
+    forward = DistillationTask.forward
 
-    def interrupt(loss: Tensor, batch: Batch) -> Tensor:
+    def interrupt(self: DistillationTask, *args: Any) -> StepLosses:
         calls.append(0)
         if interrupted and rank == 1 and len(calls) == 9:
             signal.raise_signal(signal.SIGTERM)
             signal.raise_signal(signal.SIGTERM)  # as a launcher does that passes on what the terminal sent to all
-        return loss
+        return forward(self, *args)
 
-    Observed.hook = staticmethod(interrupt)
+    DistillationTask.forward = interrupt
     with pytest.raises(ValueError, match="Several processes need a run folder"):
         run()
     try:
-        training = run(Path(out), **PAIRS[pair]())
+        training = PAIRS[pair](Path(out))
     except KeyboardInterrupt:
         os._exit(130)
     assert training.result == json.loads((Path(out) / "result.json").read_text())
@@ -403,18 +459,37 @@ def losses_of(folder: Path) -> list[list[float]]:
     return [[float(row[name]) for name in row if "loss" in name] for row in table_of(folder)]
 
 
+def assert_close(folder: Path, other: Path) -> None:
+    """Only the order of sums differs."""
+    np.testing.assert_allclose(losses_of(folder), losses_of(other), rtol=1e-5)
+    one, two = weights_of(folder), weights_of(other)
+    assert all(torch.allclose(one[name], two[name], rtol=1e-4, atol=1e-6) for name in one)
+
+
 @posix
 def test_two_processes_learn_what_one_does(processes: Any, tmp_path: Path) -> None:
     launch(processes, tmp_path / "two", "plain")
-    run(tmp_path / "one", **plain_pair())
-    # Only the order of sums differs.
-    np.testing.assert_allclose(losses_of(tmp_path / "two"), losses_of(tmp_path / "one"), rtol=1e-5)
-    one, two = weights_of(tmp_path / "one"), weights_of(tmp_path / "two")
-    assert all(torch.allclose(one[name], two[name], rtol=1e-4, atol=1e-6) for name in one)
+    PAIRS["plain"](tmp_path / "one")
+    assert_close(tmp_path / "two", tmp_path / "one")
     # Interrupted in one process, both store their state and go on as if nothing had been.
     launch(processes, tmp_path / "resumed", "plain", interrupted=True)
     launch(processes, tmp_path / "resumed", "plain")
     assert_same(tmp_path / "resumed", tmp_path / "two")
+
+
+@posix
+@pytest.mark.parametrize("pair", ["sources", "augmented", "fixmatch"])
+def test_two_processes_learn_from_unlabelled_images_what_one_does(processes: Any, tmp_path: Path, pair: str) -> None:
+    for place in (tmp_path, tmp_path / "apart"):  # neither learns what the other predicted
+        place.mkdir(exist_ok=True)
+        rank_bank(place)
+    launch(processes, tmp_path / "two", pair)
+    PAIRS[pair](tmp_path / "apart" / "one")
+    assert_close(tmp_path / "two", tmp_path / "apart" / "one")
+    if pair == "sources":
+        launch(processes, tmp_path / "resumed", pair, interrupted=True)
+        launch(processes, tmp_path / "resumed", pair)
+        assert_same(tmp_path / "resumed", tmp_path / "two")
 
 
 @posix
