@@ -7,6 +7,7 @@ to 2^-11 of a probability, so what they lead to is compared with a relative tole
 from __future__ import annotations
 
 import copy
+import io
 import json
 import math
 import warnings
@@ -18,6 +19,7 @@ import numpy as np
 import pytest
 import torch
 from accelerate import Accelerator
+from rich.console import Console
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -29,6 +31,7 @@ from diswot_search.distillation.checkpoint import read_checkpoint
 from diswot_search.distillation.source_ranking import SourceRanking, rank_sources
 from diswot_search.distillation.sources import FrozenSource
 from diswot_search.distillation.trainer import Trainer
+from diswot_search.distillation.training_report import format_training
 from diswot_search.distillation.unlabelled import FixMatch, SourceDistillation, UnlabelledError, Views, WeightedSource
 from diswot_search.image_sets import ImageSet
 from diswot_search.run_folder import StudyError
@@ -504,6 +507,14 @@ def test_untrained_sources_and_those_without_a_classifier_teach_nothing() -> Non
     assert any("random has random weights, so that it teaches nothing" in text for text in said)
     assert any("features has no classifier, so that it teaches nothing" in text for text in said)
     assert {model["name"]: model["weight"] for model in models} == {"near": 1, "random": 0, "features": 0}
+
+
+def test_an_infinite_power_is_said(tmp_path: Path) -> None:
+    taught = run(out=tmp_path / "run", weighting="weighted", power=math.inf, epochs=1)
+    assert json.loads((tmp_path / "run" / "result.json").read_text())["sources"]["power"] == "inf"
+    console = Console(width=200, file=io.StringIO())
+    console.print(format_training(taught.result))
+    assert "power inf" in console.file.getvalue()
 
 
 def test_lambda_of_zero_is_told() -> None:

@@ -109,7 +109,7 @@ def make_sources(**changes: Any) -> dict[str, Any]:
 def make_related(**changes: Any) -> dict[str, Any]:
     """The result of a training with few labels and sources."""
     result: dict[str, Any] = {"teacher": None, "agreement": None, "distillers": {}, "ce_weight": 0.8}
-    result |= {"labels": {"labelled": 400, "images": 10_000, "classes": 20}}
+    result |= {"labels": {"labelled": 400, "images": 10_000, "validation": 200, "classes": 20}}
     return make_result(**(result | {"unlabelled": "sources", "sources": make_sources()} | changes))
 
 
@@ -364,7 +364,7 @@ def test_the_table_says_labels_sources_and_their_weights() -> None:
     table = format_training(make_related())
     assert "cifar_resnet20 under 2 sources (weighted): 4 epochs" in shown(table)
     cells = cells_of(table)
-    assert cells["labels"] == ["400 of 10,000 images are labelled, 20 classes"]
+    assert cells["labels"] == ["400 of 10,000 images are labelled, and all 200 to validate on, 20 classes"]
     assert cells["loss"] == ["0.8 cross entropy + 0.2 sources"]
     assert cells["their weights"] == ["weighted, power 10, fixed views"]
     lines = [" ".join(line.strip("│ ").split()) for line in shown(table).splitlines()]

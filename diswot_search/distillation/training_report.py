@@ -462,8 +462,11 @@ def _network(facts: Mapping[str, Any]) -> str:
 
 def _labels(result: Result) -> str:
     """How many images of how many classes have labels; empty where all have."""
-    known = _labelled(result)
-    return f"{known} images are labelled, {_count(result['labels']['classes'], 'class')}" if known else ""
+    labels = result.get("labels")
+    if not labels:
+        return ""
+    validation = f", and all {labels['validation']:,} to validate on" if labels.get("validation") else ""
+    return f"{_labelled(result)} images are labelled{validation}, {_count(labels['classes'], 'class')}"
 
 
 def _labelled(result: Result) -> str:
@@ -491,7 +494,7 @@ def _weights_explained(sources: Mapping[str, Any]) -> str:
     power = sources.get("power")
     parts = [
         _weighting(sources),
-        f"power {power:g}" if power is not None and sources.get("weighting") == "weighted" else "",
+        f"power {float(power):g}" if power is not None and sources.get("weighting") == "weighted" else "",
         f"{sources['view']} views" if sources.get("view") else "",
         "not used" if sources.get("fallback") else "",
     ]
