@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import json
 import math
+import sqlite3
 import warnings
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -34,7 +36,7 @@ from diswot_search.distillation.source_ranking import (
     load_ranking,
     rank_sources,
 )
-from diswot_search.distillation.source_report import describe_ranking, format_ranking, plot_ranking
+from diswot_search.distillation.source_report import describe_ranking, format_measures, format_ranking, plot_ranking
 from diswot_search.distillation.sources import SourceError, load_source
 from diswot_search.run_folder import StudyError
 from diswot_search.splits import Splits
@@ -270,8 +272,13 @@ def test_if_no_source_has_a_value_it_is_said_of_each_why(tmp_path: Path) -> None
     broken = looks()
     broken.fc.bias.data.fill_(math.nan)
     sources = {"one": broken, "two": {"model": looks(), "num_classes": 0}}
-    with pytest.raises(RankingError, match=r"No source has a value of leep\. one: .* NaN .*; two: .*classifier"):
+    message = r"No source has a value of leep\. one: .* NaN .*; two: .*classifier\. More labelled images, or"
+    with pytest.raises(RankingError, match=message):
         rank(sources, measures="leep", out=tmp_path / "run")
+    with pytest.raises(RankingError, match=message):  # it is none to be read, either
+        load_ranking(tmp_path / "run")
+    with pytest.raises(RankingError, match=r"No two of the 4 images are of one class.* the weighting 'uniform' needs"):
+        rank(splits=make_splits(labels_per_class=1))
 
 
 @pytest.mark.parametrize("measure", ["parc", "cka", "h_score", "leep", "nce", "knn"])
@@ -301,7 +308,7 @@ def test_faint_sources_leave_no_weights_and_say_what_then(measure: str) -> None:
         ({"measures": []}, RankingError, "measures is empty; allowed: all, parc"),
         ({"measures": "rsa"}, RankingError, "rsa compares with a reference model; give reference"),
         ({"reference": looks()}, RankingError, "A reference is given, but no measure compares with it"),
-        ({"images": 1}, ValueError, "images is 1"),
+        ({"images": 3}, ValueError, "images is 3; it must be a whole number of at least 4"),
         ({"draws": 0}, ValueError, "draws is 0"),
         ({"seed": -1}, ValueError, "seed is -1"),
         ({"device": "gpu"}, ValueError, "Unknown device 'gpu'"),
@@ -310,7 +317,8 @@ def test_faint_sources_leave_no_weights_and_say_what_then(measure: str) -> None:
         ({"sources": {"a": looks(), "b": looks()}}, SourceError, "a.*b"),
         ({"labels_per_class": 999}, ValueError, "999"),
         ({"data_options": {"seed": 1}}, ValueError, "data_options cannot be set"),
-        ({"sources": [nn.Conv2d(1, 2, 3).eval()]}, SourceError, "Conv2d takes grey images"),
+        ({"sources": [looks(), nn.Conv2d(1, 2, 3).eval()]}, SourceError, "Conv2d takes grey images"),
+        ({"sources": {"fits": looks(), "wide": Linear(torch.ones(4, 7))}}, SourceError, "wide"),
     ],
 )
 def test_bad_input_stops_before_a_folder_is_made(
@@ -319,12 +327,27 @@ def test_bad_input_stops_before_a_folder_is_made(
     with pytest.raises(error, match=message):
         rank(**options, out=tmp_path / "run")
     assert not (tmp_path / "run").exists()
+    assert all(len(batch) == 2 for batch in Linear.seen)  # examples: nothing is measured
 
 
-def test_random_weights_are_warned_of() -> None:
+def test_random_weights_are_warned_of_and_count_nothing_by_similarity() -> None:
+    random = {"model": "cifar_resnet20", "num_classes": 3, "input_size": (3, 8, 8)}
     with pytest.warns(UserWarning, match="cifar_resnet20 has random weights"):
-        ranking = rank([{"model": "cifar_resnet20", "num_classes": 3, "input_size": (3, 8, 8)}], images=8)
-    assert "random weights" in shown(ranking)
+        ranking = rank({"cifar_resnet20": random, "features": {"model": looks(12), "num_classes": 0}}, images=8)
+    assert ranking.similarities()["cifar_resnet20"] > 5
+    assert ranking.weights() == ranking.weights("nearest") == {"cifar_resnet20": 0, "features": 1}
+    assert ranking.weights("uniform") == {"cifar_resnet20": 0.5, "features": 0.5}
+    assert ranking.weights({"cifar_resnet20": 1}) == {"cifar_resnet20": 1, "features": 0}
+    assert "cifar_resnet20 has random weights, of which nothing can be learnt: by similarity" in shown(ranking)
+    with pytest.warns(UserWarning, match="random weights"):
+        assert rank([random], images=8).weights() == {}
+
+
+def test_it_is_said_of_whom_nothing_says_how_it_was_trained() -> None:
+    sources = {"plain": {"model": looks(), **PLAIN}, "far": looks(2), "near": looks(4)}
+    assert "nothing says how they were trained: far, near; where that differs, give mean and std" in shown(
+        rank(sources)
+    )
 
 
 # -- run folders --------------------------------------------------------------------------------
@@ -376,15 +399,19 @@ def test_another_configuration_is_refused(tmp_path: Path) -> None:
     rank(out=tmp_path)
     before = (tmp_path / "config.json").read_bytes()
     for options, message in [
-        ({"measures": "knn"}, 'measures is \\["parc"\\] there, \\["knn"\\] here'),
+        (
+            {"measures": "knn"},
+            'measures is \\["parc"\\] there, \\["knn"\\] here. All measures of a source are had at once',
+        ),
         ({"draws": 2}, "draws is 3 there, 2 here"),
         ({"seed": 1}, "seed is 0 there, 1 here"),
         ({"splits": make_splits(labels=100)}, "target.labels"),
         ({"sources": make_sources() | {"far": looks(2, seed=7)}}, "sources.far.weights_sha256 is"),
-        ({"sources": {"near": looks()}}, "sources.far.name is .* there, not set here"),
     ]:
         with pytest.raises(StudyError, match=f"holds a ranking of another configuration: .*{message}"):
             rank(**options, out=tmp_path)
+    with pytest.raises(StudyError, match=r"^far, between of the ranking in .* are not among the sources given"):
+        rank({"near": looks(), "new": looks(5)}, out=tmp_path)
     assert (tmp_path / "config.json").read_bytes() == before
 
 
@@ -419,10 +446,14 @@ def test_a_ranking_is_read_from_its_folder(tmp_path: Path) -> None:
     assert read.reasons == measured.reasons
     assert read.config == measured.config
     assert shown(read) == shown(measured)
-    with pytest.raises(RankingError, match=r"broken, far, near, between of .* cannot be made again"):
+    with pytest.raises(RankingError, match=r"source broken of the ranking in .* cannot be made again"):
         _ = read.sources
-    with pytest.raises(RankingError, match="give the splits"):
-        read.teachers()
+    with pytest.raises(RankingError, match="of data that was given as splits; give these again"):
+        _ = read.target
+    call = f"next: ds.distill(STUDENT, dataset=SPLITS, sources={str(tmp_path)!r}) teaches"
+    assert call in shown(
+        rank(out=tmp_path / "known"),
+    ).replace(str(tmp_path / "known"), str(tmp_path))
 
 
 def write_checkpoint(path: Path, seed: int) -> str:
@@ -447,8 +478,15 @@ def test_sources_of_files_are_made_again_wherever_one_is(tmp_path: Path, monkeyp
     assert [source.config() for source in read.sources] == [source.config() for source in ranking.sources]
     assert [source.name for source in read.sources] == ["first", "second"]
     write_checkpoint(tmp_path / "first.pt", 7)
-    with pytest.raises(RankingError, match=r"others now than when they were ranked: first\.checkpoint_sha256 is"):
+    with pytest.raises(RankingError, match=r"source first of .* is another one now .* ranked: checkpoint_sha256 is"):
         _ = load_ranking("../run").sources
+    (tmp_path / "first.pt").unlink()
+    with pytest.raises(
+        RankingError, match=r"source first of the ranking in \.\./run cannot be made again: .*first\.pt"
+    ):
+        _ = load_ranking("../run").sources
+    splits = make_splits()
+    assert load_ranking("../run").teachers(splits, {"second": 1}).name == "second"  # of which alone it is made
 
 
 def test_sources_with_random_weights_are_warned_of_once(tmp_path: Path) -> None:
@@ -465,6 +503,76 @@ def test_what_is_no_ranking_is_said_to_be_none(tmp_path: Path) -> None:
         load_ranking(tmp_path / "none")
     with pytest.raises(StudyError, match=r"no run folder of a .*ranking of sources"):
         load_ranking(tmp_path)
+
+
+@pytest.mark.usefixtures("no_pictures")
+def test_what_is_measured_of_an_unfinished_ranking_can_be_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    proceed = stop_after(2, monkeypatch)
+    with pytest.raises(KeyboardInterrupt):
+        rank(out=tmp_path)
+    ranking = load_ranking(tmp_path, unfinished=True)
+    assert ranking.unfinished == ("between",)
+    assert ranking.order() == ("near", "far")
+    assert "not finished: 2 of 3 sources are measured; run the same again" in shown(ranking)
+    assert " between " not in shown(ranking)
+    proceed()
+    assert rank(out=tmp_path).unfinished == load_ranking(tmp_path, unfinished=True).unfinished == ()
+
+
+@pytest.mark.usefixtures("no_pictures")
+@pytest.mark.parametrize(
+    "change",
+    [
+        "UPDATE meta SET value = '{' WHERE key = 'facts'",
+        "DELETE FROM meta WHERE key = 'config'",
+        "UPDATE meta SET value = '{}' WHERE key = 'config'",
+        "UPDATE found SET measures = 'parc'",
+        """UPDATE found SET measures = '{"parc": {"values": [1.0]}}'""",
+        """UPDATE found SET measures = '{"knn": {"values": [], "chances": [], "similarities": [], "reason": ""}}'""",
+    ],
+)
+def test_a_store_that_does_not_hold_what_it_should_is_damaged(change: str, tmp_path: Path) -> None:
+    rank(out=tmp_path)
+    with closing(sqlite3.connect(tmp_path / "sources.sqlite")) as store, store:
+        store.execute(change)
+    with pytest.raises(StudyError, match="is damaged"):
+        load_ranking(tmp_path)
+
+
+@pytest.mark.usefixtures("no_pictures")
+def test_the_store_of_another_version_is_refused(tmp_path: Path) -> None:
+    rank(out=tmp_path)
+    with closing(sqlite3.connect(tmp_path / "sources.sqlite")) as store:
+        store.execute("PRAGMA user_version = 1")
+    with pytest.raises(StudyError, match="has format 1; this version reads 2"):
+        load_ranking(tmp_path)
+
+
+@pytest.mark.usefixtures("no_pictures")
+@pytest.mark.parametrize("labels", [None, "40%"])
+def test_data_of_a_name_is_made_again_wherever_one_is(
+    labels: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    splits = make_splits()
+    members = {f"{part}_images": getattr(splits, part).images.permute(0, 2, 3, 1).numpy() for part in ("train", "test")}
+    members |= {f"{part}_labels": getattr(splits, part).labels.numpy() for part in ("train", "test")}
+    np.savez(tmp_path / "some patterns.npz", **members)
+    monkeypatch.chdir(tmp_path)
+    options: dict[str, Any] = {"val_share": 0.2, "label_seed": 4}
+    ranking = rank(splits="some patterns.npz", data_options=options, labels=labels, out="run")
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    read = load_ranking("../run")
+    assert read.target.fingerprint == ranking.target.fingerprint
+    assert read.target.labelled_indices().tolist() == ranking.target.labelled_indices().tolist()
+    assert (tmp_path / "run" / "labels.txt").exists() == (labels is not None)
+    at = f" --labels {Path('..') / 'run' / 'labels.txt'}" if labels else ""
+    asked = f"--dataset 'some patterns.npz' --data_options.val_share 0.2 --data_options.root {tmp_path}{at}"
+    assert "next: diswot search --teacher ../run  # finds" in shown(read)
+    assert f"then: diswot distill {asked} --sources ../run  # teaches" in shown(read)
+    np.savez(tmp_path / "some patterns.npz", **members | {"test_images": 255 - members["test_images"]})
+    with pytest.raises(RankingError, match=r"data of the ranking in \.\./run is another now .* fingerprint is"):
+        _ = load_ranking("../run").target
 
 
 # -- what is made of it -------------------------------------------------------------------------
@@ -487,6 +595,17 @@ def test_a_ranking_is_for_its_target() -> None:
     for name, classes in (("patterns", CLASSES + 1), ("other", CLASSES)):
         with pytest.raises(RankingError, match="rank them for it"):
             ranking.check_target(name, classes)
+
+
+def test_the_measures_are_listed_with_what_they_need() -> None:
+    console = Console(width=300)
+    with console.capture() as table:
+        console.print(format_measures())
+    for name in list_measures():
+        assert f" {name} " in table.get()
+        assert get_measure(name).summary in table.get()
+    with pytest.raises(UnknownNameError, match="Did you mean 'parc'"):
+        format_measures("parcc")
 
 
 def test_the_table_has_every_source_once_in_order() -> None:

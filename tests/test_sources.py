@@ -593,8 +593,13 @@ def test_a_source_whose_body_takes_no_classifier_is_no_teacher(splits: Splits) -
 # -- what is refused ----------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("sources", ["resnet18", Path("run"), nn.Flatten(), None, 3])
-def test_a_single_source_is_no_bank(sources: Any) -> None:
+def test_a_text_alone_is_one_source() -> None:
+    (source,) = as_sources("resnet18")
+    assert source.config() == one("resnet18").config()
+
+
+@pytest.mark.parametrize("sources", [nn.Flatten(), None, 3])
+def test_a_single_object_is_no_bank(sources: Any) -> None:
     with pytest.raises(SourceError, match="give a list, or a mapping of names"):
         as_sources(sources)
 

@@ -7,10 +7,11 @@ import math
 import os
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path, PurePath
 from statistics import fmean, pstdev
 from typing import Any
@@ -32,7 +33,7 @@ from ..partial_labels import Labels
 from ..report import ProgressBar, to_png
 from ..run_folder import RunFolder, StudyError, as_json, csv_line, differences, finite_only, no_store, versions
 from ..search import check_whole, device_name
-from ..splits import Splits, as_splits
+from ..splits import Splits, as_splits, create_splits
 from ..teacher import TeacherBank
 from .relatedness import (
     Evidence,
@@ -43,8 +44,8 @@ from .relatedness import (
     list_measures,
     source_weights,
 )
-from .source_report import plot_ranking
-from .sources import FrozenSource, SourceLike, SourceModel, as_sources, load_source, source_teacher
+from .source_report import LABELS, plot_ranking
+from .sources import FrozenSource, SourceModel, Sources, as_sources, check_images, load_source, source_teacher
 
 POWER = 10.0
 """How much the most similar sources are preferred, unless it is said otherwise."""
@@ -102,8 +103,9 @@ class SourceRanking:
         facts: What is known of target and sources without measuring, as JSON values.
         config: All that the ranking depends on, as JSON values.
         path: The run folder, if there is one.
-        make: Makes the sources.
-        splits: The target; None where the ranking was read from its folder.
+        make: Makes the sources of these names.
+        make_target: Makes the target.
+        data: Name and options of the target, as `create_splits` takes them; None where it was given as splits.
         timing: What it took.
     """
 
@@ -112,8 +114,9 @@ class SourceRanking:
     facts: Mapping[str, Any] = field(repr=False)
     config: Mapping[str, Any] = field(repr=False)
     path: Path | None
-    make: Callable[[], tuple[SourceModel, ...]] = field(repr=False)
-    splits: Splits | None = field(default=None, repr=False)
+    make: Callable[[Collection[str]], tuple[SourceModel, ...]] = field(repr=False)
+    make_target: Callable[[], Splits] = field(repr=False)
+    data: Mapping[str, Any] | None = field(default=None, repr=False)
     timing: Mapping[str, Any] = field(default_factory=dict, repr=False)
 
     @cached_property
@@ -123,7 +126,22 @@ class SourceRanking:
         Raises:
             RankingError: The ranking was read from its folder, and a source cannot be made again or is another one now.
         """
-        return self.make()
+        return self.make(self.names)
+
+    @cached_property
+    def target(self) -> Splits:
+        """The data that the sources were ranked on.
+
+        Raises:
+            RankingError: The ranking was read from its folder, and the data cannot be made again or is another now.
+            DataError: It is not there any more.
+        """
+        return self.make_target()
+
+    @property
+    def unfinished(self) -> tuple[str, ...]:
+        """Names of the sources that are not measured yet, as of a ranking that was stopped."""
+        return tuple(name for name in self.names if name not in self.found[self.measures[0]])
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -176,6 +194,9 @@ class SourceRanking:
     ) -> dict[str, float]:
         """What each source counts; none of them where no similarity is above 0. They sum to 1.
 
+        A source with random weights, from which there is nothing to learn, counts 0 by similarity. Whether it has a
+        classifier does not matter here.
+
         Args:
             weighting: "weighted" by similarity to this power, "nearest" only, "uniform", or weights by name.
             power: Of similarities.
@@ -184,7 +205,9 @@ class SourceRanking:
         Raises:
             RelatednessError: As for `source_weights`.
         """
-        return source_weights(self.similarities(measure), weighting, power)
+        trained = {name: facts["trained"] for name, facts in self.facts["sources"].items()}
+        known = {name: value if trained[name] else math.nan for name, value in self.similarities(measure).items()}
+        return source_weights(known, weighting, power)
 
     def teachers(
         self,
@@ -201,15 +224,13 @@ class SourceRanking:
             weighting, power, measure: As for `weights`.
 
         Raises:
-            RankingError: No similarity is above 0, a source cannot be made again, or the target is not known.
+            RankingError: No similarity is above 0, or a source of some weight or the target cannot be made again.
         """
-        splits = splits or self.splits
-        if splits is None:
-            raise RankingError(f"{self.path} does not hold its data; give the splits that the teachers are to read.")
         weights = self.weights(weighting, power, measure=measure)
         if not weights:
             raise RankingError(f"By {measure or self.measures[0]} no source tells more of the target than chance does.")
-        used = [source for source in self.sources if weights[source.name]]
+        splits = splits or self.target
+        used = self.make([name for name in self.names if weights[name]])
         return TeacherBank(
             tuple(source_teacher(source, splits) for source in used), tuple(weights[source.name] for source in used)
         )
@@ -254,7 +275,7 @@ class SourceRanking:
         }
 
     def __repr__(self) -> str:
-        first = self.order()[0]
+        first = next(iter(self.order()), "none")
         return (
             f"<SourceRanking of {len(self.names)} sources for {self.facts['target']['name']} by {self.measures[0]}, "
             f"{first} first, {self.path or 'in memory'}>"
@@ -268,7 +289,7 @@ class SourceRanking:
 
 
 def rank_sources(
-    sources: Sequence[SourceLike] | Mapping[str, SourceLike],
+    sources: Sources,
     dataset: str | Splits = "digits",
     *,
     measures: str | Measure | Sequence[str | Measure] = "parc",
@@ -323,6 +344,7 @@ class RankingFolder(RunFolder):
         config: All that the result depends on, as JSON values.
         given: How the sources were given by name, as JSON values; null for one that cannot be made again.
         facts: What is known without measuring, as JSON values.
+        data: How the data was given, as JSON values; None where it cannot be made again.
         out: The folder.
 
     Raises:
@@ -330,7 +352,7 @@ class RankingFolder(RunFolder):
     """
 
     STORE = "sources.sqlite"
-    VERSION = 1
+    VERSION = 2
     SCHEMA = (
         "CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID",
         "CREATE TABLE found (source TEXT PRIMARY KEY, measures TEXT NOT NULL, seconds REAL NOT NULL) WITHOUT ROWID",
@@ -341,11 +363,13 @@ class RankingFolder(RunFolder):
         config: Mapping[str, Any],
         given: Mapping[str, Any],
         facts: Mapping[str, Any],
+        data: Mapping[str, Any] | None = None,
         out: str | os.PathLike[str] | None = None,
     ) -> None:
         self.config: dict[str, Any] = as_json(config)
         self.given: dict[str, Any] = as_json(given)
         self.facts: dict[str, Any] = as_json(facts)
+        self.data: dict[str, Any] | None = as_json(data)
         self.path = None if out is None else Path(out)
         if self.path is None:
             self._connect(":memory:")
@@ -368,20 +392,15 @@ class RankingFolder(RunFolder):
         folder._read("PRAGMA query_only = ON")
         if folder._is_empty():
             raise StudyError(f"The ranking in {path} was stopped before it began; run it again.")
-        folder.config, folder.given, folder.facts = map(folder._meta, ("config", "given", "facts"))
+        folder.config, folder.given, folder.facts, folder.data = map(folder._meta, _META)
         return folder
 
     @property
     def found(self) -> dict[str, dict[str, Measured]]:
         """What is known so far, by source and measure."""
         rows = self._read("SELECT source, measures FROM found")
-        return {
-            source: {
-                name: Measured(tuple(m["values"]), tuple(m["chances"]), tuple(m["similarities"]), m["reason"])
-                for name, m in json.loads(text).items()
-            }
-            for source, text in rows
-        }
+        with self._legible():
+            return {source: {name: _measured(of) for name, of in json.loads(text).items()} for source, text in rows}
 
     @property
     def seconds(self) -> float:
@@ -402,25 +421,57 @@ class RankingFolder(RunFolder):
             with self.errors(), self._store:
                 self._fill()
         if self.path is not None:
-            self.write_json("config.json", self.config | {"given": self.given})
+            self.write_json("config.json", self.config | {"given": self.given, "data": self.data})
 
     def _check_same(self, stored: dict[str, Any]) -> None:
         """Refuse another configuration, naming what differs; other sources beside those that are measured are none."""
         measured = {name: config for name, config in stored["sources"].items() if name in self.found}
         kept = {name: self.config["sources"][name] for name in measured if name in self.config["sources"]}
-        if lines := differences(stored | {"sources": measured}, self.config | {"sources": kept}):
+        if missing := [name for name in measured if name not in self.config["sources"]]:
             raise StudyError(
-                f"{self.path} holds a ranking of another configuration: {'; '.join(lines)}. Choose another run folder."
+                f"{', '.join(missing)} of the ranking in {self.path} {'is' if len(missing) == 1 else 'are'} not among "
+                "the sources given. Give all of its sources, and more if need be, or choose another run folder; where "
+                "the ranking is used, weights by name leave sources out."
+            )
+        if lines := differences(stored | {"sources": measured}, self.config | {"sources": kept}):
+            known = (
+                "" if stored["measures"] == self.config["measures"] else "All measures of a source are had at once. "
+            )
+            raise StudyError(
+                f"{self.path} holds a ranking of another configuration: {'; '.join(lines)}. {known}Choose another run "
+                "folder."
             )
 
     def _fill(self) -> None:
-        meta = {"config": self.config, "given": self.given, "facts": self.facts}
-        rows = ((key, json.dumps(value)) for key, value in meta.items())
+        rows = ((key, json.dumps(getattr(self, key))) for key in _META)
         self._store.executemany("INSERT OR REPLACE INTO meta VALUES (?, ?)", rows)
 
-    def _meta(self, key: str) -> dict[str, Any]:
-        value: dict[str, Any] = json.loads(self._read("SELECT value FROM meta WHERE key = ?", key)[0][0])
-        return value
+    def _meta(self, key: str) -> Any:
+        rows = self._read("SELECT value FROM meta WHERE key = ?", key)
+        with self._legible():
+            return json.loads(rows[0][0])
+
+    @contextmanager
+    def _legible(self) -> Iterator[None]:
+        """Say of a store that is whole, but does not hold what it should, that it is damaged."""
+        try:
+            yield
+        except RankingError:
+            raise
+        except (ValueError, LookupError, TypeError, AttributeError) as error:
+            raise StudyError(
+                f"The store of {self.path} is damaged ({type(error).__name__}: {error}); nothing was changed. Rank the "
+                "sources anew in another folder."
+            ) from error
+
+
+_META = ("config", "given", "facts", "data")
+"""What is stored beside what was found."""
+
+
+def _measured(values: Mapping[str, Any]) -> Measured:
+    each = {key: tuple(values[key]) for key in ("values", "chances", "similarities")}
+    return Measured(**each, reason=values["reason"])
 
 
 class RankingRun:
@@ -437,7 +488,7 @@ class RankingRun:
     def __init__(
         self,
         *,
-        sources: Sequence[SourceLike] | Mapping[str, SourceLike],
+        sources: Sources,
         dataset: str | Splits,
         measures: str | Measure | Sequence[str | Measure],
         images: int,
@@ -451,7 +502,7 @@ class RankingRun:
         device: str,
         progress: bool,
     ) -> None:
-        check_whole("images", images, least=2)
+        check_whole("images", images, least=4)
         check_whole("draws", draws, least=1)
         check_whole("seed", seed, least=0)
         self.device = torch.device(resolve_device(device))
@@ -460,6 +511,7 @@ class RankingRun:
         self.sources = as_sources(sources)
         self.reference = None if reference is None else as_sources([reference])[0]
         self.given = dict(zip((source.name for source in self.sources), _said(sources), strict=True))
+        self.data = _data_as_said(dataset, data_options)
         self.out = out
         self.show_progress = progress
         self._loaded: FrozenSource | None = None
@@ -502,10 +554,14 @@ class RankingRun:
         Args:
             files: More to write into the run folder, text by file name.
         """
-        if self.out is not None and not RankingFolder.exists(self.out):
-            _ = self._reference_features  # what cannot be had is said before a folder is made
+        for source in self.sources:  # what does not fit is said before any is measured
+            check_images(source, self.splits)
+        if self.out is not None and not RankingFolder.exists(self.out):  # or a folder is made
+            _ = self._reference_features
             self._load(self.sources[0])
-        folder = RankingFolder(self.config, self.given, self.facts, self.out)
+        folder = RankingFolder(self.config, self.given, self.facts, self.data, self.out)
+        if folder.path is not None and self.splits.labelled is not None:
+            files = {**(files or {}), LABELS: self.splits.labels_file()}
         interruption = Interruption()
         try:
             with interruption.postponed():
@@ -592,49 +648,104 @@ class RankingRun:
             "threads": torch.get_num_threads(),
             "batch_size": _AT_ONCE,
         }
-        found = _by_measure(folder)
-        ranking = SourceRanking(
-            tuple(found), found, folder.facts, folder.config, folder.path, lambda: self.sources, self.splits, timing
-        )
-        first = ranking.measures[0]
-        if all(math.isnan(value) for value in ranking.similarities().values()):
-            why = "; ".join(f"{name}: {found[first][name].reason}" for name in ranking.names)
-            raise RankingError(f"No source has a value of {first}. {why}")
-        return ranking
+        return _ranking_of(folder, self._chosen, lambda: self.splits, timing)
+
+    def _chosen(self, names: Collection[str]) -> tuple[SourceModel, ...]:
+        return tuple(source for source in self.sources if source.name in names)
 
 
-def load_ranking(path: str | os.PathLike[str]) -> SourceRanking:
-    """A finished ranking from its run folder. Its sources are made again when they are asked for.
+def load_ranking(path: str | os.PathLike[str], *, unfinished: bool = False) -> SourceRanking:
+    """A ranking from its run folder. Its sources and its data are made again when they are asked for.
+
+    Args:
+        path: The run folder.
+        unfinished: Take one that was stopped, too, with what is measured so far.
 
     Raises:
         StudyError: The folder has no ranking, it is damaged, or not finished.
+        RankingError: No source has a value of the first measure.
     """
     folder = RankingFolder.peek(path)
-    done, planned = len(folder.found), len(folder.config["sources"])
-    if done < planned:
+    with folder._legible():
+        ranking = _ranking_of(folder, partial(_make_again, folder), partial(_make_target, folder))
+    if ranking.unfinished and not unfinished:
+        done, planned = len(ranking.names) - len(ranking.unfinished), len(ranking.names)
         raise StudyError(
             f"The ranking in {path} is not finished: {done} of {planned} sources are measured; run the same again."
         )
+    return ranking
+
+
+def _ranking_of(
+    folder: RankingFolder,
+    make: Callable[[Collection[str]], tuple[SourceModel, ...]],
+    make_target: Callable[[], Splits],
+    timing: Mapping[str, Any] | None = None,
+) -> SourceRanking:
+    """The ranking of a folder.
+
+    Raises:
+        RankingError: No source has a value of the first measure, though all are measured.
+    """
     found = _by_measure(folder)
-    return SourceRanking(tuple(found), found, folder.facts, folder.config, folder.path, lambda: _make_again(folder))
+    ranking = SourceRanking(
+        tuple(found), found, folder.facts, folder.config, folder.path, make, make_target, folder.data, timing or {}
+    )
+    first = ranking.measures[0]
+    if not ranking.unfinished and all(math.isnan(value) for value in ranking.similarities().values()):
+        why = "; ".join(f"{name}: {found[first][name].reason}" for name in ranking.names)
+        raise RankingError(
+            f"No source has a value of {first}. {why} More labelled images, or another measure, may have one; "
+            "a distillation with the weighting 'uniform' needs none."
+        )
+    return ranking
 
 
-def _make_again(folder: RankingFolder) -> tuple[SourceModel, ...]:
-    """The sources as they were given, seen to be the same."""
-    if modules := [name for name, given in folder.given.items() if given is None]:
+def _make_again(folder: RankingFolder, names: Collection[str]) -> tuple[SourceModel, ...]:
+    """Sources as they were given, seen to be the same."""
+    return tuple(_make_source(folder, name) for name in folder.given if name in names)
+
+
+def _make_source(folder: RankingFolder, name: str) -> SourceModel:
+    given = folder.given[name]
+    if given is None:
         raise RankingError(
-            f"{', '.join(modules)} of {folder.path} cannot be made again, since it was given as an object; give the "
-            "sources themselves, or rank them from files."
+            f"The source {name} of the ranking in {folder.path} cannot be made again, since it was given as an object; "
+            "give the sources themselves, or rank them from files."
         )
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # of random weights, which was said when they were ranked
-        sources = as_sources(folder.given)
-    made = {source.name: as_json(source.config()) for source in sources}
-    if lines := differences(folder.config["sources"], made):
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # of random weights, which was said when they were ranked
+            (source,) = as_sources({name: given})
+    except (ValueError, OSError, StudyError) as error:
         raise RankingError(
-            f"The sources of {folder.path} are others now than when they were ranked: {'; '.join(lines)}."
+            f"The source {name} of the ranking in {folder.path} cannot be made again: {error} Was it moved? Then rank "
+            "the sources from where they are."
+        ) from error
+    if lines := differences(folder.config["sources"][name], as_json(source.config())):
+        raise RankingError(
+            f"The source {name} of the ranking in {folder.path} is another one now than when it was ranked: "
+            f"{'; '.join(lines)}."
         )
-    return sources
+    return source
+
+
+def _make_target(folder: RankingFolder) -> Splits:
+    """The data as it was given, with the same labels, seen to be the same."""
+    if folder.data is None:
+        raise RankingError(f"The ranking in {folder.path} is of data that was given as splits; give these again.")
+    assert folder.path is not None
+    partly = folder.config["target"]["labels"] is not None
+    splits = create_splits(
+        folder.data["name"], **folder.data["options"], labels=folder.path / LABELS if partly else None
+    )
+    now = as_json(splits.config())
+    if lines := differences(folder.config["target"], now, ignore=("labels.request", "labels.seed")):
+        raise RankingError(
+            f"The data of the ranking in {folder.path} is another now than when the sources were ranked: "
+            f"{'; '.join(lines)}."
+        )
+    return splits
 
 
 def _resolve_measures(measures: str | Measure | Sequence[str | Measure], reference: bool) -> tuple[Measure, ...]:
@@ -689,8 +800,10 @@ def _facts_of(source: SourceModel) -> dict[str, Any]:
     }
 
 
-def _said(sources: Sequence[SourceLike] | Mapping[str, SourceLike]) -> list[Any]:
+def _said(sources: Sources) -> list[Any]:
     """How each source was given, as JSON values; None where it is an object."""
+    if isinstance(sources, str | os.PathLike):
+        return [_as_said(sources)]
     return [_as_said(source) for source in (sources.values() if isinstance(sources, Mapping) else sources)]
 
 
@@ -705,6 +818,21 @@ def _as_said(source: Any) -> Any:
         except TypeError:
             return None
     return None
+
+
+def _data_as_said(dataset: str | Splits, options: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    """Name and options of the data, as JSON values, for use in any folder; None where it is an object."""
+    if not isinstance(dataset, str):
+        return None
+    said = {key: value for key, value in (options or {}).items() if not key.startswith("label")}
+    if said.get("root") is not None:
+        said["root"] = os.path.abspath(said["root"])
+    elif dataset.endswith(".npz") or dataset.startswith("folder/"):
+        said["root"] = os.getcwd()
+    try:
+        return {"name": dataset, "options": as_json(said)}
+    except TypeError:
+        return None
 
 
 def _write(folder: RankingFolder, ranking: SourceRanking) -> None:

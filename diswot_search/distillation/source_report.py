@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import math
+import shlex
 from collections.abc import Iterator, Mapping
 from pathlib import PurePath
 from statistics import fmean, pstdev
@@ -10,14 +12,27 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from rich.table import Table
+from rich.text import Text
+
+from search_spaces.registry import UnknownNameError, unknown_name_message
 
 from ..report import BLUE, GREY, ORANGE, new_figure, style_axes
+from .relatedness import get_measure, list_measures
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
     from .source_ranking import Measured, SourceRanking
+
+LABELS = "labels.txt"
+"""The file of a ranking's run folder that says which images have labels, where not all have."""
+
+_NEEDS = {
+    "features": "features",
+    "probabilities": "a classifier",
+    "reference": "features, and a reference",
+}
 
 _COLUMNS = 3
 """Measures that are drawn side by side."""
@@ -52,15 +67,41 @@ def format_ranking(ranking: SourceRanking, weights: Mapping[str, float] | None =
     return table
 
 
+def format_measures(pattern: str = "*") -> Table:
+    """The measures by name: what they need, and what they measure.
+
+    Args:
+        pattern: A shell pattern that names must match.
+
+    Raises:
+        UnknownNameError: No name does; near ones are given.
+    """
+    names = list_measures(pattern)
+    if not names:
+        raise UnknownNameError(unknown_name_message("measure", pattern, list_measures()))
+    table = Table("name", "needs", "what it measures", title="Measures of how near a source is")
+    for measure in map(get_measure, names):
+        table.add_row(measure.name, _NEEDS[measure.needs], Text(measure.summary))
+    return table
+
+
 def describe_ranking(ranking: SourceRanking) -> Iterator[str]:
     """What is not to be had and why, what values mean, where the files are, and what to do next, in lines."""
     for (source, measure), reason in ranking.reasons.items():
         yield f"no {measure} of {source}, which counts as weight 0 by it: {reason}"
+    for name, source in ranking.facts["sources"].items():
+        if not source["trained"]:
+            yield f"{name} has random weights, of which nothing can be learnt: by similarity it counts as weight 0"
+    if unsaid := [name for name, source in ranking.config["sources"].items() if source["mean"] is None]:
+        yield (
+            f"normalised as the data is, since nothing says how they were trained: {', '.join(unsaid)}; where that "
+            "differs, give mean and std"
+        )
     if shown := ", ".join(filter(None, map(_chance, ranking.found, ranking.found.values()))):
         yield f"what a source that knows nothing has: {shown}"
     if ranking.path is not None:
         yield f"run folder: {ranking.path}"
-    yield _next(ranking)
+    yield from _next(ranking)
 
 
 def _title(ranking: SourceRanking) -> str:
@@ -76,19 +117,35 @@ def _short(data: str) -> str:
     return PurePath(data).name or data
 
 
-def _next(ranking: SourceRanking) -> str:
-    """What to do with the ranking, in one line."""
-    if not ranking.weights():
-        return (
+def _next(ranking: SourceRanking) -> Iterator[str]:
+    """What to do with the ranking, in lines."""
+    if ranking.unfinished:
+        measured = len(ranking.names) - len(ranking.unfinished)
+        yield f"not finished: {measured} of {len(ranking.names)} sources are measured; run the same again"
+    elif not ranking.weights():
+        yield (
             f"next: look for other sources; by {ranking.measures[0]} none of these tells more of the target than "
             "chance does, so that distillation would train on labels alone"
         )
-    if ranking.path is None:
-        return "next: ds.distill(STUDENT, dataset=..., sources=ranking) teaches a student by these weights"
-    return (
-        f"next: diswot distill --student STUDENT --sources {ranking.path} teaches a student by these weights, "
-        f"diswot search --teacher {ranking.path} finds one; with the data and labels of this ranking"
-    )
+    elif ranking.path is None:
+        yield "next: ds.distill(STUDENT, dataset=..., sources=ranking) teaches a student by these weights"
+    elif ranking.data is None:
+        call = f"ds.distill(STUDENT, dataset=SPLITS, sources={str(ranking.path)!r})"
+        yield f"next: {call} teaches a student by these weights"
+    else:
+        command = ["diswot", "distill", *_data_arguments(ranking), "--sources", str(ranking.path)]
+        yield f"next: {shlex.join(['diswot', 'search', '--teacher', str(ranking.path)])}  # finds a student"
+        yield f"then: {shlex.join(command)}  # teaches it by these weights"
+
+
+def _data_arguments(ranking: SourceRanking) -> Iterator[str]:
+    """The ranking's data and labels as options of a command."""
+    assert ranking.data is not None
+    yield from ("--dataset", ranking.data["name"])
+    for key, value in ranking.data["options"].items():
+        yield from (f"--data_options.{key}", value if isinstance(value, str) else json.dumps(value))
+    if ranking.config["target"]["labels"] is not None:
+        yield from ("--labels", str(PurePath(str(ranking.path), LABELS)))
 
 
 def _chance(measure: str, found: Mapping[str, Measured]) -> str:

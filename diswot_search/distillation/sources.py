@@ -76,6 +76,9 @@ class SourceModel(Network):
 
 SourceLike = SourceModel | NetworkLike | Mapping[str, Any]
 
+Sources = Sequence[SourceLike] | Mapping[str, SourceLike] | str | os.PathLike[str]
+"""Several sources, or a mapping of names to them; or the text of one."""
+
 
 class SourceReading(NamedTuple):
     """What a source gives for a batch.
@@ -90,18 +93,19 @@ class SourceReading(NamedTuple):
     logits: Tensor | None
 
 
-def as_sources(sources: Sequence[SourceLike] | Mapping[str, SourceLike]) -> tuple[SourceModel, ...]:
+def as_sources(sources: Sources) -> tuple[SourceModel, ...]:
     """The sources that are meant, with names of their own.
 
     Whatever is not said of a source's images comes from the card of its weights, else from what timm knows of the
     model; else they are taken as the data's are.
 
     Args:
-        sources: A sequence, or a mapping of names. Each is a text: the run folder of a training or pipeline, the folder
-            or file of a student, or a timm name, with timm's pretrained weights where it knows some; a module, in
-            evaluation mode; anything else that stands for a network; or a mapping with one of these as "model", and
-            any of "checkpoint", "pretrained", "num_classes" (0: features alone; of a module, that is its output),
-            "mean", "std", "input_size" (channels, height, width), "space" and options of `timm.create_model`.
+        sources: A sequence, or a mapping of names; a text alone is one source. Each is a text: the run folder of a
+            training or pipeline, the folder or file of a student, or a timm name, with timm's pretrained weights where
+            it knows some; a module, in evaluation mode; anything else that stands for a network; or a mapping with one
+            of these as "model", and any of "checkpoint", "pretrained", "num_classes" (0: features alone; of a module,
+            that is its output), "mean", "std", "input_size" (channels, height, width), "space" and options of
+            `timm.create_model`.
 
     Warns:
         UserWarning: A source has random weights.
@@ -112,7 +116,9 @@ def as_sources(sources: Sequence[SourceLike] | Mapping[str, SourceLike]) -> tupl
         FileNotFoundError: There is no such file or folder.
         ValueError: As for `as_network`.
     """
-    if isinstance(sources, str | os.PathLike) or not isinstance(sources, Sequence | Mapping):
+    if isinstance(sources, str | os.PathLike):
+        sources = [sources]
+    if not isinstance(sources, Sequence | Mapping):
         raise SourceError(f"The sources are given as {type(sources).__name__}; give a list, or a mapping of names.")
     given = list(sources.items() if isinstance(sources, Mapping) else (("", source) for source in sources))
     if not given:
@@ -132,6 +138,17 @@ def _why_random(source: SourceModel) -> str:
     if "module" in source.settings:
         hint = "it is in training mode, as a new module is; if it is trained, give it after eval()"
     return f"The source {source.name} has random weights, of which nothing can be learnt: {hint}."
+
+
+def check_images(source: SourceModel, splits: Splits) -> None:
+    """See that a source takes the data's images, as far as that can be told without fetching weights.
+
+    Raises:
+        SourceError: Its channels do not fit; or, of one that is not known to be for a size, that of the images.
+    """
+    _converter(source, splits)
+    if source.input_size is None:
+        load_source(source, splits)
 
 
 def load_source(
