@@ -109,7 +109,7 @@ def run(
     teacher: NetworkLike | None = None,
     sources: Bank | None = None,
     weighting: Weighting = "weighted",
-    measure: str = "parc",
+    measure: str | None = None,
     power: float = POWER,
     lam: float = 0.8,
     source_view: str = "fixed",
@@ -267,7 +267,7 @@ class Pipeline:
     teacher: NetworkLike | None
     sources: Bank | None
     weighting: Weighting
-    measure: str
+    measure: str | None
     power: float
     lam: float
     source_view: str
@@ -357,7 +357,7 @@ class Pipeline:
         return RankingRun(
             sources=bank,
             dataset=self._splits,
-            measures=self.measure,
+            measures=self.measure or "parc",
             images=IMAGES,
             draws=DRAWS,
             reference=None,
@@ -431,7 +431,7 @@ class Pipeline:
 
     @property
     def _measure(self) -> str | None:
-        """What weights come from; None where they do not come from similarities."""
+        """What weights come from, if it was said; None where they do not come from similarities, too."""
         return self.measure if self.weighting in ("weighted", "nearest") else None
 
     def _guide_of(self, ranking: SourceRanking) -> _Guide:

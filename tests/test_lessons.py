@@ -268,7 +268,7 @@ def test_sources_that_are_not_near_leave_plain_training(monkeypatch: pytest.Monk
     with pytest.warns(UserWarning, match="No source is near the target: by parc"):
         taught = run(weighting="weighted")
     assert same(weights_of(run_alone()), weights_of(taught))
-    assert "none has a similarity above 0" in taught.result["sources"]["fallback"]
+    assert "none that can teach has a similarity above 0" in taught.result["sources"]["fallback"]
     assert [model["weight"] for model in taught.result["sources"]["models"]] == [0, 0, 0]
 
 
@@ -507,6 +507,12 @@ def test_untrained_sources_and_those_without_a_classifier_teach_nothing() -> Non
     assert any("random has random weights, so that it teaches nothing" in text for text in said)
     assert any("features has no classifier, so that it teaches nothing" in text for text in said)
     assert {model["name"]: model["weight"] for model in models} == {"near": 1, "random": 0, "features": 0}
+
+
+def test_a_bank_of_random_networks_leaves_plain_training() -> None:
+    with pytest.warns(UserWarning, match="random weights|No source can teach"):
+        taught = run(sources=["cifar_resnet20"], weighting="weighted", epochs=1)
+    assert taught.result["sources"]["fallback"] == "No source can teach: none has trained weights and a classifier"
 
 
 def test_an_infinite_power_is_said(tmp_path: Path) -> None:

@@ -333,7 +333,9 @@ class SourceLesson(Lesson):
     def _fallback(self) -> str | None:
         if self.weights:
             return None
-        return f"No source is near the target: by {self.measure}, none has a similarity above 0"
+        if not any(source.trained and source.classifier for source in self.sources):
+            return "No source can teach: none has trained weights and a classifier"
+        return f"No source is near the target: by {self.measure}, none that can teach has a similarity above 0"
 
     def config(self) -> dict[str, Any]:
         weighting = self.weighting if isinstance(self.weighting, str) else dict(self.weighting)
