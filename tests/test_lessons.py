@@ -495,7 +495,7 @@ def test_a_ranking_of_other_data_is_refused() -> None:
 
 def test_a_ranking_with_other_labels_is_told() -> None:
     ranking = rank_sources(BANK, SPLITS, device="cpu", progress=False)
-    with pytest.warns(UserWarning, match="ranked with other labels"):
+    with pytest.warns(UserWarning, match="ranked by other labels of arrays"):
         run(sources=ranking, epochs=1)
 
 

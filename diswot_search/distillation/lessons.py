@@ -251,6 +251,7 @@ class SourceLesson(Lesson):
         for source in self.sources:
             if source.trained_on is not None:
                 check_division(f"The source {source.name}", source.trained_on, splits)
+                _warn_of_labels(f"The source {source.name} learnt", source.trained_on, splits)
         if self.ranking is not None:
             _check_target(self.ranking, splits)
         self._found = _from_main_process(lambda: self._find(splits, seed, device, out))
@@ -384,10 +385,21 @@ def _number(value: float) -> float | None:
 def _check_target(ranking: SourceRanking, splits: Splits) -> None:
     """Refuse a ranking of other data, or one that looked at images to be tested on."""
     ranking.check_target(splits.name, splits.num_classes)
-    target, here = ranking.config["target"], splits.config()
+    target = ranking.config["target"]
     check_division("The ranking of the sources", target, splits, "made of")
-    if (target.get("labels") or {}).get("sha256") != (here.get("labels") or {}).get("sha256"):
-        warnings.warn("The sources were ranked with other labels than those that are learnt here.", stacklevel=4)
+    _warn_of_labels("The sources were ranked by", target, splits)
+
+
+def _warn_of_labels(what: str, known: Mapping[str, Any], splits: Splits) -> None:
+    """Say so where other labels of the same data were looked at, some of which may be hidden here."""
+    chosen = [(config.get("labels") or {}).get("sha256") for config in (known, splits.config())]
+    if _same_data(known, splits) and chosen[0] != chosen[1]:
+        warnings.warn(f"{what} other labels of {splits.name} than those that are learnt here.", stacklevel=4)
+
+
+def _same_data(known: Mapping[str, Any], splits: Splits) -> bool:
+    """Whether it is the same by name, wherever it lies."""
+    return PurePath(known.get("name", "")).name == PurePath(splits.name).name
 
 
 def _from_main_process(find: Callable[[], _Found]) -> _Found:
@@ -424,7 +436,7 @@ def check_division(who: str, trained_on: Mapping[str, Any], splits: Splits, how:
     Raises:
         ValueError: The data is the same by name, but its validation and test images are chosen otherwise.
     """
-    if PurePath(trained_on.get("name", "")).name != PurePath(splits.name).name:
+    if not _same_data(trained_on, splits):
         return
     if lines := differences(division(trained_on), division(splits.config())):
         raise ValueError(
