@@ -29,7 +29,7 @@ DONE, BAD_INPUT, INTERRUPTED = 0, 2, 130
 def search_command(
     space: str = "nasbench201",
     teacher: str | None = "cifar_resnet56",
-    probe: str = "digits",
+    probe: str | None = None,
     proxy: str = "diswot",
     algorithm: str = "evolution",
     evaluations: int | None = None,
@@ -37,13 +37,16 @@ def search_command(
     max_macs: float | None = None,
     max_latency_ms: float | None = None,
     latency_batch_size: int = 1,
-    batch_size: int = 64,
+    batch_size: int | None = None,
     probes: int = 1,
     draws: int = 1,
     seed: int = 0,
     out: str = "runs/search",
-    weighting: dict[str, float] | str = "weighted",
-    power: float = 10.0,
+    weighting: dict[str, float] | str | None = None,
+    measure: str | None = None,
+    power: float | None = None,
+    labels: int | str | None = None,
+    labels_per_class: int | None = None,
     device: str = "auto",
     channels_last: bool = True,
     bf16: bool = False,
@@ -52,6 +55,7 @@ def search_command(
     space_options: dict[str, Any] | None = None,
     teacher_options: dict[str, Any] | None = None,
     probe_options: dict[str, Any] | None = None,
+    data_options: dict[str, Any] | None = None,
     algorithm_options: dict[str, Any] | None = None,
 ) -> None:
     """Search a space for the best student of a teacher, without training.
@@ -63,8 +67,9 @@ def search_command(
         space: Where to search; `diswot spaces` lists the names.
         teacher: Whom to fit: a timm name, the CIFAR ResNets included, or an architecture of the space; random weights
             unless there is a checkpoint. Or the run folder of a ranking of sources: scores are then weighted means of
-            those against each source.
-        probe: The data set of the batch that scores are computed on: digits, PATH.npz, torch/cifar100, ...
+            those against each source, on labelled training images of the ranking's data.
+        probe: The data set of the batch that scores are computed on: digits, PATH.npz, torch/cifar100, ...; by default
+            digits, or the data and labels of the ranking.
         proxy: The score: a name that `diswot proxies` lists, or an aggregate such as "log_rank(nwot, macs)", which
             ranks all that has been scored.
         algorithm: evolution, ageing, nsga2, random or exhaustive.
@@ -74,13 +79,18 @@ def search_command(
         max_macs: Budget: multiply-accumulates of one image.
         max_latency_ms: Budget: median milliseconds of one forward pass on the device.
         latency_batch_size: Images in that pass.
-        batch_size: Images in the probe.
+        batch_size: Images in the probe; by default 64, of a ranking's data all that have labels if they are fewer.
         probes: Probes that each score is averaged over.
         draws: Weight draws that each score is averaged over.
         seed: Decides the algorithm's random choices, the weights and the probe.
         out: The run folder.
-        weighting: How much each ranked source counts: weighted by similarity, nearest, uniform, or weights by name.
-        power: Similarities of ranked sources count to this power.
+        weighting: How much each ranked source counts: weighted by similarity, unless it is said otherwise, nearest,
+            uniform, or weights by name.
+        measure: What the similarity of ranked sources is measured by; by default the ranking's first measure.
+        power: Similarities of ranked sources count to this power, by default 10.
+        labels: Which images of the ranking's data have labels, where it is given anew with probe and data_options: a
+            share such as 4%, how many, or a file of their indices.
+        labels_per_class: How many of each class have labels; likewise.
         device: auto, cpu, cuda or mps.
         channels_last: Keep feature maps in NHWC memory order.
         bf16: Compute under bfloat16 autocast.
@@ -89,6 +99,7 @@ def search_command(
         space_options: Options of the space, such as --space_options.channels 8.
         teacher_options: Options of the teacher's model.
         probe_options: Options of the probe, such as --probe_options.root data.
+        data_options: Options of the ranking's data, where it is given anew, such as --data_options.root data.
         algorithm_options: Options of the algorithm, such as --algorithm_options.population 50.
     """
     config = dict(locals())
@@ -247,7 +258,7 @@ def distill_command(
     dataset: str = "digits",
     sources: dict[str, Any] | list[Any] | str | None = None,
     weighting: dict[str, float] | str = "weighted",
-    measure: str = "parc",
+    measure: str | None = None,
     power: float = 10.0,
     lam: float = 0.8,
     source_view: str = "fixed",
@@ -292,7 +303,8 @@ def distill_command(
             names to these.
         weighting: How much each source counts: weighted by similarity, nearest only, uniform, or a mapping of names to
             weights.
-        measure: What similarity is measured by: parc, cka, leep, nce, h_score, logme, knn or logistic.
+        measure: What similarity is measured by; `diswot measures` lists the names. By default the first of a ranking,
+            else parc.
         power: Weights are similarities to this power, as shares of their sum.
         lam: Lambda, the factor of the labelled images' cross entropy; that of the sources is 1 - lambda.
         source_view: fixed, in which sources predict each image once, or augmented, in which they predict what the
@@ -407,7 +419,7 @@ def train_command(
 
 
 def sources_command(
-    sources: list[str | dict[str, Any]] | dict[str, str | dict[str, Any]] | None = None,
+    sources: list[str | dict[str, Any]] | dict[str, str | dict[str, Any]] | str | None = None,
     dataset: str = "digits",
     measures: list[str] | str = "parc",
     labels: int | str | list[int] | None = None,
@@ -428,12 +440,13 @@ def sources_command(
     --config RUN/config.yaml` runs it again.
 
     Args:
-        sources: The models, such as '[runs/mnist, resnet18, {model: cifar_resnet20, checkpoint: x.th, num_classes:
-            10}]': run folders of trainings, students, timm names, or mappings with model, checkpoint, pretrained,
-            num_classes, mean, std, input_size and options of the model; or a mapping of names to these.
+        sources: The models, such as '[runs/mnist, resnet18, {model: cifar_resnet20, shortcut: identity, checkpoint:
+            x.th, num_classes: 10, mean: [.485, .456, .406], std: [.229, .224, .225]}]': run folders of trainings,
+            students, timm names, or mappings with model, checkpoint, pretrained, num_classes, mean, std, input_size and
+            options of the model; or a mapping of names to these.
         dataset: The target: digits, PATH.npz, torch/cifar100, folder/PATH, ...
-        measures: What to measure, such as '[parc, knn]', the first of which orders the sources: parc, cka, rsa, leep,
-            nce, h_score, logme, knn, logistic, or all.
+        measures: What to measure, such as '[parc, knn]', the first of which orders the sources, or all; `diswot
+            measures` lists the names.
         labels: Which training images have labels: a share such as 4%, a whole number, or a file of indices.
         labels_per_class: How many training images of each class have labels.
         images: Labelled images of a draw.
@@ -461,7 +474,7 @@ def run_command(
     teacher: str | None = None,
     sources: dict[str, Any] | list[Any] | str | None = None,
     weighting: dict[str, float] | str = "weighted",
-    measure: str = "parc",
+    measure: str | None = None,
     power: float = 10.0,
     lam: float = 0.8,
     source_view: str = "fixed",
@@ -517,7 +530,7 @@ def run_command(
             the run folder of `diswot sources`.
         weighting: How much each source counts, in the search and in the distillation: weighted by similarity, nearest
             only, uniform, or a mapping of names to weights.
-        measure: What similarity is measured by: parc, cka, leep, nce, h_score, logme, knn or logistic.
+        measure: What similarity is measured by; `diswot measures` lists the names.
         power: Weights are similarities to this power, as shares of their sum.
         lam: Lambda, the factor of the labelled images' cross entropy; that of the sources is 1 - lambda.
         source_view: fixed, in which sources predict each image once, or augmented, in which they predict what the
@@ -637,6 +650,17 @@ def distillers_command(pattern: str = "*") -> None:
     _print(format_distillers(pattern))
 
 
+def measures_command(pattern: str = "*") -> None:
+    """List the measures of how near a source is: what they need, and what they measure.
+
+    Args:
+        pattern: Which ones, such as "*score".
+    """
+    from .distillation.source_report import format_measures
+
+    _print(format_measures(pattern))
+
+
 def proxies_command(pattern: str = "*") -> None:
     """List the proxies: whether they need a teacher, what they read of a network, and what they measure.
 
@@ -685,11 +709,10 @@ def show_command(run: str, best: int = 10) -> None:
     """
     if best < 1:
         raise ValueError(f"best is {best}; it must be at least 1.")
-    from .run_folder import STORES
+    from .run_folder import kind_of
 
-    held = next((kind for store, kind in STORES.items() if os.path.isfile(os.path.join(run, store))), None)
     shown = {"training": _show_training, "ranking of sources": _show_ranking, "pipeline": _show_pipeline}
-    shown.get(held or "", _show_study)(run, best)
+    shown.get(kind_of(run) or "", _show_study)(run, best)
 
 
 def _show_study(run: str, best: int) -> None:
@@ -713,7 +736,7 @@ def _show_ranking(run: str, best: int) -> None:
     from .distillation.source_ranking import load_ranking
     from .distillation.source_report import describe_ranking, format_ranking
 
-    ranking = load_ranking(run)
+    ranking = load_ranking(run, unfinished=True)
     _print(format_ranking(ranking), *describe_ranking(ranking))
 
 
@@ -745,6 +768,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "spaces": spaces_command,
     "proxies": proxies_command,
     "distillers": distillers_command,
+    "measures": measures_command,
     "import": import_command,
 }
 
@@ -754,6 +778,7 @@ _POSITIONAL = {
     spaces_command: ("name", "The space to show; without it, all are listed."),
     proxies_command: ("pattern", 'Which ones, such as "zen*"; without it, all are listed.'),
     distillers_command: ("pattern", 'Which ones, such as "*kd"; without it, all are listed.'),
+    measures_command: ("pattern", 'Which ones, such as "*score"; without it, all are listed.'),
 }
 """What may follow a command without its name."""
 
@@ -769,7 +794,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     # Two threads on busy cores wait for each other by spinning, many times longer than they compute.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    given = list(sys.argv[1:] if arguments is None else arguments)
+    given = list(map(_underscored, sys.argv[1:] if arguments is None else arguments))
     try:
         command, options = _parse(given)
     except ArgumentError as error:
@@ -786,6 +811,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise
         return _refuse(str(error))
     return DONE
+
+
+def _underscored(argument: str) -> str:
+    """An option as it is called here, also where dashes part its words; what is behind a dot or "=" is the user's."""
+    found = re.match(r"--[\w-]+", argument)
+    return argument if found is None else f"--{found[0][2:].replace('-', '_')}{argument[found.end() :]}"
 
 
 def _explains_itself(error: Exception) -> bool:
@@ -903,42 +934,55 @@ def _warnings_in_a_line() -> Iterator[None]:
 def _make_subjects(config: dict[str, Any], count: int) -> tuple[Any, Any, Any]:
     """The space, the teacher and `count` probes of a command's options."""
     from .data import create_probes
+    from .run_folder import kind_of
     from .search import as_space, as_teacher
 
-    of_probe = {"batch_size": config["batch_size"], "seed": config["seed"]} | (config["probe_options"] or {})
+    if "weighting" in config and config["teacher"] is not None and kind_of(config["teacher"]) == "ranking of sources":
+        return _make_ranked_subjects(config, count)
+    if given := [name for name in _OF_RANKINGS if config.get(name) is not None]:
+        raise ValueError(f"The teacher is no ranking of sources; {', '.join(given)} cannot be set.")
+    batch_size = 64 if config["batch_size"] is None else config["batch_size"]
+    of_probe = {"batch_size": batch_size, "seed": config["seed"]} | (config["probe_options"] or {})
     _check_options("probe", create_probes, of_probe)
-    probes = create_probes(config["probe"], count, **of_probe)
+    probes = create_probes("digits" if config["probe"] is None else config["probe"], count, **of_probe)
     space = as_space(config["space"], probes[0], **config["space_options"] or {})
-    if "weighting" in config and _is_ranking(config["teacher"]):
-        return space, _make_bank(config, probes[0]), probes
     of_teacher = {"checkpoint": config["teacher_checkpoint"]} if config["teacher_checkpoint"] else {}
     teacher = as_teacher(config["teacher"], space, probes[0], **of_teacher, **config["teacher_options"] or {})
     return space, teacher, probes
 
 
-def _is_ranking(teacher: str | None) -> bool:
-    """Whether the run folder of a ranking of sources is meant."""
-    return teacher is not None and os.path.isfile(os.path.join(teacher, "sources.sqlite"))
+_OF_RANKINGS = ("weighting", "measure", "power", "labels", "labels_per_class", "data_options")
+"""Options of a search that are of a ranking of sources."""
 
 
-def _make_bank(config: dict[str, Any], probe: Any) -> Any:
-    """The sources of a ranking as the teachers of a search, which read the probe's images."""
+def _make_ranked_subjects(config: dict[str, Any], count: int) -> tuple[Any, Any, Any]:
+    """The same, where the teachers are the sources of a ranking: probes are of images that have labels for it."""
     from .distillation.source_ranking import load_ranking
-    from .splits import create_splits
+    from .search import as_space, check_whole
+    from .splits import as_splits
 
-    if config["teacher_checkpoint"] or config["teacher_options"]:
-        raise ValueError("The teacher is a ranking of sources; teacher_checkpoint and teacher_options cannot be set.")
+    of_others = ("teacher_checkpoint", "teacher_options", "probe_options")
+    if given := [name for name in of_others if config[name]]:
+        raise ValueError(
+            f"The teacher is a ranking of sources; {', '.join(given)} cannot be set. Options of its data, where it is "
+            "given anew, are data_options."
+        )
+    check_whole("probes", count, least=1)
     ranking = load_ranking(config["teacher"])
-    ranking.check_target(probe.name, probe.num_classes)
-    shared = {"root", "download", "image_size"} & set(config["probe_options"] or {})
-    splits = create_splits(
-        config["probe"],
-        num_classes=probe.num_classes,
-        mean=probe.source["mean"],
-        std=probe.source["std"],
-        **{option: config["probe_options"][option] for option in shared},
-    )
-    return ranking.teachers(splits, config["weighting"], config["power"])
+    labels = {name: config[name] for name in ("labels", "labels_per_class")}
+    if config["probe"] is None and config["data_options"] is None and not any(labels.values()):
+        splits = ranking.target
+    else:
+        _check_data_options(config["data_options"])
+        name = config["probe"] or (ranking.data or {}).get("name") or "digits"
+        splits = as_splits(name, config["data_options"], **labels)
+        ranking.check_target(splits.name, splits.num_classes)
+    chosen = {name: config[name] for name in ("weighting", "power", "measure") if config[name] is not None}
+    bank = ranking.teachers(splits, **chosen)
+    labelled = len(splits.train) if splits.labelled is None else len(splits.labelled)
+    images = min(64, labelled) if config["batch_size"] is None else config["batch_size"]
+    probes = [splits.probe(images, config["seed"] + number) for number in range(count)]
+    return as_space(config["space"], probes[0], **config["space_options"] or {}), bank, probes
 
 
 def _train(config: dict[str, Any], **more: Any) -> None:

@@ -171,12 +171,16 @@ class RunFolder(ABC):
             return self._store.execute(query, values).fetchall()
 
 
+def kind_of(path: str | os.PathLike[str]) -> str | None:
+    """What a run folder holds, as `STORES` calls it; None where it is none."""
+    return next((kind for store, kind in STORES.items() if (Path(path) / store).is_file()), None)
+
+
 def no_store(path: Path, store: str) -> str:
     """What to say of a folder that does not have this store."""
     if not path.exists():
         return f"There is no run folder {path}."
-    found = next((STORES[other] for other in STORES if (path / other).is_file()), None)
-    if found is not None:
+    if (found := kind_of(path)) is not None:
         return f"{path} is the run folder of a {found}, not of a {STORES[store]}."
     kinds = list(STORES.values())
     return f"{path} is no run folder of a {', '.join(kinds[:-1])} or {kinds[-1]}: it has none of their stores."

@@ -25,6 +25,7 @@ from .interruption import Interruption
 from .proxies import Proxy, ProxyFunction, RankAggregate
 from .readings import Precision
 from .report import PICTURES, Curves, SearchProgress, to_png
+from .run_folder import STORES, kind_of
 from .seeding import isolated_random_state, stable_seed
 from .study import StoredCost, Study, StudyError
 from .teacher import Teacher, TeacherBank, create_teacher
@@ -503,11 +504,16 @@ def as_teacher(
     Any other text is an architecture of the space. A teacher or a bank is taken as it is.
 
     Raises:
+        ValueError: It is a ranking of sources, or its folder.
         UnknownNameError: The text is neither, but comes near the name of a timm model.
         ArchitectureError: The text comes near no such name, and is malformed as an architecture.
     """
     if teacher is None or isinstance(teacher, Teacher | TeacherBank):
         return teacher
+    if (at := _ranking_at(teacher)) is not None:
+        raise ValueError(
+            f"The teacher is a ranking of sources; {at}.teachers(weighting=..., power=...) gives what a search takes."
+        )
     if isinstance(teacher, Architecture) or (isinstance(teacher, str) and _means_architecture(teacher, space)):
         try:
             return create_teacher(teacher, space=space, **options)
@@ -519,6 +525,13 @@ def as_teacher(
             fitting["in_chans"] = probe.input_size[0]
         options = fitting | options
     return create_teacher(teacher, **options)
+
+
+def _ranking_at(teacher: object) -> str | None:
+    """How to call the ranking of sources that is given, itself or by its folder; None for anything else."""
+    if isinstance(teacher, str | os.PathLike) and kind_of(teacher) == STORES["sources.sqlite"]:
+        return f"ds.load_ranking({os.fspath(teacher)!r})"
+    return "ranking" if callable(getattr(teacher, "teachers", None)) else None
 
 
 def _means_architecture(text: str, space: SearchSpace) -> bool:

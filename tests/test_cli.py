@@ -192,7 +192,12 @@ def test_spaces_lists_all_and_shows_one(capsys: pytest.CaptureFixture[str]) -> N
         ("sources", "Which sources? --sources '[runs/mnist, resnet18]' names"),
         ("sources --sources '[none]'", "The source 'none' is no timm model, run folder or file"),
         ("sources --sources '[resnet-18]'", "Did you mean 'resnet18'"),
-        ("sources --sources none", "sources is 'none'; it must be a list or a mapping of names to values."),
+        ("sources --sources none", "The source 'none' is no timm model, run folder or file"),
+        (
+            "search --power 3 --labels-per-class 2",
+            "The teacher is no ranking of sources; power, labels_per_class cannot",
+        ),
+        ("measures parcc", "Unknown measure 'parcc'. Did you mean 'parc'"),
         ("sources --sources '[resnet18]' --measures parcc", "Unknown measure 'parcc'. Did you mean 'parc'"),
         ("sources --sources '[resnet18]' --measure knn", "arguments: --measure knn. Did you mean --measures"),
         ("sources --sources '[resnet18]' --labels 0%", "0%"),
@@ -621,9 +626,12 @@ def test_sources_are_ranked_shown_and_stand_for_the_teacher_of_a_search(capsys: 
         assert f"{source['measures']['parc']['mean']:.4g} ± " in line
         assert f"{source['weight']:.3f}" in line
     assert "run folder: ranking" in ranked.out
-    assert "next: diswot distill --student STUDENT --sources ranking " in ranked.out
+    of_data = "--dataset digits --data_options.image_size 8 --labels ranking/labels.txt"
+    assert "next: diswot search --teacher ranking  # finds" in ranked.out
+    assert f"then: diswot distill {of_data} --sources ranking  # teaches" in ranked.out
     assert {path.name for path in Path("ranking").iterdir()} == {
-        "config.json", "config.yaml", "lock", "ranking.png", "result.json", "sources.csv", "sources.sqlite",
+        "config.json", "config.yaml", "labels.txt", "lock", "ranking.png", "result.json", "sources.csv",
+        "sources.sqlite",
     }  # fmt: skip
     assert run("show ranking") == 0
     assert capsys.readouterr().out == ranked.out
@@ -631,20 +639,31 @@ def test_sources_are_ranked_shown_and_stand_for_the_teacher_of_a_search(capsys: 
     assert capsys.readouterr().out == ranked.out
     assert run("sources --config ranking/config.yaml --draws 3") == 2
     assert "draws is 2 there, 3 here" in capsys.readouterr().err
-    fitted = f"{SMALL} --probe_options.image_size 8".replace("--teacher cifar_resnet20", "--teacher ranking")
+    fitted = SMALL.replace("--teacher cifar_resnet20", "--teacher ranking")
     assert run(fitted) == 0
     capsys.readouterr()
     weights = {source["name"]: source["weight"] for source in result["sources"]}
     stored = json.loads(Path("run/config.json").read_text())["teacher"]
     assert {one["name"]: one["weight"] for one in stored["teachers"]} == pytest.approx(weights)
-    assert run(f"{fitted} --weighting.first 1 --out other") == 0
+    target = ds.load_ranking("ranking").target
+    probe = json.loads(Path("run/config.json").read_text())["probes"][0]
+    assert probe["fingerprint"] == target.probe(8).fingerprint  # of labelled training images alone
+    assert run(f"{fitted} --weighting nearest --measure knn --evaluations 1 --out by_knn") == 0
+    nearest = ds.load_ranking("ranking").order("knn")[0]
+    assert json.loads(Path("by_knn/config.json").read_text())["teacher"]["name"] == nearest
+    again = "--probe digits --data-options.image_size 8 --labels-per-class 10"
+    assert run(f"{fitted} {again} --evaluations 1 --out again") == 0
+    assert json.loads(Path("again/config.json").read_text())["probes"][0]["fingerprint"] == probe["fingerprint"]
+    assert run(f"{fitted} --weighting.first 1 --evaluations 1 --out other") == 0
     assert json.loads(Path("other/config.json").read_text())["teacher"]["name"] == "first"
     capsys.readouterr()
     for more, message in [
         ("--weighting nearst", "'nearst'. Did you mean 'nearest'"),
         ("--power=-1", "power is -1.0"),
-        ("--teacher_checkpoint x.pt", "teacher_checkpoint and teacher_options cannot be set"),
-        ("--probe noise --probe_options.num_classes 4", "ranked for digits with 10 classes, but the data is noise"),
+        ("--measure leep", "Unknown measure of this ranking 'leep'"),
+        ("--teacher_checkpoint x.pt --probe_options.seed 1", "teacher_checkpoint, probe_options cannot be set"),
+        ("--data_options.num_classes 12", "ranked for digits with 10 classes, but the data is digits with 12"),
+        ("--batch_size 101", "A probe of 101 images is asked for; there are only 100 training images that have labels"),
     ]:
         assert run(f"{fitted} {more} --out third") == 2
         assert message in capsys.readouterr().err
@@ -667,8 +686,11 @@ def test_an_interrupted_ranking_says_that_it_can_go_on(
         patch.setattr(RankingFolder, "add", add_and_interrupt)
         assert run(SOURCES) == 130
     assert "the same command continues" in capsys.readouterr().err
-    assert run("show ranking") == 2
-    assert "is not finished: 1 of 2 sources are measured" in capsys.readouterr().err
+    assert run("show ranking") == 0
+    shown = capsys.readouterr().out
+    assert "not finished: 1 of 2 sources are measured" in shown
+    assert " first " in shown
+    assert " second " not in shown
     assert run(SOURCES) == 0
 
 
@@ -682,6 +704,27 @@ def test_warnings_are_told_in_a_line(capsys: pytest.CaptureFixture[str]) -> None
     shown = capsys.readouterr().err
     assert shown.startswith("diswot: warning: The source cifar_resnet20 has random weights")
     assert shown.count("\n") == 1
+
+
+def test_dashes_part_the_words_of_an_option_too(capsys: pytest.CaptureFixture[str]) -> None:
+    """But not those of a user's own names, nor of a value."""
+    assert run("train --data-options.image_size=8 --labels-per-class 0 --out a-b") == 2
+    assert "labels_per_class is 0" in capsys.readouterr().err
+    assert run("search --teacher no-such --space-options.channels 4 --weighting.a-b 2") == 2
+    assert "The teacher is no ranking of sources; weighting cannot" in capsys.readouterr().err
+    assert run("train --modle-options 3") == 2
+    assert "Did you mean --model_options" in capsys.readouterr().err
+
+
+def test_measures_lists_what_each_needs(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("measures") == 0
+    shown = capsys.readouterr().out
+    assert " parc " in shown
+    assert " leep " in shown
+    assert run("measures *score") == 0
+    shown = capsys.readouterr().out
+    assert " h_score " in shown
+    assert " parc " not in shown
 
 
 def test_distillers_lists_what_each_reads(capsys: pytest.CaptureFixture[str]) -> None:
