@@ -77,6 +77,15 @@ def _no_pictures() -> Iterator[None]:
         yield
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _one_thread() -> Iterator[None]:
+    """With another number of threads, as another process may have, sums are rounded otherwise."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
 def contents(folder: Path) -> dict[str, bytes]:
     """What a pipeline says and gives, by path, but for times, which differ."""
     names = ["result.json", "config.json", "teacher/student/student.safetensors", "search/result.json"]
