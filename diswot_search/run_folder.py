@@ -173,7 +173,7 @@ class RunFolder(ABC):
 
 def kind_of(path: str | os.PathLike[str]) -> str | None:
     """What a run folder holds, as `STORES` calls it; None where it is none."""
-    return next((kind for store, kind in STORES.items() if (Path(path) / store).is_file()), None)
+    return next((kind for store, kind in STORES.items() if os.path.isfile(os.path.join(path, store))), None)
 
 
 def no_store(path: Path, store: str) -> str:

@@ -12,6 +12,7 @@ import sys
 import warnings
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
 
@@ -656,13 +657,15 @@ def test_sources_are_ranked_shown_and_stand_for_the_teacher_of_a_search(capsys: 
     assert json.loads(Path("again/config.json").read_text())["probes"][0]["fingerprint"] == probe["fingerprint"]
     assert run(f"{fitted} --weighting.first 1 --evaluations 1 --out other") == 0
     assert json.loads(Path("other/config.json").read_text())["teacher"]["name"] == "first"
+    images = np.random.default_rng(0).integers(0, 256, (40, 8, 8), dtype=np.uint8)
+    np.savez("other.npz", train_images=images, train_labels=np.arange(40) % 4)
     capsys.readouterr()
     for more, message in [
         ("--weighting nearst", "'nearst'. Did you mean 'nearest'"),
         ("--power=-1", "power is -1.0"),
         ("--measure leep", "Unknown measure of this ranking 'leep'"),
         ("--teacher_checkpoint x.pt --probe_options.seed 1", "teacher_checkpoint, probe_options cannot be set"),
-        ("--data_options.num_classes 12", "ranked for digits with 10 classes, but the data is digits with 12"),
+        ("--probe other.npz", "ranked for digits with 10 classes, but the data is other.npz with 4"),
         ("--batch_size 101", "A probe of 101 images is asked for; there are only 100 training images that have labels"),
     ]:
         assert run(f"{fitted} {more} --out third") == 2

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import sqlite3
 import warnings
 from collections.abc import Callable
@@ -21,6 +22,7 @@ import torch
 from rich.console import Console
 from torch import Tensor, nn
 
+import diswot_search as ds
 from diswot_search.distillation import relatedness, source_ranking
 from diswot_search.distillation.relatedness import (
     Evidence,
@@ -275,8 +277,16 @@ def test_if_no_source_has_a_value_it_is_said_of_each_why(tmp_path: Path) -> None
     message = r"No source has a value of leep\. one: .* NaN .*; two: .*classifier\. More labelled images, or"
     with pytest.raises(RankingError, match=message):
         rank(sources, measures="leep", out=tmp_path / "run")
-    with pytest.raises(RankingError, match=message):  # it is none to be read, either
-        load_ranking(tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+    (tmp_path / "empty").mkdir()
+    splits = make_splits(labels="50%")
+    with pytest.raises(RankingError, match=message):
+        rank(sources, splits, measures="leep", out=tmp_path / "empty")
+    assert list((tmp_path / "empty").iterdir()) == []
+    rank(sources, splits, measures="parc", out=tmp_path / "empty")  # another attempt finds nothing in its way
+    with pytest.raises(StudyError, match="another configuration"):
+        rank(sources, splits, measures="leep", out=tmp_path / "empty")
+    assert load_ranking(tmp_path / "empty").measures == ("parc",)
     with pytest.raises(RankingError, match=r"No two of the 4 images are of one class.* the weighting 'uniform' needs"):
         rank(splits=make_splits(labels_per_class=1))
 
@@ -340,7 +350,18 @@ def test_random_weights_are_warned_of_and_count_nothing_by_similarity() -> None:
     assert ranking.weights({"cifar_resnet20": 1}) == {"cifar_resnet20": 1, "features": 0}
     assert "cifar_resnet20 has random weights, of which nothing can be learnt: by similarity" in shown(ranking)
     with pytest.warns(UserWarning, match="random weights"):
-        assert rank([random], images=8).weights() == {}
+        alone = rank([random], images=8)
+    assert alone.weights() == {}
+    assert "none of them has trained weights" in shown(alone)
+    assert "chance does" not in shown(alone)
+    with pytest.raises(RankingError, match="None of the sources has trained weights"):
+        alone.teachers()
+
+
+def test_sources_without_a_classifier_are_not_said_to_teach() -> None:
+    lines = shown(rank({"features": {"model": looks(), "num_classes": 0}})).splitlines()
+    assert lines[-1].startswith("next: look for sources with a classifier; none of those that count has one")
+    assert not any("ds.distill" in line for line in lines)
 
 
 def test_it_is_said_of_whom_nothing_says_how_it_was_trained() -> None:
@@ -589,6 +610,16 @@ def test_the_bank_of_teachers_has_the_weights_of_the_ranking() -> None:
     assert ranking.teachers(weighting={"far": 3, "near": 1}).weights == (0.75, 0.25)
 
 
+@pytest.mark.usefixtures("no_pictures")
+def test_a_search_says_what_it_takes_of_a_ranking(tmp_path: Path) -> None:
+    ranking = rank(out=tmp_path)
+    for teacher, call in ((ranking, "ranking"), (str(tmp_path), f"ds.load_ranking('{tmp_path}')")):
+        with pytest.raises(ValueError, match=re.escape(f"is a ranking of sources; {call}.teachers(")):
+            ds.search("cifar_resnet_s0", teacher, evaluations=1)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="is no timm model"):
+        ds.search("nasbench201", "|" * 5000, evaluations=1)  # too long for the name of a file
+
+
 def test_a_ranking_is_for_its_target() -> None:
     ranking = rank()
     ranking.check_target("some/folder/patterns", CLASSES)
@@ -620,7 +651,7 @@ def test_the_table_has_every_source_once_in_order() -> None:
         assert row[7].strip() == f"{ranking.weights()[name]:.3f}"
     chances = [np.mean(found.chances) for found in ranking.found["cka"].values()]
     raised = f"knn 0.25, cka {min(chances):.3g} to {max(chances):.3g}"  # that of cka depends on the source
-    assert lines[-2] == f"what a source that knows nothing has: {raised}"
+    assert lines[-2] == f"what features unrelated to the labels have: {raised}"
     assert lines[-1].startswith("next: ds.distill(")
 
 
@@ -638,3 +669,24 @@ def test_the_picture_has_a_panel_for_each_measure_and_a_line_for_each_source(tmp
     known = [ranking.similarities()[name] for name in labels if name != "constant"]
     assert means == pytest.approx(known)
     assert (tmp_path / "ranking.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize("measures", [["parc"], ["parc", "leep"]])
+@pytest.mark.parametrize("name", ["a", "a-long-name-of-a-source/of-a-long-name-of-a-folder"])
+def test_titles_and_legends_stay_on_the_page(measures: list[str], name: str) -> None:
+    random = looks(5).train()
+    with pytest.warns(UserWarning, match="random weights"):
+        figure = plot_ranking(rank({name: looks(), "random": random}, measures=measures))
+    figure.canvas.draw()
+    (legend,), title = figure.legends, figure.texts[0]
+    assert {text.get_text() for text in legend.get_texts()} == {
+        "draw",
+        "features unrelated to the labels",
+        "mean and standard deviation",
+        "the same of a source of weight 0",
+    }
+    width, height = figure.bbox.size
+    for drawn in (legend, title, *figure.axes[0].get_yticklabels()):
+        box = drawn.get_window_extent()
+        assert 0 <= box.x0 < box.x1 <= width
+        assert 0 <= box.y0 < box.y1 <= height
