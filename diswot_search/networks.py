@@ -102,6 +102,8 @@ def as_network(
             images of the data's size; a network that is to have a new classifier has no weights to keep, or no
             classifier.
     """
+    if not isinstance(new_classifier, bool):
+        raise ValueError(f"new_classifier of the {role} is {new_classifier!r}; it must be true or false.")
     data = _Data(role, num_classes, in_chans, image_size)
     weights = {"checkpoint": checkpoint, "pretrained": pretrained, **options}
     make = _with_new_classifier if new_classifier else _resolve

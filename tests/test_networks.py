@@ -398,3 +398,9 @@ def test_the_same_network_has_the_same_configuration() -> None:
     assert small().config() == small().config()
     assert small().config() != small(drop_rate=0.1).config()
     assert replace(small(), trained=True).config() != small().config()
+
+
+@pytest.mark.parametrize("given", ["maybe", "false", 1, None])
+def test_a_new_classifier_is_wanted_or_not(given: Any) -> None:
+    with pytest.raises(ValueError, match=f"new_classifier of the student is {given!r}; it must be true or false"):
+        as_network("resnet18", num_classes=4, new_classifier=given)
