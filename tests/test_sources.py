@@ -715,3 +715,13 @@ class Pair(nn.Module):
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         return images, images
+
+
+def test_near_keys_are_named_where_one_is_not_known() -> None:
+    with pytest.raises(UnknownNameError, match=r"Unknown key of a source 'chekpoint'\. Did you mean 'checkpoint'"):
+        as_sources([{"model": nn.Linear(2, 2).eval(), "chekpoint": "x.th"}])
+    given = {"model": "resnet18", "pretrained": False, "num_classes": 4, "chekpoint": "x.th"}
+    with pytest.warns(UserWarning, match="random weights"):
+        (source,) = as_sources([given])
+    with pytest.raises(SourceError, match=r"'chekpoint'.*Did you mean 'checkpoint'"):
+        load_source(source, make_splits())

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from search_spaces import SearchSpace, create_space
+from search_spaces.registry import UnknownNameError, near_names, unknown_name_message
 
 from ..classifiers import ClassifierError, classifier_names, remove_classifier, replace_classifier
 from ..data import Probe
@@ -427,7 +428,7 @@ def _built(source: SourceModel) -> nn.Module:
     try:
         return source.build()
     except TypeError as error:  # an option that it does not know, or of the wrong type
-        raise SourceError(f"The source {source.name} cannot be built: {error}.") from error
+        raise _unbuildable(source.name, source.timm[1] if source.timm else {}, error) from error
     except ValueError as error:
         raise SourceError(f"The source {source.name}: {error}") from error
     except OSError as error:
@@ -436,7 +437,17 @@ def _built(source: SourceModel) -> nn.Module:
         ) from error
 
 
+def _unbuildable(name: str, options: Mapping[str, Any], error: TypeError) -> SourceError:
+    """What to say of a network that does not take its options, with the keys that a refused one comes near."""
+    near = [key for option in options if f"'{option}'" in str(error) for key in near_names(option, _KEYS)]
+    hint = f" Did you mean {' or '.join(map(repr, near))}?" if near else ""
+    return SourceError(f"The source {name} cannot be built: {error}.{hint}")
+
+
 # -- what a source is given as ------------------------------------------------------------------
+
+_KEYS = ("model", "checkpoint", "pretrained", "num_classes", "mean", "std", "input_size", "space")
+"""What a mapping may say of any source; of a timm name, it may have options of `timm.create_model` besides."""
 
 
 class _Found(NamedTuple):
@@ -455,8 +466,19 @@ def _as_source(given: SourceLike) -> _Found:
     classes = options.get("num_classes")
     if classes is not None and (isinstance(classes, bool) or not isinstance(classes, int) or classes < 0):
         raise SourceError(f"num_classes of a source is {classes!r}; it must be a whole number, 0 for features alone.")
-    found = _find(options.pop("model"), options)
+    model = options.pop("model")
+    _check_keys(model, options)
+    found = _find(model, options)
     return found._replace(model=_with_images(found.model, **images))
+
+
+def _check_keys(model: Any, options: Mapping[str, Any]) -> None:
+    """Refuse other keys than those of all sources, unless timm may know them."""
+    if isinstance(model, str) and (timm.is_model(model) or not Path(model).exists()):
+        return
+    for key in options:
+        if key not in _KEYS:
+            raise UnknownNameError(unknown_name_message("key of a source", key, _KEYS))
 
 
 def _find(model: Any, options: dict[str, Any]) -> _Found:
@@ -599,7 +621,7 @@ def _built_as(name: str, options: dict[str, Any]) -> tuple[int, tuple[int, int, 
         with isolated_random_state(0):
             model: Any = timm.create_model(name, **options)
     except TypeError as error:
-        raise SourceError(f"The source {name} cannot be built: {error}.") from error
+        raise _unbuildable(name, options, error) from error
     size = (getattr(model, "pretrained_cfg", None) or {}).get("input_size")
     return model.num_classes, size and tuple(size)
 
