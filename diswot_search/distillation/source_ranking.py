@@ -228,6 +228,8 @@ class SourceRanking:
         """
         weights = self.weights(weighting, power, measure=measure)
         if not weights:
+            if not any(source["trained"] for source in self.facts["sources"].values()):
+                raise RankingError("None of the sources has trained weights.")
             raise RankingError(f"By {measure or self.measures[0]} no source tells more of the target than chance does.")
         splits = splits or self.target
         used = self.make([name for name in self.names if weights[name]])
@@ -413,6 +415,21 @@ class RankingFolder(RunFolder):
         with self.errors(), self._store:
             self._store.execute("INSERT INTO found VALUES (?, ?, ?)", (source, text, seconds))
 
+    def discard(self, before: Collection[str] | None) -> None:
+        """Remove what a run wrote that has ended.
+
+        Args:
+            before: Names of the files that were there before it; None if there was no folder, which is removed, too.
+        """
+        if self.path is None:
+            return
+        with self.errors():
+            self._store.close()
+            for name in (_files_of(self.path) or set()) - set(before or ()):
+                (self.path / name).unlink()
+            if before is None:
+                self.path.rmdir()
+
     def _begin(self) -> None:
         if self._is_empty():
             self._create()
@@ -467,6 +484,11 @@ class RankingFolder(RunFolder):
 
 _META = ("config", "given", "facts", "data")
 """What is stored beside what was found."""
+
+
+def _files_of(path: Path) -> set[str] | None:
+    """Names of what is in a folder; None where there is no folder."""
+    return {entry.name for entry in path.iterdir()} if path.is_dir() else None
 
 
 def _measured(values: Mapping[str, Any]) -> Measured:
@@ -559,13 +581,23 @@ class RankingRun:
         if self.out is not None and not RankingFolder.exists(self.out):  # or a folder is made
             _ = self._reference_features
             self._load(self.sources[0])
+        before = None if self.out is None else _files_of(Path(self.out))
         folder = RankingFolder(self.config, self.given, self.facts, self.data, self.out)
         if folder.path is not None and self.splits.labelled is not None:
             files = {**(files or {}), LABELS: self.splits.labels_file()}
+        try:
+            return self._complete(folder, files or {})
+        except RankingError:
+            if RankingFolder.STORE not in (before or ()):  # or another attempt would be of another configuration
+                folder.discard(before)
+            raise
+
+    def _complete(self, folder: RankingFolder, files: Mapping[str, str]) -> SourceRanking:
+        """Bring a folder to its end, and let go of it."""
         interruption = Interruption()
         try:
             with interruption.postponed():
-                for name, text in (files or {}).items():
+                for name, text in files.items():
                     folder.write(name, text)
                 self._measure_all(folder, interruption)
             ranking = self._ranking(folder)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import shlex
+import textwrap
 from collections.abc import Iterator, Mapping
 from pathlib import PurePath
 from statistics import fmean, pstdev
@@ -36,6 +37,9 @@ _NEEDS = {
 
 _COLUMNS = 3
 """Measures that are drawn side by side."""
+
+_NAME_WIDTH = 40
+"""Characters of a source's name that are drawn."""
 
 
 def format_ranking(ranking: SourceRanking, weights: Mapping[str, float] | None = None) -> Table:
@@ -98,7 +102,7 @@ def describe_ranking(ranking: SourceRanking) -> Iterator[str]:
             "differs, give mean and std"
         )
     if shown := ", ".join(filter(None, map(_chance, ranking.found, ranking.found.values()))):
-        yield f"what a source that knows nothing has: {shown}"
+        yield f"what features unrelated to the labels have: {shown}"
     if ranking.path is not None:
         yield f"run folder: {ranking.path}"
     yield from _next(ranking)
@@ -122,10 +126,17 @@ def _next(ranking: SourceRanking) -> Iterator[str]:
     if ranking.unfinished:
         measured = len(ranking.names) - len(ranking.unfinished)
         yield f"not finished: {measured} of {len(ranking.names)} sources are measured; run the same again"
-    elif not ranking.weights():
+    elif not any(source["trained"] for source in ranking.facts["sources"].values()):
+        yield "next: look for other sources, or give checkpoints of these; none of them has trained weights"
+    elif not (weights := ranking.weights()):
         yield (
             f"next: look for other sources; by {ranking.measures[0]} none of these tells more of the target than "
             "chance does, so that distillation would train on labels alone"
+        )
+    elif not any(ranking.facts["sources"][name]["classes"] for name, weight in weights.items() if weight):
+        yield (
+            "next: look for sources with a classifier; none of those that count has one, whose predictions "
+            "distillation would teach"
         )
     elif ranking.path is None:
         yield "next: ds.distill(STUDENT, dataset=..., sources=ranking) teaches a student by these weights"
@@ -165,24 +176,30 @@ def _value(measured: Measured) -> str:
 
 
 def plot_ranking(ranking: SourceRanking) -> Figure:
-    """How far each source is above one that knows nothing: every draw, mean and spread, a panel for each measure.
+    """How far each source is above features unrelated to the labels, a panel for each measure.
 
-    The sources are in the order of the first measure, the most similar at the top.
+    Every draw is shown, with mean and spread. The sources are in the order of the first measure, the most similar at
+    the top.
     """
     names = ranking.order()[::-1]
     columns = min(_COLUMNS, len(ranking.measures))
     rows = math.ceil(len(ranking.measures) / columns)
-    longest = max(len(name) for name in names)
-    figure = new_figure(3.2 + 0.08 * min(longest, 40) + 3.2 * (columns - 1), 0.9 + rows * (0.9 + 0.27 * len(names)))
+    longest = min(max(map(len, names)), _NAME_WIDTH)
+    width = 4 + 0.08 * longest + 3.2 * (columns - 1)
+    title = textwrap.wrap(_title(ranking), int(width / 0.1))
+    side_by_side = int(width / 2.8)
+    around = 0.4 + 0.2 * len(title) + 0.2 * math.ceil(4 / side_by_side)
+    figure = new_figure(width, around + rows * (0.8 + 0.27 * len(names)))
     panels = figure.subplots(rows, columns, sharey=True, squeeze=False).flatten()
     for axes, measure in zip(panels, ranking.measures, strict=False):
         _draw_measure(style_axes(axes), ranking, measure, names)
     for axes in panels[len(ranking.measures) :]:
         axes.remove()
-    figure.suptitle(_title(ranking), fontsize=11, x=0.01, ha="left")
-    handles, texts = panels[0].get_legend_handles_labels()
-    kinds = dict(zip(texts, handles, strict=True))
-    figure.legend(kinds.values(), kinds, loc="outside lower left", ncols=3, frameon=False, fontsize=8)
+    figure.suptitle("\n".join(title), fontsize=11, x=0.01, ha="left")
+    kinds = {
+        text: handle for axes in figure.axes for handle, text in zip(*axes.get_legend_handles_labels(), strict=True)
+    }
+    figure.legend(kinds.values(), kinds, loc="outside lower left", ncols=side_by_side, frameon=False, fontsize=8)
     return figure
 
 
@@ -193,13 +210,20 @@ def _draw_measure(axes: Axes, ranking: SourceRanking, measure: str, names: tuple
         if not of_source.size:
             axes.text(0.02, place, "none", transform=axes.get_yaxis_transform(), color=GREY, va="center", fontsize=8)
             continue
-        color = BLUE if weights.get(name) else GREY
+        color, kind = (
+            (BLUE, "mean and standard deviation") if weights.get(name) else (GREY, "the same of a source of weight 0")
+        )
         axes.plot(of_source, np.full(of_source.size, place), "|", color=GREY, markersize=9, label="draw")
         axes.errorbar(
-            of_source.mean(), place, xerr=of_source.std(), fmt="o", color=color, capsize=3, markersize=5,
-            label="mean and standard deviation",
+            of_source.mean(), place, xerr=of_source.std(), fmt="o", color=color, capsize=3, markersize=5, label=kind
         )  # fmt: skip
-    axes.axvline(0, color=ORANGE, linestyle="--", linewidth=1, label="a source that knows nothing")
-    axes.set_yticks(range(len(names)), [name if len(name) <= 40 else f"{name[:37]}..." for name in names])
+    axes.axvline(0, color=ORANGE, linestyle="--", linewidth=1, label="features unrelated to the labels")
+    axes.set_yticks(range(len(names)), [_clipped(name) for name in names])
     axes.set_ylim(-0.6, len(names) - 0.4)
     axes.set_xlabel(f"{measure} above chance")
+
+
+def _clipped(name: str) -> str:
+    """The name, of a long one its two ends, which are what tells paths and tags apart."""
+    half = (_NAME_WIDTH - 3) // 2
+    return name if len(name) <= _NAME_WIDTH else f"{name[:half]}...{name[-half:]}"
