@@ -478,7 +478,8 @@ class Pipeline:
             tell(SOURCES, ranking)
         guide = self._guide_of(ranking)
         if not guide.weights:
-            warnings.warn(_FAINT.format(measure=self.measure, data=self._splits.name), stacklevel=2)
+            measure = self.measure or ranking.measures[0]
+            warnings.warn(_FAINT.format(measure=measure, data=self._splits.name), stacklevel=2)
         return guide
 
     # -- the stages -----------------------------------------------------------------------------
@@ -740,7 +741,7 @@ def _describe_sources(result: PipelineResult, ranking: SourceRanking) -> Iterato
     else:
         power = facts["power"]
         how = {
-            "weighted": f"by {facts['measure']} to the power {power}",
+            "weighted": f"by {facts['measure']} to the power {float(power or 0):g}",
             "nearest": f"the nearest by {facts['measure']} alone",
             "uniform": "all alike",
         }

@@ -388,7 +388,7 @@ def test_all_stages_look_at_the_same_labels(tmp_path: Path) -> None:
     options = TINY | {"labels_per_class": 2, "epochs": 1, "teacher_epochs": 1, "evaluations": 1}
     result = ds.run(out=tmp_path / "run", **options)
     for training_of, images in ((result.teacher, 60), (result.distilled, 40), (result.alone, 40)):
-        assert training_of.result["labels"] == {"labelled": 20, "images": images, "classes": 10}
+        assert training_of.result["labels"] == {"labelled": 20, "images": images, "validation": 143, "classes": 10}
     own = {"train_limit": 60, "labels_per_class": None}
     taught = ds.run(out=tmp_path / "other", **options | {"teacher_data_options": own, "compare": False})
     assert taught.teacher.result["labels"] is None
