@@ -656,8 +656,8 @@ def test_a_student_is_held_to_its_card(tmp_path: Path) -> None:
         given = model if isinstance(model, dict) else {"model": model}
         with pytest.raises(SourceError, match="tells 7 classes apart, not 9; leave num_classes out"):
             one({**given, "num_classes": 9})
-    with pytest.raises(ValueError, match="has trained weights; chekpoint cannot be set"):
-        one({"model": tmp_path, "chekpoint": "x"})
+    with pytest.raises(ValueError, match="has trained weights; checkpoint cannot be set"):
+        one({"model": tmp_path, "checkpoint": "x"})
     (tmp_path / "empty").mkdir()
     torch.save({}, tmp_path / "empty" / "bare.pth")
     with pytest.raises(
