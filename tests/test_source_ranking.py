@@ -328,7 +328,6 @@ def test_faint_sources_leave_no_weights_and_say_what_then(measure: str) -> None:
         ({"labels_per_class": 999}, ValueError, "999"),
         ({"data_options": {"seed": 1}}, ValueError, "data_options cannot be set"),
         ({"sources": [looks(), nn.Conv2d(1, 2, 3).eval()]}, SourceError, "Conv2d takes grey images"),
-        ({"sources": {"fits": looks(), "wide": Linear(torch.ones(4, 7))}}, SourceError, "wide"),
     ],
 )
 def test_bad_input_stops_before_a_folder_is_made(

@@ -142,14 +142,12 @@ def _why_random(source: SourceModel) -> str:
 
 
 def check_images(source: SourceModel, splits: Splits) -> None:
-    """See that a source takes the data's images, as far as that can be told without fetching weights.
+    """See that a source takes the data's images, as far as that can be told without building it.
 
     Raises:
-        SourceError: Its channels do not fit; or, of one that is not known to be for a size, that of the images.
+        SourceError: Its channels do not fit.
     """
     _converter(source, splits)
-    if source.input_size is None:
-        load_source(source, splits)
 
 
 def load_source(
