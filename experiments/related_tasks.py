@@ -516,8 +516,8 @@ def write_report(outcome: Outcome, setting: Setting, command: str) -> None:
         "## Does similarity tell which source helps?",
         "",
         "Spearman's rank correlation between a measure and the accuracy gained over fine-tuning from scratch when the "
-        "student learns from that source alone, over all sources of a target. Similarities are means over all seeds, gains "
-        f"over the first ones: {', '.join(f'{TARGETS[target].title} {ALONE[target]}' for target in TARGETS)}.",
+        "student learns from that source alone, over all sources of a target. Similarities are means over all seeds, "
+        f"gains over the first ones: {', '.join(f'{TARGETS[target].title} {ALONE[target]}' for target in TARGETS)}.",
         "",
         *table_of_correlations(outcome),
     ]
