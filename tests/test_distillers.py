@@ -824,9 +824,8 @@ def test_what_processes_keep_equal_themselves_is_sent_to_none(monkeypatch: pytes
         kept.update({name: [*module.get_buffer(name).shape] for name in names})
 
     monkeypatch.setattr(nn.parallel.DistributedDataParallel, "_set_params_and_buffers_to_ignore_for_model", keep)
-    images = torch.randint(256, (40, 3, 8, 8), dtype=torch.uint8)
-    part = (images, torch.arange(40) % 4)
-    splits = Splits.from_arrays(part, part, part)
+    parts = [(torch.randint(256, (40, 3, 8, 8), dtype=torch.uint8), torch.arange(40) % 4) for _ in range(3)]
+    splits = Splits.from_arrays(*parts)
     options: dict[str, Any] = {"student_options": {"arch": "1x8-1x8"}, "teacher_options": {"arch": "1x8-1x8"}}
     crd = {"kd": None, "crd": {"width": 4, "negatives": 4}}
     distill("cifar_resnet", "cifar_resnet", splits, distiller=crd, epochs=1, batch_size=20, progress=False, **options)
