@@ -94,12 +94,12 @@ def loop_images_per_second(
 def make_images(steps: int) -> ds.Splits:
     """Noise that fills so many steps."""
     rng = np.random.default_rng(0)
-    count = steps * BATCH
-    images = rng.integers(0, 256, (count, 32, 32, 3), dtype=np.uint8)
-    labels = np.arange(count) % CLASSES
-    few = slice(0, 2 * CLASSES)
-    part = (images[few], labels[few])
-    return ds.Splits.from_arrays((images, labels), val=part, test=part, name="noise", num_classes=CLASSES)
+
+    def part(count: int) -> tuple[np.ndarray, np.ndarray]:
+        return rng.integers(0, 256, (count, 32, 32, 3), dtype=np.uint8), np.arange(count) % CLASSES
+
+    train, val, test = part(steps * BATCH), part(2 * CLASSES), part(2 * CLASSES)
+    return ds.Splits.from_arrays(train, val=val, test=test, name="noise", num_classes=CLASSES)
 
 
 def _wait(device: str) -> None:
