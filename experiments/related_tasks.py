@@ -490,7 +490,8 @@ def write_report(outcome: Outcome, setting: Setting, command: str) -> None:
         f"{RECIPE['warmup']:.0%} of the steps, {setting.precision}; {BATCH['batch_size']} labelled images in a step, "
         f"and {UNLABELLED_BATCH['unlabelled_batch_size']} unlabelled ones for FixMatch and sources; as many steps for "
         f"all methods. Weights by parc with power 10; lambda {LAM} where nothing else is said, chosen on "
-        "CIFAR-100 with another seed, by validation accuracy with test accuracy in sight; sources predict each image once, as it is, where "
+        "CIFAR-100 with another seed, by validation accuracy with test accuracy in sight; sources predict each image "
+        "once, as it is, where "
         f"nothing else is said. Fine-tuning from the nearest source trains that source's own network, of {least:,} to "
         f"{most:,} parameters.",
         "",
