@@ -21,7 +21,7 @@ import random
 import statistics
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from functools import cache
 from multiprocessing import get_context
 from pathlib import Path
@@ -37,7 +37,7 @@ MACS = {16: 12e6, 32: 48e6}
 """Most multiply-accumulates of a student of a timm family, by the side of the images."""
 DRAWN = 2
 """Students drawn for each one that is trained."""
-RECIPE = {"optimizer": "adamw", "weight_decay": 0.05, "decay_all": False, "schedule": "cosine", "warmup": 0.1}
+RECIPE = {"optimizer": "muon", "weight_decay": 0.05, "decay_all": False, "schedule": "cosine", "warmup": 0.1}
 TEACHER = "cifar_resnet20"
 TEACHER_RECIPE = {"lr": 0.1, "batch_size": 128, "schedule": "cosine", "warmup": 0.05}
 
@@ -47,6 +47,7 @@ class Setting:
     """What all trainings share."""
 
     cifar100: Path
+    nasbench201: Path | None
     out: Path
     images: int | None
     image_size: int
@@ -70,7 +71,7 @@ class Setting:
 
     def recipe(self) -> dict[str, Any]:
         """What decides the accuracies, beside student and seed."""
-        apart = ("cifar100", "out", "device", "threads")
+        apart = ("cifar100", "nasbench201", "out", "device", "threads")
         own = {name: value for name, value in asdict(self).items() if name not in apart}
         return own | {"students": RECIPE, "teacher": TEACHER, "teacher_recipe": TEACHER_RECIPE}
 
@@ -206,115 +207,101 @@ def finished(students: Sequence[Student], setting: Setting) -> dict[Student, dic
     return {student: json.loads(file.read_text()) for student, file in files.items() if file.exists()}
 
 
-def rows(name: str, results: dict[Student, dict[str, Any]]) -> list[dict[str, Any]]:
-    """The table of a space, one row for each architecture, of means over its seeds."""
-    by_architecture: dict[str, list[dict[str, Any]]] = {}
+def by_architecture(name: str, results: dict[Student, dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
+    """The results of a space's students, of all seeds."""
+    found: dict[str, list[dict[str, Any]]] = {}
     for student, result in results.items():
         if student.space == name:
-            by_architecture.setdefault(student.architecture, []).append(result)
-    made = []
-    for architecture, runs in by_architecture.items():
-        alone, distilled = (statistics.fmean(r[f"{how}_accuracy"] for r in runs) for how in ("alone", "distilled"))
-        row = {
-            "architecture": architecture,
-            "distilled_accuracy": round(distilled, 4),
-            "alone_accuracy": round(alone, 4),
-        }
-        cost = {"params": runs[0]["params"], "macs": runs[0]["macs"]}
-        seconds = round(sum(run["seconds"] for run in runs), 1)
-        made.append(row | {"gain": round(distilled - alone, 4)} | cost | {"seeds": len(runs), "seconds": seconds})
-    return made
+            found.setdefault(student.architecture, []).append(result)
+    return found
 
 
-def noise(name: str, results: dict[Student, dict[str, Any]], column: str) -> list[float]:
-    """Standard deviations over seeds, of each architecture with several."""
-    by_architecture: dict[str, list[float]] = {}
-    for student, result in results.items():
-        if student.space == name:
-            by_architecture.setdefault(student.architecture, []).append(result[column])
-    return [statistics.stdev(values) for values in by_architecture.values() if len(values) > 1]
+def table_row(architecture: str, runs: list[dict[str, Any]]) -> dict[str, Any]:
+    """A row of a space's table: means over seeds."""
+    alone, distilled = (statistics.fmean(run[f"{how}_accuracy"] for run in runs) for how in ("alone", "distilled"))
+    return {
+        "architecture": architecture,
+        "distilled_accuracy": round(distilled, 4),
+        "alone_accuracy": round(alone, 4),
+        "gain": round(distilled - alone, 4),
+        "params": runs[0]["params"],
+        "macs": runs[0]["macs"],
+        "seeds": len(runs),
+        "seconds": round(sum(run["seconds"] for run in runs), 1),
+    }
 
 
-def describe(name: str, results: dict[Student, dict[str, Any]]) -> list[str]:
-    """The cells of a space's row in the report."""
-    table = rows(name, results)
-    columns = {column: [row[column] for row in table] for column in table[0] if column != "architecture"}
-    distilled = columns["distilled_accuracy"]
-    ranked = [
-        f"{ds.kendall(columns[column], distilled):.2f} / {ds.spearman(columns[column], distilled):.2f}"
-        for column in ("params", "macs", "alone_accuracy")
-    ]
-    gains = columns["gain"]
-    return [
-        name,
-        str(len(table)),
-        f"{min(columns['params']) / 1e6:.2f} to {max(columns['params']) / 1e6:.2f}",
-        between(columns["alone_accuracy"]),
-        between(distilled),
-        f"{statistics.fmean(gains):+.2f} ± {statistics.stdev(gains):.2f}",
-        f"{statistics.stdev(distilled):.2f}",
-        repeated(noise(name, results, "distilled_accuracy")),
-        *ranked,
-    ]
+def describe(name: str, results: dict[Student, dict[str, Any]], setting: Setting) -> dict[str, str]:
+    """What the report says of a space."""
+    runs = by_architecture(name, results)
+    table = [table_row(architecture, of_seeds) for architecture, of_seeds in runs.items()]
+    known = {column: [row[column] for row in table] for column in ("params", "macs", "alone_accuracy")}
+    if name == "nasbench201" and setting.nasbench201:
+        published = search_spaces.read_table(setting.nasbench201, "cifar100_test_accuracy")
+        known["published"] = [published[row["architecture"]] for row in table]
+    distilled = [row["distilled_accuracy"] for row in table]
+    gains = [row["gain"] for row in table]
+    params = [value / 1e6 for value in known["params"]]
+    ranks = {c: f"{ds.kendall(v, distilled):.2f} / {ds.spearman(v, distilled):.2f}" for c, v in known.items()}
+    repeats = [[run["distilled_accuracy"] for run in of_seeds] for of_seeds in runs.values() if len(of_seeds) > 1]
+    deviation = statistics.fmean(map(statistics.variance, repeats)) ** 0.5 if repeats else None
+    return {
+        "space": name,
+        "students": str(len(table)),
+        "M params": between(params),
+        "alone": between(known["alone_accuracy"]),
+        "distilled": between(distilled),
+        "gain": f"{statistics.fmean(gains):+.2f} ± {statistics.stdev(gains):.2f}",
+        "spread": f"{statistics.stdev(distilled):.2f}",
+        "noise": "" if deviation is None else f"{deviation:.2f} ({len(repeats)})",
+        **{f"by {column.removesuffix('_accuracy')}": ranks.get(column, "") for column in (*known, "published")},
+    }
 
 
 def between(values: Sequence[float]) -> str:
     return f"{min(values):.2f} to {max(values):.2f}"
 
 
-def repeated(deviations: Sequence[float]) -> str:
-    """Standard deviation of one seed's accuracy, and of how many students it is known."""
-    return f"{statistics.fmean(d * d for d in deviations) ** 0.5:.2f} ({len(deviations)})" if deviations else ""
-
-
-HEAD = [
-    "space",
-    "students",
-    "M params",
-    "alone",
-    "distilled",
-    "gain",
-    "spread",
-    "of one seed",
-    "params",
-    "macs",
-    "alone, ranks",
-]
-
-
 def write_report(results: dict[Student, dict[str, Any]], asked: int, setting: Setting, command: str) -> None:
     """A table for each space, and the report with its conditions."""
     teacher = json.loads((setting.teacher / "result.json").read_text())
-    spaces = [name for name in SPACES if len(rows(name, results)) > 1]
+    spaces = [name for name in SPACES if len(by_architecture(name, results)) > 1]
     for name in spaces:
         table = RESULTS / f"distilled_truth_{name.rpartition('/')[2]}.csv"
         table.unlink(missing_ok=True)
-        search_spaces.write_table(table, rows(name, results))
+        runs = by_architecture(name, results)
+        search_spaces.write_table(table, [table_row(architecture, runs[architecture]) for architecture in runs])
+    described = [describe(name, results, setting) for name in spaces]
     first = next(iter(results.values()))
-    left = f"; {asked - len(results)} more were not trained" if asked > len(results) else ""
+    left = f"; {asked - len(results)} of those asked for are not trained yet" if asked > len(results) else ""
     minutes = sum(result["seconds"] for result in results.values()) / 60
+    published = " and of the benchmark's own accuracy after 200 epochs" if setting.nasbench201 else ""
     lines = [
         "# Accuracies of distilled students",
         "",
         f"CIFAR-100, {setting.images or 'all'} training images of {setting.image_size} x {setting.image_size}, all "
-        f"10,000 test images, {setting.epochs} epochs, the last counts. AdamW, rate {setting.lr:g} after a warm-up of "
-        f"{RECIPE['warmup']:.0%}, then falling as a cosine, weight decay {RECIPE['weight_decay']}, batch "
-        f"{setting.batch_size}, crop and flip, {setting.precision}; kd with its customary weights (T 4, .1 cross "
-        f"entropy, .9 kd). The teacher, {TEACHER}, was trained on all images, of this size, for "
-        f"{setting.teacher_epochs} epochs: {teacher['test']['accuracy']:.2f} %. Of a space, students are drawn at "
-        f"random, of timm families up to {MACS[setting.image_size] / 1e6:.0f} MMACs, and thinned evenly by size.",
+        f"10,000 test images, {setting.epochs} epochs, the last counts. Muon (AdamW for biases and norms), rate "
+        f"{setting.lr:g} after a warm-up of {RECIPE['warmup']:.0%}, then falling as a cosine, weight decay "
+        f"{RECIPE['weight_decay']}, batch {setting.batch_size}, crop and flip, {setting.precision}; kd with its "
+        f"customary weights (T 4, .1 cross entropy, .9 kd). The teacher, {TEACHER}, was trained on all images, of this "
+        f"size, for {setting.teacher_epochs} epochs: {teacher['test']['accuracy']:.2f} %. Of a space, students are "
+        f"drawn at random, of timm families up to {MACS[setting.image_size] / 1e6:.0f} MMACs, and thinned evenly by "
+        "size.",
         "",
         f"    {command}",
         "",
         f"{first['device']}, {setting.threads or 'all'} thread(s) per training, torch {first['torch']}, Python "
-        f"{platform.python_version()}; {len(results)} students trained twice, {minutes:.0f} minutes of one training "
-        f"at a time{left}.",
+        f"{platform.python_version()}; {len(results)} times a student was trained alone and with kd, in "
+        f"{minutes:.0f} minutes of one training at a time{left}.",
         "",
-        "Accuracies in percent. Spread: standard deviation over students of the accuracy with kd; of one seed: that "
-        "over seeds of one student, and of how many students it is known. Right: Kendall and Spearman correlation of "
-        "the parameters, the multiply-accumulates and the accuracy alone with the accuracy with kd.",
+        "Accuracies in percent, means over the seeds of a student. Spread: standard deviation over students of the "
+        "accuracy with kd; noise: that over seeds of one student, and of how many students it is known. Right: Kendall "
+        "and Spearman correlation of parameters, multiply-accumulates, the accuracy alone"
+        f"{published} with the accuracy with kd.",
         "",
-        *(f"| {' | '.join(cells)} |" for cells in (HEAD, ["---"] * len(HEAD), *(describe(n, results) for n in spaces))),
+        f"| {' | '.join(described[0])} |",
+        f"|{' --- |' * len(described[0])}",
+        *(f"| {' | '.join(row.values())} |" for row in described),
     ]
     (RESULTS / "distilled_truth.md").write_text("\n".join(lines) + "\n")
     print("\n".join(lines))
@@ -323,12 +310,13 @@ def write_report(results: dict[Student, dict[str, Any]], asked: int, setting: Se
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cifar100", type=Path, required=True, help="npz file with CIFAR-100")
+    parser.add_argument("--nasbench201", type=Path, help="table of the benchmark, to compare the cells with")
     parser.add_argument("--images", type=int, help="training images, the same number of each class; by default all")
     parser.add_argument("--image_size", type=int, default=16, choices=MACS)
     parser.add_argument("--epochs", type=int, default=4)
     parser.add_argument("--teacher_epochs", type=int, default=20)
     parser.add_argument("--batch_size", type=int, default=64)
-    parser.add_argument("--lr", type=float, default=1.5e-3)
+    parser.add_argument("--lr", type=float, default=7.5e-3)
     parser.add_argument("--students", type=int, default=40, help="of each space")
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--precision", default="bf16", choices=("fp32", "bf16", "fp16"))
@@ -339,8 +327,7 @@ def main() -> None:
     args = parser.parse_args()
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
-    shared = ("cifar100", "out", "images", "image_size", "epochs", "teacher_epochs", "batch_size", "lr", "precision")
-    given = {name: getattr(args, name) for name in (*shared, "device")}
+    given = {field.name: getattr(args, field.name) for field in fields(Setting) if field.name != "threads"}
     setting = Setting(**given, threads=1 if args.jobs > 1 else None)
     keep_recipe(setting)
     with ProcessPoolExecutor(args.jobs, mp_context=get_context("spawn")) as pool:
@@ -354,11 +341,10 @@ def main() -> None:
             for training in as_completed([pool.submit(train_student, student, setting) for student in todo]):
                 training.result()
             done = finished(students, setting)
-    options = {"images": args.images, "image_size": args.image_size, "epochs": args.epochs}
-    options |= {"teacher_epochs": args.teacher_epochs, "batch_size": args.batch_size, "lr": args.lr}
-    options |= {"students": args.students, "seeds": args.seeds, "precision": args.precision, "jobs": args.jobs}
-    said = " ".join(f"--{name} {value}" for name, value in options.items() if value is not None)
-    write_report(done, len(students), setting, f"python experiments/distilled_truth.py --cifar100 CIFAR100 {said}")
+    said = ("images", "image_size", "epochs", "teacher_epochs", "batch_size", "lr", "students", "seeds", "jobs")
+    options = " ".join(f"--{name} {value}" for name in said if (value := getattr(args, name)) is not None)
+    command = f"python experiments/distilled_truth.py --cifar100 CIFAR100 --nasbench201 TABLE {options}"
+    write_report(done, len(students), setting, command)
 
 
 if __name__ == "__main__":
