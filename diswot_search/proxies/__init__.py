@@ -1,6 +1,6 @@
 """Zero-cost proxies: plain functions of a student's readings and a teacher's; higher is better."""
 
-from . import activations, distillers, gradients, similarity, size, spectra, zen
+from . import activations, capacity, distillers, gradients, similarity, size, spectra, zen
 from .aggregate import RankAggregate
 from .base import (
     Proxy,
@@ -23,6 +23,9 @@ for _suffix in ("_paper", "_readme"):
     register_proxy(f"diswot{_suffix}", getattr(similarity, f"diswot{_suffix}"), needs_teacher=True, terms=_terms)
 register_proxy("params", size.params)
 register_proxy("macs", size.macs)
+for _part in capacity.PARTS:
+    register_proxy(_part.__name__, _part)
+register_proxy("effective_capacity", capacity.effective_capacity, terms=tuple(part.__name__ for part in capacity.PARTS))
 register_proxy("l2_norm", gradients.l2_norm)
 register_proxy("synflow", gradients.synflow)
 for _name in ("grad_norm", "plain", "snip"):

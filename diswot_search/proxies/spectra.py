@@ -55,7 +55,7 @@ def trainability(student: Readings, teacher: Readings | None = None) -> float:
 
 
 def _gain(sent: Tensor, arrived: Tensor) -> float:
-    """Largest singular value of the mean over samples and positions of the outer products arrived x sent."""
+    """`mean_jacobian_gain` of a block that does something to a gradient."""
     if torch.equal(sent, arrived):
         raise ReadingError(
             "a block passes gradients on unchanged, being an identity or one up to a residual branch that starts at "
@@ -63,6 +63,16 @@ def _gain(sent: Tensor, arrived: Tensor) -> float:
         )
     if not arrived.any():
         raise ReadingError("no gradient passes through a block, so trainability is not defined")
+    return mean_jacobian_gain(sent, arrived)
+
+
+def mean_jacobian_gain(sent: Tensor, arrived: Tensor) -> float:
+    """Largest singular value of the mean over samples and positions of the outer products arrived x sent.
+
+    Args:
+        sent: Random signs at the output of a block, (B, C, P).
+        arrived: Their gradient at its input, (B, D, P).
+    """
     matrix = torch.einsum("bip,bop->io", arrived, sent) / (sent.shape[0] * sent.shape[2])
     return float(torch.linalg.matrix_norm(matrix.cpu(), 2))
 

@@ -9,6 +9,7 @@ Shapes: B samples, N classes, C channels, P positions (height x width, or tokens
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -16,10 +17,33 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from .. import functional
+from ..data import Probe
 from .controls import Altered, noise, other_order
 from .derivatives import Derivatives
 from .forward import ConstantStatistics, ReadingError, channels_first, close, has_timm_contract, mean_pooled
+from .gates import with_open_gates
 from .timing import reading, readings_of
+
+EXCERPT = 16
+"""Images that `Readings.excerpt` reads: all their derivatives together cost less than a forward pass of 64 images."""
+
+
+@dataclass(frozen=True)
+class Excerpt:
+    """What is read off the first images alone.
+
+    Attributes:
+        weights: The weight of each convolution and linear layer.
+        gradients: That of the mean cross entropy with respect to each weight.
+        block_spectra, block_gradients: See the readings of these names.
+        positions: Positions, or tokens, of what the last block gives.
+    """
+
+    weights: list[Tensor]
+    gradients: list[Tensor]
+    block_spectra: list[Tensor]
+    block_gradients: list[tuple[Tensor, Tensor]]
+    positions: int
 
 
 class Readings(Derivatives):
@@ -60,6 +84,38 @@ class Readings(Derivatives):
     def has_mean_pooling(self) -> bool:
         """Whether `pooled` is the plain mean of `features` over positions."""
         return mean_pooled(self.features, self.pooled)
+
+    # -- the network as it will be once it learns -----------------------------------------------
+
+    @reading
+    def excerpt(self) -> Excerpt:
+        """What the first `EXCERPT` images show of the network with its gates open; see `gates.with_open_gates`.
+
+        A network whose weights were trained is taken as it is.
+
+        Raises:
+            ReadingError: The probe has labels that the network has no class for, or the network no block that gives a
+                feature map.
+        """
+        part = slice(EXCERPT)
+        opened = self.model if self.trained else with_open_gates(self.model, self._make)
+        # Readings of their own, which go with their graph once these are taken.
+        readings = Readings(
+            lambda: opened,
+            Probe.from_tensors(self.probe.images[part], self.probe.labels[part], self.probe.num_classes),
+            device=self.device,
+            precision=self.precision,
+            trained=self.trained,
+            needs=("block_spectra", "block_features", "gradients", "block_gradients"),
+        )
+        spectra = readings.block_spectra
+        return Excerpt(
+            [weight.detach() for weight in readings._weights],
+            readings.gradients,
+            spectra,
+            readings.block_gradients,
+            readings.block_features[-1].shape[2],
+        )
 
     # -- what follows from it -------------------------------------------------------------------
 

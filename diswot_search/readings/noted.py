@@ -34,6 +34,18 @@ class Noted(Passes):
             raise ReadingError("the network has no block that gives a feature map")
         return functional.channel_entropies(maps)
 
+    @reading_of("blocks")
+    def block_spectra(self) -> list[Tensor]:
+        """The spectrum of the channels' second moment at the stem and at each block; see `functional.channel_spectrum`.
+
+        Raises:
+            ReadingError: The network has no block that gives a feature map.
+        """
+        maps = [self._as_map(map_.detach()) for map_ in self._chain("block_spectra")]
+        if not maps:
+            raise ReadingError("the network has no block that gives a feature map")
+        return [functional.channel_spectrum(map_) for map_ in maps]
+
     def _chain(self, name: str) -> list[Tensor]:
         """What the first block was given, unless these are the images, and the output of each block."""
         notes = self._pass_for(name).notes

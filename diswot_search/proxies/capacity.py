@@ -1,0 +1,80 @@
+"""Effective capacity: how much of a network there is, and how much of it can be used.
+
+Each part is the logarithm of a number of something, or of a share that passes, in nats. Their sum is the logarithm of a
+product, so there is nothing to weigh; it needs neither a teacher nor other candidates to be ranked among.
+
+What is not a count is read off the first 16 images of the probe with gates open (see `readings.gates`), so that
+residual branches that begin switched off count as if they were on. Blocks are residual blocks, cells, transformer
+layers (see `readings.recording.find_blocks`).
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+
+from .. import functional as fn
+from ..readings import ReadingError, Readings
+from .spectra import mean_jacobian_gain, unshuffled
+
+
+def effective_capacity(student: Readings, teacher: Readings | None = None) -> float:
+    """Log of parameters x positions x effective layers x effective channels x share of gradients that passes."""
+    return math.fsum(part(student) for part in PARTS)
+
+
+def log_params(student: Readings, teacher: Readings | None = None) -> float:
+    """Log of the number of trainable parameters."""
+    return math.log(student.cost.params)
+
+
+def log_positions(student: Readings, teacher: Readings | None = None) -> float:
+    """Log of the number of positions, or tokens, that the last block gives: how finely places are told apart.
+
+    The same for all candidates of most spaces; not where patches or strides are a decision.
+    """
+    return math.log(student.excerpt.positions)
+
+
+def layer_entropy(student: Readings, teacher: Readings | None = None) -> float:
+    """Log of the effective number of layers: entropy of the layers' shares in the sum of |W g|.
+
+    W is the weight of a convolution or linear layer, g its gradient of the cross entropy. It is the log of the number
+    of layers where each has the same say in the loss, and lower where few layers decide it.
+    """
+    excerpt = student.excerpt
+    saliency = torch.stack([(w * g).abs().sum() for w, g in zip(excerpt.weights, excerpt.gradients, strict=True)])
+    if not saliency.any():
+        raise ReadingError("no gradient reaches any layer")
+    return float(fn.entropy(fn.exact(saliency / saliency.sum())))
+
+
+def channel_entropy(student: Readings, teacher: Readings | None = None) -> float:
+    """Log of the effective number of channels, mean over stem and blocks: entropy of the spectrum of second moments.
+
+    It is 0 where all channels follow one pattern and the log of their number where they share the energy of the feature
+    map evenly.
+    """
+    entropies = [float(fn.entropy(spectrum)) for spectrum in student.excerpt.block_spectra]
+    return math.fsum(entropies) / len(entropies)
+
+
+def gradient_flow(student: Readings, teacher: Readings | None = None) -> float:
+    """Log of the share of a random gradient that passes a block on its way back, mean over blocks; at most 0.
+
+    The share is the largest singular value of the mean map from the gradient at the output of a block to the one at its
+    input, as in `trainability`; where it is above 1, as behind a residual link, nothing is lost and it counts as 1. So
+    does a block between whose grids of positions there is no whole factor.
+
+    Source: after Lee and Ham, "AZ-NAS", CVPR 2024, whose trainability holds a gain against a block as well.
+    """
+    pairs = [(sent, unshuffled(arrived, sent.shape[2])) for sent, arrived in student.excerpt.block_gradients]
+    gains = [1.0 if arrived is None else mean_jacobian_gain(sent, arrived) for sent, arrived in pairs]
+    return math.fsum(min(math.log(max(gain, LEAST_SHARE)), 0.0) for gain in gains) / max(len(gains), 1)
+
+
+LEAST_SHARE = 1e-3
+"""Shares below count as this one, so that one closed path does not decide a score."""
+
+PARTS = (log_params, log_positions, layer_entropy, channel_entropy, gradient_flow)

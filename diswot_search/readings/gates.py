@@ -1,0 +1,52 @@
+"""Closed gates: parameters that begin at or near zero and keep a branch of a random network from doing anything.
+
+Residual branches often begin so, behind a batch normalisation of scale 0, a layer scale of 1e-6 or a gain of 0, and
+some classifiers begin with a weight of 0. They open within the first steps of training, but a network that is read
+before looks as if those branches were not there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import torch
+from torch import Tensor, nn
+
+STD = 0.02
+"""Standard deviation of what takes the place of a weight of zeros: what transformers are drawn with."""
+
+
+def with_open_gates(model: nn.Module, make: Callable[[], nn.Module]) -> nn.Module:
+    """The model itself where no gate is closed, otherwise another one with its gates open.
+
+    Scales, one number for each channel or for all, become 1; matrices and kernels of zeros are drawn anew, always with
+    the same numbers.
+
+    Args:
+        model: Stays as it is.
+        make: Makes the same network again.
+    """
+    if not any(True for _ in _closed(model)):
+        return model
+    opened = make()
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in _closed(opened):
+            if parameter.ndim < 2:
+                parameter.fill_(1)
+            else:
+                parameter.copy_(torch.randn(parameter.shape, generator=generator) * STD)
+    return opened
+
+
+def _closed(model: nn.Module) -> Iterator[Tensor]:
+    """Scales that all are one number within (-1, 1), and weights of layers that are zero."""
+    for module in model.modules():
+        for name, parameter in module.named_parameters(recurse=False):
+            if "bias" in name or "beta" in name or not parameter.numel():  # they are added, and scale nothing
+                continue
+            first = float(parameter.detach().flatten()[0])
+            is_scale = parameter.ndim < 2 and abs(first) < 1
+            is_layer = isinstance(module, nn.modules.conv._ConvNd | nn.Linear) and first == 0
+            if (is_scale or is_layer) and bool((parameter == first).all()):
+                yield parameter
