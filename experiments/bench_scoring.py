@@ -2,14 +2,12 @@
 
 Sides alternate within one run, on 50 random architectures of NAS-Bench-201 and 50 of CIFAR ResNets (S0), batch 64:
 
-* plain forward: the built network in evaluation mode with batch statistics, no gradients;
-* score: the default proxy against a teacher that was read before (building excluded), in the memory layout of the
-  plain forward (contiguous), in channels_last, which is the default, and both under bf16 autocast;
+* plain forward: the built network in evaluation mode with batch statistics, no gradients, in both memory layouts;
+* score: the default proxy, and `diswot` against a teacher that was read before (building excluded), in the memory
+  layout of the plain forward (contiguous), in channels_last, which is the default, and both under bf16 autocast;
 * official protocol: a fresh random ResNet-56 teacher and the student, each forward and backward, for every candidate.
 
 Kendall's tau of the other formats' ranking to the contiguous float32 one stands beside them.
-
-Building is reported as a share of building plus scoring.
 
     python experiments/bench_scoring.py
 """
@@ -22,6 +20,7 @@ import platform
 import random
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -32,11 +31,18 @@ from torch.nn import functional as F
 import search_spaces
 from diswot_search.data import create_probe
 from diswot_search.evaluation import Evaluator, resolve_device
-from diswot_search.proxies import get_proxy
-from diswot_search.readings import Precision, evaluation_mode
+from diswot_search.readings import Precision, Readings, evaluation_mode
 from diswot_search.teacher import create_teacher
 
 RESULTS = Path(__file__).parent / "results"
+PROXIES = ("effective_capacity", "diswot")
+FORWARD = ("forward", "forward, channels_last")
+FORMATS = {
+    "contiguous": Precision(channels_last=False),
+    "channels_last": Precision(),
+    "contiguous bf16": Precision(channels_last=False, bf16=True),
+    "channels_last bf16": Precision(bf16=True),
+}
 
 
 def timed(function: Callable[[], object], device: str) -> tuple[float, object]:
@@ -54,23 +60,17 @@ def measure(space: search_spaces.SearchSpace, count: int, batch_size: int, devic
     """Medians over the architectures, in seconds and as ratios, and Kendall's tau of the fast formats."""
     probe = create_probe("noise", num_classes=space.num_classes, batch_size=batch_size, image_size=32)
     teacher = create_teacher("cifar_resnet56", num_classes=space.num_classes)
-    formats = {
-        "contiguous": Precision(channels_last=False),
-        "channels_last": Precision(),
-        "contiguous bf16": Precision(channels_last=False, bf16=True),
-        "channels_last bf16": Precision(bf16=True),
-    }
     evaluators = {
-        name: Evaluator(space, teacher, probe, device=device, precision=precision)
-        for name, precision in formats.items()
+        (proxy, name): Evaluator(space, teacher, probe, proxy, device=device, precision=precision)
+        for proxy in PROXIES
+        for name, precision in FORMATS.items()
     }
-    proxy = get_proxy("diswot")
-    terms = [get_proxy(term) for term in proxy.terms]
+    scored = {(proxy, name): f"{proxy}, {name}" for proxy, name in evaluators}
     images, labels = probe.images.to(device), probe.labels.to(device)
     rng = random.Random(0)
     candidates = [a for a in (space.sample(rng) for _ in range(4 * count)) if space.is_trainable(a)][: count + 2]
-    seconds: dict[str, list[float]] = {key: [] for key in ("build", "forward", "official", *formats)}
-    scores: dict[str, list[float]] = {name: [] for name in formats}
+    seconds: dict[str, list[float]] = {key: [] for key in ("build", *FORWARD, "official", *scored.values())}
+    scores: dict[str, list[float]] = {name: [] for name in scored.values()}
 
     def forward_backward(network: torch.nn.Module) -> None:
         network.train()
@@ -80,25 +80,37 @@ def measure(space: search_spaces.SearchSpace, count: int, batch_size: int, devic
         warm_up = position < 2
         row: dict[str, float] = {}
         readings = {}
-        for name, evaluator in evaluators.items():
-            readings[name] = evaluator.read_student(architecture)
-            build_seconds, model = timed(lambda r=readings[name]: r.model, device)
-            if name == "contiguous":
-                row["build"] = build_seconds
-                network = model
+        for key, evaluator in evaluators.items():
+            readings[key] = evaluator.read_student(architecture)
+            build_seconds, _ = timed(partial(getattr, readings[key], "model"), device)
+            row["build"] = build_seconds
+        plain = readings[PROXIES[0], "contiguous"], readings[PROXIES[0], "channels_last"]
+        network = plain[0].model
 
-        def plain(network: torch.nn.Module = network) -> None:
-            with torch.no_grad(), evaluation_mode(network, batch_statistics=True):
-                network(images)
+        def forward(of: Readings) -> None:
+            with torch.no_grad(), evaluation_mode(of.model, batch_statistics=True):
+                of.model(of.images)
 
-        sides: list[tuple[str, Callable[[], object]]] = [("forward", plain)]
-        for name, evaluator in evaluators.items():
-            read = evaluator.read_teacher(0, 0)
+        def score(key: tuple[str, str], readings: dict[tuple[str, str], Readings] = readings) -> float:
+            evaluator = evaluators[key]
             # The terms are reported beside the score, as in a search.
-            sides.append((name, lambda r=readings[name], t=read: ([term(r, t) for term in terms], proxy(r, t))[1]))
-        fresh_teacher = teacher.build(position).to(device)
-        sides.append(("official", lambda t=fresh_teacher, n=network: (forward_backward(t), forward_backward(n))))
-        plain()  # so that no side pays for the first touch of this network's memory
+            values = [
+                one(readings[key], evaluator.read_teacher(0, 0))
+                for one in (*evaluator.proxy.parts, *evaluator.proxy.members)
+            ]
+            return values[-1]
+
+        def official(teacher: torch.nn.Module, student: torch.nn.Module) -> None:
+            forward_backward(teacher)
+            forward_backward(student)
+
+        sides: list[tuple[str, Callable[[], object]]] = [
+            *((name, partial(forward, one)) for name, one in zip(FORWARD, plain, strict=True)),
+            *((label, partial(score, key)) for key, label in scored.items()),
+            ("official", partial(official, teacher.build(position).to(device), network)),
+        ]
+        for one in plain:
+            forward(one)  # so that no side pays for the first touch of this network's memory
         for name, side in sides if position % 2 else reversed(sides):
             row[name], result = timed(side, device)
             if name in scores and not warm_up:
@@ -108,17 +120,18 @@ def measure(space: search_spaces.SearchSpace, count: int, batch_size: int, devic
                 seconds[name].append(value)
     medians = {name: float(np.median(values)) for name, values in seconds.items()}
     result = {f"{name} (ms)": 1000 * value for name, value in medians.items()}
-    for name in (*formats, "official"):
-        ratios = np.array(seconds[name]) / np.array(seconds["forward"])
-        result[f"{name} / forward"] = float(np.median(ratios))
-    for name in ("contiguous", "channels_last"):
-        ratios = np.array(seconds["official"]) / np.array(seconds[name])
-        result[f"official / {name}"] = float(np.median(ratios))
-    for name in list(formats)[1:]:
-        result[f"Kendall of {name} to contiguous"] = float(kendalltau(scores[name], scores["contiguous"]).statistic)
-    default = medians["build"] + medians["channels_last"]
-    result["build share of build + score (channels_last)"] = medians["build"] / default
-    result["candidates per second (channels_last), building included"] = 1 / default
+    for name in (*scored.values(), "official"):
+        for layout in FORWARD:
+            ratios = np.array(seconds[name]) / np.array(seconds[layout])
+            result[f"{name} / {layout}"] = float(np.median(ratios))
+    ratios = np.array(seconds["official"]) / np.array(seconds[f"{PROXIES[1]}, channels_last"])
+    result[f"official / {PROXIES[1]}, channels_last"] = float(np.median(ratios))
+    for proxy in PROXIES:
+        first, *others = (scored[proxy, name] for name in FORMATS)
+        for name in others:
+            result[f"Kendall of {name} to contiguous"] = float(kendalltau(scores[name], scores[first]).statistic)
+    default = medians["build"] + medians[f"{PROXIES[0]}, channels_last"]
+    result["candidates per second by the default, building included"] = 1 / default
     return result
 
 

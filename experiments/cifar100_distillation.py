@@ -35,6 +35,7 @@ def search_student(args: argparse.Namespace) -> str:
         space,
         "cifar_resnet56",
         ds.create_probe(str(args.cifar100), seed=0),
+        proxy="diswot",
         evaluations=300,
         budget=ds.Budget(max_params=largest.params, max_macs=largest.macs),
         device=args.device,

@@ -1,12 +1,13 @@
 """Students for ResNet-110 in NAS-Bench-201, found without training; their true accuracies looked up afterwards.
 
-Real CIFAR-100 images, a random ResNet-110, 1,000 evaluations, three parameter budgets. Beside the pick of `evolution`
-stand, within the same budget: random search with the same score and number of evaluations, the largest cell, the cell
-that a uniform draw gives on average, and the best there is. With --exhaustive, the `architectures.csv` of an exhaustive
-run on the same teacher, probe and seed, both searches are repeated with 20 seeds on its scores.
+Real CIFAR-100 images, a random ResNet-110, the score `diswot`, 1,000 evaluations, three parameter budgets. Beside the
+pick of `evolution` stand, within the same budget: random search with the same score and number of evaluations, the
+largest cell, the cell that a uniform draw gives on average, and the best there is. With --exhaustive, the
+`architectures.csv` of an exhaustive run on the same teacher, probe and seed, both searches are repeated with 20 seeds
+on its scores.
 
-    diswot search --space nasbench201 --teacher cifar_resnet110 --probe data/cifar100.npz --algorithm exhaustive \
-        --out runs/exhaustive
+    diswot search --space nasbench201 --teacher cifar_resnet110 --probe data/cifar100.npz --proxy diswot \
+        --algorithm exhaustive --out runs/exhaustive
     python experiments/nasbench201_search.py --tables TABLES --cifar100 data/cifar100.npz \
         --exhaustive runs/exhaustive/architectures.csv
 """
@@ -94,6 +95,7 @@ def main() -> None:
             space,
             teacher,
             probe,
+            proxy="diswot",
             evaluations=EVALUATIONS,
             budget=ds.Budget(max_params=limit),
             seed=0,

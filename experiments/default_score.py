@@ -1,0 +1,216 @@
+"""Does the default score of a search deserve it? Effective capacity against known accuracies, and its parts left out.
+
+Distinct cells of NAS-Bench-201 on CIFAR-10 and CIFAR-100, DisWOT's S0 by its distilled accuracies, and the students of
+`distilled_truth.py`; every seed draws weights and a batch of its own. Scores are kept in --runs, so that an interrupted
+run goes on. What a teacher adds is asked on the first cells, with the teacher exchanged, shuffled and taken away.
+
+    python experiments/default_score.py --tables TABLES --cifar10 data/cifar10.npz --cifar100 data/cifar100.npz
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import platform
+import random
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+import diswot_search as ds
+
+RESULTS = Path(__file__).parent / "results"
+SCORE = "effective_capacity"
+PARTS = ds.get_proxy(SCORE).terms
+TEACHER = "cifar_resnet110"
+TEACHER_AWARE = ("semantic", "relation", "channel_relation", "diswot", "sp", "cc")
+SINGLE = ("params", "macs", "nwot", "synflow", "expressivity", "trainability", "az_nas", "diswot", "diswot_readme")
+"""What the score is compared with on tables that no other experiment has scored."""
+TRUTH = {"nasbench201": "nasbench201", "timm/regnet_32": "timm_regnet_32", "timm/vit_32": "timm_vit_32"}
+
+Floats = NDArray[np.float64]
+Row = tuple[str, Callable[[dict[str, Floats]], Floats]]
+
+
+class Table:
+    """Scores of one table: a dictionary of proxies' scores for each seed, accuracies and sizes."""
+
+    def __init__(self, title: str, comparison: ds.Comparison) -> None:
+        table = comparison.scores
+        self.title = title
+        self.accuracies, self.params = table.accuracies, table.params
+        self.seeds = [
+            {name: scores[place] for name, scores in table.scores.items()}
+            | {"log_macs": np.log(table.macs), "log_params": np.log(table.params)}
+            for place in range(len(table.seeds))
+        ]
+        self.seconds = table.seconds
+
+    def measure(self, score: Callable[[dict[str, Floats]], Floats]) -> dict[str, tuple[float, float]]:
+        """Mean and standard deviation over seeds of what is asked of a score."""
+        best = self.accuracies >= np.quantile(self.accuracies, 0.9)
+        values: dict[str, list[float]] = {}
+        for seed in self.seeds:
+            scores = score(seed)
+            for name, value in {
+                "Spearman": ds.spearman(scores, self.accuracies),
+                "Kendall": ds.kendall(scores, self.accuracies),
+                "best 10 %": ds.spearman(scores[best], self.accuracies[best]),
+                "regret": ds.regret_at_budget(scores, self.accuracies, self.params),
+                "same size": ds.size_matched_agreement(scores, self.accuracies, self.params)[0],
+            }.items():
+                values.setdefault(name, []).append(value)
+        return {name: (float(np.mean(found)), float(np.std(found))) for name, found in values.items()}
+
+
+def compare(
+    space: str, table: Path, column: str, images: Path, runs: Path, draws: int, image_size: int = 32, **options: Any
+) -> ds.Comparison:
+    probes = ds.create_probes(str(images), draws, batch_size=64, image_size=None if image_size == 32 else image_size)
+    options = {"proxies": [SCORE, *PARTS], **options}
+    return ds.compare(
+        space, table=table, probe=probes, column=column, draws=draws, bootstrap=0, device="cpu", out=runs, **options
+    )
+
+
+def distinct_cells(count: int) -> tuple[list[str], set[str]]:
+    """Cells that compute different functions, drawn at random, and those on which the score was chosen."""
+    space = ds.create_space("nasbench201")
+    distinct = sorted({str(space.canonical(cell)) for cell in space})
+    trainable = [cell for cell in distinct if space.is_trainable(space.parse(cell))]
+    random.Random(0).shuffle(distinct)
+    return random.Random(0).sample(trainable, 2000)[:count], set(distinct[:500:2])
+
+
+def sum_of(*names: str) -> Callable[[dict[str, Floats]], Floats]:
+    return lambda scores: np.sum([scores[name] for name in names], axis=0)
+
+
+def log_ranks(*names: str) -> Callable[[dict[str, Floats]], Floats]:
+    aggregate = ds.create_aggregate([*names])
+    return lambda scores: aggregate.combine(scores)
+
+
+def ablations() -> Iterator[Row]:
+    """The score, its parts left out, alone, added and exchanged."""
+    yield f"`{SCORE}`", sum_of(*PARTS)
+    for part in PARTS:
+        yield f"without `{part}`", sum_of(*(other for other in PARTS if other != part))
+    for part in PARTS:
+        yield f"`{part}` alone", sum_of(part)
+    yield "`macs` for `params`", sum_of("log_macs", *PARTS[1:])
+    yield "with `macs`", sum_of("log_macs", *PARTS)
+    yield "the parts by log rank", log_ranks(*PARTS)
+
+
+def teacher_rows(comparison: ds.Comparison) -> Iterator[Row]:
+    """The score with a teacher-aware term added, by log, and the same with the teacher changed."""
+    labels = ["", *(f" ({kind})" for kind in sorted({kind for _, kind in comparison.scores.controls.values()}))]
+    yield f"`{SCORE}`", sum_of(SCORE)
+    for name in TEACHER_AWARE:
+        for label in labels:
+            if name + label in comparison.scores.scores:
+                yield f"+ `{name}`{label}", with_term(name + label)
+
+
+def with_term(label: str) -> Callable[[dict[str, Floats]], Floats]:
+    return lambda scores: scores[SCORE] + as_log(scores[label])
+
+
+def as_log(scores: Floats) -> Floats:
+    """A likeness in nats: its log where it is a share, else minus the log of the distance that its negative is."""
+    return np.log(np.clip(scores, 1e-6, None)) if (scores > 0).any() else -np.log(np.clip(-scores, 1e-12, None))
+
+
+def markdown(table: Table, rows: Iterator[Row]) -> list[str]:
+    columns = ("Spearman", "Kendall", "best 10 %", "regret", "same size")
+    lines = ["| score | " + " | ".join(columns) + " |", "|---|" + "---:|" * len(columns)]
+    for name, score in rows:
+        measured = table.measure(score)
+        entries = [f"{measured[column][0]:.3f} ± {measured[column][1]:.3f}" for column in columns]
+        lines.append(f"| {name} | " + " | ".join(entries) + " |")
+    return lines
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--tables", type=Path, required=True, help="folder of the tables of accuracies")
+    parser.add_argument("--cifar10", type=Path, required=True, help="npz file with CIFAR-10's training images")
+    parser.add_argument("--cifar100", type=Path, required=True, help="npz file with CIFAR-100's training images")
+    parser.add_argument("--cells", type=int, default=2000, help="at most 2000")
+    parser.add_argument("--teacher_cells", type=int, default=300)
+    parser.add_argument("--draws", type=int, default=4)
+    parser.add_argument("--truth_size", type=int, default=16, help="side of the images of distilled_truth.py")
+    parser.add_argument("--runs", type=Path, default=Path("runs/default_score"))
+    args = parser.parse_args()
+    cells, chosen_on = distinct_cells(args.cells)
+    unseen = [cell for cell in cells if cell not in chosen_on]
+    benchmark = args.tables / "nasbench201.csv.gz"
+    lines = [
+        "# Effective capacity, the default score of a search",
+        "",
+        "`python experiments/default_score.py --tables TABLES --cifar10 data/cifar10.npz --cifar100 data/cifar100.npz "
+        f"--cells {args.cells} --teacher_cells {args.teacher_cells} --draws {args.draws}`: batches of 64 training "
+        f"images, of which the score reads 16, CPU float32, torch {torch.__version__}, Python "
+        f"{platform.python_version()}, {torch.get_num_threads()} thread(s) of {os.cpu_count()} cores.",
+        "",
+        "Mean and standard deviation over seeds, each with its own weights and batch. *Best 10 %*: Spearman among the "
+        "most accurate tenth. *Regret*: points lost by picking within ten budgets of parameters, mean. *Same size*: "
+        "agreement in sign over pairs within 15 % of each other's parameters.",
+    ]
+    for dataset, images in (("cifar10", args.cifar10), ("cifar100", args.cifar100)):
+        place = args.runs / f"nasbench201_{dataset}"
+        column = f"{dataset}_test_accuracy"
+        found = compare("nasbench201", benchmark, column, images, place, args.draws, architectures=cells)
+        title = f"NAS-Bench-201, {dataset.upper().replace('R', 'R-')}, {len(cells)} distinct cells"
+        lines += ["", f"## {title}", "", *markdown(Table(title, found), ablations())]
+        if dataset == "cifar10":
+            others = compare("nasbench201", benchmark, column, images, place, args.draws, architectures=unseen)
+            title = f"The {len(unseen)} among them on which it was not chosen"
+            lines += ["", f"### {title}", "", *markdown(Table(title, others), iter([next(ablations())]))]
+    s0 = args.tables / "cifar_resnet_s0.csv"
+    found = compare("cifar_resnet_s0", s0, "cifar100_kd_accuracy", args.cifar100, args.runs / "s0", args.draws)
+    lines += ["", "## S0, distilled from ResNet-110", "", *markdown(Table("S0", found), ablations())]
+    for space, file in TRUTH.items():
+        truth = RESULTS / f"distilled_truth_{file}.csv"
+        proxies = [SCORE, *PARTS, *SINGLE]
+        found = compare(
+            space,
+            truth,
+            "distilled_accuracy",
+            args.cifar100,
+            args.runs / f"truth_{file}",
+            args.draws,
+            args.truth_size,
+            proxies=proxies,
+            teacher=TEACHER,
+        )
+        singles: list[Row] = [(f"`{name}`", sum_of(name)) for name in SINGLE]
+        title = f"Our own distilled students of {space}, {len(found.scores.architectures)}"
+        lines += ["", f"## {title}", "", *markdown(Table(title, found), iter([*ablations(), *singles]))]
+    few = cells[: args.teacher_cells]
+    found = compare(
+        "nasbench201",
+        benchmark,
+        "cifar10_test_accuracy",
+        args.cifar10,
+        args.runs / "teacher",
+        1,
+        architectures=few,
+        proxies=[SCORE, *TEACHER_AWARE],
+        teacher=TEACHER,
+        controls=True,
+    )
+    title = f"With a teacher: {len(few)} cells, CIFAR-10, one seed"
+    lines += ["", f"## {title}", "", *markdown(Table(title, found), teacher_rows(found))]
+    RESULTS.mkdir(exist_ok=True)
+    (RESULTS / "default_score.md").write_text("\n".join(lines) + "\n")
+    print("\n".join(lines))
+
+
+if __name__ == "__main__":
+    main()
