@@ -35,8 +35,7 @@ SEARCHES = {
     "random search": ("random", "effective_capacity"),
     "nwot": ("evolution", "nwot"),
     "diswot": ("evolution", "diswot"),
-    "diswot, README form": ("evolution", "diswot_readme"),
-    "diswot, paper's formula": ("evolution", "diswot_paper"),
+    "diswot_paper": ("evolution", "diswot_paper"),
 }
 """What is compared: algorithm and score."""
 
