@@ -22,15 +22,17 @@ from typing import Any
 
 from jsonargparse import ActionConfigFile, ArgumentParser
 
+from .defaults import DEFAULT_PROXY
+
 DONE, BAD_INPUT, INTERRUPTED = 0, 2, 130
 """What the command line answers to the shell."""
 
 
 def search_command(
     space: str = "nasbench201",
-    teacher: str | None = "cifar_resnet56",
+    teacher: str | None = None,
     probe: str | None = None,
-    proxy: str = "diswot",
+    proxy: str = DEFAULT_PROXY,
     algorithm: str = "evolution",
     evaluations: int | None = None,
     max_params: float | None = None,
@@ -58,20 +60,22 @@ def search_command(
     data_options: dict[str, Any] | None = None,
     algorithm_options: dict[str, Any] | None = None,
 ) -> None:
-    """Search a space for the best student of a teacher, without training.
+    """Search a space for the best student, without training.
 
     Stopped at any moment, the same command continues; with more evaluations, a finished study is continued. The run
     folder's config.yaml holds all options: `diswot search --config RUN/config.yaml` runs it again.
 
     Args:
         space: Where to search; `diswot spaces` lists the names.
-        teacher: Whom to fit: a timm name, the CIFAR ResNets included, or an architecture of the space; random weights
-            unless there is a checkpoint. Or the run folder of a ranking of sources: scores are then weighted means of
-            those against each source, on labelled training images of the ranking's data.
+        teacher: Whom to fit, for proxies that compare with a teacher: a timm name, the CIFAR ResNets included, or an
+            architecture of the space; random weights unless there is a checkpoint. Or the run folder of a ranking of
+            sources: scores are then weighted means of those against each source, on labelled training images of the
+            ranking's data. The default proxy looks at none.
         probe: The data set of the batch that scores are computed on: digits, PATH.npz, torch/cifar100, ...; by default
             digits, or the data and labels of the ranking.
-        proxy: The score: a name that `diswot proxies` lists, or an aggregate such as "log_rank(nwot, macs)", which
-            ranks all that has been scored.
+        proxy: The score: a name that `diswot proxies` lists, such as diswot, which needs a teacher, or an aggregate
+            such as "log_rank(nwot, macs)", which ranks all that has been scored. By default how much of a network there
+            is and how much of it can be used.
         algorithm: evolution, ageing, nsga2, random or exhaustive.
         evaluations: Architectures to score at most, those of an earlier run included; by default 1000, for exhaustive
             all.
@@ -106,7 +110,7 @@ def search_command(
     from .budget import Budget
     from .evaluation import Evaluator
     from .readings import Precision
-    from .report import describe_study, format_table
+    from .report import describe_study, format_parts, format_table
     from .search import Search, weight_seeds
 
     budget = Budget(max_params, max_macs, max_latency_ms, latency_batch_size)
@@ -131,7 +135,7 @@ def search_command(
     )
     run.study.write("config.yaml", _to_yaml(config))
     study = run.run()
-    _print(format_table(study), *describe_study(study))
+    _print(format_table(study), *format_parts(study), *describe_study(study))
 
 
 def compare_command(
@@ -140,7 +144,7 @@ def compare_command(
     column: str | None = None,
     where: dict[str, str] | None = None,
     skip_missing: bool = False,
-    proxies: list[str] | str = "diswot",
+    proxies: list[str] | str = DEFAULT_PROXY,
     teacher: str | None = "cifar_resnet56",
     probe: str = "digits",
     architectures: list[str] | None = None,
@@ -488,7 +492,7 @@ def run_command(
     max_latency_ms: float | None = None,
     latency_batch_size: int = 1,
     evaluations: int | None = None,
-    proxy: str = "diswot",
+    proxy: str = DEFAULT_PROXY,
     algorithm: str = "evolution",
     probe_size: int | None = None,
     draws: int = 1,
@@ -528,8 +532,8 @@ def run_command(
         sources: Models of other tasks to learn from in place of a teacher, ranked first: such as '[runs/mnist,
             resnet18, {model: cifar_resnet20, checkpoint: FILE, num_classes: 10}]', or a mapping of names to these; or
             the run folder of `diswot sources`.
-        weighting: How much each source counts, in the search and in the distillation: weighted by similarity, nearest
-            only, uniform, or a mapping of names to weights.
+        weighting: How much each source counts, in the distillation and where the proxy compares with them: weighted by
+            similarity, nearest only, uniform, or a mapping of names to weights.
         measure: What similarity is measured by; `diswot measures` lists the names.
         power: Weights are similarities to this power, as shares of their sum.
         lam: Lambda, the factor of the labelled images' cross entropy; that of the sources is 1 - lambda.
@@ -549,11 +553,14 @@ def run_command(
         max_latency_ms: Budget: median milliseconds of one forward pass on the device.
         latency_batch_size: Images in that pass.
         evaluations: Architectures to score at most; by default 1000, for exhaustive all.
-        proxy: The score: a name that `diswot proxies` lists, or an aggregate such as "log_rank(nwot, macs)".
+        proxy: The score: a name that `diswot proxies` lists, such as diswot, which compares with the teacher, or an
+            aggregate such as "log_rank(nwot, macs)". By default how much of a network there is and how much of it can
+            be used, whoever the teacher is.
         algorithm: evolution, ageing, nsga2, random or exhaustive.
         probe_size: Training images with labels that candidates are scored on; by default 64, or all if they are fewer.
         draws: Weight draws that each score is averaged over.
-        search_teacher: Compare candidates with the teacher's architecture with random weights, or with the trained one.
+        search_teacher: Where the proxy compares with the teacher, that is its architecture with random weights, or the
+            trained one.
         recipe: How to train: cifar, imagenet or finetune.
         epochs: Epochs, if not the recipe's; its schedule is scaled to them.
         teacher_epochs: Epochs of the teacher, if not those of the student.
@@ -716,12 +723,13 @@ def show_command(run: str, best: int = 10) -> None:
 
 
 def _show_study(run: str, best: int) -> None:
-    from .report import describe_study, explain_winner, format_front, format_table
+    from .report import describe_study, explain_winner, format_front, format_parts, format_table
     from .study import Study
 
     study = Study.load(run)
     front = [format_front(study)] if study.config["algorithm"]["name"] == "nsga2" else []
-    _print(format_table(study, best), *front, *describe_study(study), *explain_winner(study))
+    tables = (format_table(study, best), *format_parts(study, best), *front)
+    _print(*tables, *describe_study(study), *explain_winner(study))
 
 
 def _show_training(run: str, best: int) -> None:
@@ -946,6 +954,9 @@ def _make_subjects(config: dict[str, Any], count: int) -> tuple[Any, Any, Any]:
     _check_options("probe", create_probes, of_probe)
     probes = create_probes("digits" if config["probe"] is None else config["probe"], count, **of_probe)
     space = as_space(config["space"], probes[0], **config["space_options"] or {})
+    of_none = [name for name in ("teacher_checkpoint", "teacher_options") if config[name]]
+    if config["teacher"] is None and of_none:
+        raise ValueError(f"There is no teacher; {', '.join(of_none)} cannot be set without one.")
     of_teacher = {"checkpoint": config["teacher_checkpoint"]} if config["teacher_checkpoint"] else {}
     teacher = as_teacher(config["teacher"], space, probes[0], **of_teacher, **config["teacher_options"] or {})
     return space, teacher, probes
@@ -1024,12 +1035,12 @@ def _announce(pipeline: Any, stage: str, result: Any) -> None:
     from .distillation.source_report import format_ranking
     from .distillation.training_report import format_training
     from .pipeline import SEARCH, SOURCES
-    from .report import describe_study, format_table
+    from .report import describe_study, format_parts, format_table
 
     if stage == SOURCES:
         _print(format_ranking(result, pipeline.weights(result)))
     elif stage == SEARCH:
-        _print(format_table(result), *describe_study(result))
+        _print(format_table(result), *format_parts(result), *describe_study(result))
     else:
         _print(format_training(result.result))
 

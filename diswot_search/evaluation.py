@@ -15,6 +15,7 @@ from torch import nn
 from search_spaces import Architecture, SearchSpace
 
 from .data import Probe
+from .defaults import DEFAULT_PROXY
 from .proxies import Proxy, ProxyFunction, RankAggregate, get_proxy
 from .readings import Precision, Readings
 from .seeding import isolated_random_state, stable_seed
@@ -83,7 +84,7 @@ def resolve_device(device: str) -> str:
 
 
 class Evaluator:
-    """Scores architectures of one space against a teacher, which is read once, or a bank of them.
+    """Scores architectures of one space: by themselves, or against a teacher, which is read once, or a bank of them.
 
     Against a bank a score is the weighted mean of those against each teacher, and so is every part of it; what needs
     no teacher is computed once.
@@ -96,7 +97,8 @@ class Evaluator:
         teacher: What they are compared with: a teacher or a bank of them; None for proxies that need none. The
             teachers of a bank have the classes of the probes.
         probes: One or more batches; scores are averaged over them.
-        proxy: A name, a function of the student's and the teacher's readings, or an aggregate.
+        proxy: A name, a function of the student's and the teacher's readings, or an aggregate. The default,
+            `effective_capacity`, looks at no teacher.
         seeds: Weight seeds; scores are averaged over them. A random teacher is drawn anew for each.
         device: "auto", "cpu", "cuda" or "mps".
         precision: Memory layout and number format.
@@ -111,7 +113,7 @@ class Evaluator:
         space: SearchSpace,
         teacher: Teacher | TeacherBank | None,
         probes: Probe | Sequence[Probe],
-        proxy: str | Proxy | RankAggregate | ProxyFunction = "diswot",
+        proxy: str | Proxy | RankAggregate | ProxyFunction = DEFAULT_PROXY,
         *,
         seeds: Sequence[int] = (0,),
         device: str = "auto",
@@ -132,7 +134,10 @@ class Evaluator:
         if not self.probes or not self.seeds:
             raise ValueError("Scoring needs at least one probe and one weight seed.")
         if self.proxy.needs_teacher and self.teacher is None:
-            raise ValueError(f"The proxy {self.proxy.name!r} compares with a teacher; none was given.")
+            raise ValueError(
+                f"The proxy {self.proxy.name!r} compares with a teacher; none was given. Name one as `teacher`, such as "
+                f"cifar_resnet56, or take a proxy that needs none, such as {DEFAULT_PROXY}."
+            )
         for probe in self.probes:
             if probe.input_size != self.space.input_size:
                 raise ValueError(

@@ -24,6 +24,7 @@ from search_spaces import Architecture, SearchSpace
 
 from .budget import Budget
 from .data import Probe
+from .defaults import DEFAULT_PROXY
 from .distillation import Recipe, Training
 from .distillation.base import Specification, Term, parse_distillers
 from .distillation.checkpoint import TrainingFolder, read_training
@@ -38,7 +39,7 @@ from .evaluation import Evaluator, uses_teacher
 from .networks import Network, NetworkLike, network_for
 from .partial_labels import Labels
 from .proxies import Proxy, ProxyFunction, RankAggregate, get_proxy
-from .report import describe_study, format_table
+from .report import describe_study, format_parts, format_table
 from .run_folder import RunFolder, StudyError, as_json, differences, versions
 from .search import Search, as_space, check_whole, weight_seeds
 from .splits import Splits, as_splits
@@ -54,8 +55,8 @@ _USUAL_TEACHER = "cifar_resnet56"
 _PROBE_SIZE = 64
 _TRIED = 20
 _FAINT = (
-    "By {measure} no source tells more of {data} than chance does: candidates are compared with all sources alike, and "
-    "the student is trained on its labels alone, so that there is no other training to compare it with."
+    "By {measure} no source tells more of {data} than chance does: where the score compares with sources, all count "
+    "alike, and the student is trained on its labels alone, so that there is no other training to compare it with."
 )
 
 StageResult = Training | Study | SourceRanking
@@ -119,7 +120,7 @@ def run(
     space: SearchSpace | str = "nasbench201",
     distiller: Specification | None = None,
     budget: Budget | None = None,
-    proxy: str | Proxy | RankAggregate | ProxyFunction = "diswot",
+    proxy: str | Proxy | RankAggregate | ProxyFunction = DEFAULT_PROXY,
     algorithm: str = "evolution",
     algorithm_options: Mapping[str, Any] | None = None,
     evaluations: int | None = None,
@@ -153,15 +154,18 @@ def run(
     same way, to compare. Each stage has a folder of its own in `out`: stopped at any moment, the same call continues,
     skips what is done, and ends as if it had never stopped.
 
-    With sources one set of weights, from their ranking, serves twice: a candidate's score is the weighted mean of
-    those against each source, and the student learns from each by its weight. What the search sees of a source is its
-    body, which reads images as it was trained to, under a new classifier for the classes of the data with random
+    The default proxy looks at the student alone, whomever it will learn from. One that compares with the teacher, as
+    `diswot` does, is given it as `search_teacher` says.
+
+    With sources one set of weights, from their ranking, serves twice: the student learns from each by its weight, and
+    where the proxy compares with a teacher, a candidate's score is the weighted mean of those against each source. What
+    the search sees of a source is its body, which reads images as it was trained to, under a new classifier for the classes of the data with random
     weights, the same in all draws. So `diswot`, `relation`, `channel_relation` and all else that looks at features
     depends on what the source has learnt, while what looks at class maps, predictions or the classifier, as
     `semantic_paper` and `kd` do, compares with a random classifier.
 
-    Where no source is near the data, all similarities being 0 or less, the pipeline warns and goes on: candidates are
-    compared with all sources alike, and the student is trained on its labels alone, once.
+    Where no source is near the data, all similarities being 0 or less, the pipeline warns and goes on: a proxy that
+    compares with sources is given all alike, and the student is trained on its labels alone, once.
 
     Args:
         dataset: The data: a name that `create_splits` knows, or the splits.
@@ -179,8 +183,8 @@ def run(
         budget: Limits that the student keeps.
         proxy, algorithm, algorithm_options, evaluations, draws: Of the search, as for `search`.
         probe_size: Training images with labels that candidates are scored on; by default 64, or all if they are fewer.
-        search_teacher: Whether the search compares candidates with the teacher's architecture with "random" weights,
-            as DisWOT does, or with the "trained" teacher. Sources are compared with as they are.
+        search_teacher: Whether a proxy that compares with the teacher is given its architecture with "random" weights,
+            as DisWOT does, or the "trained" teacher. Sources are compared with as they are.
         ce_weight: Factor of the cross entropy beside the distillers; by default their customary one.
         recipe, epochs, batch_size, lr, recipe_options: How the student is trained, as for `distill`; the teacher, too.
         teacher_epochs: Epochs of the teacher, if not those of the student.
@@ -414,7 +418,7 @@ class Pipeline:
         if not teacher.trained:
             return teacher
         if teacher.timm is None and teacher.space is None:
-            if self.search_teacher == "random":
+            if self.search_teacher == "random" and self._compares:
                 raise ValueError(
                     f"The teacher {teacher.name} is a module, which cannot be built with random weights; give "
                     "search_teacher='trained'."
@@ -440,9 +444,14 @@ class Pipeline:
         bank = self._bank(ranking.sources, weights or ranking.weights(known))
         return _Guide(bank, lesson=self._lesson(ranking), ranking=ranking, weights=weights)
 
+    @property
+    def _compares(self) -> bool:
+        """Whether the score of a candidate may depend on whom it will learn from."""
+        return any(map(uses_teacher, get_proxy(self.proxy).members))
+
     def _bank(self, sources: tuple[SourceModel, ...], weights: Mapping[str, float]) -> TeacherBank | None:
         """The sources as candidates are compared with them; None where the proxy compares with nobody."""
-        if not any(map(uses_teacher, get_proxy(self.proxy).members)):
+        if not self._compares:
             return None
         used = [source for source in sources if weights[source.name]]
         teachers = tuple(source_teacher(source, self._splits) for source in used)
@@ -722,6 +731,8 @@ def _report(result: PipelineResult) -> Iterator[str]:
     yield "## Search"
     yield ""
     yield from _as_code(format_table(result.study))
+    for table in format_parts(result.study):
+        yield from _as_code(table)
     yield from (f"- {line}" for line in describe_study(result.study))
     yield ""
     yield "## Training"
@@ -746,7 +757,8 @@ def _describe_sources(result: PipelineResult, ranking: SourceRanking) -> Iterato
             "uniform": "all alike",
         }
         weighting = "by hand" if isinstance(facts["weighting"], Mapping) else how[facts["weighting"]]
-        yield f"weights of the search and of the distillation: {weighting}; labels count {facts['lam']:g}"
+        stages = "of the search and of the distillation" if result.study.teachers else "of the distillation"
+        yield f"weights {stages}: {weighting}; labels count {facts['lam']:g}"
     for (source, measure), reason in ranking.reasons.items():
         yield f"no {measure} of {source}: {reason}"
 

@@ -54,6 +54,20 @@ def format_table(study: Study, n: int = 5) -> Table:
     return _table_of(best, f"Best {len(best)} of {len(study)} evaluations")
 
 
+def format_parts(study: Study, n: int = 5) -> Iterator[Table]:
+    """What the scores of the best `n` are made of, in the order of `format_table`; no table where they have no parts."""
+    best = study.best(n)
+    if not best or not best[0].parts:
+        return
+    table = Table(title=f"Parts of {study.config.get('proxy', 'the score')}")
+    for column in ("rank", "score", *best[0].parts):
+        table.add_column(column, justify="right", overflow="fold")
+    for rank, candidate in enumerate(best, start=1):
+        values = (candidate.score, *candidate.parts.values())
+        table.add_row(str(rank), *(f"{value:.5g}" for value in values))
+    yield table
+
+
 def format_front(study: Study) -> Table:
     """The Pareto front of a study, the smallest first, in the columns of `format_table`."""
     front = study.front
@@ -89,8 +103,11 @@ def human_number(value: float) -> str:
 
 
 def describe_study(study: Study) -> Iterator[str]:
-    """A study's teachers if there are several, budget, status and place, in lines."""
-    if len(study.teachers) > 1:
+    """A study's score, teachers if there are several, budget, status and place, in lines."""
+    if study.ignores_teacher:
+        names = ", ".join(name for name, _ in study.teachers)
+        yield f"score: {study.config['proxy']}, which does not look at the teacher ({names})"
+    elif len(study.teachers) > 1:
         yield "teachers: " + ", ".join(f"{name} (weight {weight:.3g})" for name, weight in study.teachers)
     budget = study.config["budget"]
     limits = {name: value for name, value in budget.items() if name.startswith("max_") and value}

@@ -19,6 +19,7 @@ from search_spaces.registry import near_names
 
 from .budget import Budget, BudgetError, cheapest, check_satisfiable, measure_latency
 from .data import Probe, create_probe
+from .defaults import DEFAULT_PROXY
 from .evaluation import Evaluator, Record
 from .evolution import create_algorithm
 from .interruption import Interruption
@@ -37,10 +38,10 @@ HOPELESS = 32
 
 def search(
     space: SearchSpace | str,
-    teacher: Teacher | TeacherBank | nn.Module | Architecture | str | None,
+    teacher: Teacher | TeacherBank | nn.Module | Architecture | str | None = None,
     probe: Probe | Sequence[Probe] | str = "digits",
     *,
-    proxy: str | Proxy | RankAggregate | ProxyFunction = "diswot",
+    proxy: str | Proxy | RankAggregate | ProxyFunction = DEFAULT_PROXY,
     algorithm: str = "evolution",
     algorithm_options: Mapping[str, Any] | None = None,
     evaluations: int | None = None,
@@ -53,7 +54,7 @@ def search(
     bf16: bool = False,
     progress: bool = True,
 ) -> Study:
-    """Search a space for the best student of a teacher. Nothing is trained.
+    """Search a space for the best student, of a teacher where the score compares with one. Nothing is trained.
 
     With `out` the study lives in a run folder: stopped at any moment, the same call continues it and ends as if
     it had never stopped; with more `evaluations`, a finished study is continued. On SIGINT the candidate at hand is
@@ -61,12 +62,15 @@ def search(
 
     Args:
         space: Where to search; a name makes the space for the classes and images of the probe.
-        teacher: Whom to fit: a `Teacher`, a module, a timm name or an architecture of the space; the last two have
-            random weights, and the classes of the probe. A `TeacherBank` is several with weights, and every score the
-            weighted mean of those against each. None for proxies that need none.
+        teacher: Whom to fit, for proxies that compare with a teacher, as `diswot` does: a `Teacher`, a module, a timm
+            name or an architecture of the space; the last two have random weights, and the classes of the probe. A
+            `TeacherBank` is several with weights, and every score the weighted mean of those against each. The default
+            proxy looks at none.
         probe: The batch that scores are computed on, several to average over, or the name of a data set.
         proxy: The score: a name, a function of the student's and the teacher's readings, or an aggregate, such as
-            "log_rank(relation, macs)", which ranks all that has been scored anew after every evaluation.
+            "log_rank(relation, macs)", which ranks all that has been scored anew after every evaluation. By default
+            `effective_capacity`, in nats: how much of a network there is and how much of it can be used; its parts are
+            kept with every candidate. "diswot" is how like the teacher's a student's features are.
         algorithm: Name of the algorithm.
         algorithm_options: Options of the algorithm.
         evaluations: Architectures to score at most, those of an earlier run included; by default 1000, for

@@ -16,7 +16,8 @@ from torch import nn
 
 from search_spaces import Architecture, SearchSpace, create_space
 
-from .evaluation import Evaluation, Record
+from .evaluation import Evaluation, Record, uses_teacher
+from .proxies import get_proxy
 from .run_folder import RunFolder, StudyError, as_json, csv_line, differences, no_store, versions
 
 MEASURES = ("params", "macs", "latency_ms")
@@ -235,6 +236,15 @@ class Study(RunFolder):
         return [(one["name"], one["weight"]) for one in teacher.get("teachers", [{**teacher, "weight": 1.0}])]
 
     @property
+    def ignores_teacher(self) -> bool:
+        """Whether there is a teacher that the score is known not to look at."""
+        try:
+            proxy = get_proxy(self.config["proxy"])
+        except (KeyError, ValueError):  # a function of the user's
+            return False
+        return bool(self.teachers) and not any(map(uses_teacher, proxy.members))
+
+    @property
     def front(self) -> list[Candidate]:
         """The Pareto front of the score against the study's `objectives`, the smallest first."""
         return self.pareto_front(*self.objectives)
@@ -399,7 +409,9 @@ class Study(RunFolder):
             "winner": best[0] if best else None,
             "best": best,
             "front": [candidate.record.index for candidate in self.front],
+            "proxy": self.config.get("proxy"),
             "teachers": [{"name": name, "weight": weight} for name, weight in self.teachers],
+            "ignores_teacher": self.ignores_teacher,
             "evaluations": {"all": total, "ok": total - failed, "failed": failed, "failures": failures},
             "timing": {"seconds": seconds, "covers": "building and scoring of all evaluations", **timing},
             "config_sha256": hashlib.sha256(json.dumps(self.config, sort_keys=True).encode()).hexdigest(),

@@ -28,6 +28,7 @@ ROOMS = [
     "search_spaces.importers",
     "search_spaces.weights",
     "search_spaces",
+    "diswot_search.defaults",
     "diswot_search.seeding",
     "diswot_search.data",
     "diswot_search.augmentation",
