@@ -7,6 +7,7 @@ before looks as if those branches were not there.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator
 
 import torch
@@ -24,29 +25,34 @@ def with_open_gates(model: nn.Module, make: Callable[[], nn.Module]) -> nn.Modul
 
     Args:
         model: Stays as it is.
-        make: Makes the same network again.
+        make: Makes the same network again; what hands out the model itself is answered by a copy.
     """
     if not any(True for _ in _closed(model)):
         return model
     opened = make()
+    if opened is model:
+        opened = copy.deepcopy(model)
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
-        for parameter in _closed(opened):
-            if parameter.ndim < 2:
+        for parameter, is_scale in _closed(opened):
+            if is_scale:
                 parameter.fill_(1)
             else:
                 parameter.copy_(torch.randn(parameter.shape, generator=generator) * STD)
     return opened
 
 
-def _closed(model: nn.Module) -> Iterator[Tensor]:
-    """Scales that all are one number within (-1, 1), and weights of layers that are zero."""
+def _closed(model: nn.Module) -> Iterator[tuple[Tensor, bool]]:
+    """Scales that all are one number within (-1, 1), and weights of layers that are zero; whether each is a scale."""
     for module in model.modules():
+        if isinstance(module, nn.PReLU):  # whose weight is a slope below zero, not a scale of all
+            continue
         for name, parameter in module.named_parameters(recurse=False):
             if "bias" in name or "beta" in name or not parameter.numel():  # they are added, and scale nothing
                 continue
             first = float(parameter.detach().flatten()[0])
-            is_scale = parameter.ndim < 2 and abs(first) < 1
-            is_layer = isinstance(module, nn.modules.conv._ConvNd | nn.Linear) and first == 0
-            if (is_scale or is_layer) and bool((parameter == first).all()):
-                yield parameter
+            layer = isinstance(module, nn.modules.conv._ConvNd | nn.Linear)
+            is_scale = not layer and parameter.shape[1:].numel() == 1
+            closed = abs(first) < 1 if is_scale else layer and first == 0
+            if closed and bool((parameter == first).all()):
+                yield parameter, is_scale
