@@ -159,10 +159,10 @@ def run(
 
     With sources one set of weights, from their ranking, serves twice: the student learns from each by its weight, and
     where the proxy compares with a teacher, a candidate's score is the weighted mean of those against each source. What
-    the search sees of a source is its body, which reads images as it was trained to, under a new classifier for the classes of the data with random
-    weights, the same in all draws. So `diswot`, `relation`, `channel_relation` and all else that looks at features
-    depends on what the source has learnt, while what looks at class maps, predictions or the classifier, as
-    `semantic_paper` and `kd` do, compares with a random classifier.
+    the search sees of a source is its body, which reads images as it was trained to, under a new classifier for the
+    classes of the data with random weights, the same in all draws. So `diswot`, `relation`, `channel_relation` and all
+    else that looks at features depends on what the source has learnt, while what looks at class maps, predictions or
+    the classifier, as `semantic_paper` and `kd` do, compares with a random classifier.
 
     Where no source is near the data, all similarities being 0 or less, the pipeline warns and goes on: a proxy that
     compares with sources is given all alike, and the student is trained on its labels alone, once.

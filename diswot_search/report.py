@@ -55,7 +55,7 @@ def format_table(study: Study, n: int = 5) -> Table:
 
 
 def format_parts(study: Study, n: int = 5) -> Iterator[Table]:
-    """What the scores of the best `n` are made of, in the order of `format_table`; no table where they have no parts."""
+    """The parts of the scores of the best `n`, in the order of `format_table`; no table where they have none."""
     best = study.best(n)
     if not best or not best[0].parts:
         return

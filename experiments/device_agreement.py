@@ -44,7 +44,7 @@ def main() -> None:
     ]
     reference: list[float | None] = []
     for device, bf16 in (("cpu", False), (args.device, False), (args.device, True)):
-        evaluator = ds.Evaluator(space, teacher, probe, device=device, precision=ds.Precision(bf16=bf16))
+        evaluator = ds.Evaluator(space, teacher, probe, "diswot", device=device, precision=ds.Precision(bf16=bf16))
         for cell in cells[:5]:  # reads the teacher and warms up
             evaluator.evaluate(cell)
         started = time.perf_counter()

@@ -136,8 +136,9 @@ def test_spaces_lists_all_and_shows_one(capsys: pytest.CaptureFixture[str]) -> N
         ("search --space_options.num_classes 3", "has 10 classes, but the networks of 'nasbench201' have 3"),
         ("search --teacher resnet-18", "Unknown teacher 'resnet-18'. Did you mean 'resnet18'"),
         ("search --teacher '|nor_conv_9x9~0|'", "is no architecture of nasbench201: a cell has 3 nodes"),
-        ("search --teacher_checkpoint none.pt", "There is no checkpoint none.pt"),
-        ("search --teacher null", "'diswot' compares with a teacher; none was given"),
+        ("search --teacher cifar_resnet20 --teacher_checkpoint none.pt", "There is no checkpoint none.pt"),
+        ("search --teacher_checkpoint none.pt", "There is no teacher; teacher_checkpoint cannot be set without one."),
+        ("search --proxy diswot", "'diswot' compares with a teacher; none was given. Name one as `teacher`, such as"),
         ("search --proxy diswott", "Unknown proxy 'diswott'. Did you mean 'diswot'"),
         ("search --probe digitz", "Unknown data set 'digitz'. Did you mean 'digits'"),
         ("search --probe none.npz", "none.npz"),
@@ -241,7 +242,7 @@ def test_a_run_folder_of_another_configuration_is_refused(capsys: pytest.Capture
     run(SMALL)
     before = {path: path.read_bytes() for path in Path("run").iterdir() if path.is_file()}
     assert run(f"{SMALL} --proxy relation") == 2
-    assert 'proxy is "diswot" there, "relation" here' in capsys.readouterr().err
+    assert 'proxy is "effective_capacity" there, "relation" here' in capsys.readouterr().err
     assert {path: path.read_bytes() for path in Path("run").iterdir() if path.is_file()} == before
 
 
@@ -290,7 +291,7 @@ def test_show_lists_the_front_of_nsga2_and_the_spread_of_several_draws(capsys: p
     ("arguments", "message"),
     [
         ("search --space_options.channels abc", "an option has the wrong type"),
-        ("search --teacher_options.foo 3", "cannot be built"),
+        ("search --teacher cifar_resnet20 --teacher_options.foo 3", "cannot be built"),
         ("show run --best 0", "at least 1"),
     ],
 )
@@ -628,7 +629,7 @@ def test_sources_are_ranked_shown_and_stand_for_the_teacher_of_a_search(capsys: 
         assert f"{source['weight']:.3f}" in line
     assert "run folder: ranking" in ranked.out
     of_data = "--dataset digits --data_options.image_size 8 --labels ranking/labels.txt"
-    assert "next: diswot search --teacher ranking  # finds" in ranked.out
+    assert "next: diswot search --teacher ranking --proxy diswot  # finds" in ranked.out
     assert f"then: diswot distill {of_data} --sources ranking  # teaches" in ranked.out
     assert {path.name for path in Path("ranking").iterdir()} == {
         "config.json", "config.yaml", "labels.txt", "lock", "ranking.png", "result.json", "sources.csv",

@@ -175,7 +175,7 @@ def test_parts_make_up_the_score(proxy: str, terms: list[str], combine: Callable
         assert value == score(make_evaluator(term, teacher=teacher, seeds=(0, 1)), CELLS[0])
 
 
-def test_a_teacher_of_other_classes_serves_the_default() -> None:
+def test_a_teacher_of_other_classes_serves_diswot() -> None:
     assert math.isfinite(score(make_evaluator(teacher=make_teacher(num_classes=3)), CELLS[0]))
 
 

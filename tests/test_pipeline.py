@@ -23,6 +23,7 @@ from torch import nn
 import diswot_search as ds
 from diswot_search import Budget, DistillerError, Splits, Study, StudyError
 from diswot_search.cli import main
+from diswot_search.defaults import DEFAULT_PROXY
 from diswot_search.distillation import source_ranking, training
 from diswot_search.distillation.checkpoint import TrainingFolder
 from diswot_search.distillation.relatedness import MEASURES, Evidence, get_measure
@@ -64,7 +65,7 @@ BANK = {"first": source(1), "second": source(2, num_classes=3), "third": source(
 STAGES_OF_SOURCES = ["sources", "search", "distilled", "alone"]
 ABOUT_TEACHERS = ("teacher", "teacher_options", "teacher_epochs", "teacher_data_options")
 OF_SOURCES = {key: value for key, value in TINY.items() if key not in ABOUT_TEACHERS}
-OF_SOURCES |= {"sources": BANK, "labels_per_class": 2, "power": 1.0}
+OF_SOURCES |= {"sources": BANK, "labels_per_class": 2, "power": 1.0, "proxy": "diswot"}
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -231,9 +232,9 @@ def test_ones_own_arrays_and_module(tmp_path: Path) -> None:
     teacher = ds.create_teacher("cifar_resnet", num_classes=3, arch="1x4-1x4-1x8").build().eval()
     options = OF_A_TRAINED_TEACHER | {"data_options": None, "teacher": teacher, "epochs": 1}
     with pytest.raises(ValueError, match="cannot be built with random weights; give search_teacher='trained'"):
-        ds.run(splits, out=tmp_path / "run", **options)
+        ds.run(splits, out=tmp_path / "run", **options | {"proxy": "diswot"})
     assert not (tmp_path / "run").exists()
-    result = ds.run(splits, out=tmp_path / "run", **options | {"search_teacher": "trained"})
+    result = ds.run(splits, out=tmp_path / "run", **options)  # with a score that looks at no teacher
     assert result.student(torch.randn(1, 3, 8, 8)).shape == (1, 3)
     assert result.teacher is None
 
@@ -616,6 +617,7 @@ def test_a_proxy_that_compares_with_nobody_is_given_no_source(tmp_path: Path) ->
 
     by_hand = {"weighting": {"second": 1}}
     assert searched(tmp_path / "registered", proxy="nwot", **by_hand).config["teacher"] is None
+    assert searched(tmp_path / "usual", proxy=DEFAULT_PROXY, **by_hand).config["teacher"] is None
     assert searched(tmp_path / "may_look", proxy=score, **by_hand).config["teacher"]["name"] == "second"
 
 

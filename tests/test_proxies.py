@@ -266,7 +266,7 @@ def test_student_and_teacher_may_change_places(name: str, pair: tuple[Readings, 
     assert get_proxy(name)(student, teacher) == pytest.approx(get_proxy(name)(teacher, student), abs=1e-7)
 
 
-def test_the_default_weighs_its_terms_alike(pair: tuple[Readings, Readings]) -> None:
+def test_diswot_weighs_its_terms_alike(pair: tuple[Readings, Readings]) -> None:
     terms = get_proxy("diswot").terms
     assert terms == ("semantic", "relation", "channel_relation")
     values = [get_proxy(term)(*pair) for term in terms]

@@ -237,7 +237,7 @@ def test_what_makes_every_candidate_fail_ends_a_search_early(
 def test_a_probe_of_one_class_is_refused_before_anything_is_made(cells: SearchSpace, tmp_path: Path) -> None:
     one_class = ds.Probe.from_tensors(torch.randn(4, 3, 32, 32), torch.zeros(4, dtype=torch.int64), num_classes=10)
     with pytest.raises(ValueError, match="one class only"):
-        ds.search(cells, "cifar_resnet20", one_class, evaluations=3, out=tmp_path / "run")
+        ds.search(cells, "cifar_resnet20", one_class, proxy="diswot", evaluations=3, out=tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 
@@ -277,7 +277,7 @@ def test_a_search_that_scores_nothing_says_why_and_keeps_its_folder(
         ({"teacher": "cifar_resnet55"}, "Unknown teacher 'cifar_resnet55'. Did you mean 'cifar_resnet"),
         ({"teacher": "|nor_conv_3x3~0|+|none"}, "is no architecture of nasbench201: a cell has 3 nodes joined by"),
         ({"teacher": "qqq"}, "The teacher 'qqq' is no timm model, and 'qqq' is no architecture of nasbench201"),
-        ({"teacher": None}, "'diswot' compares with a teacher; none was given"),
+        ({"teacher": None, "proxy": "diswot"}, "'diswot' compares with a teacher; none was given"),
         ({"probe": "digit"}, "Unknown data set 'digit'. Did you mean 'digits'"),
         ({"probe": []}, "at least one probe"),
         ({"proxy": "diswott"}, "Unknown proxy 'diswott'. Did you mean 'diswot'"),

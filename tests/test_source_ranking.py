@@ -588,7 +588,7 @@ def test_data_of_a_name_is_made_again_wherever_one_is(
     assert (tmp_path / "run" / "labels.txt").exists() == (labels is not None)
     at = f" --labels {Path('..') / 'run' / 'labels.txt'}" if labels else ""
     asked = f"--dataset 'some patterns.npz' --data_options.val_share 0.2 --data_options.root {tmp_path}{at}"
-    assert "next: diswot search --teacher ../run  # finds" in shown(read)
+    assert "next: diswot search --teacher ../run --proxy diswot  # finds" in shown(read)
     assert f"then: diswot distill {asked} --sources ../run  # teaches" in shown(read)
     np.savez(tmp_path / "some patterns.npz", **members | {"test_images": 255 - members["test_images"]})
     with pytest.raises(RankingError, match=r"data of the ranking in \.\./run is another now .* fingerprint is"):

@@ -145,7 +145,8 @@ def _next(ranking: SourceRanking) -> Iterator[str]:
         yield f"next: {call} teaches a student by these weights"
     else:
         command = ["diswot", "distill", *_data_arguments(ranking), "--sources", str(ranking.path)]
-        yield f"next: {shlex.join(['diswot', 'search', '--teacher', str(ranking.path)])}  # finds a student"
+        search = ["diswot", "search", "--teacher", str(ranking.path), "--proxy", "diswot"]
+        yield f"next: {shlex.join(search)}  # finds a student"
         yield f"then: {shlex.join(command)}  # teaches it by these weights"
 
 
