@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 
 import torch
+from torch import Tensor
 
 from .. import functional as fn
 from ..readings import ReadingError, Readings
@@ -43,21 +44,42 @@ def layer_entropy(student: Readings, teacher: Readings | None = None) -> float:
     W is the weight of a convolution or linear layer, g its gradient of the cross entropy. It is the log of the number
     of layers where each has the same say in the loss, and lower where few layers decide it.
     """
-    excerpt = student.excerpt
-    saliency = torch.stack([(w * g).abs().sum() for w, g in zip(excerpt.weights, excerpt.gradients, strict=True)])
-    if not saliency.any():
-        raise ReadingError("no gradient reaches any layer")
-    return float(fn.entropy(fn.exact(saliency / saliency.sum())))
+    return float(fn.entropy(_layer_shares(_saliency(student))))
 
 
 def channel_entropy(student: Readings, teacher: Readings | None = None) -> float:
-    """Log of the effective number of channels, mean over stem and blocks: entropy of the spectrum of second moments.
+    """Log of the effective number of channels: mean of two entropies, of what channels carry and of their say.
 
-    It is 0 where all channels follow one pattern and the log of their number where they share the energy of the feature
-    map evenly.
+    The first is that of the spectrum of the channels' second moment, mean over stem and blocks: 0 where all channels
+    follow one pattern, and the log of their number where they share the energy of the feature map evenly. The second is
+    that of the output channels' shares in a layer's sum of |W g|, mean over layers, each weighted by its own share.
     """
-    entropies = [float(fn.entropy(spectrum)) for spectrum in student.excerpt.block_spectra]
-    return math.fsum(entropies) / len(entropies)
+    spectra = student.excerpt.block_spectra
+    carried = math.fsum(float(fn.entropy(spectrum)) for spectrum in spectra) / len(spectra)
+    saliency = _saliency(student)
+    # A layer without a gradient has no shares, and no weight either.
+    say = torch.stack([fn.entropy(layer / layer.sum().clamp_min(torch.finfo(layer.dtype).tiny)) for layer in saliency])
+    return (carried + float((_layer_shares(saliency) * say).sum())) / 2
+
+
+def _saliency(student: Readings) -> list[Tensor]:
+    """Sum of |W g| over what each output channel of a layer is made from, by layer, in double precision.
+
+    Raises:
+        ReadingError: No gradient reaches any layer.
+    """
+    excerpt = student.excerpt
+    layers = [
+        fn.exact((w * g).abs()).flatten(1).sum(1) for w, g in zip(excerpt.weights, excerpt.gradients, strict=True)
+    ]
+    if not any(layer.any() for layer in layers):
+        raise ReadingError("no gradient reaches any layer")
+    return layers
+
+
+def _layer_shares(saliency: list[Tensor]) -> Tensor:
+    sums = torch.stack([layer.sum() for layer in saliency])
+    return sums / sums.sum()
 
 
 def gradient_flow(student: Readings, teacher: Readings | None = None) -> float:
