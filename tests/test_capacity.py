@@ -1,0 +1,388 @@
+"""Effective capacity, part by part, against plain autograd, NumPy and networks whose Jacobians are known.
+
+Networks run in single precision and sums are over up to 10,000 terms, so what is read off them is compared at 1e-4.
+"""
+
+from __future__ import annotations
+
+import gc
+import math
+import weakref
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import timm
+import torch
+from contracts import ProxyContract
+from scipy import stats
+from timm.models.mlp_mixer import MlpMixer
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+import diswot_search as ds
+from diswot_search.defaults import DEFAULT_PROXY
+from diswot_search.evaluation import Evaluation, Evaluator
+from diswot_search.proxies import get_proxy
+from diswot_search.readings import Precision, ReadingError, Readings, core
+from diswot_search.readings.gates import with_open_gates
+from diswot_search.seeding import isolated_random_state
+from search_spaces import Architecture, NASBench201Space, create_space
+
+CLASSES, SAMPLES = 4, 16
+CELL = "|nor_conv_3x3~0|+|none~0|skip_connect~1|+|nor_conv_1x1~0|none~1|nor_conv_3x3~2|"
+DISCONNECTED = "|none~0|+|none~0|none~1|+|none~0|none~1|none~2|"
+PARTS = ("log_params", "log_positions", "layer_entropy", "channel_entropy", "gradient_flow")
+
+
+def make_probe(side: int = 32, samples: int = SAMPLES) -> ds.Probe:
+    images = torch.randn(samples, 3, side, side, generator=torch.Generator().manual_seed(0))
+    return ds.Probe.from_tensors(images, torch.arange(samples) % CLASSES, CLASSES)
+
+
+def make(name: str, **options: Any) -> nn.Module:
+    with isolated_random_state(1):
+        if name == "mixer":  # whose sizes timm's names have fixed
+            return MlpMixer(CLASSES, **options)
+        return timm.create_model(name, **{"num_classes": CLASSES} | options)
+
+
+def read(model: str | nn.Module, probe: ds.Probe | None = None, *, trained: bool = False, **options: Any) -> Readings:
+    """A module, or a timm model with random weights, read on noise."""
+    return Readings(
+        (lambda: make(model, **options)) if isinstance(model, str) else lambda: model,
+        probe or make_probe(),
+        precision=Precision(channels_last=False),
+        trained=trained,
+    )
+
+
+def score(readings: Readings, name: str = DEFAULT_PROXY) -> float:
+    proxy: Any = get_proxy(name)
+    return float(proxy(readings))
+
+
+@pytest.fixture(scope="module")
+def cells() -> Readings:
+    return read("nasbench201", arch=CELL, cells=1)
+
+
+# -- the parts, written out ---------------------------------------------------------------------
+
+
+def test_the_score_is_the_sum_of_its_parts(cells: Readings) -> None:
+    assert get_proxy(DEFAULT_PROXY).terms == PARTS
+    assert score(cells) == math.fsum(score(cells, part) for part in PARTS)
+
+
+def test_log_params_is_the_log_of_what_torch_counts(cells: Readings) -> None:
+    count = sum(p.numel() for p in cells.model.parameters() if p.requires_grad)
+    assert score(cells, "log_params") == math.log(count)
+
+
+def test_layer_entropy_is_that_of_plain_gradients(cells: Readings) -> None:
+    model = make("nasbench201", arch=CELL, cells=1).train()
+    F.cross_entropy(model(cells.probe.images), cells.probe.labels).backward()
+    layers = [module for module in model.modules() if isinstance(module, (nn.Conv2d, nn.Linear))]
+    saliency = [float((layer.weight * layer.weight.grad).detach().double().abs().sum()) for layer in layers]
+    assert score(cells, "layer_entropy") == pytest.approx(stats.entropy(saliency), rel=1e-4)
+
+
+def test_channel_entropy_is_that_of_numpys_singular_values(cells: Readings) -> None:
+    model = make("nasbench201", arch=CELL, cells=1).train()
+    blocks = [model.stem, *(block for stage in model.stages for block in stage)]
+    entropies: list[float] = []
+
+    def note(module: nn.Module, inputs: Any, output: Tensor) -> None:
+        values = np.linalg.svd(output.detach().double().transpose(0, 1).flatten(1).numpy(), compute_uv=False)
+        entropies.append(float(stats.entropy(values**2)))
+
+    for block in blocks:
+        block.register_forward_hook(note)
+    model(cells.probe.images)
+    assert len(entropies) == 6
+    assert score(cells, "channel_entropy") == pytest.approx(np.mean(entropies), rel=1e-4)
+
+
+class Chain(nn.Module):
+    """Maps of the channels of each position, one behind the other, whose Jacobians are their matrices.
+
+    Args:
+        maps: The matrices, each C x C.
+    """
+
+    def __init__(self, *maps: Tensor) -> None:
+        super().__init__()
+        width = len(maps[0])
+        self.stem = nn.Conv2d(3, width, 1)
+        self.maps = nn.ModuleList(nn.Conv2d(width, width, 1, bias=False) for _ in maps)
+        self.head = nn.Linear(width, CLASSES)
+        with torch.no_grad():
+            for layer, matrix in zip(self.maps, maps, strict=True):
+                layer.weight.copy_(matrix[:, :, None, None])  # type: ignore[operator]
+
+    def forward(self, images: Tensor) -> Tensor:
+        x = self.stem(images)
+        for layer in self.maps:
+            x = layer(x)
+        return self.head(x.mean((2, 3)))
+
+
+WIDTH = 4
+SAME = torch.eye(WIDTH)
+OFF_BY = 2 * math.log1p(math.sqrt(WIDTH / (SAMPLES * 32 * 32)))
+"""How far the log of a gain may be from its true one: the second moment of n random gradients of C channels, one for
+each sample and position, is no identity but has eigenvalues up to about (1 + sqrt(C / n))^2."""
+
+
+@pytest.mark.parametrize(
+    ("maps", "expected"),
+    [
+        ([SAME, SAME, SAME], 0.0),
+        ([SAME / 2, SAME / 2], math.log(0.5)),
+        ([SAME * 2, SAME * 2], 0.0),
+        ([SAME / 2, SAME * 2, SAME, SAME], math.log(0.5) / 4),
+        ([torch.diag(torch.tensor([0.3, 0.1, 0.1, 0.2]))], math.log(0.3)),
+        ([SAME / 1e5, SAME], math.log(1e-3) / 2),
+    ],
+    ids=["identities", "halving", "doubling", "of all kinds", "the largest counts", "no less than a share"],
+)
+def test_gradient_flow_is_that_of_known_jacobians(maps: list[Tensor], expected: float) -> None:
+    with isolated_random_state(2):
+        model = Chain(*maps)
+    flow = score(read(model), "gradient_flow")
+    assert flow == pytest.approx(expected, abs=OFF_BY)
+    assert flow <= 0
+
+
+def test_gradient_flow_is_that_of_any_matrices() -> None:
+    with isolated_random_state(3):
+        maps = [torch.randn(WIDTH, WIDTH) / 6 for _ in range(3)]
+        model = Chain(*maps)
+    gains = [np.linalg.svd(matrix.numpy(), compute_uv=False)[0] for matrix in maps]
+    assert max(gains) < 1
+    assert score(read(model), "gradient_flow") == pytest.approx(np.log(gains).mean(), abs=OFF_BY)
+
+
+def test_wide_blocks_on_few_positions_seem_to_pass_more_than_they_do() -> None:
+    """What is known of the estimate, and why shares are not compared between grids: 256 channels at 64 places."""
+    with isolated_random_state(2):
+        model = Chain(torch.eye(256) / 2)
+    assert score(read(model, make_probe(side=2)), "gradient_flow") == 0
+
+
+def test_log_positions_counts_the_patches() -> None:
+    options = {"img_size": 32, "depth": 1, "embed_dim": 12, "num_heads": 1}
+    fine, coarse = (read("vit_tiny_patch16_224", patch_size=size, **options) for size in (4, 8))
+    assert [score(one, "log_positions") for one in (fine, coarse)] == [
+        math.log(65),
+        math.log(17),
+    ]  # and one for the class
+
+
+# -- any network --------------------------------------------------------------------------------
+
+TRANSFORMER = {"img_size": 32, "patch_size": 8, "depth": 2, "embed_dim": 24, "num_heads": 2}
+FAMILIES: dict[str, dict[str, Any]] = {
+    "nasbench201": {"arch": CELL, "cells": 1, "channels": 4},
+    "cifar_resnet": {"arch": "1x4-1x4-1x8"},
+    "resnet10t": {"zero_init_last": True},
+    "mobilenetv3_small_050": {},
+    "regnetx_002": {},
+    "convnext_atto": {"depths": (1, 1, 1, 1), "dims": (8, 16, 24, 48), "ls_init_value": 1e-6},
+    "convnextv2_atto": {"depths": (1, 1, 1, 1), "dims": (8, 16, 24, 48)},
+    "fastvit_t8": {"layers": (1, 1, 1, 1), "embed_dims": (8, 16, 16, 32)},
+    "vit_tiny_patch16_224": TRANSFORMER,
+    "deit3_small_patch16_224": TRANSFORMER,
+    "cait_xxs24_224": TRANSFORMER,
+    "pit_ti_224": {
+        "img_size": 32,
+        "patch_size": 4,
+        "stride": 4,
+        "base_dims": (8, 8, 8),
+        "depth": (1, 1, 1),
+        "heads": (1, 2, 4),
+    },
+    "swin_tiny_patch4_window7_224": {"img_size": 32, "depths": (2, 2), "num_heads": (2, 4), "embed_dim": 24},
+    "mixer": {"img_size": 32, "patch_size": 8, "num_blocks": 2, "embed_dim": 24},
+    "mobilevit_xxs": {},
+}
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_families_have_finite_parts(name: str) -> None:
+    readings = read(name, make_probe(64 if name == "mobilevit_xxs" else 32, samples=4), **FAMILIES[name])
+    values = {part: score(readings, part) for part in PARTS}
+    assert all(math.isfinite(value) for value in values.values())
+    layers = len(readings.excerpt.weights)
+    assert 0 < values["layer_entropy"] <= math.log(layers)
+    assert values["channel_entropy"] > 0
+    assert math.log(1e-3) <= values["gradient_flow"] <= 0
+    assert score(readings) == math.fsum(values.values())
+
+
+def test_bfloat16_gives_nearly_the_same() -> None:
+    exact, rounded = (
+        Readings(lambda: make("nasbench201", arch=CELL, cells=1), make_probe(), precision=Precision(bf16=bf16))
+        for bf16 in (False, True)
+    )
+    assert score(rounded) == pytest.approx(score(exact), abs=0.1)
+    assert score(rounded) != score(exact)
+
+
+def test_only_the_first_images_are_read() -> None:
+    few, enough, many = (
+        score(read("nasbench201", make_probe(samples=count), arch=CELL, cells=1)) for count in (5, 16, 24)
+    )
+    assert math.isfinite(few)
+    images = make_probe(samples=24)
+    first = ds.Probe.from_tensors(images.images[:16], images.labels[:16], CLASSES)
+    assert many == score(read("nasbench201", first, arch=CELL, cells=1))
+    assert few != enough
+
+
+def test_what_is_kept_holds_neither_graph_nor_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    opened: list[weakref.ref[nn.Module]] = []
+
+    def watched(model: nn.Module, again: Callable[[], nn.Module]) -> nn.Module:
+        made = with_open_gates(model, again)
+        opened.append(weakref.ref(made))
+        return made
+
+    monkeypatch.setattr(core, "with_open_gates", watched)
+    readings = read("resnet10t")
+    excerpt = readings.excerpt
+    kept = [*excerpt.weights, *excerpt.gradients, *excerpt.block_spectra, *sum(excerpt.block_gradients, ())]
+    assert len(kept) > 40
+    assert not any(tensor.requires_grad or tensor.grad_fn for tensor in kept)
+    gc.collect()
+    assert opened[0]() is None
+
+
+# -- gates --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "closed", "open_"),
+    [
+        ("resnet10t", {"zero_init_last": True}, {"zero_init_last": False}),
+        ("convnext_atto", {"ls_init_value": 1e-6}, {"ls_init_value": 1.0}),
+        ("cait_xxs24_224", {**TRANSFORMER, "init_values": 1e-5}, {**TRANSFORMER, "init_values": 1.0}),
+    ],
+)
+def test_branches_that_begin_closed_count_as_open(name: str, closed: dict[str, Any], open_: dict[str, Any]) -> None:
+    small = {"depths": (1, 1, 1, 1), "dims": (8, 16, 24, 48)} if name == "convnext_atto" else {}
+    probe = make_probe(samples=4)
+    scores = [score(read(name, probe, **small, **options)) for options in (closed, open_)]
+    assert scores[0] == pytest.approx(scores[1], rel=1e-6)
+
+
+def test_a_head_of_zeros_is_drawn() -> None:
+    readings = read("mixer", make_probe(samples=4), **FAMILIES["mixer"])
+    assert not readings.model.head.weight.any()  # type: ignore[union-attr, operator]
+    drawn = readings.excerpt.weights[-1]
+    assert float(drawn.std()) == pytest.approx(0.02, rel=0.2)
+    assert not readings.model.head.weight.any()  # type: ignore[union-attr, operator]
+
+
+@pytest.mark.parametrize("again", [True, False], ids=["made again", "given"])
+def test_the_network_stays_as_it_is(again: bool) -> None:
+    model = make("resnet10t")
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    readings = Readings((lambda: make("resnet10t")) if again else (lambda: model), make_probe(samples=4))
+    kept = readings.model
+    score(readings)
+    assert readings.model is kept
+    assert all(torch.equal(value, before[name]) for name, value in kept.state_dict().items())
+
+
+class Gated(nn.Module):
+    """What is a gate, and what only looks like one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 1)
+        self.norm = nn.BatchNorm2d(4)
+        self.act = nn.PReLU()
+        self.gamma = nn.Parameter(torch.full((4, 1, 1), 1e-5))
+        self.gain = nn.Parameter(torch.tensor(0.0))
+        self.beta = nn.Parameter(torch.zeros(4))
+        self.token = nn.Parameter(torch.zeros(1, 1, 4))
+        self.temperature = nn.Parameter(torch.tensor(2.5))
+        nn.init.zeros_(self.conv.bias)  # type: ignore[arg-type]
+        nn.init.zeros_(self.norm.weight)
+
+
+def test_gates_open_and_nothing_else_does() -> None:
+    model = Gated()
+    opened = with_open_gates(model, lambda: model)
+    before, after = model.state_dict(), opened.state_dict()
+    changed = {name for name, value in before.items() if not torch.equal(value, after[name])}
+    assert changed == {"norm.weight", "gamma", "gain"}
+    assert all(bool((after[name] == 1).all()) for name in changed)
+
+
+def test_a_network_without_closed_gates_is_taken_itself() -> None:
+    model = make("cifar_resnet", arch="1x4-1x4-1x8")
+    assert with_open_gates(model, lambda: pytest.fail("made again")) is model
+
+
+def test_a_trained_network_is_taken_as_it_is() -> None:
+    """Zeros that were learnt are meant."""
+    mixer = FAMILIES["mixer"]
+    with pytest.raises(ReadingError, match="no gradient reaches any layer"):
+        score(read("mixer", make_probe(samples=4), trained=True, **mixer))
+    model = make("resnet10t").eval()
+    weights = [module.weight for module in model.modules() if isinstance(module, (nn.Conv2d, nn.Linear))]
+    excerpt = read(model, make_probe(samples=4), trained=True).excerpt
+    assert all(torch.equal(kept, weight) for kept, weight in zip(excerpt.weights, weights, strict=True))
+
+
+# -- as the score of an evaluator ---------------------------------------------------------------
+
+
+class BrokenSpace(NASBench201Space):
+    def build(self, architecture: Architecture) -> nn.Module:
+        raise MemoryError("no room")
+
+
+def evaluate(text: str, space: Any = None, **options: Any) -> Evaluation:
+    space = space or create_space("nasbench201", num_classes=CLASSES, channels=4, cells=1)
+    return Evaluator(space, None, make_probe(), device="cpu", **options).evaluate(space.parse(text))
+
+
+def test_it_is_the_default_and_reports_its_parts() -> None:
+    evaluation = evaluate(CELL, seeds=(0, 1))
+    assert evaluation.status == "ok", evaluation.reason
+    assert tuple(evaluation.parts) == PARTS
+    assert evaluation.score == pytest.approx(math.fsum(evaluation.parts.values()), rel=1e-12)
+    assert evaluation.score_std is not None
+    assert evaluation.score_std > 0
+    named = evaluate(CELL, seeds=(0, 1), proxy="effective_capacity")
+    assert (named.score, named.parts) == (evaluation.score, evaluation.parts)
+
+
+@pytest.mark.parametrize(
+    ("text", "space", "reason"),
+    [
+        (DISCONNECTED, None, "zero everywhere|no gradient reaches any layer"),
+        (CELL, BrokenSpace(CLASSES, (3, 32, 32)), "MemoryError: no room"),
+    ],
+)
+def test_what_cannot_be_scored_has_a_reason(text: str, space: Any, reason: str) -> None:
+    evaluation = evaluate(text, space)
+    assert (evaluation.status, evaluation.score, evaluation.parts) == ("failed", None, {})
+    assert evaluation.reason is not None
+    assert any(part in evaluation.reason for part in reason.split("|")), evaluation.reason
+
+
+def test_networks_without_feature_maps_are_refused_with_a_reason() -> None:
+    model = nn.Sequential(nn.Flatten(), nn.Linear(3 * 32 * 32, CLASSES))
+    with pytest.raises(ReadingError, match="no block that gives a feature map"):
+        score(read(model))
+
+
+class TestEffectiveCapacity(ProxyContract):
+    def create(self) -> str:
+        return "effective_capacity"
