@@ -49,6 +49,9 @@ def test_a_search_prints_the_best_and_leaves_a_run_folder(capsys: pytest.Capture
         assert candidate.record.architecture in shown.out
         assert f"{candidate.score:.5g}" in shown.out
     assert "Best 5 of 8 evaluations" in shown.out
+    assert "Parts of effective_capacity" in shown.out
+    assert f"{study.winner.parts['layer_entropy']:.5g}" in shown.out
+    assert "score: effective_capacity, which does not look at the teacher (cifar_resnet20)\n" in shown.out
     assert "budget: max_params 12,000" in shown.out
     assert "run folder: run" in shown.out
     assert shown.err == ""
@@ -107,6 +110,19 @@ def test_show_knows_studies_of_spaces_without_a_name(capsys: pytest.CaptureFixtu
     shown = capsys.readouterr().out
     assert "Best 2 of 2 evaluations" in shown
     assert "give it to Study.load as `space`" in shown
+
+
+def test_a_search_needs_no_teacher_unless_its_score_does(capsys: pytest.CaptureFixture[str]) -> None:
+    line = SMALL.replace("--teacher cifar_resnet20 ", "")
+    assert run(line) == 0
+    assert "teacher" not in capsys.readouterr().out
+    assert (read_config()["teacher"], read_config()["proxy"]) == (None, "effective_capacity")
+    assert run("show run --best 2") == 0
+    shown = capsys.readouterr().out
+    for candidate in Study.load("run").best(2):
+        for name, value in candidate.parts.items():
+            assert name in shown
+            assert f"{value:.5g}" in shown
 
 
 def test_spaces_lists_all_and_shows_one(capsys: pytest.CaptureFixture[str]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import itertools
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,8 @@ from rich.table import Table
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from diswot_search import Record, Study, StudyError, format_table, plot_search
-from diswot_search.report import Curves, SearchProgress, human_number, plot_front, plot_progress
+from diswot_search.proxies import get_proxy
+from diswot_search.report import Curves, SearchProgress, format_parts, human_number, plot_front, plot_progress
 from search_spaces import create_space
 
 SPACE = create_space("cifar_resnet_s0")
@@ -64,6 +66,23 @@ def test_the_table_ranks_the_best() -> None:
         ["2", "2.5", "3 M", "3.702 G", "1-3-1"],
         ["3", "2", "2 M", "2.468 G", "1-1-1"],
     ]
+
+
+def test_the_parts_of_scores_fit_a_terminal() -> None:
+    study, parts = make_study(proxy="effective_capacity"), get_proxy("effective_capacity").terms
+    assert list(format_parts(study)) == []
+    scored = {name: -10000 / (place + 3) for place, name in enumerate(parts)}
+    record = replace(study.winner.record, index=9, architecture="7-7-7", canonical="7-7-7", score=4.0, parts=scored)
+    study.add([record])
+    (table,) = format_parts(study, 1)
+    console = Console(file=io.StringIO(), width=100)
+    console.print(table)
+    lines = console.file.getvalue().splitlines()
+    names = next(line for line in lines if "rank" in line)
+    assert [name.strip() for name in names.strip("┃").split("┃")] == ["rank", "score", *parts]
+    values = next(line for line in lines if " │ " in line)
+    shown_values = [cell.strip() for cell in values.strip("│").split("│")]
+    assert shown_values == ["1", "4", *(f"{value:.5g}" for value in scored.values())]
 
 
 def test_the_table_has_latency_where_it_is_known() -> None:

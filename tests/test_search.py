@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import gc
 import itertools
 import json
@@ -100,6 +101,82 @@ def test_the_winners_score_is_what_the_evaluator_says_of_it(cells: SearchSpace, 
     teacher = ds.create_teacher("cifar_resnet20", num_classes=10)
     evaluation = Evaluator(cells, teacher, probe, "relation", seeds=(3, 4)).evaluate(study.winner.architecture)
     assert (study.winner.score, study.winner.parts) == (evaluation.score, evaluation.parts)
+
+
+def test_the_usual_score_needs_no_teacher_and_is_kept_part_by_part(
+    cells: SearchSpace, probe: ds.Probe, tmp_path: Path
+) -> None:
+    options: dict[str, Any] = {"probe": probe, "algorithm": "random", "evaluations": 4}
+    study = ds.search(cells, out=tmp_path / "run", **options)
+    assert (study.config["proxy"], study.config["teacher"]) == ("effective_capacity", None)
+    assert without_seconds(ds.search(cells, proxy="effective_capacity", **options)) == without_seconds(study)
+    result = json.loads((tmp_path / "run" / "result.json").read_text())
+    assert result["winner"]["parts"] == study.winner.parts
+    assert sum(study.winner.parts.values()) == pytest.approx(study.winner.score, rel=1e-12)
+    assert (result["proxy"], result["teachers"], result["ignores_teacher"]) == ("effective_capacity", [], False)
+    with (tmp_path / "run" / "architectures.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    for record, row in zip(study.records, rows, strict=True):
+        assert {name: float(row[f"part_{name}"]) for name in record.parts} == record.parts
+
+
+def test_a_study_says_whether_its_score_looks_at_the_teacher(
+    cells: SearchSpace, probe: ds.Probe, tmp_path: Path
+) -> None:
+    def mine(student: ds.Readings, teacher: ds.Readings | None) -> float:
+        return float(student.cost.params)
+
+    def ignores(proxy: Any, teacher: str | None = "cifar_resnet20") -> bool:
+        return ds.search(cells, teacher, probe, proxy=proxy, algorithm="random", evaluations=1).ignores_teacher
+
+    assert ignores("effective_capacity")
+    assert ignores("log_rank(params, macs)")
+    assert not ignores("effective_capacity", teacher=None)
+    assert not ignores("diswot")
+    assert not ignores("log_rank(relation, macs)")
+    assert not ignores(mine)  # which may
+
+
+def test_a_study_by_diswot_goes_on_where_that_is_said(cells: SearchSpace, probe: ds.Probe, tmp_path: Path) -> None:
+    options: dict[str, Any] = {"algorithm": "random", "out": tmp_path / "run"}
+    ds.search(cells, "cifar_resnet20", probe, proxy="diswot", evaluations=2, **options)
+    study = ds.search(cells, "cifar_resnet20", probe, proxy="diswot", evaluations=4, **options)
+    assert len(study) == 4
+    assert set(study.winner.parts) == {"semantic", "relation", "channel_relation"}
+    with pytest.raises(ds.StudyError, match='proxy is "diswot" there, "effective_capacity" here'):
+        ds.search(cells, "cifar_resnet20", probe, evaluations=4, **options)
+
+
+def test_a_front_by_the_usual_score_is_the_same_after_a_stop_and_in_any_order(
+    cells: SearchSpace, probe: ds.Probe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def run(name: str) -> ds.Study:
+        options: dict[str, Any] = {"algorithm_options": {"population": 4}, "evaluations": 10, "device": "cpu"}
+        return ds.search(cells, probe=probe, algorithm="nsga2", seed=2, out=tmp_path / name, **options)
+
+    whole = run("whole")
+    evaluate, left = Evaluator.evaluate, iter(range(6))
+
+    def interrupted(self: Evaluator, architecture: Architecture) -> Evaluation:
+        if next(left, None) is None:
+            raise KeyboardInterrupt
+        return evaluate(self, architecture)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Evaluator, "evaluate", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            run("parts")
+    assert len(ds.Study.load(tmp_path / "parts")) == 6
+    parts = run("parts")
+    assert without_seconds(parts) == without_seconds(whole)
+    assert [one.record.index for one in parts.front] == [one.record.index for one in whole.front]
+    front = whole.front
+    assert all(a.score < b.score and a.params < b.params for a, b in itertools.pairwise(front))
+    assert front[-1].score == whole.winner.score
+    alone = Evaluator(cells, None, probe, device="cpu", seeds=(2,))
+    for record in reversed(list(whole.records)):
+        if record.status == "ok":
+            assert alone.evaluate(cells.parse(record.architecture)).score == record.score
 
 
 def test_names_stand_for_what_fits_the_probe() -> None:
@@ -460,8 +537,7 @@ def search_small(out: str, evaluations: int) -> ds.Study:
     torch.set_num_threads(1)
     return ds.search(
         create_space("nasbench201", **SMALL),
-        "cifar_resnet20",
-        ds.create_probe(batch_size=8),
+        probe=ds.create_probe(batch_size=8),
         evaluations=evaluations,
         budget=ds.Budget(max_params=12_000),
         seed=5,
