@@ -81,28 +81,36 @@ def test_log_params_is_the_log_of_what_torch_counts(cells: Readings) -> None:
     assert score(cells, "log_params") == math.log(count)
 
 
-def test_layer_entropy_is_that_of_plain_gradients(cells: Readings) -> None:
+def plain_saliency(readings: Readings) -> list[np.ndarray]:
+    """|W g| of each layer summed over what an output channel is made from."""
     model = make("nasbench201", arch=CELL, cells=1).train()
-    F.cross_entropy(model(cells.probe.images), cells.probe.labels).backward()
+    F.cross_entropy(model(readings.probe.images), readings.probe.labels).backward()
     layers = [module for module in model.modules() if isinstance(module, (nn.Conv2d, nn.Linear))]
-    saliency = [float((layer.weight * layer.weight.grad).detach().double().abs().sum()) for layer in layers]
-    assert score(cells, "layer_entropy") == pytest.approx(stats.entropy(saliency), rel=1e-4)
+    products = [(layer.weight.detach() * layer.weight.grad).double().abs().numpy() for layer in layers]
+    return [product.reshape(len(product), -1).sum(1) for product in products]
 
 
-def test_channel_entropy_is_that_of_numpys_singular_values(cells: Readings) -> None:
+def test_layer_entropy_is_that_of_plain_gradients(cells: Readings) -> None:
+    expected = stats.entropy([channels.sum() for channels in plain_saliency(cells)])
+    assert score(cells, "layer_entropy") == pytest.approx(expected, rel=1e-4)
+
+
+def test_channel_entropy_is_that_of_numpys_singular_values_and_plain_gradients(cells: Readings) -> None:
     model = make("nasbench201", arch=CELL, cells=1).train()
-    blocks = [model.stem, *(block for stage in model.stages for block in stage)]
-    entropies: list[float] = []
+    carried: list[float] = []
 
     def note(module: nn.Module, inputs: Any, output: Tensor) -> None:
         values = np.linalg.svd(output.detach().double().transpose(0, 1).flatten(1).numpy(), compute_uv=False)
-        entropies.append(float(stats.entropy(values**2)))
+        carried.append(float(stats.entropy(values**2)))
 
-    for block in blocks:
+    for block in (model.stem, *(block for stage in model.stages for block in stage)):
         block.register_forward_hook(note)
     model(cells.probe.images)
-    assert len(entropies) == 6
-    assert score(cells, "channel_entropy") == pytest.approx(np.mean(entropies), rel=1e-4)
+    assert len(carried) == 6
+    saliency = plain_saliency(cells)  # a layer that nothing is made from has neither entropy nor weight
+    said = [stats.entropy(channels) if channels.any() else 0.0 for channels in saliency]
+    expected = (np.mean(carried) + np.average(said, weights=[channels.sum() for channels in saliency])) / 2
+    assert score(cells, "channel_entropy") == pytest.approx(expected, rel=1e-4)
 
 
 class Chain(nn.Module):
