@@ -394,7 +394,7 @@ def measure(args: argparse.Namespace, work: Sequence[Key]) -> None:
             if (name, draw) not in benches:
                 benches = {(name, draw): Bench(name, draw, args)}
             line = {"key": key} | benches[name, draw].measure(text, missing)
-            file.write(json.dumps(line) + "\n")
+            file.write("\n" + json.dumps(line))  # a line that a kill cut off does not spoil the next
             file.flush()
 
 
@@ -403,11 +403,13 @@ def read_lines(folder: Path) -> dict[Key, Line]:
     found: dict[Key, Line] = {}
     for path in sorted(folder.glob("*.jsonl")):
         for text in path.read_text().splitlines():
-            if text.endswith("}"):
+            try:
                 line = json.loads(text)
-                known = found.setdefault(tuple(line["key"]), {"values": {}, "seconds": {}, "failed": {}})
-                for part in known:
-                    known[part] |= line[part]
+            except json.JSONDecodeError:
+                continue
+            known = found.setdefault(tuple(line["key"]), {"values": {}, "seconds": {}, "failed": {}})
+            for part in known:
+                known[part] |= line[part]
     return found
 
 
@@ -626,6 +628,7 @@ def compare_on_cells(judges: Judges, best: Sequence[str]) -> str:
 def describe_work(args: argparse.Namespace, lines: Sequence[Line]) -> list[str]:
     """On what, and at which cost, of the lines of all cells."""
     seconds = {group: statistics.median(line["seconds"][group] for line in lines) for group in lines[0]["seconds"]}
+    untried = [group for group in GROUPS if group not in seconds]
     failed = sorted({f"{group} ({why})" for line in lines for group, why in line["failed"].items()})
     return [
         "# What was tried on the way to the default score",
@@ -645,7 +648,8 @@ def describe_work(args: argparse.Namespace, lines: Sequence[Line]) -> list[str]:
         "fitted: all terms of a sum have weight one, unless its label says otherwise.",
         "",
         f"Processor time of a cell, median: {', '.join(f'{g} {1000 * time_:.0f} ms' for g, time_ in seconds.items())}. "
-        f"Not tried, for their cost: ntk, grasp, zen. Groups that failed on a cell: {'; '.join(failed) or 'none'}.",
+        f"Not tried, for their cost: {', '.join(['ntk', 'grasp', 'zen', *untried])}. Groups that failed on a "
+        f"cell: {'; '.join(failed) or 'none'}.",
         "",
     ]
 
