@@ -21,6 +21,7 @@ import search_spaces
 from search_spaces import Cost, SearchSpace
 
 from .budget import cheapest
+from .defaults import DEFAULT_PROXY
 from .evaluation import Record
 from .proxies import RankAggregate, get_proxy, match_proxies
 from .run_folder import write_atomically
@@ -171,7 +172,8 @@ def format_proxies(pattern: str = "*") -> Table:
         UnknownNameError: No name does; near ones are given.
     """
     names = match_proxies(pattern)
-    table = Table("name", "teacher", "reads", "what it measures; higher is better", title="Proxies")
+    caption = f"A search takes {DEFAULT_PROXY} unless it is told otherwise." if DEFAULT_PROXY in names else None
+    table = Table("name", "teacher", "reads", "what it measures; higher is better", title="Proxies", caption=caption)
     for name in names:
         proxy = get_proxy(name)
         reads = f"{proxy.method} of {', '.join(proxy.terms)}" if isinstance(proxy, RankAggregate) else proxy.needs
@@ -454,7 +456,7 @@ def _scatter(axes: Axes, x: NDArray[np.float64], y: NDArray[np.float64]) -> None
 def _finish(figure: Figure, axes: Axes, study: Study) -> None:
     config = study.config
     axes.set_ylabel(textwrap.shorten(f"score ({config.get('proxy', 'higher is better')})", 45, placeholder=" ...)"))
-    teachers = study.teachers
+    teachers = [] if study.ignores_teacher else study.teachers
     shown = [f"{len(teachers)} teachers"] if len(teachers) > 1 else [f"teacher {name}" for name, _ in teachers]
     names = [config["space"]["name"], *shown]
     axes.set_title(f"{', '.join(names)}: {len(study)} evaluations", fontsize=11, loc="left")

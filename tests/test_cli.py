@@ -444,8 +444,10 @@ def test_proxies_lists_what_each_needs(capsys: pytest.CaptureFixture[str]) -> No
     shown = capsys.readouterr().out
     for name in ds.list_proxies():
         assert f" {name} " in shown
+    assert "A search takes effective_capacity unless" in shown
     assert run("proxies s*p*") == 0
     shown = capsys.readouterr().out
+    assert "A search takes" not in shown
     assert " snip " in shown
     assert " swap " in shown
     assert "synflow" not in shown
