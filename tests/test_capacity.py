@@ -107,7 +107,7 @@ def test_channel_entropy_is_that_of_numpys_singular_values_and_plain_gradients(c
         block.register_forward_hook(note)
     model(cells.probe.images)
     assert len(carried) == 6
-    saliency = plain_saliency(cells)  # a layer that nothing is made from has neither entropy nor weight
+    saliency = plain_saliency(cells)  # a layer without a gradient has neither
     said = [stats.entropy(channels) if channels.any() else 0.0 for channels in saliency]
     expected = (np.mean(carried) + np.average(said, weights=[channels.sum() for channels in saliency])) / 2
     assert score(cells, "channel_entropy") == pytest.approx(expected, rel=1e-4)

@@ -139,7 +139,7 @@ def test_result_and_report_hold_the_student_against_itself_alone(finished: ds.Pi
     for shown in ("student alone", "distilled", f"{finished.alone.accuracy:.2f} %", "Best 4 of 4", "max_params 12,000"):
         assert shown in report
     assert "Parts of effective_capacity" in report
-    assert "score: effective_capacity, which does not look at the teacher (cifar_resnet)" in report
+    assert "score: effective_capacity, which does not look at the teacher" in report
 
 
 def test_the_student_is_given_and_can_be_loaded(finished: ds.PipelineResult) -> None:

@@ -166,7 +166,7 @@ def test_a_front_by_the_usual_score_is_the_same_after_a_stop_and_in_any_order(
         patch.setattr(Evaluator, "evaluate", interrupted)
         with pytest.raises(KeyboardInterrupt):
             run("parts")
-    assert len(ds.Study.load(tmp_path / "parts")) == 6
+    assert 6 <= len(ds.Study.load(tmp_path / "parts")) < 10
     parts = run("parts")
     assert without_seconds(parts) == without_seconds(whole)
     assert [one.record.index for one in parts.front] == [one.record.index for one in whole.front]

@@ -85,7 +85,8 @@ def without_seconds(study: ds.Study) -> list[Record]:
 
 
 def evaluator_of(teacher: Teacher | TeacherBank | None, **options: Any) -> Evaluator:
-    arguments: dict[str, Any] = {"space": make_space(), "probes": make_probe(), "device": "cpu"} | options
+    about: dict[str, Any] = {"space": make_space(), "probes": make_probe(), "proxy": "diswot", "device": "cpu"}
+    arguments = about | options
     return Evaluator(teacher=teacher, **arguments)
 
 
@@ -320,7 +321,7 @@ def test_a_comparison_has_one_teacher(role: str) -> None:
 def search_bank(out: Path | None, bank: TeacherBank | None = None, **options: Any) -> ds.Study:
     torch.set_num_threads(1)
     arguments: dict[str, Any] = {"seed": 3, "evaluations": 6, "algorithm": "random", "device": "cpu"} | options
-    return ds.search(make_space(), bank or make_bank(), make_probe(), out=out, **arguments)
+    return ds.search(make_space(), bank or make_bank(), make_probe(), out=out, **{"proxy": "diswot"} | arguments)
 
 
 def search_and_hang(out: Path) -> None:
