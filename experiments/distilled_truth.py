@@ -35,10 +35,12 @@ SPACES = {"nasbench201": 2, "timm/regnet_32": 1, "timm/vit_32": 1}
 """Students of each space among four that are trained: a run that is stopped has twice as many cells as others."""
 CELLS = 1
 """Of a stage, where the benchmark has 5: so deep, students learn little in a short training, the good ones least."""
-MACS = {16: 6e6, 32: 24e6}
+MACS = {16: 8e6, 32: 32e6}
 """Most multiply-accumulates of a student of a timm family, by the side of the images."""
 DRAWN = 2
-"""Students drawn for each one that is trained."""
+"""Different students looked for, for each one that is trained; a space may have fewer."""
+TRIES = 8
+"""Draws at most, for each one that is trained."""
 RECIPE = {"optimizer": "muon", "weight_decay": 0.05, "decay_all": False, "schedule": "cosine", "warmup": 0.1}
 TEACHER = "cifar_resnet20"
 TEACHER_RECIPE = {"lr": 0.1, "batch_size": 128, "schedule": "cosine", "warmup": 0.05}
@@ -116,12 +118,16 @@ def choose(name: str, count: int, image_size: int) -> list[str]:
     space, rng = space_of(name, image_size), random.Random(name)
     limit = float("inf") if name == "nasbench201" else MACS[image_size]
     drawn: dict[search_spaces.Architecture, int] = {}
-    while len(drawn) < DRAWN * count:
+    for _ in range(TRIES * count):
         architecture = space.canonical(space.sample(rng))
         if space.is_trainable(architecture) and space.cost(architecture).macs <= limit:
             drawn[architecture] = space.cost(architecture).params
+        if len(drawn) == DRAWN * count:
+            break
+    if len(drawn) < count:
+        raise SystemExit(f"{name} has too few students of at most {limit / 1e6:.0f} MMACs; ask for fewer --students.")
     by_size = sorted(drawn, key=lambda architecture: (drawn[architecture], str(architecture)))
-    chosen = [str(architecture) for architecture in by_size[DRAWN // 2 :: DRAWN]]
+    chosen = [str(by_size[(2 * place + 1) * len(by_size) // (2 * count)]) for place in range(count)]
     rng.shuffle(chosen)
     return chosen
 
