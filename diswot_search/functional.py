@@ -176,6 +176,41 @@ def _covariance(features: Tensor) -> Tensor:
     return product / len(rows)
 
 
+def mean_jacobian_gain(sent: Tensor, arrived: Tensor) -> float:
+    """Largest singular value of the mean over samples and positions of the outer products arrived x sent.
+
+    An estimate of that of the mean Jacobian, from above: of D channels over K samples and positions, chance adds a
+    factor of up to about (1 + sqrt(D / K))^2.
+
+    Args:
+        sent: Random signs at the output of a block, (B, C, P).
+        arrived: Their gradient at its input, (B, D, P).
+
+    Source: Lee and Ham, "AZ-NAS", CVPR 2024.
+    """
+    matrix = exact(torch.einsum("bip,bop->io", arrived, sent) / (sent.shape[0] * sent.shape[2])).cpu()
+    smaller = matrix @ matrix.T if matrix.shape[0] <= matrix.shape[1] else matrix.T @ matrix
+    return float(torch.linalg.eigvalsh(smaller)[-1].clamp_min(0).sqrt())
+
+
+def unshuffled(maps: Tensor, positions: int) -> Tensor | None:
+    """Square maps on a coarser square grid: what lay in one cell of it becomes channels, (B, C, P) to (B, C P/Q, Q).
+
+    Args:
+        maps: (B, C, P).
+        positions: Q, the positions of the coarser grid.
+
+    Returns:
+        None where the finer grid is not a whole multiple of the coarser one.
+    """
+    if maps.shape[2] == positions:
+        return maps
+    fine, coarse = math.isqrt(maps.shape[2]), math.isqrt(positions)
+    if (fine**2, coarse**2) != (maps.shape[2], positions) or fine % coarse:
+        return None
+    return torch.pixel_unshuffle(maps.unflatten(2, (fine, fine)), fine // coarse).flatten(2)
+
+
 def entropy(shares: Tensor) -> Tensor:
     """Shannon entropy, in nats, of distributions (..., K)."""
     return torch.special.entr(shares).sum(-1)

@@ -37,7 +37,6 @@ from torch.nn import functional as F
 import diswot_search as ds
 import search_spaces
 from diswot_search import functional as fn
-from diswot_search.proxies.spectra import mean_jacobian_gain, unshuffled
 from diswot_search.ranking import best_decile, bootstrap_correlations, draw_resamples, percentile_interval
 
 CHOSEN = ("log_params", "log_positions", "layer_entropy", "channel_entropy", "gradient_flow")
@@ -46,7 +45,7 @@ CHOSEN = ("log_params", "log_positions", "layer_entropy", "channel_entropy", "gr
 SUMMED = (
     *("log_params", "log_macs", "log_layers", "log_neurons"),
     *("layer_entropy", "filter_entropy", "weight_entropy", "zico_entropy", "log_snip"),
-    *("channel_entropy", "block_entropy", "stage_spectrum", "last_block_entropy"),
+    *("channel_entropy", "block_spectrum", "stage_spectrum", "last_block_entropy"),
     *("sample_entropy", "least_sample_entropy"),
     *("nwot_of_a_neuron", "block_codes", "log_meco"),
     *("gradient_flow", "trainability", "gain_distance", "jacobian_volume"),
@@ -230,8 +229,8 @@ def _agreement(maps: Tensor) -> Tensor:
 
 def gradients(student: ds.Readings, part: ds.Readings) -> Values:
     """What blocks do to a random gradient on its way back, and how images are told apart by theirs."""
-    pairs = [(sent, unshuffled(arrived, sent.shape[2])) for sent, arrived in part.block_gradients]
-    gains = np.log([max(mean_jacobian_gain(s, a), 1e-3) for s, a in pairs if a is not None])
+    pairs = [(sent, fn.unshuffled(arrived, sent.shape[2])) for sent, arrived in part.block_gradients]
+    gains = np.log([max(fn.mean_jacobian_gain(s, a), 1e-3) for s, a in pairs if a is not None])
     norms = np.log([max(float(a.norm() / s.norm()), 1e-3) for s, a in part.block_gradients])
     jacobian = torch.linalg.eigvalsh(fn.correlations(part.input_jacobian)).clamp_min(0) + 1e-3
     return {
@@ -530,6 +529,7 @@ def changes() -> dict[str, Terms]:
     """The chosen sum with one thing changed."""
     chosen = plain(CHOSEN)
     rest = [term for term in chosen if term[1] != "log_params"]
+    apart = [name for name in CHOSEN if name != "channel_entropy"]
     found: dict[str, Terms] = {"the chosen sum": chosen}
     found |= {f"without {name}": [term for term in chosen if term[1] != name] for name in CHOSEN}
     for factor in (2.0, 0.5):
@@ -539,6 +539,10 @@ def changes() -> dict[str, Terms]:
         "half of log_params, half of log_macs": [(0.5, "log_params"), (0.5, "log_macs"), *rest],
         "log_neurons for log_params": [(1.0, "log_neurons"), *rest],
         "log_layers for log_params": [(1.0, "log_layers"), *rest],
+        "block_spectrum for channel_entropy": plain([*apart, "block_spectrum"]),
+        "filter_entropy for layer_entropy and channel_entropy": plain(
+            [n for n in (*apart, "filter_entropy") if n != "layer_entropy"]
+        ),
         "per parameter": [(-1.0, "log_params"), *rest],
     }
 

@@ -223,7 +223,7 @@ def test_families_have_finite_parts(name: str) -> None:
     readings = read(name, make_probe(64 if name == "mobilevit_xxs" else 32, samples=4), **FAMILIES[name])
     values = {part: score(readings, part) for part in PARTS}
     assert all(math.isfinite(value) for value in values.values())
-    layers = len(readings.excerpt.weights)
+    layers = len(readings.excerpt.saliency)
     assert 0 < values["layer_entropy"] <= math.log(layers)
     assert values["channel_entropy"] > 0
     assert math.log(1e-3) <= values["gradient_flow"] <= 0
@@ -261,8 +261,8 @@ def test_what_is_kept_holds_neither_graph_nor_network(monkeypatch: pytest.Monkey
     monkeypatch.setattr(core, "with_open_gates", watched)
     readings = read("resnet10t")
     excerpt = readings.excerpt
-    kept = [*excerpt.weights, *excerpt.gradients, *excerpt.block_spectra, *sum(excerpt.block_gradients, ())]
-    assert len(kept) > 40
+    kept = [*excerpt.saliency, *excerpt.block_spectra]
+    assert len(kept) > 10
     assert not any(tensor.requires_grad or tensor.grad_fn for tensor in kept)
     gc.collect()
     assert opened[0]() is None
@@ -287,11 +287,19 @@ def test_branches_that_begin_closed_count_as_open(name: str, closed: dict[str, A
 
 
 def test_a_head_of_zeros_is_drawn() -> None:
-    readings = read("mixer", make_probe(samples=4), **FAMILIES["mixer"])
-    assert not readings.model.head.weight.any()  # type: ignore[union-attr, operator]
-    drawn = readings.excerpt.weights[-1]
-    assert float(drawn.std()) == pytest.approx(0.02, rel=0.2)
-    assert not readings.model.head.weight.any()  # type: ignore[union-attr, operator]
+    model = make("mixer", **FAMILIES["mixer"])
+    head: Any = model.head
+    assert not head.weight.any()
+    drawn: Any = with_open_gates(model, lambda: model).head
+    assert float(drawn.weight.detach().std()) == pytest.approx(head.in_features**-0.5, rel=0.2)
+    assert not head.weight.any()
+
+
+def test_a_frozen_gate_stays_closed() -> None:
+    model = make("resnet10t")
+    for parameter in model.parameters():
+        parameter.requires_grad_(False)
+    assert with_open_gates(model, lambda: pytest.fail("made again")) is model
 
 
 @pytest.mark.parametrize("again", [True, False], ids=["made again", "given"])
@@ -317,7 +325,8 @@ class Gated(nn.Module):
         self.gain = nn.Parameter(torch.tensor(0.0))
         self.beta = nn.Parameter(torch.zeros(4))
         self.token = nn.Parameter(torch.zeros(1, 1, 4))
-        self.temperature = nn.Parameter(torch.tensor(2.5))
+        self.temperature = nn.Parameter(torch.tensor(0.07))
+        self.scale = nn.Parameter(torch.full((4,), 0.9))
         nn.init.zeros_(self.conv.bias)  # type: ignore[arg-type]
         nn.init.zeros_(self.norm.weight)
 
@@ -342,9 +351,13 @@ def test_a_trained_network_is_taken_as_it_is() -> None:
     with pytest.raises(ReadingError, match="no gradient reaches any layer"):
         score(read("mixer", make_probe(samples=4), trained=True, **mixer))
     model = make("resnet10t").eval()
-    weights = [module.weight for module in model.modules() if isinstance(module, (nn.Conv2d, nn.Linear))]
-    excerpt = read(model, make_probe(samples=4), trained=True).excerpt
-    assert all(torch.equal(kept, weight) for kept, weight in zip(excerpt.weights, weights, strict=True))
+    saliency = read(model, make_probe(samples=4), trained=True).excerpt.saliency
+    probe = make_probe(samples=4)
+    F.cross_entropy(model(probe.images), probe.labels).backward()
+    layers = [module for module in model.modules() if isinstance(module, (nn.Conv2d, nn.Linear))]
+    for found, layer in zip(saliency, layers, strict=True):
+        expected = (layer.weight * layer.weight.grad).detach().abs().flatten(1).sum(1).double()
+        torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-9)
 
 
 # -- as the score of an evaluator ---------------------------------------------------------------

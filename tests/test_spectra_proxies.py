@@ -23,8 +23,8 @@ from torch.nn import functional as F
 
 from diswot_search import functional as fn
 from diswot_search.data import Probe
+from diswot_search.functional import unshuffled
 from diswot_search.proxies import get_proxy
-from diswot_search.proxies.spectra import unshuffled
 from diswot_search.readings import Precision, ReadingError, Readings
 
 Array = np.ndarray

@@ -17,7 +17,6 @@ from torch import Tensor
 
 from .. import functional as fn
 from ..readings import ReadingError, Readings
-from .spectra import mean_jacobian_gain, unshuffled
 
 
 def effective_capacity(student: Readings, teacher: Readings | None = None) -> float:
@@ -43,6 +42,8 @@ def layer_entropy(student: Readings, teacher: Readings | None = None) -> float:
 
     W is the weight of a convolution or linear layer, g its gradient of the cross entropy. It is the log of the number
     of layers where each has the same say in the loss, and lower where few layers decide it.
+
+    Source of |W g|: Lee et al., "SNIP", ICLR 2019, which prunes by it.
     """
     return float(fn.entropy(_layer_shares(_saliency(student))))
 
@@ -53,6 +54,9 @@ def channel_entropy(student: Readings, teacher: Readings | None = None) -> float
     The first is that of the spectrum of the channels' second moment, mean over stem and blocks: 0 where all channels
     follow one pattern, and the log of their number where they share the energy of the feature map evenly. The second is
     that of the output channels' shares in a layer's sum of |W g|, mean over layers, each weighted by its own share.
+    The spectrum has no more values than there are samples and positions.
+
+    Source: after the expressivity of Lee and Ham, "AZ-NAS", CVPR 2024, and SNIP, Lee et al., ICLR 2019.
     """
     spectra = student.excerpt.block_spectra
     carried = math.fsum(float(fn.entropy(spectrum)) for spectrum in spectra) / len(spectra)
@@ -63,18 +67,15 @@ def channel_entropy(student: Readings, teacher: Readings | None = None) -> float
 
 
 def _saliency(student: Readings) -> list[Tensor]:
-    """Sum of |W g| over what each output channel of a layer is made from, by layer, in double precision.
+    """Sums of |W g| by layer and output channel.
 
     Raises:
         ReadingError: No gradient reaches any layer.
     """
-    excerpt = student.excerpt
-    layers = [
-        fn.exact((w * g).abs()).flatten(1).sum(1) for w, g in zip(excerpt.weights, excerpt.gradients, strict=True)
-    ]
-    if not any(layer.any() for layer in layers):
+    saliency = student.excerpt.saliency
+    if not any(layer.any() for layer in saliency):
         raise ReadingError("no gradient reaches any layer")
-    return layers
+    return saliency
 
 
 def _layer_shares(saliency: list[Tensor]) -> Tensor:
@@ -82,21 +83,22 @@ def _layer_shares(saliency: list[Tensor]) -> Tensor:
     return sums / sums.sum()
 
 
+LEAST_SHARE = 1e-3
+"""Shares below count as this one, so that one closed path does not decide a score."""
+
+
 def gradient_flow(student: Readings, teacher: Readings | None = None) -> float:
     """Log of the share of a random gradient that passes a block on its way back, mean over blocks; at most 0.
 
     The share is the largest singular value of the mean map from the gradient at the output of a block to the one at its
     input, as in `trainability`; where it is above 1, as behind a residual link, nothing is lost and it counts as 1. So
-    does a block between whose grids of positions there is no whole factor.
+    does a block between whose grids of positions there is no whole factor. It is an estimate from above: where blocks
+    have as many channels as there are samples and positions, small losses are not seen.
 
     Source: after Lee and Ham, "AZ-NAS", CVPR 2024, whose trainability holds a gain against a block as well.
     """
-    pairs = [(sent, unshuffled(arrived, sent.shape[2])) for sent, arrived in student.excerpt.block_gradients]
-    gains = [1.0 if arrived is None else mean_jacobian_gain(sent, arrived) for sent, arrived in pairs]
+    gains = [1.0 if gain is None else gain for gain in student.excerpt.block_gains]
     return math.fsum(min(math.log(max(gain, LEAST_SHARE)), 0.0) for gain in gains) / max(len(gains), 1)
 
-
-LEAST_SHARE = 1e-3
-"""Shares below count as this one, so that one closed path does not decide a score."""
 
 PARTS = (log_params, log_positions, layer_entropy, channel_entropy, gradient_flow)

@@ -47,7 +47,7 @@ def trainability(student: Readings, teacher: Readings | None = None) -> float:
 
     Source: Lee and Ham, "AZ-NAS", CVPR 2024.
     """
-    pairs = [(sent, unshuffled(arrived, sent.shape[2])) for sent, arrived in student.block_gradients]
+    pairs = [(sent, fn.unshuffled(arrived, sent.shape[2])) for sent, arrived in student.block_gradients]
     gains = [_gain(sent, arrived) for sent, arrived in pairs if arrived is not None]
     if not gains:
         raise ReadingError("trainability compares successive blocks, and the network has no two on matching grids")
@@ -63,36 +63,7 @@ def _gain(sent: Tensor, arrived: Tensor) -> float:
         )
     if not arrived.any():
         raise ReadingError("no gradient passes through a block, so trainability is not defined")
-    return mean_jacobian_gain(sent, arrived)
-
-
-def mean_jacobian_gain(sent: Tensor, arrived: Tensor) -> float:
-    """Largest singular value of the mean over samples and positions of the outer products arrived x sent.
-
-    Args:
-        sent: Random signs at the output of a block, (B, C, P).
-        arrived: Their gradient at its input, (B, D, P).
-    """
-    matrix = torch.einsum("bip,bop->io", arrived, sent) / (sent.shape[0] * sent.shape[2])
-    return float(torch.linalg.matrix_norm(matrix.cpu(), 2))
-
-
-def unshuffled(maps: Tensor, positions: int) -> Tensor | None:
-    """Square maps on a coarser square grid: what lay in one cell of it becomes channels, (B, C, P) to (B, C P/Q, Q).
-
-    Args:
-        maps: (B, C, P).
-        positions: Q, the positions of the coarser grid.
-
-    Returns:
-        None where the finer grid is not a whole multiple of the coarser one.
-    """
-    if maps.shape[2] == positions:
-        return maps
-    fine, coarse = math.isqrt(maps.shape[2]), math.isqrt(positions)
-    if (fine**2, coarse**2) != (maps.shape[2], positions) or fine % coarse:
-        return None
-    return torch.pixel_unshuffle(maps.unflatten(2, (fine, fine)), fine // coarse).flatten(2)
+    return fn.mean_jacobian_gain(sent, arrived)
 
 
 # -- VKDNW --------------------------------------------------------------------------------------

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .. import functional
@@ -33,16 +33,17 @@ class Excerpt:
     """What is read off the first images alone.
 
     Attributes:
-        weights: The weight of each convolution and linear layer.
-        gradients: That of the mean cross entropy with respect to each weight.
-        block_spectra, block_gradients: See the readings of these names.
-        positions: Positions, or tokens, of what the last block gives.
+        saliency: Of each convolution and linear layer, the sum of |weight x gradient| over what each of its output
+            channels is made from, (channels,) in double precision; the gradient is that of the mean cross entropy.
+        block_spectra: See the reading of this name.
+        block_gains: How much a random gradient grows on its way back through each block, None between grids of
+            positions of which neither is a multiple of the other; see `functional.mean_jacobian_gain`.
+        positions: Positions, or tokens, of the last feature map.
     """
 
-    weights: list[Tensor]
-    gradients: list[Tensor]
+    saliency: list[Tensor]
     block_spectra: list[Tensor]
-    block_gradients: list[tuple[Tensor, Tensor]]
+    block_gains: list[float | None]
     positions: int
 
 
@@ -106,15 +107,15 @@ class Readings(Derivatives):
             device=self.device,
             precision=self.precision,
             trained=self.trained,
-            needs=("block_spectra", "block_features", "gradients", "block_gradients"),
+            needs=("block_spectra", "gradients", "block_gradients"),
         )
-        spectra = readings.block_spectra
+        pairs = zip(readings.layers, readings.gradients, strict=True)
+        grown = [(sent, functional.unshuffled(back, sent.shape[2])) for sent, back in readings.block_gradients]
         return Excerpt(
-            [weight.detach() for weight in readings._weights],
-            readings.gradients,
-            spectra,
-            readings.block_gradients,
-            readings.block_features[-1].shape[2],
+            [_by_output((layer.weight.detach() * gradient).abs(), layer) for layer, gradient in pairs],  # type: ignore[operator]
+            readings.block_spectra,
+            [None if back is None else functional.mean_jacobian_gain(sent, back) for sent, back in grown],
+            readings.features.shape[2],
         )
 
     # -- what follows from it -------------------------------------------------------------------
@@ -213,6 +214,12 @@ class Readings(Derivatives):
     def replaced_by_noise(self, seed: int = 0) -> Readings:
         """Readings of the same shapes with standard normal noise in place of every feature map."""
         return _Altered(self, *noise(seed))
+
+
+def _by_output(values: Tensor, layer: nn.Module) -> Tensor:
+    """Sums over all but the output channels of a layer's weight, in double precision."""
+    outputs = 1 if isinstance(layer, nn.modules.conv._ConvTransposeNd) else 0
+    return functional.exact(values.transpose(0, outputs).flatten(1).sum(1, dtype=torch.float64))
 
 
 class _Altered(Altered, Readings):

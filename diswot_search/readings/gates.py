@@ -13,15 +13,18 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor, nn
 
-STD = 0.02
-"""Standard deviation of what takes the place of a weight of zeros: what transformers are drawn with."""
+LARGEST = 0.1
+"""Scales of at most this are closed gates; timm's layer scales begin at 1e-6 to 0.1."""
+
+APART = ("bias", "beta", "tau", "lambda", "temperature")
+"""What is in the name of parameters that scale no branch: they are added, thresholds, or in an exponent."""
 
 
 def with_open_gates(model: nn.Module, make: Callable[[], nn.Module]) -> nn.Module:
     """The model itself where no gate is closed, otherwise another one with its gates open.
 
-    Scales, one number for each channel or for all, become 1; matrices and kernels of zeros are drawn anew, always with
-    the same numbers.
+    Scales, one number for each channel or for all, become 1; matrices and kernels of zeros are drawn anew, with the
+    variance 1 / inputs and always the same numbers. What is frozen stays closed, as it does in training.
 
     Args:
         model: Stays as it is.
@@ -38,21 +41,22 @@ def with_open_gates(model: nn.Module, make: Callable[[], nn.Module]) -> nn.Modul
             if is_scale:
                 parameter.fill_(1)
             else:
-                parameter.copy_(torch.randn(parameter.shape, generator=generator) * STD)
+                inputs = parameter.shape[1:].numel()
+                parameter.copy_(torch.randn(parameter.shape, generator=generator) / inputs**0.5)
     return opened
 
 
 def _closed(model: nn.Module) -> Iterator[tuple[Tensor, bool]]:
-    """Scales that all are one number within (-1, 1), and weights of layers that are zero; whether each is a scale."""
+    """Scales that all are one small number, and weights of layers that are zero; whether each is a scale."""
     for module in model.modules():
         if isinstance(module, nn.PReLU):  # whose weight is a slope below zero, not a scale of all
             continue
         for name, parameter in module.named_parameters(recurse=False):
-            if "bias" in name or "beta" in name or not parameter.numel():  # they are added, and scale nothing
+            if any(word in name for word in APART) or not parameter.requires_grad or not parameter.numel():
                 continue
             first = float(parameter.detach().flatten()[0])
             layer = isinstance(module, nn.modules.conv._ConvNd | nn.Linear)
             is_scale = not layer and parameter.shape[1:].numel() == 1
-            closed = abs(first) < 1 if is_scale else layer and first == 0
+            closed = abs(first) <= LARGEST if is_scale else layer and first == 0
             if closed and bool((parameter == first).all()):
                 yield parameter, is_scale

@@ -73,8 +73,14 @@ class Noted(Passes):
         """A feature map of this network as (B, C, P)."""
         if raw.ndim == 3:
             return raw.float().transpose(1, 2)
-        last = str(getattr(self.model, "output_fmt", "NCHW")).upper().endswith("NHWC")
-        return (raw.flatten(1, 2).transpose(1, 2) if last else raw.flatten(2)).float()
+        return (raw.flatten(1, 2).transpose(1, 2) if self._has_channels_last(raw) else raw.flatten(2)).float()
+
+    def _has_channels_last(self, raw: Tensor) -> bool:
+        """Whether the channels of a (B, ., ., .) map come last: maps are square where blocks differ from the model."""
+        _, first, second, third = raw.shape
+        if (first == second) != (second == third):
+            return first == second
+        return str(getattr(self.model, "output_fmt", "NCHW")).upper().endswith("NHWC")
 
     # -- activation codes -----------------------------------------------------------------------
 
