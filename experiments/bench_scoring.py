@@ -83,7 +83,7 @@ def measure(space: search_spaces.SearchSpace, count: int, batch_size: int, devic
         for key, evaluator in evaluators.items():
             readings[key] = evaluator.read_student(architecture)
             build_seconds, _ = timed(partial(getattr, readings[key], "model"), device)
-            row["build"] = build_seconds
+            row.setdefault("build", build_seconds)
         plain = readings[PROXIES[0], "contiguous"], readings[PROXIES[0], "channels_last"]
         network = plain[0].model
 

@@ -22,15 +22,18 @@ import torch
 from numpy.typing import NDArray
 
 import diswot_search as ds
+from search_spaces import SearchSpace
 
 RESULTS = Path(__file__).parent / "results"
 SCORE = "effective_capacity"
 PARTS = ds.get_proxy(SCORE).terms
 TEACHER = "cifar_resnet110"
-TEACHER_AWARE = ("semantic", "relation", "channel_relation", "diswot", "sp", "cc")
-SINGLE = ("params", "macs", "nwot", "synflow", "expressivity", "trainability", "az_nas", "diswot", "diswot_readme")
+TEACHER_AWARE = ("semantic", "relation", "channel_relation", "diswot")
+"""Likenesses between 0 and 1."""
+SINGLE = ("params", "macs", "nwot", "synflow", "expressivity", "diswot", "diswot_paper")
 """What the score is compared with on tables that no other experiment has scored."""
-TRUTH = {"nasbench201": "nasbench201", "timm/regnet_32": "timm_regnet_32", "timm/vit_32": "timm_vit_32"}
+TRUTH: dict[str, dict[str, Any]] = {"nasbench201": {"cells": 1}, "timm/regnet_32": {}, "timm/vit_32": {}}
+"""Spaces of our own distilled students, and their options; those without a table are left out."""
 
 Floats = NDArray[np.float64]
 Row = tuple[str, Callable[[dict[str, Floats]], Floats]]
@@ -64,11 +67,20 @@ class Table:
                 "same size": ds.size_matched_agreement(scores, self.accuracies, self.params)[0],
             }.items():
                 values.setdefault(name, []).append(value)
-        return {name: (float(np.mean(found)), float(np.std(found))) for name, found in values.items()}
+        return {
+            name: (float(np.mean(found)), float(np.std(found, ddof=len(found) > 1))) for name, found in values.items()
+        }
 
 
 def compare(
-    space: str, table: Path, column: str, images: Path, runs: Path, draws: int, image_size: int = 32, **options: Any
+    space: str | SearchSpace,
+    table: Path,
+    column: str,
+    images: Path,
+    runs: Path,
+    draws: int,
+    image_size: int = 32,
+    **options: Any,
 ) -> ds.Comparison:
     probes = ds.create_probes(str(images), draws, batch_size=64, image_size=None if image_size == 32 else image_size)
     options = {"proxies": [SCORE, *PARTS], **options}
@@ -78,12 +90,12 @@ def compare(
 
 
 def distinct_cells(count: int) -> tuple[list[str], set[str]]:
-    """Cells that compute different functions, drawn at random, and those on which the score was chosen."""
+    """Cells that compute different functions, drawn at random, and those that were looked at while it was chosen."""
     space = ds.create_space("nasbench201")
     distinct = sorted({str(space.canonical(cell)) for cell in space})
     trainable = [cell for cell in distinct if space.is_trainable(space.parse(cell))]
     random.Random(0).shuffle(distinct)
-    return random.Random(0).sample(trainable, 2000)[:count], set(distinct[:500:2])
+    return random.Random(0).sample(trainable, 2000)[:count], set(distinct[:500])
 
 
 def sum_of(*names: str) -> Callable[[dict[str, Floats]], Floats]:
@@ -118,12 +130,7 @@ def teacher_rows(comparison: ds.Comparison) -> Iterator[Row]:
 
 
 def with_term(label: str) -> Callable[[dict[str, Floats]], Floats]:
-    return lambda scores: scores[SCORE] + as_log(scores[label])
-
-
-def as_log(scores: Floats) -> Floats:
-    """A likeness in nats: its log where it is a share, else minus the log of the distance that its negative is."""
-    return np.log(np.clip(scores, 1e-6, None)) if (scores > 0).any() else -np.log(np.clip(-scores, 1e-12, None))
+    return lambda scores: scores[SCORE] + np.log(np.clip(scores[label], 1e-3, None))
 
 
 def markdown(table: Table, rows: Iterator[Row]) -> list[str]:
@@ -131,7 +138,8 @@ def markdown(table: Table, rows: Iterator[Row]) -> list[str]:
     lines = ["| score | " + " | ".join(columns) + " |", "|---|" + "---:|" * len(columns)]
     for name, score in rows:
         measured = table.measure(score)
-        entries = [f"{measured[column][0]:.3f} ± {measured[column][1]:.3f}" for column in columns]
+        spread = len(table.seeds) > 1
+        entries = [f"{mean:.3f}" + f" ± {std:.3f}" * spread for mean, std in (measured[column] for column in columns)]
         lines.append(f"| {name} | " + " | ".join(entries) + " |")
     return lines
 
@@ -147,8 +155,8 @@ def main() -> None:
     parser.add_argument("--truth_size", type=int, default=16, help="side of the images of distilled_truth.py")
     parser.add_argument("--runs", type=Path, default=Path("runs/default_score"))
     args = parser.parse_args()
-    cells, chosen_on = distinct_cells(args.cells)
-    unseen = [cell for cell in cells if cell not in chosen_on]
+    cells, looked_at = distinct_cells(args.cells)
+    unseen = [cell for cell in cells if cell not in looked_at]
     benchmark = args.tables / "nasbench201.csv.gz"
     lines = [
         "# Effective capacity, the default score of a search",
@@ -170,27 +178,30 @@ def main() -> None:
         lines += ["", f"## {title}", "", *markdown(Table(title, found), ablations())]
         if dataset == "cifar10":
             others = compare("nasbench201", benchmark, column, images, place, args.draws, architectures=unseen)
-            title = f"The {len(unseen)} among them on which it was not chosen"
+            title = f"The {len(unseen)} among them that nobody looked at while it was chosen"
             lines += ["", f"### {title}", "", *markdown(Table(title, others), iter([next(ablations())]))]
     s0 = args.tables / "cifar_resnet_s0.csv"
     found = compare("cifar_resnet_s0", s0, "cifar100_kd_accuracy", args.cifar100, args.runs / "s0", args.draws)
     lines += ["", "## S0, distilled from ResNet-110", "", *markdown(Table("S0", found), ablations())]
-    for space, file in TRUTH.items():
-        truth = RESULTS / f"distilled_truth_{file}.csv"
-        proxies = [SCORE, *PARTS, *SINGLE]
+    for name, options in TRUTH.items():
+        truth = RESULTS / f"distilled_truth_{name.rpartition('/')[2]}.csv"
+        if not truth.exists():
+            continue
+        size = args.truth_size
+        space = ds.create_space(name, num_classes=100, input_size=(3, size, size), **options)
         found = compare(
             space,
             truth,
             "distilled_accuracy",
             args.cifar100,
-            args.runs / f"truth_{file}",
+            args.runs / f"truth_{space.name.replace('/', '_')}",
             args.draws,
-            args.truth_size,
-            proxies=proxies,
+            size,
+            proxies=[SCORE, *PARTS, *SINGLE],
             teacher=TEACHER,
         )
-        singles: list[Row] = [(f"`{name}`", sum_of(name)) for name in SINGLE]
-        title = f"Our own distilled students of {space}, {len(found.scores.architectures)}"
+        singles: list[Row] = [(f"`{single}`", sum_of(single)) for single in SINGLE]
+        title = f"Our own distilled students of {name}, {len(found.scores.architectures)}"
         lines += ["", f"## {title}", "", *markdown(Table(title, found), iter([*ablations(), *singles]))]
     few = cells[: args.teacher_cells]
     found = compare(

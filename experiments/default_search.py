@@ -49,7 +49,9 @@ class Scores:
         if self.file.exists():
             self.known = dict(map(json.loads, self.file.read_text().splitlines()))
         probe = ds.create_probe(str(args.cifar100), batch_size=64, seed=seed)
-        self.evaluator = ds.Evaluator(space, ds.create_teacher(TEACHER, num_classes=100), probe, proxy, seeds=(seed,))
+        self.evaluator = ds.Evaluator(
+            space, ds.create_teacher(TEACHER, num_classes=100), probe, proxy, seeds=(seed,), device="cpu"
+        )
 
     def of(self, cell: Architecture) -> float | None:
         if str(cell) not in self.known:
