@@ -92,7 +92,7 @@ from diswot_search.teacher import create_teacher
 from search_spaces import NASBench201Space
 space = NASBench201Space(10, (3, 16, 16), channels=8, cells=1)
 probe = create_probe("noise", batch_size=12, image_size=16, num_classes=10)
-evaluator = Evaluator(space, create_teacher("cifar_resnet", arch="1x8-1x16"), probe, device="cpu")
+evaluator = Evaluator(space, create_teacher("cifar_resnet", arch="1x8-1x16"), probe, "diswot", device="cpu")
 print([evaluator.evaluate(space.parse(text)).score for text in {CELLS[::-1]}])
 """
 
