@@ -58,6 +58,7 @@ PASS_NAMES = {
     "half_gradients": "forward and backward on each half of the batch",
     "ntk": "per-sample gradients",
     "fisher_information": "gradients of each class",
+    "excerpt": "forward and backward of the first images",
 }
 """What the readings that take a while are called in the legend, in the order of working."""
 

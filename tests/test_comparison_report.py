@@ -138,6 +138,7 @@ def test_the_lines_beneath_say_what_is_compared_timed_and_failed() -> None:
         (("block_gradients", "code_gram", "cost", "forward_pass", "model", "sign_patterns"),
          "counting + building + forward + activation codes + backward through each block"),
         (("model", "ntk"), "building + per-sample gradients"),
+        (("excerpt", "model"), "building + forward and backward of the first images"),
     ],
 )  # fmt: skip
 def test_the_legend_names_passes_in_the_order_of_working_and_no_internals(passes: tuple[str, ...], shown: str) -> None:
@@ -149,7 +150,7 @@ def test_the_legend_names_passes_in_the_order_of_working_and_no_internals(passes
 def test_what_takes_a_pass_has_a_name_in_the_legend() -> None:
     assert set(PASS_NAMES) <= {name for name in dir(Readings) if not name.startswith("_")}
     assert set(RECORDED) - set(PASS_NAMES) == {
-        "block_entropies", "block_features", "gradients", "leaf_maps", "sensitivities", "stage_features"
+        "block_entropies", "block_features", "block_spectra", "gradients", "leaf_maps", "sensitivities", "stage_features"
     }  # what is left out costs nothing that is not in a pass  # fmt: skip
 
 
