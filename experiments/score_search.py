@@ -14,6 +14,8 @@ from __future__ import annotations
 
 import argparse
 import csv
+import gzip
+import io
 import itertools
 import json
 import math
@@ -687,7 +689,7 @@ def report(args: argparse.Namespace, accuracies: Mapping[str, Mapping[str, float
     text = [
         *describe_work(args, [lines[cell, "cells", "first"] for cell in cells]),
         f"The default score is the sum of {', '.join(CHOSEN)}. {compare_on_cells(judges, best)} In all, "
-        f"{len(judges.rows):,} scores were tried; each is a row of score_search.csv.",
+        f"{len(judges.rows):,} scores were tried; each is a row of score_search.csv.gz.",
         "",
         "## The chosen sum, and one thing changed",
         "",
@@ -713,7 +715,11 @@ def report(args: argparse.Namespace, accuracies: Mapping[str, Mapping[str, float
         *(describe_draws(lines, accuracies["cells"], args.again) if args.again else ()),
     ]
     (RESULTS / "score_search.md").write_text("\n".join(text).rstrip() + "\n")
-    with (RESULTS / "score_search.csv").open("w", newline="") as file:
+    with (
+        (RESULTS / "score_search.csv.gz").open("wb") as packed,
+        gzip.GzipFile("", "wb", fileobj=packed, mtime=0) as unpacked,
+        io.TextIOWrapper(unpacked, newline="") as file,
+    ):
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(("tried as", "score", *COLUMNS))
         for what, label, judged in judges.rows:
