@@ -88,6 +88,11 @@ def channel_spectrum(features: Tensor) -> Tensor:
     return spectrum(smaller @ smaller.T)
 
 
+def position_spectrum(features: Tensor) -> Tensor:
+    """Spectrum of the positions' second moment, (B, C, P) to (min(P, B C),); as `channel_spectrum` of the channels'."""
+    return channel_spectrum(features.transpose(1, 2))
+
+
 def sample_gram(features: Tensor) -> Tensor:
     """Inner products of flattened samples: (B, ...) to (B, B)."""
     flat = features.flatten(1)

@@ -41,13 +41,14 @@ import search_spaces
 from diswot_search import functional as fn
 from diswot_search.ranking import best_decile, bootstrap_correlations, draw_resamples, percentile_interval
 
-CHOSEN = ("log_params", "log_positions", "layer_entropy", "channel_entropy", "gradient_flow")
+CHOSEN = ("log_params", "log_resolution", "layer_entropy", "channel_entropy", "gradient_flow")
 """The terms of the default score, proxies of the library. After a change of one: --groups default --anew."""
 
 SUMMED = (
     *("log_params", "log_macs", "log_layers", "log_neurons"),
     *("layer_entropy", "filter_entropy", "weight_entropy", "zico_entropy", "log_snip"),
     *("channel_entropy", "block_spectrum", "stage_spectrum", "last_block_entropy"),
+    *("log_resolution", "mean_wave_entropy"),
     *("sample_entropy", "least_sample_entropy"),
     *("nwot_of_a_neuron", "block_codes", "log_meco"),
     *("gradient_flow", "trainability", "gain_distance", "jacobian_volume"),
@@ -57,6 +58,8 @@ SUMMED = (
 
 TEACHERS = ("cifar_resnet110", "cifar_wrn_40_2", "resnet18")
 TEACHER_SEEDS = (0, 1)
+EXCERPT = 16
+"""Images that statistics of positions are of, as those of the default score are."""
 DRAWS = {"first": (0, 0), "other weights": (1, 0), "other images": (0, 1)}
 """Seeds of weights and images. Halves A and B are of the first; the others show what of a score is chance."""
 
@@ -175,6 +178,30 @@ def channels(student: ds.Readings, part: ds.Readings) -> Values:
     }
 
 
+def positions(student: ds.Readings, part: ds.Readings) -> Values:
+    """Over how many patterns of positions a map spreads: how finely places are still told apart."""
+    blocks = [block[:EXCERPT] for block in student.block_features]
+    last = student.features[:EXCERPT]
+    centred = [maps - maps.mean((0, 2), keepdim=True) for maps in (last, *blocks)]
+    waves = [entropy(power(maps)) for maps in blocks]
+    return {
+        "position_entropy": entropy(fn.channel_spectrum(last.transpose(1, 2))),
+        "position_collision_entropy": collision_entropy(fn.channel_spectrum(last.transpose(1, 2))),
+        "centred_position_entropy": entropy(fn.channel_spectrum(centred[0].transpose(1, 2))),
+        "wave_entropy": waves[-1],
+        "mean_wave_entropy": statistics.fmean(waves),
+        "least_wave_entropy": min(waves),
+        "centred_wave_entropy": entropy(power(centred[0])),
+        "mean_centred_wave_entropy": statistics.fmean(entropy(power(maps)) for maps in centred[1:]),
+    }
+
+
+def power(maps: Tensor) -> Tensor:
+    """Energy by spatial frequency, over samples and channels, of square maps (B, C, P)."""
+    side = math.isqrt(maps.shape[2])
+    return torch.fft.fft2(maps.unflatten(2, (side, side)).double()).abs().square().sum((0, 1)).flatten()
+
+
 def samples(student: ds.Readings, part: ds.Readings) -> Values:
     """How far apart the samples are: entropy of the spectrum of their centred Gram matrix, and cosines."""
     blocks = student.block_features
@@ -277,7 +304,8 @@ def passes(student: ds.Readings, part: ds.Readings) -> Values:
 
 Group = Callable[[ds.Readings, ds.Readings], Values]
 GROUPS: dict[str, Group] = {
-    group.__name__: group for group in (default, passes, size, layers, channels, samples, codes, gradients, fisher)
+    group.__name__: group
+    for group in (default, passes, size, layers, channels, positions, samples, codes, gradients, fisher)
 }
 
 # -- likeness to a teacher, and to what needs none ----------------------------------------------
@@ -532,6 +560,8 @@ def changes() -> dict[str, Terms]:
     chosen = plain(CHOSEN)
     rest = [term for term in chosen if term[1] != "log_params"]
     apart = [name for name in CHOSEN if name != "channel_entropy"]
+    placeless = plain([name for name in CHOSEN if name != "log_resolution"])
+    of_places = ("position_collision_entropy", "centred_position_entropy", "wave_entropy", "mean_wave_entropy")
     found: dict[str, Terms] = {"the chosen sum": chosen}
     found |= {f"without {name}": [term for term in chosen if term[1] != name] for name in CHOSEN}
     for factor in (2.0, 0.5):
@@ -545,6 +575,8 @@ def changes() -> dict[str, Terms]:
         "filter_entropy for layer_entropy and channel_entropy": plain(
             [n for n in (*apart, "filter_entropy") if n != "layer_entropy"]
         ),
+        **{f"half of {name} for log_resolution": [*placeless, (0.5, name)] for name in of_places},
+        **{f"{name} for log_resolution": [*placeless, (1.0, name)] for name in of_places},
         "per parameter": [(-1.0, "log_params"), *rest],
     }
 
@@ -579,17 +611,15 @@ def describe_sums(judges: Judges, kind: str) -> list[str]:
 def describe_best(judges: Judges, kind: str, tried: Sequence[Tried]) -> list[str]:
     on_a, on_b = np.array([one[1:3] for one in tried]).T
     quantiles = ", ".join(f"{np.quantile(on_a, share):.3f}" for share in (0.05, 0.25, 0.5, 0.75, 0.95))
-    varying = {name for name in CHOSEN if np.ptp(judges.a.natural[name]) > 0}
-    places = [place for place, (names, *_) in enumerate(tried) if set(names) == varying]
+    default = [pool.correlate([pool.sum(plain(CHOSEN), kind)])[0] for pool in (judges.a, judges.b)]
+    places = [1 + int((known > of_default).sum()) for known, of_default in zip((on_a, on_b), default, strict=True)]
     best: list[Row] = [(" + ".join(names), *judges.values(plain(names), kind)) for names, *_ in tried[:15]]
     return [
         f"Spearman on A: quantiles 5, 25, 50, 75 and 95 % {quantiles}, best {on_a[0]:.3f}. Mean of the best 15: "
         f"{on_a[:15].mean():.3f} on A, {on_b[:15].mean():.3f} on B. Rank correlation, over all these sums, of Spearman "
         f"on A and on B: {ds.spearman(on_a, on_b):.3f}.",
-        *(
-            f"The default's terms are number {place + 1} on A, {1 + (on_b > on_b[place]).sum()} on B."
-            for place in places
-        ),
+        f"The default's {len(CHOSEN)} terms have {default[0]:.3f} and {default[1]:.3f}: among these they would be "
+        f"number {places[0]} on A, {places[1]} on B.",
         "",
         *table(("sum", *COLUMNS), best),
     ]

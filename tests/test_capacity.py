@@ -33,7 +33,7 @@ from search_spaces import Architecture, NASBench201Space, create_space
 CLASSES, SAMPLES = 4, 16
 CELL = "|nor_conv_3x3~0|+|none~0|skip_connect~1|+|nor_conv_1x1~0|none~1|nor_conv_3x3~2|"
 DISCONNECTED = "|none~0|+|none~0|none~1|+|none~0|none~1|none~2|"
-PARTS = ("log_params", "log_positions", "layer_entropy", "channel_entropy", "gradient_flow")
+PARTS = ("log_params", "log_resolution", "layer_entropy", "channel_entropy", "gradient_flow")
 
 
 def make_probe(side: int = 32, samples: int = SAMPLES) -> ds.Probe:
@@ -180,13 +180,35 @@ def test_wide_blocks_on_few_positions_seem_to_pass_more_than_they_do() -> None:
     assert score(read(model, make_probe(side=2)), "gradient_flow") == 0
 
 
-def test_log_positions_counts_the_patches() -> None:
-    options = {"img_size": 32, "depth": 1, "embed_dim": 12, "num_heads": 1}
-    fine, coarse = (read("vit_tiny_patch16_224", patch_size=size, **options) for size in (4, 8))
-    assert [score(one, "log_positions") for one in (fine, coarse)] == [
-        math.log(65),
-        math.log(17),
-    ]  # and one for the class
+@pytest.mark.parametrize(("side", "square", "expected"), [(2, 1, math.log(2)), (8, 4, math.log(2)), (8, 8, 0.0)])
+def test_log_resolution_is_the_side_in_squares_of_one_value(side: int, square: int, expected: float) -> None:
+    """Off by about a quarter of 4 positions / (16 samples x 3 colours), as entropies of few samples are."""
+    with isolated_random_state(2):
+        model = Chain(SAME)
+        torch.nn.init.zeros_(model.stem.bias)  # type: ignore[arg-type]
+    coarse = make_probe(side // square)
+    images = coarse.images.repeat_interleave(square, 2).repeat_interleave(square, 3)
+    readings = read(model, ds.Probe.from_tensors(images, coarse.labels, CLASSES))
+    assert score(readings, "log_resolution") == pytest.approx(expected, abs=0.04)
+
+
+PLACES: dict[str, Callable[[Tensor], Tensor]] = {
+    "nasbench201": lambda raw: raw.flatten(2).permute(2, 0, 1),
+    "swin_tiny_patch4_window7_224": lambda raw: raw.flatten(1, 2).transpose(0, 1),
+    "vit_tiny_patch16_224": lambda raw: raw[:, 1:].transpose(0, 1),  # the token of the class is of no place
+}
+
+
+@pytest.mark.parametrize("name", PLACES)
+def test_log_resolution_is_that_of_numpys_singular_values(name: str) -> None:
+    options = FAMILIES[name] | ({"patch_size": 4} if name.startswith("vit") else {})
+    readings = read(name, **options)
+    model: Any = make(name, **options).train()
+    with torch.no_grad():
+        places = PLACES[name](model.forward_features(readings.probe.images).double())
+    assert 1 < len(places) <= 64
+    values = np.linalg.svd(places.flatten(1).numpy(), compute_uv=False)
+    assert score(readings, "log_resolution") == pytest.approx(stats.entropy(values**2) / 2, rel=1e-4)
 
 
 # -- any network --------------------------------------------------------------------------------

@@ -20,7 +20,7 @@ from ..readings import ReadingError, Readings
 
 
 def effective_capacity(student: Readings, teacher: Readings | None = None) -> float:
-    """Log of parameters x positions x effective layers x effective channels x share of gradients that passes."""
+    """Log of parameters x resolution x effective layers x effective channels x share of gradients that passes."""
     return math.fsum(part(student) for part in PARTS)
 
 
@@ -29,12 +29,14 @@ def log_params(student: Readings, teacher: Readings | None = None) -> float:
     return math.log(student.cost.params)
 
 
-def log_positions(student: Readings, teacher: Readings | None = None) -> float:
-    """Log of the number of positions, or tokens, that the last block gives: how finely places are told apart.
+def log_resolution(student: Readings, teacher: Readings | None = None) -> float:
+    """Log of the effective side of the last feature map: how finely places are still told apart.
 
-    The same for all candidates of most spaces; not where patches or strides are a decision.
+    Half the entropy of the spectrum of the positions' second moment, since a square map has as many positions as its
+    side squared. It is the log of the side where each position, or token, has a pattern of its own, and lower where
+    patches are large, strides many, or places were averaged, as by pooling.
     """
-    return math.log(student.excerpt.positions)
+    return float(fn.entropy(student.excerpt.position_spectrum)) / 2
 
 
 def layer_entropy(student: Readings, teacher: Readings | None = None) -> float:
@@ -101,4 +103,4 @@ def gradient_flow(student: Readings, teacher: Readings | None = None) -> float:
     return math.fsum(min(math.log(max(gain, LEAST_SHARE)), 0.0) for gain in gains) / max(len(gains), 1)
 
 
-PARTS = (log_params, log_positions, layer_entropy, channel_entropy, gradient_flow)
+PARTS = (log_params, log_resolution, layer_entropy, channel_entropy, gradient_flow)

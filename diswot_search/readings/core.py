@@ -38,13 +38,14 @@ class Excerpt:
         block_spectra: See the reading of this name.
         block_gains: How much a random gradient grows on its way back through each block, None between grids of
             positions of which neither is a multiple of the other; see `functional.mean_jacobian_gain`.
-        positions: Positions, or tokens, of the last feature map.
+        position_spectrum: The spectrum of the positions' second moment at the last feature map; see
+            `functional.position_spectrum`.
     """
 
     saliency: list[Tensor]
     block_spectra: list[Tensor]
     block_gains: list[float | None]
-    positions: int
+    position_spectrum: Tensor
 
 
 class Readings(Derivatives):
@@ -115,7 +116,7 @@ class Readings(Derivatives):
             [_by_output((layer.weight.detach() * gradient).abs(), layer) for layer, gradient in pairs],  # type: ignore[operator]
             readings.block_spectra,
             [None if back is None else functional.mean_jacobian_gain(sent, back) for sent, back in grown],
-            readings.features.shape[2],
+            functional.position_spectrum(_places(readings)),
         )
 
     # -- what follows from it -------------------------------------------------------------------
@@ -214,6 +215,13 @@ class Readings(Derivatives):
     def replaced_by_noise(self, seed: int = 0) -> Readings:
         """Readings of the same shapes with standard normal noise in place of every feature map."""
         return _Altered(self, *noise(seed))
+
+
+def _places(readings: Readings) -> Tensor:
+    """The last feature map without tokens that are of no place, such as one for the class, (B, C, P)."""
+    features = readings.features
+    apart = getattr(readings.model, "num_prefix_tokens", 0)
+    return features[:, :, apart:] if apart < features.shape[2] else features
 
 
 def _by_output(values: Tensor, layer: nn.Module) -> Tensor:
