@@ -366,6 +366,29 @@ def unusual(**form: bool) -> list[Tensor]:
     return [*found, *tree_leaves(blocks), torch.tensor([get_proxy("fisher")(readings)])]
 
 
+class Branches(nn.Module):
+    """Two rows of two units side by side."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 4, 1)
+        self.left = nn.Sequential(Unit(4, by_name=False), Unit(4, by_name=False))
+        self.right = nn.Sequential(Unit(4, by_name=False), Unit(4, by_name=False))
+        self.head = nn.Linear(8, 4)
+
+    def forward(self, images: Tensor) -> Tensor:
+        x = self.stem(images)
+        return self.head(torch.cat([self.left(x), self.right(x)], 1).mean((2, 3)))
+
+
+def test_blocks_of_parallel_branches_are_not_behind_each_other() -> None:
+    readings = read(Branches(), make_probe(8), needs=("block_gradients",))
+    assert len(readings.forward_pass.notes.blocks) == 4
+    pairs = readings.block_gradients
+    assert len(pairs) == 3
+    assert all(arrived.any() for _, arrived in pairs)
+
+
 @pytest.mark.parametrize("form", [{"by_name": True}, {"in_place": True}, {"by_name": True, "in_place": True}])
 def test_calls_by_name_and_changes_in_place_are_read_like_any(form: dict[str, bool]) -> None:
     found, expected = unusual(**form), unusual()

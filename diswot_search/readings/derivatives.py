@@ -87,14 +87,18 @@ class Derivatives(Noted):
     def block_gradients(self) -> list[tuple[Tensor, Tensor]]:
         """Of each block, a random gradient of its output and what it becomes at the block before, or at the stem.
 
-        The random gradients are Rademacher (-1 or 1, evenly), the same for the same shape; both are (B, C, P).
+        The random gradients are Rademacher (-1 or 1, evenly), the same for the same shape; both are (B, C, P). Blocks
+        that lie beside the one before, as those of parallel branches do, are left out.
         """
         pairs = []
+        logits = self._pass_for("block_gradients").logits
         for before, after in itertools.pairwise(self._chain("block_gradients")):
             generator = torch.Generator().manual_seed(stable_seed("Rademacher", *after.shape))
             signs = torch.randint(0, 2, after.shape, generator=generator).to(after) * 2 - 1
             connected = before.requires_grad  # or it is a constant, which nothing arrives at
             arrived = self._grad(after, [before], signs)[0] if connected else torch.zeros_like(before)
+            if connected and not arrived.any() and self._leads_to(before, logits) and not self._leads_to(before, after):
+                continue
             pairs.append((self._as_map(signs), self._as_map(arrived)))
         return pairs
 
@@ -145,6 +149,14 @@ class Derivatives(Noted):
             if index not in sums:  # no gradient came by
                 sums[index] = torch.zeros_like(_sum_over_positions(call.output.detach().float(), call))
         return gradients, [sums[index] for index in sorted(sums)] if "layers" in taken.kinds else None
+
+    def _leads_to(self, before: Tensor, after: Tensor) -> bool:
+        """Whether a tensor was computed from another one."""
+        if not after.requires_grad:
+            return False
+        with self._differentiable():
+            found = torch.autograd.grad(after.sum(), [before], retain_graph=True, allow_unused=True)
+        return found[0] is not None
 
     def _grad(self, output: Any, inputs: list[Tensor], seed: Tensor | None = None, again: bool = False) -> list[Tensor]:
         """Gradients, zero where the output does not depend on an input; the graph is kept for the next ones."""
