@@ -25,16 +25,22 @@ def effective_capacity(student: Readings, teacher: Readings | None = None) -> fl
 
 
 def log_params(student: Readings, teacher: Readings | None = None) -> float:
-    """Log of the number of trainable parameters."""
+    """Log of the number of trainable parameters.
+
+    Raises:
+        ReadingError: There is none.
+    """
+    if not student.cost.params:
+        raise ReadingError("no parameter is trainable")
     return math.log(student.cost.params)
 
 
 def log_resolution(student: Readings, teacher: Readings | None = None) -> float:
     """Log of the effective side of the last feature map: how finely places are still told apart.
 
-    Half the entropy of the spectrum of the positions' second moment, since a square map has as many positions as its
-    side squared. It is the log of the side where each position, or token, has a pattern of its own, and lower where
-    patches are large, strides many, or places were averaged, as by pooling.
+    Half the entropy of the spectrum of the positions' covariance, since a square map has as many positions as its side
+    squared. It is the log of the side where what positions, or tokens, hold is uncorrelated, and lower where patches
+    are large, strides many, or places were averaged, as by pooling.
     """
     return float(fn.entropy(student.excerpt.position_spectrum)) / 2
 
@@ -90,14 +96,17 @@ LEAST_SHARE = 1e-3
 
 
 def gradient_flow(student: Readings, teacher: Readings | None = None) -> float:
-    """Log of the share of a random gradient that passes a block on its way back, mean over blocks; at most 0.
+    """Log of the share of a gradient that passes a block in the same way for all samples, mean over blocks; at most 0.
 
     The share is the largest singular value of the mean map from the gradient at the output of a block to the one at its
-    input, as in `trainability`; where it is above 1, as behind a residual link, nothing is lost and it counts as 1. So
-    does a block between whose grids of positions there is no whole factor. It is an estimate from above: where blocks
-    have as many channels as there are samples and positions, small losses are not seen.
+    input, times the root mean square of the input over that of the output: 1 for a linear map, whatever its scale, and
+    lower where samples and places are treated differently, as behind one activation function after the other without a
+    residual link. Above 1 it counts as 1, and so does a block between whose grids of positions there is no whole
+    factor. It is an estimate from above: where blocks have as many channels as there are samples and positions, small
+    losses are not seen.
 
-    Source: after Lee and Ham, "AZ-NAS", CVPR 2024, whose trainability holds a gain against a block as well.
+    Source: after the trainability of Lee and Ham, "AZ-NAS", CVPR 2024, which takes the same map as it is, and holds a
+    gain against a block as well.
     """
     gains = [1.0 if gain is None else gain for gain in student.excerpt.block_gains]
     return math.fsum(min(math.log(max(gain, LEAST_SHARE)), 0.0) for gain in gains) / max(len(gains), 1)

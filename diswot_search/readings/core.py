@@ -25,7 +25,7 @@ from .gates import with_open_gates
 from .timing import reading, readings_of
 
 EXCERPT = 16
-"""Images that `Readings.excerpt` reads: all their derivatives together cost less than a forward pass of 64 images."""
+"""Images that `Readings.excerpt` reads: its passes over them cost two to three forward passes of 64 images."""
 
 
 @dataclass(frozen=True)
@@ -36,10 +36,9 @@ class Excerpt:
         saliency: Of each convolution and linear layer, the sum of |weight x gradient| over what each of its output
             channels is made from, (channels,) in double precision; the gradient is that of the mean cross entropy.
         block_spectra: See the reading of this name.
-        block_gains: How much a random gradient grows on its way back through each block, None between grids of
-            positions of which neither is a multiple of the other; see `functional.mean_jacobian_gain`.
-        position_spectrum: The spectrum of the positions' second moment at the last feature map; see
-            `functional.position_spectrum`.
+        block_gains: See the reading of this name.
+        position_spectrum: See `functional.position_spectrum`; of the last feature map, or of the last block's where
+            the network gives on no positions, but a token of the class.
     """
 
     saliency: list[Tensor]
@@ -100,7 +99,7 @@ class Readings(Derivatives):
                 feature map.
         """
         part = slice(EXCERPT)
-        opened = self.model if self.trained else with_open_gates(self.model, self._make)
+        opened = self.model if self.trained else with_open_gates(self.model)
         # Readings of their own, which go with their graph once these are taken.
         readings = Readings(
             lambda: opened,
@@ -108,14 +107,13 @@ class Readings(Derivatives):
             device=self.device,
             precision=self.precision,
             trained=self.trained,
-            needs=("block_spectra", "gradients", "block_gradients"),
+            needs=("block_spectra", "gradients", "block_gains", "block_features"),
         )
         pairs = zip(readings.layers, readings.gradients, strict=True)
-        grown = [(sent, functional.unshuffled(back, sent.shape[2])) for sent, back in readings.block_gradients]
         return Excerpt(
             [_by_output((layer.weight.detach() * gradient).abs(), layer) for layer, gradient in pairs],  # type: ignore[operator]
             readings.block_spectra,
-            [None if back is None else functional.mean_jacobian_gain(sent, back) for sent, back in grown],
+            readings.block_gains,
             functional.position_spectrum(_places(readings)),
         )
 
@@ -218,16 +216,18 @@ class Readings(Derivatives):
 
 
 def _places(readings: Readings) -> Tensor:
-    """The last feature map without tokens that are of no place, such as one for the class, (B, C, P)."""
+    """The last map that has positions, less tokens that are of no place, such as one for the class, (B, C, P)."""
     features = readings.features
+    if features.shape[2] == 1 and readings.block_features:
+        features = readings.block_features[-1]
     apart = getattr(readings.model, "num_prefix_tokens", 0)
     return features[:, :, apart:] if apart < features.shape[2] else features
 
 
 def _by_output(values: Tensor, layer: nn.Module) -> Tensor:
-    """Sums over all but the output channels of a layer's weight, in double precision."""
+    """Sums over all but the output channels of a layer's weight."""
     outputs = 1 if isinstance(layer, nn.modules.conv._ConvTransposeNd) else 0
-    return functional.exact(values.transpose(0, outputs).flatten(1).sum(1, dtype=torch.float64))
+    return functional.exact(values.transpose(0, outputs).flatten(1).sum(1))
 
 
 class _Altered(Altered, Readings):

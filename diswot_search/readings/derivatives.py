@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from typing import Any
 
@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from .. import functional
 from ..data import Probe
 from ..seeding import stable_seed
 from .fisher import FISHER_SAMPLES, fisher_information
@@ -88,19 +89,42 @@ class Derivatives(Noted):
         """Of each block, a random gradient of its output and what it becomes at the block before, or at the stem.
 
         The random gradients are Rademacher (-1 or 1, evenly), the same for the same shape; both are (B, C, P). Blocks
-        that lie beside the one before, as those of parallel branches do, are left out.
+        that lie beside the one before, as those of parallel branches do, are left out, and those that make one token
+        of many.
         """
-        pairs = []
-        logits = self._pass_for("block_gradients").logits
-        for before, after in itertools.pairwise(self._chain("block_gradients")):
+        steps = self._through_blocks("block_gradients")
+        return [(self._as_map(signs), self._as_map(arrived)) for _, _, signs, arrived in steps]
+
+    @reading_of("graph", "blocks")
+    def block_gains(self) -> list[float | None]:
+        """The gain of a random gradient on its way back through each block that has `block_gradients`.
+
+        It is `functional.mean_jacobian_gain`, times the root mean square of the block's input over that of its output,
+        so that the scale of neither counts. None where the output has finer positions than the input, or there is no
+        whole factor between their grids.
+        """
+        gains: list[float | None] = []
+        for before, after, signs, arrived in self._through_blocks("block_gains"):
+            sent = self._as_map(signs)
+            back = functional.unshuffled(self._as_map(arrived), sent.shape[2])
+            scales = [float(map_.detach().float().square().mean().sqrt()) for map_ in (before, after)]
+            scale = scales[0] / scales[1] if scales[1] else 0.0
+            gains.append(None if back is None else functional.mean_jacobian_gain(sent, back) * scale)
+        return gains
+
+    def _through_blocks(self, name: str) -> Iterator[tuple[Tensor, Tensor, Tensor, Tensor]]:
+        """Of each block its input, its output, random signs of the output's shape and what they become at the input."""
+        logits = self._pass_for(name).logits
+        for before, after in itertools.pairwise(self._chain(name)):
             generator = torch.Generator().manual_seed(stable_seed("Rademacher", *after.shape))
             signs = torch.randint(0, 2, after.shape, generator=generator).to(after) * 2 - 1
             connected = before.requires_grad  # or it is a constant, which nothing arrives at
             arrived = self._grad(after, [before], signs)[0] if connected else torch.zeros_like(before)
             if connected and not arrived.any() and self._leads_to(before, logits) and not self._leads_to(before, after):
                 continue
-            pairs.append((self._as_map(signs), self._as_map(arrived)))
-        return pairs
+            if before.ndim == after.ndim == 3 and after.shape[1] == 1 < before.shape[1]:
+                continue
+            yield before, after, signs, arrived
 
     @reading
     def fisher_information(self) -> Tensor:

@@ -8,7 +8,7 @@ before looks as if those branches were not there.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor, nn
@@ -16,25 +16,22 @@ from torch import Tensor, nn
 LARGEST = 0.1
 """Scales of at most this are closed gates; timm's layer scales begin at 1e-6 to 0.1."""
 
+FAINT = 1e-3
+"""Weights of layers are closed gates where all are below this, as a share of the usual 1 / sqrt(inputs)."""
+
 APART = ("bias", "beta", "tau", "lambda", "temperature")
 """What is in the name of parameters that scale no branch: they are added, thresholds, or in an exponent."""
 
 
-def with_open_gates(model: nn.Module, make: Callable[[], nn.Module]) -> nn.Module:
-    """The model itself where no gate is closed, otherwise another one with its gates open.
+def with_open_gates(model: nn.Module) -> nn.Module:
+    """The model itself where no gate is closed, otherwise a copy of it with its gates open.
 
-    Scales, one number for each channel or for all, become 1; matrices and kernels of zeros are drawn anew, with the
-    variance 1 / inputs and always the same numbers. What is frozen stays closed, as it does in training.
-
-    Args:
-        model: Stays as it is.
-        make: Makes the same network again; what hands out the model itself is answered by a copy.
+    Scales, one number for each channel or for all, become 1; matrices and kernels of zeros, or nearly so, are drawn
+    anew, with the variance 1 / inputs and always the same numbers. What is frozen stays closed, as it does in training.
     """
     if not any(True for _ in _closed(model)):
         return model
-    opened = make()
-    if opened is model:
-        opened = copy.deepcopy(model)
+    opened = copy.deepcopy(model)
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for parameter, is_scale in _closed(opened):
@@ -47,16 +44,18 @@ def with_open_gates(model: nn.Module, make: Callable[[], nn.Module]) -> nn.Modul
 
 
 def _closed(model: nn.Module) -> Iterator[tuple[Tensor, bool]]:
-    """Scales that all are one small number, and weights of layers that are zero; whether each is a scale."""
+    """Scales that all are one small number, and weights of layers that are all but zero; whether each is a scale."""
     for module in model.modules():
         if isinstance(module, nn.PReLU):  # whose weight is a slope below zero, not a scale of all
             continue
         for name, parameter in module.named_parameters(recurse=False):
             if any(word in name for word in APART) or not parameter.requires_grad or not parameter.numel():
                 continue
-            first = float(parameter.detach().flatten()[0])
-            layer = isinstance(module, nn.modules.conv._ConvNd | nn.Linear)
-            is_scale = not layer and parameter.shape[1:].numel() == 1
-            closed = abs(first) <= LARGEST if is_scale else layer and first == 0
-            if closed and bool((parameter == first).all()):
-                yield parameter, is_scale
+            values, inputs = parameter.detach(), parameter.shape[1:].numel()
+            if isinstance(module, nn.modules.conv._ConvNd | nn.Linear):
+                if float(values.abs().max()) < FAINT / inputs**0.5:
+                    yield parameter, False
+            elif inputs == 1 or (values.ndim == 4 and values.shape[1] == values.numel()):
+                first = float(values.flatten()[0])
+                if abs(first) <= LARGEST and bool((values == first).all()):
+                    yield parameter, True

@@ -76,9 +76,11 @@ class Noted(Passes):
         return (raw.flatten(1, 2).transpose(1, 2) if self._has_channels_last(raw) else raw.flatten(2)).float()
 
     def _has_channels_last(self, raw: Tensor) -> bool:
-        """Whether the channels of a (B, ., ., .) map come last: maps are square where blocks differ from the model."""
+        """Whether the channels of a (B, ., ., .) map come last, as a block may have them whatever the model says."""
         _, first, second, third = raw.shape
-        if (first == second) != (second == third):
+        # A map of square images is square, which tells where the channels are unless they are as many as a side.
+        of_square = self.probe.images.shape[2] == self.probe.images.shape[3]
+        if of_square and (first == second) != (second == third):
             return first == second
         return str(getattr(self.model, "output_fmt", "NCHW")).upper().endswith("NHWC")
 

@@ -91,8 +91,8 @@ class Recorder:
         self.layers.append(LayerCall(module, first_given(args, kwargs).detach(), output))
 
     def _note_block(self, module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
-        if isinstance(output, tuple | list) and output:  # as blocks that hand on the size of their map do
-            output = output[0]
+        if isinstance(output, tuple | list):  # as blocks that hand on the size of their map do
+            output = next(filter(self._is_map, output), None)
         if self._is_map(output):
             entry = first_given(args, kwargs)
             if not self.blocks and self._is_map(entry):
