@@ -89,13 +89,8 @@ def channel_spectrum(features: Tensor) -> Tensor:
 
 
 def position_spectrum(features: Tensor) -> Tensor:
-    """Spectrum of the positions' second moment about each channel's mean, (B, C, P) to (min(P, B C),).
-
-    Raises:
-        ValueError: The features of each channel are the same everywhere.
-    """
-    centred = features - features.mean((0, 2), keepdim=True)
-    return channel_spectrum(centred.transpose(1, 2))
+    """Spectrum of the positions' second moment, (B, C, P) to (min(P, B C),); as `channel_spectrum` of the channels'."""
+    return channel_spectrum(features.transpose(1, 2))
 
 
 def sample_gram(features: Tensor) -> Tensor:

@@ -185,9 +185,12 @@ def positions(student: ds.Readings, part: ds.Readings) -> Values:
     centred = [maps - maps.mean((0, 2), keepdim=True) for maps in (last, *blocks)]
     waves = [entropy(power(maps)) for maps in blocks]
     return {
-        "position_entropy": entropy(fn.channel_spectrum(last.transpose(1, 2))),
-        "position_collision_entropy": collision_entropy(fn.channel_spectrum(last.transpose(1, 2))),
-        "centred_position_entropy": entropy(fn.channel_spectrum(centred[0].transpose(1, 2))),
+        "position_entropy": entropy(fn.position_spectrum(last)),
+        "stage_position_entropy": statistics.fmean(
+            entropy(fn.position_spectrum(maps)) for maps in blocks if maps.shape[2] == last.shape[2]
+        ),
+        "position_collision_entropy": collision_entropy(fn.position_spectrum(last)),
+        "centred_position_entropy": entropy(fn.position_spectrum(centred[0])),
         "wave_entropy": waves[-1],
         "mean_wave_entropy": statistics.fmean(waves),
         "least_wave_entropy": min(waves),
@@ -561,7 +564,13 @@ def changes() -> dict[str, Terms]:
     rest = [term for term in chosen if term[1] != "log_params"]
     apart = [name for name in CHOSEN if name != "channel_entropy"]
     placeless = plain([name for name in CHOSEN if name != "log_resolution"])
-    of_places = ("position_collision_entropy", "centred_position_entropy", "wave_entropy", "mean_wave_entropy")
+    of_places = (
+        "position_entropy",
+        "position_collision_entropy",
+        "centred_position_entropy",
+        "wave_entropy",
+        "mean_wave_entropy",
+    )
     found: dict[str, Terms] = {"the chosen sum": chosen}
     found |= {f"without {name}": [term for term in chosen if term[1] != name] for name in CHOSEN}
     for factor in (2.0, 0.5):

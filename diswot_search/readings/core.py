@@ -37,14 +37,14 @@ class Excerpt:
             channels is made from, (channels,) in double precision; the gradient is that of the mean cross entropy.
         block_spectra: See the reading of this name.
         block_gains: See the reading of this name.
-        position_spectrum: See `functional.position_spectrum`; of the last feature map, or of the last block's where
-            the network gives on no positions, but a token of the class.
+        position_spectra: Of each block that gives as many positions as the last one does, the spectrum of the
+            positions' second moment; blocks that give one token alone, as those of a class do, are none.
     """
 
     saliency: list[Tensor]
     block_spectra: list[Tensor]
     block_gains: list[float | None]
-    position_spectrum: Tensor
+    position_spectra: list[Tensor]
 
 
 class Readings(Derivatives):
@@ -114,7 +114,7 @@ class Readings(Derivatives):
             [_by_output((layer.weight.detach() * gradient).abs(), layer) for layer, gradient in pairs],  # type: ignore[operator]
             readings.block_spectra,
             readings.block_gains,
-            functional.position_spectrum(_places(readings)),
+            [functional.position_spectrum(maps) for maps in _last_stage(readings)],
         )
 
     # -- what follows from it -------------------------------------------------------------------
@@ -215,13 +215,13 @@ class Readings(Derivatives):
         return _Altered(self, *noise(seed))
 
 
-def _places(readings: Readings) -> Tensor:
-    """The last map that has positions, less tokens that are of no place, such as one for the class, (B, C, P)."""
-    features = readings.features
-    if features.shape[2] == 1 and readings.block_features:
-        features = readings.block_features[-1]
+def _last_stage(readings: Readings) -> list[Tensor]:
+    """The maps of the blocks on the last grid, less tokens of no place, such as one for the class, each (B, C, P)."""
+    maps = readings.block_features
+    counts = [map_.shape[2] for map_ in maps if map_.shape[2] > 1] or [1]
     apart = getattr(readings.model, "num_prefix_tokens", 0)
-    return features[:, :, apart:] if apart < features.shape[2] else features
+    apart = apart if apart < counts[-1] else 0
+    return [map_[:, :, apart:] for map_ in maps if map_.shape[2] == counts[-1]]
 
 
 def _by_output(values: Tensor, layer: nn.Module) -> Tensor:
