@@ -17,7 +17,8 @@ import timm
 import torch
 from contracts import ProxyContract
 from scipy import stats
-from timm.models.mlp_mixer import MlpMixer
+from timm.layers import GatedMlp
+from timm.models.mlp_mixer import MlpMixer, SpatialGatingBlock
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -43,7 +44,7 @@ def make_probe(side: int = 32, samples: int = SAMPLES) -> ds.Probe:
 
 def make(name: str, **options: Any) -> nn.Module:
     with isolated_random_state(1):
-        if name == "mixer":  # whose sizes timm's names have fixed
+        if name in ("mixer", "gmlp"):  # whose sizes timm's names have fixed
             return MlpMixer(CLASSES, **options)
         return timm.create_model(name, **{"num_classes": CLASSES} | options)
 
@@ -286,17 +287,35 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "swin_tiny_patch4_window7_224": {"img_size": 32, "depths": (2, 2), "num_heads": (2, 4), "embed_dim": 24},
     "mixer": {"img_size": 32, "patch_size": 8, "num_blocks": 2, "embed_dim": 24},
     "mobilevit_xxs": {},
+    "tnt_s_patch16_224": {"img_size": 32, "patch_size": 8, "depth": 2, "embed_dim": 24, "inner_dim": 8},
+    "gmlp": {
+        "img_size": 32,
+        "patch_size": 8,
+        "num_blocks": 2,
+        "embed_dim": 24,
+        "mlp_ratio": 2,
+        "block_layer": SpatialGatingBlock,
+        "mlp_layer": GatedMlp,
+    },
+    "crossvit_tiny_240": {"depth": ((1, 2, 0), (1, 2, 0))},
 }
+SIDES = {"mobilevit_xxs": 64, "crossvit_tiny_240": 240}
+"""Of the images; 32 where nothing is said."""
+COARSE = ("resnet10t", "mobilenetv3_small_050", "regnetx_002", "convnext_atto", "convnextv2_atto", "fastvit_t8")
+"""Families that leave one position of 32 x 32."""
 
 
 @pytest.mark.parametrize("name", FAMILIES)
 def test_families_have_finite_parts(name: str) -> None:
-    readings = read(name, make_probe(64 if name == "mobilevit_xxs" else 32, samples=4), **FAMILIES[name])
+    readings = read(name, make_probe(SIDES.get(name, 32), samples=4), **FAMILIES[name])
     values = {part: score(readings, part) for part in PARTS}
     assert all(math.isfinite(value) for value in values.values())
     layers = len(readings.excerpt.saliency)
     assert 0 < values["layer_entropy"] <= math.log(layers)
     assert values["channel_entropy"] > 0
+    spectra = readings.excerpt.position_spectra
+    assert (values["log_resolution"] == 0) == (name in COARSE) == (len(spectra[0]) == 1)
+    assert values["log_resolution"] <= math.log(len(spectra[0])) / 2
     assert math.log(1e-3) <= values["gradient_flow"] <= 0
     assert score(readings) == math.fsum(values.values())
 
@@ -366,6 +385,15 @@ def test_a_head_of_zeros_is_drawn() -> None:
     assert not head.weight.any()
 
 
+def test_gates_of_nearly_nothing_are_drawn() -> None:
+    """gMLP mixes tokens by weights that begin at 1e-6."""
+    model: Any = make("gmlp", **FAMILIES["gmlp"])
+    opened: Any = with_open_gates(model)
+    for before, after in zip(model.blocks, opened.blocks, strict=True):
+        assert 0 < before.mlp_channels.gate.proj.weight.abs().max() < 1e-4
+        assert float(after.mlp_channels.gate.proj.weight.detach().std()) == pytest.approx(16**-0.5, rel=0.2)
+
+
 def test_a_frozen_gate_stays_closed() -> None:
     model = make("resnet10t")
     for parameter in model.parameters():
@@ -393,6 +421,7 @@ class Gated(nn.Module):
         self.norm = nn.BatchNorm2d(4)
         self.act = nn.PReLU()
         self.gamma = nn.Parameter(torch.full((4, 1, 1), 1e-5))
+        self.wide_gamma = nn.Parameter(torch.full((1, 4, 1, 1), 1e-5))
         self.gain = nn.Parameter(torch.tensor(0.0))
         self.beta = nn.Parameter(torch.zeros(4))
         self.token = nn.Parameter(torch.zeros(1, 1, 4))
@@ -407,7 +436,7 @@ def test_gates_open_and_nothing_else_does() -> None:
     opened = with_open_gates(model)
     before, after = model.state_dict(), opened.state_dict()
     changed = {name for name, value in before.items() if not torch.equal(value, after[name])}
-    assert changed == {"norm.weight", "gamma", "gain"}
+    assert changed == {"norm.weight", "gamma", "wide_gamma", "gain"}
     assert all(bool((after[name] == 1).all()) for name in changed)
 
 
@@ -467,6 +496,31 @@ def test_what_cannot_be_scored_has_a_reason(text: str, space: Any, reason: str) 
     assert (evaluation.status, evaluation.score, evaluation.parts) == ("failed", None, {})
     assert evaluation.reason is not None
     assert any(part in evaluation.reason for part in reason.split("|")), evaluation.reason
+
+
+def test_a_network_with_nothing_to_train_has_no_score() -> None:
+    model = make("cifar_resnet", arch="1x4-1x4-1x8").requires_grad_(False)
+    with pytest.raises(ReadingError, match="no parameter is trainable"):
+        score(read(model))
+
+
+@pytest.mark.parametrize("width", [15, 16, 17])
+def test_images_need_not_be_square(width: int) -> None:
+    """A block's map of 16 rows and 16 channels is not taken for one with its channels last."""
+    model = nn.Sequential(nn.Conv2d(3, width, 1), nn.Sequential(nn.Conv2d(width, width, 1), nn.ReLU()))
+    model = nn.Sequential(model, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(width, CLASSES))
+    images = torch.randn(SAMPLES, 3, 16, 32, generator=torch.Generator().manual_seed(0))
+    probe = ds.Probe.from_tensors(images, torch.arange(SAMPLES) % CLASSES, CLASSES)
+    assert [map_.shape[1:] for map_ in read(model, probe).block_features] == [(width, 512)] * 2
+
+
+def test_one_token_of_many_is_no_coarser_grid() -> None:
+    """CaiT's last blocks look from the token of the class at those of the patches."""
+    readings = read("cait_xxs24_224", **TRANSFORMER)
+    shapes = [map_.shape[2] for map_ in readings.block_features]
+    assert shapes == [16, 16, 1, 1]
+    assert len(readings.excerpt.block_gains) == 3
+    assert [len(spectrum) for spectrum in readings.excerpt.position_spectra] == [16, 16]
 
 
 def test_networks_without_feature_maps_are_refused_with_a_reason() -> None:

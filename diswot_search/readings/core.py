@@ -37,8 +37,7 @@ class Excerpt:
             channels is made from, (channels,) in double precision; the gradient is that of the mean cross entropy.
         block_spectra: See the reading of this name.
         block_gains: See the reading of this name.
-        position_spectra: Of each block that gives as many positions as the last one does, the spectrum of the
-            positions' second moment; blocks that give one token alone, as those of a class do, are none.
+        position_spectra: See `functional.position_spectrum`; of each map of `Readings.last_stage`.
     """
 
     saliency: list[Tensor]
@@ -107,14 +106,14 @@ class Readings(Derivatives):
             device=self.device,
             precision=self.precision,
             trained=self.trained,
-            needs=("block_spectra", "gradients", "block_gains", "block_features"),
+            needs=("block_spectra", "gradients", "block_gains", "last_stage"),
         )
         pairs = zip(readings.layers, readings.gradients, strict=True)
         return Excerpt(
             [_by_output((layer.weight.detach() * gradient).abs(), layer) for layer, gradient in pairs],  # type: ignore[operator]
             readings.block_spectra,
             readings.block_gains,
-            [functional.position_spectrum(maps) for maps in _last_stage(readings)],
+            [functional.position_spectrum(maps) for maps in readings.last_stage],
         )
 
     # -- what follows from it -------------------------------------------------------------------
@@ -213,15 +212,6 @@ class Readings(Derivatives):
     def replaced_by_noise(self, seed: int = 0) -> Readings:
         """Readings of the same shapes with standard normal noise in place of every feature map."""
         return _Altered(self, *noise(seed))
-
-
-def _last_stage(readings: Readings) -> list[Tensor]:
-    """The maps of the blocks on the last grid, less tokens of no place, such as one for the class, each (B, C, P)."""
-    maps = readings.block_features
-    counts = [map_.shape[2] for map_ in maps if map_.shape[2] > 1] or [1]
-    apart = getattr(readings.model, "num_prefix_tokens", 0)
-    apart = apart if apart < counts[-1] else 0
-    return [map_[:, :, apart:] for map_ in maps if map_.shape[2] == counts[-1]]
 
 
 def _by_output(values: Tensor, layer: nn.Module) -> Tensor:

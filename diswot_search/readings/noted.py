@@ -64,6 +64,23 @@ class Noted(Passes):
         following = [after.shape[2] for after in maps[1:]] + [None]
         return [map_ for map_, after in zip(maps, following, strict=True) if map_.shape[2] != after]
 
+    @reading_of("blocks")
+    def last_stage(self) -> list[Tensor]:
+        """The outputs of the blocks that give as many positions as the last one does, each (B, C, P).
+
+        The token of a class is of no position: it is left out, and so are blocks that give nothing else.
+
+        Raises:
+            ReadingError: The network has no block that gives a feature map.
+        """
+        blocks = self._pass_for("last_stage").notes.blocks
+        maps = [self._as_map(block.detach()) for block in blocks if block.ndim == 4 or block.shape[1] > 1]
+        if not maps:
+            raise ReadingError("the network has no block that gives a feature map")
+        positions = maps[-1].shape[2]
+        apart = getattr(self.model, "num_prefix_tokens", 0) if positions == self.features.shape[2] else 0
+        return [map_[:, :, apart:] for map_ in maps if map_.shape[2] == positions]
+
     @reading_of("leaves")
     def leaf_maps(self) -> list[Tensor]:
         """What each innermost module gave for the first sample, where that has positions, each (C, P)."""
