@@ -55,6 +55,7 @@ PASS_NAMES = {
     "hessian_gradients": "double backward",
     "input_jacobian": "backward to the images",
     "block_gradients": "backward through each block",
+    "block_gains": "backward through each block",
     "half_gradients": "forward and backward on each half of the batch",
     "ntk": "per-sample gradients",
     "fisher_information": "gradients of each class",

@@ -1,6 +1,6 @@
 """What scoring one candidate costs, as a ratio to one plain forward of the same network on the same batch.
 
-Sides alternate within one run, on 50 random architectures of NAS-Bench-201 and 50 of CIFAR ResNets (S0), batch 64:
+Sides alternate within one run, on 50 random architectures of each of four spaces, batch 64:
 
 * plain forward: the built network in evaluation mode with batch statistics, no gradients, in both memory layouts;
 * score: the default proxy, and `diswot` against a teacher that was read before (building excluded), in the memory
@@ -144,7 +144,7 @@ def main() -> None:
     device = resolve_device(args.device)
     columns = {
         name: measure(search_spaces.create_space(name, num_classes=100), args.count, args.batch_size, device)
-        for name in ("nasbench201", "cifar_resnet_s0")
+        for name in ("nasbench201", "cifar_resnet_s0", "timm/regnet_32", "timm/vit_32")
     }
     lines = [
         "# What scoring one candidate costs",

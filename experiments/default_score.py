@@ -13,7 +13,7 @@ import argparse
 import os
 import platform
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ import torch
 from numpy.typing import NDArray
 
 import diswot_search as ds
+from diswot_search.ranking import best_decile
 from search_spaces import SearchSpace
 
 RESULTS = Path(__file__).parent / "results"
@@ -42,20 +43,18 @@ Row = tuple[str, Callable[[dict[str, Floats]], Floats]]
 class Table:
     """Scores of one table: a dictionary of proxies' scores for each seed, accuracies and sizes."""
 
-    def __init__(self, title: str, comparison: ds.Comparison) -> None:
+    def __init__(self, comparison: ds.Comparison) -> None:
         table = comparison.scores
-        self.title = title
         self.accuracies, self.params = table.accuracies, table.params
         self.seeds = [
             {name: scores[place] for name, scores in table.scores.items()}
             | {"log_macs": np.log(table.macs), "log_params": np.log(table.params)}
             for place in range(len(table.seeds))
         ]
-        self.seconds = table.seconds
 
     def measure(self, score: Callable[[dict[str, Floats]], Floats]) -> dict[str, tuple[float, float]]:
         """Mean and standard deviation over seeds of what is asked of a score."""
-        best = self.accuracies >= np.quantile(self.accuracies, 0.9)
+        best = best_decile(self.accuracies)
         values: dict[str, list[float]] = {}
         for seed in self.seeds:
             scores = score(seed)
@@ -137,15 +136,23 @@ def with_term(label: str) -> Callable[[dict[str, Floats]], Floats]:
     return lambda scores: scores[SCORE] + np.log(np.clip(scores[label], 1e-3, None))
 
 
-def markdown(table: Table, rows: Iterator[Row]) -> list[str]:
-    columns = ("Spearman", "Kendall", "best 10 %", "regret", "same size")
-    lines = ["| score | " + " | ".join(columns) + " |", "|---|" + "---:|" * len(columns)]
+def section(title: str, comparison: ds.Comparison, rows: Iterable[Row]) -> list[str]:
+    """A heading and the table of a comparison, in Markdown."""
+    table, columns = Table(comparison), ("Spearman", "Kendall", "best 10 %", "regret", "same size")
+    lines = ["", title, "", "| score | " + " | ".join(columns) + " |", "|---|" + "---:|" * len(columns)]
     for name, score in rows:
         measured = table.measure(score)
         spread = len(table.seeds) > 1
         entries = [f"{mean:.3f}" + f" ± {std:.3f}" * spread for mean, std in (measured[column] for column in columns)]
         lines.append(f"| {name} | " + " | ".join(entries) + " |")
     return lines
+
+
+def check_truth(space: SearchSpace, truth: Path) -> None:
+    """The students of a table are those that will be scored."""
+    for text, macs in ds.read_table(truth, "macs").items():
+        if (scored := space.cost(space.parse(text)).macs) != macs:
+            raise SystemExit(f"{text} in {truth} has {macs:.0f} MACs, and {scored} here: another --truth_size?")
 
 
 def main() -> None:
@@ -175,24 +182,23 @@ def main() -> None:
         "agreement in sign over pairs within 15 % of each other's parameters.",
     ]
     for dataset, images in (("cifar10", args.cifar10), ("cifar100", args.cifar100)):
-        place = args.runs / f"nasbench201_{dataset}"
-        column = f"{dataset}_test_accuracy"
-        found = compare("nasbench201", benchmark, column, images, place, args.draws, architectures=cells)
-        title = f"NAS-Bench-201, {dataset.upper().replace('R', 'R-')}, {len(cells)} distinct cells"
-        lines += ["", f"## {title}", "", *markdown(Table(title, found), ablations())]
+        options: dict[str, Any] = {"space": "nasbench201", "table": benchmark, "column": f"{dataset}_test_accuracy"}
+        options |= {"images": images, "runs": args.runs / f"nasbench201_{dataset}", "draws": args.draws}
+        title = f"## NAS-Bench-201, {dataset.upper().replace('R', 'R-')}, {len(cells)} distinct cells"
+        lines += section(title, compare(architectures=cells, **options), ablations())
         if unseen:
-            others = compare("nasbench201", benchmark, column, images, place, args.draws, architectures=unseen)
-            title = f"The {len(unseen)} among them that nobody looked at while it was chosen"
-            lines += ["", f"### {title}", "", *markdown(Table(title, others), ablations())]
+            title = f"### The {len(unseen)} among them that nobody looked at while it was chosen"
+            lines += section(title, compare(architectures=unseen, **options), ablations())
     s0 = args.tables / "cifar_resnet_s0.csv"
     found = compare("cifar_resnet_s0", s0, "cifar100_kd_accuracy", args.cifar100, args.runs / "s0", args.draws)
-    lines += ["", "## S0, distilled from ResNet-110", "", *markdown(Table("S0", found), ablations())]
-    for name, options in TRUTH.items():
-        truth = RESULTS / f"distilled_truth_{name.rpartition('/')[2]}.csv"
+    lines += section("## S0, distilled from ResNet-110", found, ablations())
+    singles: list[Row] = [(f"`{single}`", sum_of(single)) for single in SINGLE]
+    for name, of_space in TRUTH.items():
+        truth, size = RESULTS / f"distilled_truth_{name.rpartition('/')[2]}.csv", args.truth_size
         if not truth.exists():
             continue
-        size = args.truth_size
-        space = ds.create_space(name, num_classes=100, input_size=(3, size, size), **options)
+        space = ds.create_space(name, num_classes=100, input_size=(3, size, size), **of_space)
+        check_truth(space, truth)
         found = compare(
             space,
             truth,
@@ -204,10 +210,8 @@ def main() -> None:
             proxies=[SCORE, *PARTS, *SINGLE],
             teacher=TEACHER,
         )
-        singles: list[Row] = [(f"`{single}`", sum_of(single)) for single in SINGLE]
-        title = f"Our own distilled students of {name}, {len(found.scores.architectures)}"
-        lines += ["", f"## {title}", "", *markdown(Table(title, found), iter([*ablations(), *singles]))]
-    few = cells[: args.teacher_cells]
+        title = f"## Our own distilled students of {name}, {len(found.scores.architectures)}"
+        lines += section(title, found, [*ablations(), *singles])
     found = compare(
         "nasbench201",
         benchmark,
@@ -215,13 +219,13 @@ def main() -> None:
         args.cifar10,
         args.runs / "teacher",
         1,
-        architectures=few,
+        architectures=cells[: args.teacher_cells],
         proxies=[SCORE, *TEACHER_AWARE],
         teacher=TEACHER,
         controls=True,
     )
-    title = f"With a teacher: {len(few)} cells, CIFAR-10, one seed"
-    lines += ["", f"## {title}", "", *markdown(Table(title, found), teacher_rows(found))]
+    title = f"## With a teacher: {len(found.scores.architectures)} cells, CIFAR-10, one seed"
+    lines += section(title, found, teacher_rows(found))
     RESULTS.mkdir(exist_ok=True)
     (RESULTS / "default_score.md").write_text("\n".join(lines) + "\n")
     print("\n".join(lines))

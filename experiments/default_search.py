@@ -112,7 +112,15 @@ def draw(found: dict[str, np.ndarray], references: dict[str, list[float]]) -> by
     millions = np.array(BUDGETS) / 1e6
     for shift, (name, accuracies) in enumerate(found.items()):
         place = millions + 0.006 * (shift - len(found) / 2)
-        axes.errorbar(place, accuracies.mean(0), accuracies.std(0), marker="o", markersize=4, capsize=2, label=name)
+        axes.errorbar(
+            place,
+            accuracies.mean(0),
+            accuracies.std(0, ddof=len(accuracies) > 1),
+            marker="o",
+            markersize=4,
+            capsize=2,
+            label=name,
+        )
     for (name, values), style in zip(references.items(), ("--", ":", "-."), strict=True):
         axes.plot(millions, values, style, color="black", linewidth=1, label=name)
     axes.set_ylim(60, 74)
@@ -166,7 +174,10 @@ def main() -> None:
     ]
     best = np.array(references["best cell"])
     for name, values in found.items():
-        entries = [f"{mean:.2f} ± {std:.2f}" for mean, std in zip(values.mean(0), values.std(0), strict=True)]
+        entries = [
+            f"{mean:.2f} ± {std:.2f}"
+            for mean, std in zip(values.mean(0), values.std(0, ddof=len(values) > 1), strict=True)
+        ]
         lines.append(f"| {name} | " + " | ".join(entries) + f" | {(best - values).mean():.2f} |")
     for name, reference in references.items():
         entries = [f"{value:.2f}" for value in reference]

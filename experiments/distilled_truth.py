@@ -2,9 +2,9 @@
 
 Each student is trained twice on CIFAR-100, alone and with kd, from the same first weights and on the same images in the
 same order, by one short recipe; the last epoch counts, on all test images. The teacher, a ResNet-20, is trained by us
-on all training images. Students are drawn at random, then thinned so that their parameter counts spread evenly; large
-ones are left out. Each student is written down when it is done, so that a run that was stopped goes on, and the tables
-can be written at any time. They are tables that `search_spaces.read_table` and `diswot compare` read.
+on all training images. Students are drawn at random, then thinned so that their parameter counts spread as those drawn
+do; large ones are left out. Each student is written down when it is done, so that a run that was stopped goes on, and
+the tables can be written at any time. They are tables that `search_spaces.read_table` and `diswot compare` read.
 
     python experiments/distilled_truth.py --cifar100 data/cifar100.npz --images 10000 --epochs 8 --jobs 2
     python experiments/distilled_truth.py --cifar100 data/cifar100.npz --image_size 32 --epochs 30 --seeds 3 \
@@ -273,15 +273,17 @@ def between(values: Sequence[float]) -> str:
 
 def write_report(results: dict[Student, dict[str, Any]], asked: int, setting: Setting, command: str) -> None:
     """A table for each space, and the report with its conditions."""
-    teacher = json.loads((setting.teacher / "result.json").read_text())
     spaces = [name for name in SPACES if len(by_architecture(name, results)) > 1]
+    if not spaces:
+        raise SystemExit("A report needs two trained students of one space; there are none yet.")
+    teacher = json.loads((setting.teacher / "result.json").read_text())
     for name in spaces:
         table = RESULTS / f"distilled_truth_{name.rpartition('/')[2]}.csv"
         table.unlink(missing_ok=True)
         runs = by_architecture(name, results)
         search_spaces.write_table(table, [table_row(architecture, runs[architecture]) for architecture in runs])
     described = [describe(name, results, setting) for name in spaces]
-    first = next(iter(results.values()))
+    machines = ", ".join(sorted({f"{result['device']}, torch {result['torch']}" for result in results.values()}))
     left = f"; {asked - len(results)} of those asked for are not trained yet" if asked > len(results) else ""
     minutes = sum(result["seconds"] for result in results.values()) / 60
     published = " and of the benchmark's own accuracy after 200 epochs" if setting.nasbench201 else ""
@@ -293,13 +295,14 @@ def write_report(results: dict[Student, dict[str, Any]], asked: int, setting: Se
         f"{setting.lr:g} after a warm-up of {RECIPE['warmup']:.0%}, then falling as a cosine, weight decay "
         f"{RECIPE['weight_decay']}, batch {setting.batch_size}, crop and flip, {setting.precision}; kd with its "
         f"customary weights (T 4, .1 cross entropy, .9 kd). The teacher, {TEACHER}, was trained on all images, of this "
-        f"size, for {setting.teacher_epochs} epochs: {teacher['test']['accuracy']:.2f} %. Of a space, students are "
-        f"drawn at random, of timm families up to {MACS[setting.image_size] / 1e6:.0f} MMACs, and thinned evenly by "
-        "size.",
+        f"size, for {setting.teacher_epochs} epochs: {teacher['test']['accuracy']:.2f} %. Students of a space are "
+        f"drawn at random, of timm families up to {MACS[setting.image_size] / 1e6:.0f} MMACs, and thinned so that "
+        f"their sizes spread as those drawn do. Networks of NAS-Bench-201 have {CELLS} cell to a stage, where the "
+        "benchmark has 5.",
         "",
         f"    {command}",
         "",
-        f"{first['device']}, {setting.threads or 'all'} thread(s) per training, torch {first['torch']}, Python "
+        f"{machines}, {setting.threads or 'all'} thread(s) per training, Python "
         f"{platform.python_version()}; {len(results)} times a student was trained alone and with kd, in "
         f"{minutes:.0f} minutes of one training at a time{left}.",
         "",
@@ -347,12 +350,15 @@ def main() -> None:
         if not args.only_report:
             print(f"teacher: {pool.submit(train_teacher, setting).result():.2f} %", flush=True)
             todo = [student for student in students if student not in done]
-            for training in as_completed([pool.submit(train_student, student, setting) for student in todo]):
-                training.result()
+            trainings = {pool.submit(train_student, student, setting): student for student in todo}
+            for training in as_completed(trainings):
+                if (error := training.exception()) is not None:  # a student may fail in any way; the others go on
+                    print(f"{trainings[training]} failed: {error!r}", flush=True)
             done = finished(students, setting)
-    said = ("images", "image_size", "epochs", "teacher_epochs", "batch_size", "lr", "students", "seeds", "jobs")
+    said = ("images", "image_size", "epochs", "teacher_epochs", "batch_size", "lr", "students", "seeds", "precision")
     options = " ".join(f"--{name} {value}" for name in said if (value := getattr(args, name)) is not None)
-    command = f"python experiments/distilled_truth.py --cifar100 CIFAR100 --nasbench201 TABLE {options}"
+    table = " --nasbench201 TABLE" if args.nasbench201 else ""
+    command = f"python experiments/distilled_truth.py --cifar100 CIFAR100{table} {options} --jobs {args.jobs}"
     write_report(done, len(students), setting, command)
 
 
