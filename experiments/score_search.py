@@ -41,14 +41,14 @@ import search_spaces
 from diswot_search import functional as fn
 from diswot_search.ranking import best_decile, bootstrap_correlations, draw_resamples, percentile_interval
 
-CHOSEN = ("log_params", "log_resolution", "layer_entropy", "channel_entropy", "gradient_flow")
+CHOSEN = ("log_params", "position_entropy", "layer_entropy", "channel_entropy", "gradient_flow")
 """The terms of the default score, proxies of the library. After a change of one: --groups default --anew."""
 
 SUMMED = (
     *("log_params", "log_macs", "log_layers", "log_neurons"),
     *("layer_entropy", "filter_entropy", "weight_entropy", "zico_entropy", "log_snip"),
     *("channel_entropy", "block_spectrum", "stage_spectrum", "last_block_entropy"),
-    *("log_resolution", "mean_wave_entropy"),
+    *("position_entropy", "mean_wave_entropy"),
     *("sample_entropy", "least_sample_entropy"),
     *("nwot_of_a_neuron", "block_codes", "log_meco"),
     *("gradient_flow", "trainability", "gain_distance", "jacobian_volume"),
@@ -185,7 +185,7 @@ def positions(student: ds.Readings, part: ds.Readings) -> Values:
     centred = [maps - maps.mean((0, 2), keepdim=True) for maps in (last, *blocks)]
     waves = [entropy(power(maps)) for maps in blocks]
     return {
-        "position_entropy": entropy(fn.position_spectrum(last)),
+        "last_position_entropy": entropy(fn.position_spectrum(last)),
         "stage_position_entropy": statistics.fmean(
             entropy(fn.position_spectrum(maps)) for maps in blocks if maps.shape[2] == last.shape[2]
         ),
@@ -563,9 +563,10 @@ def changes() -> dict[str, Terms]:
     chosen = plain(CHOSEN)
     rest = [term for term in chosen if term[1] != "log_params"]
     apart = [name for name in CHOSEN if name != "channel_entropy"]
-    placeless = plain([name for name in CHOSEN if name != "log_resolution"])
+    placeless = plain([name for name in CHOSEN if name != "position_entropy"])
     of_places = (
-        "position_entropy",
+        "last_position_entropy",
+        "stage_position_entropy",
         "position_collision_entropy",
         "centred_position_entropy",
         "wave_entropy",
@@ -584,8 +585,8 @@ def changes() -> dict[str, Terms]:
         "filter_entropy for layer_entropy and channel_entropy": plain(
             [n for n in (*apart, "filter_entropy") if n != "layer_entropy"]
         ),
-        **{f"half of {name} for log_resolution": [*placeless, (0.5, name)] for name in of_places},
-        **{f"{name} for log_resolution": [*placeless, (1.0, name)] for name in of_places},
+        **{f"half of {name} for position_entropy": [*placeless, (0.5, name)] for name in of_places},
+        **{f"{name} for position_entropy": [*placeless, (1.0, name)] for name in of_places},
         "per parameter": [(-1.0, "log_params"), *rest],
     }
 

@@ -34,7 +34,7 @@ from search_spaces import Architecture, NASBench201Space, create_space
 CLASSES, SAMPLES = 4, 16
 CELL = "|nor_conv_3x3~0|+|none~0|skip_connect~1|+|nor_conv_1x1~0|none~1|nor_conv_3x3~2|"
 DISCONNECTED = "|none~0|+|none~0|none~1|+|none~0|none~1|none~2|"
-PARTS = ("log_params", "log_resolution", "layer_entropy", "channel_entropy", "gradient_flow")
+PARTS = ("log_params", "position_entropy", "layer_entropy", "channel_entropy", "gradient_flow")
 
 
 def make_probe(side: int = 32, samples: int = SAMPLES) -> ds.Probe:
@@ -219,15 +219,17 @@ def test_wide_blocks_on_few_positions_seem_to_pass_more_than_they_do() -> None:
     assert score(read(model, make_probe(side=2)), "gradient_flow") == 0
 
 
-@pytest.mark.parametrize(("side", "square", "expected"), [(2, 1, math.log(2)), (8, 4, math.log(2)), (8, 8, 0.0)])
-def test_log_resolution_is_the_side_in_squares_of_one_value(side: int, square: int, expected: float) -> None:
+@pytest.mark.parametrize(
+    ("side", "square", "expected"), [(2, 1, math.log(4)), (8, 4, math.log(4 * 64) / 2), (8, 8, math.log(64) / 2)]
+)
+def test_position_entropy_counts_positions_and_squares_of_one_value(side: int, square: int, expected: float) -> None:
     """Off by about a quarter of 4 positions / (16 samples x 3 colours), as entropies of few samples are."""
     with isolated_random_state(2):
         model = Chain(SAME)
     coarse = make_probe(side // square)
     images = coarse.images.repeat_interleave(square, 2).repeat_interleave(square, 3)
     readings = read(model, ds.Probe.from_tensors(images, coarse.labels, CLASSES))
-    assert score(readings, "log_resolution") == pytest.approx(expected, abs=0.04)
+    assert score(readings, "position_entropy") == pytest.approx(expected, abs=0.04)
 
 
 PLACES: dict[str, Callable[[Tensor], Tensor]] = {
@@ -243,7 +245,7 @@ LAST: dict[str, Callable[[Any], Any]] = {
 
 
 @pytest.mark.parametrize("name", PLACES)
-def test_log_resolution_is_that_of_numpys_singular_values(name: str) -> None:
+def test_position_entropy_is_that_of_numpys_singular_values(name: str) -> None:
     changed = {"vit_tiny_patch16_224": {"patch_size": 4}, "swin_tiny_patch4_window7_224": {"drop_path_rate": 0.0}}
     options = FAMILIES[name] | changed.get(name, {})
     model = make(name, **options).train()
@@ -252,13 +254,14 @@ def test_log_resolution_is_that_of_numpys_singular_values(name: str) -> None:
     def note(module: nn.Module, inputs: Any, output: Tensor) -> None:
         places = PLACES[name](output.detach().double()).flatten(1).numpy()
         assert 1 < len(places) <= 64
-        expected.append(float(stats.entropy(np.linalg.svd(places, compute_uv=False) ** 2)) / 2)
+        held = float(stats.entropy(np.linalg.svd(places, compute_uv=False) ** 2))
+        expected.append((math.log(len(places)) + held) / 2)
 
     for block in LAST[name](model):
         block.register_forward_hook(note)
     readings = read(name, **options)
     model(readings.probe.images)
-    assert score(readings, "log_resolution") == pytest.approx(np.mean(expected), rel=1e-4)
+    assert score(readings, "position_entropy") == pytest.approx(np.mean(expected), rel=1e-4)
 
 
 # -- any network --------------------------------------------------------------------------------
@@ -314,8 +317,8 @@ def test_families_have_finite_parts(name: str) -> None:
     assert 0 < values["layer_entropy"] <= math.log(layers)
     assert values["channel_entropy"] > 0
     spectra = readings.excerpt.position_spectra
-    assert (values["log_resolution"] == 0) == (name in COARSE) == (len(spectra[0]) == 1)
-    assert values["log_resolution"] <= math.log(len(spectra[0])) / 2
+    assert (values["position_entropy"] == 0) == (name in COARSE) == (len(spectra[0]) == 1)
+    assert values["position_entropy"] <= math.log(readings.excerpt.positions)
     assert math.log(1e-3) <= values["gradient_flow"] <= 0
     assert score(readings) == math.fsum(values.values())
 

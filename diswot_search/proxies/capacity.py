@@ -20,7 +20,7 @@ from ..readings import ReadingError, Readings
 
 
 def effective_capacity(student: Readings, teacher: Readings | None = None) -> float:
-    """Log of parameters x resolution x effective layers x effective channels x share of gradients that passes."""
+    """Log of parameters x effective positions x effective layers x effective channels x share of gradients that passes."""
     return math.fsum(part(student) for part in PARTS)
 
 
@@ -35,16 +35,17 @@ def log_params(student: Readings, teacher: Readings | None = None) -> float:
     return math.log(student.cost.params)
 
 
-def log_resolution(student: Readings, teacher: Readings | None = None) -> float:
-    """Log of the effective side of the last feature maps: how finely places are still told apart.
+def position_entropy(student: Readings, teacher: Readings | None = None) -> float:
+    """Log of the effective number of positions: mean of the log of their number and of an entropy.
 
-    Half the entropy of the spectrum of the positions' second moment, since a square map has as many positions as its
-    side squared; mean over the blocks on the last grid. It is at most the log of the side, and lower where patches are
-    large, strides many, or places were averaged, as by pooling. What is nowhere below zero, as behind ReLU, shares a
-    mean, so that such networks seem coarser than those whose blocks end in anything else, by up to 0.4.
+    The positions, or tokens, are those of the last grid. The entropy is that of the spectrum of their second moment,
+    mean over the blocks there: the log of their number where each holds something of its own, and lower where places
+    were averaged, as by pooling. What is nowhere below zero, as behind ReLU, shares a mean, so that such networks seem
+    coarser than those whose blocks end in anything else, by up to 0.4.
     """
     spectra = student.excerpt.position_spectra
-    return math.fsum(float(fn.entropy(spectrum)) for spectrum in spectra) / len(spectra) / 2
+    held = math.fsum(float(fn.entropy(spectrum)) for spectrum in spectra) / len(spectra)
+    return (math.log(student.excerpt.positions) + held) / 2
 
 
 def layer_entropy(student: Readings, teacher: Readings | None = None) -> float:
@@ -114,4 +115,4 @@ def gradient_flow(student: Readings, teacher: Readings | None = None) -> float:
     return math.fsum(min(math.log(max(gain, LEAST_SHARE)), 0.0) for gain in gains) / max(len(gains), 1)
 
 
-PARTS = (log_params, log_resolution, layer_entropy, channel_entropy, gradient_flow)
+PARTS = (log_params, position_entropy, layer_entropy, channel_entropy, gradient_flow)

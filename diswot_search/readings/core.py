@@ -37,12 +37,14 @@ class Excerpt:
             channels is made from, (channels,) in double precision; the gradient is that of the mean cross entropy.
         block_spectra: See the reading of this name.
         block_gains: See the reading of this name.
+        positions: Positions, or tokens, of the maps of `Readings.last_stage`.
         position_spectra: See `functional.position_spectrum`; of each map of `Readings.last_stage`.
     """
 
     saliency: list[Tensor]
     block_spectra: list[Tensor]
     block_gains: list[float | None]
+    positions: int
     position_spectra: list[Tensor]
 
 
@@ -113,6 +115,7 @@ class Readings(Derivatives):
             [_by_output((layer.weight.detach() * gradient).abs(), layer) for layer, gradient in pairs],  # type: ignore[operator]
             readings.block_spectra,
             readings.block_gains,
+            readings.last_stage[-1].shape[2],
             [functional.position_spectrum(maps) for maps in readings.last_stage],
         )
 
