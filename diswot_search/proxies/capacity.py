@@ -20,7 +20,7 @@ from ..readings import ReadingError, Readings
 
 
 def effective_capacity(student: Readings, teacher: Readings | None = None) -> float:
-    """Log of parameters x effective positions x effective layers x effective channels x share of gradients that passes."""
+    """Log of parameters x effective positions, layers and channels x the share of gradients that passes."""
     return math.fsum(part(student) for part in PARTS)
 
 
