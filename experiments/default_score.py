@@ -88,7 +88,7 @@ def compare(
     )
 
 
-def distinct_cells(count: int) -> tuple[list[str], set[str]]:
+def distinct_cells(count: int | None) -> tuple[list[str], set[str]]:
     """Cells that compute different functions, drawn at random, and those that were looked at while it was chosen.
 
     Looked at were those of `score_search.py`, and the 500 that an earlier form of the score was reported on.
@@ -97,7 +97,7 @@ def distinct_cells(count: int) -> tuple[list[str], set[str]]:
     distinct = sorted({str(space.canonical(cell)) for cell in space})
     trainable = [cell for cell in distinct if space.is_trainable(space.parse(cell))]
     random.Random(0).shuffle(distinct)
-    drawn = random.Random(0).sample(trainable, 2000)
+    drawn = random.Random(0).sample(trainable, len(trainable))
     return drawn[:count], {*distinct[:500], *drawn[:500]}
 
 
@@ -160,7 +160,7 @@ def main() -> None:
     parser.add_argument("--tables", type=Path, required=True, help="folder of the tables of accuracies")
     parser.add_argument("--cifar10", type=Path, required=True, help="npz file with CIFAR-10's training images")
     parser.add_argument("--cifar100", type=Path, required=True, help="npz file with CIFAR-100's training images")
-    parser.add_argument("--cells", type=int, default=2000, help="at most 2000")
+    parser.add_argument("--cells", type=int, help="the first of them; by default all")
     parser.add_argument("--teacher_cells", type=int, default=300)
     parser.add_argument("--draws", type=int, default=4)
     parser.add_argument("--truth_size", type=int, default=16, help="side of the images of distilled_truth.py")
@@ -173,7 +173,7 @@ def main() -> None:
         "# Effective capacity, the default score of a search",
         "",
         "`python experiments/default_score.py --tables TABLES --cifar10 data/cifar10.npz --cifar100 data/cifar100.npz "
-        f"--cells {args.cells} --teacher_cells {args.teacher_cells} --draws {args.draws}`: batches of 64 training "
+        f"--cells {len(cells)} --teacher_cells {args.teacher_cells} --draws {args.draws}`: batches of 64 training "
         f"images, of which the score reads 16, CPU float32, torch {torch.__version__}, Python "
         f"{platform.python_version()}, {torch.get_num_threads()} thread(s) of {os.cpu_count()} cores.",
         "",
