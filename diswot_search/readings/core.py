@@ -25,7 +25,10 @@ from .gates import with_open_gates
 from .timing import reading, readings_of
 
 EXCERPT = 16
-"""Images that `Readings.excerpt` reads: its passes over them cost two to three forward passes of 64 images."""
+"""Images that `Readings.excerpt` reads: its passes over them cost about two to four forward passes of 64 images."""
+
+FINE = 256
+"""Positions above which the spectrum of positions is that of the last map alone: it costs their number cubed."""
 
 
 @dataclass(frozen=True)
@@ -34,11 +37,12 @@ class Excerpt:
 
     Attributes:
         saliency: Of each convolution and linear layer, the sum of |weight x gradient| over what each of its output
-            channels is made from, (channels,) in double precision; the gradient is that of the mean cross entropy.
+            channels is made from, (channels,) as doubles; the gradient is that of the mean cross entropy.
         block_spectra: See the reading of this name.
         block_gains: See the reading of this name.
         positions: Positions, or tokens, of the maps of `Readings.last_stage`.
-        position_spectra: See `functional.position_spectrum`; of each map of `Readings.last_stage`.
+        position_spectra: See `functional.position_spectrum`; of each of these maps, or of the last one alone where it
+            is finer than `FINE`.
     """
 
     saliency: list[Tensor]
@@ -100,7 +104,7 @@ class Readings(Derivatives):
                 feature map.
         """
         part = slice(EXCERPT)
-        opened = self.model if self.trained else with_open_gates(self.model)
+        opened = self.model if self.trained else with_open_gates(self.model, self._make)
         # Readings of their own, which go with their graph once these are taken.
         readings = Readings(
             lambda: opened,
@@ -111,12 +115,14 @@ class Readings(Derivatives):
             needs=("block_spectra", "gradients", "block_gains", "last_stage"),
         )
         pairs = zip(readings.layers, readings.gradients, strict=True)
+        stage = readings.last_stage
+        last = stage if stage[-1].shape[2] <= FINE else stage[-1:]
         return Excerpt(
             [_by_output((layer.weight.detach() * gradient).abs(), layer) for layer, gradient in pairs],  # type: ignore[operator]
             readings.block_spectra,
             readings.block_gains,
-            readings.last_stage[-1].shape[2],
-            [functional.position_spectrum(maps) for maps in readings.last_stage],
+            last[-1].shape[2],
+            [functional.position_spectrum(maps) for maps in last],
         )
 
     # -- what follows from it -------------------------------------------------------------------

@@ -116,13 +116,13 @@ class Derivatives(Noted):
         """Of each block its input, its output, random signs of the output's shape and what they become at the input."""
         logits = self._pass_for(name).logits
         for before, after in itertools.pairwise(self._chain(name)):
+            if before.ndim == after.ndim == 3 and after.shape[1] == 1 < before.shape[1]:
+                continue
             generator = torch.Generator().manual_seed(stable_seed("Rademacher", *after.shape))
             signs = torch.randint(0, 2, after.shape, generator=generator).to(after) * 2 - 1
             connected = before.requires_grad  # or it is a constant, which nothing arrives at
             arrived = self._grad(after, [before], signs)[0] if connected else torch.zeros_like(before)
             if connected and not arrived.any() and self._leads_to(before, logits) and not self._leads_to(before, after):
-                continue
-            if before.ndim == after.ndim == 3 and after.shape[1] == 1 < before.shape[1]:
                 continue
             yield before, after, signs, arrived
 
@@ -178,7 +178,7 @@ class Derivatives(Noted):
         """Whether a tensor was computed from another one."""
         if not after.requires_grad:
             return False
-        with self._differentiable():
+        with self._differentiable(), torch.enable_grad():
             found = torch.autograd.grad(after.sum(), [before], retain_graph=True, allow_unused=True)
         return found[0] is not None
 

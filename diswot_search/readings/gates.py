@@ -8,7 +8,7 @@ before looks as if those branches were not there.
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor, nn
@@ -23,15 +23,26 @@ APART = ("bias", "beta", "tau", "lambda", "temperature")
 """What is in the name of parameters that scale no branch: they are added, thresholds, or in an exponent."""
 
 
-def with_open_gates(model: nn.Module) -> nn.Module:
+def with_open_gates(model: nn.Module, make: Callable[[], nn.Module]) -> nn.Module:
     """The model itself where no gate is closed, otherwise a copy of it with its gates open.
 
     Scales, one number for each channel or for all, become 1; matrices and kernels of zeros, or nearly so, are drawn
     anew, with the variance 1 / inputs and always the same numbers. What is frozen stays closed, as it does in training.
+
+    Args:
+        model: Stays as it is.
+        make: Makes such a network, for one that cannot be copied, as one with weight normalisation or one that keeps
+            its outputs. It is given the parameters and buffers of the model.
     """
     if not any(True for _ in _closed(model)):
         return model
-    opened = copy.deepcopy(model)
+    try:
+        opened = copy.deepcopy(model)
+    except RuntimeError:
+        opened = make()
+        if opened is model:
+            raise
+        opened.load_state_dict(model.state_dict())
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for parameter, is_scale in _closed(opened):

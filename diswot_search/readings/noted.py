@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from torch import Tensor
 
 from .. import functional
@@ -66,9 +68,11 @@ class Noted(Passes):
 
     @reading_of("blocks")
     def last_stage(self) -> list[Tensor]:
-        """The outputs of the blocks that give as many positions as the last one does, each (B, C, P).
+        """The outputs of the blocks that give as many positions as the classifier is given, each (B, C, P).
 
-        The token of a class is of no position: it is left out, and so are blocks that give nothing else.
+        Where it is given no positions, but a token of the class, these are the blocks that give as many as the last
+        one. That token is of no position: it is left out, and so are blocks that give nothing else. A model says by
+        `num_prefix_tokens` how many such tokens there are; else one is told by the others making a square.
 
         Raises:
             ReadingError: The network has no block that gives a feature map.
@@ -77,8 +81,12 @@ class Noted(Passes):
         maps = [self._as_map(block.detach()) for block in blocks if block.ndim == 4 or block.shape[1] > 1]
         if not maps:
             raise ReadingError("the network has no block that gives a feature map")
-        positions = maps[-1].shape[2]
-        apart = getattr(self.model, "num_prefix_tokens", 0) if positions == self.features.shape[2] else 0
+        given = self.features.shape[2]
+        alike = [map_ for map_ in maps if map_.shape[2] == given]
+        positions = given if alike else maps[-1].shape[2]
+        apart = getattr(self.model, "num_prefix_tokens", 0) if alike else 0
+        if not apart and blocks[-1].ndim == 3 and math.isqrt(positions) ** 2 != positions:
+            apart = int(math.isqrt(positions - 1) ** 2 == positions - 1)
         return [map_[:, :, apart:] for map_ in maps if map_.shape[2] == positions]
 
     @reading_of("leaves")
