@@ -135,7 +135,7 @@ class Evaluator:
             raise ValueError("Scoring needs at least one probe and one weight seed.")
         if self.proxy.needs_teacher and self.teacher is None:
             raise ValueError(
-                f"The proxy {self.proxy.name!r} compares with a teacher; none was given. Name one as `teacher`, such "
+                f"The proxy {self.proxy.name!r} compares with a teacher; none was given. Name a teacher, such "
                 f"as cifar_resnet56, or take a proxy that needs none, such as {DEFAULT_PROXY}."
             )
         for probe in self.probes:

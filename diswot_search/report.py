@@ -60,7 +60,9 @@ def format_parts(study: Study, n: int = 5) -> Iterator[Table]:
     best = study.best(n)
     if not best or not best[0].parts:
         return
-    table = Table(title=f"Parts of {study.config.get('proxy', 'the score')}")
+    proxy = study.config.get("proxy", "the score")
+    caption = "Logs, which add up to the score." if proxy == DEFAULT_PROXY else None
+    table = Table(title=f"Parts of {proxy}", caption=caption)
     for column in ("rank", "score", *best[0].parts):
         table.add_column(column, justify="right", overflow="fold")
     for rank, candidate in enumerate(best, start=1):
@@ -104,7 +106,10 @@ def human_number(value: float) -> str:
 
 
 def describe_study(study: Study) -> Iterator[str]:
-    """A study's score, teachers if there are several, budget, status and place, in lines."""
+    """A study's images, score, teachers if there are several, budget, status and place, in lines."""
+    images = dict.fromkeys(str(probe["name"]) for probe in study.config.get("probes", ()) if probe.get("name"))
+    if images:
+        yield f"images: {', '.join(images)}"
     if study.ignores_teacher:
         names = ", ".join(name for name, _ in study.teachers)
         yield f"score: {study.config['proxy']}, which does not look at the teacher ({names})"
@@ -112,7 +117,8 @@ def describe_study(study: Study) -> Iterator[str]:
         yield "teachers: " + ", ".join(f"{name} (weight {weight:.3g})" for name, weight in study.teachers)
     budget = study.config["budget"]
     limits = {name: value for name, value in budget.items() if name.startswith("max_") and value}
-    shown = ", ".join(f"{name} {value:,.10g}" for name, value in limits.items()) or "none"
+    grows = ", and without one the largest candidates win" * (study.config.get("proxy") == DEFAULT_PROXY)
+    shown = ", ".join(f"{name} {value:,.10g}" for name, value in limits.items()) or f"none{grows}"
     if "max_latency_ms" in limits or "latency_ms" in study.objectives:
         shown += f" (latency: batch {budget['latency_batch_size']}, {study.config['device']}, float32)"
     yield f"budget: {shown}"
@@ -172,7 +178,11 @@ def format_proxies(pattern: str = "*") -> Table:
         UnknownNameError: No name does; near ones are given.
     """
     names = match_proxies(pattern)
-    caption = f"A search takes {DEFAULT_PROXY} unless it is told otherwise." if DEFAULT_PROXY in names else None
+    caption = (
+        f"A search takes {DEFAULT_PROXY} unless it is told otherwise. Ranks of several: log_rank(nwot, macs)."
+        if DEFAULT_PROXY in names
+        else None
+    )
     table = Table("name", "teacher", "reads", "what it measures; higher is better", title="Proxies", caption=caption)
     for name in names:
         proxy = get_proxy(name)

@@ -52,6 +52,8 @@ def test_a_search_prints_the_best_and_leaves_a_run_folder(capsys: pytest.Capture
     assert "Parts of effective_capacity" in shown.out
     assert f"{study.winner.parts['layer_entropy']:.5g}" in shown.out
     assert "score: effective_capacity, which does not look at the teacher (cifar_resnet20)\n" in shown.out
+    assert "Logs, which add up to the score." in shown.out
+    assert "images: digits\n" in shown.out
     assert "budget: max_params 12,000" in shown.out
     assert "run folder: run" in shown.out
     assert shown.err == ""
@@ -154,7 +156,7 @@ def test_spaces_lists_all_and_shows_one(capsys: pytest.CaptureFixture[str]) -> N
         ("search --teacher '|nor_conv_9x9~0|'", "is no architecture of nasbench201: a cell has 3 nodes"),
         ("search --teacher cifar_resnet20 --teacher_checkpoint none.pt", "There is no checkpoint none.pt"),
         ("search --teacher_checkpoint none.pt", "There is no teacher; teacher_checkpoint cannot be set without one."),
-        ("search --proxy diswot", "'diswot' compares with a teacher; none was given. Name one as `teacher`, such as"),
+        ("search --proxy diswot", "'diswot' compares with a teacher; none was given. Name a teacher, such as"),
         ("search --proxy diswott", "Unknown proxy 'diswott'. Did you mean 'diswot'"),
         ("search --probe digitz", "Unknown data set 'digitz'. Did you mean 'digits'"),
         ("search --probe none.npz", "none.npz"),

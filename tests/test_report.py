@@ -19,7 +19,15 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from diswot_search import Record, Study, StudyError, format_table, plot_search
 from diswot_search.proxies import get_proxy
-from diswot_search.report import Curves, SearchProgress, format_parts, human_number, plot_front, plot_progress
+from diswot_search.report import (
+    Curves,
+    SearchProgress,
+    describe_study,
+    format_parts,
+    human_number,
+    plot_front,
+    plot_progress,
+)
 from search_spaces import create_space
 
 SPACE = create_space("cifar_resnet_s0")
@@ -184,6 +192,13 @@ def test_the_picture_of_progress_shows_each_score_and_the_best_so_far() -> None:
     assert axes_of(figure).get_xlabel() == "evaluations"
     assert axes_of(figure).get_ylabel() == "score (relation)"
     assert axes_of(figure).get_title(loc="left") == "cifar_resnet_s0, teacher cifar_resnet20: 6 evaluations"
+
+
+def test_a_score_that_grows_with_size_says_so_where_there_is_no_budget() -> None:
+    config = {"budget": {"max_params": None}, "evaluations": 6}
+    lines = [list(describe_study(make_study(proxy=name, **config))) for name in ("effective_capacity", "nwot")]
+    assert "budget: none, and without one the largest candidates win" in lines[0]
+    assert "budget: none" in lines[1]
 
 
 def test_the_picture_of_the_front_shows_front_winner_and_budget() -> None:
