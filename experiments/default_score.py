@@ -187,7 +187,7 @@ def main() -> None:
         title = f"## NAS-Bench-201, {dataset.upper().replace('R', 'R-')}, {len(cells)} distinct cells"
         lines += section(title, compare(architectures=cells, **options), ablations())
         if unseen:
-            title = f"### The {len(unseen)} among them that nobody looked at while it was chosen"
+            title = f"### The {len(unseen)} among them that were in no sample by which it was chosen"
             lines += section(title, compare(architectures=unseen, **options), ablations())
     s0 = args.tables / "cifar_resnet_s0.csv"
     found = compare("cifar_resnet_s0", s0, "cifar100_kd_accuracy", args.cifar100, args.runs / "s0", args.draws)
