@@ -347,6 +347,7 @@ def main() -> None:
         chosen = pool.map(choose, SPACES, [args.students] * len(SPACES), sizes)
         students = in_turn(dict(zip(SPACES, chosen, strict=True)), args.seeds)
         done = finished(students, setting)
+        failed = 0
         if not args.only_report:
             print(f"teacher: {pool.submit(train_teacher, setting).result():.2f} %", flush=True)
             todo = [student for student in students if student not in done]
@@ -354,12 +355,15 @@ def main() -> None:
             for training in as_completed(trainings):
                 if (error := training.exception()) is not None:  # a student may fail in any way; the others go on
                     print(f"{trainings[training]} failed: {error!r}", flush=True)
+                    failed += 1
             done = finished(students, setting)
     said = ("images", "image_size", "epochs", "teacher_epochs", "batch_size", "lr", "students", "seeds", "precision")
     options = " ".join(f"--{name} {value}" for name in said if (value := getattr(args, name)) is not None)
     table = " --nasbench201 TABLE" if args.nasbench201 else ""
     command = f"python experiments/distilled_truth.py --cifar100 CIFAR100{table} {options} --jobs {args.jobs}"
     write_report(done, len(students), setting, command)
+    if failed:
+        raise SystemExit(f"{failed} students failed; the same command tries them again.")
 
 
 if __name__ == "__main__":
