@@ -17,7 +17,8 @@ from .nasbench201 import NASBench201Network, NASBench201Space
 from .registry import Registry, UnknownNameError
 from .space import Architecture, ArchitectureError, SearchSpace
 from .tables import AccuracyTable, list_columns, read_table, write_table
-from .timm_families import TIMM_FAMILIES, TimmSpace, load_space
+from .timm_families import TIMM_FAMILIES
+from .timm_space import TimmSpace, load_space
 from .timm_zoo import TimmZoo
 from .weights import load_checkpoint
 

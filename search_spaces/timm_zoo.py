@@ -11,7 +11,7 @@ from torch import nn
 
 from .registry import UnknownNameError
 from .space import Architecture, Choice, SearchSpace
-from .timm_families import entry_point, make_network, near_models
+from .timm_models import entry_point, make_network, near_models
 
 
 class TimmZoo(SearchSpace):

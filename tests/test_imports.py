@@ -22,6 +22,8 @@ ROOMS = [
     "search_spaces.contract",
     "search_spaces.nasbench201",
     "search_spaces.cifar_resnet",
+    "search_spaces.timm_models",
+    "search_spaces.timm_space",
     "search_spaces.timm_families",
     "search_spaces.timm_zoo",
     "search_spaces.tables",

@@ -20,7 +20,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from search_spaces import Architecture, ArchitectureError, Cost, SearchSpace, UnknownNameError, count_cost
-from search_spaces.timm_families import TIMM_FAMILIES, TimmSpace, load_space
+from search_spaces.timm_families import TIMM_FAMILIES
+from search_spaces.timm_space import TimmSpace, load_space
 from search_spaces.timm_zoo import TimmZoo
 
 SMALL_IMAGES: dict[str, Any] = {"num_classes": 10, "input_size": (3, 32, 32)}

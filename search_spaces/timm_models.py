@@ -1,0 +1,58 @@
+"""How timm's models are called: by name, for a number of classes and a size of images."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import timm
+from timm.models import model_entrypoint
+from torch import nn
+
+from .registry import UnknownNameError, near_names
+
+Make = Callable[..., nn.Module]
+"""Makes a network from arguments by name, among them `num_classes` and `in_chans`."""
+
+
+def entry_point(name: str) -> Make:
+    """timm's function that makes the model of this name.
+
+    Raises:
+        UnknownNameError: timm has no such model; the message says what comes near.
+    """
+    if not timm.is_model(name):
+        raise UnknownNameError(f"Unknown timm model {name!r}. {near_models(name)}")
+    return model_entrypoint(name)
+
+
+def near_models(name: str) -> str:
+    """A sentence for a message: which of timm's names come near this one."""
+    near = near_names(name, timm.list_models())
+    return f"Did you mean {' or '.join(map(repr, near))}?" if near else "timm.list_models() has all names."
+
+
+def make_network(
+    make: Make, num_classes: int, input_size: tuple[int, int, int], arguments: Mapping[str, Any]
+) -> tuple[nn.Module, dict[str, Any]]:
+    """Call timm's or another constructor for images of a size, which is told to it where it wants to know.
+
+    Args:
+        make: Takes `num_classes`, `in_chans` and the arguments by name, and may take `img_size`.
+        num_classes: Classes of the classifier.
+        input_size: Channels, height and width of one image.
+        arguments: The others.
+
+    Returns:
+        The network, and all arguments that made it.
+    """
+    channels, height, width = input_size
+    without = {"num_classes": num_classes, "in_chans": channels, **arguments}
+    sized = {**without, "img_size": height if height == width else [height, width]}
+    try:
+        # timm does not say which models take img_size: most entry points show no more than **kwargs.
+        return make(**sized), sized
+    except TypeError as error:
+        if "'img_size'" not in str(error):
+            raise
+    return make(**without), without
