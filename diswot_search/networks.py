@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from search_spaces import Architecture, ArchitectureError, SearchSpace, create_space, list_spaces
+from search_spaces.recipes import space_from_recipe
 from search_spaces.registry import UnknownNameError, near_names, unknown_name_message
 from search_spaces.weights import load_checkpoint
 
@@ -20,7 +21,7 @@ from .classifiers import classifier_names, replace_classifier
 from .run_folder import STORES, as_json
 from .splits import Splits
 from .student_files import WEIGHTS, ModelCard, find_student, load_student, read_card
-from .study import Candidate, Study, space_from_recipe
+from .study import Candidate, Study
 from .teacher import Teacher, create_teacher, file_sha256
 
 

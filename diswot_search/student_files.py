@@ -16,12 +16,13 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import nn
 
+from search_spaces.recipes import space_from_recipe
 from search_spaces.registry import UnknownNameError, unknown_name_message
+from search_spaces.stored_options import check_stored_options
 from search_spaces.weights import load_checkpoint
 
 from .run_folder import as_json, write_atomically
 from .seeding import isolated_random_state
-from .study import space_from_recipe
 
 WEIGHTS = "student.safetensors"
 CONFIG = "config.json"
@@ -210,7 +211,8 @@ def read_card(path: str | os.PathLike[str]) -> ModelCard:
 
     Raises:
         FileNotFoundError: There is no student, or its weights have no config.json beside them.
-        ValueError: The config.json is damaged, not one that `save_student` wrote, or not of these weights.
+        ValueError: The config.json is damaged, not one that `save_student` wrote, or not of these weights. Or it hands
+            an option to timm that can load files or code (`UnsafeOptionError`).
     """
     weights = find_student(path)
     file = weights.with_name(CONFIG)
@@ -227,6 +229,8 @@ def read_card(path: str | os.PathLike[str]) -> ModelCard:
             f"{file} is not of the weights in {weights}: one of them was replaced, or the writing of both was "
             "interrupted. Save the student again."
         )
+    if isinstance(built_by := card.get("timm"), list) and len(built_by) == 2:
+        check_stored_options(built_by[1], f"{file}: the arguments of {built_by[0]!r}")
     known = ModelCard.__dataclass_fields__
     values: dict[str, Any] = {
         key: tuple(value) if isinstance(value, list) else value for key, value in card.items() if key in known

@@ -14,7 +14,8 @@ from typing import Any
 
 from torch import nn
 
-from search_spaces import Architecture, SearchSpace, create_space
+from search_spaces import Architecture, SearchSpace
+from search_spaces.recipes import recipe_of, space_from_recipe
 
 from .evaluation import Evaluation, Record, uses_teacher
 from .proxies import get_proxy
@@ -456,19 +457,3 @@ def _to_row(record: Record) -> tuple[Any, ...]:
 
 def _values(record: Record) -> dict[str, Any]:
     return {name: getattr(record, name) for name in _FIELDS}
-
-
-def recipe_of(space: SearchSpace | None) -> str:
-    """How to make a space again, as JSON; null where that cannot be said."""
-    try:
-        return json.dumps(space.recipe if space else None)
-    except TypeError:
-        return "null"
-
-
-def space_from_recipe(recipe: dict[str, Any] | None) -> SearchSpace | None:
-    """The space of a recipe; None where there is none, or its name or file is no longer what it was."""
-    try:
-        return create_space(**recipe) if recipe else None
-    except (ValueError, OSError):
-        return None

@@ -13,6 +13,7 @@ from torch import nn
 
 from .registry import near_names
 from .space import Architecture, Choice, SearchSpace
+from .stored_options import check_stored_options
 from .timm_models import Make, entry_point, make_network
 
 Assignments = dict[str, Any]
@@ -192,6 +193,7 @@ class TimmSpace(SearchSpace):
 
         Raises:
             FileNotFoundError: There is no such file.
+            UnsafeOptionError: The file sets an option that can load files or code, or one that is no plain value.
             ValueError: The file is no YAML, or holds no space.
         """
         path = Path(path)
@@ -201,6 +203,7 @@ class TimmSpace(SearchSpace):
             raise ValueError(f"{path} is no YAML file: {error}") from None
         if not isinstance(mapping, dict):
             raise ValueError(f"{path} holds no mapping of model, decisions and so on, but {mapping!r}.")
+        check_stored_options(mapping, str(path))
         try:
             return cls.from_mapping({"name": path.stem, **mapping}, **options)
         except ValueError as error:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-import search_spaces
+import search_spaces.recipes
 from search_spaces import SearchSpace, UnknownNameError, create_space, describe_space, list_spaces, register_space
 from search_spaces.registry import Registry, near_names
 
@@ -67,7 +67,7 @@ def test_unknown_options_come_with_the_allowed_ones() -> None:
 
 
 def test_a_space_of_ones_own_is_known_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(search_spaces, "_SPACES", Registry("search space"))
+    monkeypatch.setattr(search_spaces.recipes, "_SPACES", Registry("search space"))
 
     def tiny(num_classes: int, input_size: tuple[int, int, int] = (3, 8, 8)) -> SearchSpace:
         """Small cells.
