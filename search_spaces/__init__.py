@@ -8,6 +8,7 @@ from __future__ import annotations
 from .cifar_resnet import CifarResNet, CifarResNetSpace, cifar_resnet_s0
 from .cost import Cost, count_cost
 from .importers import import_table
+from .input_spec import ImageSpec, InputSpec, TokenSpec, input_spec_from_json
 from .nasbench201 import NASBench201Network, NASBench201Space
 from .recipes import create_space, describe_space, list_spaces, register_space
 from .registry import UnknownNameError
@@ -25,16 +26,20 @@ __all__ = [
     "CifarResNet",
     "CifarResNetSpace",
     "Cost",
+    "ImageSpec",
+    "InputSpec",
     "NASBench201Network",
     "NASBench201Space",
     "SearchSpace",
     "TimmSpace",
     "TimmZoo",
+    "TokenSpec",
     "UnknownNameError",
     "count_cost",
     "create_space",
     "describe_space",
     "import_table",
+    "input_spec_from_json",
     "list_columns",
     "list_spaces",
     "load_checkpoint",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +14,8 @@ from torch.func import functional_call
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.overrides import TorchFunctionMode
 from torch.utils.flop_counter import FlopCounterMode
+
+from .input_spec import InputSpec, as_input_spec
 
 
 @dataclass(frozen=True)
@@ -29,7 +31,7 @@ class Cost:
     macs: int
 
 
-def count_cost(model: nn.Module, input_size: tuple[int, int, int]) -> Cost:
+def count_cost(model: nn.Module, input_size: InputSpec | Sequence[int]) -> Cost:
     """Count the parameters and multiply-accumulates of a network.
 
     Convolutions, linear layers, matrix products and attention are counted; normalisation,
@@ -37,11 +39,14 @@ def count_cost(model: nn.Module, input_size: tuple[int, int, int]) -> Cost:
 
     Args:
         model: The network, on any device, `meta` included (then nothing is computed).
-        input_size: Channels, height and width of one image.
+        input_size: The input spec, or channels, height and width of one image.
+
+    Raises:
+        InputSpecError: `input_size` is neither.
     """
     params = sum(p.numel() for p in model.parameters() if p.requires_grad)
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
-    image = torch.empty(1, *input_size, device=device)
+    example = as_input_spec(input_size).example(device=device)
     was_training = [m for m in model.modules() if m.training]
     model.eval()
     try:
@@ -49,7 +54,7 @@ def count_cost(model: nn.Module, input_size: tuple[int, int, int]) -> Cost:
         # attention as matrix products, because not every torch version counts each of its fused kernels.
         parameters = {name: parameter.detach() for name, parameter in model.named_parameters()}
         with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), _ShapesOnly(), FlopCounterMode(display=False) as counter:
-            functional_call(model, parameters, (image,))
+            functional_call(model, parameters, (example,))
     finally:
         for module in was_training:
             module.training = True
@@ -72,7 +77,7 @@ class _ShapesOnly(TorchFunctionMode):
         return args[0] if args and func in self.skipped else func(*args, **(kwargs or {}))
 
 
-def count_cost_of(build: Callable[[], nn.Module], input_size: tuple[int, int, int]) -> Cost:
+def count_cost_of(build: Callable[[], nn.Module], input_spec: InputSpec) -> Cost:
     """Count the cost of the network that `build` makes, on the `meta` device where it allows that.
 
     Some networks compute with real numbers while they are built or run; these are built on the CPU.
@@ -82,6 +87,6 @@ def count_cost_of(build: Callable[[], nn.Module], input_size: tuple[int, int, in
         try:
             with warnings.catch_warnings(), torch.device("meta"):
                 warnings.simplefilter("ignore")
-                return count_cost(build(), input_size)
+                return count_cost(build(), input_spec)
         except (RuntimeError, TypeError, ValueError):  # what a tensor without values answers when asked for them
-            return count_cost(build(), input_size)
+            return count_cost(build(), input_spec)

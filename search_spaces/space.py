@@ -13,6 +13,7 @@ from typing import Any
 from torch import nn
 
 from .cost import Cost, count_cost_of
+from .input_spec import InputSpec, image_spec
 from .registry import near_names
 
 Choice = str | int | float | bool
@@ -75,12 +76,16 @@ class SearchSpace(ABC):
                 raise ValueError(f"Decision {decision!r} of {name!r} has a choice twice: {list(choices)}.")
         if num_classes < 1:
             raise ValueError(f"num_classes is {num_classes}; it must be at least 1.")
-        if len(input_size) != 3 or min(input_size) < 1:
-            raise ValueError(f"input_size is {input_size}; it must be (channels, height, width).")
+        spec = image_spec(input_size)
         self.name = name
         self.decisions: dict[str, tuple[Choice, ...]] = {k: tuple(v) for k, v in decisions.items()}
         self.num_classes = num_classes
-        self.input_size: tuple[int, int, int] = tuple(input_size)  # type: ignore[assignment]
+        self.input_size = spec.size
+
+    @property
+    def input_spec(self) -> InputSpec:
+        """The input that the networks of this space take."""
+        return image_spec(self.input_size)
 
     # -- what a space defines -------------------------------------------------------------------
 
@@ -90,7 +95,7 @@ class SearchSpace(ABC):
 
     def cost(self, architecture: Architecture) -> Cost:
         """Parameters and multiply-accumulates; counted on a network without weights unless overridden."""
-        return count_cost_of(lambda: self.build(architecture), self.input_size)
+        return count_cost_of(lambda: self.build(architecture), self.input_spec)
 
     def canonical(self, architecture: Architecture) -> Architecture:
         """The one architecture that stands for all that compute the same function; by default itself."""

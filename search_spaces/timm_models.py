@@ -9,6 +9,7 @@ import timm
 from timm.models import model_entrypoint
 from torch import nn
 
+from .input_spec import ImageSpec
 from .registry import UnknownNameError, near_names
 
 Make = Callable[..., nn.Module]
@@ -33,21 +34,21 @@ def near_models(name: str) -> str:
 
 
 def make_network(
-    make: Make, num_classes: int, input_size: tuple[int, int, int], arguments: Mapping[str, Any]
+    make: Make, num_classes: int, images: ImageSpec, arguments: Mapping[str, Any]
 ) -> tuple[nn.Module, dict[str, Any]]:
     """Call timm's or another constructor for images of a size, which is told to it where it wants to know.
 
     Args:
         make: Takes `num_classes`, `in_chans` and the arguments by name, and may take `img_size`.
         num_classes: Classes of the classifier.
-        input_size: Channels, height and width of one image.
+        images: Size of the images.
         arguments: The others.
 
     Returns:
         The network, and all arguments that made it.
     """
-    channels, height, width = input_size
-    without = {"num_classes": num_classes, "in_chans": channels, **arguments}
+    height, width = images.height, images.width
+    without = {"num_classes": num_classes, "in_chans": images.channels, **arguments}
     sized = {**without, "img_size": height if height == width else [height, width]}
     try:
         # timm does not say which models take img_size: most entry points show no more than **kwargs.

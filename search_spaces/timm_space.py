@@ -11,6 +11,7 @@ import torch
 import yaml
 from torch import nn
 
+from .input_spec import image_spec
 from .registry import near_names
 from .space import Architecture, Choice, SearchSpace
 from .stored_options import check_stored_options
@@ -128,7 +129,7 @@ class TimmSpace(SearchSpace):
     def _build(self, architecture: Architecture) -> tuple[nn.Module, dict[str, Any]]:
         arguments = self.arguments(architecture)
         try:
-            network, arguments = make_network(self._make, self.num_classes, self.input_size, arguments)
+            network, arguments = make_network(self._make, self.num_classes, image_spec(self.input_size), arguments)
         except TypeError as error:
             given = ", ".join(arguments)
             raise TypeError(f"{self._description['model']} does not take the arguments {given}: {error}") from error

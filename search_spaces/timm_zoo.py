@@ -9,6 +9,7 @@ import timm
 import torch
 from torch import nn
 
+from .input_spec import image_spec
 from .registry import UnknownNameError
 from .space import Architecture, Choice, SearchSpace
 from .timm_models import entry_point, make_network, near_models
@@ -58,7 +59,7 @@ class TimmZoo(SearchSpace):
             return str(architecture), self._build(architecture)[1]
 
     def _build(self, architecture: Architecture) -> tuple[nn.Module, dict[str, Any]]:
-        return make_network(entry_point(str(architecture)), self.num_classes, self.input_size, {})
+        return make_network(entry_point(str(architecture)), self.num_classes, image_spec(self.input_size), {})
 
     def format(self, choices: tuple[Choice, ...]) -> str:
         return str(choices[0])

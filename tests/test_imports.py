@@ -17,6 +17,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 ROOMS = [
     "search_spaces.registry",
+    "search_spaces.input_spec",
     "search_spaces.cost",
     "search_spaces.space",
     "search_spaces.contract",
