@@ -1,4 +1,4 @@
-"""What can be a student: search spaces over networks that follow timm's model contract.
+"""Search spaces over networks that follow timm's model contract: the candidates for a student.
 
 Importing this package registers our networks with timm (`timm.create_model("nasbench201", arch=...)`).
 """

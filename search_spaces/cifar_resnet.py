@@ -1,4 +1,4 @@
-"""ResNets for small images by depth and width of each stage, as a space and as the customary teachers.
+"""ResNets for small images: a space over the depth and width of each stage, and the customary teachers.
 
 Sources: He et al., "Deep Residual Learning for Image Recognition", CVPR 2016 (blocks and shortcuts);
 Zagoruyko and Komodakis, "Wide Residual Networks", BMVC 2016 (pre-activation); Dong, Li and Wei, "DisWOT",
@@ -22,7 +22,8 @@ from .registry import unknown_name_message
 from .space import Architecture, ArchitectureError, Choice, SearchSpace
 
 SHORTCUTS = ("projection", "identity")
-"""Where a block changes the shape: a 1x1 convolution, or subsampling and zero channels (without parameters)."""
+"""The shortcut of a block that changes the shape: a 1x1 convolution, or subsampling and zero channels without
+parameters."""
 
 
 # -- the space ----------------------------------------------------------------------------------
@@ -31,8 +32,8 @@ SHORTCUTS = ("projection", "identity")
 class CifarResNetSpace(SearchSpace):
     """ResNets for small images: number of blocks and width of each stage.
 
-    Text form: blocks x width of each stage, `5x16-5x32-7x64`; only the blocks, `5-5-7`, where every stage
-    has one width to choose from.
+    Text form: blocks x width of each stage, `5x16-5x32-7x64`. If every stage has a single width to choose from, only
+    the blocks: `5-5-7`.
 
     Args:
         num_classes: Classes of the classifier.
@@ -42,10 +43,15 @@ class CifarResNetSpace(SearchSpace):
         stem: Width of the first convolution.
         block: "basic", "bottleneck" (its output is 4 times the width) or "preactivation".
         shortcut: "projection" or "identity", see `SHORTCUTS`.
-        name: The name that the space is known by.
+        name: Name of the space.
 
     Raises:
         ValueError: An unknown block or shortcut, a number below 1, or not as many widths as depths.
+
+    Example:
+        >>> space = CifarResNetSpace(depths=([1, 2], 3), widths=(16, 32))
+        >>> [str(architecture) for architecture in space]
+        ['1-3', '2-3']
     """
 
     def __init__(
@@ -61,16 +67,16 @@ class CifarResNetSpace(SearchSpace):
     ) -> None:
         _check_options(block, shortcut, stem)
         _check_stages(depths, widths)
-        self.depths = tuple(_as_choices(given) for given in depths)
-        self.widths = tuple(_as_choices(given) for given in widths)
+        self.depths = tuple(_as_choices(choices) for choices in depths)
+        self.widths = tuple(_as_choices(choices) for choices in widths)
         self.decides_width = any(len(choices) > 1 for choices in self.widths)
         decisions: dict[str, Sequence[Choice]] = {}
-        for stage, (of_depth, of_width) in enumerate(zip(self.depths, self.widths, strict=True), start=1):
-            _check_positive(f"depths of stage {stage}", of_depth)
-            _check_positive(f"widths of stage {stage}", of_width)
-            decisions[f"depth{stage}"] = of_depth
+        for stage, (stage_depths, stage_widths) in enumerate(zip(self.depths, self.widths, strict=True), start=1):
+            _check_positive(f"depths of stage {stage}", stage_depths)
+            _check_positive(f"widths of stage {stage}", stage_widths)
+            decisions[f"depth{stage}"] = stage_depths
             if self.decides_width:
-                decisions[f"width{stage}"] = of_width
+                decisions[f"width{stage}"] = stage_widths
         super().__init__(name, decisions, num_classes=num_classes, input_size=input_size)
         self.stem = stem
         self.block = block
@@ -96,7 +102,7 @@ class CifarResNetSpace(SearchSpace):
         )
 
     def cost(self, architecture: Architecture) -> Cost:
-        """Closed form; counts what `count_cost` counts, convolutions and the linear layer."""
+        """Parameters and multiply-accumulates in closed form: convolutions and the linear layer, as in `count_cost`."""
         in_chans, height, width = self.input_size
         c, area = self.stem, height * width
         params, macs = 9 * in_chans * c, 9 * in_chans * c * area
@@ -164,7 +170,7 @@ def cifar_resnet_s0(
 
 
 def _block_cost(block: str, c_in: int, width: int, area_in: int, area: int, projects: bool) -> Cost:
-    """Cost of one block that takes maps of `area_in` values per channel to maps of `area` values."""
+    """Cost of one block, from maps of `area_in` values per channel to maps of `area` values."""
     c_out = width * BLOCKS[block].expansion
     before_stride, after_stride, norms = 0, 9 * c_in * width + 9 * width * width, 2 * width
     if block == "bottleneck":
@@ -177,8 +183,8 @@ def _block_cost(block: str, c_in: int, width: int, area_in: int, area: int, proj
     return Cost(before_stride + after_stride + 2 * norms, before_stride * area_in + after_stride * area)
 
 
-def _as_choices(given: int | Sequence[int]) -> tuple[int, ...]:
-    return tuple(given) if isinstance(given, Sequence) else (given,)
+def _as_choices(choices: int | Sequence[int]) -> tuple[int, ...]:
+    return tuple(choices) if isinstance(choices, Sequence) else (choices,)
 
 
 def _check_options(block: str, shortcut: str, stem: int) -> None:
@@ -203,7 +209,7 @@ def _check_positive(what: str, numbers: Sequence[int]) -> None:
 
 
 class PadShortcut(nn.Module):
-    """The shortcut without parameters: every `stride`-th value, zero channels around (or channels cut off)."""
+    """The shortcut without parameters: takes every `stride`-th value and pads (or cuts) channels on both sides."""
 
     def __init__(self, in_channels: int, out_channels: int, stride: int) -> None:
         super().__init__()
@@ -370,15 +376,19 @@ class CifarResNet(ClassifierMixin, nn.Module):
 
 
 def read_stages(text: str) -> dict[str, tuple[int, ...]]:
-    """`depths` of `5-5-7`, or `depths` and `widths` of `5x16-5x32-7x64`, of any number of stages.
+    """Read stages from text: `depths` from `5-5-7`, or `depths` and `widths` from `5x16-5x32-7x64`.
+
+    Example:
+        >>> read_stages("5x16-5x32-7x64")
+        {'depths': (5, 5, 7), 'widths': (16, 32, 64)}
 
     Raises:
-        ArchitectureError: The text is of neither form.
+        ArchitectureError: The text has neither form.
     """
     matches = [re.fullmatch(r"([1-9][0-9]*)(?:x([1-9][0-9]*))?", stage) for stage in text.strip().split("-")]
     stages = [match.groups() for match in matches if match]
     if len(stages) < len(matches) or len({width is None for _, width in stages}) != 1:
-        raise ArchitectureError(f"{text!r} is no CIFAR ResNet; it must be like '5-5-7' or '5x16-5x32-7x64'.")
+        raise ArchitectureError(f"{text!r} is not a CIFAR ResNet; it must be like '5-5-7' or '5x16-5x32-7x64'.")
     depths = tuple(int(depth) for depth, _ in stages)
     widths = tuple(int(width) for _, width in stages if width)
     return {"depths": depths, "widths": widths} if widths else {"depths": depths}
@@ -393,7 +403,7 @@ def cifar_resnet(pretrained: bool = False, arch: str = "3-3-3", **kwargs: Any) -
     """The ResNet with the stages `arch`: `5-5-7` (16, 32 and 64 wide) or `5x16-5x32-7x64`.
 
     Raises:
-        ArchitectureError: `arch` is of neither form.
+        ArchitectureError: `arch` has neither form.
         RuntimeError: `pretrained` is asked for without a source of weights, or `features_only`.
     """
     return _create("cifar_resnet", pretrained, kwargs, **read_stages(arch))

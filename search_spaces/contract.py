@@ -1,4 +1,4 @@
-"""timm's model contract for the networks of this package: pooling, classifier, and the calls around them."""
+"""timm's model contract for the networks of this package: pooling, classifier, and their methods."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import nn
 
 
 class ClassifierMixin:
-    """Global average pooling and a linear classifier behind `forward_features`, as timm's models have them.
+    """Global average pooling and a linear classifier after `forward_features`, as in timm's models.
 
     A network defines `forward_features` and calls `_init_head` in its constructor.
     """
@@ -30,24 +30,23 @@ class ClassifierMixin:
 
     @classmethod
     def for_timm(cls, name: str, pretrained: bool, kwargs: dict[str, Any], **shape: Any) -> Any:
-        """The network of an entry point of timm.
+        """Make the network for an entry point of timm.
 
         Args:
-            name: The name that timm knows it by.
-            pretrained: Load the weights that `kwargs` tell of, as `timm.create_model("local-dir:...")` does.
-            kwargs: What timm passes on.
+            name: Name of the entry point.
+            pretrained: Load the weights that `kwargs` name, as `timm.create_model("local-dir:...")` does.
+            kwargs: Arguments that timm passes to the entry point.
             shape: The network's own arguments.
 
         Raises:
-            RuntimeError: Pretrained weights are asked for without a source; there are none. Or the network is asked for
-                as timm's extractor of features, which it is not.
+            RuntimeError: `pretrained` without a source of weights, or `features_only`, which these networks lack.
         """
         if kwargs.get("features_only"):
             raise RuntimeError(f"features_only is not for {name!r}; hook its modules to read feature maps on the way.")
-        given = kwargs.get("pretrained_cfg")
-        if pretrained and not given and not kwargs.get("pretrained_cfg_overlay"):
+        source = kwargs.get("pretrained_cfg")
+        if pretrained and not source and not kwargs.get("pretrained_cfg_overlay"):
             raise RuntimeError(f"There are no pretrained weights for {name!r}; load a checkpoint instead.")
-        config = given or {"num_classes": 10, "input_size": (3, 32, 32), "crop_pct": 1.0, "classifier": "fc"}
+        config = source or {"num_classes": 10, "input_size": (3, 32, 32), "crop_pct": 1.0, "classifier": "fc"}
         make: Any = cls
         return build_model_with_cfg(make, name, pretrained, **kwargs | {"pretrained_cfg": config}, **shape)
 
@@ -56,12 +55,12 @@ class ClassifierMixin:
         return self.fc
 
     def reset_classifier(self, num_classes: int) -> None:
-        """Replace the classifier by a new one; 0 classes leave the pooled features as output."""
+        """Replace the classifier by a new one; with 0 classes the pooled features are the output."""
         self.num_classes = num_classes
         self.fc = nn.Linear(self.num_features, num_classes) if num_classes else nn.Identity()
 
     def forward_features(self, x: torch.Tensor) -> torch.Tensor:
-        """Images to the last feature map; defined by the network."""
+        """Images (B, channels, H, W) to the last feature map (B, num_features, h, w); each network defines it."""
         raise NotImplementedError
 
     def forward_head(self, x: torch.Tensor, pre_logits: bool = False) -> torch.Tensor:

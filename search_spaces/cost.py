@@ -1,4 +1,4 @@
-"""What an architecture costs: parameters and multiply-accumulates, without running it."""
+"""The cost of an architecture: parameters and multiply-accumulates, counted without running it where possible."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from .input_spec import InputSpec, as_input_spec
 
 @dataclass(frozen=True)
 class Cost:
-    """Size and work of one architecture.
+    """Parameters and multiply-accumulates of one architecture.
 
     Attributes:
         params: Number of trainable parameters.
-        macs: Multiply-accumulates of one forward pass of one image.
+        macs: Multiply-accumulates of one forward pass of one sample.
     """
 
     params: int
@@ -35,14 +35,21 @@ def count_cost(model: nn.Module, input_size: InputSpec | Sequence[int]) -> Cost:
     """Count the parameters and multiply-accumulates of a network.
 
     Convolutions, linear layers, matrix products and attention are counted; normalisation,
-    activations and pooling are not (timm and most papers count in the same way).
+    activations and pooling are not. timm and most papers count in the same way.
 
     Args:
-        model: The network, on any device, `meta` included (then nothing is computed).
+        model: The network, on any device. On the `meta` device nothing is computed.
         input_size: The input spec, or channels, height and width of one image.
 
+    Returns:
+        The cost of a batch of one sample, in evaluation mode. The modes of the modules are left as they were.
+
     Raises:
-        InputSpecError: `input_size` is neither.
+        InputSpecError: `input_size` is neither a spec nor three whole numbers of at least 1.
+
+    Example:
+        >>> count_cost(nn.Conv2d(3, 8, kernel_size=3), (3, 8, 8))
+        Cost(params=224, macs=7776)
     """
     params = sum(p.numel() for p in model.parameters() if p.requires_grad)
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
@@ -50,8 +57,8 @@ def count_cost(model: nn.Module, input_size: InputSpec | Sequence[int]) -> Cost:
     was_training = [m for m in model.modules() if m.training]
     model.eval()
     try:
-        # Detached, because the counter's hooks fail on a parameter that asks for gradients where there are none;
-        # attention as matrix products, because not every torch version counts each of its fused kernels.
+        # Parameters are detached, because the counter's hooks fail on parameters that require gradients. Attention runs
+        # as matrix products, because not every torch version counts all fused kernels.
         parameters = {name: parameter.detach() for name, parameter in model.named_parameters()}
         with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), _ShapesOnly(), FlopCounterMode(display=False) as counter:
             functional_call(model, parameters, (example,))
@@ -62,9 +69,9 @@ def count_cost(model: nn.Module, input_size: InputSpec | Sequence[int]) -> Cost:
 
 
 class _ShapesOnly(TorchFunctionMode):
-    """Calls that change values and not shapes give back their input.
+    """Functions that change values and not shapes return their input.
 
-    None of them is counted, and on the `meta` device they take Python most of the time.
+    These functions are not counted, and on the `meta` device they would take most of the time.
     """
 
     skipped = (
@@ -78,15 +85,15 @@ class _ShapesOnly(TorchFunctionMode):
 
 
 def count_cost_of(build: Callable[[], nn.Module], input_spec: InputSpec) -> Cost:
-    """Count the cost of the network that `build` makes, on the `meta` device where it allows that.
+    """Count the cost of the network that `build` makes, on the `meta` device if the network allows it.
 
-    Some networks compute with real numbers while they are built or run; these are built on the CPU.
-    Torch's global generator is left as it was.
+    Networks that compute with real numbers while they are built or run are built on the CPU. Torch's global generator
+    is left as it was.
     """
     with torch.random.fork_rng(devices=[]):
         try:
             with warnings.catch_warnings(), torch.device("meta"):
                 warnings.simplefilter("ignore")
                 return count_cost(build(), input_spec)
-        except (RuntimeError, TypeError, ValueError):  # what a tensor without values answers when asked for them
+        except (RuntimeError, TypeError, ValueError):  # a tensor without values was asked for them
             return count_cost(build(), input_spec)

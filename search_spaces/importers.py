@@ -1,15 +1,15 @@
-"""Official benchmark files to our tables: read once, architecture by architecture, and written as one small CSV.
+"""Convert official benchmark files to tables: read once, architecture by architecture, and written as one small CSV.
 
 The files of NAS-Bench-201 and NATS-Bench are pickles, and reading a pickle can run any code that its maker put into it.
-They are read only where the user says that the maker is trusted. They need the benchmarks' own packages, which
-`pip install 'diswot-search[benchmarks]'` brings.
+They are read only if the user states that the maker is trusted. They need the benchmarks' own packages, which
+`pip install 'diswot-search[benchmarks]'` installs.
 
 Columns, in percent, after the full training (200 epochs; 90 in NATS-Bench's size space), each the mean over the seeds
 that exist: `cifar10_train_accuracy` and `cifar10_test_accuracy` (trained on all 50,000 images);
 `cifar10_valid_accuracy` with `cifar10valid_train_accuracy` and `cifar10valid_test_accuracy` (trained on 25,000, the
 others are for validation); train, valid and test of `cifar100` and `imagenet16_120`. The suffix `_12ep` marks the
 validation accuracy after a separate training of 12 epochs. `_mmacs` and `_mparams` are millions of
-multiply-accumulates and parameters. What a file does not have is no column.
+multiply-accumulates and parameters. Numbers that a file lacks have no column.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ def import_table(
 
     Raises:
         UnknownNameError: There is no such kind.
-        PermissionError: A pickle that is not trusted.
+        PermissionError: The file is a pickle and `trust` is false.
         ModuleNotFoundError: The benchmark's package is not installed.
         FileNotFoundError: There is no such file.
         FileExistsError: The table is there already.
@@ -126,18 +126,18 @@ def import_nasbench201(
 
 
 def _load_torch_file(path: Path, take: Callable[[dict[str, Any]], None]) -> Any:
-    """What the file holds, less the architectures, each of which `take` was called with."""
+    """The content of the file without the architectures; `take` is called with each of those."""
 
     class Unpickler(_EntryUnpickler):
         take_entry = staticmethod(take)
 
     module = types.SimpleNamespace(__name__=__name__, Unpickler=Unpickler, load=pickle.load)
-    # The file is a pickle of the benchmark's own making; `trust` was given by the user, or it would not be read.
+    # The file is a pickle of the benchmark. It is read only because the user passed `trust=True`.
     return torch.load(path, map_location="cpu", pickle_module=module, weights_only=False)
 
 
 _STEPS: dict[int, Callable[[Any], None]] = pickle._Unpickler.dispatch
-"""What an unpickler does at each of a pickle's instructions."""
+"""The unpickler's method for each instruction of a pickle."""
 
 
 class _EntryUnpickler(pickle._Unpickler):
@@ -172,7 +172,7 @@ class _EntryUnpickler(pickle._Unpickler):
     dispatch[pickle.SETITEMS[0]] = load_setitems
 
     def load_memoize(self) -> None:
-        """Protocol 4 numbers by counting what is numbered, of which a part is forgotten here."""
+        """Number the value by a counter; protocol 4 uses the memo's size, which shrinks here."""
         self.memo[self._numbered] = self.stack[-1]
         self._numbered += 1
 
@@ -256,7 +256,7 @@ def _summary(architecture: str, full: Any, less: Any) -> Row:
 
 
 def _mean_accuracy(column: str, results: Any, dataset: str, split: str) -> Row:
-    """The last epoch's accuracy, mean over seeds; nothing where no seed has it."""
+    """The accuracy of the last epoch in percent, mean over seeds; no cell if no seed has it."""
     if dataset not in results.get_dataset_names():
         return {}
     runs = [r for r in results.query(dataset).values() if split == "train" or split in r.get_eval_set()]
@@ -284,8 +284,8 @@ def import_suite_zero(
     """Turn the NAS-Bench-201 file of NAS-Bench-Suite-Zero (`zc_nasbench201.json`) into a table.
 
     One row per data set and architecture, with the columns `dataset`, `architecture`, `val_accuracy` and one per proxy;
-    read it with `where={"dataset": "cifar10"}`. It is JSON, so nobody needs to be trusted, and `trust` changes nothing.
-    The text of the file is in memory, and of its content only the scores.
+    read it with `where={"dataset": "cifar10"}`. It is JSON, which cannot run code, so `trust` changes nothing. The
+    text of the file and its scores are held in memory.
 
     Args, returns and errors are those of `import_table`.
 
@@ -310,7 +310,7 @@ def import_suite_zero(
 
 
 def _score_alone(value: dict[str, Any]) -> Any:
-    """Of a proxy's score and seconds the score, as soon as they are read; any other object as it is."""
+    """The score of a proxy's score and seconds, as soon as they are read; any other object as it is."""
     return value.get("score", value)
 
 
@@ -320,7 +320,7 @@ def _numbers(values: Mapping[str, Any]) -> Row:
 
 
 def _cell_of(indices: str) -> str:
-    """The benchmark's string of NASLib's six indices, as in `(4, 0, 3, 1, 4, 3)`."""
+    """The benchmark's string for NASLib's six indices, as in `(4, 0, 3, 1, 4, 3)`."""
     numbers = [int(number) for number in indices.strip("()").split(",")]
     if len(numbers) != len(NASLIB_EDGES) or not all(0 <= n < len(NASLIB_OPERATIONS) for n in numbers):
         raise ValueError(f"{indices!r} is no cell of NAS-Bench-201.")
@@ -328,7 +328,7 @@ def _cell_of(indices: str) -> str:
     return format_cell([operations[edge] for edge in EDGES])
 
 
-# -- what all importers do ----------------------------------------------------------------------
+# -- shared by all importers ----------------------------------------------------------------------
 
 
 def _check_paths(
@@ -353,7 +353,7 @@ def _check_trust(path: Path, trust: bool) -> None:
 def _import_package(name: str) -> Any:
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # an old package's own, at its first import
+            warnings.simplefilter("ignore")  # warnings of an old package at its first import
             return importlib.import_module(name)
     except ModuleNotFoundError as error:
         if error.name != name:
@@ -365,7 +365,7 @@ def _import_package(name: str) -> Any:
 
 @contextlib.contextmanager
 def _reading(path: Path, what: str) -> Iterator[None]:
-    """Say of whatever goes wrong which file it was: a damaged file can end a read in an error of any type."""
+    """Name the file in any error: a damaged file can end a read in an error of any type."""
     try:
         yield
     except MemoryError:
@@ -376,10 +376,10 @@ def _reading(path: Path, what: str) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _progress_bar(text: str, total: int, wanted: bool) -> Iterator[Callable[[], None]]:
-    """A function that counts one, shown in a terminal and silent elsewhere."""
+def _progress_bar(text: str, total: int, enabled: bool) -> Iterator[Callable[[], None]]:
+    """A function that advances a progress bar by one; without a terminal it does nothing."""
     console = Console(stderr=True)
-    if not (wanted and console.is_terminal):
+    if not (enabled and console.is_terminal):
         yield lambda: None
         return
     columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
@@ -393,4 +393,4 @@ IMPORTERS: dict[str, Callable[..., int]] = {
     "nats_bench": import_nats_bench,
     "suite_zero": import_suite_zero,
 }
-"""Kinds of official files, and what imports them."""
+"""Importers by kind of official file."""

@@ -35,6 +35,13 @@ class NASBench201Space(SearchSpace):
         input_size: Channels, height and width of one image.
         channels: Width C of the first stage; the next ones have 2C and 4C.
         cells: Cells N of each of the three stages.
+
+    Raises:
+        ValueError: A number is below 1.
+
+    Example:
+        >>> NASBench201Space(num_classes=100).size
+        15625
     """
 
     def __init__(
@@ -63,8 +70,8 @@ class NASBench201Space(SearchSpace):
     def cost(self, architecture: Architecture) -> Cost:
         """Closed form; equal to the benchmark's table at C = 16, N = 5 and 32 x 32 images.
 
-        Multiply-accumulates follow the benchmark's own counter: beside convolutions and the classifier
-        it counts 3 for every value that a ReLU-conv-BN or a lone BN gives out, the kernel's area for every
+        Multiply-accumulates follow the benchmark's own counter: besides convolutions and the
+        classifier it counts 3 for every output value of a ReLU-conv-BN or a lone BN, the kernel's area for every output
         value of an average pooling, and 17 per channel at the end.
         """
         in_chans, height, width = self.input_size
@@ -89,9 +96,9 @@ class NASBench201Space(SearchSpace):
     def canonical(self, architecture: Architecture) -> Architecture:
         """The cheapest cell among those whose output is the same sum of operations.
 
-        Zero terms are dropped and sums through skip connections are flattened: 4,930 classes, of which one
-        holds all 341 cells that are disconnected. Two equal operations on the same input count as equal terms
-        whether or not they share weights.
+        Zero terms are dropped and sums through skip connections are flattened. This leaves 4,930 classes; one of them
+        holds all 341 disconnected cells. Two equal operations on the same input are equal terms, whether or not they
+        share weights.
         """
         choices = _canonical_choices()[architecture.choices]
         return Architecture(choices, self.format(choices))
@@ -114,16 +121,20 @@ class NASBench201Space(SearchSpace):
 
 
 def format_cell(operations: Sequence[Choice]) -> str:
-    """The benchmark's string of six operations."""
+    """The benchmark's string of six operations, one per edge in the order of `EDGES`."""
     ops = iter(operations)
     return "+".join("|" + "".join(f"{next(ops)}~{source}|" for source in range(target)) for target in (1, 2, 3))
 
 
 def split_cell(text: str) -> list[str]:
-    """The six operations of the benchmark's string, not checked to be known ones.
+    """The six operations of the benchmark's string; their names are not checked.
+
+    Example:
+        >>> split_cell("|none~0|+|none~0|none~1|+|none~0|none~1|skip_connect~2|")
+        ['none', 'none', 'none', 'none', 'none', 'skip_connect']
 
     Raises:
-        ArchitectureError: The string is not of the benchmark's form.
+        ArchitectureError: The string does not have the benchmark's form.
     """
     nodes = text.strip().split("+")
     if len(nodes) != 3:
@@ -146,7 +157,7 @@ Terms = tuple[Any, ...]
 
 
 def _output_terms(operations: tuple[Choice, ...]) -> Terms:
-    """The output node as a flat sum; empty where nothing of the input arrives."""
+    """The output node as a flat sum; empty if the input does not reach it."""
     nodes: list[Terms] = [("input",)]
     edges = iter(operations)
     for target in (1, 2, 3):
@@ -165,7 +176,7 @@ def _output_terms(operations: tuple[Choice, ...]) -> Terms:
 
 @functools.cache
 def _canonical_choices() -> dict[tuple[Choice, ...], tuple[Choice, ...]]:
-    """Every cell's cheapest equal: fewest convolutions by work, then fewest poolings, then first in order."""
+    """The cheapest equal of every cell: least convolution work, then fewest poolings, then first in order."""
     work = {"nor_conv_3x3": 10_000, "nor_conv_1x1": 1_000, "avg_pool_3x3": 100, "skip_connect": 1, "none": 0}
     cells = list(itertools.product(OPERATIONS, repeat=len(EDGES)))
     terms = [_output_terms(cell) for cell in cells]
@@ -218,8 +229,8 @@ class Cell(nn.Module):
             if operation == "none" or value is None:
                 continue
             value = edge(value)
-            so_far = nodes[target]
-            nodes[target] = value if so_far is None else so_far + value
+            total = nodes[target]
+            nodes[target] = value if total is None else total + value
         return torch.zeros_like(x) if nodes[3] is None else nodes[3]
 
 
@@ -290,7 +301,7 @@ def nasbench201(
     """NAS-Bench-201's network for the cell `arch`, for `timm.create_model`.
 
     Raises:
-        ArchitectureError: `arch` is no cell.
+        ArchitectureError: `arch` is not a cell.
         RuntimeError: `pretrained` is asked for without a source of weights, or `features_only`.
     """
     operations = NASBench201Space().parse(arch).choices

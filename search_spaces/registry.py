@@ -1,4 +1,4 @@
-"""One small registry: names to things, no name twice, near names when a name is unknown."""
+"""A small registry: a mapping from names that refuses duplicates and suggests near names for unknown ones."""
 
 from __future__ import annotations
 
@@ -9,32 +9,37 @@ from typing import Generic, TypeVar
 T = TypeVar("T")
 
 
-def near_names(name: str, known: Iterable[str], limit: int = 3) -> list[str]:
-    """Names of `known` that `name` may have been meant to be, nearest first."""
-    by_folded = {candidate.lower(): candidate for candidate in known}
-    hits = difflib.get_close_matches(name.lower(), list(by_folded), n=limit, cutoff=0.5)
-    return [by_folded[hit] for hit in hits]
+def near_names(name: str, allowed: Iterable[str], limit: int = 3) -> list[str]:
+    """The allowed names that are spelt most like `name`, nearest first; case is ignored.
+
+    Example:
+        >>> near_names("resnet1", ["ResNet18", "vit"])
+        ['ResNet18']
+    """
+    by_folded = {candidate.lower(): candidate for candidate in allowed}
+    matches = difflib.get_close_matches(name.lower(), list(by_folded), n=limit, cutoff=0.5)
+    return [by_folded[match] for match in matches]
 
 
-def unknown_name_message(kind: str, name: str, known: Iterable[str]) -> str:
-    """What to say of a name that is not known: the name, what comes near, else what is allowed."""
-    known = sorted(known)
-    near = near_names(name, known)
-    hint = f"Did you mean {' or '.join(map(repr, near))}?" if near else f"Known: {', '.join(known)}."
+def unknown_name_message(kind: str, name: str, allowed: Iterable[str]) -> str:
+    """The message for an unknown name: the name, and near names, or all allowed names if none comes near."""
+    allowed = sorted(allowed)
+    near = near_names(name, allowed)
+    hint = f"Did you mean {' or '.join(map(repr, near))}?" if near else f"Known: {', '.join(allowed)}."
     return f"Unknown {kind} {name!r}. {hint}"
 
 
 class UnknownNameError(ValueError, KeyError):
-    """A name that no registry entry has."""
+    """A name that a registry does not have; the message suggests near names."""
 
     __str__ = ValueError.__str__  # a KeyError would show its message in quotes
 
 
 class Registry(Mapping[str, T], Generic[T]):
-    """A mapping of names that refuses a name twice and suggests near names.
+    """A mapping from names that refuses duplicates and suggests near names for unknown ones.
 
     Args:
-        kind: What the names stand for, used in messages ("search space", "proxy", ...).
+        kind: The kind of thing that is registered, for messages ("search space", "proxy", ...).
     """
 
     def __init__(self, kind: str) -> None:

@@ -1,4 +1,4 @@
-"""Architectures and search spaces: decisions, choices, and what every space can do with them."""
+"""Architectures and search spaces: decisions, their choices, and the operations that every space has."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Choice = str | int | float | bool
 
 
 class ArchitectureError(ValueError):
-    """A text or a list of choices that is no architecture of the space."""
+    """A text or a list of choices that is not an architecture of the space."""
 
 
 @dataclass(frozen=True)
@@ -40,24 +40,34 @@ class Architecture:
 
 
 class SearchSpace(ABC):
-    """Named decisions with their choices, and the networks that they lead to.
+    """Named decisions with their choices, and the networks that they make.
 
-    A space defines `build`; it may override `cost` with a closed form, `canonical` where different
-    choices make the same function, and `format` with `split` where its field has a text form of its own.
-    All else is written here, once.
+    A space defines `build`. It may override `cost` with a closed form, `canonical` if different choices compute the
+    same function, and `format` with `split` for a text form of its own. Everything else is inherited.
 
     Args:
-        name: The name that the space is known by.
+        name: Name of the space.
         decisions: Choices of each decision, in order. Choices of one decision differ in value and as text.
-        num_classes: Classes that the networks tell apart.
+        num_classes: Number of classes of the networks.
         input_size: Channels, height and width of one image.
 
     Raises:
-        ValueError: A decision without choices or with a choice twice, or a size that is no size.
+        ValueError: There are no decisions; a decision has no choices or a choice twice; `num_classes` is below 1; or
+            `input_size` is not three whole numbers of at least 1.
+
+    Example:
+        class Mlp(SearchSpace):
+            def __init__(self, num_classes=10, input_size=(1, 28, 28)):
+                super().__init__("mlp", {"width": [64, 128]}, num_classes=num_classes, input_size=input_size)
+
+            def build(self, architecture):
+                (width,), (channels, height, width_in) = architecture.choices, self.input_size
+                layers = nn.Linear(channels * height * width_in, width), nn.ReLU(), nn.Linear(width, self.num_classes)
+                return nn.Sequential(nn.Flatten(), *layers)
     """
 
     recipe: dict[str, Any] | None = None
-    """Name and options that `create_space` made this space from, so that a study can make it again."""
+    """Name and options that `create_space` made this space from; a study stores them to make the space again."""
 
     def __init__(
         self,
@@ -87,35 +97,39 @@ class SearchSpace(ABC):
         """The input that the networks of this space take."""
         return image_spec(self.input_size)
 
-    # -- what a space defines -------------------------------------------------------------------
+    # -- defined by each space -------------------------------------------------------------------
 
     @abstractmethod
     def build(self, architecture: Architecture) -> nn.Module:
-        """Make the network, with weights drawn from torch's global generator."""
+        """Make the network of an architecture, its weights drawn from torch's global generator."""
 
     def cost(self, architecture: Architecture) -> Cost:
-        """Parameters and multiply-accumulates; counted on a network without weights unless overridden."""
+        """Parameters and multiply-accumulates of one sample, counted on a network without weights by default."""
         return count_cost_of(lambda: self.build(architecture), self.input_spec)
 
     def canonical(self, architecture: Architecture) -> Architecture:
-        """The one architecture that stands for all that compute the same function; by default itself."""
+        """The representative of all architectures that compute the same function; by default the argument itself."""
         return architecture
 
     def is_trainable(self, architecture: Architecture) -> bool:
-        """Whether the output depends on the input at all; one that does not is never a winner."""
+        """Whether the output depends on the input at all; an architecture without that is never a winner."""
         return True
 
     def timm_model(self, architecture: Architecture) -> tuple[str, dict[str, Any]] | None:
-        """Name and arguments with which `timm.create_model` builds it; None where there is no such name."""
+        """Name and arguments with which `timm.create_model` builds the network; None if timm has no such name."""
         return None
 
     def format(self, choices: tuple[Choice, ...]) -> str:
-        """The text form of valid choices."""
+        """The text form of choices; they must be choices of this space."""
         return ",".join(f"{d}={c}" for d, c in zip(self.decisions, choices, strict=True))
 
     def split(self, text: str) -> Sequence[str]:
-        """The choices in `text`, as text, in the order of the decisions: the inverse of `format`."""
-        given: dict[str, str] = {}
+        """The choices in `text`, as text, in the order of the decisions: the inverse of `format`.
+
+        Raises:
+            ArchitectureError: The text does not have the form of this space.
+        """
+        choices: dict[str, str] = {}
         for part in text.split(","):
             decision, equals, choice = part.strip().partition("=")
             if not equals:
@@ -123,16 +137,16 @@ class SearchSpace(ABC):
             if decision not in self.decisions:
                 near = near_names(decision, self.decisions) or list(self.decisions)
                 raise ArchitectureError(f"there is no decision {decision!r}; near: {', '.join(near)}.")
-            if decision in given:
+            if decision in choices:
                 raise ArchitectureError(f"decision {decision!r} is given twice.")
-            given[decision] = choice
-        missing = [d for d in self.decisions if d not in given]
+            choices[decision] = choice
+        missing = [d for d in self.decisions if d not in choices]
         if missing:
             raise ArchitectureError(f"decisions without a choice: {', '.join(missing)}.")
-        return [given[d] for d in self.decisions]
+        return [choices[d] for d in self.decisions]
 
     def config(self) -> dict[str, Any]:
-        """All that tells this space from another, as JSON values."""
+        """Everything that distinguishes this space from another, as JSON values."""
         return {
             "name": self.name,
             "num_classes": self.num_classes,
@@ -140,7 +154,7 @@ class SearchSpace(ABC):
             "decisions": {k: list(v) for k, v in self.decisions.items()},
         }
 
-    # -- what every space can do ----------------------------------------------------------------
+    # -- common to all spaces ----------------------------------------------------------------
 
     def architecture(self, choices: Sequence[Choice] | Mapping[str, Choice]) -> Architecture:
         """The architecture with these choices.
@@ -165,7 +179,9 @@ class SearchSpace(ABC):
                 raise ArchitectureError(
                     f"{choice!r} is no choice of {decision!r} in {self.name}; allowed: {_listed(allowed)}."
                 )
-            picked.append(allowed[allowed.index(choice)])  # ours: an equal one (1.0 for 1) may differ as text
+            picked.append(
+                allowed[allowed.index(choice)]
+            )  # the space's own object: an equal one (1.0 for 1) may differ as text
         return Architecture(tuple(picked), self.format(tuple(picked)))
 
     def parse(self, text: str) -> Architecture:
@@ -194,11 +210,18 @@ class SearchSpace(ABC):
         return self.architecture(choices)
 
     def sample(self, rng: random.Random) -> Architecture:
-        """An architecture with every choice drawn evenly."""
+        """A random architecture: each choice drawn uniformly.
+
+        Args:
+            rng: The source of randomness; no other is used.
+        """
         return self.architecture([rng.choice(choices) for choices in self.decisions.values()])
 
     def mutate(self, architecture: Architecture, rng: random.Random) -> Architecture:
-        """The architecture with one decision changed to another of its choices, both drawn evenly."""
+        """The architecture with one decision changed to another of its choices, both drawn uniformly.
+
+        An architecture of a space in which every decision has a single choice is returned as it is.
+        """
         open_decisions = [i for i, c in enumerate(self.decisions.values()) if len(c) > 1]
         if not open_decisions:
             return architecture
@@ -209,12 +232,12 @@ class SearchSpace(ABC):
         return self.architecture(choices)
 
     def crossover(self, first: Architecture, second: Architecture, rng: random.Random) -> Architecture:
-        """An architecture that takes each choice from one of two parents, evenly (uniform crossover)."""
+        """Uniform crossover: each choice is taken from one of two parents with equal probability."""
         pairs = zip(first.choices, second.choices, strict=True)
         return self.architecture([rng.choice(pair) for pair in pairs])
 
     def neighbours(self, architecture: Architecture) -> Iterator[Architecture]:
-        """All architectures that differ in one decision."""
+        """All architectures that differ from this one in one decision."""
         for position, allowed in enumerate(self.decisions.values()):
             for choice in allowed:
                 if choice != architecture.choices[position]:
@@ -223,7 +246,7 @@ class SearchSpace(ABC):
                     yield self.architecture(choices)
 
     def __iter__(self) -> Iterator[Architecture]:
-        """All architectures, the last decision changing fastest."""
+        """All architectures; the last decision changes fastest."""
         for choices in itertools.product(*self.decisions.values()):
             yield Architecture(choices, self.format(choices))
 
@@ -236,7 +259,7 @@ class SearchSpace(ABC):
         return self.size
 
     def __bool__(self) -> bool:
-        return True  # by default Python asks `len`, which a large space does not have
+        return True  # Python would ask `len`, which fails for a space beyond 2^63
 
     def __contains__(self, architecture: object) -> bool:
         if not isinstance(architecture, Architecture) or len(architecture.choices) != len(self.decisions):
@@ -248,6 +271,6 @@ class SearchSpace(ABC):
 
 
 def _listed(choices: Sequence[Choice], limit: int = 20) -> str:
-    """The choices as text for a message, which a thousand of them would bury."""
+    """The first choices as text for a message, and the number of the others."""
     more = f" and {len(choices) - limit} more" if len(choices) > limit else ""
     return ", ".join(map(str, choices[:limit])) + more

@@ -24,17 +24,17 @@ from .registry import unknown_name_message
 from .space import Architecture, ArchitectureError, SearchSpace
 
 ARCHITECTURE_COLUMNS = ("architecture", "arch", "depths")
-"""Columns that are taken for the architecture's text form, the first that is there."""
+"""Names of the column of text forms; a table's first column among them is used."""
 
 Row = dict[str, str]
 
 
 class AccuracyTable(Mapping[str, float]):
-    """Accuracies by the text form of an architecture; an `Architecture` serves as key too.
+    """Accuracies by the text form of an architecture; an `Architecture` is a valid key, too.
 
     Args:
-        name: What the table is called in messages.
-        column: What the numbers are.
+        name: Name of the table, for messages.
+        column: Name of the column that the numbers come from.
         accuracies: The number of each architecture.
     """
 
@@ -56,7 +56,7 @@ class AccuracyTable(Mapping[str, float]):
         return len(self._accuracies)
 
     def check(self, space: SearchSpace) -> list[Architecture]:
-        """All architectures of the table, in its order, as the space reads them.
+        """All architectures of the table as values of the space, in the table's order.
 
         Args:
             space: The space that they must be of.
@@ -79,23 +79,23 @@ class AccuracyTable(Mapping[str, float]):
         return architectures
 
     def select(self, architectures: Iterable[str | Architecture]) -> AccuracyTable:
-        """The table of these architectures alone, in the order given.
+        """The table of these architectures only, in the order of the argument.
 
         Raises:
-            ValueError: Some are not in the table; the message counts them and names the first few.
+            ValueError: Some are not in the table. The message counts them and names the first three.
         """
-        asked = [str(a) for a in architectures]
-        if missing := [a for a in asked if a not in self._accuracies]:
+        texts = [str(a) for a in architectures]
+        if missing := [a for a in texts if a not in self._accuracies]:
             raise ValueError(
-                f"{len(missing)} of the {len(asked)} architectures asked for are not among the {len(self)} of "
+                f"{len(missing)} of the {len(texts)} architectures asked for are not among the {len(self)} of "
                 f"{self.name}: {_first_few(missing)}."
             )
-        return AccuracyTable(self.name, self.column, {a: self._accuracies[a] for a in asked})
+        return AccuracyTable(self.name, self.column, {a: self._accuracies[a] for a in texts})
 
 
 def _parse_exactly(space: SearchSpace, text: str) -> Architecture:
     architecture = space.parse(text)
-    if str(architecture) != text:  # else a look-up by architecture would miss it
+    if str(architecture) != text:  # otherwise a look-up by architecture would miss it
         raise ArchitectureError(f"{text!r} must be written {str(architecture)!r}.")
     return architecture
 
@@ -124,6 +124,10 @@ def read_table(
         FileNotFoundError: There is no such file.
         ValueError: No such column, none named where there are several, no row with such values, a row without a
             finite number, an architecture twice, or no CSV at all.
+
+    Example:
+        table = read_table("nasbench201.csv.gz", "cifar100_test_accuracy")
+        table[space.parse("|none~0|+|none~0|none~1|+|none~0|none~1|skip_connect~2|")]
     """
     sheet = _read_sheet(Path(path), architecture_column).restricted(where or {})
     column = sheet.default_column() if column is None else sheet.column(column)
@@ -142,7 +146,7 @@ def list_columns(path: str | os.PathLike[str], architecture_column: str | None =
 
     Raises:
         FileNotFoundError: There is no such file.
-        ValueError: It is no table.
+        ValueError: The file is not a table.
     """
     return _read_sheet(Path(path), architecture_column).numeric_columns()
 
@@ -169,12 +173,12 @@ class _Sheet:
         return name
 
     def restricted(self, where: Mapping[str, str]) -> _Sheet:
-        """The rows that have these values."""
+        """The sheet with only the rows that have these values."""
         rows = self.rows
         for column, value in where.items():
-            known = {row[self.column(column)] or "" for _, row in rows}
-            if str(value) not in known:
-                raise ValueError(f"{self.path}: {unknown_name_message(column, str(value), known)}")
+            values = {row[self.column(column)] or "" for _, row in rows}
+            if str(value) not in values:
+                raise ValueError(f"{self.path}: {unknown_name_message(column, str(value), values)}")
             rows = [(line, row) for line, row in rows if row[column] == str(value)]
         return replace(self, rows=rows)
 
@@ -194,11 +198,11 @@ class _Sheet:
         if not columns:
             raise ValueError(f"{self.path} has no column of numbers.")
         others = len(columns) - len(accuracies)
-        shown = ", ".join(accuracies or columns) + (f", and {others} others" if accuracies and others else "")
-        raise ValueError(f"{self.path} has several columns of numbers; name one: {shown}.")
+        names = ", ".join(accuracies or columns) + (f", and {others} others" if accuracies and others else "")
+        raise ValueError(f"{self.path} has several columns of numbers; name one: {names}.")
 
     def without_missing(self, column: str) -> _Sheet:
-        """The rows with a finite number, and those with a text in its place, which is a mistake."""
+        """The sheet without rows that lack a finite number; rows with text in its place stay, to be reported."""
         rows = [(n, row) for n, row in self.rows if (cell := row[column]) and (_is_text(cell) or _is_finite(cell))]
         return replace(self, rows=rows)
 
@@ -220,7 +224,7 @@ class _Sheet:
         return accuracies
 
     def _difference(self, first: Row, second: Row) -> str:
-        """How `where` would tell two rows of one architecture apart."""
+        """The `where` that would tell two rows of one architecture apart, for a message."""
         for column in self.columns:
             if first[column] and first[column] != second[column] and not self.is_numeric(column):
                 return f"; the two differ in {column}, so choose the rows: where={{{column!r}: {first[column]!r}}}"
@@ -264,11 +268,11 @@ def _is_finite(cell: str) -> bool:
 
 
 def _what_is_wrong(column: str, cell: str | None) -> str:
-    """What is said of a cell that holds no finite number."""
+    """The end of a message about a cell without a finite number."""
     if cell and _is_text(cell):
         return f"has no number in column {column}, but {cell!r}."
-    found = f"no finite number in column {column}, but {cell}" if cell else f"no number in column {column}"
-    return f"has {found}; skip_missing leaves such rows out."
+    problem = f"no finite number in column {column}, but {cell}" if cell else f"no number in column {column}"
+    return f"has {problem}; skip_missing leaves such rows out."
 
 
 def _first_few(items: Sequence[str], limit: int = 3) -> str:

@@ -17,9 +17,8 @@ from .space import Choice
 from .timm_models import entry_point
 from .timm_space import Assignments, TimmSpace
 
-# A score at initialisation can only see what the weights let through: residual branches that start at zero (the last
-# normalisation of timm's ResNets and RegNets) or near it (ConvNeXt's layer scale) would hide depth and kernels from it.
-# Such starts are switched off in all families.
+# A residual branch that starts at zero (the last normalisation of timm's ResNets and RegNets) or near zero (ConvNeXt's
+# layer scale) hides depth and kernels from a score at initialisation. All families switch such starts off.
 
 Size = tuple[int, int, int]
 
@@ -78,6 +77,7 @@ def _small_image_resnet(**arguments: Any) -> nn.Module:
 
 
 def _per_stage(decision: str, stages: int, choices: Sequence[Choice]) -> dict[str, Sequence[Choice]]:
+    """The same choices for each stage, as decisions `name.0`, `name.1` and so on."""
     return {f"{decision}.{stage}": choices for stage in range(stages)}
 
 
@@ -235,8 +235,8 @@ def regnet_32(num_classes: int = 10, input_size: Size = (3, 32, 32)) -> TimmSpac
 def _regnet(*, w0: int, wm: float, depth: int, **arguments: Any) -> nn.Module:
     """A RegNet whose block widths grow in a line from `w0` to `w0 * wm**3`, quantised to four stages.
 
-    Of the rules in Radosavovic et al., CVPR 2020, section 3.3, the slope is not free here: any other number of stages
-    than four is none that timm builds.
+    Source: Radosavovic et al., CVPR 2020, section 3.3. The slope follows from the other numbers here, because timm
+    builds no other number of stages than four.
     """
     slope = w0 * (wm**3 - 1) / (depth - 1)
     return entry_point("regnety_002")(w0=w0, wa=slope, wm=wm, depth=depth, **arguments)

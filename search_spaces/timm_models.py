@@ -20,7 +20,7 @@ def entry_point(name: str) -> Make:
     """timm's function that makes the model of this name.
 
     Raises:
-        UnknownNameError: timm has no such model; the message says what comes near.
+        UnknownNameError: timm has no such model; the message suggests near names.
     """
     if not timm.is_model(name):
         raise UnknownNameError(f"Unknown timm model {name!r}. {near_models(name)}")
@@ -36,16 +36,19 @@ def near_models(name: str) -> str:
 def make_network(
     make: Make, num_classes: int, images: ImageSpec, arguments: Mapping[str, Any]
 ) -> tuple[nn.Module, dict[str, Any]]:
-    """Call timm's or another constructor for images of a size, which is told to it where it wants to know.
+    """Make a network by timm's or another constructor, which is told the image size if it takes `img_size`.
 
     Args:
         make: Takes `num_classes`, `in_chans` and the arguments by name, and may take `img_size`.
         num_classes: Classes of the classifier.
         images: Size of the images.
-        arguments: The others.
+        arguments: All other arguments.
 
     Returns:
-        The network, and all arguments that made it.
+        The network, and all arguments that it was made with.
+
+    Raises:
+        TypeError: The constructor does not take one of the arguments.
     """
     height, width = images.height, images.width
     without = {"num_classes": num_classes, "in_chans": images.channels, **arguments}

@@ -46,20 +46,25 @@ class TimmSpace(SearchSpace):
     Text form: `decision=choice,decision=choice`.
 
     Args:
-        name: The name that the space is known by.
+        name: Name of the space.
         model: A name that `timm.list_models()` knows, or a class or function that makes a network and takes
-            `num_classes` and `in_chans`, and `img_size` where the network depends on it.
+            `num_classes` and `in_chans`, and `img_size` if the network depends on it.
         decisions: Choices of each decision, as above.
         fixed: Arguments that are the same in every network, by path.
-        attributes: What is set on the network once it is built, by path of module and attribute; it changes what no
-            argument does, as in `{"conv1.stride": 1}`. A number stands for a tuple of itself where there was one.
-        num_classes: Classes that the networks tell apart.
+        attributes: Values that are set on the built network, by path of module and attribute, for changes that no
+            argument makes: `{"conv1.stride": 1}`. If the present value is a tuple, a number is repeated to its length.
+        num_classes: Number of classes of the networks.
         input_size: Channels, height and width of one image.
 
     Raises:
         UnknownNameError: timm has no such model.
-        ValueError: A decision or an argument that cannot be: no choices, a choice twice, an argument that two decisions
-            set, a list index that skips one, an argument that the space sets itself.
+        ValueError: A decision has no choices or a choice twice, two decisions set one argument, a list index skips an
+            entry, or an argument is one that the space sets itself.
+
+    Example:
+        >>> space = TimmSpace("mine", "convnext_atto", {"depths.0": [1, 2]}, fixed={"depths": [1, 1, 2, 1]})
+        >>> [space.arguments(architecture) for architecture in space]
+        [{'depths': [1, 1, 2, 1]}, {'depths': [2, 1, 2, 1]}]
     """
 
     def __init__(
@@ -94,7 +99,7 @@ class TimmSpace(SearchSpace):
         self._check_arguments()
 
     def arguments(self, architecture: Architecture) -> dict[str, Any]:
-        """The arguments that make this architecture, less `num_classes`, `in_chans` and `img_size`."""
+        """The constructor's arguments for an architecture, without `num_classes`, `in_chans` and `img_size`."""
         arguments: dict[str, Any] = {}
         for path, value in self.fixed.items():
             _assign(arguments, path, path.split("."), value)
@@ -113,10 +118,10 @@ class TimmSpace(SearchSpace):
         return self._build(architecture)[0]
 
     def timm_model(self, architecture: Architecture) -> tuple[str, dict[str, Any]] | None:
-        """Name and arguments with which `timm.create_model` builds it.
+        """Name and arguments with which `timm.create_model` builds the network.
 
-        None where the space has a class or function for a model, sets attributes, or sets an argument to nothing or to
-        what is no text, number or list: `timm.create_model` drops the former, and a file cannot hold the latter.
+        None if the model is a class or function, if the space sets attributes, or if an argument is None, which
+        `timm.create_model` drops, or a value that a file cannot hold.
         """
         if not isinstance(self.model, str) or self.attributes:
             return None
@@ -131,8 +136,8 @@ class TimmSpace(SearchSpace):
         try:
             network, arguments = make_network(self._make, self.num_classes, image_spec(self.input_size), arguments)
         except TypeError as error:
-            given = ", ".join(arguments)
-            raise TypeError(f"{self._description['model']} does not take the arguments {given}: {error}") from error
+            names = ", ".join(arguments)
+            raise TypeError(f"{self._description['model']} does not take the arguments {names}: {error}") from error
         for path, value in self.attributes.items():
             _set_attribute(network, path, value)
         return network, arguments
@@ -141,7 +146,7 @@ class TimmSpace(SearchSpace):
         return super().config() | self._description
 
     def _check_arguments(self) -> None:
-        """Refuse arguments that the space sets itself, that are set twice, or that cannot be put together."""
+        """Refuse arguments that the space sets itself, that are set twice, or whose paths do not fit together."""
         setters: dict[str, str] = dict.fromkeys(self.fixed, "fixed")
         for decision, choices in self._options.items():
             for path in {path: None for sets in choices.values() for path in sets}:
@@ -161,47 +166,47 @@ class TimmSpace(SearchSpace):
 
     @classmethod
     def from_mapping(cls, mapping: Mapping[str, Any], **options: Any) -> TimmSpace:
-        """Make a space from its arguments as one mapping, as a file holds them.
+        """Make a space from a mapping of the constructor's arguments.
 
         Args:
             mapping: The constructor's arguments by name.
-            options: `num_classes`, `input_size` and the like, which win over those of the mapping.
+            options: Arguments that replace those of the mapping, such as `num_classes`.
 
         Raises:
             ValueError: An argument is missing or unknown.
         """
-        given = {**mapping, **options}
-        known = ("name", "model", "decisions", "fixed", "attributes", "num_classes", "input_size")
-        for key in given:
-            if key not in known:
-                near = near_names(str(key), known) or known
+        arguments = {**mapping, **options}
+        allowed = ("name", "model", "decisions", "fixed", "attributes", "num_classes", "input_size")
+        for key in arguments:
+            if key not in allowed:
+                near = near_names(str(key), allowed) or allowed
                 raise ValueError(f"A timm space has no {key!r}; near: {', '.join(near)}.")
-        missing = [key for key in known[:3] if key not in given]
+        missing = [key for key in allowed[:3] if key not in arguments]
         if missing:
-            raise ValueError(f"A timm space needs {', '.join(known[:3])}; there is no {', '.join(missing)}.")
+            raise ValueError(f"A timm space needs {', '.join(allowed[:3])}; there is no {', '.join(missing)}.")
         for key in ("decisions", "fixed", "attributes"):
-            if not isinstance(given.get(key, {}), Mapping):
-                raise ValueError(f"{key!r} of a timm space must be a mapping, not {given[key]!r}.")
-        return cls(**given)
+            if not isinstance(arguments.get(key, {}), Mapping):
+                raise ValueError(f"{key!r} of a timm space must be a mapping, not {arguments[key]!r}.")
+        return cls(**arguments)
 
     @classmethod
     def from_yaml(cls, path: str | Path, **options: Any) -> TimmSpace:
-        """Make a space from a YAML file that holds the constructor's arguments; `name` is the file's unless given.
+        """Make a space from a YAML file that holds the constructor's arguments; `name` defaults to the file's.
 
         Args:
             path: The file.
-            options: `num_classes` and `input_size`, which win over those of the file.
+            options: Arguments that replace those of the file, such as `num_classes`.
 
         Raises:
             FileNotFoundError: There is no such file.
             UnsafeOptionError: The file sets an option that can load files or code, or one that is no plain value.
-            ValueError: The file is no YAML, or holds no space.
+            ValueError: The file is not YAML, or does not describe a space.
         """
         path = Path(path)
         try:
             mapping = yaml.safe_load(path.read_text(encoding="utf-8"))
         except (yaml.YAMLError, UnicodeDecodeError) as error:
-            raise ValueError(f"{path} is no YAML file: {error}") from None
+            raise ValueError(f"{path} is not a YAML file: {error}") from None
         if not isinstance(mapping, dict):
             raise ValueError(f"{path} holds no mapping of model, decisions and so on, but {mapping!r}.")
         check_stored_options(mapping, str(path))
@@ -228,14 +233,14 @@ def _read_choices(space: str, decision: str, choices: Any) -> Iterator[tuple[Cho
     pairs = choices.items() if isinstance(choices, Mapping) else ((_choice_of(value), value) for value in choices)
     for choice, value in pairs:
         if not isinstance(choice, Choice):
-            raise ValueError(f"{space}: {choice!r} of {decision!r} is no text or number; name it: {{name: value}}.")
+            raise ValueError(f"{space}: {choice!r} of {decision!r} is not text or a number; name it: {{name: value}}.")
         if "," in str(choice) or str(choice) != str(choice).strip():
             raise ValueError(f"{space}: the choice {choice!r} of {decision!r} has a comma or a space at its end.")
         yield choice, dict(value) if isinstance(value, Mapping) else {decision: value}
 
 
 def _choice_of(value: Any) -> Any:
-    """A list as the text of its entries, `2-2-6-2`; all else as it is."""
+    """A list as the text of its entries, `2-2-6-2`; any other value as it is."""
     return "-".join(map(str, value)) if isinstance(value, list | tuple) else value
 
 
@@ -244,12 +249,12 @@ def _assign(node: Any, path: str, keys: list[str], value: Any) -> None:
     key: Any = keys[0]
     if isinstance(node, list):
         if not key.isdigit() or int(key) > len(node):
-            raise ValueError(f"{path!r} does not fit: {key!r} is no index into a list of {len(node)} entries.")
+            raise ValueError(f"{path!r} does not fit: {key!r} is not an index into a list of {len(node)} entries.")
         key = int(key)
         if key == len(node):
             node.append(None)
     elif not isinstance(node, dict):
-        raise ValueError(f"{path!r} does not fit: {key!r} is asked of {node!r}, which is no list or mapping.")
+        raise ValueError(f"{path!r} does not fit: {key!r} is asked of {node!r}, which is not a list or mapping.")
     if len(keys) == 1:
         node[key] = list(value) if isinstance(value, tuple) else copy.deepcopy(value)
         return
@@ -259,14 +264,15 @@ def _assign(node: Any, path: str, keys: list[str], value: Any) -> None:
 
 
 def _set_attribute(network: nn.Module, path: str, value: Any) -> None:
+    """Set an attribute of a module inside the network; the attribute must be there."""
     owner, _, attribute = path.rpartition(".")
     try:
         module = network.get_submodule(owner)
-        present = getattr(module, attribute)
+        current = getattr(module, attribute)
     except AttributeError as error:
         raise ValueError(f"{type(network).__name__} has no attribute {path!r}: {error}") from None
-    if isinstance(present, tuple):
-        value = tuple(value) if isinstance(value, list | tuple) else (value,) * len(present)
+    if isinstance(current, tuple):
+        value = tuple(value) if isinstance(value, list | tuple) else (value,) * len(current)
     setattr(module, attribute, value)
 
 

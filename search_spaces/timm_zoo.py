@@ -18,19 +18,24 @@ from .timm_models import entry_point, make_network, near_models
 class TimmZoo(SearchSpace):
     """The models of timm whose names match a pattern, with random weights.
 
-    Models that you register with timm are among them. One that is built for a certain image size is built for
-    `input_size` where timm can do that; where it cannot, building or running the network fails.
+    Models that you register with timm are included. A model for a certain image size is built for `input_size` if timm
+    can do that; otherwise building or running the network fails.
 
     Text form: the model's name.
 
     Args:
-        pattern: Shell patterns of names, as for `timm.list_models`; several in a list or divided by commas.
+        pattern: Shell patterns of names, as for `timm.list_models`; several in a list or separated by commas.
         exclude: Patterns of names to leave out, in the same form.
-        num_classes: Classes that the networks tell apart.
+        num_classes: Number of classes of the networks.
         input_size: Channels, height and width of one image.
 
     Raises:
-        UnknownNameError: A pattern matches no model, or none is left.
+        UnknownNameError: A pattern matches no model, or `exclude` leaves none.
+        ValueError: There is no pattern.
+
+    Example:
+        >>> len(TimmZoo("resnet18,resnet34"))
+        2
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""Trained weights from a file into a model, checked before anything of the model changes."""
+"""Load trained weights from a file into a model, all checks before the model changes."""
 
 from __future__ import annotations
 
@@ -13,26 +13,26 @@ from torch import nn
 
 
 def load_checkpoint(model: nn.Module, path: str | os.PathLike[str], *, without: Collection[str] = ()) -> None:
-    """Load the weights in `path` into `model`; where they do not fit, the model stays as it was.
+    """Load the weights in `path` into `model`; if they do not fit, the model stays as it was.
 
-    Reads safetensors and torch's own files (a state dict, bare or as timm and others wrap it), of these only
-    tensors and plain values, so that no file can run code. Prefixes of parallel and compiled models are dropped.
+    The file is safetensors or torch's own format: a state dict, bare or wrapped as by timm. Only tensors and plain
+    values are read, so that no file can run code. Prefixes of parallel and compiled models are dropped.
 
     Args:
         model: Any model, on any device.
-        path: The file; one that ends in `.safetensors` is read as such.
-        without: Names of modules of the model that keep the weights they have, whatever the file has for them.
+        path: The file; a name that ends in `.safetensors` means that format.
+        without: Names of modules that keep their present weights; the file's tensors for them are ignored.
 
     Raises:
         FileNotFoundError: There is no such file.
-        ValueError: The file holds no state dict, or one that does not fit; names the tensors that are
+        ValueError: The file holds no state dict, or one that does not fit. The message names the tensors that are
             missing, unexpected or of another shape.
     """
-    kept = tuple(f"{name}." for name in without)
-    expected = {key: value for key, value in model.state_dict().items() if not key.startswith(kept)}
+    excluded = tuple(f"{name}." for name in without)
+    expected = {key: value for key, value in model.state_dict().items() if not key.startswith(excluded)}
     state = _renamed(_read_state(os.fspath(path)), model.state_dict())
-    state = {key: value for key, value in state.items() if not key.startswith(kept)}
-    # Counters of batches do not touch the output, and files from before they existed lack them.
+    state = {key: value for key, value in state.items() if not key.startswith(excluded)}
+    # Batch counters do not affect the output, and old files lack them.
     missing = [k for k in expected if k not in state and not k.endswith("num_batches_tracked")]
     unexpected = [k for k in state if k not in expected]
     misshaped = [
@@ -42,8 +42,8 @@ def load_checkpoint(model: nn.Module, path: str | os.PathLike[str], *, without: 
     ]
     problems = {"missing": missing, "unexpected": unexpected, "of another shape": misshaped}
     if any(problems.values()):
-        found = "; ".join(f"{what}: {_first(names)}" for what, names in problems.items() if names)
-        raise ValueError(f"The weights in {path} do not fit {type(model).__name__}. Tensors {found}.")
+        details = "; ".join(f"{problem}: {_first(names)}" for problem, names in problems.items() if names)
+        raise ValueError(f"The weights in {path} do not fit {type(model).__name__}. Tensors {details}.")
     model.load_state_dict(model.state_dict() | state)
 
 
@@ -56,12 +56,12 @@ def _read_state(path: str) -> dict[str, torch.Tensor]:
         raise ValueError(f"{path} cannot be read as a state dict: {error}") from error
     others = [key for key, value in state.items() if not isinstance(value, torch.Tensor)]
     if others:
-        raise ValueError(f"{path} is no state dict; not tensors: {_first(others)}.")
+        raise ValueError(f"{path} is not a state dict; not tensors: {_first(others)}.")
     return state
 
 
 def _renamed(state: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Keys as the model has them: some public CIFAR ResNets call the classifier `linear`, ours and timm's `fc`."""
+    """The state dict with the model's keys: some public CIFAR ResNets name the classifier `linear`, not `fc`."""
     renamed = {}
     for key, value in state.items():
         other = key.replace("linear.", "fc.", 1) if key.startswith("linear.") else key

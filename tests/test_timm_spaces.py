@@ -318,7 +318,7 @@ def test_what_timm_cannot_build_by_name_is_not_claimed() -> None:
         ({"decisions": {"depth": [2, 2]}}, "'depth' of 'tiny' has a choice twice"),
         ({"decisions": {"depth": "2,3"}}, "'depth' needs a list or a mapping of choices, not '2,3'"),
         ({"decisions": {"depth": 2}}, "'depth' needs a list or a mapping of choices, not 2"),
-        ({"decisions": {"depth": [None]}}, "None of 'depth' is no text or number"),
+        ({"decisions": {"depth": [None]}}, "None of 'depth' is not text or a number"),
         ({"decisions": {"pool": ["a,b"]}}, "'a,b' of 'pool' has a comma"),
         ({"decisions": {"a=b": [1]}}, "cannot be called 'a=b'"),
         ({"decisions": {"num_classes": [10, 20]}}, "'num_classes' is an option of the space"),
@@ -327,9 +327,9 @@ def test_what_timm_cannot_build_by_name_is_not_claimed() -> None:
         ({"decisions": {"depth": [1], "size": {"s": {"depth": 2}}}}, "'depth' of 'size' is set by 'depth' too"),
         ({"decisions": {"depth": [1]}, "fixed": {"depth": 3}}, "'depth' of 'depth' is set by 'fixed' too"),
         ({"decisions": {"dims": [[1, 2]], "dims.0": [3]}}, "'dims.0' of 'dims.0' is set by 'dims' too"),
-        ({"decisions": {"dims.1": [1]}}, "'1' is no index into a list of 0 entries"),
-        ({"decisions": {"dims.4": [1]}, "fixed": {"dims": [1, 2]}}, "'4' is no index into a list of 2 entries"),
-        ({"decisions": {"dims.0": [1]}, "fixed": {"dims": 8}}, "'0' is asked of 8, which is no list"),
+        ({"decisions": {"dims.1": [1]}}, "'1' is not an index into a list of 0 entries"),
+        ({"decisions": {"dims.4": [1]}, "fixed": {"dims": [1, 2]}}, "'4' is not an index into a list of 2 entries"),
+        ({"decisions": {"dims.0": [1]}, "fixed": {"dims": 8}}, "'0' is asked of 8, which is not a list"),
         ({"fixed": {"norm_layer": nn.ReLU()}}, "fixed: 'norm_layer' is ReLU()"),
     ],
 )
@@ -356,9 +356,9 @@ def test_an_attribute_that_the_network_lacks_is_named() -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("model: [", "is no YAML file"),
+        ("model: [", "is not a YAML file"),
         ("- model", "holds no mapping"),
-        ("model: !!python/object/apply:os.getcwd []", "is no YAML file"),
+        ("model: !!python/object/apply:os.getcwd []", "is not a YAML file"),
         ("model: resnet10t", "there is no decisions"),
         ("modle: resnet10t", "no 'modle'; near: model"),
         ("{model: resnet10t, decisions: [depth]}", "'decisions' of a timm space must be a mapping"),

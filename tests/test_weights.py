@@ -107,7 +107,7 @@ def test_files_of_something_else_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"list\.pth cannot be read as a state dict"):
         load_checkpoint(small_resnet(0), tmp_path / "list.pth")
     torch.save({"net": small_resnet(1).state_dict(), "epoch": 3}, tmp_path / "nested.pth")
-    with pytest.raises(ValueError, match=r"nested\.pth is no state dict; not tensors: net, epoch"):
+    with pytest.raises(ValueError, match=r"nested\.pth is not a state dict; not tensors: net, epoch"):
         load_checkpoint(small_resnet(0), tmp_path / "nested.pth")
 
 
