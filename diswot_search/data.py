@@ -171,8 +171,8 @@ def create_probe(
         seed: Seed that chooses the images and their order.
         num_classes: Number of classes, if the data set has more than its labels show.
         mean: Mean of each channel on a scale from 0 to 1; needs `std` as well. The default depends on the name:
-            published values for CIFAR-10, CIFAR-100, MNIST, Fashion-MNIST and digits; ImageNet's values for data
-            that timm or torchvision reads; otherwise the values of the drawn images.
+            known values for CIFAR-10, CIFAR-100, MNIST, Fashion-MNIST and digits; ImageNet's values for data that
+            timm or torchvision reads; otherwise the values of the drawn images.
             `Probe.origin["statistics"]` records which.
         std: Standard deviation of each channel on the same scale.
 
@@ -615,7 +615,7 @@ def _three(key: str, value: float | Sequence[float], above: float) -> tuple[floa
 
 
 def _known_statistics(name: str) -> Statistics | None:
-    """The published statistics of the data set that the last part of a name or path begins with."""
+    """The statistics of the data set that the last part of a name or path begins with, if they are listed here."""
     stem = PurePath(name).stem.lower().replace("-", "_")
     for data_set, (mean, std) in _STATISTICS.items():
         if stem == data_set or stem.startswith(f"{data_set}_"):

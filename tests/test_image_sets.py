@@ -281,7 +281,7 @@ def test_a_cut_off_image_is_named(tmp_path: Path) -> None:
 
 
 def test_images_of_different_sizes_are_refused(folder: Path) -> None:
-    with pytest.raises(DataError, match=r"differ in size, as 3 x 10 x 12 and 3 x 12 x 12 .*; give image_size"):
+    with pytest.raises(DataError, match=r"differ in size: 3 x 10 x 12 and 3 x 12 x 12 .*; give image_size"):
         take(streamed(folder, image_size=None), None, 5)
 
 

@@ -305,7 +305,7 @@ def test_as_splits_merges_labels() -> None:
     by_class = as_splits("digits", {"label_seed": 9}, labels_per_class=3)
     assert by_class.config() == create_splits(label_seed=9, labels_per_class=3).config()
     assert by_class.config() == create_splits().with_labels(labels_per_class=3, label_seed=9).config()
-    with pytest.raises(ValueError, match="data_options set labels, and labels_per_class is given beside them"):
+    with pytest.raises(ValueError, match="data_options set labels, and labels_per_class is given as well; give"):
         as_splits("digits", {"labels": "4%"}, labels_per_class=3)
     with pytest.raises(ValueError, match="data_options cannot be set"):
         as_splits(whole, {"seed": 2}, labels="4%")
@@ -332,7 +332,7 @@ def test_labelled_images_are_not_the_test_images_again(images: int, of: int, ref
     if not refused:
         assert len(labelled(make())) == of
         return
-    with pytest.raises(DataError, match=f"{images} of the {of} labelled images of .* among the test .* indices 0, 1"):
+    with pytest.raises(DataError, match=f"{images} of the {of} labelled images .* among the test .* indices are 0, 1"):
         make()
 
 
@@ -362,7 +362,7 @@ def test_training_images_are_not_the_test_images_again(images: int, of_test: int
         assert Splits.from_arrays(**parts, val=(test, labels)).labelled is None
         return
     indices = ", ".join(map(str, range(400 - images, 400)[:10]))
-    message = f"overlap: {images} of the 400 training images of .* bit for bit among the test images.* {indices}"
+    message = f"overlap: {images} of the 400 training images of .* occur bit for bit among the test images.* {indices}"
     with pytest.raises(DataError, match=message):
         Splits.from_arrays(**parts, val=(test, labels))
 
@@ -406,7 +406,7 @@ def test_a_probe_may_be_normalised_otherwise_and_is_of_no_more_images_than_have_
     assert splits.probe(40, 1).fingerprint != splits.probe(40).fingerprint
     with pytest.raises(DataError, match=r"there are only 72 training images\."):
         splits.probe(73)
-    with pytest.raises(DataError, match=r"A probe of 21 images is asked for; .* 20 training images that have labels"):
+    with pytest.raises(DataError, match=r"The probe needs 21 images, but .* 20 training images that have labels"):
         splits.with_labels(20).probe(21)
 
 
@@ -417,16 +417,16 @@ def test_a_probe_may_be_normalised_otherwise_and_is_of_no_more_images_than_have_
     ("request_", "message"),
     [
         ({"labels": "4%", "labels_per_class": 2}, r"labels \('4%'\) and labels_per_class \(2\) are both given"),
-        ({"labels": "0%"}, "'0%'; a share must be more than 0% and at most 100%"),
+        ({"labels": "0%"}, "'0%'; a share must be above 0% and at most 100%"),
         ({"labels": "-4%"}, "'-4%'; a share must be"),
         ({"labels": "100.5%"}, "'100.5%'; a share must be"),
         ({"labels": "nan%"}, "'nan%'; a share must be"),
         ({"labels": "four%"}, "'four%'; it may be a share such as '4%', a whole number .* a file of indices"),
         ({"labels": "%"}, "'%'; it may be a share"),
-        ({"labels": ""}, "labels is '.', which is no file. It may be a share"),
+        ({"labels": ""}, "labels is '.', which is not a file. It may be a share"),
         ({"labels": "0.04"}, "'0.04', which does not exist. It may be a share such as '4%'"),
         ({"labels": "no/labels.txt"}, "which does not exist. It may be"),
-        ({"labels": "."}, "labels is '.', which is no file"),
+        ({"labels": "."}, "labels is '.', which is not a file"),
         ({"labels": 0}, "labels is 0; a number of images must be at least 1"),
         ({"labels": "-3"}, "labels is -3; a number of images must be"),
         ({"labels": 2}, "labels is 2; with 3 classes and 72 images .* it must lie between 3 and 72"),
@@ -439,11 +439,14 @@ def test_a_probe_may_be_normalised_otherwise_and_is_of_no_more_images_than_have_
         ({"labels": [[1, 2]]}, "labels may be"),
         ({"labels": [1.5, 2]}, "labels may be"),
         ({"labels": np.ones(72, bool)}, "labels may be"),
-        ({"labels": torch.tensor([5])}, "All 1 labelled images .* are of class 0; at least two classes must have some"),
+        (
+            {"labels": torch.tensor([5])},
+            "All 1 labelled images .* are of class 0; at least two classes must have lab",
+        ),
         ({"labels_per_class": 0}, "labels_per_class is 0; it must be a whole number of at least 1"),
         ({"labels_per_class": 2.0}, "labels_per_class is 2.0; it must be a whole number"),
-        ({"labels_per_class": 8}, r"labels_per_class is 8; .* has fewer images to train on of the classes 2 \(7\)"),
-        ({"labels": [3, 100, -1]}, "have the indices 100, -1; of the 100 images .* between 0 and 99"),
+        ({"labels_per_class": 8}, r"labels_per_class is 8; .* has fewer images to train on in the classes 2 \(7\)"),
+        ({"labels": [3, 100, -1]}, "have the indices 100, -1; .* has 100 images, .* between 0 and 99"),
         ({"labels": 4, "label_seed": -1}, "label_seed is -1; it must be a whole number of at least 0"),
         ({"label_seed": 0.5}, "label_seed is 0.5"),
     ],
@@ -460,13 +463,13 @@ def test_indices_of_images_that_are_not_trained_on_are_refused() -> None:
     splits = Splits.from_arrays(SKEWED, train_limit=60)
     train, val, test = map(numbers, (splits.train, splits.val, splits.test))
     left_out = sorted(set(range(100)) - {*train, *val, *test})
-    with pytest.raises(DataError, match=f"given twice: {train[3]}, {train[5]}\\."):
+    with pytest.raises(DataError, match=f"given more than once: {train[3]}, {train[5]}\\."):
         splits.with_labels([*train[:10], train[5], train[3], train[3]])
-    with pytest.raises(DataError, match=f"overlap with those that are validated on.*: {val[0]}, {val[1]}. .*val_split"):
+    with pytest.raises(DataError, match=f"overlap with the validation images.*: {val[0]}, {val[1]}. .*val_split"):
         splits.with_labels([*train, *val[:2]])
-    with pytest.raises(DataError, match=f"overlap with those that are tested on.*: {test[0]}. .* give a test_split"):
+    with pytest.raises(DataError, match=f"overlap with the test images.*: {test[0]}. .* give a test_split"):
         splits.with_labels([*train, test[0]])
-    with pytest.raises(DataError, match=f"train_limit leaves 12 out: {left_out[0]}, .* and 2 more"):
+    with pytest.raises(DataError, match=f"train_limit omits 12 of the labelled images: {left_out[0]}, .* and 2 more"):
         splits.with_labels([*train, *left_out])
     with pytest.raises(DataError, match=r"All 15 labelled images of .* are of class 0"):
         splits.with_labels(train[:15])
