@@ -1,4 +1,4 @@
-"""Probes: what is drawn, how it is normalised, and what is said of bad input."""
+"""Probes: the images drawn, their normalisation, and the errors for bad input."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ SEEDS = st.integers(0, 10_000)
 
 
 def raw(name: str, **options: Any) -> Probe:
-    """A probe whose pixels are left between 0 and 1."""
+    """A probe whose pixels stay between 0 and 1."""
     return create_probe(name, mean=0.0, std=1.0, **options)
 
 
@@ -55,7 +55,7 @@ def save(path: Path, **members: Any) -> str:
     return str(path)
 
 
-# What is drawn
+# Drawing
 
 
 @given(SEEDS, SEEDS, st.booleans())
@@ -71,9 +71,7 @@ def test_the_seed_alone_decides_the_probe(seed: int, other: int, balanced: bool)
 
 @given(SEEDS, st.integers(2, 90), st.booleans())
 @settings(max_examples=40, deadline=None)
-def test_images_are_different_ones_and_keep_their_labels(
-    numbered: Path, seed: int, batch_size: int, balanced: bool
-) -> None:
+def test_images_are_distinct_and_keep_their_labels(numbered: Path, seed: int, batch_size: int, balanced: bool) -> None:
     probe = raw(str(numbered), seed=seed, batch_size=batch_size, balanced=balanced)
     indices = (probe.images * 255).round().to(torch.int64)[:, 0, 0, 0]
     assert probe.images.shape == (batch_size, 3, 4, 4)
@@ -83,7 +81,7 @@ def test_images_are_different_ones_and_keep_their_labels(
         assert max(counts(probe)) - min(counts(probe)) <= 1
 
 
-def test_chance_says_which_classes_and_which_order(numbered: Path) -> None:
+def test_classes_and_order_are_random(numbered: Path) -> None:
     probes = create_probes(str(numbered), 40, batch_size=4)
     assert set(torch.cat([p.labels for p in probes]).tolist()) == set(range(6))
     assert any(p.labels.tolist() != sorted(p.labels.tolist()) for p in probes)
@@ -114,7 +112,7 @@ def test_several_probes_are_those_of_successive_seeds() -> None:
     assert [p.origin["seed"] for p in probes] == [5, 6, 7]
 
 
-# How it is normalised
+# Normalisation
 
 
 def test_digits_are_whole_and_known() -> None:
@@ -134,7 +132,7 @@ def test_a_study_knows_its_digits_again_after_an_upgrade() -> None:
 
 
 def test_resizing_agrees_with_pillow(tmp_path: Path) -> None:
-    # Of low contrast, since Pillow clips between its two passes.
+    # The contrast is low, because Pillow clips between its two passes.
     images = np.random.default_rng(1).integers(90, 160, (2, 9, 9, 3), dtype=np.uint8)
     path = save(tmp_path / "a.npz", train_images=images, train_labels=np.array([0, 1]))
     for size in (5, 9, 16):
@@ -153,19 +151,19 @@ def test_a_wide_image_loses_its_sides(tmp_path: Path) -> None:
     assert raw(path, batch_size=2).input_size == (3, 4, 8)
 
 
-def test_statistics_are_given_known_or_those_of_the_probe(tmp_path: Path) -> None:
-    known, unknown = save(tmp_path / "cifar10-small.npz"), save(tmp_path / "mine.npz")
+def test_statistics_are_the_users_or_those_of_the_data_set_or_the_probe(tmp_path: Path) -> None:
+    cifar, other = save(tmp_path / "cifar10-small.npz"), save(tmp_path / "mine.npz")
     options: dict[str, Any] = {"batch_size": 12}
-    assert create_probe(known, **options).origin["statistics"] == "cifar10"
-    own = create_probe(unknown, **options)
+    assert create_probe(cifar, **options).origin["statistics"] == "cifar10"
+    own = create_probe(other, **options)
     assert own.origin["statistics"] == "probe"
     std, mean = torch.std_mean(own.images, dim=(0, 2, 3), correction=0)
     torch.testing.assert_close(mean, torch.zeros(3), atol=1e-4, rtol=0)
     torch.testing.assert_close(std, torch.ones(3), atol=1e-4, rtol=0)
-    given_ones = create_probe(known, mean=0.5, std=(0.1, 0.2, 0.4), **options)
-    assert given_ones.origin["statistics"] == "given"
-    expected = (raw(known, **options).images - 0.5) / torch.tensor([0.1, 0.2, 0.4]).view(3, 1, 1)
-    torch.testing.assert_close(given_ones.images, expected)
+    custom = create_probe(cifar, mean=0.5, std=(0.1, 0.2, 0.4), **options)
+    assert custom.origin["statistics"] == "given"
+    expected = (raw(cifar, **options).images - 0.5) / torch.tensor([0.1, 0.2, 0.4]).view(3, 1, 1)
+    torch.testing.assert_close(custom.images, expected)
 
 
 def test_the_fingerprint_is_of_the_content(tmp_path: Path) -> None:
@@ -183,7 +181,7 @@ def test_the_fingerprint_is_of_the_content(tmp_path: Path) -> None:
     assert len(others | {fingerprint}) == 1 + len(changed)
 
 
-def test_config_is_json_and_says_all() -> None:
+def test_config_is_json_and_complete() -> None:
     probe = create_probe(batch_size=20, seed=3, balanced=False)
     config = json.loads(json.dumps(probe.config()))
     assert config == probe.config()
@@ -193,7 +191,7 @@ def test_config_is_json_and_says_all() -> None:
     assert expected.items() <= config.items()
 
 
-# Noise and own tensors
+# Noise and user tensors
 
 
 def test_noise_is_standard_normal_with_even_labels() -> None:
@@ -207,7 +205,7 @@ def test_noise_is_standard_normal_with_even_labels() -> None:
     assert len(few.labels.unique()) == 8
 
 
-def test_own_tensors_become_a_probe() -> None:
+def test_user_tensors_become_a_probe() -> None:
     images, labels = torch.randn(4, 1, 5, 7, dtype=torch.float64), torch.tensor([0, 3, 1, 1], dtype=torch.int32)
     probe = Probe.from_tensors(images, labels, name="mine")
     assert (probe.num_classes, probe.name, probe.input_size) == (4, "mine", (1, 5, 7))
@@ -216,9 +214,9 @@ def test_own_tensors_become_a_probe() -> None:
     assert Probe.from_tensors(images, labels).fingerprint == probe.fingerprint
     assert Probe.from_tensors(images + 1, labels).fingerprint != probe.fingerprint
     json.dumps(probe.config())
-    kept = probe.images.clone()
+    copy = probe.images.clone()
     images.zero_()
-    assert torch.equal(probe.images, kept)
+    assert torch.equal(probe.images, copy)
 
 
 IMAGES, LABELS = torch.zeros(4, 3, 2, 2), torch.tensor([0, 1, 2, 1])
@@ -289,7 +287,7 @@ def test_bad_requests_are_refused(options: dict[str, Any], message: str) -> None
         create_probe(**options)
 
 
-def test_no_probes_are_no_request() -> None:
+def test_a_count_of_zero_is_refused() -> None:
     with pytest.raises(DataError, match="count is 0"):
         create_probes("digits", 0)
 
@@ -318,7 +316,7 @@ def test_bad_archives_are_refused(tmp_path: Path, members: dict[str, Any], messa
         create_probe(save(tmp_path / "bad.npz", **members), batch_size=8)
 
 
-def test_files_that_are_no_archives_are_refused(tmp_path: Path) -> None:
+def test_files_that_are_not_archives_are_refused(tmp_path: Path) -> None:
     good = save(tmp_path / "good.npz")
     for name, content in (("empty", b""), ("text", b"PK is no zip"), ("cut", Path(good).read_bytes()[:1000])):
         (tmp_path / f"{name}.npz").write_bytes(content)
@@ -354,7 +352,7 @@ def test_labels_in_a_column_and_other_splits(tmp_path: Path, numbered: Path) -> 
 
 
 def write_images(folder: Path, classes: str = "abc", each: int = 4, suffix: str = "png") -> Path:
-    """One sub-folder per class; the pixels tell the class (red) and the image (green)."""
+    """Write one sub-folder per class; pixels encode the class (red) and the image (green)."""
     for label, name in enumerate(classes):
         (folder / name).mkdir(parents=True)
         for i in range(each):
@@ -364,7 +362,7 @@ def write_images(folder: Path, classes: str = "abc", each: int = 4, suffix: str 
 
 
 def assert_true_to_folder(probe: Probe, num_classes: int = 3) -> None:
-    """Labels fit their images, and all images are different ones."""
+    """Check that labels fit their images and that all images differ."""
     red, green = (probe.images[:, :2, 3, 3] * 255).round().T
     assert torch.equal(red, 80.0 * probe.labels)
     assert len(set(zip(red.tolist(), green.tolist(), strict=True))) == len(probe.labels)
@@ -457,7 +455,7 @@ def test_mnist_of_torchvision(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("limit", [40, 25])
 def test_labels_that_only_come_with_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limit: int) -> None:
-    """QMNIST keeps eight values for each image, of which the label is one."""
+    """QMNIST stores eight values for each image; one of them is the label."""
     index = np.arange(40)
     images = np.broadcast_to(index.astype(np.uint8)[:, None, None], (40, 28, 28))
     write_idx(tmp_path / "QMNIST/raw/qmnist-train-images-idx3-ubyte", images, kind=8)
@@ -482,7 +480,7 @@ def test_any_image_classes_of_torchvision(tmp_path: Path) -> None:
 
 @pytest.fixture
 def stream(monkeypatch: pytest.MonkeyPatch) -> Callable[[list[int]], None]:
-    """Makes `wds/any` a stream of grey images with the labels given, image i filled with i."""
+    """Make `wds/any` a stream of grey images with the labels passed to it; image i is filled with i."""
     import timm.data
 
     class Reader:
@@ -539,7 +537,7 @@ def test_a_stream_that_changes_is_refused(stream: Callable[[list[int]], None]) -
         create_probe("wds/any", batch_size=12)
 
 
-# The real sets, and what is imported for them
+# Real data sets, and the imports that they need
 
 
 @pytest.mark.parametrize(("name", "side", "statistics"), [("mnist.npz", 28, "mnist"), ("usps.npz", 16, "probe")])
