@@ -242,7 +242,7 @@ def test_worker_processes_read_a_tar_file_each_for_itself(tmp_path: Path) -> Non
     ],
 )
 def test_no_part_has_the_images_of_another_by_another_name(
-    name: str, requested: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    name: str, requested: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import timm.data
     from torchvision.datasets import ImageFolder
