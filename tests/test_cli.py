@@ -253,7 +253,7 @@ def test_a_config_of_another_command_is_told_whose_it_may_be(capsys: pytest.Capt
 def test_a_folder_that_is_given_as_a_data_set_is_said_to_be_one(capsys: pytest.CaptureFixture[str]) -> None:
     Path("imgs").mkdir()
     assert run("train --dataset imgs") == 2
-    assert "The folder 'imgs' is read as 'folder/imgs'" in capsys.readouterr().err
+    assert "To read the folder 'imgs', give 'folder/imgs'" in capsys.readouterr().err
 
 
 def test_a_run_folder_of_another_configuration_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
