@@ -441,7 +441,7 @@ def test_a_probe_may_be_normalised_otherwise_and_is_of_no_more_images_than_have_
         ({"labels": np.ones(72, bool)}, "labels may be"),
         (
             {"labels": torch.tensor([5])},
-            "All 1 labelled images .* are of class 0; at least two classes must have lab",
+            "All 1 labelled images .* are of class 0; at least two classes must have labelled images",
         ),
         ({"labels_per_class": 0}, "labels_per_class is 0; it must be a whole number of at least 1"),
         ({"labels_per_class": 2.0}, "labels_per_class is 2.0; it must be a whole number"),
