@@ -1,4 +1,4 @@
-"""What is done at random to training images: in batches of tensors, and by timm's transforms to one image at a time."""
+"""Random augmentation of training images: on batches of tensors, or on single images with timm's transforms."""
 
 from __future__ import annotations
 
@@ -16,33 +16,43 @@ from .data import DataError, check_at_least
 from .seeding import stable_seed
 
 KINDS = ("crop_flip", "random_resized_crop", "none")
+"""The kinds of augmentation; see `Augmentation.kind`."""
 
 _ERASED_AREA = (0.02, 1 / 3)
+"""Smallest and largest share of the area that random erasing fills."""
+
 _ERASED_RATIO = (0.3, 1 / 0.3)
+"""Smallest and largest ratio of height to width of an erased rectangle."""
 
 
 @dataclass(frozen=True)
 class Augmentation:
-    """How training images are changed at random.
+    """Random changes of training images.
 
-    Crops with padding, flips and erased rectangles are cut from whole batches on the device. The other changes are
-    timm's, made to one image at a time by worker processes.
+    Padded crops, flips and erased rectangles are applied to whole batches on the device. The other changes are
+    transforms of timm, which worker processes apply to one image at a time.
 
     Attributes:
-        kind: `crop_flip`: a crop of the image's own size out of the image with a black border; `random_resized_crop`:
-            a part of the image, resized to its size; `none`: nothing.
-        padding: Width of the border in pixels.
-        flip: Probability that left and right are exchanged.
-        erase: Probability that a rectangle of 2 % to 33 % of the area is filled with one random colour.
-            Source: Zhong et al., AAAI 2020.
-        auto_augment: A policy in timm's words, such as `rand-m9-mstd0.5` or `augmix-m5-w4`.
-        color_jitter: Strength of random brightness, contrast and saturation; as in timm, without effect beside
-            `auto_augment`.
+        kind: `crop_flip` crops each image, at its own size, from the image with a black border;
+            `random_resized_crop` crops a random part and resizes it to the size of the image; `none` changes nothing.
+        padding: Width of the black border in pixels.
+        flip: Probability of exchanging left and right.
+        erase: Probability of filling a rectangle of 2% to 33% of the area with one random colour.
+            Source: Zhong et al., Random Erasing Data Augmentation, AAAI 2020.
+        auto_augment: A policy in timm's notation, such as `rand-m9-mstd0.5` or `augmix-m5-w4`; None for none.
+        color_jitter: Strength of random brightness, contrast and saturation, at least 0. As in timm, it has no effect
+            together with `auto_augment`.
         scale: Smallest and largest share of the area that a `random_resized_crop` takes.
-        ratio: Smallest and largest ratio of its width to its height.
+        ratio: Smallest and largest ratio of width to height of a `random_resized_crop`.
 
     Raises:
-        DataError: An unknown kind or policy, or a value out of its range.
+        DataError: The kind or the policy is unknown, or a value is out of range.
+
+    Example:
+        >>> augment = Augmentation(padding=2, erase=0.25)
+        >>> images = torch.rand(4, 3, 32, 32)
+        >>> augment.apply(images, augment.draw(seed=0, number=0, first=0, last=4, height=32, width=32)).shape
+        torch.Size([4, 3, 32, 32])
     """
 
     kind: str = "crop_flip"
@@ -60,24 +70,26 @@ class Augmentation:
         check_at_least("padding", self.padding, 0)
         for key, value in (("flip", self.flip), ("erase", self.erase)):
             if not 0 <= value <= 1:
-                raise DataError(f"{key} is {value}; it must be a probability, 0 to 1.")
+                raise DataError(f"{key} is {value}; it must be a probability between 0 and 1.")
         if not 0 <= self.color_jitter < math.inf:
             raise DataError(f"color_jitter is {self.color_jitter}; it must be a finite number of at least 0.")
         _check_range("scale", self.scale, 1.0)
         _check_range("ratio", self.ratio, math.inf)
         if self.kind == "none" and (self.erase or self.auto_augment or self.color_jitter):
             raise DataError(
-                "The augmentation 'none' changes nothing; erase, auto_augment and color_jitter need another."
+                "The augmentation 'none' changes nothing; erase, auto_augment and color_jitter need another kind."
             )
         if self.auto_augment is not None:
             try:
                 self.transform(32, 32)
             except (AssertionError, LookupError, TypeError, ValueError) as error:
-                raise DataError(f"auto_augment is {self.auto_augment!r}, which timm does not know: {error}") from error
+                raise DataError(
+                    f"auto_augment is {self.auto_augment!r}, which timm does not accept: {error}"
+                ) from error
 
     @property
     def by_image(self) -> bool:
-        """Whether timm's transforms are needed, one image at a time."""
+        """Whether timm's transforms are needed, which process one image at a time."""
         return self.kind == "random_resized_crop" or self.auto_augment is not None or self.color_jitter > 0
 
     def config(self) -> dict[str, Any]:
@@ -85,19 +97,24 @@ class Augmentation:
         return asdict(self) | {"scale": list(self.scale), "ratio": list(self.ratio)}
 
     def transform(self, height: int, width: int) -> Callable[[Any], Any]:
-        """timm's transform of a Pillow image to 3 x height x width, uint8; what it draws is from global generators.
+        """timm's transform of a Pillow image to an array (3, height, width), uint8.
 
-        Unless the kind is `random_resized_crop`, the image must have that size already, and keeps it.
+        The transform draws from the global random generators. Unless the kind is `random_resized_crop`, the image
+        must already have this size, and keeps it.
+
+        Args:
+            height: Height of the result in pixels.
+            width: Width of the result in pixels.
         """
         from timm.data import create_transform
 
-        # A crop of all of the area in the image's own ratio is the image.
+        # A crop of the whole area at the ratio of the image is the image itself.
         whole = self.kind != "random_resized_crop"
         jitter: Any = self.color_jitter or None
         return create_transform(
             (3, height, width),
             is_training=True,
-            use_prefetcher=True,  # gives uint8
+            use_prefetcher=True,  # makes the result uint8
             scale=(1.0, 1.0) if whole else self.scale,
             ratio=(width / height, width / height) if whole else self.ratio,
             hflip=0.0,
@@ -107,13 +124,22 @@ class Augmentation:
         )
 
     def draw(self, seed: int, number: int, first: int, last: int, height: int, width: int) -> Tensor:
-        """What is drawn for the images at the places `first` to `last` (not included) of a batch.
+        """Draw the random parameters of the images at the places `first` to `last` (exclusive) of a batch.
 
-        It depends on the seed, the number of the batch and the place alone.
+        They depend only on the seed, the number of the batch and the place in it.
+
+        Args:
+            seed: Seed of the random changes.
+            number: Number of the batch.
+            first: Place of the first image.
+            last: Place after the last image.
+            height: Height of the images in pixels.
+            width: Width of the images in pixels.
 
         Returns:
-            For each image the corner of its crop (row, column), whether it is flipped, the rectangle to be erased
-            (first row, row after the last, the same of columns) and its colour (3), int64.
+            (last - first, 10) int64. For each image: row and column of the corner of its crop, relative to the
+            image; 1 if it is flipped; first row, end row, first column and end column (exclusive) of the erased
+            rectangle; and three colour values from 0 to 255.
         """
         uniform = np.random.default_rng(stable_seed(seed, number)).random((last, 11))[first:].T
         padding = self.padding if self.kind == "crop_flip" else 0
@@ -130,7 +156,15 @@ class Augmentation:
         return torch.from_numpy(drawn.astype(np.int64))
 
     def apply(self, images: Tensor, drawn: Tensor) -> Tensor:
-        """Crop, flip and erase images (B, C, H, W) between 0 and 1 as `draw` said, on their device."""
+        """Crop, flip and erase images on their device.
+
+        Args:
+            images: (B, C, H, W) floating point, between 0 and 1.
+            drawn: (B, 10) int64 parameters from `draw`, on the same device.
+
+        Returns:
+            Images of the same shape.
+        """
         if self.kind == "none":
             return images
         top, left, flipped = drawn.T[:3]
@@ -150,19 +184,19 @@ def _between(uniform: np.ndarray, low: float, high: float) -> np.ndarray:
 
 
 def _crop_and_flip(images: Tensor, top: Tensor, left: Tensor, flipped: Tensor, border: int) -> Tensor:
-    """Crops of the images' own size, from these corners (B) of the images within a black border."""
+    """Crop images at their own size from these corners, (B,) each, of the images with a black border."""
     _, channels, height, width = images.shape
     rows = top[:, None] + torch.arange(height, device=images.device)
     columns = left[:, None] + torch.arange(width, device=images.device)
     columns = torch.where(flipped[:, None], columns.flip(1), columns)
     padded = F.pad(images, [border] * 4)
-    # Two gathers along one axis each are several times quicker than one by four indices.
+    # Two gathers along one axis each are several times faster than indexing with four index tensors.
     padded = padded.gather(2, rows[:, None, :, None].expand(-1, channels, -1, padded.shape[3]))
     return padded.gather(3, columns[:, None, None, :].expand(-1, channels, height, -1))
 
 
 def _erase(images: Tensor, rectangles: Tensor, colours: Tensor) -> Tensor:
-    """Images with one rectangle each filled: B x (top, bottom, left, right), and a colour of B x 3 from 0 to 255."""
+    """Fill a rectangle of each image: (B, 4) top, bottom, left, right, with a colour (B, 3) from 0 to 255."""
     top, bottom, left, right = rectangles.T[..., None]
     rows = torch.arange(images.shape[2], device=images.device)
     columns = torch.arange(images.shape[3], device=images.device)

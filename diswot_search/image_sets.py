@@ -1,4 +1,4 @@
-"""Sets of images in batches that a seed decides: held in memory, or streamed by timm's loader."""
+"""Sets of images in memory or on disk, and batches of them whose augmentation a seed determines."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from .seeding import isolated_random_state, stable_seed
 
 
 class Images(NamedTuple):
-    """A batch of images, not normalised, all on one device.
+    """A batch of images on one device, not normalised.
 
     Attributes:
-        images: B x 3 x H x W, float32, between 0 and 1.
-        labels: B class indices.
-        indices: B places in the set.
+        images: (B, 3, H, W) float32, between 0 and 1.
+        labels: (B,) int64 class indices.
+        indices: (B,) int64 places in the set.
     """
 
     images: Tensor
@@ -34,7 +34,14 @@ class Images(NamedTuple):
 
 
 class _Part(NamedTuple):
-    """A process's share of a batch: the batch's number, where it starts in the order, and from where to where in it."""
+    """One process's share of a batch.
+
+    Attributes:
+        number: Number of the batch.
+        start: Position in the order where the batch starts.
+        first: First image of the share, counted within the batch.
+        last: End of the share within the batch, exclusive.
+    """
 
     number: int
     start: int
@@ -43,12 +50,12 @@ class _Part(NamedTuple):
 
 
 class ImageSet(ABC):
-    """Images of one size with their labels, given in batches.
+    """Images of one size with their labels, read in batches.
 
     Attributes:
-        title: What it is called in messages.
-        labels: Class of each image, int64, on the CPU.
-        input_size: (3, H, W).
+        title: Description of the set in messages.
+        labels: (N,) int64 class indices, on the CPU.
+        input_size: (3, H, W), the channels, height and width of every image in pixels.
     """
 
     title: str
@@ -70,24 +77,35 @@ class ImageSet(ABC):
         rank: int = 0,
         world: int = 1,
     ) -> Iterator[Images]:
-        """The images at these places, in batches, or one process's share of each batch.
+        """Read the images at these places in batches, or one process's share of each batch.
 
-        What is drawn for an image depends only on the seed, the number of its batch and its place in that batch:
-        neither on where one starts nor on how many processes share. Global random state is neither used nor changed.
+        The random changes of an image depend only on the seed, the number of its batch and its place in that batch;
+        they do not depend on `start`, `rank` or `world`. Global random state is neither used nor changed.
 
         Args:
-            order: Places in the set, each as often as it is wanted.
-            batch_size: Images in a batch of all processes together; the last batch may be shorter.
-            device: Where the batches are to be.
-            augment: How images are changed at random; None for not at all.
-            seed: Of what is drawn.
+            order: (M,) int64 places in the set; a place may occur more than once.
+            batch_size: Number of images in a batch over all processes, at least `world`; the last batch may be
+                smaller.
+            device: Device of the batches.
+            augment: Random changes of the images; None for none.
+            seed: Seed of the random changes.
             start: Number of the first batch, from 0.
-            rank: Number of this process.
-            world: Processes that share each batch, each of them getting a contiguous part; the first ones get one
-                image more where the batch is not divisible. A last batch of few images may leave some without any.
+            rank: Number of this process, from 0.
+            world: Number of processes that share each batch. Each process gets a contiguous part; if the batch is
+                not divisible, the first ones get one image more. A small last batch may leave some without images.
+
+        Returns:
+            An iterator over batches, from number `start` on.
 
         Raises:
-            DataError: At once, for an argument out of its range; while reading, for an image that cannot be read.
+            DataError: An argument is out of range (raised at once), or an image cannot be read (raised while
+                iterating).
+
+        Example:
+            >>> images = ResidentSet(torch.zeros(5, 3, 8, 8, dtype=torch.uint8), torch.arange(5))
+            >>> batches = images.batches(torch.arange(5), 2, device=torch.device("cpu"), augment=None, seed=0)
+            >>> [batch.indices.tolist() for batch in batches]
+            [[0, 1], [2, 3], [4]]
         """
         check_at_least("world", world, 1)
         check_at_least("batch_size", batch_size, world)
@@ -95,7 +113,10 @@ class ImageSet(ABC):
         if not 0 <= rank < world:
             raise DataError(f"rank is {rank}; with {world} processes it must lie between 0 and {world - 1}.")
         if order.ndim != 1 or order.dtype != torch.int64 or (len(order) and not self._has(order)):
-            raise DataError(f"order must be int64 places between 0 and {len(self) - 1} of {self.title}.")
+            raise DataError(
+                f"order is {_described(order)}; it must be one-dimensional, int64, with places between 0 and "
+                f"{len(self) - 1} of {self.title}."
+            )
         parts = [_part(number, len(order), batch_size, rank, world) for number in _numbers(order, batch_size, start)]
         return self._batches(order, parts, device, None if augment and augment.kind == "none" else augment, seed)
 
@@ -119,11 +140,11 @@ class ImageSet(ABC):
     def _pixels(
         self, order: Tensor, parts: list[_Part], device: torch.device, augment: Augmentation | None, seed: int
     ) -> Iterator[Tensor]:
-        """The images of each part before crops, flips and erasing, B x (1 or 3) x H x W, float32, between 0 and 1."""
+        """The images of each part before crops, flips and erasing: (B, 1 or 3, H, W) float32, between 0 and 1."""
 
     @abstractmethod
     def fingerprint(self) -> str:
-        """SHA-256 in hex of what the set is made of."""
+        """SHA-256 in hex of the content of the set; equal for equal sets."""
 
 
 def _numbers(order: Tensor, batch_size: int, start: int) -> range:
@@ -138,20 +159,28 @@ def _part(number: int, total: int, batch_size: int, rank: int, world: int) -> _P
 
 
 class ResidentSet(ImageSet):
-    """Images held in memory, and on each device that batches were asked for.
+    """Images held in memory, with a copy on each device that batches were read on.
 
     Args:
-        images: N x (1 or 3) x H x W, uint8.
-        labels: Class of each image, int64.
-        title: What it is called in messages.
-        workers: Processes that apply those augmentations that are made to one image at a time.
+        images: (N, 1 or 3, H, W) uint8.
+        labels: (N,) int64 class indices.
+        title: Description of the set in messages.
+        workers: Number of processes that apply augmentations to one image at a time.
+
+    Raises:
+        DataError: A tensor has the wrong shape or dtype, or there are no images.
+
+    Example:
+        >>> images = ResidentSet(torch.zeros(5, 1, 8, 8, dtype=torch.uint8), torch.arange(5))
+        >>> len(images), images.input_size
+        (5, (3, 8, 8))
     """
 
     def __init__(self, images: Tensor, labels: Tensor, title: str = "images", workers: int = 0) -> None:
         if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] not in (1, 3) or not images.numel():
             raise DataError(f"Images of {title} are {_described(images)}; they must be uint8, N x (1 or 3) x H x W.")
         if labels.dtype != torch.int64 or labels.shape != images.shape[:1]:
-            raise DataError(f"Labels of {title} are {_described(labels)}; there must be {len(images)}, int64.")
+            raise DataError(f"Labels of {title} are {_described(labels)}; they must be {len(images)} int64 values.")
         self.images = images.cpu()
         self.labels = labels.cpu()
         self.title = title
@@ -176,10 +205,11 @@ class ResidentSet(ImageSet):
         return self.images[place].permute(1, 2, 0).numpy()
 
     def __getstate__(self) -> dict[str, Any]:
-        # For worker processes: copies on devices stay behind.
+        # Worker processes need only the images on the CPU.
         return self.__dict__ | {"_copies": {self.images.device: self.images}}
 
     def fingerprint(self) -> str:
+        """SHA-256 in hex of the pixels and the labels."""
         digest = hashlib.sha256(str(tuple(self.images.shape)).encode())
         digest.update(self.images.contiguous().numpy().data)
         digest.update(self.labels.numpy().data)
@@ -187,18 +217,21 @@ class ResidentSet(ImageSet):
 
 
 def _described(tensor: Tensor) -> str:
-    return f"{tensor.dtype} of the shape {tuple(tensor.shape)}"
+    return f"{tensor.dtype} with the shape {tuple(tensor.shape)}"
 
 
 class StreamedSet(ImageSet):
-    """Images that worker processes read from disk whenever they are needed.
+    """Images that worker processes read from disk when they are needed.
 
     Args:
-        data: The data set that they are part of.
-        places: Which of its samples they are.
-        image_size: Side of the square that they are cut to (the middle) and resized to; None to keep their size,
-            which must then be the same of all.
-        workers: Worker processes; with none, this process reads.
+        data: Data set that contains the images.
+        places: (N,) indices of the images in the data set.
+        image_size: Side in pixels of the square that images are centre-cropped and resized to. None keeps their
+            size, which must then be the same for all of them.
+        workers: Number of worker processes; with 0, this process reads the images.
+
+    Raises:
+        DataError: The first image cannot be read.
     """
 
     def __init__(self, data: DataSet, places: np.ndarray, image_size: int | None = None, workers: int = 2) -> None:
@@ -221,7 +254,7 @@ class StreamedSet(ImageSet):
         return self.data.read(self.places[place : place + 1])[0]
 
     def fingerprint(self) -> str:
-        """SHA-256 in hex of the labels, of which samples these are, and of their files' names; none is read for it."""
+        """SHA-256 in hex of the samples' indices, labels and file names; no image is read."""
         digest = hashlib.sha256(json.dumps([len(self), self.image_size]).encode())
         digest.update(self.places.tobytes())
         if self.data.files is not None:
@@ -231,9 +264,9 @@ class StreamedSet(ImageSet):
 
 
 class _Items(Dataset[tuple[Any, int]]):
-    """What the loader reads: one process's images in their order, each with its place in the set.
+    """The items that the loader reads: one process's images in order, each with its place in the set.
 
-    timm's loader sets `transform`, which is left alone: it knows of no seed for each image.
+    timm's loader sets `transform`. It is ignored here, because it does not support a seed for each image.
     """
 
     transform: Any = None
@@ -254,7 +287,7 @@ class _Items(Dataset[tuple[Any, int]]):
         self.input_size = input_size
         self.title = title
         self.seed = seed
-        self.order = order.numpy()  # what each item is of is worked out when it is asked for: there may be millions
+        self.order = order.numpy()  # items are resolved when they are read, because there may be millions of them
         self.parts = parts
         self.ends = np.cumsum([part.last - part.first for part in parts])
         self.resized = augment is not None and augment.kind == "random_resized_crop"
@@ -285,15 +318,15 @@ class _Items(Dataset[tuple[Any, int]]):
 
 
 def _load(items: _Items, parts: list[_Part], device: torch.device, workers: int) -> Iterator[Tensor]:
-    """The images of each part, as timm's loader reads them and brings them to the device."""
+    """The images of each part, which timm's loader reads and moves to the device."""
     from timm.data import create_loader
 
     sizes = [part.last - part.first for part in parts]
-    dataset: Any = items  # timm names its own kind of data set, and takes any with a length and a transform
+    dataset: Any = items  # timm declares its own class, but accepts any data set with a length and a transform
     loader = create_loader(
         dataset,
         input_size=items.input_size,
-        batch_size=max([1, *sizes]),  # all parts are of one size, but for the last, which may be smaller
+        batch_size=max([1, *sizes]),  # all parts have the same size, except that the last one may be smaller
         mean=(0.0, 0.0, 0.0),
         std=(1.0, 1.0, 1.0),
         num_workers=workers if items else 0,
@@ -301,7 +334,7 @@ def _load(items: _Items, parts: list[_Part], device: torch.device, workers: int)
         pin_memory=device.type == "cuda",
         device=device,
     )
-    loader.loader.generator = torch.Generator()  # else it draws from the global one
+    loader.loader.generator = torch.Generator()  # otherwise the loader draws from the global generator
     if device.type == "cuda" and hasattr(loader, "stream"):
         loader.stream = _side_stream(device)
     loaded = iter(loader)
@@ -311,13 +344,14 @@ def _load(items: _Items, parts: list[_Part], device: torch.device, workers: int)
 
 @cache
 def _side_stream(device: torch.device) -> Any:
-    """The one stream of all loaders that copies to a device: memory is cached for each stream on its own."""
+    """The CUDA stream on which all loaders copy to a device; a stream per loader would each cache memory of its own."""
     return torch.cuda.Stream(device)
 
 
 def _next(loaded: Iterator[tuple[Tensor, Tensor]]) -> Tensor:
+    """The next batch; an error in a worker process becomes a `DataError` with its original message."""
     try:
         return next(loaded)[0]
     except DataError as error:
-        # A worker process's comes with its traceback as the text; the message is the end of that.
+        # The text of an error from a worker process is its whole traceback, which ends with the message.
         raise DataError(str(error).rpartition("DataError: ")[2].strip()) from error

@@ -1,4 +1,4 @@
-"""A data set to train on: its training, validation and test images, made from each other where it lacks some."""
+"""A data set to train on: its training, validation and test images. Missing parts are split off the training images."""
 
 from __future__ import annotations
 
@@ -53,16 +53,16 @@ from .partial_labels import (
 from .seeding import stable_seed
 
 RESIDENT_LIMIT = 2**31
-"""Bytes that the images of a data set may take to be held in memory."""
+"""Largest size in bytes of the images of a data set that are held in memory; larger ones are streamed."""
 
 _READ_AT_ONCE = 64
-"""Images that are decoded at a time, at their full size, on the way into memory."""
+"""Number of images that are decoded at a time, at full size, while they are loaded into memory."""
 
 _KEYED_AT_ONCE = 4096
-"""Images whose numbers are made at a time."""
+"""Number of images whose keys are computed at a time."""
 
 _NOT_MIRRORED = ("digits", "mnist", "kmnist", "qmnist", "emnist", "usps", "svhn", "gtsrb", "omniglot", "renderedsst2")
-"""Data sets whose images mean something else, or nothing, when left and right are exchanged."""
+"""Data sets whose images change their meaning when left and right are exchanged."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,19 +70,19 @@ class Splits:
     """A data set to train on, validate and test. Make one with `create_splits` or `Splits.from_arrays`.
 
     Attributes:
-        name: The data set's name.
-        num_classes: Classes of the data.
-        input_size: Channels, height and width of an image.
-        train: Images to train on.
-        val: Images to choose the best epoch by; none of them is in `train`.
-        test: Images to state the accuracy on, once.
-        mean: Mean of each channel, as a share of the full scale.
-        std: Standard deviation of each channel.
-        mirrored: Whether an image means the same with left and right exchanged.
+        name: Name of the data set.
+        num_classes: Number of classes.
+        input_size: Channels, height and width of an image, in pixels.
+        train: Training images.
+        val: Validation images, which choose the best epoch; disjoint from `train`.
+        test: Test images, which the final accuracy is measured on, once.
+        mean: Mean of each of the three channels, on a scale from 0 to 1.
+        std: Standard deviation of each channel, on the same scale.
+        mirrored: Whether an image keeps its meaning when left and right are exchanged.
         source: How the splits were made, as JSON values.
-        classes: Names of the classes, in order; empty where they have none.
-        labelled: Places in `train` of the images that have labels, int64, ascending; None where all have.
-        numbering: Where the images of `train` lie in the data set's training part; None where they are all of it.
+        classes: Names of the classes in order; empty if they have no names.
+        labelled: (n,) int64 places in `train` of the labelled subset, ascending; None if all images have labels.
+        numbering: Indices of the images of `train` in the training part on disk; None if they are all of it.
     """
 
     name: str
@@ -121,19 +121,26 @@ class Splits:
         labels_per_class: int | None = None,
         label_seed: int | None = None,
     ) -> Splits:
-        """Splits of one's own images, each a pair of images and labels.
+        """Make splits from arrays or tensors of images and labels.
 
         Args:
-            train: Images, uint8: arrays N x H x W or N x H x W x (1 or 3), or tensors N x H x W or
-                N x (1 or 3) x H x W; and one integer label for each.
-            val: The same to validate on; by default made from `train`.
-            test: The same to test on; by default made from `train`.
-            name: What to call it in records.
-            mirrored: Whether an image means the same with left and right exchanged.
-            image_size: As for `create_splits`, and so are all the others.
+            train: Pair of images and labels. Images are uint8: arrays (N, H, W) or (N, H, W, 1 or 3), or tensors
+                (N, H, W) or (N, 1 or 3, H, W). Labels are (N,) integers.
+            val: Validation images and labels, in the same form; by default split off `train`.
+            test: Test images and labels, in the same form; by default split off `train`.
+            name: Name of the data set in records.
+            mirrored: Whether an image keeps its meaning when left and right are exchanged.
+            image_size: Side in pixels of the square that images are resized to. This and all further arguments have
+                the same meaning as in `create_splits`.
 
         Raises:
-            DataError: As for `create_splits`, or arrays of another shape or kind.
+            DataError: An array has the wrong shape or dtype, or one of the errors of `create_splits` occurs.
+
+        Example:
+            >>> images = torch.randint(256, (60, 3, 8, 8), dtype=torch.uint8)
+            >>> splits = Splits.from_arrays((images, torch.arange(60) % 3))
+            >>> len(splits.train), len(splits.val), len(splits.test)
+            (42, 6, 12)
         """
         request = _Request(
             name,
@@ -147,15 +154,16 @@ class Splits:
             label_request(labels, labels_per_class),
             label_seed,
         )
-        given_val = None if val is None else _arrays(val, f"split 'val' of {name!r}")
-        given_test = None if test is None else _arrays(test, f"split 'test' of {name!r}")
-        given_train = _arrays(train, f"split 'train' of {name!r}")
-        return _make_splits(given_train, given_val, given_test, request, {}, mirrored, math.inf, workers)
+        val_data = None if val is None else _arrays(val, f"split 'val' of {name!r}")
+        test_data = None if test is None else _arrays(test, f"split 'test' of {name!r}")
+        train_data = _arrays(train, f"split 'train' of {name!r}")
+        return _make_splits(train_data, val_data, test_data, request, {}, mirrored, math.inf, workers)
 
     def config(self) -> dict[str, Any]:
-        """All that tells these splits from others, as JSON values.
+        """Everything that distinguishes these splits from others, as JSON values.
 
-        The fingerprint is of the images themselves, or, where they are streamed, of their choice and their labels.
+        The fingerprint covers the pixels of images in memory. For streamed images, it covers their indices, file
+        names and labels instead.
         """
         return {
             "name": self.name,
@@ -168,14 +176,20 @@ class Splits:
     def with_labels(
         self, labels: Labels = None, labels_per_class: int | None = None, label_seed: int | None = None
     ) -> Splits:
-        """The same splits, of whose training images some have labels only; with no argument, all have.
+        """The same splits with another labelled subset; without arguments, all training images have labels.
 
         Args:
-            labels: As for `create_splits`, and so is `labels_per_class`.
-            label_seed: Chooses the images; by default the seed that the splits were made with.
+            labels: The labelled subset, in one of the forms of `create_splits`.
+            labels_per_class: Number of labelled images of each class; give this or `labels`.
+            label_seed: Seed that chooses the images; by default the seed that the splits were made with.
 
         Raises:
-            DataError: As for `create_splits`.
+            DataError: The request cannot be met, or the labelled images occur among the test images.
+
+        Example:
+            >>> splits = create_splits("digits").with_labels(labels_per_class=4)
+            >>> len(splits.labelled), len(splits.train)
+            (40, 1295)
         """
         request = label_request(labels, labels_per_class)
         seed = self.source.get("seed", 0) if label_seed is None else label_seed
@@ -186,15 +200,19 @@ class Splits:
         return replace(self, labelled=labelled, source=self.source | {"labels": config})
 
     def labelled_indices(self) -> np.ndarray:
-        """(n,) int64, ascending: the images with labels, counted in the data set's training part as it is on disk.
+        """Indices of the labelled images in the training part of the data set on disk.
 
-        That is before images to validate or to test on, or a `train_limit`, are taken out of it.
+        Indices start at 0, and count the images before validation images, test images or a `train_limit` are taken
+        out.
+
+        Returns:
+            (n,) int64, ascending.
         """
         train = self._numbering.train
         return train if self.labelled is None else train[self.labelled.numpy()]
 
     def labels_file(self) -> str:
-        """The `labelled_indices` as the text of a file that `labels` may name."""
+        """The `labelled_indices` as the text of a file, which the argument `labels` accepts by its path."""
         return format_indices(self.labelled_indices(), self.train.title)
 
     def probe(
@@ -205,23 +223,26 @@ class Splits:
         mean: Sequence[float] | None = None,
         std: Sequence[float] | None = None,
     ) -> Probe:
-        """Training images that have labels, without augmentation, of each class as many as of others.
+        """Draw a probe of labelled training images, without augmentation and balanced over the classes.
 
         Args:
-            batch_size: How many, as far as there are enough of each class no more of one than of another.
-            seed: Chooses them.
-            mean: Of each channel, to normalise by; by default that of the data.
-            std: Likewise.
+            batch_size: Number of images, at least 2, spread over the classes as evenly as their sizes allow.
+            seed: Seed that chooses the images.
+            mean: Mean of each channel to normalise by; by default that of the data set.
+            std: Standard deviation of each channel to normalise by; by default that of the data set.
+
+        Returns:
+            A probe with images of shape (batch_size, 3, H, W).
 
         Raises:
-            DataError: Fewer images have labels.
+            DataError: Fewer than `batch_size` training images have labels.
         """
         labelled = torch.arange(len(self.train)) if self.labelled is None else self.labelled
         check_at_least("batch_size", batch_size, 2)
         if batch_size > len(labelled):
-            have = "" if self.labelled is None else " that have labels"
+            restriction = "" if self.labelled is None else " that have labels"
             raise DataError(
-                f"A probe of {batch_size} images is asked for; there are only {len(labelled)} training images{have}."
+                f"The probe needs {batch_size} images, but there are only {len(labelled)} training images{restriction}."
             )
         order = labelled[_by_turns(self.train.labels[labelled], seed)[:batch_size]]
         batch = next(iter(self.train.batches(order, batch_size, device=torch.device("cpu"), augment=None, seed=0)))
@@ -236,13 +257,13 @@ class Splits:
 
     @cached_property
     def fingerprint(self) -> str:
-        """SHA-256 in hex of what the sets are made of, whichever have labels; equal for equal splits."""
+        """SHA-256 in hex of the three image sets, whatever the labelled subset; equal for equal splits."""
         prints = [part.fingerprint() for part in (self.train, self.val, self.test)]
         return hashlib.sha256(json.dumps([*prints, self.num_classes]).encode()).hexdigest()
 
 
 def _by_turns(labels: Tensor, seed: int) -> Tensor:
-    """All places, one of each class after the other, in random order otherwise."""
+    """All places in random order, but so that the classes take turns."""
     shuffled = torch.randperm(len(labels), generator=torch.Generator().manual_seed(stable_seed(seed, "probe")))
     turn = torch.empty(len(labels), dtype=torch.int64)
     for label in labels.unique():
@@ -252,6 +273,7 @@ def _by_turns(labels: Tensor, seed: int) -> Tensor:
 
 
 def _arrays(pair: tuple[Any, Any], title: str) -> DataSet:
+    """A data set of a pair of images and labels, each an array or a tensor."""
     images, labels = pair
     if isinstance(images, Tensor):
         images = (images.permute(0, 2, 3, 1) if images.ndim == 4 else images).cpu().numpy()
@@ -261,7 +283,7 @@ def _arrays(pair: tuple[Any, Any], title: str) -> DataSet:
 
 @dataclass(frozen=True)
 class _Request:
-    """What is asked of a data set, checked."""
+    """The options of splits that do not depend on where the data set comes from, checked."""
 
     name: str
     image_size: int | None
@@ -283,7 +305,7 @@ class _Request:
                 check_at_least(key, getattr(self, key), 1)
         for key in ("val_share", "test_share"):
             if not 0 < getattr(self, key) < 1:
-                raise DataError(f"{key} is {getattr(self, key)}; it must lie between 0 and 1.")
+                raise DataError(f"{key} is {getattr(self, key)}; it must lie between 0 and 1, exclusive.")
 
 
 def as_splits(
@@ -293,33 +315,42 @@ def as_splits(
     labels: Labels = None,
     labels_per_class: int | None = None,
 ) -> Splits:
-    """The data that is meant: splits as they are, or those that `create_splits` makes for a name.
+    """Resolve a data set: return splits as they are, or open a name with `create_splits`.
 
     Args:
-        dataset: The name, or the splits.
-        options: Of `create_splits`, for a name.
-        labels: As for `create_splits`; splits keep what is labelled unless this or `labels_per_class` is given.
-        labels_per_class: As for `create_splits`.
+        dataset: Name of a data set, or splits.
+        options: Keyword arguments of `create_splits`; only allowed with a name.
+        labels: The labelled subset, in one of the forms of `create_splits`. Splits keep their own labelled subset
+            unless this or `labels_per_class` is given.
+        labels_per_class: Number of labelled images of each class; give this or `labels`.
 
     Raises:
-        TypeError: It is neither.
-        ValueError: There are options for splits, or labels are given among the options, too.
+        TypeError: The data set is neither a name nor splits.
+        ValueError: Options are given with splits, or both the options and the arguments request a labelled subset.
+            `DataError`, raised if the data set cannot be opened, is a `ValueError` too.
+
+    Example:
+        >>> len(as_splits("digits", {"train_limit": 100}).train)
+        100
     """
-    given = {"labels": labels, "labels_per_class": labels_per_class}
-    asked: dict[str, Any] = {key: value for key, value in given.items() if value is not None}
+    label_arguments = {"labels": labels, "labels_per_class": labels_per_class}
+    label_options: dict[str, Any] = {key: value for key, value in label_arguments.items() if value is not None}
     if isinstance(dataset, str):
         options = dict(options or {})
-        if asked and (twice := [key for key in ("labels", "labels_per_class") if options.get(key) is not None]):
-            raise ValueError(f"The data_options set {twice[0]}, and {next(iter(asked))} is given beside them.")
-        return create_splits(dataset, **options | asked)
+        duplicates = [key for key in label_arguments if options.get(key) is not None]
+        if label_options and duplicates:
+            raise ValueError(
+                f"data_options set {duplicates[0]}, and {next(iter(label_options))} is given as well; give only one."
+            )
+        return create_splits(dataset, **options | label_options)
     if not isinstance(dataset, Splits):
         raise TypeError(
-            f"The data is given as {type(dataset).__name__}; give a name that create_splits knows, or splits, which "
-            "Splits.from_arrays makes of images and labels of one's own."
+            f"The data set is a {type(dataset).__name__}; it must be a name that create_splits knows, or splits, such "
+            "as those that Splits.from_arrays makes from images and labels."
         )
     if options:
-        raise ValueError("The data is given as it is; data_options cannot be set.")
-    return dataset.with_labels(**asked) if asked else dataset
+        raise ValueError("The data set is given as splits; data_options cannot be set.")
+    return dataset.with_labels(**label_options) if label_options else dataset
 
 
 def create_splits(
@@ -344,86 +375,104 @@ def create_splits(
     labels_per_class: int | None = None,
     label_seed: int | None = None,
 ) -> Splits:
-    """Open a data set to train on, with a validation and a test set. Global random state is neither used nor changed.
+    """Open a data set to train on, with validation and test images. Global random state is neither used nor changed.
 
-    What the set does not have is made from its training images, with the same share of each class: first the test
-    images, then, of the others, the validation images. A set with one other split only is tested on that one.
+    Parts that the data set lacks are split off its training images, with the same share of each class: first the test
+    images, then the validation images from the rest. If the data set has only one other split, it is the test split.
 
     Args:
-        name: The data set, as for `create_probe`, but not `noise`.
-        root: Its folder, where it has one.
-        download: Let torchvision (or timm's reader) fetch what is missing.
-        image_size: Side of the square that images are cut to (the middle) and resized to (bicubic). By default
-            images keep their size; digits are 32 x 32.
-        train_split: The part to train on.
-        val_split: The part to validate on; by default the set's own, if it has one beside that to test on.
-        test_split: The part to test on; by default the set's own.
-        val_share: Share of the training images to validate on, where the set has no part for it.
-        test_share: Share of the training images to test on, where the set has no part for it.
-        train_limit: Train on so many images only, of each class as many as there are of others, as far as there are
-            enough. Validation and test images stay the same, and a smaller limit takes a part of a larger one's images.
-        seed: Chooses the images that are set apart, or left out.
-        num_classes: Classes of the data, where they are more than the data shows.
-        mean: Mean of each channel, as a share of the full scale; give `std` with it. By default those of CIFAR-10,
-            CIFAR-100, MNIST, Fashion-MNIST and digits by name; ImageNet's for what timm and torchvision read; else
-            those of the training images. `Splits.source["statistics"]` says which.
-        std: Standard deviation of each channel.
-        resident_limit: Bytes up to which the images of all parts are held in memory; beyond, they are streamed.
-        workers: Processes that read streamed images, or augment one image at a time; by default one less than there
-            are processor cores, but no more than 8 and at least one.
-        labels: Which training images have labels; all by default. A share such as "4%", of each class to the nearest
-            whole number but at least one image; a whole number of images, of each class as many as there are of
-            others, as far as there are enough; or indices, or a file of them: .npy, or text with one on each line,
-            where # begins a comment. Indices count the images of the training part as it is on disk, from 0: before
-            images to validate or to test on, or a `train_limit`, are taken out of it.
-        labels_per_class: So many training images of each class have labels; give this or `labels`.
-        label_seed: Chooses the images that have labels, those of a smaller request among those of a larger one; by
-            default `seed`.
+        name: One of the names that `create_probe` lists, except `noise`.
+        root: Folder of the data set, if it has one.
+        download: Let torchvision (or timm's reader) download missing files.
+        image_size: Side in pixels of the square that each image is centre-cropped and resized (bicubic) to. By
+            default images keep their size; digits are 32 x 32.
+        train_split: Split to train on.
+        val_split: Split to validate on; by default that of the data set, if it has one apart from the test split.
+        test_split: Split to test on; by default that of the data set.
+        val_share: Share of the training images to validate on, between 0 and 1, if there is no validation split.
+        test_share: Share of the training images to test on, between 0 and 1, if there is no test split.
+        train_limit: Number of images to train on, spread over the classes as evenly as their sizes allow.
+            Validation and test images stay the same, and a larger limit contains the images of a smaller one.
+        seed: Seed that chooses the images to split off or to omit.
+        num_classes: Number of classes, if the data set has more than its labels show.
+        mean: Mean of each channel on a scale from 0 to 1; needs `std` as well. The default depends on the name:
+            known values for CIFAR-10, CIFAR-100, MNIST, Fashion-MNIST and digits; ImageNet's values for data that
+            timm or torchvision reads; otherwise the values of the training images.
+            `Splits.source["statistics"]` records which.
+        std: Standard deviation of each channel on the same scale.
+        resident_limit: Largest size in bytes of the images of all parts that are held in memory; larger data sets
+            are streamed from disk.
+        workers: Number of processes that read streamed images, or augment images one at a time. By default one less
+            than the processor cores, but at least 1 and at most 8.
+        labels: The labelled subset of the training images; by default all of them. It may be a share such as "4%" of
+            each class, rounded, but at least one image; a total number of images, spread over the classes as evenly
+            as their sizes allow; indices; or a file of indices: .npy, or text with one index on each line, where #
+            begins a comment. Indices start at 0 and count the images of the training part on disk, before validation
+            images, test images or a `train_limit` are taken out.
+        labels_per_class: Number of labelled images of each class; give this or `labels`.
+        label_seed: Seed that chooses the labelled images; by default `seed`. A larger request contains the images of
+            a smaller one.
 
     Raises:
-        DataError: An unknown name or split, one that is asked for twice, an unreadable or empty data set, labels
-            outside the classes, a class without images to train on, splits with different classes, or an argument out
-            of range; labelled images that are not trained on, are given twice, are of fewer than two classes or are
-            the test images again.
+        DataError: A name or split is unknown; a split is used twice; the data set is empty or cannot be read; labels
+            lie outside the classes; a class has no training images; splits have different classes; an argument is
+            out of range; or labelled images are not among the training images, are repeated, belong to fewer than
+            two classes, or occur among the test images.
+
+    Example:
+        >>> splits = create_splits("digits", train_limit=200, labels="10%")
+        >>> len(splits.train), len(splits.labelled), len(splits.test)
+        (200, 20, 359)
     """
-    size = 32 if name == "digits" and image_size is None else image_size
-    asked_labels = label_request(labels, labels_per_class)
-    statistics = given_statistics(mean, std)
     request = _Request(
         name or "folder",
-        size,
+        32 if name == "digits" and image_size is None else image_size,
         val_share,
         test_share,
         train_limit,
         seed,
         num_classes,
-        statistics,
-        asked_labels,
-        label_seed,
+        labels=label_request(labels, labels_per_class),
+        statistics=given_statistics(mean, std),
+        label_seed=label_seed,
     )
     check_at_least("resident_limit", resident_limit, 0)
     workers = _usual_workers() if workers is None else workers
     check_at_least("workers", workers, 0)
     if name == "noise":
-        raise DataError("The data set 'noise' has nothing to learn; it is for probes only.")
+        raise DataError("The data set 'noise' cannot be learnt; it is for probes only.")
     folder = None if root is None else Path(root)
 
     def open_split(split: str) -> DataSet:
-        return open_data_set(name, folder, split, download, Whole(size, resident_limit))
+        return open_data_set(name, folder, split, download, Whole(request.image_size, resident_limit))
 
-    train = open_split(train_split)
-    known = split_names(name, folder)
-    exact = known is not None and name.startswith("torch/")
-    for asked in (train_split, val_split, test_split) if exact else ():
-        _check_known(asked, known)
-    test_split, test = _find(open_split, known, test_split, ("test", *EVAL_SPLITS), (train_split, val_split))
-    val_split, val = _find(open_split, known, val_split, EVAL_SPLITS, (train_split, test_split))
-    splits = {"train_split": train_split, "val_split": val_split, "test_split": test_split}
+    splits, (train, val, test) = _open_parts(open_split, name, folder, (train_split, val_split, test_split))
     return _make_splits(train, val, test, request, splits, _is_mirrored(name), resident_limit, workers)
 
 
+def _open_parts(
+    open_split: Callable[[str], DataSet],
+    name: str,
+    root: Path | None,
+    requested: tuple[str, str | None, str | None],
+) -> tuple[dict[str, str | None], tuple[DataSet, DataSet | None, DataSet | None]]:
+    """Open the training, validation and test splits, as far as the data set has them, and say which they are."""
+    train_split, val_split, test_split = requested
+    train = open_split(train_split)
+    names = split_names(name, root)
+    for split in requested if names is not None and name.startswith("torch/") else ():
+        _check_known(split, names)
+    test_split, test = _find(open_split, names, test_split, ("test", *EVAL_SPLITS), (train_split, val_split))
+    val_split, val = _find(open_split, names, val_split, EVAL_SPLITS, (train_split, test_split))
+    return {"train_split": train_split, "val_split": val_split, "test_split": test_split}, (train, val, test)
+
+
 def division(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Of the configuration of splits, what decides which images are validated and tested on."""
+    """The part of a split configuration that fixes its validation and test images.
+
+    Args:
+        config: The configuration, as `Splits.config` returns it.
+    """
     keys = ("train_split", "val_split", "test_split", "val_share", "test_share")
     chosen = {key: config.get(key) for key in keys}
     drawn = chosen["val_share"] is not None or chosen["test_share"] is not None
@@ -431,57 +480,61 @@ def division(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _usual_workers() -> int:
+    """The default number of worker processes: one less than the processor cores, from 1 to 8."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return max(1, min(8, cores - 1))
 
 
-# Which splits there are
+# Finding the splits of a data set
 
 
 def _same_split(first: str, second: str | None) -> bool:
-    """Whether two names may mean the same images, as synonyms do in folders and for torchvision."""
+    """Whether two names may stand for the same images: folders and torchvision treat some names as synonyms."""
     return first == second or any({first, second} <= set(group) for group in (TRAIN_SPLITS, EVAL_SPLITS))
 
 
-def _check_known(asked: str | None, known: Sequence[str] | None) -> None:
-    if known is None or asked is None or asked in known:
+def _check_known(split: str | None, names: Sequence[str] | None) -> None:
+    """Reject a split that is not among the names of the data set, if both are known."""
+    if names is None or split is None or split in names:
         return
-    if len(known) == 1:
-        raise DataError(f"Unknown split {asked!r}; the data set has one only, {known[0]!r}.")
-    raise DataError(f"Unknown split {asked!r}; the data set has {listed(known)}.")
+    if len(names) == 1:
+        raise DataError(f"Unknown split {split!r}; the data set has only {names[0]!r}.")
+    raise DataError(f"Unknown split {split!r}; the data set has {listed(names)}.")
 
 
 def _find(
     open_split: Callable[[str], DataSet],
-    known: Sequence[str] | None,
-    asked: str | None,
+    names: Sequence[str] | None,
+    requested: str | None,
     candidates: Sequence[str],
     taken: Sequence[str | None],
 ) -> tuple[str | None, DataSet | None]:
-    """The split that was asked for, or the first candidate that the data set has, and it opened."""
-    if asked is not None:
-        if any(_same_split(asked, split) for split in taken):
-            raise DataError(f"The split {asked!r} is asked for twice; train, val and test must be different ones.")
-        if known == ("train",):
-            # A folder without sub-folders for its splits would give the same images again.
-            _check_known(asked, known)
-        return asked, open_split(asked)
-    if any(split in EVAL_SPLITS for split in taken):  # they are all one in some data sets
+    """Open the requested split, or else the first candidate that the data set has; None if it has none of them."""
+    if requested is not None:
+        if any(_same_split(requested, split) for split in taken):
+            raise DataError(f"The split {requested!r} is used twice; train, val and test must be different splits.")
+        if names == ("train",):
+            # A folder without sub-folders for splits would return the same images again.
+            _check_known(requested, names)
+        return requested, open_split(requested)
+    if any(split in EVAL_SPLITS for split in taken):  # some data sets treat all these names as one split
         candidates = [split for split in candidates if split not in EVAL_SPLITS]
     for split in candidates:
-        if split in taken or (known is not None and split not in known):
+        if split in taken or (names is not None and split not in names):
             continue
         try:
             return split, open_split(split)
         except DataError as error:
-            if known is not None or not isinstance(error.__cause__, ValueError):
+            # If only the library knows its splits, its ValueError means that it does not have this one.
+            if names is not None or not isinstance(error.__cause__, ValueError):
                 raise
     return None, None
 
 
 def _is_mirrored(name: str) -> bool:
+    """Whether images of a data set keep their meaning when left and right are exchanged, judged by its name."""
     stem = PurePath(name).stem.lower().replace("-", "_")
-    return not any(stem == known or stem.startswith(f"{known}_") for known in _NOT_MIRRORED)
+    return not any(stem == prefix or stem.startswith(f"{prefix}_") for prefix in _NOT_MIRRORED)
 
 
 # Making splits
@@ -497,6 +550,7 @@ def _make_splits(
     resident_limit: float,
     workers: int,
 ) -> Splits:
+    """Divide opened data sets into parts, choose the labelled subset, and read or prepare the images."""
     classes = _count_classes([train, *(data for data in (val, test) if data is not None)], request.num_classes)
     parts = _divide(train, val, test, request, classes)
     names = train.classes if train.classes and len(train.classes) == classes else ()
@@ -521,14 +575,11 @@ def _make_splits(
         "std": list(statistics.std),
         "labels": label_config,
     }
-    size = sets["train"].input_size
     return Splits(
         request.name,
         classes,
-        size,
-        sets["train"],
-        sets["val"],
-        sets["test"],
+        sets["train"].input_size,
+        **sets,
         mean=statistics.mean,
         std=statistics.std,
         mirrored=mirrored,
@@ -540,7 +591,7 @@ def _make_splits(
 
 
 def _count_classes(opened: list[DataSet], num_classes: int | None) -> int:
-    """The number of classes, after a check that all parts have the same and that each can be learnt."""
+    """The number of classes, after a check that all parts agree on them and that each has training images."""
     train = opened[0]
     classes = num_classes or train.num_classes
     for data in opened:
@@ -553,19 +604,19 @@ def _count_classes(opened: list[DataSet], num_classes: int | None) -> int:
             )
         check_labels(data.labels.min(), data.labels.max(), classes, data.title)
         if data.classes != train.classes:
-            strange = sorted(set(data.classes or ()) ^ set(train.classes or ()))
-            difference = listed(strange) or "their order differs"
+            in_one_only = sorted(set(data.classes or ()) ^ set(train.classes or ()))
+            difference = listed(in_one_only) or "their order differs"
             raise DataError(f"{train.title} and {data.title} do not have the same classes: {difference}.")
     empty = np.flatnonzero(np.bincount(train.labels, minlength=classes) == 0).tolist()
     if empty:
-        raise DataError(f"{train.title} has no image of {len(empty)} of its {classes} classes: {listed(empty)}.")
+        raise DataError(f"{train.title} has no images of {len(empty)} of its {classes} classes: {listed(empty)}.")
     return classes
 
 
 def _divide(
     train: DataSet, val: DataSet | None, test: DataSet | None, request: _Request, classes: int
 ) -> dict[str, tuple[DataSet, np.ndarray]]:
-    """For each part, the data set that it is of, and which samples of that."""
+    """Each part as a data set and the indices of its samples in that data set."""
     places = np.arange(len(train.labels))
     parts = {}
     for part, data, share in (("test", test, request.test_share), ("val", val, request.val_share)):
@@ -581,25 +632,27 @@ def _divide(
 
 
 def _stratified(data: DataSet, places: np.ndarray, part: str, share: float, seed: int) -> np.ndarray:
-    """Which of these samples to set apart: this share of each class, to the nearest whole number but at least one."""
+    """A mask of the samples to split off: this share of each class, rounded, but at least one sample."""
     labels = data.labels[places]
-    held = np.bincount(labels)
-    apart = np.maximum(1, np.rint(share * held)).astype(np.int64)
-    short = [f"{label} ({held[label]})" for label in np.flatnonzero((held > 0) & (apart >= held))]
+    class_counts = np.bincount(labels)
+    apart = np.maximum(1, np.rint(share * class_counts)).astype(np.int64)
+    short = [
+        f"{label} ({class_counts[label]})" for label in np.flatnonzero((class_counts > 0) & (apart >= class_counts))
+    ]
     if short:
         raise DataError(
-            f"{data.title} has too few images to set {part}_share={share:g} apart and to train on others, in the "
+            f"{data.title} has too few images to split off {part}_share={share:g} and to train on the rest in the "
             f"classes {listed(short)}. Give another {part}_share, or a {part}_split."
         )
     return _ranks(labels, stable_seed(seed, part)) < apart[labels]
 
 
 def _balanced(data: DataSet, places: np.ndarray, limit: int, seed: int, classes: int) -> np.ndarray:
-    """As many of these samples as the limit says, as evenly over the classes as there are enough of each."""
+    """`limit` of these samples, ascending, spread over the classes as evenly as their sizes allow."""
     if not classes <= limit <= len(places):
         raise DataError(
-            f"train_limit is {limit}; with {classes} classes and {len(places)} images of {data.title} left to train "
-            f"on, it must lie between {classes} and {len(places)}."
+            f"train_limit is {limit}; with {classes} classes and {len(places)} images of {data.title} to train on, "
+            f"it must lie between {classes} and {len(places)}."
         )
     labels = data.labels[places]
     ranks = _ranks(labels, stable_seed(seed, "train_limit"))
@@ -607,11 +660,11 @@ def _balanced(data: DataSet, places: np.ndarray, limit: int, seed: int, classes:
 
 
 def _ranks(labels: np.ndarray, seed: int) -> np.ndarray:
-    """Each sample's place among those of its class in a random order."""
+    """The rank of each sample within its class in a random order."""
     return ranks_in_class(labels, shuffled_by_class(labels, np.random.default_rng(seed)))
 
 
-# Which images have labels
+# The labelled subset
 
 
 def _numbering(parts: dict[str, tuple[DataSet, np.ndarray]]) -> Numbering:
@@ -623,9 +676,10 @@ def _numbering(parts: dict[str, tuple[DataSet, np.ndarray]]) -> Numbering:
 def _choose_labelled(
     request: LabelRequest | None, labels: np.ndarray, numbering: Numbering, seed: int, names: Sequence[object]
 ) -> tuple[Tensor | None, dict[str, Any] | None]:
-    """Places of the training images that have labels, and what the configuration says of them; None for all.
+    """The places of the labelled subset among the training images, and its entry in the configuration.
 
-    `labels` are those of the training images, `names` are those of the classes, or these themselves.
+    Both are None if all training images have labels. `labels` are the classes of the training images; `names` are
+    the names of the classes, or their indices.
     """
     if request is None:
         return None, None
@@ -648,27 +702,29 @@ def _choose_labelled(
 
 
 def _check_unseen(train: ImageSet, labelled: Tensor | None, test: ImageSet, numbering: Numbering) -> None:
-    """Refuse labelled images that are the test images again, bit for bit, beyond the few that known data sets have.
+    """Reject labelled images that occur among the test images bit for bit.
 
-    Where all images have labels, and those to test on were taken out of them, it is for the data set to have each once.
+    Fewer than two, or up to 1% of either set, are tolerated, because established data sets contain a few duplicates.
+    If all images have labels and the test images were split off them, duplicates are a property of the data set.
     """
     if not isinstance(train, ResidentSet) or not isinstance(test, ResidentSet):
         return
     if labelled is None and "test" in numbering.apart:
         return
-    what = "training" if labelled is None else "labelled"
-    shown = train.images if labelled is None else train.images[labelled]
-    again, seen = _common(shown, test.images)
-    if len(again) >= 2 and (len(again) > 0.01 * len(shown) or len(seen) > 0.01 * len(test)):
-        indices = numbering.train[again if labelled is None else labelled.numpy()[again]]
+    kind = "training" if labelled is None else "labelled"
+    images = train.images if labelled is None else train.images[labelled]
+    duplicates, test_duplicates = _common(images, test.images)
+    if len(duplicates) >= 2 and (len(duplicates) > 0.01 * len(images) or len(test_duplicates) > 0.01 * len(test)):
+        indices = numbering.train[duplicates if labelled is None else labelled.numpy()[duplicates]]
         raise DataError(
-            f"{what.capitalize()} and test images overlap: {len(again)} of the {len(shown)} {what} images of "
-            f"{train.title} are bit for bit among the test images, those with the indices {listed(indices.tolist())}."
+            f"{kind.capitalize()} and test images overlap: {len(duplicates)} of the {len(images)} {kind} images of "
+            f"{train.title} occur bit for bit among the test images. Their indices are {listed(indices.tolist())}."
         )
 
 
 def _common(images: Tensor, others: Tensor) -> tuple[np.ndarray, np.ndarray]:
-    """Places of images that are, bit for bit, among others, and of these others."""
+    """Places of the images that occur bit for bit in both sets, in the first and in the second set."""
+    # Equal images have equal keys, so only those whose key occurs in both sets need the slower digest.
     pair = images, others
     keys = list(map(_keys, pair))
     shared = np.intersect1d(keys[0], keys[1])
@@ -680,12 +736,12 @@ def _common(images: Tensor, others: Tensor) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _keys(images: Tensor) -> np.ndarray:
-    """A number for each image, equal for equal ones, and as good as never for others; quicker had than a digest."""
+    """(N,) uint64 keys, equal for equal images and almost never equal otherwise; faster than a digest."""
     pixels = images.flatten(1).numpy()
-    lacking = -pixels.shape[1] % 8
-    weights = np.random.default_rng(0).integers(2**64, size=(pixels.shape[1] + lacking) // 8, dtype=np.uint64)
+    padding = -pixels.shape[1] % 8
+    weights = np.random.default_rng(0).integers(2**64, size=(pixels.shape[1] + padding) // 8, dtype=np.uint64)
     keys = [
-        (np.pad(part, ((0, 0), (0, lacking))) if lacking else part).view(np.uint64) @ weights
+        (np.pad(part, ((0, 0), (0, padding))) if padding else part).view(np.uint64) @ weights
         for part in np.split(pixels, range(_KEYED_AT_ONCE, len(pixels), _KEYED_AT_ONCE))
     ]
     return np.concatenate(keys)
@@ -695,12 +751,13 @@ def _digest(image: Tensor) -> bytes:
     return hashlib.blake2b(image.contiguous().numpy().data, digest_size=16).digest()
 
 
-# The images themselves
+# Image sets
 
 
 def _image_sets(
     parts: dict[str, tuple[DataSet, np.ndarray]], image_size: int | None, resident_limit: float, workers: int
 ) -> dict[str, ImageSet]:
+    """The images of each part: all in memory if they fit into the limit, otherwise all streamed."""
     data, places = parts["train"]
     shape = tuple(square(data.read(places[:1])[0], image_size).shape)
     needed = sum(len(places) for _, places in parts.values()) * math.prod(shape)
@@ -732,11 +789,11 @@ def _streamed(
 
 
 def _statistics_of(train: ImageSet) -> Statistics:
-    """Mean and standard deviation by channel of the training images, of a streamed set's evenly spaced ones."""
+    """Mean and standard deviation per channel of the training images; a streamed set is sampled evenly."""
     count = len(train) if isinstance(train, ResidentSet) else min(len(train), UNLABELLED_LIMIT)
     chosen = torch.linspace(0, len(train) - 1, count, dtype=torch.float64).round().long()
-    shown = train.batches(chosen, _READ_AT_ONCE, device=torch.device("cpu"), augment=None, seed=0)
-    sums = [torch.stack([x.sum((0, 2, 3)), x.square().sum((0, 2, 3))]) for x in (b.images.double() for b in shown)]
+    batches = train.batches(chosen, _READ_AT_ONCE, device=torch.device("cpu"), augment=None, seed=0)
+    sums = [torch.stack([x.sum((0, 2, 3)), x.square().sum((0, 2, 3))]) for x in (b.images.double() for b in batches)]
     mean, squares = torch.stack(sums).sum(0) / (count * train.input_size[1] * train.input_size[2])
     std = (squares - mean.square()).clamp(min=0).sqrt()
     return measured_statistics("train", mean, std, f"images of {train.title}")

@@ -253,7 +253,7 @@ def test_a_config_of_another_command_is_told_whose_it_may_be(capsys: pytest.Capt
 def test_a_folder_that_is_given_as_a_data_set_is_said_to_be_one(capsys: pytest.CaptureFixture[str]) -> None:
     Path("imgs").mkdir()
     assert run("train --dataset imgs") == 2
-    assert "The folder 'imgs' is read as 'folder/imgs'" in capsys.readouterr().err
+    assert "To read the folder 'imgs', give 'folder/imgs'" in capsys.readouterr().err
 
 
 def test_a_run_folder_of_another_configuration_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
@@ -687,7 +687,7 @@ def test_sources_are_ranked_shown_and_stand_for_the_teacher_of_a_search(capsys: 
         ("--measure leep", "Unknown measure of this ranking 'leep'"),
         ("--teacher_checkpoint x.pt --probe_options.seed 1", "teacher_checkpoint, probe_options cannot be set"),
         ("--probe other.npz", "ranked for digits with 10 classes, but the data is other.npz with 4"),
-        ("--batch_size 101", "A probe of 101 images is asked for; there are only 100 training images that have labels"),
+        ("--batch_size 101", "The probe needs 101 images, but there are only 100 training images that have labels"),
     ]:
         assert run(f"{fitted} {more} --out third") == 2
         assert message in capsys.readouterr().err

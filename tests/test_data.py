@@ -1,4 +1,4 @@
-"""Probes: what is drawn, how it is normalised, and what is said of bad input."""
+"""Probes: the images drawn, their normalisation, and the errors for bad input."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ SEEDS = st.integers(0, 10_000)
 
 
 def raw(name: str, **options: Any) -> Probe:
-    """A probe whose pixels are left between 0 and 1."""
+    """A probe whose pixels stay between 0 and 1."""
     return create_probe(name, mean=0.0, std=1.0, **options)
 
 
@@ -55,7 +55,7 @@ def save(path: Path, **members: Any) -> str:
     return str(path)
 
 
-# What is drawn
+# Drawing
 
 
 @given(SEEDS, SEEDS, st.booleans())
@@ -71,9 +71,7 @@ def test_the_seed_alone_decides_the_probe(seed: int, other: int, balanced: bool)
 
 @given(SEEDS, st.integers(2, 90), st.booleans())
 @settings(max_examples=40, deadline=None)
-def test_images_are_different_ones_and_keep_their_labels(
-    numbered: Path, seed: int, batch_size: int, balanced: bool
-) -> None:
+def test_images_are_distinct_and_keep_their_labels(numbered: Path, seed: int, batch_size: int, balanced: bool) -> None:
     probe = raw(str(numbered), seed=seed, batch_size=batch_size, balanced=balanced)
     indices = (probe.images * 255).round().to(torch.int64)[:, 0, 0, 0]
     assert probe.images.shape == (batch_size, 3, 4, 4)
@@ -83,7 +81,7 @@ def test_images_are_different_ones_and_keep_their_labels(
         assert max(counts(probe)) - min(counts(probe)) <= 1
 
 
-def test_chance_says_which_classes_and_which_order(numbered: Path) -> None:
+def test_classes_and_order_are_random(numbered: Path) -> None:
     probes = create_probes(str(numbered), 40, batch_size=4)
     assert set(torch.cat([p.labels for p in probes]).tolist()) == set(range(6))
     assert any(p.labels.tolist() != sorted(p.labels.tolist()) for p in probes)
@@ -93,7 +91,7 @@ def test_chance_says_which_classes_and_which_order(numbered: Path) -> None:
 def test_unbalanced_draws_follow_the_data(tmp_path: Path) -> None:
     path = save(tmp_path / "skewed.npz", train_labels=np.array([0] * 18 + [1] * 2))
     assert counts(create_probe(path, batch_size=20, balanced=False)) == [18, 2]
-    with pytest.raises(DataError, match=r"too few images for a balanced batch of 8, in the classes 1 \(2 of 4\)"):
+    with pytest.raises(DataError, match=r"too few images for a balanced batch of 8 in the classes 1 \(2 of 4\)"):
         create_probe(path, batch_size=8)
 
 
@@ -111,10 +109,10 @@ def test_global_random_state_is_left_alone(options: dict[str, Any]) -> None:
 def test_several_probes_are_those_of_successive_seeds() -> None:
     probes = create_probes("digits", 3, seed=5, batch_size=20)
     assert [p.fingerprint for p in probes] == [create_probe(seed=s, batch_size=20).fingerprint for s in (5, 6, 7)]
-    assert [p.source["seed"] for p in probes] == [5, 6, 7]
+    assert [p.origin["seed"] for p in probes] == [5, 6, 7]
 
 
-# How it is normalised
+# Normalisation
 
 
 def test_digits_are_whole_and_known() -> None:
@@ -125,8 +123,8 @@ def test_digits_are_whole_and_known() -> None:
     assert probe.num_classes == 10
     assert sorted(counts(probe)) == [6] * 6 + [7] * 4
     pixels = raw("digits", image_size=8, batch_size=1797, balanced=False).images
-    assert pixels.mean().item() == pytest.approx(probe.source["mean"][0], abs=1e-4)
-    assert pixels.std().item() == pytest.approx(probe.source["std"][0], abs=1e-4)
+    assert pixels.mean().item() == pytest.approx(probe.origin["mean"][0], abs=1e-4)
+    assert pixels.std().item() == pytest.approx(probe.origin["std"][0], abs=1e-4)
 
 
 def test_a_study_knows_its_digits_again_after_an_upgrade() -> None:
@@ -134,7 +132,7 @@ def test_a_study_knows_its_digits_again_after_an_upgrade() -> None:
 
 
 def test_resizing_agrees_with_pillow(tmp_path: Path) -> None:
-    # Of low contrast, since Pillow clips between its two passes.
+    # The contrast is low, because Pillow clips between its two passes.
     images = np.random.default_rng(1).integers(90, 160, (2, 9, 9, 3), dtype=np.uint8)
     path = save(tmp_path / "a.npz", train_images=images, train_labels=np.array([0, 1]))
     for size in (5, 9, 16):
@@ -153,19 +151,19 @@ def test_a_wide_image_loses_its_sides(tmp_path: Path) -> None:
     assert raw(path, batch_size=2).input_size == (3, 4, 8)
 
 
-def test_statistics_are_given_known_or_those_of_the_probe(tmp_path: Path) -> None:
-    known, unknown = save(tmp_path / "cifar10-small.npz"), save(tmp_path / "mine.npz")
+def test_statistics_are_the_users_or_those_of_the_data_set_or_the_probe(tmp_path: Path) -> None:
+    cifar, other = save(tmp_path / "cifar10-small.npz"), save(tmp_path / "mine.npz")
     options: dict[str, Any] = {"batch_size": 12}
-    assert create_probe(known, **options).source["statistics"] == "cifar10"
-    own = create_probe(unknown, **options)
-    assert own.source["statistics"] == "probe"
+    assert create_probe(cifar, **options).origin["statistics"] == "cifar10"
+    own = create_probe(other, **options)
+    assert own.origin["statistics"] == "probe"
     std, mean = torch.std_mean(own.images, dim=(0, 2, 3), correction=0)
     torch.testing.assert_close(mean, torch.zeros(3), atol=1e-4, rtol=0)
     torch.testing.assert_close(std, torch.ones(3), atol=1e-4, rtol=0)
-    given_ones = create_probe(known, mean=0.5, std=(0.1, 0.2, 0.4), **options)
-    assert given_ones.source["statistics"] == "given"
-    expected = (raw(known, **options).images - 0.5) / torch.tensor([0.1, 0.2, 0.4]).view(3, 1, 1)
-    torch.testing.assert_close(given_ones.images, expected)
+    custom = create_probe(cifar, mean=0.5, std=(0.1, 0.2, 0.4), **options)
+    assert custom.origin["statistics"] == "given"
+    expected = (raw(cifar, **options).images - 0.5) / torch.tensor([0.1, 0.2, 0.4]).view(3, 1, 1)
+    torch.testing.assert_close(custom.images, expected)
 
 
 def test_the_fingerprint_is_of_the_content(tmp_path: Path) -> None:
@@ -183,7 +181,7 @@ def test_the_fingerprint_is_of_the_content(tmp_path: Path) -> None:
     assert len(others | {fingerprint}) == 1 + len(changed)
 
 
-def test_config_is_json_and_says_all() -> None:
+def test_config_is_json_and_complete() -> None:
     probe = create_probe(batch_size=20, seed=3, balanced=False)
     config = json.loads(json.dumps(probe.config()))
     assert config == probe.config()
@@ -193,7 +191,7 @@ def test_config_is_json_and_says_all() -> None:
     assert expected.items() <= config.items()
 
 
-# Noise and own tensors
+# Noise and user tensors
 
 
 def test_noise_is_standard_normal_with_even_labels() -> None:
@@ -207,7 +205,7 @@ def test_noise_is_standard_normal_with_even_labels() -> None:
     assert len(few.labels.unique()) == 8
 
 
-def test_own_tensors_become_a_probe() -> None:
+def test_user_tensors_become_a_probe() -> None:
     images, labels = torch.randn(4, 1, 5, 7, dtype=torch.float64), torch.tensor([0, 3, 1, 1], dtype=torch.int32)
     probe = Probe.from_tensors(images, labels, name="mine")
     assert (probe.num_classes, probe.name, probe.input_size) == (4, "mine", (1, 5, 7))
@@ -216,9 +214,9 @@ def test_own_tensors_become_a_probe() -> None:
     assert Probe.from_tensors(images, labels).fingerprint == probe.fingerprint
     assert Probe.from_tensors(images + 1, labels).fingerprint != probe.fingerprint
     json.dumps(probe.config())
-    kept = probe.images.clone()
+    copy = probe.images.clone()
     images.zero_()
-    assert torch.equal(probe.images, kept)
+    assert torch.equal(probe.images, copy)
 
 
 IMAGES, LABELS = torch.zeros(4, 3, 2, 2), torch.tensor([0, 1, 2, 1])
@@ -231,9 +229,9 @@ IMAGES, LABELS = torch.zeros(4, 3, 2, 2), torch.tensor([0, 1, 2, 1])
         (IMAGES[:, :0], LABELS, None, r"shape \(4, 0, 2, 2\)"),
         (IMAGES.byte(), LABELS, None, "are torch.uint8; they must be floating point"),
         (IMAGES[:1], LABELS[:1], None, "The batch size of 'tensors' is 1; .* at least 2"),
-        (IMAGES.index_fill(0, torch.tensor([2]), torch.nan), LABELS, None, "NaN or infinite .* in 1 images: 2"),
-        (IMAGES + torch.inf, LABELS, None, "NaN or infinite .* in 4 images: 0, 1, 2, 3"),
-        (IMAGES, LABELS[:3], None, r"Labels of 'tensors' are torch.int64 of the shape \(3,\)"),
+        (IMAGES.index_fill(0, torch.tensor([2]), torch.nan), LABELS, None, "are NaN or infinite in 1 images: 2"),
+        (IMAGES + torch.inf, LABELS, None, "are NaN or infinite in 4 images: 0, 1, 2, 3"),
+        (IMAGES, LABELS[:3], None, r"Labels of 'tensors' are torch.int64 with the shape \(3,\)"),
         (IMAGES, LABELS.float(), None, "Labels of 'tensors' are torch.float32"),
         (IMAGES, LABELS, 2, "run from 0 to 2; with 2 classes they must lie between 0 and 1"),
         (IMAGES, LABELS - 1, None, "run from -1 to 1"),
@@ -276,7 +274,7 @@ def test_a_probe_cannot_be_made_invalid() -> None:
         ({"image_size": 0}, "image_size is 0"),
         ({"num_classes": 0}, "num_classes is 0"),
         ({"num_classes": 9}, "run from 0 to 9; with 9 classes they must lie between 0 and 8"),
-        ({"num_classes": 12}, "no image of 2 of its 12 classes: 10, 11"),
+        ({"num_classes": 12}, "no images of 2 of its 12 classes: 10, 11"),
         ({"num_classes": 60}, "classes: 10, 11, 12, 13, 14, 15, 16, 17, 18, 19 and 40 more"),
         ({"mean": 0.5}, "give both or neither"),
         ({"mean": (0.1, 0.2), "std": 1.0}, "one or three finite numbers"),
@@ -289,7 +287,7 @@ def test_bad_requests_are_refused(options: dict[str, Any], message: str) -> None
         create_probe(**options)
 
 
-def test_no_probes_are_no_request() -> None:
+def test_a_count_of_zero_is_refused() -> None:
     with pytest.raises(DataError, match="count is 0"):
         create_probes("digits", 0)
 
@@ -305,12 +303,12 @@ RANDOM = np.random.default_rng(0).integers(0, 256, (20, 6, 6, 3), dtype=np.uint8
         ({"train_images": RANDOM.astype(np.float32)}, "are float32; they must be uint8"),
         ({"train_images": np.full(RANDOM.shape, np.nan)}, "float64 with NaN or infinite values"),
         ({"train_images": RANDOM.astype(object)}, "Object arrays cannot be loaded"),
-        ({"train_images": RANDOM[:19]}, r"int64 of the shape \(20,\); .* 19 images"),
+        ({"train_images": RANDOM[:19]}, r"int64 with the shape \(20,\); .* 19 images"),
         ({"train_images": RANDOM[:0], "train_labels": np.arange(0)}, "has only 0 images"),
-        ({"train_images": np.zeros_like(RANDOM)}, "one and the same colour"),
+        ({"train_images": np.zeros_like(RANDOM)}, "A channel is constant over all drawn images of"),
         ({"train_labels": np.arange(20) % 4 - 1}, "run from -1 to 2"),
         ({"train_labels": np.arange(20) * 0.5}, "Labels of .* are float64"),
-        ({"train_labels": np.arange(20) % 4 * 2}, "no image of 3 of its 7 classes: 1, 3, 5"),
+        ({"train_labels": np.arange(20) % 4 * 2}, "no images of 3 of its 7 classes: 1, 3, 5"),
     ],
 )
 def test_bad_archives_are_refused(tmp_path: Path, members: dict[str, Any], message: str) -> None:
@@ -318,7 +316,7 @@ def test_bad_archives_are_refused(tmp_path: Path, members: dict[str, Any], messa
         create_probe(save(tmp_path / "bad.npz", **members), batch_size=8)
 
 
-def test_files_that_are_no_archives_are_refused(tmp_path: Path) -> None:
+def test_files_that_are_not_archives_are_refused(tmp_path: Path) -> None:
     good = save(tmp_path / "good.npz")
     for name, content in (("empty", b""), ("text", b"PK is no zip"), ("cut", Path(good).read_bytes()[:1000])):
         (tmp_path / f"{name}.npz").write_bytes(content)
@@ -335,12 +333,12 @@ def test_files_that_are_no_archives_are_refused(tmp_path: Path) -> None:
 
 
 def test_missing_files_and_splits_are_named(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"nor any other .npz file"):
+    with pytest.raises(DataError, match=r"its folder has no other .npz file"):
         create_probe("goood.npz", root=tmp_path)
     save(tmp_path / "good.npz", test_images=RANDOM)
     with pytest.raises(DataError, match=r"Did you mean '.*good.npz'"):
         create_probe("goood.npz", root=tmp_path)
-    with pytest.raises(DataError, match=r"'test_labels' are needed, it has .*test_images.* Its splits: train\."):
+    with pytest.raises(DataError, match=r"'test_labels' are needed, but it has .*test_images.* Its splits: train\."):
         create_probe("good.npz", root=tmp_path, split="test")
 
 
@@ -354,7 +352,7 @@ def test_labels_in_a_column_and_other_splits(tmp_path: Path, numbered: Path) -> 
 
 
 def write_images(folder: Path, classes: str = "abc", each: int = 4, suffix: str = "png") -> Path:
-    """One sub-folder per class; the pixels tell the class (red) and the image (green)."""
+    """Write one sub-folder per class; pixels encode the class (red) and the image (green)."""
     for label, name in enumerate(classes):
         (folder / name).mkdir(parents=True)
         for i in range(each):
@@ -364,7 +362,7 @@ def write_images(folder: Path, classes: str = "abc", each: int = 4, suffix: str 
 
 
 def assert_true_to_folder(probe: Probe, num_classes: int = 3) -> None:
-    """Labels fit their images, and all images are different ones."""
+    """Check that labels fit their images and that all images differ."""
     red, green = (probe.images[:, :2, 3, 3] * 255).round().T
     assert torch.equal(red, 80.0 * probe.labels)
     assert len(set(zip(red.tolist(), green.tolist(), strict=True))) == len(probe.labels)
@@ -389,8 +387,8 @@ def test_image_folders_by_timm_and_torchvision(tmp_path: Path) -> None:
     assert len({p.fingerprint for p in probes}) == 1
     assert random_state() == before
     assert_true_to_folder(raw("folder", root=tmp_path, split="validation", **options), num_classes=2)
-    assert create_probe("folder", root=tmp_path, **options).source["statistics"] == "imagenet"
-    with pytest.raises(DataError, match=r"differ in size, as .*; give image_size"):
+    assert create_probe("folder", root=tmp_path, **options).origin["statistics"] == "imagenet"
+    with pytest.raises(DataError, match=r"differ in size: .*; give image_size"):
         create_probe("folder", root=tmp_path, batch_size=6)
     with pytest.raises(DataError, match=r"'vall'. Did you mean 'val'"):
         create_probe("folder", root=tmp_path, split="vall", **options)
@@ -405,7 +403,7 @@ def test_a_tar_file_of_images(tmp_path: Path) -> None:
         archive.add(folder, arcname=".")
     assert_true_to_folder(raw("folder/images.tar", root=tmp_path, batch_size=6, image_size=6))
     (tmp_path / "images.zip").touch()
-    with pytest.raises(DataError, match=r"is a file; a folder of images, or a .tar file"):
+    with pytest.raises(DataError, match=r"is a file; it must be a folder of images, or a .tar file"):
         create_probe("folder/images.zip", root=tmp_path)
     with pytest.raises(DataError, match="Did you mean 'train'"):
         create_probe("folder/images.tar", root=tmp_path, split="tain")
@@ -448,7 +446,7 @@ def test_mnist_of_torchvision(tmp_path: Path) -> None:
         probe = raw("torch/mnist", root=tmp_path, split=split, batch_size=20)
         assert torch.equal((probe.images[:, 0, 0, 0] * 255).round().long() % 10, probe.labels)
         assert counts(probe) == [2] * 10
-    assert create_probe("torch/mnist", root=tmp_path, batch_size=20).source["statistics"] == "mnist"
+    assert create_probe("torch/mnist", root=tmp_path, batch_size=20).origin["statistics"] == "mnist"
     with pytest.raises(DataError, match=r"Unknown split 'tset'. Did you mean 'test'"):
         create_probe("torch/mnist", root=tmp_path, split="tset")
     with pytest.raises(DataError, match=r"Cannot read .*'torch/kmnist'.* download=True"):
@@ -457,7 +455,7 @@ def test_mnist_of_torchvision(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("limit", [40, 25])
 def test_labels_that_only_come_with_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limit: int) -> None:
-    """QMNIST keeps eight values for each image, of which the label is one."""
+    """QMNIST stores eight values for each image; one of them is the label."""
     index = np.arange(40)
     images = np.broadcast_to(index.astype(np.uint8)[:, None, None], (40, 28, 28))
     write_idx(tmp_path / "QMNIST/raw/qmnist-train-images-idx3-ubyte", images, kind=8)
@@ -482,7 +480,7 @@ def test_any_image_classes_of_torchvision(tmp_path: Path) -> None:
 
 @pytest.fixture
 def stream(monkeypatch: pytest.MonkeyPatch) -> Callable[[list[int]], None]:
-    """Makes `wds/any` a stream of grey images with the labels given, image i filled with i."""
+    """Make `wds/any` a stream of grey images with the labels passed to it; image i is filled with i."""
     import timm.data
 
     class Reader:
@@ -507,17 +505,17 @@ def test_a_stream_is_read_up_to_a_limit(stream: Callable[[list[int]], None], mon
     assert counts(probe) == [2] * 4
     with pytest.raises(DataError, match="has only 12 images"):
         create_probe("wds/any", batch_size=13)
-    with pytest.raises(DataError, match="no image of 1 of its 5 classes: 4"):
+    with pytest.raises(DataError, match="no images of 1 of its 5 classes: 4"):
         create_probe("wds/any", num_classes=5, batch_size=8)
     assert sorted(raw("wds/any", num_classes=5, batch_size=4).labels.tolist()) == [0, 1, 2, 3]
 
 
 def test_a_short_stream_is_known_in_full(stream: Callable[[list[int]], None]) -> None:
     stream([0, 1, 3] * 4)
-    with pytest.raises(DataError, match="no image of 1 of its 4 classes: 2"):
+    with pytest.raises(DataError, match="no images of 1 of its 4 classes: 2"):
         create_probe("wds/any", batch_size=3)
     stream([0, 1, None] * 4)  # type: ignore[list-item]
-    with pytest.raises(DataError, match=r"Labels of .* must be integers, got NoneType"):
+    with pytest.raises(DataError, match=r"Labels of .* are NoneType; they must be integers"):
         create_probe("wds/any", batch_size=3)
 
 
@@ -532,14 +530,14 @@ def test_a_stream_that_changes_is_refused(stream: Callable[[list[int]], None]) -
             return iter(next(self.passes))
 
     stream(Changing([0, 1] * 6, [1, 0] * 6))
-    with pytest.raises(DataError, match="gave other labels with its images than before"):
+    with pytest.raises(DataError, match=r"Labels of .* changed between two reads"):
         create_probe("wds/any", batch_size=12)
     stream(Changing([0, 1] * 6, [0, 1] * 5))
     with pytest.raises(DataError, match="the stream is shorter than it was"):
         create_probe("wds/any", batch_size=12)
 
 
-# The real sets, and what is imported for them
+# Real data sets, and the imports that they need
 
 
 @pytest.mark.parametrize(("name", "side", "statistics"), [("mnist.npz", 28, "mnist"), ("usps.npz", 16, "probe")])
@@ -548,7 +546,7 @@ def test_real_archives(shared_data: Path, name: str, side: int, statistics: str)
         probe = create_probe(name, root=shared_data, split=split, batch_size=100)
         assert probe.input_size == (3, side, side)
         assert counts(probe) == [10] * 10
-        assert probe.source["statistics"] == statistics
+        assert probe.origin["statistics"] == statistics
         assert abs(probe.images.mean()) < 0.1
         assert abs(probe.images.std() - 1) < 0.1
     assert create_probe(name, root=shared_data, image_size=32).input_size == (3, 32, 32)

@@ -1,4 +1,4 @@
-"""Batches of images: what is drawn for them, by naive loops; the same for any start and share; streamed as resident."""
+"""Batches of images: random changes against naive loops, independence of start and share, streamed against resident."""
 
 from __future__ import annotations
 
@@ -51,16 +51,16 @@ def streamed(root: Path, workers: int = 0, image_size: int | None = 8) -> Stream
     return StreamedSet(data, np.arange(len(data.labels)), image_size, workers)
 
 
-def held(images: StreamedSet) -> ResidentSet:
-    """The same images as a streamed set's, in memory."""
+def in_memory(images: StreamedSet) -> ResidentSet:
+    """The images of a streamed set, in memory."""
     batch = take(images, augment=None)[0]
     return ResidentSet(batch.images.mul(255).round().byte(), images.labels)
 
 
 def take(images: ImageSet, order: Tensor | None = None, batch_size: int | None = None, **options: Any) -> list[Images]:
     order = torch.arange(len(images)) if order is None else order
-    asked: dict[str, Any] = {"device": CPU, "augment": Augmentation(), "seed": 0} | options
-    return list(images.batches(order, batch_size or len(order), **asked))
+    arguments: dict[str, Any] = {"device": CPU, "augment": Augmentation(), "seed": 0} | options
+    return list(images.batches(order, batch_size or len(order), **arguments))
 
 
 def assert_same(first: list[Images], second: list[Images]) -> None:
@@ -70,11 +70,11 @@ def assert_same(first: list[Images], second: list[Images]) -> None:
             assert torch.equal(tensor, expected)
 
 
-# What is drawn, and done
+# Random changes
 
 
 def changed_naively(image: np.ndarray, augment: Augmentation, drawn: list[int]) -> np.ndarray:
-    """One image C x H x W as a crop of its padded self, mirrored, with a rectangle filled."""
+    """Pad, crop, mirror and erase one image C x H x W."""
     top, left, flipped, first_row, end_row, first_column, end_column, *colour = drawn
     _, height, width = image.shape
     border = augment.padding if augment.kind == "crop_flip" else 0
@@ -119,7 +119,7 @@ def test_what_is_drawn_has_its_distribution() -> None:
     assert min(first_row.min(), first_column.min()) == 0
     assert end_row[erased].max() == height
     assert end_column[erased].max() == width
-    # Sides are whole numbers, so that small areas are off by up to a tenth and more.
+    # Sides are whole numbers, so small areas are off by a tenth or more.
     assert 0.015 * height * width < area[erased].min() < 0.025 * height * width
     assert 0.32 * height * width < area.max() < 0.36 * height * width
     assert np.bincount(np.concatenate(colour), minlength=256).min() > 0
@@ -145,7 +145,7 @@ def test_no_augmentation_leaves_images_as_they_are() -> None:
     assert_same(take(RESIDENT, augment=whole), plain)
 
 
-# What it depends on
+# Independence of start and share
 
 
 @given(
@@ -224,7 +224,7 @@ def test_global_random_state_is_left_alone() -> None:
 def test_a_streamed_set_gives_what_a_resident_one_gives(folder: Path, augment: Augmentation | None) -> None:
     images = streamed(folder)
     order = torch.arange(40).flip(0)
-    assert_same(take(images, order, 16, augment=augment), take(held(images), order, 16, augment=augment))
+    assert_same(take(images, order, 16, augment=augment), take(in_memory(images), order, 16, augment=augment))
 
 
 @pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")  # Python 3.12's, of fork
@@ -235,9 +235,9 @@ def test_worker_processes_change_nothing_but_the_time(folder: Path) -> None:
     assert random_state() == before
     alone = streamed(folder)
     assert_same(by_workers, take(alone, None, 9, augment=augment))
-    small = held(alone)
+    small = in_memory(alone)
     small.workers = 2
-    assert_same(take(small, None, 9, augment=augment), take(held(alone), None, 9, augment=augment))
+    assert_same(take(small, None, 9, augment=augment), take(in_memory(alone), None, 9, augment=augment))
 
 
 def test_resizing_crops_take_the_whole_image_not_its_middle(folder: Path) -> None:
@@ -260,9 +260,9 @@ def test_an_unreadable_image_is_named_and_not_replaced(tmp_path: Path, workers: 
         Image.new("RGB", (4, 4), (i, 0, 0)).save(path)
     images = streamed(tmp_path, workers, image_size=None)
     (tmp_path / "a" / "04.png").write_bytes(content)  # the third in the set
-    shown = images.batches(torch.arange(12), 2, device=CPU, augment=None, seed=0)
+    batches = images.batches(torch.arange(12), 2, device=CPU, augment=None, seed=0)
     with pytest.raises(DataError, match=r"^Cannot read '.*/a/04\.png' of split 'train' of 'folder'[^\n]*$"):
-        list(shown)
+        list(batches)
     assert len(take(images, None, 2, augment=None, start=2)) == 4
 
 
@@ -281,7 +281,7 @@ def test_a_cut_off_image_is_named(tmp_path: Path) -> None:
 
 
 def test_images_of_different_sizes_are_refused(folder: Path) -> None:
-    with pytest.raises(DataError, match=r"differ in size, as 3 x 10 x 12 and 3 x 12 x 12 .*; give image_size"):
+    with pytest.raises(DataError, match=r"differ in size: 3 x 10 x 12 and 3 x 12 x 12 .*; give image_size"):
         take(streamed(folder, image_size=None), None, 5)
 
 
@@ -332,11 +332,11 @@ def test_batches_on_a_gpu_are_those_on_the_cpu(folder: Path, workers: int) -> No
     augment = Augmentation(padding=2, erase=0.5)
     for images in (RESIDENT, streamed(folder, workers)):
         for _ in range(2):
-            found = take(images, None, 16, augment=augment, device=torch.device("cuda"))
-            assert {tensor.device.type for batch in found for tensor in batch} == {"cuda"}
-            moved = [Images(*(tensor.cpu() for tensor in batch)) for batch in found]
+            on_gpu = take(images, None, 16, augment=augment, device=torch.device("cuda"))
+            assert {tensor.device.type for batch in on_gpu for tensor in batch} == {"cuda"}
+            moved = [Images(*(tensor.cpu() for tensor in batch)) for batch in on_gpu]
             for one, other in zip(moved, take(images, None, 16, augment=augment), strict=True):
-                # A division may be rounded otherwise there, in the last bit.
+                # The last bit of a division may be rounded differently on the GPU.
                 torch.testing.assert_close(one.images, other.images, rtol=1e-6, atol=0)
                 assert torch.equal(one.labels, other.labels)
                 assert torch.equal(one.indices, other.indices)
@@ -358,7 +358,7 @@ def test_batches_on_a_gpu_are_those_on_the_cpu(folder: Path, workers: int) -> No
         ({"ratio": (2.0, 1.0)}, "the smaller one first"),
         ({"ratio": (1.0, float("inf"))}, "two numbers above 0"),
         ({"kind": "none", "erase": 0.5}, "'none' changes nothing"),
-        ({"auto_augment": "rnad-m9"}, "auto_augment is 'rnad-m9', which timm does not know"),
+        ({"auto_augment": "rnad-m9"}, "auto_augment is 'rnad-m9', which timm does not accept"),
         ({"auto_augment": "rand-q9"}, "auto_augment is 'rand-q9'"),
     ],
 )
@@ -377,17 +377,17 @@ def test_impossible_augmentations_are_refused(options: dict[str, Any], message: 
         ({"start": -1}, "start is -1"),
         ({"order": torch.tensor([0, 40])}, "places between 0 and 39"),
         ({"order": torch.tensor([-1])}, "places between 0 and 39"),
-        ({"order": torch.tensor([0.0])}, "must be int64"),
+        ({"order": torch.tensor([0.0])}, "order is torch.float32 .* it must be one-dimensional, int64"),
     ],
 )
 def test_impossible_batches_are_refused_at_once(options: dict[str, Any], message: str) -> None:
     usual = {"order": torch.arange(40), "batch_size": 8, "device": CPU, "augment": None, "seed": 0}
-    asked: dict[str, Any] = usual | options
+    arguments: dict[str, Any] = usual | options
     with pytest.raises(DataError, match=message):
-        RESIDENT.batches(**asked)
+        RESIDENT.batches(**arguments)
 
 
-def test_no_images_asked_for_are_no_batches() -> None:
+def test_an_empty_order_gives_no_batches() -> None:
     assert take(RESIDENT, torch.empty(0, dtype=torch.int64), 4) == []
 
 
@@ -397,7 +397,7 @@ def test_no_images_asked_for_are_no_batches() -> None:
         (RESIDENT.images.float(), RESIDENT.labels, "are torch.float32 .* must be uint8"),
         (RESIDENT.images[:, :2], RESIDENT.labels, r"shape \(40, 2, 9, 7\)"),
         (RESIDENT.images[:0], RESIDENT.labels[:0], r"shape \(0, 3, 9, 7\)"),
-        (RESIDENT.images, RESIDENT.labels[:39], r"Labels of images are torch.int64 of the shape \(39,\)"),
+        (RESIDENT.images, RESIDENT.labels[:39], r"Labels of images are torch.int64 with the shape \(39,\)"),
         (RESIDENT.images, RESIDENT.labels.int(), "Labels of images are torch.int32"),
     ],
 )

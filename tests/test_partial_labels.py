@@ -1,4 +1,4 @@
-"""Partial labels: which images have one, by share, number or indices, and what is said of a request that cannot be."""
+"""Labelled subsets: chosen by share, number or indices, and the errors for requests that cannot be met."""
 
 from __future__ import annotations
 
@@ -25,23 +25,23 @@ from diswot_search.run_folder import as_json, differences
 from diswot_search.splits import Splits, as_splits, create_splits, division
 
 HELD = (22, 43, 7)
-"""Images of each class of SKEWED that are left to train on."""
+"""Number of images of each class of SKEWED that remain to train on."""
 
 
 def labelled(splits: Splits) -> list[int]:
-    """Places of the images with labels; all where nothing is said."""
+    """Places of the labelled images; all places if `splits.labelled` is None."""
     return list(range(len(splits.train))) if splits.labelled is None else splits.labelled.tolist()
 
 
 def labelled_counts(splits: Splits) -> list[int]:
-    """Labelled images of each class."""
+    """Number of labelled images of each class."""
     return torch.bincount(splits.train.labels[labelled(splits)], minlength=splits.num_classes).tolist()
 
 
 def labelled_numbers(splits: Splits) -> list[int]:
-    """The numbers that the labelled images of `filled` or of `write_images` show, which are their indices on disk."""
-    shown = numbers(splits.train)
-    return [shown[place] for place in labelled(splits)]
+    """Numbers in the labelled images of `filled` or `write_images`, which are their indices on disk."""
+    train_numbers = numbers(splits.train)
+    return [train_numbers[place] for place in labelled(splits)]
 
 
 # By share and by number
@@ -66,10 +66,10 @@ def test_so_many_of_each_class(seed: int, each: int) -> None:
 @given(SEEDS, st.integers(3, sum(HELD)))
 @settings(max_examples=50, deadline=None)
 def test_a_number_is_spread_as_evenly_as_there_are_images(seed: int, count: int) -> None:
-    found = labelled_counts(Splits.from_arrays(SKEWED, labels=count, seed=seed))
-    assert sum(found) == count
-    unfilled = [n for n, held in zip(found, HELD, strict=True) if n < held]
-    assert not unfilled or max(found) - min(unfilled) <= 1
+    class_counts = labelled_counts(Splits.from_arrays(SKEWED, labels=count, seed=seed))
+    assert sum(class_counts) == count
+    unfilled = [n for n, available in zip(class_counts, HELD, strict=True) if n < available]
+    assert not unfilled or max(class_counts) - min(unfilled) <= 1
 
 
 @pytest.mark.parametrize(
@@ -136,7 +136,7 @@ def test_which_images_are_labelled_is_chance(request_: dict[str, Any]) -> None:
 
 
 def test_other_processes_and_versions_choose_the_same_images() -> None:
-    """What a seed once meant it always means: runs are continued, and their accuracies compared."""
+    """A seed must always choose the same images: runs are continued, and their accuracies compared."""
     splits = Splits.from_arrays(SKEWED, seed=5)
     assert splits.with_labels("10%").labelled_indices().tolist() == [8, 15, 40, 48, 56, 89, 91]
     assert splits.with_labels(7).labelled_indices().tolist() == [8, 15, 29, 40, 48, 91, 94]
@@ -156,7 +156,7 @@ def test_images_without_labels_stay_where_they_are() -> None:
 
 
 def sequences(indices: np.ndarray, folder: Path) -> dict[str, Any]:
-    """The same indices in every way that they can be given."""
+    """The same indices in every accepted form."""
     text, array = folder / "labels.txt", folder / "labels.npy"
     text.write_text("\ufeff# of the annotators\r\n\r\n" + "\r\n".join(f"  {i} # cat" for i in indices), "utf-8")
     np.save(array, indices.astype(np.uint16))
@@ -192,7 +192,7 @@ def test_indices_of_files_on_disk(resident_limit: int, options: dict[str, Any], 
     write_images(tmp_path / "train", each=20)
     if options.get("val_split"):
         write_images(tmp_path / "val", each=3, first=100)
-    made: dict[str, Any] = {
+    options_on_disk: dict[str, Any] = {
         "root": tmp_path,
         "image_size": 4,
         "resident_limit": resident_limit,
@@ -200,12 +200,12 @@ def test_indices_of_files_on_disk(resident_limit: int, options: dict[str, Any], 
         **options,
     }
     name = "folder" if options.get("val_split") else "folder/train"
-    splits = create_splits(name, labels_per_class=3, **made)
+    splits = create_splits(name, labels_per_class=3, **options_on_disk)
     assert type(splits.train) is (ResidentSet if resident_limit else StreamedSet)
     assert labelled_numbers(splits) == splits.labelled_indices().tolist()
     assert labelled_counts(splits) == [3, 3]
     (tmp_path / "labels.txt").write_text(splits.labels_file())
-    again = create_splits(name, labels=tmp_path / "labels.txt", **made)
+    again = create_splits(name, labels=tmp_path / "labels.txt", **options_on_disk)
     assert labelled(again) == labelled(splits)
     assert again.config()["labels"]["sha256"] == splits.config()["labels"]["sha256"]
     assert again.with_labels(labels_per_class=3).config() == splits.config()
@@ -230,9 +230,9 @@ def test_the_file_that_is_written_can_be_read(
 
 def test_classes_that_nobody_labelled_are_named(tmp_path: Path) -> None:
     splits = create_splits("folder", root=write_images(tmp_path, ("ant", "bee", "cat", "dog")), image_size=4)
-    shown = np.array(numbers(splits.train))
+    train_numbers = np.array(numbers(splits.train))
     with pytest.warns(UserWarning, match="2 of the 4 classes of .* have no labelled image: bee, dog"):
-        some = splits.with_labels(shown[(shown < 10) | ((shown >= 20) & (shown < 30))])
+        some = splits.with_labels(train_numbers[train_numbers % 20 < 10])
     assert labelled_counts(some) == [7, 0, 7, 0]
     with pytest.warns(UserWarning, match="1 of the 3 classes of .* have no labelled image: 2"):
         Splits.from_arrays((SKEWED[0], SKEWED[1]), labels=numbers(Splits.from_arrays(SKEWED).train)[:60])
@@ -249,15 +249,15 @@ def test_splits_of_another_make_are_counted_as_they_are() -> None:
         splits.with_labels([0, 72])
 
 
-# What is stored
+# Configuration
 
 
 def test_config_tells_the_labels_and_nothing_else_changes() -> None:
     whole = Splits.from_arrays(SKEWED)
     assert whole.config()["labels"] is None
-    before = {key: value for key, value in whole.config().items() if key != "labels"}  # as it was once stored
+    before = {key: value for key, value in whole.config().items() if key != "labels"}  # as older versions stored it
     assert differences(before, whole.config()) == []
-    for request, shown, seed in (
+    for request, stored, seed in (
         ({"labels": "4%"}, "4%", 0),
         ({"labels": "4.50 %", "label_seed": 7}, "4.5%", 7),
         ({"labels": 50}, 50, 0),
@@ -269,8 +269,8 @@ def test_config_tells_the_labels_and_nothing_else_changes() -> None:
         config = some.config()
         assert as_json(config) == config
         indices = "\n".join(map(str, some.labelled_indices().tolist()))
-        told = {key: value for key, value in config["labels"].items() if key != "sha256"}
-        assert told == {"request": shown, "seed": seed, "count": len(indices.split())}
+        entry = {key: value for key, value in config["labels"].items() if key != "sha256"}
+        assert entry == {"request": stored, "seed": seed, "count": len(indices.split())}
         assert {key: value for key, value in config.items() if key != "labels"} == before
         assert division(config) == division(before)
         assert differences(before, config)[0].startswith("labels.request is not set there")
@@ -280,7 +280,7 @@ def test_config_tells_the_labels_and_nothing_else_changes() -> None:
 
 
 @pytest.mark.parametrize("request_", [{"labels": "100%"}, {"labels": sum(HELD)}, {"labels": "99.9%"}, {"labels": None}])
-def test_all_labels_are_no_partial_labels(request_: dict[str, Any]) -> None:
+def test_all_labels_are_no_labelled_subset(request_: dict[str, Any]) -> None:
     splits = Splits.from_arrays(SKEWED, **request_)
     assert splits.labelled is None
     assert splits.config() == Splits.from_arrays(SKEWED).config()
@@ -305,17 +305,17 @@ def test_as_splits_merges_labels() -> None:
     by_class = as_splits("digits", {"label_seed": 9}, labels_per_class=3)
     assert by_class.config() == create_splits(label_seed=9, labels_per_class=3).config()
     assert by_class.config() == create_splits().with_labels(labels_per_class=3, label_seed=9).config()
-    with pytest.raises(ValueError, match="data_options set labels, and labels_per_class is given beside them"):
+    with pytest.raises(ValueError, match="data_options set labels, and labels_per_class is given as well; give"):
         as_splits("digits", {"labels": "4%"}, labels_per_class=3)
     with pytest.raises(ValueError, match="data_options cannot be set"):
         as_splits(whole, {"seed": 2}, labels="4%")
 
 
-# Labelled images that are tested on
+# Overlap with the test images
 
 
 def copied(images: int, of: int = 60) -> Callable[[], Splits]:
-    """Sets of which so many of the labelled images are test images, too; the labelled ones are the first of `of`."""
+    """Splits with `images` labelled images among the test images; the first `of` training images are labelled."""
     rng = np.random.default_rng(0)
     train, test = rng.integers(0, 256, (2, 400, 4, 4), dtype=np.uint8)
     test[:images] = train[:images]
@@ -327,12 +327,12 @@ def copied(images: int, of: int = 60) -> Callable[[], Splits]:
     ("images", "of", "refused"), [(0, 60, False), (1, 2, False), (2, 60, True), (3, 300, False), (4, 300, True)]
 )
 def test_labelled_images_are_not_the_test_images_again(images: int, of: int, refused: bool) -> None:
-    """Beyond 1 % of them, and at least two: single images are there twice in known data sets."""
+    """More than 1% and at least two are refused, because established data sets contain a few duplicates."""
     make = copied(images, of)
     if not refused:
         assert len(labelled(make())) == of
         return
-    with pytest.raises(DataError, match=f"{images} of the {of} labelled images of .* among the test .* indices 0, 1"):
+    with pytest.raises(DataError, match=f"{images} of the {of} labelled images .* among the test .* indices are 0, 1"):
         make()
 
 
@@ -353,7 +353,7 @@ def test_unlabelled_images_may_be_the_test_images_again() -> None:
     ("images", "of_test", "refused"), [(1, 10, False), (2, 10, True), (4, 400, False), (5, 400, True), (400, 400, True)]
 )
 def test_training_images_are_not_the_test_images_again(images: int, of_test: int, refused: bool, side: int) -> None:
-    """Beyond 1 % of either, where all have labels; an image of 5 x 5 bytes is no whole number of 8."""
+    """More than 1% of either set is refused if all have labels; 5 x 5 bytes are not divisible by 8."""
     train, test = np.random.default_rng(0).integers(0, 256, (2, 400, side, side), dtype=np.uint8)
     test[:images] = train[400 - images :][::-1]
     labels = np.arange(400) % 2
@@ -362,13 +362,13 @@ def test_training_images_are_not_the_test_images_again(images: int, of_test: int
         assert Splits.from_arrays(**parts, val=(test, labels)).labelled is None
         return
     indices = ", ".join(map(str, range(400 - images, 400)[:10]))
-    message = f"overlap: {images} of the 400 training images of .* bit for bit among the test images.* {indices}"
+    message = f"overlap: {images} of the 400 training images of .* occur bit for bit among the test images.* {indices}"
     with pytest.raises(DataError, match=message):
         Splits.from_arrays(**parts, val=(test, labels))
 
 
 def test_a_set_that_has_images_twice_may_be_divided() -> None:
-    """It is not a mistake of whom gives it; but labels that are asked for are not to be those of the test images."""
+    """Duplicates within the data set are accepted, but a labelled subset must not contain test images."""
     images, labels = np.zeros((60, 4, 4), dtype=np.uint8), np.arange(60) % 2
     assert Splits.from_arrays((images, labels), mean=0.5, std=0.5).labelled is None
     with pytest.raises(DataError, match="Labelled and test images overlap: 10 of the 10 labelled"):
@@ -381,20 +381,20 @@ def test_a_set_that_has_images_twice_may_be_divided() -> None:
 @given(SEEDS, SEEDS, st.integers(2, 30))
 @settings(max_examples=20, deadline=None)
 def test_a_probe_has_labelled_training_images_alone(seed: int, drawn: int, images: int) -> None:
-    """As many of each class as of others, as far as there are enough, normalised as the data is."""
+    """The probe is spread evenly over the classes and normalised like the data."""
     splits = Splits.from_arrays(SKEWED, seed=seed, labels=30)
     before = random_state()
     probe = splits.probe(images, drawn)
     assert random_state() == before
-    shown = (probe.images * torch.tensor(splits.std)[:, None, None] + torch.tensor(splits.mean)[:, None, None]) * 255
-    there = dict(zip(labelled_numbers(splits), splits.train.labels[splits.labelled].tolist(), strict=True))
-    found = shown[:, 0, 0, 0].round().int().tolist()
-    assert [there[number] for number in found] == probe.labels.tolist()
-    assert len(set(found)) == images
-    held = labelled_counts(splits)
+    restored = (probe.images * torch.tensor(splits.std)[:, None, None] + torch.tensor(splits.mean)[:, None, None]) * 255
+    label_of = dict(zip(labelled_numbers(splits), splits.train.labels[splits.labelled].tolist(), strict=True))
+    drawn_numbers = restored[:, 0, 0, 0].round().int().tolist()
+    assert [label_of[number] for number in drawn_numbers] == probe.labels.tolist()
+    assert len(set(drawn_numbers)) == images
+    available = labelled_counts(splits)
     drawn_of = torch.bincount(probe.labels, minlength=3).tolist()
     most = max(drawn_of)
-    assert all(have >= most - 1 or have == held[label] for label, have in enumerate(drawn_of))
+    assert all(have >= most - 1 or have == available[label] for label, have in enumerate(drawn_of))
     assert splits.probe(images, drawn).fingerprint == probe.fingerprint
     assert (probe.num_classes, probe.name) == (splits.num_classes, splits.name)
 
@@ -406,7 +406,7 @@ def test_a_probe_may_be_normalised_otherwise_and_is_of_no_more_images_than_have_
     assert splits.probe(40, 1).fingerprint != splits.probe(40).fingerprint
     with pytest.raises(DataError, match=r"there are only 72 training images\."):
         splits.probe(73)
-    with pytest.raises(DataError, match=r"A probe of 21 images is asked for; .* 20 training images that have labels"):
+    with pytest.raises(DataError, match=r"The probe needs 21 images, but .* 20 training images that have labels"):
         splits.with_labels(20).probe(21)
 
 
@@ -417,16 +417,16 @@ def test_a_probe_may_be_normalised_otherwise_and_is_of_no_more_images_than_have_
     ("request_", "message"),
     [
         ({"labels": "4%", "labels_per_class": 2}, r"labels \('4%'\) and labels_per_class \(2\) are both given"),
-        ({"labels": "0%"}, "'0%'; a share must be more than 0% and at most 100%"),
+        ({"labels": "0%"}, "'0%'; a share must be above 0% and at most 100%"),
         ({"labels": "-4%"}, "'-4%'; a share must be"),
         ({"labels": "100.5%"}, "'100.5%'; a share must be"),
         ({"labels": "nan%"}, "'nan%'; a share must be"),
         ({"labels": "four%"}, "'four%'; it may be a share such as '4%', a whole number .* a file of indices"),
         ({"labels": "%"}, "'%'; it may be a share"),
-        ({"labels": ""}, "labels is '.', which is no file. It may be a share"),
+        ({"labels": ""}, "labels is '.', which is not a file. It may be a share"),
         ({"labels": "0.04"}, "'0.04', which does not exist. It may be a share such as '4%'"),
         ({"labels": "no/labels.txt"}, "which does not exist. It may be"),
-        ({"labels": "."}, "labels is '.', which is no file"),
+        ({"labels": "."}, "labels is '.', which is not a file"),
         ({"labels": 0}, "labels is 0; a number of images must be at least 1"),
         ({"labels": "-3"}, "labels is -3; a number of images must be"),
         ({"labels": 2}, "labels is 2; with 3 classes and 72 images .* it must lie between 3 and 72"),
@@ -439,11 +439,14 @@ def test_a_probe_may_be_normalised_otherwise_and_is_of_no_more_images_than_have_
         ({"labels": [[1, 2]]}, "labels may be"),
         ({"labels": [1.5, 2]}, "labels may be"),
         ({"labels": np.ones(72, bool)}, "labels may be"),
-        ({"labels": torch.tensor([5])}, "All 1 labelled images .* are of class 0; at least two classes must have some"),
+        (
+            {"labels": torch.tensor([5])},
+            "All 1 labelled images .* are of class 0; at least two classes must have labelled images",
+        ),
         ({"labels_per_class": 0}, "labels_per_class is 0; it must be a whole number of at least 1"),
         ({"labels_per_class": 2.0}, "labels_per_class is 2.0; it must be a whole number"),
-        ({"labels_per_class": 8}, r"labels_per_class is 8; .* has fewer images to train on of the classes 2 \(7\)"),
-        ({"labels": [3, 100, -1]}, "have the indices 100, -1; of the 100 images .* between 0 and 99"),
+        ({"labels_per_class": 8}, r"labels_per_class is 8; .* has fewer images to train on in the classes 2 \(7\)"),
+        ({"labels": [3, 100, -1]}, "have the indices 100, -1; .* has 100 images, .* between 0 and 99"),
         ({"labels": 4, "label_seed": -1}, "label_seed is -1; it must be a whole number of at least 0"),
         ({"label_seed": 0.5}, "label_seed is 0.5"),
     ],
@@ -460,13 +463,13 @@ def test_indices_of_images_that_are_not_trained_on_are_refused() -> None:
     splits = Splits.from_arrays(SKEWED, train_limit=60)
     train, val, test = map(numbers, (splits.train, splits.val, splits.test))
     left_out = sorted(set(range(100)) - {*train, *val, *test})
-    with pytest.raises(DataError, match=f"given twice: {train[3]}, {train[5]}\\."):
+    with pytest.raises(DataError, match=f"given more than once: {train[3]}, {train[5]}\\."):
         splits.with_labels([*train[:10], train[5], train[3], train[3]])
-    with pytest.raises(DataError, match=f"overlap with those that are validated on.*: {val[0]}, {val[1]}. .*val_split"):
+    with pytest.raises(DataError, match=f"overlap with the validation images.*: {val[0]}, {val[1]}. .*val_split"):
         splits.with_labels([*train, *val[:2]])
-    with pytest.raises(DataError, match=f"overlap with those that are tested on.*: {test[0]}. .* give a test_split"):
+    with pytest.raises(DataError, match=f"overlap with the test images.*: {test[0]}. .* give a test_split"):
         splits.with_labels([*train, test[0]])
-    with pytest.raises(DataError, match=f"train_limit leaves 12 out: {left_out[0]}, .* and 2 more"):
+    with pytest.raises(DataError, match=f"train_limit omits 12 of the labelled images: {left_out[0]}, .* and 2 more"):
         splits.with_labels([*train, *left_out])
     with pytest.raises(DataError, match=r"All 15 labelled images of .* are of class 0"):
         splits.with_labels(train[:15])
@@ -524,7 +527,7 @@ def test_requests_are_refused_before_images_are_read(tmp_path: Path, monkeypatch
     assert opened == []
 
 
-# The real sets
+# Real data sets
 
 
 def test_real_archives(shared_data: Path) -> None:

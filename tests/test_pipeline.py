@@ -384,7 +384,7 @@ def test_the_folder_of_a_pipeline_is_no_place_for_another_run(finished: ds.Pipel
         ds.train("cifar_resnet20", "digits", epochs=1, out=finished.path, progress=False)
 
 
-# -- partial labels -----------------------------------------------------------------------------
+# -- labelled subset ----------------------------------------------------------------------------
 
 
 def test_all_stages_look_at_the_same_labels(tmp_path: Path) -> None:

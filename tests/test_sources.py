@@ -551,7 +551,7 @@ def test_as_a_teacher_it_has_a_new_classifier_and_sees_a_probe_as_a_source_does(
     mean, std = torch.tensor([0.1, 0.2, 0.3])[:, None, None], torch.tensor([0.5, 0.6, 0.7])[:, None, None]
     labels = torch.arange(6) % 4
     probe = ds.Probe.from_tensors((images - mean) / std, labels, 4)
-    probe = replace(probe, source={**probe.source, "mean": [0.1, 0.2, 0.3], "std": [0.5, 0.6, 0.7]})
+    probe = replace(probe, origin={**probe.origin, "mean": [0.1, 0.2, 0.3], "std": [0.5, 0.6, 0.7]})
     readings = teacher.read(probe, seed=3)
     features = load_source(source, splits)(images).features
     # As the probe's normalisation is undone in single precision.

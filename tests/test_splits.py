@@ -1,4 +1,4 @@
-"""Splits: which images train, validate and test, what is made where a set lacks one, and what is said of bad data."""
+"""Splits: the images to train, validate and test on, missing parts that are split off, and errors for bad data."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ SEEDS = st.integers(0, 10_000)
 def pixels(images: ImageSet) -> torch.Tensor:
     """All images of a set, uint8, N x 3 x H x W."""
     order = torch.arange(len(images))
-    shown = images.batches(order, len(order), device=torch.device("cpu"), augment=None, seed=0)
-    return next(iter(shown)).images.mul(255).round().byte()
+    batches = images.batches(order, len(order), device=torch.device("cpu"), augment=None, seed=0)
+    return next(iter(batches)).images.mul(255).round().byte()
 
 
 def numbers(images: ImageSet) -> list[int]:
@@ -41,7 +41,7 @@ def counts(images: ImageSet, classes: int) -> list[int]:
 
 
 def filled(labels: list[int], first: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    """Grey 4 x 4 images, each filled with its own number, and these labels."""
+    """Grey 4 x 4 images, each filled with its own number, with these labels."""
     index = np.arange(first, first + len(labels), dtype=np.uint8)
     return np.broadcast_to(index[:, None, None], (len(labels), 4, 4)), np.array(labels)
 
@@ -58,7 +58,7 @@ def save(path: Path, **splits: tuple[np.ndarray, np.ndarray]) -> str:
 
 
 def write_images(folder: Path, classes: Sequence[str] = "ab", each: int = 10, first: int = 0) -> Path:
-    """One sub-folder per class; images are numbered in red."""
+    """Write one sub-folder per class; the red channel holds the number of the image."""
     for i in range(each * len(classes)):
         path = folder / classes[i // each] / f"{i:03}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -66,7 +66,7 @@ def write_images(folder: Path, classes: Sequence[str] = "ab", each: int = 10, fi
     return folder
 
 
-# What is made from training images
+# Parts split off the training images
 
 
 @given(SEEDS, st.floats(0.02, 0.5), st.floats(0.02, 0.5))
@@ -94,7 +94,7 @@ def test_the_seed_alone_decides(seed: int, other: int) -> None:
     assert (numbers(first.val) == numbers(second.val)) == (seed == other)
 
 
-def test_which_images_are_set_apart_is_chance() -> None:
+def test_the_images_split_off_are_random() -> None:
     chosen = {n for seed in range(200) for n in numbers(Splits.from_arrays(SKEWED, seed=seed).val)}
     assert chosen == set(range(100))
 
@@ -108,10 +108,10 @@ def test_a_limit_takes_as_many_of_each_class_as_there_are(seed: int, limit: int)
     assert len(some.train) == limit
     assert (numbers(some.val), numbers(some.test)) == (numbers(whole.val), numbers(whole.test))
     assert set(numbers(some.train)) <= set(numbers(whole.train))
-    given_out = counts(some.train, 3)
-    unfilled = [n for n, held in zip(given_out, [22, 43, 7], strict=True) if n < held]
+    class_counts = counts(some.train, 3)
+    unfilled = [n for n, held in zip(class_counts, [22, 43, 7], strict=True) if n < held]
     if unfilled:
-        assert max(given_out) - min(unfilled) <= 1
+        assert max(class_counts) - min(unfilled) <= 1
     if limit > 3:
         assert set(numbers(Splits.from_arrays(SKEWED, seed=seed, train_limit=limit - 1).train)) < set(
             numbers(some.train)
@@ -129,11 +129,11 @@ def test_digits_are_cut_into_three() -> None:
         assert counts(part, 10) == pytest.approx([179.7 * share] * 10, abs=6)  # there are 174 to 183 of each
         assert pixels(part).shape[1:] == (3, 32, 32)
     together = torch.cat([pixels(part)[:, 0] for part in (splits.train, splits.val, splits.test)])
-    shown = create_probe(batch_size=1797, balanced=False, mean=0.0, std=1.0).images[:, 0].mul(255).round().byte()
-    assert sorted(map(bytes, together.flatten(1).numpy())) == sorted(map(bytes, shown.flatten(1).numpy()))
+    expected = create_probe(batch_size=1797, balanced=False, mean=0.0, std=1.0).images[:, 0].mul(255).round().byte()
+    assert sorted(map(bytes, together.flatten(1).numpy())) == sorted(map(bytes, expected.flatten(1).numpy()))
 
 
-# Which splits there are
+# Splits of the data set
 
 
 ONE, TWO, THREE = filled([0, 1] * 20), filled([0, 1] * 4, 100), filled([0, 1] * 3, 200)
@@ -159,12 +159,12 @@ ONE, TWO, THREE = filled([0, 1] * 20), filled([0, 1] * 4, 100), filled([0, 1] * 
 def test_splits_of_an_archive(tmp_path: Path, present: Any, options: Any, expected: tuple[str | None, ...]) -> None:
     splits = create_splits(save(tmp_path / "set.npz", **present), **options)
     for part, split in zip(("val", "test"), expected[1:], strict=True):
-        shown = numbers(getattr(splits, part))
+        part_numbers = numbers(getattr(splits, part))
         if split is None:
-            assert set(shown) < set(range(40))
-            assert not set(shown) & set(numbers(splits.train))
+            assert set(part_numbers) < set(range(40))
+            assert not set(part_numbers) & set(numbers(splits.train))
         else:
-            assert shown == present[split][0][:, 0, 0].tolist()
+            assert part_numbers == present[split][0][:, 0, 0].tolist()
     assert tuple(splits.source[f"{part}_split"] for part in ("train", "val", "test")) == expected
     assert (splits.source["val_share"] is None) == (expected[1] is not None)
     assert (splits.source["test_share"] is None) == (expected[2] is not None)
@@ -186,7 +186,7 @@ def test_splits_of_folders(tmp_path: Path, resident_limit: int) -> None:
     splits = create_splits("torch/image_folder", **options)
     assert [numbers(part)[0] for part in (splits.val, splits.test)] == [100, 200]
     assert len(splits.train) == 40
-    with pytest.raises(DataError, match="Unknown split 'test'; the data set has one only, 'train'"):
+    with pytest.raises(DataError, match="Unknown split 'test'; the data set has only 'train'"):
         create_splits("folder/train", test_split="test", **options)
     alone = create_splits("folder/train", **options)
     assert sorted(n for part in (alone.train, alone.val, alone.test) for n in numbers(part)) == list(range(40))
@@ -223,16 +223,16 @@ def test_worker_processes_read_a_tar_file_each_for_itself(tmp_path: Path) -> Non
         archive.add(folder, arcname=".")
     splits = create_splits("folder/images.tar", root=tmp_path, image_size=4, resident_limit=0, workers=2)
     order = torch.arange(len(splits.train)).repeat(3)
-    shown = list(splits.train.batches(order, 4, device=torch.device("cpu"), augment=None, seed=0))
-    images = torch.cat([batch.images for batch in shown]).mul(255).round()[:, 0, 0, 0].long()
-    assert torch.equal(images // 30, torch.cat([batch.labels for batch in shown]))
+    batches = list(splits.train.batches(order, 4, device=torch.device("cpu"), augment=None, seed=0))
+    images = torch.cat([batch.images for batch in batches]).mul(255).round()[:, 0, 0, 0].long()
+    assert torch.equal(images // 30, torch.cat([batch.labels for batch in batches]))
     assert images[: len(splits.train)].unique().numel() == len(splits.train)
 
 
 @pytest.mark.parametrize(
-    ("name", "asked"),
+    ("name", "requested"),
     [
-        ("torch/cifar10", {"val_split": "val"}),  # all its names but those of training stand for the test images
+        ("torch/cifar10", {"val_split": "val"}),  # every name except those of the training split means the test images
         ("torch/cifar10", {"val_split": "val", "test_split": "test"}),
         ("torch/cifar10", {"test_split": "training"}),
         ("torch/cifar10", {"train_split": "val"}),
@@ -242,7 +242,7 @@ def test_worker_processes_read_a_tar_file_each_for_itself(tmp_path: Path) -> Non
     ],
 )
 def test_no_part_has_the_images_of_another_by_another_name(
-    name: str, asked: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    name: str, requested: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import timm.data
     from torchvision.datasets import ImageFolder
@@ -255,18 +255,18 @@ def test_no_part_has_the_images_of_another_by_another_name(
 
     if name == "torch/cifar10":
         monkeypatch.setattr(timm.data, "create_dataset", cifar10)
-    with pytest.raises(DataError, match=r"is asked for twice|Unknown split"):
-        create_splits(name, root=tmp_path, image_size=4, **asked)
+    with pytest.raises(DataError, match=r"is used twice|Unknown split"):
+        create_splits(name, root=tmp_path, image_size=4, **requested)
     if name != "folder/train":
         splits = create_splits(name, root=tmp_path, image_size=4)
         assert numbers(splits.test) == list(range(100, 120))
         assert sorted(numbers(splits.train) + numbers(splits.val)) == list(range(40))
 
 
-def test_names_of_the_classes_are_kept(tmp_path: Path) -> None:
+def test_class_names_are_stored(tmp_path: Path) -> None:
     splits = create_splits("folder", root=write_images(tmp_path, ("cat", "dog")), image_size=4)
     assert splits.classes == ("cat", "dog")
-    assert "classes" not in splits.config()  # which the labels' order tells already
+    assert "classes" not in splits.config()  # the order of the labels implies them
     assert Splits.from_arrays(SKEWED).classes == ()
 
 
@@ -297,9 +297,9 @@ def test_splits_that_only_a_library_knows(tmp_path: Path) -> None:
 
 @pytest.fixture
 def stream(monkeypatch: pytest.MonkeyPatch) -> Callable[[list[int]], list[int]]:
-    """Makes the training split of `wds/any` a stream of grey images with the labels given, image i filled with i.
+    """Make the training split of `wds/any` a stream of grey images with the labels passed to it; i fills image i.
 
-    What it returns is filled with the number of each image that is decoded.
+    The list that it returns collects the number of each decoded image.
     """
     import timm.data
 
@@ -337,13 +337,13 @@ def test_a_stream_is_read_once_and_held_in_memory(
     decoded.clear()
     with pytest.raises(DataError, match="no random access"):
         create_splits("wds/any", image_size=4, resident_limit=5 * 48)
-    assert decoded == list(range(6))  # the rest is not worth decoding
+    assert decoded == list(range(6))  # reading stops as soon as the limit is exceeded
 
 
-# Own arrays
+# User arrays
 
 
-def test_own_arrays_and_tensors() -> None:
+def test_user_arrays_and_tensors() -> None:
     rng = np.random.default_rng(0)
     images = rng.integers(0, 256, (30, 5, 7, 3), dtype=np.uint8)
     labels = np.arange(30) % 3
@@ -366,14 +366,14 @@ def test_statistics_are_those_of_training_images(tmp_path: Path) -> None:
     splits = Splits.from_arrays(pair, train_limit=1500)
     scaled = pixels(splits.train).double() / 255
     assert splits.source["statistics"] == "train"
-    # Rounded to six digits.
+    # Statistics are rounded to six digits.
     assert splits.mean == pytest.approx(scaled.mean((0, 2, 3)).tolist(), abs=1e-6)
     assert splits.std == pytest.approx(scaled.std((0, 2, 3), correction=0).tolist(), abs=1e-6)
     path = save(tmp_path / "mine.npz", train=pair)
     streamed = create_splits(path, resident_limit=0, workers=0)
     assert streamed.mean == pytest.approx((pair[0] / 255).mean((0, 1, 2)).tolist(), abs=0.005)
-    given_ones = create_splits(path, mean=0.5, std=(0.1, 0.2, 0.3))
-    assert (given_ones.mean, given_ones.std) == ((0.5,) * 3, (0.1, 0.2, 0.3))
+    custom = create_splits(path, mean=0.5, std=(0.1, 0.2, 0.3))
+    assert (custom.mean, custom.std) == ((0.5,) * 3, (0.1, 0.2, 0.3))
     assert create_splits(save(tmp_path / "cifar10-mine.npz", train=pair)).source["statistics"] == "cifar10"
 
 
@@ -402,7 +402,7 @@ def test_config_is_json_and_the_fingerprint_is_of_the_content(tmp_path: Path) ->
     ("name", "mirrored"),
     [("mnist", False), ("usps-small", False), ("svhn_32", False), ("fashion_mnist", True), ("cifar10", True)],
 )
-def test_what_may_be_mirrored(tmp_path: Path, name: str, mirrored: bool) -> None:
+def test_some_data_sets_are_not_mirrored(tmp_path: Path, name: str, mirrored: bool) -> None:
     assert create_splits(save(tmp_path / f"{name}.npz", train=ONE)).mirrored is mirrored
 
 
@@ -413,17 +413,17 @@ def test_what_may_be_mirrored(tmp_path: Path, name: str, mirrored: bool) -> None
     ("options", "message"),
     [
         ({"name": "digit"}, "Unknown data set 'digit'. Did you mean 'digits'?"),
-        ({"name": "noise"}, "'noise' has nothing to learn"),
-        ({"name": "no/such.npz"}, "There is no file"),
+        ({"name": "noise"}, "'noise' cannot be learnt"),
+        ({"name": "no/such.npz"}, "The file .* does not exist"),
         ({"name": "torch/cifar1000", "root": "."}, "Did you mean 'torch/cifar100'"),
         ({"train_split": "trian"}, "Unknown split 'trian' of 'digits'"),
-        ({"test_split": "test"}, "Unknown split 'test'; the data set has one only"),
-        ({"test_split": "train"}, "'train' is asked for twice"),
+        ({"test_split": "test"}, "Unknown split 'test'; the data set has only 'train'"),
+        ({"test_split": "train"}, "'train' is used twice"),
         ({"val_share": 0.0}, "val_share is 0.0; it must lie between 0 and 1"),
         ({"val_share": 1.0}, "val_share is 1.0"),
         ({"test_share": -0.1}, "test_share is -0.1"),
         ({"test_share": float("nan")}, "test_share is nan"),
-        ({"val_share": 0.999}, r"too few images to set val_share=0.999 apart .* classes 0 \(142\)"),
+        ({"val_share": 0.999}, r"too few images to split off val_share=0.999 .* classes 0 \(142\)"),
         ({"train_limit": 1296}, "train_limit is 1296; .* it must lie between 10 and 1295"),
         ({"train_limit": 9}, "train_limit is 9; with 10 classes"),
         ({"train_limit": 0}, "train_limit is 0"),
@@ -432,7 +432,7 @@ def test_what_may_be_mirrored(tmp_path: Path, name: str, mirrored: bool) -> None
         ({"workers": -1}, "workers is -1"),
         ({"resident_limit": -1}, "resident_limit is -1"),
         ({"num_classes": 9}, "run from 0 to 9; with 9 classes they must lie between 0 and 8"),
-        ({"num_classes": 12}, "has no image of 2 of its 12 classes: 10, 11"),
+        ({"num_classes": 12}, "has no images of 2 of its 12 classes: 10, 11"),
         ({"mean": 0.5}, "give both or neither"),
     ],
 )
@@ -451,18 +451,18 @@ LABELS = np.arange(20) % 4
         ({"train": (RGB[:0], LABELS[:0])}, "split 'train' .* has no images"),
         ({"train": (RGB, LABELS), "test": (RGB[:0], LABELS[:0])}, "split 'test' .* has no images"),
         ({"train": (RGB, LABELS), "val": (RGB[:0], LABELS[:0]), "test": (RGB, LABELS)}, "split 'val' .* has no images"),
-        ({"train": (RGB, LABELS * 2)}, "has no image of 3 of its 7 classes: 1, 3, 5"),
+        ({"train": (RGB, LABELS * 2)}, "has no images of 3 of its 7 classes: 1, 3, 5"),
         ({"train": (RGB, LABELS - 1)}, "run from -1 to 2"),
         ({"train": (RGB, LABELS), "test": (RGB, LABELS + 1)}, "has 4 classes, but .*'test'.* has 5.* give num_classes"),
         ({"train": (RGB, LABELS), "test": (RGB[:3], LABELS[:3])}, "has 4 classes, but .*'test'.* has 3"),
-        ({"train": (RGB, LABELS), "test": (RGB[:, :5], LABELS)}, "differ in size, .* give image_size"),
+        ({"train": (RGB, LABELS), "test": (RGB[:, :5], LABELS)}, "differ in size: .* give image_size"),
         ({"train": (RGB, LABELS), "test": (RGB[..., 0], LABELS)}, "differ in size"),
-        ({"train": (RGB[:5], LABELS[:5])}, r"too few images to set test_share=0.2 apart .* classes 1 \(1\), 2 \(1\)"),
-        ({"train": (RGB[:8], LABELS[:8])}, r"too few images to set val_share=0.1 apart .* classes 0 \(1\)"),
+        ({"train": (RGB[:5], LABELS[:5])}, r"too few images to split off test_share=0.2 .* classes 1 \(1\), 2 \(1\)"),
+        ({"train": (RGB[:8], LABELS[:8])}, r"too few images to split off val_share=0.1 .* classes 0 \(1\)"),
         ({"train": (RGB / 255, LABELS)}, "are float64; they must be uint8"),
         ({"train": (RGB, LABELS * 0.5)}, "Labels of .* are float64"),
         ({"train": (RGB, LABELS[:9])}, "for each of the 20 images"),
-        ({"train": (np.zeros_like(RGB), LABELS)}, "one and the same colour"),
+        ({"train": (np.zeros_like(RGB), LABELS)}, "A channel is constant over all images of"),
     ],
 )
 def test_bad_data_is_refused(tmp_path: Path, splits: dict[str, Any], message: str) -> None:
@@ -472,7 +472,7 @@ def test_bad_data_is_refused(tmp_path: Path, splits: dict[str, Any], message: st
         Splits.from_arrays(**splits)
 
 
-def test_classes_are_as_many_as_one_says() -> None:
+def test_num_classes_may_be_given() -> None:
     splits = Splits.from_arrays((RGB, LABELS), test=(255 - RGB[:3], LABELS[:3]), num_classes=4)
     assert (splits.num_classes, len(splits.test)) == (4, 3)
 
@@ -510,11 +510,11 @@ def test_images_of_different_sizes_need_a_size(tmp_path: Path, resident_limit: i
     with pytest.raises(DataError, match=r"differ in size.*give image_size"):
         numbers(create_splits("folder", **options).train)
     archive = save(tmp_path / "two.npz", train=(RGB, LABELS), test=(RGB[:, :5], LABELS))
-    with pytest.raises(DataError, match=r"differ in size, as 3 x 6 x 6 and 3 x 5 x 6 .*; give image_size"):
+    with pytest.raises(DataError, match=r"differ in size: 3 x 6 x 6 and 3 x 5 x 6 .*; give image_size"):
         create_splits(archive, resident_limit=resident_limit)
 
 
-# The real sets
+# Real data sets
 
 
 @pytest.mark.parametrize(

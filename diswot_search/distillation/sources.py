@@ -192,14 +192,14 @@ def source_teacher(source: SourceModel, splits: Splits) -> Teacher:
             raise SourceError(f"The source {source.name} cannot be the teacher of a search: {error}") from error
 
     def convert(probe: Probe) -> Probe:
-        mean, std = (probe.source.get(key) or given for key, given in (("mean", splits.mean), ("std", splits.std)))
+        mean, std = (probe.origin.get(key) or given for key, given in (("mean", splits.mean), ("std", splits.std)))
         mean, std = (torch.tensor(values)[: probe.images.shape[1], None, None] for values in (mean, std))
         changed = f"{probe.fingerprint} {json.dumps(settings, sort_keys=True)}"
         return replace(
             probe,
             images=converter(probe.images * std + mean),
             fingerprint=hashlib.sha256(changed.encode()).hexdigest(),
-            source={**probe.source, "converted": as_json({"size": converter.size, **seen})},
+            origin={**probe.origin, "converted": as_json({"size": converter.size, **seen})},
         )
 
     return ConvertedTeacher(name=source.name, make=make, trained=source.trained, settings=settings, convert=convert)
