@@ -361,7 +361,7 @@ def _correlate(
     statistics: dict[str, Callable[[NDArray[np.float64]], float]] = {
         name: partial(correlation, accuracies=accuracies) for name, correlation in CORRELATIONS.items()
     }
-    statistics["partial_spearman"] = partial(partial_spearman, accuracies=accuracies, given=params)
+    statistics["partial_spearman"] = partial(partial_spearman, accuracies=accuracies, covariate=params)
     values = {name: np.array([statistic(score) for score in scores]) for name, statistic in statistics.items()}
     ticks.add(scores.size)
     resampled = bootstrap_correlations(
