@@ -132,7 +132,7 @@ def _next_steps(ranking: SourceRanking) -> Iterator[str]:
         measured = len(ranking.names) - len(ranking.unfinished)
         yield f"not finished: {measured} of {len(ranking.names)} sources are measured; run the same again"
     elif not any(source["trained"] for source in ranking.facts["sources"].values()):
-        yield "next: look for other sources, or give checkpoints of these; none of these has trained weights"
+        yield "next: look for other sources, or give checkpoints of these; none of them has trained weights"
     elif not (weights := ranking.weights()):
         yield (
             f"next: look for other sources; by {ranking.measures[0]} none of these tells more of the target than "
@@ -220,9 +220,8 @@ def _plot_measure(axes: Axes, ranking: SourceRanking, measure: str, names: tuple
             (BLUE, "mean and standard deviation") if weights.get(name) else (GREY, "the same of a source of weight 0")
         )
         axes.plot(similarities, np.full(similarities.size, place), "|", color=GREY, markersize=9, label="draw")
-        axes.errorbar(
-            similarities.mean(), place, xerr=similarities.std(), fmt="o", color=colour, capsize=3, markersize=5, label=kind
-        )  # fmt: skip
+        mean, std = similarities.mean(), similarities.std()
+        axes.errorbar(mean, place, xerr=std, fmt="o", color=colour, capsize=3, markersize=5, label=kind)
     axes.axvline(0, color=ORANGE, linestyle="--", linewidth=1, label="features unrelated to the labels")
     axes.set_yticks(range(len(names)), [_clipped(name) for name in names])
     axes.set_ylim(-0.6, len(names) - 0.4)
