@@ -45,8 +45,7 @@ def resolve_proxies(proxies: ProxyLike | Sequence[ProxyLike]) -> list[Proxy | Ra
         >>> [proxy.name for proxy in resolve_proxies("synflow")]
         ['synflow', 'params', 'macs']
     """
-    is_single = isinstance(proxies, str | Proxy | RankAggregate) or callable(proxies)
-    requested = [proxies] if is_single else list(proxies)
+    requested = [proxies] if isinstance(proxies, str | Proxy | RankAggregate) or callable(proxies) else list(proxies)
     by_name: dict[str, Proxy | RankAggregate] = {}
     for proxy in (get_proxy(name) for item in [*requested, *SIZES] for name in _matching(item)):
         namesake = by_name.setdefault(proxy.name, proxy)
@@ -83,7 +82,7 @@ def as_table(table: AccuracyTable | str | os.PathLike[str], column: str | None) 
 def choose_architectures(
     space: SearchSpace,
     table: AccuracyTable,
-    asked: Iterable[str | Architecture] | None,
+    architectures: Iterable[str | Architecture] | None,
     sample: int | None,
     seed: int,
     include_untrainable: bool,
@@ -93,7 +92,7 @@ def choose_architectures(
     Args:
         space: The search space of the architectures.
         table: Their accuracies.
-        asked: The architectures to choose from; None for all of the table.
+        architectures: The architectures to choose from; None for all of the table.
         sample: Number of architectures to draw at random; None for all.
         seed: Seed of that draw.
         include_untrainable: Whether to keep architectures that the space calls not trainable.
@@ -107,8 +106,8 @@ def choose_architectures(
     """
     if not table:
         raise ValueError(f"The table {table.name} has no architectures.")
-    if asked is not None:
-        requested = [str(architecture) for architecture in asked]
+    if architectures is not None:
+        requested = [str(architecture) for architecture in architectures]
         repeated = [text for text, count in Counter(requested).items() if count > 1]
         if repeated:
             raise ValueError(f"Architectures given more than once: {listed(repeated)}; give each once.")
@@ -142,7 +141,7 @@ def members_of(proxies: Sequence[Proxy | RankAggregate]) -> list[Proxy]:
 
 
 def create_opponents(
-    asked: Sequence[Proxy | RankAggregate],
+    proxies: Sequence[Proxy | RankAggregate],
     space: SearchSpace,
     probe: Probe,
     *,
@@ -154,7 +153,7 @@ def create_opponents(
     """The conditions of a comparison: the teacher, followed by the controls derived from it.
 
     Args:
-        asked: The proxies.
+        proxies: The requested proxies.
         space: The search space, whose images the teachers of the controls must accept.
         probe: The probe that those teachers must accept.
         teacher: The reference network of teacher-based proxies; None for proxies without a teacher.
@@ -166,7 +165,7 @@ def create_opponents(
         ValueError: A proxy needs a teacher and there is none, a control equals the teacher, controls are requested for
             proxies that use no teacher, or teachers of controls are given without `controls`.
     """
-    lacking = [proxy.name for proxy in asked if proxy.needs_teacher and teacher is None]
+    lacking = [proxy.name for proxy in proxies if proxy.needs_teacher and teacher is None]
     if lacking:
         raise ValueError(f"No teacher for {listed(lacking)}: pass `teacher=`, or leave out proxies that need one.")
     conditions = [Opponent(teacher)]
@@ -174,8 +173,8 @@ def create_opponents(
         if other or depth:
             raise ValueError("other_teacher and other_depth are controls; ask for them with controls=True.")
         return conditions
-    if teacher is None or not any(map(uses_teacher, members_of(asked))):
-        names = listed([proxy.name for proxy in asked])
+    if teacher is None or not any(map(uses_teacher, members_of(proxies))):
+        names = listed([proxy.name for proxy in proxies])
         raise ValueError(f"Controls repeat proxies that compare with a teacher, but none of these does: {names}.")
     for kind, alternative, defaults in (
         ("other teacher", other, OTHER_TEACHERS),
