@@ -1,4 +1,4 @@
-"""Scores of many proxies beside known accuracies in, how far each can be trusted out."""
+"""Statistics of a comparison: how well the scores of each proxy order architectures of known accuracy."""
 
 from __future__ import annotations
 
@@ -27,37 +27,39 @@ from .ranking import (
 )
 
 CORRELATIONS = {"kendall": kendall, "spearman": spearman, "pearson": pearson}
-SMALLEST_BIN = 5
-"""Correlations of fewer architectures than this say nothing."""
+"""The rank and value correlations of a comparison, by name."""
+
+_MIN_BIN_ARCHITECTURES = 5
+"""Fewest architectures of a bin, or of a best decile, whose correlations are reported."""
 
 
 @dataclass(frozen=True, eq=False)
 class ScoreTable:
-    """What has been scored: K architectures whose accuracy is known, S draws of weights each.
+    """The scores of a comparison: K architectures of known accuracy, each with S draws of its weights.
 
     Attributes:
         table: Name of the table of accuracies.
         column: Its column.
         space: Name of the search space.
-        teacher: Name of the teacher, if there is one.
+        teacher: Name of the teacher; None without one.
         probe: Name of the probe.
-        architectures: K architectures as text.
-        accuracies: (K,) in percent.
-        params: (K,).
-        macs: (K,).
-        seeds: S seeds of the weights.
-        scores: By label, (S, K); NaN where a score failed.
-        seconds: By label, median seconds per architecture: building, every pass that the proxy touches, and its own
-            work, as measured while all was computed together.
-        passes: By label, the passes that those seconds include.
-        conditions: What the seconds were measured on: device, batch, precision, threads.
-        failures: By label, how many pairs of architecture and seed failed, by reason.
-        controls: By label of a control, the label of its proxy and what was changed.
-        left_out: How many architectures of the table are not compared, by reason.
+        architectures: The K architectures as text.
+        accuracies: (K,), in percent.
+        params: (K,), numbers of parameters.
+        macs: (K,), multiply-accumulates of one image.
+        seeds: The S seeds of the weights.
+        scores: (S, K) scores by label; NaN where a score failed.
+        seconds: Median seconds per architecture, by label: building, every pass that the proxy uses, and its own work,
+            measured while all proxies were computed together.
+        passes: Names of the passes that those seconds include, by label.
+        failures: Number of failed pairs of architecture and seed by reason, by label.
+        controls: Label of the proxy and name of the changed condition, by label of the control.
+        left_out: Number of architectures of the table that are not compared, by reason.
+        conditions: Conditions of the time measurements: device, batch, precision, threads.
 
     Raises:
-        ValueError: There is no architecture or seed, a column has another shape or is not finite, or a control has no
-            proxy.
+        ValueError: There are no architectures or no seeds, a column has the wrong shape or is not finite, or a control
+            lacks its proxy.
     """
 
     table: str
@@ -84,8 +86,8 @@ class ScoreTable:
             raise ValueError(f"A table of scores needs architectures and seeds; got {count} and {draws}.")
         for name in ("accuracies", "params", "macs"):
             _require_shape(name, getattr(self, name), (count,))
-            if not np.isfinite(getattr(self, name)).all():
-                raise ValueError(f"{name} must be finite numbers, but some are not.")
+            if bad := count - int(np.isfinite(getattr(self, name)).sum()):
+                raise ValueError(f"{name} must be finite numbers, but {bad} of {count} are not.")
         for label, scores in self.scores.items():
             _require_shape(f"Scores of {label!r}", scores, (draws, count))
         for label, (proxy, _) in self.controls.items():
@@ -95,13 +97,13 @@ class ScoreTable:
 
 @dataclass(frozen=True)
 class Estimate:
-    """A statistic over the architectures.
+    """A statistic over the architectures, with its spread.
 
     Attributes:
-        value: Mean over the seeds; NaN where a seed leaves it undefined.
-        std: Standard deviation over the seeds, of a sample (n - 1); 0 for one seed.
-        low: Lower end of the bootstrap interval over the architectures; NaN where none was made.
-        high: Its upper end.
+        value: Mean over the seeds; NaN where the statistic is undefined for a seed.
+        std: Sample standard deviation over the seeds (n - 1); 0 for one seed.
+        low: Lower end of the bootstrap interval over the architectures; NaN without an interval.
+        high: Upper end of that interval; NaN without an interval.
     """
 
     value: float
@@ -112,15 +114,15 @@ class Estimate:
 
 @dataclass(frozen=True)
 class BinResult:
-    """Correlations among architectures of about the same size, means over the seeds.
+    """Correlations among architectures of about the same size, as means over the seeds.
 
     Attributes:
-        smallest: Parameters of the smallest architecture in the bin.
-        largest: Those of the largest.
-        count: How many architectures.
-        kendall: Tau-b.
-        spearman: Correlation of ranks.
-        pearson: Correlation of values.
+        smallest: Number of parameters of the smallest architecture in the bin.
+        largest: Number of parameters of the largest one.
+        count: Number of architectures in the bin.
+        kendall: Kendall's tau-b.
+        spearman: Spearman's rank correlation.
+        pearson: Pearson's correlation of the values.
     """
 
     smallest: float
@@ -133,11 +135,11 @@ class BinResult:
 
 @dataclass(frozen=True)
 class BudgetRegret:
-    """What picking by a score loses under one budget.
+    """Accuracy lost under one budget by picking the architecture with the highest score.
 
     Attributes:
-        quantile: Share of the architectures that are within the budget.
-        limit: The budget in parameters.
+        quantile: Share of the architectures within the budget.
+        limit: The budget, in parameters.
         value: Mean regret over the seeds, in points of accuracy.
         std: Standard deviation over the seeds.
     """
@@ -150,28 +152,28 @@ class BudgetRegret:
 
 @dataclass(frozen=True)
 class ProxyResult:
-    """How one proxy, or one control of it, orders the architectures of a table.
+    """How well one proxy, or one control of it, orders the architectures of a table.
 
     Attributes:
         label: Name of this row.
-        proxy: Label of the proxy; the same unless this is a control.
-        control: What the control changed, or None.
+        proxy: Label of the proxy; the same as `label` unless this is a control.
+        control: Condition that the control changed; None for the proxy itself.
         scored: Share of the pairs of architecture and seed that have a score.
-        kendall: Tau-b over all architectures.
-        spearman: Correlation of ranks over all architectures.
-        pearson: Correlation of values over the architectures that have a score.
-        best_decile: The three inside the best decile of accuracy, by name.
-        within_bins: Their means over the parameter bins, by name.
+        kendall: Kendall's tau-b over all architectures.
+        spearman: Spearman's rank correlation over all architectures.
+        pearson: Pearson's correlation over the architectures that have a score.
+        best_decile: The three correlations within the most accurate tenth, by name.
+        within_bins: The three correlations as means over the parameter bins, by name.
         bins: The parameter bins, from small to large.
-        precision: Share of the `top_k` most accurate that are among the `top_k` highest scored.
-        top_k: How many count as the top.
+        precision: Share of the `top_k` most accurate architectures that are among the `top_k` with the highest scores.
+        top_k: Number of architectures that count as the top.
         regret: Mean regret over the budgets, in points of accuracy.
         regrets: Regret under each budget.
-        partial_spearman: Correlation of ranks given the parameters.
-        agreement: Agreement in sign among architectures within 15 % of each other's parameters.
-        seconds: Median seconds per architecture, of the passes and its own work; NaN where not measured.
-        passes: What those seconds include.
-        failures: How many pairs of architecture and seed failed, by reason.
+        partial_spearman: Spearman's correlation with the ranks of the parameters regressed out.
+        agreement: Agreement in order over pairs of architectures whose parameters differ by at most 15 %.
+        seconds: Median seconds per architecture for the passes and the proxy's own work; NaN if not measured.
+        passes: Names of the passes that those seconds include.
+        failures: Number of failed pairs of architecture and seed, by reason.
     """
 
     label: str
@@ -204,30 +206,36 @@ def summarise(
     bins: int = 5,
     progress: Callable[[], None] | None = None,
 ) -> list[ProxyResult]:
-    """How well each score of a table orders its architectures.
+    """Compute how well each score of a table orders the architectures.
 
-    The 95 % intervals are percentiles of a bootstrap over the architectures: the same resamples for all scores and
-    seeds, the statistic averaged over the seeds within each. The best decile and the bins are those of the whole table,
-    in every resample. Correlations have intervals. Regret and precision have none, because they hang on a maximum,
-    which a bootstrap does not tell the spread of; agreement has none either: for these the spread over the seeds must
-    do.
+    The 95 % intervals are percentiles of a bootstrap over the architectures. All scores and seeds share the resamples,
+    and within each resample the statistic is averaged over the seeds. Every resample keeps the best decile and the bins
+    of the whole table. Correlations have intervals. Regret and precision depend on a maximum, whose spread a bootstrap
+    does not estimate, so they have none, and neither has agreement; these three have their spread over the seeds.
 
     Args:
-        table: What has been scored.
+        table: The scores of the comparison.
         bootstrap: Number of resamples; 0 for no intervals.
-        seed: Of the resamples.
-        top_k: How many count as the top in precision; a tenth, rounded up, if None.
-        bins: Number of parameter bins, equally filled but for equal sizes, which stay together. Bins of fewer than 5
-            architectures are skipped, and so is a best decile of fewer. A mean over the bins is over those in which the
-            statistic is defined.
-        progress: Called as many times as there are scores, evenly over the work. All of 15,625 architectures take
-            about two seconds for each score and seed.
+        seed: Seed of the resamples.
+        top_k: Number of architectures that count as the top in precision; None for a tenth, rounded up.
+        bins: Number of parameter bins. They hold equally many architectures, except that equal sizes share a bin. Bins
+            of fewer than 5 architectures are skipped, and so is a best decile of fewer. A mean over the bins takes
+            those in which the statistic is defined.
+        progress: Called once for each score of the table, evenly over the work.
 
     Returns:
         A result for each score, in the order of the table.
 
     Raises:
         ValueError: An option is out of range.
+
+    Example:
+        >>> import numpy as np
+        >>> accuracies, params = np.array([70.0, 72.0, 75.0]), np.array([1e5, 2e5, 3e5])
+        >>> table = ScoreTable("toy.csv", "accuracy", "toy", None, "random", ("a", "b", "c"), accuracies, params,
+        ...                    params, (0,), {"params": params[None]})
+        >>> summarise(table, bootstrap=0)[0].spearman.value
+        1.0
     """
     count = len(table.architectures)
     top_k = tenth(count) if top_k is None else top_k
@@ -239,14 +247,14 @@ def summarise(
 
 
 def correlation_matrix(table: ScoreTable) -> tuple[tuple[str, ...], NDArray[np.float64]]:
-    """Which scores say the same: Spearman correlation of every two, each averaged over its seeds.
+    """Spearman correlations between the scores of all proxies.
 
     Args:
-        table: What has been scored. The mean is over the seeds that have a score; where none has, NaN, which ranks
-            below all others.
+        table: The scores of the comparison. Each score is averaged over the seeds in which it did not fail; an
+            architecture that failed in all of them ranks below all others.
 
     Returns:
-        L labels, and (L, L); NaN beside a constant score.
+        The L labels and the (L, L) correlations; NaN in the row and the column of a constant score.
     """
     labels = tuple(table.scores)
     means = [_defined_mean(scores) for scores in table.scores.values()]
@@ -259,7 +267,7 @@ def correlation_matrix(table: ScoreTable) -> tuple[tuple[str, ...], NDArray[np.f
 
 @dataclass(frozen=True, eq=False)
 class _Sample:
-    """One statistic of all L scores: (L, S) over the seeds, (L, S, R) in the resamples."""
+    """One statistic of all L scores: (L, S) values by seed, and (L, S, R) values in the resamples."""
 
     values: NDArray[np.float64]
     resamples: NDArray[np.float64]
@@ -271,7 +279,7 @@ class _Sample:
 
 @dataclass(frozen=True, eq=False)
 class _Regions:
-    """Statistics by name, over the whole table and parts of it."""
+    """Statistics by name, over the whole table and over parts of it."""
 
     whole: dict[str, _Sample]
     decile: dict[str, _Sample]
@@ -281,20 +289,23 @@ class _Regions:
 
 def _regions(table: ScoreTable, counts: Counts, bins: int, progress: Callable[[], None]) -> _Regions:
     bin_of = parameter_bins(table.params, bins)
-    masks = [bin_of == index for index in range(bins) if (bin_of == index).sum() >= SMALLEST_BIN]
+    masks = [bin_of == index for index in range(bins) if (bin_of == index).sum() >= _MIN_BIN_ARCHITECTURES]
     parts = [np.ones(len(table.architectures), dtype=bool), best_decile(table.accuracies), *masks]
     rows, places = _distinct_rows(table)
     work = sum(int(members.sum()) for members in parts) * len(rows) * (1 + counts.shape[1])
     ticks = _Ticks(progress, len(table.scores), work)
     whole, decile, *binned = (_correlate(table, rows, places, members, counts, ticks) for members in parts)
-    if parts[1].sum() < SMALLEST_BIN:
+    if parts[1].sum() < _MIN_BIN_ARCHITECTURES:
         decile = {name: _average([], like=sample) for name, sample in decile.items()}
     within = {name: _average([part[name] for part in binned], like=whole[name]) for name in CORRELATIONS}
     return _Regions(whole, decile, list(zip(masks, binned, strict=True)), within)
 
 
 def _distinct_rows(table: ScoreTable) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-    """Rows of scores, (M, K), and which of them each label and seed has, (L, S): sizes are the same for all seeds."""
+    """Distinct rows of scores, (M, K), and the row of each label and seed, (L, S).
+
+    Sizes are equal for all seeds, so that each is computed once.
+    """
     number: dict[bytes, int] = {}
     rows = np.concatenate(list(table.scores.values()))
     places = np.array([number.setdefault(row.tobytes(), len(number)) for row in rows])
@@ -303,14 +314,14 @@ def _distinct_rows(table: ScoreTable) -> tuple[NDArray[np.float64], NDArray[np.i
 
 
 class _Ticks:
-    """Calls a function a number of times, evenly over an amount of work."""
+    """Calls a function a fixed number of times, evenly over an amount of work."""
 
     def __init__(self, tick: Callable[[], None], times: int, work: int) -> None:
         self._tick, self._times, self._work = tick, times, work
         self._ticked = self._done = 0
 
     def add(self, work: int) -> None:
-        """Count work as done."""
+        """Count an amount of work as done."""
         self._done += work
         while self._ticked < self._done * self._times // self._work:
             self._tick()
@@ -356,22 +367,22 @@ def _correlate(
     counts: Counts,
     ticks: _Ticks,
 ) -> dict[str, _Sample]:
-    """All correlations among some architectures, by name."""
+    """All correlations among the member architectures, by name."""
     accuracies, params, scores = table.accuracies[members], table.params[members], rows[:, members]
     statistics: dict[str, Callable[[NDArray[np.float64]], float]] = {
         name: partial(correlation, accuracies=accuracies) for name, correlation in CORRELATIONS.items()
     }
-    statistics["partial_spearman"] = partial(partial_spearman, accuracies=accuracies, given=params)
+    statistics["partial_spearman"] = partial(partial_spearman, accuracies=accuracies, covariate=params)
     values = {name: np.array([statistic(score) for score in scores]) for name, statistic in statistics.items()}
     ticks.add(scores.size)
     resampled = bootstrap_correlations(
-        scores, accuracies, params, counts[members], progress=lambda made: ticks.add(made * len(accuracies))
+        scores, accuracies, params, counts[members], progress=lambda count: ticks.add(count * len(accuracies))
     )
     return {name: _Sample(values[name][places], resampled[name][places]) for name in statistics}
 
 
 def _average(parts: list[_Sample], like: _Sample) -> _Sample:
-    """Mean over parts of the space, NaN where there is none."""
+    """Mean over parts of the space; NaN without parts."""
     if not parts:
         return _Sample(np.full_like(like.values, np.nan), np.full_like(like.resamples, np.nan))
     values = np.stack([part.values for part in parts])
@@ -379,7 +390,7 @@ def _average(parts: list[_Sample], like: _Sample) -> _Sample:
 
 
 def _defined_mean(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Mean over the first axis of what is not NaN; NaN where all is."""
+    """Mean over the first axis without NaN values; NaN where all values are NaN."""
     counts = (~np.isnan(values)).sum(axis=0)
     return np.where(counts, np.nansum(values, axis=0) / np.maximum(counts, 1), np.nan)
 
@@ -390,13 +401,13 @@ def _over_seeds(values: ArrayLike, low: float = float("nan"), high: float = floa
 
 
 def _spread(values: NDArray[np.float64]) -> float:
-    if len(values) == 1 or np.ptp(values) == 0:  # exactly 0 for parameters, where the rounded mean gives 1e-17
+    if len(values) == 1 or np.ptp(values) == 0:  # exactly 0 for sizes, where the rounded mean would give 1e-17
         return 0.0
     return float(values.std(ddof=1))
 
 
 def _mean_curve(curves: NDArray[np.float64]) -> list[BudgetRegret]:
-    """(S, budgets, 3) curves of regret to their mean over the seeds."""
+    """Mean over the seeds of (S, budgets, 3) regret curves."""
     return [
         BudgetRegret(float(quantile), float(limit), float(regrets.mean()), _spread(regrets))
         for quantile, limit, regrets in zip(curves[0, :, 0], curves[0, :, 1], curves[:, :, 2].T, strict=True)

@@ -1,4 +1,4 @@
-"""What is compared: which architectures of the table, which proxies, and against whom."""
+"""Plan of a comparison: its architectures, its proxies and its conditions."""
 
 from __future__ import annotations
 
@@ -21,44 +21,56 @@ from .teacher import Teacher
 
 OTHER_TEACHERS = ("cifar_wrn_40_1", "cifar_resnet56")
 OTHER_DEPTHS = ("cifar_resnet20", "cifar_resnet110")
-"""What controls compare with by default: the first that is not the teacher. All end 64 channels wide, as the customary
-CIFAR ResNets do, since proxies that need a student and a teacher of one width have no value otherwise."""
+"""Default teachers of the controls, the first that is not the teacher itself. All have 64 channels in their last stage,
+as the usual CIFAR ResNets have, because some proxies need a student and a teacher of equal width."""
 
 FEWEST = 3
-"""Architectures that a correlation says anything about."""
+"""Fewest architectures of a comparison: with fewer, a correlation has no meaning."""
 
 ProxyLike = str | Proxy | RankAggregate | ProxyFunction
 
 
 def resolve_proxies(proxies: ProxyLike | Sequence[ProxyLike]) -> list[Proxy | RankAggregate]:
-    """The proxies asked for, each once, and the two sizes behind them if they are not among them.
+    """The requested proxies, each once, followed by the sizes `SIZES` unless they were requested.
+
+    Args:
+        proxies: One proxy or several: names, shell patterns such as `"grad*"`, expressions such as
+            `"log_rank(nwot, macs)"`, proxy objects or functions.
 
     Raises:
-        UnknownNameError: No proxy has this name, or none matches this pattern; near names are given.
-        ValueError: Two different ones have the same name.
+        UnknownNameError: No proxy has this name or matches this pattern; the message gives near names.
+        ValueError: Two different proxies have one name.
+
+    Example:
+        >>> [proxy.name for proxy in resolve_proxies("synflow")]
+        ['synflow', 'params', 'macs']
     """
-    given = [proxies] if isinstance(proxies, str | Proxy | RankAggregate) or callable(proxies) else list(proxies)
-    found: dict[str, Proxy | RankAggregate] = {}
-    for one in [name for item in [*given, *SIZES] for name in _matching(item)]:
-        proxy = get_proxy(one)
-        known = found.setdefault(proxy.name, proxy)
-        if known != proxy and known.identity != proxy.identity:
+    requested = [proxies] if isinstance(proxies, str | Proxy | RankAggregate) or callable(proxies) else list(proxies)
+    by_name: dict[str, Proxy | RankAggregate] = {}
+    for proxy in (get_proxy(name) for item in [*requested, *SIZES] for name in _matching(item)):
+        namesake = by_name.setdefault(proxy.name, proxy)
+        if namesake != proxy and namesake.identity != proxy.identity:
             raise ValueError(f"Two different proxies are called {proxy.name!r}; give one of them another name.")
-    return list(found.values())
+    return list(by_name.values())
 
 
 def _matching(proxy: ProxyLike) -> list[Any]:
-    """The names that a pattern stands for; anything else stands for itself."""
+    """The names that match a pattern; anything but a pattern as it is."""
     if not isinstance(proxy, str) or "(" in proxy or not any(sign in proxy for sign in "*?["):
         return [proxy]
     return match_proxies(proxy)
 
 
 def as_table(table: AccuracyTable | str | os.PathLike[str], column: str | None) -> AccuracyTable:
-    """The table; one given as a path is read.
+    """The accuracy table, read from its file if it is given as a path.
+
+    Args:
+        table: A table, or the path of one.
+        column: Name of its column; None for the table's own or, in a file, its only one.
 
     Raises:
-        FileNotFoundError, ValueError: As for `read_table`; or the table is of another column.
+        FileNotFoundError: There is no such file.
+        ValueError: The file is no valid table, or the table holds another column.
     """
     if not isinstance(table, AccuracyTable):
         return read_table(table, column)
@@ -70,38 +82,46 @@ def as_table(table: AccuracyTable | str | os.PathLike[str], column: str | None) 
 def choose_architectures(
     space: SearchSpace,
     table: AccuracyTable,
-    asked: Iterable[str | Architecture] | None,
+    architectures: Iterable[str | Architecture] | None,
     sample: int | None,
     seed: int,
     include_untrainable: bool,
 ) -> tuple[list[Architecture], dict[str, int]]:
-    """The architectures to compare, and how many of the table are left out, by reason.
+    """Select the architectures to compare.
 
     Args:
-        space, table, sample, seed, include_untrainable: As for `compare`.
-        asked: Those to choose from; by default all of the table.
+        space: The search space of the architectures.
+        table: Their accuracies.
+        architectures: The architectures to choose from; None for all of the table.
+        sample: Number of architectures to draw at random; None for all.
+        seed: Seed of that draw.
+        include_untrainable: Whether to keep architectures that the space calls not trainable.
+
+    Returns:
+        The architectures, and the number of the others by the reason for leaving them out.
 
     Raises:
-        ValueError: The table or what is asked of it is not what it must be.
+        ValueError: The table is empty or not finite, an architecture is requested twice or is not in the table, the
+            sample is larger than the table, or fewer than `FEWEST` architectures remain.
     """
     if not table:
         raise ValueError(f"The table {table.name} has no architectures.")
-    if asked is not None:
-        given = [str(architecture) for architecture in asked]
-        twice = [text for text, count in Counter(given).items() if count > 1]
-        if twice:
-            raise ValueError(f"Asked for twice: {listed(twice)}.")
-        table = table.select(given)
+    if architectures is not None:
+        requested = [str(architecture) for architecture in architectures]
+        repeated = [text for text, count in Counter(requested).items() if count > 1]
+        if repeated:
+            raise ValueError(f"Architectures given more than once: {listed(repeated)}; give each once.")
+        table = table.select(requested)
     broken = [text for text, accuracy in table.items() if not math.isfinite(accuracy)]
     if broken:
         raise ValueError(f"The table {table.name} has no finite accuracy for {listed(broken)}.")
     chosen = table.check(space)
     if sample is not None:
         check_whole("sample", sample, least=1)
-        chosen.sort(key=str)  # so that the order of the table's rows does not matter
+        chosen.sort(key=str)  # makes the sample independent of the order of the rows
         random.Random(stable_seed(seed, "sample")).shuffle(chosen)
     left_out = {}
-    if not include_untrainable:  # after the shuffle: the sample with them is nearly the same
+    if not include_untrainable:  # after the shuffle, so that samples with and without them overlap
         trainable = [architecture for architecture in chosen if space.is_trainable(architecture)]
         left_out["not trainable"] = len(chosen) - len(trainable)
         chosen = trainable
@@ -116,12 +136,12 @@ def choose_architectures(
 
 
 def members_of(proxies: Sequence[Proxy | RankAggregate]) -> list[Proxy]:
-    """The proxies themselves and the members of aggregates, in order."""
+    """The proxies in order, each aggregate replaced by its members."""
     return [member for proxy in proxies for member in proxy.members]
 
 
 def create_opponents(
-    asked: Sequence[Proxy | RankAggregate],
+    proxies: Sequence[Proxy | RankAggregate],
     space: SearchSpace,
     probe: Probe,
     *,
@@ -130,42 +150,52 @@ def create_opponents(
     other: Teacher | None = None,
     depth: Teacher | None = None,
 ) -> list[Opponent]:
-    """The teacher, and what the controls put in its place.
+    """The conditions of a comparison: the teacher, followed by the controls derived from it.
 
     Args:
-        asked: The proxies.
-        space, probe: What the teachers of the controls are made for.
-        teacher: The teacher asked for.
-        controls: Whether there are controls.
-        other: Another teacher; by default the first of `OTHER_TEACHERS` that is not the teacher.
-        depth: One of another depth; by default the first of `OTHER_DEPTHS` likewise.
+        proxies: The requested proxies.
+        space: The search space, whose images the teachers of the controls must accept.
+        probe: The probe that those teachers must accept.
+        teacher: The reference network of teacher-based proxies; None for proxies without a teacher.
+        controls: Whether to add the controls: another teacher, a teacher of another depth, shuffled readings and noise.
+        other: Another teacher; None for the first of `OTHER_TEACHERS` that is not the teacher.
+        depth: A teacher of another depth; None for the first of `OTHER_DEPTHS` that is not the teacher.
 
     Raises:
-        ValueError: A proxy needs a teacher and there is none, or there is nothing to control.
+        ValueError: A proxy needs a teacher and there is none, a control equals the teacher, controls are requested for
+            proxies that use no teacher, or teachers of controls are given without `controls`.
     """
-    lacking = [proxy.name for proxy in asked if proxy.needs_teacher and teacher is None]
+    lacking = [proxy.name for proxy in proxies if proxy.needs_teacher and teacher is None]
     if lacking:
-        raise ValueError(f"{listed(lacking)}: compared with a teacher, and none was given.")
-    opponents = [Opponent(teacher)]
+        raise ValueError(f"No teacher for {listed(lacking)}: pass `teacher=`, or leave out proxies that need one.")
+    conditions = [Opponent(teacher)]
     if not controls:
         if other or depth:
             raise ValueError("other_teacher and other_depth are controls; ask for them with controls=True.")
-        return opponents
-    if teacher is None or not any(map(uses_teacher, members_of(asked))):
-        shown = listed([proxy.name for proxy in asked])
-        raise ValueError(f"Controls repeat proxies that compare with a teacher, but none of these does: {shown}.")
-    for kind, given, names in (("other teacher", other, OTHER_TEACHERS), ("other depth", depth, OTHER_DEPTHS)):
-        name = next(name for name in names if name != teacher.name)
-        another = given or as_teacher(name, space, probe)
+        return conditions
+    if teacher is None or not any(map(uses_teacher, members_of(proxies))):
+        names = listed([proxy.name for proxy in proxies])
+        raise ValueError(f"Controls repeat proxies that compare with a teacher, but none of these does: {names}.")
+    for kind, alternative, defaults in (
+        ("other teacher", other, OTHER_TEACHERS),
+        ("other depth", depth, OTHER_DEPTHS),
+    ):
+        name = next(name for name in defaults if name != teacher.name)
+        another = alternative or as_teacher(name, space, probe)
         assert another is not None
         if another.config() == teacher.config():
-            raise ValueError(f"The {kind} is {another.name!r}, which is the teacher itself.")
-        opponents.append(Opponent(another, None, f"{kind}: {another.name}"))
-    opponents += [Opponent(teacher, kind, kind) for kind in ("shuffled", "no teacher")]
-    return opponents
+            raise ValueError(f"The {kind} is {another.name!r}, which is the teacher itself; give another one.")
+        conditions.append(Opponent(another, None, f"{kind}: {another.name}"))
+    conditions += [Opponent(teacher, kind, kind) for kind in ("shuffled", "no teacher")]
+    return conditions
 
 
 def listed(names: Sequence[str], limit: int = 3) -> str:
-    """The first names for a message, and how many more there are."""
+    """The first names for a message, and the number of the others.
+
+    Example:
+        >>> listed(["a", "b", "c"], limit=2)
+        "'a', 'b' and 1 more"
+    """
     more = f" and {len(names) - limit} more" if len(names) > limit else ""
     return ", ".join(map(repr, names[:limit])) + more

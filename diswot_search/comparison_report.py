@@ -1,4 +1,7 @@
-"""What people look at of a comparison: a table in a terminal, CSV, JSON, Markdown, and pictures."""
+"""Reports of a comparison: a table in a terminal, CSV, JSON, Markdown, and pictures.
+
+Every report is a function of a `ScoreTable` and of the results that `summarise` makes of it.
+"""
 
 from __future__ import annotations
 
@@ -21,17 +24,31 @@ from rich.table import Table
 from rich.text import Text
 
 from .comparison import Estimate, ProxyResult, ScoreTable, correlation_matrix
-from .report import BLUE, GREEN, GREY, ORANGE, human_number, new_figure, style_axes
+from .report import (
+    AMBER,
+    BLUE,
+    GREEN,
+    GREY,
+    ORANGE,
+    PINK,
+    SKY,
+    format_count,
+    human_number,
+    label_log_axis,
+    new_figure,
+    style_axes,
+)
 from .run_folder import finite_only
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-# More colours that people with any kind of colour vision tell apart (Okabe and Ito, 2008).
-LINE_COLOURS = (BLUE, "#CC79A7", "#56B4E9", "#E69F00", "#000000", "#A08000")
-SIZE_COLOURS = {"params": ORANGE, "macs": GREEN}
-"""What every proxy has to beat stands out in every picture."""
+_LINE_COLOURS = (BLUE, PINK, SKY, AMBER, "#000000", "#A08000")
+"""Colours of the proxies with the least regret, the best first."""
+
+_SIZE_COLOURS = {"params": ORANGE, "macs": GREEN}
+"""Colours of the sizes, which stand out in every picture because every proxy has to beat them."""
 
 STATISTICS: dict[str, Callable[[ProxyResult], Estimate]] = {
     "Spearman": lambda result: result.spearman,
@@ -43,7 +60,7 @@ STATISTICS: dict[str, Callable[[ProxyResult], Estimate]] = {
     "top\nk": lambda result: result.precision,
     "regret": lambda result: result.regret,
 }
-"""What is shown of a result in tables, by column heading."""
+"""The statistics of a table, by column heading."""
 
 PASS_NAMES = {
     "cost": "counting",
@@ -61,24 +78,28 @@ PASS_NAMES = {
     "fisher_information": "gradients of each class",
     "excerpt": "forward and backward of the first images",
 }
-"""What the readings that take a while are called in the legend, in the order of working."""
+"""Names in the legend of the readings that take time, in the order in which they run."""
 
 
 # -- tables -------------------------------------------------------------------------------------
 
 
-SHOWN_REASONS = 3
-"""Reasons of failure that a legend lists; the CSV and JSON files have all."""
+_MAX_LEGEND_REASONS = 3
+"""Most reasons for failure that a legend lists; the CSV and JSON files list all."""
 
 
 def format_comparison(table: ScoreTable, results: Sequence[ProxyResult]) -> Table:
-    """The results for a terminal of 120 columns: the best Spearman first, each proxy's controls beneath it.
+    """Format the results for a terminal of 120 columns: the best Spearman first, each proxy's controls below it.
 
-    A legend beneath says what the columns are, what is compared, what the times include and what failed. Numbers have
-    their standard deviation beside them where there are several seeds.
+    A legend below the table explains the columns, the comparison, the times and the failures. Numbers are followed by
+    their standard deviation if there are several seeds.
+
+    Args:
+        table: The scores of the comparison.
+        results: The results of `summarise` for that table.
     """
     spread = len(table.seeds) > 1
-    shown = Table(
+    output = Table(
         title=Text(_title(table)),
         caption=Text("\n".join(describe_comparison(table, results)), style="dim"),
         caption_justify="left",
@@ -87,18 +108,18 @@ def format_comparison(table: ScoreTable, results: Sequence[ProxyResult]) -> Tabl
         pad_edge=False,
     )
     headings = _headings()
-    shown.add_column(headings[0], overflow="fold", min_width=12)
+    output.add_column(headings[0], overflow="fold", min_width=12)
     for heading in headings[1:]:
-        shown.add_column(heading, justify="right", no_wrap=True)
+        output.add_column(heading, justify="right", no_wrap=True)
     for result in arrange_results(results):
         name = Text(result.label) if result.control is None else Padding(Text(result.control), (0, 0, 0, 2))
         cells = _cells(result, digits=2 if spread else 3, spread=spread)
-        shown.add_row(name, *map(Text, cells), style="dim" if result.control else "")
-    return shown
+        output.add_row(name, *map(Text, cells), style="dim" if result.control else "")
+    return output
 
 
 def to_text(table: ScoreTable, results: Sequence[ProxyResult], width: int = 120) -> str:
-    """`format_comparison` as plain text, broken at a width in characters."""
+    """The table of `format_comparison` as plain text, wrapped at a width in characters."""
     console = Console(file=io.StringIO(), width=width, color_system=None)
     with console.capture() as capture:
         console.print(format_comparison(table, results))
@@ -106,7 +127,7 @@ def to_text(table: ScoreTable, results: Sequence[ProxyResult], width: int = 120)
 
 
 def to_markdown(table: ScoreTable, results: Sequence[ProxyResult]) -> str:
-    """The results as a Markdown table with its legend, the best Spearman first, each proxy's controls beneath it."""
+    """The results as a Markdown table with its legend: the best Spearman first, each proxy's controls below it."""
     headings = [heading.replace("\n", " ") for heading in _headings()]
     rows = [headings, ["---", *["---:"] * (len(headings) - 1)]]
     for result in arrange_results(results):
@@ -118,10 +139,10 @@ def to_markdown(table: ScoreTable, results: Sequence[ProxyResult]) -> str:
 
 
 def to_csv(table: ScoreTable, results: Sequence[ProxyResult]) -> str:
-    """The results as CSV, one row each and every number in a column of its own, empty where it is undefined.
+    """The results as CSV, one row for each and one column for each number; undefined numbers are empty.
 
-    The columns of a statistic end in `_std`, `_low` and `_high`; those of a bin begin with `bins_1_`, those of a budget
-    with `regrets_1_`. What is compared stands in every row, so that files of several comparisons can be joined.
+    The columns of a statistic end in `_std`, `_low` and `_high`. Columns of a bin begin with `bins_1_`, those of a
+    budget with `regrets_1_`. Every row names the comparison, so that files of several comparisons can be joined.
     """
     rows = [_compared(table) | _flatten(_countable(asdict(result))) for result in results]
     text = io.StringIO(newline="")
@@ -133,7 +154,7 @@ def to_csv(table: ScoreTable, results: Sequence[ProxyResult]) -> str:
 
 
 def to_json(table: ScoreTable, results: Sequence[ProxyResult]) -> str:
-    """The results as JSON, with what is compared and the correlations between the scores; NaN is null."""
+    """The results as JSON, with the facts of the comparison and the correlations between scores; NaN becomes null."""
     labels, correlations = correlation_matrix(table)
     content = _compared(table) | {
         "seeds": table.seeds,
@@ -145,10 +166,10 @@ def to_json(table: ScoreTable, results: Sequence[ProxyResult]) -> str:
 
 
 def describe_comparison(table: ScoreTable, results: Sequence[ProxyResult]) -> Iterator[str]:
-    """What is compared, what the columns mean, what the times include and what failed, in lines."""
+    """The lines of the legend: the comparison, the meaning of the columns, the contents of the times, the failures."""
     yield (
-        f"compared: {_count(len(table.architectures), 'architecture')} of {table.space} by column {table.column} of "
-        f"{_file_name(table)}; {_count(len(table.seeds), 'seed')} ({', '.join(map(str, table.seeds))}); "
+        f"compared: {format_count(len(table.architectures), 'architecture')} of {table.space} by column {table.column} "
+        f"of {_file_name(table)}; {format_count(len(table.seeds), 'seed')} ({', '.join(map(str, table.seeds))}); "
         f"probe {table.probe}; teacher {table.teacher or 'none'}"
     )
     if table.left_out:
@@ -164,7 +185,7 @@ def describe_comparison(table: ScoreTable, results: Sequence[ProxyResult]) -> It
     top_k, budgets = results[0].top_k, len(results[0].regrets)
     yield (
         f"top k: share of the k most accurate that are among the k with the highest scores, k = {top_k:,}; regret: "
-        f"points of accuracy lost by trusting the score, mean over {_count(budgets, 'parameter budget')}"
+        f"points of accuracy lost by trusting the score, mean over {format_count(budgets, 'parameter budget')}"
     )
     on = f"; {table.conditions}" if table.conditions else ""
     yield (
@@ -174,13 +195,13 @@ def describe_comparison(table: ScoreTable, results: Sequence[ProxyResult]) -> It
     )
     for passes, labels in _group(_without_controls(results), _passes).items():
         yield f"time includes {passes}: {labels}"
-    yield "scored: share of architectures and seeds that have a score, in %; what failed ranks below all others"
+    yield "scored: share of architectures and seeds that have a score, in %; failures rank below all scores"
     for reasons, labels in _group(results, _reasons).items():
         yield f"failed, {reasons}: {labels}"
 
 
 def arrange_results(results: Sequence[ProxyResult]) -> list[ProxyResult]:
-    """The results by falling Spearman correlation, the undefined ones last, each proxy's controls beneath it."""
+    """Sort results by falling Spearman correlation, undefined ones last, each proxy's controls below it."""
     own = {result.label: (place, result.spearman.value) for place, result in enumerate(results)}
 
     def key(result: ProxyResult) -> tuple[float, int, bool, int]:
@@ -196,7 +217,7 @@ def _headings() -> list[str]:
 
 
 def _cells(result: ProxyResult, *, digits: int, spread: bool, to: str = " ") -> list[str]:
-    """The cells of a row but the first; `to` stands between the ends of an interval."""
+    """The cells of a row except its name; `to` separates the ends of an interval."""
     estimates = {heading: statistic(result) for heading, statistic in STATISTICS.items()}
     cells = []
     for heading, estimate in estimates.items():
@@ -213,12 +234,12 @@ def _number(value: float, digits: int) -> str:
     """A number without the zero before its point: .762, -.031, 12.01; a dash where it is undefined."""
     if math.isnan(value):
         return "-"
-    text = f"{round(value, digits) + 0.0:.{digits}f}"  # adding zero takes the sign of a negative one away
+    text = f"{round(value, digits) + 0.0:.{digits}f}"  # adding zero turns -0.0 into 0.0
     return text.replace("0.", ".", 1) if text.lstrip("-").startswith("0.") else text
 
 
 def _seconds(value: float) -> str:
-    """A time with two digits in seconds or milliseconds."""
+    """A time with two digits, in seconds or milliseconds."""
     if math.isnan(value):
         return "-"
     if value >= 0.9995:
@@ -229,11 +250,11 @@ def _seconds(value: float) -> str:
     return f"{milliseconds:.0f} ms" if milliseconds >= 9.95 else f"{_number(milliseconds, 2)} ms"
 
 
-def _group(results: Sequence[ProxyResult], of: Callable[[ProxyResult], str]) -> dict[str, str]:
-    """The labels of the results that have the same text, by that text; those whose text is empty are left out."""
+def _group(results: Sequence[ProxyResult], text_of: Callable[[ProxyResult], str]) -> dict[str, str]:
+    """Labels of the results by a text that they share; results with an empty text are left out."""
     groups: dict[str, list[str]] = {}
     for result in results:
-        groups.setdefault(of(result), []).append(result.label)
+        groups.setdefault(text_of(result), []).append(result.label)
     return {text: ", ".join(labels) for text, labels in groups.items() if text}
 
 
@@ -242,20 +263,24 @@ def _passes(result: ProxyResult) -> str:
 
 
 def _reasons(result: ProxyResult) -> str:
-    """The most frequent reasons, and how many more there are: a message may have another number in it every time."""
-    most = sorted(result.failures.items(), key=lambda pair: -pair[1])
-    shown = [f"{_one_line(reason)} ({count:,})" for reason, count in most[:SHOWN_REASONS]]
-    others = sum(count for _, count in most[SHOWN_REASONS:])
-    return ", ".join(shown) + (f" and {others:,} for other reasons" if others else "")
+    """The most frequent reasons for failure, and the number of other failures.
+
+    The others are counted together, since a message can hold a different number each time.
+    """
+    most_frequent = sorted(result.failures.items(), key=lambda pair: -pair[1])
+    listed = [f"{_one_line(reason)} ({count:,})" for reason, count in most_frequent[:_MAX_LEGEND_REASONS]]
+    others = sum(count for _, count in most_frequent[_MAX_LEGEND_REASONS:])
+    return ", ".join(listed) + (f" and {others:,} for other reasons" if others else "")
 
 
 def _compared(table: ScoreTable) -> dict[str, Any]:
+    """The facts of the comparison that every row of a file repeats."""
     names = {name: getattr(table, name) for name in ("table", "column", "space", "teacher", "probe", "conditions")}
     return names | {"architectures": len(table.architectures), "seeds": len(table.seeds)}
 
 
 def _countable(values: dict[str, Any]) -> dict[str, Any]:
-    """A result whose texts of any number are one text each: passes joined, failures as JSON."""
+    """A result with its lists of texts as one text each: passes joined, failures as JSON."""
     failures = values["failures"]
     return values | {
         "passes": " + ".join(values["passes"]),
@@ -265,7 +290,7 @@ def _countable(values: dict[str, Any]) -> dict[str, Any]:
 
 
 def _flatten(value: Any, prefix: str = "") -> dict[str, Any]:
-    """Nested mappings and lists as one mapping; the value of an estimate has the name of the estimate."""
+    """Nested mappings and lists as one mapping; the value of an estimate takes the name of the estimate."""
     if isinstance(value, (list, tuple)):
         value = {str(place): item for place, item in enumerate(value, start=1)}
     if not isinstance(value, Mapping):
@@ -277,18 +302,14 @@ def _flatten(value: Any, prefix: str = "") -> dict[str, Any]:
 
 
 def _title(table: ScoreTable) -> str:
-    parts = [_count(len(table.architectures), "architecture"), _count(len(table.seeds), "seed")]
+    parts = [format_count(len(table.architectures), "architecture"), format_count(len(table.seeds), "seed")]
     parts += [f"teacher {table.teacher}"] if table.teacher else []
     return f"{_file_name(table)}, {table.column}: {', '.join(parts)}"
 
 
 def _file_name(table: ScoreTable) -> str:
-    """The table's name, of a path the last part: what leads there says nothing to others."""
+    """The table's name; the last part of a path, since its folders mean nothing to other people."""
     return PurePath(table.table).name
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
 def _one_line(text: str) -> str:
@@ -300,7 +321,7 @@ def _code(text: str) -> str:
 
 
 def _escape(text: str) -> str:
-    """Text that Markdown shows as it is."""
+    """Text with the special characters of Markdown escaped."""
     return "".join(f"\\{letter}" if letter in r"\`*_<>|[]~" else letter for letter in _one_line(text))
 
 
@@ -308,19 +329,19 @@ def _escape(text: str) -> str:
 
 
 def plot_scatter(table: ScoreTable, results: Sequence[ProxyResult]) -> Figure:
-    """Score, mean over the seeds that have one, against accuracy: a panel for each proxy.
+    """Plot the score, as a mean over the seeds that have one, against accuracy: a panel for each proxy.
 
-    An axis along which most points would lie on one spot is spaced by rank.
+    An axis on which most points would crowd together is spaced by rank.
     """
-    shown = _without_controls(results)
-    columns = math.ceil(math.sqrt(1.4 * len(shown)))
-    rows = math.ceil(len(shown) / columns)
-    side = 2.6 if len(shown) <= 8 else 1.8
+    proxies = _without_controls(results)
+    columns = math.ceil(math.sqrt(1.4 * len(proxies)))
+    rows = math.ceil(len(proxies) / columns)
+    side = 2.6 if len(proxies) <= 8 else 1.8
     figure = new_figure(max(side * columns + 0.5, 5.0), side * 0.95 * rows + 0.9)
     panels = list(figure.subplots(rows, columns, squeeze=False, sharey=True).flat)
-    for axes, result in zip(panels, shown, strict=False):
-        _draw_scatter(axes, result, _mean_score(table.scores[result.label]), table.accuracies)
-    for axes in panels[len(shown) :]:
+    for axes, result in zip(panels, proxies, strict=False):
+        _plot_scatter(axes, result, _mean_score(table.scores[result.label]), table.accuracies)
+    for axes in panels[len(proxies) :]:
         axes.remove()
     figure.supylabel(f"{table.column} (%){', spaced by rank' * _is_crowded(table.accuracies)}", fontsize=10)
     figure.supxlabel(
@@ -331,22 +352,22 @@ def plot_scatter(table: ScoreTable, results: Sequence[ProxyResult]) -> Figure:
 
 
 def plot_correlations(table: ScoreTable, results: Sequence[ProxyResult]) -> Figure:
-    """Correlations with their intervals as bars, the best Spearman first, each proxy's controls beneath it."""
-    shown = arrange_results(results)
-    figure = new_figure(9.5, 0.2 * len(shown) + 1.5)
+    """Plot correlations with their intervals as bars: the best Spearman first, each proxy's controls below it."""
+    rows = arrange_results(results)
+    figure = new_figure(9.5, 0.2 * len(rows) + 1.5)
     kinds = {
-        "Spearman": [result.spearman for result in shown],
-        "Kendall": [result.kendall for result in shown],
-        "Spearman, best 10 % of accuracy": [result.best_decile["spearman"] for result in shown],
+        "Spearman": [result.spearman for result in rows],
+        "Kendall": [result.kendall for result in rows],
+        "Spearman, best 10 % of accuracy": [result.best_decile["spearman"] for result in rows],
     }
     panels = figure.subplots(1, len(kinds), sharey=True)
     for axes, (name, estimates) in zip(panels, kinds.items(), strict=True):
-        _draw_bars(axes, shown, estimates)
+        _plot_bars(axes, rows, estimates)
         axes.set_title(name, fontsize=10)
-    panels[0].set_ylim(len(shown) - 0.4, -0.6)
-    panels[0].set_yticks(range(len(shown)), [result.control or result.label for result in shown], fontsize=8)
-    for text, result in zip(panels[0].get_yticklabels(), shown, strict=True):
-        text.set_color(GREY if result.control else SIZE_COLOURS.get(result.label, "black"))
+    panels[0].set_ylim(len(rows) - 0.4, -0.6)
+    panels[0].set_yticks(range(len(rows)), [result.control or result.label for result in rows], fontsize=8)
+    for text, result in zip(panels[0].get_yticklabels(), rows, strict=True):
+        text.set_color(GREY if result.control else _SIZE_COLOURS.get(result.label, "black"))
         text.set_style("italic" if result.control else "normal")
     figure.supxlabel("lines: 95 % bootstrap intervals" + "; hatched: controls" * bool(table.controls), fontsize=9)
     _set_title(figure, _title(table))
@@ -354,16 +375,16 @@ def plot_correlations(table: ScoreTable, results: Sequence[ProxyResult]) -> Figu
 
 
 def plot_heatmap(table: ScoreTable, results: Sequence[ProxyResult]) -> Figure:
-    """Spearman correlations between the scores of the proxies, those that agree beside each other."""
-    shown = {result.label for result in _without_controls(results)}
+    """Plot the Spearman correlations between scores, with proxies that agree next to each other."""
+    proxies = {result.label for result in _without_controls(results)}
     labels, matrix = correlation_matrix(table)
-    keep = [place for place, label in enumerate(labels) if label in shown]
-    keep = [keep[place] for place in _cluster_order(matrix[np.ix_(keep, keep)])]
-    values, names = matrix[np.ix_(keep, keep)], [labels[place] for place in keep]
+    places = [place for place, label in enumerate(labels) if label in proxies]
+    places = [places[index] for index in _cluster_order(matrix[np.ix_(places, places)])]
+    values, names = matrix[np.ix_(places, places)], [labels[place] for place in places]
     cell = 0.4 if len(names) <= 16 else 0.22
     figure = new_figure(max(cell * len(names) + 2.5, 5.0), max(cell * len(names) + 1.8, 3.6))
     axes = figure.add_subplot()
-    axes.set_facecolor(GREY)  # seen where a correlation is undefined
+    axes.set_facecolor(GREY)  # visible where a correlation is undefined
     image = axes.imshow(np.ma.masked_invalid(values), cmap="RdBu_r", vmin=-1, vmax=1)
     axes.set_xticks(range(len(names)), names, rotation=90, fontsize=8)
     axes.set_yticks(range(len(names)), names, fontsize=8)
@@ -377,11 +398,11 @@ def plot_heatmap(table: ScoreTable, results: Sequence[ProxyResult]) -> Figure:
 
 
 def plot_regret(table: ScoreTable, results: Sequence[ProxyResult]) -> Figure:
-    """Regret under each budget: the best on average and the sizes in colour, the others and the controls in grey."""
+    """Plot the regret under each budget: the best proxies and the sizes in colour, others and controls in grey."""
     means = {result.label: result.regret.value for result in results}
     ranked = sorted((r for r in _without_controls(results) if not math.isnan(means[r.label])), key=_mean_regret)
-    best = [result.label for result in ranked if result.label not in SIZE_COLOURS]
-    colours = dict(zip(best, LINE_COLOURS, strict=False)) | SIZE_COLOURS
+    best = [result.label for result in ranked if result.label not in _SIZE_COLOURS]
+    colours = dict(zip(best, _LINE_COLOURS, strict=False)) | _SIZE_COLOURS
     figure = new_figure(8.5, 4.4)
     axes = style_axes(figure.add_subplot())
     others = [result for result in results if result.label not in colours]
@@ -390,18 +411,18 @@ def plot_regret(table: ScoreTable, results: Sequence[ProxyResult]) -> Figure:
         axes.plot(*_regret_line(result), color=GREY, alpha=0.5, linewidth=0.8, label=name)
     named = [result for result in ranked if result.label in colours]
     for result in named:
-        style = "--" if result.label in SIZE_COLOURS else "-"
+        style = "--" if result.label in _SIZE_COLOURS else "-"
         label = f"{result.label} ({_number(means[result.label], 2)})"
         axes.plot(*_regret_line(result), f"o{style}", color=colours[result.label], markersize=4, label=label)
     worst = max((value for result in named for value in _regret_line(result)[1]), default=0.0)
-    axes.set_ylim(0, 1.1 * worst or 1.0)  # a hopeless one among the others may leave the picture
+    axes.set_ylim(0, 1.1 * worst or 1.0)  # a bad one among the others may leave the picture
     budgets = results[0].regrets
     ticks = [f"{100 * budget.quantile:g} %\n{human_number(budget.limit)}" for budget in budgets]
     axes.set_xticks([100 * budget.quantile for budget in budgets], ticks, fontsize=8)
     axes.set_xlabel("budget: share of the architectures within it, and its parameters")
     axes.set_ylabel("regret (points of accuracy)")
     handles, names = axes.get_legend_handles_labels()
-    first = 1 if others else 0  # the others are drawn first, beneath, and named last
+    first = 1 if others else 0  # the others are plotted first, below the rest, and named last
     figure.legend(
         handles[first:] + handles[:first], names[first:] + names[:first],
         loc="outside right center", frameon=False, fontsize=8, title="mean over budgets",
@@ -411,22 +432,21 @@ def plot_regret(table: ScoreTable, results: Sequence[ProxyResult]) -> Figure:
 
 
 def plot_cost(table: ScoreTable, results: Sequence[ProxyResult]) -> Figure:
-    """Rank correlation against seconds per architecture; in colour what nothing cheaper comes up to.
+    """Plot the rank correlation against seconds per architecture.
 
-    The sizes, which need no network, are lines: what any time must be worth. What has no time is left out.
+    Proxies are in colour if no cheaper one correlates as well. The sizes need no network, so they are lines, which any
+    time spent must exceed. Proxies without a time are left out.
     """
-    from matplotlib.ticker import LogLocator, NullFormatter
-
-    known = {r.label: (r.seconds, r.spearman.value) for r in _without_controls(results)}
-    known = {label: point for label, point in known.items() if not math.isnan(point[1])}
-    sizes = {label: value for label, (_, value) in known.items() if label in SIZE_COLOURS}
-    points = {label: point for label, point in known.items() if label not in sizes and point[0] > 0}
+    defined = {r.label: (r.seconds, r.spearman.value) for r in _without_controls(results)}
+    defined = {label: point for label, point in defined.items() if not math.isnan(point[1])}
+    sizes = {label: value for label, (_, value) in defined.items() if label in _SIZE_COLOURS}
+    points = {label: point for label, point in defined.items() if label not in sizes and point[0] > 0}
     rivals = [*points.values(), *((0.0, value) for value in sizes.values())]
     front = [label for label, (t, value) in points.items() if not any(s < t and v >= value for s, v in rivals)]
     figure = new_figure(9, 5.5)
     axes = style_axes(figure.add_subplot())
     for label, value in sizes.items():
-        axes.axhline(value, color=SIZE_COLOURS[label], linestyle="--", linewidth=1.2, label=label)
+        axes.axhline(value, color=_SIZE_COLOURS[label], linestyle="--", linewidth=1.2, label=label)
     for colour, name, labels in (
         (BLUE, "nothing cheaper is as good", front),
         (GREY, "something cheaper is as good", [label for label in points if label not in front]),
@@ -436,9 +456,7 @@ def plot_cost(table: ScoreTable, results: Sequence[ProxyResult]) -> Figure:
             axes.plot(seconds, values, "o", color=colour, markersize=5, label=name)
     if points:
         axes.set_xscale("log")
-        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-        axes.xaxis.set_major_formatter("{x:g}")
-        axes.xaxis.set_minor_formatter(NullFormatter())
+        label_log_axis(axes.xaxis)
         axes.margins(x=0.12, y=0.08)
     axes.set_xlabel("seconds per architecture: building, its passes and its own work, measured beside all others")
     axes.set_ylabel("Spearman")
@@ -456,7 +474,7 @@ COMPARISON_PICTURES: dict[str, Callable[[ScoreTable, Sequence[ProxyResult]], Fig
     "regret.png": plot_regret,
     "cost.png": plot_cost,
 }
-"""The pictures of a comparison, by file name."""
+"""The functions that plot the pictures of a comparison, by file name."""
 
 
 def _without_controls(results: Sequence[ProxyResult]) -> list[ProxyResult]:
@@ -468,13 +486,13 @@ def _set_title(figure: Figure, title: str) -> None:
 
 
 def _mean_score(scores: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Mean over the seeds that have a finite score, (S, K) -> (K,); NaN where none has."""
+    """Mean over the seeds with a finite score, (S, K) -> (K,); NaN where no seed has one."""
     finite = np.isfinite(scores)
     sums = np.where(finite, scores, 0.0).sum(axis=0)
     return np.divide(sums, finite.sum(axis=0), out=np.full(scores.shape[1], np.nan), where=finite.any(axis=0))
 
 
-def _draw_scatter(
+def _plot_scatter(
     axes: Axes, result: ProxyResult, scores: NDArray[np.float64], accuracies: NDArray[np.float64]
 ) -> None:
     from matplotlib.ticker import MaxNLocator
@@ -484,12 +502,12 @@ def _draw_scatter(
     axes.tick_params(labelsize=7)
     axes.xaxis.get_offset_text().set_fontsize(7)
     axes.set_title(textwrap.fill(f"{result.label}  {_number(result.spearman.value, 2)}", 22), fontsize=8)
-    known = np.isfinite(scores)
-    if not known.any():
+    is_scored = np.isfinite(scores)
+    if not is_scored.any():
         axes.text(0.5, 0.5, "no score", ha="center", va="center", color=GREY, transform=axes.transAxes)
         axes.set_xticks([])  # the other axis is shared with panels that have scores
         return
-    x, y = scores[known], accuracies[known]
+    x, y = scores[is_scored], accuracies[is_scored]
     if _is_crowded(x):
         x = rankdata(x)
         axes.set_xticks([])
@@ -498,19 +516,19 @@ def _draw_scatter(
     if _is_crowded(accuracies):
         levels = np.quantile(accuracies, (0, 0.25, 0.5, 0.75, 1))
         axes.set_yticks(np.searchsorted(np.sort(accuracies), levels), [f"{level:.1f}" for level in levels])
-        y = rankdata(accuracies)[known] - 1
-    colour = SIZE_COLOURS.get(result.label, BLUE)
+        y = rankdata(accuracies)[is_scored] - 1
+    colour = _SIZE_COLOURS.get(result.label, BLUE)
     size, alpha = (10.0, 0.7) if len(x) <= 200 else (3.0, 0.35)
     axes.scatter(x, y, s=size, color=colour, alpha=alpha, linewidths=0)
 
 
 def _is_crowded(values: NDArray[np.float64]) -> bool:
-    """Whether nine tenths of the values lie within a quarter of their range."""
+    """Whether nine tenths of the values lie within a quarter of the full range."""
     low, high = np.quantile(values, (0.05, 0.95))
     return bool(high - low < 0.25 * np.ptp(values))
 
 
-def _draw_bars(axes: Axes, results: Sequence[ProxyResult], estimates: Sequence[Estimate]) -> None:
+def _plot_bars(axes: Axes, results: Sequence[ProxyResult], estimates: Sequence[Estimate]) -> None:
     style_axes(axes)
     axes.grid(visible=False, axis="y")
     axes.axvline(0, color="black", linewidth=0.8)
@@ -522,13 +540,13 @@ def _draw_bars(axes: Axes, results: Sequence[ProxyResult], estimates: Sequence[E
         if result.control:
             axes.barh(place, estimate.value, height=0.5, color="white", edgecolor=GREY, hatch="/////", linewidth=0.6)
         else:
-            axes.barh(place, estimate.value, height=0.75, color=SIZE_COLOURS.get(result.label, BLUE), alpha=0.8)
+            axes.barh(place, estimate.value, height=0.75, color=_SIZE_COLOURS.get(result.label, BLUE), alpha=0.8)
         if not math.isnan(estimate.low):
             axes.hlines(place, estimate.low, estimate.high, color="black", linewidth=1.2)
 
 
 def _cluster_order(matrix: NDArray[np.float64]) -> list[int]:
-    """An order in which what correlates is close to each other."""
+    """An order that places correlated rows close to each other."""
     from scipy.cluster.hierarchy import leaves_list, linkage
 
     if len(matrix) < 3:
@@ -549,10 +567,10 @@ def _regret_line(result: ProxyResult) -> tuple[list[float], list[float]]:
 def _label_points(
     figure: Figure, axes: Axes, points: Mapping[str, tuple[float, float]], coloured: Sequence[str]
 ) -> None:
-    """Write a label at each point, at the nearest place where it hides neither another label nor a point."""
+    """Write a label near each point, at the closest place where it covers no other label and no point."""
     from matplotlib.transforms import Bbox
 
-    figure.draw_without_rendering()  # only now is it known where the points are
+    figure.draw_without_rendering()  # settles the layout, so that points have their final positions
     places = {label: axes.transData.transform(point) for label, point in points.items()}
     taken = [Bbox.from_bounds(x - 3, y - 3, 6, 6) for x, y in places.values()]
     frame = axes.get_window_extent()
@@ -574,7 +592,7 @@ def _label_points(
 
 
 def _shifts(width: float) -> Iterator[tuple[float, float]]:
-    """Where a label of this width may begin, in points from its dot: right, left, then ever further up and down."""
+    """Offsets in points from a dot at which its label may begin: right and left, then farther up and down."""
     for distance in range(0, 90, 8):
         for shift_y in (distance, -distance):
             for shift_x in (5.0 + distance / 4, -5.0 - distance / 4 - width, -width / 2 if distance else 5.0):

@@ -1,8 +1,10 @@
-"""How well scores order architectures whose accuracy is known, and what picking by them costs.
+"""Rank statistics: how well scores order architectures of known accuracy, and the accuracy that picking by them costs.
 
-A score that failed is NaN and counts as the worst: in ranks it stands below all that were scored, tied with the other
-failures, and it is never picked. A correlation of values leaves it out. Where a statistic is undefined, because there
-are fewer than two points or one side is constant, it is NaN.
+A failed score is NaN and counts as the worst: it ranks below every other score, tied with the other failures, and is
+never picked. Pearson's correlation leaves it out. A statistic is NaN where it is undefined: for fewer than two points,
+or where one side is constant.
+
+All functions take equally long columns, `(K,)`, with one entry for each of K architectures.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy import stats
 
 DECILES = tuple(np.arange(1, 11) / 10)
+"""The default budgets of a regret curve, as quantiles of the sizes."""
 
 Floats = NDArray[np.float64]
 Codes = NDArray[np.int64]
@@ -23,17 +26,25 @@ Counts = NDArray[np.int32]
 
 
 def kendall(scores: ArrayLike, accuracies: ArrayLike) -> float:
-    """Kendall's tau-b: pairs in the same order less pairs in the opposite one, corrected for ties.
+    """Kendall's tau-b: the number of concordant pairs minus that of discordant ones, corrected for ties.
+
+    With C concordant and D discordant pairs, and T_s and T_a pairs that are tied in one column alone, tau-b is
+    `(C - D) / sqrt((C + D + T_s) (C + D + T_a))`. Source: Kendall, "The treatment of ties in ranking problems",
+    Biometrika 33, 1945.
 
     Args:
         scores: (K,), higher is better; NaN ranks below all others.
         accuracies: (K,).
 
     Returns:
-        -1 to 1; NaN for fewer than two points or a constant.
+        Tau-b, -1 to 1; NaN for fewer than two points or a constant column.
 
     Raises:
-        ValueError: The two differ in length, or are empty.
+        ValueError: The columns differ in length, or are empty.
+
+    Example:
+        >>> round(kendall([1, 2, 3, 4], [70, 72, 71, 75]), 3)
+        0.667
     """
     score, accuracy = map(_order_codes, _columns(scores, accuracies))
     if not (score.any() and accuracy.any()):
@@ -42,17 +53,23 @@ def kendall(scores: ArrayLike, accuracies: ArrayLike) -> float:
 
 
 def spearman(scores: ArrayLike, accuracies: ArrayLike) -> float:
-    """Spearman's rank correlation, ties at their mean rank.
+    """Spearman's rank correlation: Pearson's correlation of the ranks, where ties share their mean rank.
+
+    Source: Spearman, "The proof and measurement of association between two things", 1904.
 
     Args:
         scores: (K,), higher is better; NaN ranks below all others.
         accuracies: (K,).
 
     Returns:
-        -1 to 1; NaN for fewer than two points or a constant.
+        Rho, -1 to 1; NaN for fewer than two points or a constant column.
 
     Raises:
-        ValueError: The two differ in length, or are empty.
+        ValueError: The columns differ in length, or are empty.
+
+    Example:
+        >>> round(spearman([1, 2, 3, 4], [70, 72, 71, 75]), 3)
+        0.8
     """
     score, accuracy = map(_order_codes, _columns(scores, accuracies))
     if not (score.any() and accuracy.any()):
@@ -61,17 +78,21 @@ def spearman(scores: ArrayLike, accuracies: ArrayLike) -> float:
 
 
 def pearson(scores: ArrayLike, accuracies: ArrayLike) -> float:
-    """Pearson's correlation of the values themselves.
+    """Pearson's correlation of the values: their covariance divided by both standard deviations.
 
     Args:
-        scores: (K,); what is not finite is left out.
-        accuracies: (K,); likewise.
+        scores: (K,), higher is better.
+        accuracies: (K,). Architectures whose score or accuracy is not finite are left out.
 
     Returns:
-        -1 to 1; NaN for fewer than two points, or where one side is constant up to rounding.
+        r, -1 to 1; NaN for fewer than two points, or where one column is constant up to rounding.
 
     Raises:
-        ValueError: The two differ in length, or are empty.
+        ValueError: The columns differ in length, or are empty.
+
+    Example:
+        >>> round(pearson([1, 2, 3, 4], [70, 72, 71, 75]), 3)
+        0.837
     """
     score, accuracy = _columns(scores, accuracies)
     finite = np.isfinite(score) & np.isfinite(accuracy)
@@ -83,49 +104,59 @@ def pearson(scores: ArrayLike, accuracies: ArrayLike) -> float:
     return float(stats.pearsonr(score, accuracy).statistic)
 
 
-def partial_spearman(scores: ArrayLike, accuracies: ArrayLike, given: ArrayLike) -> float:
-    """Spearman correlation of scores and accuracies with the ranks of a third quantity regressed out of both.
+def partial_spearman(scores: ArrayLike, accuracies: ArrayLike, covariate: ArrayLike) -> float:
+    """Spearman correlation of scores and accuracies, with the ranks of a covariate regressed out of both.
+
+    From the three plain correlations it is `(r_sa - r_sc r_ac) / sqrt((1 - r_sc^2) (1 - r_ac^2))`.
 
     Args:
         scores: (K,); NaN ranks below all others.
         accuracies: (K,).
-        given: (K,), such as parameter counts.
+        covariate: (K,), such as parameter counts.
 
     Returns:
-        -1 to 1; 0 where the third quantity leaves nothing over; NaN where one of the three is constant.
+        -1 to 1; 0 where the covariate explains one of the columns completely; NaN where a column is constant.
 
     Raises:
-        ValueError: The three differ in length, or are empty.
+        ValueError: The columns differ in length, or are empty.
+
+    Example:
+        >>> partial_spearman([1, 2, 3, 4], [70, 72, 71, 75], [1, 2, 3, 4])  # a score that is the size
+        0.0
     """
-    columns = _columns(scores, accuracies, given)
-    r_sa, r_sg, r_ag = (np.asarray(spearman(columns[i], columns[j])) for i, j in ((0, 1), (0, 2), (1, 2)))
-    return float(_partial(r_sa, r_sg, r_ag))
+    columns = _columns(scores, accuracies, covariate)
+    r_sa, r_sc, r_ac = (np.asarray(spearman(columns[i], columns[j])) for i, j in ((0, 1), (0, 2), (1, 2)))
+    return float(_partial(r_sa, r_sc, r_ac))
 
 
 def size_matched_agreement(
     scores: ArrayLike, accuracies: ArrayLike, sizes: ArrayLike, within: float = 0.15
 ) -> tuple[float, int]:
-    """Whether a score tells apart architectures of about the same size.
+    """Agreement in order between scores and accuracies, over pairs of architectures of about the same size.
 
     Args:
-        scores: (K,), higher is better; NaN is below all others.
+        scores: (K,), higher is better; NaN ranks below all others.
         accuracies: (K,).
         sizes: (K,), positive.
-        within: Pairs count whose sizes differ by at most this share of the smaller one.
+        within: Largest difference in size of a pair that counts, as a share of its smaller size.
 
     Returns:
-        Mean over the pairs of sign(score difference) x sign(accuracy difference), -1 to 1, and the number of pairs.
-        NaN where there is no pair, or no score at all.
+        The mean over the pairs of sign(score difference) x sign(accuracy difference), -1 to 1, and the number of
+        pairs. The mean is NaN where there is no pair, or no score at all.
 
     Raises:
-        ValueError: The three differ in length, or are empty.
+        ValueError: The columns differ in length, or are empty.
+
+    Example:
+        >>> size_matched_agreement([1, 2, 9], [70, 71, 60], [100, 110, 500])
+        (1.0, 1)
     """
     *columns, size = _columns(scores, accuracies, sizes)
     ascending = np.argsort(size)
     size = size[ascending]
     score, accuracy = (_order_codes(column)[ascending] for column in columns)
     agreement = pairs = 0
-    for i in range(len(size) - 1):  # by rows, because all pairs of 15,625 architectures would fill the memory
+    for i in range(len(size) - 1):  # row by row: all pairs of 15,625 architectures would fill the memory
         end = i + 1 + int(np.searchsorted(size[i + 1 :] - size[i], within * size[i], side="right"))
         close = slice(i + 1, end)
         agreement += int(np.sign(score[close] - score[i]) @ np.sign(accuracy[close] - accuracy[i]))
@@ -140,23 +171,27 @@ def size_matched_agreement(
 def regret_curve(
     scores: ArrayLike, accuracies: ArrayLike, sizes: ArrayLike, quantiles: Sequence[float] = DECILES
 ) -> list[tuple[float, float, float]]:
-    """What a search loses under each budget by trusting a score.
+    """Accuracy that a search loses under each budget by trusting a score.
 
-    The best accuracy among the architectures within the budget, minus the accuracy of the one that the score picks
-    there (the mean accuracy of those that share the highest score, so that order does not matter).
+    The regret is the best accuracy within the budget, minus the accuracy of the architecture that the score picks
+    there. Architectures that share the highest score count with their mean accuracy, so that their order is irrelevant.
 
     Args:
         scores: (K,), higher is better; NaN is never picked.
-        accuracies: (K,) in percent.
-        sizes: (K,) parameters or another cost.
+        accuracies: (K,), usually in percent.
+        sizes: (K,), parameters or another cost.
         quantiles: Budgets, as quantiles of the sizes.
 
     Returns:
-        Quantile, limit in the unit of the sizes, and regret in that of the accuracies, by budget. The regret is NaN
-        where a budget has no architecture with a score.
+        For each budget its quantile, its limit in the unit of the sizes, and the regret in the unit of the accuracies.
+        The regret is NaN where no architecture within the budget has a score.
 
     Raises:
-        ValueError: The three differ in length, or are empty.
+        ValueError: The columns differ in length, or are empty.
+
+    Example:
+        >>> regret_curve([1, 3, 2], [70, 60, 75], [1, 2, 3], quantiles=[0, 1])
+        [(0.0, 1.0, 0.0), (1.0, 3.0, 15.0)]
     """
     score, accuracy, size = _columns(scores, accuracies, sizes)
     curve = []
@@ -175,27 +210,31 @@ def regret_curve(
 def regret_at_budget(
     scores: ArrayLike, accuracies: ArrayLike, sizes: ArrayLike, quantiles: Sequence[float] = DECILES
 ) -> float:
-    """Mean of `regret_curve` over the budgets.
+    """Mean regret over the budgets of a `regret_curve`.
 
     Args:
         scores: (K,), higher is better; NaN is never picked.
-        accuracies: (K,) in percent.
-        sizes: (K,) parameters or another cost.
+        accuracies: (K,), usually in percent.
+        sizes: (K,), parameters or another cost.
         quantiles: Budgets, as quantiles of the sizes.
 
     Returns:
         Mean regret in the unit of the accuracies; NaN where a budget has no architecture with a score.
 
     Raises:
-        ValueError: The three differ in length, or are empty.
+        ValueError: The columns differ in length, or are empty.
+
+    Example:
+        >>> regret_at_budget([1, 3, 2], [70, 60, 75], [1, 2, 3], quantiles=[0, 1])
+        7.5
     """
     return float(np.mean([regret for _, _, regret in regret_curve(scores, accuracies, sizes, quantiles)]))
 
 
 def precision_at_k(scores: ArrayLike, accuracies: ArrayLike, k: int) -> float:
-    """Share of the k most accurate architectures that are among the k highest scored.
+    """Share of the k most accurate architectures that are among the k with the highest scores.
 
-    Where a tie, in score or in accuracy, can be cut in several ways, this is the mean over all of them.
+    Where a tie in score or in accuracy can be cut in several ways, the result is the mean over all of them.
 
     Args:
         scores: (K,), higher is better; NaN is never among the highest.
@@ -203,10 +242,14 @@ def precision_at_k(scores: ArrayLike, accuracies: ArrayLike, k: int) -> float:
         k: 1 to K.
 
     Returns:
-        0 to 1; NaN where there is no score at all. Scores that say nothing reach k / K.
+        0 to 1; NaN where there is no score at all. Random scores reach k / K on average.
 
     Raises:
-        ValueError: The two differ in length or are empty, or k is out of range.
+        ValueError: The columns differ in length or are empty, or k is out of range.
+
+    Example:
+        >>> precision_at_k([5, 6, 7, 8], [70, 71, 60, 72], k=2)
+        0.5
     """
     score, accuracy = _columns(scores, accuracies)
     if not 1 <= k <= len(score):
@@ -214,12 +257,12 @@ def precision_at_k(scores: ArrayLike, accuracies: ArrayLike, k: int) -> float:
     if np.isnan(score).all():
         return float("nan")
     chosen = np.where(np.isnan(score), 0, _chance_of_top(score, k))
-    # Ties in score and in accuracy are cut independently, so that the chances multiply.
+    # Ties in score and in accuracy are cut independently, so the chances multiply.
     return float(chosen @ _chance_of_top(accuracy, k)) / k
 
 
 def _chance_of_top(values: Floats, k: int) -> Floats:
-    """Probability of each to be among the k highest if ties are cut at random."""
+    """(K,) probabilities of being among the k highest values when ties are cut at random."""
     codes = _order_codes(values)
     last = np.sort(codes)[-k]
     above, tied = codes > last, codes == last
@@ -230,38 +273,46 @@ def _chance_of_top(values: Floats, k: int) -> Floats:
 
 
 def best_decile(accuracies: ArrayLike) -> NDArray[np.bool_]:
-    """Mask of the best tenth, rounded up, and of all that are as accurate as the last of it.
+    """Mask of the most accurate tenth, rounded up, including all that tie with its last member.
 
     Args:
         accuracies: (K,).
 
     Returns:
-        (K,).
+        (K,) mask.
 
     Raises:
-        ValueError: There are none.
+        ValueError: There are no accuracies.
+
+    Example:
+        >>> best_decile([70, 75, 72]).tolist()
+        [False, True, False]
     """
     (accuracy,) = _columns(accuracies)
     return accuracy >= np.sort(accuracy)[-tenth(len(accuracy))]
 
 
 def tenth(count: int) -> int:
-    """A tenth of a number of architectures, rounded up."""
+    """A tenth of a count, rounded up."""
     return -(-count // 10)
 
 
 def parameter_bins(sizes: ArrayLike, bins: int) -> NDArray[np.int64]:
-    """Bins of about equally many architectures, from small to large; equal sizes stay together.
+    """Size bins with about equally many architectures each, from small to large; equal sizes share a bin.
 
     Args:
-        sizes: (K,) parameters or another cost.
-        bins: How many, at least 1.
+        sizes: (K,), parameters or another cost.
+        bins: Number of bins, at least 1.
 
     Returns:
-        (K,) bin of each, 0 to bins - 1. Some bins stay empty where many are of one size.
+        (K,) bin numbers, 0 to bins - 1. A bin can be empty where many architectures have one size.
 
     Raises:
         ValueError: There are no sizes, or no bins.
+
+    Example:
+        >>> parameter_bins([10, 20, 30, 40], bins=2).tolist()
+        [0, 0, 1, 1]
     """
     (size,) = _columns(sizes)
     if bins < 1:
@@ -271,20 +322,20 @@ def parameter_bins(sizes: ArrayLike, bins: int) -> NDArray[np.int64]:
 
 # -- bootstrap ----------------------------------------------------------------------------------
 
-BLOCK = 2**20
-"""Numbers that an array of one block of resamples holds, which bounds the memory."""
+_NUMBERS_PER_BLOCK = 2**20
+"""Largest number of entries in an array of one block of resamples; it bounds the memory."""
 
 
 def draw_resamples(count: int, resamples: int, seed: int) -> Counts:
-    """Bootstrap resamples of architectures, as how often each was drawn.
+    """Bootstrap resamples of the architectures, as counts of how often each was drawn.
 
     Args:
-        count: K architectures.
-        resamples: R resamples, each of K draws with replacement.
-        seed: The same seed gives the same resamples.
+        count: K, the number of architectures.
+        resamples: R, the number of resamples, each of K draws with replacement.
+        seed: Seed of the draws.
 
     Returns:
-        (K, R), each column sums to K. The first are the same however many are asked for.
+        (K, R) counts; each column sums to K. The first columns do not depend on R.
     """
     rng = np.random.default_rng(seed)
     counts = np.empty((count, resamples), dtype=np.int32)
@@ -296,36 +347,40 @@ def draw_resamples(count: int, resamples: int, seed: int) -> Counts:
 def bootstrap_correlations(
     scores: ArrayLike,
     accuracies: ArrayLike,
-    given: ArrayLike,
+    covariate: ArrayLike,
     counts: Counts,
     *,
     progress: Callable[[int], None] | None = None,
 ) -> dict[str, Floats]:
-    """Correlations in every resample, exactly those of architectures repeated as often as they were drawn.
+    """Exact correlations in every resample, as if each architecture were repeated as often as it was drawn.
 
     Spearman and Pearson are correlations weighted by the counts. Kendall needs the discordant pairs, which are the
-    inversions of the scores sorted by accuracy; they are counted bit by bit, in O(K log K) operations on all resamples
-    at once. That is exact and needs no matrix of pairs, so that it serves 100 architectures as well as 15,625.
+    inversions of the scores sorted by accuracy. They are counted bit by bit, in O(K log K) operations on all resamples
+    at once, without a matrix of pairs, so the cost stays moderate for 15,625 architectures.
 
     Args:
-        scores: (M, K), rows of scores; NaN as everywhere in this module.
+        scores: (M, K), one row for each score; NaN ranks below all others, and Pearson leaves it out.
         accuracies: (K,), finite.
-        given: (K,), finite; the third quantity of the partial correlation.
-        counts: (K, R), from `draw_resamples`. Rows of it resample a part of the architectures.
-        progress: Told how many of the M x R correlations of each kind were made, each time that some were.
+        covariate: (K,), finite; the quantity that the partial correlation regresses out.
+        counts: (K, R), from `draw_resamples`; a selection of its rows resamples a part of the architectures.
+        progress: Called after each step with the number of correlations of each kind that it made, of M x R in all.
 
     Returns:
-        "kendall", "spearman", "pearson" and "partial_spearman": (M, R); NaN where undefined in a resample.
+        (M, R) values for each of "kendall", "spearman", "pearson" and "partial_spearman"; NaN where a resample leaves
+        the statistic undefined.
+
+    Raises:
+        ValueError: The accuracies and the covariate differ in length, or are empty.
     """
     rows = np.asarray(scores, dtype=np.float64)
-    accuracy, third = _columns(accuracies, given)
+    accuracy, confounder = _columns(accuracies, covariate)
     resamples = counts.shape[1]
     names = ("kendall", "spearman", "pearson", "partial_spearman")
     results = {name: np.full((len(rows), resamples), np.nan) for name in names}
-    step = max(1, BLOCK // len(accuracy))
+    step = max(1, _NUMBERS_PER_BLOCK // len(accuracy))
     for start in range(0, resamples, step):
         block = slice(start, min(start + step, resamples))
-        statistics = _Resamples(np.ascontiguousarray(counts[:, block], dtype=np.int32), accuracy, third)
+        statistics = _Resamples(np.ascontiguousarray(counts[:, block], dtype=np.int32), accuracy, confounder)
         for row, score in enumerate(rows):
             for name, values in zip(names, statistics.correlations(score), strict=True):
                 results[name][row, block] = values
@@ -335,14 +390,17 @@ def bootstrap_correlations(
 
 
 def percentile_interval(values: ArrayLike, confidence: float = 0.95) -> tuple[float, float]:
-    """Bootstrap interval of a statistic: the percentiles of its values in the resamples.
+    """Percentile bootstrap interval: the central percentiles of a statistic over its resamples.
+
+    Source: Efron and Tibshirani, "An Introduction to the Bootstrap", 1993, chapter 13.
 
     Args:
         values: (R,); NaN where a resample leaves the statistic undefined.
         confidence: Share of the resamples within the interval.
 
     Returns:
-        Low and high end. NaN where a share of the resamples larger than 1 - confidence is undefined, or there are none.
+        Low and high end. Both are NaN where there are no resamples, or more than a share of 1 - confidence of them is
+        undefined.
     """
     value = np.asarray(values, dtype=np.float64)
     defined = value[~np.isnan(value)]
@@ -353,7 +411,7 @@ def percentile_interval(values: ArrayLike, confidence: float = 0.95) -> tuple[fl
 
 
 class _Ranked:
-    """A column in a block of resamples: mid-ranks around their mean, and ties."""
+    """Mid-ranks of a column around their mean, and its ties, in a block of resamples."""
 
     def __init__(self, values: Floats, drawn: Counts) -> None:
         self.codes = _order_codes(values)
@@ -366,30 +424,30 @@ class _Ranked:
 
 
 class _Resamples:
-    """A block of resamples, (K, R) counts, with what all scores share."""
+    """A block of resamples, (K, R) counts, with everything that does not depend on the scores."""
 
-    def __init__(self, counts: Counts, accuracies: Floats, given: Floats) -> None:
+    def __init__(self, counts: Counts, accuracies: Floats, covariate: Floats) -> None:
         self.size = counts.shape[1]
         self._counts = counts
         self._weights = weights = counts.astype(np.float64)
         self._accuracies = _shrink(accuracies)
-        self._accuracy, self._given = _Ranked(accuracies, counts), _Ranked(given, counts)
+        self._accuracy, self._covariate = _Ranked(accuracies, counts), _Ranked(covariate, counts)
         self._weighted_accuracy = weights * self._accuracy.ranks
-        self._weighted_given = weights * self._given.ranks
-        covariance = _dot(self._weighted_accuracy, self._given.ranks)
-        self._accuracy_given = _ratio(covariance, self._accuracy.square, self._given.square)
+        self._weighted_covariate = weights * self._covariate.ranks
+        covariance = _dot(self._weighted_accuracy, self._covariate.ranks)
+        self._accuracy_covariate = _ratio(covariance, self._accuracy.square, self._covariate.square)
 
     def correlations(self, scores: Floats) -> tuple[Floats, Floats, Floats, Floats]:
         """Kendall, Spearman, Pearson and partial Spearman, (R,) each."""
         score = _Ranked(scores, self._counts)
         spearman = _ratio(_dot(self._weighted_accuracy, score.ranks), score.square, self._accuracy.square)
-        with_given = _ratio(_dot(self._weighted_given, score.ranks), score.square, self._given.square)
-        partial = _partial(spearman, with_given, self._accuracy_given)
+        with_covariate = _ratio(_dot(self._weighted_covariate, score.ranks), score.square, self._covariate.square)
+        partial = _partial(spearman, with_covariate, self._accuracy_covariate)
         return self._kendall(score), spearman, self._pearson(scores), partial
 
     def _kendall(self, score: _Ranked) -> Floats:
         accuracy = self._accuracy
-        order = np.lexsort((score.codes, accuracy.codes))  # ties in accuracy ascend in score: they invert nothing
+        order = np.lexsort((score.codes, accuracy.codes))  # ties in accuracy ascend in score, so they add no inversion
         ordered, codes = self._counts[order], score.codes[order]
         tied_in_both = _pairs(_sum_runs(accuracy.codes[order] * len(codes) + codes, ordered))
         pairs = _pairs(ordered.sum(axis=0, keepdims=True))
@@ -408,9 +466,9 @@ class _Resamples:
 
 
 def _pearson_by_moments(scores: Floats, accuracies: Floats, weights: Floats) -> tuple[Floats, NDArray[np.bool_]]:
-    """(R,) correlations from one product with the weights, and whether rounding left each of them its digits.
+    """(R,) correlations from one product with the weights, and whether each is safe from cancellation.
 
-    Both columns are at most 1, from `_shrink`.
+    Both columns come from `_shrink`, so they are at most 1.
     """
     score, accuracy = scores - scores.mean(), accuracies - accuracies.mean()
     columns = np.stack([score, accuracy, score * score, accuracy * accuracy, score * accuracy])
@@ -418,13 +476,13 @@ def _pearson_by_moments(scores: Floats, accuracies: Floats, weights: Floats) -> 
     mean, mean_accuracy, square, square_accuracy, product = moments / np.maximum(weights.sum(axis=0), 1)
     variance, variance_accuracy = square - mean**2, square_accuracy - mean_accuracy**2
     is_sure = (variance > 0.01 * square) & (variance_accuracy > 0.01 * square_accuracy)
-    is_sure &= np.minimum(variance, variance_accuracy) > 1e-20  # what is constant up to rounding is far below
+    is_sure &= np.minimum(variance, variance_accuracy) > 1e-20  # a column that is constant up to rounding is far below
     norm = np.sqrt(np.where(is_sure, variance, 1)) * np.sqrt(np.where(is_sure, variance_accuracy, 1))
     return (product - mean * mean_accuracy) / norm, is_sure
 
 
 def _pearson_around_means(scores: Floats, accuracies: Floats, weights: Floats) -> Floats:
-    """(R,) correlations from the differences to the mean of each resample; NaN where one side is constant."""
+    """(R,) correlations from the deviations from the mean of each resample; NaN where one column is constant."""
     columns, drawn = (scores, accuracies), np.maximum(weights.sum(axis=0), 1)
     score, accuracy = (column[:, None] - column @ weights / drawn for column in columns)
     weighted = weights * score
@@ -440,21 +498,21 @@ def _pearson_around_means(scores: Floats, accuracies: Floats, weights: Floats) -
 def _inversions(codes: Codes, counts: Counts) -> Floats:
     """Weighted number of pairs whose earlier code is the larger one.
 
-    Two codes are in the order of the highest bit in which they differ. For each bit, a pair counts whose codes agree
-    above it and of which the earlier has it set and the later has not.
+    The highest bit in which two codes differ decides their order. So for each bit, a pair counts if its codes agree in
+    all higher bits, the earlier code has the bit set and the later one has not.
 
     Args:
         codes: (K,), at least 0.
-        counts: (K, R), how often each was drawn: its weight.
+        counts: (K, R), the weight of each code: how often it was drawn.
 
     Returns:
-        (R,).
+        (R,) numbers of pairs.
     """
     total = np.zeros(counts.shape[1])
     for bit in range(int(codes.max()).bit_length()):
         alike = np.argsort(codes >> (bit + 1), kind="stable")
         above = codes[alike] >> (bit + 1)
-        first = np.searchsorted(above, above)  # place where the run of codes that agree above the bit begins
+        first = np.searchsorted(above, above)  # start of the run of codes that agree above the bit
         is_set = (codes[alike] >> bit & 1).astype(bool)
         set_before = np.concatenate([[0], np.cumsum(is_set)])
         of_set = np.zeros((is_set.sum() + 1, counts.shape[1]), dtype=np.int32)
@@ -477,19 +535,19 @@ def _columns(*columns: ArrayLike) -> list[Floats]:
 
 
 def _order_codes(values: Floats) -> Codes:
-    """(K,) whole numbers from 0 without gaps, in the order of the values; NaN is below all others."""
+    """(K,) dense ranks of the values, from 0 without gaps; NaN ranks below all others."""
     _, codes = np.unique(values, return_inverse=True)
     missing = np.isnan(values)
     return np.where(missing, 0, codes + missing.any())
 
 
 def _shrink(values: Floats) -> Floats:
-    """Values times a power of two, exact, so that no square of them overflows."""
+    """The values times a power of two, which is exact, so that their squares do not overflow."""
     return np.ldexp(values, -int(np.frexp(np.abs(values).max())[1]))
 
 
 def _is_constant(low: Floats, high: Floats) -> NDArray[np.bool_]:
-    """Whether values between these limits differ by no more than rounding."""
+    """Whether values between these limits differ only by rounding."""
     return ~(high - low > 2e-13 * np.maximum(np.abs(low), np.abs(high)))
 
 
@@ -500,23 +558,23 @@ def _sum_runs(keys: Codes, rows: Counts) -> Counts:
 
 
 def _pairs(counts: Counts) -> Floats:
-    """(G, R) sizes of groups to (R,) pairs within them."""
+    """(R,) numbers of pairs within groups of (G, R) sizes."""
     return (_dot(counts, counts) - counts.sum(axis=0)) / 2
 
 
 def _dot(left: Floats | Counts, right: Floats | Counts) -> Floats:
-    return np.einsum("kr,kr->r", left, right, dtype=np.float64)  # squares of counts may pass what int32 holds
+    return np.einsum("kr,kr->r", left, right, dtype=np.float64)  # squares of counts can overflow int32
 
 
 def _ratio(product: Floats, square: Floats, other_square: Floats) -> Floats:
-    """A correlation from its sums of products and squares; NaN where one side is constant."""
+    """A correlation from its sums of products and squares; NaN where one column is constant."""
     norm = np.sqrt(square) * np.sqrt(other_square)
     return np.divide(product, norm, out=np.full_like(norm, np.nan), where=norm > 0)
 
 
-def _partial(score_accuracy: Floats, score_given: Floats, accuracy_given: Floats) -> Floats:
+def _partial(score_accuracy: Floats, score_covariate: Floats, accuracy_covariate: Floats) -> Floats:
     """Partial correlation from the three plain ones."""
-    rest = (1 - score_given**2) * (1 - accuracy_given**2)
-    # A score that is the third quantity in disguise has nothing left to correlate.
-    partial = (score_accuracy - score_given * accuracy_given) / np.sqrt(np.maximum(rest, 1e-12))
+    rest = (1 - score_covariate**2) * (1 - accuracy_covariate**2)
+    # A score that orders like the covariate leaves nothing to correlate.
+    partial = (score_accuracy - score_covariate * accuracy_covariate) / np.sqrt(np.maximum(rest, 1e-12))
     return np.where(rest <= 1e-12, 0.0, partial)

@@ -1,4 +1,7 @@
-"""What people look at: tables and progress in a terminal, curves for TensorBoard, pictures of a study."""
+"""Reports of a study: tables and progress in a terminal, curves for TensorBoard, pictures.
+
+It also holds what all reports share: colours, number formats, progress bars and the set-up of figures.
+"""
 
 from __future__ import annotations
 
@@ -29,34 +32,44 @@ from .study import Candidate, Study, StudyError
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.axis import Axis
     from matplotlib.figure import Figure
     from typing_extensions import Self
 
 MEASURE_NAMES = {"params": "parameters", "macs": "multiply-accumulates of one image", "latency_ms": "latency"}
-"""What the measures are called on an axis."""
+"""Names of the measures on an axis."""
 
-# Colours that people with any kind of colour vision tell apart (Okabe and Ito, 2008).
+# A palette for every kind of colour vision. Source: Okabe and Ito, "Color Universal Design", 2008.
 BLUE, ORANGE, GREEN, GREY = "#0072B2", "#D55E00", "#009E73", "#9A9A9A"
+PINK, SKY, AMBER = "#CC79A7", "#56B4E9", "#E69F00"
 
 
 # -- tables -------------------------------------------------------------------------------------
 
 
-SHOWN_CHOICES = 40
-"""Choices of a decision that are listed; a space over a model zoo has far more."""
+_MAX_LISTED_CHOICES = 40
+"""Most choices of a decision that a table lists; a space over a model zoo has far more."""
 
 
 def format_table(study: Study, n: int = 5) -> Table:
-    """The best `n` of a study: rank, score, parameters, multiply-accumulates, latency if known, architecture.
+    """Format the best candidates: rank, score, parameters, multiply-accumulates, latency if measured, architecture.
 
-    Scores that are means over weight draws or probes have their standard deviation beside them.
+    A score that is a mean over weight draws or probes is followed by its standard deviation.
+
+    Args:
+        study: The study.
+        n: Number of candidates; fewer if the study has fewer.
+
+    Example:
+        >>> from rich import print
+        >>> print(format_table(Study.load("runs/study"), n=3))  # doctest: +SKIP
     """
     best = study.best(n)
     return _table_of(best, f"Best {len(best)} of {len(study)} evaluations")
 
 
 def format_parts(study: Study, n: int = 5) -> Iterator[Table]:
-    """The parts of the scores of the best `n`, in the order of `format_table`; no table where they have none."""
+    """Format the parts of the best `n` scores, in the order of `format_table`; no table for scores without parts."""
     best = study.best(n)
     if not best or not best[0].parts:
         return
@@ -72,7 +85,7 @@ def format_parts(study: Study, n: int = 5) -> Iterator[Table]:
 
 
 def format_front(study: Study) -> Table:
-    """The Pareto front of a study, the smallest first, in the columns of `format_table`."""
+    """Format the Pareto front of a study, the smallest first, with the columns of `format_table`."""
     front = study.front
     return _table_of(front, f"Pareto front of score against {', '.join(study.objectives)}: {len(front)}")
 
@@ -98,15 +111,31 @@ def _table_of(best: Sequence[Candidate], title: str) -> Table:
 
 
 def human_number(value: float) -> str:
-    """A count with three to four digits and its unit: 273258 is "273.3 k"."""
+    """A count with up to four digits and its unit.
+
+    Example:
+        >>> human_number(273258)
+        '273.3 k'
+    """
     for limit, unit in ((1e9, " G"), (1e6, " M"), (1e3, " k")):
         if value >= limit:
             return f"{value / limit:.4g}{unit}"
     return f"{value:g}"
 
 
+def format_count(number: int, noun: str) -> str:
+    """A number with its noun, in the plural unless it is one.
+
+    Example:
+        >>> format_count(1200, "class")
+        '1,200 classes'
+    """
+    plural = f"{noun}es" if noun.endswith("s") else f"{noun}s"
+    return f"{number:,} {noun if number == 1 else plural}"
+
+
 def describe_study(study: Study) -> Iterator[str]:
-    """A study's images, score, teachers if there are several, budget, status and place, in lines."""
+    """Describe a study in lines: its images, score, teachers if there are several, budget, status and run folder."""
     images = dict.fromkeys(str(probe["name"]) for probe in study.config.get("probes", ()) if probe.get("name"))
     if images:
         yield f"images: {', '.join(images)}"
@@ -118,19 +147,19 @@ def describe_study(study: Study) -> Iterator[str]:
     budget = study.config["budget"]
     limits = {name: value for name, value in budget.items() if name.startswith("max_") and value}
     grows = ", and without one the largest candidates win" * (study.config.get("proxy") == DEFAULT_PROXY)
-    shown = ", ".join(f"{name} {value:,.10g}" for name, value in limits.items()) or f"none{grows}"
+    text = ", ".join(f"{name} {value:,.10g}" for name, value in limits.items()) or f"none{grows}"
     if "max_latency_ms" in limits or "latency_ms" in study.objectives:
-        shown += f" (latency: batch {budget['latency_batch_size']}, {study.config['device']}, float32)"
-    yield f"budget: {shown}"
+        text += f" (latency: batch {budget['latency_batch_size']}, {study.config['device']}, float32)"
+    yield f"budget: {text}"
     yield f"status: {study.status}, {study.failure_summary()}"
-    asked = study.config["evaluations"]
-    if study.status == "complete" and len(study) < asked:
-        yield f"nothing else was found within the budget: {len(study):,} of {asked:,} evaluations were made"
+    requested = study.config["evaluations"]
+    if study.status == "complete" and len(study) < requested:
+        yield f"no other architectures within the budget: {len(study):,} of {requested:,} evaluations were made"
     yield f"run folder: {study.path}"
 
 
 def explain_winner(study: Study) -> Iterator[str]:
-    """Python that builds the winner, in lines."""
+    """The lines of Python that build the winner."""
     winner = study.winner
     try:
         call = study.space.timm_model(winner.architecture)
@@ -140,13 +169,16 @@ def explain_winner(study: Study) -> Iterator[str]:
     yield "to build the winner in Python:"
     if call is not None:
         name, arguments = call
-        shown = "".join(f", {key}={value!r}" for key, value in arguments.items())
-        yield f"import timm, search_spaces; model = timm.create_model({name!r}{shown})"
+        options = "".join(f", {key}={value!r}" for key, value in arguments.items())
+        yield f"import timm, search_spaces; model = timm.create_model({name!r}{options})"
     yield f"import diswot_search; model = diswot_search.Study.load({str(study.path)!r}).winner.build()"
 
 
 def format_spaces() -> Table:
-    """All search spaces by name: architectures, parameters where no network must be built for them, description."""
+    """Format all search spaces by name: number of architectures, range of parameters, description.
+
+    The range is empty for spaces that have to build a network to count its parameters.
+    """
     table = Table("name", "architectures", "params", "what it is", title="Search spaces")
     for name in search_spaces.list_spaces():
         space = search_spaces.create_space(name)
@@ -155,31 +187,34 @@ def format_spaces() -> Table:
 
 
 def format_space(name: str) -> Table:
-    """The decisions of a search space.
+    """Format the decisions of a search space with their choices.
+
+    Args:
+        name: Name of the search space.
 
     Raises:
-        UnknownNameError: No space has this name.
+        UnknownNameError: No space has this name; the message gives near names.
     """
     space = search_spaces.create_space(name)
     table = Table("decision", "choices", title=f"{name}: {space.size:,} architectures", min_width=60)
     for decision, choices in space.decisions.items():
-        shown, more = ", ".join(map(str, choices[:SHOWN_CHOICES])), len(choices) - SHOWN_CHOICES
-        table.add_row(decision, f"{shown} and {more:,} more" if more > 0 else shown)
+        first, more = ", ".join(map(str, choices[:_MAX_LISTED_CHOICES])), len(choices) - _MAX_LISTED_CHOICES
+        table.add_row(decision, f"{first} and {more:,} more" if more > 0 else first)
     return table
 
 
 def format_proxies(pattern: str = "*") -> Table:
-    """The proxies by name: whether they need a teacher, what they read besides a forward pass, what they measure.
+    """Format the proxies by name: need of a teacher, readings besides a forward pass, description.
 
     Args:
         pattern: A shell pattern that names must match.
 
     Raises:
-        UnknownNameError: No name does; near ones are given.
+        UnknownNameError: No proxy matches the pattern; the message gives near names.
     """
     names = match_proxies(pattern)
     caption = (
-        f"A search takes {DEFAULT_PROXY} unless it is told otherwise. Ranks of several: log_rank(nwot, macs)."
+        f"A search uses {DEFAULT_PROXY} by default. Ranks of several proxies: log_rank(nwot, macs)."
         if DEFAULT_PROXY in names
         else None
     )
@@ -187,8 +222,8 @@ def format_proxies(pattern: str = "*") -> Table:
     for name in names:
         proxy = get_proxy(name)
         reads = f"{proxy.method} of {', '.join(proxy.terms)}" if isinstance(proxy, RankAggregate) else proxy.needs
-        shown = reads if isinstance(reads, str) else ", ".join(reads)
-        table.add_row(name, "needed" if proxy.needs_teacher else "", shown, proxy.summary)
+        readings = reads if isinstance(reads, str) else ", ".join(reads)
+        table.add_row(name, "needed" if proxy.needs_teacher else "", readings, proxy.summary)
     return table
 
 
@@ -204,14 +239,14 @@ def _params_range(space: SearchSpace) -> str:
 
 
 class ProgressBar:
-    """A bar with what is done, its speed and the time left; silent when not a terminal.
+    """A progress bar with speed and time left; silent outside a terminal.
 
     Args:
-        what: What is going on.
-        unit: What is counted.
-        total: How many there are in all.
-        enabled: False keeps it silent in a terminal, too.
-        console: Where to draw; standard error by default.
+        what: Name of the work, shown before the bar.
+        unit: Name of the counted items, in the plural.
+        total: Number of items in all.
+        enabled: False keeps the bar silent in a terminal, too.
+        console: The console to draw on; standard error by default.
     """
 
     BAR: ClassVar[type[Progress]] = Progress
@@ -243,11 +278,15 @@ class ProgressBar:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if not self._bar.disable:  # rich before 15 ends even a disabled bar with an empty line
+        if not self._bar.disable:  # rich before version 15 ends even a disabled bar with an empty line
             self._bar.stop()
 
     def advance(self, *, replayed: bool) -> None:
-        """Count one; one that is read from the store says nothing of the speed."""
+        """Count one item.
+
+        Args:
+            replayed: Whether the item was read from the store, which does not count towards the speed.
+        """
         self._done += 1
         if replayed:
             self._started = time.monotonic()
@@ -257,7 +296,7 @@ class ProgressBar:
             self._bar.update(self._task, completed=self._done, state=self.state())
 
     def state(self) -> str:
-        """Speed and time left, as far as they are known."""
+        """Speed and time left; empty before the first new item."""
         seconds = time.monotonic() - self._started
         if not self._new or seconds <= 0:
             return ""
@@ -267,11 +306,12 @@ class ProgressBar:
 
 
 class SearchProgress(ProgressBar):
-    """The bar of a search, with the best score so far.
+    """The progress bar of a search, with the best score so far.
 
     Args:
-        total: Evaluations in all.
-        enabled, console: As for `ProgressBar`.
+        total: Number of evaluations in all.
+        enabled: False keeps the bar silent in a terminal, too.
+        console: The console to draw on; standard error by default.
     """
 
     def __init__(self, total: int, *, enabled: bool = True, console: Console | None = None) -> None:
@@ -283,8 +323,8 @@ class SearchProgress(ProgressBar):
 
         Args:
             record: The evaluated architecture.
-            replayed: Whether it was read from the store, which says nothing of the speed.
-            best: The best so far, where scores are relative to what else was scored.
+            replayed: Whether it was read from the store, which does not count towards the speed.
+            best: The best record so far, for scores that depend on the other scored architectures.
         """
         if best is not None:
             self._best = best.score
@@ -293,7 +333,7 @@ class SearchProgress(ProgressBar):
         self.advance(replayed=replayed)
 
     def state(self) -> str:
-        """Best score so far, candidates per second and time left, as far as they are known."""
+        """Best score so far, candidates per second and time left; empty before there are any."""
         parts = [] if self._best is None else [f"best {self._best:.5g}"]
         return "  ".join([*parts, *filter(None, [super().state()])])
 
@@ -302,12 +342,13 @@ class SearchProgress(ProgressBar):
 
 
 class Curves:
-    """Scalars by evaluation for TensorBoard, written anew by every run: the search replays what is stored.
+    """Scalars by evaluation for TensorBoard.
 
-    So no step is missing or there twice, whenever an earlier run was killed.
+    Every run writes them anew, because a search replays its stored evaluations first. So no step is missing or
+    repeated, even if an earlier run was killed.
 
     Args:
-        folder: Where the event files are; None writes nothing.
+        folder: Folder of the event files; None writes nothing.
     """
 
     def __init__(self, folder: Path | None) -> None:
@@ -336,9 +377,9 @@ class Curves:
 
         Args:
             record: The evaluated architecture.
-            best: The best so far, where scores are relative to what else was scored. Then a score is drawn as it was
-                when its architecture was evaluated, and beside the score of the best the curves show its parts: they
-                alone can be compared over time.
+            best: The best record so far, for scores that depend on the other scored architectures. Then each score is
+                the one at the time of its evaluation. The curves also show the parts of the best score, since only the
+                parts can be compared over time.
         """
         if self._writer is None:
             return
@@ -361,29 +402,33 @@ class Curves:
 
 
 def plot_search(study: Study, path: str | os.PathLike[str]) -> list[Path]:
-    """Draw a study: `progress.png`, best score over evaluations, and `front.png`, score against its cost.
+    """Plot a study: `progress.png`, best score over evaluations, and `front.png`, score against cost.
 
     Args:
         study: A study with at least one score.
-        path: Folder for the pictures; made if need be.
+        path: Folder for the pictures; created if it does not exist.
 
     Returns:
-        The files written.
+        Paths of the files written.
 
     Raises:
         StudyError: No architecture has a score.
+
+    Example:
+        >>> plot_search(Study.load("runs/study"), "pictures")  # doctest: +SKIP
+        [PosixPath('pictures/progress.png'), PosixPath('pictures/front.png')]
     """
     folder = Path(path)
     folder.mkdir(parents=True, exist_ok=True)
     files = []
-    for name, draw in PICTURES.items():
-        write_atomically(folder / name, to_png(draw(study)))
+    for name, plot in PICTURES.items():
+        write_atomically(folder / name, to_png(plot(study)))
         files.append(folder / name)
     return files
 
 
 def plot_progress(study: Study) -> Figure:
-    """Score of each evaluation and the best so far."""
+    """Plot the score of each evaluation and the best score so far."""
     winner = study.winner
     places, scores = _columns(study, "index")
     figure = new_figure()
@@ -397,7 +442,7 @@ def plot_progress(study: Study) -> Figure:
 
 
 def plot_front(study: Study) -> Figure:
-    """Score against the study's first objective, with the Pareto front, the winner and the budget."""
+    """Plot the score against the study's first objective, with the Pareto front, the winner and the budget."""
     winner, measure = study.winner, study.objectives[0]
     costs, scores = _columns(study, measure)
     limit = study.config.get("budget", {}).get(f"max_{measure}")
@@ -411,9 +456,9 @@ def plot_front(study: Study) -> Figure:
         [candidate.score for candidate in front],
         "o-", where="post", color=BLUE, markersize=4, linewidth=1.5, label="Pareto front",
     )  # fmt: skip
-    cost_of_winner = getattr(winner, measure)
-    if cost_of_winner is not None:
-        axes.plot(cost_of_winner * unit, winner.score, "*", color=ORANGE, markersize=14, label="winner")
+    winner_cost = getattr(winner, measure)
+    if winner_cost is not None:
+        axes.plot(winner_cost * unit, winner.score, "*", color=ORANGE, markersize=14, label="winner")
     if limit is not None:
         axes.axvline(limit * unit, color=GREEN, linestyle="--", linewidth=1.5, label="budget")
     axes.set_xlabel(f"{MEASURE_NAMES[measure]} ({unit_name})" if unit_name else MEASURE_NAMES[measure])
@@ -422,20 +467,24 @@ def plot_front(study: Study) -> Figure:
 
 
 PICTURES: dict[str, Callable[[Study], Figure]] = {"progress.png": plot_progress, "front.png": plot_front}
-"""The pictures of a run folder, by file name."""
+"""The functions that plot the pictures of a search, by file name."""
 
 
 def to_png(figure: Figure) -> bytes:
-    """The picture as a PNG file."""
+    """A figure as the content of a PNG file."""
     content = io.BytesIO()
     figure.savefig(content, format="png", dpi=150)
     return content.getvalue()
 
 
 def new_figure(width: float = 7, height: float = 4.2) -> Figure:
-    """An empty figure of this size in inches, with room made for titles, labels and legends.
+    """An empty figure, whose layout makes room for titles, labels and legends.
 
-    It has its own canvas, not that of pyplot, which keeps figures in global state and may look for a display.
+    It has its own canvas instead of one from pyplot, which keeps figures in global state and may need a display.
+
+    Args:
+        width: Width in inches.
+        height: Height in inches.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -446,16 +495,25 @@ def new_figure(width: float = 7, height: float = 4.2) -> Figure:
 
 
 def style_axes(axes: Axes) -> Axes:
-    """Give axes a faint grid and no box, as all pictures have."""
+    """Give axes the style of all pictures: a faint grid and no box."""
     axes.grid(alpha=0.25, linewidth=0.6)
     axes.spines[["top", "right"]].set_visible(False)
     return axes
 
 
+def label_log_axis(axis: Axis) -> None:
+    """Put plain numbers at 1, 2 and 5 times each power of ten of a logarithmic axis."""
+    from matplotlib.ticker import LogLocator, NullFormatter
+
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axis.set_major_formatter("{x:g}")
+    axis.set_minor_formatter(NullFormatter())
+
+
 def _columns(study: Study, x: str) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """A field of all scored records that have it, and their scores."""
-    known = ((getattr(r, x), r.score) for r in study.records if r.status == "ok" and getattr(r, x) is not None)
-    pairs: NDArray[Any] = np.fromiter(known, dtype=np.dtype((np.float64, 2)))
+    """A field of all scored records that have it, and their scores, (K,) each."""
+    points = ((getattr(r, x), r.score) for r in study.records if r.status == "ok" and getattr(r, x) is not None)
+    pairs: NDArray[Any] = np.fromiter(points, dtype=np.dtype((np.float64, 2)))
     return pairs[:, 0], pairs[:, 1]
 
 
@@ -467,14 +525,14 @@ def _finish(figure: Figure, axes: Axes, study: Study) -> None:
     config = study.config
     axes.set_ylabel(textwrap.shorten(f"score ({config.get('proxy', 'higher is better')})", 45, placeholder=" ...)"))
     teachers = [] if study.ignores_teacher else study.teachers
-    shown = [f"{len(teachers)} teachers"] if len(teachers) > 1 else [f"teacher {name}" for name, _ in teachers]
-    names = [config["space"]["name"], *shown]
+    roles = [f"{len(teachers)} teachers"] if len(teachers) > 1 else [f"teacher {name}" for name, _ in teachers]
+    names = [config["space"]["name"], *roles]
     axes.set_title(f"{', '.join(names)}: {len(study)} evaluations", fontsize=11, loc="left")
     figure.legend(loc="outside lower center", ncols=4, frameon=False)
 
 
 def _unit(largest: float) -> tuple[float, str]:
-    """What counts are multiplied by so that they are easy to read, and the name of that unit."""
+    """The factor that makes counts easy to read, and the name of the resulting unit."""
     for size, name in ((1e9, "billion"), (1e6, "million"), (1e3, "thousand")):
         if largest >= size:
             return 1 / size, name

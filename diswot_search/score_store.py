@@ -1,4 +1,4 @@
-"""Every score that was ever computed in a folder, by all that it depends on."""
+"""The store of all scores of a comparison's run folder, keyed by everything that a score depends on."""
 
 from __future__ import annotations
 
@@ -28,8 +28,7 @@ _SCHEMA = (
     ) WITHOUT ROWID""",
 )
 
-
-_SELECTION = """CREATE TEMPORARY TABLE selections (
+_CREATE_SELECTIONS = """CREATE TEMPORARY TABLE selections (
     selection INTEGER NOT NULL, position INTEGER NOT NULL, architecture INTEGER NOT NULL,
     PRIMARY KEY (selection, position)
 ) WITHOUT ROWID"""
@@ -37,13 +36,14 @@ _SELECTION = """CREATE TEMPORARY TABLE selections (
 
 @dataclass(frozen=True)
 class NewScore:
-    """What one proxy gave for one architecture with one draw of weights.
+    """The score of one proxy on one architecture with one draw of weights.
 
     Attributes:
         score: The score; None where it failed.
-        reason: Why it failed.
-        seconds: What building, the passes it touches and its own work took, computed together with all else asked for.
-        passes: Names of the readings that its seconds include.
+        reason: Reason for the failure; None for a score.
+        seconds: Seconds for building the network, the passes that the proxy uses and its own work, computed together
+            with all other requested proxies.
+        passes: Names of the readings that the seconds include.
     """
 
     score: float | None
@@ -54,11 +54,13 @@ class NewScore:
 
 @dataclass(frozen=True)
 class StoredScore:
-    """What is stored of it.
+    """A score as it is stored.
 
     Attributes:
-        score, reason, seconds: As for `NewScore`.
-        conditions: What the seconds were measured on.
+        score: The score; None where it failed.
+        reason: Reason for the failure; None for a score.
+        seconds: Seconds for building, passes and the proxy's own work, as in `NewScore`.
+        conditions: Conditions of the time measurement: device, batch, precision, threads.
     """
 
     score: float | None
@@ -70,8 +72,8 @@ class StoredScore:
 class ScoreStore(RunFolder):
     """Scores in series: one proxy in one context, over architectures and weight seeds.
 
-    The context is all else that a score depends on, so that whatever is asked of the folder later, a score that is
-    there is the one that would be computed.
+    The context holds everything else that a score depends on, so that a stored score always equals the score that would
+    be computed again.
 
     Args:
         out: The run folder; None keeps the scores in memory.
@@ -79,6 +81,16 @@ class ScoreStore(RunFolder):
     Raises:
         StudyError: Another process works on the folder, it holds something else, its store is damaged, or its disk
             is full.
+
+    Example:
+        >>> store = ScoreStore()
+        >>> series = store.series("synflow", {"probe": "random"})
+        >>> store.add(0, {"1-1-1": {series: NewScore(2.5, None, 0.01, ("model",))}}, "cpu")
+        >>> selection = store.select(["1-1-1", "1-1-2"])
+        >>> selection.scores(series, seed=0)["1-1-1"].score
+        2.5
+        >>> selection.missing(series, seed=0)
+        ['1-1-2']
     """
 
     STORE = "scores.sqlite"
@@ -97,15 +109,18 @@ class ScoreStore(RunFolder):
         if self._is_empty():
             self._create()
         with self.errors():
-            self._store.execute(_SELECTION)
+            self._store.execute(_CREATE_SELECTIONS)
         self._selections = 0
 
     def series(self, proxy: str, context: Mapping[str, Any]) -> int:
-        """The number of a series, new or known; a new one is kept for good with its first score.
+        """The number of a series; a new series becomes permanent with its first score.
 
         Args:
             proxy: Identity of the proxy.
-            context: All else that its scores depend on besides architecture and seed, as JSON values.
+            context: Everything that its scores depend on besides architecture and seed, as JSON values.
+
+        Raises:
+            StudyError: The store cannot be read or written.
         """
         content = json.dumps(context, sort_keys=True)
         sha256 = hashlib.sha256(content.encode()).hexdigest()
@@ -115,12 +130,12 @@ class ScoreStore(RunFolder):
         return int(self._read("SELECT id FROM series WHERE proxy = ? AND context = ?", proxy, sha256)[0][0])
 
     def add(self, seed: int, scores: Mapping[str, Mapping[int, NewScore]], conditions: str) -> None:
-        """Store scores in one transaction; one takes the place of a failure, and never that of a score.
+        """Store scores in one transaction. A new score replaces a failure, but never another score.
 
         Args:
             seed: Seed of the weights.
-            scores: By text of the architecture and number of the series.
-            conditions: What their seconds were measured on.
+            scores: Scores by text of the architecture, then by number of the series.
+            conditions: Conditions of the time measurements: device, batch, precision, threads.
 
         Raises:
             StudyError: The store cannot be written.
@@ -146,10 +161,13 @@ class ScoreStore(RunFolder):
                 )
 
     def select(self, architectures: Iterable[str]) -> Selection:
-        """Architectures to ask for, each once; scores of others are not read.
+        """Select the architectures whose scores are to be read.
 
         Args:
-            architectures: Their texts.
+            architectures: Texts of the architectures; repeated ones count once.
+
+        Raises:
+            StudyError: The store cannot be written.
         """
         texts = tuple(dict.fromkeys(architectures))
         self._selections += 1
@@ -162,19 +180,19 @@ class ScoreStore(RunFolder):
         return Selection(self, self._selections, texts)
 
     def passes(self, series: int) -> tuple[str, ...]:
-        """Names of the readings that the seconds of a series include; none before there is a score."""
-        found = self._read("SELECT passes FROM series WHERE id = ?", series)[0][0]
-        return tuple(json.loads(found)) if found else ()
+        """Names of the readings that the seconds of a series include; empty before its first score."""
+        names = self._read("SELECT passes FROM series WHERE id = ?", series)[0][0]
+        return tuple(json.loads(names)) if names else ()
 
 
 @dataclass(frozen=True)
 class Selection:
-    """Some architectures of a store, which alone are looked up.
+    """Selected architectures of a store, whose scores can be read.
 
     Attributes:
         store: The store.
-        number: Its number there.
-        architectures: Their texts, in the order of asking.
+        number: Number of the selection in the store.
+        architectures: Texts of the architectures, in the order of the request.
     """
 
     store: ScoreStore
@@ -182,10 +200,10 @@ class Selection:
     architectures: tuple[str, ...]
 
     def scores(self, series: int, seed: int) -> dict[str, StoredScore]:
-        """What is stored of a series with one seed, failures included, by architecture in order."""
+        """Stored scores and failures of a series with one seed, by architecture in the order of the request."""
         rows = self.store._read(
             "SELECT position, score, reason, seconds, conditions.text FROM selections "
-            # CROSS JOIN keeps the order of the tables, so that a look-up by key follows each architecture
+            # CROSS JOIN fixes the order of the tables, so that SQLite looks each architecture up by key
             "CROSS JOIN scores ON series = ? AND seed = ? AND scores.architecture = selections.architecture "
             "JOIN conditions ON conditions.id = scores.conditions WHERE selection = ? ORDER BY position",
             *(series, seed, self.number),
@@ -193,12 +211,12 @@ class Selection:
         return {self.architectures[position]: StoredScore(*values) for position, *values in rows}
 
     def missing(self, series: int, seed: int, *, failed: bool = False) -> list[str]:
-        """The architectures that a series has not stored with one seed, in order.
+        """The architectures without a stored score in a series with one seed, in the order of the request.
 
         Args:
             series: Number of the series.
             seed: Seed of the weights.
-            failed: Count those that failed among them.
+            failed: Whether a stored failure counts as missing.
         """
         rows = self.store._read(
             "SELECT position FROM selections "

@@ -386,7 +386,7 @@ def test_a_comparison_can_be_done_again_from_the_config_that_it_wrote(
         ("--where.dataset a --column acuracy", "Unknown column 'acuracy'. Did you mean 'accuracy'"),
         ("--where.dataset a --proxies synflo", "Unknown proxy 'synflo'. Did you mean 'synflow'"),
         ("--where.dataset a --proxies '[log_rank(l2_norm, macs)]'", "'log_rank(l2_norm' is no aggregate"),
-        ("--where.dataset a --proxies diswot --teacher null", "compared with a teacher, and none was given"),
+        ("--where.dataset a --proxies diswot --teacher null", "No teacher for 'diswot': pass"),
         ("--where.dataset a --controls true", "none of these does: 'l2_norm'"),
         ("--where.dataset a --sample 7", "sample is 7, but ../known.csv (dataset=a) has 6 architectures to compare"),
         (

@@ -305,7 +305,7 @@ def test_bootstrap_is_the_same_in_any_blocks(monkeypatch: pytest.MonkeyPatch) ->
     accuracies, third, scores = rng.normal(size=(3, 30))
     counts = draw_resamples(30, 20, seed=0)
     at_once = bootstrap_correlations([scores], accuracies, third, counts)
-    monkeypatch.setattr(ranking, "BLOCK", 7 * 30)
+    monkeypatch.setattr(ranking, "_NUMBERS_PER_BLOCK", 7 * 30)
     in_blocks = bootstrap_correlations([scores], accuracies, third, counts)
     for name in at_once:
         np.testing.assert_allclose(in_blocks[name], at_once[name], rtol=0, atol=1e-12)

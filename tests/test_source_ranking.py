@@ -650,7 +650,7 @@ def test_the_table_has_every_source_once_in_order() -> None:
         assert row[7].strip() == f"{ranking.weights()[name]:.3f}"
     chances = [np.mean(found.chances) for found in ranking.found["cka"].values()]
     raised = f"knn 0.25, cka {min(chances):.3g} to {max(chances):.3g}"  # that of cka depends on the source
-    assert lines[-2] == f"what features unrelated to the labels have: {raised}"
+    assert lines[-2] == f"values of features unrelated to the labels: {raised}"
     assert lines[-1].startswith("next: ds.distill(")
 
 

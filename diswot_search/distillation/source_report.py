@@ -1,4 +1,4 @@
-"""What people look at of a ranking of sources: a table, what to do next, and a picture."""
+"""Reports of a ranking of sources: a table, the next steps, and a picture."""
 
 from __future__ import annotations
 
@@ -27,29 +27,34 @@ if TYPE_CHECKING:
     from .source_ranking import Measured, SourceRanking
 
 LABELS = "labels.txt"
-"""The file of a ranking's run folder that says which images have labels, where not all have."""
+"""File of a ranking's run folder that lists the labelled images, unless all images are labelled."""
 
 _NEEDS = {
     "features": "features",
     "probabilities": "a classifier",
     "reference": "features, and a reference",
 }
+"""Names of the inputs that a measure needs, by `needs`."""
 
-_COLUMNS = 3
-"""Measures that are drawn side by side."""
+_MAX_PANEL_COLUMNS = 3
+"""Most measures that are plotted side by side."""
 
-_NAME_WIDTH = 40
-"""Characters of a source's name that are drawn."""
+_MAX_NAME_LENGTH = 40
+"""Most characters of a source's name in a picture."""
 
 
 def format_ranking(ranking: SourceRanking, weights: Mapping[str, float] | None = None) -> Table:
-    """The sources, the most similar first: classes, what they were trained on, measures, weight.
+    """Format the sources, the most similar first: training data, classes, measures, weight.
 
-    A measure is the mean over the draws with its standard deviation.
+    Each measure is a mean over the draws of images, followed by its standard deviation if there are several draws.
 
     Args:
         ranking: The ranking.
-        weights: What each source counts, by name; by default `ranking.weights()`.
+        weights: Weight of each source by name; None for `ranking.weights()`.
+
+    Example:
+        >>> from rich import print
+        >>> print(format_ranking(load_ranking("runs/ranking")))  # doctest: +SKIP
     """
     table = Table(title=_title(ranking))
     table.add_column("source", overflow="fold")
@@ -72,40 +77,40 @@ def format_ranking(ranking: SourceRanking, weights: Mapping[str, float] | None =
 
 
 def format_measures(pattern: str = "*") -> Table:
-    """The measures by name: what they need, and what they measure.
+    """Format the transferability measures by name, with the inputs that they need and a description.
 
     Args:
         pattern: A shell pattern that names must match.
 
     Raises:
-        UnknownNameError: No name does; near ones are given.
+        UnknownNameError: No measure matches the pattern; the message gives near names.
     """
     names = list_measures(pattern)
     if not names:
         raise UnknownNameError(unknown_name_message("measure", pattern, list_measures()))
-    table = Table("name", "needs", "what it measures", title="Measures of how near a source is")
+    table = Table("name", "needs", "what it measures", title="Transferability measures")
     for measure in map(get_measure, names):
         table.add_row(measure.name, _NEEDS[measure.needs], Text(measure.summary))
     return table
 
 
 def describe_ranking(ranking: SourceRanking) -> Iterator[str]:
-    """What is not to be had and why, what values mean, where the files are, and what to do next, in lines."""
+    """Describe a ranking in lines: missing values and their reasons, chance levels, run folder, next steps."""
     for (source, measure), reason in ranking.reasons.items():
         yield f"no {measure} of {source}, which counts as weight 0 by it: {reason}"
     for name, source in ranking.facts["sources"].items():
         if not source["trained"]:
             yield f"{name} has random weights, of which nothing can be learnt: by similarity it counts as weight 0"
-    if unsaid := [name for name, source in ranking.config["sources"].items() if source["mean"] is None]:
+    if undeclared := [name for name, source in ranking.config["sources"].items() if source["mean"] is None]:
         yield (
-            f"normalised as the data is, since nothing says how they were trained: {', '.join(unsaid)}; where that "
+            f"normalised like the data, since nothing says how they were trained: {', '.join(undeclared)}; where that "
             "differs, give mean and std"
         )
-    if shown := ", ".join(filter(None, map(_chance, ranking.found, ranking.found.values()))):
-        yield f"what features unrelated to the labels have: {shown}"
+    if levels := ", ".join(filter(None, map(_chance, ranking.found, ranking.found.values()))):
+        yield f"values of features unrelated to the labels: {levels}"
     if ranking.path is not None:
         yield f"run folder: {ranking.path}"
-    yield from _next(ranking)
+    yield from _next_steps(ranking)
 
 
 def _title(ranking: SourceRanking) -> str:
@@ -117,12 +122,12 @@ def _title(ranking: SourceRanking) -> str:
 
 
 def _short(data: str) -> str:
-    """The name of a data set without the folder of its file."""
+    """The name of a data set, without the folder of its file."""
     return PurePath(data).name or data
 
 
-def _next(ranking: SourceRanking) -> Iterator[str]:
-    """What to do with the ranking, in lines."""
+def _next_steps(ranking: SourceRanking) -> Iterator[str]:
+    """The next steps after a ranking, in lines."""
     if ranking.unfinished:
         measured = len(ranking.names) - len(ranking.unfinished)
         yield f"not finished: {measured} of {len(ranking.names)} sources are measured; run the same again"
@@ -135,8 +140,8 @@ def _next(ranking: SourceRanking) -> Iterator[str]:
         )
     elif not any(ranking.facts["sources"][name]["classes"] for name, weight in weights.items() if weight):
         yield (
-            "next: look for sources with a classifier; none of those that count has one, whose predictions "
-            "distillation would teach"
+            "next: look for sources with a classifier; none of those that count has one, and distillation teaches "
+            "the predictions of classifiers"
         )
     elif ranking.path is None:
         yield "next: ds.distill(STUDENT, dataset=..., sources=ranking) teaches a student by these weights"
@@ -151,7 +156,7 @@ def _next(ranking: SourceRanking) -> Iterator[str]:
 
 
 def _data_arguments(ranking: SourceRanking) -> Iterator[str]:
-    """The ranking's data and labels as options of a command."""
+    """Data and labels of the ranking as options of a command."""
     assert ranking.data is not None
     yield from ("--dataset", ranking.data["name"])
     for key, value in ranking.data["options"].items():
@@ -160,9 +165,9 @@ def _data_arguments(ranking: SourceRanking) -> Iterator[str]:
         yield from ("--labels", str(PurePath(str(ranking.path), LABELS)))
 
 
-def _chance(measure: str, found: Mapping[str, Measured]) -> str:
-    """By what value a source is no better than chance, which may depend on the source; nothing where that is 0."""
-    chances = [fmean(measured.chances) for measured in found.values() if measured.chances]
+def _chance(measure: str, measured_sources: Mapping[str, Measured]) -> str:
+    """The chance level of a measure, as a range if it depends on the source; empty if it is 0."""
+    chances = [fmean(measured.chances) for measured in measured_sources.values() if measured.chances]
     if not any(chances):
         return ""
     least, most = (f"{chance:.3g}" for chance in (min(chances), max(chances)))
@@ -177,23 +182,23 @@ def _value(measured: Measured) -> str:
 
 
 def plot_ranking(ranking: SourceRanking) -> Figure:
-    """How far each source is above features unrelated to the labels, a panel for each measure.
+    """Plot how far each source is above features unrelated to the labels, with a panel for each measure.
 
-    Every draw is shown, with mean and spread. The sources are in the order of the first measure, the most similar at
-    the top.
+    Each panel shows every draw of images, with mean and spread. All panels order the sources by the first measure, the
+    most similar at the top.
     """
     names = ranking.order()[::-1]
-    columns = min(_COLUMNS, len(ranking.measures))
+    columns = min(_MAX_PANEL_COLUMNS, len(ranking.measures))
     rows = math.ceil(len(ranking.measures) / columns)
-    longest = min(max(map(len, names)), _NAME_WIDTH)
+    longest = min(max(map(len, names)), _MAX_NAME_LENGTH)
     width = 4 + 0.08 * longest + 3.2 * (columns - 1)
     title = textwrap.wrap(_title(ranking), int(width / 0.1))
     side_by_side = int(width / 2.8)
-    around = 0.4 + 0.2 * len(title) + 0.2 * math.ceil(4 / side_by_side)
-    figure = new_figure(width, around + rows * (0.8 + 0.27 * len(names)))
+    margins = 0.4 + 0.2 * len(title) + 0.2 * math.ceil(4 / side_by_side)
+    figure = new_figure(width, margins + rows * (0.8 + 0.27 * len(names)))
     panels = figure.subplots(rows, columns, sharey=True, squeeze=False).flatten()
     for axes, measure in zip(panels, ranking.measures, strict=False):
-        _draw_measure(style_axes(axes), ranking, measure, names)
+        _plot_measure(style_axes(axes), ranking, measure, names)
     for axes in panels[len(ranking.measures) :]:
         axes.remove()
     figure.suptitle("\n".join(title), fontsize=11, x=0.01, ha="left")
@@ -204,20 +209,19 @@ def plot_ranking(ranking: SourceRanking) -> Figure:
     return figure
 
 
-def _draw_measure(axes: Axes, ranking: SourceRanking, measure: str, names: tuple[str, ...]) -> None:
-    weights, found = ranking.weights(measure=measure), ranking.found[measure]
+def _plot_measure(axes: Axes, ranking: SourceRanking, measure: str, names: tuple[str, ...]) -> None:
+    weights, measured = ranking.weights(measure=measure), ranking.found[measure]
     for place, name in enumerate(names):
-        of_source = np.array(found[name].similarities)
-        if not of_source.size:
+        similarities = np.array(measured[name].similarities)
+        if not similarities.size:
             axes.text(0.02, place, "none", transform=axes.get_yaxis_transform(), color=GREY, va="center", fontsize=8)
             continue
-        color, kind = (
+        colour, kind = (
             (BLUE, "mean and standard deviation") if weights.get(name) else (GREY, "the same of a source of weight 0")
         )
-        axes.plot(of_source, np.full(of_source.size, place), "|", color=GREY, markersize=9, label="draw")
-        axes.errorbar(
-            of_source.mean(), place, xerr=of_source.std(), fmt="o", color=color, capsize=3, markersize=5, label=kind
-        )  # fmt: skip
+        axes.plot(similarities, np.full(similarities.size, place), "|", color=GREY, markersize=9, label="draw")
+        mean, std = similarities.mean(), similarities.std()
+        axes.errorbar(mean, place, xerr=std, fmt="o", color=colour, capsize=3, markersize=5, label=kind)
     axes.axvline(0, color=ORANGE, linestyle="--", linewidth=1, label="features unrelated to the labels")
     axes.set_yticks(range(len(names)), [_clipped(name) for name in names])
     axes.set_ylim(-0.6, len(names) - 0.4)
@@ -225,6 +229,6 @@ def _draw_measure(axes: Axes, ranking: SourceRanking, measure: str, names: tuple
 
 
 def _clipped(name: str) -> str:
-    """The name, of a long one its two ends, which are what tells paths and tags apart."""
-    half = (_NAME_WIDTH - 3) // 2
-    return name if len(name) <= _NAME_WIDTH else f"{name[:half]}...{name[-half:]}"
+    """A name of limited length: a longer one loses its middle, since paths and tags differ at their ends."""
+    half = (_MAX_NAME_LENGTH - 3) // 2
+    return name if len(name) <= _MAX_NAME_LENGTH else f"{name[:half]}...{name[-half:]}"

@@ -1,4 +1,4 @@
-"""What people look at of a training: progress, tables and explanations in a terminal, curves, CSV, pictures."""
+"""Reports of a training: progress and tables in a terminal, curves for TensorBoard, CSV, pictures."""
 
 from __future__ import annotations
 
@@ -21,7 +21,22 @@ from rich.table import Table
 from rich.text import Text
 from torch import Tensor
 
-from ..report import BLUE, GREEN, GREY, ORANGE, ProgressBar, human_number, new_figure, style_axes, to_png
+from ..report import (
+    AMBER,
+    BLUE,
+    GREEN,
+    GREY,
+    ORANGE,
+    PINK,
+    SKY,
+    ProgressBar,
+    format_count,
+    human_number,
+    label_log_axis,
+    new_figure,
+    style_axes,
+    to_png,
+)
 from ..run_folder import csv_line, finite_only
 from .base import get_distiller, list_distillers
 
@@ -30,12 +45,12 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 Row = Mapping[str, Any]
-"""What is told of an epoch: `epoch` from 1, `step` (optimiser steps done), `lr`, `loss`, `loss/NAME` of each weighted
-term, `train_accuracy` and `val_accuracy` in percent, `val_loss`, `images_per_second`, `seconds`; where they are known
+"""The facts of one epoch: `epoch` from 1, `step` (optimiser steps done), `lr`, `loss`, `loss/NAME` of each weighted
+term, `train_accuracy` and `val_accuracy` in percent, `val_loss`, `images_per_second` and `seconds`. Optional:
 `val_class_accuracy`, a list of percentages with None for a class without images, and `confident`, the percentage of
 unlabelled images that FixMatch learns from."""
 
-TAGS = {
+_TENSORBOARD_TAGS = {
     "loss": "loss/total",
     "lr": "lr",
     "train_accuracy": "accuracy/train",
@@ -44,22 +59,22 @@ TAGS = {
     "images_per_second": "images_per_second",
     "confident": "confident/unlabelled",
 }
-"""What a column is called in TensorBoard; a term of the loss has the same name there."""
+"""Names of the columns in TensorBoard; a term of the loss keeps its name."""
 
-CLASSES_SHOWN = 100
-"""Classes that have curves and bars of their own; more are not told apart any longer."""
+_MAX_CLASSES = 100
+"""Most classes that get curves and bars of their own; more could not be told apart."""
 
-ACROSS = 3
-"""Trainings that are compared in columns; of more each has a row."""
+_MAX_TRAININGS_IN_COLUMNS = 3
+"""Most trainings that are compared in columns; if there are more, each gets a row."""
 
 Result = Mapping[str, Any]
-"""What `result.json` says of a training; what is not known, or not yet, is None or missing."""
+"""The content of `result.json`; facts that are not known, or not yet, are None or missing."""
 
 # -- progress -----------------------------------------------------------------------------------
 
 
 class _TwoLines(Progress):
-    """A bar with its `details` beneath it."""
+    """A progress bar with its `details` on the line below."""
 
     def get_renderables(self) -> Iterator[RenderableType]:
         yield self.make_tasks_table(self.tasks)
@@ -68,20 +83,21 @@ class _TwoLines(Progress):
 
 
 class TrainingProgress(ProgressBar):
-    """The bar of a training over all steps: images per second and time left, beneath it epoch, accuracy and loss.
+    """The progress bar of a training over all steps, with epoch, accuracy and loss on the line below.
 
-    Speed and time left are those since the start, validation included.
+    Images per second and time left are measured since the start, validation included.
 
     Args:
-        epochs: Epochs in all.
-        steps: Optimiser steps in all.
-        done: Steps that were done before.
-        enabled, console: As for `ProgressBar`.
+        epochs: Number of epochs in all.
+        steps: Number of optimiser steps in all.
+        done: Number of steps that an earlier run has done.
+        enabled: False keeps the bar silent in a terminal, too.
+        console: The console to draw on; standard error by default.
     """
 
     BAR = _TwoLines
-    SECONDS_SHOWN: ClassVar[float] = 0.2
-    """How long a state is shown at least."""
+    SECONDS_BETWEEN_UPDATES: ClassVar[float] = 0.2
+    """Least time between two updates of the bar."""
 
     def __init__(
         self, epochs: int, steps: int, *, done: int = 0, enabled: bool = True, console: Console | None = None
@@ -100,28 +116,28 @@ class TrainingProgress(ProgressBar):
         """Count one step.
 
         Args:
-            epoch: The epoch that it belongs to, from 1.
-            losses: The weighted terms by name. They are read only when they are shown, a few times in a second: to
-                read one from a device waits until it is computed.
-            images: Images that it was computed on, over all processes.
+            epoch: Epoch of the step, from 1.
+            losses: Weighted terms of the loss by name. They are read only when the bar is updated, because reading a
+                value from a device waits until it is computed.
+            images: Number of images of the step, over all processes.
         """
         self._epoch, self._images = epoch, self._images + images
         self._losses = {name: x.detach() if isinstance(x, Tensor) else x for name, x in losses.items()}
         self._done += 1
         self._new += 1
         now = time.monotonic()
-        if not self._bar.disable and (now - self._shown >= self.SECONDS_SHOWN or self._done == self._total):
+        if not self._bar.disable and (now - self._shown >= self.SECONDS_BETWEEN_UPDATES or self._done == self._total):
             self._shown = now
             self._bar.update(self._task, completed=self._done, state=self.state(), details=self.details())
 
     def validated(self, accuracy: float) -> None:
-        """Show another validation accuracy, in percent."""
+        """Show a new validation accuracy, in percent."""
         self._accuracy = accuracy
         if not self._bar.disable:
             self._bar.update(self._task, details=self.details())
 
     def state(self) -> str:
-        """Images per second and time left, as far as they are known."""
+        """Images per second and time left; empty before the first step."""
         seconds = time.monotonic() - self._started
         if not self._new or seconds <= 0:
             return ""
@@ -129,13 +145,13 @@ class TrainingProgress(ProgressBar):
         return f"{self._images / seconds:,.0f} images/s  {left // 3600}:{left // 60 % 60:02}:{left % 60:02} left"
 
     def details(self) -> str:
-        """Epoch, last validation accuracy and weighted terms of the loss, as far as they are known."""
+        """Epoch, last validation accuracy and weighted terms of the loss, without those that are not known yet."""
         terms = {name: float(value) for name, value in self._losses.items()}
-        shown = " + ".join(f"{name} {value:.3g}" for name, value in terms.items())
+        total = " + ".join(f"{name} {value:.3g}" for name, value in terms.items())
         parts = [
             f"epoch {self._epoch}/{self._epochs}" if self._epoch else "",
             "" if self._accuracy is None else f"validation {self._accuracy:.1f} %",
-            f"loss {sum(terms.values()):.3g} = {shown}" if terms else "",
+            f"loss {sum(terms.values()):.3g} = {total}" if terms else "",
         ]
         return "  ".join(filter(None, parts))
 
@@ -144,15 +160,16 @@ class TrainingProgress(ProgressBar):
 
 
 class TrainingCurves:
-    """Scalars by step for TensorBoard, written anew by every run from the rows that are stored, then one by one.
+    """Scalars by step for TensorBoard.
 
-    So none is missing or there twice, whenever an earlier run was killed and however much of it was on the disk.
+    Every run first writes the stored rows anew, then adds its own. So no row is missing or repeated, even if an
+    earlier run was killed before all of its events were on the disk.
 
     Args:
-        folder: Where the event files are; None writes nothing.
-        rows: The epochs that are done.
-        classes: Names of the classes; they are numbered where there are none.
-        source_weights: What each source counts, by its name; it stays the same over a training.
+        folder: Folder of the event files; None writes nothing.
+        rows: Rows of the epochs that are done.
+        classes: Names of the classes; without names, classes are numbered.
+        source_weights: Weight of each source by its name; weights are constant over a training.
     """
 
     def __init__(
@@ -188,14 +205,17 @@ class TrainingCurves:
             self._writer.close()
 
     def add(self, row: Row) -> None:
-        """Add the scalars of the next epoch at its step; they are on the disk afterwards."""
+        """Add the scalars of the next epoch at its step, and write them to the disk."""
         if self._writer is None:
             return
-        values = {TAGS.get(name, name if name.startswith("loss/") else None): value for name, value in row.items()}
-        by_class = row.get("val_class_accuracy") or ()
-        if len(by_class) <= CLASSES_SHOWN:
-            names = _class_names(self._classes, len(by_class))
-            values |= {f"class_accuracy/{name}": value for name, value in zip(names, by_class, strict=True)}
+        values = {
+            _TENSORBOARD_TAGS.get(name, name if name.startswith("loss/") else None): value
+            for name, value in row.items()
+        }
+        accuracies = row.get("val_class_accuracy") or ()
+        if len(accuracies) <= _MAX_CLASSES:
+            names = _class_names(self._classes, len(accuracies))
+            values |= {f"class_accuracy/{name}": value for name, value in zip(names, accuracies, strict=True)}
         for tag, value in values.items():
             if tag is not None and value is not None:
                 self._writer.add_scalar(tag, value, global_step=row["step"])
@@ -203,15 +223,19 @@ class TrainingCurves:
 
 
 def _class_names(classes: Sequence[str], count: int) -> Sequence[str]:
-    """What classes are called: their places where they have no names, or one name twice."""
+    """Names of the classes; their numbers if names are missing or not unique."""
     return classes if len(classes) == len(set(classes)) == count else [str(place) for place in range(count)]
 
 
 def metrics_csv(rows: Sequence[Row]) -> Iterator[str]:
-    """The lines of `metrics.csv`: a row for each epoch, empty where it has no finite value; no lists.
+    """The lines of `metrics.csv`: a row for each epoch, without lists; values that are not finite are empty.
 
     Args:
-        rows: The epochs in order.
+        rows: Rows of the epochs, in order.
+
+    Example:
+        >>> "".join(metrics_csv([{"epoch": 1, "loss": 2.5}])).split()
+        ['epoch,loss', '1,2.5']
     """
     lists = {name for row in rows for name, value in row.items() if isinstance(value, (list, tuple))}
     columns = list(dict.fromkeys(name for row in rows for name in row if name not in lists))
@@ -225,33 +249,37 @@ def metrics_csv(rows: Sequence[Row]) -> Iterator[str]:
 
 
 def format_training(result: Result) -> Table:
-    """Student, teacher or sources, labels, loss, accuracies, calibration, agreement, cost and time of a training."""
+    """Format a training: student, teacher or sources, labels, loss, accuracies, calibration, agreement, cost, time.
+
+    Args:
+        result: The content of `result.json`.
+    """
     table = Table(title=Text(_title(result)), show_header=False)
     table.add_column(no_wrap=True)
     table.add_column(overflow="fold")
-    for name, shown in _facts(result).items():
-        if shown:
-            table.add_row(name, shown if isinstance(shown, Table) else Text(shown))
+    for name, fact in _facts(result).items():
+        if fact:
+            table.add_row(name, fact if isinstance(fact, Table) else Text(fact))
     return table
 
 
 def describe_training(result: Result, path: str | os.PathLike[str] | None = None) -> Iterator[str]:
-    """How a training ended, which epoch its numbers are of, and Python that loads the student, in lines.
+    """Describe a training in lines: its end, the epoch of its numbers, and Python that loads the student.
 
     Args:
-        result: What `result.json` says.
-        path: The run folder, if there is one.
+        result: The content of `result.json`.
+        path: The run folder; None without one.
     """
     complete = result["status"] == "complete"
     if not complete:
-        done = f"{_epochs(result)} done, {_count(result['steps'], 'step')}"
+        done = f"{_epochs(result)} done, {format_count(result['steps'], 'step')}"
         yield f"interrupted or running: {done}; the same command continues"
     if (teacher := result.get("teacher")) and teacher.get("trained") is False:
         yield f"the teacher {teacher['name']} has random weights: it was neither trained nor given a checkpoint"
     if reason := (result.get("sources") or {}).get("fallback"):
         yield f"{reason}; the student was trained on its labels alone"
     if test := result.get("test"):
-        chosen = RULES[result["rule"]]
+        chosen = _RULE_WORDS[result["rule"]]
         yield f"the student is that of epoch {test['epoch']}, {chosen}; it was tested after it was chosen"
         yield (
             f"one of {test['samples']:,} test images is {100 / test['samples']:.2g} points of accuracy, and another "
@@ -264,24 +292,24 @@ def describe_training(result: Result, path: str | os.PathLike[str] | None = None
         yield f"import diswot_search; model = diswot_search.load_student({str(path)!r})"
 
 
-RULES = {"last": "the last", "best": "the best on validation images"}
-"""Which epoch's student is kept, by rule."""
+_RULE_WORDS = {"last": "the last", "best": "the best on validation images"}
+"""Description of the epoch that a rule chooses, by rule."""
 
 
 def compare_trainings(results: Mapping[str, Result]) -> Table:
-    """Trainings side by side, each number with its difference from the first training.
+    """Format trainings side by side, each number with its difference from the first training.
 
     Args:
-        results: What `result.json` says of each, by what it is called, such as "student alone" and "distilled".
+        results: The content of `result.json` by name of the training, such as "student alone" and "distilled".
 
     Raises:
-        ValueError: There are none.
+        ValueError: There are no trainings.
     """
     if not results:
-        raise ValueError("There are no trainings to compare.")
-    facts = {name: [value(result) for result in results.values()] for name, value in COMPARED_FACTS.items()}
-    known = {name: [value or "-" for value in values] for name, values in facts.items() if any(values)}
-    return (_in_columns if len(results) <= ACROSS else _in_rows)(results, known)
+        raise ValueError("There are no trainings to compare; give the results of at least one.")
+    facts = {name: [value(result) for result in results.values()] for name, value in _COMPARED_FACTS.items()}
+    stated = {name: [value or "-" for value in values] for name, values in facts.items() if any(values)}
+    return (_in_columns if len(results) <= _MAX_TRAININGS_IN_COLUMNS else _in_rows)(results, stated)
 
 
 def _in_columns(results: Mapping[str, Result], facts: Mapping[str, Sequence[str]]) -> Table:
@@ -293,14 +321,14 @@ def _in_columns(results: Mapping[str, Result], facts: Mapping[str, Sequence[str]
     for name, values in facts.items():
         table.add_row(name, *map(Text, values))
     table.add_section()
-    for name in COMPARED:
+    for name in _COMPARED_NUMBERS:
         if cells := _compared(name, results):
             table.add_row(name, *map(Text, cells), style="bold" if name == "test accuracy" else "")
     return table
 
 
 def _in_rows(results: Mapping[str, Result], facts: Mapping[str, Sequence[str]]) -> Table:
-    """A row for each training, with the facts and numbers that tell most; what is the same for all stands beneath."""
+    """A row for each training, with its main facts and numbers; facts that all share are in the caption."""
     alike = [f"{name} {values[0]}" for name, values in facts.items() if len(set(values)) == 1]
     table = _comparison([*([f"all: {', '.join(alike)}"] if alike else []), *_explain_comparison(results)])
     table.add_column(overflow="fold")
@@ -318,31 +346,32 @@ def _in_rows(results: Mapping[str, Result], facts: Mapping[str, Sequence[str]]) 
     return table
 
 
-def _comparison(explained: Iterable[str]) -> Table:
-    return Table(caption=Text("\n".join(explained), style="dim"), caption_justify="left")
+def _comparison(explanations: Iterable[str]) -> Table:
+    return Table(caption=Text("\n".join(explanations), style="dim"), caption_justify="left")
 
 
 def _compared(name: str, results: Mapping[str, Result], *, differences: bool = True) -> list[str]:
-    """A number of each training, with its difference from the first one; nothing if none has it."""
-    group, key, unit, digits = COMPARED[name]
+    """A number of each training, with its difference from the first one; empty if no training has it."""
+    group, key, unit, digits = _COMPARED_NUMBERS[name]
     values = [_number(result, group, key) for result in results.values()]
     if all(value is None for value in values):
         return []
     return [
-        _shown(value, values[0] if place and differences else None, unit, digits) for place, value in enumerate(values)
+        _with_difference(value, values[0] if place and differences else None, unit, digits)
+        for place, value in enumerate(values)
     ]
 
 
-COMPARED_FACTS: dict[str, Callable[[Result], str | None]] = {
+_COMPARED_FACTS: dict[str, Callable[[Result], str | None]] = {
     "student": lambda result: (result.get("student") or {}).get("name"),
     "teacher": lambda result: " and ".join(_teachers(result)),
     "labels": lambda result: _labelled(result),
     "loss": lambda result: " + ".join(_loss(result)),
     "epochs": lambda result: f"{result['epochs']:,}",
 }
-"""What stands above the numbers of a comparison, by name."""
+"""Facts above the numbers of a comparison, by name."""
 
-COMPARED = {
+_COMPARED_NUMBERS = {
     "test accuracy": ("test", "accuracy", " %", 2),
     "test accuracy, top 5": ("test", "top5", " %", 2),
     "test loss": ("test", "nll", "", 4),
@@ -351,17 +380,17 @@ COMPARED = {
     "best validation accuracy": ("best", "val_accuracy", " %", 2),
     "seconds": ("timing", "seconds", "", 1),
 }
-"""What is compared between trainings: its name, where it is in a result, its unit and its decimal places."""
+"""Numbers of a comparison by name: group and key in a result, unit and decimal places."""
 
 
 def format_distillers(pattern: str = "*") -> Table:
-    """The distillers by name: what they read, their customary weight and that of the cross entropy, what they are.
+    """Format the distillers by name: features they read, usual weights of distiller and cross entropy, description.
 
     Args:
         pattern: A shell pattern that names must match.
 
     Raises:
-        UnknownNameError: No name does; near ones are given.
+        UnknownNameError: No distiller matches the pattern; the message gives near names.
     """
     table = Table("name", "reads", title="Distillers")
     table.add_column("weight", justify="right")
@@ -385,21 +414,21 @@ def _title(result: Result) -> str:
 
 
 def _teachers(result: Result) -> list[str]:
-    """Whom the student learns from besides labels, briefly."""
+    """Short names of the teacher and the sources that the student learns from."""
     teacher, sources = result.get("teacher") or {}, result.get("sources") or {}
     models = sources.get("models") or ()
     unused = sources.get("fallback") or sources.get("lam") == 1
     used = [] if unused else [model["name"] for model in models if model.get("weight")]
-    shown = [teacher["name"]] if teacher else []
+    names = [teacher["name"]] if teacher else []
     if len(used) == 1:
-        shown.append(used[0] if len(models) == 1 else f"{used[0]}, one of {len(models)} sources")
+        names.append(used[0] if len(models) == 1 else f"{used[0]}, one of {len(models)} sources")
     elif used:
-        shown.append(f"{len(used)} sources ({_weighting(sources)})")
-    return shown
+        names.append(f"{len(used)} sources ({_weighting(sources)})")
+    return names
 
 
 def _weighting(sources: Mapping[str, Any]) -> str:
-    """How sources are weighted, in a word."""
+    """The rule that weights the sources, in a few words."""
     weighting = sources.get("weighting")
     return weighting if isinstance(weighting, str) else "weights by hand"
 
@@ -409,18 +438,18 @@ def _uses_fixmatch(result: Result) -> bool:
 
 
 def _epochs(result: Result) -> str:
-    """How many are done, and of how many where that is another number."""
+    """Number of finished epochs, with the planned number if it differs."""
     planned = result.get("planned_epochs", result["epochs"])
     of = "" if planned == result["epochs"] else f"{result['epochs']} of "
-    return of + _count(planned, "epoch")
+    return of + format_count(planned, "epoch")
 
 
 def _facts(result: Result) -> dict[str, str | Table]:
-    """What the table says, by heading; empty what is not known."""
+    """Cells of the table by heading; empty if not known."""
     sources = result.get("sources") or {}
     part = {name: result.get(name) or {} for name in ("student", "teacher", "test", "agreement", "last", "best")}
     test, agreement = part["test"], part["agreement"]
-    chosen = f"{_count(test['samples'], 'image')}, epoch {test['epoch']}" if test else ""
+    chosen = f"{format_count(test['samples'], 'image')}, epoch {test['epoch']}" if test else ""
     return {
         "student": _network(part["student"]),
         "teacher": _network(part["teacher"]),
@@ -450,7 +479,7 @@ def _facts(result: Result) -> dict[str, str | Table]:
 
 
 def _network(facts: Mapping[str, Any]) -> str:
-    """Name and cost of a network, as far as they are known."""
+    """Name and cost of a network, without facts that are not known."""
     parts = [
         facts.get("name", ""),
         f"{human_number(facts['params'])} parameters" if facts.get("params") else "",
@@ -461,12 +490,12 @@ def _network(facts: Mapping[str, Any]) -> str:
 
 
 def _labels(result: Result) -> str:
-    """How many images of how many classes have labels; empty where all have."""
+    """Numbers of labelled images and classes; empty if all images are labelled."""
     labels = result.get("labels")
     if not labels:
         return ""
     validation = f", and all {labels['validation']:,} to validate on" if labels.get("validation") else ""
-    return f"{_labelled(result)} images are labelled{validation}, {_count(labels['classes'], 'class')}"
+    return f"{_labelled(result)} images are labelled{validation}, {format_count(labels['classes'], 'class')}"
 
 
 def _labelled(result: Result) -> str:
@@ -475,22 +504,22 @@ def _labelled(result: Result) -> str:
 
 
 def _sources_table(sources: Mapping[str, Any]) -> Table:
-    """The sources by falling weight: how near they are, what they count, how well the student follows them."""
+    """The sources by falling weight: similarity, weight, and last loss of the student against each."""
     measured = any(model.get("similarity") is not None for model in sources["models"])
-    similarity = f"similarity ({sources['measure']})" if measured and sources.get("measure") else "similarity"
+    heading = f"similarity ({sources['measure']})" if measured and sources.get("measure") else "similarity"
     table = Table(box=None, pad_edge=False, header_style="dim")
     table.add_column("name", overflow="fold")
-    for column in (similarity, "weight", "last loss"):
+    for column in (heading, "weight", "last loss"):
         table.add_column(column, justify="right", no_wrap=True)
     for model in sorted(sources["models"], key=lambda model: (-_weight(model), -_similarity(model))):
         spread = f" ± {model['std']:.2g}" if model.get("std") is not None else ""
-        nearness, loss = _format(model.get("similarity"), ".3g", spread), _format(model.get("loss"), ".4f", "")
-        table.add_row(Text(model["name"]), nearness or "-", _short_weight(_weight(model)), loss or "-")
+        similarity, loss = _format(model.get("similarity"), ".3g", spread), _format(model.get("loss"), ".4f", "")
+        table.add_row(Text(model["name"]), similarity or "-", _short_weight(_weight(model)), loss or "-")
     return table
 
 
 def _weights_explained(sources: Mapping[str, Any]) -> str:
-    """Where the weights of sources come from, and which views of the images they see."""
+    """The rule that weights the sources, and the views of the images that they see."""
     power = sources.get("power")
     parts = [
         _weighting(sources),
@@ -506,7 +535,7 @@ def _weight(model: Mapping[str, Any]) -> float:
 
 
 def _similarity(model: Mapping[str, Any]) -> float:
-    """Minus infinity where it is not known."""
+    """The similarity of a source; minus infinity if not known."""
     similarity = model.get("similarity")
     return -math.inf if similarity is None else float(similarity)
 
@@ -527,16 +556,16 @@ def _loss(result: Result) -> list[str]:
 
 
 def _work(result: Result) -> str:
-    """How long it took, how fast it was and on what."""
+    """Steps, time and speed of a training, and its hardware."""
     timing = result.get("timing") or {}
     parts = [
-        _count(result["steps"], "step"),
+        format_count(result["steps"], "step"),
         f"batch {timing['batch_size']}" if timing.get("batch_size") else "",
         _format(timing.get("seconds"), ",.1f", " s"),
         _format(timing.get("images_per_second"), ",.0f", " images/s"),
         str(timing.get("device") or ""),
-        _count(timing["processes"], "process") if timing.get("processes", 1) > 1 else "",
-        _count(timing["threads"], "thread") if timing.get("threads") else "",
+        format_count(timing["processes"], "process") if timing.get("processes", 1) > 1 else "",
+        format_count(timing["threads"], "thread") if timing.get("threads") else "",
         str(timing.get("precision") or ""),
     ]
     return ", ".join(filter(None, parts))
@@ -553,7 +582,11 @@ def _explain_comparison(results: Mapping[str, Result]) -> Iterator[str]:
 
 
 def _standard_error(test: Mapping[str, Any]) -> float:
-    """Standard error of an accuracy in points, not zero where all is right; Source: Agresti and Coull, 1998."""
+    """Standard error of an accuracy in points; not zero even if every image is right.
+
+    Source: Agresti and Coull, "Approximate is better than exact for interval estimation of binomial proportions", 1998,
+    with two successes and two failures added.
+    """
     samples = test["samples"] + 4
     share = (test["accuracy"] / 100 * test["samples"] + 2) / samples
     return 100 * math.sqrt(share * (1 - share) / samples)
@@ -564,7 +597,7 @@ def _number(result: Result, group: str, key: str) -> float | None:
     return None if value is None else float(value)
 
 
-def _shown(value: float | None, reference: float | None, unit: str, digits: int) -> str:
+def _with_difference(value: float | None, reference: float | None, unit: str, digits: int) -> str:
     if value is None:
         return "-"
     difference = "" if reference is None else f" ({value - reference:+.{digits}f})"
@@ -575,63 +608,57 @@ def _format(value: float | None, how: str, unit: str) -> str:
     return "" if value is None else f"{value:{how}}{unit}"
 
 
-def _count(number: int, noun: str) -> str:
-    plural = f"{noun}es" if noun.endswith("s") else f"{noun}s"
-    return f"{number:,} {noun if number == 1 else plural}"
-
-
 # -- pictures -----------------------------------------------------------------------------------
 
 
 def draw_training(rows: Sequence[Row], result: Result) -> dict[str, bytes]:
-    """The pictures of a training as PNG, by file name: those for which there is something to show.
+    """Plot a training.
 
     Args:
-        rows: The epochs in order.
-        result: What `result.json` says.
+        rows: Rows of the epochs, in order.
+        result: The content of `result.json`.
+
+    Returns:
+        Contents of PNG files by file name, without the pictures for which there are no data.
     """
     test, sources = result.get("test") or {}, result.get("sources") or {}
-    wanted = {
+    has_data = {
         "loss.png": bool(rows),
         "accuracy.png": bool(rows),
         "reliability.png": bool(test.get("bins")),
-        "classes.png": 2 <= len(test.get("class_accuracy") or ()) <= CLASSES_SHOWN,
+        "classes.png": 2 <= len(test.get("class_accuracy") or ()) <= _MAX_CLASSES,
         "weights.png": bool(sources.get("models")),
     }
-    return {name: to_png(draw(rows, result)) for name, draw in TRAINING_PICTURES.items() if wanted[name]}
+    return {name: to_png(plot(rows, result)) for name, plot in TRAINING_PICTURES.items() if has_data[name]}
 
 
 def plot_losses(rows: Sequence[Row], result: Result) -> Figure:
-    """The loss by epoch with its weighted terms, and the cross entropy of the validation images."""
-    from matplotlib.ticker import LogLocator, NullFormatter
-
+    """Plot the loss by epoch with its weighted terms, and the cross entropy of the validation images."""
     figure = new_figure()
     axes = style_axes(figure.add_subplot())
-    terms = _drawn_terms(rows)
+    terms = _plotted_terms(rows)
     lines = {name: _column(rows, name) for name in ("loss", *terms, "val_loss")}
     epochs = _column(rows, "epoch")
     marker = _marker(rows)
     special = {"loss": ("total", "-", "black"), "val_loss": ("validation, cross entropy", "--", GREY)}
-    styles = dict(zip(terms, itertools.cycle(itertools.product(TERM_STYLES, TERM_COLOURS)), strict=False))
+    styles = dict(zip(terms, itertools.cycle(itertools.product(_TERM_STYLES, _TERM_COLOURS)), strict=False))
     for name, values in lines.items():
         if not np.isfinite(values).any() or (name == "loss" and len(terms) == 1):
-            continue  # a loss of one term is that term
+            continue  # a loss of one term equals that term
         label, style, colour = special.get(name) or (_shortened(name.removeprefix("loss/"), 34), *styles[name])
         axes.plot(epochs, values, style, color=colour, marker=marker, markersize=3, label=label)
     if _is_wide(lines.values()):
         axes.set_yscale("log")
-        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-        axes.yaxis.set_major_formatter("{x:g}")
-        axes.yaxis.set_minor_formatter(NullFormatter())
+        label_log_axis(axes.yaxis)
     axes.set_ylabel("loss, weighted as added")
     _finish(figure, axes, rows, result)
     return figure
 
 
-def _drawn_terms(rows: Sequence[Row]) -> list[str]:
-    """The terms of the loss; of sources those that are seen beside its total."""
+def _plotted_terms(rows: Sequence[Row]) -> list[str]:
+    """The terms of the loss, without sources too small to be visible next to the total."""
     terms = dict.fromkeys(name for row in rows for name in row if name.startswith("loss/"))
-    least = LEAST_SHARE * np.nanmax(_column(rows, "loss"), initial=0.0)
+    least = _MIN_SOURCE_SHARE * np.nanmax(_column(rows, "loss"), initial=0.0)
     return [
         name
         for name in terms
@@ -640,7 +667,7 @@ def _drawn_terms(rows: Sequence[Row]) -> list[str]:
 
 
 def plot_accuracy(rows: Sequence[Row], result: Result) -> Figure:
-    """Accuracy by epoch on training and validation images, with the best epoch, the test and the teacher."""
+    """Plot the accuracy by epoch on training and validation images, with the best epoch, the test and the teacher."""
     figure = new_figure()
     axes = style_axes(figure.add_subplot())
     epochs, marker = _column(rows, "epoch"), _marker(rows)
@@ -668,7 +695,7 @@ def plot_accuracy(rows: Sequence[Row], result: Result) -> Figure:
 
 
 def plot_reliability(rows: Sequence[Row], result: Result) -> Figure:
-    """Accuracy against confidence on the test images, and how many there are of each confidence."""
+    """Plot accuracy against confidence on the test images, and the number of images by confidence."""
     test = result["test"]
     width = 100 / len(test["bins"])
     bins = [(width * (place + 0.5), part) for place, part in enumerate(test["bins"]) if part["samples"]]
@@ -685,30 +712,30 @@ def plot_reliability(rows: Sequence[Row], result: Result) -> Figure:
     upper.set(xlim=(0, 100), ylim=(0, 101), ylabel="accuracy (%)")
     style_axes(lower).bar(middles, samples, 0.94 * width, color=GREY)
     lower.set(ylabel="images", xlabel="confidence: largest probability (%)")
-    shown = f"calibration error {test['calibration_error']:.2f} % on {_count(test['samples'], 'test image')}"
-    upper.set_title(f"{_title(result)}\n{shown}", fontsize=11, loc="left")
+    subtitle = f"calibration error {test['calibration_error']:.2f} % on {format_count(test['samples'], 'test image')}"
+    upper.set_title(f"{_title(result)}\n{subtitle}", fontsize=11, loc="left")
     figure.legend(loc="outside lower center", ncols=3, frameon=False)
     return figure
 
 
 def plot_classes(rows: Sequence[Row], result: Result) -> Figure:
-    """Accuracy on the test images of each class, the best first, in as many columns as keep the names readable."""
+    """Plot the test accuracy of each class, the best first, in enough columns to keep the names readable."""
     accuracies = result["test"]["class_accuracy"]
     names = [_shortened(name, 26) for name in _class_names(result.get("classes") or (), len(accuracies))]
     bars = sorted(zip(accuracies, names, strict=True), key=lambda bar: math.inf if bar[0] is None else -bar[0])
-    columns = math.ceil(len(bars) / BARS_PER_COLUMN)
+    columns = math.ceil(len(bars) / _BARS_PER_COLUMN)
     size = math.ceil(len(bars) / columns)
     figure = new_figure(3 + 3 * columns if columns > 1 else 7, 1.4 + 0.19 * max(size, 4))
     for place, axes in enumerate(figure.subplots(1, columns, sharex=True, squeeze=False)[0]):
-        _draw_bars(style_axes(axes), bars[place * size : (place + 1) * size], size)
+        _plot_bars(style_axes(axes), bars[place * size : (place + 1) * size], size)
         axes.axvline(result["test"]["accuracy"], color=ORANGE, linestyle="--", linewidth=1.4)
         axes.set_xlabel("accuracy (%)")
-    shown = f"test accuracy of each class; dashed: {result['test']['accuracy']:.2f} % of all images"
-    figure.suptitle(f"{_wrapped_title(result)}\n{shown}", fontsize=11, x=0.01, ha="left")
+    subtitle = f"test accuracy of each class; dashed: {result['test']['accuracy']:.2f} % of all images"
+    figure.suptitle(f"{_wrapped_title(result)}\n{subtitle}", fontsize=11, x=0.01, ha="left")
     return figure
 
 
-def _draw_bars(axes: Axes, bars: Sequence[tuple[float | None, str]], size: int) -> None:
+def _plot_bars(axes: Axes, bars: Sequence[tuple[float | None, str]], size: int) -> None:
     """Horizontal bars from the top down, with room for `size` of them."""
     places = range(len(bars))
     axes.barh(places, [accuracy or 0.0 for accuracy, _ in bars], 0.78, color=BLUE, alpha=0.8)
@@ -720,46 +747,50 @@ def _draw_bars(axes: Axes, bars: Sequence[tuple[float | None, str]], size: int) 
 
 
 def plot_weights(rows: Sequence[Row], result: Result) -> Figure:
-    """Weight of each source against its similarity to the data, one named point for each."""
+    """Plot the weight of each source against its similarity to the data, as named points."""
     sources = result["sources"]
     models = sources["models"]
     weights = np.array([_weight(model) for model in models])
     similarities = _column(models, "similarity")
-    known = np.isfinite(similarities)
-    places = np.where(known, similarities, _left_of(similarities[known]))
+    is_measured = np.isfinite(similarities)
+    places = np.where(is_measured, similarities, _left_of(similarities[is_measured]))
     height = max(4.2, 1.6 + 0.17 * len(models))
     figure = new_figure(8, height)
     axes = style_axes(figure.add_subplot())
-    axes.errorbar(
-        places[known], weights[known], xerr=np.nan_to_num(_column(models, "std"))[known], fmt="none", ecolor=GREY
-    )
+    spread = np.nan_to_num(_column(models, "std"))[is_measured]
+    axes.errorbar(places[is_measured], weights[is_measured], xerr=spread, fmt="none", ecolor=GREY)
     axes.scatter(places, weights, s=36, c=[BLUE if weight else GREY for weight in weights], zorder=3)
     top = weights.max() or 1.0
     axes.set_ylim(-0.05 * top, 1.06 * top)
     _name_points(axes, places, weights, [_shortened(model["name"], 34) for model in models], 0.17 / (height - 1.5))
-    _label_similarities(axes, sources, places, known)
+    _label_similarities(axes, sources, places, is_measured)
     axes.set_ylabel("weight")
-    shown = f"{_count(len(models), 'source')}: {_weights_explained(sources)}"
+    subtitle = f"{format_count(len(models), 'source')}: {_weights_explained(sources)}"
     if reason := sources.get("fallback") or ("" if weights.any() else "no source has a weight"):
-        shown = f"{reason}; trained on labels alone"
-    axes.set_title(f"{_wrapped_title(result)}\n{textwrap.fill(shown, 80)}", fontsize=11, loc="left", parse_math=False)
+        subtitle = f"{reason}; trained on labels alone"
+    title = f"{_wrapped_title(result)}\n{textwrap.fill(subtitle, 80)}"
+    axes.set_title(title, fontsize=11, loc="left", parse_math=False)
     return figure
 
 
 def _left_of(values: NDArray[np.float64]) -> float:
-    """Where points without a value stand: beside all others."""
+    """Position of points without a value: to the left of all others."""
     return float(values.min() - 0.15 * (np.ptp(values) or 1.0)) if len(values) else 0.0
 
 
 def _name_points(
     axes: Axes, x: NDArray[np.float64], y: NDArray[np.float64], names: Sequence[str], distance: float
 ) -> None:
-    """Names in a column right of the axes, each with a line to its point.
+    """Write names in a column right of the axes, each with a line to its point.
 
-    Those lines are the shortest in all, so that no two of them cross.
+    The total length of the lines is the least possible, so that no two of them cross.
 
     Args:
-        distance: Least distance of two names, as a share of the height.
+        axes: Axes of the points.
+        x: (N,) horizontal coordinates of the points.
+        y: (N,) vertical coordinates.
+        names: N names.
+        distance: Least distance of two names, as a share of the height of the axes.
     """
     from scipy.optimize import linear_sum_assignment
 
@@ -781,30 +812,31 @@ def _name_points(
 
 
 def _share(values: NDArray[np.float64], limits: tuple[float, float]) -> NDArray[np.float64]:
+    """The position of values between two limits, from 0 to 1."""
     return (values - limits[0]) / (limits[1] - limits[0])
 
 
 def _label_similarities(
-    axes: Axes, sources: Mapping[str, Any], places: NDArray[np.float64], known: NDArray[np.bool_]
+    axes: Axes, sources: Mapping[str, Any], places: NDArray[np.float64], is_measured: NDArray[np.bool_]
 ) -> None:
-    """Say what the axis of similarities is, where chance is, and where those are that are not known."""
-    measure = sources.get("measure") if known.any() else None
+    """Label the axis of similarities, with chance level and the position of sources without a similarity."""
+    measure = sources.get("measure") if is_measured.any() else None
     axes.set_xlabel(f"similarity to the data ({measure})" if measure else "similarity to the data")
-    if not known.any():
+    if not is_measured.any():
         axes.set_xticks([0], ["not measured"])
         return
-    if places[known].min() <= 0 <= places[known].max():
+    if places[is_measured].min() <= 0 <= places[is_measured].max():
         axes.axvline(0, color="black", linestyle="--", linewidth=1)
-    if not known.all():
-        unknown, right = places[~known][0], axes.get_xlim()[1]
+    if not is_measured.all():
+        unknown, right = places[~is_measured][0], axes.get_xlim()[1]
         ticks = [tick for tick in axes.get_xticks() if unknown < tick <= right]
         axes.set_xticks([unknown, *ticks], ["\nunknown", *(f"{tick:g}" for tick in ticks)])
 
 
 def _shortened(text: str, length: int) -> str:
-    """A text with its middle left out where it is longer, since names differ at their ends."""
-    kept = length - 3
-    return text if len(text) <= length else f"{text[: kept - kept // 2]}...{text[-(kept // 2) :]}"
+    """A text of limited length: a longer one loses its middle, since names differ at their ends."""
+    letters = length - 3
+    return text if len(text) <= length else f"{text[: letters - letters // 2]}...{text[-(letters // 2) :]}"
 
 
 TRAINING_PICTURES: dict[str, Callable[[Sequence[Row], Result], Figure]] = {
@@ -814,33 +846,33 @@ TRAINING_PICTURES: dict[str, Callable[[Sequence[Row], Result], Figure]] = {
     "classes.png": plot_classes,
     "weights.png": plot_weights,
 }
-"""The pictures of a training, by file name."""
+"""The functions that plot the pictures of a training, by file name."""
 
-TERM_COLOURS = (BLUE, ORANGE, GREEN, "#CC79A7", "#56B4E9", "#E69F00")
-"""More colours that people with any kind of colour vision tell apart (Okabe and Ito, 2008)."""
+_TERM_COLOURS = (BLUE, ORANGE, GREEN, PINK, SKY, AMBER)
+"""Colours of the terms of a loss, in order."""
 
-LEAST_SHARE = 0.001
-"""Share of the loss that a source must have to be drawn: with a high power most of a bank have far less."""
+_MIN_SOURCE_SHARE = 0.001
+"""Least share of the loss for a source to be plotted; with a high power most sources have far less."""
 
-TERM_STYLES = ("-", "--", ":")
-"""How lines are drawn once the colours are used up."""
+_TERM_STYLES = ("-", "--", ":")
+"""Line styles; the next one begins when the colours are used up."""
 
-BARS_PER_COLUMN = 34
-"""Bars above each other that are still read easily on one page."""
+_BARS_PER_COLUMN = 34
+"""Most bars above each other that are easy to read on one page."""
 
 
 def _column(rows: Sequence[Row], name: str) -> NDArray[np.float64]:
-    """A value by epoch, NaN where it is not known."""
+    """A value of each row, (N,); NaN if not known."""
     return np.array([math.nan if row.get(name) is None else float(row[name]) for row in rows])
 
 
 def _marker(rows: Sequence[Row]) -> str:
-    """Points where epochs are few, since one alone makes no line."""
+    """The marker of a line: dots if epochs are few, since one epoch makes no line."""
     return "o" if len(rows) <= 40 else ""
 
 
 def _is_wide(lines: Iterable[NDArray[np.float64]]) -> bool:
-    """Whether the values are positive and span more than a factor of ten, so that a log axis shows more of them."""
+    """Whether a logarithmic axis suits the values: all positive, with a range above a factor of ten."""
     values = np.concatenate([line[np.isfinite(line)] for line in lines])
     return bool(len(values) and values.min() > 0 and values.max() > 10 * values.min())
 
