@@ -13,7 +13,7 @@ from search_spaces import AccuracyTable, Architecture, SearchSpace, read_table
 
 from .data import Probe
 from .evaluation import uses_teacher
-from .proxies import Proxy, ProxyFunction, RankAggregate, get_proxy, match_proxies
+from .proxies import Proxy, ProxyFunction, RankAggregate, elementary_proxies, get_proxy, match_proxies
 from .scoring import SIZES, Opponent
 from .search import as_teacher, check_whole
 from .seeding import stable_seed
@@ -117,7 +117,7 @@ def choose_architectures(
 
 def members_of(proxies: Sequence[Proxy | RankAggregate]) -> list[Proxy]:
     """The proxies themselves and the members of aggregates, in order."""
-    return [member for proxy in proxies for member in proxy.members]
+    return [member for proxy in proxies for member in elementary_proxies(proxy)]
 
 
 def create_opponents(

@@ -17,7 +17,7 @@ from torch import nn
 from search_spaces import Architecture, SearchSpace, create_space
 
 from .evaluation import Evaluation, Record, uses_teacher
-from .proxies import get_proxy
+from .proxies import elementary_proxies, get_proxy
 from .run_folder import RunFolder, StudyError, as_json, csv_line, differences, no_store, versions
 
 MEASURES = ("params", "macs", "latency_ms")
@@ -242,7 +242,7 @@ class Study(RunFolder):
             proxy = get_proxy(self.config["proxy"])
         except (KeyError, ValueError):  # a function of the user's
             return False
-        return bool(self.teachers) and not any(map(uses_teacher, proxy.members))
+        return bool(self.teachers) and not any(map(uses_teacher, elementary_proxies(proxy)))
 
     @property
     def front(self) -> list[Candidate]:

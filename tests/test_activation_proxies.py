@@ -517,5 +517,5 @@ class TestContract(ProxyContract):
 
 def test_te_nas_is_the_mean_of_two_ranks() -> None:
     te_nas = get_proxy("te_nas")
-    assert te_nas.terms == ("ntk", "linear_regions")
+    assert te_nas.component_names == ("ntk", "linear_regions")
     assert te_nas.combine({"ntk": [-3.0, -2.0], "linear_regions": [5.0, 4.0]}).tolist() == [0.75, 0.75]

@@ -30,13 +30,13 @@ from diswot_search.evaluation import Evaluation, Evaluator, Record
 from diswot_search.proxies import (
     Proxy,
     RankAggregate,
-    base,
     create_aggregate,
     get_proxy,
     list_aggregates,
     list_proxies,
     register_aggregate,
     register_proxy,
+    registry,
 )
 from diswot_search.search import Search
 from search_spaces import Architecture, SearchSpace, UnknownNameError, create_space
@@ -164,15 +164,15 @@ def test_what_cannot_be_ranked_is_refused(scores: dict[str, Any], said: str) -> 
 @pytest.fixture
 def kept_registry(monkeypatch: pytest.MonkeyPatch) -> None:
     """What a test registers is forgotten after it."""
-    monkeypatch.setattr(base._PROXIES, "_entries", dict(base._PROXIES._entries))
+    monkeypatch.setattr(registry._PROXIES, "_entries", dict(registry._PROXIES._entries))
 
 
 def test_an_aggregate_is_written_as_its_method_and_members() -> None:
     aggregate = get_proxy(" mean_rank( relation,macs , params) ")
     assert isinstance(aggregate, RankAggregate)
-    assert (aggregate.method, aggregate.terms) == ("mean_rank", ("relation", "macs", "params"))
+    assert (aggregate.method, aggregate.component_names) == ("mean_rank", ("relation", "macs", "params"))
     assert aggregate.name == aggregate.identity == "mean_rank(relation, macs, params)"
-    assert aggregate.members == aggregate.parts == tuple(map(get_proxy, aggregate.terms))
+    assert aggregate.components == tuple(map(get_proxy, aggregate.component_names))
     assert aggregate.needs_teacher
     assert not get_proxy("log_rank(params, macs)").needs_teacher
     assert get_proxy(aggregate) is aggregate
@@ -184,8 +184,8 @@ def test_an_aggregate_is_written_as_its_method_and_members() -> None:
     [
         ("log_rnk(params, macs)", "Unknown method of aggregation 'log_rnk'. Did you mean 'log_rank'"),
         ("log_rank(params, mcas)", "Unknown proxy 'mcas'. Did you mean 'macs'"),
-        ("log_rank(params)", "at least two members, not 1"),
-        ("log_rank(params, macs, params)", "the member 'params' is there twice"),
+        ("log_rank(params)", "at least two components, not 1"),
+        ("log_rank(params, macs, params)", "the component 'params' is there twice"),
         ("log_rank(params, macs", "is no aggregate; write a method and the names of proxies"),
         ("log_rank()", "is no aggregate"),
         ("log_rank(params,, macs)", "is no aggregate"),
@@ -211,10 +211,10 @@ def test_a_registered_aggregate_is_known_by_name() -> None:
         get_proxy("bothh")
     with pytest.raises(ValueError, match="'params' is registered already"):
         register_aggregate("params", ["params", "macs"], "mean_rank", "")
-    with pytest.raises(ValueError, match=r"'both' is an aggregate, and .*; its members are params, macs"):
+    with pytest.raises(ValueError, match=r"'both' is an aggregate, and .*; its components are params, macs"):
         get_proxy("log_rank(both, relation)")
-    with pytest.raises(ValueError, match=r"'both' is an aggregate, .* cannot be a term"):
-        register_proxy("more", lambda student, teacher: 0.0, terms=("both",))
+    with pytest.raises(ValueError, match=r"'both' is an aggregate, .* cannot be a component"):
+        register_proxy("more", lambda student, teacher: 0.0, components=("both",))
     assert "more" not in list_proxies()
 
 

@@ -73,7 +73,7 @@ def cells() -> Readings:
 
 
 def test_the_score_is_the_sum_of_its_parts(cells: Readings) -> None:
-    assert get_proxy(DEFAULT_PROXY).terms == PARTS
+    assert tuple(component.name for component in get_proxy(DEFAULT_PROXY).components) == PARTS
     assert score(cells) == math.fsum(score(cells, part) for part in PARTS)
 
 

@@ -267,7 +267,7 @@ def test_student_and_teacher_may_change_places(name: str, pair: tuple[Readings, 
 
 
 def test_diswot_weighs_its_terms_alike(pair: tuple[Readings, Readings]) -> None:
-    terms = get_proxy("diswot").terms
+    terms = tuple(component.name for component in get_proxy("diswot").components)
     assert terms == ("semantic", "relation", "channel_relation")
     values = [get_proxy(term)(*pair) for term in terms]
     assert all(0 < value < 1 for value in values)
@@ -351,9 +351,9 @@ def test_features_that_are_zero_have_no_score() -> None:
 @pytest.fixture
 def kept_registry(monkeypatch: pytest.MonkeyPatch) -> None:
     """What a test registers is forgotten after it."""
-    from diswot_search.proxies import base
+    from diswot_search.proxies import registry
 
-    monkeypatch.setattr(base._PROXIES, "_entries", dict(base._PROXIES._entries))
+    monkeypatch.setattr(registry._PROXIES, "_entries", dict(registry._PROXIES._entries))
 
 
 def spread(student: Readings, teacher: Readings | None = None) -> float:
@@ -373,14 +373,14 @@ def test_unknown_names_are_answered_with_near_ones() -> None:
 
 @pytest.mark.usefixtures("kept_registry")
 def test_a_registered_function_is_known_by_name(pair: tuple[Readings, Readings]) -> None:
-    proxy = register_proxy("spread", spread, terms=("params",))
+    proxy = register_proxy("spread", spread, components=("params",))
     assert get_proxy("spread") is proxy
     assert get_proxy(proxy) is proxy
     assert list_proxies()[-1] == "spread"
-    assert (proxy.summary, proxy.needs_teacher, proxy.terms) == (
+    assert (proxy.summary, proxy.needs_teacher, proxy.components) == (
         "Standard deviation of the logits.",
         False,
-        ("params",),
+        (get_proxy("params"),),
     )
     assert proxy(pair[0]) == proxy(*pair) == pytest.approx(float(pair[0].logits.std()))
 
@@ -390,7 +390,7 @@ def test_a_name_is_given_once_and_terms_must_be_known() -> None:
     with pytest.raises(ValueError, match="proxy 'params' is registered already"):
         register_proxy("params", spread)
     with pytest.raises(UnknownNameError, match="Did you mean 'params'"):
-        register_proxy("spread", spread, terms=("parms",))
+        register_proxy("spread", spread, components=("parms",))
     assert "spread" not in list_proxies()
 
 

@@ -355,15 +355,15 @@ def test_activations_that_are_not_finite_are_named() -> None:
 
 def test_az_nas_is_made_of_its_four_parts() -> None:
     aggregate: Any = get_proxy("az_nas")
-    assert aggregate.terms == ("expressivity", "progressivity", "trainability", "macs")
+    assert aggregate.component_names == ("expressivity", "progressivity", "trainability", "macs")
     assert aggregate.needs == ("block_entropies", "block_gradients")
-    assert aggregate.identity == get_proxy(f"log_rank({', '.join(aggregate.terms)})").identity
+    assert aggregate.identity == get_proxy(f"log_rank({', '.join(aggregate.component_names)})").identity
 
 
 def test_vkdnw_rank_is_made_of_five() -> None:
     aggregate: Any = get_proxy("vkdnw_rank")
-    assert aggregate.terms == ("vkdnw", "jacov", "expressivity", "trainability", "macs")
-    assert aggregate.identity == get_proxy(f"log_rank({', '.join(aggregate.terms)})").identity
+    assert aggregate.component_names == ("vkdnw", "jacov", "expressivity", "trainability", "macs")
+    assert aggregate.identity == get_proxy(f"log_rank({', '.join(aggregate.component_names)})").identity
 
 
 class TestExpressivity(ProxyContract):

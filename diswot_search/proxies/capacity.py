@@ -21,7 +21,7 @@ from ..readings import ReadingError, Readings
 
 def effective_capacity(student: Readings, teacher: Readings | None = None) -> float:
     """Log of parameters x effective positions, layers and channels x the share of gradients that passes."""
-    return math.fsum(part(student) for part in PARTS)
+    return math.fsum(component(student) for component in COMPONENTS)
 
 
 def log_params(student: Readings, teacher: Readings | None = None) -> float:
@@ -116,4 +116,4 @@ def gradient_flow(student: Readings, teacher: Readings | None = None) -> float:
     return math.fsum(min(math.log(max(gain, LEAST_SHARE)), 0.0) for gain in gains) / max(len(gains), 1)
 
 
-PARTS = (log_params, position_entropy, layer_entropy, channel_entropy, gradient_flow)
+COMPONENTS = (log_params, position_entropy, layer_entropy, channel_entropy, gradient_flow)
