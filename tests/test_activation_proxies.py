@@ -42,7 +42,7 @@ NAMES = ("nwot", "swap", "linear_regions", "ntk", "meco", "zen")
 @pytest.fixture(autouse=True)
 def _few_draws(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of `zen`, whose cost is that of its draws."""
-    monkeypatch.setattr(zen, "REPEATS", 3)
+    monkeypatch.setattr(zen, "WEIGHT_DRAWS", 3)
 
 
 def make_probe(make: Callable[[], nn.Module] | None = None) -> Probe:
@@ -277,9 +277,9 @@ def naive_zen(run: Callable[[list[Tensor], Tensor, list[float]], Tensor], networ
     first = next(network.parameters()).detach().numpy()
     generator = torch.Generator().manual_seed(stable_seed("zen", hashlib.sha256(first.tobytes()).hexdigest()))
     scores = []
-    for _ in range(zen.REPEATS):
+    for _ in range(zen.WEIGHT_DRAWS):
         weights = [torch.randn(shape, generator=generator) for shape in shapes]
-        images, change = torch.randn(2 * zen.IMAGES, 3, 16, 16, generator=generator).double().chunk(2)
+        images, change = torch.randn(2 * zen._IMAGES, 3, 16, 16, generator=generator).double().chunk(2)
         scales: list[float] = []
         maps = run([w.double() for w in weights], torch.cat([images, images + 0.01 * change]), scales)
         first, second = maps.chunk(2)

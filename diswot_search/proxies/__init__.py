@@ -21,9 +21,9 @@ for _name in ("semantic", "relation", "channel_relation"):
         register_proxy(_name + _suffix, getattr(similarity, _name + _suffix), needs_teacher=True)
 register_proxy("diswot", similarity.diswot, needs_teacher=True, components=("semantic", "relation", "channel_relation"))
 for _suffix in ("_paper", "_readme"):
-    _components = (f"semantic{_suffix}", f"relation{_suffix}")
+    _terms = (f"semantic{_suffix}", f"relation{_suffix}")
     _function = getattr(similarity, f"diswot{_suffix}")
-    register_proxy(f"diswot{_suffix}", _function, needs_teacher=True, components=_components)
+    register_proxy(f"diswot{_suffix}", _function, needs_teacher=True, components=_terms)
 register_proxy("params", size.params)
 register_proxy("macs", size.macs)
 _components = tuple(component.__name__ for component in capacity.COMPONENTS)
