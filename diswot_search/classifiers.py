@@ -112,5 +112,6 @@ def _pooling(model: Any) -> dict[str, str]:
 def _new_layer(layer: Any, num_classes: int) -> nn.Module:
     bias = layer.bias is not None
     if isinstance(layer, nn.Conv2d):
-        return nn.Conv2d(layer.in_channels, num_classes, 1, stride=layer.stride, padding=layer.padding, bias=bias)
+        geometry: dict[str, Any] = {"stride": layer.stride, "padding": layer.padding}
+        return nn.Conv2d(layer.in_channels, num_classes, 1, bias=bias, **geometry)
     return nn.Linear(layer.in_features, num_classes, bias=bias)

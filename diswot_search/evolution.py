@@ -168,9 +168,7 @@ class Algorithm(ABC):
         for record in records:
             architecture = self._pending.pop(record.architecture, None)
             if architecture is None:
-                raise ValueError(
-                    f"{record.architecture!r} was told but is not among the proposals that wait for a record."
-                )
+                raise ValueError(f"{record.architecture!r} was told, but no proposal of it waits for a record.")
             if record.status == "ok":
                 evaluated.append((architecture, record))
         if not evaluated or not self._learns:
@@ -367,9 +365,7 @@ class PopulationSearch(Algorithm):
         values = [getattr(record, objective) for objective in self.objectives]
         if None in values:
             missing = self.objectives[values.index(None)]
-            raise ValueError(
-                f"{record.architecture!r} was told without {missing}, which is an objective; its record must have a value."
-            )
+            raise ValueError(f"{record.architecture!r} was told without a value of {missing}, which is an objective.")
         return Fitness(values, [OBJECTIVES[objective] for objective in self.objectives])
 
 

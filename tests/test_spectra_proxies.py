@@ -169,7 +169,7 @@ def constants_of_the_batch(model: nn.Module, images: Tensor) -> Iterator[None]:
     def set_statistics(norm: Any, inputs: tuple[Tensor, ...]) -> None:
         norm.running_var, norm.running_mean = torch.var_mean(inputs[0], (0, 2, 3), correction=0)
 
-    kept = {name: value.clone() for name, value in model.named_buffers()}
+    buffers = {name: value.clone() for name, value in model.named_buffers()}
     norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
     hooks = [norm.register_forward_pre_hook(set_statistics) for norm in norms]
     model.eval()
@@ -178,7 +178,7 @@ def constants_of_the_batch(model: nn.Module, images: Tensor) -> Iterator[None]:
     for hook in hooks:
         hook.remove()
     yield
-    model.load_state_dict(kept, strict=False)
+    model.load_state_dict(buffers, strict=False)
 
 
 def layer_weights(model: nn.Module, images: Tensor) -> list[Tensor]:

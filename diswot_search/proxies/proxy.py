@@ -1,4 +1,4 @@
-"""What a proxy is: a named function that scores a student network without training it."""
+"""The proxy: a named function that scores a student network without training it."""
 
 from __future__ import annotations
 
