@@ -7,6 +7,7 @@ formulas in double precision on the same features, scores differ by the rounding
 from __future__ import annotations
 
 import copy
+import dataclasses
 import functools
 import importlib
 import itertools
@@ -556,6 +557,15 @@ def test_only_proxies_of_this_package_are_known_by_their_bare_names() -> None:
     copied = Proxy("snip", spread, needs_teacher=False, summary="")
     assert not copied.is_registered
     assert copied.identity not in ("snip", mine.identity)
+    changed = dataclasses.replace(get_proxy("snip"), function=spread)
+    assert not changed.is_registered
+    assert changed.identity not in ("snip", mine.identity)
+
+
+@pytest.mark.parametrize("component", ["macs", get_proxy("log_rank(snip, macs)")])
+def test_a_component_must_be_a_proxy(component: Any) -> None:
+    with pytest.raises(TypeError, match="it must be a Proxy"):
+        Proxy("mine", spread, needs_teacher=False, summary="", components=(component,))
 
 
 MODULE = """

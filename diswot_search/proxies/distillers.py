@@ -78,7 +78,7 @@ def _attention_loss(student: list[Tensor], teacher: list[Tensor]) -> Tensor:
     pairs = zip(reversed(student), reversed(teacher), strict=False)
     losses = [fn.at_loss(first, second) for first, second in pairs if _have_patterns(first, second)]
     if not losses:
-        raise ValueError("at compares patterns over positions, and in no stage do both networks have more than one")
+        raise ValueError("at compares patterns over positions, and no stage has more than one position in both")
     return torch.stack(losses).mean()  # a sum would favour students with fewer stages
 
 
