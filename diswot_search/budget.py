@@ -1,4 +1,4 @@
-"""Limits on parameters, multiply-accumulates and latency, and whether a space can meet them."""
+"""Budgets: limits on parameters, multiply-accumulates and latency, and whether a space can meet them."""
 
 from __future__ import annotations
 
@@ -25,16 +25,22 @@ class BudgetError(ValueError):
 
 @dataclass(frozen=True)
 class Budget:
-    """What an architecture may cost at most; a limit that is None does not bind.
+    """The most that an architecture may cost. A limit of None does not bind.
 
     Attributes:
-        max_params: Trainable parameters.
-        max_macs: Multiply-accumulates of one image.
-        max_latency_ms: Median milliseconds of one forward pass, on the device of the study.
-        latency_batch_size: Images in that pass.
+        max_params: Largest number of trainable parameters.
+        max_macs: Largest number of multiply-accumulates of one image.
+        max_latency_ms: Largest median time of one forward pass, in milliseconds, on the device of the study.
+        latency_batch_size: Number of images in that pass.
 
     Raises:
         ValueError: A limit is not a positive, finite number, or the batch is not a positive integer.
+
+    Example:
+        >>> from diswot_search import Budget
+        >>> from search_spaces.cost import Cost
+        >>> Budget(max_params=0.5e6).admits(Cost(params=270_000, macs=40_000_000))
+        True
     """
 
     max_params: float | None = None
@@ -53,30 +59,33 @@ class Budget:
 
     @property
     def is_empty(self) -> bool:
-        """Whether every architecture is within it."""
+        """Whether no limit is set, so that every architecture is within the budget."""
         return self.max_params is None and self.max_macs is None and self.max_latency_ms is None
 
     def admits(self, cost: Cost, latency_ms: float | None = None) -> bool:
         """Whether an architecture of this cost is within the limits.
 
         Args:
-            cost: Its parameters and multiply-accumulates.
-            latency_ms: Its latency; without it the limit on latency is not checked, so that the cheap
-                limits can be settled before anything is built.
+            cost: Parameters and multiply-accumulates of the architecture.
+            latency_ms: Latency of the architecture in milliseconds. Without it the limit on latency is not checked, so
+                that the cheap limits can be checked before a network is built.
         """
-        spent = (cost.params, self.max_params), (cost.macs, self.max_macs), (latency_ms, self.max_latency_ms)
-        return all(value <= limit for value, limit in spent if value is not None and limit is not None)
+        pairs = (cost.params, self.max_params), (cost.macs, self.max_macs), (latency_ms, self.max_latency_ms)
+        return all(value <= limit for value, limit in pairs if value is not None and limit is not None)
 
     def to_dict(self) -> dict[str, Any]:
-        """The fields as JSON values."""
+        """The fields as JSON values; `from_dict` reads them."""
         return asdict(self)
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Budget:
-        """The budget that `to_dict` wrote, or any part of it.
+        """Make a budget from the fields that `to_dict` wrote, or from some of them.
+
+        Args:
+            values: Values by field name; a missing field has its default.
 
         Raises:
-            ValueError: A name that is no field, or a value that is no limit.
+            ValueError: A name is not a field, or a value is not a limit.
         """
         allowed = [f.name for f in fields(cls)]
         unknown = [name for name in values if name not in allowed]
@@ -98,17 +107,23 @@ def measure_latency(
     warmup: int = 3,
     repeats: int = 10,
 ) -> float:
-    """Median time of one forward pass in milliseconds, in evaluation mode and without gradients.
+    """Measure the median time of one forward pass, in evaluation mode and without gradients.
 
-    The model is moved to the device and stays there; the mode of its modules is put back.
+    The model is moved to the device and stays there. Its modules are put back into their modes.
 
     Args:
         model: The network.
         input_size: Channels, height and width of one image.
-        batch_size: Images in one pass.
-        device: Where it runs.
-        warmup: Passes before the clock starts.
-        repeats: Passes that are timed.
+        batch_size: Number of images in one pass.
+        device: Device of the passes, such as "cpu" or "cuda:0".
+        warmup: Number of passes before timing starts.
+        repeats: Number of timed passes.
+
+    Returns:
+        Milliseconds per pass, of the images' random float32 batch, without the transfer of the images to the device.
+
+    Raises:
+        ValueError: A number is too small.
     """
     import torch
 
@@ -146,17 +161,27 @@ def _synchronise(device: torch.device) -> None:
 def cheapest(
     space: SearchSpace, measure: Measure, cost: Callable[[Architecture], Cost] | None = None
 ) -> tuple[Architecture, float]:
-    """The architecture of least cost, by coordinate descent from the first choices.
+    """Find the architecture of least cost, by coordinate descent from the first choices.
 
-    Exact where the order of a decision's choices by cost does not depend on the other decisions.
+    The result is exact if the order of a decision's choices by cost does not depend on the other decisions.
 
     Args:
-        space: Where to look.
-        measure: "params" or "macs".
-        cost: Cost of an architecture, infinite where it is not to be taken; by default the space's.
+        space: The search space.
+        measure: The cost to minimise: "params" or "macs".
+        cost: Cost of an architecture, infinite for one that must not be taken; by default `space.cost`.
 
     Returns:
         The architecture and its cost by `measure`.
+
+    Raises:
+        ValueError: There is no such measure.
+
+    Example:
+        >>> from diswot_search.budget import cheapest
+        >>> from search_spaces import create_space
+        >>> architecture, params = cheapest(create_space("cifar_resnet_s0"), "params")
+        >>> str(architecture)
+        '1-1-1'
     """
     if measure not in ("params", "macs"):
         raise ValueError(f"measure is {measure!r}; it must be 'params' or 'macs'.")
@@ -169,37 +194,40 @@ def check_satisfiable(
 ) -> Architecture:
     """Find an architecture within the limits on parameters and multiply-accumulates.
 
-    As exact as `cheapest` for one limit, and for two where one choice is the cheapest by both. The limit on
-    latency is left out: it shows only when networks are built.
+    The search is as exact as `cheapest` for one limit, and for two limits if the same choices are cheapest by both. The
+    limit on latency is not checked, because that takes a built network.
 
     Args:
-        space: Where to look.
+        space: The search space.
         budget: The limits.
-        cost: As for `cheapest`.
+        cost: Cost of an architecture, infinite for one that must not be taken; by default `space.cost`.
+
+    Returns:
+        The first such architecture on the way down.
 
     Raises:
-        BudgetError: None is found; the message states the smallest costs of the space.
+        BudgetError: No such architecture was found; the message states the smallest costs of the space.
     """
     cost_of = cost or space.cost
-    given: dict[Measure, float | None] = {"params": budget.max_params, "macs": budget.max_macs}
-    limits = {measure: limit for measure, limit in given.items() if limit is not None}
+    maxima: dict[Measure, float | None] = {"params": budget.max_params, "macs": budget.max_macs}
+    limits = {measure: limit for measure, limit in maxima.items() if limit is not None}
 
     def overrun(architecture: Architecture) -> float:
-        spent = cost_of(architecture)
-        return max((getattr(spent, measure) / limit for measure, limit in limits.items()), default=0.0)
+        spending = cost_of(architecture)
+        return max((getattr(spending, measure) / limit for measure, limit in limits.items()), default=0.0)
 
-    found, ratio = _descend(space, _first(space), overrun, enough=1.0)
+    architecture, ratio = _descend(space, _first(space), overrun, enough=1.0)
     if ratio <= 1:
-        return found
+        return architecture
     smallest = {measure: cheapest(space, measure, cost_of) for measure in limits}
     for start, _ in smallest.values():
-        found, ratio = _descend(space, start, overrun, enough=1.0)
+        architecture, ratio = _descend(space, start, overrun, enough=1.0)
         if ratio <= 1:
-            return found
-    asked = " and ".join(f"max_{measure}={limit:,.10g}" for measure, limit in limits.items())
+            return architecture
+    limit_texts = " and ".join(f"max_{measure}={limit:,.10g}" for measure, limit in limits.items())
     least = " and ".join(f"{value:,} {measure}" for measure, (_, value) in smallest.items())
     raise BudgetError(
-        f"No architecture of {space.name} was found within {asked}; the smallest cost of the space is {least}."
+        f"No architecture of {space.name} was found within {limit_texts}; the smallest cost of the space is {least}."
     )
 
 
@@ -210,7 +238,7 @@ def _first(space: SearchSpace) -> Architecture:
 def _descend(
     space: SearchSpace, start: Architecture, value_of: Callable[[Architecture], float], enough: float = -math.inf
 ) -> tuple[Architecture, float]:
-    """Change one decision after another while that lowers the value, or until it is low enough."""
+    """Change one decision after another for as long as that lowers the value, or until it is at most `enough`."""
     current, value = start, value_of(start)
     while value > enough:
         before = value

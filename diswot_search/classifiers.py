@@ -1,4 +1,4 @@
-"""The last linear layer of a network: where it is, a new one for other classes in its place, or none."""
+"""The classifier of a network, its last linear layer: find it, replace it for other classes, or remove it."""
 
 from __future__ import annotations
 
@@ -13,36 +13,44 @@ from .readings.forward import classifier_layers, has_timm_contract, is_linear
 
 
 class ClassifierError(ValueError):
-    """A network whose classifier cannot be found, or classes that it cannot have."""
+    """The classifier of a network cannot be found, or cannot have the classes asked for."""
 
 
 def replace_classifier(model: nn.Module, num_classes: int) -> nn.Module:
-    """Give a network a new, random classifier for other classes; all else of it stays.
+    """Give a network a new, random classifier for other classes. Everything else of it stays.
 
-    Networks of timm's contract do it themselves, and keep their pooling. Of others the last linear layer, or 1x1
-    convolution, is replaced by one with torch's first weights. All weights are drawn from the global generator.
+    A network of timm's contract resets its own classifier and keeps its pooling. In any other network the last linear
+    layer, or 1x1 convolution, is replaced by one that torch initialises. New weights are drawn from torch's global
+    generator.
 
     Args:
         model: The network; it is changed in place.
-        num_classes: Classes to tell apart.
+        num_classes: Number of classes of the new classifier, at least 1.
 
     Returns:
         The same network.
 
     Raises:
-        ClassifierError: The network has no linear classifier, or there are no classes.
+        ClassifierError: The network has no linear classifier, or `num_classes` is not a positive integer.
+
+    Example:
+        >>> from torch import nn
+        >>> from diswot_search.classifiers import replace_classifier
+        >>> network = nn.Sequential(nn.Flatten(), nn.Linear(12, 10))
+        >>> replace_classifier(network, 3)[1]
+        Linear(in_features=12, out_features=3, bias=True)
     """
     if isinstance(num_classes, bool) or not isinstance(num_classes, int) or num_classes < 1:
-        raise ClassifierError(f"num_classes is {num_classes!r}; a classifier tells at least one class apart.")
-    like = next(model.parameters(), torch.empty(0))
+        raise ClassifierError(f"num_classes is {num_classes!r}; a classifier needs an integer of at least one class.")
+    reference = next(model.parameters(), torch.empty(0))
     _reset(model, num_classes, lambda layer: _new_layer(layer, num_classes))
     for name in classifier_names(model):
-        model.get_submodule(name).to(like.device, like.dtype).train(model.training)
+        model.get_submodule(name).to(reference.device, reference.dtype).train(model.training)
     return model
 
 
 def remove_classifier(model: nn.Module) -> nn.Module:
-    """Let a network give what its classifier gets.
+    """Make a network return the input of its classifier.
 
     Args:
         model: The network; it is changed in place.
@@ -58,9 +66,12 @@ def remove_classifier(model: nn.Module) -> nn.Module:
 
 
 def classifier_names(model: nn.Module) -> tuple[str, ...]:
-    """Names of the linear layers that make a network's logits; none where it has none.
+    """Names of the linear layers that compute a network's logits.
 
-    Without timm's contract this is the last layer with weights, or else the only `nn.Linear`.
+    Without timm's contract this is the last layer with weights if it is linear, or else the only `nn.Linear`.
+
+    Returns:
+        Module names as in `named_modules`; an empty tuple if there is no such layer.
     """
     if has_timm_contract(model):
         layers = classifier_layers(model)
@@ -73,7 +84,7 @@ def classifier_names(model: nn.Module) -> tuple[str, ...]:
 
 
 def _reset(model: Any, num_classes: int, make: Callable[[Any], nn.Module]) -> None:
-    """Let the network do it, or put what `make` makes of each linear layer of the classifier in its place."""
+    """Let the network reset its classifier, or replace each linear layer of it by `make(layer)`."""
     if has_timm_contract(model) and callable(getattr(model, "reset_classifier", None)):
         model.reset_classifier(num_classes, **_pooling(model))
         return
@@ -89,7 +100,7 @@ def _reset(model: Any, num_classes: int, make: Callable[[Any], nn.Module]) -> No
 
 
 def _pooling(model: Any) -> dict[str, str]:
-    """The pooling of a network whose `reset_classifier` would set another, as in older versions of timm."""
+    """The current pooling as an argument, if `reset_classifier` would change it, as in older versions of timm."""
     parameter = inspect.signature(model.reset_classifier).parameters.get("global_pool")
     if parameter is None or parameter.default is None:
         return {}
@@ -101,6 +112,6 @@ def _pooling(model: Any) -> dict[str, str]:
 def _new_layer(layer: Any, num_classes: int) -> nn.Module:
     bias = layer.bias is not None
     if isinstance(layer, nn.Conv2d):
-        moves: dict[str, Any] = {"stride": layer.stride, "padding": layer.padding}
-        return nn.Conv2d(layer.in_channels, num_classes, 1, bias=bias, **moves)
+        geometry: dict[str, Any] = {"stride": layer.stride, "padding": layer.padding}
+        return nn.Conv2d(layer.in_channels, num_classes, 1, bias=bias, **geometry)
     return nn.Linear(layer.in_features, num_classes, bias=bias)

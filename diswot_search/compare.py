@@ -36,7 +36,7 @@ from .comparison_report import COMPARISON_PICTURES, to_csv, to_json, to_markdown
 from .data import Probe
 from .evaluation import Evaluator, uses_teacher
 from .interruption import Interruption
-from .proxies import Proxy, RankAggregate
+from .proxies import Proxy, RankAggregate, elementary_proxies
 from .readings import Precision
 from .report import ProgressBar, to_png
 from .run_folder import csv_line, versions
@@ -384,10 +384,10 @@ class ComparisonRun:
         labels = []
         for proxy in asked:
             for opponent in opponents:
-                if opponent.control and not any(map(uses_teacher, proxy.members)):
+                if opponent.control and not any(map(uses_teacher, elementary_proxies(proxy))):
                     continue
                 text = f"{proxy.name} ({opponent.control})" if opponent.control else proxy.name
-                members = [self._unit(member, opponent) for member in proxy.members]
+                members = [self._unit(member, opponent) for member in elementary_proxies(proxy)]
                 members = [units.setdefault(unit.series, unit) for unit in members]
                 labels.append(_Label(text, proxy, opponent, tuple(members)))
         return labels
@@ -584,7 +584,7 @@ def _combine(label: _Label, read: Mapping[Unit, _Found]) -> NDArray[np.float64]:
     combined = np.full(members.shape[1:], math.nan)
     for draw in range(members.shape[1]):
         scored = np.isfinite(members[:, draw]).all(axis=0)
-        of_member = dict(zip(label.proxy.terms, members[:, draw, scored], strict=True))
+        of_member = dict(zip(label.proxy.component_names, members[:, draw, scored], strict=True))
         combined[draw, scored] = label.proxy.combine(of_member)
     return combined
 

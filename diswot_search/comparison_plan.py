@@ -13,7 +13,7 @@ from search_spaces import AccuracyTable, Architecture, SearchSpace, read_table
 
 from .data import Probe
 from .evaluation import uses_teacher
-from .proxies import Proxy, ProxyFunction, RankAggregate, get_proxy, match_proxies
+from .proxies import Proxy, ProxyFunction, RankAggregate, elementary_proxies, get_proxy, match_proxies
 from .scoring import SIZES, Opponent
 from .search import as_teacher, check_whole
 from .seeding import stable_seed
@@ -136,8 +136,8 @@ def choose_architectures(
 
 
 def members_of(proxies: Sequence[Proxy | RankAggregate]) -> list[Proxy]:
-    """The proxies in order, each aggregate replaced by its members."""
-    return [member for proxy in proxies for member in proxy.members]
+    """The proxies in order, each aggregate replaced by its components."""
+    return [component for proxy in proxies for component in elementary_proxies(proxy)]
 
 
 def create_opponents(

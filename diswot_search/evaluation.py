@@ -16,7 +16,7 @@ from search_spaces import Architecture, SearchSpace
 
 from .data import Probe
 from .defaults import DEFAULT_PROXY
-from .proxies import Proxy, ProxyFunction, RankAggregate, get_proxy
+from .proxies import Proxy, ProxyFunction, RankAggregate, elementary_proxies, get_proxy
 from .readings import Precision, Readings
 from .seeding import isolated_random_state, stable_seed
 from .teacher import Teacher, TeacherBank
@@ -238,15 +238,15 @@ class Evaluator:
             RuntimeError: A teacher cannot be read; nothing can be scored then.
         """
         pairs = [(seed, index) for seed in self.seeds for index in range(len(self.probes))]
-        needs = {need for proxy in (*self.proxy.parts, *self.proxy.members) for need in proxy.needs}
+        needs = {need for proxy in (*self.proxy.components, *elementary_proxies(self.proxy)) for need in proxy.needs}
         readings = {pair: self.read_teachers(*pair) for pair in pairs}
         started = time.perf_counter()
-        parts: dict[str, list[float]] = {name: [] for name in self.proxy.terms}
+        parts: dict[str, list[float]] = {component.name: [] for component in self.proxy.components}
         scores: list[float] = []
         try:
             for pair in pairs:
                 student, teachers = self.read_student(architecture, *pair, needs=needs), readings[pair]
-                for proxy in self.proxy.parts:
+                for proxy in self.proxy.components:
                     parts[proxy.name].append(self._part(proxy, student, teachers))
                 if isinstance(self.proxy, Proxy):
                     scores.append(_finite(self._mean(self.proxy, student, teachers)))

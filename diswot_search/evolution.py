@@ -1,9 +1,16 @@
 """Search algorithms as ask and tell: evolution, ageing evolution, NSGA-II, random and exhaustive.
 
-An algorithm proposes architectures (`ask`) and learns from their records (`tell`). It proposes only what is
-feasible and trainable, and nothing whose canonical form it proposed before. With the same seed and the same
-records told it proposes the same, so a study resumes by replaying its records. Where scores are relative to what else
-was scored, it learns anew from all records whenever it is told of some.
+An algorithm proposes architectures (`ask`) and learns from their records (`tell`). It proposes only feasible and
+trainable architectures, and none whose canonical form it has proposed before. With the same seed and the same records
+it makes the same proposals, so a study resumes by replaying its records. If scores are relative to the other scored
+architectures, as with an aggregate, the algorithm learns anew from all records each time.
+
+Example:
+    >>> from diswot_search.evolution import create_algorithm
+    >>> from search_spaces import create_space
+    >>> algorithm = create_algorithm("random", create_space("cifar_resnet_s0"), seed=0)
+    >>> len(algorithm.ask())
+    16
 """
 
 from __future__ import annotations
@@ -26,31 +33,45 @@ from search_spaces.registry import Registry, near_names
 if TYPE_CHECKING:
     from .evaluation import Record
 
-RETRIES = 100
-"""Suggestions that one proposal tries before it turns to a blinder way."""
-PATIENCE = 10
+_MAX_SUGGESTIONS = 100
+"""Suggestions that are tried for one proposal before random draws take over, and after those an enumeration."""
+_REFUSALS_PER_MUTATION = 10
 """Refused children of a population after which the next ones are mutated once more."""
-ENUMERABLE = 20_000
-"""Architectures of the largest space whose remainder is enumerated when draws find nothing new."""
-EXHAUSTIBLE = 10_000_000
-"""Architectures of the largest space that `exhaustive` takes."""
+_MAX_ENUMERATED = 20_000
+"""Size of the largest space whose remainder is enumerated when draws find nothing new."""
+_MAX_EXHAUSTIVE = 10_000_000
+"""Size of the largest space that `exhaustive` accepts."""
 OBJECTIVES = {"score": 1.0, "params": -1.0, "macs": -1.0, "latency_ms": -1.0}
 """Fields of a record that can be objectives, with DEAP's weight: 1 is maximised, -1 minimised."""
 
 
 class Algorithm(ABC):
-    """Proposes what to evaluate next. A new algorithm defines `suggest`, and `learn` and `forget` if it learns.
+    """Proposes the architectures to evaluate next.
 
-    Architectures are proposed in their canonical form where that is feasible, else as suggested.
+    A new algorithm defines `suggest`, and also `learn` and `forget` if it learns from scores. An architecture is
+    proposed in its canonical form if that is feasible, and as suggested otherwise.
 
     Args:
-        space: Where to search.
-        seed: Seed of all that is random.
-        feasible: Whether an architecture is within the budget; by default all are. It must always answer the same.
-        start: A feasible architecture, from which the feasible ones are explored where drawing evenly seldom hits one.
+        space: The search space.
+        seed: Seed of all random choices.
+        feasible: Whether an architecture is within the budget; by default all are. It must be a pure function.
+        start: A feasible architecture. A random walk from it finds feasible architectures when even draws rarely do.
 
     Raises:
         ValueError: `start` is not feasible.
+
+    Example:
+        An algorithm of your own, known by name after registration::
+
+            class Backwards(ds.Algorithm):
+                def __init__(self, space, **common):
+                    super().__init__(space, **common)
+                    self._remaining = reversed(list(space))
+
+                def suggest(self, attempt):
+                    return next(self._remaining, None)
+
+            ds.register_algorithm("backwards", Backwards)
     """
 
     def __init__(
@@ -63,37 +84,41 @@ class Algorithm(ABC):
     ) -> None:
         self.space = space
         self.rng = random.Random(seed)
-        # Walks ask twice about the same architecture, and a counted cost is not cheap.
+        # A walk asks twice about the same architecture, and counting its cost takes time.
         self._feasible = functools.lru_cache(maxsize=1024)(feasible or (lambda architecture: True))
         if start is not None and not self._feasible(start):
-            raise ValueError(f"start is {str(start)!r}, which is not feasible.")
+            raise ValueError(f"start is {str(start)!r}, which is not feasible; it must be within the budget.")
         self._position = start
         self._misses = 0
         self._asked: set[tuple[object, ...]] = set()
         self._pending: dict[str, Architecture] = {}
-        self._told: dict[str, Architecture] = {}  # only where scores are relative
+        self._told: dict[str, Architecture] = {}  # used only if scores are relative
         self._rest: list[int] | None = None
 
     # -- what an algorithm defines --------------------------------------------------------------
 
     @abstractmethod
     def suggest(self, attempt: int) -> Architecture | None:
-        """An architecture that may be worth proposing, or None where there are no more.
+        """Suggest an architecture to propose.
 
-        What is infeasible, untrainable or known is refused, and another one asked for.
+        A suggestion that is infeasible, untrainable or not new is refused, and another one is asked for.
 
         Args:
-            attempt: Suggestions refused in a row before this one; the more, the more random it should be.
+            attempt: Number of suggestions refused in a row before this one. The higher it is, the more random the
+                suggestion should be.
+
+        Returns:
+            The architecture, or None if there are no more.
         """
 
-    def learn(self, evaluated: Sequence[tuple[Architecture, Record]]) -> None:  # noqa: B027 - some learn nothing
-        """Take in evaluated architectures, in the order of asking; failed ones are not among them."""
+    def learn(self, evaluated: Sequence[tuple[Architecture, Record]]) -> None:  # noqa: B027 - optional
+        """Learn from evaluated architectures and their records, in the order of asking, without failed ones."""
 
     def forget(self) -> None:
-        """Drop all that `learn` took in: the scores of an aggregate change, and are learned anew.
+        """Drop everything that `learn` has learned, because the scores of an aggregate change with each new record.
 
         Raises:
-            ValueError: The algorithm learns and does not define this.
+            ValueError: The algorithm defines `learn` but not this method.
         """
         if self._learns:
             raise ValueError(
@@ -107,7 +132,7 @@ class Algorithm(ABC):
 
     @property
     def batch_size(self) -> int:
-        """Architectures that the next `ask` proposes."""
+        """Number of architectures that the next `ask` proposes."""
         return 1
 
     # -- ask and tell ---------------------------------------------------------------------------
@@ -116,8 +141,8 @@ class Algorithm(ABC):
         """Propose architectures to evaluate.
 
         Returns:
-            As many as suit the algorithm, fewer where nothing else is left. None at all means that the space is
-            exhausted, or, for a space too large to enumerate, that many draws gave nothing new.
+            `batch_size` architectures, or fewer if nothing else is left. An empty list means that the space is
+            exhausted or, for a space too large to enumerate, that many draws gave nothing new.
         """
         proposals: list[Architecture] = []
         for _ in range(self.batch_size):
@@ -129,21 +154,21 @@ class Algorithm(ABC):
         return proposals
 
     def tell(self, records: Sequence[Record], *, scored: Iterable[Record] | None = None) -> None:
-        """Learn from records, in the order of asking; failed ones are only noted as done.
+        """Learn from the records of proposed architectures. A failed one only ceases to be pending.
 
         Args:
-            records: What is new.
-            scored: Where scores are relative to what else was scored: all that has a score so far, the new ones
-                included, in the order of asking, each with its score of now. They replace all that was learned.
+            records: The new records, in the order of asking.
+            scored: All records with a score so far, the new ones included, in the order of asking, each with its
+                current score. They are given if scores are relative to each other, and replace everything learned.
 
         Raises:
-            ValueError: A record of an architecture that was not asked, or was told before.
+            ValueError: A record belongs to an architecture that was not proposed, or was told before.
         """
         evaluated = []
         for record in records:
             architecture = self._pending.pop(record.architecture, None)
             if architecture is None:
-                raise ValueError(f"{record.architecture!r} was told but is not among those asked and not yet told.")
+                raise ValueError(f"{record.architecture!r} was told, but no proposal of it waits for a record.")
             if record.status == "ok":
                 evaluated.append((architecture, record))
         if not evaluated or not self._learns:
@@ -157,12 +182,12 @@ class Algorithm(ABC):
     # -- proposals ------------------------------------------------------------------------------
 
     def draw(self) -> Architecture:
-        """An architecture drawn evenly from the space, or from its feasible part where that is rare.
+        """Draw an architecture evenly from the space, or from its feasible part if even draws rarely hit that.
 
-        A walk that stays where the next step is infeasible visits all feasible architectures that it can
-        reach equally often in the long run, because a mutation is as likely as its reverse.
+        The feasible part is sampled by a walk that stays in place when the next step is infeasible. In the long run it
+        visits all feasible architectures in its reach equally often, because a mutation is as likely as its reverse.
         """
-        if self._misses < RETRIES or self._position is None:
+        if self._misses < _MAX_SUGGESTIONS or self._position is None:
             architecture = self.space.sample(self.rng)
             self._misses = 0 if self._feasible(architecture) else self._misses + 1
             return architecture
@@ -173,36 +198,36 @@ class Algorithm(ABC):
         return self._position
 
     def form(self, architecture: Architecture) -> Architecture | None:
-        """The form in which an architecture may be proposed; None if it may not."""
+        """The form in which an architecture may be proposed, or None if it may not be proposed."""
         canonical = self.space.canonical(architecture)
         if canonical.choices in self._asked or not self.space.is_trainable(architecture):
             return None
         return next((form for form in (canonical, architecture) if self._feasible(form)), None)
 
     def _propose(self) -> Architecture | None:
-        for attempt in range(RETRIES):
+        for attempt in range(_MAX_SUGGESTIONS):
             suggestion = self.suggest(attempt)
             if suggestion is None:
                 return None
-            if (found := self._admit(suggestion)) is not None:
-                return found
-        for _ in range(RETRIES):
-            if (found := self._admit(self.draw())) is not None:
-                return found
+            if (proposal := self._admit(suggestion)) is not None:
+                return proposal
+        for _ in range(_MAX_SUGGESTIONS):
+            if (proposal := self._admit(self.draw())) is not None:
+                return proposal
         return self._next_of_rest()
 
     def _next_of_rest(self) -> Architecture | None:
-        """The next new one of the whole space in random order."""
+        """The next new architecture of the whole space, in random order."""
         if self._rest is None:
-            self._rest = list(range(self.space.size if self.space.size <= ENUMERABLE else 0))
+            self._rest = list(range(self.space.size if self.space.size <= _MAX_ENUMERATED else 0))
             self.rng.shuffle(self._rest)
         while self._rest:
-            if (found := self._admit(_architecture_at(self.space, self._rest.pop()))) is not None:
-                return found
+            if (proposal := self._admit(_architecture_at(self.space, self._rest.pop()))) is not None:
+                return proposal
         return None
 
     def _admit(self, architecture: Architecture) -> Architecture | None:
-        """The form to propose, noted as asked."""
+        """The form to propose, which is remembered as proposed, or None."""
         form = self.form(architecture)
         if form is not None:
             self._asked.add(self.space.canonical(form).choices)
@@ -211,11 +236,11 @@ class Algorithm(ABC):
 
 
 def _architecture_at(space: SearchSpace, index: int) -> Architecture:
-    """The architecture at a place of the space's order."""
+    """The architecture at an index of the space's order."""
     choices = []
     for allowed in reversed(space.decisions.values()):
-        index, place = divmod(index, len(allowed))
-        choices.append(allowed[place])
+        index, position = divmod(index, len(allowed))
+        choices.append(allowed[position])
     return space.architecture(choices[::-1])
 
 
@@ -231,16 +256,20 @@ class RandomSearch(Algorithm):
 
 
 class ExhaustiveSearch(Algorithm):
-    """Exhaustive: every architecture in the order of the space; of those that are equal, one.
+    """Exhaustive: every architecture in the order of the space, one of each canonical form.
+
+    Args:
+        space: The search space.
+        common: Arguments of `Algorithm`.
 
     Raises:
-        ValueError: The space is too large for that.
+        ValueError: The space has more than ten million architectures.
     """
 
     def __init__(self, space: SearchSpace, **common: Any) -> None:
-        if space.size > EXHAUSTIBLE:
+        if space.size > _MAX_EXHAUSTIVE:
             raise ValueError(
-                f"{space.name} has {space.size:,} architectures; exhaustive takes spaces of at most {EXHAUSTIBLE:,}."
+                f"{space.name} has {space.size:,} architectures; exhaustive takes at most {_MAX_EXHAUSTIVE:,}."
             )
         super().__init__(space, **common)
         self._all = iter(space)
@@ -254,7 +283,7 @@ class ExhaustiveSearch(Algorithm):
 
 
 class Fitness(base.Fitness):
-    """Values of the objectives with DEAP's weights, here of the object: no class per set of objectives."""
+    """Values of the objectives with DEAP's weights. They belong to the object, so one class serves all objectives."""
 
     def __init__(self, values: Sequence[float], weights: Sequence[float]) -> None:
         self.weights = tuple(weights)
@@ -270,18 +299,21 @@ class Individual:
 
 
 class PopulationSearch(Algorithm):
-    """A population of evaluated architectures, whose children are suggested.
+    """A population of evaluated architectures whose children are suggested.
 
-    A subclass registers in its toolbox `select` (individuals, k -> parents) and `survive` (individuals, oldest
-    first -> those that stay), both of which may draw from the global `random` as DEAP's operators do.
+    A subclass registers two functions in its toolbox: `select` (individuals, k -> parents) and `survive` (individuals,
+    oldest first -> survivors). Both may draw from the global `random`, as DEAP's operators do.
 
     Args:
-        space: Where to search.
-        population: Evenly drawn architectures at the start, and the most that are kept.
+        space: The search space.
+        population: Number of evenly drawn architectures at the start, and the largest number of individuals kept.
         crossover: Probability that a child has two parents rather than one.
-        offspring: Children of one generation.
+        offspring: Number of children of one generation.
         objectives: Fields of a record that make an individual's fitness.
-        common: See `Algorithm`.
+        common: Arguments of `Algorithm`.
+
+    Raises:
+        ValueError: A number is out of range.
     """
 
     def __init__(
@@ -317,7 +349,7 @@ class PopulationSearch(Algorithm):
         child = first.architecture
         if self.rng.random() < self.crossover:
             child = self.toolbox.mate(child, second.architecture)
-        for _ in range(1 + attempt // PATIENCE):
+        for _ in range(1 + attempt // _REFUSALS_PER_MUTATION):
             child = self.toolbox.mutate(child)
         return child
 
@@ -333,23 +365,26 @@ class PopulationSearch(Algorithm):
         values = [getattr(record, objective) for objective in self.objectives]
         if None in values:
             missing = self.objectives[values.index(None)]
-            raise ValueError(f"{record.architecture!r} was told without {missing}, which is an objective.")
+            raise ValueError(f"{record.architecture!r} was told without a value of {missing}, which is an objective.")
         return Fitness(values, [OBJECTIVES[objective] for objective in self.objectives])
 
 
 class Evolution(PopulationSearch):
     """Evolution of the best: tournaments among the best architectures so far, crossover, mutation.
 
-    Source: Dong et al., CVPR 2023, whose released population and tournament are the defaults; parents are taken
-    from the best, and the budget binds every child.
+    Source: Dong et al., CVPR 2023. The defaults are the released population and tournament. Unlike the released code,
+    parents come from the best individuals, and every child is within the budget.
 
     Args:
-        space: Where to search.
-        population: Evenly drawn architectures at the start, and the best that are kept.
-        tournament: Individuals drawn for a tournament, whose best becomes a parent.
+        space: The search space.
+        population: Number of evenly drawn architectures at the start, and of the best that are kept.
+        tournament: Number of individuals in a tournament, the best of which becomes a parent.
         crossover: Probability that a child has two parents rather than one.
-        offspring: Children of one generation.
-        common: See `Algorithm`.
+        offspring: Number of children of one generation.
+        common: Arguments of `Algorithm`.
+
+    Raises:
+        ValueError: A number is out of range.
     """
 
     def __init__(
@@ -369,16 +404,19 @@ class Evolution(PopulationSearch):
 
 
 class AgeingEvolution(PopulationSearch):
-    """Ageing evolution: the best of a sample is mutated, and the oldest dies, however good.
+    """Ageing evolution: the best of a sample is mutated, and the oldest individual dies, however good it is.
 
     Source: Real et al., "Regularized Evolution for Image Classifier Architecture Search", AAAI 2019.
 
     Args:
-        space: Where to search.
-        population: Evenly drawn architectures at the start, and the youngest that are kept.
-        sample: Individuals drawn for a child, whose best becomes its parent.
-        offspring: Children of one generation.
-        common: See `Algorithm`.
+        space: The search space.
+        population: Number of evenly drawn architectures at the start, and of the youngest that are kept.
+        sample: Number of individuals drawn for a child, the best of which becomes its parent.
+        offspring: Number of children of one generation.
+        common: Arguments of `Algorithm`.
+
+    Raises:
+        ValueError: A number is out of range.
     """
 
     def __init__(
@@ -391,16 +429,19 @@ class AgeingEvolution(PopulationSearch):
 
 
 class NSGA2(PopulationSearch):
-    """NSGA-II: score against size, work or latency, for the whole Pareto front.
+    """NSGA-II: the whole Pareto front of score against parameters, multiply-accumulates or latency.
 
     Source: Deb et al., "A fast and elitist multiobjective genetic algorithm: NSGA-II", 2002.
 
     Args:
-        space: Where to search.
-        population: Evenly drawn architectures at the start, those kept, and children of one generation.
+        space: The search space.
+        population: Number of evenly drawn architectures at the start, of survivors, and of children of one generation.
         crossover: Probability that a child has two parents rather than one.
         objectives: "score" and at least one of "params", "macs" and "latency_ms".
-        common: See `Algorithm`.
+        common: Arguments of `Algorithm`.
+
+    Raises:
+        ValueError: A number is out of range, or the objectives are not as above.
     """
 
     def __init__(
@@ -425,20 +466,20 @@ class NSGA2(PopulationSearch):
 
 
 def _crowded_tournament(individuals: list[Individual], k: int) -> list[Individual]:
-    """Up to four parents, each the better of two; DEAP's operator needs four individuals to choose among."""
+    """Up to four parents, each the better of two. DEAP's operator needs at least four individuals to choose from."""
     if len(individuals) < 4:
         return tools.selRandom(individuals, k)
     return tools.selTournamentDCD(individuals, 4)[:k]
 
 
 def _nondominated(individuals: list[Individual], k: int) -> list[Individual]:
-    """The best fronts. A generation is sorted pair by pair; all that was ever scored would take too long so."""
+    """The best fronts. DEAP's pairwise sort suits one generation but is too slow for everything ever scored."""
     return tools.selNSGA2(individuals, k, nd="standard" if len(individuals) <= 2 * k else "log")
 
 
 @contextlib.contextmanager
 def _global_random(rng: random.Random) -> Iterator[None]:
-    """Let DEAP, which draws from the global `random`, draw from `rng`; the global state is put back."""
+    """Make DEAP, which draws from the global `random`, draw from `rng`, and restore the global state."""
     saved = random.getstate()
     random.setstate(rng.getstate())
     try:
@@ -465,8 +506,8 @@ def _probability(name: str, value: float) -> float:
 
 
 def _objectives(names: Sequence[str]) -> Sequence[str]:
-    known = not isinstance(names, str) and all(name in OBJECTIVES for name in names)
-    if not known or "score" not in names or len(names) < 2 or len(set(names)) < len(names):
+    are_fields = not isinstance(names, str) and all(name in OBJECTIVES for name in names)
+    if not are_fields or "score" not in names or len(names) < 2 or len(set(names)) < len(names):
         others = ", ".join(repr(name) for name in OBJECTIVES if name != "score")
         raise ValueError(f"objectives is {names!r}; it must be 'score' and at least one of {others}, each once.")
     return names
@@ -483,12 +524,16 @@ _algorithms.register("exhaustive", ExhaustiveSearch)
 
 
 def list_algorithms() -> list[str]:
-    """Names that `create_algorithm` knows."""
+    """Names of the algorithms that `create_algorithm` can make, in order of registration."""
     return list(_algorithms)
 
 
 def register_algorithm(name: str, algorithm: type[Algorithm]) -> None:
-    """Make an algorithm known by name; the keyword arguments of its constructor become its options.
+    """Make an algorithm known by name. The keyword arguments of its constructor become its options.
+
+    Args:
+        name: The new name.
+        algorithm: A subclass of `Algorithm`, which shows an example.
 
     Raises:
         ValueError: The name is taken.
@@ -508,16 +553,25 @@ def create_algorithm(
     """Make an algorithm by name.
 
     Args:
-        name: One of `list_algorithms`.
-        space: Where to search.
-        seed: Seed of all that is random.
-        feasible: See `Algorithm`.
-        start: See `Algorithm`.
-        options: The algorithm's own, see its class.
+        name: One of `list_algorithms()`.
+        space: The search space.
+        seed: Seed of all random choices.
+        feasible: Whether an architecture is within the budget; by default all are.
+        start: A feasible architecture, for a space in which even draws rarely find one.
+        options: Options of the algorithm, which its class documents.
+
+    Returns:
+        The algorithm, ready to `ask`.
 
     Raises:
-        UnknownNameError: There is no such algorithm.
-        ValueError: The algorithm has no such option, or the option no such value.
+        UnknownNameError: There is no such algorithm; the message names those that come near.
+        ValueError: The algorithm has no such option, or the value of an option is not allowed.
+
+    Example:
+        >>> from diswot_search.evolution import create_algorithm
+        >>> from search_spaces import create_space
+        >>> create_algorithm("evolution", create_space("cifar_resnet_s0"), population=20).population
+        20
     """
     algorithm = _algorithms[name]
     allowed = _option_names(algorithm)

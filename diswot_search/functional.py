@@ -1,6 +1,14 @@
-"""Pure tensor functions: class gradients and maps, Gram and cosine matrices, spectra, and their distances; losses.
+"""Pure tensor functions: class gradients and maps, Gram and cosine matrices, spectra, their distances, and losses.
 
-Shapes: B samples, N classes, C channels, P positions (height x width, or tokens), D inputs of the classifier.
+Shapes: B samples, N classes, C channels, P positions (height x width, or tokens), D inputs of the classifier. A prime,
+as in C', marks a number that may differ between student and teacher.
+
+Example:
+    >>> import torch
+    >>> from diswot_search import functional as fn
+    >>> features = torch.tensor([[3.0, 4.0], [6.0, 8.0], [0.0, 0.0]])
+    >>> fn.cosines_of_rows(features)[0].round(decimals=2).tolist()
+    [1.0, 1.0, 0.0]
 """
 
 from __future__ import annotations
@@ -14,7 +22,7 @@ from torch.nn import functional as F
 
 
 def exact(values: Tensor) -> Tensor:
-    """Numbers in double precision, whole ones as they are; on the CPU where the device knows no such numbers (mps)."""
+    """Floating-point values in double precision, on the CPU if the device has no such type (mps); others unchanged."""
     values = values.cpu() if values.device.type == "mps" else values
     return values.double() if values.is_floating_point() else values
 
@@ -22,12 +30,12 @@ def exact(values: Tensor) -> Tensor:
 def label_gradient(logits: Tensor, labels: Tensor, pooled: Tensor) -> Tensor:
     """Gradient of the mean cross entropy with respect to the weight of a linear classifier.
 
-    Closed form (softmax(logits) - onehot(labels))^T pooled / B; no backward pass.
+    The closed form is (softmax(logits) - onehot(labels))^T pooled / B, so no backward pass is needed.
 
     Args:
-        logits: (B, N).
-        labels: (B,) class indices below N.
-        pooled: (B, D), the classifier's input.
+        logits: Predictions, (B, N).
+        labels: Class indices below N, (B,).
+        pooled: The classifier's input, (B, D).
 
     Returns:
         (N, D).
@@ -40,26 +48,26 @@ def class_prototypes(pooled: Tensor, labels: Tensor) -> Tensor:
     """Mean of the pooled features of each class that is present, in order of the labels.
 
     Args:
-        pooled: (B, D).
-        labels: (B,).
+        pooled: Pooled features, (B, D).
+        labels: Class indices, (B,).
 
     Returns:
         (classes present, D).
     """
     _, groups = labels.unique(return_inverse=True)
-    members = F.one_hot(groups).to(pooled.dtype)
-    return (members / members.sum(0)).T @ pooled
+    membership = F.one_hot(groups).to(pooled.dtype)
+    return (membership / membership.sum(0)).T @ pooled
 
 
 def class_gram_of_maps(features: Tensor, weight: Tensor) -> Tensor:
     """Gram matrix of the class activation maps of a network that ends in mean pooling and a linear layer.
 
-    The map of class n is sum_c weight[n, c] features[:, c]; the Gram matrix sums over samples and positions. It
-    equals weight S weight^T with the channels' second moment S, so no map is ever made.
+    The map of class n is sum_c weight[n, c] features[:, c], and the Gram matrix sums over samples and positions. It
+    equals weight S weight^T with the channels' second moment S, so the maps themselves are never computed.
 
     Args:
-        features: (B, C, P).
-        weight: (N, C).
+        features: The last feature map, (B, C, P).
+        weight: The weight of the classifier, (N, C).
 
     Returns:
         (N, N).
@@ -78,7 +86,7 @@ def second_moment(features: Tensor) -> Tensor:
 def channel_spectrum(features: Tensor) -> Tensor:
     """Spectrum of the channels' second moment, (B, C, P) to (min(C, B P),), largest share first.
 
-    The smaller one of the two Gram matrices is decomposed; their eigenvalues that are not zero are the same.
+    The smaller of the two Gram matrices is decomposed. Both have the same eigenvalues apart from zeros.
 
     Raises:
         ValueError: The features are zero everywhere.
@@ -89,7 +97,11 @@ def channel_spectrum(features: Tensor) -> Tensor:
 
 
 def position_spectrum(features: Tensor) -> Tensor:
-    """Spectrum of the positions' second moment, (B, C, P) to (min(P, B C),); as `channel_spectrum` of the channels'."""
+    """Spectrum of the positions' second moment, (B, C, P) to (min(P, B C),), largest share first.
+
+    Raises:
+        ValueError: The features are zero everywhere.
+    """
     return channel_spectrum(features.transpose(1, 2))
 
 
@@ -105,17 +117,17 @@ def channel_gram(features: Tensor) -> Tensor:
 
 
 def cosines(gram: Tensor) -> Tensor:
-    """Cosine similarities from a Gram matrix (R, R); those of a zero vector are zero."""
+    """Cosine similarities from a Gram matrix, (R, R) to (R, R). The cosines of a zero vector are zero."""
     norms = gram.diagonal().clamp_min(0).sqrt()
     scale = torch.where(norms > 0, norms.reciprocal(), torch.zeros_like(norms))
     return gram * scale * scale[:, None]
 
 
 def correlations(rows: Tensor) -> Tensor:
-    """Pearson correlations of the rows (R, K), as (R, R) in double precision.
+    """Pearson correlations of the rows, (R, K) to (R, R) in double precision.
 
     Raises:
-        ValueError: A row is constant up to rounding, so that it is correlated with nothing.
+        ValueError: A row is constant up to rounding, so its correlations are not defined.
     """
     values = exact(rows)
     centred = values - values.mean(1, keepdim=True)
@@ -126,18 +138,20 @@ def correlations(rows: Tensor) -> Tensor:
 
 
 def frobenius_normalise(matrix: Tensor) -> Tensor:
-    """Each matrix (..., R, K) over its Frobenius norm; a zero matrix stays zero."""
+    """Divide each matrix (..., R, K) by its Frobenius norm. A zero matrix stays zero."""
     return matrix / torch.linalg.matrix_norm(matrix, keepdim=True).clamp_min(torch.finfo(matrix.dtype).tiny)
 
 
 def row_normalise(matrix: Tensor) -> Tensor:
-    """Each row (..., R, K) over its L2 norm; a zero row stays zero, and has a finite gradient."""
+    """Divide each row of (..., R, K) by its L2 norm. A zero row stays zero, and its gradient is finite."""
     norms = torch.linalg.vector_norm(matrix, dim=-1, keepdim=True)
     return matrix / norms.masked_fill(norms == 0, 1)
 
 
 def spectrum(moment: Tensor) -> Tensor:
-    """Eigenvalues of positive semi-definite matrices (..., C, C) as shares of their sum, largest first.
+    """Eigenvalues of positive semi-definite matrices as shares of their sum, largest first, (..., C, C) to (..., C).
+
+    The shares are in double precision.
 
     Raises:
         ValueError: A matrix is zero.
@@ -152,29 +166,32 @@ def spectrum(moment: Tensor) -> Tensor:
 def channel_entropies(maps: Sequence[Tensor]) -> list[float]:
     """Entropy, in nats, of the spectrum of each map's channel covariance over samples and positions.
 
-    It is 0 where all channels follow one pattern and the log of their number where they share the variance evenly.
+    It is 0 if all channels follow one pattern, and the log of their number if they share the variance evenly.
 
     Args:
-        maps: Each (B, C, P), with any C and P.
+        maps: Feature maps, each (B, C, P) with a C and P of its own.
+
+    Returns:
+        One entropy per map.
 
     Raises:
         ValueError: A map is constant.
     """
     moments = [_covariance(map_) for map_ in maps]
     entropies = [0.0] * len(moments)
-    for size in {len(moment) for moment in moments}:  # those of one size in one call
-        chosen = [index for index, moment in enumerate(moments) if len(moment) == size]
-        shares = spectrum(torch.stack([moments[index] for index in chosen]))
-        for index, value in zip(chosen, entropy(shares).tolist(), strict=True):
+    for size in {len(moment) for moment in moments}:  # matrices of one size are decomposed in one call
+        indices = [index for index, moment in enumerate(moments) if len(moment) == size]
+        shares = spectrum(torch.stack([moments[index] for index in indices]))
+        for index, value in zip(indices, entropy(shares).tolist(), strict=True):
             entropies[index] = value
     return entropies
 
 
 def _covariance(features: Tensor) -> Tensor:
-    """A matrix with the eigenvalues of the channels' covariance but for zeros: the smaller one of the two products."""
+    """The smaller of two matrices that share the non-zero eigenvalues of the channels' covariance."""
     rows = features.transpose(1, 2).flatten(0, 1)
     centred = rows - rows.mean(0)
-    # What is left of a constant is the rounding of its mean.
+    # A constant minus its mean is not exactly zero, because the mean is rounded.
     if not bool(centred.abs().amax() > 1e-5 * rows.abs().amax()):
         raise ValueError("a feature map is constant, so its channels have no spectrum")
     product = centred.T @ centred if rows.shape[0] >= rows.shape[1] else centred @ centred.T
@@ -184,12 +201,12 @@ def _covariance(features: Tensor) -> Tensor:
 def mean_jacobian_gain(sent: Tensor, arrived: Tensor) -> float:
     """Largest singular value of the mean over samples and positions of the outer products arrived x sent.
 
-    An estimate of that of the mean Jacobian, from above: of D channels over K samples and positions, chance adds a
-    factor of up to about (1 + sqrt(D / K))^2.
+    It overestimates the largest singular value of the mean Jacobian: for D channels and K samples times positions,
+    chance adds a factor of up to about (1 + sqrt(D / K))^2.
 
     Args:
         sent: Random signs at the output of a block, (B, C, P).
-        arrived: Their gradient at its input, (B, D, P).
+        arrived: The gradient that they cause at its input, (B, D, P).
 
     Source: Lee and Ham, "AZ-NAS", CVPR 2024.
     """
@@ -199,14 +216,14 @@ def mean_jacobian_gain(sent: Tensor, arrived: Tensor) -> float:
 
 
 def unshuffled(maps: Tensor, positions: int) -> Tensor | None:
-    """Square maps on a coarser square grid: what lay in one cell of it becomes channels, (B, C, P) to (B, C P/Q, Q).
+    """Rearrange square maps to a coarser square grid, stacking the positions of a coarse cell as channels.
 
     Args:
-        maps: (B, C, P).
-        positions: Q, the positions of the coarser grid.
+        maps: Feature maps, (B, C, P).
+        positions: Number of positions of the coarser grid, Q.
 
     Returns:
-        None where the finer grid is not a whole multiple of the coarser one.
+        (B, C P/Q, Q), or None if the finer grid is not a whole multiple of the coarser one.
     """
     if maps.shape[2] == positions:
         return maps
@@ -217,12 +234,12 @@ def unshuffled(maps: Tensor, positions: int) -> Tensor | None:
 
 
 def entropy(shares: Tensor) -> Tensor:
-    """Shannon entropy, in nats, of distributions (..., K)."""
+    """Shannon entropy, in nats, of distributions, (..., K) to (...)."""
     return torch.special.entr(shares).sum(-1)
 
 
 def hellinger_distance(first: Tensor, second: Tensor) -> Tensor:
-    """Hellinger distance, 0 to 1, of two distributions (K,), (M,); the shorter one is filled up with zeros."""
+    """Hellinger distance, 0 to 1, of two distributions (K,) and (M,). The shorter one is padded with zeros."""
     short = min(len(first), len(second))
     affinity = (first[:short] * second[:short]).sqrt().sum()
     return (1 - affinity).clamp_min(0).sqrt()
@@ -236,12 +253,12 @@ def root_mean_square(difference: Tensor) -> Tensor:
 def outer_product_distance(first: Tensor, second: Tensor) -> Tensor:
     """Mean squared difference of the row-normalised outer products g_n g_n^T of two sets of vectors.
 
-    Row i of g g^T over its norm is sign(g_i) g / |g|, so the mean over the N x C x C entries is
-    2 / C (1 - mean_n (s_n . s'_n / C) (u_n . u'_n)) with signs s and unit vectors u; zeros are allowed for.
+    Row i of g g^T over its norm is sign(g_i) g / |g|. The mean over the N x C x C entries is therefore
+    2 / C (1 - mean_n (s_n . s'_n / C) (u_n . u'_n)), with signs s and unit vectors u. Zeros may occur.
 
     Args:
-        first: (N, C).
-        second: (N, C).
+        first: One vector per class, (N, C).
+        second: One vector per class, (N, C).
 
     Returns:
         A scalar.
@@ -258,19 +275,29 @@ def outer_product_distance(first: Tensor, second: Tensor) -> Tensor:
 
 # -- distillation losses ------------------------------------------------------------------------
 #
-# Of a student and a teacher, differentiable, without weights of their own. Zero for a student that equals its teacher.
+# Each compares a student with a teacher, is differentiable, has no weights of its own, and is zero for equal networks.
 
 
 def kd_loss(student: Tensor, teacher: Tensor, temperature: float = 4.0) -> Tensor:
-    """Knowledge distillation: T^2 times the divergence of softened predictions, mean over samples.
+    """Knowledge distillation: T^2 times the Kullback-Leibler divergence of softened predictions, mean over samples.
 
     Args:
-        student: Logits (B, N).
-        teacher: Logits (B, N).
-        temperature: T, by which logits are divided.
+        student: Logits, (B, N).
+        teacher: Logits, (B, N).
+        temperature: The number T by which logits are divided.
+
+    Returns:
+        A scalar, in nats.
 
     Raises:
-        ValueError: The logits are of different shapes.
+        ValueError: The logits have different shapes.
+
+    Example:
+        >>> import torch
+        >>> from diswot_search.functional import kd_loss
+        >>> logits = torch.tensor([[2.0, 0.0]])
+        >>> float(kd_loss(logits, logits))
+        0.0
 
     Source: Hinton et al., "Distilling the Knowledge in a Neural Network", 2015.
     """
@@ -285,8 +312,8 @@ def at_loss(student: Tensor, teacher: Tensor) -> Tensor:
     The attention map is the mean over channels of the squared features.
 
     Args:
-        student: One stage, (B, C, P).
-        teacher: One stage, (B, C', P'); see `match_positions`.
+        student: Features of one stage, (B, C, P).
+        teacher: Features of one stage, (B, C', P'); see `match_positions`.
 
     Raises:
         ValueError: The positions cannot be matched.
@@ -301,8 +328,8 @@ def sp_loss(student: Tensor, teacher: Tensor) -> Tensor:
     """Similarity-preserving distillation: mean squared difference of the samples' row-normalised Gram matrices.
 
     Args:
-        student: Features (B, ...).
-        teacher: Features (B, ...).
+        student: Features, (B, ...).
+        teacher: Features, (B, ...), of any shape after the first dimension.
 
     Source: Tung and Mori, "Similarity-Preserving Knowledge Distillation", ICCV 2019.
     """
@@ -312,12 +339,12 @@ def sp_loss(student: Tensor, teacher: Tensor) -> Tensor:
 def cc_loss(student: Tensor, teacher: Tensor, gamma: float = 0.4) -> Tensor:
     """Correlation congruence: mean squared difference of the samples' kernel matrices.
 
-    The kernel is Gaussian, exp(-gamma |x - y|^2), between features of norm one, by its Taylor polynomial of degree 2
-    in their cosine.
+    The kernel is the Gaussian exp(-gamma |x - y|^2) of features of norm one, approximated by its Taylor polynomial of
+    degree 2 in their cosine.
 
     Args:
-        student: Pooled features (B, D).
-        teacher: Pooled features (B, D').
+        student: Pooled features, (B, D).
+        teacher: Pooled features, (B, D').
         gamma: Inverse width of the kernel.
 
     Source: Peng et al., "Correlation Congruence for Knowledge Distillation", ICCV 2019.
@@ -328,13 +355,15 @@ def cc_loss(student: Tensor, teacher: Tensor, gamma: float = 0.4) -> Tensor:
 
 
 def rkd_loss(student: Tensor, teacher: Tensor, distance_weight: float = 25.0, angle_weight: float = 50.0) -> Tensor:
-    """Relational distillation: smooth L1 of the samples' distances over their mean, and of the angles in triplets.
+    """Relational distillation: smooth L1 distance of the samples' relative distances and of the angles in triplets.
+
+    Distances are divided by their mean. The two parts are averaged over pairs and triplets of samples and then added.
 
     Args:
-        student: Pooled features (B, D).
-        teacher: Pooled features (B, D').
-        distance_weight: Of the B x B distances.
-        angle_weight: Of the B x B x B cosines of angles.
+        student: Pooled features, (B, D).
+        teacher: Pooled features, (B, D').
+        distance_weight: Weight of the part of the B x B distances.
+        angle_weight: Weight of the part of the B x B x B cosines of angles.
 
     Source: Park et al., "Relational Knowledge Distillation", CVPR 2019.
     """
@@ -344,14 +373,14 @@ def rkd_loss(student: Tensor, teacher: Tensor, distance_weight: float = 25.0, an
 
 
 def _relative_distances(features: Tensor) -> Tensor:
-    """Distances of samples over the mean of those that are not zero; all zero where samples coincide, (B, B)."""
+    """Distances of samples over the mean of the non-zero ones, (B, B). They are zero if all samples coincide."""
     distances = torch.cdist(features, features, compute_mode="donot_use_mm_for_euclid_dist")
     mean = distances.sum() / (distances > 0).sum().clamp_min(1)
     return distances / mean.clamp_min(torch.finfo(distances.dtype).tiny)
 
 
 def _angles(features: Tensor) -> Tensor:
-    """Cosine of the angle at sample i between samples j and k, (B, B, B); zero where two of them coincide."""
+    """Cosine of the angle at sample i between samples j and k, (B, B, B), or zero if i coincides with j or k."""
     directions = row_normalise(features - features[:, None])
     return directions @ directions.transpose(1, 2)
 
@@ -359,12 +388,12 @@ def _angles(features: Tensor) -> Tensor:
 def pkt_loss(student: Tensor, teacher: Tensor, eps: float = 1e-7) -> Tensor:
     """Probabilistic transfer: divergence of the samples' cosines as probabilities, mean over the B x B terms.
 
-    A cosine c counts as (c + 1) / 2, and each row is scaled to sum to one.
+    A cosine c is mapped to (c + 1) / 2, and each row is scaled to sum to one.
 
     Args:
-        student: Pooled features (B, D).
-        teacher: Pooled features (B, D').
-        eps: Added to probabilities in the logarithm.
+        student: Pooled features, (B, D).
+        teacher: Pooled features, (B, D').
+        eps: Number added to probabilities in the logarithm.
 
     Source: Passalis and Tefas, "Learning Deep Representations with Probabilistic Knowledge Transfer", ECCV 2018.
     """
@@ -375,12 +404,12 @@ def pkt_loss(student: Tensor, teacher: Tensor, eps: float = 1e-7) -> Tensor:
 def nst_loss(student: Tensor, teacher: Tensor) -> Tensor:
     """Neuron selectivity transfer: squared maximum mean discrepancy of the channels' maps, mean over samples.
 
-    Maps are scaled to norm one; the kernel is (x . y)^2. With it the discrepancy is the squared distance of the mean
+    Maps are scaled to norm one, and the kernel is (x . y)^2. The discrepancy is then the squared distance of the mean
     outer products of maps, P x P, whatever the number of channels.
 
     Args:
-        student: Feature maps (B, C, P).
-        teacher: Feature maps (B, C', P'); see `match_positions`.
+        student: Feature maps, (B, C, P).
+        teacher: Feature maps, (B, C', P'); see `match_positions`.
 
     Raises:
         ValueError: The positions cannot be matched.
@@ -395,11 +424,11 @@ def nst_loss(student: Tensor, teacher: Tensor) -> Tensor:
 def ickd_loss(student: Tensor, teacher: Tensor) -> Tensor:
     """Inter-channel correlation: squared difference of each sample's row-normalised channel Gram, over C B.
 
-    Channels are compared by their place, so their order matters.
+    Channels are compared by their index, so their order matters.
 
     Args:
-        student: Feature maps (B, C, P).
-        teacher: Feature maps (B, C, P').
+        student: Feature maps, (B, C, P).
+        teacher: Feature maps, (B, C, P').
 
     Raises:
         ValueError: The numbers of channels differ.
@@ -412,10 +441,17 @@ def ickd_loss(student: Tensor, teacher: Tensor) -> Tensor:
 
 
 def match_positions(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
-    """Two batches of maps (B, C, P), (B, C', P') with as many positions: square grids are averaged to the smaller one.
+    """Bring two batches of maps to the same number of positions, by averaging the larger square grid to the smaller.
+
+    Args:
+        first: Feature maps, (B, C, P).
+        second: Feature maps, (B, C', P').
+
+    Returns:
+        Both batches with min(P, P') positions, unchanged if P = P'.
 
     Raises:
-        ValueError: The numbers of positions differ, and one of them is no square.
+        ValueError: The numbers of positions differ, and one of them is not a square number.
     """
     counts = (first.shape[2], second.shape[2])
     if counts[0] == counts[1]:
@@ -431,12 +467,22 @@ def match_positions(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def cosines_of_rows(features: Tensor) -> Tensor:
-    """Cosine similarities of the rows of (B, D), (B, B); those of a zero row are zero."""
+    """Cosine similarities of the rows, (B, D) to (B, B). The cosines of a zero row are zero."""
     return sample_gram(row_normalise(features))
 
 
 def check_shapes(loss: str, what: str, first: Tensor, second: Tensor) -> None:
-    """Raise a ValueError, which says what the loss needs, unless student and teacher are of one shape."""
+    """Check that student and teacher have the same shape.
+
+    Args:
+        loss: Name of the loss, for the message.
+        what: The equal things that the loss needs, for the message, such as "as many channels".
+        first: Tensor of the student.
+        second: Tensor of the teacher.
+
+    Raises:
+        ValueError: The shapes differ.
+    """
     if first.shape != second.shape:
         raise ValueError(
             f"{loss} needs {what} in student and teacher, got {tuple(first.shape)} and {tuple(second.shape)}"
@@ -444,12 +490,12 @@ def check_shapes(loss: str, what: str, first: Tensor, second: Tensor) -> None:
 
 
 def log_determinant(gram: Tensor) -> Tensor:
-    """Log of the determinant of a positive semi-definite matrix (B, B); minus infinity where it is singular."""
+    """Log of the determinant of a positive semi-definite matrix (B, B), or minus infinity if it is singular."""
     return _eigenvalues(gram).log().sum()
 
 
 def condition_number(gram: Tensor) -> Tensor:
-    """Largest over smallest eigenvalue of a positive semi-definite matrix (B, B); infinity where it is singular."""
+    """Largest over smallest eigenvalue of a positive semi-definite matrix (B, B), or infinity if it is singular."""
     values = _eigenvalues(gram)
     return values[-1] / values[0] if values[0] > 0 else values.new_full((), torch.inf)
 
@@ -462,11 +508,11 @@ def _eigenvalues(gram: Tensor) -> Tensor:
 
 
 def expected_regions(agreement: Tensor, neurons: int) -> Tensor:
-    """Number of linear regions that samples lie in, by what the region of each is expected to hold.
+    """Estimate the number of linear regions that the samples lie in, as seen by a few neurons.
 
     Args:
-        agreement: Share of all neurons that have one state, on or off, for two samples, (B, B).
-        neurons: How many neurons are drawn, with repetition, to tell samples apart by.
+        agreement: Share of neurons with the same state, on or off, for two samples, (B, B).
+        neurons: Number of neurons that are drawn, with repetition, to tell samples apart.
 
     Returns:
         A scalar, 1 to B: the sum over samples of one over the expected number of samples with the same code.
@@ -477,8 +523,8 @@ def expected_regions(agreement: Tensor, neurons: int) -> Tensor:
 def smallest_correlation_eigenvalues(maps: Tensor) -> Tensor:
     """Smallest eigenvalue of the correlations of channels, (..., C, P) to (...).
 
-    A constant channel correlates with none, itself included, so the value is zero. It is zero as well where there are
-    no more positions than channels, since centred channels are dependent then.
+    A constant channel has correlation zero with every channel, itself included, so the value is zero. It is also zero
+    if there are no more positions than channels, because centred channels are linearly dependent then.
 
     Source: Jiang et al., "MeCo", NeurIPS 2023.
     """
@@ -486,6 +532,6 @@ def smallest_correlation_eigenvalues(maps: Tensor) -> Tensor:
         return exact(maps.new_zeros(maps.shape[:-2]))
     values = exact(maps)
     centred = values - values.mean(-1, keepdim=True)
-    varies = (values != values[..., :1]).any(-1, keepdim=True)  # the mean of equal numbers need not equal them
+    varies = (values != values[..., :1]).any(-1, keepdim=True)  # the rounded mean of equal numbers need not equal them
     rows = row_normalise(centred * varies)
     return torch.linalg.eigvalsh(rows @ rows.mT)[..., 0].clamp_min(0)

@@ -1,4 +1,4 @@
-"""Signals that end a run, answered when nothing is half done."""
+"""Interruption of a run by signals, postponed to a moment when nothing is half done."""
 
 from __future__ import annotations
 
@@ -11,14 +11,23 @@ from types import FrameType
 
 
 class Interruption:
-    """Lets signals that would end the process wait for a moment when nothing is half done.
+    """Postpones SIGINT and SIGTERM until the run reaches a moment when nothing is half done.
 
     Args:
-        grace: Seconds within which signals count as one. A launcher of several processes passes on to them what the
-            terminal sent them already.
+        grace: Seconds within which several signals count as one. A launcher of several processes repeats a signal that
+            the terminal has already sent to each of them.
 
     Attributes:
         asked: Whether a signal has come.
+
+    Example:
+        A loop that ends between two steps, and at once on a second signal::
+
+            interruption = Interruption()
+            with interruption.postponed():
+                for step in steps:
+                    interruption.check()
+                    step()
     """
 
     def __init__(self, grace: float = 0.0) -> None:
@@ -28,22 +37,23 @@ class Interruption:
 
     @contextmanager
     def postponed(self) -> Iterator[None]:
-        """Take note of the first signal and raise `KeyboardInterrupt` on the second, in this block.
+        """In this block, remember the first signal and raise `KeyboardInterrupt` on the second.
 
-        Handlers that the caller has set are left alone.
+        Handlers that the caller has set stay in place. Outside the main thread nothing changes, because only the main
+        thread can set handlers.
         """
-        handled = {}
+        previous = {}
         if threading.current_thread() is threading.main_thread():
             for number in (signal.SIGINT, signal.SIGTERM):
                 if signal.getsignal(number) in (signal.default_int_handler, signal.SIG_DFL):
-                    handled[number] = signal.signal(number, self._note)
+                    previous[number] = signal.signal(number, self._remember)
         try:
             yield
         finally:
-            for number, handler in handled.items():
+            for number, handler in previous.items():
                 signal.signal(number, handler)
 
-    def _note(self, number: int, frame: FrameType | None) -> None:
+    def _remember(self, number: int, frame: FrameType | None) -> None:
         now = time.monotonic()
         if not self.asked:
             self.asked, self._asked_at = True, now

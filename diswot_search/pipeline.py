@@ -38,7 +38,7 @@ from .distillation.training_report import compare_trainings
 from .evaluation import Evaluator, uses_teacher
 from .networks import Network, NetworkLike, network_for
 from .partial_labels import Labels
-from .proxies import Proxy, ProxyFunction, RankAggregate, get_proxy
+from .proxies import Proxy, ProxyFunction, RankAggregate, elementary_proxies, get_proxy
 from .report import describe_study, format_parts, format_table
 from .run_folder import RunFolder, StudyError, as_json, differences, versions
 from .search import Search, as_space, check_whole, weight_seeds
@@ -447,7 +447,7 @@ class Pipeline:
     @property
     def _compares(self) -> bool:
         """Whether the score of a candidate may depend on whom it will learn from."""
-        return any(map(uses_teacher, get_proxy(self.proxy).members))
+        return any(map(uses_teacher, elementary_proxies(get_proxy(self.proxy))))
 
     def _bank(self, sources: tuple[SourceModel, ...], weights: Mapping[str, float]) -> TeacherBank | None:
         """The sources as candidates are compared with them; None where the proxy compares with nobody."""

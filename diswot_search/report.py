@@ -221,9 +221,10 @@ def format_proxies(pattern: str = "*") -> Table:
     table = Table("name", "teacher", "reads", "what it measures; higher is better", title="Proxies", caption=caption)
     for name in names:
         proxy = get_proxy(name)
-        reads = f"{proxy.method} of {', '.join(proxy.terms)}" if isinstance(proxy, RankAggregate) else proxy.needs
-        readings = reads if isinstance(reads, str) else ", ".join(reads)
-        table.add_row(name, "needed" if proxy.needs_teacher else "", readings, proxy.summary)
+        reads = ", ".join(proxy.needs)
+        if isinstance(proxy, RankAggregate):
+            reads = f"{proxy.method} of {', '.join(proxy.component_names)}"
+        table.add_row(name, "needed" if proxy.needs_teacher else "", reads, proxy.summary)
     return table
 
 

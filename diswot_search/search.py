@@ -23,7 +23,7 @@ from .defaults import DEFAULT_PROXY
 from .evaluation import Evaluator, Record
 from .evolution import create_algorithm
 from .interruption import Interruption
-from .proxies import Proxy, ProxyFunction, RankAggregate
+from .proxies import Proxy, ProxyFunction, RankAggregate, elementary_proxies
 from .readings import Precision
 from .report import PICTURES, Curves, SearchProgress, to_png
 from .run_folder import STORES, kind_of
@@ -196,7 +196,7 @@ class Search:
         _Costs(self.evaluator, self.budget, trial, self.interruption).find_start()
         try:
             for readings in self.evaluator.read_teachers(self.evaluator.seeds[0], 0):
-                for proxy in self.evaluator.proxy.members:
+                for proxy in elementary_proxies(self.evaluator.proxy):
                     if proxy.needs_teacher:
                         proxy(readings, readings)
         except RuntimeError as error:
@@ -328,7 +328,7 @@ class _Pool:
     def __init__(self, aggregate: RankAggregate) -> None:
         self.aggregate = aggregate
         self._records: list[Record] = []
-        self._parts: dict[str, list[float]] = {name: [] for name in aggregate.terms}
+        self._parts: dict[str, list[float]] = {name: [] for name in aggregate.component_names}
         self._scores = np.empty(0)
 
     def add(self, record: Record) -> Record:

@@ -18,7 +18,7 @@ from search_spaces import Architecture, SearchSpace
 from search_spaces.recipes import recipe_of, space_from_recipe
 
 from .evaluation import Evaluation, Record, uses_teacher
-from .proxies import get_proxy
+from .proxies import elementary_proxies, get_proxy
 from .run_folder import RunFolder, StudyError, as_json, csv_line, differences, no_store, versions
 
 MEASURES = ("params", "macs", "latency_ms")
@@ -243,7 +243,7 @@ class Study(RunFolder):
             proxy = get_proxy(self.config["proxy"])
         except (KeyError, ValueError):  # a function of the user's
             return False
-        return bool(self.teachers) and not any(map(uses_teacher, proxy.members))
+        return bool(self.teachers) and not any(map(uses_teacher, elementary_proxies(proxy)))
 
     @property
     def front(self) -> list[Candidate]:

@@ -31,6 +31,7 @@ from torch.nn import functional as F
 import search_spaces
 from diswot_search.data import create_probe
 from diswot_search.evaluation import Evaluator, resolve_device
+from diswot_search.proxies import elementary_proxies
 from diswot_search.readings import Precision, Readings, evaluation_mode
 from diswot_search.teacher import create_teacher
 
@@ -96,7 +97,7 @@ def measure(space: search_spaces.SearchSpace, count: int, batch_size: int, devic
             # The terms are reported beside the score, as in a search.
             values = [
                 one(readings[key], evaluator.read_teacher(0, 0))
-                for one in (*evaluator.proxy.parts, *evaluator.proxy.members)
+                for one in (*evaluator.proxy.components, *elementary_proxies(evaluator.proxy))
             ]
             return values[-1]
 

@@ -27,7 +27,7 @@ from search_spaces import SearchSpace
 
 RESULTS = Path(__file__).parent / "results"
 SCORE = "effective_capacity"
-PARTS = ds.get_proxy(SCORE).terms
+PARTS = tuple(component.name for component in ds.get_proxy(SCORE).components)
 TEACHER = "cifar_resnet110"
 TEACHER_AWARE = ("semantic", "relation", "channel_relation", "diswot")
 """Likenesses between 0 and 1."""

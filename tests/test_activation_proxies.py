@@ -1,4 +1,4 @@
-"""Proxies of activations against naive second implementations, and what must not change them.
+"""Proxies of activations against naive second implementations, and the changes that must not affect them.
 
 The naive forms loop over samples, channels and layers, or differentiate with autograd. Codes and counts are equal on
 both sides, so what is made from them agrees to rounding, 1e-9. Gradients are those of a network in double precision,
@@ -41,12 +41,12 @@ NAMES = ("nwot", "swap", "linear_regions", "ntk", "meco", "zen")
 
 @pytest.fixture(autouse=True)
 def _few_draws(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of `zen`, whose cost is that of its draws."""
-    monkeypatch.setattr(zen, "REPEATS", 3)
+    """Fewer draws of `zen`, whose cost is that of its draws."""
+    monkeypatch.setattr(zen, "WEIGHT_DRAWS", 3)
 
 
 def make_probe(make: Callable[[], nn.Module] | None = None) -> Probe:
-    """Noise, in the least size that a network is made for."""
+    """Noise, in the smallest size that a network accepts."""
     size = 32 if make in (convnext, mobilenet) else 16
     images = torch.randn(SAMPLES, 3, size, size, generator=torch.Generator().manual_seed(5))
     return Probe.from_tensors(images, torch.arange(SAMPLES) % CLASSES, CLASSES)
@@ -72,7 +72,7 @@ def convnext() -> nn.Module:
 
 
 def mobilenet() -> nn.Module:
-    """With depthwise convolutions, gates, and padding that depends on the input."""
+    """A network with depthwise convolutions, gates, and padding that depends on the input."""
     return timm.create_model("tf_mobilenetv3_small_minimal_100", num_classes=CLASSES)
 
 
@@ -83,15 +83,15 @@ NETWORKS = [cnn, nasbench, vit, convnext, mobilenet]
 
 
 def codes_of(network: nn.Sequential, images: Tensor) -> np.ndarray:
-    """What the inputs of the rectifiers of a chain are, above zero or not, one row per sample."""
-    x, found = images, []
+    """Whether the inputs of the rectifiers of a chain are above zero, one row per sample."""
+    x, signs = images, []
     network = copy.deepcopy(network).train()
     for layer in network:
         if isinstance(layer, nn.ReLU):
-            found.append((x > 0).flatten(1).numpy())
+            signs.append((x > 0).flatten(1).numpy())
             x = x.clone()
         x = layer(x)
-    return np.concatenate(found, 1)
+    return np.concatenate(signs, 1)
 
 
 def test_proxies_of_codes_are_what_counting_gives() -> None:
@@ -162,8 +162,8 @@ def naive_kernel(network: nn.Module, images: Tensor, *, without: str = "") -> Te
         patch.setattr(F, "batch_norm", by_constants)
         logits = network(images)
     for sample in logits:
-        found = torch.autograd.grad(sample.sum(), weights, retain_graph=True, allow_unused=True)
-        rows.append(torch.cat([gradient.flatten() for gradient in found if gradient is not None]))
+        gradients = torch.autograd.grad(sample.sum(), weights, retain_graph=True, allow_unused=True)
+        rows.append(torch.cat([gradient.flatten() for gradient in gradients if gradient is not None]))
     return torch.stack(rows) @ torch.stack(rows).T
 
 
@@ -209,7 +209,7 @@ def test_every_kind_of_convolution_has_its_part_in_the_kernel() -> None:
     network = Products()
     images = torch.randn(8, 3, 9, 9)
     probe = Probe.from_tensors(images, torch.arange(8) % CLASSES, CLASSES)
-    # What the table is given comes from all samples, which a sample's gradient is then cut off from.
+    # The input of the table comes from all samples, from which the gradient of one sample is then cut off.
     with torch.no_grad():
         network.table.weight.zero_()
     assert_close(read(network, probe).ntk.double(), naive_kernel(network, images, without="table"))
@@ -252,8 +252,10 @@ def test_smallest_eigenvalues_of_correlations_are_those_of_numpy(
             flat = np.ptp(map_, axis=1) == 0
             matrix[flat] = matrix[:, flat] = 0
             expected.append(max(0, np.linalg.eigvalsh(matrix)[0]))
-    found = fn.smallest_correlation_eigenvalues(torch.from_numpy(maps))
-    np.testing.assert_allclose(found.numpy(), expected, atol=1e-7)  # of dependent channels it is zero but for rounding
+    eigenvalues = fn.smallest_correlation_eigenvalues(torch.from_numpy(maps))
+    np.testing.assert_allclose(
+        eigenvalues.numpy(), expected, atol=1e-7
+    )  # of dependent channels it is zero but for rounding
 
 
 def test_meco_adds_up_all_innermost_modules() -> None:
@@ -277,9 +279,9 @@ def naive_zen(run: Callable[[list[Tensor], Tensor, list[float]], Tensor], networ
     first = next(network.parameters()).detach().numpy()
     generator = torch.Generator().manual_seed(stable_seed("zen", hashlib.sha256(first.tobytes()).hexdigest()))
     scores = []
-    for _ in range(zen.REPEATS):
+    for _ in range(zen.WEIGHT_DRAWS):
         weights = [torch.randn(shape, generator=generator) for shape in shapes]
-        images, change = torch.randn(2 * zen.IMAGES, 3, 16, 16, generator=generator).double().chunk(2)
+        images, change = torch.randn(2 * zen._IMAGES, 3, 16, 16, generator=generator).double().chunk(2)
         scales: list[float] = []
         maps = run([w.double() for w in weights], torch.cat([images, images + 0.01 * change]), scales)
         first, second = maps.chunk(2)
@@ -346,7 +348,7 @@ def test_residual_links_are_left_out_and_branches_are_not() -> None:
 
 
 def test_draws_of_zen_are_those_of_the_weights_alone() -> None:
-    """Not of scales, biases, the probe, the layout in memory or what is read before."""
+    """Scales, biases, the probe, the layout in memory and earlier readings do not matter."""
     torch.manual_seed(0)
     networks = [cnn() for _ in range(4)]
     scores = [get_proxy("zen")(read(network, make_probe())) for network in networks]
@@ -432,7 +434,7 @@ def test_a_network_that_fails_is_left_alone_too(name: str) -> None:
 @settings(max_examples=5)
 @given(st.permutations(range(SAMPLES)))
 def test_the_order_of_the_batch_does_not_matter(order: list[int]) -> None:
-    """But for `meco`, which looks at the first sample."""
+    """`meco` is the exception: it reads the first sample."""
     torch.manual_seed(0)
     network, probe = cnn(), make_probe()
     other = Probe.from_tensors(probe.images[order], probe.labels[order], CLASSES)
@@ -444,7 +446,7 @@ def test_the_order_of_the_batch_does_not_matter(order: list[int]) -> None:
 @settings(max_examples=5)
 @given(st.permutations(range(6)))
 def test_the_order_of_channels_does_not_matter(order: list[int]) -> None:
-    """But for `zen`, whose draws depend on it."""
+    """`zen` is the exception: its draws depend on it."""
     torch.manual_seed(0)
     network, probe = cnn(), make_probe()
     other = copy.deepcopy(network)
@@ -459,7 +461,7 @@ def test_the_order_of_channels_does_not_matter(order: list[int]) -> None:
 
 
 def status(name: str, network: nn.Module, probe: Probe | None = None) -> str:
-    """What becomes of a score: a number, a value that is not finite, or why there is none."""
+    """The outcome of a score: "a number", a value that is not finite, or the reason why it is missing."""
     try:
         score = get_proxy(name)(read(network, probe or make_probe()))
     except (ReadingError, ValueError) as error:
@@ -485,9 +487,9 @@ def test_without_convolutions() -> None:
 
 
 def test_a_disconnected_cell_gives_a_status() -> None:
-    found = {name: status(name, nasbench(DISCONNECTED)) for name in NAMES}
-    assert found["ntk"] == found["zen"] == "-inf"
-    assert "-inf" not in (found["linear_regions"], found["swap"], found["meco"])
+    statuses = {name: status(name, nasbench(DISCONNECTED)) for name in NAMES}
+    assert statuses["ntk"] == statuses["zen"] == "-inf"
+    assert "-inf" not in (statuses["linear_regions"], statuses["swap"], statuses["meco"])
 
 
 def test_one_class() -> None:
@@ -517,5 +519,5 @@ class TestContract(ProxyContract):
 
 def test_te_nas_is_the_mean_of_two_ranks() -> None:
     te_nas = get_proxy("te_nas")
-    assert te_nas.terms == ("ntk", "linear_regions")
+    assert te_nas.component_names == ("ntk", "linear_regions")
     assert te_nas.combine({"ntk": [-3.0, -2.0], "linear_regions": [5.0, 4.0]}).tolist() == [0.75, 0.75]

@@ -30,13 +30,13 @@ from diswot_search.evaluation import Evaluation, Evaluator, Record
 from diswot_search.proxies import (
     Proxy,
     RankAggregate,
-    base,
     create_aggregate,
     get_proxy,
     list_aggregates,
     list_proxies,
     register_aggregate,
     register_proxy,
+    registry,
 )
 from diswot_search.search import Search
 from search_spaces import Architecture, SearchSpace, UnknownNameError, create_space
@@ -59,7 +59,7 @@ def ranked_by_hand(method: str, scores: Mapping[str, Sequence[float]]) -> list[f
 
 
 def noise(name: str) -> Proxy:
-    """A member that is only a name."""
+    """A component that is only a name."""
     return Proxy(name, lambda student, teacher: 0.0, needs_teacher=False, summary="")
 
 
@@ -74,11 +74,11 @@ METHODS = st.sampled_from(["log_rank", "mean_rank"])
 
 @st.composite
 def tables(draw: st.DrawFn) -> dict[str, list[float]]:
-    """Scores of two to four members for one to twelve architectures; ties are frequent."""
+    """Scores of two to four components for one to twelve architectures; ties are frequent."""
     value = st.integers(-3, 3).map(float) | st.floats(-1e300, 1e300)
     size = draw(st.integers(1, 12))
-    members = draw(st.integers(2, 4))
-    return {f"p{i}": draw(st.lists(value, min_size=size, max_size=size)) for i in range(members)}
+    components = draw(st.integers(2, 4))
+    return {f"p{i}": draw(st.lists(value, min_size=size, max_size=size)) for i in range(components)}
 
 
 @given(tables(), METHODS)
@@ -97,7 +97,7 @@ def test_a_ranking_that_can_be_checked_by_eye() -> None:
 
 @given(tables(), METHODS, st.randoms(use_true_random=False))
 @settings(deadline=None)
-def test_only_the_order_within_a_member_matters(
+def test_only_the_order_within_a_component_matters(
     scores: dict[str, list[float]], method: str, rng: random.Random
 ) -> None:
     stretched = {}
@@ -111,7 +111,7 @@ def test_only_the_order_within_a_member_matters(
 
 @given(tables(), METHODS, st.randoms(use_true_random=False))
 @settings(deadline=None)
-def test_neither_the_order_of_architectures_nor_that_of_members_matters(
+def test_neither_the_order_of_architectures_nor_that_of_components_matters(
     scores: dict[str, list[float]], method: str, rng: random.Random
 ) -> None:
     order = list(range(len(scores["p0"])))
@@ -122,7 +122,7 @@ def test_neither_the_order_of_architectures_nor_that_of_members_matters(
 
 
 @pytest.mark.parametrize("method", ["log_rank", "mean_rank"])
-def test_equal_ranks_from_other_members_are_equal_scores(method: str) -> None:
+def test_equal_ranks_from_other_components_are_equal_scores(method: str) -> None:
     order = np.random.default_rng(0).permutation(97)
     scores = {"a": order, "b": np.roll(order, 1), "c": np.roll(order, 2)}
     turned = {"a": scores["c"], "b": scores["a"], "c": scores["b"]}
@@ -144,7 +144,7 @@ def test_nothing_is_ranked_as_nothing() -> None:
 
 
 @pytest.mark.parametrize(
-    ("scores", "said"),
+    ("scores", "message"),
     [
         ({"params": [1.0]}, "no scores of macs"),
         ({"params": [1.0, 2.0], "macs": [1.0]}, r"shapes are params \(2,\), macs \(1,\)"),
@@ -153,8 +153,8 @@ def test_nothing_is_ranked_as_nothing() -> None:
         ({"params": [-math.inf, 2.0], "macs": [1.0, 2.0]}, "scores of params are not finite"),
     ],
 )
-def test_what_cannot_be_ranked_is_refused(scores: dict[str, Any], said: str) -> None:
-    with pytest.raises(ValueError, match=r"log_rank\(params, macs\): .*" + said):
+def test_what_cannot_be_ranked_is_refused(scores: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=r"log_rank\(params, macs\): .*" + message):
         get_proxy("log_rank(params, macs)").combine(scores)
 
 
@@ -162,17 +162,17 @@ def test_what_cannot_be_ranked_is_refused(scores: dict[str, Any], said: str) -> 
 
 
 @pytest.fixture
-def kept_registry(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What a test registers is forgotten after it."""
-    monkeypatch.setattr(base._PROXIES, "_entries", dict(base._PROXIES._entries))
+def restored_registry(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Restores the registry of proxies after the test."""
+    monkeypatch.setattr(registry._PROXIES, "_entries", dict(registry._PROXIES._entries))
 
 
-def test_an_aggregate_is_written_as_its_method_and_members() -> None:
+def test_an_aggregate_is_written_as_its_method_and_components() -> None:
     aggregate = get_proxy(" mean_rank( relation,macs , params) ")
     assert isinstance(aggregate, RankAggregate)
-    assert (aggregate.method, aggregate.terms) == ("mean_rank", ("relation", "macs", "params"))
+    assert (aggregate.method, aggregate.component_names) == ("mean_rank", ("relation", "macs", "params"))
     assert aggregate.name == aggregate.identity == "mean_rank(relation, macs, params)"
-    assert aggregate.members == aggregate.parts == tuple(map(get_proxy, aggregate.terms))
+    assert aggregate.components == tuple(map(get_proxy, aggregate.component_names))
     assert aggregate.needs_teacher
     assert not get_proxy("log_rank(params, macs)").needs_teacher
     assert get_proxy(aggregate) is aggregate
@@ -180,12 +180,12 @@ def test_an_aggregate_is_written_as_its_method_and_members() -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
         ("log_rnk(params, macs)", "Unknown method of aggregation 'log_rnk'. Did you mean 'log_rank'"),
         ("log_rank(params, mcas)", "Unknown proxy 'mcas'. Did you mean 'macs'"),
-        ("log_rank(params)", "at least two members, not 1"),
-        ("log_rank(params, macs, params)", "the member 'params' is there twice"),
+        ("log_rank(params)", "at least two components, not 1"),
+        ("log_rank(params, macs, params)", "the component 'params' is there twice"),
         ("log_rank(params, macs", "is no aggregate; write a method and the names of proxies"),
         ("log_rank()", "is no aggregate"),
         ("log_rank(params,, macs)", "is no aggregate"),
@@ -193,12 +193,12 @@ def test_an_aggregate_is_written_as_its_method_and_members() -> None:
         ("(params, macs)", "is no aggregate"),
     ],
 )
-def test_text_that_is_no_aggregate_is_refused(text: str, said: str) -> None:
-    with pytest.raises(ValueError, match=said):
+def test_text_that_is_no_aggregate_is_refused(text: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
         get_proxy(text)
 
 
-@pytest.mark.usefixtures("kept_registry")
+@pytest.mark.usefixtures("restored_registry")
 def test_a_registered_aggregate_is_known_by_name() -> None:
     plain = list_proxies()
     aggregate = register_aggregate("both", ["params", "macs"], "mean_rank", "Size and work.")
@@ -211,14 +211,14 @@ def test_a_registered_aggregate_is_known_by_name() -> None:
         get_proxy("bothh")
     with pytest.raises(ValueError, match="'params' is registered already"):
         register_aggregate("params", ["params", "macs"], "mean_rank", "")
-    with pytest.raises(ValueError, match=r"'both' is an aggregate, and .*; its members are params, macs"):
+    with pytest.raises(ValueError, match=r"'both' is an aggregate, and .*; its components are params, macs"):
         get_proxy("log_rank(both, relation)")
-    with pytest.raises(ValueError, match=r"'both' is an aggregate, .* cannot be a term"):
-        register_proxy("more", lambda student, teacher: 0.0, terms=("both",))
+    with pytest.raises(ValueError, match=r"'both' is an aggregate, .* cannot be a component"):
+        register_proxy("more", lambda student, teacher: 0.0, components=("both",))
     assert "more" not in list_proxies()
 
 
-def test_members_say_which_readings_they_need() -> None:
+def test_components_say_which_readings_they_need() -> None:
     first = Proxy("first", noise("a").function, False, "", needs=("gradients", "block_gradients"))
     second = Proxy("second", noise("a").function, False, "", needs=("block_gradients",))
     assert create_aggregate([first, second]).needs == ("gradients", "block_gradients")
@@ -239,7 +239,7 @@ def test_a_function_of_ones_own_is_remembered_by_its_code() -> None:
 # -- a search -----------------------------------------------------------------------------------
 
 RANKING = "log_rank(params, macs)"
-"""Two members that need no network; `Tabular` gives them other values."""
+"""Two components that need no network; `Tabular` gives them other values."""
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -261,7 +261,7 @@ def cells() -> SearchSpace:
 
 
 class Tabular(Evaluator):
-    """Members have values that are a fixed function of the architecture's text, with ties and failures.
+    """Components have values that are a fixed function of the architecture's text, with ties and failures.
 
     Args:
         space: The space.
@@ -531,11 +531,11 @@ def test_a_search_killed_again_and_again_ends_as_one_that_was_not(processes: Any
         process.kill()
         process.join()
         kills += process.exitcode == -signal.SIGKILL
-        found = records_in(out)
+        records = records_in(out)
         scores = get_proxy("mean_rank(relation, semantic, macs)").combine(
-            {name: [record.parts[name] for record in found] for name in ("relation", "semantic", "macs")}
+            {name: [record.parts[name] for record in records] for name in ("relation", "semantic", "macs")}
         )
-        assert [record.score for record in found] == scores.tolist()
+        assert [record.score for record in records] == scores.tolist()
     assert kills >= 1
     resumed, whole = search_small(str(out)), search_small(str(tmp_path / "whole"))
     assert without_seconds(resumed) == without_seconds(whole)

@@ -111,9 +111,9 @@ def test_cheapest_of_real_spaces(name: str) -> None:
 
 def test_cheapest_asks_little() -> None:
     space = create_space("nasbench201")
-    asked: list[Architecture] = []
-    cheapest(space, "macs", lambda a: asked.append(a) or space.cost(a))
-    assert len(asked) < 100 < space.size
+    counted: list[Architecture] = []
+    cheapest(space, "macs", lambda a: counted.append(a) or space.cost(a))
+    assert len(counted) < 100 < space.size
 
 
 def test_cheapest_leaves_aside_what_costs_infinitely() -> None:
@@ -182,9 +182,9 @@ def test_limits_that_pull_apart_are_met_by_a_compromise() -> None:
 
 def test_no_limit_is_met_at_once() -> None:
     space = create_space("nasbench201")
-    asked: list[Architecture] = []
-    check_satisfiable(space, Budget(max_latency_ms=1e-9), lambda a: asked.append(a) or space.cost(a))
-    assert len(asked) == 1
+    counted: list[Architecture] = []
+    check_satisfiable(space, Budget(max_latency_ms=1e-9), lambda a: counted.append(a) or space.cost(a))
+    assert len(counted) == 1
 
 
 def test_error_states_the_smallest_costs() -> None:

@@ -1,4 +1,4 @@
-"""Effective capacity, part by part, against plain autograd, NumPy and networks whose Jacobians are known.
+"""Effective capacity, component by component, against plain autograd, NumPy and networks whose Jacobians are known.
 
 Networks run in single precision and sums are over up to 10,000 terms, so what is read off them is compared at 1e-4.
 """
@@ -73,7 +73,7 @@ def cells() -> Readings:
 
 
 def test_the_score_is_the_sum_of_its_parts(cells: Readings) -> None:
-    assert get_proxy(DEFAULT_PROXY).terms == PARTS
+    assert tuple(component.name for component in get_proxy(DEFAULT_PROXY).components) == PARTS
     assert score(cells) == math.fsum(score(cells, part) for part in PARTS)
 
 
@@ -109,8 +109,8 @@ def test_channel_entropy_is_that_of_numpys_singular_values_and_plain_gradients(c
     model(cells.probe.images)
     assert len(carried) == 6
     saliency = plain_saliency(cells)  # a layer without a gradient has neither
-    said = [stats.entropy(channels) if channels.any() else 0.0 for channels in saliency]
-    expected = (np.mean(carried) + np.average(said, weights=[channels.sum() for channels in saliency])) / 2
+    entropies = [stats.entropy(channels) if channels.any() else 0.0 for channels in saliency]
+    expected = (np.mean(carried) + np.average(entropies, weights=[channels.sum() for channels in saliency])) / 2
     assert score(cells, "channel_entropy") == pytest.approx(expected, rel=1e-4)
 
 
@@ -119,7 +119,7 @@ class Chain(nn.Module):
 
     Args:
         maps: Their matrices, each C x C.
-        between: What comes before each of them.
+        between: The module before each of them.
     """
 
     def __init__(self, *maps: Tensor, between: Callable[[Tensor], Tensor] = torch.clone) -> None:
@@ -219,7 +219,7 @@ def test_a_scale_that_normalisation_undoes_changes_no_part(factor: float) -> Non
 
 
 def test_wide_blocks_on_few_positions_seem_to_pass_more_than_they_do() -> None:
-    """What is known of the estimate, and why shares are not compared between grids: 256 channels at 64 places."""
+    """The bias of the estimate, and why shares are not compared between grids: 256 channels at 64 positions."""
     with isolated_random_state(2):
         model = Chain(torch.eye(256), torch.eye(256), between=torch.relu)
     assert score(read(model, make_probe(side=2)), "gradient_flow") == 0
@@ -309,7 +309,7 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "crossvit_tiny_240": {"depth": ((1, 2, 0), (1, 2, 0))},
 }
 SIDES = {"mobilevit_xxs": 64, "crossvit_tiny_240": 240}
-"""Of the images; 32 where nothing is said."""
+"""Sizes of the images, where they are not 32."""
 COARSE = ("resnet10t", "mobilenetv3_small_050", "regnetx_002", "convnext_atto", "convnextv2_atto", "fastvit_t8")
 """Families that leave one position of 32 x 32."""
 
@@ -360,9 +360,9 @@ def test_what_is_kept_holds_neither_graph_nor_network(monkeypatch: pytest.Monkey
     monkeypatch.setattr(core, "with_open_gates", watched)
     readings = read("resnet10t")
     excerpt = readings.excerpt
-    kept = [*excerpt.saliency, *excerpt.block_spectra, *excerpt.position_spectra]
-    assert len(kept) > 10
-    assert not any(tensor.requires_grad or tensor.grad_fn for tensor in kept)
+    tensors = [*excerpt.saliency, *excerpt.block_spectra, *excerpt.position_spectra]
+    assert len(tensors) > 10
+    assert not any(tensor.requires_grad or tensor.grad_fn for tensor in tensors)
     gc.collect()
     assert opened[0]() is None
 
@@ -439,14 +439,14 @@ def test_the_network_stays_as_it_is(again: bool) -> None:
     model = make("resnet10t")
     before = {name: value.clone() for name, value in model.state_dict().items()}
     readings = Readings((lambda: make("resnet10t")) if again else (lambda: model), make_probe(samples=4))
-    kept = readings.model
+    network = readings.model
     score(readings)
-    assert readings.model is kept
-    assert all(torch.equal(value, before[name]) for name, value in kept.state_dict().items())
+    assert readings.model is network
+    assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
 
 
 class Gated(nn.Module):
-    """What is a gate, and what only looks like one."""
+    """Gates, and parameters that only look like gates."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -488,9 +488,9 @@ def test_a_trained_network_is_taken_as_it_is() -> None:
     probe = make_probe(samples=4)
     F.cross_entropy(model(probe.images), probe.labels).backward()
     layers = [module for module in model.modules() if isinstance(module, (nn.Conv2d, nn.Linear))]
-    for found, layer in zip(saliency, layers, strict=True):
+    for sums, layer in zip(saliency, layers, strict=True):
         expected = (layer.weight * layer.weight.grad).detach().abs().flatten(1).sum(1).double()
-        torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-9)
+        torch.testing.assert_close(sums, expected, rtol=1e-3, atol=1e-9)
 
 
 # -- as the score of an evaluator ---------------------------------------------------------------

@@ -49,9 +49,9 @@ MODELS: dict[str, tuple[Callable[[], nn.Module], tuple[str, ...]]] = {
 
 
 def state(model: nn.Module, without: tuple[str, ...] = ()) -> dict[str, Tensor]:
-    kept = {k: v.clone() for k, v in model.state_dict().items() if not without or not k.startswith(without)}
-    assert kept
-    return kept
+    body = {k: v.clone() for k, v in model.state_dict().items() if not without or not k.startswith(without)}
+    assert body
+    return body
 
 
 @pytest.mark.parametrize("name", MODELS)

@@ -19,7 +19,7 @@ import yaml
 import diswot_search as ds
 from diswot_search import Study
 from diswot_search.cli import main
-from diswot_search.proxies import base
+from diswot_search.proxies import registry
 from search_spaces import CifarResNetSpace
 
 SMALL = (
@@ -411,8 +411,8 @@ def test_a_comparison_that_runs_out_of_memory_says_what_to_do(
     def hungry(student: ds.Readings, teacher: ds.Readings | None) -> float:
         raise MemoryError
 
-    monkeypatch.setattr(base._PROXIES, "_entries", dict(base._PROXIES._entries))
-    base.register_proxy("hungry", hungry)
+    monkeypatch.setattr(registry._PROXIES, "_entries", dict(registry._PROXIES._entries))
+    registry.register_proxy("hungry", hungry)
     assert run(f"{COMPARE} --where.dataset a --proxies hungry --bins 2 --retry_failed true") == 2
     shown = capsys.readouterr().err
     assert "Out of memory in the proxy 'hungry'" in shown

@@ -84,8 +84,8 @@ def smooth_l1(difference: float) -> float:
 
 def plain_rkd(s: Array, t: Array) -> float:
     def distances(rows: Array) -> Array:
-        found = cdist(rows, rows)
-        return found / found[found > 0].mean()
+        distances = cdist(rows, rows)
+        return distances / distances[distances > 0].mean()
 
     def angle(rows: Array, i: int, j: int, k: int) -> float:
         return 0.0 if i in (j, k) else float(unit(rows[j] - rows[i]) @ unit(rows[k] - rows[i]))
@@ -129,7 +129,7 @@ OF_MAPS = ("at", "sp", "nst", "ickd")
 
 
 def draw(name: str, seed: int, *, wider: bool = False) -> tuple[Tensor, Tensor]:
-    """What a loss compares: maps, or rows of features or logits; a wider teacher where the loss allows for it."""
+    """The inputs of a loss: maps, or rows of features or logits, with a wider teacher if the loss allows it."""
     width = 7 if wider and name not in ("kd", "ickd") else 4
     shapes = [(5, channels, 6) if name in OF_MAPS else (5, channels) for channels in (4, width)]
     return normal(*shapes[0], seed=seed), normal(*shapes[1], seed=seed + 1)
@@ -244,7 +244,7 @@ def read(name: str, *, seed: int = 1, **options: Any) -> Readings:
 
 @pytest.fixture(scope="module")
 def pair() -> tuple[Readings, Readings]:
-    """A student and a teacher that agree in width, classes and size of the maps."""
+    """A student and a teacher of the same width, classes and size of the maps."""
     return read("cifar_resnet", arch="1-1-1"), read("cifar_resnet", arch="2-1-2", seed=2)
 
 

@@ -209,8 +209,8 @@ def test_evolution_keeps_the_best_and_no_failures() -> None:
     algorithm = create_algorithm("evolution", space, population=10, tournament=3)
     asked = run_algorithm(algorithm, AlgorithmContract.uneven, 100)
     scores = sorted((s for a in asked if (s := AlgorithmContract.uneven(a)) is not None), reverse=True)
-    kept = [AlgorithmContract.uneven(individual.architecture) for individual in algorithm.individuals]
-    assert kept == scores[:10]
+    survivors = [AlgorithmContract.uneven(individual.architecture) for individual in algorithm.individuals]
+    assert survivors == scores[:10]
 
 
 def test_ageing_keeps_the_youngest_however_bad() -> None:
@@ -228,9 +228,9 @@ def test_nsga2_keeps_the_whole_front() -> None:
     asked = run_algorithm(algorithm, score, 64)
     points = {(score(a), space.cost(a).macs) for a in asked}
     front = {p for p in points if not any(q != p and q[0] >= p[0] and q[1] <= p[1] for q in points)}
-    kept = {(score(i.architecture), space.cost(i.architecture).macs) for i in algorithm.individuals}
+    survivors = {(score(i.architecture), space.cost(i.architecture).macs) for i in algorithm.individuals}
     assert len(front) > 1
-    assert front <= kept
+    assert front <= survivors
 
 
 def test_nsga2_spreads_over_sizes_where_evolution_follows_the_score() -> None:
@@ -323,12 +323,12 @@ def test_nsga2_selects_among_all_that_was_ever_scored() -> None:
 
     for scored, score in tell_in_batches(algorithm, changing):
         rest = {a: (score(a), float(space.cost(a).params)) for a in scored}
-        kept = dict(kept_by(algorithm))
-        assert all(kept[a] == rest[a][0] for a in kept)
-        while rest and len(kept) > 0:
+        survivors = dict(kept_by(algorithm))
+        assert all(survivors[a] == rest[a][0] for a in survivors)
+        while rest and len(survivors) > 0:
             front = {a for a in rest if not beaten(rest[a], list(rest.values()))}
-            assert front <= set(kept) or set(kept) <= front  # whole fronts, and a part of the last one
-            kept = {a: value for a, value in kept.items() if a not in front}
+            assert front <= set(survivors) or set(survivors) <= front  # whole fronts, and a part of the last one
+            survivors = {a: value for a, value in survivors.items() if a not in front}
             rest = {a: point for a, point in rest.items() if a not in front}
         assert len(algorithm.individuals) == min(10, len(scored))
 
@@ -400,7 +400,7 @@ def test_unknown_algorithm_gets_near_names() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "options", "said"),
+    ("name", "options", "message"),
     [
         ("evolution", {"populaton": 3}, "near: population; allowed: population, tournament, crossover, offspring"),
         ("random", {"population": 3}, "allowed: none"),
@@ -423,8 +423,8 @@ def test_unknown_algorithm_gets_near_names() -> None:
         ("nsga2", {"objectives": ["score", "params", "params"]}, "each once"),
     ],
 )
-def test_bad_options_are_refused(name: str, options: dict[str, Any], said: str) -> None:
-    with pytest.raises(ValueError, match=said):
+def test_bad_options_are_refused(name: str, options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
         create_algorithm(name, create_space("cifar_resnet_s0"), **options)
 
 

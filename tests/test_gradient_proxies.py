@@ -1,4 +1,4 @@
-"""Proxies of weights and gradients against naive second implementations, and what must not change them.
+"""Proxies of weights and gradients against naive second implementations, and the changes that must not affect them.
 
 The naive forms run a copy of the network in double precision and differentiate it with `backward`, loops and finite
 differences. Networks are read in single precision, whose rounding grows through a few layers to about 1e-5 of the
@@ -213,7 +213,7 @@ def score(name: str, network: nn.Module, probe: Probe | None = None, **options: 
 
 
 def magnitude(name: str, network: nn.Module, probe: Probe) -> float:
-    """What a score may be rounded by a share of: the sum of its terms' magnitudes, or itself."""
+    """The scale of a score's rounding error: the sum of its terms' magnitudes, or the score itself."""
     naive = Naive(network, probe)
     if name == "plain":
         return float(abs(naive.products()).sum())
@@ -512,6 +512,6 @@ def test_labels_beyond_the_networks_classes_are_refused(name: str) -> None:
 class TestGradientProxies(ProxyContract):
     @pytest.fixture(params=list(FORMULAS))
     def proxy(self, request: pytest.FixtureRequest) -> Proxy:
-        found = get_proxy(request.param)
-        assert isinstance(found, Proxy)
-        return found
+        requested = get_proxy(request.param)
+        assert isinstance(requested, Proxy)
+        return requested

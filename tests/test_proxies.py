@@ -1,4 +1,4 @@
-"""DisWOT's terms against plain double-precision forms of the formulas, and what the default promises for any pair.
+"""DisWOT's terms against plain double-precision forms of the formulas, and the promises of the default for any pair.
 
 Networks run in single precision, and so do the Gram matrices and gradients read off them; compared with the same
 formulas in double precision on the same features, scores differ by the rounding of sums, 1e-5.
@@ -7,6 +7,7 @@ formulas in double precision on the same features, scores differ by the rounding
 from __future__ import annotations
 
 import copy
+import dataclasses
 import functools
 import importlib
 import itertools
@@ -51,7 +52,7 @@ def read(name: str, probe: Probe | None = None, *, seed: int = 1, **options: Any
 
 @pytest.fixture(scope="module")
 def pair() -> tuple[Readings, Readings]:
-    """A student and a teacher that agree in width, classes and size of the last map."""
+    """A student and a teacher of the same width, classes and size of the last map."""
     return read("cifar_resnet", arch="1-1-1"), read("cifar_resnet", arch="2-1-2", seed=2)
 
 
@@ -61,7 +62,7 @@ Array = np.ndarray
 
 
 class Plain:
-    """What a network is compared by, in double precision: features, logits and classifier weight."""
+    """The values by which networks are compared, in double precision: features, logits and classifier weight."""
 
     def __init__(self, readings: Readings) -> None:
         self.features = readings.features.double().numpy()  # samples x channels x positions
@@ -208,7 +209,7 @@ def test_a_network_is_most_like_itself(name: str, pair: tuple[Readings, Readings
 
 
 class Altered(nn.Module):
-    """A network whose last map is changed, with a classifier that makes up for it."""
+    """A network with a changed last map and a classifier that compensates for it."""
 
     def __init__(self, network: Any, permutation: Tensor, scale: float) -> None:
         super().__init__()
@@ -267,7 +268,7 @@ def test_student_and_teacher_may_change_places(name: str, pair: tuple[Readings, 
 
 
 def test_diswot_weighs_its_terms_alike(pair: tuple[Readings, Readings]) -> None:
-    terms = get_proxy("diswot").terms
+    terms = tuple(component.name for component in get_proxy("diswot").components)
     assert terms == ("semantic", "relation", "channel_relation")
     values = [get_proxy(term)(*pair) for term in terms]
     assert all(0 < value < 1 for value in values)
@@ -349,11 +350,11 @@ def test_features_that_are_zero_have_no_score() -> None:
 
 
 @pytest.fixture
-def kept_registry(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What a test registers is forgotten after it."""
-    from diswot_search.proxies import base
+def restored_registry(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Restores the registry of proxies after the test."""
+    from diswot_search.proxies import registry
 
-    monkeypatch.setattr(base._PROXIES, "_entries", dict(base._PROXIES._entries))
+    monkeypatch.setattr(registry._PROXIES, "_entries", dict(registry._PROXIES._entries))
 
 
 def spread(student: Readings, teacher: Readings | None = None) -> float:
@@ -371,26 +372,26 @@ def test_unknown_names_are_answered_with_near_ones() -> None:
         get_proxy("xyz")
 
 
-@pytest.mark.usefixtures("kept_registry")
+@pytest.mark.usefixtures("restored_registry")
 def test_a_registered_function_is_known_by_name(pair: tuple[Readings, Readings]) -> None:
-    proxy = register_proxy("spread", spread, terms=("params",))
+    proxy = register_proxy("spread", spread, components=("params",))
     assert get_proxy("spread") is proxy
     assert get_proxy(proxy) is proxy
     assert list_proxies()[-1] == "spread"
-    assert (proxy.summary, proxy.needs_teacher, proxy.terms) == (
+    assert (proxy.summary, proxy.needs_teacher, proxy.components) == (
         "Standard deviation of the logits.",
         False,
-        ("params",),
+        (get_proxy("params"),),
     )
     assert proxy(pair[0]) == proxy(*pair) == pytest.approx(float(pair[0].logits.std()))
 
 
-@pytest.mark.usefixtures("kept_registry")
+@pytest.mark.usefixtures("restored_registry")
 def test_a_name_is_given_once_and_terms_must_be_known() -> None:
     with pytest.raises(ValueError, match="proxy 'params' is registered already"):
         register_proxy("params", spread)
     with pytest.raises(UnknownNameError, match="Did you mean 'params'"):
-        register_proxy("spread", spread, terms=("parms",))
+        register_proxy("spread", spread, components=("parms",))
     assert "spread" not in list_proxies()
 
 
@@ -438,7 +439,7 @@ def holding(value: Any) -> Callable[..., float]:
     return lambda student, teacher=None: float(value)
 
 
-def told(value: Any) -> Callable[..., float]:
+def defaulting(value: Any) -> Callable[..., float]:
     def proxy(student: Readings, teacher: Readings | None = None, *, given: Any = value) -> float:
         return float(given)
 
@@ -466,7 +467,7 @@ PLAIN = st.recursive(
 )
 
 
-@pytest.mark.parametrize("make", [holding, told, partly])
+@pytest.mark.parametrize("make", [holding, defaulting, partly])
 @given(PLAIN, PLAIN)
 def test_functions_that_hold_plain_values_are_known_by_them(
     make: Callable[[Any], Callable[..., float]], first: Any, second: Any
@@ -488,7 +489,7 @@ ARRAY = np.arange(6.0)
         (ARRAY, [ARRAY + 1, ARRAY.reshape(2, 3), ARRAY.astype("float32"), list(ARRAY)]),
         (np.float32(2), [np.float64(2), np.float32(3), 2.0]),
         ({1, "a"}, [{1, "b"}, frozenset({1, "a"})]),
-        (holding(1), [holding(2), told(1), partly(1)]),
+        (holding(1), [holding(2), defaulting(1), partly(1)]),
         (torch.relu, [torch.sigmoid]),
         (math.sin, [math.cos]),
         ("abc".count, ["abd".count, "abc".index]),
@@ -499,10 +500,10 @@ ARRAY = np.arange(6.0)
     ],
 )
 def test_functions_that_hold_other_things_are_known_by_what_can_be_seen(value: Any, others: list[Any]) -> None:
-    known = identity(holding(value))
-    assert identity(holding(value)) == known
-    assert identity(holding([value])) != known
-    assert known not in {identity(holding(other)) for other in others}
+    expected = identity(holding(value))
+    assert identity(holding(value)) == expected
+    assert identity(holding([value])) != expected
+    assert expected not in {identity(holding(other)) for other in others}
 
 
 class Weighted:
@@ -523,7 +524,7 @@ OPAQUE = [
     holding(np.array([None])),
     holding(torch.eye(2).to_sparse()),
     holding(iter([])),
-    told(Weighted(1.0)),
+    defaulting(Weighted(1.0)),
     partly(Weighted(1.0)),
 ]
 
@@ -545,7 +546,7 @@ def test_a_function_that_holds_itself_has_an_identity() -> None:
     assert identity(endless(1)) == identity(endless(1)) != identity(endless(2))
 
 
-@pytest.mark.usefixtures("kept_registry")
+@pytest.mark.usefixtures("restored_registry")
 def test_only_proxies_of_this_package_are_known_by_their_bare_names() -> None:
     assert [name for name in list_proxies() if get_proxy(name).identity != name] == []
     mine = register_proxy("spread", spread)
@@ -556,6 +557,15 @@ def test_only_proxies_of_this_package_are_known_by_their_bare_names() -> None:
     copied = Proxy("snip", spread, needs_teacher=False, summary="")
     assert not copied.is_registered
     assert copied.identity not in ("snip", mine.identity)
+    changed = dataclasses.replace(get_proxy("snip"), function=spread)
+    assert not changed.is_registered
+    assert changed.identity not in ("snip", mine.identity)
+
+
+@pytest.mark.parametrize("component", ["macs", get_proxy("log_rank(snip, macs)")])
+def test_a_component_must_be_a_proxy(component: Any) -> None:
+    with pytest.raises(TypeError, match="it must be a Proxy"):
+        Proxy("mine", spread, needs_teacher=False, summary="", components=(component,))
 
 
 MODULE = """

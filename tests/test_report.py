@@ -77,7 +77,8 @@ def test_the_table_ranks_the_best() -> None:
 
 
 def test_the_parts_of_scores_fit_a_terminal() -> None:
-    study, parts = make_study(proxy="effective_capacity"), get_proxy("effective_capacity").terms
+    study = make_study(proxy="effective_capacity")
+    parts = [component.name for component in get_proxy("effective_capacity").components]
     assert list(format_parts(study)) == []
     scored = {name: -10000 / (place + 3) for place, name in enumerate(parts)}
     record = replace(study.winner.record, index=9, architecture="7-7-7", canonical="7-7-7", score=4.0, parts=scored)

@@ -169,7 +169,7 @@ def constants_of_the_batch(model: nn.Module, images: Tensor) -> Iterator[None]:
     def set_statistics(norm: Any, inputs: tuple[Tensor, ...]) -> None:
         norm.running_var, norm.running_mean = torch.var_mean(inputs[0], (0, 2, 3), correction=0)
 
-    kept = {name: value.clone() for name, value in model.named_buffers()}
+    buffers = {name: value.clone() for name, value in model.named_buffers()}
     norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
     hooks = [norm.register_forward_pre_hook(set_statistics) for norm in norms]
     model.eval()
@@ -178,7 +178,7 @@ def constants_of_the_batch(model: nn.Module, images: Tensor) -> Iterator[None]:
     for hook in hooks:
         hook.remove()
     yield
-    model.load_state_dict(kept, strict=False)
+    model.load_state_dict(buffers, strict=False)
 
 
 def layer_weights(model: nn.Module, images: Tensor) -> list[Tensor]:
@@ -355,15 +355,15 @@ def test_activations_that_are_not_finite_are_named() -> None:
 
 def test_az_nas_is_made_of_its_four_parts() -> None:
     aggregate: Any = get_proxy("az_nas")
-    assert aggregate.terms == ("expressivity", "progressivity", "trainability", "macs")
+    assert aggregate.component_names == ("expressivity", "progressivity", "trainability", "macs")
     assert aggregate.needs == ("block_entropies", "block_gradients")
-    assert aggregate.identity == get_proxy(f"log_rank({', '.join(aggregate.terms)})").identity
+    assert aggregate.identity == get_proxy(f"log_rank({', '.join(aggregate.component_names)})").identity
 
 
 def test_vkdnw_rank_is_made_of_five() -> None:
     aggregate: Any = get_proxy("vkdnw_rank")
-    assert aggregate.terms == ("vkdnw", "jacov", "expressivity", "trainability", "macs")
-    assert aggregate.identity == get_proxy(f"log_rank({', '.join(aggregate.terms)})").identity
+    assert aggregate.component_names == ("vkdnw", "jacov", "expressivity", "trainability", "macs")
+    assert aggregate.identity == get_proxy(f"log_rank({', '.join(aggregate.component_names)})").identity
 
 
 class TestExpressivity(ProxyContract):

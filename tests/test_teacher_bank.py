@@ -24,7 +24,7 @@ from torch.nn import functional as F
 import diswot_search as ds
 from diswot_search.cli import main
 from diswot_search.evaluation import Evaluation, Evaluator, Record
-from diswot_search.proxies import Proxy, base, create_aggregate, get_proxy
+from diswot_search.proxies import Proxy, create_aggregate, get_proxy, registry
 from diswot_search.readings import Readings
 from diswot_search.report import plot_front
 from diswot_search.teacher import ConvertedTeacher, Teacher, TeacherBank, create_teacher
@@ -253,7 +253,7 @@ def test_what_needs_no_teacher_is_computed_once(
         calls.append("nobody" if teacher is None else "a teacher")
         return 1.0
 
-    monkeypatch.setattr(base._PROXIES, "_entries", dict(base._PROXIES._entries))
+    monkeypatch.setattr(registry._PROXIES, "_entries", dict(registry._PROXIES._entries))
     ds.register_proxy("watch", watch, needs_teacher=needs_teacher)
     for proxy, times in (("watch", expected), ("log_rank(watch, kd)", expected), (watch, ["a teacher"] * 3)):
         calls.clear()  # a function that is not registered may use the teacher, whatever is said of it

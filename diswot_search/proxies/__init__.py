@@ -1,10 +1,12 @@
-"""Zero-cost proxies: plain functions of a student's readings and a teacher's; higher is better."""
+"""Zero-cost proxies: plain functions of a student's readings and a teacher's; higher is better.
+
+This file registers the proxies and aggregates of the package. `register_proxy` shows how to add one of your own.
+"""
 
 from . import activations, capacity, distillers, gradients, similarity, size, spectra, zen
-from .aggregate import RankAggregate
-from .base import (
-    Proxy,
-    ProxyFunction,
+from .aggregate import RankAggregate, elementary_proxies
+from .proxy import Proxy, ProxyFunction
+from .registry import (
     create_aggregate,
     get_proxy,
     list_aggregates,
@@ -17,15 +19,17 @@ from .base import (
 for _name in ("semantic", "relation", "channel_relation"):
     for _suffix in ("", "_paper", "_readme"):
         register_proxy(_name + _suffix, getattr(similarity, _name + _suffix), needs_teacher=True)
-register_proxy("diswot", similarity.diswot, needs_teacher=True, terms=("semantic", "relation", "channel_relation"))
+register_proxy("diswot", similarity.diswot, needs_teacher=True, components=("semantic", "relation", "channel_relation"))
 for _suffix in ("_paper", "_readme"):
     _terms = (f"semantic{_suffix}", f"relation{_suffix}")
-    register_proxy(f"diswot{_suffix}", getattr(similarity, f"diswot{_suffix}"), needs_teacher=True, terms=_terms)
+    _function = getattr(similarity, f"diswot{_suffix}")
+    register_proxy(f"diswot{_suffix}", _function, needs_teacher=True, components=_terms)
 register_proxy("params", size.params)
 register_proxy("macs", size.macs)
-for _part in capacity.PARTS:
-    register_proxy(_part.__name__, _part)
-register_proxy("effective_capacity", capacity.effective_capacity, terms=tuple(part.__name__ for part in capacity.PARTS))
+_components = tuple(component.__name__ for component in capacity.COMPONENTS)
+for _component in capacity.COMPONENTS:
+    register_proxy(_component.__name__, _component)
+register_proxy("effective_capacity", capacity.effective_capacity, components=_components)
 register_proxy("l2_norm", gradients.l2_norm)
 register_proxy("synflow", gradients.synflow)
 for _name in ("grad_norm", "plain", "snip"):
@@ -67,6 +71,7 @@ __all__ = [
     "ProxyFunction",
     "RankAggregate",
     "create_aggregate",
+    "elementary_proxies",
     "get_proxy",
     "list_aggregates",
     "list_proxies",

@@ -1,6 +1,6 @@
-"""Proxies made of activations: codes of neurons, feature maps, and how far a small change of the input carries.
+"""Proxies made of activations: codes of neurons, feature maps, and the neural tangent kernel.
 
-None of them looks at labels, so that classes play no part. `ntk` alone needs a backward pass.
+They do not use labels. Only `ntk` needs a backward pass. The code of a sample says which neurons are on, above zero.
 """
 
 from __future__ import annotations
@@ -13,14 +13,14 @@ from torch import Tensor
 from .. import functional as fn
 from ..readings import Readings
 
-THIN = 16
-"""Neurons that `linear_regions` tells samples apart by."""
+_DRAWN_NEURONS = 16
+"""The number of neurons by which `linear_regions` tells samples apart."""
 
 
 def nwot(student: Readings, teacher: Readings | None = None) -> float:
-    """Log determinant of the matrix of neurons that agree on two samples, on in both or off in both.
+    """Log determinant of the B x B matrix that counts, for two samples, the neurons that are on in both or off in both.
 
-    Minus infinity where it is singular, as when two samples have one code.
+    It is minus infinity where the matrix is singular, as when two samples have the same code.
 
     Source: Mellor et al., "Neural Architecture Search without Training", ICML 2021.
     """
@@ -30,7 +30,7 @@ def nwot(student: Readings, teacher: Readings | None = None) -> float:
 def swap(student: Readings, teacher: Readings | None = None) -> float:
     """Number of distinct patterns, on or off, that neurons show over 16 samples; at most 2^16.
 
-    Source: Peng et al., "SWAP-NAS", ICLR 2024 (without its regularisation by size).
+    Source: Peng et al., "SWAP-NAS", ICLR 2024; its regularisation by size is left out.
     """
     return float(student.sign_patterns)
 
@@ -38,25 +38,25 @@ def swap(student: Readings, teacher: Readings | None = None) -> float:
 def linear_regions(student: Readings, teacher: Readings | None = None) -> float:
     """Number of linear regions that the samples lie in, as seen by 16 neurons drawn at random.
 
-    Two samples lie in one region where they have one code. All codes of a wide network differ, so TE-NAS counts those
-    of a network of one channel on images of 3x3 pixels. Here the network stays as it is, and 16 of its neurons are
-    drawn: the share of neurons that agree on two samples, to the power of 16, is the chance that they have one code.
-    The number is the sum over samples of one over the expected number of samples in their region. Between 16 and 256
-    neurons the ranking of NAS-Bench-201 stays what it is.
+    Two samples lie in the same region if they have the same code. In a wide network all codes differ, so TE-NAS counts
+    the codes of a network of one channel on images of 3x3 pixels. This function keeps the network and draws 16 of its
+    neurons instead. The share of neurons that agree on two samples, to the power of 16, is the chance that the two have
+    the same code. The score is the sum over samples of one over the expected number of samples in their region.
+    Between 16 and 256 neurons the ranking of NAS-Bench-201 does not change.
 
-    Source: Chen et al., "Neural Architecture Search on ImageNet in Four GPU Hours" (TE-NAS), ICLR 2021; see above for
-    what is different.
+    Source: Chen et al., "Neural Architecture Search on ImageNet in Four GPU Hours" (TE-NAS), ICLR 2021, with the
+    difference described above.
     """
-    return float(fn.expected_regions(student.code_gram / student.neurons, THIN))
+    return float(fn.expected_regions(student.code_gram / student.neurons, _DRAWN_NEURONS))
 
 
 def ntk(student: Readings, teacher: Readings | None = None) -> float:
     """Minus the condition number of the neural tangent kernel: how unevenly the batch would be learned.
 
-    Minus infinity where the kernel is singular.
+    It is minus infinity where the kernel is singular.
 
-    Source: Chen et al., "Neural Architecture Search on ImageNet in Four GPU Hours" (TE-NAS), ICLR 2021, with
-    batch normalisation differentiated as if its statistics were constants.
+    Source: Chen et al., "Neural Architecture Search on ImageNet in Four GPU Hours" (TE-NAS), ICLR 2021. The statistics
+    of batch normalisation are treated as constants in the derivative.
     """
     return -float(fn.condition_number(student.ntk))
 
@@ -64,8 +64,8 @@ def ntk(student: Readings, teacher: Readings | None = None) -> float:
 def meco(student: Readings, teacher: Readings | None = None) -> float:
     """Sum over feature maps of the smallest eigenvalue of the correlations of channels, on the first sample.
 
-    Maps of innermost modules alone are looked at. A constant channel has no correlation with any, and zero with
-    itself, as in the original code, so that a map with such a channel counts nothing.
+    Only the maps of innermost modules count. A constant channel has correlation zero with every channel, itself
+    included, as in the original code, so a map with such a channel adds nothing.
 
     Source: Jiang et al., "MeCo: Zero-Shot NAS with One Data and Single Forward Pass via Minimum Eigenvalue of
     Correlation", NeurIPS 2023.
@@ -74,8 +74,8 @@ def meco(student: Readings, teacher: Readings | None = None) -> float:
 
 
 def _stacked(maps: Iterable[Tensor]) -> list[Tensor]:
-    """Maps (C, P) of one shape as one tensor (maps, C, P)."""
+    """One tensor (maps, C, P) for all maps (C, P) of the same shape."""
     by_shape: dict[torch.Size, list[Tensor]] = {}
     for map_ in maps:
         by_shape.setdefault(map_.shape, []).append(map_)
-    return [torch.stack(same) for same in by_shape.values()]
+    return [torch.stack(group) for group in by_shape.values()]

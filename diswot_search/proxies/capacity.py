@@ -1,10 +1,10 @@
-"""Effective capacity: how much of a network there is, and how much of it can be used.
+"""Effective capacity: how large a network is, and how much of it can be used.
 
-Each part is the logarithm of a number of something, or of a share that passes, in nats. Their sum is the logarithm of a
-product, so there is nothing to weigh; it needs neither a teacher nor other candidates to be ranked among.
+Each component is the logarithm, in nats, of a number of things or of a share that passes. Their sum is the logarithm of
+a product, so no weights are needed. The score needs neither a teacher nor other candidates to be ranked among.
 
-What is not a count is read off the first 16 images of the probe with gates open (see `readings.gates`), so that
-residual branches that begin switched off count as if they were on. Blocks are residual blocks, cells, transformer
+Everything but the parameter count is read off the first 16 images of the probe with gates open (see `readings.gates`):
+residual branches that start switched off count as if they were on. Blocks are residual blocks, cells or transformer
 layers (see `readings.recording.find_blocks`).
 """
 
@@ -20,15 +20,26 @@ from ..readings import ReadingError, Readings
 
 
 def effective_capacity(student: Readings, teacher: Readings | None = None) -> float:
-    """Log of parameters x effective positions, layers and channels x the share of gradients that passes."""
-    return math.fsum(part(student) for part in PARTS)
+    """Log of parameters x effective positions, layers and channels x the share of gradients that passes.
+
+    It is the sum of the five components below.
+
+    Raises:
+        ReadingError: The network has no trainable parameter, or no gradient reaches any layer.
+
+    Example:
+        >>> from diswot_search.proxies import get_proxy
+        >>> [component.name for component in get_proxy("effective_capacity").components][:2]
+        ['log_params', 'position_entropy']
+    """
+    return math.fsum(component(student) for component in COMPONENTS)
 
 
 def log_params(student: Readings, teacher: Readings | None = None) -> float:
     """Log of the number of trainable parameters.
 
     Raises:
-        ReadingError: There is none.
+        ReadingError: No parameter is trainable.
     """
     if not student.cost.params:
         raise ReadingError("no parameter is trainable")
@@ -39,46 +50,55 @@ def position_entropy(student: Readings, teacher: Readings | None = None) -> floa
     """Log of the effective number of positions: mean of the log of their number and of an entropy.
 
     The positions, or tokens, are those of the last grid. The entropy is that of the spectrum of their second moment,
-    mean over the blocks there: the log of their number where each holds something of its own, and lower where places
-    were averaged, as by pooling. What is nowhere below zero, as behind ReLU, shares a mean, so that such networks seem
-    coarser than those whose blocks end in anything else: by 0.4 at 8 x 8 positions, more on finer grids.
+    averaged over the blocks on that grid. It is the log of the number of positions if each carries something of its
+    own, and lower if positions were averaged, as by pooling. Features that are never negative, as behind ReLU, share a
+    mean, so networks whose blocks end in ReLU seem coarser than others: by 0.4 at 8 x 8 positions, by more on finer
+    grids.
     """
     spectra = student.excerpt.position_spectra
-    held = math.fsum(float(fn.entropy(spectrum)) for spectrum in spectra) / len(spectra)
-    return (math.log(student.excerpt.positions) + held) / 2
+    entropy = math.fsum(float(fn.entropy(spectrum)) for spectrum in spectra) / len(spectra)
+    return (math.log(student.excerpt.positions) + entropy) / 2
 
 
 def layer_entropy(student: Readings, teacher: Readings | None = None) -> float:
     """Log of the effective number of layers: entropy of the layers' shares in the sum of |W g|.
 
-    W is the weight of a convolution or linear layer, g its gradient of the cross entropy. It is the log of the number
-    of layers where each has the same say in the loss, and lower where few layers decide it.
+    W is the weight of a convolution or linear layer, and g is the gradient of the cross entropy with respect to it. The
+    score is the log of the number of layers if all influence the loss equally, and lower if few layers decide it.
 
-    Source of |W g|: Lee et al., "SNIP", ICLR 2019, which prunes by it.
+    Raises:
+        ReadingError: No gradient reaches any layer.
+
+    Source: |W g| is from Lee et al., "SNIP", ICLR 2019, which prunes by it.
     """
     return float(fn.entropy(_layer_shares(_saliency(student))))
 
 
 def channel_entropy(student: Readings, teacher: Readings | None = None) -> float:
-    """Log of the effective number of channels: mean of two entropies, of what channels carry and of their say.
+    """Log of the effective number of channels: mean of an entropy of the features and one of the influence on the loss.
 
-    The first is that of the spectrum of the channels' second moment, mean over stem and blocks: 0 where all channels
-    follow one pattern, and the log of their number where they share the energy of the feature map evenly. The second is
-    that of the output channels' shares in a layer's sum of |W g|, mean over layers, each weighted by its own share.
-    The spectrum has no more values than there are samples and positions.
+    The first is the entropy of the spectrum of the channels' second moment, averaged over stem and blocks. It is 0 if
+    all channels follow one pattern, and the log of their number if they share the energy of the feature map evenly. The
+    spectrum has at most as many values as there are samples times positions. The second is the entropy of the output
+    channels' shares in a layer's sum of |W g|, averaged over layers, each weighted by its own share in the network's
+    sum.
+
+    Raises:
+        ReadingError: No gradient reaches any layer.
 
     Source: after the expressivity of Lee and Ham, "AZ-NAS", CVPR 2024, and SNIP, Lee et al., ICLR 2019.
     """
     spectra = student.excerpt.block_spectra
-    carried = math.fsum(float(fn.entropy(spectrum)) for spectrum in spectra) / len(spectra)
+    feature_entropy = math.fsum(float(fn.entropy(spectrum)) for spectrum in spectra) / len(spectra)
     saliency = _saliency(student)
-    # A layer without a gradient has no shares, and no weight either.
-    say = torch.stack([fn.entropy(layer / layer.sum().clamp_min(torch.finfo(layer.dtype).tiny)) for layer in saliency])
-    return (carried + float((_layer_shares(saliency) * say).sum())) / 2
+    # A layer without a gradient has no shares, and its weight in the mean is zero.
+    totals = [layer.sum().clamp_min(torch.finfo(layer.dtype).tiny) for layer in saliency]
+    entropies = torch.stack([fn.entropy(layer / total) for layer, total in zip(saliency, totals, strict=True)])
+    return (feature_entropy + float((_layer_shares(saliency) * entropies).sum())) / 2
 
 
 def _saliency(student: Readings) -> list[Tensor]:
-    """Sums of |W g| by layer and output channel.
+    """Sums of |W g| for each output channel, one tensor (output channels,) per layer.
 
     Raises:
         ReadingError: No gradient reaches any layer.
@@ -94,26 +114,27 @@ def _layer_shares(saliency: list[Tensor]) -> Tensor:
     return sums / sums.sum()
 
 
-LEAST_SHARE = 1e-3
-"""Shares below count as this one, so that one closed path does not decide a score."""
+_SMALLEST_SHARE = 1e-3
+"""Smaller shares count as this one, so that a single closed path does not decide a score."""
 
 
 def gradient_flow(student: Readings, teacher: Readings | None = None) -> float:
     """Log of the share of a gradient that passes a block in the same way for all samples, mean over blocks; at most 0.
 
-    The share is the largest singular value of the mean map from the gradient at the output of a block to the one at its
-    input at the same position, times the root mean square of the input over that of the output: 1 for a linear map of
-    each position's channels, whatever its scale, and lower where samples are treated differently, as behind one
-    activation function after the other, or places are mixed, as by convolution and pooling, without a residual link.
-    Above 1 it counts as 1, and so does a block between whose grids of positions there is no whole factor. It is an
-    estimate from above: where blocks have as many channels as there are samples and positions, small losses are not
-    seen.
+    The share is a singular value times a ratio. The singular value is the largest one of the mean map from the gradient
+    at the output of a block to the gradient at its input, at the same position. The ratio is the root mean square of
+    the input over that of the output. The share is 1 for a linear map of each position's channels, whatever its scale.
+    It is lower if the block treats samples differently, as a chain of activation functions does, or mixes positions, as
+    convolution and pooling do without a residual link. A share above 1 counts as 1, and so does a block whose grids of
+    positions are not whole multiples of each other. The share is an overestimate: if blocks have as many channels as
+    there are samples times positions, small losses do not show.
 
-    Source: after the trainability of Lee and Ham, "AZ-NAS", CVPR 2024, which takes the same map as it is, and holds a
-    gain against a block as well.
+    Source: after the trainability of Lee and Ham, "AZ-NAS", CVPR 2024, which uses the same map without the ratio and
+    penalises gains as well as losses.
     """
     gains = [1.0 if gain is None else gain for gain in student.excerpt.block_gains]
-    return math.fsum(min(math.log(max(gain, LEAST_SHARE)), 0.0) for gain in gains) / max(len(gains), 1)
+    return math.fsum(min(math.log(max(gain, _SMALLEST_SHARE)), 0.0) for gain in gains) / max(len(gains), 1)
 
 
-PARTS = (log_params, position_entropy, layer_entropy, channel_entropy, gradient_flow)
+COMPONENTS = (log_params, position_entropy, layer_entropy, channel_entropy, gradient_flow)
+"""The functions that `effective_capacity` adds up, in the order of reports."""

@@ -1,7 +1,8 @@
-"""A distiller as a proxy: minus its loss between a random student and a random teacher, without any training.
+"""Distillers as proxies: minus the distillation loss between an untrained student and its teacher.
 
-None has a connector, so a student is compared in whatever shape it has; where the loss is not defined for a pair, the
-proxy says so. The best value is 0, that of a student equal to its teacher.
+There are no connectors, so features are compared in the shape that each network gives them. If a loss is not defined
+for a pair of networks, the proxy raises a `ReadingError` that says why. The best value is 0, for equal networks.
+The losses and their papers are in `diswot_search.functional`.
 """
 
 from __future__ import annotations
@@ -14,50 +15,63 @@ from torch import Tensor
 
 from .. import functional as fn
 from ..readings import ReadingError, Readings
-from .similarity import given
+from .similarity import require_teacher
 
 
 def kd(student: Readings, teacher: Readings | None = None) -> float:
-    """Minus the divergence of predictions softened by a temperature of 4; for equal classes."""
-    return _minus(fn.kd_loss, student.logits, given(teacher).logits)
+    """Minus the divergence of predictions softened by a temperature of 4; both networks need the same classes."""
+    return _minus(fn.kd_loss, student.logits, require_teacher(teacher).logits)
 
 
 def at(student: Readings, teacher: Readings | None = None) -> float:
-    """Minus the difference of attention maps, mean over the stages that both have, counted from the last.
+    """Minus the difference of attention maps, averaged over the stages that both have, counted from the last.
 
-    Stages that are one position wide are left out: their attention is always 1.
+    Stages with a single position are left out, because their attention is always 1.
+
+    Raises:
+        ReadingError: No stage has more than one position in both networks, or positions cannot be matched.
     """
-    return _minus(_attention_loss, student.stage_features, given(teacher).stage_features)
+    return _minus(_attention_loss, student.stage_features, require_teacher(teacher).stage_features)
 
 
 def sp(student: Readings, teacher: Readings | None = None) -> float:
     """Minus the difference of the samples' row-normalised Gram matrices of the last feature map."""
-    return _minus(fn.sp_loss, student.features, given(teacher).features)
+    return _minus(fn.sp_loss, student.features, require_teacher(teacher).features)
 
 
 def cc(student: Readings, teacher: Readings | None = None) -> float:
     """Minus the difference of the samples' Gaussian kernels of pooled features."""
-    return _minus(fn.cc_loss, student.pooled, given(teacher).pooled)
+    return _minus(fn.cc_loss, student.pooled, require_teacher(teacher).pooled)
 
 
 def rkd(student: Readings, teacher: Readings | None = None) -> float:
     """Minus the difference of the samples' distances and angles in pooled features."""
-    return _minus(fn.rkd_loss, student.pooled, given(teacher).pooled)
+    return _minus(fn.rkd_loss, student.pooled, require_teacher(teacher).pooled)
 
 
 def pkt(student: Readings, teacher: Readings | None = None) -> float:
     """Minus the divergence of the samples' cosines of pooled features, as probabilities."""
-    return _minus(fn.pkt_loss, student.pooled, given(teacher).pooled)
+    return _minus(fn.pkt_loss, student.pooled, require_teacher(teacher).pooled)
 
 
 def nst(student: Readings, teacher: Readings | None = None) -> float:
-    """Minus the discrepancy of the distributions of channel maps in the last feature map."""
-    return _minus(_selectivity_loss, student.features, given(teacher).features)
+    """Minus the discrepancy of the distributions of channel maps in the last feature map.
+
+    Raises:
+        ReadingError: The last feature map of a network has a single position, or positions cannot be matched.
+    """
+    return _minus(_selectivity_loss, student.features, require_teacher(teacher).features)
 
 
 def ickd(student: Readings, teacher: Readings | None = None) -> float:
-    """Minus the difference of the channels' row-normalised Gram matrices; for equal widths, in order of channels."""
-    return _minus(fn.ickd_loss, student.features, given(teacher).features)
+    """Minus the difference of the channels' row-normalised Gram matrices; both networks need the same width.
+
+    Channels are compared by their index, so their order matters.
+
+    Raises:
+        ReadingError: The numbers of channels differ.
+    """
+    return _minus(fn.ickd_loss, student.features, require_teacher(teacher).features)
 
 
 def _attention_loss(student: list[Tensor], teacher: list[Tensor]) -> Tensor:
@@ -65,7 +79,7 @@ def _attention_loss(student: list[Tensor], teacher: list[Tensor]) -> Tensor:
     losses = [fn.at_loss(first, second) for first, second in pairs if _have_patterns(first, second)]
     if not losses:
         raise ValueError("at compares patterns over positions, and no stage has more than one position in both")
-    return torch.stack(losses).mean()  # not their sum: a student with fewer stages has no advantage
+    return torch.stack(losses).mean()  # a sum would favour students with fewer stages
 
 
 def _selectivity_loss(student: Tensor, teacher: Tensor) -> Tensor:
@@ -86,7 +100,7 @@ def _minus(loss: Callable[[Any, Any], Tensor], student: Any, teacher: Any) -> fl
 
 
 def _exact(values: Any) -> Any:
-    """In double precision: random networks are alike, and what is left of nearly equal numbers must not be rounding."""
+    """Values in double precision. Random networks are alike, and differences of nearly equal numbers lose digits."""
     if isinstance(values, list):
         return [_exact(value) for value in values]
     return fn.exact(values)

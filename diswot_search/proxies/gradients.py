@@ -1,16 +1,20 @@
 """Proxies of weights and gradients: how large, how sensitive and how alike they are before any training.
 
-W is the weight of a convolution or linear layer and g its gradient of the mean cross entropy on the probe; sums run
-over these layers, so biases and the scales of normalisation count nothing. Where no weight gets a gradient, as in a
-disconnected cell, the score is an error: its zero would stand in the middle of those that have a sign.
+W is the weight of a convolution or linear layer, and g is the gradient of the mean cross entropy on the probe with
+respect to it. Sums run over these layers, so biases and the scales of normalisation do not count. If no weight gets a
+gradient, as in a disconnected cell, the proxies that use g raise a `ReadingError`: a score of zero would rank in the
+middle wherever scores can have either sign.
 
-Cost beside a plain forward pass: `l2_norm` nothing, `synflow` one image forward and backward in double precision,
-`zico` half the batch forward and backward twice. All others share one forward pass with a graph; `grad_norm`,
-`plain`, `snip`, `grasp` and `fisher` one backward pass of it, `jacov` and `epe_nas` another one, and `grasp` takes a
-second derivative.
+The cost on top of a plain forward pass:
 
-Source, where none is named: Abdelfattah et al., "Zero-Cost Proxies for Lightweight NAS", ICLR 2021, which takes what
-pruning scores a weight by, summed, as the score of a network.
+* `l2_norm`: nothing.
+* `synflow`: one image forward and backward in double precision.
+* `zico`: half the batch forward and backward, twice.
+* All others share one forward pass with a graph. `grad_norm`, `plain`, `snip`, `grasp` and `fisher` share one backward
+  pass of it, `jacov` and `epe_nas` share another, and `grasp` takes a second derivative.
+
+Source of functions that name no other: Abdelfattah et al., "Zero-Cost Proxies for Lightweight NAS", ICLR 2021, which
+sums the pruning scores of weights to score a network.
 """
 
 from __future__ import annotations
@@ -28,11 +32,11 @@ from torch.overrides import TorchFunctionMode
 from .. import functional as fn
 from ..readings import ReadingError, Readings, evaluation_mode
 
-STABILISER = 1e-5
+_STABILISER = 1e-5
 """Added to eigenvalues and to correlations, so that their logarithm is finite."""
 
-MANY_CLASSES = 101
-"""From so many classes on, `epe_nas` compares the classes instead of adding them up."""
+_MANY_CLASSES = 101
+"""The number of classes from which `epe_nas` compares classes instead of adding them up."""
 
 # -- weights ------------------------------------------------------------------------------------
 
@@ -43,11 +47,11 @@ def l2_norm(student: Readings, teacher: Readings | None = None) -> float:
 
 
 def synflow(student: Readings, teacher: Readings | None = None) -> float:
-    """Log of the sum of |W dR/dW|, with R what an image of ones gives when no sign cancels another.
+    """Log of the sum of |W dR/dW|, where R is the response to an image of ones without cancelling signs.
 
-    R is the sum of the logits when all parameters are made absolute and normalisation (batch, layer, group, instance
-    and RMS) hands its input on, in double precision. Attention keeps its softmax, which is near its limits then, so
-    that queries and keys count little.
+    R is the sum of the logits, in double precision, with the absolute values of all parameters and with normalisation
+    (batch, layer, group, instance and RMS) replaced by the identity. Attention keeps its softmax. It is nearly
+    saturated then, so queries and keys count little.
 
     Source: Tanaka et al., "Pruning neural networks without any data by iteratively conserving synaptic flow",
     NeurIPS 2020.
@@ -70,17 +74,28 @@ def synflow(student: Readings, teacher: Readings | None = None) -> float:
 
 
 def grad_norm(student: Readings, teacher: Readings | None = None) -> float:
-    """Sum over layers of the L2 norm of the gradient."""
+    """Sum over layers of the L2 norm of the gradient.
+
+    Raises:
+        ReadingError: No layer gets a gradient.
+    """
     return float(_sum(gradient.norm() for gradient in _gradients(student)))
 
 
 def plain(student: Readings, teacher: Readings | None = None) -> float:
-    """Sum of W g: how fast the loss would rise if all weights grew in proportion."""
+    """Sum of W g: how fast the loss would rise if all weights grew in proportion.
+
+    Raises:
+        ReadingError: No layer gets a gradient.
+    """
     return float(_sum((w * g).sum() for w, g in zip(_weights(student), _gradients(student), strict=True)))
 
 
 def snip(student: Readings, teacher: Readings | None = None) -> float:
-    """Sum of |W g|: what the loss would change by, to first order, if each weight alone were taken away.
+    """Sum of |W g|: the change of the loss, to first order, when each weight is removed in turn.
+
+    Raises:
+        ReadingError: No layer gets a gradient.
 
     Source: Lee et al., "SNIP: Single-shot Network Pruning based on Connection Sensitivity", ICLR 2019.
     """
@@ -90,10 +105,13 @@ def snip(student: Readings, teacher: Readings | None = None) -> float:
 def grasp(student: Readings, teacher: Readings | None = None) -> float:
     """Sum of -W (H g), with H the Hessian of the loss.
 
-    Source: Wang et al., "Picking Winning Tickets Before Training by Preserving Gradient Flow", ICLR 2020; the sign is
-    the opposite of that paper's, as in all work that scores whole networks by it.
+    Raises:
+        ReadingError: No layer gets a gradient.
+
+    Source: Wang et al., "Picking Winning Tickets Before Training by Preserving Gradient Flow", ICLR 2020. The sign is
+    the opposite of the paper's, as is usual where whole networks are scored.
     """
-    _ = _gradients(student)
+    _gradients(student)  # for its error
     return -float(_sum((w * h).sum() for w, h in zip(_weights(student), student.hessian_gradients, strict=True)))
 
 
@@ -101,10 +119,10 @@ def zico(student: Readings, teacher: Readings | None = None) -> float:
     """Sum over layers of the log of sum(mean |g| / std g), both over the two halves of the batch.
 
     The standard deviation is that of the population. Weights whose gradient is the same on both halves are left out,
-    and so are layers that have no other.
+    and so are layers in which that holds for every weight.
 
     Raises:
-        ReadingError: There is no other in any layer, or the batch is too small to be halved.
+        ReadingError: No weight has a gradient that differs between the halves, or the batch is too small to be halved.
 
     Source: Li et al., "ZiCo: Zero-shot NAS via Inverse Coefficient of Variation on Gradients", ICLR 2023.
     """
@@ -119,7 +137,7 @@ def _inverse_variation(first: Tensor, second: Tensor) -> Tensor:
     """Mean magnitude over standard deviation of two gradients of each weight, where they differ."""
     differ = first != second
     first, second = first[differ], second[differ]
-    # Of two numbers, the mean of magnitudes is half their sum and the deviation is half their distance.
+    # For two numbers the mean magnitude is half the sum of magnitudes, and the deviation is half the distance.
     return (first.abs() + second.abs()) / (first - second).abs()
 
 
@@ -127,51 +145,55 @@ def _inverse_variation(first: Tensor, second: Tensor) -> Tensor:
 
 
 def fisher(student: Readings, teacher: Readings | None = None) -> float:
-    """Sum over channels of the batch mean of (sum over positions of a d)^2 / 2, d being the gradient of the output a.
+    """Sum over channels of the batch mean of (sum over positions of a d)^2 / 2, with d the gradient of an activation a.
+
+    Raises:
+        ReadingError: No layer gets a gradient.
 
     Source: Turner et al., "BlockSwap: Fisher-guided Block Substitution for Network Compression on a Budget",
     ICLR 2020.
     """
-    _ = _gradients(student)
-    return float(_sum(one.square().mean(0).sum() / 2 for one in student.sensitivities if len(one)))
+    _gradients(student)  # for its error
+    return float(_sum(layer.square().mean(0).sum() / 2 for layer in student.sensitivities if len(layer)))
 
 
 def jacov(student: Readings, teacher: Readings | None = None) -> float:
     """Spread of the eigenvalues v of the images' gradient correlations: -sum(log(v + k) + 1 / (v + k)), k = 1e-5.
 
-    The gradient of an image is that of the sum of all logits. It is the higher the less alike the network is around
-    different images.
+    The gradient of an image is that of the sum of all logits. The score is high if the network behaves differently
+    around different images.
 
     Raises:
-        ValueError: An image has no gradient, or the same one for every pixel.
+        ValueError: The gradient of an image is zero, or the same for every pixel.
 
     Source: Mellor et al., "Neural Architecture Search without Training", ICML 2021, first version.
     """
-    values = torch.linalg.eigvalsh(fn.correlations(student.input_jacobian)).clamp_min(0) + STABILISER
+    values = torch.linalg.eigvalsh(fn.correlations(student.input_jacobian)).clamp_min(0) + _STABILISER
     return -float((values.log() + values.reciprocal()).sum())
 
 
 def epe_nas(student: Readings, teacher: Readings | None = None) -> float:
-    """Size, over classes, of the summed logs of the correlations between gradients of the same class's images.
+    """Magnitude, over classes, of the summed logs of the correlations between gradients of images of the same class.
 
-    The score of a class is the sum of log(|correlation| + 1e-5) over all pairs of its images, of which those of an
-    image with itself are 0 to the fifth decimal. Networks of up to 100 classes score the sum of the magnitudes. With
-    more classes, that of each is divided by its number of images, and the score is the sum of the distances between
-    classes over their number; a class with one image is left out then.
+    The score of a class is the sum of log(|correlation| + 1e-5) over all pairs of its images. The pair of an image with
+    itself contributes 0 to the fifth decimal. Up to 100 classes, the network's score is the sum of the magnitudes of
+    its classes' scores. With more classes, each class's score is divided by its number of images, and the network's
+    score is the sum of the distances between classes over the number of classes. Classes with one image are then left
+    out.
 
     Raises:
-        ReadingError: No class has two images in the probe, or with more than 100 classes not two of them have.
-        ValueError: An image has no gradient, or the same one for every pixel.
+        ReadingError: No class has two images in the probe, or fewer than two classes have, of more than 100.
+        ValueError: The gradient of an image is zero, or the same for every pixel.
 
     Source: Lopes, Alirezazadeh and Alexandre, "EPE-NAS: Efficient Performance Estimation Without Training for Neural
     Architecture Search", ICANN 2021, and its code.
     """
     jacobian, labels = student.input_jacobian, student.labels
     classes = [jacobian[labels == label] for label in labels.unique()]
-    many = student.logits.shape[1] >= MANY_CLASSES
-    wanted, found = 1 + many, sum(len(rows) > 1 for rows in classes)
-    if found < wanted:
-        raise ReadingError(f"the probe must have two or more images in at least {wanted} classes, it has in {found}")
+    many = student.logits.shape[1] >= _MANY_CLASSES
+    required, usable = 1 + many, sum(len(rows) > 1 for rows in classes)
+    if usable < required:
+        raise ReadingError(f"the probe must have two or more images in at least {required} classes, it has in {usable}")
     if many:
         scores = torch.stack([_log_correlations(rows) / len(rows) for rows in classes if len(rows) > 1])
         return float((scores - scores[:, None]).abs().sum() / len(scores))
@@ -179,7 +201,7 @@ def epe_nas(student: Readings, teacher: Readings | None = None) -> float:
 
 
 def _log_correlations(rows: Tensor) -> Tensor:
-    return (fn.correlations(rows).abs() + STABILISER).log().sum()
+    return (fn.correlations(rows).abs() + _STABILISER).log().sum()
 
 
 # -- shared -------------------------------------------------------------------------------------
@@ -200,7 +222,7 @@ def _sum(values: Any) -> Tensor:
 
 
 class _NoNormalisation(TorchFunctionMode):
-    """Normalisation hands its input on."""
+    """Replaces normalisation by the identity."""
 
     def __torch_function__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None) -> Any:
         if func in (F.batch_norm, F.layer_norm, F.group_norm, F.instance_norm, F.rms_norm):
@@ -210,7 +232,7 @@ class _NoNormalisation(TorchFunctionMode):
 
 @contextmanager
 def _own_caches(model: nn.Module) -> Iterator[None]:
-    """Position biases that some of timm's attention keeps from call to call are kept for this block alone."""
+    """Give the block its own caches of position biases, which some of timm's attention keeps from call to call."""
     holders: list[Any] = [module for module in model.modules() if hasattr(module, "attention_bias_cache")]
     caches = [holder.attention_bias_cache for holder in holders]
     for holder in holders:

@@ -1,4 +1,4 @@
-"""What a function is known by from one process to the next: where it comes from, and a hash of what it computes."""
+"""The identity of a function across processes: where it comes from, and a hash of what it computes."""
 
 from __future__ import annotations
 
@@ -20,26 +20,29 @@ _PLAIN = (type(None), bool, int, float, complex, str, bytes, type(...), torch.dt
 
 
 def belongs_here(function: Callable[..., Any], name: str) -> bool:
-    """Whether a function is one of this name in this package, so that the package's version says what it computes."""
+    """Whether a function has this name in this package, so that the package's version determines what it computes."""
     if not isinstance(function, types.FunctionType) or function.__closure__:
         return False
-    where = str(function.__globals__.get("__name__", "")).partition(".")[0]
-    return where == PACKAGE and function.__qualname__ == name
+    package = str(function.__globals__.get("__name__", "")).partition(".")[0]
+    return package == PACKAGE and function.__qualname__ == name
 
 
 def fingerprint(function: Callable[..., Any]) -> str:
-    """Where a function comes from, and a hash of all that can be seen of what it computes.
+    """Where a function comes from, and a hash of everything visible that it computes with.
 
-    That is its source and code, its defaults, what it closes over, the globals that it names, and what a
-    `functools.partial` or a method is bound to: plain values, lists and the like of them, tensors, arrays, proxies, and
-    functions by the same rule. Functions of other modules are known by name alone. Any other object may hold anything:
-    with one of those the hash never comes twice.
+    The hash covers the function's source and code, its defaults, its closure, the globals that it names, and what a
+    `functools.partial` or a method is bound to. The values among these may be plain values, containers of them,
+    tensors, arrays, proxies, and functions, which are hashed by the same rule. Functions of other modules count by name
+    only. An object of any other kind may hold anything, so it makes the hash differ each time.
+
+    Returns:
+        A text such as "mymodule.spread, code 0123456789abcdef".
     """
     return f"{_place(function)}, code {_hash(_describe(function, ()).encode())[:16]}"
 
 
 def _describe(value: Any, above: tuple[int, ...]) -> str:
-    """A text that two values share only where they are the same; `above` are those that this one is part of."""
+    """A text that two values share only if they are equal; `above` holds the ids of the values around this one."""
     kind = type(value)
     if kind in _PLAIN:
         return f"{kind.__name__} {value!r}"
@@ -53,10 +56,10 @@ def _describe(value: Any, above: tuple[int, ...]) -> str:
         return f"{kind.__name__} {_DESCRIPTIONS[kind](value, (*above, id(value)))}"
     if kind.__module__.partition(".")[0] == PACKAGE and isinstance(identity := getattr(value, "identity", None), str):
         return f"{kind.__name__} {identity}"
-    return _unseen(value)
+    return _opaque(value)
 
 
-def _unseen(value: Any) -> str:
+def _opaque(value: Any) -> str:
     return f"{_place(type(value))} {uuid.uuid4().hex}"
 
 
@@ -71,11 +74,11 @@ def _describe_function(function: types.FunctionType, above: tuple[int, ...]) -> 
 
 
 def _describe_globals(function: types.FunctionType, above: tuple[int, ...]) -> str:
-    named = {name: function.__globals__[name] for name in _names(function.__code__) if name in function.__globals__}
+    values = {name: function.__globals__[name] for name in _names(function.__code__) if name in function.__globals__}
     described = []
-    for name, value in named.items():
-        elsewhere = getattr(value, "__module__", None) != function.__module__
-        if callable(value) and hasattr(value, "__name__") and elsewhere:
+    for name, value in values.items():
+        is_foreign = getattr(value, "__module__", None) != function.__module__
+        if callable(value) and hasattr(value, "__name__") and is_foreign:
             described.append(f"{name} {_place(value)} {value.__name__}")
         else:
             described.append(f"{name} {_describe(value, above)}")
@@ -83,7 +86,7 @@ def _describe_globals(function: types.FunctionType, above: tuple[int, ...]) -> s
 
 
 def _names(code: types.CodeType) -> list[str]:
-    """Names that code and the functions within it may look up among the globals, sorted."""
+    """The names, sorted, that code and the functions within it may look up among the globals."""
     inner = [name for constant in code.co_consts if isinstance(constant, types.CodeType) for name in _names(constant)]
     return sorted({*code.co_names, *inner})
 
@@ -91,12 +94,12 @@ def _names(code: types.CodeType) -> list[str]:
 def _contents(cell: types.CellType) -> Any:
     try:
         return cell.cell_contents
-    except ValueError:  # not bound yet
+    except ValueError:  # the variable has no value yet
         return ...
 
 
 def _describe_code(code: types.CodeType, above: tuple[int, ...]) -> str:
-    # Beside the source, because two lambdas of one line have the same.
+    # Needed in addition to the source, which is the same for two lambdas on one line.
     return _describe_all((code.co_code, code.co_names, code.co_consts), above)
 
 
@@ -111,13 +114,13 @@ def _describe_set(values: Iterable[Any], above: tuple[int, ...]) -> str:
 
 def _describe_tensor(tensor: torch.Tensor, above: tuple[int, ...]) -> str:
     if tensor.layout is not torch.strided or tensor.is_meta or tensor.is_quantized:
-        return _unseen(tensor)
+        return _opaque(tensor)
     raw = tensor.detach().cpu().resolve_conj().resolve_neg().contiguous().flatten().view(torch.uint8)
     return f"{tensor.dtype} {tuple(tensor.shape)} {_hash(raw.numpy().tobytes())}"
 
 
 def _describe_array(array: np.ndarray[Any, Any], above: tuple[int, ...]) -> str:
-    return _unseen(array) if array.dtype.hasobject else f"{array.dtype} {array.shape} {_hash(array.tobytes())}"
+    return _opaque(array) if array.dtype.hasobject else f"{array.dtype} {array.shape} {_hash(array.tobytes())}"
 
 
 _DESCRIPTIONS: dict[type, Callable[[Any, tuple[int, ...]], str]] = {
@@ -136,7 +139,7 @@ _DESCRIPTIONS: dict[type, Callable[[Any, tuple[int, ...]], str]] = {
     torch.nn.Parameter: _describe_tensor,
     np.ndarray: _describe_array,
 }
-"""How values are described, by their exact type: one that inherits may hold more."""
+"""How values are described, by exact type, because a subclass may hold more."""
 
 
 def _place(value: Any) -> str:
@@ -145,7 +148,7 @@ def _place(value: Any) -> str:
 
 
 def _source(value: Any) -> str:
-    with contextlib.suppress(OSError, TypeError):  # typed in at a prompt, or made by a program
+    with contextlib.suppress(OSError, TypeError):  # typed at a prompt, or generated
         return inspect.getsource(value)
     return ""
 

@@ -1,11 +1,13 @@
-"""DisWOT's proxies: how alike a student and a teacher are in meaning and in relations, before any training.
+"""DisWOT's proxies: how similar an untrained student and a teacher are in semantics and in relations.
 
-Three terms, each in three variants, and their sums.
+There are three terms, each in three variants, and a combination of each variant.
 
-* `..._paper` is the formula of the paper; `..._readme` is what the README of the official code computes. Both need
-  student and teacher to agree in classes or in width, and say so when they do not.
-* The variant without a suffix is ours. It is defined for any two networks, does not depend on the order of channels,
-  and every term is a similarity that is 1 for equal structure, so that none drowns another in the sum.
+* `..._paper` is the formula of the paper, and `..._readme` is the one in the README of the official code. Both need
+  student and teacher to have the same classes or the same width, and raise a `ReadingError` otherwise.
+* The variant without a suffix is ours. It is defined for any two networks and does not depend on the order of channels.
+  Every term is a similarity that is 1 for equal structure, so that no term dominates the mean.
+
+All raise a `ValueError` if there is no teacher.
 
 Source: Dong, Li and Wei, "DisWOT: Student Architecture Search for Distillation WithOut Training", CVPR 2023.
 """
@@ -21,26 +23,26 @@ from ..readings import ReadingError, Readings
 
 
 def semantic(student: Readings, teacher: Readings | None = None) -> float:
-    """Likeness of the classes' cosines: 1 minus the RMS difference.
+    """Similarity of the classes' cosines: 1 minus the RMS difference.
 
-    Each class is represented by the mean pooled feature of its samples, the part of the classifier's label gradient
-    that belongs to the class while predictions are still uniform.
+    Each class is represented by the mean pooled feature of its samples. That is the class's part of the classifier's
+    label gradient as long as predictions are uniform.
     """
-    return _likeness(student.class_cosines, given(teacher).class_cosines)
+    return _similarity(student.class_cosines, require_teacher(teacher).class_cosines)
 
 
 def relation(student: Readings, teacher: Readings | None = None) -> float:
-    """Likeness of the samples' cosines, over whole feature maps: 1 minus the RMS difference."""
-    return _likeness(student.sample_cosines, given(teacher).sample_cosines)
+    """Similarity of the samples' cosines, over whole feature maps: 1 minus the RMS difference."""
+    return _similarity(student.sample_cosines, require_teacher(teacher).sample_cosines)
 
 
 def channel_relation(student: Readings, teacher: Readings | None = None) -> float:
-    """Likeness of the channels' spectra: 1 minus the Hellinger distance.
+    """Similarity of the channels' spectra: 1 minus the Hellinger distance.
 
-    The spectrum is that of the channels' second moment over samples and positions, each eigenvalue as a share of
-    the sum: how the energy of the feature map spreads over independent directions.
+    A spectrum holds the eigenvalues of the channels' second moment over samples and positions, as shares of their sum.
+    It tells how the energy of the feature map spreads over independent directions.
     """
-    return 1 - float(fn.hellinger_distance(student.channel_spectrum, given(teacher).channel_spectrum))
+    return 1 - float(fn.hellinger_distance(student.channel_spectrum, require_teacher(teacher).channel_spectrum))
 
 
 def diswot(student: Readings, teacher: Readings | None = None) -> float:
@@ -53,17 +55,17 @@ def diswot(student: Readings, teacher: Readings | None = None) -> float:
 
 def semantic_paper(student: Readings, teacher: Readings | None = None) -> float:
     """Minus the distance of the Frobenius-normalised class Gram matrices of the class activation maps (M_s)."""
-    return _frobenius_likeness(student.class_map_gram, given(teacher).class_map_gram, "classes", "semantic")
+    return _frobenius_similarity(student.class_map_gram, require_teacher(teacher).class_map_gram, "classes", "semantic")
 
 
 def relation_paper(student: Readings, teacher: Readings | None = None) -> float:
     """Minus the distance of the Frobenius-normalised sample Gram matrices of the feature maps (M_r)."""
-    return _frobenius_likeness(student.sample_gram, given(teacher).sample_gram, "samples", "relation")
+    return _frobenius_similarity(student.sample_gram, require_teacher(teacher).sample_gram, "samples", "relation")
 
 
 def channel_relation_paper(student: Readings, teacher: Readings | None = None) -> float:
-    """Minus the distance of each sample's Frobenius-normalised channel Gram matrix, mean over samples."""
-    first, second = student.channel_gram, given(teacher).channel_gram
+    """Minus the distance of each sample's Frobenius-normalised channel Gram matrices, averaged over samples."""
+    first, second = student.channel_gram, require_teacher(teacher).channel_gram
     _check_same(first, second, "channels", "channel_relation")
     difference = fn.frobenius_normalise(first) - fn.frobenius_normalise(second)
     return -float(difference.flatten(1).norm(dim=1).mean())
@@ -80,24 +82,24 @@ def diswot_paper(student: Readings, teacher: Readings | None = None) -> float:
 def semantic_readme(student: Readings, teacher: Readings | None = None) -> float:
     """Minus the mean squared difference of the classes' row-normalised outer products of label gradients.
 
-    Depends on the order of channels, which means nothing in a random network.
+    The score depends on the order of channels, although that order has no meaning in a random network.
     """
-    teacher = given(teacher)
+    teacher = require_teacher(teacher)
     _check_same(student.classifier_weight, teacher.classifier_weight, "classes and classifier inputs", "semantic")
     return -float(fn.outer_product_distance(student.label_gradient, teacher.label_gradient))
 
 
 def relation_readme(student: Readings, teacher: Readings | None = None) -> float:
     """Minus the mean squared difference of the row-normalised sample Gram matrices."""
-    return _row_likeness(student.sample_gram, given(teacher).sample_gram, "samples", "relation")
+    return _row_similarity(student.sample_gram, require_teacher(teacher).sample_gram, "samples", "relation")
 
 
 def channel_relation_readme(student: Readings, teacher: Readings | None = None) -> float:
     """Minus the mean squared difference of each sample's row-normalised channel Gram matrix.
 
-    The released experiments compute it, for the first sample alone, under the name of the relation term.
+    The released experiments compute it for the first sample only and call it the relation term.
     """
-    return _row_likeness(student.channel_gram, given(teacher).channel_gram, "channels", "channel_relation")
+    return _row_similarity(student.channel_gram, require_teacher(teacher).channel_gram, "channels", "channel_relation")
 
 
 def diswot_readme(student: Readings, teacher: Readings | None = None) -> float:
@@ -108,23 +110,27 @@ def diswot_readme(student: Readings, teacher: Readings | None = None) -> float:
 # -- shared -------------------------------------------------------------------------------------
 
 
-def given(teacher: Readings | None) -> Readings:
-    """The teacher, which must be there."""
+def require_teacher(teacher: Readings | None) -> Readings:
+    """The teacher's readings.
+
+    Raises:
+        ValueError: There is no teacher.
+    """
     if teacher is None:
         raise ValueError("This proxy compares with a teacher; none was given.")
     return teacher
 
 
-def _likeness(first: Tensor, second: Tensor) -> float:
+def _similarity(first: Tensor, second: Tensor) -> float:
     return 1 - float(fn.root_mean_square(first - second))
 
 
-def _frobenius_likeness(first: Tensor, second: Tensor, what: str, term: str) -> float:
+def _frobenius_similarity(first: Tensor, second: Tensor, what: str, term: str) -> float:
     _check_same(first, second, what, term)
     return -float((fn.frobenius_normalise(first) - fn.frobenius_normalise(second)).norm())
 
 
-def _row_likeness(first: Tensor, second: Tensor, what: str, term: str) -> float:
+def _row_similarity(first: Tensor, second: Tensor, what: str, term: str) -> float:
     _check_same(first, second, what, term)
     return -float((fn.row_normalise(first) - fn.row_normalise(second)).square().mean())
 

@@ -1,4 +1,4 @@
-"""Size as a proxy: what every other score has to beat."""
+"""Size as a proxy: the baseline that every other score has to beat."""
 
 from __future__ import annotations
 
@@ -11,5 +11,5 @@ def params(student: Readings, teacher: Readings | None = None) -> float:
 
 
 def macs(student: Readings, teacher: Readings | None = None) -> float:
-    """Multiply-accumulates of one image."""
+    """Number of multiply-accumulates of one image."""
     return float(student.cost.macs)

@@ -1,6 +1,7 @@
-"""Proxies made from spectra: AZ-NAS's three, of features and of gradients, and VKDNW, of Fisher information.
+"""Proxies made from spectra: AZ-NAS's three, of features and gradients, and VKDNW, of the Fisher information.
 
-Their authors score images of noise. On natural images, whose neighbouring pixels are alike, progressivity ranks worse.
+Their authors use images of noise as the probe. On natural images, whose neighbouring pixels are similar, progressivity
+ranks worse.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from ..readings import ReadingError, Readings
 
 
 def expressivity(student: Readings, teacher: Readings | None = None) -> float:
-    """Sum over stem and blocks of the entropy of the channel covariance's spectrum.
+    """Sum over stem and blocks of the entropy, in nats, of the channel covariance's spectrum.
 
     Source: Lee and Ham, "AZ-NAS", CVPR 2024.
     """
@@ -26,7 +27,10 @@ def expressivity(student: Readings, teacher: Readings | None = None) -> float:
 
 
 def progressivity(student: Readings, teacher: Readings | None = None) -> float:
-    """Smallest increase from block to block of the entropy of the channel covariance's spectrum.
+    """Smallest increase from block to block of the entropy, in nats, of the channel covariance's spectrum.
+
+    Raises:
+        ReadingError: The network has one block only.
 
     Source: Lee and Ham, "AZ-NAS", CVPR 2024.
     """
@@ -37,13 +41,16 @@ def progressivity(student: Readings, teacher: Readings | None = None) -> float:
 
 
 def trainability(student: Readings, teacher: Readings | None = None) -> float:
-    """Mean over pairs of successive blocks of 2 - s - 1 / s, with s how much a random gradient grows on its way back.
+    """Mean over pairs of successive blocks of 2 - s - 1 / s, with s the gain of a random gradient on its way back.
 
     s is the largest singular value of the matrix that maps the gradient at the output of the later block to the one
-    at the output of the earlier block; the mean is largest, 0, where all s are 1. Pairs between whose grids of
-    positions there is no whole factor are left out. A network with a block that passes gradients on unchanged, and so
-    has s = 1 without doing anything, or passes none on, has no score. That is so of families whose residual branches
-    are drawn with a scale near zero, as ConvNeXt's.
+    at the output of the earlier block. The mean is largest, 0, if all s are 1. Pairs of blocks whose grids of positions
+    are not whole multiples of each other are left out. A block that passes gradients on unchanged has s = 1 without
+    doing anything, so a network with such a block has no score. Families whose residual branches start with a scale
+    near zero, such as ConvNeXt, consist of such blocks.
+
+    Raises:
+        ReadingError: No two successive blocks have matching grids, or a block passes on gradients unchanged or none.
 
     Source: Lee and Ham, "AZ-NAS", CVPR 2024.
     """
@@ -55,11 +62,11 @@ def trainability(student: Readings, teacher: Readings | None = None) -> float:
 
 
 def _gain(sent: Tensor, arrived: Tensor) -> float:
-    """`mean_jacobian_gain` of a block that does something to a gradient."""
+    """The `mean_jacobian_gain` of a block that changes gradients without stopping them."""
     if torch.equal(sent, arrived):
         raise ReadingError(
-            "a block passes gradients on unchanged, being an identity or one up to a residual branch that starts at "
-            "zero, so trainability is not defined"
+            "a block passes gradients on unchanged: it is an identity, or its residual branch starts at zero, so "
+            "trainability is not defined"
         )
     if not arrived.any():
         raise ReadingError("no gradient passes through a block, so trainability is not defined")
@@ -72,9 +79,12 @@ def _gain(sent: Tensor, arrived: Tensor) -> float:
 def vkdnw(student: Readings, teacher: Readings | None = None) -> float:
     """Number of layers plus the entropy of the deciles of the Fisher information's spectrum.
 
-    The information is that of the predictions about one weight of each convolution and linear layer; the nine inner
-    deciles of its eigenvalues are scaled to sum to one. The entropy is below log 9, so the number of layers comes
-    first.
+    The Fisher information matrix is that of the predictions for one weight of each convolution and linear layer. The
+    nine inner deciles of its eigenvalues are scaled to sum to one. Their entropy is at most log 9, about 2.2, so the
+    number of layers matters most.
+
+    Raises:
+        ReadingError: Predictions depend on none of these weights, or nine tenths of the spectrum are zero.
 
     Source: Tybl and Neumann, "Training-free Neural Architecture Search through Variance of Knowledge of Deep Network
     Weights", CVPR 2025.

@@ -1,4 +1,4 @@
-"""Zen: how far a small change of the input carries in a network of Gaussian weights without its residual links."""
+"""Zen: how strongly a network of Gaussian weights without residual links reacts to a small change of its input."""
 
 from __future__ import annotations
 
@@ -17,44 +17,45 @@ from ..readings.forward import run_forward
 from ..readings.recording import weighted_layers
 from ..seeding import stable_seed
 
-REPEATS = 32
-IMAGES = 2
-STEP = 0.01
+WEIGHT_DRAWS = 32
+_IMAGES = 2
+_STEP = 0.01
 
-ADDITIONS = frozenset({torch.add, Tensor.add, Tensor.add_})
-"""What additions are called, those by an operator included."""
+_ADDITIONS = frozenset({torch.add, Tensor.add, Tensor.add_})
+"""The functions that add two tensors; torch also reports the operators `+` and `+=` as these."""
 
 
 def zen(student: Readings, teacher: Readings | None = None) -> float:
-    """Log of how far a small change of the input carries, rescaled by every batch normalisation; mean of 32 draws.
+    """Log of the reaction to a small change of the input, rescaled by every batch normalisation; mean of 32 draws.
 
-    Weights of convolutions and linear layers and images are standard normal, biases zero, and residual links are
-    left out. The score is log mean abs(f(x + z / 100) - f(x)) for the last map f, with normal z, plus the sum over
-    batch normalisations of log sqrt(v) with v the mean variance of the channels: what normalisation has divided by.
-    A network without batch normalisation has the first part alone. Draws are made from the network's first
-    weight, so that they are the same for the same network and others for another seed of its weights. Two images and
-    their changed twins are normalised together, in single precision.
+    The weights of convolutions and linear layers and the images are standard normal, biases are zero, and residual
+    links are left out. The score is log mean abs(f(x + z / 100) - f(x)) for the last feature map f, with normal z, plus
+    the sum over batch normalisations of log sqrt(v). Here v is the mean variance of the channels, by which
+    normalisation has divided. A network without batch normalisation has the first part only.
+
+    The draws are seeded by the network's first weight: the same network gets the same draws, and another seed of its
+    weights gets others. Two images and their changed copies are normalised together, in single precision.
 
     Source: Lin et al., "Zen-NAS: A Zero-Shot NAS for High-Performance Image Recognition", ICCV 2021.
     """
     model, generator = student.model, torch.Generator().manual_seed(draws_seed(student.model))
     drawn, zero = _replacements(model)
-    images = torch.zeros(2 * IMAGES, *student.images.shape[1:], device=student.device)
+    images = torch.zeros(2 * _IMAGES, *student.images.shape[1:], device=student.device)
     with torch.no_grad(), evaluation_mode(model, batch_statistics=False):
-        # Weights are drawn anew in place, so that they take those of the network only once.
+        # All draws share one set of tensors in place of the weights, so memory grows by one copy only.
         draws = _Draws(model, [*drawn.values()], generator)
         return float(functional_call(draws, drawn | zero, (images,)).mean())
 
 
 def draws_seed(model: nn.Module) -> int:
-    """The seed of a network's draws: made from the weight of its first convolution or linear layer, if it has one."""
+    """The seed of a network's draws, made from the weight of its first convolution or linear layer, if it has one."""
     weights: list[Any] = [layer.weight for layer in weighted_layers(model)[:1]]
     digests = [sha256(weight.detach().float().cpu().numpy().tobytes()).hexdigest() for weight in weights]
     return stable_seed("zen", *digests)
 
 
 def _replacements(model: nn.Module) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """Tensors in place of the weights, and of the biases, of convolutions and linear layers, by their names."""
+    """Zero tensors to replace the weights, and the biases, of convolutions and linear layers, by parameter name."""
     layers = weighted_layers(model)
     weights, biases = {id(layer.weight) for layer in layers}, {id(layer.bias) for layer in layers}
     named = dict(model.named_parameters(prefix="model"))
@@ -65,7 +66,7 @@ def _replacements(model: nn.Module) -> tuple[dict[str, Tensor], dict[str, Tensor
 
 
 class _Draws(nn.Module):
-    """The score of each draw of weights and images, (draws,)."""
+    """Computes the score of each draw of weights and images, (draws,)."""
 
     def __init__(self, model: nn.Module, drawn: list[Tensor], generator: torch.Generator) -> None:
         super().__init__()
@@ -75,10 +76,10 @@ class _Draws(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         scores = []
-        for _ in range(REPEATS):
+        for _ in range(WEIGHT_DRAWS):
             for values in [*self.drawn, images]:
                 values.copy_(torch.randn(values.shape, generator=self.generator))
-            images[IMAGES:] = images[:IMAGES] + STEP * images[IMAGES:]
+            images[_IMAGES:] = images[:_IMAGES] + _STEP * images[_IMAGES:]
             with GaussianMode() as mode:
                 features = run_forward(self.model, mode.start(images.clone())).features
             before, after = features.chunk(2)
@@ -87,10 +88,13 @@ class _Draws(nn.Module):
 
 
 class GaussianMode(TorchFunctionMode):
-    """Leaves residual links out, and normalises batches without scale and shift, keeping what it divided by.
+    """Leaves out residual links, and normalises batches without scale and shift while recording the divisors.
 
-    A residual link adds a tensor to something that was computed from it; of the two, only the latter is kept. Sums of
-    branches, neither of which is made from the other, stay as they are.
+    A residual link adds a tensor to another one that was computed from it. Only the computed one is kept. A sum of
+    branches that were not computed from each other stays a sum.
+
+    To know which tensor was computed from which, every tensor carries its ancestry as an integer, one bit for each
+    tensor that was made before it and led to it.
 
     Attributes:
         log_scale: Sum over batch normalisations of the log of the square root of the mean variance of channels.
@@ -102,27 +106,27 @@ class GaussianMode(TorchFunctionMode):
         self._made = 0
 
     def start(self, images: Tensor) -> Tensor:
-        """The input, from which everything is computed."""
+        """Mark the input, from which everything is computed, and return it."""
         return self._mark(images, 0)
 
     def __torch_function__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        before = _line([*args, *kwargs.values()])
-        if func in ADDITIONS and len(args) == 2 and not kwargs:
+        before = _ancestry([*args, *kwargs.values()])
+        if func in _ADDITIONS and len(args) == 2 and not kwargs:
             output = _add(func, *args)
         elif func is F.batch_norm:
             output = self._normalise(*args, **kwargs)
         else:
             output = func(*args, **kwargs)
         for made in output if isinstance(output, tuple | list) else (output,):
-            # What gives back its argument has made nothing new, unless it is a sum in place.
+            # A function that returns its argument has made nothing new, unless it has added in place.
             if before and isinstance(made, Tensor) and (func is Tensor.add_ or not any(made is one for one in args)):
                 self._mark(made, before)
         return output
 
     def _mark(self, made: Tensor, before: int) -> Tensor:
-        """Note what a tensor was made from, as bits: its own is the highest."""
-        made._line = before | 1 << self._made  # type: ignore[attr-defined]
+        """Store the ancestry of a tensor: the bits of its ancestors, and its own as the highest."""
+        made._ancestry = before | 1 << self._made  # type: ignore[attr-defined]
         self._made += 1
         return made
 
@@ -143,16 +147,16 @@ class GaussianMode(TorchFunctionMode):
         return normalised
 
 
-def _line(values: Iterable[Any]) -> int:
-    """Bits of all tensors that these values were made from, themselves included."""
-    found = 0
+def _ancestry(values: Iterable[Any]) -> int:
+    """The bits of these values and of all tensors from which they were made."""
+    bits = 0
     for value in values:
-        found |= _line(value) if isinstance(value, tuple | list) else getattr(value, "_line", 0)
-    return found
+        bits |= _ancestry(value) if isinstance(value, tuple | list) else getattr(value, "_ancestry", 0)
+    return bits
 
 
 def _add(function: Any, first: Any, second: Any) -> Any:
-    """The sum, or, where one of the two was made from the other, that one alone."""
+    """The sum, or only the later of the two if one was made from the other."""
     if _is_made_from(first, second):
         return first
     if _is_made_from(second, first):
@@ -161,7 +165,7 @@ def _add(function: Any, first: Any, second: Any) -> Any:
 
 
 def _is_made_from(later: Any, earlier: Any) -> bool:
-    before, own = getattr(later, "_line", 0), getattr(earlier, "_line", 0)
+    before, own = getattr(later, "_ancestry", 0), getattr(earlier, "_ancestry", 0)
     if later is earlier or not before or not own or later.shape != earlier.shape:
         return False
     return bool(before >> (own.bit_length() - 1) & 1)
