@@ -138,7 +138,7 @@ class OtherClasses(nn.Module):
 
 
 def gather_processes(values: Tensor) -> Tensor:
-    """Join the rows of all processes in order of rank. Each process must give equally many; one process keeps its own."""
+    """Join the rows of all processes in order of rank; each process must give as many rows."""
     if not (distributed.is_available() and distributed.is_initialized()) or distributed.get_world_size() == 1:
         return values
     parts = [torch.empty_like(values) for _ in range(distributed.get_world_size())]
