@@ -1,4 +1,4 @@
-"""How near a source is: each measure against another implementation, its properties, and what it refuses."""
+"""Measures of transferability: each against another implementation, its properties, and the input it refuses."""
 
 from __future__ import annotations
 
@@ -25,24 +25,15 @@ from sklearn.preprocessing import StandardScaler
 
 from diswot_search.distillation.relatedness import (
     MEASURES,
-    Evidence,
     Measure,
-    RelatednessError,
     balanced_draws,
-    cka,
     get_measure,
-    h_score,
-    knn,
-    leep,
     list_measures,
-    logistic,
-    logme,
-    nce,
-    parc,
     register_measure,
-    rsa,
     source_weights,
 )
+from diswot_search.distillation.relatedness_evidence import Evidence, TransferabilityError
+from diswot_search.distillation.relatedness_measures import cka, h_score, knn, leep, logistic, logme, nce, parc, rsa
 from search_spaces.registry import UnknownNameError
 
 NAN, INF = float("nan"), float("inf")
@@ -511,7 +502,7 @@ def test_features_that_are_the_classes_are_nearest() -> None:
     ],
 )
 def test_evidence_refuses_what_does_not_fit(changes: dict[str, object], said: str) -> None:
-    with pytest.raises(RelatednessError, match=said):
+    with pytest.raises(TransferabilityError, match=said):
         evidence(**changes)
 
 
@@ -537,9 +528,9 @@ def test_a_measure_is_refused_for_what_it_needs_alone(changed: str, values: Arra
     good, bad = evidence(), evidence(**{changed: values})
     for measure in MEASURES.values():
         if changed == measure.needs or (changed, measure.needs) == ("features", "reference"):
-            with pytest.raises(RelatednessError, match=said):
+            with pytest.raises(TransferabilityError, match=said):
                 measure(bad)
-            with pytest.raises(RelatednessError, match=said):
+            with pytest.raises(TransferabilityError, match=said):
                 bad.check(measure.needs)
         else:
             assert measure(bad) == measure(good)
@@ -556,25 +547,25 @@ def test_evidence_takes_what_models_give() -> None:
 @pytest.mark.parametrize("bad", [np.ones((60, 8)), np.full((60, 8), NAN), np.ones((6, 8)), np.full((60, 8), INF)])
 def test_measures_refuse_what_evidence_refuses(measure: Callable[..., float], bad: Array) -> None:
     _, labels = sample()
-    with pytest.raises(RelatednessError):
+    with pytest.raises(TransferabilityError):
         measure(bad, labels)
-    with pytest.raises(RelatednessError, match="at least two"):
+    with pytest.raises(TransferabilityError, match="at least two"):
         measure(sample()[0], np.ones(60, int))
 
 
 @pytest.mark.parametrize("measure", ON_PROBABILITIES.values(), ids=ON_PROBABILITIES)
 @pytest.mark.parametrize("bad", [np.ones((60, 8)), np.full((60, 8), NAN), np.full((6, 2), 0.5), -np.eye(60)])
 def test_measures_refuse_bad_probabilities(measure: Callable[..., float], bad: Array) -> None:
-    with pytest.raises(RelatednessError):
+    with pytest.raises(TransferabilityError):
         measure(bad, sample()[1])
 
 
 @pytest.mark.parametrize("measure", [rsa, cka])
 @pytest.mark.parametrize("bad", [np.ones((60, 8)), np.full((60, 8), NAN), np.ones((6, 8))])
 def test_features_of_another_model_are_checked(measure: Callable[..., float], bad: Array) -> None:
-    with pytest.raises(RelatednessError, match="reference"):
+    with pytest.raises(TransferabilityError, match="reference"):
         measure(sample()[0], bad)
-    with pytest.raises(RelatednessError):
+    with pytest.raises(TransferabilityError):
         measure(bad, sample()[0])
 
 
@@ -626,13 +617,13 @@ def test_an_image_of_average_features_is_at_distance_1_of_all() -> None:
 
 def test_distances_that_cannot_be_ranked() -> None:
     features, _ = sample(6, 4, 2)
-    with pytest.raises(RelatednessError, match="No two of the 6 images are of one class"):
+    with pytest.raises(TransferabilityError, match="No two of the 6 images are of one class"):
         parc(features, np.arange(6))
-    with pytest.raises(RelatednessError, match="at least two"):
+    with pytest.raises(TransferabilityError, match="at least two"):
         parc(features[:, :1], [0, 0, 0, 1, 1, 1])
-    with pytest.raises(RelatednessError, match="alike"):
+    with pytest.raises(TransferabilityError, match="alike"):
         parc(np.eye(3), [0, 0, 1])
-    with pytest.raises(RelatednessError, match="same distance"):
+    with pytest.raises(TransferabilityError, match="same distance"):
         rsa(np.eye(3), features[:3])
 
 
@@ -646,7 +637,7 @@ def test_a_class_with_one_image() -> None:
     separate = one_hot(labels) + 1e-3 * np.random.default_rng(0).normal(size=(40, 4))
     assert logistic(separate, labels) == pytest.approx(39 / 40)
     assert knn(separate, labels) == pytest.approx(39 / 40)
-    with pytest.raises(RelatednessError, match="Fewer than two classes have two images"):
+    with pytest.raises(TransferabilityError, match="Fewer than two classes have two images"):
         logistic(features[:4], [0, 0, 0, 1])
 
 
@@ -702,15 +693,15 @@ def test_a_measure_of_ones_own(monkeypatch: pytest.MonkeyPatch) -> None:
     assert (measure.summary, measure.needs) == ("Standard deviation of features.", "features")
     assert measure(evidence()) == pytest.approx(sample()[0].std())
     assert measure.similarity(0.75, measure.chance(evidence())) == 0.25
-    with pytest.raises(RelatednessError, match="the same for all"):
+    with pytest.raises(TransferabilityError, match="the same for all"):
         measure(evidence(features=np.ones((60, 8))))
     with pytest.raises(ValueError, match="registered already"):
         register_measure("spread", spread)
-    with pytest.raises(RelatednessError, match="Did you mean 'probabilities'"):
+    with pytest.raises(TransferabilityError, match="Did you mean 'probabilities'"):
         Measure("other", spread, "probability", "", lambda given: 0.0)
-    with pytest.raises(RelatednessError, match="Unknown scale 'exp'"):
+    with pytest.raises(TransferabilityError, match="Unknown scale 'exp'"):
         Measure("other", spread, "features", "", lambda given: 0.0, "exp")
-    with pytest.raises(RelatednessError, match="'other' gave nan"):
+    with pytest.raises(TransferabilityError, match="'other' gave nan"):
         Measure("other", lambda e: NAN, "features", "", lambda given: 0.0)(evidence())
 
 
@@ -794,7 +785,7 @@ def test_a_draw_depends_on_nothing_but_its_number_and_the_seed() -> None:
     ],
 )
 def test_draws_that_cannot_be_had(options: dict[str, object], said: str) -> None:
-    with pytest.raises(RelatednessError, match=said):
+    with pytest.raises(TransferabilityError, match=said):
         balanced_draws(**{"labels": [0, 0, 1, 1], **options})  # type: ignore[arg-type]
 
 
@@ -913,5 +904,5 @@ def test_weights_by_hand() -> None:
     ],
 )
 def test_weights_that_cannot_be_had(options: dict[str, object], said: str) -> None:
-    with pytest.raises(RelatednessError, match=said):
+    with pytest.raises(TransferabilityError, match=said):
         source_weights(**{"similarities": {"mnist": 1.0, "usps": 2.0}, **options})  # type: ignore[arg-type]

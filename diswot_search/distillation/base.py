@@ -349,7 +349,7 @@ def parse_distillers(specification: Specification) -> tuple[Term, ...]:
         UnknownNameError: No distiller has a name; the message lists near names.
 
     Example:
-        >>> from diswot_search import parse_distillers
+        >>> from diswot_search.distillation import parse_distillers
         >>> [(term.name, term.weight) for term in parse_distillers("kd+3*diswot")]
         [('kd', 0.9), ('diswot', 3.0)]
     """

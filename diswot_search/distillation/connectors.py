@@ -44,9 +44,9 @@ def check_stage(setting: Setting, stage: object) -> int:
     Raises:
         DistillerError: There is no such stage; the message lists the stages that both networks have.
     """
-    if not _is_stage(setting, stage):
-        raise DistillerError(f"stage is {stage!r}; it must be a stage, counted from the last: {_choices(setting)}.")
-    return stage
+    if _is_stage(setting, stage):
+        return stage
+    raise DistillerError(f"stage is {stage!r}; it must be a stage, counted from the last: {_choices(setting)}.")
 
 
 def check_stages(setting: Setting, stages: object) -> tuple[int, ...]:
