@@ -44,7 +44,7 @@ def check_stage(setting: Setting, stage: object) -> int:
     Raises:
         DistillerError: There is no such stage; the message lists the stages that both networks have.
     """
-    if _is_stage(setting, stage):
+    if _is_stage(stage, setting):
         return stage
     raise DistillerError(f"stage is {stage!r}; it must be a stage, counted from the last: {_choices(setting)}.")
 
@@ -63,7 +63,7 @@ def check_stages(setting: Setting, stages: object) -> tuple[int, ...]:
     if stages is None:
         return tuple(common_stages(setting))
     if isinstance(stages, list | tuple):
-        valid = [stage for stage in stages if _is_stage(setting, stage)]
+        valid = [stage for stage in stages if _is_stage(stage, setting)]
         if stages and len(set(valid)) == len(stages):
             return tuple(sorted(valid))
     raise DistillerError(
@@ -71,7 +71,7 @@ def check_stages(setting: Setting, stages: object) -> tuple[int, ...]:
     )
 
 
-def _is_stage(setting: Setting, stage: object) -> TypeGuard[int]:
+def _is_stage(stage: object, setting: Setting) -> TypeGuard[int]:
     return isinstance(stage, int) and not isinstance(stage, bool) and stage in common_stages(setting)
 
 
