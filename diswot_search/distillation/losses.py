@@ -35,6 +35,11 @@ def kd_standardised_loss(student: Tensor, teacher: Tensor, temperature: float = 
         ValueError: The logits have different shapes or fewer than two classes.
 
     Source: Sun et al., "Logit Standardization in Knowledge Distillation", CVPR 2024.
+
+    Example:
+        >>> logits = torch.tensor([[2.0, 0.0, 1.0], [0.0, 1.0, 3.0]])
+        >>> round(float(kd_standardised_loss(5 * logits + 1, logits)), 6) + 0.0
+        0.0
     """
     _check_logits("kd_standardised", student, teacher)
     scale = math.sqrt(student.shape[1] - 1)
@@ -65,6 +70,11 @@ def dkd_loss(
         ValueError: The logits have different shapes or fewer than two classes.
 
     Source: Zhao et al., "Decoupled Knowledge Distillation", CVPR 2022.
+
+    Example:
+        >>> logits = torch.tensor([[2.0, 0.0, 1.0], [0.0, 1.0, 3.0]])
+        >>> round(float(dkd_loss(logits.flip(0), logits, torch.tensor([0, 2]))), 3)
+        6.087
     """
     _check_logits("dkd", student, teacher)
     (target, rest), (teacher_target, teacher_rest) = (
@@ -107,6 +117,11 @@ def dist_loss(
         ValueError: The logits have different shapes or fewer than two classes.
 
     Source: Huang et al., "Knowledge Distillation from A Stronger Teacher", NeurIPS 2022.
+
+    Example:
+        >>> logits = torch.tensor([[2.0, 0.0, 1.0], [0.0, 1.0, 3.0]])
+        >>> round(float(dist_loss(logits.flip(0), logits)), 3)
+        53.015
     """
     _check_logits("dist", student, teacher)
     p, q = ((logits / temperature).softmax(1) for logits in (student, teacher))
@@ -146,6 +161,10 @@ def fitnet_loss(student: Tensor, teacher: Tensor) -> Tensor:
         ValueError: The shapes differ.
 
     Source: Romero et al., "FitNets: Hints for Thin Deep Nets", ICLR 2015.
+
+    Example:
+        >>> float(fitnet_loss(torch.zeros(2, 4, 8, 8), torch.ones(2, 4, 8, 8)))
+        1.0
     """
     fn.check_shapes("fitnet", "features of one shape", student, teacher)
     return F.mse_loss(student, teacher)
@@ -167,6 +186,11 @@ def vid_loss(student: Tensor, teacher: Tensor, raw_variance: Tensor, eps: float 
         ValueError: The shapes differ, or there is not one variance per channel.
 
     Source: Ahn et al., "Variational Information Distillation for Knowledge Transfer", CVPR 2019.
+
+    Example:
+        >>> features = torch.zeros(2, 4, 8, 8)
+        >>> round(float(vid_loss(features, features + 1, raw_variance=torch.zeros(4))), 3)
+        0.538
     """
     fn.check_shapes("vid", "features of one shape", student, teacher)
     variance = _by_channel("vid", "variances", F.softplus(raw_variance) + eps, teacher)
@@ -189,6 +213,11 @@ def ofd_loss(student: Tensor, teacher: Tensor, margin: Tensor) -> Tensor:
         ValueError: The shapes differ, or there is not one margin per channel.
 
     Source: Heo et al., "A Comprehensive Overhaul of Feature Distillation", ICCV 2019.
+
+    Example:
+        >>> maps = torch.ones(2, 4, 8, 8)
+        >>> float(ofd_loss(maps, 2 * maps, margin=torch.zeros(4)))
+        256.0
     """
     fn.check_shapes("ofd", "features of one shape", student, teacher)
     target = teacher.maximum(_by_channel("ofd", "margins", margin, teacher))
@@ -235,6 +264,11 @@ def reviewkd_loss(student: Tensor, teacher: Tensor) -> Tensor:
         ValueError: The shapes differ.
 
     Source: Chen et al., "Distilling Knowledge via Knowledge Review", CVPR 2021.
+
+    Example:
+        >>> maps = torch.zeros(2, 4, 8, 8)
+        >>> float(reviewkd_loss(maps, maps + 1))
+        1.0
     """
     fn.check_shapes("reviewkd", "maps of one shape", student, teacher)
     difference = student - teacher  # pooling is linear
@@ -272,6 +306,10 @@ def cc_embedded_loss(student: Tensor, teacher: Tensor) -> Tensor:
 
     Source: the code of Peng et al., "Correlation Congruence for Knowledge Distillation", ICCV 2019, as published
     with Tian et al., ICLR 2020.
+
+    Example:
+        >>> float(cc_embedded_loss(torch.zeros(3, 8), torch.ones(3, 8)))
+        8.0
     """
     fn.check_shapes("cc", "embeddings of one width", student, teacher)
     difference = (student - teacher).abs()
@@ -296,6 +334,10 @@ def contrastive_loss(cosines: Tensor, *, width: int, temperature: float = 0.07) 
         ValueError: There is no negative, or the temperature is so small that exp(1 / T) overflows.
 
     Source: Tian et al., "Contrastive Representation Distillation", ICLR 2020; Wu et al., CVPR 2018 (memory).
+
+    Example:
+        >>> round(float(contrastive_loss(torch.tensor([[1.0, -1.0, -1.0]]), width=128)), 3)
+        0.0
     """
     negatives = cosines.shape[1] - 1
     if negatives < 1:
@@ -326,6 +368,11 @@ def semantic_loss(student: Tensor, student_weight: Tensor, teacher: Tensor, teac
         ValueError: The numbers of classes differ.
 
     Source: Dong et al., "DisWOT: Student Architecture Search for Distillation WithOut Training", CVPR 2023 (M_s).
+
+    Example:
+        >>> maps, weight = torch.rand(4, 8, 16), torch.rand(10, 8)
+        >>> round(float(semantic_loss(maps, weight, 3 * maps, weight)), 4)
+        0.0
     """
     first, second = fn.class_gram_of_maps(student, student_weight), fn.class_gram_of_maps(teacher, teacher_weight)
     fn.check_shapes("the semantic term", "as many classes", first, second)
@@ -346,6 +393,11 @@ def relation_loss(student: Tensor, teacher: Tensor) -> Tensor:
         ValueError: The numbers of samples differ.
 
     Source: Dong et al., "DisWOT: Student Architecture Search for Distillation WithOut Training", CVPR 2023 (M_r).
+
+    Example:
+        >>> features = torch.rand(4, 64)
+        >>> round(float(relation_loss(features, 3 * features)), 4)
+        0.0
     """
     first, second = fn.sample_gram(student), fn.sample_gram(teacher)
     fn.check_shapes("the relation term", "as many samples", first, second)

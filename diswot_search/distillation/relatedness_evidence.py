@@ -79,6 +79,11 @@ _LACKING = {
 
 
 def checked_labels(labels: ArrayLike) -> Integers:
+    """Return labels (n,) as integers.
+
+    Raises:
+        TransferabilityError: The labels have another shape, are no integers, or are of fewer than two classes.
+    """
     values = np.asarray(labels)
     if values.ndim != 1 or not np.issubdtype(values.dtype, np.integer):
         raise TransferabilityError(
@@ -93,6 +98,7 @@ def checked_labels(labels: ArrayLike) -> Integers:
 
 
 def _as_rows(name: str, values: ArrayLike, images: int | None = None) -> Floats:
+    """Return values as an array (images, columns) in double precision; `name` is the array's name in messages."""
     try:
         rows = np.asarray(values, np.float64)
     except (TypeError, ValueError) as error:
@@ -104,12 +110,22 @@ def _as_rows(name: str, values: ArrayLike, images: int | None = None) -> Floats:
 
 
 def features_evidence(features: ArrayLike, labels: ArrayLike) -> Evidence:
+    """Return checked evidence of features (n, d) and labels (n,).
+
+    Raises:
+        TransferabilityError: The input is refused by `Evidence` or its `check`.
+    """
     evidence = Evidence(features, labels)  # type: ignore[arg-type]  # it converts
     evidence.check("features")
     return evidence
 
 
 def checked_pair(features: ArrayLike, other: ArrayLike) -> tuple[Floats, Floats]:
+    """Return features (n, d) and another model's features (n, r) in double precision.
+
+    Raises:
+        TransferabilityError: A shape does not fit, or features have NaN or infinity or are the same for all images.
+    """
     first = _as_rows("features", features)
     second = _as_rows("reference", other, len(first))
     _check_features("features", first)
@@ -118,6 +134,12 @@ def checked_pair(features: ArrayLike, other: ArrayLike) -> tuple[Floats, Floats]
 
 
 def checked_predictions(probabilities: ArrayLike, labels: ArrayLike) -> tuple[Floats, Integers]:
+    """Return probabilities (n, K) in double precision and labels (n,) as integers.
+
+    Raises:
+        TransferabilityError: A shape does not fit, there are fewer than two classes, or probabilities are not finite,
+            are negative or do not sum to 1.
+    """
     classes = checked_labels(labels)
     values = _as_rows("probabilities", probabilities, len(classes))
     _check_probabilities(values)
@@ -153,4 +175,5 @@ def varying_columns(values: Floats) -> NDArray[np.bool_]:
 
 
 def class_codes(labels: Integers) -> Integers:
+    """Number the classes that occur from 0 upwards, and return the number of each label's class."""
     return np.unique(labels, return_inverse=True)[1]

@@ -82,6 +82,12 @@ def rsa(features: ArrayLike, reference: ArrayLike) -> float:
     Raises:
         TransferabilityError: The input is refused by `Evidence` or its `check`, or all images are at the same
             distance from each other.
+
+    Example:
+        >>> import numpy as np
+        >>> features = np.array([[0.0, 1.0, 3.0], [0.1, 1.2, 2.9], [2.0, 0.1, 0.0], [2.2, 0.0, 0.3]])
+        >>> round(rsa(features, 2 * features + 1), 1)
+        100.0
     """
     from scipy.stats import rankdata
 
@@ -107,6 +113,12 @@ def cka(features: ArrayLike, other: ArrayLike) -> float:
 
     Raises:
         TransferabilityError: The input is refused by `Evidence` or its `check`.
+
+    Example:
+        >>> import numpy as np
+        >>> features = np.array([[0.0, 1.0, 3.0], [0.1, 1.2, 2.9], [2.0, 0.1, 0.0], [2.2, 0.0, 0.3]])
+        >>> round(cka(features, [0, 0, 1, 1]), 3), round(cka(features, 2 * features + 1), 3)
+        (0.999, 1.0)
     """
     if np.ndim(other) == 1:
         evidence = features_evidence(features, other)
@@ -136,6 +148,12 @@ def h_score(features: ArrayLike, labels: ArrayLike) -> float:
 
     Raises:
         TransferabilityError: The input is refused by `Evidence` or its `check`.
+
+    Example:
+        >>> import numpy as np
+        >>> features = np.array([[0.0, 1.0, 3.0], [0.1, 1.2, 2.9], [2.0, 0.1, 0.0], [2.2, 0.0, 0.3]])
+        >>> round(h_score(features, [0, 0, 1, 1]), 3)
+        0.998
     """
     evidence = features_evidence(features, labels)
     vectors, remaining = _shrunk_directions(evidence.features)
@@ -161,6 +179,12 @@ def logme(features: ArrayLike, labels: ArrayLike) -> float:
 
     Raises:
         TransferabilityError: The input is refused by `Evidence` or its `check`.
+
+    Example:
+        >>> import numpy as np
+        >>> features = np.array([[0.0, 1.0, 3.0], [0.1, 1.2, 2.9], [2.0, 0.1, 0.0], [2.2, 0.0, 0.3]])
+        >>> round(logme(features, [0, 0, 1, 1]), 3)
+        0.08
     """
     evidence = features_evidence(features, labels)
     vectors, values = _left_vectors(_scaled(evidence.features))
@@ -183,6 +207,12 @@ def knn(features: ArrayLike, labels: ArrayLike) -> float:
 
     Raises:
         TransferabilityError: The input is refused by `Evidence` or its `check`.
+
+    Example:
+        >>> import numpy as np
+        >>> features = np.array([[0.0, 1.0, 3.0], [0.1, 1.2, 2.9], [2.0, 0.1, 0.0], [2.2, 0.0, 0.3]])
+        >>> round(knn(features, [0, 0, 1, 1]), 3)
+        1.0
     """
     evidence = features_evidence(features, labels)
     rows = _unit_rows(evidence.features)
@@ -211,6 +241,12 @@ def logistic(features: ArrayLike, labels: ArrayLike, *, folds: int = 5) -> float
     Raises:
         TransferabilityError: The input is refused by `Evidence` or its `check`, or fewer than two classes have two
             images.
+
+    Example:
+        >>> import numpy as np
+        >>> features = np.array([[0.0, 1.0, 3.0], [0.1, 1.2, 2.9], [2.0, 0.1, 0.0], [2.2, 0.0, 0.3]])
+        >>> logistic(features, [0, 0, 1, 1])
+        1.0
     """
     from sklearn.linear_model import LogisticRegression
     from sklearn.model_selection import StratifiedKFold, cross_val_predict
@@ -250,6 +286,10 @@ def leep(probabilities: ArrayLike, labels: ArrayLike) -> float:
 
     Raises:
         TransferabilityError: The input is refused by `Evidence` or its `check`.
+
+    Example:
+        >>> round(leep([[0.9, 0.1], [0.8, 0.2], [0.3, 0.7], [0.1, 0.9]], [0, 0, 1, 1]), 3)
+        -0.343
     """
     values, labels = checked_predictions(probabilities, labels)
     joint = _one_hot(labels).T @ values
@@ -274,6 +314,10 @@ def nce(probabilities: ArrayLike, labels: ArrayLike) -> float:
 
     Raises:
         TransferabilityError: The input is refused by `Evidence` or its `check`.
+
+    Example:
+        >>> round(nce([[0.9, 0.1], [0.8, 0.2], [0.3, 0.7], [0.6, 0.4]], [0, 0, 1, 1]), 3)
+        -0.477
     """
     values, labels = checked_predictions(probabilities, labels)
     predicted = np.eye(values.shape[1])[values.argmax(1)]
@@ -430,7 +474,10 @@ def _one_hot(labels: Integers) -> Floats:
 
 
 def cka_by_chance(features: ArrayLike, labels: ArrayLike) -> float:
-    """Use that the Gram matrix of permuted centred rows is, on average, a multiple of the centring matrix."""
+    """Compute the chance level of `cka`: its mean over permutations of the labels.
+
+    The Gram matrix of permuted centred rows is, on average, a multiple of the centring matrix with the same trace.
+    """
     evidence = features_evidence(features, labels)
     first, second = _centred(evidence.features), _centred(_one_hot(evidence.labels))
     traces = np.sum(first**2) * np.sum(second**2)
@@ -438,7 +485,10 @@ def cka_by_chance(features: ArrayLike, labels: ArrayLike) -> float:
 
 
 def h_score_by_chance(features: ArrayLike, labels: ArrayLike) -> float:
-    """Use that n centred images can differ in n - 1 directions, of which C - 1 are between classes."""
+    """Compute the chance level of `h_score`: its mean over permutations of the labels.
+
+    The n centred images can differ in n - 1 directions, of which C - 1 are between classes.
+    """
     evidence = features_evidence(features, labels)
     _, remaining = _shrunk_directions(evidence.features)
     images, classes = _one_hot(evidence.labels).shape
@@ -446,7 +496,9 @@ def h_score_by_chance(features: ArrayLike, labels: ArrayLike) -> float:
 
 
 def leep_by_chance(probabilities: ArrayLike, labels: ArrayLike) -> float:
-    """Approximate the mean over permutations; the error is below 0.01 nats for 80 images or more.
+    """Compute the chance level of `leep`: its approximate mean over permutations of the labels.
+
+    The error is below 0.01 nats for 80 images or more.
 
     The probability of an image's class is the sum of the weights of the images of that class: the image's own weight,
     and the weights of other images, which are drawn without replacement. The mean of its logarithm is approximated by
@@ -466,7 +518,11 @@ def leep_by_chance(probabilities: ArrayLike, labels: ArrayLike) -> float:
 
 
 def nce_by_chance(probabilities: ArrayLike, labels: ArrayLike) -> float:
-    """Use the expected mutual information of independent classes. Source: Vinh et al., JMLR 2010."""
+    """Compute the chance level of `nce`: its mean over permutations of the labels.
+
+    It follows from the expected mutual information of independent classes. Source: Vinh, Epps and Bailey, "Information
+    Theoretic Measures for Clusterings Comparison", JMLR 2010.
+    """
     from scipy.stats import entropy
     from sklearn.metrics.cluster import contingency_matrix, expected_mutual_information
 
@@ -476,11 +532,14 @@ def nce_by_chance(probabilities: ArrayLike, labels: ArrayLike) -> float:
 
 
 def logme_by_chance(labels: Integers) -> float:
-    """Return the value for one constant feature, which any source with a non-zero mean provides."""
+    """Compute the chance level of `logme`: its value for one constant feature, which most sources provide."""
     totals = _one_hot(labels).sum(0)
     return _log_evidence(np.ones(1), totals[None] ** 2 / len(labels), totals, len(labels))
 
 
 def largest_share(labels: Integers) -> float:
-    """Return the accuracy of always predicting the most frequent class, about the most that permuted labels give."""
+    """Compute the chance level of `knn` and `logistic`: the accuracy of always predicting the most frequent class.
+
+    Their means over permutations of the labels are at most about this accuracy.
+    """
     return float(np.bincount(class_codes(labels)).max() / len(labels))
