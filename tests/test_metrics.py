@@ -19,7 +19,7 @@ from scipy.stats import entropy
 from sklearn.metrics import accuracy_score, log_loss, recall_score, top_k_accuracy_score
 from torch import Tensor
 
-from diswot_search.distillation.metrics import Evaluation, MetricSums
+from diswot_search.distillation.metrics import Metrics, MetricSums
 
 EXACT: dict[str, Any] = {"rel": 1e-12, "abs": 1e-12}
 """Both sides are in double precision and differ in the order of their sums alone."""
@@ -36,11 +36,11 @@ def sample(seed: int, size: tuple[int, int]) -> tuple[Tensor, Tensor, Tensor]:
     return logits, labels, logits + torch.randn(size, generator=generator)
 
 
-def evaluate(logits: Tensor, labels: Tensor, teacher: Tensor | None = None, bins: int = 15) -> Evaluation:
+def evaluate(logits: Tensor, labels: Tensor, teacher: Tensor | None = None, bins: int = 15) -> Metrics:
     """The evaluation of one batch."""
     sums = MetricSums(logits.shape[1], bins=bins)
     sums.add(logits, labels, teacher)
-    return sums.evaluation()
+    return sums.metrics()
 
 
 def probabilities(logits: Tensor) -> NDArray[np.float64]:
@@ -128,7 +128,7 @@ def test_the_upper_end_belongs_to_a_bin() -> None:
     sure, unsure = [1.0, 0.0], [0.0, 0.0]  # confidences of 0.73 and of exactly 0.5
     sums = MetricSums(2, bins=2)
     sums.add(torch.tensor([sure, unsure, unsure]), torch.tensor([0, 0, 1]))
-    assert [part.samples for part in sums.evaluation().bins] == [2, 1]
+    assert [part.samples for part in sums.metrics().bins] == [2, 1]
 
 
 @settings(deadline=None)
@@ -158,7 +158,7 @@ def test_any_precision_is_evaluated_in_double_precision(dtype: torch.dtype) -> N
     expected = log_loss(labels, probabilities(logits.detach()), labels=range(6))
     sums = MetricSums(6)
     sums.add(logits, labels, logits)
-    assert sums.evaluation().nll == pytest.approx(expected, **EXACT)
+    assert sums.metrics().nll == pytest.approx(expected, **EXACT)
     assert not sums.sums.requires_grad
 
 
@@ -178,7 +178,7 @@ def test_sums_over_batches_and_processes_say_what_one_batch_says(
     processes[0].sums += processes[1].sums
     whole = MetricSums(size[1])
     whole.add(logits, labels, teacher)
-    assert processes[0].evaluation().samples == size[0]
+    assert processes[0].metrics().samples == size[0]
     assert whole.sums.shape == (9 + 3 * 15 + 2 * size[1],)
     torch.testing.assert_close(processes[0].sums, whole.sums, rtol=1e-12, atol=1e-12)
 
@@ -187,7 +187,7 @@ def test_the_bins_hold_the_accuracy_and_the_calibration_error() -> None:
     logits, labels, _ = sample(2, (60, 5))
     sums = MetricSums(5)
     sums.add(logits, labels)
-    evaluation = sums.evaluation()
+    evaluation = sums.metrics()
     filled = [part for part in evaluation.bins if part.samples]
     assert len(evaluation.bins) == 15 > len(filled)  # confidence is never below 1/5
     assert sum(part.samples for part in filled) == 60
@@ -205,7 +205,7 @@ def test_without_a_teacher_there_is_no_agreement() -> None:
     logits, labels, _ = sample(3, (8, 5))
     sums = MetricSums(5)
     sums.add(logits, labels)
-    assert (sums.evaluation().agreement, sums.evaluation().divergence) == (None, None)
+    assert (sums.metrics().agreement, sums.metrics().divergence) == (None, None)
 
 
 def test_sums_from_a_checkpoint_go_on_bit_for_bit(tmp_path: Path) -> None:
@@ -220,7 +220,7 @@ def test_sums_from_a_checkpoint_go_on_bit_for_bit(tmp_path: Path) -> None:
     for batch in batches[2:]:
         after.add(*batch)
     assert torch.equal(whole.sums, after.sums)
-    assert asdict(whole.evaluation()) == asdict(after.evaluation())
+    assert asdict(whole.metrics()) == asdict(after.metrics())
 
 
 # -- bad input ----------------------------------------------------------------------------------
@@ -236,7 +236,7 @@ def test_logits_that_are_not_numbers_are_told(bad: float) -> None:
         sums = MetricSums(3)
         sums.add(student, labels, other)
         with pytest.raises(ValueError, match=message):
-            sums.evaluation()
+            sums.metrics()
 
 
 def test_labels_that_are_no_classes_are_told() -> None:
@@ -245,7 +245,7 @@ def test_labels_that_are_no_classes_are_told() -> None:
     sums = MetricSums(3)
     sums.add(logits, labels)
     with pytest.raises(ValueError, match="2 labels are not from 0 to 2"):
-        sums.evaluation()
+        sums.metrics()
 
 
 def test_nothing_cannot_be_evaluated() -> None:
@@ -253,7 +253,7 @@ def test_nothing_cannot_be_evaluated() -> None:
     sums = MetricSums(3)
     sums.add(*none)  # the last share of a process may be empty
     with pytest.raises(ValueError, match="no samples"):
-        sums.evaluation()
+        sums.metrics()
 
 
 def test_shapes_that_do_not_fit_are_told() -> None:

@@ -26,7 +26,8 @@ from diswot_search.cli import main
 from diswot_search.defaults import DEFAULT_PROXY
 from diswot_search.distillation import source_ranking, training
 from diswot_search.distillation.checkpoint import TrainingFolder
-from diswot_search.distillation.relatedness import MEASURES, Evidence, get_measure
+from diswot_search.distillation.relatedness import MEASURES, get_measure
+from diswot_search.distillation.relatedness_evidence import Evidence
 from diswot_search.distillation.source_ranking import RankingFolder, RankingRun
 from diswot_search.image_sets import ImageSet
 from diswot_search.networks import as_network

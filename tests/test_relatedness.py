@@ -1,4 +1,4 @@
-"""How near a source is: each measure against another implementation, its properties, and what it refuses."""
+"""Measures of transferability: each against another implementation, its properties, and the input it refuses."""
 
 from __future__ import annotations
 
@@ -25,24 +25,15 @@ from sklearn.preprocessing import StandardScaler
 
 from diswot_search.distillation.relatedness import (
     MEASURES,
-    Evidence,
     Measure,
-    RelatednessError,
     balanced_draws,
-    cka,
     get_measure,
-    h_score,
-    knn,
-    leep,
     list_measures,
-    logistic,
-    logme,
-    nce,
-    parc,
     register_measure,
-    rsa,
     source_weights,
 )
+from diswot_search.distillation.relatedness_evidence import Evidence, TransferabilityError
+from diswot_search.distillation.relatedness_measures import cka, h_score, knn, leep, logistic, logme, nce, parc, rsa
 from search_spaces.registry import UnknownNameError
 
 NAN, INF = float("nan"), float("inf")
@@ -81,8 +72,8 @@ def predictions(labels: Labels, classes: int = 5, *, signal: float = 1.0, seed: 
 
 def evidence(**changes: object) -> Evidence:
     features, labels = sample()
-    given = {"features": features, "labels": labels, "probabilities": predictions(labels), "reference": features[:, :3]}
-    return Evidence(**{**given, **changes})  # type: ignore[arg-type]
+    parts = {"features": features, "labels": labels, "probabilities": predictions(labels), "reference": features[:, :3]}
+    return Evidence(**{**parts, **changes})  # type: ignore[arg-type]
 
 
 # -- against other implementations --------------------------------------------------------------
@@ -301,8 +292,8 @@ def fit_logistic(values: Array, codes: Labels, classes: int) -> Array:
 # -- chance -------------------------------------------------------------------------------------
 
 
-def similarity(measure: Measure, given: Evidence) -> float:
-    return measure.similarity(measure(given), measure.chance(given))
+def similarity(measure: Measure, data: Evidence) -> float:
+    return measure.similarity(measure(data), measure.chance(data))
 
 
 def standard_error(values: list[float]) -> float:
@@ -358,8 +349,8 @@ def test_only_a_source_that_tells_something_is_similar(name: str, digits: Eviden
     for _ in range(5 if name == "logistic" else 40):
         order = rng.permutation(len(digits.labels))
         assert digits.probabilities is not None
-        given = Evidence(digits.features[order], digits.labels, digits.probabilities[order], digits.reference)
-        similarities.append(similarity(measure, given))
+        data = Evidence(digits.features[order], digits.labels, digits.probabilities[order], digits.reference)
+        similarities.append(similarity(measure, data))
     assert np.mean(similarities) < 4 * standard_error(similarities)
     assert similarity(measure, digits) > 10 * np.std(similarities)
 
@@ -378,9 +369,9 @@ def test_probabilities_that_tell_nothing_give_minus_the_entropy(name: str, label
     probabilities = np.broadcast_to([0.2, 0.5, 0.3], (8, 3))
     expected = -entropy(np.unique(labels, return_counts=True)[1])
     assert ON_PROBABILITIES[name](probabilities, labels) == pytest.approx(expected, rel=1e-12)
-    measure, given = get_measure(name), Evidence(np.eye(8), np.array(labels), probabilities)
-    assert measure.chance(given) == pytest.approx(expected, rel=1e-12)
-    assert similarity(measure, given) == pytest.approx(0, abs=1e-12)
+    measure, data = get_measure(name), Evidence(np.eye(8), np.array(labels), probabilities)
+    assert measure.chance(data) == pytest.approx(expected, rel=1e-12)
+    assert similarity(measure, data) == pytest.approx(0, abs=1e-12)
     assert measure.similarity(0.0, expected) == pytest.approx(1 - math.exp(expected))
 
 
@@ -389,8 +380,8 @@ def test_the_chance_of_accuracies_is_the_largest_class(name: str) -> None:
     labels = np.repeat([4, 9, 2], [50, 20, 10])
     measure = get_measure(name)
     noise = [Evidence(np.random.default_rng(seed).normal(size=(80, 2)), labels) for seed in range(10)]
-    assert {measure.chance(given) for given in noise} == {50 / 80}
-    assert np.mean([measure(given) for given in noise]) <= 50 / 80 + 0.02
+    assert {measure.chance(data) for data in noise} == {50 / 80}
+    assert np.mean([measure(data) for data in noise]) <= 50 / 80 + 0.02
 
 
 def test_the_chance_of_logme_is_what_a_feature_without_variance_explains() -> None:
@@ -495,7 +486,7 @@ def test_features_that_are_the_classes_are_nearest() -> None:
 
 
 @pytest.mark.parametrize(
-    ("changes", "said"),
+    ("changes", "message"),
     [
         ({"features": np.ones(60)}, r"features are \(60,\); they must be \(60, columns\)"),
         ({"features": np.ones((60, 0))}, r"\(60, 0\)"),
@@ -510,13 +501,13 @@ def test_features_that_are_the_classes_are_nearest() -> None:
         ({"reference": np.ones((10, 2))}, r"reference are \(10, 2\)"),
     ],
 )
-def test_evidence_refuses_what_does_not_fit(changes: dict[str, object], said: str) -> None:
-    with pytest.raises(RelatednessError, match=said):
+def test_evidence_refuses_what_does_not_fit(changes: dict[str, object], message: str) -> None:
+    with pytest.raises(TransferabilityError, match=message):
         evidence(**changes)
 
 
 @pytest.mark.parametrize(
-    ("changed", "values", "said"),
+    ("changed", "values", "message"),
     [
         ("features", np.ones((60, 8)), "features are the same for all 60"),
         ("features", np.full((60, 8), 0.1, np.float32) + np.arange(8, dtype=np.float32), "the same for all"),
@@ -533,21 +524,21 @@ def test_evidence_refuses_what_does_not_fit(changes: dict[str, object], said: st
         ("reference", None, "no features of a reference model"),
     ],
 )
-def test_a_measure_is_refused_for_what_it_needs_alone(changed: str, values: Array | None, said: str) -> None:
+def test_a_measure_is_refused_for_what_it_needs_alone(changed: str, values: Array | None, message: str) -> None:
     good, bad = evidence(), evidence(**{changed: values})
     for measure in MEASURES.values():
         if changed == measure.needs or (changed, measure.needs) == ("features", "reference"):
-            with pytest.raises(RelatednessError, match=said):
+            with pytest.raises(TransferabilityError, match=message):
                 measure(bad)
-            with pytest.raises(RelatednessError, match=said):
+            with pytest.raises(TransferabilityError, match=message):
                 bad.check(measure.needs)
         else:
             assert measure(bad) == measure(good)
 
 
 def test_evidence_takes_what_models_give() -> None:
-    given = evidence(features=sample()[0].astype(np.float16), labels=sample()[1].astype(np.uint8).tolist())
-    assert (given.features.dtype, given.labels.dtype) == (np.float64, np.int64)
+    data = evidence(features=sample()[0].astype(np.float16), labels=sample()[1].astype(np.uint8).tolist())
+    assert (data.features.dtype, data.labels.dtype) == (np.float64, np.int64)
     half = predictions(sample()[1]).astype(np.float16)
     assert np.isfinite(get_measure("leep")(evidence(probabilities=half)))  # sums to 1 but for rounding
 
@@ -556,25 +547,25 @@ def test_evidence_takes_what_models_give() -> None:
 @pytest.mark.parametrize("bad", [np.ones((60, 8)), np.full((60, 8), NAN), np.ones((6, 8)), np.full((60, 8), INF)])
 def test_measures_refuse_what_evidence_refuses(measure: Callable[..., float], bad: Array) -> None:
     _, labels = sample()
-    with pytest.raises(RelatednessError):
+    with pytest.raises(TransferabilityError):
         measure(bad, labels)
-    with pytest.raises(RelatednessError, match="at least two"):
+    with pytest.raises(TransferabilityError, match="at least two"):
         measure(sample()[0], np.ones(60, int))
 
 
 @pytest.mark.parametrize("measure", ON_PROBABILITIES.values(), ids=ON_PROBABILITIES)
 @pytest.mark.parametrize("bad", [np.ones((60, 8)), np.full((60, 8), NAN), np.full((6, 2), 0.5), -np.eye(60)])
 def test_measures_refuse_bad_probabilities(measure: Callable[..., float], bad: Array) -> None:
-    with pytest.raises(RelatednessError):
+    with pytest.raises(TransferabilityError):
         measure(bad, sample()[1])
 
 
 @pytest.mark.parametrize("measure", [rsa, cka])
 @pytest.mark.parametrize("bad", [np.ones((60, 8)), np.full((60, 8), NAN), np.ones((6, 8))])
 def test_features_of_another_model_are_checked(measure: Callable[..., float], bad: Array) -> None:
-    with pytest.raises(RelatednessError, match="reference"):
+    with pytest.raises(TransferabilityError, match="reference"):
         measure(sample()[0], bad)
-    with pytest.raises(RelatednessError):
+    with pytest.raises(TransferabilityError):
         measure(bad, sample()[0])
 
 
@@ -626,13 +617,13 @@ def test_an_image_of_average_features_is_at_distance_1_of_all() -> None:
 
 def test_distances_that_cannot_be_ranked() -> None:
     features, _ = sample(6, 4, 2)
-    with pytest.raises(RelatednessError, match="No two of the 6 images are of one class"):
+    with pytest.raises(TransferabilityError, match="No two of the 6 images are of one class"):
         parc(features, np.arange(6))
-    with pytest.raises(RelatednessError, match="at least two"):
+    with pytest.raises(TransferabilityError, match="at least two"):
         parc(features[:, :1], [0, 0, 0, 1, 1, 1])
-    with pytest.raises(RelatednessError, match="alike"):
+    with pytest.raises(TransferabilityError, match="alike"):
         parc(np.eye(3), [0, 0, 1])
-    with pytest.raises(RelatednessError, match="same distance"):
+    with pytest.raises(TransferabilityError, match="same distance"):
         rsa(np.eye(3), features[:3])
 
 
@@ -646,7 +637,7 @@ def test_a_class_with_one_image() -> None:
     separate = one_hot(labels) + 1e-3 * np.random.default_rng(0).normal(size=(40, 4))
     assert logistic(separate, labels) == pytest.approx(39 / 40)
     assert knn(separate, labels) == pytest.approx(39 / 40)
-    with pytest.raises(RelatednessError, match="Fewer than two classes have two images"):
+    with pytest.raises(TransferabilityError, match="Fewer than two classes have two images"):
         logistic(features[:4], [0, 0, 0, 1])
 
 
@@ -677,14 +668,14 @@ def test_measures_by_name() -> None:
 
 
 def test_measures_by_name_are_the_functions() -> None:
-    given = evidence()
+    data = evidence()
     for name, function in ON_FEATURES.items():
-        assert get_measure(name)(given) == function(given.features, given.labels)
+        assert get_measure(name)(data) == function(data.features, data.labels)
     for name, function in ON_PROBABILITIES.items():
-        assert get_measure(name)(given) == function(given.probabilities, given.labels)
-    assert get_measure("rsa")(given) == rsa(given.features, given.reference)  # type: ignore[arg-type]
+        assert get_measure(name)(data) == function(data.probabilities, data.labels)
+    assert get_measure("rsa")(data) == rsa(data.features, data.reference)  # type: ignore[arg-type]
     for name in ("parc", "rsa"):
-        assert get_measure(name).chance(given) == 0
+        assert get_measure(name).chance(data) == 0
 
 
 def test_a_measure_of_ones_own(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -697,21 +688,21 @@ def test_a_measure_of_ones_own(monkeypatch: pytest.MonkeyPatch) -> None:
         """
         return float(evidence.features.std())
 
-    measure = register_measure("spread", spread, chance=lambda given: 0.5)
+    measure = register_measure("spread", spread, chance=lambda evidence: 0.5)
     assert get_measure("spread") is measure
     assert (measure.summary, measure.needs) == ("Standard deviation of features.", "features")
     assert measure(evidence()) == pytest.approx(sample()[0].std())
     assert measure.similarity(0.75, measure.chance(evidence())) == 0.25
-    with pytest.raises(RelatednessError, match="the same for all"):
+    with pytest.raises(TransferabilityError, match="the same for all"):
         measure(evidence(features=np.ones((60, 8))))
     with pytest.raises(ValueError, match="registered already"):
         register_measure("spread", spread)
-    with pytest.raises(RelatednessError, match="Did you mean 'probabilities'"):
-        Measure("other", spread, "probability", "", lambda given: 0.0)
-    with pytest.raises(RelatednessError, match="Unknown scale 'exp'"):
-        Measure("other", spread, "features", "", lambda given: 0.0, "exp")
-    with pytest.raises(RelatednessError, match="'other' gave nan"):
-        Measure("other", lambda e: NAN, "features", "", lambda given: 0.0)(evidence())
+    with pytest.raises(TransferabilityError, match="Did you mean 'probabilities'"):
+        Measure("other", spread, "probability", "", lambda evidence: 0.0)
+    with pytest.raises(TransferabilityError, match="Unknown scale 'exp'"):
+        Measure("other", spread, "features", "", lambda evidence: 0.0, "exp")
+    with pytest.raises(TransferabilityError, match="'other' gave nan"):
+        Measure("other", lambda e: NAN, "features", "", lambda evidence: 0.0)(evidence())
 
 
 # -- the images that are compared on ------------------------------------------------------------
@@ -785,7 +776,7 @@ def test_a_draw_depends_on_nothing_but_its_number_and_the_seed() -> None:
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "message"),
     [
         ({"images": 3}, "images is 3"),
         ({"draws": 0}, "draws is 0"),
@@ -793,8 +784,8 @@ def test_a_draw_depends_on_nothing_but_its_number_and_the_seed() -> None:
         ({"labels": [0.5, 1]}, "integers"),
     ],
 )
-def test_draws_that_cannot_be_had(options: dict[str, object], said: str) -> None:
-    with pytest.raises(RelatednessError, match=said):
+def test_draws_that_cannot_be_had(options: dict[str, object], message: str) -> None:
+    with pytest.raises(TransferabilityError, match=message):
         balanced_draws(**{"labels": [0, 0, 1, 1], **options})  # type: ignore[arg-type]
 
 
@@ -897,7 +888,7 @@ def test_weights_by_hand() -> None:
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "message"),
     [
         ({"power": -1.0}, "power is -1.0"),
         ({"power": NAN}, "power is nan"),
@@ -912,6 +903,6 @@ def test_weights_by_hand() -> None:
         ({"similarities": {"mnist": 1.0, "usps": INF}}, "similarity of 'usps' is infinite"),
     ],
 )
-def test_weights_that_cannot_be_had(options: dict[str, object], said: str) -> None:
-    with pytest.raises(RelatednessError, match=said):
+def test_weights_that_cannot_be_had(options: dict[str, object], message: str) -> None:
+    with pytest.raises(TransferabilityError, match=message):
         source_weights(**{"similarities": {"mnist": 1.0, "usps": 2.0}, **options})  # type: ignore[arg-type]

@@ -23,14 +23,9 @@ from rich.console import Console
 from torch import Tensor, nn
 
 import diswot_search as ds
-from diswot_search.distillation import relatedness, source_ranking
-from diswot_search.distillation.relatedness import (
-    Evidence,
-    balanced_draws,
-    get_measure,
-    list_measures,
-    source_weights,
-)
+from diswot_search.distillation import relatedness_measures, source_ranking
+from diswot_search.distillation.relatedness import balanced_draws, get_measure, list_measures, source_weights
+from diswot_search.distillation.relatedness_evidence import Evidence
 from diswot_search.distillation.source_ranking import (
     RankingError,
     RankingFolder,
@@ -150,10 +145,10 @@ def test_values_are_those_of_the_measures_on_each_draw(labelled: int | None) -> 
             images = splits.train.images[torch.from_numpy(places[draw])].float() / 255
             features, logits = network(images)
             expected = {
-                "parc": relatedness.parc(features.numpy(), labels[draw]),
-                "knn": relatedness.knn(features.numpy(), labels[draw]),
-                "leep": relatedness.leep(logits.double().softmax(1).numpy(), labels[draw]),
-                "cka": relatedness.cka(features.numpy(), labels[draw]),
+                "parc": relatedness_measures.parc(features.numpy(), labels[draw]),
+                "knn": relatedness_measures.knn(features.numpy(), labels[draw]),
+                "leep": relatedness_measures.leep(logits.double().softmax(1).numpy(), labels[draw]),
+                "cka": relatedness_measures.cka(features.numpy(), labels[draw]),
             }
             probabilities = None if logits is None else logits.double().softmax(1).numpy()
             given = Evidence(features.double().numpy(), labels[draw], probabilities)

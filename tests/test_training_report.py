@@ -67,7 +67,7 @@ def make_result(**changes: Any) -> dict[str, Any]:
     logits[torch.arange(200), labels] += 3
     sums = MetricSums(10)
     sums.add(logits, labels, logits + torch.randn(200, 10))
-    evaluation = sums.evaluation()
+    evaluation = sums.metrics()
     result = {
         "status": "complete",
         "epochs": 4,

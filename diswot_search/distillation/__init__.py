@@ -1,4 +1,4 @@
-"""Training a student: under a teacher by distillers, under sources by similarity, or alone; and what these are."""
+"""Training a student: with a teacher and distillers, with sources weighted by similarity, or alone."""
 
 from __future__ import annotations
 
@@ -16,15 +16,8 @@ from .base import (
     register_distiller,
 )
 from .recipe import Recipe, RecipeError, create_recipe
-from .relatedness import (
-    Evidence,
-    Measure,
-    RelatednessError,
-    get_measure,
-    list_measures,
-    register_measure,
-    source_weights,
-)
+from .relatedness import Measure, get_measure, list_measures, register_measure, source_weights
+from .relatedness_evidence import Evidence, TransferabilityError
 from .source_ranking import SourceRanking, load_ranking, rank_sources
 from .sources import SourceError, SourceModel, as_sources
 from .trainer import DivergenceError
@@ -40,7 +33,6 @@ __all__ = [
     "Measure",
     "Recipe",
     "RecipeError",
-    "RelatednessError",
     "Setting",
     "Shapes",
     "SourceError",
@@ -48,6 +40,7 @@ __all__ = [
     "SourceRanking",
     "Training",
     "TrainingRun",
+    "TransferabilityError",
     "as_sources",
     "create_recipe",
     "distill",

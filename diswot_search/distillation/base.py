@@ -1,4 +1,4 @@
-"""What a student learns from a teacher: batches, features, distillers by name, and combinations of them."""
+"""The parts of distillation: batches, features, distillers by name, and weighted combinations of distillers."""
 
 from __future__ import annotations
 
@@ -17,24 +17,24 @@ from torch import Tensor, nn
 from search_spaces.registry import Registry, UnknownNameError, near_names, unknown_name_message
 
 READABLE = ("logits", "pooled", "features", "stages", "preactivations")
-"""What a distiller can read of a network."""
+"""The kinds of features that a distiller can read from a network."""
 RESERVED = ("ce", "total", "val")
-"""Names of losses that no distiller can have: the cross entropy, the sum, and the loss on validation data."""
+"""Names that no distiller can have; they stand for the cross entropy, the total loss and the validation loss."""
 
 
 class DistillerError(ValueError):
-    """A distiller that does not fit its student and teacher, or is asked for wrongly."""
+    """A distiller does not fit its student and teacher, or its specification is wrong."""
 
 
 @dataclass(frozen=True)
 class Batch:
-    """What a training step is computed on.
+    """The labelled images of one training step.
 
     Attributes:
-        images: B x C x H x W, augmented, between 0 and 1: each network normalises them in its own way.
-        labels: B class indices; of mixed images the class with the largest share.
-        indices: B places in the training set.
-        targets: B x N class shares of mixed images; None where nothing is mixed.
+        images: Augmented images (B, C, H, W) with values between 0 and 1. Each network normalises them itself.
+        labels: Class indices (B,); the class with the largest share for a mixed image.
+        indices: Positions (B,) of the images in the training set.
+        targets: Class shares (B, N) of mixed images; None without mixing.
     """
 
     images: Tensor
@@ -45,16 +45,22 @@ class Batch:
 
 @dataclass(frozen=True)
 class Features:
-    """What one network gave for a batch, in single precision; what was not asked for is None or empty.
+    """One network's features for a batch, in single precision. Features that were not requested are None or empty.
 
     Attributes:
-        logits: (B, N).
-        pooled: The classifier's input, (B, D).
-        weight: The classifier's weight, (N, D), such that logits are a linear function of `pooled`.
-        features: The last feature map before pooling, (B, C, H, W). Tokens lie on their grid, or in a column; class
-            tokens and their like are left out.
-        stages: The last output of a block at each resolution, from fine to coarse, each (B, C, H, W).
-        preactivations: The same before the activation that ends the block, where it ends in one.
+        logits: Logits (B, N).
+        pooled: The classifier's input (B, D).
+        weight: The classifier's weight (N, D); logits are a linear function of `pooled`.
+        features: The last feature map before pooling (B, C, H, W). Tokens lie on their grid, or in one column if the
+            grid is unknown; class tokens and other extra tokens are left out.
+        stages: The last block output at each resolution, from fine to coarse, each (B, C, H, W).
+        preactivations: The stages before the activation that ends their block, if there is one.
+
+    Example:
+        >>> import torch
+        >>> first, rest = Features(torch.zeros(5, 10), pooled=torch.zeros(5, 64)).split(2)
+        >>> tuple(first.logits.shape), tuple(rest.pooled.shape)
+        ((2, 10), (3, 64))
     """
 
     logits: Tensor
@@ -65,7 +71,7 @@ class Features:
     preactivations: tuple[Tensor, ...] = ()
 
     def split(self, count: int) -> tuple[Features, Features]:
-        """Those of the first `count` samples, and those of the others."""
+        """Return the features of the first `count` samples and those of the remaining samples."""
         return self._part(slice(None, count)), self._part(slice(count, None))
 
     def _part(self, samples: slice) -> Features:
@@ -81,15 +87,15 @@ class Features:
 
 @dataclass(frozen=True)
 class Shapes:
-    """The shapes of a network's features, without the batch; None or empty where it has none.
+    """The shapes of a network's features without the batch dimension. Missing features are None or empty.
 
     Attributes:
-        name: What the network is called in messages.
-        classes: N.
-        pooled: D.
-        features: (C, H, W) of the last feature map.
-        stages: (C, H, W) of each stage.
-        before_activations: Whether what comes before the activations at the end of stages can be read.
+        name: The network's name in messages.
+        classes: The number of classes, N.
+        pooled: The width of the classifier's input, D.
+        features: The shape (C, H, W) of the last feature map.
+        stages: The shape (C, H, W) of each stage.
+        before_activations: Whether the stages can be read before their last activation.
     """
 
     name: str
@@ -101,21 +107,21 @@ class Shapes:
 
     @property
     def preactivations(self) -> tuple[tuple[int, int, int], ...]:
-        """(C, H, W) of each: those of the stages, or none."""
+        """The shape (C, H, W) of each preactivation: that of its stage. Empty if preactivations cannot be read."""
         return self.stages if self.before_activations else ()
 
 
 @dataclass(frozen=True)
 class Setting:
-    """What a distiller is made for.
+    """The networks and training labels that a distiller is created for.
 
     Attributes:
-        student: Shapes of the student.
-        teacher: Shapes of the teacher.
-        labels: Class of each training sample, (samples,), on the CPU; the number of classes, which is none of them,
-            where it is hidden: no batch has such samples.
-        norms: For each stage of the teacher, mean and standard deviation by channel, (2, C), that its features have
-            before the last activation, by the batch normalisation there; None where there is none.
+        student: The shapes of the student's features.
+        teacher: The shapes of the teacher's features.
+        labels: The class of each training sample, (samples,), on the CPU. A hidden class is stored as the number of
+            classes, which is no valid class index; no batch has samples of hidden classes.
+        norms: The channel means and standard deviations (2, C) of each teacher stage before its last activation,
+            taken from the batch normalisation there; None for a stage without one.
     """
 
     student: Shapes
@@ -125,25 +131,26 @@ class Setting:
 
 
 class Distiller(nn.Module, ABC):
-    """A loss of a student's and a teacher's features, with the connectors that it needs, which are trained.
+    """A loss on a student's and a teacher's features, together with its trainable connectors.
 
-    To add one: inherit, say what it `reads`, make connectors in `__init__` after `super().__init__(setting)`, return
-    the loss from `forward`, and pass the class to `register_distiller`. Options are keyword arguments of `__init__`.
+    To add a distiller, inherit from this class, list the features that it needs in `reads`, create connectors in
+    `__init__` after `super().__init__(setting)`, return the loss from `forward`, and pass the class to
+    `register_distiller`. Options are keyword arguments of `__init__`.
 
     Args:
-        setting: What it is made for.
+        setting: The networks and training labels that the distiller is created for.
 
     Attributes:
-        reads: Names of `READABLE`.
-        weight: The customary factor of its loss.
-        ce_weight: The customary factor of the cross entropy beside it.
-        warmup: Share of the training over which the factor rises from zero.
-        own_buffers: Names of buffers that all processes of a training keep equal themselves, having made them alike.
-            Those of the main process are given to the others at each step, which for large ones takes its time.
-        setting: What it is made for.
+        reads: The features that the distiller needs; names from `READABLE`.
+        weight: The customary factor of the loss.
+        ce_weight: The customary factor of the cross entropy that is added to the loss.
+        warmup: The share of the training over which the factor of the loss rises from zero.
+        own_buffers: Names of buffers that start equal and are kept equal by the distiller on all processes. All
+            other buffers are copied from the main process at each step, which is slow for large buffers.
+        setting: The networks and training labels that the distiller is created for.
 
     Raises:
-        DistillerError: A network lacks what it reads.
+        DistillerError: A network lacks features that the distiller reads.
     """
 
     reads: ClassVar[tuple[str, ...]] = ("logits",)
@@ -167,7 +174,16 @@ class Distiller(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, student: Features, teacher: Features, batch: Batch) -> Tensor:
-        """The loss, a scalar; the teacher's features have no graph."""
+        """Compute the loss.
+
+        Args:
+            student: The student's features.
+            teacher: The teacher's features, detached from any graph.
+            batch: The batch that both networks were given.
+
+        Returns:
+            A scalar.
+        """
 
 
 _SHAPE_OF = {
@@ -183,7 +199,7 @@ def _check_reads(distiller: type[Distiller]) -> None:
     reads, name = distiller.reads, distiller.__name__
     if not isinstance(reads, tuple):
         raise DistillerError(f"{name}.reads is {reads!r}; it must be a tuple, such as ('stages',) with its comma.")
-    unreadable = [str(what) for what in reads if what not in READABLE]
+    unreadable = [str(kind) for kind in reads if kind not in READABLE]
     if unreadable:
         raise DistillerError(f"{name} reads {', '.join(unreadable)}; a network has {', '.join(READABLE)}.")
 
@@ -191,26 +207,39 @@ def _check_reads(distiller: type[Distiller]) -> None:
 # -- checks -------------------------------------------------------------------------------------
 
 
-def check_number(what: str, value: Any, *, above: float | None = None, at_least: float | None = None) -> float:
-    """A weight or an option that must be a finite number above, or of at least, a bound.
+def check_number(what: str, value: object, *, above: float | None = None, at_least: float | None = None) -> float:
+    """Check that a weight or an option is a finite number within a bound, and return it as a float.
+
+    Args:
+        what: The name of the value in the message.
+        value: The value.
+        above: The value must be greater than this, if set.
+        at_least: The value must be no smaller than this, if set.
 
     Raises:
-        DistillerError: It is none; the message names what is allowed.
+        DistillerError: The value is no such number; the message gives the bound.
+
+    Example:
+        >>> check_number("temperature", 4, above=0)
+        4.0
     """
-    number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-    if not number or (above is not None and value <= above) or (at_least is not None and value < at_least):
-        bound = (
-            f" above {above:g}" if above is not None else f" of at least {at_least:g}" if at_least is not None else ""
-        )
-        raise DistillerError(f"{what} is {value!r}; it must be a finite number{bound}.")
-    return float(value)
+    if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
+        too_small = (above is not None and value <= above) or (at_least is not None and value < at_least)
+        if not too_small:
+            return float(value)
+    bound = f" above {above:g}" if above is not None else f" of at least {at_least:g}" if at_least is not None else ""
+    raise DistillerError(f"{what} is {value!r}; it must be a finite number{bound}.")
 
 
 def check_classes(setting: Setting, what: str) -> None:
-    """Student and teacher must tell the same number of classes apart.
+    """Check that student and teacher have the same number of classes.
+
+    Args:
+        setting: The two networks.
+        what: The name, in the message, of the distiller that compares classes.
 
     Raises:
-        DistillerError: They do not.
+        DistillerError: The numbers of classes differ.
     """
     student, teacher = setting.student, setting.teacher
     if student.classes != teacher.classes:
@@ -226,42 +255,50 @@ _DISTILLERS: Registry[type[Distiller]] = Registry("distiller")
 
 
 def register_distiller(name: str, distiller: type[Distiller]) -> type[Distiller]:
-    """Make a distiller known by name.
+    """Register a distiller under a name.
 
     Args:
-        name: A word of letters, digits and underscores.
-        distiller: The class; the first line of its docstring says what it is.
+        name: A word of letters, digits and underscores that does not start with a digit.
+        distiller: The class. The first line of its docstring describes it.
+
+    Returns:
+        The class, unchanged.
 
     Raises:
-        ValueError: The name is taken, reserved or no such word, or the class reads what no network has, or has no
-            `forward`.
+        ValueError: The name is taken, reserved or not such a word; or the class is no distiller, reads features that
+            no network has, or lacks `forward`.
     """
     if not re.fullmatch(r"[A-Za-z_]\w*", name):
         raise ValueError(f"{name!r} cannot be the name of a distiller; use letters, digits and underscores.")
     if name in RESERVED:
         raise ValueError(f"{name!r} cannot be the name of a distiller: {', '.join(RESERVED)} name other losses.")
     if not (inspect.isclass(distiller) and issubclass(distiller, Distiller)):
-        raise ValueError(f"{distiller!r} is no distiller; it must be a class that inherits from Distiller.")
+        raise ValueError(f"{distiller!r} is not a distiller; it must be a class that inherits from Distiller.")
     if inspect.isabstract(distiller):
-        raise ValueError(f"{distiller.__name__} has no forward; a distiller returns its loss from there.")
+        raise ValueError(f"{distiller.__name__} has no forward; a distiller computes its loss there.")
     _check_reads(distiller)
     return _DISTILLERS.register(name, distiller)
 
 
 def get_distiller(name: str) -> type[Distiller]:
-    """The distiller of this name.
+    """Return the distiller class that is registered under a name.
 
     Raises:
-        UnknownNameError: There is none; near names are given.
+        UnknownNameError: No distiller has this name; the message lists near names.
     """
     return _DISTILLERS[name]
 
 
 def list_distillers(pattern: str = "*") -> list[str]:
-    """Names of the distillers that match a shell pattern, in order of registration.
+    """List the names of distillers that match a shell pattern, in order of registration.
 
     Raises:
-        UnknownNameError: None does; near names are given.
+        UnknownNameError: No name matches; the message lists near names.
+
+    Example:
+        >>> from diswot_search import list_distillers
+        >>> list_distillers("kd*")
+        ['kd', 'kd_standardised']
     """
     names = [name for name in _DISTILLERS if fnmatch(name, pattern)]
     if not names:
@@ -277,9 +314,9 @@ class Term:
     """One distiller of a combination.
 
     Attributes:
-        name: The distiller.
-        weight: Factor of its loss.
-        options: Its options.
+        name: The distiller's name.
+        weight: The factor of its loss.
+        options: The keyword arguments of its constructor, without the setting.
     """
 
     name: str
@@ -287,46 +324,56 @@ class Term:
     options: dict[str, Any] = field(default_factory=dict)
 
     def config(self) -> dict[str, Any]:
-        """All that tells it from another term, as JSON values."""
+        """Return the weight and the options, as JSON values."""
         return {"weight": self.weight, **({"options": self.options} if self.options else {})}
 
 
 Specification = str | Iterable[str] | Mapping[str, "float | Mapping[str, Any] | None"]
-"""How distillers are asked for; see `parse_distillers`."""
+"""The forms in which distillers can be specified; see `parse_distillers`."""
 
 
 def parse_distillers(specification: Specification) -> tuple[Term, ...]:
-    """The distillers that are asked for, with their weights.
+    """Parse a specification of distillers into terms with weights.
 
     Args:
-        specification: Names joined by "+", each with its weight before it if that is not the customary one, as in
-            "kd+2*diswot"; a list of names; or a mapping of names to weights, or to mappings of `weight` and options.
+        specification: Names joined by "+", such as "kd+2*diswot", where a weight before a name replaces the
+            customary one; or a list of names, with or without weights; or a mapping from names to weights, or to
+            mappings of `weight` and options.
+
+    Returns:
+        One term for each distiller, in order.
 
     Raises:
-        DistillerError: A weight that is negative or not finite, a name twice, an option that is unknown or missing, or
-            none at all.
-        UnknownNameError: A name that no distiller has; near names are given.
+        DistillerError: A weight is negative or not finite, a name occurs twice, an option is unknown or missing, or
+            no distiller is specified.
+        UnknownNameError: No distiller has a name; the message lists near names.
+
+    Example:
+        >>> from diswot_search.distillation import parse_distillers
+        >>> [(term.name, term.weight) for term in parse_distillers("kd+3*diswot")]
+        [('kd', 0.9), ('diswot', 3.0)]
     """
+    entries: list[tuple[str, float | Mapping[str, Any] | None]]
     if isinstance(specification, Mapping):
-        given = list(specification.items())
+        entries = list(specification.items())
     else:
-        given = [_weighted(text) for text in _names(specification)]
-    if not given:
+        entries = [_weighted(text) for text in _names(specification)]
+    if not entries:
         raise DistillerError("No distiller is given; name at least one, such as 'kd'.")
-    terms = tuple(_term(name, value) for name, value in given)
+    terms = tuple(_term(name, value) for name, value in entries)
     names = [term.name for term in terms]
-    twice = sorted({name for name in names if names.count(name) > 1})
-    if twice:
-        raise DistillerError(f"{', '.join(twice)} is given more than once.")
+    repeated = sorted({name for name in names if names.count(name) > 1})
+    if repeated:
+        raise DistillerError(f"{', '.join(repeated)} is given more than once.")
     return terms
 
 
 _EXPONENT = re.compile(r"(^|\+)(\s*[\d.]+e)\+(?=\d+\s*\*)", re.IGNORECASE)
-"""The start of a weight such as 1e+3, whose plus joins no names."""
+"""The start of a weight such as 1e+3, in which the plus does not separate names."""
 
 
 def _names(specification: str | Iterable[str]) -> list[str]:
-    """The names that are joined or listed, each with its weight."""
+    """Split a specification into names, each still with its weight before it."""
     if isinstance(specification, str):
         return _EXPONENT.sub(r"\1\2", specification).split("+") if specification.strip() else []
     if not isinstance(specification, Iterable):
@@ -334,10 +381,10 @@ def _names(specification: str | Iterable[str]) -> list[str]:
     return list(specification)
 
 
-def _weighted(text: Any) -> tuple[str, float | None]:
-    """A name and the weight before it, if there is one."""
+def _weighted(text: object) -> tuple[str, float | None]:
+    """Split "2*diswot" into the name and the weight; the weight of a plain name is None."""
     if not isinstance(text, str):
-        raise DistillerError(f"{text!r} is no distiller; in a list each must be text, as 'kd' or '2*diswot'.")
+        raise DistillerError(f"{text!r} is no distiller; in a list each must be text, such as 'kd' or '2*diswot'.")
     factor, star, name = (part.strip() for part in text.rpartition("*"))
     if not name:
         raise DistillerError(f"{text.strip()!r} names no distiller; write them as in 'kd+2*diswot'.")
@@ -349,7 +396,7 @@ def _weighted(text: Any) -> tuple[str, float | None]:
         raise DistillerError(f"{text.strip()!r} is no distiller with a weight; write it as in '2*diswot'.") from None
 
 
-def _term(name: Any, value: Any) -> Term:
+def _term(name: str, value: float | Mapping[str, Any] | None) -> Term:
     distiller = get_distiller(name)
     options: dict[str, Any] = {}
     if isinstance(value, Mapping):
@@ -361,82 +408,92 @@ def _term(name: Any, value: Any) -> Term:
 
 
 def _check_options(name: str, options: Mapping[str, Any]) -> None:
-    """Every option must be one of the distiller's, and those without a default must be there."""
+    """Check that the distiller has every option, and that no option without a default is missing."""
     parameters = list(inspect.signature(get_distiller(name)).parameters.values())[1:]  # the first is the setting
     named = [p for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
     allowed = [p.name for p in named]
     if not any(p.kind is p.VAR_KEYWORD for p in parameters):
         for option in options:
             if option not in allowed:
-                known = [*allowed, "weight"]
-                near = near_names(str(option), known)
+                choices = [*allowed, "weight"]
+                near = near_names(str(option), choices)
                 hint = f"did you mean {' or '.join(map(repr, near))}? Allowed" if near else "allowed"
-                raise DistillerError(f"The distiller {name!r} has no option {option!r}; {hint}: {', '.join(known)}.")
+                raise DistillerError(f"The distiller {name!r} has no option {option!r}; {hint}: {', '.join(choices)}.")
     missing = [p.name for p in named if p.default is p.empty and p.name not in options]
     if missing:
         raise DistillerError(f"The distiller {name!r} needs the option {', '.join(missing)}; give it a value.")
 
 
 class Combination(nn.Module):
-    """Distillers whose weighted losses are added to the weighted cross entropy.
+    """Several distillers whose weighted losses are added to the weighted cross entropy.
 
-    A distiller that counts nothing, as it has no weight or its warm-up is still to begin, is not computed.
+    A distiller is not computed while its factor is zero: its weight is zero, or its warm-up has not begun.
 
     Args:
-        terms: The distillers.
-        setting: What they are made for; connectors are drawn from the global generators.
-        ce_weight: Factor of the cross entropy; by default the smallest customary one among distillers with a weight.
+        terms: The distillers with their weights and options.
+        setting: The networks and training labels. Connectors are initialised from torch's global generators.
+        ce_weight: The factor of the cross entropy; by default the smallest customary factor among the distillers
+            that have a weight above zero.
 
     Attributes:
-        reads: What is read of both networks.
-        ce_weight: Factor of the cross entropy.
+        reads: The features that are read from both networks.
+        ce_weight: The factor of the cross entropy.
 
     Raises:
-        DistillerError: A distiller does not fit, a weight is negative or not finite, or all are zero.
+        DistillerError: A distiller does not fit the networks, a weight is negative or not finite, or all weights are
+            zero.
     """
 
     def __init__(self, terms: Iterable[Term], setting: Setting, ce_weight: float | None = None) -> None:
         super().__init__()
         self.terms = tuple(terms)
-        made = [_make(term, setting) for term in self.terms]
-        self.distillers = nn.ModuleList(made)
-        counting = [distiller for distiller, term in zip(made, self.terms, strict=True) if term.weight]
-        customary = min((distiller.ce_weight for distiller in counting), default=1.0)
+        distillers = [_make(term, setting) for term in self.terms]
+        self.distillers = nn.ModuleList(distillers)
+        active = [distiller for distiller, term in zip(distillers, self.terms, strict=True) if term.weight]
+        customary = min((distiller.ce_weight for distiller in active), default=1.0)
         self.ce_weight = customary if ce_weight is None else check_number("ce_weight", ce_weight, at_least=0)
-        if not counting and not self.ce_weight:
-            raise DistillerError("Neither a distiller nor the cross entropy has a weight, so that nothing is learnt.")
-        self.reads = tuple(what for what in READABLE if any(what in distiller.reads for distiller in counting))
+        if not active and not self.ce_weight:
+            raise DistillerError("The weights of all distillers and of the cross entropy are zero; nothing is learnt.")
+        self.reads = tuple(kind for kind in READABLE if any(kind in distiller.reads for distiller in active))
 
     def own_buffers(self) -> list[str]:
-        """Names of the buffers that all processes keep equal themselves."""
-        return [f"distillers.{place}.{name}" for place, each in enumerate(self._made()) for name in each.own_buffers]
+        """List the buffers that the distillers keep equal on all processes themselves."""
+        return [
+            f"distillers.{index}.{name}"
+            for index, distiller in enumerate(self._members())
+            for name in distiller.own_buffers
+        ]
 
     def forward(self, student: Features, teacher: Features, batch: Batch, progress: float) -> dict[str, Tensor]:
-        """The weighted loss of each distiller by name.
+        """Compute the weighted loss of each distiller.
 
         Args:
-            student: What the student gave.
-            teacher: What the teacher gave.
-            batch: The batch.
-            progress: Share of the training that is done, 0 to 1.
+            student: The student's features.
+            teacher: The teacher's features.
+            batch: The batch that both networks were given.
+            progress: The share of the training that is done, 0 to 1.
+
+        Returns:
+            A scalar for each distiller's name, weight and warm-up included.
 
         Raises:
-            DistillerError: A distiller gives what is no scalar, or uses what it does not say that it reads.
+            DistillerError: A distiller returns something other than a scalar, or uses features that it does not list
+                in `reads`.
         """
         losses = {}
-        for term, distiller in zip(self.terms, self._made(), strict=True):
+        for term, distiller in zip(self.terms, self._members(), strict=True):
             ramp = min(1.0, progress / distiller.warmup) if distiller.warmup else 1.0
             if factor := term.weight * ramp:
                 loss = _loss_of(term.name, distiller, student, teacher, batch)
                 if not isinstance(loss, Tensor) or loss.ndim:
-                    shown = f"shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else type(loss).__name__
-                    raise DistillerError(f"The loss of the distiller {term.name!r} must be a scalar; it is {shown}.")
+                    kind = f"shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else type(loss).__name__
+                    raise DistillerError(f"The loss of the distiller {term.name!r} must be a scalar; it is {kind}.")
                 losses[term.name] = factor * loss
             else:
                 losses[term.name] = _nothing(distiller, student.logits)
         return losses
 
-    def _made(self) -> list[Distiller]:
+    def _members(self) -> list[Distiller]:
         return cast("list[Distiller]", list(self.distillers))
 
 
@@ -447,8 +504,8 @@ def _make(term: Term, setting: Setting) -> Distiller:
         raise DistillerError(f"The distiller {term.name!r} cannot be made: {error}") from error
 
 
-def _loss_of(name: str, distiller: Distiller, student: Features, teacher: Features, batch: Batch) -> Any:
-    """What a distiller gives; where it fails and does not read all, that may be why."""
+def _loss_of(name: str, distiller: Distiller, student: Features, teacher: Features, batch: Batch) -> object:
+    """Call a distiller. If it fails, explain that features outside its `reads` may be missing."""
     try:
         return distiller(student, teacher, batch)
     except (AttributeError, IndexError, TypeError) as error:
@@ -457,11 +514,11 @@ def _loss_of(name: str, distiller: Distiller, student: Features, teacher: Featur
         reads = ", ".join(distiller.reads) or "nothing"
         raise DistillerError(
             f"The distiller {name!r} fails ({type(error).__name__}: {error}). It reads {reads}, "
-            "and all else of a network may be missing; what it uses must be among its `reads`."
+            "and other features may be missing; list all features that it uses in its `reads`."
         ) from error
 
 
 def _nothing(distiller: Distiller, like: Tensor) -> Tensor:
-    """A zero that gives each parameter a gradient of zero, which processes that share gradients wait for."""
+    """Return a zero loss that gives each parameter a zero gradient; distributed training waits for all gradients."""
     zeros = [parameter.flatten()[:0].sum() for parameter in distiller.parameters()]
     return torch.stack([like.new_zeros(()), *zeros]).sum()

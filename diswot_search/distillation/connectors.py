@@ -1,9 +1,9 @@
-"""What distillers are made of beside losses: stages in pairs, maps on one grid, connectors, checked options."""
+"""Building blocks of distillers: checked options, paired stages, maps on a common grid, and connectors."""
 
 from __future__ import annotations
 
 import math
-from typing import Any, TypeVar
+from typing import TypeGuard, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -16,11 +16,15 @@ T = TypeVar("T")
 # -- options ------------------------------------------------------------------------------------
 
 
-def check_count(option: str, value: Any) -> int:
-    """An option that must be a whole number of at least 1.
+def check_count(option: str, value: object) -> int:
+    """Check that an option is a whole number of at least 1, and return it.
+
+    Args:
+        option: The option's name in the message.
+        value: The option's value.
 
     Raises:
-        DistillerError: It is none.
+        DistillerError: The value is not such a number.
     """
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
         raise DistillerError(f"{option} is {value!r}; it must be a whole number of at least 1.")
@@ -30,75 +34,99 @@ def check_count(option: str, value: Any) -> int:
 # -- stages -------------------------------------------------------------------------------------
 
 
-def check_stage(setting: Setting, stage: Any) -> int:
-    """The option `stage`, which must be one of both networks, counted from the last: -1, -2, ...
+def check_stage(setting: Setting, stage: object) -> int:
+    """Check the option `stage`, and return it.
+
+    Args:
+        setting: The two networks.
+        stage: A stage that both networks have, counted from the last: -1, -2, ...
 
     Raises:
-        DistillerError: It is none; the message names those that both have.
+        DistillerError: There is no such stage; the message lists the stages that both networks have.
     """
-    if not _is_stage(setting, stage):
-        raise DistillerError(f"stage is {stage!r}; it must be a stage, counted from the last: {_known(setting)}.")
-    return stage
+    if _is_stage(stage, setting):
+        return stage
+    raise DistillerError(f"stage is {stage!r}; it must be a stage, counted from the last: {_choices(setting)}.")
 
 
-def check_stages(setting: Setting, stages: Any) -> tuple[int, ...]:
-    """The option `stages`, a list of such stages; None stands for all that both networks have.
+def check_stages(setting: Setting, stages: object) -> tuple[int, ...]:
+    """Check the option `stages`, and return the stages in order from the first to the last.
 
-    Returns:
-        In order from the first to the last.
+    Args:
+        setting: The two networks.
+        stages: A list of stages, counted from the last, such as [-2, -1]; None for all stages that both networks
+            have.
 
     Raises:
-        DistillerError: It lists none, one twice, or one that a network lacks.
+        DistillerError: The list is empty, repeats a stage, or has a stage that a network lacks.
     """
     if stages is None:
         return tuple(common_stages(setting))
-    listed = isinstance(stages, list | tuple) and all(_is_stage(setting, stage) for stage in stages)
-    if not listed or not stages or len(set(stages)) < len(stages):
-        raise DistillerError(
-            f"stages is {stages!r}; it must be a list of different stages, counted from the last: {_known(setting)}."
-        )
-    return tuple(sorted(stages))
+    if isinstance(stages, list | tuple):
+        valid = [stage for stage in stages if _is_stage(stage, setting)]
+        if stages and len(set(valid)) == len(stages):
+            return tuple(sorted(valid))
+    raise DistillerError(
+        f"stages is {stages!r}; it must be a list of different stages, counted from the last: {_choices(setting)}."
+    )
 
 
-def _is_stage(setting: Setting, stage: Any) -> bool:
+def _is_stage(stage: object, setting: Setting) -> TypeGuard[int]:
     return isinstance(stage, int) and not isinstance(stage, bool) and stage in common_stages(setting)
 
 
-def _known(setting: Setting) -> str:
+def _choices(setting: Setting) -> str:
     stages = ", ".join(map(str, reversed(common_stages(setting))))
     return f"{setting.student.name} and {setting.teacher.name} both have {stages}"
 
 
 def common_stages(setting: Setting) -> range:
-    """The stages that both networks have, counted from the last: -2, -1 where one of them has two."""
+    """List the stages that both networks have, counted from the last: -2, -1 if the shorter network has two."""
     return range(-min(len(setting.student.stages), len(setting.teacher.stages)), 0)
 
 
 def patterned_stages(setting: Setting, stages: tuple[int, ...]) -> tuple[int, ...]:
-    """Those of these stages whose maps have more than one position in both networks.
+    """Keep the stages whose maps have more than one position in both networks.
+
+    Args:
+        setting: The two networks.
+        stages: Stages that both networks have, counted from the last.
 
     Raises:
-        DistillerError: None has.
+        DistillerError: No stage is left.
     """
-    found = tuple(stage for stage in stages if math.prod(common_grid(setting, stage)) > 1)
-    if not found:
+    patterned = tuple(stage for stage in stages if math.prod(common_grid(setting, stage)) > 1)
+    if not patterned:
         raise DistillerError(
-            f"Patterns over positions are compared, but the stages {', '.join(map(str, stages))} have one position "
-            f"only in {setting.student.name} or {setting.teacher.name}."
+            f"Patterns over positions need several positions, but the stages {', '.join(map(str, stages))} have one "
+            f"position only in {setting.student.name} or {setting.teacher.name}."
         )
-    return found
+    return patterned
 
 
 def common_grid(setting: Setting, stage: int) -> tuple[int, int]:
-    """Height and width on which the maps of a stage are compared: the smaller ones."""
+    """Return the height and the width at which the maps of a stage are compared: the smaller of each."""
     (_, *first), (_, *second) = setting.student.stages[stage], setting.teacher.stages[stage]
     return min(first[0], second[0]), min(first[1], second[1])
 
 
 def match_grids(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
-    """Two batches of maps, (B, C, H, W) and (B, C', H', W'), on one grid: that of the smaller height and width.
+    """Average two batches of maps to a common grid, that of the smaller height and the smaller width.
 
-    Tokens whose grid is not known lie in a column, which is thus compared with the rows of the other map.
+    Tokens with an unknown grid lie in one column. They are thus compared with the rows of the other map.
+
+    Args:
+        first: Maps (B, C, H, W).
+        second: Maps (B, C', H', W').
+
+    Returns:
+        Maps (B, C, min(H, H'), min(W, W')) and (B, C', min(H, H'), min(W, W')).
+
+    Example:
+        >>> import torch
+        >>> first, second = match_grids(torch.zeros(2, 16, 8, 8), torch.zeros(2, 64, 4, 4))
+        >>> tuple(first.shape)
+        (2, 16, 4, 4)
     """
     grid = min(first.shape[2], second.shape[2]), min(first.shape[3], second.shape[3])
     matched = [maps if maps.shape[2:] == grid else F.adaptive_avg_pool2d(maps, grid) for maps in (first, second)]
@@ -106,27 +134,27 @@ def match_grids(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def match_in_rows(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
-    """The same, with the positions of the grid in a row: (B, C, P) and (B, C', P)."""
+    """Match the grids of two batches of maps, and flatten positions: (B, C, P) and (B, C', P)."""
     first, second = match_grids(first, second)
     return first.flatten(2), second.flatten(2)
 
 
-def required(what: T | None) -> T:
-    """Features, or a width of them, that a distiller reads, which must be there.
+def required(value: T | None) -> T:
+    """Return features, or their width, unless they are missing.
 
     Raises:
-        DistillerError: They were not read.
+        DistillerError: The features are None.
     """
-    if what is None:
-        raise DistillerError("The features lack what the distiller reads.")
-    return what
+    if value is None:
+        raise DistillerError("The features lack a part that the distiller reads; add the part to its `reads`.")
+    return value
 
 
 def pooled_widths(setting: Setting) -> tuple[int, int]:
-    """Width of the pooled features of student and teacher, for a distiller that reads them.
+    """Return the widths of the student's and the teacher's pooled features.
 
     Raises:
-        DistillerError: One of them has none.
+        DistillerError: A network has no pooled features.
     """
     return required(setting.student.pooled), required(setting.teacher.pooled)
 
@@ -135,17 +163,17 @@ def pooled_widths(setting: Setting) -> tuple[int, int]:
 
 
 def conv_connector(channels: int, out_channels: int, kernel_size: int = 1) -> nn.Sequential:
-    """A convolution that keeps the grid, and batch normalisation."""
-    # Normalisation takes away any bias before it.
+    """Create a convolution that keeps the grid, followed by batch normalisation."""
+    # The normalisation removes any bias before it.
     conv = nn.Conv2d(channels, out_channels, kernel_size, padding=kernel_size // 2, bias=False)
     return nn.Sequential(conv, BatchNormOfMany(out_channels))
 
 
 class BatchNormOfMany(nn.BatchNorm2d):
-    """Batch normalisation; where a channel has one value, which has no deviation, by the running statistics."""
+    """Batch normalisation that uses the running statistics if a channel has a single value, which has no deviation."""
 
     def forward(self, maps: Tensor) -> Tensor:
-        """(B, C, H, W) to the same shape."""
+        """Normalise maps (B, C, H, W)."""
         if maps.numel() > self.num_features:
             return super().forward(maps)
         mean, var = required(self.running_mean), required(self.running_var)
@@ -153,21 +181,21 @@ class BatchNormOfMany(nn.BatchNorm2d):
 
 
 class UnitProjection(nn.Linear):
-    """A linear layer whose outputs are scaled to norm one."""
+    """A linear layer with outputs of norm one."""
 
     def forward(self, features: Tensor) -> Tensor:
-        """(B, D) to (B, E)."""
+        """Project features (B, D) to unit vectors (B, E)."""
         return F.normalize(super().forward(features), dim=1)
 
 
 class AttentionFusion(nn.Module):
-    """A stage fused with what came from the later ones, by an attention map for each of the two.
+    """Fuses a stage with the maps passed on by the later stages, weighting each with an attention map.
 
     Args:
-        channels: Of the stage.
-        width: Of what is passed on to the stage before.
-        out_channels: Of the result.
-        last: Whether there is no later stage.
+        channels: Number of channels of the stage.
+        width: Number of channels that are passed on to the earlier stage.
+        out_channels: Number of channels of the result.
+        last: Whether this is the last stage, which has no later one.
 
     Source: Chen et al., "Distilling Knowledge via Knowledge Review", CVPR 2021.
     """
@@ -181,7 +209,15 @@ class AttentionFusion(nn.Module):
         self.attend = None if last else nn.Sequential(nn.Conv2d(2 * width, 2, 1), nn.Sigmoid())
 
     def forward(self, stage: Tensor, later: Tensor | None) -> tuple[Tensor, Tensor]:
-        """What is compared with the teacher, and what is passed on; both on the grid of the stage."""
+        """Fuse a stage with the later stages.
+
+        Args:
+            stage: Maps (B, channels, H, W).
+            later: Maps (B, width, H', W') passed on by the later stage; None for the last stage.
+
+        Returns:
+            Maps (B, out_channels, H, W) to compare with the teacher, and maps (B, width, H, W) to pass on.
+        """
         fused = self.reduce(stage)
         if self.attend is not None and later is not None:
             later = F.interpolate(later, fused.shape[2:], mode="nearest")

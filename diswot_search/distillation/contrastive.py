@@ -1,4 +1,4 @@
-"""Contrastive distillation: a sample is recognised among many in the memory of the other network's embeddings."""
+"""Contrastive distillation: a sample is recognised among many by the other network's stored embeddings."""
 
 from __future__ import annotations
 
@@ -14,24 +14,25 @@ from .losses import contrastive_loss
 class CRD(Distiller):
     """Embeddings of both networks that agree on a sample and differ between classes; Tian et al., ICLR 2020.
 
-    Each network's embedding of a sample is to be told, by its cosine with what the memory holds of the other network,
-    as the one of the same sample among those of other classes, which are drawn evenly. The memories are buffers: a
-    unit vector for each training sample and network. They are indexed by `Batch.indices`, of mixed images too, and the
-    class of a sample is that in `Setting.labels`. Samples whose class is hidden are never drawn: as no batch has them,
-    what the memories hold of them would stay random. In evaluation mode the memories are left as they are.
+    A memory stores one unit vector for each training sample and network. A network's embedding of a sample has to be
+    recognised, by its cosines with the other network's memory, among samples that are drawn evenly from other classes.
+    The memories are indexed by `Batch.indices`, for mixed images too; a sample's class is its entry in
+    `Setting.labels`. Samples of hidden classes are never drawn: no batch has them, so their entries would stay random.
+    The memories do not change in evaluation mode.
 
-    Under several processes all of them enter all embeddings of the step, so that their memories, which start alike,
+    With several processes, each process writes the embeddings of all processes. Their memories start alike and so
     stay equal.
 
     Args:
-        setting: What it is made for.
-        width: Of the embeddings.
-        negatives: How many embeddings of other classes are drawn for a sample; at most as many as have a label.
-        temperature: By which cosines are divided.
-        momentum: Share of the memory that an update keeps.
+        setting: The networks and training labels that the distiller is created for.
+        width: Number of dimensions of the embeddings.
+        negatives: Number of samples of other classes drawn for each sample. Smaller if a class leaves fewer labelled
+            samples than that.
+        temperature: The divisor of cosines, at least 0.01.
+        momentum: The share of a memory entry that an update keeps; at least 0 and below 1.
 
     Raises:
-        DistillerError: An option is not what it may be, or all training samples with a label are of one class.
+        DistillerError: An option is out of its range, or all labelled training samples are of one class.
     """
 
     reads = ("pooled",)
@@ -65,7 +66,7 @@ class CRD(Distiller):
         self.negatives = min(check_count("negatives", negatives), self.draw.fewest)
 
     def forward(self, student: Features, teacher: Features, batch: Batch) -> Tensor:
-        """The loss, with negatives from torch's global generator; then the memories move towards the embeddings."""
+        """Compute the loss with negatives from torch's global generator, then move the memories to the embeddings."""
         embeddings = (
             self.student_projection(required(student.pooled)),
             self.teacher_projection(required(teacher.pooled)),
@@ -73,37 +74,36 @@ class CRD(Distiller):
         memories = self.teacher_memory, self.student_memory
         places = torch.cat([batch.indices[:, None], self.draw(batch.indices, self.negatives)], 1)
         losses = [
-            # The product with the whole memory is far smaller than a copy of what is drawn, and the memory changes
-            # before the product is differentiated.
+            # The product with the whole memory is far smaller than a copy of the drawn rows. The memory is cloned
+            # because it changes before the product is differentiated.
             contrastive_loss(
                 (embedding @ memory.clone().T).gather(1, places), width=self.width, temperature=self.temperature
             )
             for embedding, memory in zip(embeddings, memories, strict=True)
         ]
         if self.training:
-            self._remember(batch.indices, *embeddings)
+            self._update_memories(batch.indices, *embeddings)
         return losses[0] + losses[1]
 
     @torch.no_grad()
-    def _remember(self, indices: Tensor, student: Tensor, teacher: Tensor) -> None:
+    def _update_memories(self, indices: Tensor, student: Tensor, teacher: Tensor) -> None:
         indices, student, teacher = (gather_processes(values) for values in (indices, student, teacher))
-        for memory, new in ((self.student_memory, student), (self.teacher_memory, teacher)):
-            kept = memory[indices]
-            memory[indices] = F.normalize(torch.lerp(new, kept, self.momentum), dim=1)
+        for memory, embeddings in ((self.student_memory, student), (self.teacher_memory, teacher)):
+            memory[indices] = F.normalize(torch.lerp(embeddings, memory[indices], self.momentum), dim=1)
 
 
 class OtherClasses(nn.Module):
-    """Draws training samples that are known to be of other classes, each as likely as any other.
+    """Draws labelled training samples of other classes, each with the same probability.
 
     Args:
-        labels: Class of each training sample.
-        classes: How many classes there are; labels from this number on mean that the class is hidden.
+        labels: The class of each training sample, (samples,).
+        classes: The number of classes. A label of this number or above stands for a hidden class.
 
     Attributes:
-        fewest: The least number of samples that are of another class than some sample, both known.
+        fewest: The smallest number of candidates that any labelled sample has.
 
     Raises:
-        DistillerError: There are no two samples whose classes are known and differ.
+        DistillerError: The labelled samples are not of at least two classes.
     """
 
     order: Tensor
@@ -113,31 +113,32 @@ class OtherClasses(nn.Module):
 
     def __init__(self, labels: Tensor, classes: int) -> None:
         super().__init__()
-        found, groups, count = labels.unique(return_inverse=True, return_counts=True)
-        count[found >= classes] = 0  # whoever is of a hidden class is drawn for nobody
-        known = int(count.sum())
-        if (count > 0).sum() < 2:
+        values, groups, count = labels.unique(return_inverse=True, return_counts=True)
+        count[values >= classes] = 0  # so that samples of hidden classes are never drawn
+        labelled, labelled_classes = int(count.sum()), int((count > 0).sum())
+        if labelled_classes < 2:
             raise DistillerError(
                 f"crd draws samples of other classes, so it needs labelled training samples of at least 2 classes; "
-                f"there are {known} labelled samples, of {int((count > 0).sum())}."
+                f"there are {labelled} labelled samples, of {labelled_classes}."
             )
-        # Hidden classes come last.
-        tables = {"order": groups.argsort(stable=True)[:known], "first": count.cumsum(0) - count, "count": count}
-        for name, table in {**tables, "groups": groups}.items():
+        # Hidden classes have the largest values, so their samples are at the end of the order and are cut off.
+        order = groups.argsort(stable=True)[:labelled]
+        tables = {"order": order, "first": count.cumsum(0) - count, "count": count, "groups": groups}
+        for name, table in tables.items():
             self.register_buffer(name, table, persistent=False)
-        self.fewest = known - int(count.max())
+        self.fewest = labelled - int(count.max())
 
     def forward(self, indices: Tensor, number: int) -> Tensor:
-        """So many places for each of the samples (B,), (B, number), with repetition."""
+        """Draw positions (B, number) of samples of other classes for the samples at `indices` (B,), with repetition."""
         group = self.groups[indices]
         first, own = self.first[group, None], self.count[group, None]
-        # Ordered by class, the others are those before the first of the own class and those after its last.
+        # In the order by class, the candidates lie before the first and after the last sample of the own class.
         drawn = torch.randint(2**62, (len(indices), number), device=indices.device) % (len(self.order) - own)
         return self.order[torch.where(drawn < first, drawn, drawn + own)]
 
 
 def gather_processes(values: Tensor) -> Tensor:
-    """The rows of all processes, as many of each, in order of their ranks; as they are where there is one process."""
+    """Join the rows of all processes in order of rank; each process must give as many rows."""
     if not (distributed.is_available() and distributed.is_initialized()) or distributed.get_world_size() == 1:
         return values
     parts = [torch.empty_like(values) for _ in range(distributed.get_world_size())]

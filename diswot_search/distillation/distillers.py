@@ -1,13 +1,13 @@
-"""The distillers: what a student learns from a teacher, each a loss with the connectors that it needs.
+"""The built-in distillers: each is a loss with the connectors that it needs.
 
-Weights are the customary ones of the papers and their code on CIFAR-100. Stages of student and teacher are paired
-from the last; where their grids differ, the maps are averaged to the smaller height and width.
+Weights are the customary ones of the papers and of their code for CIFAR-100. Stages of student and teacher are paired
+from the last. If the grids of a pair differ, its maps are averaged to the smaller height and width.
 
-Those that relate samples to each other, `sp`, `rkd`, `pkt`, `cc`, `dist` and `diswot` with its terms, see the samples
-of one part of a batch: with `accumulate`, or with several processes, a part has fewer of them, and the loss is another
-one. The same goes for batch normalisation in connectors, as in the student itself.
+Distillers that relate samples to each other (`sp`, `rkd`, `pkt`, `cc`, `dist` and `diswot` with its terms) see the
+samples of one part of a batch. With `accumulate`, or with several processes, a part has fewer samples, and the loss has
+another value. Batch normalisation in connectors depends on the parts in the same way, as does that in the student.
 
-To add one's own:
+To add a distiller:
 
     class LastStage(Distiller):
         "Squared difference of the last stages."
@@ -54,11 +54,11 @@ from .contrastive import CRD
 
 
 class KD(Distiller):
-    """The teacher's predictions, softened by a temperature; Hinton et al., 2015.
+    """Predictions softened by a temperature; Hinton et al., 2015.
 
     Args:
-        setting: What it is made for.
-        temperature: By which logits are divided.
+        setting: The networks and training labels.
+        temperature: The divisor of logits, above 0.
     """
 
     weight = 0.9
@@ -73,11 +73,11 @@ class KD(Distiller):
 
 
 class StandardisedKD(Distiller):
-    """The teacher's softened predictions, of logits standardised by sample; Sun et al., CVPR 2024.
+    """Softened predictions from logits that are standardised per sample; Sun et al., CVPR 2024.
 
     Args:
-        setting: What it is made for.
-        temperature: By which standardised logits are divided.
+        setting: The networks and training labels.
+        temperature: The divisor of standardised logits, above 0.
     """
 
     weight = 9.0
@@ -92,16 +92,16 @@ class StandardisedKD(Distiller):
 
 
 class DKD(Distiller):
-    """The share of the label, and apart from it the shares of the other classes; Zhao et al., CVPR 2022.
+    """The label's probability and, separately, those of the other classes; Zhao et al., CVPR 2022.
 
-    Of a mixed image the label is the class with the largest share.
+    The label of a mixed image is the class with the largest share.
 
     Args:
-        setting: What it is made for.
-        alpha: Weight of the label's share.
-        beta: Weight of the other classes' shares among themselves; 1 to 8 is customary, 2 for ResNet-20 under
-            ResNet-56.
-        temperature: By which logits are divided.
+        setting: The networks and training labels.
+        alpha: The weight of the label's probability against the rest.
+        beta: The weight of the other classes' probabilities among themselves. Values of 1 to 8 are customary, 2 for
+            ResNet-20 under ResNet-56.
+        temperature: The divisor of logits, above 0.
     """
 
     warmup = 20 / 240
@@ -113,20 +113,19 @@ class DKD(Distiller):
         self.temperature = check_number("temperature", temperature, above=0)
 
     def forward(self, student: Features, teacher: Features, batch: Batch) -> Tensor:
-        options = {"alpha": self.alpha, "beta": self.beta, "temperature": self.temperature}
-        return losses.dkd_loss(student.logits, teacher.logits, batch.labels, **options)
+        return losses.dkd_loss(student.logits, teacher.logits, batch.labels, self.alpha, self.beta, self.temperature)
 
 
 class DIST(Distiller):
-    """Correlation with the teacher's predictions, within samples and within classes; Huang et al., NeurIPS 2022.
+    """Correlation of predictions, within samples and within classes; Huang et al., NeurIPS 2022.
 
-    Within classes it relates the samples of a part of a batch, see the module.
+    The correlation within classes relates the samples of one part of a batch; see the module's docstring.
 
     Args:
-        setting: What it is made for.
-        beta: Weight of the correlations within samples.
-        gamma: Weight of the correlations within classes.
-        temperature: By which logits are divided.
+        setting: The networks and training labels.
+        beta: The weight of the correlations within samples.
+        gamma: The weight of the correlations within classes.
+        temperature: The divisor of logits, above 0.
     """
 
     weight = 2.0
@@ -145,14 +144,13 @@ class DIST(Distiller):
 
 
 class FitNet(Distiller):
-    """A hint: the teacher's features at one stage, through a connector; Romero et al., ICLR 2015.
+    """Features of one stage, through a connector; Romero et al., ICLR 2015.
 
-    The connector is a convolution with batch normalisation and no ReLU, since features of many networks are negative,
-    too.
+    The connector is a convolution with batch normalisation. It has no ReLU, since many networks have negative features.
 
     Args:
-        setting: What it is made for.
-        stage: Counted from the last, -1; None is the middle one of those that both networks have.
+        setting: The networks and training labels.
+        stage: The stage, counted from the last, which is -1; None for the middle one of the common stages.
     """
 
     reads = ("stages",)
@@ -170,13 +168,13 @@ class FitNet(Distiller):
 
 
 class AT(Distiller):
-    """Attention maps, where features are large, at several stages; Zagoruyko and Komodakis, ICLR 2017.
+    """Attention maps of several stages: where features are large; Zagoruyko and Komodakis, ICLR 2017.
 
-    Stages that are one position wide are left out: their attention is always 1.
+    Stages with a single position are left out: their attention is always 1.
 
     Args:
-        setting: What it is made for.
-        stages: Counted from the last, such as [-2, -1]; None is all that both networks have.
+        setting: The networks and training labels.
+        stages: Stages counted from the last, such as [-2, -1]; None for all stages that both networks have.
     """
 
     reads = ("stages",)
@@ -192,14 +190,14 @@ class AT(Distiller):
 
 
 class VID(Distiller):
-    """Information about the teacher's features: a Gaussian around the student's; Ahn et al., CVPR 2019.
+    """Likelihood of the teacher's features under a Gaussian around the student's; Ahn et al., CVPR 2019.
 
-    A connector gives the mean, and a variance for each channel is learnt.
+    A connector computes the mean. One variance per channel is learnt.
 
     Args:
-        setting: What it is made for.
-        stages: Counted from the last, such as [-2, -1]; None is all that both networks have.
-        initial_variance: Of every channel before training.
+        setting: The networks and training labels.
+        stages: Stages counted from the last, such as [-2, -1]; None for all stages that both networks have.
+        initial_variance: The variance of every channel before training, above 0.
     """
 
     reads = ("stages",)
@@ -208,7 +206,7 @@ class VID(Distiller):
         super().__init__(setting)
         self.stages = check_stages(setting, stages)
         variance = check_number("initial_variance", initial_variance, above=0)
-        raw = variance + math.log(-math.expm1(-variance))  # softplus, which keeps variances positive, the other way
+        raw = variance + math.log(-math.expm1(-variance))  # the inverse of softplus, which keeps variances positive
         self.means = nn.ModuleList(_mean_of_teacher(setting, stage) for stage in self.stages)
         widths = [setting.teacher.stages[stage][0] for stage in self.stages]
         self.raw_variances = nn.ParameterList(torch.full((width,), raw) for width in widths)
@@ -222,15 +220,15 @@ class VID(Distiller):
 
 
 class OFD(Distiller):
-    """The teacher's features before their activation, where they matter; Heo et al., ICCV 2019.
+    """Features before activations, compared as far as the activation lets them pass; Heo et al., ICCV 2019.
 
-    What the activation would cut off is raised to a margin: the mean of each channel's negative responses, which
-    follows from the batch normalisation before the activation. Where there is none, the mean is that of the batch.
-    Each stage counts half as much as the one after it.
+    Teacher features below a channel's margin are raised to it. The margin is the channel's mean negative response,
+    derived from the batch normalisation before the activation, or taken from the batch if there is none. Each stage
+    has half the weight of the following one.
 
     Args:
-        setting: What it is made for.
-        stages: Counted from the last, such as [-2, -1]; None is all that both networks have.
+        setting: The networks and training labels.
+        stages: Stages counted from the last, such as [-2, -1]; None for all stages that both networks have.
     """
 
     reads = ("preactivations",)
@@ -252,7 +250,7 @@ class OFD(Distiller):
 
 
 class _Margin(nn.Module):
-    """What the teacher's activation cuts off at a stage is raised to this, (C,): see `OFD`."""
+    """The margins (C,) of a teacher stage; see `OFD`."""
 
     value: Tensor | None
 
@@ -268,15 +266,15 @@ class _Margin(nn.Module):
 
 
 class ReviewKD(Distiller):
-    """Features before activations, each stage fused with the later ones, on several scales; Chen et al., CVPR 2021.
+    """Features before activations at several scales, each stage fused with the later ones; Chen et al., CVPR 2021.
 
-    The fusion goes from the last stage to the first, and starts from the pooled features.
+    The fusion starts from the pooled features and goes from the last stage to the first.
 
     Args:
-        setting: What it is made for.
-        stages: Counted from the last, such as [-2, -1]; None is all that both networks have.
-        width: Channels that are passed on from a stage to the one before; None is those of the student's widest stage
-            or pooled features, but no more than 512.
+        setting: The networks and training labels.
+        stages: Stages counted from the last, such as [-2, -1]; None for all stages that both networks have.
+        width: Number of channels passed on from a stage to the earlier one. None for the width of the student's widest
+            stage or of its pooled features, at most 512.
     """
 
     reads = ("pooled", "preactivations")
@@ -287,17 +285,18 @@ class ReviewKD(Distiller):
         self.stages = check_stages(setting, stages)[::-1]
         channels = [pooled_widths(setting)]
         channels += [(setting.student.stages[stage][0], setting.teacher.stages[stage][0]) for stage in self.stages]
-        widest = max(own for own, _ in channels)
+        widest = max(student_channels for student_channels, _ in channels)
         width = min(512, widest) if width is None else check_count("width", width)
         self.fusions = nn.ModuleList(
-            AttentionFusion(own, width, wanted, last=not place) for place, (own, wanted) in enumerate(channels)
+            AttentionFusion(student_channels, width, teacher_channels, last=index == 0)
+            for index, (student_channels, teacher_channels) in enumerate(channels)
         )
 
     def forward(self, student: Features, teacher: Features, batch: Batch) -> Tensor:
         terms, later = [], None
-        for fusion, own, wanted in zip(self.fusions, self._levels(student), self._levels(teacher), strict=True):
-            found, later = fusion(own, later)
-            terms.append(losses.reviewkd_loss(*match_grids(found, wanted)))
+        for fusion, level, target in zip(self.fusions, self._levels(student), self._levels(teacher), strict=True):
+            fused, later = fusion(level, later)
+            terms.append(losses.reviewkd_loss(*match_grids(fused, target)))
         return torch.stack(terms).sum()
 
     def _levels(self, features: Features) -> list[Tensor]:
@@ -306,11 +305,11 @@ class ReviewKD(Distiller):
 
 
 class ICKD(Distiller):
-    """How the channels of a stage go together in each sample, through a connector; Liu et al., ICCV 2021.
+    """Correlations between the channels of a stage in each sample, through a connector; Liu et al., ICCV 2021.
 
     Args:
-        setting: What it is made for.
-        stage: Counted from the last, -1.
+        setting: The networks and training labels.
+        stage: The stage, counted from the last, which is -1.
     """
 
     reads = ("stages",)
@@ -328,11 +327,11 @@ class ICKD(Distiller):
 class NST(Distiller):
     """The distribution of the channels' maps at several stages; Huang and Wang, 2017.
 
-    Stages that are one position wide are left out: their maps are all the same up to sign.
+    Stages with a single position are left out: their maps are equal up to sign.
 
     Args:
-        setting: What it is made for.
-        stages: Counted from the last, such as [-2, -1]; None is all that both networks have.
+        setting: The networks and training labels.
+        stages: Stages counted from the last, such as [-2, -1]; None for all stages that both networks have.
     """
 
     reads = ("stages",)
@@ -348,12 +347,12 @@ class NST(Distiller):
 
 
 def _to_teacher(setting: Setting, stage: int) -> nn.Module:
-    """A connector from the student's channels of a stage to the teacher's."""
+    """Create a connector from the student's channels of a stage to the teacher's."""
     return conv_connector(setting.student.stages[stage][0], setting.teacher.stages[stage][0])
 
 
 def _mean_of_teacher(setting: Setting, stage: int) -> nn.Module:
-    """A network of three layers from the student's channels of a stage to the teacher's."""
+    """Create a network of three layers from the student's channels of a stage to the teacher's."""
     channels, out_channels = setting.student.stages[stage][0], setting.teacher.stages[stage][0]
     convs = [nn.Conv2d(width, out_channels, 1, bias=False) for width in (channels, out_channels, out_channels)]
     return nn.Sequential(convs[0], nn.ReLU(), convs[1], nn.ReLU(), convs[2])
@@ -361,15 +360,15 @@ def _mean_of_teacher(setting: Setting, stage: int) -> nn.Module:
 
 # -- relations between samples ------------------------------------------------------------------
 #
-# Those of a part of a batch; see the docstring of the module.
+# These relate the samples of one part of a batch; see the module's docstring.
 
 
 class SP(Distiller):
-    """Which samples are alike at a stage, by inner products; Tung and Mori, ICCV 2019.
+    """Similarities of samples at a stage, as inner products; Tung and Mori, ICCV 2019.
 
     Args:
-        setting: What it is made for.
-        stage: Counted from the last, -1.
+        setting: The networks and training labels.
+        stage: The stage, counted from the last, which is -1.
     """
 
     reads = ("stages",)
@@ -384,13 +383,13 @@ class SP(Distiller):
 
 
 class CC(Distiller):
-    """How embeddings of pooled features differ from sample to sample; Peng et al., ICCV 2019.
+    """Differences between samples in linear embeddings of pooled features; Peng et al., ICCV 2019.
 
-    Both embeddings are linear and learnt.
+    The embeddings of both networks are learnt.
 
     Args:
-        setting: What it is made for.
-        width: Of the embeddings.
+        setting: The networks and training labels.
+        width: Number of dimensions of the embeddings.
     """
 
     reads = ("pooled",)
@@ -410,9 +409,9 @@ class RKD(Distiller):
     """Distances and angles between samples in pooled features; Park et al., CVPR 2019.
 
     Args:
-        setting: What it is made for.
-        distance_weight: Of distances.
-        angle_weight: Of angles.
+        setting: The networks and training labels.
+        distance_weight: The weight of the distances, at least 0.
+        angle_weight: The weight of the angles, at least 0.
     """
 
     reads = ("pooled",)
@@ -428,7 +427,7 @@ class RKD(Distiller):
 
 
 class PKT(Distiller):
-    """Which samples are alike in pooled features, by cosines as probabilities; Passalis and Tefas, ECCV 2018."""
+    """Similarities of samples in pooled features, as probabilities from cosines; Passalis and Tefas, ECCV 2018."""
 
     reads = ("pooled",)
     weight = 30000.0
@@ -439,12 +438,12 @@ class PKT(Distiller):
 
 # -- DisWOT -------------------------------------------------------------------------------------
 #
-# No weights are published. With these the gradient of each term is about as large as that of `kd` when training begins
-# (1.1 to 1.4 times for ResNet-20 under a trained ResNet-56 on CIFAR-10, batches of 64).
+# The paper gives no weights for training. With these, each term's gradient is about as large as that of `kd` when
+# training begins (1.1 to 1.4 times for ResNet-20 under a trained ResNet-56 on CIFAR-10, batches of 64).
 
 
 class DisWOTSemantic(Distiller):
-    """Where the classes' activation maps overlap, over the batch; Dong et al., CVPR 2023."""
+    """Overlap of the classes' activation maps over the batch; Dong et al., CVPR 2023."""
 
     reads = ("pooled", "features")
     weight = 2.0
@@ -458,7 +457,7 @@ class DisWOTSemantic(Distiller):
 
 
 class DisWOTRelation(Distiller):
-    """Which samples are alike in the last feature map, by inner products; Dong et al., CVPR 2023."""
+    """Similarities of samples in the last feature map, as inner products; Dong et al., CVPR 2023."""
 
     reads = ("features",)
     weight = 4.0
@@ -468,12 +467,12 @@ class DisWOTRelation(Distiller):
 
 
 class DisWOT(Distiller):
-    """DisWOT's semantic and relation terms, on trained networks; Dong et al., CVPR 2023.
+    """DisWOT's semantic and relation terms on trained networks; Dong et al., CVPR 2023.
 
     Args:
-        setting: What it is made for.
-        semantic: Weight of the semantic term, which is between 0 and 2.
-        relation: Weight of the relation term, which is between 0 and 2.
+        setting: The networks and training labels.
+        semantic: The weight of the semantic term, which is between 0 and 2.
+        relation: The weight of the relation term, which is between 0 and 2.
     """
 
     reads = ("pooled", "features")
@@ -492,15 +491,15 @@ class DisWOT(Distiller):
 
 
 def _maps_and_weights(student: Features, teacher: Features) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Feature map and classifier's weight of both.
+    """Return the last map (B, C, P) and the classifier's weight (N, C) of the student, then those of the teacher.
 
-    A classifier that does not work on the channels of the last map, since there are layers between, has no map of a
-    class. Then the pooled features of both are taken as maps of one position.
+    A classifier has no class activation maps if layers lie between the last map and it. If this holds for either
+    network, the pooled features of both are used as maps with one position.
     """
     networks = [(required(each.features), required(each.pooled), required(each.weight)) for each in (student, teacher)]
-    mapped = all(features.shape[1] == weight.shape[1] for features, _, weight in networks)
-    chosen = [(features.flatten(2) if mapped else pooled[:, :, None], weight) for features, pooled, weight in networks]
-    return *chosen[0], *chosen[1]
+    has_maps = all(features.shape[1] == weight.shape[1] for features, _, weight in networks)
+    pairs = [(features.flatten(2) if has_maps else pooled[:, :, None], weight) for features, pooled, weight in networks]
+    return *pairs[0], *pairs[1]
 
 
 BUILT_IN: dict[str, type[Distiller]] = {

@@ -1,7 +1,7 @@
-"""Distillation losses beyond those of `functional`, which serve as proxies too: pure functions without parameters.
+"""Distillation losses as pure, differentiable functions of a student and a teacher.
 
-Each is of a student and a teacher and differentiable; what is learnt beside the student, such as a connector or a
-variance, is an argument. Numbers are scaled as in the papers' code, so that customary weights hold.
+Losses that also serve as proxies are in `functional`. A loss has no parameters: trained parts such as connectors and
+variances are arguments. Values are scaled as in the code of the papers, so that customary weights apply.
 
 Shapes: B samples, N classes, C channels, P positions, D features, E dimensions of an embedding, K negatives.
 """
@@ -21,20 +21,25 @@ from .. import functional as fn
 
 
 def kd_standardised_loss(student: Tensor, teacher: Tensor, temperature: float = 2.0) -> Tensor:
-    """Knowledge distillation of each sample's standardised logits: less their mean, over their standard deviation.
+    """Distill logits that are standardised per sample: centred, and divided by their standard deviation.
 
-    The standard deviation is that of a sample, with N - 1 degrees of freedom. Logits that are all the same have
-    none: they count as zeros, and there is no gradient to them.
+    The standard deviation has N - 1 degrees of freedom. A sample whose logits are all equal counts as zeros and has no
+    gradient.
 
     Args:
-        student: Logits (B, N).
-        teacher: Logits (B, N).
-        temperature: By which standardised logits are divided.
+        student: The student's logits (B, N).
+        teacher: The teacher's logits (B, N).
+        temperature: The divisor of standardised logits.
 
     Raises:
-        ValueError: The logits are of different shapes, or of fewer than two classes.
+        ValueError: The logits have different shapes or fewer than two classes.
 
     Source: Sun et al., "Logit Standardization in Knowledge Distillation", CVPR 2024.
+
+    Example:
+        >>> logits = torch.tensor([[2.0, 0.0, 1.0], [0.0, 1.0, 3.0]])
+        >>> round(float(kd_standardised_loss(5 * logits + 1, logits)), 6) + 0.0
+        0.0
     """
     _check_logits("kd_standardised", student, teacher)
     scale = math.sqrt(student.shape[1] - 1)
@@ -50,61 +55,73 @@ def dkd_loss(
     beta: float = 8.0,
     temperature: float = 4.0,
 ) -> Tensor:
-    """Decoupled distillation: T^2 times two divergences, of the label against the rest and within the rest.
+    """Decoupled distillation: T^2 times a divergence of the label against the rest and one within the rest.
 
     Args:
-        student: Logits (B, N).
-        teacher: Logits (B, N).
-        labels: (B,) class indices.
-        alpha: Weight of the divergence of the two shares, that of the label and that of all others.
-        beta: Weight of the divergence among the other classes; 1 to 8 is customary, 2 for ResNet-20 under ResNet-56.
-        temperature: T, by which logits are divided.
+        student: The student's logits (B, N).
+        teacher: The teacher's logits (B, N).
+        labels: Class indices (B,).
+        alpha: The weight of the divergence between the label and all other classes together.
+        beta: The weight of the divergence among the other classes. Values of 1 to 8 are customary, 2 for ResNet-20
+            under ResNet-56.
+        temperature: The divisor of logits, T.
 
     Raises:
-        ValueError: The logits are of different shapes, or of fewer than two classes.
+        ValueError: The logits have different shapes or fewer than two classes.
 
     Source: Zhao et al., "Decoupled Knowledge Distillation", CVPR 2022.
+
+    Example:
+        >>> logits = torch.tensor([[2.0, 0.0, 1.0], [0.0, 1.0, 3.0]])
+        >>> round(float(dkd_loss(logits.flip(0), logits, torch.tensor([0, 2]))), 3)
+        6.087
     """
     _check_logits("dkd", student, teacher)
     (target, rest), (teacher_target, teacher_rest) = (
         _split_by_label(logits / temperature, labels) for logits in (student, teacher)
     )
-    parts = alpha * _divergence(target, teacher_target) + beta * _divergence(rest, teacher_rest)
-    return temperature**2 * parts
+    divergence = alpha * _divergence(target, teacher_target) + beta * _divergence(rest, teacher_rest)
+    return temperature**2 * divergence
 
 
 def _split_by_label(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-    """Log shares of the label and of all others (B, 2), and of the others among themselves (B, N - 1)."""
+    """Return log probabilities (B, 2) of label and rest, and (B, N - 1) of the other classes among themselves."""
     labels = labels[:, None]
-    places = torch.arange(logits.shape[1] - 1, device=logits.device)
-    others = logits.gather(1, places + (places >= labels))
-    both = torch.cat([logits.gather(1, labels), others.logsumexp(1, keepdim=True)], 1)
-    return both.log_softmax(1), others.log_softmax(1)
+    indices = torch.arange(logits.shape[1] - 1, device=logits.device)
+    others = logits.gather(1, indices + (indices >= labels))
+    label_and_rest = torch.cat([logits.gather(1, labels), others.logsumexp(1, keepdim=True)], 1)
+    return label_and_rest.log_softmax(1), others.log_softmax(1)
 
 
 def _divergence(log_p: Tensor, log_q: Tensor) -> Tensor:
-    """Kullback-Leibler divergence of p from q, of log shares (B, K); mean over samples."""
+    """Return the Kullback-Leibler divergence KL(q || p) of log probabilities (B, K), mean over samples."""
     return F.kl_div(log_p, log_q, reduction="batchmean", log_target=True)
 
 
 def dist_loss(
     student: Tensor, teacher: Tensor, beta: float = 1.0, gamma: float = 1.0, temperature: float = 4.0
 ) -> Tensor:
-    """Correlation of softened predictions: T^2 times 1 - Pearson's, of each sample and of each class in the batch.
+    """Correlation of softened predictions: T^2 times 1 - Pearson's correlation, per sample and per class.
 
-    What does not vary up to rounding is correlated with nothing, without gradient: so is every class in a batch of one.
+    A sample or class without variance, up to rounding, has correlation 0 and no gradient. This holds for every class in
+    a batch of one.
 
     Args:
-        student: Logits (B, N).
-        teacher: Logits (B, N).
-        beta: Weight of the mean over samples, of correlations over classes.
-        gamma: Weight of the mean over classes, of correlations over samples.
-        temperature: T, by which logits are divided.
+        student: The student's logits (B, N).
+        teacher: The teacher's logits (B, N).
+        beta: The weight of the correlations over classes, mean over samples.
+        gamma: The weight of the correlations over samples, mean over classes.
+        temperature: The divisor of logits, T.
 
     Raises:
-        ValueError: The logits are of different shapes, or of fewer than two classes.
+        ValueError: The logits have different shapes or fewer than two classes.
 
     Source: Huang et al., "Knowledge Distillation from A Stronger Teacher", NeurIPS 2022.
+
+    Example:
+        >>> logits = torch.tensor([[2.0, 0.0, 1.0], [0.0, 1.0, 3.0]])
+        >>> round(float(dist_loss(logits.flip(0), logits)), 3)
+        53.015
     """
     _check_logits("dist", student, teacher)
     p, q = ((logits / temperature).softmax(1) for logits in (student, teacher))
@@ -112,12 +129,12 @@ def dist_loss(
 
 
 def _decorrelation(first: Tensor, second: Tensor) -> Tensor:
-    """1 - the mean of Pearson's correlations of rows (R, K), pair by pair."""
+    """Return 1 - the mean of Pearson's correlations between paired rows (R, K)."""
     return 1 - (_centred_units(first) * _centred_units(second)).sum(1).mean()
 
 
 def _centred_units(rows: Tensor) -> Tensor:
-    """Rows (R, K) less their mean, of norm one; zero and without gradient where a row is constant up to rounding."""
+    """Centre rows (R, K) and scale them to norm one; rows constant up to rounding become zeros without gradient."""
     centred = rows - rows.mean(1, keepdim=True)
     norms = centred.norm(dim=1, keepdim=True)
     constant = norms <= 10 * torch.finfo(rows.dtype).eps * rows.norm(dim=1, keepdim=True)
@@ -137,13 +154,17 @@ def fitnet_loss(student: Tensor, teacher: Tensor) -> Tensor:
     """Hints: mean squared difference of features.
 
     Args:
-        student: Features that a connector has brought to the teacher's shape.
-        teacher: Features.
+        student: The student's features, of any shape, brought to the teacher's shape by a connector.
+        teacher: The teacher's features, of the same shape.
 
     Raises:
         ValueError: The shapes differ.
 
     Source: Romero et al., "FitNets: Hints for Thin Deep Nets", ICLR 2015.
+
+    Example:
+        >>> float(fitnet_loss(torch.zeros(2, 4, 8, 8), torch.ones(2, 4, 8, 8)))
+        1.0
     """
     fn.check_shapes("fitnet", "features of one shape", student, teacher)
     return F.mse_loss(student, teacher)
@@ -152,19 +173,24 @@ def fitnet_loss(student: Tensor, teacher: Tensor) -> Tensor:
 def vid_loss(student: Tensor, teacher: Tensor, raw_variance: Tensor, eps: float = 1e-5) -> Tensor:
     """Variational information: negative log likelihood of the teacher's features, without the constant log(2 pi) / 2.
 
-    They are Gaussian around the student's, with a variance per channel; mean over all entries. For a student that
-    equals its teacher it is half the mean log variance, which may be negative.
+    The likelihood is a Gaussian around the student's features with one variance per channel. The loss is the mean over
+    all entries. If student and teacher are equal, it is half the mean log variance, which can be negative.
 
     Args:
-        student: Features (B, C, ...), brought to the teacher's shape by a connector.
-        teacher: Features (B, C, ...).
-        raw_variance: (C,), learnt; the variance is softplus(raw_variance) + eps.
+        student: The student's features (B, C, ...), brought to the teacher's shape by a connector.
+        teacher: The teacher's features (B, C, ...).
+        raw_variance: Learnt parameters (C,); the variance is softplus(raw_variance) + eps.
         eps: The smallest variance.
 
     Raises:
         ValueError: The shapes differ, or there is not one variance per channel.
 
     Source: Ahn et al., "Variational Information Distillation for Knowledge Transfer", CVPR 2019.
+
+    Example:
+        >>> features = torch.zeros(2, 4, 8, 8)
+        >>> round(float(vid_loss(features, features + 1, raw_variance=torch.zeros(4))), 3)
+        0.538
     """
     fn.check_shapes("vid", "features of one shape", student, teacher)
     variance = _by_channel("vid", "variances", F.softplus(raw_variance) + eps, teacher)
@@ -174,17 +200,24 @@ def vid_loss(student: Tensor, teacher: Tensor, raw_variance: Tensor, eps: float 
 def ofd_loss(student: Tensor, teacher: Tensor, margin: Tensor) -> Tensor:
     """Overhaul: partial squared distance to the teacher's margin ReLU, sum over a sample, mean over samples.
 
-    The teacher counts as no less than the margin. Where it is not positive, a student below it costs nothing.
+    Teacher features below the margin are raised to it. If the result is not positive, student features below it add
+    nothing to the loss.
 
     Args:
-        student: Features before the activation (B, C, ...), brought to the teacher's shape by a connector.
-        teacher: Features before the activation (B, C, ...).
-        margin: (C,), at most 0; see `ofd_margin`.
+        student: The student's features before the activation (B, C, ...), brought to the teacher's shape by a
+            connector.
+        teacher: The teacher's features before the activation (B, C, ...).
+        margin: The margins (C,), at most 0; see `ofd_margin`.
 
     Raises:
         ValueError: The shapes differ, or there is not one margin per channel.
 
     Source: Heo et al., "A Comprehensive Overhaul of Feature Distillation", ICCV 2019.
+
+    Example:
+        >>> maps = torch.ones(2, 4, 8, 8)
+        >>> float(ofd_loss(maps, 2 * maps, margin=torch.zeros(4)))
+        256.0
     """
     fn.check_shapes("ofd", "features of one shape", student, teacher)
     target = teacher.maximum(_by_channel("ofd", "margins", margin, teacher))
@@ -193,17 +226,21 @@ def ofd_loss(student: Tensor, teacher: Tensor, margin: Tensor) -> Tensor:
 
 
 def ofd_margin(mean: Tensor, std: Tensor) -> Tensor:
-    """Expectation of a Gaussian where it is negative, by channel; its limit where there is no spread.
+    """Compute the expectation of each channel's Gaussian, given that it is negative; its limit for zero deviation.
 
-    With z = mean / std it is mean - std phi(z) / Phi(-z). The quotient is taken from the scaled complementary error
-    function, so that it holds for channels that are hardly ever negative.
+    With z = mean / std the expectation is mean - std phi(z) / Phi(-z). The quotient is computed with the scaled
+    complementary error function, which is stable for channels that are hardly ever negative.
 
     Args:
-        mean: (C,), of the features before the activation: the bias of the batch normalisation there.
-        std: (C,), of the same: the absolute weight of the batch normalisation.
+        mean: The means (C,) of the features before the activation: the bias of the batch normalisation there.
+        std: The standard deviations (C,) of these features: the absolute weight of the batch normalisation.
 
     Returns:
-        (C,), at most 0.
+        The margins (C,), at most 0.
+
+    Example:
+        >>> ofd_margin(torch.tensor([0.0]), torch.tensor([1.0]))  # -sqrt(2 / pi)
+        tensor([-0.7979])
 
     Source: Heo et al., "A Comprehensive Overhaul of Feature Distillation", ICCV 2019.
     """
@@ -214,32 +251,37 @@ def ofd_margin(mean: Tensor, std: Tensor) -> Tensor:
 
 
 def reviewkd_loss(student: Tensor, teacher: Tensor) -> Tensor:
-    """Hierarchical context: weighted mean of the squared differences of maps and of their pooled pyramid.
+    """Hierarchical context: weighted mean of squared differences between maps and between their pooled pyramids.
 
-    Maps have the weight 1, their averages on grids of 4 x 4, 2 x 2 and 1 x 1 half the weight of the level before; a
-    grid that is not smaller than the maps is left out.
+    The maps have weight 1. Their averages on grids of 4 x 4, 2 x 2 and 1 x 1 each have half the weight of the level
+    before. Grids that are not smaller than the maps are left out.
 
     Args:
-        student: One stage (B, C, H, W), fused with the later ones and brought to the teacher's shape.
-        teacher: One stage (B, C, H, W).
+        student: A stage of the student (B, C, H, W), fused with the later stages and brought to the teacher's shape.
+        teacher: A stage of the teacher (B, C, H, W).
 
     Raises:
         ValueError: The shapes differ.
 
     Source: Chen et al., "Distilling Knowledge via Knowledge Review", CVPR 2021.
+
+    Example:
+        >>> maps = torch.zeros(2, 4, 8, 8)
+        >>> float(reviewkd_loss(maps, maps + 1))
+        1.0
     """
     fn.check_shapes("reviewkd", "maps of one shape", student, teacher)
     difference = student - teacher  # pooling is linear
     height, width = difference.shape[2:]
     levels = [difference]
     levels += [F.adaptive_avg_pool2d(difference, side) for side in (4, 2, 1) if side < max(height, width)]
-    weights = [0.5**place for place in range(len(levels))]
+    weights = [0.5**level for level in range(len(levels))]
     terms = [weight * level.square().mean() for weight, level in zip(weights, levels, strict=True)]
     return torch.stack(terms).sum() / sum(weights)
 
 
 def _by_channel(loss: str, what: str, values: Tensor, maps: Tensor) -> Tensor:
-    """Values (C,) in a shape that applies to maps (B, C, ...)."""
+    """Reshape values (C,) so that they broadcast over maps (B, C, ...)."""
     if values.shape != maps.shape[1:2]:
         raise ValueError(f"{loss} needs {maps.shape[1]} {what}, one per channel, got {tuple(values.shape)}")
     return values.view(-1, *[1] * (maps.dim() - 2))
@@ -249,20 +291,25 @@ def _by_channel(loss: str, what: str, values: Tensor, maps: Tensor) -> Tensor:
 
 
 def cc_embedded_loss(student: Tensor, teacher: Tensor) -> Tensor:
-    """Correlation of what a sample and the next one in the batch lack: inner product of absolute differences, mean.
+    """Correlation congruence as in published code: products of absolute differences of neighbouring samples.
 
-    This is what the customary weight .02 belongs to; `functional.cc_loss` is the paper's comparison of kernels. It is
-    0 for a batch of one.
+    The loss is the mean, over neighbours in the batch, of the inner product of their absolute differences between
+    student and teacher. The customary weight 0.02 belongs to this loss; `functional.cc_loss` compares kernels as the
+    paper does. The loss is 0 for a batch of one.
 
     Args:
-        student: Embeddings (B, E).
-        teacher: Embeddings (B, E).
+        student: The student's embeddings (B, E).
+        teacher: The teacher's embeddings (B, E).
 
     Raises:
         ValueError: The shapes differ.
 
     Source: the code of Peng et al., "Correlation Congruence for Knowledge Distillation", ICCV 2019, as published
     with Tian et al., ICLR 2020.
+
+    Example:
+        >>> float(cc_embedded_loss(torch.zeros(3, 8), torch.ones(3, 8)))
+        8.0
     """
     fn.check_shapes("cc", "embeddings of one width", student, teacher)
     difference = (student - teacher).abs()
@@ -272,20 +319,25 @@ def cc_embedded_loss(student: Tensor, teacher: Tensor) -> Tensor:
 def contrastive_loss(cosines: Tensor, *, width: int, temperature: float = 0.07) -> Tensor:
     """Contrastive distillation, one direction: noise-contrastive estimation of which candidate is the same sample.
 
-    A candidate with cosine c is the sample itself with odds exp(c / T) / (K m), where m is the mean of exp(c / T) over
-    random directions. It is known in closed form, 0F1(E / 2; 1 / (4 T^2)), and is what an estimate on memories that
-    are still random comes to. Sum over candidates, mean over samples; the least value for a positive at 1 and negatives
-    at -1 is near 0.
+    A candidate with cosine c is the sample itself with odds exp(c / T) / (K m). Here m is the mean of exp(c / T) over
+    random directions, 0F1(E / 2; 1 / (4 T^2)), which an estimate from memories that are still random approximates. The
+    loss is summed over candidates, and its mean is taken over samples. It is close to 0 if the positive is at 1 and
+    all negatives are at -1.
 
     Args:
-        cosines: (B, 1 + K), of a sample's embedding with its own in the other network's memory, and with K others.
-        width: E, of the embeddings.
-        temperature: T.
+        cosines: Cosines (B, 1 + K) of a sample's embedding with its own entry in the other network's memory, in the
+            first column, and with K negatives.
+        width: The number of dimensions of the embeddings, E.
+        temperature: The divisor of cosines, T.
 
     Raises:
         ValueError: There is no negative, or the temperature is so small that exp(1 / T) overflows.
 
     Source: Tian et al., "Contrastive Representation Distillation", ICLR 2020; Wu et al., CVPR 2018 (memory).
+
+    Example:
+        >>> round(float(contrastive_loss(torch.tensor([[1.0, -1.0, -1.0]]), width=128)), 3)
+        0.0
     """
     negatives = cosines.shape[1] - 1
     if negatives < 1:
@@ -301,21 +353,26 @@ def contrastive_loss(cosines: Tensor, *, width: int, temperature: float = 0.07) 
 
 
 def semantic_loss(student: Tensor, student_weight: Tensor, teacher: Tensor, teacher_weight: Tensor) -> Tensor:
-    """Squared distance of the Gram matrices of the classes' activation maps, each of norm one.
+    """Squared distance between the Gram matrices of class activation maps, each scaled to norm one.
 
-    It is the square of what the proxy `semantic_paper` computes. It is between 0 and 2 for any width, number of
-    classes and size of the maps, as 2 - 2 cos of the angle between the two matrices.
+    This is the square of the proxy `semantic_paper`. It is 2 - 2 cos of the angle between the matrices, and thus
+    between 0 and 2 for every width, number of classes and size of the maps.
 
     Args:
-        student: The last feature map (B, C, P).
-        student_weight: The classifier's weight (N, C).
-        teacher: The last feature map (B, C', P').
-        teacher_weight: The classifier's weight (N, C').
+        student: The student's last feature map (B, C, P).
+        student_weight: The weight (N, C) of the student's classifier.
+        teacher: The teacher's last feature map (B, C', P').
+        teacher_weight: The weight (N, C') of the teacher's classifier.
 
     Raises:
         ValueError: The numbers of classes differ.
 
     Source: Dong et al., "DisWOT: Student Architecture Search for Distillation WithOut Training", CVPR 2023 (M_s).
+
+    Example:
+        >>> maps, weight = torch.rand(4, 8, 16), torch.rand(10, 8)
+        >>> round(float(semantic_loss(maps, weight, 3 * maps, weight)), 4)
+        0.0
     """
     first, second = fn.class_gram_of_maps(student, student_weight), fn.class_gram_of_maps(teacher, teacher_weight)
     fn.check_shapes("the semantic term", "as many classes", first, second)
@@ -323,19 +380,24 @@ def semantic_loss(student: Tensor, student_weight: Tensor, teacher: Tensor, teac
 
 
 def relation_loss(student: Tensor, teacher: Tensor) -> Tensor:
-    """Squared distance of the Gram matrices of the samples' features, each of norm one.
+    """Squared distance between the Gram matrices of samples, each scaled to norm one.
 
-    It is the square of what the proxy `relation_paper` computes. It is between 0 and 2 for any width and batch, as
-    2 - 2 cos of the angle between the two matrices, their linear CKA without centring.
+    This is the square of the proxy `relation_paper`. It is 2 - 2 cos of the angle between the matrices, and thus
+    between 0 and 2 for every width and batch. The cosine is the linear CKA without centring.
 
     Args:
-        student: Features (B, ...).
-        teacher: Features (B, ...).
+        student: The student's features (B, ...).
+        teacher: The teacher's features (B, ...).
 
     Raises:
         ValueError: The numbers of samples differ.
 
     Source: Dong et al., "DisWOT: Student Architecture Search for Distillation WithOut Training", CVPR 2023 (M_r).
+
+    Example:
+        >>> features = torch.rand(4, 64)
+        >>> round(float(relation_loss(features, 3 * features)), 4)
+        0.0
     """
     first, second = fn.sample_gram(student), fn.sample_gram(teacher)
     fn.check_shapes("the relation term", "as many samples", first, second)
@@ -343,5 +405,5 @@ def relation_loss(student: Tensor, teacher: Tensor) -> Tensor:
 
 
 def _gram_distance(first: Tensor, second: Tensor) -> Tensor:
-    # As one row, since the gradient of its normalisation stays finite at zero.
+    # Each matrix is normalised as a single row: the gradient of `row_normalise` stays finite at zero.
     return (fn.row_normalise(first.flatten()) - fn.row_normalise(second.flatten())).square().sum()

@@ -35,15 +35,8 @@ from ..run_folder import RunFolder, StudyError, as_json, csv_line, differences, 
 from ..search import check_whole, device_name
 from ..splits import Splits, as_splits, create_splits
 from ..teacher import TeacherBank
-from .relatedness import (
-    Evidence,
-    Measure,
-    RelatednessError,
-    balanced_draws,
-    get_measure,
-    list_measures,
-    source_weights,
-)
+from .relatedness import Measure, balanced_draws, get_measure, list_measures, source_weights
+from .relatedness_evidence import Evidence, TransferabilityError
 from .source_report import LABELS, plot_ranking
 from .sources import FrozenSource, SourceModel, Sources, as_sources, check_images, load_source, source_teacher
 
@@ -203,7 +196,7 @@ class SourceRanking:
             measure: By default the first.
 
         Raises:
-            RelatednessError: As for `source_weights`.
+            TransferabilityError: As for `source_weights`.
         """
         trained = {name: facts["trained"] for name, facts in self.facts["sources"].items()}
         known = {name: value if trained[name] else math.nan for name, value in self.similarities(measure).items()}
@@ -629,7 +622,7 @@ class RankingRun:
         try:
             for draw in self.draws:
                 Evidence(features[draw], self.labels[draw]).check("features")
-        except RelatednessError as error:
+        except TransferabilityError as error:
             raise RankingError(f"The reference {self.reference.name} cannot be compared with. {error}") from error
         return features
 
@@ -802,7 +795,7 @@ def _apply(measure: Measure, evidence: Sequence[Evidence], pool: Executor) -> Me
     try:
         values = tuple(pool.map(measure, evidence))
         chances = tuple(pool.map(measure.chance, evidence))
-    except RelatednessError as error:
+    except TransferabilityError as error:
         return Measured(reason=str(error))
     return Measured(values, chances, tuple(map(measure.similarity, values, chances)))
 

@@ -35,7 +35,7 @@ from .checkpoint import (
     with_prefix,
     without_prefix,
 )
-from .metrics import Evaluation, MetricSums
+from .metrics import Metrics, MetricSums
 from .recipe import Recipe, RecipeError
 from .task import DistillationTask, FrozenTeacher
 from .unlabelled import Views
@@ -434,15 +434,15 @@ class Trainer:
             self.observer.finished_epoch(row)
         self._clock = time.perf_counter()
 
-    def evaluate(self, images: ImageSet) -> Evaluation:
+    def evaluate(self, images: ImageSet) -> Metrics:
         """Evaluate the network that is shipped, in the precision of the training."""
         sums = MetricSums(self.splits.num_classes, self.accelerator.device)
         with self.accelerator.autocast():
             for part in self._in_order(images):
                 sums.add(self._student_logits(part.images), part.labels)
-        return self._evaluation(sums)
+        return self._metrics(sums)
 
-    def test(self) -> tuple[Evaluation, Evaluation | None]:
+    def test(self) -> tuple[Metrics, Metrics | None]:
         """Evaluate what is shipped on the test images, compared with the teacher, and the teacher if there is one.
 
         In single precision, as the weights are stored, whatever the training's was.
@@ -453,7 +453,7 @@ class Trainer:
             sums.add(self._student_logits(part.images), part.labels, known)
             if known is not None:
                 of_teacher.add(known, part.labels)
-        return self._evaluation(sums), self._evaluation(of_teacher) if self.teacher else None
+        return self._metrics(sums), self._metrics(of_teacher) if self.teacher else None
 
     def _in_order(self, images: ImageSet) -> Iterator[Images]:
         """This process's share of the images, in batches."""
@@ -469,9 +469,9 @@ class Trainer:
         )
         return (part for part in batches if len(part.labels))
 
-    def _evaluation(self, sums: MetricSums) -> Evaluation:
+    def _metrics(self, sums: MetricSums) -> Metrics:
         sums.sums = self._summed(sums.sums)
-        return sums.evaluation()
+        return sums.metrics()
 
     @torch.inference_mode()
     def _student_logits(self, images: Tensor) -> Tensor:

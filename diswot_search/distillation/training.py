@@ -41,7 +41,7 @@ from .lessons import (
     check_division,
     unlabelled_lesson,
 )
-from .metrics import Evaluation
+from .metrics import Metrics
 from .recipe import Recipe, RecipeError, create_recipe
 from .source_ranking import POWER
 from .task import DistillationTask, Normalised
@@ -512,8 +512,8 @@ class TrainingRun:
         trainer: Trainer,
         model: nn.Module,
         rows: list[dict[str, Any]],
-        test: Evaluation,
-        of_teacher: Evaluation | None,
+        test: Metrics,
+        of_teacher: Metrics | None,
     ) -> dict[str, Any]:
         state, splits = trainer.progress, self.splits
         cost = count_cost(model, splits.input_size)

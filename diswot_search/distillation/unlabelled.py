@@ -1,4 +1,4 @@
-"""What a student learns from images without their labels: sources' predictions of them, or its own."""
+"""Unlabelled objectives: losses on images without labels, from the predictions of sources or of the student."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -26,23 +25,24 @@ from ..seeding import isolated_random_state, stable_seed
 from .base import Features, Shapes
 
 VIEWS = ("fixed", "augmented")
-_READ_AT_ONCE = 256
+"""The views of an image that sources can predict; see `SourceDistillation`."""
+_PREDICTION_BATCH = 256
 _PREDICTIONS = "probabilities"
-_ON_DEVICE = 2**30
-"""Bytes up to which predictions lie where the student is trained; more stay in the machine's memory."""
+_MAX_BYTES_ON_DEVICE = 2**30
+"""Predictions up to this size are kept on the device of the student, larger ones in main memory."""
 
 
 class UnlabelledError(ValueError):
-    """What is to be learnt from unlabelled images is asked for wrongly, or cannot be learnt by this student."""
+    """An unlabelled objective has a wrong option, or does not fit the student."""
 
 
 @dataclass(frozen=True)
 class Views:
-    """Unlabelled images of a training step.
+    """The unlabelled images of one training step.
 
     Attributes:
-        images: V x B x C x H x W between 0 and 1: each image in V views.
-        indices: B places in the training set.
+        images: V views of each image (V, B, C, H, W) with values between 0 and 1.
+        indices: Positions (B,) of the images in the training set.
     """
 
     images: Tensor
@@ -50,13 +50,13 @@ class Views:
 
 
 class UnlabelledLoss(nn.Module, ABC):
-    """A loss on images whose labels are not looked at, with what it trains beside the student.
+    """A loss on images whose labels are not used, together with its trainable parts.
 
     Attributes:
-        terms: Names of the parts of the loss.
-        notes: Names of what else is measured.
-        reads: What it reads of the student, names of `READABLE`.
-        ce_weight: Factor of the labelled images' cross entropy beside it.
+        terms: The names of the terms of the loss.
+        notes: The names of further measured values.
+        reads: The student's features that the loss needs; names from `READABLE`.
+        ce_weight: The factor of the cross entropy of labelled images, which is added to the loss.
     """
 
     terms: tuple[str, ...] = ()
@@ -66,32 +66,35 @@ class UnlabelledLoss(nn.Module, ABC):
 
     @abstractmethod
     def augmentations(self, usual: Augmentation) -> tuple[Augmentation, ...]:
-        """How the images are changed for each view.
+        """Return the augmentation of each view.
 
         Args:
-            usual: What is done to labelled images.
+            usual: The augmentation of labelled images.
         """
 
     def prepare(self, images: ImageSet, accelerator: Accelerator) -> None:
-        """Compute what is needed once.
+        """Prepare the loss before training; does nothing by default.
 
         Args:
-            images: Those that the views are of.
-            accelerator: Knows the device and the processes.
+            images: The training images from which views are taken.
+            accelerator: Gives the device and the processes of the training.
         """
 
     @abstractmethod
     def forward(self, student: Features, views: Views) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """The weighted parts of the loss by name, and what else is measured, by name.
+        """Compute the loss.
 
         Args:
-            student: What it gave for all views, one after the other.
+            student: The student's features of all views: those of the first view (B, ...), then of the next.
             views: The images.
+
+        Returns:
+            The weighted terms of the loss by name, and further measured values by name; all are scalars.
         """
 
 
 Predictor = Callable[[Tensor], Tensor]
-"""Gives frozen logits (B, K) for images (B, C, H, W) between 0 and 1."""
+"""A frozen network: computes logits (B, K) of images (B, C, H, W) with values between 0 and 1."""
 
 
 @dataclass(frozen=True)
@@ -99,11 +102,11 @@ class WeightedSource:
     """A source that a student learns from.
 
     Attributes:
-        name: What it is called.
-        classes: Classes that it tells apart.
-        weight: Its share of all sources' loss, above 0.
-        load: Brings it to the device.
-        identity: Tells it from all others, by its weights and by how it sees images.
+        name: The source's name.
+        classes: The number of its classes, K.
+        weight: The share of this source in the loss of all sources, above 0.
+        load: Loads the source onto the device.
+        identity: A string that identifies the source's weights and preprocessing.
     """
 
     name: str
@@ -114,25 +117,26 @@ class WeightedSource:
 
 
 class SourceDistillation(UnlabelledLoss):
-    """Sources teach a student their own tasks on the target's images, each through a head of its own.
+    """The student learns the sources' own tasks on the target's images, with one linear head per source.
 
-    The loss is (1 - lam) sum_s alpha_s L_s beside lam times the cross entropy of the labelled images. L_s is the mean
-    cross entropy between a source's softmax and that of its head, a linear layer on the classifier's input.
-    Source: Borup, Phoo and Hariharan, "Distilling from Similar Tasks for Transfer Learning on a Budget", ICCV 2023.
+    The loss is (1 - lam) sum_s alpha_s L_s, added to lam times the cross entropy of the labelled images. L_s is the
+    mean cross entropy between a source's softmax and that of its head, which is a linear layer on the classifier's
+    input. Source: Borup, Phoo and Hariharan, "Distilling from Similar Tasks for Transfer Learning on a Budget",
+    ICCV 2023.
 
-    Where the view is fixed, a source is on the device only while it predicts all images, and its predictions are kept.
+    With the fixed view, a source is on the device only while it predicts all images. Its predictions are stored.
 
     Args:
-        student: Shapes of the student.
-        sources: The sources, at least one; their weights alpha_s sum to 1.
-        lam: Factor lambda of the labelled images' loss, 0 to 1.
-        view: "fixed": a source predicts each image once, as it is; "augmented": it predicts the view that the student
-            sees.
-        seed: Of the heads' first weights, which depend on it and on the source's name alone.
-        folder: Where predictions are kept for other runs on the same images, if anywhere.
+        student: The shapes of the student's features.
+        sources: At least one source. The weights alpha_s sum to 1.
+        lam: The factor lambda of the labelled images' loss, 0 to 1.
+        view: One of `VIEWS`. With "fixed", a source predicts each unchanged image once. With "augmented", it predicts
+            the view that the student is given.
+        seed: The seed of the heads' initial weights, which depend on it and on the source's name alone.
+        folder: The folder in which predictions are stored for other runs on the same images; None to store none.
 
     Raises:
-        UnlabelledError: The student has no linear classifier.
+        UnlabelledError: The student does not end in a linear classifier.
     """
 
     reads = ("pooled",)
@@ -150,8 +154,8 @@ class SourceDistillation(UnlabelledLoss):
         super().__init__()
         if student.pooled is None:
             raise UnlabelledError(
-                f"{student.name} does not end in a linear classifier, so that there are no features that further "
-                "heads could share with it; choose another student."
+                f"{student.name} does not end in a linear classifier, so it has no features for the heads of the "
+                "sources; choose another student."
             )
         self.ce_weight = lam
         self.sources = tuple(sources)
@@ -168,23 +172,23 @@ class SourceDistillation(UnlabelledLoss):
         return (usual,)
 
     def prepare(self, images: ImageSet, accelerator: Accelerator) -> None:
-        """Predict all images once, where the view is fixed; processes share the work.
+        """Predict all images once if the view is fixed, with the work divided among processes.
 
         Raises:
             UnlabelledError: A source gives no probabilities for some of the images.
-            StudyError: Predictions that were kept are damaged.
+            StudyError: Stored predictions are damaged.
         """
         if self.view == "augmented":
             self._predictors = [source.load() for source in self.sources]
             return
         fingerprint = images.fingerprint() if self.folder is not None else ""
         tables = [self._table(source, images, fingerprint, accelerator) for source in self.sources]
-        needed = sum(table.nbytes for table in tables)
-        place = accelerator.device if needed <= _ON_DEVICE else torch.device("cpu")
-        self._tables = [table.to(place) for table in tables]
+        size = sum(table.nbytes for table in tables)
+        device = accelerator.device if size <= _MAX_BYTES_ON_DEVICE else torch.device("cpu")
+        self._tables = [table.to(device) for table in tables]
 
     def _table(self, source: WeightedSource, images: ImageSet, fingerprint: str, accelerator: Accelerator) -> Tensor:
-        """A source's probabilities of all images, (images, K), on the CPU."""
+        """Load or compute a source's probabilities of all images, (images, K), on the CPU."""
         file = None
         if self.folder is not None:
             digest = hashlib.sha256(f"{source.identity} {fingerprint}".encode()).hexdigest()
@@ -206,7 +210,7 @@ class SourceDistillation(UnlabelledLoss):
         return losses, {}
 
     def _targets(self, views: Views) -> Iterator[Tensor]:
-        """Each source's probabilities of the images."""
+        """Yield each source's probabilities (B, K) of the images of a step."""
         for table in self._tables:
             yield table[views.indices.to(table.device)].to(views.images.device, torch.float32)
         for predict in self._predictors:
@@ -214,20 +218,21 @@ class SourceDistillation(UnlabelledLoss):
 
 
 def _all_see(file: Path, accelerator: Accelerator) -> bool:
-    """Whether there is such a file for every process."""
-    seen = torch.tensor([float(file.is_file())], device=accelerator.device)
-    together = accelerator.num_processes > 1
-    return float(accelerator.reduce(seen, "mean") if together else seen) == 1
+    """Return whether the file exists for every process."""
+    exists = torch.tensor([float(file.is_file())], device=accelerator.device)
+    if accelerator.num_processes > 1:
+        exists = accelerator.reduce(exists, "mean")
+    return float(exists) == 1
 
 
 def _predict(source: WeightedSource, images: ImageSet, accelerator: Accelerator) -> Tensor:
-    """A source's probabilities of all images, (images, K), on the CPU."""
+    """Compute a source's probabilities of all images, (images, K), on the CPU."""
     predict = source.load()
-    # Half precision, which is exact to .05 %: there may be many images and classes.
+    # Half precision has a relative error of 0.05 % and saves memory: there can be many images and classes.
     table = torch.zeros(len(images), source.classes, dtype=torch.float16, device=accelerator.device)
     shares = images.batches(
         torch.arange(len(images)),
-        _READ_AT_ONCE,
+        _PREDICTION_BATCH,
         device=accelerator.device,
         augment=None,
         seed=0,
@@ -239,23 +244,25 @@ def _predict(source: WeightedSource, images: ImageSet, accelerator: Accelerator)
             table[share.indices] = predict(share.images).softmax(1).half()
     if accelerator.num_processes > 1:
         table = accelerator.reduce(table)
-    if strange := int((~table.isfinite()).any(1).sum()):
+    if invalid := int((~table.isfinite()).any(1).sum()):
         raise UnlabelledError(
-            f"The source {source.name!r} gives no probabilities for {strange:,} of {len(images):,} images, but NaN or "
+            f"The source {source.name!r} gives no probabilities for {invalid:,} of {len(images):,} images, but NaN or "
             "infinity; leave it out, or give it weight 0."
         )
     return table.cpu()
 
 
 def _store(file: Path, table: Tensor) -> None:
-    """Keep a table; a folder that cannot be written costs other runs the same work again, but not this run."""
-    mine = file.with_suffix(f".{os.getpid()}")  # another training may write the same at this moment
+    """Store a table. If this fails, a warning is given: other runs then have to repeat the work."""
+    temporary = file.with_suffix(f".{os.getpid()}")  # another training can write the same file at this moment
     try:
         file.parent.mkdir(exist_ok=True)
-        write_atomically(mine, save({_PREDICTIONS: table}))
-        mine.replace(file)
+        write_atomically(temporary, save({_PREDICTIONS: table}))
+        temporary.replace(file)
     except OSError as error:
-        warnings.warn(f"Predictions cannot be kept in {file.parent} ({error}); they are made anew.", stacklevel=2)
+        warnings.warn(
+            f"Predictions cannot be kept in {file.parent} ({error}); other runs compute them again.", stacklevel=2
+        )
 
 
 def _load(file: Path, shape: tuple[int, int]) -> Tensor:
@@ -274,20 +281,20 @@ def _linear(inputs: int, outputs: int, seed: int) -> nn.Linear:
 
 
 class FixMatch(UnlabelledLoss):
-    """A student teaches itself: the class it is sure of in a weakly augmented view is that of a strongly augmented one.
+    """Confident predictions of weakly augmented views are the targets of strongly augmented views.
 
-    The weak view is augmented as labelled images are; the strong one by RandAugment and an erased rectangle, too. All
-    views go through the student together, so that batch statistics are of all of them.
+    The weak view is augmented like labelled images. The strong view is augmented further, by RandAugment and an erased
+    rectangle. All views are passed through the student together, so that batch statistics include all of them.
     Source: Sohn et al., "FixMatch: Simplifying Semi-Supervised Learning with Consistency and Confidence", NeurIPS 2020.
 
     Args:
-        threshold: Probability from which on the student is sure of a class, 0 to 1.
-        weight: Factor of the loss, at least 0.
-        strong: The policy of the strong view, in timm's words.
-        erase: Probability that a rectangle of the strong view is erased.
+        threshold: The probability from which a prediction is confident, 0 to 1.
+        weight: The factor of the loss, at least 0.
+        strong: The policy of the strong view, in timm's notation.
+        erase: The probability that a rectangle of the strong view is erased, 0 to 1.
 
     Raises:
-        UnlabelledError: A value out of its range.
+        UnlabelledError: The threshold or the weight is out of its range.
     """
 
     OPTIONS = ("threshold", "weight", "strong", "erase")
@@ -311,20 +318,30 @@ class FixMatch(UnlabelledLoss):
         self.erase = erase
 
     def augmentations(self, usual: Augmentation) -> tuple[Augmentation, ...]:
-        moved = usual if usual.kind != "none" else replace(usual, kind="crop_flip", padding=0, flip=0.0)
-        return usual, replace(moved, auto_augment=self.strong, erase=self.erase)
+        base = usual if usual.kind != "none" else replace(usual, kind="crop_flip", padding=0, flip=0.0)
+        return usual, replace(base, auto_augment=self.strong, erase=self.erase)
 
     def forward(self, student: Features, views: Views) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         weak, strong = student.logits.chunk(2)
         confidence, classes = weak.detach().softmax(1).max(1)
-        sure = (confidence >= self.threshold).to(strong.dtype)
-        loss = (sure * F.cross_entropy(strong, classes, reduction="none")).mean()
-        return {"fixmatch": self.weight * loss}, {"confident": 100 * sure.mean()}
+        confident = (confidence >= self.threshold).to(strong.dtype)
+        loss = (confident * F.cross_entropy(strong, classes, reduction="none")).mean()
+        return {"fixmatch": self.weight * loss}, {"confident": 100 * confident.mean()}
 
 
-def check_between(name: str, value: Any, lowest: float, highest: float) -> None:
-    """Raise an error unless an argument is a number within these bounds."""
-    number = isinstance(value, int | float) and not isinstance(value, bool)
-    if not number or not lowest <= value <= highest:
-        allowed = f"at least {lowest:g}" if math.isinf(highest) else f"between {lowest:g} and {highest:g}"
-        raise UnlabelledError(f"{name} is {value!r}; it must be a number {allowed}.")
+def check_between(name: str, value: object, lowest: float, highest: float) -> None:
+    """Check that an option is a number between two bounds, both included.
+
+    Args:
+        name: The option's name in the message.
+        value: The option's value.
+        lowest: The lower bound.
+        highest: The upper bound; infinity for none.
+
+    Raises:
+        UnlabelledError: The value is not such a number.
+    """
+    if isinstance(value, int | float) and not isinstance(value, bool) and lowest <= value <= highest:
+        return
+    allowed = f"at least {lowest:g}" if math.isinf(highest) else f"between {lowest:g} and {highest:g}"
+    raise UnlabelledError(f"{name} is {value!r}; it must be a number {allowed}.")
