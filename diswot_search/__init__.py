@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import importlib
 import importlib.metadata
-import sys
-from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -23,58 +21,8 @@ if TYPE_CHECKING:
         register_space,
     )
 
-    from .augmentation import Augmentation
-    from .budget import Budget, BudgetError, measure_latency
-    from .compare import Comparison, compare
-    from .comparison import Estimate, ProxyResult, ScoreTable
-    from .data import DataError, Probe, create_probe, create_probes
-    from .distillation import (
-        Batch,
-        Distiller,
-        DistillerError,
-        DivergenceError,
-        Evidence,
-        Features,
-        Measure,
-        Recipe,
-        RecipeError,
-        Setting,
-        Shapes,
-        SourceError,
-        SourceModel,
-        SourceRanking,
-        Training,
-        TransferabilityError,
-        as_sources,
-        create_recipe,
-        distill,
-        get_distiller,
-        get_measure,
-        list_distillers,
-        list_measures,
-        load_ranking,
-        rank_sources,
-        register_distiller,
-        register_measure,
-        source_weights,
-        train,
-    )
-    from .evaluation import Evaluation, Evaluator, Record
-    from .evolution import Algorithm, create_algorithm, list_algorithms, register_algorithm
-    from .export import ExportError, ExportReport, export
-    from .networks import Network, as_network
-    from .pipeline import PipelineResult, run
-    from .proxies import (
-        Proxy,
-        RankAggregate,
-        create_aggregate,
-        get_proxy,
-        list_aggregates,
-        list_proxies,
-        register_aggregate,
-        register_proxy,
-    )
-    from .ranking import (
+    from .comparison.results import Estimate, ProxyResult, ScoreTable
+    from .comparison.statistics import (
         kendall,
         partial_spearman,
         pearson,
@@ -84,17 +32,197 @@ if TYPE_CHECKING:
         size_matched_agreement,
         spearman,
     )
-    from .readings import Precision, ReadingError, Readings
-    from .report import format_table, plot_search
-    from .search import search
-    from .splits import Splits, create_splits
-    from .student_files import load_student, save_student
-    from .study import Candidate, Study, StudyError
-    from .teacher import ConvertedTeacher, Teacher, TeacherBank, create_teacher
+    from .compression.export import export
+    from .compression.exported import ExportError, ExportReport
+    from .data.augmentation import Augmentation
+    from .data.errors import DataError
+    from .data.probe import Probe, create_probe, create_probes
+    from .data.splits import Splits, create_splits
+    from .distillation.base import (
+        Batch,
+        Distiller,
+        DistillerError,
+        Setting,
+        get_distiller,
+        list_distillers,
+        register_distiller,
+    )
+    from .jobs.compare import Comparison, compare
+    from .jobs.pipeline import run
+    from .jobs.rank_sources import load_ranking, rank_sources
+    from .jobs.search import search
+    from .jobs.train import distill, train
+    from .networks.contract import ReadingError
+    from .networks.features import Features, Shapes
+    from .networks.network import ConvertedTeacher, Network, Teacher, TeacherBank, create_teacher
+    from .networks.saved import load_student, save_student
+    from .proxies.aggregate import RankAggregate
+    from .proxies.proxy import Proxy
+    from .proxies.registry import (
+        create_aggregate,
+        get_proxy,
+        list_aggregates,
+        list_proxies,
+        register_aggregate,
+        register_proxy,
+    )
+    from .readings.core import Readings
+    from .readings.passes import Precision
+    from .reports.study import format_table, plot_search
+    from .resolve.networks import as_network
+    from .resolve.runs import PipelineResult
+    from .resolve.sources import as_sources
+    from .runtime.run_folder import StudyError
+    from .sources.evidence import Evidence, TransferabilityError
+    from .sources.ranking import SourceRanking
+    from .sources.source import SourceError, SourceModel
+    from .sources.transferability import Measure, get_measure, list_measures, register_measure, source_weights
+    from .study.algorithm import Algorithm
+    from .study.algorithms import create_algorithm, list_algorithms, register_algorithm
+    from .study.budget import Budget, BudgetError, measure_latency
+    from .study.evaluator import Evaluator
+    from .study.records import Evaluation, Record
+    from .study.study import Candidate, Study
+    from .training.recipe import Recipe, RecipeError, create_recipe
+    from .training.result import Training
+    from .training.trainer import DivergenceError
 
     __version__: str
 
 _EXPORTS = {
+    "diswot_search.comparison.results": (
+        "Estimate",
+        "ProxyResult",
+        "ScoreTable",
+    ),
+    "diswot_search.comparison.statistics": (
+        "kendall",
+        "partial_spearman",
+        "pearson",
+        "precision_at_k",
+        "regret_at_budget",
+        "regret_curve",
+        "size_matched_agreement",
+        "spearman",
+    ),
+    "diswot_search.compression.export": ("export",),
+    "diswot_search.compression.exported": (
+        "ExportError",
+        "ExportReport",
+    ),
+    "diswot_search.data.augmentation": ("Augmentation",),
+    "diswot_search.data.errors": ("DataError",),
+    "diswot_search.data.probe": (
+        "Probe",
+        "create_probe",
+        "create_probes",
+    ),
+    "diswot_search.data.splits": (
+        "Splits",
+        "create_splits",
+    ),
+    "diswot_search.distillation.base": (
+        "Batch",
+        "Distiller",
+        "DistillerError",
+        "Setting",
+        "get_distiller",
+        "list_distillers",
+        "register_distiller",
+    ),
+    "diswot_search.jobs.compare": (
+        "Comparison",
+        "compare",
+    ),
+    "diswot_search.jobs.pipeline": ("run",),
+    "diswot_search.jobs.rank_sources": (
+        "load_ranking",
+        "rank_sources",
+    ),
+    "diswot_search.jobs.search": ("search",),
+    "diswot_search.jobs.train": (
+        "distill",
+        "train",
+    ),
+    "diswot_search.networks.contract": ("ReadingError",),
+    "diswot_search.networks.features": (
+        "Features",
+        "Shapes",
+    ),
+    "diswot_search.networks.network": (
+        "ConvertedTeacher",
+        "Network",
+        "Teacher",
+        "TeacherBank",
+        "create_teacher",
+    ),
+    "diswot_search.networks.saved": (
+        "load_student",
+        "save_student",
+    ),
+    "diswot_search.proxies.aggregate": ("RankAggregate",),
+    "diswot_search.proxies.proxy": ("Proxy",),
+    "diswot_search.proxies.registry": (
+        "create_aggregate",
+        "get_proxy",
+        "list_aggregates",
+        "list_proxies",
+        "register_aggregate",
+        "register_proxy",
+    ),
+    "diswot_search.readings.core": ("Readings",),
+    "diswot_search.readings.passes": ("Precision",),
+    "diswot_search.reports.study": (
+        "format_table",
+        "plot_search",
+    ),
+    "diswot_search.resolve.networks": ("as_network",),
+    "diswot_search.resolve.runs": ("PipelineResult",),
+    "diswot_search.resolve.sources": ("as_sources",),
+    "diswot_search.runtime.run_folder": ("StudyError",),
+    "diswot_search.sources.evidence": (
+        "Evidence",
+        "TransferabilityError",
+    ),
+    "diswot_search.sources.ranking": ("SourceRanking",),
+    "diswot_search.sources.source": (
+        "SourceError",
+        "SourceModel",
+    ),
+    "diswot_search.sources.transferability": (
+        "Measure",
+        "get_measure",
+        "list_measures",
+        "register_measure",
+        "source_weights",
+    ),
+    "diswot_search.study.algorithm": ("Algorithm",),
+    "diswot_search.study.algorithms": (
+        "create_algorithm",
+        "list_algorithms",
+        "register_algorithm",
+    ),
+    "diswot_search.study.budget": (
+        "Budget",
+        "BudgetError",
+        "measure_latency",
+    ),
+    "diswot_search.study.evaluator": ("Evaluator",),
+    "diswot_search.study.records": (
+        "Evaluation",
+        "Record",
+    ),
+    "diswot_search.study.study": (
+        "Candidate",
+        "Study",
+    ),
+    "diswot_search.training.recipe": (
+        "Recipe",
+        "RecipeError",
+        "create_recipe",
+    ),
+    "diswot_search.training.result": ("Training",),
+    "diswot_search.training.trainer": ("DivergenceError",),
     "search_spaces": (
         "AccuracyTable",
         "ArchitectureError",
@@ -105,74 +233,6 @@ _EXPORTS = {
         "read_table",
         "register_space",
     ),
-    "diswot_search.budget": ("Budget", "BudgetError", "measure_latency"),
-    "diswot_search.compare": ("Comparison", "compare"),
-    "diswot_search.comparison": ("Estimate", "ProxyResult", "ScoreTable"),
-    "diswot_search.data": ("DataError", "Probe", "create_probe", "create_probes"),
-    "diswot_search.distillation": (
-        "Batch",
-        "Distiller",
-        "DistillerError",
-        "DivergenceError",
-        "Evidence",
-        "Features",
-        "Measure",
-        "Recipe",
-        "RecipeError",
-        "Setting",
-        "Shapes",
-        "SourceError",
-        "SourceModel",
-        "SourceRanking",
-        "Training",
-        "TransferabilityError",
-        "as_sources",
-        "create_recipe",
-        "distill",
-        "get_distiller",
-        "get_measure",
-        "list_distillers",
-        "list_measures",
-        "load_ranking",
-        "rank_sources",
-        "register_distiller",
-        "register_measure",
-        "source_weights",
-        "train",
-    ),
-    "diswot_search.augmentation": ("Augmentation",),
-    "diswot_search.splits": ("Splits", "create_splits"),
-    "diswot_search.export": ("ExportError", "ExportReport", "export"),
-    "diswot_search.networks": ("Network", "as_network"),
-    "diswot_search.evaluation": ("Evaluation", "Evaluator", "Record"),
-    "diswot_search.evolution": ("Algorithm", "create_algorithm", "list_algorithms", "register_algorithm"),
-    "diswot_search.pipeline": ("PipelineResult", "run"),
-    "diswot_search.proxies": (
-        "Proxy",
-        "RankAggregate",
-        "create_aggregate",
-        "get_proxy",
-        "list_aggregates",
-        "list_proxies",
-        "register_aggregate",
-        "register_proxy",
-    ),
-    "diswot_search.ranking": (
-        "kendall",
-        "partial_spearman",
-        "pearson",
-        "precision_at_k",
-        "regret_at_budget",
-        "regret_curve",
-        "size_matched_agreement",
-        "spearman",
-    ),
-    "diswot_search.readings": ("Precision", "ReadingError", "Readings"),
-    "diswot_search.report": ("format_table", "plot_search"),
-    "diswot_search.search": ("search",),
-    "diswot_search.student_files": ("load_student", "save_student"),
-    "diswot_search.study": ("Candidate", "Study", "StudyError"),
-    "diswot_search.teacher": ("ConvertedTeacher", "Teacher", "TeacherBank", "create_teacher"),
 }
 _MODULE_OF = {name: module for module, names in _EXPORTS.items() for name in names}
 
@@ -287,14 +347,3 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     return sorted({*globals(), *__all__})
-
-
-class _Package(ModuleType):
-    """Keeps functions such as `search` visible when their modules, of the same names, are imported."""
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        if not (name in _MODULE_OF and isinstance(value, ModuleType)):
-            super().__setattr__(name, value)
-
-
-sys.modules[__name__].__class__ = _Package

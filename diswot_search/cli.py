@@ -22,7 +22,7 @@ from typing import Any
 
 from jsonargparse import ActionConfigFile, ArgumentParser
 
-from .defaults import DEFAULT_PROXY
+from .options.search import DEFAULT_PROXY
 
 DONE, BAD_INPUT, INTERRUPTED = 0, 2, 130
 """What the command line answers to the shell."""
@@ -107,11 +107,11 @@ def search_command(
         algorithm_options: Options of the algorithm, such as --algorithm_options.population 50.
     """
     config = dict(locals())
-    from .budget import Budget
-    from .evaluation import Evaluator
-    from .readings import Precision
-    from .report import describe_study, format_parts, format_table
-    from .search import Search, weight_seeds
+    from .jobs.search import Search, weight_seeds
+    from .readings.passes import Precision
+    from .reports.study import describe_study, format_parts, format_table
+    from .study.budget import Budget
+    from .study.evaluator import Evaluator
 
     budget = Budget(max_params, max_macs, max_latency_ms, latency_batch_size)
     made_space, made_teacher, made_probes = _make_subjects(config, probes)
@@ -218,12 +218,12 @@ def compare_command(
     config = dict(locals())
     if table is None:
         raise ValueError("Which table? --table names a CSV file of accuracies by architecture.")
-    from search_spaces import read_table
+    from search_spaces.tables import read_table
 
-    from .compare import ComparisonRun
-    from .comparison_report import format_comparison
-    from .readings import Precision
-    from .search import as_teacher
+    from .jobs.compare import ComparisonRun
+    from .readings.passes import Precision
+    from .reports.comparison import format_comparison
+    from .resolve.searches import as_teacher
 
     read = read_table(table, column, where=where, skip_missing=skip_missing)
     made_space, made_teacher, made_probes = _make_subjects(config, draws if fresh_probes else 1)
@@ -341,7 +341,7 @@ def distill_command(
         recipe_options: Other options of the recipe, such as --recipe_options.precision bf16.
     """
     config = dict(locals())
-    from .distillation.training import distillation_options
+    from .jobs.train import distillation_options
 
     names = ("student", "teacher", "sources", "weighting", "measure", "power", "lam", "source_view")
     asked = {name: config[name] for name in (*names, "distiller", "ce_weight")}
@@ -408,7 +408,7 @@ def train_command(
         recipe_options: Other options of the recipe, such as --recipe_options.precision bf16.
     """
     config = dict(locals())
-    from .distillation.lessons import unlabelled_lesson
+    from .jobs.supervision import unlabelled_lesson
 
     _train(
         config,
@@ -465,8 +465,8 @@ def sources_command(
     config = dict(locals())
     if sources is None:
         raise ValueError("Which sources? --sources '[runs/mnist, resnet18]' names trained models of other tasks.")
-    from .distillation.source_ranking import RankingRun
-    from .distillation.source_report import describe_ranking, format_ranking
+    from .jobs.rank_sources import RankingRun
+    from .reports.sources import describe_ranking, format_ranking
 
     _check_data_options(data_options)
     ranking = RankingRun(**config).run(files={"config.yaml": _to_yaml(config)})
@@ -586,9 +586,9 @@ def run_command(
         teacher_recipe_options: Options of the recipe that are others for the teacher.
     """
     config = dict(locals())
-    from .budget import Budget
-    from .distillation.training_report import compare_trainings
-    from .pipeline import Pipeline
+    from .jobs.pipeline import Pipeline
+    from .reports.training import compare_trainings
+    from .study.budget import Budget
 
     _check_data_options({**(data_options or {}), **(teacher_data_options or {})})
     options = dict(config)
@@ -628,7 +628,7 @@ def export_command(
         seed: Draws these images.
         data_options: Options of the data, such as --data_options.root data.
     """
-    from .export import export
+    from .compression.export import export
 
     _check_data_options(data_options)
     report = export(
@@ -652,7 +652,7 @@ def distillers_command(pattern: str = "*") -> None:
     Args:
         pattern: Which ones, such as "*kd*".
     """
-    from .distillation.training_report import format_distillers
+    from .reports.training import format_distillers
 
     _print(format_distillers(pattern))
 
@@ -663,7 +663,7 @@ def measures_command(pattern: str = "*") -> None:
     Args:
         pattern: Which ones, such as "*score".
     """
-    from .distillation.source_report import format_measures
+    from .reports.sources import format_measures
 
     _print(format_measures(pattern))
 
@@ -674,7 +674,7 @@ def proxies_command(pattern: str = "*") -> None:
     Args:
         pattern: Which ones, such as "zen*".
     """
-    from .report import format_proxies
+    from .reports.study import format_proxies
 
     _print(format_proxies(pattern))
 
@@ -702,7 +702,7 @@ def spaces_command(name: str | None = None) -> None:
     Args:
         name: The space to show; without it, all are listed.
     """
-    from .report import format_space, format_spaces
+    from .reports.study import format_space, format_spaces
 
     _print(format_spaces() if name is None else format_space(name))
 
@@ -716,15 +716,15 @@ def show_command(run: str, best: int = 10) -> None:
     """
     if best < 1:
         raise ValueError(f"best is {best}; it must be at least 1.")
-    from .run_folder import kind_of
+    from .runtime.run_folder import kind_of
 
     shown = {"training": _show_training, "ranking of sources": _show_ranking, "pipeline": _show_pipeline}
     shown.get(kind_of(run) or "", _show_study)(run, best)
 
 
 def _show_study(run: str, best: int) -> None:
-    from .report import describe_study, explain_winner, format_front, format_parts, format_table
-    from .study import Study
+    from .reports.study import describe_study, explain_winner, format_front, format_parts, format_table
+    from .study.study import Study
 
     study = Study.load(run)
     front = [format_front(study)] if study.config["algorithm"]["name"] == "nsga2" else []
@@ -733,16 +733,16 @@ def _show_study(run: str, best: int) -> None:
 
 
 def _show_training(run: str, best: int) -> None:
-    from .distillation.checkpoint import read_training
-    from .distillation.training_report import describe_training, format_training
+    from .reports.training import describe_training, format_training
+    from .training.folder import read_training
 
     result = read_training(run)
     _print(format_training(result), *describe_training(result, run))
 
 
 def _show_ranking(run: str, best: int) -> None:
-    from .distillation.source_ranking import load_ranking
-    from .distillation.source_report import describe_ranking, format_ranking
+    from .jobs.rank_sources import load_ranking
+    from .reports.sources import describe_ranking, format_ranking
 
     ranking = load_ranking(run, unfinished=True)
     _print(format_ranking(ranking), *describe_ranking(ranking))
@@ -750,10 +750,10 @@ def _show_ranking(run: str, best: int) -> None:
 
 def _show_pipeline(run: str, best: int) -> None:
     """The stages that have begun."""
-    from .distillation.source_report import format_ranking
-    from .distillation.training_report import compare_trainings
-    from .pipeline import SEARCH, read_ranking, read_trainings
-    from .study import Study
+    from .jobs.pipeline import SEARCH, read_ranking, read_trainings
+    from .reports.sources import format_ranking
+    from .reports.training import compare_trainings
+    from .study.study import Study
 
     if ranked := read_ranking(run):
         _print(format_ranking(*ranked))
@@ -780,7 +780,9 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "import": import_command,
 }
 
+
 _RESUMABLE = ("search", "compare", "train", "distill", "sources", "run")
+
 
 _POSITIONAL = {
     spaces_command: ("name", "The space to show; without it, all are listed."),
@@ -941,9 +943,9 @@ def _warnings_in_a_line() -> Iterator[None]:
 
 def _make_subjects(config: dict[str, Any], count: int) -> tuple[Any, Any, Any]:
     """The space, the teacher and `count` probes of a command's options."""
-    from .data import create_probes
-    from .run_folder import kind_of
-    from .search import as_space, as_teacher
+    from .data.probe import create_probes
+    from .resolve.searches import as_space, as_teacher
+    from .runtime.run_folder import kind_of
 
     if "weighting" in config and config["teacher"] is not None and kind_of(config["teacher"]) == "ranking of sources":
         return _make_ranked_subjects(config, count)
@@ -968,9 +970,10 @@ _OF_RANKINGS = ("weighting", "measure", "power", "labels", "labels_per_class", "
 
 def _make_ranked_subjects(config: dict[str, Any], count: int) -> tuple[Any, Any, Any]:
     """The same, where the teachers are the sources of a ranking: probes are of images that have labels for it."""
-    from .distillation.source_ranking import load_ranking
-    from .search import as_space, check_whole
-    from .splits import as_splits
+    from .checks import check_whole
+    from .jobs.rank_sources import load_ranking
+    from .resolve.data import as_splits
+    from .resolve.searches import as_space
 
     of_others = ("teacher_checkpoint", "teacher_options", "probe_options")
     if given := [name for name in of_others if config[name]]:
@@ -998,8 +1001,8 @@ def _make_ranked_subjects(config: dict[str, Any], count: int) -> tuple[Any, Any,
 
 def _train(config: dict[str, Any], **more: Any) -> None:
     """Train as the options of `train` or `distill` say, and show what came of it."""
-    from .distillation.training import TrainingRun
-    from .distillation.training_report import describe_training, format_training
+    from .jobs.train import TrainingRun
+    from .reports.training import describe_training, format_training
 
     shared = ("dataset", "recipe", "epochs", "batch_size", "lr", "rule", "seed", "out", "device", "checkpoint_minutes")
     of_labels = ("labels", "labels_per_class", "unlabelled_batch_size")
@@ -1016,7 +1019,7 @@ def _train(config: dict[str, Any], **more: Any) -> None:
 
 def _make_space(config: dict[str, Any]) -> Any:
     """The space of an architecture, if one is named."""
-    from search_spaces import create_space
+    from search_spaces.recipes import create_space
 
     if config["space"] is not None:
         return create_space(config["space"], **config["space_options"] or {})
@@ -1032,10 +1035,10 @@ def _teacher_options(checkpoint: str | None, pretrained: bool, options: dict[str
 
 def _announce(pipeline: Any, stage: str, result: Any) -> None:
     """Show what a stage of a pipeline gave."""
-    from .distillation.source_report import format_ranking
-    from .distillation.training_report import format_training
-    from .pipeline import SEARCH, SOURCES
-    from .report import describe_study, format_parts, format_table
+    from .jobs.pipeline import SEARCH, SOURCES
+    from .reports.sources import format_ranking
+    from .reports.study import describe_study, format_parts, format_table
+    from .reports.training import format_training
 
     if stage == SOURCES:
         _print(format_ranking(result, pipeline.weights(result)))
@@ -1046,7 +1049,7 @@ def _announce(pipeline: Any, stage: str, result: Any) -> None:
 
 
 def _check_data_options(options: dict[str, Any] | None) -> None:
-    from .splits import create_splits
+    from .data.splits import create_splits
 
     _check_options("data set", create_splits, options or {})
 

@@ -29,11 +29,14 @@ from scipy.stats import kendalltau
 from torch.nn import functional as F
 
 import search_spaces
-from diswot_search.data import create_probe
-from diswot_search.evaluation import Evaluator, resolve_device
-from diswot_search.proxies import elementary_proxies
-from diswot_search.readings import Precision, Readings, evaluation_mode
-from diswot_search.teacher import create_teacher
+from diswot_search.data.probe import create_probe
+from diswot_search.networks.contract import evaluation_mode
+from diswot_search.networks.network import create_teacher
+from diswot_search.proxies.aggregate import elementary_proxies
+from diswot_search.readings.core import Readings
+from diswot_search.readings.passes import Precision
+from diswot_search.runtime.devices import resolve_device
+from diswot_search.study.evaluator import Evaluator
 
 RESULTS = Path(__file__).parent / "results"
 PROXIES = ("effective_capacity", "diswot")

@@ -24,7 +24,7 @@ from torch.nn import functional as F
 
 import diswot_search as ds
 import search_spaces  # noqa: F401 - registers the networks with timm
-from diswot_search.functional import kd_loss
+from diswot_search.functional.losses import kd_loss
 
 RESULTS = Path(__file__).parent / "results"
 BATCH = 64

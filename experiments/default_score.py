@@ -22,7 +22,7 @@ import torch
 from numpy.typing import NDArray
 
 import diswot_search as ds
-from diswot_search.ranking import best_decile
+from diswot_search.comparison.statistics import best_decile
 from search_spaces import SearchSpace
 
 RESULTS = Path(__file__).parent / "results"

@@ -26,11 +26,11 @@ from scipy.stats import kendalltau, spearmanr
 from torch import nn
 
 import search_spaces
-from diswot_search.data import create_probe
-from diswot_search.evaluation import Evaluator
-from diswot_search.proxies import get_proxy, list_proxies
-from diswot_search.ranking import partial_spearman, regret_at_budget, size_matched_agreement
-from diswot_search.teacher import Teacher, create_teacher
+from diswot_search.comparison.statistics import partial_spearman, regret_at_budget, size_matched_agreement
+from diswot_search.data.probe import create_probe
+from diswot_search.networks.network import Teacher, create_teacher
+from diswot_search.proxies.registry import get_proxy, list_proxies
+from diswot_search.study.evaluator import Evaluator
 from search_spaces.contract import ClassifierMixin
 
 RESULTS = Path(__file__).parent / "results"

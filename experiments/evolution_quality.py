@@ -20,8 +20,8 @@ import gzip
 import statistics
 from pathlib import Path
 
-from diswot_search.evaluation import Record
-from diswot_search.evolution import create_algorithm
+from diswot_search.study.algorithms import create_algorithm
+from diswot_search.study.records import Record
 from search_spaces import Architecture, NASBench201Space
 
 RESULTS = Path(__file__).parent / "results"

@@ -38,8 +38,8 @@ from torch.nn import functional as F
 
 import diswot_search as ds
 import search_spaces
-from diswot_search import functional as fn
-from diswot_search.ranking import best_decile, bootstrap_correlations, draw_resamples, percentile_interval
+from diswot_search.comparison.statistics import best_decile, bootstrap_correlations, draw_resamples, percentile_interval
+from diswot_search.functional import similarities
 
 CHOSEN = ("log_params", "position_entropy", "layer_entropy", "channel_entropy", "gradient_flow")
 """The terms of the default score, proxies of the library. After a change of one: --groups default --anew."""
@@ -98,7 +98,7 @@ def log(number: float) -> float:
 def entropy(parts: Tensor) -> float:
     """Of the shares of parts in their sum, in nats."""
     shares = parts.double() / parts.double().sum()
-    return float(fn.entropy(shares))
+    return float(similarities.entropy(shares))
 
 
 def collision_entropy(parts: Tensor) -> float:
@@ -157,11 +157,11 @@ def _steadiness(first: Tensor, second: Tensor) -> Tensor:
 def channels(student: ds.Readings, part: ds.Readings) -> Values:
     """Over how many directions the channels of a map spread."""
     entropies, stages = student.block_entropies, student.stage_features
-    spectra = [fn.channel_spectrum(stage) for stage in stages]
+    spectra = [similarities.channel_spectrum(stage) for stage in stages]
     widths = [block.shape[1] for block in student.block_features]
     pooled = student.pooled - student.pooled.mean(0)
     return {
-        "stage_entropy": statistics.fmean(fn.channel_entropies(stages)),
+        "stage_entropy": statistics.fmean(similarities.channel_entropies(stages)),
         "expressivity": math.fsum(entropies),
         "log_expressivity": log(math.fsum(entropies)),
         "block_entropy": statistics.fmean(entropies),
@@ -170,7 +170,9 @@ def channels(student: ds.Readings, part: ds.Readings) -> Values:
         "last_block_entropy": entropies[-1],
         "channel_fill": statistics.fmean(map(operator.sub, entropies[-len(widths) :], np.log(widths))),
         "progressivity": value("progressivity", student),
-        "block_spectrum": statistics.fmean(entropy(fn.channel_spectrum(block)) for block in student.block_features),
+        "block_spectrum": statistics.fmean(
+            entropy(similarities.channel_spectrum(block)) for block in student.block_features
+        ),
         "stage_spectrum": statistics.fmean(entropy(spectrum) for spectrum in spectra),
         "stage_collision_entropy": statistics.fmean(collision_entropy(spectrum) for spectrum in spectra),
         "feature_spectrum": entropy(student.channel_spectrum),
@@ -185,12 +187,12 @@ def positions(student: ds.Readings, part: ds.Readings) -> Values:
     centred = [maps - maps.mean((0, 2), keepdim=True) for maps in (last, *blocks)]
     waves = [entropy(power(maps)) for maps in blocks]
     return {
-        "last_position_entropy": entropy(fn.position_spectrum(last)),
+        "last_position_entropy": entropy(similarities.position_spectrum(last)),
         "stage_position_entropy": statistics.fmean(
-            entropy(fn.position_spectrum(maps)) for maps in blocks if maps.shape[2] == last.shape[2]
+            entropy(similarities.position_spectrum(maps)) for maps in blocks if maps.shape[2] == last.shape[2]
         ),
-        "position_collision_entropy": collision_entropy(fn.position_spectrum(last)),
-        "centred_position_entropy": entropy(fn.position_spectrum(centred[0])),
+        "position_collision_entropy": collision_entropy(similarities.position_spectrum(last)),
+        "centred_position_entropy": entropy(similarities.position_spectrum(centred[0])),
         "wave_entropy": waves[-1],
         "mean_wave_entropy": statistics.fmean(waves),
         "least_wave_entropy": min(waves),
@@ -208,14 +210,14 @@ def power(maps: Tensor) -> Tensor:
 def samples(student: ds.Readings, part: ds.Readings) -> Values:
     """How far apart the samples are: entropy of the spectrum of their centred Gram matrix, and cosines."""
     blocks = student.block_features
-    entropies = [entropy(fn.spectrum(centred_gram(block))) for block in blocks]
-    correlations = [_off_diagonal(fn.cosines(centred_gram(block))).square().mean() for block in blocks]
+    entropies = [entropy(similarities.spectrum(centred_gram(block))) for block in blocks]
+    correlations = [_off_diagonal(similarities.cosines(centred_gram(block))).square().mean() for block in blocks]
     return {
         "sample_entropy": statistics.fmean(entropies),
         "least_sample_entropy": min(entropies),
         "last_sample_entropy": entropies[-1],
         "growth_of_sample_entropy": entropies[-1] - entropies[0],
-        "feature_sample_entropy": entropy(fn.spectrum(centred_gram(student.features))),
+        "feature_sample_entropy": entropy(similarities.spectrum(centred_gram(student.features))),
         "sample_correlation": -float(torch.stack(correlations).mean()),
         "feature_cosine": -float(_off_diagonal(student.sample_cosines).mean()),
         "class_cosine": -float(_off_diagonal(student.class_cosines).mean()),
@@ -224,7 +226,7 @@ def samples(student: ds.Readings, part: ds.Readings) -> Values:
 
 def centred_gram(maps: Tensor) -> Tensor:
     """Inner products of samples less their mean, (B, B)."""
-    return fn.sample_gram(maps - maps.mean(0))
+    return similarities.sample_gram(maps - maps.mean(0))
 
 
 def _off_diagonal(matrix: Tensor) -> Tensor:
@@ -236,7 +238,7 @@ def codes(student: ds.Readings, part: ds.Readings) -> Values:
     count = len(student.images)
     agreements = [_agreement(block) for block in student.block_features]
     # Two samples of one code in one block are not to decide the score.
-    volumes = [float(fn.log_determinant(one + 1e-6 * torch.eye(count))) / count for one in agreements]
+    volumes = [float(similarities.log_determinant(one + 1e-6 * torch.eye(count))) / count for one in agreements]
     distances = [1 - float(_off_diagonal(one).mean()) for one in agreements]
     return {
         "nwot": value("nwot", student) / count,
@@ -261,10 +263,10 @@ def _agreement(maps: Tensor) -> Tensor:
 
 def gradients(student: ds.Readings, part: ds.Readings) -> Values:
     """What blocks do to a random gradient on its way back, and how images are told apart by theirs."""
-    pairs = [(sent, fn.unshuffled(arrived, sent.shape[2])) for sent, arrived in part.block_gradients]
-    gains = np.log([max(fn.mean_jacobian_gain(s, a), 1e-3) for s, a in pairs if a is not None])
+    pairs = [(sent, similarities.unshuffled(arrived, sent.shape[2])) for sent, arrived in part.block_gradients]
+    gains = np.log([max(similarities.mean_jacobian_gain(s, a), 1e-3) for s, a in pairs if a is not None])
     norms = np.log([max(float(a.norm() / s.norm()), 1e-3) for s, a in part.block_gradients])
-    jacobian = torch.linalg.eigvalsh(fn.correlations(part.input_jacobian)).clamp_min(0) + 1e-3
+    jacobian = torch.linalg.eigvalsh(similarities.correlations(part.input_jacobian)).clamp_min(0) + 1e-3
     return {
         "trainability": value("trainability", part),
         "gain_flow": float(np.minimum(gains, 0).mean()),
@@ -288,7 +290,7 @@ def fisher(student: ds.Readings, part: ds.Readings) -> Values:
     information = student.fisher_information
     return {
         "vkdnw": value("vkdnw", student),
-        "fisher_entropy": entropy(fn.spectrum(information)),
+        "fisher_entropy": entropy(similarities.spectrum(information)),
         "fisher_diagonal_entropy": entropy(information.diagonal()),
         "log_fisher_trace": log(float(information.diagonal().sum())),
     }

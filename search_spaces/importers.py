@@ -36,6 +36,7 @@ from .tables import check_new_table, write_table
 
 Row = dict[str, Any]
 
+
 ACCURACIES = {
     "cifar10_valid": ("cifar10-valid", "x-valid"),
     "cifar10_test": ("cifar10", "ori-test"),
@@ -50,6 +51,7 @@ ACCURACIES = {
     "imagenet16_120_train": ("ImageNet16-120", "train"),
 }
 """The benchmarks' data set and split behind each accuracy."""
+
 
 COSTS = {"cifar10": "cifar10", "cifar100": "cifar100", "imagenet16_120": "ImageNet16-120"}
 """The benchmarks' data set behind each pair of costs."""
@@ -269,8 +271,10 @@ def _mean_accuracy(column: str, results: Any, dataset: str, split: str) -> Row:
 NASLIB_OPERATIONS = ("skip_connect", "none", "nor_conv_3x3", "nor_conv_1x1", "avg_pool_3x3")
 """Operations in the order of NASLib's indices."""
 
+
 NASLIB_EDGES = ((1, 0), (2, 0), (3, 0), (2, 1), (3, 1), (3, 2))
 """(target node, source node) of each of NASLib's indices."""
+
 
 TRANSNAS_DATASETS = {
     "autoencoder", "class_object", "class_scene", "jigsaw", "normal", "room_layout", "segmentsemantic"

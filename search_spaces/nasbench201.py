@@ -21,6 +21,8 @@ from .registry import unknown_name_message
 from .space import Architecture, ArchitectureError, Choice, SearchSpace
 
 OPERATIONS = ("none", "skip_connect", "nor_conv_1x1", "nor_conv_3x3", "avg_pool_3x3")
+
+
 EDGES = ((1, 0), (2, 0), (2, 1), (3, 0), (3, 1), (3, 2))
 """(target node, source node) of each edge, in the order of the text form; node 0 is the cell's input."""
 

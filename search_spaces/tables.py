@@ -26,6 +26,7 @@ from .space import Architecture, ArchitectureError, SearchSpace
 ARCHITECTURE_COLUMNS = ("architecture", "arch", "depths")
 """Names of the column of text forms; a table's first column among them is used."""
 
+
 Row = dict[str, str]
 
 

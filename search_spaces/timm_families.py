@@ -82,7 +82,11 @@ def _per_stage(decision: str, stages: int, choices: Sequence[Choice]) -> dict[st
 
 
 _MBCONV = {**_per_stage("depth", 5, [2, 3, 4]), **_per_stage("kernel", 5, [3, 5, 7])}
+
+
 _MOBILENETV3 = {"width": [0.5, 0.75, 1.0, 1.25], **_MBCONV, **_per_stage("expansion", 5, [3, 4, 6])}
+
+
 _EFFICIENTNET = {"width": [0.5, 0.75, 1.0, 1.25], **_MBCONV, **_per_stage("expansion", 5, [4, 6])}
 
 

@@ -20,6 +20,7 @@ from .timm_models import Make, entry_point, make_network
 Assignments = dict[str, Any]
 """Values by argument path: `depth`, or `depths.0` for the first entry of the list `depths`."""
 
+
 _RESERVED = {
     "num_classes": "is an option of the space",
     "in_chans": "follows the space's input_size",

@@ -19,12 +19,15 @@ import timm
 import torch
 from torch import Tensor, nn
 
-from diswot_search.data import Probe
-from diswot_search.distillation.base import READABLE, Batch, Distiller, DistillerError, Features, Setting, Shapes
-from diswot_search.evaluation import Record
-from diswot_search.evolution import Algorithm
-from diswot_search.proxies import Proxy, ProxyFunction, get_proxy
-from diswot_search.readings import ReadingError, Readings
+from diswot_search.data.probe import Probe
+from diswot_search.distillation.base import Batch, Distiller, DistillerError, Setting
+from diswot_search.networks.contract import ReadingError
+from diswot_search.networks.features import READABLE, Features, Shapes
+from diswot_search.proxies.proxy import Proxy, ProxyFunction
+from diswot_search.proxies.registry import get_proxy
+from diswot_search.readings.core import Readings
+from diswot_search.study.algorithm import Algorithm
+from diswot_search.study.records import Record
 from search_spaces import Architecture, ArchitectureError, Cost, SearchSpace, count_cost, create_space
 
 

@@ -26,11 +26,13 @@ from test_readings import assert_close, assert_same, everything_about, read
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from diswot_search import functional as fn
-from diswot_search.data import Probe
-from diswot_search.proxies import get_proxy, zen
-from diswot_search.readings import ReadingError, evaluation_mode, tangent
-from diswot_search.seeding import stable_seed
+from diswot_search.data.probe import Probe
+from diswot_search.functional import similarities
+from diswot_search.networks.contract import ReadingError, evaluation_mode
+from diswot_search.proxies import zen
+from diswot_search.proxies.registry import get_proxy
+from diswot_search.readings import tangent
+from diswot_search.runtime.seeding import stable_seed
 
 CLASSES = 5
 SAMPLES = 8
@@ -112,14 +114,16 @@ def test_expected_regions_are_those_that_drawing_neurons_gives() -> None:
     drawn = codes[:, rng.integers(0, 40, (20_000, 3))]
     sizes = np.mean((drawn[:, None] == drawn[None]).all(3), axis=2).sum(1)
     agreement = (codes[:, None] == codes[None]).mean(2)
-    assert float(fn.expected_regions(torch.from_numpy(agreement), 3)) == pytest.approx((1 / sizes).sum(), rel=1e-2)
+    assert float(similarities.expected_regions(torch.from_numpy(agreement), 3)) == pytest.approx(
+        (1 / sizes).sum(), rel=1e-2
+    )
 
 
 @given(st.integers(1, 6), st.integers(1, 5))
 def test_regions_of_equal_and_of_opposite_codes(regions: int, each: int) -> None:
     """Samples in groups that have all neurons in common within and none between lie in as many regions as groups."""
     agreement = torch.block_diag(*[torch.ones(each, each, dtype=torch.float64)] * regions)
-    assert float(fn.expected_regions(agreement, 16)) == pytest.approx(regions)
+    assert float(similarities.expected_regions(agreement, 16)) == pytest.approx(regions)
 
 
 @given(st.integers(2, 12), st.integers(1, 40), st.integers(0, 2**32 - 1))
@@ -127,11 +131,13 @@ def test_log_determinant_and_condition_number_are_those_of_numpy(size: int, colu
     rows = np.random.default_rng(seed).standard_normal((size, columns))
     gram = torch.from_numpy(rows @ rows.T)
     if columns < size:
-        assert float(fn.log_determinant(gram)) == -math.inf
-        assert float(fn.condition_number(gram)) == math.inf
+        assert float(similarities.log_determinant(gram)) == -math.inf
+        assert float(similarities.condition_number(gram)) == math.inf
     else:
-        assert float(fn.log_determinant(gram)) == pytest.approx(np.linalg.slogdet(gram)[1], rel=1e-6, abs=1e-6)
-        assert float(fn.condition_number(gram)) == pytest.approx(np.linalg.cond(gram), rel=1e-6)
+        assert float(similarities.log_determinant(gram)) == pytest.approx(
+            np.linalg.slogdet(gram)[1], rel=1e-6, abs=1e-6
+        )
+        assert float(similarities.condition_number(gram)) == pytest.approx(np.linalg.cond(gram), rel=1e-6)
 
 
 def test_images_with_one_code_make_the_determinant_minus_infinity() -> None:
@@ -252,7 +258,7 @@ def test_smallest_eigenvalues_of_correlations_are_those_of_numpy(
             flat = np.ptp(map_, axis=1) == 0
             matrix[flat] = matrix[:, flat] = 0
             expected.append(max(0, np.linalg.eigvalsh(matrix)[0]))
-    eigenvalues = fn.smallest_correlation_eigenvalues(torch.from_numpy(maps))
+    eigenvalues = similarities.smallest_correlation_eigenvalues(torch.from_numpy(maps))
     np.testing.assert_allclose(
         eigenvalues.numpy(), expected, atol=1e-7
     )  # of dependent channels it is zero but for rounding

@@ -25,20 +25,22 @@ from hypothesis import strategies as st
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import diswot_search as ds
-from diswot_search import cli, evolution
-from diswot_search.evaluation import Evaluation, Evaluator, Record
-from diswot_search.proxies import (
-    Proxy,
-    RankAggregate,
+from diswot_search import cli
+from diswot_search.jobs.search import Search
+from diswot_search.proxies import registry
+from diswot_search.proxies.aggregate import RankAggregate
+from diswot_search.proxies.proxy import Proxy
+from diswot_search.proxies.registry import (
     create_aggregate,
     get_proxy,
     list_aggregates,
     list_proxies,
     register_aggregate,
     register_proxy,
-    registry,
 )
-from diswot_search.search import Search
+from diswot_search.study import algorithms as evolution
+from diswot_search.study.evaluator import Evaluator
+from diswot_search.study.records import Evaluation, Record
 from search_spaces import Architecture, SearchSpace, UnknownNameError, create_space
 
 SMALL = {"channels": 4, "cells": 1}
@@ -246,7 +248,7 @@ RANKING = "log_rank(params, macs)"
 def _no_pictures() -> Iterator[None]:
     """Pictures are looked at elsewhere, and would take most of the time."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys.modules["diswot_search.search"], "PICTURES", {})
+        patch.setattr(sys.modules["diswot_search.jobs.search"], "PICTURES", {})
         yield
 
 
@@ -516,7 +518,7 @@ def records_in(out: Path) -> list[Record]:
 def processes() -> Any:
     """Makes processes that have everything imported, from a server that never ran anything else."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["diswot_search.search", "torch.utils.tensorboard", "matplotlib.figure"])
+    context.set_forkserver_preload(["diswot_search.jobs.search", "torch.utils.tensorboard", "matplotlib.figure"])
     return context
 
 

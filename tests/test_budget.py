@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from diswot_search.budget import Budget, BudgetError, cheapest, check_satisfiable, measure_latency
+from diswot_search.study.budget import Budget, BudgetError, cheapest, check_satisfiable, measure_latency
 from search_spaces import Architecture, Cost, SearchSpace, create_space
 
 limits = st.none() | st.floats(min_value=1e-3, max_value=1e12)

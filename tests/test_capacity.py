@@ -23,12 +23,16 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import diswot_search as ds
-from diswot_search.defaults import DEFAULT_PROXY
-from diswot_search.evaluation import Evaluation, Evaluator
-from diswot_search.proxies import get_proxy
-from diswot_search.readings import Precision, ReadingError, Readings, core
+from diswot_search.networks.contract import ReadingError
+from diswot_search.options.search import DEFAULT_PROXY
+from diswot_search.proxies.registry import get_proxy
+from diswot_search.readings import core
+from diswot_search.readings.core import Readings
 from diswot_search.readings.gates import with_open_gates
-from diswot_search.seeding import isolated_random_state
+from diswot_search.readings.passes import Precision
+from diswot_search.runtime.seeding import isolated_random_state
+from diswot_search.study.evaluator import Evaluator
+from diswot_search.study.records import Evaluation
 from search_spaces import Architecture, NASBench201Space, create_space
 
 CLASSES, SAMPLES = 4, 16

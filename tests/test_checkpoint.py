@@ -13,17 +13,17 @@ import torch
 from timm.optim import create_optimizer_v2
 from torch import Tensor, nn
 
-from diswot_search.distillation.checkpoint import (
+from diswot_search.runtime.run_folder import StudyError
+from diswot_search.training.checkpoint import (
     LAST,
     Checkpoint,
-    TrainingFolder,
     load_optimizer_state,
     optimizer_state,
     read_checkpoint,
     with_prefix,
     without_prefix,
 )
-from diswot_search.run_folder import StudyError
+from diswot_search.training.folder import TrainingFolder
 
 OPTIMIZERS = ("momentum", "sgd", "adamw", "nadamw", "lamb", "lars", "lion", "adafactor", "adan", "rmsproptf", "muon")
 

@@ -13,7 +13,7 @@ import torchvision
 from torch import Tensor, nn
 
 import search_spaces  # noqa: F401 - registers networks with timm
-from diswot_search.classifiers import ClassifierError, classifier_names, remove_classifier, replace_classifier
+from diswot_search.networks.classifiers import ClassifierError, classifier_names, remove_classifier, replace_classifier
 
 SMALL_VIT: dict[str, Any] = {"img_size": 32, "depth": 1, "embed_dim": 12, "num_heads": 2, "num_classes": 6}
 

@@ -273,7 +273,7 @@ def test_a_teacher_may_be_an_architecture_of_the_space() -> None:
 def test_an_interrupted_command_says_that_it_can_go_on(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from diswot_search.evaluation import Evaluator
+    from diswot_search.study.evaluator import Evaluator
 
     evaluate = Evaluator.evaluate
 
@@ -336,7 +336,7 @@ COMPARE = (
 @pytest.fixture
 def known(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A table of six cells in the folder above; pictures, which take long, are not drawn."""
-    monkeypatch.setattr(importlib.import_module("diswot_search.compare"), "COMPARISON_PICTURES", {})
+    monkeypatch.setattr(importlib.import_module("diswot_search.jobs.compare"), "COMPARISON_PICTURES", {})
     table = tmp_path / "known.csv"
     lines = [f"{cell},{data},{60 + i}\n" for data in ("a", "b") for i, cell in enumerate(CELLS)]
     table.write_text("architecture,dataset,accuracy\n" + "".join(lines))
@@ -423,7 +423,7 @@ def test_a_comparison_that_runs_out_of_memory_says_what_to_do(
 def test_an_interrupted_comparison_says_that_it_can_go_on(
     known: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from diswot_search.score_store import ScoreStore
+    from diswot_search.comparison.store import ScoreStore
 
     add, stored = ScoreStore.add, []
 
@@ -500,10 +500,10 @@ RUN = (
 @pytest.fixture
 def no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
     """They take most of the time, and are tested with what draws them."""
-    from diswot_search.distillation import training
+    from diswot_search.jobs import train as training
 
     monkeypatch.setattr(training, "draw_training", lambda rows, result: {})
-    monkeypatch.setattr(importlib.import_module("diswot_search.search"), "PICTURES", {})
+    monkeypatch.setattr(importlib.import_module("diswot_search.jobs.search"), "PICTURES", {})
 
 
 @pytest.mark.usefixtures("no_pictures")
@@ -545,7 +545,7 @@ def test_a_training_can_be_done_again_from_the_config_that_it_wrote(capsys: pyte
 def test_an_interrupted_training_is_shown_and_goes_on(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from diswot_search.distillation.checkpoint import TrainingFolder
+    from diswot_search.training.folder import TrainingFolder
 
     assert run("show .") == 2
     assert (
@@ -627,7 +627,7 @@ SOURCES = (
 @pytest.fixture
 def two_sources(no_pictures: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     """Two networks that are trained on a few digits."""
-    from diswot_search.distillation import source_ranking
+    from diswot_search.jobs import rank_sources as source_ranking
 
     monkeypatch.setattr(source_ranking, "to_png", lambda figure: b"")
     assert run(f"{TRAIN} --epochs 1 --out first") == 0
@@ -698,7 +698,7 @@ def test_sources_are_ranked_shown_and_stand_for_the_teacher_of_a_search(capsys: 
 def test_an_interrupted_ranking_says_that_it_can_go_on(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from diswot_search.distillation.source_ranking import RankingFolder
+    from diswot_search.sources.folder import RankingFolder
 
     add = RankingFolder.add
 

@@ -25,11 +25,13 @@ from hypothesis import strategies as st
 from torch import nn
 
 import diswot_search as ds
-from diswot_search.compare import Comparison, compare
-from diswot_search.comparison_report import COMPARISON_PICTURES
-from diswot_search.proxies import RankAggregate, create_aggregate
-from diswot_search.readings import Readings
-from diswot_search.score_store import NewScore, ScoreStore, StoredScore
+from diswot_search.comparison.store import ScoreStore, StoredScore
+from diswot_search.jobs.compare import Comparison, compare
+from diswot_search.proxies.aggregate import RankAggregate
+from diswot_search.proxies.registry import create_aggregate
+from diswot_search.readings.core import Readings
+from diswot_search.reports.comparison_figures import COMPARISON_PICTURES
+from diswot_search.study.records import NewScore
 from search_spaces import AccuracyTable, Architecture, CifarResNetSpace, NASBench201Space, create_space, read_table
 
 TEACHER = "cifar_resnet20"
@@ -652,7 +654,7 @@ def compare_and_be_killed(out: Path, at: int) -> None:
 @pytest.mark.skipif(os.name != "posix", reason="needs POSIX signals")
 def test_what_was_stored_before_a_kill_is_not_computed_again(tmp_path: Path) -> None:
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["diswot_search.compare"])
+    context.set_forkserver_preload(["diswot_search.jobs.compare"])
     process = context.Process(target=compare_and_be_killed, args=(tmp_path / "run", 11))
     process.start()
     process.join()

@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import kendalltau, pearsonr, spearmanr
 
-from diswot_search.comparison import Estimate, ProxyResult, ScoreTable, correlation_matrix, summarise
-from diswot_search.ranking import (
+from diswot_search.comparison.results import Estimate, ProxyResult, ScoreTable, correlation_matrix, summarise
+from diswot_search.comparison.statistics import (
     best_decile,
     draw_resamples,
     parameter_bins,

@@ -16,26 +16,27 @@ from matplotlib.text import Text
 from rich.console import Console
 from scipy.stats import spearmanr
 
-from diswot_search.comparison import ProxyResult, ScoreTable, correlation_matrix, summarise
-from diswot_search.comparison_report import (
-    COMPARISON_PICTURES,
+from diswot_search.comparison.results import ProxyResult, ScoreTable, correlation_matrix, summarise
+from diswot_search.readings.core import RECORDED, Readings
+from diswot_search.reports.comparison import (
     PASS_NAMES,
     arrange_results,
     describe_comparison,
     format_comparison,
-    plot_correlations,
-    plot_cost,
-    plot_heatmap,
-    plot_regret,
-    plot_scatter,
     to_csv,
     to_json,
     to_markdown,
     to_text,
 )
-from diswot_search.readings import Readings
-from diswot_search.readings.core import RECORDED
-from diswot_search.report import to_png
+from diswot_search.reports.comparison_figures import (
+    COMPARISON_PICTURES,
+    plot_correlations,
+    plot_cost,
+    plot_heatmap,
+    plot_regret,
+    plot_scatter,
+)
+from diswot_search.reports.style import to_png
 
 
 def make_table(proxies: int = 3, count: int = 60, draws: int = 1, **changes: Any) -> ScoreTable:

@@ -21,8 +21,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from diswot_search import data
-from diswot_search.data import DataError, Probe, create_probe, create_probes
+from diswot_search.data import datasets as data
+from diswot_search.data.errors import DataError
+from diswot_search.data.probe import Probe, create_probe, create_probes
 
 SEEDS = st.integers(0, 10_000)
 

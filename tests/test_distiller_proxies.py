@@ -21,10 +21,11 @@ from scipy.special import log_softmax, softmax
 from torch import Tensor
 from torch.autograd import gradcheck
 
-from diswot_search import functional as fn
-from diswot_search.data import Probe
-from diswot_search.proxies import get_proxy
-from diswot_search.readings import ReadingError, Readings
+from diswot_search.data.probe import Probe
+from diswot_search.functional import losses, shapes
+from diswot_search.networks.contract import ReadingError
+from diswot_search.proxies.registry import get_proxy
+from diswot_search.readings.core import Readings
 
 Array = np.ndarray
 Loss = Callable[[Tensor, Tensor], Tensor]
@@ -124,7 +125,7 @@ def plain_ickd(s: Array, t: Array) -> float:
 
 
 PLAIN: dict[str, Callable[[Array, Array], float]] = {name: globals()[f"plain_{name}"] for name in NAMES}
-LOSSES: dict[str, Loss] = {name: getattr(fn, f"{name}_loss") for name in NAMES}
+LOSSES: dict[str, Loss] = {name: getattr(losses, f"{name}_loss") for name in NAMES}
 OF_MAPS = ("at", "sp", "nst", "ickd")
 
 
@@ -205,23 +206,23 @@ def test_temperature_and_weights_are_taken() -> None:
             * (log_softmax(teacher.numpy(), axis=1) - log_softmax(student.numpy(), axis=1))
         )
     )
-    assert float(fn.kd_loss(student, teacher, temperature=1)) == pytest.approx(expected / len(student))
-    parts = [float(fn.rkd_loss(student, teacher, *weights)) for weights in ((1.0, 0.0), (0.0, 1.0))]
-    assert float(fn.rkd_loss(student, teacher)) == pytest.approx(25 * parts[0] + 50 * parts[1])
-    assert float(fn.cc_loss(student, teacher, gamma=1e-9)) == pytest.approx(0, abs=1e-15)
+    assert float(losses.kd_loss(student, teacher, temperature=1)) == pytest.approx(expected / len(student))
+    parts = [float(losses.rkd_loss(student, teacher, *weights)) for weights in ((1.0, 0.0), (0.0, 1.0))]
+    assert float(losses.rkd_loss(student, teacher)) == pytest.approx(25 * parts[0] + 50 * parts[1])
+    assert float(losses.cc_loss(student, teacher, gamma=1e-9)) == pytest.approx(0, abs=1e-15)
 
 
 def test_square_grids_are_averaged_to_the_smaller_one() -> None:
     fine, coarse = normal(2, 3, 16), normal(2, 5, 4, seed=1)
-    averaged, same = fn.match_positions(fine, coarse)
+    averaged, same = shapes.match_positions(fine, coarse)
     grid = fine.unflatten(2, (4, 4))
     expected = torch.stack([grid[:, :, r : r + 2, c : c + 2].mean((2, 3)) for r in (0, 2) for c in (0, 2)], 2)
     torch.testing.assert_close(averaged, expected)
     assert torch.equal(same, coarse)
-    for loss in (fn.at_loss, fn.nst_loss):
+    for loss in (losses.at_loss, losses.nst_loss):
         assert float(loss(coarse, fine)) > 0
     with pytest.raises(ValueError, match="17 and 4 positions cannot be matched"):
-        fn.match_positions(normal(2, 3, 17), coarse)
+        shapes.match_positions(normal(2, 3, 17), coarse)
 
 
 @pytest.mark.parametrize(("name", "what"), [("kd", "classes"), ("ickd", "channels")])
@@ -317,7 +318,7 @@ def test_a_student_with_fewer_stages_is_compared_from_the_last() -> None:
     shallow = read("cifar_resnet", arch="1-1-1")
     assert [maps.shape[2] for maps in deep.stage_features] == [64, 16, 4, 1]
     pairs = zip(deep.stage_features[1:3], shallow.stage_features[:2], strict=True)  # one position has no pattern
-    expected = -np.mean([float(fn.at_loss(a, b)) for a, b in pairs])
+    expected = -np.mean([float(losses.at_loss(a, b)) for a, b in pairs])
     assert get_proxy("at")(deep, shallow) == pytest.approx(expected)  # type: ignore[operator]
 
 

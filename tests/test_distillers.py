@@ -25,27 +25,16 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import search_spaces  # noqa: F401  (registers our networks with timm)
-from diswot_search import functional as fn
-from diswot_search.distillation import base, losses
-from diswot_search.distillation.base import (
-    READABLE,
-    Batch,
-    Combination,
-    Distiller,
-    DistillerError,
-    Features,
-    Setting,
-    Shapes,
-    get_distiller,
-    list_distillers,
-    parse_distillers,
-)
+from diswot_search.data.splits import Splits
+from diswot_search.distillation import base
+from diswot_search.distillation.base import Batch, Distiller, DistillerError, Setting, get_distiller, list_distillers
+from diswot_search.distillation.combination import Combination, parse_distillers
 from diswot_search.distillation.connectors import AttentionFusion, conv_connector, match_grids, required
-from diswot_search.distillation.contrastive import CRD, OtherClasses
+from diswot_search.distillation.crd import CRD, OtherClasses
 from diswot_search.distillation.distillers import DKD, OFD, VID, DisWOT, FitNet, ReviewKD
-from diswot_search.distillation.features import FeatureReader
-from diswot_search.distillation.training import distill
-from diswot_search.splits import Splits
+from diswot_search.functional import losses, similarities
+from diswot_search.jobs.train import distill
+from diswot_search.networks.features import READABLE, FeatureReader, Features, Shapes
 from search_spaces.registry import Registry, UnknownNameError
 
 few = settings(max_examples=20, deadline=None)
@@ -540,7 +529,7 @@ def test_a_column_of_tokens_is_compared_with_rows() -> None:
 # -- what each distiller computes ---------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("name", "loss"), [("at", fn.at_loss), ("nst", fn.nst_loss)])
+@pytest.mark.parametrize(("name", "loss"), [("at", losses.at_loss), ("nst", losses.nst_loss)])
 def test_patterns_are_summed_over_stages(name: str, loss: Callable[[Tensor, Tensor], Tensor]) -> None:
     setting, student, teacher = pair_of(DEEP, DEEP)
     pairs = zip(student.stages, teacher.stages, strict=True)
@@ -655,7 +644,10 @@ def test_terms_of_diswot_are_the_squares_of_its_proxies_distances() -> None:
     for each in (student, teacher):
         maps = torch.einsum("nc,bchw->nbhw", each.weight, each.features).flatten(1)
         grams.append(
-            (maps @ maps.T / (maps @ maps.T).norm(), fn.frobenius_normalise(fn.sample_gram(required(each.features))))
+            (
+                maps @ maps.T / (maps @ maps.T).norm(),
+                similarities.frobenius_normalise(similarities.sample_gram(required(each.features))),
+            )
         )
     for name, first, second in zip(("semantic", "relation"), *grams, strict=True):
         found = get_distiller(f"diswot_{name}")(setting)(student, teacher, batch_of())
@@ -665,7 +657,7 @@ def test_terms_of_diswot_are_the_squares_of_its_proxies_distances() -> None:
 def test_classes_without_maps_are_compared_by_their_scores() -> None:
     setting, student, teacher = pair_of(DEEP, shapes_of("head", (6, 4, 4), pooled=10))
     scores = [required(each.weight) @ required(each.pooled).T for each in (student, teacher)]
-    first, second = (fn.frobenius_normalise(rows @ rows.T) for rows in scores)
+    first, second = (similarities.frobenius_normalise(rows @ rows.T) for rows in scores)
     found = get_distiller("diswot_semantic")(setting)(student, teacher, batch_of())
     torch.testing.assert_close(found, (first - second).square().sum())
 

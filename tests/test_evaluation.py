@@ -21,11 +21,15 @@ from contracts import random_state
 from scipy.stats import kendalltau
 from torch import nn
 
-from diswot_search.data import Probe, create_probe
-from diswot_search.evaluation import Evaluation, Evaluator, resolve_device
-from diswot_search.proxies import Proxy, create_aggregate
-from diswot_search.readings import Precision, Readings
-from diswot_search.teacher import Teacher, create_teacher
+from diswot_search.data.probe import Probe, create_probe
+from diswot_search.networks.network import Teacher, create_teacher
+from diswot_search.proxies.proxy import Proxy
+from diswot_search.proxies.registry import create_aggregate
+from diswot_search.readings.core import Readings
+from diswot_search.readings.passes import Precision
+from diswot_search.runtime.devices import resolve_device
+from diswot_search.study.evaluator import Evaluator
+from diswot_search.study.records import Evaluation
 from search_spaces import Architecture, NASBench201Space, UnknownNameError, create_space
 
 CELLS = [
@@ -87,8 +91,8 @@ IN_ANOTHER_PROCESS = f"""
 import torch
 torch.set_num_threads({{threads}})
 from diswot_search.data import create_probe
-from diswot_search.evaluation import Evaluator
-from diswot_search.teacher import create_teacher
+from diswot_search.study.evaluator import Evaluator
+from diswot_search.networks.network import create_teacher
 from search_spaces import NASBench201Space
 space = NASBench201Space(10, (3, 16, 16), channels=8, cells=1)
 probe = create_probe("noise", batch_size=12, image_size=16, num_classes=10)

@@ -18,8 +18,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from diswot_search import evolution
-from diswot_search.evolution import Algorithm, create_algorithm, list_algorithms, register_algorithm
+from diswot_search.study import algorithms as evolution
+from diswot_search.study.algorithm import Algorithm
+from diswot_search.study.algorithms import create_algorithm, list_algorithms, register_algorithm
 from search_spaces import Architecture, Cost, SearchSpace, UnknownNameError, create_space, read_table
 
 
@@ -355,7 +356,7 @@ def test_an_algorithm_that_cannot_forget_says_so() -> None:
 
 SEARCH = """
 import sys, random
-from diswot_search.evolution import create_algorithm
+from diswot_search.study.algorithms import create_algorithm
 from search_spaces import create_space
 from contracts import AlgorithmContract, run_algorithm
 space = create_space("nasbench201")

@@ -26,10 +26,12 @@ from torch import nn
 
 import diswot_search as ds
 from diswot_search.cli import main
-from diswot_search.export import TOLERANCE, ExportError, export, export_onnx, export_torch, quantise_onnx
-from diswot_search.networks import as_network
-from diswot_search.splits import Splits
-from diswot_search.student_files import ModelCard, find_student, load_student, read_card, save_student
+from diswot_search.compression.export import export, export_onnx, export_torch
+from diswot_search.compression.exported import TOLERANCE, ExportError
+from diswot_search.compression.quantisation import quantise_onnx
+from diswot_search.data.splits import Splits
+from diswot_search.networks.saved import ModelCard, find_student, load_student, read_card, save_student
+from diswot_search.resolve.networks import as_network
 from search_spaces import TimmSpace, UnknownNameError, create_space
 
 CELL = "|nor_conv_3x3~0|+|skip_connect~0|none~1|+|skip_connect~0|nor_conv_1x1~1|avg_pool_3x3~2|"
@@ -479,7 +481,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The run folder of a training on data that is divided in a way of its own."""
     out = tmp_path_factory.mktemp("trained") / "run"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("diswot_search.distillation.training.draw_training", lambda rows, result: {})
+        patch.setattr("diswot_search.jobs.train.draw_training", lambda rows, result: {})
         ds.train(
             *("cifar_resnet", "digits"),
             model_options={"arch": "1x4-1x8-1x8"},

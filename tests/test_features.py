@@ -15,11 +15,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import search_spaces  # noqa: F401 - registers its networks with timm
-from diswot_search.distillation.base import READABLE, DistillerError, Setting
+from diswot_search.distillation.base import DistillerError, Setting
 from diswot_search.distillation.distillers import OFD
-from diswot_search.distillation.features import FeatureReader
-from diswot_search.distillation.task import FrozenTeacher, Normalised
-from diswot_search.readings.forward import ReadingError, run_forward
+from diswot_search.networks.contract import ReadingError
+from diswot_search.networks.features import READABLE, FeatureReader
+from diswot_search.networks.frozen import FrozenTeacher
+from diswot_search.networks.preprocessing import Normalised
+from diswot_search.readings.forward import run_forward
 
 NETWORKS: dict[str, dict[str, Any]] = {
     "cifar_resnet": {"arch": "1x4-1x8-1x8"},

@@ -16,7 +16,7 @@ from sklearn.metrics.pairwise import cosine_similarity
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from diswot_search import functional as fn
+from diswot_search.functional import similarities
 
 few = settings(max_examples=25, deadline=None)
 sizes = st.integers(1, 6)
@@ -50,7 +50,7 @@ def test_label_gradient_is_that_of_autograd(
     weight = normal(classes, width, seed=seed + 1, dtype=dtype).requires_grad_()
     logits = pooled @ weight.T + normal(classes, seed=seed + 2, dtype=dtype)
     (expected,) = torch.autograd.grad(cross_entropy(logits, labels), weight)
-    assert_close(fn.label_gradient(logits.detach(), labels, pooled), expected)
+    assert_close(similarities.label_gradient(logits.detach(), labels, pooled), expected)
 
 
 def maps_one_by_one(features: Tensor, weight: Tensor) -> Tensor:
@@ -68,7 +68,7 @@ def test_class_gram_is_that_of_the_maps(batch: int, channels: int, positions: in
     features, weight = normal(batch, channels, positions, seed=seed), normal(classes, channels, seed=seed + 1)
     maps = maps_one_by_one(features, weight).flatten(1)
     expected = torch.stack([torch.stack([(a * b).sum() for b in maps]) for a in maps])
-    assert_close(fn.class_gram_of_maps(features, weight), expected)
+    assert_close(similarities.class_gram_of_maps(features, weight), expected)
 
 
 def test_class_gram_is_that_of_grad_cam_up_to_the_number_of_positions() -> None:
@@ -79,7 +79,7 @@ def test_class_gram_is_that_of_grad_cam_up_to_the_number_of_positions() -> None:
         (gradient,) = torch.autograd.grad(logits[:, n].sum(), features, retain_graph=True)
         maps.append((gradient.mean(2, keepdim=True) * features.detach()).sum(1).flatten())  # Grad-CAM, unrectified
     grad_cam = torch.stack(maps)
-    assert_close(fn.class_gram_of_maps(features.detach(), weight), grad_cam @ grad_cam.T * 5**2)
+    assert_close(similarities.class_gram_of_maps(features.detach(), weight), grad_cam @ grad_cam.T * 5**2)
 
 
 # -- means, Gram matrices, cosines --------------------------------------------------------------
@@ -91,15 +91,15 @@ def test_class_prototypes_are_the_means_of_the_classes(batch: int, classes: int,
     pooled, labels = normal(batch, width, seed=seed), class_indices(batch, classes, seed)
     rows, marks = pooled.numpy(), labels.numpy()
     expected = np.stack([rows[marks == label].mean(0) for label in sorted(set(marks.tolist()))])
-    assert_close(fn.class_prototypes(pooled, labels), torch.from_numpy(expected))
+    assert_close(similarities.class_prototypes(pooled, labels), torch.from_numpy(expected))
 
 
 def test_gram_matrices_are_sums_of_products() -> None:
     features = normal(3, 4, 5)
     array = features.numpy()
-    assert_close(fn.second_moment(features), torch.from_numpy(np.einsum("bcp,bdp->cd", array, array)))
-    assert_close(fn.sample_gram(features), torch.from_numpy(np.einsum("acp,bcp->ab", array, array)))
-    assert_close(fn.channel_gram(features), torch.from_numpy(np.einsum("bcp,bdp->bcd", array, array)))
+    assert_close(similarities.second_moment(features), torch.from_numpy(np.einsum("bcp,bdp->cd", array, array)))
+    assert_close(similarities.sample_gram(features), torch.from_numpy(np.einsum("acp,bcp->ab", array, array)))
+    assert_close(similarities.channel_gram(features), torch.from_numpy(np.einsum("bcp,bdp->bcd", array, array)))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
@@ -111,7 +111,7 @@ def test_cosines_are_scikit_learns(
     vectors = scale * normal(rows, width, seed=seed, dtype=dtype)
     if zero:
         vectors[0] = 0  # by scikit-learn, too, the cosine to a zero vector is 0
-    cosines = fn.cosines(fn.sample_gram(vectors))
+    cosines = similarities.cosines(similarities.sample_gram(vectors))
     # In double precision, since scikit-learn takes norms below ten roundings of the given one for zero.
     expected = cosine_similarity(vectors.double().numpy())
     assert_close(cosines, torch.from_numpy(expected).to(dtype))
@@ -128,17 +128,17 @@ def test_normalisation_is_division_by_the_norm(groups: int, rows: int, width: in
     array = matrices.numpy()
     by_row = array / np.linalg.norm(array, axis=2, keepdims=True)
     by_matrix = array / np.linalg.norm(array, axis=(1, 2), keepdims=True)
-    assert_close(fn.row_normalise(matrices), torch.from_numpy(by_row))
-    assert_close(fn.frobenius_normalise(matrices), torch.from_numpy(by_matrix))
+    assert_close(similarities.row_normalise(matrices), torch.from_numpy(by_row))
+    assert_close(similarities.frobenius_normalise(matrices), torch.from_numpy(by_matrix))
 
 
 def test_what_is_zero_stays_zero() -> None:
     matrix = torch.tensor([[3.0, 4.0], [0.0, 0.0]])
-    assert_close(fn.row_normalise(matrix), torch.tensor([[0.6, 0.8], [0.0, 0.0]]))
+    assert_close(similarities.row_normalise(matrix), torch.tensor([[0.6, 0.8], [0.0, 0.0]]))
     zeros = torch.zeros(2, 3)
-    for normalise in (fn.row_normalise, fn.frobenius_normalise):
+    for normalise in (similarities.row_normalise, similarities.frobenius_normalise):
         assert torch.equal(normalise(zeros), zeros)
-    assert torch.equal(fn.cosines(fn.sample_gram(zeros)), torch.zeros(2, 2))
+    assert torch.equal(similarities.cosines(similarities.sample_gram(zeros)), torch.zeros(2, 2))
 
 
 # -- distances ----------------------------------------------------------------------------------
@@ -147,9 +147,9 @@ def test_what_is_zero_stays_zero() -> None:
 @few
 @given(rows=st.integers(2, 7), channels=st.integers(1, 6), seed=seeds)
 def test_spectrum_is_numpys(rows: int, channels: int, seed: int) -> None:
-    moment = fn.second_moment(normal(rows, channels, 1, seed=seed))
+    moment = similarities.second_moment(normal(rows, channels, 1, seed=seed))
     expected = np.linalg.eigvalsh(moment.numpy())[::-1].clip(0)
-    values = fn.spectrum(moment)
+    values = similarities.spectrum(moment)
     assert_close(values, torch.from_numpy(expected / expected.sum()))
     assert torch.equal(values, values.sort(descending=True).values)
     assert float(values.sum()) == pytest.approx(1, abs=1e-12)
@@ -158,23 +158,23 @@ def test_spectrum_is_numpys(rows: int, channels: int, seed: int) -> None:
 def test_spectrum_knows_rank_and_scale() -> None:
     moment = torch.diag(torch.tensor([1.0, 3.0, 0.0], dtype=torch.float64))
     for scale in (1e-30, 1.0, 1e30):
-        assert_close(fn.spectrum(scale * moment), torch.tensor([0.75, 0.25, 0.0], dtype=torch.float64))
+        assert_close(similarities.spectrum(scale * moment), torch.tensor([0.75, 0.25, 0.0], dtype=torch.float64))
 
 
 @few
 @given(samples=st.integers(1, 3), channels=st.integers(1, 12), positions=st.integers(1, 4), seed=seeds)
 def test_the_smaller_gram_matrix_has_the_same_spectrum(samples: int, channels: int, positions: int, seed: int) -> None:
     features = normal(samples, channels, positions, seed=seed)
-    values = fn.channel_spectrum(features)
+    values = similarities.channel_spectrum(features)
     assert len(values) == min(channels, samples * positions)
-    whole = fn.spectrum(fn.second_moment(features))
+    whole = similarities.spectrum(similarities.second_moment(features))
     assert_close(values, whole[: len(values)])
     assert float(whole[len(values) :].sum()) == pytest.approx(0, abs=1e-10)
 
 
 def test_zero_features_have_no_spectrum() -> None:
     with pytest.raises(ValueError, match="zero everywhere"):
-        fn.spectrum(torch.zeros(3, 3))
+        similarities.spectrum(torch.zeros(3, 3))
 
 
 @few
@@ -185,38 +185,42 @@ def test_hellinger_distance_is_that_of_the_definition(first: int, second: int, s
     padded = np.zeros((2, 6))
     padded[0, :first], padded[1, :second] = p.numpy(), q.numpy()
     expected = np.linalg.norm(np.sqrt(padded[0]) - np.sqrt(padded[1])) / np.sqrt(2)
-    distance = float(fn.hellinger_distance(p, q))
+    distance = float(similarities.hellinger_distance(p, q))
     # The distance is a square root: near zero, 1e-16 of rounding below it is 1e-8 above.
     assert distance == pytest.approx(expected, abs=2e-8)
     assert 0 <= distance <= 1
-    assert distance == float(fn.hellinger_distance(q, p))
+    assert distance == float(similarities.hellinger_distance(q, p))
 
 
 def test_hellinger_distance_of_what_is_equal_and_of_what_shares_nothing() -> None:
     p = torch.tensor([0.5, 0.5, 0.0], dtype=torch.float64)
-    assert float(fn.hellinger_distance(p, p)) == pytest.approx(0, abs=2e-8)
-    assert float(fn.hellinger_distance(p, p.flip(0))) == pytest.approx(np.sqrt(0.5), abs=1e-12)
-    assert float(fn.hellinger_distance(p, torch.tensor([0.0, 0.0, 1.0], dtype=torch.float64))) == 1
+    assert float(similarities.hellinger_distance(p, p)) == pytest.approx(0, abs=2e-8)
+    assert float(similarities.hellinger_distance(p, p.flip(0))) == pytest.approx(np.sqrt(0.5), abs=1e-12)
+    assert float(similarities.hellinger_distance(p, torch.tensor([0.0, 0.0, 1.0], dtype=torch.float64))) == 1
 
 
 def test_hellinger_distance_compares_spectra_of_other_widths() -> None:
-    moment = fn.second_moment(normal(4, 3, 5))
+    moment = similarities.second_moment(normal(4, 3, 5))
     wider = torch.zeros(6, 6, dtype=torch.float64)
     wider[:3, :3] = moment
-    assert float(fn.hellinger_distance(fn.spectrum(moment), fn.spectrum(wider))) == pytest.approx(0, abs=2e-8)
+    assert float(
+        similarities.hellinger_distance(similarities.spectrum(moment), similarities.spectrum(wider))
+    ) == pytest.approx(0, abs=2e-8)
 
 
 def test_spectrum_agrees_with_scipy_on_a_large_moment() -> None:
-    moment = fn.second_moment(normal(8, 64, 16))
+    moment = similarities.second_moment(normal(8, 64, 16))
     expected = eigvalsh(moment.numpy())[::-1]
-    assert_close(fn.spectrum(moment), torch.from_numpy(expected / expected.sum()))
+    assert_close(similarities.spectrum(moment), torch.from_numpy(expected / expected.sum()))
 
 
 @few
 @given(rows=sizes, width=sizes, seed=seeds)
 def test_root_mean_square_is_numpys(rows: int, width: int, seed: int) -> None:
     difference = normal(rows, width, seed=seed)
-    assert float(fn.root_mean_square(difference)) == pytest.approx(np.sqrt(np.mean(difference.numpy() ** 2)), abs=1e-12)
+    assert float(similarities.root_mean_square(difference)) == pytest.approx(
+        np.sqrt(np.mean(difference.numpy() ** 2)), abs=1e-12
+    )
 
 
 def outer_products(vectors: Tensor) -> Tensor:
@@ -237,13 +241,13 @@ def test_outer_product_distance_is_that_of_the_outer_products(
     both.view(-1)[[index % both.numel() for index in zeros]] = 0
     first, second = both
     expected = (outer_products(first) - outer_products(second)).square().mean()
-    assert_close(fn.outer_product_distance(first, second), expected)
-    assert_close(fn.outer_product_distance(second, first), expected)
-    assert float(fn.outer_product_distance(first, first)) == pytest.approx(0, abs=1e-12)
+    assert_close(similarities.outer_product_distance(first, second), expected)
+    assert_close(similarities.outer_product_distance(second, first), expected)
+    assert float(similarities.outer_product_distance(first, first)) == pytest.approx(0, abs=1e-12)
 
 
 def test_outer_product_distance_of_a_zero_class() -> None:
     first, second = torch.zeros(2, 3), normal(2, 3, dtype=torch.float32)
     expected = (outer_products(first) - outer_products(second)).square().mean()
     assert float(expected) == pytest.approx(1 / 3)  # two times three rows of norm 1, over 2 x 3 x 3 entries
-    assert_close(fn.outer_product_distance(first, second), expected)
+    assert_close(similarities.outer_product_distance(first, second), expected)

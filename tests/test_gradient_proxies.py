@@ -25,11 +25,13 @@ from test_readings import assert_same, everything_about, read
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from diswot_search import functional as fn
-from diswot_search.data import Probe
-from diswot_search.evaluation import Evaluator
-from diswot_search.proxies import Proxy, get_proxy
-from diswot_search.readings import ReadingError, Readings
+from diswot_search.data.probe import Probe
+from diswot_search.functional import similarities
+from diswot_search.networks.contract import ReadingError
+from diswot_search.proxies.proxy import Proxy
+from diswot_search.proxies.registry import get_proxy
+from diswot_search.readings.core import Readings
+from diswot_search.study.evaluator import Evaluator
 from search_spaces import create_space
 
 CLASSES = 5
@@ -246,19 +248,19 @@ def test_many_classes_are_compared_and_few_are_added_up() -> None:
 def test_correlations_are_those_of_numpy(rows: np.ndarray) -> None:
     if (rows.std(1) == 0).any():
         with pytest.raises(ValueError, match=f"of {len(rows)} rows are constant"):
-            fn.correlations(torch.from_numpy(rows))
+            similarities.correlations(torch.from_numpy(rows))
     else:
         expected = np.atleast_2d(np.corrcoef(rows))
-        np.testing.assert_allclose(fn.correlations(torch.from_numpy(rows)).numpy(), expected, atol=1e-12)
+        np.testing.assert_allclose(similarities.correlations(torch.from_numpy(rows)).numpy(), expected, atol=1e-12)
 
 
 def test_a_constant_row_is_known_by_the_rounding_of_its_numbers() -> None:
     rows = torch.randn(3, 1000)
     rows[1] = 0.1
     with pytest.raises(ValueError, match="1 of 3 rows"):
-        fn.correlations(rows)
+        similarities.correlations(rows)
     rows[1] = 0.1 + 1e-5 * torch.randn(1000)
-    assert fn.correlations(rows).isfinite().all()
+    assert similarities.correlations(rows).isfinite().all()
 
 
 # -- what must not change a score ---------------------------------------------------------------

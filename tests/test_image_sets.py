@@ -18,9 +18,10 @@ from hypothesis import strategies as st
 from PIL import Image
 from torch import Tensor
 
-from diswot_search.augmentation import Augmentation
-from diswot_search.data import DataError, open_data_set
-from diswot_search.image_sets import Images, ImageSet, ResidentSet, StreamedSet
+from diswot_search.data.augmentation import Augmentation
+from diswot_search.data.datasets import open_data_set
+from diswot_search.data.errors import DataError
+from diswot_search.data.image_sets import Images, ImageSet, ResidentSet, StreamedSet
 
 CPU = torch.device("cpu")
 SEEDS = st.integers(0, 10_000)

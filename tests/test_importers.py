@@ -21,13 +21,7 @@ import torch
 from nats_bench.api_utils import pickle_save
 
 from search_spaces import UnknownNameError, create_space, read_table
-from search_spaces.importers import (
-    IMPORTERS,
-    import_nasbench201,
-    import_nats_bench,
-    import_suite_zero,
-    import_table,
-)
+from search_spaces.importers import IMPORTERS, import_nasbench201, import_nats_bench, import_suite_zero, import_table
 from search_spaces.tables import list_columns
 
 CELLS = (

@@ -24,18 +24,21 @@ from safetensors.torch import load_file, save
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from diswot_search.augmentation import Augmentation
-from diswot_search.distillation import Training, distill, lessons, train
-from diswot_search.distillation.base import Features, Shapes
-from diswot_search.distillation.checkpoint import read_checkpoint
-from diswot_search.distillation.source_ranking import SourceRanking, rank_sources
-from diswot_search.distillation.sources import FrozenSource
-from diswot_search.distillation.trainer import Trainer
-from diswot_search.distillation.training_report import format_training
-from diswot_search.distillation.unlabelled import FixMatch, SourceDistillation, UnlabelledError, Views, WeightedSource
-from diswot_search.image_sets import ImageSet
-from diswot_search.run_folder import StudyError
-from diswot_search.splits import Splits
+from diswot_search.data.augmentation import Augmentation
+from diswot_search.data.image_sets import ImageSet
+from diswot_search.data.splits import Splits
+from diswot_search.jobs import supervision as lessons
+from diswot_search.jobs.rank_sources import rank_sources
+from diswot_search.jobs.train import distill, train
+from diswot_search.networks.features import Features, Shapes
+from diswot_search.reports.training import format_training
+from diswot_search.runtime.run_folder import StudyError
+from diswot_search.sources.frozen import FrozenSource
+from diswot_search.sources.ranking import SourceRanking
+from diswot_search.training.checkpoint import read_checkpoint
+from diswot_search.training.result import Training
+from diswot_search.training.trainer import Trainer
+from diswot_search.training.unlabelled import FixMatch, SourceDistillation, UnlabelledError, Views, WeightedSource
 from search_spaces.registry import UnknownNameError
 
 CLASSES = 4

@@ -29,11 +29,10 @@ from torch import Tensor
 from torch.autograd import grad, gradcheck
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from diswot_search import functional as fn
-from diswot_search.data import Probe
-from diswot_search.distillation import losses
-from diswot_search.proxies import get_proxy
-from diswot_search.readings import Readings
+from diswot_search.data.probe import Probe
+from diswot_search.functional import losses, similarities
+from diswot_search.proxies.registry import get_proxy
+from diswot_search.readings.core import Readings
 
 Array = np.ndarray
 
@@ -340,7 +339,7 @@ def test_distillation_is_its_two_parts_with_the_teachers_doubt_as_weight(seed: i
     student, teacher = pair(1, 6)(seed)
     doubt = 1 - float((teacher / temperature).softmax(1)[0, 2])
     parts = losses.dkd_loss(student, teacher, torch.tensor([2]), alpha=1, beta=doubt, temperature=temperature)
-    assert float(parts) == pytest.approx(float(fn.kd_loss(student, teacher, temperature)), rel=1e-9)
+    assert float(parts) == pytest.approx(float(losses.kd_loss(student, teacher, temperature)), rel=1e-9)
 
 
 @pytest.mark.parametrize("name", ["dkd", "dist", "kd_standardised"])
@@ -371,7 +370,7 @@ def test_scale_and_basis_of_features_do_not_matter_to_diswots_terms(seed: int, s
 @given(seed=seeds, width=st.integers(1, 40))
 def test_diswots_terms_are_two_less_twice_a_cosine_at_any_width(seed: int, width: int) -> None:
     student, teacher = normal(4, width, 6, seed=seed), normal(4, 7, 9, seed=seed + 1)
-    first, second = (fn.sample_gram(maps) for maps in (student, teacher))
+    first, second = (similarities.sample_gram(maps) for maps in (student, teacher))
     cosine = float((first * second).sum() / (first.norm() * second.norm()))
     assert float(losses.relation_loss(student, teacher)) == pytest.approx(2 - 2 * cosine, rel=1e-9, abs=1e-12)
     assert 0 <= float(losses.relation_loss(student, teacher)) <= 2
@@ -477,7 +476,7 @@ def assert_finite(loss: Callable[..., Tensor], student: Tensor, *others: Tensor)
 
 ALL: dict[str, tuple[Callable[..., Tensor], Callable[[int], tuple[Tensor, ...]]]] = {
     **{name: (case.loss, case.draw) for name, case in CASES.items()},
-    **{name: (getattr(fn, f"{name}_loss"), pair(5, 4, 6) if name in OF_MAPS else pair(5, 6)) for name in PLAIN},
+    **{name: (getattr(losses, f"{name}_loss"), pair(5, 4, 6) if name in OF_MAPS else pair(5, 6)) for name in PLAIN},
 }
 
 

@@ -19,7 +19,7 @@ from scipy.stats import entropy
 from sklearn.metrics import accuracy_score, log_loss, recall_score, top_k_accuracy_score
 from torch import Tensor
 
-from diswot_search.distillation.metrics import Metrics, MetricSums
+from diswot_search.training.metrics import Metrics, MetricSums
 
 EXACT: dict[str, Any] = {"rel": 1e-12, "abs": 1e-12}
 """Both sides are in double precision and differ in the order of their sums alone."""

@@ -19,10 +19,12 @@ from hypothesis import strategies as st
 from PIL import Image
 from test_splits import SEEDS, SKEWED, counts, filled, numbers, save, write_images
 
-from diswot_search.data import DataError
-from diswot_search.image_sets import ResidentSet, StreamedSet
-from diswot_search.run_folder import as_json, differences
-from diswot_search.splits import Splits, as_splits, create_splits, division
+from diswot_search.data.division import division
+from diswot_search.data.errors import DataError
+from diswot_search.data.image_sets import ResidentSet, StreamedSet
+from diswot_search.data.splits import Splits, create_splits
+from diswot_search.resolve.data import as_splits
+from diswot_search.runtime.run_folder import as_json, differences
 
 HELD = (22, 43, 7)
 """Number of images of each class of SKEWED that remain to train on."""

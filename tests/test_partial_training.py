@@ -20,11 +20,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from diswot_search.distillation import Training, distill, train
-from diswot_search.distillation.checkpoint import LAST, TrainingFolder, read_checkpoint, without_prefix
-from diswot_search.distillation.contrastive import OtherClasses
-from diswot_search.distillation.source_ranking import rank_sources
-from diswot_search.splits import Splits
+from diswot_search.data.splits import Splits
+from diswot_search.distillation.crd import OtherClasses
+from diswot_search.jobs.rank_sources import rank_sources
+from diswot_search.jobs.train import distill, train
+from diswot_search.training.checkpoint import LAST, read_checkpoint, without_prefix
+from diswot_search.training.folder import TrainingFolder
+from diswot_search.training.result import Training
 
 CLASSES = 4
 HARD: dict[str, Any] = {"accumulate": 2, "ema": 0.5, "mixup": 0.2, "cutmix": 1.0, "precision": "bf16"}
@@ -241,7 +243,7 @@ def learn_until(out: str, count: int) -> None:
 @pytest.mark.skipif(os.name != "posix", reason="needs POSIX signals")
 def test_killed_a_training_from_sources_ends_as_one_that_was_not(tmp_path: Path) -> None:
     processes = multiprocessing.get_context("forkserver")
-    processes.set_forkserver_preload(["diswot_search.distillation", "torch.utils.tensorboard", "matplotlib.figure"])
+    processes.set_forkserver_preload(["diswot_search.jobs.train", "torch.utils.tensorboard", "matplotlib.figure"])
     whole, reached = learn_in(tmp_path / "whole"), []
     for count in (1, 6):
         process = processes.Process(target=learn_until, args=(str(tmp_path / "killed"), count))

@@ -21,9 +21,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils._pytree import tree_leaves
 
-from diswot_search.proxies import get_proxy
-from diswot_search.readings import Precision, ReadingError, Readings
-from diswot_search.readings.recording import find_blocks
+from diswot_search.networks.blocks import find_blocks
+from diswot_search.networks.contract import ReadingError
+from diswot_search.proxies.registry import get_proxy
+from diswot_search.readings.core import Readings
+from diswot_search.readings.passes import Precision
 from diswot_search.readings.timing import Timed, reading
 from search_spaces import UnknownNameError
 

@@ -23,16 +23,18 @@ from torch import nn
 import diswot_search as ds
 from diswot_search import Budget, DistillerError, Splits, Study, StudyError
 from diswot_search.cli import main
-from diswot_search.defaults import DEFAULT_PROXY
-from diswot_search.distillation import source_ranking, training
-from diswot_search.distillation.checkpoint import TrainingFolder
-from diswot_search.distillation.relatedness import MEASURES, get_measure
-from diswot_search.distillation.relatedness_evidence import Evidence
-from diswot_search.distillation.source_ranking import RankingFolder, RankingRun
-from diswot_search.image_sets import ImageSet
-from diswot_search.networks import as_network
-from diswot_search.seeding import isolated_random_state
-from diswot_search.student_files import save_student
+from diswot_search.data.image_sets import ImageSet
+from diswot_search.jobs import rank_sources as source_ranking
+from diswot_search.jobs import train as training
+from diswot_search.jobs.rank_sources import RankingRun
+from diswot_search.networks.saved import save_student
+from diswot_search.options.search import DEFAULT_PROXY
+from diswot_search.resolve.networks import as_network
+from diswot_search.runtime.seeding import isolated_random_state
+from diswot_search.sources.evidence import Evidence
+from diswot_search.sources.folder import RankingFolder
+from diswot_search.sources.transferability import MEASURES, get_measure
+from diswot_search.training.folder import TrainingFolder
 from search_spaces import Architecture, NASBench201Space
 
 STAGES = ["teacher", "search", "distilled", "alone"]
@@ -74,7 +76,7 @@ def _no_pictures() -> Iterator[None]:
     """Pictures take most of the time, and are tested with what draws them."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(training, "draw_training", lambda rows, result: {})
-        patch.setattr(importlib.import_module("diswot_search.search"), "PICTURES", {})
+        patch.setattr(importlib.import_module("diswot_search.jobs.search"), "PICTURES", {})
         patch.setattr(source_ranking, "to_png", lambda figure: b"")
         yield
 
@@ -263,8 +265,8 @@ import os, signal
 import torch
 import diswot_search as ds
 from diswot_search.distillation import training
-from diswot_search.image_sets import ImageSet
-from diswot_search.distillation.checkpoint import TrainingFolder
+from diswot_search.data.image_sets import ImageSet
+from diswot_search.training.folder import TrainingFolder
 from test_pipeline import TINY
 
 torch.set_num_threads(1)

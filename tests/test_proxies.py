@@ -28,9 +28,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from diswot_search.data import Probe
-from diswot_search.proxies import Proxy, get_proxy, list_proxies, register_proxy
-from diswot_search.readings import ReadingError, Readings
+from diswot_search.data.probe import Probe
+from diswot_search.networks.contract import ReadingError
+from diswot_search.proxies.proxy import Proxy
+from diswot_search.proxies.registry import get_proxy, list_proxies, register_proxy
+from diswot_search.readings.core import Readings
 from search_spaces import UnknownNameError
 
 CLASSES = 5

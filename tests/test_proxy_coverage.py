@@ -13,10 +13,11 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 
 import diswot_search as ds
-from diswot_search.evaluation import Evaluator
-from diswot_search.proxies import get_proxy
-from diswot_search.readings import Precision, ReadingError, Readings
-from diswot_search.readings.core import RECORDED
+from diswot_search.networks.contract import ReadingError
+from diswot_search.proxies.registry import get_proxy
+from diswot_search.readings.core import RECORDED, Readings
+from diswot_search.readings.passes import Precision
+from diswot_search.study.evaluator import Evaluator
 from search_spaces import create_space
 
 WIDTHS = {"semantic_readme", "diswot_readme", "channel_relation_paper", "channel_relation_readme", "ickd"}

@@ -14,8 +14,8 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from scipy.stats import kendalltau, multivariate_normal, pearsonr, rankdata, spearmanr
 
-from diswot_search import ranking
-from diswot_search.ranking import (
+from diswot_search.comparison import statistics as ranking
+from diswot_search.comparison.statistics import (
     best_decile,
     bootstrap_correlations,
     draw_resamples,

@@ -21,9 +21,11 @@ from contracts import random_state
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from diswot_search.data import Probe, create_probe
-from diswot_search.proxies import get_proxy, list_proxies
-from diswot_search.readings import Precision, ReadingError, Readings, evaluation_mode
+from diswot_search.data.probe import Probe, create_probe
+from diswot_search.networks.contract import ReadingError, evaluation_mode
+from diswot_search.proxies.registry import get_proxy, list_proxies
+from diswot_search.readings.core import Readings
+from diswot_search.readings.passes import Precision
 from search_spaces import Cost
 
 CLASSES = 5

@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from diswot_search.augmentation import Augmentation
-from diswot_search.distillation.recipe import RECIPES, Recipe, RecipeError, create_recipe
+from diswot_search.data.augmentation import Augmentation
+from diswot_search.training.recipe import RECIPES, Recipe, RecipeError, create_recipe
 from search_spaces.registry import UnknownNameError
 
 STEPS = 40

@@ -23,7 +23,9 @@ from sklearn.model_selection import LeaveOneOut, StratifiedKFold, cross_val_scor
 from sklearn.neighbors import KNeighborsClassifier
 from sklearn.preprocessing import StandardScaler
 
-from diswot_search.distillation.relatedness import (
+from diswot_search.sources.evidence import Evidence, TransferabilityError
+from diswot_search.sources.measures import cka, h_score, knn, leep, logistic, logme, nce, parc, rsa
+from diswot_search.sources.transferability import (
     MEASURES,
     Measure,
     balanced_draws,
@@ -32,8 +34,6 @@ from diswot_search.distillation.relatedness import (
     register_measure,
     source_weights,
 )
-from diswot_search.distillation.relatedness_evidence import Evidence, TransferabilityError
-from diswot_search.distillation.relatedness_measures import cka, h_score, knn, leep, logistic, logme, nce, parc, rsa
 from search_spaces.registry import UnknownNameError
 
 NAN, INF = float("nan"), float("inf")

@@ -18,16 +18,10 @@ from rich.table import Table
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from diswot_search import Record, Study, StudyError, format_table, plot_search
-from diswot_search.proxies import get_proxy
-from diswot_search.report import (
-    Curves,
-    SearchProgress,
-    describe_study,
-    format_parts,
-    human_number,
-    plot_front,
-    plot_progress,
-)
+from diswot_search.proxies.registry import get_proxy
+from diswot_search.reports.progress import Curves, SearchProgress
+from diswot_search.reports.study import describe_study, format_parts, plot_front, plot_progress
+from diswot_search.reports.style import human_number
 from search_spaces import create_space
 
 SPACE = create_space("cifar_resnet_s0")

@@ -30,8 +30,9 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch import nn
 
 import diswot_search as ds
-from diswot_search.evaluation import Evaluation, Evaluator, Record
-from diswot_search.search import Search
+from diswot_search.jobs.search import Search
+from diswot_search.study.evaluator import Evaluator
+from diswot_search.study.records import Evaluation, Record
 from search_spaces import Architecture, CifarResNetSpace, Cost, SearchSpace, create_space
 
 SMALL = {"channels": 4, "cells": 1}
@@ -558,7 +559,7 @@ def search_in_child(out: str, evaluations: int) -> None:
 def processes() -> Any:
     """Makes processes that have everything imported, from a server that never ran anything else."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["diswot_search.search", "torch.utils.tensorboard", "matplotlib.figure"])
+    context.set_forkserver_preload(["diswot_search.jobs.search", "torch.utils.tensorboard", "matplotlib.figure"])
     return context
 
 

@@ -23,20 +23,18 @@ from rich.console import Console
 from torch import Tensor, nn
 
 import diswot_search as ds
-from diswot_search.distillation import relatedness_measures, source_ranking
-from diswot_search.distillation.relatedness import balanced_draws, get_measure, list_measures, source_weights
-from diswot_search.distillation.relatedness_evidence import Evidence
-from diswot_search.distillation.source_ranking import (
-    RankingError,
-    RankingFolder,
-    SourceRanking,
-    load_ranking,
-    rank_sources,
-)
-from diswot_search.distillation.source_report import describe_ranking, format_measures, format_ranking, plot_ranking
-from diswot_search.distillation.sources import SourceError, load_source
-from diswot_search.run_folder import StudyError
-from diswot_search.splits import Splits
+from diswot_search.data.splits import Splits
+from diswot_search.jobs import rank_sources as source_ranking
+from diswot_search.jobs.rank_sources import load_ranking, rank_sources
+from diswot_search.reports.sources import describe_ranking, format_measures, format_ranking, plot_ranking
+from diswot_search.runtime.run_folder import StudyError
+from diswot_search.sources import measures as relatedness_measures
+from diswot_search.sources.evidence import Evidence
+from diswot_search.sources.folder import RankingFolder
+from diswot_search.sources.frozen import load_source
+from diswot_search.sources.ranking import RankingError, SourceRanking
+from diswot_search.sources.source import SourceError
+from diswot_search.sources.transferability import balanced_draws, get_measure, list_measures, source_weights
 from search_spaces.registry import UnknownNameError
 
 CLASSES, SIZE = 4, 8

@@ -19,18 +19,13 @@ from torch import Tensor, nn
 from torchvision.transforms import v2
 
 import diswot_search as ds
-from diswot_search.distillation.sources import (
-    SourceError,
-    SourceLike,
-    SourceModel,
-    as_sources,
-    load_source,
-    source_teacher,
-)
-from diswot_search.networks import as_network
-from diswot_search.seeding import isolated_random_state
-from diswot_search.splits import Splits
-from diswot_search.student_files import save_student
+from diswot_search.data.splits import Splits
+from diswot_search.networks.saved import save_student
+from diswot_search.resolve.networks import as_network
+from diswot_search.resolve.sources import SourceLike, as_sources
+from diswot_search.runtime.seeding import isolated_random_state
+from diswot_search.sources.frozen import load_source, source_teacher
+from diswot_search.sources.source import SourceError, SourceModel
 from search_spaces import UnknownNameError, create_space
 
 MEAN, STD = (0.5, 0.4, 0.3), (0.2, 0.25, 0.3)

@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 import search_spaces.recipes
-from diswot_search.student_files import ModelCard, load_student, save_student
+from diswot_search.networks.saved import ModelCard, load_student, save_student
 from search_spaces import NASBench201Space, SearchSpace, create_space, load_space, register_space
 from search_spaces.recipes import recipe_of, space_from_recipe
 from search_spaces.registry import Registry

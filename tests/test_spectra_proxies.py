@@ -21,11 +21,13 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from diswot_search import functional as fn
-from diswot_search.data import Probe
-from diswot_search.functional import unshuffled
-from diswot_search.proxies import get_proxy
-from diswot_search.readings import Precision, ReadingError, Readings
+from diswot_search.data.probe import Probe
+from diswot_search.functional import similarities
+from diswot_search.functional.similarities import unshuffled
+from diswot_search.networks.contract import ReadingError
+from diswot_search.proxies.registry import get_proxy
+from diswot_search.readings.core import Readings
+from diswot_search.readings.passes import Precision
 
 Array = np.ndarray
 
@@ -117,33 +119,33 @@ def test_trainability_is_that_of_gradients_through_single_blocks(cells: Readings
 def test_channel_entropy_is_numpys(samples: int, channels: int, positions: int, seed: int) -> None:
     maps = [normal(samples, c, positions, seed=seed + c) for c in (channels, 3, channels)]
     expected = [plain_entropy(one.numpy()) for one in maps]
-    assert fn.channel_entropies(maps) == pytest.approx(expected, rel=1e-9)
+    assert similarities.channel_entropies(maps) == pytest.approx(expected, rel=1e-9)
 
 
 @few
 @given(channels=st.integers(2, 8), seed=st.integers(0, 2**32))
 def test_channel_entropy_knows_no_order_scale_or_mean(channels: int, seed: int) -> None:
     maps = normal(3, channels, 7, seed=seed)
-    (expected,) = fn.channel_entropies([maps])
+    (expected,) = similarities.channel_entropies([maps])
     generator = torch.Generator().manual_seed(seed)
     orders = [torch.randperm(size, generator=generator) for size in maps.shape]
     shuffled = maps[orders[0]][:, orders[1]][:, :, orders[2]]
     moved = 5 * maps + normal(channels, 1, seed=seed)
-    assert fn.channel_entropies([shuffled, moved]) == pytest.approx([expected, expected], rel=1e-9)
+    assert similarities.channel_entropies([shuffled, moved]) == pytest.approx([expected, expected], rel=1e-9)
     assert 0 < expected <= np.log(channels) + 1e-9
 
 
 def test_channel_entropy_is_the_log_of_independent_channels() -> None:
     orthogonal = torch.linalg.qr(torch.cat([torch.ones(12, 1).double(), normal(12, 5)], 1)).Q[:, 1:].T
     repeated = orthogonal[:1].expand(4, 12)
-    assert fn.channel_entropies([orthogonal[None], repeated[None]]) == pytest.approx([np.log(5), 0], abs=1e-9)
+    assert similarities.channel_entropies([orthogonal[None], repeated[None]]) == pytest.approx([np.log(5), 0], abs=1e-9)
 
 
 def test_constant_maps_have_no_entropy() -> None:
     constant = torch.linspace(0.1, 0.7, 5).view(1, 5, 1).expand(4, 5, 900)
     for maps in (constant, torch.zeros(2, 3, 4)):
         with pytest.raises(ValueError, match="constant"):
-            fn.channel_entropies([normal(2, 3, 4), maps])
+            similarities.channel_entropies([normal(2, 3, 4), maps])
 
 
 def test_finer_grids_are_cut_to_the_coarser_one() -> None:

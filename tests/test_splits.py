@@ -16,10 +16,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from diswot_search import data
-from diswot_search.data import DataError, create_probe
-from diswot_search.image_sets import ImageSet, ResidentSet, StreamedSet
-from diswot_search.splits import Splits, create_splits
+from diswot_search.data import datasets as data
+from diswot_search.data.errors import DataError
+from diswot_search.data.image_sets import ImageSet, ResidentSet, StreamedSet
+from diswot_search.data.probe import create_probe
+from diswot_search.data.splits import Splits, create_splits
 
 SEEDS = st.integers(0, 10_000)
 

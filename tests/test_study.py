@@ -17,8 +17,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from diswot_search import Record, Study, StudyError
-from diswot_search.run_folder import write_atomically
-from diswot_search.study import StoredCost
+from diswot_search.runtime.run_folder import write_atomically
+from diswot_search.study.study import StoredCost
 from search_spaces import NASBench201Space, SearchSpace, create_space
 
 SPACE = create_space("cifar_resnet_s0")

@@ -23,11 +23,14 @@ from torch.nn import functional as F
 
 import diswot_search as ds
 from diswot_search.cli import main
-from diswot_search.evaluation import Evaluation, Evaluator, Record
-from diswot_search.proxies import Proxy, create_aggregate, get_proxy, registry
-from diswot_search.readings import Readings
-from diswot_search.report import plot_front
-from diswot_search.teacher import ConvertedTeacher, Teacher, TeacherBank, create_teacher
+from diswot_search.networks.network import ConvertedTeacher, Teacher, TeacherBank, create_teacher
+from diswot_search.proxies import registry
+from diswot_search.proxies.proxy import Proxy
+from diswot_search.proxies.registry import create_aggregate, get_proxy
+from diswot_search.readings.core import Readings
+from diswot_search.reports.study import plot_front
+from diswot_search.study.evaluator import Evaluator
+from diswot_search.study.records import Evaluation, Record
 from search_spaces import Architecture, CifarResNetSpace, SearchSpace, create_space
 
 WEIGHTS = (0.5, 0.2, 0.3)

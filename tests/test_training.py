@@ -30,28 +30,21 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import search_spaces  # noqa: F401 - registers its networks with timm
-from diswot_search.data import DataError
-from diswot_search.distillation import (
-    Batch,
-    Distiller,
-    DistillerError,
-    DivergenceError,
-    Features,
-    Setting,
-    Training,
-    create_recipe,
-    distill,
-    register_distiller,
-    train,
-)
-from diswot_search.distillation.checkpoint import BEST, LAST, TrainingFolder, read_checkpoint
-from diswot_search.distillation.recipe import RecipeError
-from diswot_search.distillation.source_ranking import rank_sources
-from diswot_search.distillation.task import DistillationTask, StepLosses
-from diswot_search.image_sets import ImageSet, ResidentSet, StreamedSet
-from diswot_search.run_folder import StudyError
-from diswot_search.splits import Splits, create_splits
-from diswot_search.student_files import load_student, read_card
+from diswot_search.data.errors import DataError
+from diswot_search.data.image_sets import ImageSet, ResidentSet, StreamedSet
+from diswot_search.data.splits import Splits, create_splits
+from diswot_search.distillation.base import Batch, Distiller, DistillerError, Setting, register_distiller
+from diswot_search.jobs.rank_sources import rank_sources
+from diswot_search.jobs.train import distill, train
+from diswot_search.networks.features import Features
+from diswot_search.networks.saved import load_student, read_card
+from diswot_search.runtime.run_folder import StudyError
+from diswot_search.training.checkpoint import BEST, LAST, read_checkpoint
+from diswot_search.training.folder import TrainingFolder
+from diswot_search.training.recipe import RecipeError, create_recipe
+from diswot_search.training.result import Training
+from diswot_search.training.task import DistillationTask, StepLosses
+from diswot_search.training.trainer import DivergenceError
 from search_spaces.registry import UnknownNameError
 
 CLASSES = 4
@@ -204,7 +197,7 @@ def assert_same(folder: Path, other: Path) -> None:
 def processes() -> Any:
     """Makes processes that have everything imported, from a server that never ran anything else."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["diswot_search.distillation", "torch.utils.tensorboard", "matplotlib.figure"])
+    context.set_forkserver_preload(["diswot_search.jobs.train", "torch.utils.tensorboard", "matplotlib.figure"])
     return context
 
 
@@ -570,7 +563,7 @@ def close(first: dict[str, Tensor], second: dict[str, Tensor], rtol: float, atol
 
 def loop_by_hand(smoothing: float, clip: float | None, decay: float | None) -> dict[str, Tensor]:
     """Three steps of SGD with momentum on all images in the order of the training, in double precision."""
-    from diswot_search.seeding import stable_seed
+    from diswot_search.runtime.seeding import stable_seed
 
     model = make_plain().double()
     average = copy.deepcopy(model)
@@ -673,7 +666,7 @@ class Remembering(Plain):
 def test_a_teacher_is_only_looked_at_and_in_its_own_normalisation() -> None:
     from dataclasses import replace
 
-    from diswot_search.networks import as_network
+    from diswot_search.resolve.networks import as_network
 
     module = Remembering()
     before = {name: tensor.clone() for name, tensor in module.state_dict().items()}

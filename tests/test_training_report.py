@@ -25,23 +25,25 @@ from rich.table import Table
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from diswot_search.distillation import base
-from diswot_search.distillation.base import Distiller, Features, register_distiller
-from diswot_search.distillation.metrics import MetricSums
-from diswot_search.distillation.training_report import (
-    TrainingCurves,
-    TrainingProgress,
+from diswot_search.distillation.base import Distiller, register_distiller
+from diswot_search.networks.features import Features
+from diswot_search.reports.progress import TrainingCurves, TrainingProgress
+from diswot_search.reports.training import (
     compare_trainings,
     describe_training,
-    draw_training,
     format_distillers,
     format_training,
     metrics_csv,
+)
+from diswot_search.reports.training_figures import (
+    draw_training,
     plot_accuracy,
     plot_classes,
     plot_losses,
     plot_reliability,
     plot_weights,
 )
+from diswot_search.training.metrics import MetricSums
 from search_spaces.registry import UnknownNameError
 
 

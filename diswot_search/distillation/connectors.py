@@ -13,6 +13,7 @@ from .base import DistillerError, Setting
 
 T = TypeVar("T")
 
+
 # -- options ------------------------------------------------------------------------------------
 
 

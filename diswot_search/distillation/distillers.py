@@ -33,9 +33,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from .. import functional as fn
-from . import losses
-from .base import Batch, Distiller, Features, Setting, check_classes, check_number, register_distiller
+from ..checks import check_number
+from ..functional import losses
+from ..networks.features import Features
+from .base import Batch, Distiller, DistillerError, Setting, check_classes, register_distiller
 from .connectors import (
     AttentionFusion,
     check_count,
@@ -48,7 +49,7 @@ from .connectors import (
     pooled_widths,
     required,
 )
-from .contrastive import CRD
+from .crd import CRD
 
 # -- predictions --------------------------------------------------------------------------------
 
@@ -66,10 +67,10 @@ class KD(Distiller):
 
     def __init__(self, setting: Setting, temperature: float = 4.0) -> None:
         super().__init__(setting)
-        self.temperature = check_number("temperature", temperature, above=0)
+        self.temperature = check_number("temperature", temperature, above=0, error=DistillerError)
 
     def forward(self, student: Features, teacher: Features, batch: Batch) -> Tensor:
-        return fn.kd_loss(student.logits, teacher.logits, self.temperature)
+        return losses.kd_loss(student.logits, teacher.logits, self.temperature)
 
 
 class StandardisedKD(Distiller):
@@ -85,7 +86,7 @@ class StandardisedKD(Distiller):
 
     def __init__(self, setting: Setting, temperature: float = 2.0) -> None:
         super().__init__(setting)
-        self.temperature = check_number("temperature", temperature, above=0)
+        self.temperature = check_number("temperature", temperature, above=0, error=DistillerError)
 
     def forward(self, student: Features, teacher: Features, batch: Batch) -> Tensor:
         return losses.kd_standardised_loss(student.logits, teacher.logits, self.temperature)
@@ -108,9 +109,9 @@ class DKD(Distiller):
 
     def __init__(self, setting: Setting, alpha: float = 1.0, beta: float = 8.0, temperature: float = 4.0) -> None:
         super().__init__(setting)
-        self.alpha = check_number("alpha", alpha, at_least=0)
-        self.beta = check_number("beta", beta, at_least=0)
-        self.temperature = check_number("temperature", temperature, above=0)
+        self.alpha = check_number("alpha", alpha, at_least=0, error=DistillerError)
+        self.beta = check_number("beta", beta, at_least=0, error=DistillerError)
+        self.temperature = check_number("temperature", temperature, above=0, error=DistillerError)
 
     def forward(self, student: Features, teacher: Features, batch: Batch) -> Tensor:
         return losses.dkd_loss(student.logits, teacher.logits, batch.labels, self.alpha, self.beta, self.temperature)
@@ -132,9 +133,9 @@ class DIST(Distiller):
 
     def __init__(self, setting: Setting, beta: float = 1.0, gamma: float = 1.0, temperature: float = 4.0) -> None:
         super().__init__(setting)
-        self.beta = check_number("beta", beta, at_least=0)
-        self.gamma = check_number("gamma", gamma, at_least=0)
-        self.temperature = check_number("temperature", temperature, above=0)
+        self.beta = check_number("beta", beta, at_least=0, error=DistillerError)
+        self.gamma = check_number("gamma", gamma, at_least=0, error=DistillerError)
+        self.temperature = check_number("temperature", temperature, above=0, error=DistillerError)
 
     def forward(self, student: Features, teacher: Features, batch: Batch) -> Tensor:
         return losses.dist_loss(student.logits, teacher.logits, self.beta, self.gamma, self.temperature)
@@ -186,7 +187,7 @@ class AT(Distiller):
 
     def forward(self, student: Features, teacher: Features, batch: Batch) -> Tensor:
         pairs = [match_in_rows(student.stages[stage], teacher.stages[stage]) for stage in self.stages]
-        return torch.stack([fn.at_loss(*pair) for pair in pairs]).sum()
+        return torch.stack([losses.at_loss(*pair) for pair in pairs]).sum()
 
 
 class VID(Distiller):
@@ -205,7 +206,7 @@ class VID(Distiller):
     def __init__(self, setting: Setting, stages: Sequence[int] | None = None, initial_variance: float = 5.0) -> None:
         super().__init__(setting)
         self.stages = check_stages(setting, stages)
-        variance = check_number("initial_variance", initial_variance, above=0)
+        variance = check_number("initial_variance", initial_variance, above=0, error=DistillerError)
         raw = variance + math.log(-math.expm1(-variance))  # the inverse of softplus, which keeps variances positive
         self.means = nn.ModuleList(_mean_of_teacher(setting, stage) for stage in self.stages)
         widths = [setting.teacher.stages[stage][0] for stage in self.stages]
@@ -321,7 +322,7 @@ class ICKD(Distiller):
         self.connector = _to_teacher(setting, self.stage)
 
     def forward(self, student: Features, teacher: Features, batch: Batch) -> Tensor:
-        return fn.ickd_loss(*match_in_rows(self.connector(student.stages[self.stage]), teacher.stages[self.stage]))
+        return losses.ickd_loss(*match_in_rows(self.connector(student.stages[self.stage]), teacher.stages[self.stage]))
 
 
 class NST(Distiller):
@@ -343,7 +344,7 @@ class NST(Distiller):
 
     def forward(self, student: Features, teacher: Features, batch: Batch) -> Tensor:
         pairs = [match_in_rows(student.stages[stage], teacher.stages[stage]) for stage in self.stages]
-        return torch.stack([fn.nst_loss(*pair) for pair in pairs]).sum()
+        return torch.stack([losses.nst_loss(*pair) for pair in pairs]).sum()
 
 
 def _to_teacher(setting: Setting, stage: int) -> nn.Module:
@@ -379,7 +380,7 @@ class SP(Distiller):
         self.stage = check_stage(setting, stage)
 
     def forward(self, student: Features, teacher: Features, batch: Batch) -> Tensor:
-        return fn.sp_loss(student.stages[self.stage], teacher.stages[self.stage])
+        return losses.sp_loss(student.stages[self.stage], teacher.stages[self.stage])
 
 
 class CC(Distiller):
@@ -418,12 +419,12 @@ class RKD(Distiller):
 
     def __init__(self, setting: Setting, distance_weight: float = 25.0, angle_weight: float = 50.0) -> None:
         super().__init__(setting)
-        self.distance_weight = check_number("distance_weight", distance_weight, at_least=0)
-        self.angle_weight = check_number("angle_weight", angle_weight, at_least=0)
+        self.distance_weight = check_number("distance_weight", distance_weight, at_least=0, error=DistillerError)
+        self.angle_weight = check_number("angle_weight", angle_weight, at_least=0, error=DistillerError)
 
     def forward(self, student: Features, teacher: Features, batch: Batch) -> Tensor:
         pair = required(student.pooled), required(teacher.pooled)
-        return fn.rkd_loss(*pair, self.distance_weight, self.angle_weight)
+        return losses.rkd_loss(*pair, self.distance_weight, self.angle_weight)
 
 
 class PKT(Distiller):
@@ -433,7 +434,7 @@ class PKT(Distiller):
     weight = 30000.0
 
     def forward(self, student: Features, teacher: Features, batch: Batch) -> Tensor:
-        return fn.pkt_loss(required(student.pooled), required(teacher.pooled))
+        return losses.pkt_loss(required(student.pooled), required(teacher.pooled))
 
 
 # -- DisWOT -------------------------------------------------------------------------------------
@@ -481,8 +482,8 @@ class DisWOT(Distiller):
     def __init__(self, setting: Setting, semantic: float = 1.0, relation: float = 2.0) -> None:
         super().__init__(setting)
         check_classes(setting, type(self).__name__)
-        self.semantic = check_number("semantic", semantic, at_least=0)
-        self.relation = check_number("relation", relation, at_least=0)
+        self.semantic = check_number("semantic", semantic, at_least=0, error=DistillerError)
+        self.relation = check_number("relation", relation, at_least=0, error=DistillerError)
 
     def forward(self, student: Features, teacher: Features, batch: Batch) -> Tensor:
         semantic = losses.semantic_loss(*_maps_and_weights(student, teacher))
@@ -523,5 +524,7 @@ BUILT_IN: dict[str, type[Distiller]] = {
     "diswot_relation": DisWOTRelation,
     "diswot_semantic": DisWOTSemantic,
 }
+
+
 for _name, _distiller in BUILT_IN.items():
     register_distiller(_name, _distiller)

@@ -10,8 +10,8 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
-from .. import functional as fn
-from ..readings import Readings
+from ..functional import similarities
+from ..readings.core import Readings
 
 _DRAWN_NEURONS = 16
 """The number of neurons by which `linear_regions` tells samples apart."""
@@ -24,7 +24,7 @@ def nwot(student: Readings, teacher: Readings | None = None) -> float:
 
     Source: Mellor et al., "Neural Architecture Search without Training", ICML 2021.
     """
-    return float(fn.log_determinant(student.code_gram))
+    return float(similarities.log_determinant(student.code_gram))
 
 
 def swap(student: Readings, teacher: Readings | None = None) -> float:
@@ -47,7 +47,7 @@ def linear_regions(student: Readings, teacher: Readings | None = None) -> float:
     Source: Chen et al., "Neural Architecture Search on ImageNet in Four GPU Hours" (TE-NAS), ICLR 2021, with the
     difference described above.
     """
-    return float(fn.expected_regions(student.code_gram / student.neurons, _DRAWN_NEURONS))
+    return float(similarities.expected_regions(student.code_gram / student.neurons, _DRAWN_NEURONS))
 
 
 def ntk(student: Readings, teacher: Readings | None = None) -> float:
@@ -58,7 +58,7 @@ def ntk(student: Readings, teacher: Readings | None = None) -> float:
     Source: Chen et al., "Neural Architecture Search on ImageNet in Four GPU Hours" (TE-NAS), ICLR 2021. The statistics
     of batch normalisation are treated as constants in the derivative.
     """
-    return -float(fn.condition_number(student.ntk))
+    return -float(similarities.condition_number(student.ntk))
 
 
 def meco(student: Readings, teacher: Readings | None = None) -> float:
@@ -70,7 +70,7 @@ def meco(student: Readings, teacher: Readings | None = None) -> float:
     Source: Jiang et al., "MeCo: Zero-Shot NAS with One Data and Single Forward Pass via Minimum Eigenvalue of
     Correlation", NeurIPS 2023.
     """
-    return float(sum(fn.smallest_correlation_eigenvalues(maps).sum() for maps in _stacked(student.leaf_maps)))
+    return float(sum(similarities.smallest_correlation_eigenvalues(maps).sum() for maps in _stacked(student.leaf_maps)))
 
 
 def _stacked(maps: Iterable[Tensor]) -> list[Tensor]:

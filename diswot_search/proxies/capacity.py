@@ -15,8 +15,9 @@ import math
 import torch
 from torch import Tensor
 
-from .. import functional as fn
-from ..readings import ReadingError, Readings
+from ..functional import similarities
+from ..networks.contract import ReadingError
+from ..readings.core import Readings
 
 
 def effective_capacity(student: Readings, teacher: Readings | None = None) -> float:
@@ -56,7 +57,7 @@ def position_entropy(student: Readings, teacher: Readings | None = None) -> floa
     grids.
     """
     spectra = student.excerpt.position_spectra
-    entropy = math.fsum(float(fn.entropy(spectrum)) for spectrum in spectra) / len(spectra)
+    entropy = math.fsum(float(similarities.entropy(spectrum)) for spectrum in spectra) / len(spectra)
     return (math.log(student.excerpt.positions) + entropy) / 2
 
 
@@ -71,7 +72,7 @@ def layer_entropy(student: Readings, teacher: Readings | None = None) -> float:
 
     Source: |W g| is from Lee et al., "SNIP", ICLR 2019, which prunes by it.
     """
-    return float(fn.entropy(_layer_shares(_saliency(student))))
+    return float(similarities.entropy(_layer_shares(_saliency(student))))
 
 
 def channel_entropy(student: Readings, teacher: Readings | None = None) -> float:
@@ -89,11 +90,13 @@ def channel_entropy(student: Readings, teacher: Readings | None = None) -> float
     Source: after the expressivity of Lee and Ham, "AZ-NAS", CVPR 2024, and SNIP, Lee et al., ICLR 2019.
     """
     spectra = student.excerpt.block_spectra
-    feature_entropy = math.fsum(float(fn.entropy(spectrum)) for spectrum in spectra) / len(spectra)
+    feature_entropy = math.fsum(float(similarities.entropy(spectrum)) for spectrum in spectra) / len(spectra)
     saliency = _saliency(student)
     # A layer without a gradient has no shares, and its weight in the mean is zero.
     totals = [layer.sum().clamp_min(torch.finfo(layer.dtype).tiny) for layer in saliency]
-    entropies = torch.stack([fn.entropy(layer / total) for layer, total in zip(saliency, totals, strict=True)])
+    entropies = torch.stack(
+        [similarities.entropy(layer / total) for layer, total in zip(saliency, totals, strict=True)]
+    )
     return (feature_entropy + float((_layer_shares(saliency) * entropies).sum())) / 2
 
 

@@ -13,14 +13,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .. import functional as fn
-from ..readings import ReadingError, Readings
+from ..functional import losses, similarities
+from ..networks.contract import ReadingError
+from ..readings.core import Readings
 from .similarity import require_teacher
 
 
 def kd(student: Readings, teacher: Readings | None = None) -> float:
     """Minus the divergence of predictions softened by a temperature of 4; both networks need the same classes."""
-    return _minus(fn.kd_loss, student.logits, require_teacher(teacher).logits)
+    return _minus(losses.kd_loss, student.logits, require_teacher(teacher).logits)
 
 
 def at(student: Readings, teacher: Readings | None = None) -> float:
@@ -36,22 +37,22 @@ def at(student: Readings, teacher: Readings | None = None) -> float:
 
 def sp(student: Readings, teacher: Readings | None = None) -> float:
     """Minus the difference of the samples' row-normalised Gram matrices of the last feature map."""
-    return _minus(fn.sp_loss, student.features, require_teacher(teacher).features)
+    return _minus(losses.sp_loss, student.features, require_teacher(teacher).features)
 
 
 def cc(student: Readings, teacher: Readings | None = None) -> float:
     """Minus the difference of the samples' Gaussian kernels of pooled features."""
-    return _minus(fn.cc_loss, student.pooled, require_teacher(teacher).pooled)
+    return _minus(losses.cc_loss, student.pooled, require_teacher(teacher).pooled)
 
 
 def rkd(student: Readings, teacher: Readings | None = None) -> float:
     """Minus the difference of the samples' distances and angles in pooled features."""
-    return _minus(fn.rkd_loss, student.pooled, require_teacher(teacher).pooled)
+    return _minus(losses.rkd_loss, student.pooled, require_teacher(teacher).pooled)
 
 
 def pkt(student: Readings, teacher: Readings | None = None) -> float:
     """Minus the divergence of the samples' cosines of pooled features, as probabilities."""
-    return _minus(fn.pkt_loss, student.pooled, require_teacher(teacher).pooled)
+    return _minus(losses.pkt_loss, student.pooled, require_teacher(teacher).pooled)
 
 
 def nst(student: Readings, teacher: Readings | None = None) -> float:
@@ -71,12 +72,12 @@ def ickd(student: Readings, teacher: Readings | None = None) -> float:
     Raises:
         ReadingError: The numbers of channels differ.
     """
-    return _minus(fn.ickd_loss, student.features, require_teacher(teacher).features)
+    return _minus(losses.ickd_loss, student.features, require_teacher(teacher).features)
 
 
 def _attention_loss(student: list[Tensor], teacher: list[Tensor]) -> Tensor:
     pairs = zip(reversed(student), reversed(teacher), strict=False)
-    losses = [fn.at_loss(first, second) for first, second in pairs if _have_patterns(first, second)]
+    losses = [losses.at_loss(first, second) for first, second in pairs if _have_patterns(first, second)]
     if not losses:
         raise ValueError("at compares patterns over positions, and no stage has more than one position in both")
     return torch.stack(losses).mean()  # a sum would favour students with fewer stages
@@ -85,7 +86,7 @@ def _attention_loss(student: list[Tensor], teacher: list[Tensor]) -> Tensor:
 def _selectivity_loss(student: Tensor, teacher: Tensor) -> Tensor:
     if not _have_patterns(student, teacher):
         raise ValueError("nst compares patterns over positions, and one of the last maps has one position only")
-    return fn.nst_loss(student, teacher)
+    return losses.nst_loss(student, teacher)
 
 
 def _have_patterns(first: Tensor, second: Tensor) -> bool:
@@ -103,4 +104,4 @@ def _exact(values: Any) -> Any:
     """Values in double precision. Random networks are alike, and differences of nearly equal numbers lose digits."""
     if isinstance(values, list):
         return [_exact(value) for value in values]
-    return fn.exact(values)
+    return similarities.exact(values)

@@ -29,14 +29,17 @@ from torch.func import functional_call
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
-from .. import functional as fn
-from ..readings import ReadingError, Readings, evaluation_mode
+from ..functional import similarities
+from ..networks.contract import ReadingError, evaluation_mode
+from ..readings.core import Readings
 
 _STABILISER = 1e-5
 """Added to eigenvalues and to correlations, so that their logarithm is finite."""
 
+
 _MANY_CLASSES = 101
 """The number of classes from which `epe_nas` compares classes instead of adding them up."""
+
 
 # -- weights ------------------------------------------------------------------------------------
 
@@ -57,11 +60,11 @@ def synflow(student: Readings, teacher: Readings | None = None) -> float:
     NeurIPS 2020.
     """
     model = student.model
-    parameters = {name: fn.exact(parameter.detach()).abs() for name, parameter in model.named_parameters()}
-    buffers = {name: fn.exact(buffer.detach()) for name, buffer in model.named_buffers()}
+    parameters = {name: similarities.exact(parameter.detach()).abs() for name, parameter in model.named_parameters()}
+    buffers = {name: similarities.exact(buffer.detach()) for name, buffer in model.named_buffers()}
     layer_weights = {id(layer.weight) for layer in student.layers}
     weights = [parameters[name] for name, parameter in model.named_parameters() if id(parameter) in layer_weights]
-    ones = fn.exact(torch.ones(1, *student.probe.input_size, device=student.device))
+    ones = similarities.exact(torch.ones(1, *student.probe.input_size, device=student.device))
     for weight in weights:
         weight.requires_grad_()
     with torch.enable_grad(), evaluation_mode(model, batch_statistics=False), _own_caches(model), _NoNormalisation():
@@ -168,7 +171,7 @@ def jacov(student: Readings, teacher: Readings | None = None) -> float:
 
     Source: Mellor et al., "Neural Architecture Search without Training", ICML 2021, first version.
     """
-    values = torch.linalg.eigvalsh(fn.correlations(student.input_jacobian)).clamp_min(0) + _STABILISER
+    values = torch.linalg.eigvalsh(similarities.correlations(student.input_jacobian)).clamp_min(0) + _STABILISER
     return -float((values.log() + values.reciprocal()).sum())
 
 
@@ -201,7 +204,7 @@ def epe_nas(student: Readings, teacher: Readings | None = None) -> float:
 
 
 def _log_correlations(rows: Tensor) -> Tensor:
-    return (fn.correlations(rows).abs() + _STABILISER).log().sum()
+    return (similarities.correlations(rows).abs() + _STABILISER).log().sum()
 
 
 # -- shared -------------------------------------------------------------------------------------

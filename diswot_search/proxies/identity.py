@@ -16,6 +16,7 @@ import torch
 
 PACKAGE = __name__.partition(".")[0]
 
+
 _PLAIN = (type(None), bool, int, float, complex, str, bytes, type(...), torch.dtype, torch.device)
 
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
 
-from ..readings import Readings, check_needs
+from ..readings.core import Readings
 from .identity import belongs_here, fingerprint
 
 ProxyFunction = Callable[[Readings, "Readings | None"], float]
@@ -47,7 +47,7 @@ class Proxy:
     is_registered: bool = field(default=False, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        check_needs(self.needs)
+        Readings.check_needs(self.needs)
         for component in self.components:
             if not isinstance(component, Proxy):
                 raise TypeError(

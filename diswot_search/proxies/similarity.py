@@ -16,8 +16,9 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from .. import functional as fn
-from ..readings import ReadingError, Readings
+from ..functional import similarities
+from ..networks.contract import ReadingError
+from ..readings.core import Readings
 
 # -- ours: any pair of networks -----------------------------------------------------------------
 
@@ -42,7 +43,9 @@ def channel_relation(student: Readings, teacher: Readings | None = None) -> floa
     A spectrum holds the eigenvalues of the channels' second moment over samples and positions, as shares of their sum.
     It tells how the energy of the feature map spreads over independent directions.
     """
-    return 1 - float(fn.hellinger_distance(student.channel_spectrum, require_teacher(teacher).channel_spectrum))
+    return 1 - float(
+        similarities.hellinger_distance(student.channel_spectrum, require_teacher(teacher).channel_spectrum)
+    )
 
 
 def diswot(student: Readings, teacher: Readings | None = None) -> float:
@@ -67,7 +70,7 @@ def channel_relation_paper(student: Readings, teacher: Readings | None = None) -
     """Minus the distance of each sample's Frobenius-normalised channel Gram matrices, averaged over samples."""
     first, second = student.channel_gram, require_teacher(teacher).channel_gram
     _check_same(first, second, "channels", "channel_relation")
-    difference = fn.frobenius_normalise(first) - fn.frobenius_normalise(second)
+    difference = similarities.frobenius_normalise(first) - similarities.frobenius_normalise(second)
     return -float(difference.flatten(1).norm(dim=1).mean())
 
 
@@ -86,7 +89,7 @@ def semantic_readme(student: Readings, teacher: Readings | None = None) -> float
     """
     teacher = require_teacher(teacher)
     _check_same(student.classifier_weight, teacher.classifier_weight, "classes and classifier inputs", "semantic")
-    return -float(fn.outer_product_distance(student.label_gradient, teacher.label_gradient))
+    return -float(similarities.outer_product_distance(student.label_gradient, teacher.label_gradient))
 
 
 def relation_readme(student: Readings, teacher: Readings | None = None) -> float:
@@ -122,17 +125,17 @@ def require_teacher(teacher: Readings | None) -> Readings:
 
 
 def _similarity(first: Tensor, second: Tensor) -> float:
-    return 1 - float(fn.root_mean_square(first - second))
+    return 1 - float(similarities.root_mean_square(first - second))
 
 
 def _frobenius_similarity(first: Tensor, second: Tensor, what: str, term: str) -> float:
     _check_same(first, second, what, term)
-    return -float((fn.frobenius_normalise(first) - fn.frobenius_normalise(second)).norm())
+    return -float((similarities.frobenius_normalise(first) - similarities.frobenius_normalise(second)).norm())
 
 
 def _row_similarity(first: Tensor, second: Tensor, what: str, term: str) -> float:
     _check_same(first, second, what, term)
-    return -float((fn.row_normalise(first) - fn.row_normalise(second)).square().mean())
+    return -float((similarities.row_normalise(first) - similarities.row_normalise(second)).square().mean())
 
 
 def _check_same(first: Tensor, second: Tensor, what: str, term: str) -> None:

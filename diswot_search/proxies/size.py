@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..readings import Readings
+from ..readings.core import Readings
 
 
 def params(student: Readings, teacher: Readings | None = None) -> float:

@@ -12,8 +12,9 @@ import math
 import torch
 from torch import Tensor
 
-from .. import functional as fn
-from ..readings import ReadingError, Readings
+from ..functional import similarities
+from ..networks.contract import ReadingError
+from ..readings.core import Readings
 
 # -- AZ-NAS -------------------------------------------------------------------------------------
 
@@ -54,7 +55,7 @@ def trainability(student: Readings, teacher: Readings | None = None) -> float:
 
     Source: Lee and Ham, "AZ-NAS", CVPR 2024.
     """
-    pairs = [(sent, fn.unshuffled(arrived, sent.shape[2])) for sent, arrived in student.block_gradients]
+    pairs = [(sent, similarities.unshuffled(arrived, sent.shape[2])) for sent, arrived in student.block_gradients]
     gains = [_gain(sent, arrived) for sent, arrived in pairs if arrived is not None]
     if not gains:
         raise ReadingError("trainability compares successive blocks, and the network has no two on matching grids")
@@ -70,7 +71,7 @@ def _gain(sent: Tensor, arrived: Tensor) -> float:
         )
     if not arrived.any():
         raise ReadingError("no gradient passes through a block, so trainability is not defined")
-    return fn.mean_jacobian_gain(sent, arrived)
+    return similarities.mean_jacobian_gain(sent, arrived)
 
 
 # -- VKDNW --------------------------------------------------------------------------------------
@@ -92,8 +93,8 @@ def vkdnw(student: Readings, teacher: Readings | None = None) -> float:
     information = student.fisher_information
     if not information.any():
         raise ReadingError("the predictions do not depend on the first weight of any layer")
-    spectrum = fn.spectrum(information)
+    spectrum = similarities.spectrum(information)
     deciles = torch.quantile(spectrum, torch.arange(1, 10).to(spectrum) / 10)
     if not deciles.sum() > 0:
         raise ReadingError("nine tenths of the Fisher information's spectrum are zero")
-    return len(information) + float(fn.entropy(deciles / deciles.sum()))
+    return len(information) + float(similarities.entropy(deciles / deciles.sum()))

@@ -12,14 +12,20 @@ from torch.func import functional_call
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
-from ..readings import Readings, evaluation_mode
+from ..networks.blocks import weighted_layers
+from ..networks.contract import evaluation_mode
+from ..readings.core import Readings
 from ..readings.forward import run_forward
-from ..readings.recording import weighted_layers
-from ..seeding import stable_seed
+from ..runtime.seeding import stable_seed
 
 WEIGHT_DRAWS = 32
+
+
 _IMAGES = 2
+
+
 _STEP = 0.01
+
 
 _ADDITIONS = frozenset({torch.add, Tensor.add, Tensor.add_})
 """The functions that add two tensors; torch also reports the operators `+` and `+=` as these."""

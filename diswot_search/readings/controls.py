@@ -8,13 +8,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..seeding import stable_seed
-from .forward import Forward, ReadingError
+from ..networks.contract import ReadingError
+from ..runtime.seeding import stable_seed
+from .forward import Forward
 from .passes import Pass, Passes
 from .recording import Recorder
 from .timing import T
 
 ACTIVATIONS_ALONE = "altered readings are activations alone: they have neither codes nor derivatives"
+
 
 Change = Callable[[Tensor], Tensor]
 

@@ -16,16 +16,18 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .. import functional
-from ..data import Probe
+from ..data.probe import Probe
+from ..functional import similarities
+from ..networks.contract import ReadingError, channels_first, has_timm_contract
 from .controls import Altered, noise, other_order
 from .derivatives import Derivatives
-from .forward import ConstantStatistics, ReadingError, channels_first, close, has_timm_contract, mean_pooled
+from .forward import ConstantStatistics, close, mean_pooled
 from .gates import with_open_gates
 from .timing import reading, readings_of
 
 EXCERPT = 16
 """Images that `Readings.excerpt` reads: its passes over them cost about two to four forward passes of 64 images."""
+
 
 FINE = 256
 """Positions above which the spectrum of positions is that of the last map alone: it costs their number cubed."""
@@ -122,7 +124,7 @@ class Readings(Derivatives):
             readings.block_spectra,
             readings.block_gains,
             last[-1].shape[2],
-            [functional.position_spectrum(maps) for maps in last],
+            [similarities.position_spectrum(maps) for maps in last],
         )
 
     # -- what follows from it -------------------------------------------------------------------
@@ -138,7 +140,7 @@ class Readings(Derivatives):
         """
         self._check_labels()
         if self.has_linear_head:
-            return functional.label_gradient(self.logits, self.labels, self.pooled)
+            return similarities.label_gradient(self.logits, self.labels, self.pooled)
         weight = self._forward.calls[0].weight
         required = weight.requires_grad
         weight.requires_grad_(True)
@@ -158,7 +160,7 @@ class Readings(Derivatives):
         through the head alone, one backward pass of the head for each class.
         """
         if self.has_linear_head and self.has_mean_pooling:
-            return functional.class_gram_of_maps(self.features, self.classifier_weight)
+            return similarities.class_gram_of_maps(self.features, self.classifier_weight)
         raw = self._forward.raw
         if not isinstance(raw, Tensor):
             raise ReadingError("class maps need one feature map; this network gives several, or none of its own")
@@ -183,17 +185,17 @@ class Readings(Derivatives):
     @reading
     def sample_gram(self) -> Tensor:
         """Inner products of the samples' flattened features, (B, B)."""
-        return functional.sample_gram(self.features)
+        return similarities.sample_gram(self.features)
 
     @reading
     def channel_gram(self) -> Tensor:
         """Inner products of each sample's channels, (B, C, C)."""
-        return functional.channel_gram(self.features)
+        return similarities.channel_gram(self.features)
 
     @reading
     def sample_cosines(self) -> Tensor:
         """Cosine similarities of the samples' flattened features, (B, B)."""
-        return functional.cosines(self.sample_gram)
+        return similarities.cosines(self.sample_gram)
 
     @reading
     def class_cosines(self) -> Tensor:
@@ -202,15 +204,15 @@ class Readings(Derivatives):
         Raises:
             ReadingError: The probe has one class only.
         """
-        prototypes = functional.class_prototypes(self.pooled, self.labels)
+        prototypes = similarities.class_prototypes(self.pooled, self.labels)
         if len(prototypes) < 2:
             raise ReadingError("the probe has samples of one class only, so classes cannot be compared")
-        return functional.cosines(functional.sample_gram(prototypes))
+        return similarities.cosines(similarities.sample_gram(prototypes))
 
     @reading
     def channel_spectrum(self) -> Tensor:
         """Eigenvalues of the channels' second moment as shares of their sum, largest first, (min(C, B P),)."""
-        return functional.channel_spectrum(self.features)
+        return similarities.channel_spectrum(self.features)
 
     # -- controls -------------------------------------------------------------------------------
 
@@ -226,7 +228,7 @@ class Readings(Derivatives):
 def _by_output(values: Tensor, layer: nn.Module) -> Tensor:
     """Sums over all but the output channels of a layer's weight."""
     outputs = 1 if isinstance(layer, nn.modules.conv._ConvTransposeNd) else 0
-    return functional.exact(values.transpose(0, outputs).flatten(1).sum(1))
+    return similarities.exact(values.transpose(0, outputs).flatten(1).sum(1))
 
 
 class _Altered(Altered, Readings):

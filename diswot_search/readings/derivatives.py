@@ -11,12 +11,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .. import functional
-from ..data import Probe
-from ..seeding import stable_seed
+from ..data.probe import Probe
+from ..functional import similarities
+from ..networks.contract import ReadingError
+from ..runtime.seeding import stable_seed
+from .activations import Noted
 from .fisher import FISHER_SAMPLES, fisher_information
-from .forward import ConstantStatistics, ReadingError, run_forward
-from .noted import Noted
+from .forward import ConstantStatistics, run_forward
 from .passes import Pass
 from .recording import LayerCall, Recorder
 from .tangent import Products, tangent_kernel
@@ -106,10 +107,10 @@ class Derivatives(Noted):
         gains: list[float | None] = []
         for before, after, signs, arrived in self._through_blocks("block_gains"):
             sent = self._as_map(signs)
-            back = functional.unshuffled(self._as_map(arrived), sent.shape[2])
+            back = similarities.unshuffled(self._as_map(arrived), sent.shape[2])
             scales = [float(map_.detach().float().square().mean().sqrt()) for map_ in (before, after)]
             scale = scales[0] / scales[1] if scales[1] else 0.0
-            gains.append(None if back is None else functional.mean_jacobian_gain(sent, back) * scale)
+            gains.append(None if back is None else similarities.mean_jacobian_gain(sent, back) * scale)
         return gains
 
     def _through_blocks(self, name: str) -> Iterator[tuple[Tensor, Tensor, Tensor, Tensor]]:

@@ -6,13 +6,14 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from ..functional import exact
-from ..seeding import stable_seed
-from .forward import ReadingError
+from ..functional.similarities import exact
+from ..networks.contract import ReadingError
+from ..runtime.seeding import stable_seed
 from .recording import LayerCall
 
 FISHER_SAMPLES = 16
 """Images that the information is averaged over."""
+
 
 FISHER_PASSES = 10
 """Backward passes at most. More classes than that are looked at through as many random combinations of them."""

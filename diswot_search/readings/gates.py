@@ -16,8 +16,10 @@ from torch import Tensor, nn
 LARGEST = 0.1
 """Scales of at most this are closed gates; timm's layer scales begin at 1e-6 to 0.1."""
 
+
 FAINT = 1e-3
 """Weights of layers are closed gates where all are below this, as a share of the usual 1 / sqrt(inputs)."""
+
 
 APART = ("bias", "beta", "tau", "lambda", "temperature")
 """What is in the name of parameters that scale no branch: they are added, thresholds, or in an exponent."""

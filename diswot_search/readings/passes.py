@@ -11,13 +11,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from search_spaces import Cost
-from search_spaces.cost import count_cost
+from search_spaces.cost import Cost, count_cost
 from search_spaces.registry import UnknownNameError, unknown_name_message
 
-from ..data import Probe
-from .forward import Forward, ReadingError, TwiceDifferentiable, evaluation_mode, run_forward
-from .recording import Recorder, weighted_layers
+from ..data.probe import Probe
+from ..networks.blocks import weighted_layers
+from ..networks.contract import ReadingError, evaluation_mode
+from .forward import Forward, TwiceDifferentiable, run_forward
+from .recording import Recorder
 from .timing import Timed, reading, readings_of
 
 

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from torch.nn.grad import conv1d_weight, conv2d_weight, conv3d_weight
 from torch.overrides import TorchFunctionMode
 
-from .forward import ReadingError
+from ..networks.contract import ReadingError
 
 WEIGHT_GRADIENTS: dict[Any, Any] = {
     F.conv1d: conv1d_weight,
@@ -21,6 +21,7 @@ WEIGHT_GRADIENTS: dict[Any, Any] = {
     F.conv3d: conv3d_weight,
 }
 """How the weight of a convolution is differentiated for."""
+
 
 TRANSPOSED = frozenset({F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d})
 

@@ -1,0 +1,57 @@
+"""The validators: whole numbers, numbers in a range, and lists as messages name them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+
+def check_whole(name: str, value: object, *, least: int, error: type[ValueError] = ValueError) -> int:
+    """The value, if it is a whole number of at least `least`.
+
+    Args:
+        name: Name of the option, as the message shows it.
+        value: The value that was given; a bool is no number.
+        least: The smallest allowed value.
+        error: Class of the exception.
+
+    Raises:
+        ValueError: Or its subclass `error`.
+    """
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise error(f"{name} is {value!r}; it must be a whole number of at least {least}.")
+    return value
+
+
+def check_number(
+    name: str,
+    value: object,
+    *,
+    above: float | None = None,
+    at_least: float | None = None,
+    error: type[ValueError] = ValueError,
+) -> float:
+    """The value as a float, if it is a finite number above, or of at least, a bound.
+
+    Args:
+        name: Name of the option, as the message shows it.
+        value: The value that was given; a bool is no number.
+        above: Bound that the value must exceed.
+        at_least: Bound that the value must reach.
+        error: Class of the exception.
+
+    Raises:
+        ValueError: Or its subclass `error`.
+    """
+    number = float(value) if isinstance(value, int | float) and not isinstance(value, bool) else math.nan
+    is_above = above is None or number > above
+    if math.isfinite(number) and is_above and (at_least is None or number >= at_least):
+        return number
+    bound = f" above {above:g}" if above is not None else f" of at least {at_least:g}" if at_least is not None else ""
+    raise error(f"{name} is {value!r}; it must be a finite number{bound}.")
+
+
+def listed(values: Sequence[object], limit: int = 10) -> str:
+    """The first values, comma-separated, and the number of those left out."""
+    text = ", ".join(map(str, values[:limit]))
+    return text if len(values) <= limit else f"{text} and {len(values) - limit} more"

@@ -1,0 +1,1 @@
+"""Proxies against known accuracies: statistics, store, plan and results."""

@@ -1,0 +1,1 @@
+"""What a student becomes outside of PyTorch: exported and quantised."""

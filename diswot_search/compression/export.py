@@ -1,0 +1,306 @@
+"""Write a trained student as ONNX, as a program of torch.export, or as ONNX in int8, and check it."""
+
+from __future__ import annotations
+
+import inspect
+import io
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from search_spaces.registry import unknown_name_message
+
+from ..checks import check_whole
+from ..data.image_sets import ImageSet
+from ..data.splits import Splits, create_splits
+from ..networks.saved import CONFIG, ModelCard, find_student, load_student, read_card
+from ..resolve.data import as_splits
+from .exported import (
+    METADATA,
+    Exported,
+    ExportError,
+    ExportReport,
+    accuracies,
+    batches_of,
+    bytes_of,
+    check_call,
+    checked_export,
+    example_batch,
+    exporting,
+    metadata_of,
+    network_runner,
+    onnx_runner,
+    prepared_network,
+    program_runner,
+    require_onnx,
+    write_exported,
+)
+from .quantisation import as_int8
+
+FORMATS = {"onnx": "student.onnx", "torch": "student.pt2", "int8": "student.int8.onnx"}
+"""What a student can be exported to, and the name of the file."""
+
+
+_DIVISION = (
+    *("image_size", "train_split", "val_split", "test_split", "val_share", "test_share", "train_limit", "seed"),
+    *("num_classes", "mean", "std"),
+)
+"""What a data set is divided by, and normalised, as `create_splits` takes it and `Splits.config` says it."""
+
+
+Source = str | os.PathLike[str] | nn.Module
+
+
+def export(
+    source: Source,
+    format: str = "onnx",
+    out: str | os.PathLike[str] | None = None,
+    *,
+    card: ModelCard | None = None,
+    dataset: Splits | str | None = None,
+    data_options: Mapping[str, Any] | None = None,
+    normalise: bool = False,
+    batch_size: int | None = None,
+    opset: int = 18,
+    calibration: int = 512,
+    seed: int = 0,
+) -> ExportReport:
+    """Write a trained student in another format, check it, and state the accuracy that it loses.
+
+    Args:
+        source: The run folder of a training, the folder or file of a student, or a module with its `card`.
+        format: "onnx", "torch" (a .pt2 file of torch.export) or "int8" (ONNX, quantised).
+        out: The file; by default beside the weights, under the name that `FORMATS` has.
+        card: What a module is.
+        dataset: Data set, or its name, whose test images the accuracy is taken on; int8 is calibrated on its
+            training images. Given by name, the one that the student was trained on is divided as it was then.
+        data_options: Options of `create_splits` for a name, such as `root`; they go before how it was divided then.
+        normalise: Let the file normalise its images, which are then between 0 and 1.
+        batch_size: Images of a batch; by default any number.
+        opset: Version of ONNX's operators.
+        calibration: Training images that the ranges of int8 are taken from, at least 1.
+        seed: Draws these images.
+
+    Raises:
+        ImportError: The packages of the extra "onnx" are missing.
+        FileNotFoundError: There is no student.
+        ValueError: An unknown format, a data set that does not fit or is missing, or one of the name of that which
+            the student was trained on, but with other images.
+        ExportError: The network cannot be exported, or the file does not compute what the network does, or cannot be
+            written.
+    """
+    if format not in FORMATS:
+        raise ValueError(unknown_name_message("format", format, FORMATS))
+    if format == "int8" and dataset is None:
+        raise ValueError("int8 is calibrated on training images; give `dataset` (--dataset).")
+    if format != "torch":
+        require_onnx()
+    check_whole("calibration", calibration, least=1)
+    network, card = _read_source(source, card)
+    path = _target(source, format, out)
+    check_call(path, batch_size, opset if format != "torch" else None)
+    splits = _fitting_splits(dataset, data_options or {}, card)
+    if format == "torch":
+        made = checked_export(_as_program(network, path, card, normalise, batch_size), network, card)
+    else:
+        made = checked_export(_as_onnx(network, path, card, normalise, batch_size, opset), network, card)
+    if format == "int8":
+        assert splits is not None
+        made = as_int8(made, path, _draw(splits.train, calibration, seed))
+    write_exported(path, made.content)
+    if splits is None:
+        return made.report
+    float_accuracy, accuracy = accuracies([network_runner(network, card), made.run], splits.test)
+    return replace(made.report, accuracy=accuracy, float_accuracy=float_accuracy, samples=len(splits.test))
+
+
+def export_onnx(
+    source: Source,
+    path: str | os.PathLike[str],
+    *,
+    card: ModelCard | None = None,
+    normalise: bool = False,
+    batch_size: int | None = None,
+    opset: int = 18,
+    images: Tensor | None = None,
+    check: bool = True,
+) -> ExportReport:
+    """Write a student as ONNX: input "images" (N, C, H, W), output "logits" (N, classes).
+
+    The metadata of the file say what it is: name, classes, mean, std, input_size and whether it normalises.
+
+    Args:
+        source: As for `export`.
+        path: The file.
+        card: What a module is.
+        normalise: Let the graph normalise its images, which are then between 0 and 1.
+        batch_size: Images of a batch; by default any number.
+        opset: Version of ONNX's operators.
+        images: Real images to check with beside random ones, (N, C, H, W) between 0 and 1.
+        check: Compare with the network through onnxruntime, at several batch sizes; see `TOLERANCE`.
+
+    Raises:
+        ImportError: The packages of the extra "onnx" are missing.
+        ExportError: The network cannot be exported, or the file does not compute what the network does.
+    """
+    require_onnx()
+    check_call(Path(path), batch_size, opset)
+    network, card = _read_source(source, card)
+    made = _as_onnx(network, Path(path), card, normalise, batch_size, opset)
+    if check:
+        made = checked_export(made, network, card, images)
+    write_exported(made.report.path, made.content)
+    return made.report
+
+
+def export_torch(
+    source: Source,
+    path: str | os.PathLike[str],
+    *,
+    card: ModelCard | None = None,
+    normalise: bool = False,
+    batch_size: int | None = None,
+    images: Tensor | None = None,
+    check: bool = True,
+) -> ExportReport:
+    """Write a student as a program of torch.export, which `torch.export.load(path).module()` runs without our code.
+
+    The metadata lie in the file as the text `card.json`, which `extra_files` of `torch.export.load` reads.
+
+    Args:
+        source: As for `export`.
+        path: The file; torch wants it to end in `.pt2`.
+        card: What a module is.
+        normalise: Let the program normalise its images, which are then between 0 and 1.
+        batch_size: Images of a batch; by default any number.
+        images: Real images to check with beside random ones, (N, C, H, W) between 0 and 1.
+        check: Load the program again and compare it with the network, at several batch sizes; see `TOLERANCE`.
+
+    Raises:
+        ExportError: The network cannot be exported, or the program does not compute what the network does.
+    """
+    check_call(Path(path), batch_size)
+    network, card = _read_source(source, card)
+    made = _as_program(network, Path(path), card, normalise, batch_size)
+    if check:
+        made = checked_export(made, network, card, images)
+    write_exported(made.report.path, made.content)
+    return made.report
+
+
+def _as_onnx(
+    network: nn.Module, path: Path, card: ModelCard, normalise: bool, batch_size: int | None, opset: int
+) -> Exported:
+    onnx = require_onnx()
+    with exporting(card.name, "ONNX"):
+        model = onnx.load_from_string(_to_onnx(prepared_network(network, card, normalise), card, batch_size, opset))
+        onnx.helper.set_model_props(model, metadata_of(card, normalise, batch_size))
+        onnx.checker.check_model(model)
+        content = model.SerializeToString()
+    written = next(entry.version for entry in model.opset_import if entry.domain == "")
+    if written != opset:
+        raise ExportError(
+            f"{card.name} cannot be exported with opset {opset}: torch {torch.__version__} writes {written} instead. "
+            f"Give opset {written}, or a later one that ONNX has."
+        )
+    report = ExportReport("onnx", path, len(content), bytes_of(network), batch_size, normalise)
+    return Exported(report, content, lambda: onnx_runner(content))
+
+
+def _as_program(network: nn.Module, path: Path, card: ModelCard, normalise: bool, batch_size: int | None) -> Exported:
+    with exporting(card.name, "torch.export"):
+        model = prepared_network(network, card, normalise)
+        shapes = None if batch_size else ({0: torch.export.Dim("batch")},)
+        program = torch.export.export(model, (example_batch(card, batch_size),), dynamic_shapes=shapes, strict=False)
+        file = io.BytesIO()
+        metadata = json.dumps(metadata_of(card, normalise, batch_size))
+        torch.export.save(program, file, extra_files={METADATA: metadata})
+    content = file.getvalue()
+    report = ExportReport("torch", path, len(content), bytes_of(network), batch_size, normalise)
+    return Exported(report, content, lambda: program_runner(content, path))
+
+
+def _to_onnx(network: nn.Module, card: ModelCard, batch_size: int | None, opset: int) -> bytes:
+    """The graph, by the exporter that this version of torch prefers."""
+    images = (example_batch(card, batch_size),)
+    names: dict[str, Any] = {"input_names": ["images"], "output_names": ["logits"], "opset_version": opset}
+    if inspect.signature(torch.onnx.export).parameters["dynamo"].default:
+        shapes = None if batch_size else ({0: torch.export.Dim("batch")},)
+        program = torch.onnx.export(network, images, dynamo=True, dynamic_shapes=shapes, verbose=False, **names)
+        assert program is not None
+        return program.model_proto.SerializeToString()
+    axes = None if batch_size else {"images": {0: "batch"}, "logits": {0: "batch"}}
+    file: Any = io.BytesIO()  # which all versions that prefer this exporter write to
+    torch.onnx.export(network, images, file, dynamic_axes=axes, **names)
+    return cast(bytes, file.getvalue())
+
+
+def _read_source(source: Source, card: ModelCard | None) -> tuple[nn.Module, ModelCard]:
+    if isinstance(source, nn.Module):
+        if card is None:
+            raise ValueError("A module is exported with the `card` that says what it is; see ModelCard.")
+        return source, card
+    return load_student(source), card or read_card(source)
+
+
+def _target(source: Source, format: str, out: str | os.PathLike[str] | None) -> Path:
+    if out is None:
+        if isinstance(source, nn.Module):
+            raise ValueError("Where a module is exported to is not known; give `out`.")
+        return find_student(source).with_name(FORMATS[format])
+    path = Path(out)
+    if path.is_dir() or os.fspath(out).endswith(("/", os.sep)):
+        path = path / FORMATS[format]
+    if not isinstance(source, nn.Module) and path.resolve() in _files_of(source):
+        raise ValueError(f"{path} is a file of the student itself; give another `out`.")
+    return path
+
+
+def _files_of(source: str | os.PathLike[str]) -> set[Path]:
+    weights = find_student(source)
+    return {weights.resolve(), weights.with_name(CONFIG).resolve()}
+
+
+def _fitting_splits(dataset: Splits | str | None, data_options: Mapping[str, Any], card: ModelCard) -> Splits | None:
+    """The data set, for images of the network's size; the one that it was trained on is divided as it was then."""
+    if isinstance(dataset, str):
+        dataset = _as_in_training(dataset, data_options, card)
+    elif data_options:
+        raise ValueError("data_options are for a data set that is given by its name.")
+    if dataset is None:
+        return None
+    splits = as_splits(dataset)
+    if splits.num_classes != card.num_classes:
+        raise ValueError(f"{splits.name} has {splits.num_classes} classes, but {card.name} is for {card.num_classes}.")
+    if splits.input_size != card.input_size:
+        raise ValueError(f"{splits.name} has images of {splits.input_size}, but {card.name} is for {card.input_size}.")
+    return splits
+
+
+def _as_in_training(name: str, data_options: Mapping[str, Any], card: ModelCard) -> Splits:
+    """The data set of this name; that of the training is divided as then, but for what the options say."""
+    trained = card.made_of.get("data")
+    if not isinstance(trained, Mapping) or trained.get("name") != (name or "folder"):
+        return create_splits(name, **{"image_size": card.input_size[1], **data_options})
+    stored = {key: trained[key] for key in _DIVISION if trained.get(key) is not None}
+    splits = create_splits(name, **stored | dict(data_options))
+    divided_anew = any(data_options[key] != trained.get(key) for key in _DIVISION if key in data_options)
+    if divided_anew or splits.fingerprint == trained.get("fingerprint"):
+        return splits
+    raise ValueError(
+        f"The images of {name} are not those that {card.name} was trained and tested on, as their fingerprint tells; "
+        "its accuracy would be of others. Give the data_options that it was trained with, such as root or "
+        "resident_limit, or make splits and give those as `dataset`."
+    )
+
+
+def _draw(images: ImageSet, number: int, seed: int) -> Tensor:
+    """So many images of a set, or all."""
+    order = torch.randperm(len(images), generator=torch.Generator().manual_seed(seed))[:number]
+    return torch.cat([batch.images for batch in batches_of(images, order)])

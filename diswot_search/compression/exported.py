@@ -1,0 +1,336 @@
+"""A student as a file of another runtime: writing it, running it, and holding it against the network."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import errno
+import importlib
+import io
+import json
+import logging
+import math
+import os
+import tempfile
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from ..checks import check_whole
+from ..data.image_sets import ImageSet
+from ..networks.preprocessing import NormalisedLogits
+from ..networks.saved import ModelCard
+from ..runtime.run_folder import write_atomically
+from ..runtime.seeding import isolated_random_state
+
+TOLERANCE = 1e-4
+"""How far an exported network's logits may be off, as a share of the largest one.
+
+Sums in single precision taken in another order differ by some 1e-6 of it; a wrong operator differs by far more.
+"""
+
+
+METADATA = "card.json"
+
+
+_BATCH_SIZES = (1, 2, 7)  # the network is traced with 2
+
+
+LARGEST_BATCH = 256
+
+
+class ExportError(RuntimeError):
+    """A network that cannot be exported, or an exported file that does not compute what the network does."""
+
+
+@dataclass(frozen=True)
+class ExportReport:
+    """An exported file and what is known of it.
+
+    Attributes:
+        format: A name of `FORMATS`.
+        path: The file.
+        bytes: Its size.
+        float_bytes: Size of what it was made from, in single precision: of the ONNX file for int8, of the weights else.
+        batch_size: Images of a batch that it takes; None takes any number.
+        normalised: Whether the file normalises its images itself.
+        difference: Largest difference of a logit from the network's, as a share of the largest logit.
+        checked: Images that it was taken over; none where it was not checked.
+        tolerance: What the difference was held against; None of int8, which is not the same function.
+        accuracy: Share of test images that the file gets right, in percent.
+        float_accuracy: The same of the network in single precision.
+        samples: Test images.
+    """
+
+    format: str
+    path: Path
+    bytes: int
+    float_bytes: int
+    batch_size: int | None
+    normalised: bool
+    difference: float | None = None
+    checked: int = 0
+    tolerance: float | None = None
+    accuracy: float | None = None
+    float_accuracy: float | None = None
+    samples: int = 0
+
+    @property
+    def lost(self) -> float | None:
+        """Points of accuracy that the file has less than the network; None where no test images were given."""
+        if self.accuracy is None or self.float_accuracy is None:
+            return None
+        return self.float_accuracy - self.accuracy
+
+    def __str__(self) -> str:
+        text = f"{self.path}: {self.bytes / 1e6:.2f} MB ({self.float_bytes / 1e6:.2f} MB in float32)"
+        if self.difference is not None:
+            text += f"; logits within {self.difference:.1e} of the network's largest, over {self.checked} images"
+        if self.lost is not None:
+            text += (
+                f"; test accuracy {self.accuracy:.2f} %, {self.float_accuracy:.2f} % in float32: "
+                f"{abs(self.lost):.2f} points {'lost' if self.lost >= 0 else 'gained'} over {self.samples} images"
+            )
+        return text
+
+
+# -- how they are made --------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Exported:
+    """A file before it is written: what is known of it, what it holds, and how it is run, once somebody asks."""
+
+    report: ExportReport
+    content: bytes
+    load: Callable[[], _Runner]
+
+    @cached_property
+    def run(self) -> _Runner:
+        return self.load()
+
+
+def prepared_network(network: nn.Module, card: ModelCard, normalise: bool) -> nn.Module:
+    """The network as it is exported: a copy on the CPU, in evaluation mode."""
+    network = copy.deepcopy(network).cpu().eval().requires_grad_(False)
+    return NormalisedLogits(network, card.mean, card.std).eval() if normalise else network
+
+
+def example_batch(card: ModelCard, batch_size: int | None) -> Tensor:
+    return torch.rand(batch_size or 2, *card.input_size)
+
+
+def metadata_of(card: ModelCard, normalise: bool, batch_size: int | None) -> dict[str, str]:
+    """What an exported file says of itself, as texts; all but the name are JSON."""
+    values = asdict(card) | {"normalised": normalise, "batch_size": batch_size}
+    return {key: value if key == "name" else json.dumps(value) for key, value in values.items()}
+
+
+def with_metadata(path: Path, original: bytes) -> bytes:
+    """A quantised file with the metadata of the one that it was made from, which quantising drops."""
+    onnx = require_onnx()
+    model = onnx.load(path)
+    properties = onnx.load_from_string(original).metadata_props
+    onnx.helper.set_model_props(model, {entry.key: entry.value for entry in properties})
+    return cast(bytes, model.SerializeToString())
+
+
+def filled_batch(images: Tensor, batch_size: int) -> Tensor:
+    """A batch of the size, made full by images that it has."""
+    return images[torch.arange(batch_size) % len(images)]
+
+
+def bytes_of(network: nn.Module) -> int:
+    return sum(value.nbytes for value in network.state_dict().values())
+
+
+@contextlib.contextmanager
+def exporting(name: str | Path, target: str) -> Iterator[None]:
+    """Errors of an exporter in one line, no warnings of its own code, and the random state left as it was."""
+    root, handler = logging.getLogger(), logging.NullHandler()
+    root.addHandler(handler)  # onnxruntime writes to this logger, which would otherwise configure itself for good
+    of_torch = logging.getLogger("torch.onnx")
+    level = of_torch.level
+    of_torch.setLevel(logging.ERROR)
+    with isolated_random_state(0), warnings.catch_warnings():
+        for category in (DeprecationWarning, FutureWarning, torch.jit.TracerWarning):
+            warnings.filterwarnings("ignore", category=category)
+        warnings.filterwarnings("ignore", category=UserWarning, module=r"(torch|onnx\w*)\b")
+        try:
+            yield
+        except Exception as error:  # exporters fail in any way, some with pages of text
+            first = next((line for line in str(error).splitlines() if line.strip()), "")
+            raise ExportError(
+                f"{name} cannot be exported to {target}: {type(error).__name__}: {first.strip()[:300]}"
+            ) from error
+        finally:
+            root.removeHandler(handler)
+            of_torch.setLevel(level)
+
+
+def require_onnx() -> Any:
+    """The package onnx, once all of the extra are known to be there."""
+    try:
+        for package in ("onnxruntime", "onnxscript"):
+            importlib.import_module(package)
+        return importlib.import_module("onnx")
+    except ImportError as error:
+        raise ImportError(f"ONNX needs more packages ({error}): pip install 'diswot-search[onnx]'") from error
+
+
+def write_exported(path: Path, content: bytes) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, content)
+
+
+# -- how they are checked -----------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Runner:
+    """A network, in whatever form, that gives logits of images between 0 and 1."""
+
+    compute: Callable[[Tensor], Tensor]
+    input_size: tuple[int, ...]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    normalised: bool = False
+    batch_size: int | None = None
+
+    def prepare(self, images: Tensor) -> Tensor:
+        """The images as the network takes them."""
+        if self.normalised:
+            return images
+        return (images - torch.tensor(self.mean).view(-1, 1, 1)) / torch.tensor(self.std).view(-1, 1, 1)
+
+    def __call__(self, images: Tensor, batch_size: int = 64) -> Tensor:
+        """Logits of any number of images, computed in batches."""
+        size = self.batch_size or batch_size
+        logits = []
+        with torch.no_grad():
+            for batch in self.prepare(images).split(size):
+                whole = batch if self.batch_size is None else filled_batch(batch, size)
+                logits.append(self.compute(whole)[: len(batch)])
+        return torch.cat(logits)
+
+
+def network_runner(network: nn.Module, card: ModelCard) -> _Runner:
+    network = copy.deepcopy(network).cpu().eval()
+    return _Runner(network, card.input_size, card.mean, card.std)
+
+
+def onnx_runner(content: bytes) -> _Runner:
+    """A file of `export_onnx` or `quantise_onnx` in onnxruntime.
+
+    Raises:
+        ValueError: The file is of something else.
+    """
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    options.log_severity_level = 3  # errors; what it warns of is how fast it is
+    session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+
+    def compute(images: Tensor) -> Tensor:
+        return torch.from_numpy(session.run(["logits"], {"images": images.numpy()})[0])
+
+    return _described(compute, session.get_modelmeta().custom_metadata_map)
+
+
+def program_runner(content: bytes, path: Path) -> _Runner:
+    """A file of `export_torch`."""
+    texts = {METADATA: ""}
+    with exporting(path, "torch.export and loaded"):
+        program = torch.export.load(io.BytesIO(content), extra_files=texts).module()
+    return _described(program, json.loads(texts[METADATA]))
+
+
+def _described(compute: Callable[[Tensor], Tensor], metadata: Mapping[str, str]) -> _Runner:
+    try:
+        size, mean, std = (tuple(json.loads(metadata[key])) for key in ("input_size", "mean", "std"))
+        return _Runner(compute, size, mean, std, json.loads(metadata["normalised"]), json.loads(metadata["batch_size"]))
+    except KeyError as error:
+        raise ValueError(f"The file does not say what it is ({error} is missing); it was not exported here.") from None
+
+
+def checked_export(made: Exported, network: nn.Module, card: ModelCard, images: Tensor | None = None) -> Exported:
+    """The file with its difference from the network, over random images and given ones.
+
+    Raises:
+        ExportError: It is larger than the tolerance.
+    """
+    report, expected = made.report, network_runner(network, card)
+    generator = torch.Generator().manual_seed(0)
+    sizes = (report.batch_size,) if report.batch_size else _BATCH_SIZES
+    batches = [torch.rand(size, *card.input_size, generator=generator) for size in sizes]
+    if images is not None:
+        check_image_size(images, card.input_size)
+        batches.append(images[:LARGEST_BATCH])
+    differences = []
+    for batch in batches:
+        with exporting(report.path, f"{report.format} and run"):
+            found = made.run(batch, len(batch))
+        differences.append(difference_to_network(found, expected(batch)))
+    worst = max(differences, key=lambda difference: math.inf if math.isnan(difference) else difference)
+    if not worst <= TOLERANCE:
+        raise ExportError(
+            f"The exported network is not the network: logits are off by {worst:.2g} of the largest, {TOLERANCE:g} is "
+            f"allowed. {report.path} was not written."
+        )
+    checked = replace(report, difference=worst, tolerance=TOLERANCE, checked=sum(map(len, batches)))
+    return Exported(checked, made.content, lambda: made.run)
+
+
+def difference_to_network(found: Tensor, expected: Tensor) -> float:
+    """Largest difference as a share of the largest expected magnitude; NaN where either is not finite."""
+    difference = (found - expected).abs().max()
+    return float(difference / expected.abs().max()) if difference else 0.0
+
+
+def check_image_size(images: Tensor, input_size: Sequence[int]) -> None:
+    if images.ndim != 4 or not len(images) or tuple(images.shape[1:]) != tuple(input_size):
+        raise ValueError(
+            f"images are of shape {tuple(images.shape)}; needed are some of (N, {', '.join(map(str, input_size))})."
+        )
+
+
+# -- what a call is about -----------------------------------------------------------------------
+
+
+def check_call(path: Path, batch_size: int | None, opset: int | None = None) -> None:
+    """Refuse, before any work, numbers that cannot be, and a file that cannot be written."""
+    if batch_size is not None:
+        check_whole("batch_size", batch_size, least=1)
+    if opset is not None:
+        check_whole("opset", opset, least=1)
+        newest = require_onnx().defs.onnx_opset_version()
+        if opset > newest:
+            raise ValueError(f"opset is {opset}; the newest that this version of ONNX has is {newest}.")
+    try:
+        if path.is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        folder = next(parent for parent in path.absolute().parents if parent.exists())
+        with tempfile.TemporaryFile(dir=folder):  # permissions alone do not tell
+            pass
+    except OSError as error:
+        raise ExportError(f"Cannot write {path}: {error.strerror or error}.") from error
+
+
+def batches_of(images: ImageSet, order: Tensor, batch_size: int = LARGEST_BATCH) -> Iterator[Any]:
+    return images.batches(order, batch_size, device=torch.device("cpu"), augment=None, seed=0)
+
+
+def accuracies(runners: Sequence[_Runner], images: ImageSet) -> list[float]:
+    """Share of images whose class each of the networks finds, in percent."""
+    right = [0] * len(runners)
+    for batch in batches_of(images, torch.arange(len(images))):
+        for place, run in enumerate(runners):
+            right[place] += int((run(batch.images).argmax(1) == batch.labels).sum())
+    return [100 * count / len(images) for count in right]

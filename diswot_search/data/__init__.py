@@ -1,0 +1,1 @@
+"""Data sets, splits, labelled subsets, augmentation and the probe."""

@@ -1,0 +1,16 @@
+"""The error of data that cannot be read or divided as asked."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+
+class DataError(ValueError):
+    """A data set that cannot be read, or a request to it that cannot be met."""
+
+
+def unknown_data(kind: str, name: str, names: Iterable[str]) -> DataError:
+    # A late import, because search_spaces imports timm, which imports torchvision.
+    from search_spaces.registry import unknown_name_message
+
+    return DataError(unknown_name_message(kind, name, names))

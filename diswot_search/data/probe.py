@@ -1,0 +1,353 @@
+"""The probe: the one fixed, seeded mini-batch that every score of a study is computed on."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..checks import check_whole, listed
+from .data_set import (
+    DataSet,
+    Statistics,
+    check_labels,
+    given_statistics,
+    measured_statistics,
+    per_channel,
+    shuffled_by_class,
+)
+from .datasets import open_data_set
+from .errors import DataError
+from .images import check_size, to_pixels
+
+
+@dataclass(frozen=True, eq=False)
+class Probe:
+    """The fixed mini-batch of a study. Make one with `create_probe` or `Probe.from_tensors`.
+
+    Attributes:
+        images: (B, C, H, W) float32, normalised, on the CPU.
+        labels: (B,) int64 class indices, on the CPU.
+        num_classes: Number of classes of the data set; the batch need not contain all of them.
+        name: Name of the data set.
+        fingerprint: SHA-256 in hex of the raw images, the labels and the processing; equal for equal probes.
+        origin: How the probe was drawn and normalised, as JSON values.
+
+    Raises:
+        DataError: The images have the wrong shape or dtype, NaN or infinite pixels, or number fewer than two; or
+            the labels are not integers, not one per image, or outside the classes.
+    """
+
+    images: Tensor = field(repr=False)
+    labels: Tensor = field(repr=False)
+    num_classes: int
+    name: str
+    fingerprint: str
+    origin: dict[str, Any] = field(repr=False)
+
+    def __post_init__(self) -> None:
+        _check_tensors(self.images, self.labels, self.num_classes, self.name)
+
+    @classmethod
+    def from_tensors(
+        cls, images: Tensor, labels: Tensor, num_classes: int | None = None, name: str = "tensors"
+    ) -> Probe:
+        """Make a probe from a batch as it is, without resizing or normalising it.
+
+        Args:
+            images: (B, C, H, W) floating point.
+            labels: (B,) class indices of any integer dtype.
+            num_classes: Number of classes of the data; by default the largest label plus one.
+            name: Name of the probe in the study's records.
+
+        Raises:
+            DataError: The tensors break one of the rules of the class.
+
+        Example:
+            >>> probe = Probe.from_tensors(torch.rand(4, 3, 8, 8), torch.tensor([0, 1, 2, 1]))
+            >>> probe.num_classes, probe.input_size
+            (3, (3, 8, 8))
+        """
+        _check_tensors(images, labels, num_classes, name)
+        images = images.detach().to("cpu", torch.float32, copy=True).contiguous()
+        labels = labels.detach().to("cpu", torch.int64, copy=True)
+        count = num_classes or int(labels.max()) + 1
+        fingerprint = _fingerprint([images.numpy(), labels.numpy()], {"num_classes": count})
+        return cls(images, labels, count, name, fingerprint, {"batch_size": len(images)})
+
+    @property
+    def input_size(self) -> tuple[int, int, int]:
+        """Channels, height and width of one image, in pixels."""
+        channels, height, width = self.images.shape[1:]
+        return channels, height, width
+
+    def config(self) -> dict[str, Any]:
+        """Everything that distinguishes this probe from another one, as JSON values."""
+        return {
+            "name": self.name,
+            **self.origin,
+            "num_classes": self.num_classes,
+            "input_size": list(self.input_size),
+            "fingerprint": self.fingerprint,
+        }
+
+
+def create_probe(
+    name: str = "digits",
+    *,
+    root: str | os.PathLike[str] | None = None,
+    split: str = "train",
+    download: bool = False,
+    batch_size: int = 64,
+    image_size: int | None = None,
+    balanced: bool = True,
+    seed: int = 0,
+    num_classes: int | None = None,
+    mean: float | Sequence[float] | None = None,
+    std: float | Sequence[float] | None = None,
+) -> Probe:
+    """Draw a probe from a data set. Global random state is neither used nor changed.
+
+    Names:
+        `digits`: scikit-learn's 1,797 handwritten digits as RGB images. They are part of the installation and have
+            one split, `train`.
+        `PATH.npz`: an archive with the members `train_images` and `train_labels` (or `test_...`, depending on
+            `split`). Images are uint8, N x H x W or N x H x W x C with 1 or 3 channels. A relative path starts at
+            `root`.
+        `noise`: standard normal pixels; needs `num_classes`.
+        `torch/NAME`: a data set of torchvision, by timm's name (`torch/cifar100`) or by its class name in lower
+            case (`torch/svhn`).
+        `folder` or `folder/PATH`: a folder or tar file of images with one sub-folder per class; folders for splits
+            may stand above these.
+        `hfds/NAME`, `hfids/NAME`, `tfds/NAME`, `wds/NAME`: a data set as timm reads it.
+
+    If a data set cannot give labels without decoding images, the probe is drawn from at most `UNLABELLED_LIMIT`
+    samples: the first ones of a stream, or evenly spaced ones of a data set with random access.
+
+    Args:
+        name: Name of the data set.
+        root: Folder of the data set, if it has one.
+        split: Split to draw from.
+        download: Let torchvision (or timm's reader) download missing files.
+        batch_size: Number of images to draw, at least 2.
+        image_size: Side in pixels of the square that each image is centre-cropped and resized (bicubic) to. By
+            default images keep their size; digits and noise are 32 x 32.
+        balanced: Draw the same number of images from every class, to within one. A batch smaller than the number of
+            classes gets one image from each of `batch_size` classes. Otherwise images are drawn uniformly.
+        seed: Seed that chooses the images and their order.
+        num_classes: Number of classes, if the data set has more than its labels show.
+        mean: Mean of each channel on a scale from 0 to 1; needs `std` as well. The default depends on the name:
+            known values for CIFAR-10, CIFAR-100, MNIST, Fashion-MNIST and digits; ImageNet's values for data that
+            timm or torchvision reads; otherwise the values of the drawn images.
+            `Probe.origin["statistics"]` records which.
+        std: Standard deviation of each channel on the same scale.
+
+    Returns:
+        A probe with images of shape (batch_size, 3, H, W).
+
+    Raises:
+        DataError: The name or split is unknown, the data set cannot be read, labels lie outside the classes, a
+            class is empty although `balanced` is set, the batch is larger than the data set, or an argument is out
+            of range.
+
+    Example:
+        >>> probe = create_probe("digits", batch_size=20, seed=1)
+        >>> tuple(probe.images.shape), probe.num_classes
+        ((20, 3, 32, 32), 10)
+    """
+    return create_probes(
+        name,
+        1,
+        root=root,
+        split=split,
+        download=download,
+        batch_size=batch_size,
+        image_size=image_size,
+        balanced=balanced,
+        seed=seed,
+        num_classes=num_classes,
+        mean=mean,
+        std=std,
+    )[0]
+
+
+def create_probes(
+    name: str = "digits",
+    count: int = 1,
+    *,
+    root: str | os.PathLike[str] | None = None,
+    split: str = "train",
+    download: bool = False,
+    batch_size: int = 64,
+    image_size: int | None = None,
+    balanced: bool = True,
+    seed: int = 0,
+    num_classes: int | None = None,
+    mean: float | Sequence[float] | None = None,
+    std: float | Sequence[float] | None = None,
+) -> list[Probe]:
+    """Draw several probes with the seeds `seed`, `seed + 1`, ... while opening the data set only once.
+
+    Args:
+        name: Name of the data set. This and all other arguments have the same meaning as in `create_probe`.
+        count: Number of probes to draw, at least 1.
+
+    Returns:
+        `count` probes, in the order of their seeds.
+
+    Raises:
+        DataError: The same errors as `create_probe`, or a `count` below 1.
+
+    Example:
+        >>> [probe.origin["seed"] for probe in create_probes("digits", 3, seed=5)]
+        [5, 6, 7]
+    """
+    for key, value, lowest in (("count", count, 1), ("batch_size", batch_size, 2), ("seed", seed, 0)):
+        check_whole(key, value, least=lowest, error=DataError)
+    for key, optional in (("image_size", image_size), ("num_classes", num_classes)):
+        if optional is not None:
+            check_whole(key, optional, least=1, error=DataError)
+    statistics = given_statistics(mean, std)
+    seeds = range(seed, seed + count)
+    if name == "noise":
+        return [_noise_probe(batch_size, image_size, balanced, s, num_classes, statistics) for s in seeds]
+
+    data = open_data_set(name, None if root is None else Path(root), split, download)
+    if batch_size > len(data.labels):
+        raise DataError(f"batch_size is {batch_size}, but {data.title} has only {len(data.labels)} images.")
+    classes = data.num_classes if num_classes is None else num_classes
+    check_labels(data.labels.min(), data.labels.max(), classes, data.title)
+    size = 32 if name == "digits" and image_size is None else image_size
+    drawing = {"split": split, "batch_size": batch_size, "balanced": balanced, "image_size": size}
+    statistics = statistics or data.statistics
+    return [_draw_probe(data, name or "folder", classes, statistics, drawing | {"seed": s}) for s in seeds]
+
+
+def _check_tensors(images: Tensor, labels: Tensor, num_classes: int | None, name: str) -> None:
+    if not isinstance(images, Tensor) or not isinstance(labels, Tensor):
+        kinds = f"{type(images).__name__} and {type(labels).__name__}"
+        raise DataError(f"Images and labels of {name!r} are {kinds}; both must be tensors.")
+    shape = tuple(images.shape)
+    if images.ndim != 4 or min(shape) < 1:
+        raise DataError(f"Images of {name!r} have the shape {shape}; it must be (batch, channels, height, width).")
+    if not images.is_floating_point():
+        raise DataError(f"Images of {name!r} are {images.dtype}; they must be floating point and normalised.")
+    check_whole(f"The batch size of {name!r}", shape[0], least=2, error=DataError)
+    broken = (~images.isfinite()).flatten(1).any(dim=1).nonzero().flatten().tolist()
+    if broken:
+        raise DataError(f"Pixels of {name!r} are NaN or infinite in {len(broken)} images: {listed(broken)}.")
+    if labels.shape != shape[:1] or labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool:
+        raise DataError(
+            f"Labels of {name!r} are {labels.dtype} with the shape {tuple(labels.shape)}; "
+            f"there must be one integer for each of the {shape[0]} images."
+        )
+    if num_classes is not None:
+        check_whole("num_classes", num_classes, least=1, error=DataError)
+    lowest, highest = int(labels.min()), int(labels.max())
+    check_labels(lowest, highest, highest + 1 if num_classes is None else num_classes, repr(name))
+
+
+def _draw_probe(
+    data: DataSet, name: str, num_classes: int, statistics: Statistics | None, drawing: dict[str, Any]
+) -> Probe:
+    """Draw and normalise one probe; `drawing` holds the options of the draw, as they are recorded."""
+    rng = np.random.default_rng(drawing["seed"])
+    indices = _draw(data, num_classes, drawing["batch_size"], drawing["balanced"], rng)
+    raw, labels = data.read(indices), data.labels[indices]
+    pixels = _stack([to_pixels(image, drawing["image_size"]) for image in raw], data.title)
+    # Raw pixels are hashed, because the last bit of the normalised ones may differ between machines.
+    processing = {
+        "num_classes": num_classes,
+        "image_size": drawing["image_size"],
+        "statistics": statistics and statistics[1:],
+    }
+    fingerprint = _fingerprint([*raw, labels], processing)
+    statistics = statistics or _statistics_of(pixels, data.title)
+    images = (pixels - per_channel(statistics.mean)) / per_channel(statistics.std)
+    normalised = {"statistics": statistics.origin, "mean": list(statistics.mean), "std": list(statistics.std)}
+    return Probe(images, torch.from_numpy(labels), num_classes, name, fingerprint, drawing | normalised)
+
+
+def _noise_probe(
+    batch_size: int,
+    image_size: int | None,
+    balanced: bool,
+    seed: int,
+    num_classes: int | None,
+    statistics: Statistics | None,
+) -> Probe:
+    if num_classes is None:
+        raise DataError("The data set 'noise' has no classes; give num_classes.")
+    if statistics is not None:
+        raise DataError("The data set 'noise' is already standard normal; mean and std do not apply.")
+    rng = np.random.default_rng(seed)
+    size = image_size or 32
+    images = rng.standard_normal((batch_size, 3, size, size), dtype=np.float32)
+    if balanced:
+        shares = _even_shares(np.arange(num_classes), num_classes, batch_size, rng)
+        labels = rng.permutation(np.repeat(np.arange(num_classes), shares))
+    else:
+        labels = rng.integers(num_classes, size=batch_size)
+    fingerprint = _fingerprint([images, labels], {"num_classes": num_classes})
+    origin = {"batch_size": batch_size, "balanced": balanced, "image_size": size, "seed": seed}
+    return Probe(torch.from_numpy(images), torch.from_numpy(labels), num_classes, "noise", fingerprint, origin)
+
+
+def _draw(data: DataSet, num_classes: int, batch_size: int, balanced: bool, rng: np.random.Generator) -> np.ndarray:
+    """Indices of `batch_size` distinct samples, in random order."""
+    if not balanced:
+        return rng.choice(len(data.labels), batch_size, replace=False)
+    class_counts = np.bincount(data.labels, minlength=num_classes)
+    empty = np.flatnonzero(class_counts == 0).tolist()
+    # A sample of the data set may miss a class by chance; this is harmless if the batch does not need that class.
+    if empty and (data.complete or num_classes - len(empty) < min(batch_size, num_classes)):
+        raise DataError(
+            f"{data.title} has no images of {len(empty)} of its {num_classes} classes: {listed(empty)}. "
+            "Set balanced=False, or give another num_classes."
+        )
+    shares = _even_shares(np.flatnonzero(class_counts), num_classes, batch_size, rng)
+    short = [f"{c} ({class_counts[c]} of {shares[c]})" for c in np.flatnonzero(class_counts < shares)]
+    if short:
+        raise DataError(
+            f"{data.title} has too few images for a balanced batch of {batch_size} in the classes {listed(short)}. "
+            "Give a smaller batch_size, or set balanced=False."
+        )
+    by_class = shuffled_by_class(data.labels, rng)
+    starts = np.cumsum(class_counts) - class_counts
+    chosen = [by_class[start : start + share] for start, share in zip(starts, shares, strict=True)]
+    return rng.permutation(np.concatenate(chosen))
+
+
+def _even_shares(classes: np.ndarray, num_classes: int, batch_size: int, rng: np.random.Generator) -> np.ndarray:
+    """Number of images per class, shape (num_classes,); a remainder goes to random ones of `classes`."""
+    each, extra = divmod(batch_size, len(classes))
+    shares = np.zeros(num_classes, dtype=np.int64)
+    shares[rng.permutation(classes)] = each + (np.arange(len(classes)) < extra)
+    return shares
+
+
+def _stack(images: Sequence[Tensor], title: str) -> Tensor:
+    for image in images:
+        check_size(image.shape, images[0].shape, title)
+    return torch.stack(list(images))
+
+
+def _statistics_of(pixels: Tensor, title: str) -> Statistics:
+    std, mean = torch.std_mean(pixels.double(), dim=(0, 2, 3), correction=0)
+    return measured_statistics("probe", mean, std, f"drawn images of {title}")
+
+
+def _fingerprint(arrays: Iterable[np.ndarray], processing: dict[str, Any]) -> str:
+    digest = hashlib.sha256(json.dumps(processing, sort_keys=True).encode())
+    for array in arrays:
+        digest.update(f"{array.dtype.str}{array.shape}".encode())
+        digest.update(array.tobytes())
+    return digest.hexdigest()

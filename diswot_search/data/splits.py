@@ -1,0 +1,551 @@
+"""Training, validation and test images of one data set."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path, PurePath
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..checks import check_whole, listed
+from ..runtime.run_folder import differences
+from ..runtime.seeding import stable_seed
+from .arrays import data_set_of_arrays
+from .data_set import DataSet, Statistics, Whole, given_statistics, measured_statistics
+from .datasets import open_data_set, split_names
+from .division import SplitRequest, count_classes, divide, division, labelled_by_request, numbering_of, same_split
+from .errors import DataError
+from .image_sets import ImageSet, ResidentSet, StreamedSet
+from .images import check_size, square
+from .labelled import Labels, Numbering, format_indices, label_request
+from .overlap import check_unseen
+from .probe import Probe
+from .with_timm import EVAL_SPLITS, UNLABELLED_LIMIT, no_random_access
+
+
+def same_data(known: Mapping[str, Any], splits: Splits) -> bool:
+    """Whether it is the same by name, wherever it lies."""
+    return PurePath(known.get("name", "")).name == PurePath(splits.name).name
+
+
+def check_division(who: str, trained_on: Mapping[str, Any], splits: Splits, how: str = "trained on") -> None:
+    """Refuse what may have seen images of the same data which are to be validated or tested on.
+
+    Args:
+        who: The network, or whatever it is, as the subject of a message.
+        trained_on: What it has seen, as `Splits.config()` says it.
+        splits: The data at hand.
+        how: What was done with that data.
+
+    Raises:
+        ValueError: The data is the same by name, but its validation and test images are chosen otherwise.
+    """
+    if not same_data(trained_on, splits):
+        return
+    if lines := differences(division(trained_on), division(splits.config())):
+        raise ValueError(
+            f"{who} is {how} {splits.name} divided otherwise, so that it may know images to validate or test on: "
+            f"{'; '.join(lines)}. Divide the data alike for both."
+        )
+
+
+RESIDENT_LIMIT = 2**31
+"""Largest size in bytes of the images of a data set that are held in memory; larger ones are streamed."""
+
+
+_READ_AT_ONCE = 64
+"""Number of images that are decoded at a time, at full size, while they are loaded into memory."""
+
+
+_NOT_MIRRORED = ("digits", "mnist", "kmnist", "qmnist", "emnist", "usps", "svhn", "gtsrb", "omniglot", "renderedsst2")
+"""Data sets whose images change their meaning when left and right are exchanged."""
+
+
+@dataclass(frozen=True, eq=False)
+class Splits:
+    """A data set to train on, validate and test. Make one with `create_splits` or `Splits.from_arrays`.
+
+    Attributes:
+        name: Name of the data set.
+        num_classes: Number of classes.
+        input_size: Channels, height and width of an image, in pixels.
+        train: Training images.
+        val: Validation images, which choose the best epoch; disjoint from `train`.
+        test: Test images, which the final accuracy is measured on, once.
+        mean: Mean of each of the three channels, on a scale from 0 to 1.
+        std: Standard deviation of each channel, on the same scale.
+        mirrored: Whether an image keeps its meaning when left and right are exchanged.
+        source: How the splits were made, as JSON values.
+        classes: Names of the classes in order; empty if they have no names.
+        labelled: (n,) int64 places in `train` of the labelled subset, ascending; None if all images have labels.
+        numbering: Indices of the images of `train` in the training part on disk; None if they are all of it.
+    """
+
+    name: str
+    num_classes: int
+    input_size: tuple[int, int, int]
+    train: ImageSet
+    val: ImageSet
+    test: ImageSet
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    mirrored: bool
+    source: dict[str, Any] = field(repr=False)
+    classes: tuple[str, ...] = field(default=(), repr=False)
+    labelled: Tensor | None = field(default=None, repr=False)
+    numbering: Numbering | None = field(default=None, repr=False)
+
+    @classmethod
+    def from_arrays(
+        cls,
+        train: tuple[Any, Any],
+        val: tuple[Any, Any] | None = None,
+        test: tuple[Any, Any] | None = None,
+        *,
+        name: str = "arrays",
+        image_size: int | None = None,
+        val_share: float = 0.1,
+        test_share: float = 0.2,
+        train_limit: int | None = None,
+        seed: int = 0,
+        num_classes: int | None = None,
+        mean: float | Sequence[float] | None = None,
+        std: float | Sequence[float] | None = None,
+        mirrored: bool = True,
+        workers: int = 0,
+        labels: Labels = None,
+        labels_per_class: int | None = None,
+        label_seed: int | None = None,
+    ) -> Splits:
+        """Make splits from arrays or tensors of images and labels.
+
+        Args:
+            train: Pair of images and labels. Images are uint8: arrays (N, H, W) or (N, H, W, 1 or 3), or tensors
+                (N, H, W) or (N, 1 or 3, H, W). Labels are (N,) integers.
+            val: Validation images and labels, in the same form; by default split off `train`.
+            test: Test images and labels, in the same form; by default split off `train`.
+            name: Name of the data set in records.
+            mirrored: Whether an image keeps its meaning when left and right are exchanged.
+            image_size: Side in pixels of the square that images are resized to. This and all further arguments have
+                the same meaning as in `create_splits`.
+
+        Raises:
+            DataError: An array has the wrong shape or dtype, or one of the errors of `create_splits` occurs.
+
+        Example:
+            >>> images = torch.randint(256, (60, 3, 8, 8), dtype=torch.uint8)
+            >>> splits = Splits.from_arrays((images, torch.arange(60) % 3))
+            >>> len(splits.train), len(splits.val), len(splits.test)
+            (42, 6, 12)
+        """
+        request = SplitRequest(
+            name,
+            image_size,
+            val_share,
+            test_share,
+            train_limit,
+            seed,
+            num_classes,
+            given_statistics(mean, std),
+            label_request(labels, labels_per_class),
+            label_seed,
+        )
+        val_data = None if val is None else _arrays(val, f"split 'val' of {name!r}")
+        test_data = None if test is None else _arrays(test, f"split 'test' of {name!r}")
+        train_data = _arrays(train, f"split 'train' of {name!r}")
+        return _make_splits(train_data, val_data, test_data, request, {}, mirrored, math.inf, workers)
+
+    def config(self) -> dict[str, Any]:
+        """Everything that distinguishes these splits from others, as JSON values.
+
+        The fingerprint covers the pixels of images in memory. For streamed images, it covers their indices, file
+        names and labels instead.
+        """
+        return {
+            "name": self.name,
+            **self.source,
+            "num_classes": self.num_classes,
+            "input_size": list(self.input_size),
+            "fingerprint": self.fingerprint,
+        }
+
+    def with_labels(
+        self, labels: Labels = None, labels_per_class: int | None = None, label_seed: int | None = None
+    ) -> Splits:
+        """The same splits with another labelled subset; without arguments, all training images have labels.
+
+        Args:
+            labels: The labelled subset, in one of the forms of `create_splits`.
+            labels_per_class: Number of labelled images of each class; give this or `labels`.
+            label_seed: Seed that chooses the images; by default the seed that the splits were made with.
+
+        Raises:
+            DataError: The request cannot be met, or the labelled images occur among the test images.
+
+        Example:
+            >>> splits = create_splits("digits").with_labels(labels_per_class=4)
+            >>> len(splits.labelled), len(splits.train)
+            (40, 1295)
+        """
+        request = label_request(labels, labels_per_class)
+        seed = self.source.get("seed", 0) if label_seed is None else label_seed
+        check_whole("label_seed", seed, least=0, error=DataError)
+        labels_of_all, names = self.train.labels.numpy(), self.classes or range(self.num_classes)
+        labelled, config = labelled_by_request(request, labels_of_all, self._numbering, seed, names)
+        check_unseen(self.train, labelled, self.test, self._numbering)
+        return replace(self, labelled=labelled, source=self.source | {"labels": config})
+
+    def labelled_indices(self) -> np.ndarray:
+        """Indices of the labelled images in the training part of the data set on disk.
+
+        Indices start at 0, and count the images before validation images, test images or a `train_limit` are taken
+        out.
+
+        Returns:
+            (n,) int64, ascending.
+        """
+        train = self._numbering.train
+        return train if self.labelled is None else train[self.labelled.numpy()]
+
+    def labels_file(self) -> str:
+        """The `labelled_indices` as the text of a file, which the argument `labels` accepts by its path."""
+        return format_indices(self.labelled_indices(), self.train.title)
+
+    def probe(
+        self,
+        batch_size: int = 64,
+        seed: int = 0,
+        *,
+        mean: Sequence[float] | None = None,
+        std: Sequence[float] | None = None,
+    ) -> Probe:
+        """Draw a probe of labelled training images, without augmentation and balanced over the classes.
+
+        Args:
+            batch_size: Number of images, at least 2, spread over the classes as evenly as their sizes allow.
+            seed: Seed that chooses the images.
+            mean: Mean of each channel to normalise by; by default that of the data set.
+            std: Standard deviation of each channel to normalise by; by default that of the data set.
+
+        Returns:
+            A probe with images of shape (batch_size, 3, H, W).
+
+        Raises:
+            DataError: Fewer than `batch_size` training images have labels.
+        """
+        labelled = torch.arange(len(self.train)) if self.labelled is None else self.labelled
+        check_whole("batch_size", batch_size, least=2, error=DataError)
+        if batch_size > len(labelled):
+            restriction = "" if self.labelled is None else " that have labels"
+            raise DataError(
+                f"The probe needs {batch_size} images, but there are only {len(labelled)} training images{restriction}."
+            )
+        order = labelled[_by_turns(self.train.labels[labelled], seed)[:batch_size]]
+        batch = next(iter(self.train.batches(order, batch_size, device=torch.device("cpu"), augment=None, seed=0)))
+        shift, scale = (torch.tensor(values).view(-1, 1, 1) for values in (mean or self.mean, std or self.std))
+        return Probe.from_tensors((batch.images - shift) / scale, batch.labels, self.num_classes, self.name)
+
+    @property
+    def _numbering(self) -> Numbering:
+        if self.numbering is not None:
+            return self.numbering
+        return Numbering(self.train.title, np.arange(len(self.train)), len(self.train))
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 in hex of the three image sets, whatever the labelled subset; equal for equal splits."""
+        prints = [part.fingerprint() for part in (self.train, self.val, self.test)]
+        return hashlib.sha256(json.dumps([*prints, self.num_classes]).encode()).hexdigest()
+
+
+def _by_turns(labels: Tensor, seed: int) -> Tensor:
+    """All places in random order, but so that the classes take turns."""
+    shuffled = torch.randperm(len(labels), generator=torch.Generator().manual_seed(stable_seed(seed, "probe")))
+    turn = torch.empty(len(labels), dtype=torch.int64)
+    for label in labels.unique():
+        places = shuffled[labels[shuffled] == label]
+        turn[places] = torch.arange(len(places))
+    return shuffled[turn[shuffled].argsort(stable=True)]
+
+
+def _arrays(pair: tuple[Any, Any], title: str) -> DataSet:
+    """A data set of a pair of images and labels, each an array or a tensor."""
+    images, labels = pair
+    if isinstance(images, Tensor):
+        images = (images.permute(0, 2, 3, 1) if images.ndim == 4 else images).cpu().numpy()
+    labels = labels.cpu().numpy() if isinstance(labels, Tensor) else np.asarray(labels)
+    return data_set_of_arrays(np.asarray(images), labels, title, None)
+
+
+def create_splits(
+    name: str = "digits",
+    *,
+    root: str | os.PathLike[str] | None = None,
+    download: bool = False,
+    image_size: int | None = None,
+    train_split: str = "train",
+    val_split: str | None = None,
+    test_split: str | None = None,
+    val_share: float = 0.1,
+    test_share: float = 0.2,
+    train_limit: int | None = None,
+    seed: int = 0,
+    num_classes: int | None = None,
+    mean: float | Sequence[float] | None = None,
+    std: float | Sequence[float] | None = None,
+    resident_limit: int = RESIDENT_LIMIT,
+    workers: int | None = None,
+    labels: Labels = None,
+    labels_per_class: int | None = None,
+    label_seed: int | None = None,
+) -> Splits:
+    """Open a data set to train on, with validation and test images. Global random state is neither used nor changed.
+
+    Parts that the data set lacks are split off its training images, with the same share of each class: first the test
+    images, then the validation images from the rest. If the data set has only one other split, it is the test split.
+
+    Args:
+        name: One of the names that `create_probe` lists, except `noise`.
+        root: Folder of the data set, if it has one.
+        download: Let torchvision (or timm's reader) download missing files.
+        image_size: Side in pixels of the square that each image is centre-cropped and resized (bicubic) to. By
+            default images keep their size; digits are 32 x 32.
+        train_split: Split to train on.
+        val_split: Split to validate on; by default that of the data set, if it has one apart from the test split.
+        test_split: Split to test on; by default that of the data set.
+        val_share: Share of the training images to validate on, between 0 and 1, if there is no validation split.
+        test_share: Share of the training images to test on, between 0 and 1, if there is no test split.
+        train_limit: Number of images to train on, spread over the classes as evenly as their sizes allow.
+            Validation and test images stay the same, and a larger limit contains the images of a smaller one.
+        seed: Seed that chooses the images to split off or to omit.
+        num_classes: Number of classes, if the data set has more than its labels show.
+        mean: Mean of each channel on a scale from 0 to 1; needs `std` as well. The default depends on the name:
+            known values for CIFAR-10, CIFAR-100, MNIST, Fashion-MNIST and digits; ImageNet's values for data that
+            timm or torchvision reads; otherwise the values of the training images.
+            `Splits.source["statistics"]` records which.
+        std: Standard deviation of each channel on the same scale.
+        resident_limit: Largest size in bytes of the images of all parts that are held in memory; larger data sets
+            are streamed from disk.
+        workers: Number of processes that read streamed images, or augment images one at a time. By default one less
+            than the processor cores, but at least 1 and at most 8.
+        labels: The labelled subset of the training images; by default all of them. It may be a share such as "4%" of
+            each class, rounded, but at least one image; a total number of images, spread over the classes as evenly
+            as their sizes allow; indices; or a file of indices: .npy, or text with one index on each line, where #
+            begins a comment. Indices start at 0 and count the images of the training part on disk, before validation
+            images, test images or a `train_limit` are taken out.
+        labels_per_class: Number of labelled images of each class; give this or `labels`.
+        label_seed: Seed that chooses the labelled images; by default `seed`. A larger request contains the images of
+            a smaller one.
+
+    Raises:
+        DataError: A name or split is unknown; a split is used twice; the data set is empty or cannot be read; labels
+            lie outside the classes; a class has no training images; splits have different classes; an argument is
+            out of range; or labelled images are not among the training images, are repeated, belong to fewer than
+            two classes, or occur among the test images.
+
+    Example:
+        >>> splits = create_splits("digits", train_limit=200, labels="10%")
+        >>> len(splits.train), len(splits.labelled), len(splits.test)
+        (200, 20, 359)
+    """
+    request = SplitRequest(
+        name or "folder",
+        32 if name == "digits" and image_size is None else image_size,
+        val_share,
+        test_share,
+        train_limit,
+        seed,
+        num_classes,
+        labels=label_request(labels, labels_per_class),
+        statistics=given_statistics(mean, std),
+        label_seed=label_seed,
+    )
+    check_whole("resident_limit", resident_limit, least=0, error=DataError)
+    workers = _usual_workers() if workers is None else workers
+    check_whole("workers", workers, least=0, error=DataError)
+    if name == "noise":
+        raise DataError("The data set 'noise' cannot be learnt; it is for probes only.")
+    folder = None if root is None else Path(root)
+
+    def open_split(split: str) -> DataSet:
+        return open_data_set(name, folder, split, download, Whole(request.image_size, resident_limit))
+
+    splits, (train, val, test) = _open_parts(open_split, name, folder, (train_split, val_split, test_split))
+    return _make_splits(train, val, test, request, splits, _is_mirrored(name), resident_limit, workers)
+
+
+def _open_parts(
+    open_split: Callable[[str], DataSet],
+    name: str,
+    root: Path | None,
+    requested: tuple[str, str | None, str | None],
+) -> tuple[dict[str, str | None], tuple[DataSet, DataSet | None, DataSet | None]]:
+    """Open the training, validation and test splits, as far as the data set has them, and say which they are."""
+    train_split, val_split, test_split = requested
+    train = open_split(train_split)
+    names = split_names(name, root)
+    for split in requested if names is not None and name.startswith("torch/") else ():
+        _check_known(split, names)
+    test_split, test = _find(open_split, names, test_split, ("test", *EVAL_SPLITS), (train_split, val_split))
+    val_split, val = _find(open_split, names, val_split, EVAL_SPLITS, (train_split, test_split))
+    return {"train_split": train_split, "val_split": val_split, "test_split": test_split}, (train, val, test)
+
+
+def _usual_workers() -> int:
+    """The default number of worker processes: one less than the processor cores, from 1 to 8."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, min(8, cores - 1))
+
+
+def _check_known(split: str | None, names: Sequence[str] | None) -> None:
+    """Reject a split that is not among the names of the data set, if both are known."""
+    if names is None or split is None or split in names:
+        return
+    if len(names) == 1:
+        raise DataError(f"Unknown split {split!r}; the data set has only {names[0]!r}.")
+    raise DataError(f"Unknown split {split!r}; the data set has {listed(names)}.")
+
+
+def _find(
+    open_split: Callable[[str], DataSet],
+    names: Sequence[str] | None,
+    requested: str | None,
+    candidates: Sequence[str],
+    taken: Sequence[str | None],
+) -> tuple[str | None, DataSet | None]:
+    """Open the requested split, or else the first candidate that the data set has; None if it has none of them."""
+    if requested is not None:
+        if any(same_split(requested, split) for split in taken):
+            raise DataError(f"The split {requested!r} is used twice; train, val and test must be different splits.")
+        if names == ("train",):
+            # A folder without sub-folders for splits would return the same images again.
+            _check_known(requested, names)
+        return requested, open_split(requested)
+    if any(split in EVAL_SPLITS for split in taken):  # some data sets treat all these names as one split
+        candidates = [split for split in candidates if split not in EVAL_SPLITS]
+    for split in candidates:
+        if split in taken or (names is not None and split not in names):
+            continue
+        try:
+            return split, open_split(split)
+        except DataError as error:
+            # If only the library knows its splits, its ValueError means that it does not have this one.
+            if names is not None or not isinstance(error.__cause__, ValueError):
+                raise
+    return None, None
+
+
+def _is_mirrored(name: str) -> bool:
+    """Whether images of a data set keep their meaning when left and right are exchanged, judged by its name."""
+    stem = PurePath(name).stem.lower().replace("-", "_")
+    return not any(stem == prefix or stem.startswith(f"{prefix}_") for prefix in _NOT_MIRRORED)
+
+
+# Making splits
+
+
+def _make_splits(
+    train: DataSet,
+    val: DataSet | None,
+    test: DataSet | None,
+    request: SplitRequest,
+    splits: dict[str, str | None],
+    mirrored: bool,
+    resident_limit: float,
+    workers: int,
+) -> Splits:
+    """Divide opened data sets into parts, choose the labelled subset, and read or prepare the images."""
+    classes = count_classes([train, *(data for data in (val, test) if data is not None)], request.num_classes)
+    parts = divide(train, val, test, request, classes)
+    names = train.classes if train.classes and len(train.classes) == classes else ()
+    numbering = numbering_of(parts)
+    seed = request.seed if request.label_seed is None else request.label_seed
+    labelled, label_config = labelled_by_request(
+        request.labels, train.labels[numbering.train], numbering, seed, names or range(classes)
+    )
+    sets = _image_sets(parts, request.image_size, resident_limit, workers)
+    check_unseen(sets["train"], labelled, sets["test"], numbering)
+    statistics = request.statistics or train.statistics or _statistics_of(sets["train"])
+    source = {
+        **splits,
+        "val_share": None if val else request.val_share,
+        "test_share": None if test else request.test_share,
+        "train_limit": request.train_limit,
+        "seed": request.seed,
+        "image_size": request.image_size,
+        "samples": {part: len(images) for part, images in sets.items()},
+        "statistics": statistics.origin,
+        "mean": list(statistics.mean),
+        "std": list(statistics.std),
+        "labels": label_config,
+    }
+    return Splits(
+        request.name,
+        classes,
+        sets["train"].input_size,
+        **sets,
+        mean=statistics.mean,
+        std=statistics.std,
+        mirrored=mirrored,
+        source=source,
+        classes=names,
+        labelled=labelled,
+        numbering=numbering,
+    )
+
+
+# Image sets
+
+
+def _image_sets(
+    parts: dict[str, tuple[DataSet, np.ndarray]], image_size: int | None, resident_limit: float, workers: int
+) -> dict[str, ImageSet]:
+    """The images of each part: all in memory if they fit into the limit, otherwise all streamed."""
+    data, places = parts["train"]
+    shape = tuple(square(data.read(places[:1])[0], image_size).shape)
+    needed = sum(len(places) for _, places in parts.values()) * math.prod(shape)
+    if needed > resident_limit:
+        return {part: _streamed(data, places, image_size, shape, workers) for part, (data, places) in parts.items()}
+    return {part: _resident(data, places, image_size, shape, workers) for part, (data, places) in parts.items()}
+
+
+def _resident(
+    data: DataSet, places: np.ndarray, image_size: int | None, shape: tuple[int, ...], workers: int
+) -> ResidentSet:
+    images = torch.empty(len(places), *shape, dtype=torch.uint8)
+    for start in range(0, len(places), _READ_AT_ONCE):
+        for i, image in enumerate(data.read(places[start : start + _READ_AT_ONCE]), start):
+            pixels = square(image, image_size)
+            check_size(pixels.shape, shape, data.title)
+            images[i] = pixels
+    return ResidentSet(images, torch.from_numpy(data.labels[places]), data.title, workers)
+
+
+def _streamed(
+    data: DataSet, places: np.ndarray, image_size: int | None, shape: tuple[int, ...], workers: int
+) -> StreamedSet:
+    if data.stream:
+        raise no_random_access(data.title)
+    images = StreamedSet(data, places, image_size, workers)
+    check_size(images.input_size, (3, *shape[1:]), data.title)
+    return images
+
+
+def _statistics_of(train: ImageSet) -> Statistics:
+    """Mean and standard deviation per channel of the training images; a streamed set is sampled evenly."""
+    count = len(train) if isinstance(train, ResidentSet) else min(len(train), UNLABELLED_LIMIT)
+    chosen = torch.linspace(0, len(train) - 1, count, dtype=torch.float64).round().long()
+    batches = train.batches(chosen, _READ_AT_ONCE, device=torch.device("cpu"), augment=None, seed=0)
+    sums = [torch.stack([x.sum((0, 2, 3)), x.square().sum((0, 2, 3))]) for x in (b.images.double() for b in batches)]
+    mean, squares = torch.stack(sums).sum(0) / (count * train.input_size[1] * train.input_size[2])
+    std = (squares - mean.square()).clamp(min=0).sqrt()
+    return measured_statistics("train", mean, std, f"images of {train.title}")

@@ -1,0 +1,628 @@
+"""The third job: how far can a score be trusted, measured against a table of known accuracies."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from search_spaces.registry import UnknownNameError, unknown_name_message
+from search_spaces.space import Architecture, SearchSpace
+from search_spaces.tables import AccuracyTable
+
+from ..checks import check_whole
+from ..comparison.plan import (
+    FEWEST,
+    ProxyLike,
+    as_table,
+    choose_architectures,
+    create_opponents,
+    members_of,
+    resolve_proxies,
+)
+from ..comparison.results import ProxyResult, ScoreTable, summarise
+from ..comparison.store import ScoreStore, Selection, StoredScore
+from ..data.probe import Probe
+from ..networks.network import Teacher, TeacherBank
+from ..proxies.aggregate import RankAggregate, elementary_proxies
+from ..proxies.proxy import Proxy
+from ..readings.passes import Precision
+from ..reports.comparison import to_csv, to_json, to_markdown, to_text
+from ..reports.comparison_figures import COMPARISON_PICTURES
+from ..reports.progress import ProgressBar
+from ..reports.style import to_png
+from ..resolve.searches import as_probes, as_space, as_teacher
+from ..runtime.devices import device_name
+from ..runtime.interruption import Interruption
+from ..runtime.run_folder import csv_line, versions
+from ..study.evaluator import NOBODY, SIZES, Evaluator, Opponent, Scorer, Unit, read_teacher, score_of, uses_teacher
+from .search import weight_seeds
+
+_COSTS_AT_ONCE = 256
+
+
+TeacherLike = Teacher | nn.Module | Architecture | str | None
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What a comparison found.
+
+    Attributes:
+        scores: The raw scores beside the accuracies.
+        results: How far each proxy can be trusted, in the order of asking.
+        path: The run folder, if there is one.
+    """
+
+    scores: ScoreTable
+    results: list[ProxyResult] = field(repr=False)
+    path: Path | None = None
+
+    def __getitem__(self, label: str) -> ProxyResult:
+        """The result of this label.
+
+        Raises:
+            UnknownNameError: There is none; near ones are given.
+        """
+        by_label = {result.label: result for result in self.results}
+        if label not in by_label:
+            raise UnknownNameError(unknown_name_message("label", label, by_label))
+        return by_label[label]
+
+    def __repr__(self) -> str:
+        table = self.scores
+        return (
+            f"<Comparison of {len(self.results)} scores on {len(table.architectures)} architectures of {table.space} "
+            f"by {table.column}, {self.path or 'in memory'}>"
+        )
+
+    def __str__(self) -> str:
+        return to_text(self.scores, self.results)
+
+    def to_markdown(self) -> str:
+        """The table with its legend for a README, the best Spearman first, each proxy's controls beneath it."""
+        return to_markdown(self.scores, self.results)
+
+    def _repr_markdown_(self) -> str:
+        """What a notebook shows."""
+        return self.to_markdown()
+
+    def to_csv(self) -> str:
+        """All results, one row each and every number in a column of its own."""
+        return to_csv(self.scores, self.results)
+
+    def to_json(self) -> str:
+        """All results, with the correlations between the scores; NaN is null."""
+        return to_json(self.scores, self.results)
+
+    def pictures(self) -> Iterator[tuple[str, bytes]]:
+        """PNG files by name: scatter, correlations, heat map, regret over budgets, correlation against cost."""
+        for name, draw in COMPARISON_PICTURES.items():
+            yield name, to_png(draw(self.scores, self.results))
+
+
+def compare(
+    space: SearchSpace | str,
+    proxies: ProxyLike | Sequence[ProxyLike],
+    table: AccuracyTable | str | os.PathLike[str],
+    probe: Probe | Sequence[Probe] | str = "digits",
+    *,
+    teacher: TeacherLike = None,
+    column: str | None = None,
+    architectures: Iterable[str | Architecture] | None = None,
+    sample: int | None = None,
+    seed: int = 0,
+    draws: int = 1,
+    controls: bool = False,
+    other_teacher: TeacherLike = None,
+    other_depth: TeacherLike = None,
+    include_untrainable: bool = False,
+    canonical: bool = True,
+    bootstrap: int = 1000,
+    top_k: int | None = None,
+    bins: int = 5,
+    retry_failed: bool = False,
+    out: str | os.PathLike[str] | None = None,
+    device: str = "auto",
+    channels_last: bool = True,
+    bf16: bool = False,
+    progress: bool = True,
+) -> Comparison:
+    """Compare proxies with known accuracies. Nothing is trained.
+
+    Parameters and multiply-accumulates are always compared too, and no sign is turned; each architecture has its own
+    cost. With `out` every score is stored as soon as it is known, with all that it depends on, the versions of this
+    package, of torch and of timm included: stopped at any moment, the same call continues, and any other call with that
+    folder computes only what was never computed there. What failed stays so unless `retry_failed` is set, but a lack of
+    memory is no property of an architecture: it ends the comparison and is not stored. On SIGINT the architecture at
+    hand is finished before `KeyboardInterrupt` is raised; a second one raises at once.
+
+    Args:
+        space: What the table is about; a name makes the space for the classes and images of the probe.
+        proxies: Names, patterns such as "zen*", aggregates as "log_rank(nwot, macs)", or functions of the student's
+            and the teacher's readings. A proxy that is not of this package is remembered by its code, its defaults and
+            what it closes over; where that is an object whose value cannot be seen, such as a network, its scores are
+            never found again. One that is not registered has readings of its own, so that what it does to the network
+            stays with it.
+        table: Accuracies by architecture, or the path of a CSV file.
+        probe: The batch that scores are computed on, or the name of a data set; several stand for one each draw, so
+            that the spread over draws includes the batch.
+        teacher: Whom to compare with: as for `search`, but one. None for proxies that need none.
+        column: The column of the file; it need not be named where there is one only.
+        architectures: Those to compare; by default all of the table.
+        sample: How many of them to draw, without replacement; those of a smaller sample are among those of a larger.
+        seed: Decides the sample and the weights.
+        draws: Weight draws, with the seeds `seed`, `seed` + 1 and so on.
+        controls: Repeat every proxy that may use the teacher with another one, with one of another depth, with the
+            samples of the teacher's readings shuffled, and with noise in the place of its activations.
+        other_teacher: The other one; by default `cifar_wrn_40_1` with random weights, or `cifar_resnet56` if that is
+            the teacher. Both end 64 channels wide: a proxy that needs students as wide as the teacher fails otherwise.
+        other_depth: The one of another depth; by default `cifar_resnet20`, or `cifar_resnet110` likewise.
+        include_untrainable: Compare architectures whose output does not depend on the input, too.
+        canonical: Let architectures that compute the same function share the scores of the simplest of them, as a
+            search does. Otherwise every network is scored as it is written, dead and doubled layers included, as
+            published comparisons do.
+        bootstrap: Resamples of the architectures for confidence intervals; 0 makes none.
+        top_k: How many count as the best; by default a tenth.
+        bins: Parameter bins, equally filled.
+        retry_failed: Compute what failed in an earlier run of the folder anew.
+        out: The run folder; None keeps everything in memory.
+        device: "auto", "cpu", "cuda" or "mps".
+        channels_last: Keep feature maps in NHWC memory order.
+        bf16: Compute under bfloat16 autocast.
+        progress: Show a bar where standard error is a terminal.
+
+    Returns:
+        Scores and results. The seconds of an aggregate are the sum of its members'.
+
+    Raises:
+        ValueError: A name, an option or a column is not known; the table is empty or not about the space; a proxy needs
+            a teacher and there is none, or is given a bank; or space, probe and teacher do not fit each other.
+        FileNotFoundError: There is no such table.
+        MemoryError: There was not enough memory for a score; those stored before stay.
+        StudyError: The run folder cannot be used.
+    """
+    probes = as_probes(probe)
+    space = as_space(space, probes[0])
+    made_teacher, other, depth = (as_teacher(one, space, probes[0]) for one in (teacher, other_teacher, other_depth))
+    return ComparisonRun(
+        space,
+        proxies,
+        as_table(table, column),
+        probes,
+        teacher=made_teacher,
+        architectures=architectures,
+        sample=sample,
+        seed=seed,
+        draws=draws,
+        controls=controls,
+        other_teacher=other,
+        other_depth=depth,
+        include_untrainable=include_untrainable,
+        canonical=canonical,
+        bootstrap=bootstrap,
+        top_k=top_k,
+        bins=bins,
+        retry_failed=retry_failed,
+        out=out,
+        device=device,
+        precision=Precision(channels_last=channels_last, bf16=bf16),
+        progress=progress,
+    ).run()
+
+
+@dataclass(frozen=True, eq=False)
+class _Label:
+    """One name in the table of scores: a proxy or an aggregate, or a control of it, and the units that make it."""
+
+    text: str
+    proxy: Proxy | RankAggregate
+    opponent: Opponent
+    units: tuple[Unit, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class _Found:
+    """What a unit gave: (S, K) scores, median seconds and what they were measured on, reasons by (s, k)."""
+
+    scores: NDArray[np.float64]
+    seconds: float
+    conditions: frozenset[str]
+    reasons: dict[tuple[int, int], str]
+
+
+class ComparisonRun:
+    """A comparison whose input is checked and whose run folder is open, ready to run.
+
+    Args:
+        space, proxies, table, probes, teacher, architectures, sample, seed, draws, controls, other_teacher,
+            other_depth, include_untrainable, canonical, bootstrap, top_k, bins, retry_failed, out, device, precision,
+            progress: As for `compare`.
+
+    Attributes:
+        store: The scores, none or those of earlier runs.
+
+    Raises:
+        ValueError, StudyError: As for `compare`.
+    """
+
+    def __init__(
+        self,
+        space: SearchSpace,
+        proxies: ProxyLike | Sequence[ProxyLike],
+        table: AccuracyTable,
+        probes: Sequence[Probe],
+        *,
+        teacher: Teacher | None = None,
+        architectures: Iterable[str | Architecture] | None = None,
+        sample: int | None = None,
+        seed: int = 0,
+        draws: int = 1,
+        controls: bool = False,
+        other_teacher: Teacher | None = None,
+        other_depth: Teacher | None = None,
+        include_untrainable: bool = False,
+        canonical: bool = True,
+        bootstrap: int = 1000,
+        top_k: int | None = None,
+        bins: int = 5,
+        retry_failed: bool = False,
+        out: str | os.PathLike[str] | None = None,
+        device: str = "auto",
+        precision: Precision | None = None,
+        progress: bool = True,
+    ) -> None:
+        if any(isinstance(one, TeacherBank) for one in (teacher, other_teacher, other_depth)):
+            raise ValueError(
+                "A comparison has one teacher; compare with each of the bank in the same run folder. The scores of "
+                "`search` against the bank are the weighted means of those."
+            )
+        self.space = space
+        self.table = table
+        self.probes = list(probes)
+        self.teacher = teacher
+        self.seeds = tuple(weight_seeds(seed, draws))
+        self.device = device
+        self.precision = precision or Precision()
+        self.bootstrap = bootstrap
+        self.top_k = top_k
+        self.bins = bins
+        self.retry_failed = retry_failed
+        self.progress = progress
+        self.interruption = Interruption()
+        check_whole("bootstrap", bootstrap, least=0)
+        if top_k is not None:
+            check_whole("top_k", top_k, least=1)
+        check_whole("bins", bins, least=1)
+        if len(self.probes) not in (1, draws):
+            raise ValueError(f"There are {len(self.probes)} probes for {draws} draws; give one, or one for each draw.")
+        given = None if architectures is None else list(map(str, architectures))
+        self.architectures, self.left_out = choose_architectures(space, table, given, sample, seed, include_untrainable)
+        self.canonical = canonical
+        self.versions = {name: version for name, version in versions().items() if name != "python"}
+        asked = resolve_proxies(proxies)
+        opponents = create_opponents(
+            asked,
+            space,
+            self.probes[0],
+            teacher=teacher,
+            controls=controls,
+            other=other_teacher,
+            depth=other_depth,
+        )
+        self._check_readable(opponents if any(map(uses_teacher, members_of(asked))) else [NOBODY])
+        if top_k is not None and top_k > len(self.architectures):
+            raise ValueError(f"top_k is {top_k}, but {len(self.architectures)} architectures are compared.")
+        self.config = self._config(asked, opponents) | {
+            "architectures": given,
+            "sample": sample,
+            "seed": seed,
+            "draws": draws,
+            "include_untrainable": include_untrainable,
+        }
+        self.store = ScoreStore(out)
+        try:
+            self.labels = self._plan(asked, opponents)
+        except BaseException:
+            self.store.release()
+            raise
+
+    # -- before any work ------------------------------------------------------------------------
+
+    def _config(self, asked: Sequence[Proxy | RankAggregate], opponents: Sequence[Opponent]) -> dict[str, Any]:
+        """What it takes to run it again, and hashes that tell whether it is about the same.
+
+        Which rows of its file a table was made of, it does not say itself; the hash of the accuracies depends on it.
+        """
+        texts = [str(architecture) for architecture in self.architectures]
+        return {
+            "space": self.space.config(),
+            "table": self.table.name,
+            "column": self.table.column,
+            "compared": {
+                "count": len(texts),
+                "left_out": self.left_out,
+                "architectures_sha256": _sha256(texts),
+                "accuracies_sha256": _sha256([self.table[text] for text in texts]),
+            },
+            "proxies": [proxy.name for proxy in asked],
+            "identities": [proxy.identity for proxy in asked],
+            "teacher": self.teacher.config() if self.teacher else None,
+            "controls": {
+                opponent.control: opponent.context() for opponent in opponents if opponent.control is not None
+            },
+            "probes": [probe.config() for probe in self.probes],
+            "canonical": self.canonical,
+            "bootstrap": self.bootstrap,
+            "top_k": self.top_k,
+            "bins": self.bins,
+            "device": self.device.partition(":")[0],
+            "channels_last": self.precision.channels_last,
+            "bf16": self.precision.bf16,
+            "versions": versions(),
+        }
+
+    def _check_readable(self, opponents: Sequence[Opponent]) -> None:
+        """Find out before a folder is made whether space, probes and teachers fit each other."""
+        for opponent in opponents:
+            evaluator = Evaluator(
+                self.space, opponent.teacher, self.probes, SIZES[0], device=self.device, precision=self.precision
+            )
+            self.device = evaluator.device
+            if opponent.treatment is None:
+                read_teacher(evaluator, self.seeds[0])
+
+    def _plan(self, asked: Sequence[Proxy | RankAggregate], opponents: Sequence[Opponent]) -> list[_Label]:
+        """The labels in order, each proxy's controls behind it; all the controls of one proxy share what they can."""
+        units: dict[tuple[int, ...], Unit] = {}
+        labels = []
+        for proxy in asked:
+            for opponent in opponents:
+                if opponent.control and not any(map(uses_teacher, elementary_proxies(proxy))):
+                    continue
+                text = f"{proxy.name} ({opponent.control})" if opponent.control else proxy.name
+                members = [self._unit(member, opponent) for member in elementary_proxies(proxy)]
+                members = [units.setdefault(unit.series, unit) for unit in members]
+                labels.append(_Label(text, proxy, opponent, tuple(members)))
+        return labels
+
+    def _unit(self, proxy: Proxy, opponent: Opponent) -> Unit:
+        if not uses_teacher(proxy):
+            opponent = NOBODY
+        context: dict[str, Any] = {"space": self.space.config(), "versions": self.versions}
+        if proxy.identity in SIZES:
+            return Unit(proxy, opponent, (self.store.series(proxy.identity, context),) * len(self.seeds))
+        context |= {
+            "device": self.device.partition(":")[0],
+            "channels_last": self.precision.channels_last,
+            "bf16": self.precision.bf16,
+            **opponent.context(),
+        }
+        series = [
+            self.store.series(proxy.identity, context | {"probe": self._probe(draw).fingerprint})
+            for draw in range(len(self.seeds))
+        ]
+        return Unit(proxy, opponent, tuple(series))
+
+    def _probe(self, draw: int) -> Probe:
+        return self.probes[draw % len(self.probes)]
+
+    # -- the work -------------------------------------------------------------------------------
+
+    def run(self) -> Comparison:
+        """Compute what is missing, write the results, and let go of the run folder."""
+        store = self.store
+        try:
+            with self.interruption.postponed():
+                if store.path is not None:
+                    store.write_json("config.json", self.config)
+                self._count_costs()
+                self._compute()
+            table = self._score_table()
+            comparison = Comparison(table, self._summarise(table), store.path)
+            if store.path is not None:
+                self._write(comparison)
+        finally:
+            store.release()
+        return comparison
+
+    def _summarise(self, table: ScoreTable) -> list[ProxyResult]:
+        with ProgressBar("summarising", "scores", len(table.scores), enabled=self.progress) as bar:
+            return summarise(
+                table,
+                bootstrap=self.bootstrap,
+                top_k=self.top_k,
+                bins=self.bins,
+                progress=partial(bar.advance, replayed=False),
+            )
+
+    def _count_costs(self) -> None:
+        """Count what was never counted; an architecture that cannot be built is left out."""
+        units = [unit for label in self.labels for unit in label.units if unit.proxy.identity in SIZES]
+        architectures = {str(architecture): architecture for architecture in self.architectures}
+        chosen = self.store.select(architectures)
+        pieces = iter(self._missing(0, units, chosen).items())
+        reader = self._evaluator(0, None)
+        while some := list(islice(pieces, _COSTS_AT_ONCE)):
+            found = {}
+            for text, its_units in some:
+                self.interruption.check()
+                student = reader.read_student(architectures[text])
+                found[text] = {unit.series[0]: score_of(unit.proxy, student, None) for unit in its_units}
+            self.store.add(0, found, self._conditions(0))
+        self._leave_out_what_has_no_cost(chosen.scores(units[0].series[0], 0))
+
+    def _leave_out_what_has_no_cost(self, counted: Mapping[str, StoredScore]) -> None:
+        kept = [counted[str(architecture)].score is not None for architecture in self.architectures]
+        if all(kept):
+            return
+        for architecture, keep in zip(self.architectures, kept, strict=True):
+            if not keep:
+                reason = f"no cost: {counted[str(architecture)].reason}"
+                self.left_out[reason] = self.left_out.get(reason, 0) + 1
+        if sum(kept) < FEWEST:
+            raise ValueError(f"Fewer than {FEWEST} architectures can be built: {_counted(self.left_out)}.")
+        self.architectures = [a for a, keep in zip(self.architectures, kept, strict=True) if keep]
+
+    def _compute(self) -> None:
+        units = list(dict.fromkeys(u for label in self.labels for u in label.units if u.proxy.identity not in SIZES))
+        architectures = {str(scored): scored for scored in map(self._scored, self.architectures)}
+        chosen = self.store.select(architectures)
+        missing = [self._missing(draw, units, chosen) for draw in range(len(self.seeds))]
+        total = len(self.seeds) * len(architectures)
+        with ProgressBar("comparing", "architectures", total, enabled=self.progress) as bar:
+            for _ in range(total - sum(map(len, missing))):
+                bar.advance(replayed=True)
+            for draw, of_draw in enumerate(missing):
+                if not of_draw:
+                    continue
+                scorer = Scorer(partial(self._evaluator, draw), draw, self.seeds[draw], self.canonical)
+                for text, its_units in of_draw.items():
+                    self.interruption.check()
+                    found = scorer.scores(architectures[text], its_units)
+                    self.store.add(self.seeds[draw], {text: found}, self._conditions(draw))
+                    bar.advance(replayed=False)
+
+    def _missing(self, draw: int, units: Sequence[Unit], chosen: Selection) -> dict[str, list[Unit]]:
+        """What is still to be computed of a draw: units by architecture, in the order of both."""
+        missing: dict[str, list[Unit]] = {text: [] for text in chosen.architectures}
+        for unit in units:
+            for text in chosen.missing(unit.series[draw], self._seed(unit, draw), failed=self.retry_failed):
+                missing[text].append(unit)
+        return {text: its_units for text, its_units in missing.items() if its_units}
+
+    def _seed(self, unit: Unit, draw: int) -> int:
+        """The seed that a score is stored with; sizes do not depend on the weights."""
+        return 0 if unit.proxy.identity in SIZES else self.seeds[draw]
+
+    def _scored(self, architecture: Architecture) -> Architecture:
+        """The architecture whose network is scored in the place of this one."""
+        return self.space.canonical(architecture) if self.canonical else architecture
+
+    def _evaluator(self, draw: int, teacher: Teacher | None) -> Evaluator:
+        return Evaluator(self.space, teacher, self._probe(draw), SIZES[0], device=self.device, precision=self.precision)
+
+    # -- what it gives --------------------------------------------------------------------------
+
+    def _score_table(self) -> ScoreTable:
+        read = self._read_all()
+        scores = {label.text: _combine(label, read) for label in self.labels}
+        own = {label.proxy.name: label.text for label in self.labels if not label.opponent.control}
+        return ScoreTable(
+            table=self.table.name,
+            column=self.table.column,
+            space=self.space.name,
+            teacher=self.teacher.name if self.teacher else None,
+            probe=self.probes[0].name,
+            architectures=tuple(map(str, self.architectures)),
+            accuracies=np.array([self.table[a] for a in self.architectures]),
+            params=scores["params"][0],
+            macs=scores["macs"][0],
+            seeds=self.seeds,
+            scores=scores,
+            seconds={label.text: sum(read[unit].seconds for unit in label.units) for label in self.labels},
+            passes={label.text: self._passes(label) for label in self.labels},
+            failures={label.text: _failures(label, read) for label in self.labels},
+            controls={
+                label.text: (own[label.proxy.name], label.opponent.control)
+                for label in self.labels
+                if label.opponent.control
+            },
+            left_out=self.left_out,
+            conditions="; ".join(sorted({text for found in read.values() for text in found.conditions})),
+        )
+
+    def _conditions(self, draw: int) -> str:
+        """What this run measures the seconds of a draw on."""
+        images, threads = len(self._probe(draw).labels), torch.get_num_threads()
+        number = "bfloat16 autocast" if self.precision.bf16 else "float32"
+        return f"{device_name(self.device)}, {threads} thread(s), batch {images}, {number}"
+
+    def _read_all(self) -> dict[Unit, _Found]:
+        """What all units gave, in the order of the architectures."""
+        own = [str(architecture) for architecture in self.architectures]
+        scored = [str(self._scored(architecture)) for architecture in self.architectures]
+        chosen, chosen_scored = self.store.select(own), self.store.select(scored)
+        return {
+            unit: self._read(unit, *((chosen, own) if unit.proxy.identity in SIZES else (chosen_scored, scored)))
+            for unit in dict.fromkeys(unit for label in self.labels for unit in label.units)
+        }
+
+    def _read(self, unit: Unit, chosen: Selection, texts: Sequence[str]) -> _Found:
+        stored = [chosen.scores(series, self._seed(unit, draw)) for draw, series in enumerate(unit.series)]
+        rows = [[of_draw[text] for text in texts] for of_draw in stored]
+        scores = np.array([[math.nan if one.score is None else one.score for one in row] for row in rows])
+        scored = [one for row in rows for one in row if one.score is not None]  # a failure may come early
+        seconds = float(np.median([one.seconds for one in scored])) if scored else math.nan
+        reasons = {(s, k): one.reason for s, row in enumerate(rows) for k, one in enumerate(row) if one.reason}
+        return _Found(scores, seconds, frozenset(one.conditions for one in scored), reasons)
+
+    def _passes(self, label: _Label) -> tuple[str, ...]:
+        return tuple(sorted({name for unit in label.units for name in self.store.passes(unit.series[0])}))
+
+    def _write(self, comparison: Comparison) -> None:
+        write = self.store.write
+        write("scores.csv", _scores_csv(comparison.scores))
+        write("comparison.csv", comparison.to_csv())
+        write("comparison.json", comparison.to_json())
+        write("comparison.md", comparison.to_markdown())
+        for name, picture in comparison.pictures():
+            write(name, picture)
+
+
+def _combine(label: _Label, read: Mapping[Unit, _Found]) -> NDArray[np.float64]:
+    """The scores of a label, (S, K). An aggregate ranks, seed by seed, what has a score of every member."""
+    if isinstance(label.proxy, Proxy):
+        return read[label.units[0]].scores
+    members = np.stack([read[unit].scores for unit in label.units])
+    combined = np.full(members.shape[1:], math.nan)
+    for draw in range(members.shape[1]):
+        scored = np.isfinite(members[:, draw]).all(axis=0)
+        of_member = dict(zip(label.proxy.component_names, members[:, draw, scored], strict=True))
+        combined[draw, scored] = label.proxy.combine(of_member)
+    return combined
+
+
+def _failures(label: _Label, read: Mapping[Unit, _Found]) -> dict[str, int]:
+    """How many pairs of architecture and seed have no score, by reason, the most frequent first.
+
+    For an aggregate that is the first member without one, and its reason.
+    """
+    reasons: dict[tuple[int, int], str] = {}
+    for unit in reversed(label.units):
+        said = "" if isinstance(label.proxy, Proxy) else f"{unit.proxy.name}: "
+        reasons |= {pair: said + reason for pair, reason in read[unit].reasons.items()}
+    return dict(Counter(reasons.values()).most_common())
+
+
+def _scores_csv(table: ScoreTable) -> Iterator[str]:
+    """All raw scores, one row for each architecture and seed; empty where there is none."""
+    labels = [label for label in table.scores if label not in SIZES]
+    yield csv_line(["architecture", table.column, *SIZES, "seed", *labels])
+    for k, architecture in enumerate(table.architectures):
+        own = [architecture, table.accuracies[k], int(table.params[k]), int(table.macs[k])]
+        for s, seed in enumerate(table.seeds):
+            scores = (table.scores[label][s, k] for label in labels)
+            yield csv_line([*own, seed, *("" if math.isnan(score) else score for score in scores)])
+
+
+def _counted(reasons: Mapping[str, int]) -> str:
+    return "; ".join(f"{count} x {reason}" for reason, count in reasons.items())
+
+
+def _sha256(values: Sequence[str | float]) -> str:
+    """Of the values in order, as JSON."""
+    return hashlib.sha256(json.dumps(values).encode()).hexdigest()

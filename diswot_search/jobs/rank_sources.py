@@ -1,0 +1,485 @@
+"""How near is each source to the target? All of them are measured on the same labelled images, one after the other."""
+
+from __future__ import annotations
+
+import math
+import os
+import time
+import warnings
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from concurrent.futures import Executor, ThreadPoolExecutor
+from functools import cached_property, partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import timm
+import torch
+from numpy.typing import NDArray
+from threadpoolctl import ThreadpoolController
+from torch import Tensor
+
+from ..checks import check_whole
+from ..data.image_sets import ResidentSet
+from ..data.labelled import Labels
+from ..data.splits import Splits, create_splits
+from ..reports.progress import ProgressBar
+from ..reports.sources import LABELS, plot_ranking
+from ..reports.style import to_png
+from ..resolve.data import as_splits
+from ..resolve.networks import NetworkLike
+from ..resolve.sources import Sources, as_sources
+from ..runtime.devices import device_name, resolve_device
+from ..runtime.interruption import Interruption
+from ..runtime.run_folder import StudyError, as_json, csv_line, differences, finite_only
+from ..sources.evidence import Evidence, TransferabilityError
+from ..sources.folder import RankingFolder, ranking_files
+from ..sources.frozen import FrozenSource, check_images, load_source
+from ..sources.ranking import Measured, RankingError, SourceRanking
+from ..sources.source import SourceModel
+from ..sources.transferability import Measure, balanced_draws, get_measure, list_measures
+
+IMAGES, DRAWS = 500, 5
+"""Images of a draw, and how often they are drawn, likewise."""
+
+
+_AT_ONCE = 125
+"""Images that a source is run on at a time."""
+
+
+def rank_sources(
+    sources: Sources,
+    dataset: str | Splits = "digits",
+    *,
+    measures: str | Measure | Sequence[str | Measure] = "parc",
+    images: int = IMAGES,
+    draws: int = DRAWS,
+    reference: NetworkLike | None = None,
+    labels: Labels | None = None,
+    labels_per_class: int | None = None,
+    data_options: Mapping[str, Any] | None = None,
+    seed: int = 0,
+    out: str | os.PathLike[str] | None = None,
+    device: str = "auto",
+    progress: bool = True,
+) -> SourceRanking:
+    """How near is each source, a model of another task, to the task at hand? Nothing is trained.
+
+    Each source is run once on the images of all draws, without augmentation; all measures share what it gives. Only
+    training images that have labels are used, which are held in memory as bytes, and one source at a time. With `out`
+    what is found is stored source by source: stopped at any moment, the same call continues, and one with more sources
+    measures those alone.
+
+    Args:
+        sources: The models, as `as_sources` takes them: run folders, students, timm names, mappings such as
+            `{"model": "cifar_resnet20", "checkpoint": "x.th", "num_classes": 10}`, modules; or a mapping of names to
+            these.
+        dataset: The target: a name that `create_splits` knows, or the splits.
+        measures: What to measure, the first of which orders the sources; or "all", without those that need a reference
+            where there is none. See `list_measures`.
+        images: Images of a draw, of each class as many as of others, as far as there are enough.
+        draws: How often images are drawn, so that a spread can be told.
+        reference: What `rsa` compares with: a model of the target, or one that is known to suit it.
+        labels, labels_per_class: Which training images have labels, as for `create_splits`.
+        data_options: Options of `create_splits`.
+        seed: Draws the images.
+        out: The run folder; None keeps everything in memory.
+        device: "auto", "cpu", "cuda" or "mps".
+        progress: Show a bar where standard error is a terminal.
+
+    Raises:
+        UnknownNameError: A measure, a source or the data is not known; near names are given.
+        RankingError: No source has a value of the first measure; the message says why of each.
+        ValueError: A source does not take the data's images, or is there twice; an argument is out of its range.
+        StudyError: The run folder cannot be used, or holds a ranking of another configuration.
+    """
+    return RankingRun(**locals()).run()
+
+
+class RankingRun:
+    """A ranking whose input is checked, ready to run.
+
+    Args:
+        sources, dataset, measures, images, draws, reference, labels, labels_per_class, data_options, seed, out, device,
+            progress: As for `rank_sources`.
+
+    Raises:
+        ValueError: As for `rank_sources`.
+    """
+
+    def __init__(
+        self,
+        *,
+        sources: Sources,
+        dataset: str | Splits,
+        measures: str | Measure | Sequence[str | Measure],
+        images: int,
+        draws: int,
+        reference: NetworkLike | None,
+        labels: Labels | None,
+        labels_per_class: int | None,
+        data_options: Mapping[str, Any] | None,
+        seed: int,
+        out: str | os.PathLike[str] | None,
+        device: str,
+        progress: bool,
+    ) -> None:
+        check_whole("images", images, least=4)
+        check_whole("draws", draws, least=1)
+        check_whole("seed", seed, least=0)
+        self.device = torch.device(resolve_device(device))
+        self.measures = _resolve_measures(measures, reference is not None)
+        self.splits = as_splits(dataset, data_options, labels=labels, labels_per_class=labels_per_class)
+        self.sources = as_sources(sources)
+        self.reference = None if reference is None else as_sources([reference])[0]
+        self.given = dict(zip((source.name for source in self.sources), _said(sources), strict=True))
+        self.data = _data_as_said(dataset, data_options)
+        self.out = out
+        self.show_progress = progress
+        self._loaded: FrozenSource | None = None
+        self._blas = ThreadpoolController().select(user_api="blas")
+        self._draw(images, draws, seed)
+        self.config = {
+            "sources": {source.name: source.config() for source in self.sources},
+            "target": self.splits.config(),
+            "measures": [measure.name for measure in self.measures],
+            "images": images,
+            "draws": draws,
+            "seed": seed,
+            "reference": self.reference and self.reference.config(),
+        }
+
+    def _draw(self, images: int, draws: int, seed: int) -> None:
+        """Choose the images of each draw among those that have labels, and read them."""
+        train, labelled = self.splits.train, self.splits.labelled
+        places = np.arange(len(train)) if labelled is None else labelled.numpy()
+        labels = train.labels.numpy()[places]
+        chosen = balanced_draws(labels, images, draws, seed)
+        union, inverse = np.unique(np.concatenate(chosen), return_inverse=True)
+        self.draws = np.split(inverse, np.cumsum([len(draw) for draw in chosen])[:-1])
+        self.labels: NDArray[np.int64] = labels[union]
+        self.images = _resident(self.splits, torch.from_numpy(places[union]))
+        self.facts = {
+            "target": {
+                "name": self.splits.name,
+                "classes": self.splits.num_classes,
+                "labelled": len(places),
+                "images": len(train),
+            },
+            "images": [len(draw) for draw in self.draws],
+            "sources": {source.name: _facts_of(source) for source in self.sources},
+        }
+
+    def run(self, files: Mapping[str, str] | None = None) -> SourceRanking:
+        """Measure what was not measured before, and write everything down.
+
+        Args:
+            files: More to write into the run folder, text by file name.
+        """
+        for source in self.sources:  # what does not fit is said before any is measured
+            check_images(source, self.splits)
+        if self.out is not None and not RankingFolder.exists(self.out):  # or a folder is made
+            _ = self._reference_features
+            self._load(self.sources[0])
+        before = None if self.out is None else ranking_files(Path(self.out))
+        folder = RankingFolder(self.config, self.given, self.facts, self.data, self.out)
+        if folder.path is not None and self.splits.labelled is not None:
+            files = {**(files or {}), LABELS: self.splits.labels_file()}
+        try:
+            return self._complete(folder, files or {})
+        except RankingError:
+            if RankingFolder.STORE not in (before or ()):  # or another attempt would be of another configuration
+                folder.discard(before)
+            raise
+
+    def _complete(self, folder: RankingFolder, files: Mapping[str, str]) -> SourceRanking:
+        """Bring a folder to its end, and let go of it."""
+        interruption = Interruption()
+        try:
+            with interruption.postponed():
+                for name, text in files.items():
+                    folder.write(name, text)
+                self._measure_all(folder, interruption)
+            ranking = self._ranking(folder)
+            if folder.path is not None:
+                _write(folder, ranking)
+        finally:
+            folder.release()
+        return ranking
+
+    def _measure_all(self, folder: RankingFolder, interruption: Interruption) -> None:
+        known = folder.found
+        with ProgressBar("ranking", "sources", len(self.sources), enabled=self.show_progress) as bar:
+            for source in self.sources:
+                if source.name in known:
+                    bar.advance(replayed=True)
+                    continue
+                interruption.check()
+                started = time.perf_counter()
+                measured = self._measure(source)
+                folder.add(source.name, measured, time.perf_counter() - started)
+                bar.advance(replayed=False)
+
+    @cached_property
+    def _reference_features(self) -> NDArray[np.float32] | None:
+        """What the sources are compared with, of all images."""
+        if self.reference is None:
+            return None
+        features, _ = self._read(self.reference)
+        try:
+            for draw in self.draws:
+                Evidence(features[draw], self.labels[draw]).check("features")
+        except TransferabilityError as error:
+            raise RankingError(f"The reference {self.reference.name} cannot be compared with. {error}") from error
+        return features
+
+    def _measure(self, source: SourceModel) -> dict[str, Measured]:
+        """What all measures say of a source."""
+        reference = self._reference_features
+        features, probabilities = self._read(source)
+
+        def evidence_of(draw: NDArray[np.int64]) -> Evidence:
+            return Evidence(
+                features[draw],
+                self.labels[draw],
+                None if probabilities is None else probabilities[draw],
+                None if reference is None else reference[draw],
+            )
+
+        evidence = list(map(evidence_of, self.draws))
+        # Of small matrices; threads within them gain little, and on busy cores they wait for each other for long.
+        with self._blas.limit(limits=1), ThreadPoolExecutor(min(len(evidence), torch.get_num_threads())) as pool:
+            return {measure.name: _apply(measure, evidence, pool) for measure in self.measures}
+
+    def _read(self, source: SourceModel) -> tuple[NDArray[np.float32], NDArray[np.float64] | None]:
+        """Features and class probabilities of all images, from one run over them."""
+        network = self._load(source)
+        self._loaded = None
+        features: list[Tensor] = []
+        logits: list[Tensor] = []
+        order = torch.arange(len(self.images))
+        for batch in self.images.batches(order, _AT_ONCE, device=self.device, augment=None, seed=0):
+            reading = network(batch.images)
+            features.append(reading.features.cpu())
+            if reading.logits is not None:
+                logits.append(reading.logits.cpu())
+        probabilities = torch.cat(logits).double().softmax(1).numpy() if logits else None
+        return torch.cat(features).numpy(), probabilities
+
+    def _load(self, source: SourceModel) -> FrozenSource:
+        """The source on the device, if need be again."""
+        if self._loaded is None or self._loaded.source is not source:
+            self._loaded = load_source(source, self.splits, self.device)
+        return self._loaded
+
+    def _ranking(self, folder: RankingFolder) -> SourceRanking:
+        timing = {
+            "seconds": folder.seconds,
+            "covers": "building and running of all sources, and all measures",
+            "device": device_name(str(self.device)),
+            "threads": torch.get_num_threads(),
+            "batch_size": _AT_ONCE,
+        }
+        return _ranking_of(folder, self._chosen, lambda: self.splits, timing)
+
+    def _chosen(self, names: Collection[str]) -> tuple[SourceModel, ...]:
+        return tuple(source for source in self.sources if source.name in names)
+
+
+def load_ranking(path: str | os.PathLike[str], *, unfinished: bool = False) -> SourceRanking:
+    """A ranking from its run folder. Its sources and its data are made again when they are asked for.
+
+    Args:
+        path: The run folder.
+        unfinished: Take one that was stopped, too, with what is measured so far.
+
+    Raises:
+        StudyError: The folder has no ranking, it is damaged, or not finished.
+        RankingError: No source has a value of the first measure.
+    """
+    folder = RankingFolder.peek(path)
+    with folder._legible():
+        ranking = _ranking_of(folder, partial(_make_again, folder), partial(_make_target, folder))
+    if ranking.unfinished and not unfinished:
+        done, planned = len(ranking.names) - len(ranking.unfinished), len(ranking.names)
+        raise StudyError(
+            f"The ranking in {path} is not finished: {done} of {planned} sources are measured; run the same again."
+        )
+    return ranking
+
+
+def _ranking_of(
+    folder: RankingFolder,
+    make: Callable[[Collection[str]], tuple[SourceModel, ...]],
+    make_target: Callable[[], Splits],
+    timing: Mapping[str, Any] | None = None,
+) -> SourceRanking:
+    """The ranking of a folder.
+
+    Raises:
+        RankingError: No source has a value of the first measure, though all are measured.
+    """
+    found = _by_measure(folder)
+    ranking = SourceRanking(
+        tuple(found), found, folder.facts, folder.config, folder.path, make, make_target, folder.data, timing or {}
+    )
+    first = ranking.measures[0]
+    if not ranking.unfinished and all(math.isnan(value) for value in ranking.similarities().values()):
+        why = "; ".join(f"{name}: {found[first][name].reason}" for name in ranking.names)
+        raise RankingError(
+            f"No source has a value of {first}. {why} More labelled images, or another measure, may have one; "
+            "a distillation with the weighting 'uniform' needs none."
+        )
+    return ranking
+
+
+def _make_again(folder: RankingFolder, names: Collection[str]) -> tuple[SourceModel, ...]:
+    """Sources as they were given, seen to be the same."""
+    return tuple(_make_source(folder, name) for name in folder.given if name in names)
+
+
+def _make_source(folder: RankingFolder, name: str) -> SourceModel:
+    given = folder.given[name]
+    if given is None:
+        raise RankingError(
+            f"The source {name} of the ranking in {folder.path} cannot be made again, since it was given as an object; "
+            "give the sources themselves, or rank them from files."
+        )
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # of random weights, which was said when they were ranked
+            (source,) = as_sources({name: given})
+    except (ValueError, OSError, StudyError) as error:
+        raise RankingError(
+            f"The source {name} of the ranking in {folder.path} cannot be made again: {error} Was it moved? Then rank "
+            "the sources from where they are."
+        ) from error
+    if lines := differences(folder.config["sources"][name], as_json(source.config())):
+        raise RankingError(
+            f"The source {name} of the ranking in {folder.path} is another one now than when it was ranked: "
+            f"{'; '.join(lines)}."
+        )
+    return source
+
+
+def _make_target(folder: RankingFolder) -> Splits:
+    """The data as it was given, with the same labels, seen to be the same."""
+    if folder.data is None:
+        raise RankingError(f"The ranking in {folder.path} is of data that was given as splits; give these again.")
+    assert folder.path is not None
+    partly = folder.config["target"]["labels"] is not None
+    splits = create_splits(
+        folder.data["name"], **folder.data["options"], labels=folder.path / LABELS if partly else None
+    )
+    now = as_json(splits.config())
+    if lines := differences(folder.config["target"], now, ignore=("labels.request", "labels.seed")):
+        raise RankingError(
+            f"The data of the ranking in {folder.path} is another now than when the sources were ranked: "
+            f"{'; '.join(lines)}."
+        )
+    return splits
+
+
+def _resolve_measures(measures: str | Measure | Sequence[str | Measure], reference: bool) -> tuple[Measure, ...]:
+    """The measures that are meant, each once."""
+    if measures == "all":
+        every = map(get_measure, list_measures())
+        return tuple(measure for measure in every if reference or measure.needs != "reference")
+    wanted = [measures] if isinstance(measures, str | Measure) else list(measures)
+    if not wanted:
+        raise RankingError(f"measures is empty; allowed: all, {', '.join(list_measures())}.")
+    chosen = tuple({measure.name: measure for measure in map(get_measure, wanted)}.values())
+    compared = [measure.name for measure in chosen if measure.needs == "reference"]
+    if compared and not reference:
+        raise RankingError(f"{', '.join(compared)} compares with a reference model; give reference.")
+    if reference and not compared:
+        raise RankingError("A reference is given, but no measure compares with it.")
+    return chosen
+
+
+def _apply(measure: Measure, evidence: Sequence[Evidence], pool: Executor) -> Measured:
+    """A measure on each draw, at once; without one of them it has no mean."""
+    try:
+        values = tuple(pool.map(measure, evidence))
+        chances = tuple(pool.map(measure.chance, evidence))
+    except TransferabilityError as error:
+        return Measured(reason=str(error))
+    return Measured(values, chances, tuple(map(measure.similarity, values, chances)))
+
+
+def _by_measure(folder: RankingFolder) -> dict[str, dict[str, Measured]]:
+    """What is found by measure, the sources in the order in which they were given."""
+    found = folder.found
+    return {
+        measure: {source: found[source][measure] for source in folder.config["sources"] if source in found}
+        for measure in folder.config["measures"]
+    }
+
+
+def _resident(splits: Splits, places: Tensor) -> ResidentSet:
+    """The training images at these places, without augmentation, as bytes in memory."""
+    batches = splits.train.batches(places, _AT_ONCE, device=torch.device("cpu"), augment=None, seed=0)
+    images = torch.cat([batch.images.mul(255).round_().to(torch.uint8) for batch in batches])
+    return ResidentSet(images, splits.train.labels[places], splits.train.title)
+
+
+def _facts_of(source: SourceModel) -> dict[str, Any]:
+    """What a table says of a source beside its measures."""
+    return {
+        "trained": bool(source.trained),
+        "trained_on": source.trained_on and source.trained_on.get("name"),
+        "classes": source.num_classes if source.classifier else None,
+    }
+
+
+def _said(sources: Sources) -> list[Any]:
+    """How each source was given, as JSON values; None where it is an object."""
+    if isinstance(sources, str | os.PathLike):
+        return [_as_said(sources)]
+    return [_as_said(source) for source in (sources.values() if isinstance(sources, Mapping) else sources)]
+
+
+def _as_said(source: Any) -> Any:
+    if isinstance(source, str | os.PathLike):
+        text = os.fspath(source)
+        return text if timm.is_model(text) or not os.path.exists(text) else os.path.abspath(text)
+    if isinstance(source, Mapping):
+        said = {key: _as_said(value) if key in ("model", "checkpoint") else value for key, value in source.items()}
+        try:
+            return None if said.get("model") is None else as_json(said)
+        except TypeError:
+            return None
+    return None
+
+
+def _data_as_said(dataset: str | Splits, options: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    """Name and options of the data, as JSON values, for use in any folder; None where it is an object."""
+    if not isinstance(dataset, str):
+        return None
+    said = {key: value for key, value in (options or {}).items() if not key.startswith("label")}
+    if said.get("root") is not None:
+        said["root"] = os.path.abspath(said["root"])
+    elif dataset.endswith(".npz") or dataset.startswith("folder/"):
+        said["root"] = os.getcwd()
+    try:
+        return {"name": dataset, "options": as_json(said)}
+    except TypeError:
+        return None
+
+
+def _write(folder: RankingFolder, ranking: SourceRanking) -> None:
+    result = finite_only(ranking.result())
+    folder.write("sources.csv", _csv(result))
+    folder.write("ranking.png", to_png(plot_ranking(ranking)))
+    folder.write_json("result.json", result)
+
+
+def _csv(result: Mapping[str, Any]) -> Iterator[str]:
+    """One row for each source, the most similar first; empty where there is no value."""
+    numbers = ("mean", "std", "chance", "similarity", "similarity_std", "reason")
+    measures = list(result["sources"][0]["measures"])
+    facts = ("name", "trained", "trained_on", "classes", "weight")
+    yield csv_line([*facts, *(f"{measure}_{number}" for measure in measures for number in numbers)])
+    for source in result["sources"]:
+        found = (source["measures"][measure][number] for measure in measures for number in numbers)
+        yield csv_line([*(source[fact] for fact in facts), *found])

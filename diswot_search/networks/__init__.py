@@ -1,0 +1,1 @@
+"""One noun for student, teacher and source, and one reader of networks."""

@@ -1,0 +1,1 @@
+"""Reports: functions of results, for a terminal, for files and for pictures."""

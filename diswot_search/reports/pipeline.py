@@ -1,0 +1,71 @@
+"""The report of a pipeline."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator, Mapping
+
+from rich.console import Console, RenderableType
+
+from ..resolve.runs import NEAR_ZERO_WEIGHT, PipelineResult
+from ..sources.ranking import SourceRanking
+from .sources import format_ranking
+from .study import describe_study, format_parts, format_table
+from .training import compare_trainings
+
+
+def pipeline_report(result: PipelineResult) -> Iterator[str]:
+    facts = result.distilled.result
+    under = facts["teacher"]["name"] if result.ranking is None else _count_sources(result.ranking)
+    yield f"# {facts['student']['name']} under {under} on {facts['data']}"
+    yield ""
+    if result.teacher is not None:
+        yield f"The teacher was trained first: {result.teacher.accuracy:.2f} % of the test images."
+        yield ""
+    if result.ranking is not None:
+        yield "## Sources"
+        yield ""
+        yield from _as_code(format_ranking(result.ranking, result.weights))
+        yield from (f"- {line}" for line in _describe_sources(result, result.ranking))
+        yield ""
+    yield "## Search"
+    yield ""
+    yield from _as_code(format_table(result.study))
+    for table in format_parts(result.study):
+        yield from _as_code(table)
+    yield from (f"- {line}" for line in describe_study(result.study))
+    yield ""
+    yield "## Training"
+    yield ""
+    yield from _as_code(compare_trainings(result.compared()))
+
+
+def _count_sources(ranking: SourceRanking) -> str:
+    return "1 source" if len(ranking.names) == 1 else f"{len(ranking.names)} sources"
+
+
+def _describe_sources(result: PipelineResult, ranking: SourceRanking) -> Iterator[str]:
+    """What the sources count and why, in lines."""
+    facts = result.distilled.result["sources"]
+    if facts["fallback"]:
+        yield NEAR_ZERO_WEIGHT.format(measure=facts["measure"], data=result.distilled.result["data"])
+    else:
+        power = facts["power"]
+        how = {
+            "weighted": f"by {facts['measure']} to the power {float(power or 0):g}",
+            "nearest": f"the nearest by {facts['measure']} alone",
+            "uniform": "all alike",
+        }
+        weighting = "by hand" if isinstance(facts["weighting"], Mapping) else how[facts["weighting"]]
+        stages = "of the search and of the distillation" if result.study.teachers else "of the distillation"
+        yield f"weights {stages}: {weighting}; labels count {facts['lam']:g}"
+    for (source, measure), reason in ranking.reasons.items():
+        yield f"no {measure} of {source}: {reason}"
+
+
+def _as_code(table: RenderableType) -> Iterator[str]:
+    """A table as it looks in a terminal: names of architectures have signs that a table in Markdown cannot hold."""
+    console = Console(file=io.StringIO(), width=110, color_system=None)
+    console.print(table)
+    assert isinstance(console.file, io.StringIO)
+    yield from ("```text", *(line.rstrip() for line in console.file.getvalue().splitlines()), "```", "")

@@ -1,0 +1,335 @@
+"""Progress on a terminal, and curves for TensorBoard."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from rich.console import Console, RenderableType
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.text import Text
+from torch import Tensor
+
+from ..study.records import Record
+from .training import MAX_CLASSES, TENSORBOARD_TAGS, Row, class_names_of
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+
+# -- progress -----------------------------------------------------------------------------------
+
+
+class ProgressBar:
+    """A progress bar with speed and time left; silent outside a terminal.
+
+    Args:
+        what: Name of the work, shown before the bar.
+        unit: Name of the counted items, in the plural.
+        total: Number of items in all.
+        enabled: False keeps the bar silent in a terminal, too.
+        console: The console to draw on; standard error by default.
+    """
+
+    BAR: ClassVar[type[Progress]] = Progress
+
+    def __init__(
+        self, what: str, unit: str, total: int, *, enabled: bool = True, console: Console | None = None
+    ) -> None:
+        console = console or Console(stderr=True)
+        self._unit = unit
+        self._total = total
+        self._done = self._new = 0
+        self._started = time.monotonic()
+        self._bar = self.BAR(
+            TextColumn(what),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[state]}"),
+            TimeElapsedColumn(),
+            TextColumn("elapsed"),
+            console=console,
+            disable=not (enabled and console.is_terminal),
+        )
+        self._task = self._bar.add_task(what, total=total, state="")
+
+    def __enter__(self) -> Self:
+        self._bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if not self._bar.disable:  # rich before version 15 ends even a disabled bar with an empty line
+            self._bar.stop()
+
+    def advance(self, *, replayed: bool) -> None:
+        """Count one item.
+
+        Args:
+            replayed: Whether the item was read from the store, which does not count towards the speed.
+        """
+        self._done += 1
+        if replayed:
+            self._started = time.monotonic()
+        else:
+            self._new += 1
+        if not self._bar.disable:
+            self._bar.update(self._task, completed=self._done, state=self.state())
+
+    def state(self) -> str:
+        """Speed and time left; empty before the first new item."""
+        seconds = time.monotonic() - self._started
+        if not self._new or seconds <= 0:
+            return ""
+        rate = self._new / seconds
+        left = round((self._total - self._done) / rate)
+        return f"{rate:.3g} {self._unit}/s  {left // 3600}:{left // 60 % 60:02}:{left % 60:02} left"
+
+
+class SearchProgress(ProgressBar):
+    """The progress bar of a search, with the best score so far.
+
+    Args:
+        total: Number of evaluations in all.
+        enabled: False keeps the bar silent in a terminal, too.
+        console: The console to draw on; standard error by default.
+    """
+
+    def __init__(self, total: int, *, enabled: bool = True, console: Console | None = None) -> None:
+        super().__init__("searching", "candidates", total, enabled=enabled, console=console)
+        self._best: float | None = None
+
+    def add(self, record: Record, *, replayed: bool, best: Record | None = None) -> None:
+        """Count one evaluation.
+
+        Args:
+            record: The evaluated architecture.
+            replayed: Whether it was read from the store, which does not count towards the speed.
+            best: The best record so far, for scores that depend on the other scored architectures.
+        """
+        if best is not None:
+            self._best = best.score
+        elif record.score is not None and (self._best is None or record.score > self._best):
+            self._best = record.score
+        self.advance(replayed=replayed)
+
+    def state(self) -> str:
+        """Best score so far, candidates per second and time left; empty before there are any."""
+        parts = [] if self._best is None else [f"best {self._best:.5g}"]
+        return "  ".join([*parts, *filter(None, [super().state()])])
+
+
+# -- curves -------------------------------------------------------------------------------------
+
+
+class Curves:
+    """Scalars by evaluation for TensorBoard.
+
+    Every run writes them anew, because a search replays its stored evaluations first. So no step is missing or
+    repeated, even if an earlier run was killed.
+
+    Args:
+        folder: Folder of the event files; None writes nothing.
+    """
+
+    def __init__(self, folder: Path | None) -> None:
+        self._writer: Any = None
+        self._best = -float("inf")
+        if folder is None:
+            return
+        from torch.utils.tensorboard import SummaryWriter
+
+        folder.mkdir(exist_ok=True)
+        for old in folder.glob("events.out.tfevents.*"):
+            old.unlink()
+        self._writer = SummaryWriter(str(folder))
+
+    def __enter__(self) -> Curves:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._writer is not None:
+            self._writer.close()
+
+    def add(self, record: Record, *, best: Record | None = None) -> None:
+        """Add the scalars of the next record.
+
+        Args:
+            record: The evaluated architecture.
+            best: The best record so far, for scores that depend on the other scored architectures. Then each score is
+                the one at the time of its evaluation. The curves also show the parts of the best score, since only the
+                parts can be compared over time.
+        """
+        if self._writer is None:
+            return
+        values: dict[str, float | None] = {
+            "cost/params": record.params,
+            "cost/macs": record.macs,
+            "cost/latency_ms": record.latency_ms,
+            "seconds per evaluation": record.seconds,
+        }
+        if record.score is not None:
+            self._best = max(self._best, record.score)
+            values |= {"score/evaluation": record.score, "score/best": self._best if best is None else best.score}
+            values |= {f"best/{name}": value for name, value in (best.parts if best else {}).items()}
+        for name, value in values.items():
+            if value is not None:
+                self._writer.add_scalar(name, value, global_step=record.index)
+
+
+# -- progress -----------------------------------------------------------------------------------
+
+
+class _TwoLines(Progress):
+    """A progress bar with its `details` on the line below."""
+
+    def get_renderables(self) -> Iterator[RenderableType]:
+        yield self.make_tasks_table(self.tasks)
+        for task in self.tasks:
+            yield Text(task.fields.get("details", ""), no_wrap=True, overflow="ellipsis")
+
+
+class TrainingProgress(ProgressBar):
+    """The progress bar of a training over all steps, with epoch, accuracy and loss on the line below.
+
+    Images per second and time left are measured since the start, validation included.
+
+    Args:
+        epochs: Number of epochs in all.
+        steps: Number of optimiser steps in all.
+        done: Number of steps that an earlier run has done.
+        enabled: False keeps the bar silent in a terminal, too.
+        console: The console to draw on; standard error by default.
+    """
+
+    BAR = _TwoLines
+    SECONDS_BETWEEN_UPDATES: ClassVar[float] = 0.2
+    """Least time between two updates of the bar."""
+
+    def __init__(
+        self, epochs: int, steps: int, *, done: int = 0, enabled: bool = True, console: Console | None = None
+    ) -> None:
+        super().__init__("training", "images", steps, enabled=enabled, console=console)
+        self._epochs, self._epoch = epochs, 0
+        self._images = 0
+        self._losses: dict[str, float | Tensor] = {}
+        self._accuracy: float | None = None
+        self._shown = -math.inf
+        self._done = done
+        if not self._bar.disable:
+            self._bar.update(self._task, completed=done)
+
+    def add(self, epoch: int, losses: Mapping[str, float | Tensor], images: int) -> None:
+        """Count one step.
+
+        Args:
+            epoch: Epoch of the step, from 1.
+            losses: Weighted terms of the loss by name. They are read only when the bar is updated, because reading a
+                value from a device waits until it is computed.
+            images: Number of images of the step, over all processes.
+        """
+        self._epoch, self._images = epoch, self._images + images
+        self._losses = {name: x.detach() if isinstance(x, Tensor) else x for name, x in losses.items()}
+        self._done += 1
+        self._new += 1
+        now = time.monotonic()
+        if not self._bar.disable and (now - self._shown >= self.SECONDS_BETWEEN_UPDATES or self._done == self._total):
+            self._shown = now
+            self._bar.update(self._task, completed=self._done, state=self.state(), details=self.details())
+
+    def validated(self, accuracy: float) -> None:
+        """Show a new validation accuracy, in percent."""
+        self._accuracy = accuracy
+        if not self._bar.disable:
+            self._bar.update(self._task, details=self.details())
+
+    def state(self) -> str:
+        """Images per second and time left; empty before the first step."""
+        seconds = time.monotonic() - self._started
+        if not self._new or seconds <= 0:
+            return ""
+        left = round((self._total - self._done) * seconds / self._new)
+        return f"{self._images / seconds:,.0f} images/s  {left // 3600}:{left // 60 % 60:02}:{left % 60:02} left"
+
+    def details(self) -> str:
+        """Epoch, last validation accuracy and weighted terms of the loss, without those that are not known yet."""
+        terms = {name: float(value) for name, value in self._losses.items()}
+        total = " + ".join(f"{name} {value:.3g}" for name, value in terms.items())
+        parts = [
+            f"epoch {self._epoch}/{self._epochs}" if self._epoch else "",
+            "" if self._accuracy is None else f"validation {self._accuracy:.1f} %",
+            f"loss {sum(terms.values()):.3g} = {total}" if terms else "",
+        ]
+        return "  ".join(filter(None, parts))
+
+
+# -- curves and metrics -------------------------------------------------------------------------
+
+
+class TrainingCurves:
+    """Scalars by step for TensorBoard.
+
+    Every run first writes the stored rows anew, then adds its own. So no row is missing or repeated, even if an
+    earlier run was killed before all of its events were on the disk.
+
+    Args:
+        folder: Folder of the event files; None writes nothing.
+        rows: Rows of the epochs that are done.
+        classes: Names of the classes; without names, classes are numbered.
+        source_weights: Weight of each source by its name; weights are constant over a training.
+    """
+
+    def __init__(
+        self,
+        folder: Path | None,
+        rows: Iterable[Row] = (),
+        *,
+        classes: Sequence[str] = (),
+        source_weights: Mapping[str, float] | None = None,
+    ) -> None:
+        self._writer: Any = None
+        self._classes = classes
+        if folder is None:
+            return
+        from torch.utils.tensorboard import SummaryWriter
+
+        folder.mkdir(parents=True, exist_ok=True)
+        for old in folder.glob("events.out.tfevents.*"):
+            old.unlink()
+        self._writer = SummaryWriter(str(folder))
+        for name, weight in (source_weights or {}).items():
+            self._writer.add_scalar(f"source_weight/{name}", weight, global_step=0)
+        for row in rows:
+            self.add(row)
+
+    def __enter__(self) -> TrainingCurves:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._writer is not None:
+            self._writer.close()
+
+    def add(self, row: Row) -> None:
+        """Add the scalars of the next epoch at its step, and write them to the disk."""
+        if self._writer is None:
+            return
+        values = {
+            TENSORBOARD_TAGS.get(name, name if name.startswith("loss/") else None): value for name, value in row.items()
+        }
+        accuracies = row.get("val_class_accuracy") or ()
+        if len(accuracies) <= MAX_CLASSES:
+            names = class_names_of(self._classes, len(accuracies))
+            values |= {f"class_accuracy/{name}": value for name, value in zip(names, accuracies, strict=True)}
+        for tag, value in values.items():
+            if tag is not None and value is not None:
+                self._writer.add_scalar(tag, value, global_step=row["step"])
+        self._writer.flush()

@@ -1,0 +1,305 @@
+"""Reports of a study: tables and progress in a terminal, curves for TensorBoard, pictures.
+
+It also holds what all reports share: colours, number formats, progress bars and the set-up of figures.
+"""
+
+from __future__ import annotations
+
+import os
+import textwrap
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+from rich.table import Table
+
+import search_spaces
+from search_spaces.cost import Cost
+from search_spaces.space import SearchSpace
+
+from ..options.search import DEFAULT_PROXY
+from ..proxies.aggregate import RankAggregate
+from ..proxies.registry import get_proxy, match_proxies
+from ..runtime.run_folder import StudyError, write_atomically
+from ..study.budget import cheapest
+from ..study.study import Candidate, Study
+from .style import BLUE, GREEN, GREY, ORANGE, human_number, new_figure, style_axes, to_png
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+
+MEASURE_NAMES = {"params": "parameters", "macs": "multiply-accumulates of one image", "latency_ms": "latency"}
+"""Names of the measures on an axis."""
+
+
+# -- tables -------------------------------------------------------------------------------------
+
+
+_MAX_LISTED_CHOICES = 40
+"""Most choices of a decision that a table lists; a space over a model zoo has far more."""
+
+
+def format_table(study: Study, n: int = 5) -> Table:
+    """Format the best candidates: rank, score, parameters, multiply-accumulates, latency if measured, architecture.
+
+    A score that is a mean over weight draws or probes is followed by its standard deviation.
+
+    Args:
+        study: The study.
+        n: Number of candidates; fewer if the study has fewer.
+
+    Example:
+        >>> from rich import print
+        >>> print(format_table(Study.load("runs/study"), n=3))  # doctest: +SKIP
+    """
+    best = study.best(n)
+    return _table_of(best, f"Best {len(best)} of {len(study)} evaluations")
+
+
+def format_parts(study: Study, n: int = 5) -> Iterator[Table]:
+    """Format the parts of the best `n` scores, in the order of `format_table`; no table for scores without parts."""
+    best = study.best(n)
+    if not best or not best[0].parts:
+        return
+    proxy = study.config.get("proxy", "the score")
+    caption = "Logs, which add up to the score." if proxy == DEFAULT_PROXY else None
+    table = Table(title=f"Parts of {proxy}", caption=caption)
+    for column in ("rank", "score", *best[0].parts):
+        table.add_column(column, justify="right", overflow="fold")
+    for rank, candidate in enumerate(best, start=1):
+        values = (candidate.score, *candidate.parts.values())
+        table.add_row(str(rank), *(f"{value:.5g}" for value in values))
+    yield table
+
+
+def format_front(study: Study) -> Table:
+    """Format the Pareto front of a study, the smallest first, with the columns of `format_table`."""
+    front = study.front
+    return _table_of(front, f"Pareto front of score against {', '.join(study.objectives)}: {len(front)}")
+
+
+def _table_of(best: Sequence[Candidate], title: str) -> Table:
+    timed = any(candidate.latency_ms is not None for candidate in best)
+    spread = any(candidate.record.score_std for candidate in best)
+    table = Table(title=title)
+    for column in ("rank", "score", "params", "MACs", *(["latency"] if timed else [])):
+        table.add_column(column, justify="right", no_wrap=True)
+    table.add_column("architecture", overflow="fold")
+    for rank, candidate in enumerate(best, start=1):
+        latency = "" if candidate.latency_ms is None else f"{candidate.latency_ms:.2f} ms"
+        table.add_row(
+            str(rank),
+            f"{candidate.score:.5g}" + (f" ± {candidate.record.score_std:.2g}" if spread else ""),
+            human_number(candidate.params),
+            human_number(candidate.macs),
+            *([latency] if timed else []),
+            candidate.record.architecture,
+        )
+    return table
+
+
+def describe_study(study: Study) -> Iterator[str]:
+    """Describe a study in lines: its images, score, teachers if there are several, budget, status and run folder."""
+    images = dict.fromkeys(str(probe["name"]) for probe in study.config.get("probes", ()) if probe.get("name"))
+    if images:
+        yield f"images: {', '.join(images)}"
+    if study.ignores_teacher:
+        names = ", ".join(name for name, _ in study.teachers)
+        yield f"score: {study.config['proxy']}, which does not look at the teacher ({names})"
+    elif len(study.teachers) > 1:
+        yield "teachers: " + ", ".join(f"{name} (weight {weight:.3g})" for name, weight in study.teachers)
+    budget = study.config["budget"]
+    limits = {name: value for name, value in budget.items() if name.startswith("max_") and value}
+    grows = ", and without one the largest candidates win" * (study.config.get("proxy") == DEFAULT_PROXY)
+    text = ", ".join(f"{name} {value:,.10g}" for name, value in limits.items()) or f"none{grows}"
+    if "max_latency_ms" in limits or "latency_ms" in study.objectives:
+        text += f" (latency: batch {budget['latency_batch_size']}, {study.config['device']}, float32)"
+    yield f"budget: {text}"
+    yield f"status: {study.status}, {study.failure_summary()}"
+    requested = study.config["evaluations"]
+    if study.status == "complete" and len(study) < requested:
+        yield f"no other architectures within the budget: {len(study):,} of {requested:,} evaluations were made"
+    yield f"run folder: {study.path}"
+
+
+def explain_winner(study: Study) -> Iterator[str]:
+    """The lines of Python that build the winner."""
+    winner = study.winner
+    try:
+        call = study.space.timm_model(winner.architecture)
+    except StudyError as error:
+        yield str(error)
+        return
+    yield "to build the winner in Python:"
+    if call is not None:
+        name, arguments = call
+        options = "".join(f", {key}={value!r}" for key, value in arguments.items())
+        yield f"import timm, search_spaces; model = timm.create_model({name!r}{options})"
+    yield f"import diswot_search; model = diswot_search.Study.load({str(study.path)!r}).winner.build()"
+
+
+def format_spaces() -> Table:
+    """Format all search spaces by name: number of architectures, range of parameters, description.
+
+    The range is empty for spaces that have to build a network to count its parameters.
+    """
+    table = Table("name", "architectures", "params", "what it is", title="Search spaces")
+    for name in search_spaces.list_spaces():
+        space = search_spaces.create_space(name)
+        table.add_row(name, f"{space.size:,}", _params_range(space), search_spaces.describe_space(name))
+    return table
+
+
+def format_space(name: str) -> Table:
+    """Format the decisions of a search space with their choices.
+
+    Args:
+        name: Name of the search space.
+
+    Raises:
+        UnknownNameError: No space has this name; the message gives near names.
+    """
+    space = search_spaces.create_space(name)
+    table = Table("decision", "choices", title=f"{name}: {space.size:,} architectures", min_width=60)
+    for decision, choices in space.decisions.items():
+        first, more = ", ".join(map(str, choices[:_MAX_LISTED_CHOICES])), len(choices) - _MAX_LISTED_CHOICES
+        table.add_row(decision, f"{first} and {more:,} more" if more > 0 else first)
+    return table
+
+
+def format_proxies(pattern: str = "*") -> Table:
+    """Format the proxies by name: need of a teacher, readings besides a forward pass, description.
+
+    Args:
+        pattern: A shell pattern that names must match.
+
+    Raises:
+        UnknownNameError: No proxy matches the pattern; the message gives near names.
+    """
+    names = match_proxies(pattern)
+    caption = (
+        f"A search uses {DEFAULT_PROXY} by default. Ranks of several proxies: log_rank(nwot, macs)."
+        if DEFAULT_PROXY in names
+        else None
+    )
+    table = Table("name", "teacher", "reads", "what it measures; higher is better", title="Proxies", caption=caption)
+    for name in names:
+        proxy = get_proxy(name)
+        reads = ", ".join(proxy.needs)
+        if isinstance(proxy, RankAggregate):
+            reads = f"{proxy.method} of {', '.join(proxy.component_names)}"
+        table.add_row(name, "needed" if proxy.needs_teacher else "", reads, proxy.summary)
+    return table
+
+
+def _params_range(space: SearchSpace) -> str:
+    if type(space).cost is SearchSpace.cost:
+        return ""
+    _, least = cheapest(space, "params")
+    _, most = cheapest(space, "params", lambda architecture: Cost(-space.cost(architecture).params, 0))
+    return f"{human_number(least)} to {human_number(-most)}"
+
+
+# -- pictures -----------------------------------------------------------------------------------
+
+
+def plot_search(study: Study, path: str | os.PathLike[str]) -> list[Path]:
+    """Plot a study: `progress.png`, best score over evaluations, and `front.png`, score against cost.
+
+    Args:
+        study: A study with at least one score.
+        path: Folder for the pictures; created if it does not exist.
+
+    Returns:
+        Paths of the files written.
+
+    Raises:
+        StudyError: No architecture has a score.
+
+    Example:
+        >>> plot_search(Study.load("runs/study"), "pictures")  # doctest: +SKIP
+        [PosixPath('pictures/progress.png'), PosixPath('pictures/front.png')]
+    """
+    folder = Path(path)
+    folder.mkdir(parents=True, exist_ok=True)
+    files = []
+    for name, plot in PICTURES.items():
+        write_atomically(folder / name, to_png(plot(study)))
+        files.append(folder / name)
+    return files
+
+
+def plot_progress(study: Study) -> Figure:
+    """Plot the score of each evaluation and the best score so far."""
+    winner = study.winner
+    places, scores = _columns(study, "index")
+    figure = new_figure()
+    axes = style_axes(figure.add_subplot())
+    _scatter(axes, places + 1, scores)
+    axes.step(places + 1, np.maximum.accumulate(scores), where="post", color=BLUE, linewidth=2, label="best so far")
+    axes.plot(winner.record.index + 1, winner.score, "*", color=ORANGE, markersize=14, label="winner")
+    axes.set_xlabel("evaluations")
+    _finish(figure, axes, study)
+    return figure
+
+
+def plot_front(study: Study) -> Figure:
+    """Plot the score against the study's first objective, with the Pareto front, the winner and the budget."""
+    winner, measure = study.winner, study.objectives[0]
+    costs, scores = _columns(study, measure)
+    limit = study.config.get("budget", {}).get(f"max_{measure}")
+    unit, unit_name = (1.0, "ms") if measure == "latency_ms" else _unit(max(costs.max(initial=0), limit or 0))
+    figure = new_figure()
+    axes = style_axes(figure.add_subplot())
+    _scatter(axes, costs * unit, scores)
+    front = study.pareto_front(measure)
+    axes.step(
+        [getattr(candidate, measure) * unit for candidate in front],
+        [candidate.score for candidate in front],
+        "o-", where="post", color=BLUE, markersize=4, linewidth=1.5, label="Pareto front",
+    )  # fmt: skip
+    winner_cost = getattr(winner, measure)
+    if winner_cost is not None:
+        axes.plot(winner_cost * unit, winner.score, "*", color=ORANGE, markersize=14, label="winner")
+    if limit is not None:
+        axes.axvline(limit * unit, color=GREEN, linestyle="--", linewidth=1.5, label="budget")
+    axes.set_xlabel(f"{MEASURE_NAMES[measure]} ({unit_name})" if unit_name else MEASURE_NAMES[measure])
+    _finish(figure, axes, study)
+    return figure
+
+
+PICTURES: dict[str, Callable[[Study], Figure]] = {"progress.png": plot_progress, "front.png": plot_front}
+"""The functions that plot the pictures of a search, by file name."""
+
+
+def _columns(study: Study, x: str) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """A field of all scored records that have it, and their scores, (K,) each."""
+    points = ((getattr(r, x), r.score) for r in study.records if r.status == "ok" and getattr(r, x) is not None)
+    pairs: NDArray[Any] = np.fromiter(points, dtype=np.dtype((np.float64, 2)))
+    return pairs[:, 0], pairs[:, 1]
+
+
+def _scatter(axes: Axes, x: NDArray[np.float64], y: NDArray[np.float64]) -> None:
+    axes.scatter(x, y, s=14, color=GREY, alpha=0.7, linewidths=0, label="evaluated")
+
+
+def _finish(figure: Figure, axes: Axes, study: Study) -> None:
+    config = study.config
+    axes.set_ylabel(textwrap.shorten(f"score ({config.get('proxy', 'higher is better')})", 45, placeholder=" ...)"))
+    teachers = [] if study.ignores_teacher else study.teachers
+    roles = [f"{len(teachers)} teachers"] if len(teachers) > 1 else [f"teacher {name}" for name, _ in teachers]
+    names = [config["space"]["name"], *roles]
+    axes.set_title(f"{', '.join(names)}: {len(study)} evaluations", fontsize=11, loc="left")
+    figure.legend(loc="outside lower center", ncols=4, frameon=False)
+
+
+def _unit(largest: float) -> tuple[float, str]:
+    """The factor that makes counts easy to read, and the name of the resulting unit."""
+    for size, name in ((1e9, "billion"), (1e6, "million"), (1e3, "thousand")):
+        if largest >= size:
+            return 1 / size, name
+    return 1.0, ""

@@ -1,0 +1,63 @@
+"""The result of a pipeline."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from ..sources.ranking import SourceRanking
+from ..study.study import Study
+from ..training.result import Training
+
+NEAR_ZERO_WEIGHT = (
+    "By {measure} no source tells more of {data} than chance does: where the score compares with sources, all count "
+    "alike, and the student is trained on its labels alone, so that there is no other training to compare it with."
+)
+
+
+StageResult = Training | Study | SourceRanking
+"""What a stage gives."""
+
+
+@dataclass(frozen=True)
+class PipelineResult:
+    """A finished pipeline.
+
+    Attributes:
+        path: The run folder.
+        study: The search, whose winner is the student.
+        distilled: The student, trained under the teacher or the sources.
+        alone: The same student, trained alone; None where no comparison was asked for, or no source is near the data,
+            so that the distilled one learnt from labels alone, too.
+        teacher: The training of the teacher; None where it was given trained, or there are sources.
+        ranking: The ranking of the sources; None without any.
+        weights: What each source counts, in the search and in the distillation, by name; empty without sources, and
+            where none is near the data.
+        difference: Points of test accuracy that the distilled student has more than the one alone.
+    """
+
+    path: Path
+    study: Study
+    distilled: Training
+    alone: Training | None
+    teacher: Training | None
+    ranking: SourceRanking | None = None
+    weights: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def student(self) -> nn.Module:
+        """The distilled student, on the CPU, in evaluation mode."""
+        return self.distilled.student
+
+    @property
+    def difference(self) -> float | None:
+        return None if self.alone is None else self.distilled.accuracy - self.alone.accuracy
+
+    def compared(self) -> dict[str, dict[str, Any]]:
+        """The results to hold against each other, by what they are called in a table."""
+        alone = {} if self.alone is None else {"student alone": self.alone.result}
+        return {**alone, "distilled": self.distilled.result}

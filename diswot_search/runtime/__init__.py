@@ -1,0 +1,1 @@
+"""Run folders, devices, seeds and interruptions."""

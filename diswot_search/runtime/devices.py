@@ -1,0 +1,28 @@
+"""Devices by name."""
+
+from __future__ import annotations
+
+import torch
+
+
+def resolve_device(device: str) -> str:
+    """The device that "auto" stands for here, or the device given.
+
+    Raises:
+        ValueError: It is not known, or this machine does not have it.
+    """
+    number = {"cpu": 1, "cuda": torch.cuda.device_count(), "mps": int(torch.backends.mps.is_available())}
+    if device == "auto":
+        return next(name for name in ("cuda", "mps", "cpu") if number[name])
+    kind, colon, index = device.partition(":")
+    if kind not in number or (colon and not index.isdecimal()):
+        raise ValueError(f"Unknown device {device!r}; allowed: auto, cpu, cuda, mps; cuda:1 is the second of its kind.")
+    if int(index or 0) >= number[kind]:
+        present = ", ".join(f"{name} ({count})" for name, count in number.items() if count)
+        raise ValueError(f"This machine has no {device!r} that torch can use; it has: {present}.")
+    return device
+
+
+def device_name(device: str) -> str:
+    """What a device calls itself."""
+    return torch.cuda.get_device_name(device) if device.startswith("cuda") else device

@@ -1,0 +1,1 @@
+"""Trained models of related tasks: how near they are, and how much each counts."""

@@ -1,0 +1,1 @@
+"""A search in progress: evaluator, records, costs, algorithms and the study itself."""

@@ -1,0 +1,468 @@
+"""A search in progress or finished: its configuration, every record, the winner, and the folder they live in."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+import sqlite3
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from search_spaces.recipes import recipe_of, space_from_recipe
+from search_spaces.space import Architecture, SearchSpace
+
+from ..proxies.aggregate import elementary_proxies
+from ..proxies.registry import get_proxy
+from ..runtime.run_folder import RunFolder, StudyError, as_json, csv_line, differences, no_store, versions
+from .evaluator import uses_teacher
+from .records import Evaluation, Record
+
+MEASURES = ("params", "macs", "latency_ms")
+"""What a score can be weighed against on a Pareto front; less is better."""
+
+
+_SCHEMA = (
+    "CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID",
+    """CREATE TABLE costs (
+        architecture TEXT PRIMARY KEY, params INTEGER, macs INTEGER, latency_ms REAL, failure TEXT
+    ) WITHOUT ROWID""",
+    """CREATE TABLE records (
+        "index" INTEGER PRIMARY KEY, architecture TEXT NOT NULL, canonical TEXT NOT NULL UNIQUE,
+        params INTEGER, macs INTEGER, latency_ms REAL, status TEXT NOT NULL, reason TEXT,
+        score REAL, score_std REAL, parts TEXT NOT NULL, seconds REAL NOT NULL
+    )""",
+    'CREATE INDEX ranking ON records (status, score DESC, params, "index")',
+)
+
+
+_FIELDS = ("index", "architecture", "canonical", *MEASURES, *(f.name for f in fields(Evaluation)))
+
+
+_COLUMNS = ", ".join(f'"{name}"' for name in _FIELDS)
+
+
+_PAGE = 256
+
+
+@dataclass(frozen=True)
+class StoredCost:
+    """What is known of an architecture before it is scored.
+
+    Attributes:
+        params: Trainable parameters.
+        macs: Multiply-accumulates of one image.
+        latency_ms: Median latency, where it was measured.
+        failure: Why the cost could not be counted or measured.
+    """
+
+    params: int | None = None
+    macs: int | None = None
+    latency_ms: float | None = None
+    failure: str | None = None
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A scored architecture with the space that builds it.
+
+    Attributes:
+        record: All that the study knows of it.
+        study: The study that it belongs to.
+    """
+
+    record: Record
+    study: Study = field(repr=False)
+
+    @property
+    def architecture(self) -> Architecture:
+        """The architecture as a value of its space."""
+        return self.study.space.parse(self.record.architecture)
+
+    @property
+    def score(self) -> float:
+        """Mean score; higher is better."""
+        assert self.record.score is not None
+        return self.record.score
+
+    @property
+    def params(self) -> int:
+        """Trainable parameters."""
+        assert self.record.params is not None
+        return self.record.params
+
+    @property
+    def macs(self) -> int:
+        """Multiply-accumulates of one image."""
+        assert self.record.macs is not None
+        return self.record.macs
+
+    @property
+    def latency_ms(self) -> float | None:
+        """Median latency, where the study measured it."""
+        return self.record.latency_ms
+
+    @property
+    def parts(self) -> dict[str, float]:
+        """Mean value of each term of the score, by name."""
+        return self.record.parts
+
+    def build(self) -> nn.Module:
+        """The network, untrained, its weights drawn from torch's global generator."""
+        return self.study.space.build(self.architecture)
+
+
+class Study(RunFolder):
+    """Every evaluation of one search, in memory or in a run folder that outlives the process.
+
+    A run folder holds `study.sqlite` (the truth), `config.json`, and, written when the search ends or is
+    interrupted, `result.json`, `architectures.csv`, `curves/` for TensorBoard and pictures. It belongs to
+    one configuration; only `evaluations` may be raised, which continues the study.
+
+    Args:
+        config: All that decides the result, as JSON values.
+        out: The run folder; None keeps the study in memory.
+        space: The space of the architectures; by default made anew from `config["space"]`.
+
+    Raises:
+        StudyError: Another process works on the folder, it holds something else or a study of another
+            configuration, its store is damaged, or its disk is full.
+    """
+
+    STORE = "study.sqlite"
+    VERSION = 1
+    SCHEMA = _SCHEMA
+
+    def __init__(
+        self, config: Mapping[str, Any], *, out: str | os.PathLike[str] | None = None, space: SearchSpace | None = None
+    ) -> None:
+        self.path = None if out is None else Path(out)
+        self._space = space
+        self.config: dict[str, Any] = as_json(config)
+        if self.path is None:
+            self._connect(":memory:")
+            self._begin()
+        else:
+            self._open_folder(self.path)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str], *, space: SearchSpace | None = None) -> Study:
+        """Open the study of a run folder to read it, finished or not, also while a search writes it.
+
+        Args:
+            path: The run folder.
+            space: The space of the architectures, for a space that is not registered by name.
+
+        Raises:
+            StudyError: The folder has no study, it is damaged, or `space` is not the one that was searched.
+        """
+        study = cls.__new__(cls)
+        study.path = Path(path)
+        study._space = space
+        if (study.path / "scores.sqlite").is_file():
+            raise StudyError(f"{study.path} is the run folder of a comparison; its table is in comparison.md.")
+        if not (study.path / cls.STORE).is_file():
+            raise StudyError(no_store(study.path, cls.STORE))
+        study._connect(str(study.path / cls.STORE))
+        stored = study._stored_config()
+        if stored is None:
+            raise StudyError(f"The study in {study.path} was stopped before it began; run its search again.")
+        study.config = stored
+        if space is not None:
+            _check_space(study.path, stored["space"], as_json(space.config()))
+        study._read("PRAGMA query_only = ON")
+        return study
+
+    # -- what a user reads ----------------------------------------------------------------------
+
+    @property
+    def space(self) -> SearchSpace:
+        """The space that the architectures belong to.
+
+        Raises:
+            StudyError: It was not made by `create_space`, or not as now; pass it to `Study.load`.
+        """
+        if self._space is None:
+            space = space_from_recipe(json.loads(self._meta("space")))
+            if space is None or as_json(space.config()) != self.config["space"]:
+                raise StudyError(
+                    f"The space of the study in {self.path} cannot be made by name; give it to Study.load as `space`."
+                )
+            self._space = space
+        return self._space
+
+    @property
+    def status(self) -> str:
+        """ "complete", "interrupted", or "running": not ended yet, or killed."""
+        return self._meta("status")
+
+    @property
+    def records(self) -> Iterator[Record]:
+        """All records in the order of asking, read from the store as they are used."""
+        start = 0
+        query = f'SELECT {_COLUMNS} FROM records WHERE "index" >= ? ORDER BY "index" LIMIT {_PAGE}'
+        while page := [_to_record(row) for row in self._read(query, start)]:
+            yield from page
+            start = page[-1].index + 1
+
+    def __len__(self) -> int:
+        """Number of evaluations, failed ones included."""
+        return int(self._read("SELECT count(*) FROM records")[0][0])
+
+    @property
+    def winner(self) -> Candidate:
+        """The highest score; among equals the one with fewest parameters, then the one asked first.
+
+        Raises:
+            StudyError: No architecture has a score.
+        """
+        best = self.best(1)
+        if not best:
+            raise StudyError(f"No architecture of this study has a score: {self.failure_summary()}.")
+        return best[0]
+
+    def best(self, n: int = 10) -> list[Candidate]:
+        """The `n` best, the winner first."""
+        query = f"SELECT {_COLUMNS} FROM records WHERE status = 'ok' ORDER BY score DESC, params, \"index\" LIMIT ?"
+        return [Candidate(_to_record(row), self) for row in self._read(query, n)]
+
+    @property
+    def objectives(self) -> tuple[str, ...]:
+        """What the score is weighed against: the algorithm's other objectives, or else the parameters."""
+        chosen = self.config.get("algorithm", {}).get("options", {}).get("objectives", ())
+        return tuple(measure for measure in MEASURES if measure in chosen) or ("params",)
+
+    @property
+    def teachers(self) -> list[tuple[str, float]]:
+        """Name and weight of the teachers that scores compare with, the heaviest first; one alone has the weight 1."""
+        teacher = self.config.get("teacher")
+        if teacher is None:
+            return []
+        return [(one["name"], one["weight"]) for one in teacher.get("teachers", [{**teacher, "weight": 1.0}])]
+
+    @property
+    def ignores_teacher(self) -> bool:
+        """Whether there is a teacher that the score is known not to look at."""
+        try:
+            proxy = get_proxy(self.config["proxy"])
+        except (KeyError, ValueError):  # a function of the user's
+            return False
+        return bool(self.teachers) and not any(map(uses_teacher, elementary_proxies(proxy)))
+
+    @property
+    def front(self) -> list[Candidate]:
+        """The Pareto front of the score against the study's `objectives`, the smallest first."""
+        return self.pareto_front(*self.objectives)
+
+    def pareto_front(self, *measures: str) -> list[Candidate]:
+        """All candidates that no other equals or beats in the score and in every measure, the smallest first.
+
+        Args:
+            measures: Of "params", "macs" and "latency_ms".
+
+        Raises:
+            ValueError: No measure, or an unknown one.
+        """
+        if not measures or not set(measures) <= set(MEASURES):
+            raise ValueError(f"measures are {', '.join(measures) or 'missing'}; allowed: {', '.join(MEASURES)}.")
+        measured = " AND ".join(f"{measure} IS NOT NULL" for measure in measures)
+        first, *others = measures
+        order = ", ".join([first, "score DESC", *others, '"index"'])
+        query = f"SELECT {_COLUMNS} FROM records WHERE status = 'ok' AND {measured} ORDER BY {order}"
+        front: list[Candidate] = []
+        with self.errors():
+            # In this order nothing is beaten by what comes after it.
+            for row in self._store.execute(query):
+                candidate = Candidate(_to_record(row), self)
+                if not any(_covers(other, candidate, measures) for other in front):
+                    front.append(candidate)
+        return front
+
+    @property
+    def failures(self) -> dict[str, int]:
+        """How many evaluations failed, by reason, the most frequent first."""
+        query = "SELECT reason, count(*) FROM records WHERE status != 'ok' GROUP BY reason ORDER BY 2 DESC, 1"
+        return {str(reason): count for reason, count in self._read(query)}
+
+    def failure_summary(self, limit: int = 3) -> str:
+        """The most frequent reasons of failure in one line."""
+        failures = self.failures
+        if not failures:
+            return f"{len(self)} evaluations"
+        most = "; ".join(f"{count} x {reason}" for reason, count in list(failures.items())[:limit])
+        return f"{sum(failures.values())} of {len(self)} evaluations failed ({most})"
+
+    # -- what a search writes -------------------------------------------------------------------
+
+    def record(self, index: int) -> Record | None:
+        """The record of this place in the order of asking, if there is one."""
+        rows = self._read(f'SELECT {_COLUMNS} FROM records WHERE "index" = ?', index)
+        return _to_record(rows[0]) if rows else None
+
+    def add(self, records: Sequence[Record], *, rescored: Mapping[int, float] | None = None) -> None:
+        """Store records in one transaction.
+
+        Args:
+            records: The new ones.
+            rescored: Scores by index that replace those of earlier records, for an aggregate ranks all anew.
+
+        Raises:
+            ValueError: A record says "ok" without a finite score, or its function was evaluated before.
+            StudyError: The store cannot be written.
+        """
+        for record in records:
+            if record.status == "ok" and (record.score is None or not math.isfinite(record.score)):
+                raise ValueError(f"{record.architecture} is recorded as ok with the score {record.score}.")
+        query = f"INSERT INTO records ({_COLUMNS}) VALUES ({', '.join('?' * len(_FIELDS))})"
+        rows = [_to_row(record) for record in records]
+        try:
+            with self.errors(), self._store:
+                self._store.executemany(query, rows)
+                changes = ((score, index) for index, score in (rescored or {}).items())
+                self._store.executemany('UPDATE records SET score = ? WHERE "index" = ?', changes)
+        except sqlite3.IntegrityError as error:
+            raise ValueError(f"An architecture or its equal was evaluated before: {error}.") from None
+
+    def cost(self, architecture: str) -> StoredCost | None:
+        """What the study knows of the cost of an architecture."""
+        query = "SELECT params, macs, latency_ms, failure FROM costs WHERE architecture = ?"
+        rows = self._read(query, architecture)
+        return StoredCost(*rows[0]) if rows else None
+
+    def add_cost(self, architecture: str, cost: StoredCost) -> None:
+        """Keep a cost. A measured one is stored at once, for it would be another when measured again."""
+        row = (architecture, cost.params, cost.macs, cost.latency_ms, cost.failure)
+        with self.errors():
+            self._store.execute("INSERT OR REPLACE INTO costs VALUES (?, ?, ?, ?, ?)", row)
+            if cost.latency_ms is not None:
+                self._store.commit()
+
+    def add_costs_of(self, other: Study) -> None:
+        """Keep the costs that another study knows."""
+        with self.errors(), self._store:
+            self._store.executemany(
+                "INSERT OR REPLACE INTO costs VALUES (?, ?, ?, ?, ?)", other._store.execute("SELECT * FROM costs")
+            )
+
+    def start(self) -> None:
+        """Say that a search works on this study."""
+        self._set_meta("status", "running")
+
+    def finish(self, status: str, timing: Mapping[str, Any] | None = None) -> None:
+        """Write `architectures.csv` and `result.json`, and set the status.
+
+        Args:
+            status: "complete" or "interrupted".
+            timing: What the times of the study were taken on, as JSON values.
+        """
+        if self.path is not None:
+            self.write("architectures.csv", self._csv())
+            self.write_json("result.json", self._result(status, timing or {}))
+        self._set_meta("status", status)
+
+    def __repr__(self) -> str:
+        return f"<Study {self.path or 'in memory'}: {len(self)} evaluations, {self.status}>"
+
+    # -- the store ------------------------------------------------------------------------------
+
+    def _begin(self) -> None:
+        stored = self._stored_config()
+        if stored is None:
+            self._create()
+        elif stored != self.config:
+            assert self.path is not None
+            _check_same(self.path, stored, self.config, evaluations=len(self))
+            self._set_meta("config", json.dumps(self.config))
+        if self.path is not None:
+            self.write_json("config.json", self.config)
+
+    def _fill(self) -> None:
+        values = {"config": json.dumps(self.config), "space": recipe_of(self._space), "status": "running"}
+        self._store.executemany("INSERT INTO meta VALUES (?, ?)", values.items())
+
+    def _stored_config(self) -> dict[str, Any] | None:
+        """The configuration in the store; None where the store is empty."""
+        if self._is_empty():
+            return None
+        config: dict[str, Any] = json.loads(self._meta("config"))
+        return config
+
+    def _meta(self, key: str) -> str:
+        return str(self._read("SELECT value FROM meta WHERE key = ?", key)[0][0])
+
+    def _set_meta(self, key: str, value: str) -> None:
+        with self.errors(), self._store:
+            self._store.execute("UPDATE meta SET value = ? WHERE key = ?", (value, key))
+
+    # -- the files ------------------------------------------------------------------------------
+
+    def _csv(self) -> Iterator[str]:
+        parts = sorted({name for record in self.records for name in record.parts})
+        names = [name for name in _FIELDS if name != "parts"]
+        yield csv_line([*names, *(f"part_{name}" for name in parts)])
+        for record in self.records:
+            values = _values(record)
+            yield csv_line([*(values[name] for name in names), *(record.parts.get(name) for name in parts)])
+
+    def _result(self, status: str, timing: Mapping[str, Any]) -> dict[str, Any]:
+        best = [_values(candidate.record) for candidate in self.best(10)]
+        failures = self.failures
+        total, failed = len(self), sum(failures.values())
+        seconds = self._read("SELECT coalesce(sum(seconds), 0) FROM records")[0][0]
+        return {
+            "status": status,
+            "winner": best[0] if best else None,
+            "best": best,
+            "front": [candidate.record.index for candidate in self.front],
+            "proxy": self.config.get("proxy"),
+            "teachers": [{"name": name, "weight": weight} for name, weight in self.teachers],
+            "ignores_teacher": self.ignores_teacher,
+            "evaluations": {"all": total, "ok": total - failed, "failed": failed, "failures": failures},
+            "timing": {"seconds": seconds, "covers": "building and scoring of all evaluations", **timing},
+            "config_sha256": hashlib.sha256(json.dumps(self.config, sort_keys=True).encode()).hexdigest(),
+            "versions": versions(),
+        }
+
+
+def _check_same(path: Path, stored: dict[str, Any], given: dict[str, Any], *, evaluations: int) -> None:
+    """Refuse another configuration, naming what differs; more evaluations than before are no other one."""
+    lines = differences(stored, given, ignore=("evaluations",))
+    if lines:
+        raise StudyError(
+            f"{path} holds a study of another configuration: {'; '.join(lines)}. Choose another run folder."
+        )
+    if given["evaluations"] < evaluations:
+        raise StudyError(
+            f"{path} has {evaluations} evaluations already; {given['evaluations']} are asked for. "
+            "They may be raised, not lowered."
+        )
+
+
+def _check_space(path: Path, stored: dict[str, Any], given: dict[str, Any]) -> None:
+    """Refuse another space than the one that was searched, naming what differs."""
+    lines = differences(stored, given)
+    if lines:
+        raise StudyError(f"{path} holds a study of another space: {'; '.join(lines[:5])}.")
+
+
+def _covers(one: Candidate, other: Candidate, measures: Sequence[str]) -> bool:
+    """Whether one candidate is at least as good as another in the score and in every measure."""
+    return one.score >= other.score and all(getattr(one, m) <= getattr(other, m) for m in measures)
+
+
+def _to_record(row: Sequence[Any]) -> Record:
+    values = dict(zip(_FIELDS, row, strict=True))
+    return Record(**values | {"parts": json.loads(values["parts"])})
+
+
+def _to_row(record: Record) -> tuple[Any, ...]:
+    return tuple((_values(record) | {"parts": json.dumps(record.parts)}).values())
+
+
+def _values(record: Record) -> dict[str, Any]:
+    return {name: getattr(record, name) for name in _FIELDS}

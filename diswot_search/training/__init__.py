@@ -1,0 +1,1 @@
+"""One loop that trains a student, its task, metrics, checkpoints and results."""

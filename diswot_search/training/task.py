@@ -1,0 +1,190 @@
+"""One training step's losses: a student's cross entropy, what its distillers add, and what unlabelled images add."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ..distillation.base import Batch, DistillerError, Setting
+from ..distillation.combination import Combination, Term
+from ..networks.features import FeatureReader, Features, Shapes
+from ..networks.frozen import FrozenTeacher
+from ..networks.preprocessing import Normalised
+from .unlabelled import UnlabelledLoss, Views
+
+
+class StepLosses(NamedTuple):
+    """What a training step gives.
+
+    Attributes:
+        terms: The weighted terms of the loss by name, first that of the cross entropy.
+        notes: What else is measured, by name.
+        logits: The student's of the labelled images, (B, N).
+    """
+
+    terms: dict[str, Tensor]
+    notes: dict[str, Tensor]
+    logits: Tensor
+
+
+class DistillationTask(nn.Module):
+    """A student with what it learns from: labels, under a teacher its distillers, and images without labels.
+
+    Its parameters are those of the student, of the distillers' connectors, and of the heads for unlabelled images.
+
+    Args:
+        student: Any classifier.
+        normalise: For its images.
+        example: Training images between 0 and 1, (B, C, H, W), at least 2, on the student's device.
+        teacher: The teacher; None trains the student alone.
+        terms: The distillers.
+        unlabelled: Makes the loss on unlabelled images, for the student's shapes; None leaves them out.
+        labels: Class of each training sample, on the CPU.
+        num_classes: Classes of the data.
+        ce_weight: Factor of the cross entropy; by default the customary one.
+        label_smoothing: Share of the target that is spread over all classes.
+        names: What student and teacher are called in messages.
+
+    Attributes:
+        student: The student.
+        combination: The distillers; None without a teacher.
+        unlabelled: The loss on unlabelled images; None without any.
+        ce_weight: Factor of the cross entropy.
+
+    Raises:
+        DistillerError: A distiller does not fit, or there are distillers without a teacher.
+        ReadingError: A network cannot be read.
+        ValueError: A network tells other classes apart than the data has.
+    """
+
+    def __init__(
+        self,
+        student: nn.Module,
+        normalise: Normalised,
+        example: Tensor,
+        *,
+        teacher: tuple[nn.Module, Normalised] | None = None,
+        terms: tuple[Term, ...] = (),
+        unlabelled: Callable[[Shapes], UnlabelledLoss] | None = None,
+        labels: Tensor,
+        num_classes: int,
+        ce_weight: float | None = None,
+        label_smoothing: float = 0.0,
+        names: tuple[str, str] = ("student", "teacher"),
+    ) -> None:
+        super().__init__()
+        if bool(terms) != (teacher is not None):
+            raise DistillerError("Distillers need a teacher, and a teacher needs distillers; one of them is missing.")
+        self.student = student
+        self.normalise = normalise
+        self.label_smoothing = label_smoothing
+        self.combination: Combination | None = None
+        self._teacher: tuple[FrozenTeacher, ...] = ()  # in a tuple, which hides it from the parameters
+        self._reader = FeatureReader(student, normalise(example), names[0])
+        _check_classes("student", self._reader.shapes, num_classes)
+        self.unlabelled = None if unlabelled is None else unlabelled(self._reader.shapes).to(example.device)
+        customary = 1.0 if self.unlabelled is None else self.unlabelled.ce_weight
+        self.ce_weight = customary if ce_weight is None else ce_weight
+        if self.unlabelled is not None:
+            self._reader.want(self.unlabelled.reads)
+        if teacher is not None:
+            model, of_teacher = teacher
+            reader = FeatureReader(model, of_teacher(example), names[1])
+            _check_classes("teacher", reader.shapes, num_classes)
+            setting = Setting(self._reader.shapes, reader.shapes, labels, reader.norms)
+            self.combination = Combination(terms, setting, ce_weight).to(example.device)
+            self.ce_weight = self.combination.ce_weight
+            self._teacher = (FrozenTeacher(model, of_teacher, reader),)
+            reads = self.combination.reads
+            reader.want(reads)
+            self._reader.want({*reads, *(self.unlabelled.reads if self.unlabelled else ())})
+
+    @property
+    def teacher(self) -> FrozenTeacher | None:
+        """The teacher."""
+        return self._teacher[0] if self._teacher else None
+
+    @property
+    def terms(self) -> tuple[str, ...]:
+        """Names of the terms of the loss."""
+        distillers = () if self.combination is None else (term.name for term in self.combination.terms)
+        return ("ce", *distillers, *(self.unlabelled.terms if self.unlabelled else ()))
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Names of what else is measured."""
+        return self.unlabelled.notes if self.unlabelled else ()
+
+    @property
+    def _readers(self) -> tuple[FeatureReader, ...]:
+        return (self._reader, *(teacher.reader for teacher in self._teacher))
+
+    def own_buffers(self) -> list[str]:
+        """Names of the buffers that the distillers keep equal in all processes themselves."""
+        return [f"combination.{name}" for name in self.combination.own_buffers()] if self.combination else []
+
+    def no_weight_decay(self) -> set[str]:
+        """Parameters that the student's authors let nothing decay, which timm's optimisers ask for."""
+        ask = getattr(self.student, "no_weight_decay", None)
+        return {f"student.{name}" for name in ask()} if callable(ask) else set()
+
+    def release(self) -> None:
+        """Leave student and teacher as they came, without hooks."""
+        for reader in self._readers:
+            reader.release()
+
+    def compile(self, *args: object, **options: object) -> None:
+        """Let torch compile student and teacher."""
+        for reader in self._readers:
+            reader.compile()
+
+    def forward(
+        self,
+        images: Tensor,
+        labels: Tensor,
+        indices: Tensor,
+        targets: Tensor | None,
+        progress: float,
+        views: Views | None = None,
+    ) -> StepLosses:
+        """The losses of a batch.
+
+        Args:
+            images: Labelled images, (B, C, H, W) between 0 and 1.
+            labels, indices, targets: As in `Batch`.
+            progress: Share of the training that is done.
+            views: Unlabelled images; None where the loss on them, if there is one, is of the same images.
+        """
+        found, of_views = self._read(images, views)
+        with torch.autocast(images.device.type, enabled=False):
+            wanted = labels if targets is None else targets
+            cross_entropy = F.cross_entropy(found.logits, wanted, label_smoothing=self.label_smoothing)
+            losses, notes = {"ce": self.ce_weight * cross_entropy}, {}
+        if self.combination is not None and self.teacher is not None:
+            known = self.teacher(images)
+            with torch.autocast(images.device.type, enabled=False):
+                losses |= self.combination(found, known, Batch(images, labels, indices, targets), progress)
+        if self.unlabelled is not None:
+            given = Views(images[None], indices) if views is None else views
+            more, notes = self.unlabelled(of_views, given)
+            losses |= more
+        return StepLosses(losses, notes, found.logits)
+
+    def _read(self, images: Tensor, views: Views | None) -> tuple[Features, Features]:
+        """What the student gives for labelled and for unlabelled images, in one pass."""
+        if views is None:
+            found = self._reader.read(self.normalise(images))
+            return found, found
+        stacked = torch.cat([images, views.images.flatten(0, 1)])
+        return self._reader.read(self.normalise(stacked)).split(len(images))
+
+
+def _check_classes(role: str, shapes: Shapes, num_classes: int) -> None:
+    if shapes.classes != num_classes:
+        raise ValueError(
+            f"The {role} {shapes.name} tells {shapes.classes} classes apart, but the data has {num_classes} classes."
+        )

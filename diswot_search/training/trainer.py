@@ -1,0 +1,588 @@
+"""The training loop: deterministic, resumable at any step, in one process or several."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import asdict, dataclass
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState, PartialState
+from accelerate.utils import broadcast
+from timm.data import Mixup
+from timm.utils import ModelEmaV3
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from ..data.augmentation import Augmentation
+from ..data.image_sets import Images, ImageSet
+from ..data.splits import Splits
+from ..networks.frozen import FrozenTeacher
+from ..runtime.interruption import Interruption
+from ..runtime.run_folder import StudyError
+from ..runtime.seeding import isolated_random_state, stable_seed
+from .checkpoint import BEST, LAST, Checkpoint, load_optimizer_state, optimizer_state, with_prefix, without_prefix
+from .folder import TrainingFolder
+from .metrics import Metrics, MetricSums
+from .recipe import Recipe, RecipeError
+from .task import DistillationTask
+from .unlabelled import Views
+
+EVALUATION_BATCH = 256
+
+
+GRACE = 5.0
+"""Seconds within which the signals that several processes get are taken for one."""
+
+
+CHECKED_EVERY = 50
+"""Steps after which a device that computes ahead is waited for, to see whether the loss is a number."""
+
+
+ASKED_EVERY = 10
+"""Steps after which several processes on such devices ask each other for signals."""
+
+
+class DivergenceError(RuntimeError):
+    """The loss is no number any more."""
+
+
+@dataclass
+class Progress:
+    """How far a training is.
+
+    Attributes:
+        step: Steps of the optimiser that are done.
+        seconds: That all finished epochs took, evaluation included.
+        epoch_seconds: That the training of the epoch at hand took so far.
+        best_epoch: The epoch, counted from 1, whose validation accuracy is the highest, the first of equal ones.
+        best_accuracy: That accuracy, in percent.
+    """
+
+    step: int = 0
+    seconds: float = 0.0
+    epoch_seconds: float = 0.0
+    best_epoch: int | None = None
+    best_accuracy: float | None = None
+
+
+class Part(NamedTuple):
+    """A part of a step's images: labelled ones, and unlabelled ones if there are others to learn from."""
+
+    labelled: Images
+    views: Views | None
+
+
+class Observer(Protocol):
+    """Is told what happens, in the main process."""
+
+    def stepped(self, epoch: int, losses: Mapping[str, Tensor], images: int) -> None:
+        """A step of an epoch, counted from 1, is done, on so many images."""
+
+    def finished_epoch(self, row: Mapping[str, Any]) -> None:
+        """An epoch is done, evaluated and stored."""
+
+
+def create_accelerator(recipe: Recipe, device: str) -> Accelerator:
+    """The accelerator of a training.
+
+    Args:
+        recipe: Says the precision.
+        device: "cpu", "cuda" or "mps", as `resolve_device` gives it.
+
+    Raises:
+        RecipeError: The device cannot compute in this precision, or the batch cannot be shared among the processes.
+    """
+    if recipe.precision == "fp16" and not device.startswith("cuda"):
+        raise RecipeError(f"fp16 needs a CUDA device, the device is {device}; choose bf16 or fp32.")
+    if PartialState._shared_state:
+        # What an earlier training in this process chose, as its precision and device, is no choice of this one.
+        AcceleratorState._reset_state(reset_partial_state=PartialState().num_processes == 1)
+    mixed = "no" if recipe.precision == "fp32" else recipe.precision
+    accelerator = Accelerator(mixed_precision=mixed, cpu=device == "cpu")
+    parts = recipe.accumulate * accelerator.num_processes
+    if recipe.batch_size % parts:
+        raise RecipeError(
+            f"A batch of {recipe.batch_size} cannot be shared among {accelerator.num_processes} processes in "
+            f"{recipe.accumulate} parts each; choose a batch_size that {parts} divides."
+        )
+    if (recipe.mixup or recipe.cutmix) and recipe.batch_size // parts % 2:
+        raise RecipeError(
+            f"Images are mixed in pairs, but parts of a batch of {recipe.batch_size} have {recipe.batch_size // parts} "
+            f"of them; choose a batch_size that {2 * parts} divides."
+        )
+    return accelerator
+
+
+class Trainer:
+    """Trains a student's task on data by a recipe, from where its run folder stands.
+
+    Args:
+        task: Student and losses, on the accelerator's device.
+        splits: The data.
+        recipe: How to train.
+        folder: Where the state is kept; None in all processes but the main one.
+        accelerator: Knows devices and processes.
+        seed: Decides the order of images, what augmentation draws, and all else that is random.
+        observer: Is told what happens, in the main process.
+        checkpoint_seconds: Time after which the state is stored within an epoch.
+        checkpoint: The state to go on from; None starts anew.
+        unlabelled_batch_size: Unlabelled images in a step; None lets the loss on them look at the labelled ones alone.
+
+    Attributes:
+        progress: How far it is.
+        steps_per_epoch: Steps of the optimiser in an epoch: as many as all training images fill batches, labelled or
+            not, so that trainings which differ in that alone take equally many.
+        images_per_step: Views of images that the student sees in a step.
+        preparation_seconds: What it took to prepare what is learnt from unlabelled images.
+
+    Raises:
+        StudyError: The checkpoint is of another network.
+    """
+
+    def __init__(
+        self,
+        task: DistillationTask,
+        splits: Splits,
+        recipe: Recipe,
+        folder: TrainingFolder | None,
+        accelerator: Accelerator,
+        *,
+        seed: int,
+        ema: ModelEmaV3 | None = None,
+        observer: Observer | None = None,
+        checkpoint_seconds: float = 600.0,
+        checkpoint: Checkpoint | None = None,
+        unlabelled_batch_size: int | None = None,
+    ) -> None:
+        self.splits = splits
+        self.recipe = recipe
+        self.folder = folder
+        self.accelerator = accelerator
+        self.seed = seed
+        self.observer = observer
+        self.checkpoint_seconds = checkpoint_seconds
+        self.steps_per_epoch = len(splits.train) // recipe.batch_size
+        self.steps = self.steps_per_epoch * recipe.epochs
+        self.ema = ema
+        self.interruption = Interruption(GRACE if accelerator.num_processes > 1 else 0.0)
+        self.terms, self.notes = task.terms, task.notes
+        usual, loss = recipe.augmentation, task.unlabelled
+        self._unlabelled_batch_size = None if loss is None else unlabelled_batch_size
+        self._view_augmentations = (usual,) if loss is None else loss.augmentations(usual)
+        self.images_per_step = recipe.batch_size + len(self._view_augmentations) * (self._unlabelled_batch_size or 0)
+        optimizer = recipe.create_optimizer(task)
+        self.schedule = recipe.create_schedule(optimizer, self.steps)
+        self._task = task
+        # Else the main process sends them to the others at each step, as large as they may be.
+        DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(task, task.own_buffers())
+        self._run_task, self._optimizer = accelerator.prepare(task, optimizer)
+        self._parameters = list(task.parameters())
+        self._mixup = self._create_mixup()
+        self._place = torch.device("cpu") if accelerator.device.type == "mps" else accelerator.device
+        self._sums = torch.zeros(len(self.terms) + len(self.notes) + 3, dtype=torch.float64, device=self._place)
+        self._unchecked: list[tuple[int, Tensor]] = []
+        self.preparation_seconds = 0.0
+        self.progress = Progress()
+        if checkpoint is not None:
+            self._restore(checkpoint)
+        if folder is not None:
+            folder.forget_epochs_after(self.progress.step // self.steps_per_epoch)
+
+    @property
+    def evaluated(self) -> nn.Module:
+        """The network that is evaluated and shipped: the student, or the moving average of its weights."""
+        return self._task.student if self.ema is None else self.ema.module
+
+    @property
+    def teacher(self) -> FrozenTeacher | None:
+        """The teacher."""
+        return self._task.teacher
+
+    def _create_mixup(self) -> Mixup | None:
+        recipe = self.recipe
+        if not recipe.mixup and not recipe.cutmix:
+            return None
+        return Mixup(
+            mixup_alpha=recipe.mixup,
+            cutmix_alpha=recipe.cutmix,
+            label_smoothing=0.0,  # the loss smooths
+            num_classes=self.splits.num_classes,
+        )
+
+    # -- the loop -------------------------------------------------------------------------------
+
+    def run(self) -> None:
+        """Train to the end.
+
+        Raises:
+            DivergenceError: The loss is no number any more.
+            KeyboardInterrupt: A signal came; the state is stored.
+            StudyError: The state cannot be stored.
+        """
+        with self._own_random_state():
+            if self._task.unlabelled is not None and self.progress.step < self.steps:
+                started = time.perf_counter()
+                self._task.unlabelled.prepare(self.splits.train, self.accelerator)
+                self.preparation_seconds = time.perf_counter() - started
+        with self.interruption.postponed(), self._own_random_state():
+            self._stored_at = time.monotonic()
+            while self.progress.step < self.steps:
+                self._train_epoch(self.progress.step // self.steps_per_epoch)
+
+    def _train_epoch(self, epoch: int) -> None:
+        progress = self.progress
+        self._task.train()
+        self._clock = time.perf_counter()
+        for parts in self._batches(epoch, progress.step - epoch * self.steps_per_epoch):
+            losses = self._step(progress.step, parts)
+            progress.step += 1
+            if self.observer is not None:
+                named = dict(zip(self.terms, losses.unbind(), strict=True))
+                self.observer.stepped(epoch + 1, named, self.images_per_step)
+            if progress.step % CHECKED_EVERY == 0:
+                self._check_finite()
+            if progress.step % self.steps_per_epoch:
+                self._pause()
+        self._tick()
+        self._check_state()
+        self._share_statistics()
+        self._finish_epoch(epoch + 1)
+        self._pause()
+
+    def _tick(self) -> None:
+        """Count the time since the last call as the epoch's, all that was computed in it included."""
+        self._check_finite()  # which waits for a device that computes ahead
+        now = time.perf_counter()
+        self.progress.epoch_seconds += now - self._clock
+        self._clock = now
+
+    def _batches(self, epoch: int, done: int) -> Iterator[list[Part]]:
+        """The parts of each batch of this process, from the batch after `done` on."""
+        recipe, labelled = self.recipe, self.splits.labelled
+        order = self._order("order", epoch, recipe.batch_size, labelled)
+        streams = [self._stream(order, recipe.batch_size, recipe.augmentation, ("augmentation", epoch), done)]
+        if (size := self._unlabelled_batch_size) is not None:
+            order = self._order("unlabelled order", epoch, size)
+            for number, augmentation in enumerate(self._view_augmentations):
+                streams.append(self._stream(order, size, augmentation, ("unlabelled", epoch, number), done))
+        collected: list[Part] = []
+        for images, *views in zip(*streams, strict=True):
+            stacked = Views(torch.stack([view.images for view in views]), views[0].indices) if views else None
+            collected.append(Part(images, stacked))
+            if len(collected) == recipe.accumulate:
+                yield collected
+                collected = []
+
+    def _order(self, kind: str, epoch: int, batch_size: int, places: Tensor | None = None) -> Tensor:
+        """Images of an epoch: all training images, or those at some places, in random order and as often as needed."""
+        generator = torch.Generator().manual_seed(stable_seed(self.seed, kind, epoch))
+        places = torch.arange(len(self.splits.train)) if places is None else places
+        needed = self.steps_per_epoch * batch_size
+        rounds = [places[torch.randperm(len(places), generator=generator)] for _ in range(-(-needed // len(places)))]
+        return torch.cat(rounds)[:needed]
+
+    def _stream(
+        self, order: Tensor, batch_size: int, augmentation: Augmentation, key: Sequence[str | int], done: int
+    ) -> Iterator[Images]:
+        """This process's share of the parts of batches, from the batch after `done` on."""
+        recipe, accelerator = self.recipe, self.accelerator
+        return self.splits.train.batches(
+            order,
+            batch_size // recipe.accumulate,
+            device=accelerator.device,
+            augment=augmentation,
+            seed=stable_seed(self.seed, *key),
+            start=done * recipe.accumulate,
+            rank=accelerator.process_index,
+            world=accelerator.num_processes,
+        )
+
+    def _step(self, step: int, parts: list[Part]) -> Tensor:
+        """One step of the optimiser; returns the terms of the loss."""
+        _seed_all(stable_seed(self.seed, "step", step, self.accelerator.process_index), self.accelerator.device)
+        self.schedule.step_update(step)
+        share = 1 / len(parts)
+        values = torch.zeros(1 + len(self.terms) + len(self.notes), device=self.accelerator.device)
+        for place, (part, views) in enumerate(parts):
+            images, targets = self._mixed(part)
+            labels = part.labels if targets is None else targets.argmax(1)
+            last = place == len(parts) - 1
+            with nullcontext() if last else self.accelerator.no_sync(self._run_task):
+                losses, notes, logits = self._run_task(images, labels, part.indices, targets, step / self.steps, views)
+                total = torch.stack(list(losses.values())).sum()
+                values += share * torch.stack([total, *losses.values(), *notes.values()]).detach()
+                if last:
+                    self._note(step, values[: 1 + len(self.terms)])
+                self.accelerator.backward(total * share)
+            self._count(logits.detach(), labels)
+        if self.recipe.clip_grad is not None:
+            self.accelerator.clip_grad_norm_(self._parameters, self.recipe.clip_grad)
+        self._optimizer.step()
+        self._optimizer.zero_grad()
+        if self.ema is not None:
+            self.ema.update(self._task.student, step)
+        self._sums[: len(values)] += values.to(self._place, torch.float64) / self.accelerator.num_processes
+        return values[1 : 1 + len(self.terms)]
+
+    def _mixed(self, part: Images) -> tuple[Tensor, Tensor | None]:
+        if self._mixup is None:
+            return part.images, None
+        return self._mixup(part.images, part.labels)
+
+    def _count(self, logits: Tensor, labels: Tensor) -> None:
+        right = (logits.argmax(1) == labels).sum()
+        self._sums[-2] += right.to(self._place)
+        self._sums[-1] += len(labels)
+
+    # -- what may go wrong ----------------------------------------------------------------------
+
+    def _note(self, step: int, values: Tensor) -> None:
+        """Keep the losses of a step until they are looked at; at once where that costs nothing."""
+        self._unchecked.append((step, values))
+        if self.accelerator.device.type == "cpu":
+            self._check_finite()
+
+    def _check_finite(self) -> None:
+        if not self._unchecked:
+            return
+        steps, values = zip(*self._unchecked, strict=True)
+        self._unchecked = []
+        stacked = self._mean(torch.stack(values))
+        broken = (~stacked.isfinite()).any(1).nonzero().flatten().tolist()
+        if broken:
+            loss, *terms = stacked[broken[0]].tolist()
+            shown = ", ".join(f"{name} {value:g}" for name, value in zip(self.terms, terms, strict=True))
+            self._report_divergence(steps[broken[0]], f"the loss is {loss:g} ({shown})")
+
+    def _check_state(self) -> None:
+        """See that what is to be stored are numbers: a loss that is one may have gradients that are none."""
+        self._check_finite()
+        for name, tensor in self._task.state_dict().items():
+            if tensor.is_floating_point() and not tensor.isfinite().all():
+                self._report_divergence(self.progress.step - 1, f"{name} is no number")
+
+    def _report_divergence(self, step: int, what: str) -> None:
+        good = "There is no checkpoint before it."
+        if self.folder is not None and (last := self.folder.load(LAST)) is not None:
+            place = "memory" if self.folder.path is None else self.folder.path / LAST
+            good = f"The last good checkpoint is {place}, of step {last.values['progress']['step']}."
+        raise DivergenceError(
+            f"The training diverged at step {step + 1} (epoch {step // self.steps_per_epoch + 1}): {what}. {good} "
+            f"Start anew in another folder with a lower lr (it is {self.recipe.lr:g}) or with clip_grad."
+        )
+
+    def _pause(self) -> None:
+        """Between two steps: answer a signal, and store the state where the last time is long ago."""
+        accelerator, step = self.accelerator, self.progress.step
+        together = accelerator.num_processes > 1
+        if together and accelerator.device.type != "cpu" and step % ASKED_EVERY and step % self.steps_per_epoch:
+            return  # to ask waits for all that is queued
+        asked = self.interruption.asked
+        late = time.monotonic() - self._stored_at > self.checkpoint_seconds
+        if together:
+            flags = torch.tensor([float(asked), float(late)], device=accelerator.device)
+            asked, late = (accelerator.reduce(flags) > 0).tolist()
+        if asked or late:
+            self._tick()
+            self._check_state()
+            self._save()
+        if asked:
+            accelerator.wait_for_everyone()  # a launcher ends all processes when one of them has ended
+            raise KeyboardInterrupt
+
+    # -- epochs ---------------------------------------------------------------------------------
+
+    def _finish_epoch(self, epoch: int) -> None:
+        progress = self.progress
+        started = time.perf_counter()
+        evaluation = self.evaluate(self.splits.val) if len(self.splits.val) else None
+        if evaluation is not None and (progress.best_accuracy is None or evaluation.accuracy > progress.best_accuracy):
+            progress.best_epoch, progress.best_accuracy = epoch, evaluation.accuracy
+        seconds = progress.epoch_seconds
+        progress.seconds += seconds + time.perf_counter() - started
+        totals = (self._summed(self._sums) / self.steps_per_epoch).tolist()
+        means = totals[1:-2]
+        row: dict[str, Any] = {
+            "epoch": epoch,
+            "step": progress.step,
+            "lr": max(group["lr"] for group in self._optimizer.param_groups),
+            "loss": totals[0],
+            **{f"loss/{name}": value for name, value in zip(self.terms, means, strict=False)},
+            **dict(zip(self.notes, means[len(self.terms) :], strict=True)),
+            "train_accuracy": 100 * totals[-2] / totals[-1],
+            "val_accuracy": evaluation and evaluation.accuracy,
+            "val_loss": evaluation and evaluation.nll,
+            "val_class_accuracy": evaluation and list(evaluation.class_accuracy),
+            "images_per_second": self.steps_per_epoch * self.images_per_step / seconds,
+            "seconds": seconds,
+        }
+        self._sums.zero_()
+        progress.epoch_seconds = 0.0
+        if self.folder is not None:
+            self.folder.add_row(row)
+        self._save()
+        if progress.best_epoch == epoch:
+            self._save_best()
+        if self.observer is not None:
+            self.observer.finished_epoch(row)
+        self._clock = time.perf_counter()
+
+    def evaluate(self, images: ImageSet) -> Metrics:
+        """Evaluate the network that is shipped, in the precision of the training."""
+        sums = MetricSums(self.splits.num_classes, self.accelerator.device)
+        with self.accelerator.autocast():
+            for part in self._in_order(images):
+                sums.add(self._student_logits(part.images), part.labels)
+        return self._metrics(sums)
+
+    def test(self) -> tuple[Metrics, Metrics | None]:
+        """Evaluate what is shipped on the test images, compared with the teacher, and the teacher if there is one.
+
+        In single precision, as the weights are stored, whatever the training's was.
+        """
+        sums, of_teacher = (MetricSums(self.splits.num_classes, self.accelerator.device) for _ in range(2))
+        for part in self._in_order(self.splits.test):
+            known = None if self.teacher is None else self.teacher.logits(part.images)
+            sums.add(self._student_logits(part.images), part.labels, known)
+            if known is not None:
+                of_teacher.add(known, part.labels)
+        return self._metrics(sums), self._metrics(of_teacher) if self.teacher else None
+
+    def _in_order(self, images: ImageSet) -> Iterator[Images]:
+        """This process's share of the images, in batches."""
+        accelerator = self.accelerator
+        batches = images.batches(
+            torch.arange(len(images)),
+            EVALUATION_BATCH,
+            device=accelerator.device,
+            augment=None,
+            seed=0,
+            rank=accelerator.process_index,
+            world=accelerator.num_processes,
+        )
+        return (part for part in batches if len(part.labels))
+
+    def _metrics(self, sums: MetricSums) -> Metrics:
+        sums.sums = self._summed(sums.sums)
+        return sums.metrics()
+
+    @torch.inference_mode()
+    def _student_logits(self, images: Tensor) -> Tensor:
+        return self.evaluated.eval()(self._task.normalise(images)).float()
+
+    # -- state ----------------------------------------------------------------------------------
+
+    def _save(self) -> None:
+        sums = self._summed(self._sums)
+        self._stored_at = time.monotonic()
+        if self.folder is None:
+            return
+        tensors, values = optimizer_state(self._optimizer.optimizer)
+        scaler = self.accelerator.scaler
+        state = {
+            **with_prefix("task", self._task.state_dict()),
+            **with_prefix("optimizer", tensors),
+            **({} if self.ema is None else with_prefix("ema", self.ema.module.state_dict())),
+            "sums": sums,
+        }
+        self.folder.save(
+            LAST,
+            Checkpoint(
+                state,
+                {
+                    "progress": asdict(self.progress),
+                    "optimizer": values,
+                    "scaler": scaler.state_dict() if scaler is not None else None,
+                },
+            ),
+        )
+
+    def _save_best(self) -> None:
+        if self.folder is not None:
+            values = {"epoch": self.progress.best_epoch, "val_accuracy": self.progress.best_accuracy}
+            self.folder.save(BEST, Checkpoint(with_prefix("student", self.evaluated.state_dict()), values))
+
+    def _restore(self, checkpoint: Checkpoint) -> None:
+        tensors, values = checkpoint.tensors, checkpoint.values
+        with _fitting(LAST):
+            self._task.load_state_dict(without_prefix("task", tensors))
+            if self.ema is not None:
+                self.ema.module.load_state_dict(without_prefix("ema", tensors))
+            load_optimizer_state(self._optimizer.optimizer, without_prefix("optimizer", tensors), values["optimizer"])
+            if self.accelerator.scaler is not None:
+                self.accelerator.scaler.load_state_dict(values["scaler"])
+            self.progress = Progress(**values["progress"])
+            if self.accelerator.is_main_process:
+                self._sums.copy_(tensors["sums"])
+        if self.progress.best_epoch and self.progress.step == self.progress.best_epoch * self.steps_per_epoch:
+            self._save_best()  # which the end of the process may have prevented
+
+    def take_best(self, best: Checkpoint | None) -> None:
+        """Give the network that is shipped the weights that were best on validation data.
+
+        Raises:
+            StudyError: They are not those of the best epoch.
+        """
+        if best is None or best.values.get("epoch") != self.progress.best_epoch:
+            raise StudyError(
+                f"{BEST} is missing or not of epoch {self.progress.best_epoch}, which was the best; restore the folder "
+                "from a copy, or start anew in another one."
+            )
+        with _fitting(BEST):
+            self.evaluated.load_state_dict(without_prefix("student", best.tensors))
+
+    # -- several processes ----------------------------------------------------------------------
+
+    def _share_statistics(self) -> None:
+        """Give all processes the main one's buffers, as the next step would: each has seen images of its own."""
+        if self.accelerator.num_processes > 1:
+            for buffer in self.evaluated.buffers():
+                broadcast(buffer)
+
+    def _mean(self, values: Tensor) -> Tensor:
+        """The mean over processes."""
+        return self.accelerator.reduce(values, "mean") if self.accelerator.num_processes > 1 else values
+
+    def _summed(self, sums: Tensor) -> Tensor:
+        """The sum over processes."""
+        return self.accelerator.reduce(sums.clone()) if self.accelerator.num_processes > 1 else sums
+
+    @contextmanager
+    def _own_random_state(self) -> Iterator[None]:
+        """Leave the generators that training seeds as they were, those of the device included."""
+        device = self.accelerator.device
+        devices = [device] if device.type == "cuda" else []
+        with isolated_random_state(stable_seed(self.seed, "training")), torch.random.fork_rng(devices=devices):
+            yield
+
+
+@contextmanager
+def _fitting(name: str) -> Iterator[None]:
+    """Turn what a checkpoint of something else leads to into a message."""
+    try:
+        yield
+    except (RuntimeError, KeyError, IndexError, TypeError, ValueError) as error:
+        raise StudyError(
+            f"{name} does not fit this training ({' '.join(str(error).split())[:300]}); restore the folder from a "
+            "copy, or start anew in another one."
+        ) from error
+
+
+def _seed_all(seed: int, device: torch.device) -> None:
+    """Seed every generator that a network, an augmentation or a distiller may draw from.
+
+    Not by `torch.manual_seed`, which asks for every kind of device at each call.
+    """
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    torch.default_generator.manual_seed(seed)
+    if device.type == "cuda":
+        torch.cuda.manual_seed(seed)
+    elif device.type == "mps":
+        torch.mps.manual_seed(seed)
