@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 
-pytest.register_assert_rewrite("contracts")  # its assertions show their values, as those of tests do
+pytest.register_assert_rewrite(
+    "diswot_search.testing.contracts"
+)  # its assertions show their values, as those of tests do
 
 ROOT = Path(__file__).resolve().parents[1]
 

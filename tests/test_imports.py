@@ -50,6 +50,7 @@ ROOMS = [
     "diswot_search.compression",
     "diswot_search.reports",
     "diswot_search.jobs",
+    "diswot_search.testing",
     "diswot_search.cli",
     "diswot_search.__main__",
 ]

@@ -1,0 +1,1 @@
+"""Contracts that a user's own space, proxy, distiller or algorithm inherits."""

@@ -1,0 +1,362 @@
+"""Distillation losses against plain loops in NumPy, and the proxies made of them on real pairs of networks.
+
+Tolerances: 1e-9 where both sides are computed in double precision and differ by the order of sums only. Features
+of networks are in single precision; where those of two runs are compared, losses agree to 1e-4 of their value.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import timm
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.spatial.distance import cdist
+from scipy.special import log_softmax, softmax
+from torch import Tensor
+from torch.autograd import gradcheck
+
+from diswot_search.data.probe import Probe
+from diswot_search.functional import losses, shapes
+from diswot_search.networks.contract import ReadingError
+from diswot_search.proxies.registry import get_proxy
+from diswot_search.readings.core import Readings
+from diswot_search.testing.contracts import ProxyContract
+
+Array = np.ndarray
+Loss = Callable[[Tensor, Tensor], Tensor]
+
+few = settings(max_examples=15)
+seeds = st.integers(0, 2**32 - 1)
+CLASSES = 5
+NAMES = ("kd", "at", "sp", "cc", "rkd", "pkt", "nst", "ickd")
+
+
+def normal(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+# -- the losses, written out for one pair of samples, channels or stages at a time ---------------
+
+
+def plain_kd(s: Array, t: Array) -> float:
+    p = softmax(t / 4, axis=1)
+    return 16 * float(
+        np.mean([row @ (np.log(row) - log) for row, log in zip(p, log_softmax(s / 4, axis=1), strict=True)])
+    )
+
+
+def plain_at(s: Array, t: Array) -> float:
+    def attention(maps: Array) -> Array:
+        values = np.stack([sum(channel**2 for channel in sample) for sample in maps])
+        return values / np.linalg.norm(values, axis=1, keepdims=True)
+
+    return float(np.mean((attention(s) - attention(t)) ** 2))
+
+
+def plain_sp(s: Array, t: Array) -> float:
+    def likeness(maps: Array) -> Array:
+        gram = np.array([[np.vdot(a, b) for b in maps] for a in maps])
+        return gram / np.linalg.norm(gram, axis=1, keepdims=True)
+
+    return float(np.linalg.norm(likeness(s) - likeness(t)) ** 2 / len(s) ** 2)
+
+
+def unit(row: Array) -> Array:
+    return row / np.linalg.norm(row)
+
+
+def plain_cc(s: Array, t: Array) -> float:
+    def kernel(a: Array, b: Array) -> float:
+        exponent = 2 * 0.4 * float(unit(a) @ unit(b))
+        return float(np.exp(-2 * 0.4) * (1 + exponent + exponent**2 / 2))
+
+    pairs = [(i, j) for i in range(len(s)) for j in range(len(s))]
+    return sum((kernel(s[i], s[j]) - kernel(t[i], t[j])) ** 2 for i, j in pairs) / len(s) ** 2
+
+
+def smooth_l1(difference: float) -> float:
+    return difference**2 / 2 if abs(difference) < 1 else abs(difference) - 0.5
+
+
+def plain_rkd(s: Array, t: Array) -> float:
+    def distances(rows: Array) -> Array:
+        distances = cdist(rows, rows)
+        return distances / distances[distances > 0].mean()
+
+    def angle(rows: Array, i: int, j: int, k: int) -> float:
+        return 0.0 if i in (j, k) else float(unit(rows[j] - rows[i]) @ unit(rows[k] - rows[i]))
+
+    samples = range(len(s))
+    distance = np.mean([smooth_l1(d) for d in (distances(s) - distances(t)).flat])
+    triplets = [(i, j, k) for i in samples for j in samples for k in samples]
+    return float(25 * distance + 50 * np.mean([smooth_l1(angle(s, *ijk) - angle(t, *ijk)) for ijk in triplets]))
+
+
+def plain_pkt(s: Array, t: Array) -> float:
+    def odds(rows: Array) -> Array:
+        cosines = np.array([[unit(a) @ unit(b) for b in rows] for a in rows])
+        return (cosines + 1) / (cosines + 1).sum(1, keepdims=True)
+
+    p, q = odds(s), odds(t)
+    return float(np.mean(q * np.log((q + 1e-7) / (p + 1e-7))))
+
+
+def plain_nst(s: Array, t: Array) -> float:
+    def mean_kernel(first: Array, second: Array) -> float:
+        return float(np.mean([[(unit(a) @ unit(b)) ** 2 for b in second] for a in first]))
+
+    return float(
+        np.mean([mean_kernel(a, a) + mean_kernel(b, b) - 2 * mean_kernel(a, b) for a, b in zip(s, t, strict=True)])
+    )
+
+
+def plain_ickd(s: Array, t: Array) -> float:
+    def correlations(sample: Array) -> Array:
+        gram = np.array([[a @ b for b in sample] for a in sample])
+        return gram / np.linalg.norm(gram, axis=1, keepdims=True)
+
+    total = sum(np.linalg.norm(correlations(a) - correlations(b)) ** 2 for a, b in zip(s, t, strict=True))
+    return float(total / (s.shape[0] * s.shape[1]))
+
+
+PLAIN: dict[str, Callable[[Array, Array], float]] = {name: globals()[f"plain_{name}"] for name in NAMES}
+LOSSES: dict[str, Loss] = {name: getattr(losses, f"{name}_loss") for name in NAMES}
+OF_MAPS = ("at", "sp", "nst", "ickd")
+
+
+def draw(name: str, seed: int, *, wider: bool = False) -> tuple[Tensor, Tensor]:
+    """The inputs of a loss: maps, or rows of features or logits, with a wider teacher if the loss allows it."""
+    width = 7 if wider and name not in ("kd", "ickd") else 4
+    shapes = [(5, channels, 6) if name in OF_MAPS else (5, channels) for channels in (4, width)]
+    return normal(*shapes[0], seed=seed), normal(*shapes[1], seed=seed + 1)
+
+
+@pytest.mark.parametrize("name", NAMES)
+@few
+@given(seed=seeds)
+def test_loss_is_that_of_plain_loops(name: str, seed: int) -> None:
+    student, teacher = draw(name, seed, wider=True)
+    expected = PLAIN[name](student.numpy(), teacher.numpy())
+    assert float(LOSSES[name](student, teacher)) == pytest.approx(expected, rel=1e-9, abs=1e-12)
+
+
+@pytest.mark.parametrize("name", NAMES)
+@few
+@given(seed=seeds)
+def test_a_student_like_its_teacher_has_the_smallest_loss(name: str, seed: int) -> None:
+    student, teacher = draw(name, seed)
+    assert float(LOSSES[name](teacher, teacher)) == pytest.approx(0, abs=1e-12)
+    assert float(LOSSES[name](student, teacher)) > 1e-6
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_gradient_is_that_of_finite_differences(name: str) -> None:
+    student, teacher = draw(name, 7)
+    assert gradcheck(LOSSES[name], (student.requires_grad_(), teacher), atol=1e-4)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_gradient_at_the_teacher_is_zero(name: str) -> None:
+    teacher, _ = draw(name, 3)
+    student = teacher.clone().requires_grad_()
+    (gradient,) = torch.autograd.grad(LOSSES[name](student, teacher), student)
+    assert float(gradient.abs().max()) < 1e-6
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_order_of_samples_does_not_matter(name: str) -> None:
+    student, teacher = draw(name, 1, wider=True)
+    order = torch.tensor([3, 0, 4, 2, 1])
+    assert float(LOSSES[name](student[order], teacher[order])) == pytest.approx(float(LOSSES[name](student, teacher)))
+    assert float(LOSSES[name](student[order], teacher)) != pytest.approx(float(LOSSES[name](student, teacher)))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_order_of_channels_matters_to_those_only_that_compare_channels_by_place(name: str) -> None:
+    student, teacher = draw(name, 2)
+    before, after = (float(LOSSES[name](maps, teacher)) for maps in (student, student[:, [2, 0, 3, 1]]))
+    assert (before == pytest.approx(after, rel=1e-9)) == (name not in ("kd", "ickd"))
+
+
+@pytest.mark.parametrize("name", sorted(set(NAMES) - {"kd"}))
+def test_scale_of_features_does_not_matter(name: str) -> None:
+    student, teacher = draw(name, 4)
+    assert float(LOSSES[name](3 * student, teacher)) == pytest.approx(float(LOSSES[name](student, teacher)), rel=1e-6)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_zero_features_give_a_number_and_a_gradient(name: str) -> None:
+    _, teacher = draw(name, 5)
+    student = torch.zeros_like(teacher).requires_grad_()
+    loss = LOSSES[name](student, teacher)
+    assert torch.isfinite(loss)
+    assert torch.isfinite(torch.autograd.grad(loss, student)[0]).all()
+
+
+def test_temperature_and_weights_are_taken() -> None:
+    student, teacher = draw("kd", 6)
+    expected = float(
+        np.sum(
+            softmax(teacher.numpy(), axis=1)
+            * (log_softmax(teacher.numpy(), axis=1) - log_softmax(student.numpy(), axis=1))
+        )
+    )
+    assert float(losses.kd_loss(student, teacher, temperature=1)) == pytest.approx(expected / len(student))
+    parts = [float(losses.rkd_loss(student, teacher, *weights)) for weights in ((1.0, 0.0), (0.0, 1.0))]
+    assert float(losses.rkd_loss(student, teacher)) == pytest.approx(25 * parts[0] + 50 * parts[1])
+    assert float(losses.cc_loss(student, teacher, gamma=1e-9)) == pytest.approx(0, abs=1e-15)
+
+
+def test_square_grids_are_averaged_to_the_smaller_one() -> None:
+    fine, coarse = normal(2, 3, 16), normal(2, 5, 4, seed=1)
+    averaged, same = shapes.match_positions(fine, coarse)
+    grid = fine.unflatten(2, (4, 4))
+    expected = torch.stack([grid[:, :, r : r + 2, c : c + 2].mean((2, 3)) for r in (0, 2) for c in (0, 2)], 2)
+    torch.testing.assert_close(averaged, expected)
+    assert torch.equal(same, coarse)
+    for loss in (losses.at_loss, losses.nst_loss):
+        assert float(loss(coarse, fine)) > 0
+    with pytest.raises(ValueError, match="17 and 4 positions cannot be matched"):
+        shapes.match_positions(normal(2, 3, 17), coarse)
+
+
+@pytest.mark.parametrize(("name", "what"), [("kd", "classes"), ("ickd", "channels")])
+def test_shapes_that_do_not_agree_are_refused(name: str, what: str) -> None:
+    student, teacher = (normal(2, width, 3) if name == "ickd" else normal(2, width) for width in (4, 5))
+    with pytest.raises(ValueError, match=rf"{what} in student and teacher, got \(2, 4.* and \(2, 5"):
+        LOSSES[name](student, teacher)
+
+
+# -- the proxies --------------------------------------------------------------------------------
+
+
+def read(name: str, *, seed: int = 1, **options: Any) -> Readings:
+    """A timm model with random weights, read on noise."""
+    torch.manual_seed(seed)
+    model = timm.create_model(name, **{"num_classes": CLASSES} | options)
+    images = torch.randn(6, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    return Readings(lambda: model, Probe.from_tensors(images, torch.tensor([0, 1, 4, 1, 2, 3]), CLASSES))
+
+
+@pytest.fixture(scope="module")
+def pair() -> tuple[Readings, Readings]:
+    """A student and a teacher of the same width, classes and size of the maps."""
+    return read("cifar_resnet", arch="1-1-1"), read("cifar_resnet", arch="2-1-2", seed=2)
+
+
+def stages(readings: Readings) -> list[Array]:
+    """The output of the last block of each of a CIFAR ResNet's three stages, without the readings' recorder."""
+    model: Any = readings.model
+    maps: list[Array] = []
+    blocks = [list(stage)[-1] for stage in (model.layer1, model.layer2, model.layer3)]
+    hooks = [
+        block.register_forward_hook(lambda _, __, out: maps.append(out.flatten(2).double().numpy())) for block in blocks
+    ]
+    model.train()
+    with torch.no_grad():
+        model(readings.images)
+    for hook in hooks:
+        hook.remove()
+    return maps
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_proxy_is_minus_the_loss_of_its_readings(name: str, pair: tuple[Readings, Readings]) -> None:
+    student, teacher = pair
+    if name == "at":
+        expected = float(np.mean([plain_at(s, t) for s, t in zip(stages(student), stages(teacher), strict=True)]))
+    else:
+        reading = {"kd": "logits", "sp": "features", "nst": "features", "ickd": "features"}.get(name, "pooled")
+        expected = PLAIN[name](*(getattr(one, reading).double().numpy() for one in pair))
+    assert get_proxy(name)(student, teacher) == pytest.approx(-expected, rel=1e-4)  # type: ignore[operator]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_teacher_itself_is_the_best_student(name: str, pair: tuple[Readings, Readings]) -> None:
+    proxy: Any = get_proxy(name)
+    assert proxy(pair[1], pair[1]) == pytest.approx(0, abs=1e-7)
+    assert proxy(pair[0], pair[1]) < -1e-7
+    assert proxy.needs_teacher
+
+
+FAMILIES: list[tuple[str, dict[str, Any]]] = [
+    ("vit_tiny_patch16_224", {"img_size": 32, "patch_size": 8, "depth": 2, "embed_dim": 48, "num_heads": 3}),
+    ("convnext_atto", {"depths": (1, 1, 1, 1), "dims": (8, 16, 24, 48)}),
+    ("cifar_resnet", {"arch": "1-1-1"}),
+]
+
+
+@pytest.mark.parametrize("second", FAMILIES, ids=[name for name, _ in FAMILIES])
+@pytest.mark.parametrize("first", FAMILIES, ids=[name for name, _ in FAMILIES])
+def test_families_are_compared_or_it_is_said_why_not(first: tuple[str, Any], second: tuple[str, Any]) -> None:
+    student, teacher = read(first[0], **first[1]), read(second[0], seed=2, **second[1])
+    tokens = [name.startswith("vit") for name, _ in (first, second)]
+    cannot = set()
+    if tokens[0] != tokens[1]:
+        cannot |= {"at", "nst"}  # the class token makes 17 positions, which are no square
+    if "convnext" in first[0] + second[0]:
+        cannot |= {"nst"}  # whose last map has one position at this size
+    if student.features.shape[1] != teacher.features.shape[1]:
+        cannot |= {"ickd"}
+    for name in NAMES:
+        proxy: Any = get_proxy(name)
+        if name in cannot:
+            with pytest.raises(ReadingError, match=r"cannot be matched|needs as many channels|one position"):
+                proxy(student, teacher)
+        else:
+            assert np.isfinite(proxy(student, teacher))
+            assert proxy(student, teacher) < 0
+
+
+def test_a_student_with_fewer_stages_is_compared_from_the_last() -> None:
+    deep = read("convnext_atto", depths=(1, 1, 1, 1), dims=(8, 16, 24, 48))
+    shallow = read("cifar_resnet", arch="1-1-1")
+    assert [maps.shape[2] for maps in deep.stage_features] == [64, 16, 4, 1]
+    pairs = zip(deep.stage_features[1:3], shallow.stage_features[:2], strict=True)  # one position has no pattern
+    expected = -np.mean([float(losses.at_loss(a, b)) for a, b in pairs])
+    assert get_proxy("at")(deep, shallow) == pytest.approx(expected)  # type: ignore[operator]
+
+
+def test_other_classes_are_no_reason_not_to_compare_features(pair: tuple[Readings, Readings]) -> None:
+    other = read("cifar_resnet", arch="1-1-1", num_classes=9, seed=2)
+    with pytest.raises(ReadingError, match=r"kd needs logits of the same classes .* \(6, 5\) and \(6, 9\)"):
+        get_proxy("kd")(pair[0], other)  # type: ignore[operator]
+    for name in NAMES[1:]:
+        assert get_proxy(name)(pair[0], other) < 0  # type: ignore[operator]
+
+
+def test_a_dead_student_has_a_score_or_a_reason(pair: tuple[Readings, Readings]) -> None:
+    dead = read("nasbench201", arch="|none~0|+|none~0|none~1|+|none~0|none~1|none~2|", cells=1)
+    for name in NAMES:
+        assert np.isfinite(get_proxy(name)(dead, pair[1]))  # type: ignore[operator]
+
+
+class TestKD(ProxyContract):
+    any_pair = False
+
+    def create(self) -> str:
+        return "kd"
+
+
+class TestAT(ProxyContract):
+    any_pair = False
+
+    def create(self) -> str:
+        return "at"
+
+
+class TestRKD(ProxyContract):
+    def create(self) -> str:
+        return "rkd"
+
+
+class TestNST(ProxyContract):
+    any_pair = False
+
+    def create(self) -> str:
+        return "nst"
