@@ -72,7 +72,7 @@ if TYPE_CHECKING:
     from .resolve.networks import as_network
     from .resolve.runs import PipelineResult
     from .resolve.sources import as_sources
-    from .runtime.run_folder import StudyError
+    from .runtime.run_folder import RunFolderError
     from .sources.evidence import Evidence, TransferabilityError
     from .sources.ranking import SourceRanking
     from .sources.source import SourceError, SourceModel
@@ -179,7 +179,7 @@ _EXPORTS = {
     "diswot_search.resolve.networks": ("as_network",),
     "diswot_search.resolve.runs": ("PipelineResult",),
     "diswot_search.resolve.sources": ("as_sources",),
-    "diswot_search.runtime.run_folder": ("StudyError",),
+    "diswot_search.runtime.run_folder": ("RunFolderError",),
     "diswot_search.sources.evidence": (
         "Evidence",
         "TransferabilityError",
@@ -271,6 +271,7 @@ __all__ = [
     "Recipe",
     "RecipeError",
     "Record",
+    "RunFolderError",
     "ScoreTable",
     "Setting",
     "Shapes",
@@ -279,7 +280,6 @@ __all__ = [
     "SourceRanking",
     "Splits",
     "Study",
-    "StudyError",
     "Teacher",
     "TeacherBank",
     "Training",

@@ -408,7 +408,7 @@ def train_command(
         recipe_options: Other options of the recipe, such as --recipe_options.precision bf16.
     """
     config = dict(locals())
-    from .jobs.supervision import unlabelled_lesson
+    from .jobs.supervision import unlabelled_objective
 
     _train(
         config,
@@ -418,7 +418,7 @@ def train_command(
         teacher_options=None,
         terms=(),
         ce_weight=None,
-        lesson=unlabelled_lesson(unlabelled, unlabelled_options),
+        lesson=unlabelled_objective(unlabelled, unlabelled_options),
     )
 
 

@@ -58,7 +58,7 @@ SUMMED = (
 
 TEACHERS = ("cifar_resnet110", "cifar_wrn_40_2", "resnet18")
 TEACHER_SEEDS = (0, 1)
-EXCERPT = 16
+SUBSAMPLE_IMAGES = 16
 """Images that statistics of positions are of, as those of the default score are."""
 DRAWS = {"first": (0, 0), "other weights": (1, 0), "other images": (0, 1)}
 """Seeds of weights and images. Halves A and B are of the first; the others show what of a score is chance."""
@@ -182,8 +182,8 @@ def channels(student: ds.Readings, part: ds.Readings) -> Values:
 
 def positions(student: ds.Readings, part: ds.Readings) -> Values:
     """Over how many patterns of positions a map spreads: how finely places are still told apart."""
-    blocks = [block[:EXCERPT] for block in student.block_features]
-    last = student.features[:EXCERPT]
+    blocks = [block[:SUBSAMPLE_IMAGES] for block in student.block_features]
+    last = student.features[:SUBSAMPLE_IMAGES]
     centred = [maps - maps.mean((0, 2), keepdim=True) for maps in (last, *blocks)]
     waves = [entropy(power(maps)) for maps in blocks]
     return {

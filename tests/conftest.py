@@ -7,10 +7,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import settings
 
-pytest.register_assert_rewrite(
-    "diswot_search.testing.contracts"
-)  # its assertions show their values, as those of tests do
+pytest.register_assert_rewrite("diswot_search.testing.contracts")  # so that a failed contract shows its values
+
+settings.register_profile("suite", deadline=None)  # a slow or a busy machine must not fail a test
+settings.load_profile("suite")
 
 ROOT = Path(__file__).resolve().parents[1]
 

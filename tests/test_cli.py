@@ -446,10 +446,10 @@ def test_proxies_lists_what_each_needs(capsys: pytest.CaptureFixture[str]) -> No
     shown = capsys.readouterr().out
     for name in ds.list_proxies():
         assert f" {name} " in shown
-    assert "A search takes effective_capacity unless" in shown
+    assert "A search uses effective_capacity by default" in shown
     assert run("proxies s*p*") == 0
     shown = capsys.readouterr().out
-    assert "A search takes" not in shown
+    assert "A search uses" not in shown
     assert " snip " in shown
     assert " swap " in shown
     assert "synflow" not in shown
@@ -502,7 +502,7 @@ def no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
     """They take most of the time, and are tested with what draws them."""
     from diswot_search.jobs import train as training
 
-    monkeypatch.setattr(training, "draw_training", lambda rows, result: {})
+    monkeypatch.setattr(training, "plot_training", lambda rows, result: {})
     monkeypatch.setattr(importlib.import_module("diswot_search.jobs.search"), "PICTURES", {})
 
 

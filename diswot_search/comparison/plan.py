@@ -20,7 +20,7 @@ from ..proxies.proxy import Proxy, ProxyFunction
 from ..proxies.registry import get_proxy, match_proxies
 from ..resolve.searches import as_teacher
 from ..runtime.seeding import stable_seed
-from ..study.evaluator import SIZES, Opponent, uses_teacher
+from ..study.evaluator import SIZES, Condition, uses_teacher
 
 OTHER_TEACHERS = ("cifar_wrn_40_1", "cifar_resnet56")
 
@@ -147,7 +147,7 @@ def members_of(proxies: Sequence[Proxy | RankAggregate]) -> list[Proxy]:
     return [component for proxy in proxies for component in elementary_proxies(proxy)]
 
 
-def create_opponents(
+def create_conditions(
     proxies: Sequence[Proxy | RankAggregate],
     space: SearchSpace,
     probe: Probe,
@@ -156,7 +156,7 @@ def create_opponents(
     controls: bool = False,
     other: Teacher | None = None,
     depth: Teacher | None = None,
-) -> list[Opponent]:
+) -> list[Condition]:
     """The conditions of a comparison: the teacher, followed by the controls derived from it.
 
     Args:
@@ -175,7 +175,7 @@ def create_opponents(
     lacking = [proxy.name for proxy in proxies if proxy.needs_teacher and teacher is None]
     if lacking:
         raise ValueError(f"No teacher for {listed(lacking)}: pass `teacher=`, or leave out proxies that need one.")
-    conditions = [Opponent(teacher)]
+    conditions = [Condition(teacher)]
     if not controls:
         if other or depth:
             raise ValueError("other_teacher and other_depth are controls; ask for them with controls=True.")
@@ -192,8 +192,8 @@ def create_opponents(
         assert another is not None
         if another.config() == teacher.config():
             raise ValueError(f"The {kind} is {another.name!r}, which is the teacher itself; give another one.")
-        conditions.append(Opponent(another, None, f"{kind}: {another.name}"))
-    conditions += [Opponent(teacher, kind, kind) for kind in ("shuffled", "no teacher")]
+        conditions.append(Condition(another, None, f"{kind}: {another.name}"))
+    conditions += [Condition(teacher, kind, kind) for kind in ("shuffled", "no teacher")]
     return conditions
 
 

@@ -63,7 +63,7 @@ class ScoreStore(RunFolder):
         out: The run folder; None keeps the scores in memory.
 
     Raises:
-        StudyError: Another process works on the folder, it holds something else, its store is damaged, or its disk
+        RunFolderError: Another process works on the folder, it holds something else, its store is damaged, or its disk
             is full.
 
     Example:
@@ -104,7 +104,7 @@ class ScoreStore(RunFolder):
             context: Everything that its scores depend on besides architecture and seed, as JSON values.
 
         Raises:
-            StudyError: The store cannot be read or written.
+            RunFolderError: The store cannot be read or written.
         """
         content = json.dumps(context, sort_keys=True)
         sha256 = hashlib.sha256(content.encode()).hexdigest()
@@ -122,7 +122,7 @@ class ScoreStore(RunFolder):
             conditions: Conditions of the time measurements: device, batch, precision, threads.
 
         Raises:
-            StudyError: The store cannot be written.
+            RunFolderError: The store cannot be written.
         """
         with self.errors(), self._store:
             self._store.execute("INSERT OR IGNORE INTO conditions (text) VALUES (?)", (conditions,))
@@ -151,7 +151,7 @@ class ScoreStore(RunFolder):
             architectures: Texts of the architectures; repeated ones count once.
 
         Raises:
-            StudyError: The store cannot be written.
+            RunFolderError: The store cannot be written.
         """
         texts = tuple(dict.fromkeys(architectures))
         self._selections += 1

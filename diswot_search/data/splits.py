@@ -19,6 +19,7 @@ from torch import Tensor
 from ..checks import check_whole, listed
 from ..runtime.run_folder import differences
 from ..runtime.seeding import stable_seed
+from . import with_timm
 from .arrays import data_set_of_arrays
 from .data_set import DataSet, Statistics, Whole, given_statistics, measured_statistics
 from .datasets import open_data_set, split_names
@@ -29,7 +30,7 @@ from .images import check_size, square
 from .labelled import Labels, Numbering, format_indices, label_request
 from .overlap import check_unseen
 from .probe import Probe
-from .with_timm import EVAL_SPLITS, UNLABELLED_LIMIT, no_random_access
+from .with_timm import EVAL_SPLITS, no_random_access
 
 
 def same_data(known: Mapping[str, Any], splits: Splits) -> bool:
@@ -542,7 +543,7 @@ def _streamed(
 
 def _statistics_of(train: ImageSet) -> Statistics:
     """Mean and standard deviation per channel of the training images; a streamed set is sampled evenly."""
-    count = len(train) if isinstance(train, ResidentSet) else min(len(train), UNLABELLED_LIMIT)
+    count = len(train) if isinstance(train, ResidentSet) else min(len(train), with_timm.UNLABELLED_LIMIT)
     chosen = torch.linspace(0, len(train) - 1, count, dtype=torch.float64).round().long()
     batches = train.batches(chosen, _READ_AT_ONCE, device=torch.device("cpu"), augment=None, seed=0)
     sums = [torch.stack([x.sum((0, 2, 3)), x.square().sum((0, 2, 3))]) for x in (b.images.double() for b in batches)]

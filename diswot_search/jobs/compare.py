@@ -29,7 +29,7 @@ from ..comparison.plan import (
     ProxyLike,
     as_table,
     choose_architectures,
-    create_opponents,
+    create_conditions,
     members_of,
     resolve_proxies,
 )
@@ -48,7 +48,17 @@ from ..resolve.searches import as_probes, as_space, as_teacher
 from ..runtime.devices import device_name
 from ..runtime.interruption import Interruption
 from ..runtime.run_folder import csv_line, versions
-from ..study.evaluator import NOBODY, SIZES, Evaluator, Opponent, Scorer, Unit, read_teacher, score_of, uses_teacher
+from ..study.evaluator import (
+    NO_TEACHER,
+    SIZES,
+    Condition,
+    Evaluator,
+    Scorer,
+    ScoreTask,
+    read_teacher,
+    score_of,
+    uses_teacher,
+)
 from .search import weight_seeds
 
 _COSTS_AT_ONCE = 256
@@ -193,7 +203,7 @@ def compare(
             a teacher and there is none, or is given a bank; or space, probe and teacher do not fit each other.
         FileNotFoundError: There is no such table.
         MemoryError: There was not enough memory for a score; those stored before stay.
-        StudyError: The run folder cannot be used.
+        RunFolderError: The run folder cannot be used.
     """
     probes = as_probes(probe)
     space = as_space(space, probes[0])
@@ -230,8 +240,8 @@ class _Label:
 
     text: str
     proxy: Proxy | RankAggregate
-    opponent: Opponent
-    units: tuple[Unit, ...]
+    condition: Condition
+    units: tuple[ScoreTask, ...]
 
 
 @dataclass(frozen=True, eq=False)
@@ -256,7 +266,7 @@ class ComparisonRun:
         store: The scores, none or those of earlier runs.
 
     Raises:
-        ValueError, StudyError: As for `compare`.
+        ValueError, RunFolderError: As for `compare`.
     """
 
     def __init__(
@@ -314,7 +324,7 @@ class ComparisonRun:
         self.canonical = canonical
         self.versions = {name: version for name, version in versions().items() if name != "python"}
         asked = resolve_proxies(proxies)
-        opponents = create_opponents(
+        conditions = create_conditions(
             asked,
             space,
             self.probes[0],
@@ -323,10 +333,10 @@ class ComparisonRun:
             other=other_teacher,
             depth=other_depth,
         )
-        self._check_readable(opponents if any(map(uses_teacher, members_of(asked))) else [NOBODY])
+        self._check_readable(conditions if any(map(uses_teacher, members_of(asked))) else [NO_TEACHER])
         if top_k is not None and top_k > len(self.architectures):
             raise ValueError(f"top_k is {top_k}, but {len(self.architectures)} architectures are compared.")
-        self.config = self._config(asked, opponents) | {
+        self.config = self._config(asked, conditions) | {
             "architectures": given,
             "sample": sample,
             "seed": seed,
@@ -335,14 +345,14 @@ class ComparisonRun:
         }
         self.store = ScoreStore(out)
         try:
-            self.labels = self._plan(asked, opponents)
+            self.labels = self._plan(asked, conditions)
         except BaseException:
             self.store.release()
             raise
 
     # -- before any work ------------------------------------------------------------------------
 
-    def _config(self, asked: Sequence[Proxy | RankAggregate], opponents: Sequence[Opponent]) -> dict[str, Any]:
+    def _config(self, asked: Sequence[Proxy | RankAggregate], conditions: Sequence[Condition]) -> dict[str, Any]:
         """What it takes to run it again, and hashes that tell whether it is about the same.
 
         Which rows of its file a table was made of, it does not say itself; the hash of the accuracies depends on it.
@@ -362,7 +372,7 @@ class ComparisonRun:
             "identities": [proxy.identity for proxy in asked],
             "teacher": self.teacher.config() if self.teacher else None,
             "controls": {
-                opponent.control: opponent.context() for opponent in opponents if opponent.control is not None
+                condition.control: condition.context() for condition in conditions if condition.control is not None
             },
             "probes": [probe.config() for probe in self.probes],
             "canonical": self.canonical,
@@ -375,47 +385,47 @@ class ComparisonRun:
             "versions": versions(),
         }
 
-    def _check_readable(self, opponents: Sequence[Opponent]) -> None:
+    def _check_readable(self, conditions: Sequence[Condition]) -> None:
         """Find out before a folder is made whether space, probes and teachers fit each other."""
-        for opponent in opponents:
+        for condition in conditions:
             evaluator = Evaluator(
-                self.space, opponent.teacher, self.probes, SIZES[0], device=self.device, precision=self.precision
+                self.space, condition.teacher, self.probes, SIZES[0], device=self.device, precision=self.precision
             )
             self.device = evaluator.device
-            if opponent.treatment is None:
+            if condition.treatment is None:
                 read_teacher(evaluator, self.seeds[0])
 
-    def _plan(self, asked: Sequence[Proxy | RankAggregate], opponents: Sequence[Opponent]) -> list[_Label]:
+    def _plan(self, asked: Sequence[Proxy | RankAggregate], conditions: Sequence[Condition]) -> list[_Label]:
         """The labels in order, each proxy's controls behind it; all the controls of one proxy share what they can."""
-        units: dict[tuple[int, ...], Unit] = {}
+        units: dict[tuple[int, ...], ScoreTask] = {}
         labels = []
         for proxy in asked:
-            for opponent in opponents:
-                if opponent.control and not any(map(uses_teacher, elementary_proxies(proxy))):
+            for condition in conditions:
+                if condition.control and not any(map(uses_teacher, elementary_proxies(proxy))):
                     continue
-                text = f"{proxy.name} ({opponent.control})" if opponent.control else proxy.name
-                members = [self._unit(member, opponent) for member in elementary_proxies(proxy)]
+                text = f"{proxy.name} ({condition.control})" if condition.control else proxy.name
+                members = [self._unit(member, condition) for member in elementary_proxies(proxy)]
                 members = [units.setdefault(unit.series, unit) for unit in members]
-                labels.append(_Label(text, proxy, opponent, tuple(members)))
+                labels.append(_Label(text, proxy, condition, tuple(members)))
         return labels
 
-    def _unit(self, proxy: Proxy, opponent: Opponent) -> Unit:
+    def _unit(self, proxy: Proxy, condition: Condition) -> ScoreTask:
         if not uses_teacher(proxy):
-            opponent = NOBODY
+            condition = NO_TEACHER
         context: dict[str, Any] = {"space": self.space.config(), "versions": self.versions}
         if proxy.identity in SIZES:
-            return Unit(proxy, opponent, (self.store.series(proxy.identity, context),) * len(self.seeds))
+            return ScoreTask(proxy, condition, (self.store.series(proxy.identity, context),) * len(self.seeds))
         context |= {
             "device": self.device.partition(":")[0],
             "channels_last": self.precision.channels_last,
             "bf16": self.precision.bf16,
-            **opponent.context(),
+            **condition.context(),
         }
         series = [
             self.store.series(proxy.identity, context | {"probe": self._probe(draw).fingerprint})
             for draw in range(len(self.seeds))
         ]
-        return Unit(proxy, opponent, tuple(series))
+        return ScoreTask(proxy, condition, tuple(series))
 
     def _probe(self, draw: int) -> Probe:
         return self.probes[draw % len(self.probes)]
@@ -496,15 +506,15 @@ class ComparisonRun:
                     self.store.add(self.seeds[draw], {text: found}, self._conditions(draw))
                     bar.advance(replayed=False)
 
-    def _missing(self, draw: int, units: Sequence[Unit], chosen: Selection) -> dict[str, list[Unit]]:
+    def _missing(self, draw: int, units: Sequence[ScoreTask], chosen: Selection) -> dict[str, list[ScoreTask]]:
         """What is still to be computed of a draw: units by architecture, in the order of both."""
-        missing: dict[str, list[Unit]] = {text: [] for text in chosen.architectures}
+        missing: dict[str, list[ScoreTask]] = {text: [] for text in chosen.architectures}
         for unit in units:
             for text in chosen.missing(unit.series[draw], self._seed(unit, draw), failed=self.retry_failed):
                 missing[text].append(unit)
         return {text: its_units for text, its_units in missing.items() if its_units}
 
-    def _seed(self, unit: Unit, draw: int) -> int:
+    def _seed(self, unit: ScoreTask, draw: int) -> int:
         """The seed that a score is stored with; sizes do not depend on the weights."""
         return 0 if unit.proxy.identity in SIZES else self.seeds[draw]
 
@@ -520,7 +530,7 @@ class ComparisonRun:
     def _score_table(self) -> ScoreTable:
         read = self._read_all()
         scores = {label.text: _combine(label, read) for label in self.labels}
-        own = {label.proxy.name: label.text for label in self.labels if not label.opponent.control}
+        own = {label.proxy.name: label.text for label in self.labels if not label.condition.control}
         return ScoreTable(
             table=self.table.name,
             column=self.table.column,
@@ -537,9 +547,9 @@ class ComparisonRun:
             passes={label.text: self._passes(label) for label in self.labels},
             failures={label.text: _failures(label, read) for label in self.labels},
             controls={
-                label.text: (own[label.proxy.name], label.opponent.control)
+                label.text: (own[label.proxy.name], label.condition.control)
                 for label in self.labels
-                if label.opponent.control
+                if label.condition.control
             },
             left_out=self.left_out,
             conditions="; ".join(sorted({text for found in read.values() for text in found.conditions})),
@@ -551,7 +561,7 @@ class ComparisonRun:
         number = "bfloat16 autocast" if self.precision.bf16 else "float32"
         return f"{device_name(self.device)}, {threads} thread(s), batch {images}, {number}"
 
-    def _read_all(self) -> dict[Unit, _Found]:
+    def _read_all(self) -> dict[ScoreTask, _Found]:
         """What all units gave, in the order of the architectures."""
         own = [str(architecture) for architecture in self.architectures]
         scored = [str(self._scored(architecture)) for architecture in self.architectures]
@@ -561,7 +571,7 @@ class ComparisonRun:
             for unit in dict.fromkeys(unit for label in self.labels for unit in label.units)
         }
 
-    def _read(self, unit: Unit, chosen: Selection, texts: Sequence[str]) -> _Found:
+    def _read(self, unit: ScoreTask, chosen: Selection, texts: Sequence[str]) -> _Found:
         stored = [chosen.scores(series, self._seed(unit, draw)) for draw, series in enumerate(unit.series)]
         rows = [[of_draw[text] for text in texts] for of_draw in stored]
         scores = np.array([[math.nan if one.score is None else one.score for one in row] for row in rows])
@@ -583,7 +593,7 @@ class ComparisonRun:
             write(name, picture)
 
 
-def _combine(label: _Label, read: Mapping[Unit, _Found]) -> NDArray[np.float64]:
+def _combine(label: _Label, read: Mapping[ScoreTask, _Found]) -> NDArray[np.float64]:
     """The scores of a label, (S, K). An aggregate ranks, seed by seed, what has a score of every member."""
     if isinstance(label.proxy, Proxy):
         return read[label.units[0]].scores
@@ -596,7 +606,7 @@ def _combine(label: _Label, read: Mapping[Unit, _Found]) -> NDArray[np.float64]:
     return combined
 
 
-def _failures(label: _Label, read: Mapping[Unit, _Found]) -> dict[str, int]:
+def _failures(label: _Label, read: Mapping[ScoreTask, _Found]) -> dict[str, int]:
     """How many pairs of architecture and seed have no score, by reason, the most frequent first.
 
     For an aggregate that is the first member without one, and its reason.

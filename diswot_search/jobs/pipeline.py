@@ -34,7 +34,7 @@ from ..resolve.data import as_splits
 from ..resolve.networks import NetworkLike, network_for
 from ..resolve.runs import NEAR_ZERO_WEIGHT, PipelineResult, StageResult
 from ..resolve.searches import as_space
-from ..runtime.run_folder import RunFolder, StudyError, as_json, differences, versions
+from ..runtime.run_folder import RunFolder, RunFolderError, as_json, differences, versions
 from ..sources.frozen import source_teacher
 from ..sources.ranking import POWER, SourceRanking
 from ..sources.source import SourceModel
@@ -47,7 +47,7 @@ from ..training.recipe import Recipe
 from ..training.result import Training
 from .rank_sources import DRAWS, IMAGES, RankingRun, load_ranking
 from .search import Search, weight_seeds
-from .supervision import Bank, SourceLesson, Weighting
+from .supervision import Bank, SourceObjective, Weighting
 from .train import TrainingRun, refuse_beside_sources
 
 TEACHER, SOURCES, SEARCH, ALONE = "teacher", "sources", "search", "alone"
@@ -166,7 +166,7 @@ def run(
         ValueError: The input of any stage is wrong, or what is of a teacher is given beside sources; found out before
             the first stage begins and anything is written.
         BudgetError: No architecture of the space is within the budget; likewise.
-        StudyError: The run folder cannot be used, or holds a pipeline of another configuration.
+        RunFolderError: The run folder cannot be used, or holds a pipeline of another configuration.
         DivergenceError: The loss of a training is no number any more.
     """
     options = dict(locals())
@@ -182,7 +182,7 @@ class PipelineFolder(RunFolder):
         out: The folder.
 
     Raises:
-        StudyError: The folder cannot be used, or holds a pipeline of another configuration.
+        RunFolderError: The folder cannot be used, or holds a pipeline of another configuration.
     """
 
     STORE = "pipeline.sqlite"
@@ -202,7 +202,7 @@ class PipelineFolder(RunFolder):
         else:
             stored = json.loads(self._read("SELECT value FROM meta WHERE key = 'config'")[0][0])
             if lines := differences(stored, self.config):
-                raise StudyError(
+                raise RunFolderError(
                     f"{self.path} holds a pipeline of another configuration: {'; '.join(lines)}. "
                     "Choose another run folder."
                 )
@@ -420,8 +420,8 @@ class Pipeline:
         teachers = tuple(source_teacher(source, self._splits) for source in used)
         return TeacherBank(teachers, tuple(weights[source.name] for source in used))
 
-    def _lesson(self, ranking: SourceRanking | RankingRun, weighting: Weighting | None = None) -> SourceLesson:
-        return SourceLesson(
+    def _lesson(self, ranking: SourceRanking | RankingRun, weighting: Weighting | None = None) -> SourceObjective:
+        return SourceObjective(
             ranking if isinstance(ranking, SourceRanking) else ranking.sources,
             weighting=self.weighting if weighting is None else weighting,
             measure=self.measure,
@@ -588,7 +588,7 @@ class _Guide:
 
     of_search: Teacher | TeacherBank | None
     teacher: Network | None = None
-    lesson: SourceLesson | None = None
+    lesson: SourceObjective | None = None
     trained: Training | None = None
     ranking: SourceRanking | None = None
     weights: Mapping[str, float] = field(default_factory=dict)
@@ -609,7 +609,7 @@ def read_ranking(path: str | os.PathLike[str]) -> tuple[SourceRanking, dict[str,
     """The ranking of the sources of a pipeline and what each counts, from its run folder; None until it is finished.
 
     Raises:
-        StudyError: The ranking cannot be read.
+        RunFolderError: The ranking cannot be read.
     """
     folder = Path(path)
     config = json.loads((folder / "config.json").read_text())["distillation"].get("unlabelled")

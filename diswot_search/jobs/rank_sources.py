@@ -31,7 +31,7 @@ from ..resolve.networks import NetworkLike
 from ..resolve.sources import Sources, as_sources
 from ..runtime.devices import device_name, resolve_device
 from ..runtime.interruption import Interruption
-from ..runtime.run_folder import StudyError, as_json, csv_line, differences, finite_only
+from ..runtime.run_folder import RunFolderError, as_json, csv_line, differences, finite_only
 from ..sources.evidence import Evidence, TransferabilityError
 from ..sources.folder import RankingFolder, ranking_files
 from ..sources.frozen import FrozenSource, check_images, load_source
@@ -91,7 +91,7 @@ def rank_sources(
         UnknownNameError: A measure, a source or the data is not known; near names are given.
         RankingError: No source has a value of the first measure; the message says why of each.
         ValueError: A source does not take the data's images, or is there twice; an argument is out of its range.
-        StudyError: The run folder cannot be used, or holds a ranking of another configuration.
+        RunFolderError: The run folder cannot be used, or holds a ranking of another configuration.
     """
     return RankingRun(**locals()).run()
 
@@ -294,7 +294,7 @@ def load_ranking(path: str | os.PathLike[str], *, unfinished: bool = False) -> S
         unfinished: Take one that was stopped, too, with what is measured so far.
 
     Raises:
-        StudyError: The folder has no ranking, it is damaged, or not finished.
+        RunFolderError: The folder has no ranking, it is damaged, or not finished.
         RankingError: No source has a value of the first measure.
     """
     folder = RankingFolder.peek(path)
@@ -302,7 +302,7 @@ def load_ranking(path: str | os.PathLike[str], *, unfinished: bool = False) -> S
         ranking = _ranking_of(folder, partial(_make_again, folder), partial(_make_target, folder))
     if ranking.unfinished and not unfinished:
         done, planned = len(ranking.names) - len(ranking.unfinished), len(ranking.names)
-        raise StudyError(
+        raise RunFolderError(
             f"The ranking in {path} is not finished: {done} of {planned} sources are measured; run the same again."
         )
     return ranking
@@ -349,7 +349,7 @@ def _make_source(folder: RankingFolder, name: str) -> SourceModel:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # of random weights, which was said when they were ranked
             (source,) = as_sources({name: given})
-    except (ValueError, OSError, StudyError) as error:
+    except (ValueError, OSError, RunFolderError) as error:
         raise RankingError(
             f"The source {name} of the ranking in {folder.path} cannot be made again: {error} Was it moved? Then rank "
             "the sources from where they are."

@@ -24,7 +24,7 @@ from ..reports.style import to_png
 from ..resolve.searches import as_probes, as_space, as_teacher
 from ..runtime.devices import device_name
 from ..runtime.interruption import Interruption
-from ..runtime.run_folder import StudyError
+from ..runtime.run_folder import RunFolderError
 from ..study.algorithms import create_algorithm
 from ..study.budget import Budget, BudgetError
 from ..study.costs import Costs
@@ -36,7 +36,7 @@ from ..study.study import Study
 DEFAULT_EVALUATIONS = 1000
 
 
-HOPELESS = 32
+MAX_UNIFORM_FAILURES = 32
 """Evaluations after which a search is given up if all of them failed for one reason."""
 
 
@@ -95,7 +95,7 @@ def search(
     Raises:
         ValueError: A name or an option is not known, or space, probe and teacher do not fit each other.
         BudgetError: No architecture of the space is within the budget.
-        StudyError: The run folder cannot be used, or no architecture could be scored.
+        RunFolderError: The run folder cannot be used, or no architecture could be scored.
     """
     probes = as_probes(probe)
     space = as_space(space, probes[0])
@@ -142,7 +142,7 @@ class Search:
         study: The study, empty or with the evaluations of earlier runs.
 
     Raises:
-        ValueError, BudgetError, StudyError: As for `search`.
+        ValueError, BudgetError, RunFolderError: As for `search`.
     """
 
     def __init__(
@@ -258,9 +258,9 @@ class Search:
         An exhaustive search goes on, since it begins with architectures that are all alike.
         """
         failures = self.study.failures
-        if evaluated >= HOPELESS and len(failures) == 1 and sum(failures.values()) == evaluated:
+        if evaluated >= MAX_UNIFORM_FAILURES and len(failures) == 1 and sum(failures.values()) == evaluated:
             self._finish("interrupted")
-            raise StudyError(
+            raise RunFolderError(
                 f"The first {evaluated} evaluations all failed for one reason: {next(iter(failures))}. "
                 "Nothing else was tried."
             )
@@ -269,7 +269,7 @@ class Search:
         """The record of an earlier run."""
         record = self.study.record(index)
         if record is not None and record.architecture != str(architecture):
-            raise StudyError(
+            raise RunFolderError(
                 f"The study in {self.study.path} cannot be continued: evaluation {index} was {record.architecture}, "
                 f"but {architecture} is asked now. Was it begun by another version of this program?"
             )

@@ -22,7 +22,7 @@ from search_spaces.registry import unknown_name_message
 from ..data.splits import Splits, check_division, same_data
 from ..networks.features import Shapes
 from ..resolve.sources import SourceLike, as_sources
-from ..runtime.run_folder import StudyError
+from ..runtime.run_folder import RunFolderError
 from ..sources.frozen import load_source
 from ..sources.ranking import POWER, SourceRanking
 from ..sources.source import SourceModel
@@ -65,7 +65,7 @@ Weighting = str | Mapping[str, float]
 """How much each source counts: one of `WEIGHTINGS`, or weights by name."""
 
 
-class Lesson(ABC):
+class UnlabelledObjective(ABC):
     """What is to be learnt from unlabelled images, with all that the data and the device decide of it.
 
     Attributes:
@@ -114,7 +114,7 @@ class Lesson(ABC):
         """What to say of it in `result.json`, given the epochs."""
 
 
-class FixMatchLesson(Lesson):
+class FixMatchObjective(UnlabelledObjective):
     """FixMatch, in which a network teaches itself.
 
     Args:
@@ -146,7 +146,7 @@ class FixMatchLesson(Lesson):
         return {"unlabelled": "fixmatch", "sources": None}
 
 
-def unlabelled_lesson(name: str | None, options: Mapping[str, Any] | None) -> Lesson | None:
+def unlabelled_objective(name: str | None, options: Mapping[str, Any] | None) -> UnlabelledObjective | None:
     """What is meant by `unlabelled` and its options.
 
     Raises:
@@ -158,7 +158,7 @@ def unlabelled_lesson(name: str | None, options: Mapping[str, Any] | None) -> Le
         return None
     if name != "fixmatch":
         raise UnlabelledError(unknown_name_message("way to learn from unlabelled images:", name, ["fixmatch"]))
-    return FixMatchLesson(options)
+    return FixMatchObjective(options)
 
 
 @dataclass(frozen=True)
@@ -192,7 +192,7 @@ class _Found:
         return self.known.get(name, _Known())
 
 
-class SourceLesson(Lesson):
+class SourceObjective(UnlabelledObjective):
     """Sources, each of which teaches its own task on the target's images.
 
     Args:
@@ -209,7 +209,7 @@ class SourceLesson(Lesson):
 
     Raises:
         ValueError: A value out of its range, an unknown name, or sources that there are not.
-        StudyError: The run folder holds no finished ranking.
+        RunFolderError: The run folder holds no finished ranking.
     """
 
     shared = True
@@ -414,7 +414,7 @@ def _from_main_process(find: Callable[[], _Found]) -> _Found:
     if PartialState().is_main_process:
         try:
             found[0] = find()
-        except (ValueError, StudyError, OSError) as error:
+        except (ValueError, RunFolderError, OSError) as error:
             found[1] = error
     result, failure = broadcast_object_list(found)
     if failure is not None:
@@ -424,7 +424,7 @@ def _from_main_process(find: Callable[[], _Found]) -> _Found:
 
 OPTIONS_OF_SOURCES = {
     name: parameter.default
-    for name, parameter in inspect.signature(SourceLesson).parameters.items()
+    for name, parameter in inspect.signature(SourceObjective).parameters.items()
     if parameter.kind is parameter.KEYWORD_ONLY
 }
 """The options of learning from sources, with their defaults."""

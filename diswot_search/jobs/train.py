@@ -27,7 +27,7 @@ from ..networks.preprocessing import Normalised
 from ..networks.saved import FOLDER, load_student, save_student
 from ..reports.progress import TrainingCurves, TrainingProgress
 from ..reports.training import metrics_csv
-from ..reports.training_figures import draw_training
+from ..reports.training_figures import plot_training
 from ..resolve.data import as_splits
 from ..resolve.networks import NetworkLike, network_for
 from ..runtime.devices import device_name, resolve_device
@@ -48,10 +48,10 @@ from .supervision import (
     OPTIONS_OF_SOURCES,
     PREDICTIONS,
     Bank,
-    Lesson,
-    SourceLesson,
+    SourceObjective,
+    UnlabelledObjective,
     Weighting,
-    unlabelled_lesson,
+    unlabelled_objective,
 )
 
 RULES = ("best", "last")
@@ -144,7 +144,7 @@ def distill(
 
     Raises:
         ValueError: A name, an option or a weight is wrong, or student, teacher, data and distillers do not fit.
-        StudyError: The run folder cannot be used, or holds another training.
+        RunFolderError: The run folder cannot be used, or holds another training.
         DivergenceError: The loss is no number any more.
     """
     return _run(distillation_options(locals()))
@@ -187,11 +187,11 @@ def train(
         rule, seed, out, device, checkpoint_minutes, progress: As for `distill`.
 
     Raises:
-        ValueError, StudyError, DivergenceError: As for `distill`.
+        ValueError, RunFolderError, DivergenceError: As for `distill`.
     """
     options = dict(locals())
     alone = {"student": options.pop("model"), "student_options": options.pop("model_options")}
-    alone["lesson"] = unlabelled_lesson(options.pop("unlabelled"), options.pop("unlabelled_options"))
+    alone["lesson"] = unlabelled_objective(options.pop("unlabelled"), options.pop("unlabelled_options"))
     return _run(options | alone | {"teacher": None, "teacher_options": None, "terms": (), "ce_weight": None})
 
 
@@ -212,7 +212,7 @@ def distillation_options(options: Mapping[str, Any]) -> dict[str, Any]:
         return rest | {"lesson": None, "terms": parse_distillers("kd" if distiller is None else distiller)}
     given = {"teacher": rest["teacher"], "distiller": distiller, "ce_weight": rest["ce_weight"]}
     refuse_beside_sources([name for name, value in given.items() if value is not None])
-    return rest | {"lesson": SourceLesson(sources, **of_sources), "terms": ()}
+    return rest | {"lesson": SourceObjective(sources, **of_sources), "terms": ()}
 
 
 def refuse_beside_sources(given: Sequence[str]) -> None:
@@ -250,7 +250,7 @@ class TrainingRun:
         teacher: NetworkLike | None,
         dataset: str | Splits,
         terms: tuple[Term, ...],
-        lesson: Lesson | None = None,
+        lesson: UnlabelledObjective | None = None,
         labels: Labels | None = None,
         labels_per_class: int | None = None,
         unlabelled_batch_size: int | None = None,
@@ -575,7 +575,7 @@ class TrainingRun:
         )
         save_student(model, card, folder.path / FOLDER)
         folder.write("metrics.csv", metrics_csv(folder.rows))
-        for name, picture in draw_training(folder.rows, result).items():
+        for name, picture in plot_training(folder.rows, result).items():
             folder.write(name, picture)
         folder.write_json("result.json", result)
 

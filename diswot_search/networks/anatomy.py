@@ -96,7 +96,7 @@ def _fits(grid: Sequence[int], image: torch.Size) -> bool:
 
 
 @dataclass(frozen=True)
-class Tap:
+class HookPoint:
     """Where a tensor is to be had in a run.
 
     Attributes:
@@ -188,7 +188,7 @@ class _Trace(TorchFunctionMode):
         self.activations.append(_Activation(self.now(), inputs, before, output, _version(output)))
         return output
 
-    def tap(self, call: _Call, *, of_input: bool = False) -> Tap:
+    def tap(self, call: _Call, *, of_input: bool = False) -> HookPoint:
         tensor = call.inputs if of_input else call.output
         version, at = (call.version_in, call.start) if of_input else (call.version_out, call.end)
         # What works in place in training alone, as dropout, leaves the version as it is here.
@@ -196,7 +196,7 @@ class _Trace(TorchFunctionMode):
             later.start >= at and later.inputs is tensor and getattr(later.module, "inplace", False) is True
             for later in self.calls
         )
-        return Tap(call.module, call.number, self._numbers[call.module] > 1, of_input, changed)
+        return HookPoint(call.module, call.number, self._numbers[call.module] > 1, of_input, changed)
 
     def last_activation(self, block: _Call) -> _Activation | None:
         """The activation whose output is the block's output."""
@@ -205,7 +205,7 @@ class _Trace(TorchFunctionMode):
                 return each if each.version_out == block.version_out else None
         return None
 
-    def before(self, activation: _Activation) -> Tap | None:
+    def before(self, activation: _Activation) -> HookPoint | None:
         """Where the activation's input is to be had: a module gets it, or has just given it; None where none does."""
         inputs, version = activation.inputs, activation.version_in
         for call in self.calls:
@@ -237,14 +237,14 @@ class Stage:
             comes before the activation; None where there is none.
     """
 
-    output: Tap
-    before: Tap | None
+    output: HookPoint
+    before: HookPoint | None
     layout: Layout
     shape: tuple[int, int, int]
     norm: Tensor | None
 
 
-class Survey:
+class Anatomy:
     """One run of a network that finds what there is to read.
 
     Args:
@@ -271,7 +271,7 @@ class Survey:
         # Hiera's blocks see their tokens in an order of its own, which is no map.
         unrolled = any(type(module).__name__ == "Unroll" for module in model.modules())
         self._blocks = set() if unrolled else set(find_blocks(model))
-        self.features: Tap | None = None
+        self.features: HookPoint | None = None
         self.features_layout: Layout | None = None
         self.features_shape: tuple[int, int, int] | None = None
         self.features_changed = False
@@ -371,7 +371,7 @@ class Survey:
         layer: Any = main[-1].module
         return torch.stack([layer.bias.detach(), layer.weight.detach().abs()]).float().cpu()
 
-    def _find_heads(self, logits: Tensor) -> tuple[Tap, ...]:
+    def _find_heads(self, logits: Tensor) -> tuple[HookPoint, ...]:
         made = [
             call
             for call in self._trace.calls

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .anatomy import Survey, Tap
+from .anatomy import Anatomy, HookPoint
 from .contract import evaluation_mode, first_given
 
 READABLE = ("logits", "pooled", "features", "stages", "preactivations")
@@ -115,7 +115,7 @@ class FeatureReader:
         self._hooks = ExitStack()
         self._wanted: frozenset[str] = frozenset()
         with evaluation_mode(model, batch_statistics=False), torch.no_grad():
-            found = Survey(model, example, name)
+            found = Anatomy(model, example, name)
         self._stages = found.stages
         self._heads = found.heads
         self._layers: list[Any] = [tap.module for tap in found.heads]
@@ -206,7 +206,7 @@ class FeatureReader:
             logits = self.model(images)
         return logits, raw, dict(self._caught)
 
-    def _hook(self, key: Any, tap: Tap) -> None:
+    def _hook(self, key: Any, tap: HookPoint) -> None:
         def keep(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any = None) -> None:
             if not self._reading:  # a run by others, or of a copy of the network, which has the same hooks
                 return

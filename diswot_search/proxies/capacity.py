@@ -56,9 +56,9 @@ def position_entropy(student: Readings, teacher: Readings | None = None) -> floa
     mean, so networks whose blocks end in ReLU seem coarser than others: by 0.4 at 8 x 8 positions, by more on finer
     grids.
     """
-    spectra = student.excerpt.position_spectra
+    spectra = student.subsample.position_spectra
     entropy = math.fsum(float(similarities.entropy(spectrum)) for spectrum in spectra) / len(spectra)
-    return (math.log(student.excerpt.positions) + entropy) / 2
+    return (math.log(student.subsample.positions) + entropy) / 2
 
 
 def layer_entropy(student: Readings, teacher: Readings | None = None) -> float:
@@ -89,7 +89,7 @@ def channel_entropy(student: Readings, teacher: Readings | None = None) -> float
 
     Source: after the expressivity of Lee and Ham, "AZ-NAS", CVPR 2024, and SNIP, Lee et al., ICLR 2019.
     """
-    spectra = student.excerpt.block_spectra
+    spectra = student.subsample.block_spectra
     feature_entropy = math.fsum(float(similarities.entropy(spectrum)) for spectrum in spectra) / len(spectra)
     saliency = _saliency(student)
     # A layer without a gradient has no shares, and its weight in the mean is zero.
@@ -106,7 +106,7 @@ def _saliency(student: Readings) -> list[Tensor]:
     Raises:
         ReadingError: No gradient reaches any layer.
     """
-    saliency = student.excerpt.saliency
+    saliency = student.subsample.saliency
     if not any(layer.any() for layer in saliency):
         raise ReadingError("no gradient reaches any layer")
     return saliency
@@ -135,7 +135,7 @@ def gradient_flow(student: Readings, teacher: Readings | None = None) -> float:
     Source: after the trainability of Lee and Ham, "AZ-NAS", CVPR 2024, which uses the same map without the ratio and
     penalises gains as well as losses.
     """
-    gains = [1.0 if gain is None else gain for gain in student.excerpt.block_gains]
+    gains = [1.0 if gain is None else gain for gain in student.subsample.block_gains]
     return math.fsum(min(math.log(max(gain, _SMALLEST_SHARE)), 0.0) for gain in gains) / max(len(gains), 1)
 
 

@@ -2,7 +2,7 @@
 
 There are no connectors, so features are compared in the shape that each network gives them. If a loss is not defined
 for a pair of networks, the proxy raises a `ReadingError` that says why. The best value is 0, for equal networks.
-The losses and their papers are in `diswot_search.functional`.
+The losses and their papers are in `diswot_search.functional.losses`.
 """
 
 from __future__ import annotations
@@ -77,10 +77,10 @@ def ickd(student: Readings, teacher: Readings | None = None) -> float:
 
 def _attention_loss(student: list[Tensor], teacher: list[Tensor]) -> Tensor:
     pairs = zip(reversed(student), reversed(teacher), strict=False)
-    losses = [losses.at_loss(first, second) for first, second in pairs if _have_patterns(first, second)]
-    if not losses:
+    by_stage = [losses.at_loss(first, second) for first, second in pairs if _have_patterns(first, second)]
+    if not by_stage:
         raise ValueError("at compares patterns over positions, and no stage has more than one position in both")
-    return torch.stack(losses).mean()  # a sum would favour students with fewer stages
+    return torch.stack(by_stage).mean()  # a sum would favour students with fewer stages
 
 
 def _selectivity_loss(student: Tensor, teacher: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ from .passes import Passes
 from .timing import reading, reading_of
 
 
-class Noted(Passes):
+class ActivationReadings(Passes):
     """What blocks and leaves give, and the codes of neurons."""
 
     # -- blocks ---------------------------------------------------------------------------------

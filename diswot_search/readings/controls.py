@@ -44,7 +44,7 @@ class Altered(Passes):
         self._change_map = change_map
 
     def _take(self, name: str, function: Callable[[Any], T]) -> T:
-        if name in ("half_gradients", "ntk", "fisher_information", "excerpt"):  # these run the network itself
+        if name in ("half_gradients", "ntk", "fisher_information", "subsample"):  # these run the network itself
             raise ReadingError(ACTIVATIONS_ALONE)
         return super()._take(name, function)
 

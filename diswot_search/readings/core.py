@@ -25,16 +25,16 @@ from .forward import ConstantStatistics, close, mean_pooled
 from .gates import with_open_gates
 from .timing import reading, readings_of
 
-EXCERPT = 16
-"""Images that `Readings.excerpt` reads: its passes over them cost about two to four forward passes of 64 images."""
+SUBSAMPLE_IMAGES = 16
+"""Images that `Readings.subsample` reads: its passes over them cost about two to four forward passes of 64 images."""
 
 
-FINE = 256
+MAX_SPECTRUM_POSITIONS = 256
 """Positions above which the spectrum of positions is that of the last map alone: it costs their number cubed."""
 
 
 @dataclass(frozen=True)
-class Excerpt:
+class Subsample:
     """What is read off the first images alone.
 
     Attributes:
@@ -44,7 +44,7 @@ class Excerpt:
         block_gains: See the reading of this name.
         positions: Positions, or tokens, of the maps of `Readings.last_stage`.
         position_spectra: See `functional.position_spectrum`; of each of these maps, or of the last one alone where it
-            is finer than `FINE`.
+            is finer than `MAX_SPECTRUM_POSITIONS`.
     """
 
     saliency: list[Tensor]
@@ -96,8 +96,8 @@ class Readings(Derivatives):
     # -- the network as it will be once it learns -----------------------------------------------
 
     @reading
-    def excerpt(self) -> Excerpt:
-        """What the first `EXCERPT` images show of the network with its gates open; see `gates.with_open_gates`.
+    def subsample(self) -> Subsample:
+        """Capacity of the first `SUBSAMPLE_IMAGES` images with all gates open; see `gates.with_open_gates`.
 
         A network whose weights were trained is taken as it is.
 
@@ -105,7 +105,7 @@ class Readings(Derivatives):
             ReadingError: The probe has labels that the network has no class for, or the network no block that gives a
                 feature map.
         """
-        part = slice(EXCERPT)
+        part = slice(SUBSAMPLE_IMAGES)
         opened = self.model if self.trained else with_open_gates(self.model, self._make)
         # Readings of their own, which go with their graph once these are taken.
         readings = Readings(
@@ -118,8 +118,8 @@ class Readings(Derivatives):
         )
         pairs = zip(readings.layers, readings.gradients, strict=True)
         stage = readings.last_stage
-        last = stage if stage[-1].shape[2] <= FINE else stage[-1:]
-        return Excerpt(
+        last = stage if stage[-1].shape[2] <= MAX_SPECTRUM_POSITIONS else stage[-1:]
+        return Subsample(
             [_by_output((layer.weight.detach() * gradient).abs(), layer) for layer, gradient in pairs],  # type: ignore[operator]
             readings.block_spectra,
             readings.block_gains,

@@ -15,7 +15,7 @@ from ..data.probe import Probe
 from ..functional import similarities
 from ..networks.contract import ReadingError
 from ..runtime.seeding import stable_seed
-from .activations import Noted
+from .activations import ActivationReadings
 from .fisher import FISHER_SAMPLES, fisher_information
 from .forward import ConstantStatistics, run_forward
 from .passes import Pass
@@ -24,7 +24,7 @@ from .tangent import Products, tangent_kernel
 from .timing import reading, reading_of
 
 
-class Derivatives(Noted):
+class Derivatives(ActivationReadings):
     """Derivatives of a network that is left as it is."""
 
     @reading_of("graph")

@@ -13,15 +13,15 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor, nn
 
-LARGEST = 0.1
+_MAX_GATE_SCALE = 0.1
 """Scales of at most this are closed gates; timm's layer scales begin at 1e-6 to 0.1."""
 
 
-FAINT = 1e-3
+_NEAR_ZERO_SCALE = 1e-3
 """Weights of layers are closed gates where all are below this, as a share of the usual 1 / sqrt(inputs)."""
 
 
-APART = ("bias", "beta", "tau", "lambda", "temperature")
+_NOT_GATES = ("bias", "beta", "tau", "lambda", "temperature")
 """What is in the name of parameters that scale no branch: they are added, thresholds, or in an exponent."""
 
 
@@ -62,13 +62,13 @@ def _closed(model: nn.Module) -> Iterator[tuple[Tensor, bool]]:
         if isinstance(module, nn.PReLU):  # whose weight is a slope below zero, not a scale of all
             continue
         for name, parameter in module.named_parameters(recurse=False):
-            if any(word in name for word in APART) or not parameter.requires_grad or not parameter.numel():
+            if any(word in name for word in _NOT_GATES) or not parameter.requires_grad or not parameter.numel():
                 continue
             values, inputs = parameter.detach(), parameter.shape[1:].numel()
             if isinstance(module, nn.modules.conv._ConvNd | nn.Linear):
-                if float(values.abs().max()) < FAINT / inputs**0.5:
+                if float(values.abs().max()) < _NEAR_ZERO_SCALE / inputs**0.5:
                     yield parameter, False
             elif inputs == 1 or (values.ndim == 4 and values.shape[1] == values.numel()):
                 first = float(values.flatten()[0])
-                if abs(first) <= LARGEST and bool((values == first).all()):
+                if abs(first) <= _MAX_GATE_SCALE and bool((values == first).all()):
                     yield parameter, True

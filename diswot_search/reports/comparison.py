@@ -51,7 +51,7 @@ PASS_NAMES = {
     "half_gradients": "forward and backward on each half of the batch",
     "ntk": "per-sample gradients",
     "fisher_information": "gradients of each class",
-    "excerpt": "forward and backward of the first images",
+    "subsample": "forward and backward of the first images",
 }
 """Names in the legend of the readings that take time, in the order in which they run."""
 

@@ -22,7 +22,7 @@ from search_spaces.space import SearchSpace
 from ..options.search import DEFAULT_PROXY
 from ..proxies.aggregate import RankAggregate
 from ..proxies.registry import get_proxy, match_proxies
-from ..runtime.run_folder import StudyError, write_atomically
+from ..runtime.run_folder import RunFolderError, write_atomically
 from ..study.budget import cheapest
 from ..study.study import Candidate, Study
 from .style import BLUE, GREEN, GREY, ORANGE, human_number, new_figure, style_axes, to_png
@@ -131,7 +131,7 @@ def explain_winner(study: Study) -> Iterator[str]:
     winner = study.winner
     try:
         call = study.space.timm_model(winner.architecture)
-    except StudyError as error:
+    except RunFolderError as error:
         yield str(error)
         return
     yield "to build the winner in Python:"
@@ -218,7 +218,7 @@ def plot_search(study: Study, path: str | os.PathLike[str]) -> list[Path]:
         Paths of the files written.
 
     Raises:
-        StudyError: No architecture has a score.
+        RunFolderError: No architecture has a score.
 
     Example:
         >>> plot_search(Study.load("runs/study"), "pictures")  # doctest: +SKIP

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 # -- pictures -----------------------------------------------------------------------------------
 
 
-def draw_training(rows: Sequence[Row], result: Result) -> dict[str, bytes]:
+def plot_training(rows: Sequence[Row], result: Result) -> dict[str, bytes]:
     """Plot a training.
 
     Args:

@@ -63,7 +63,7 @@ def as_network(
         UnknownNameError: The text is none of these; near names are given.
         ArchitectureError: An architecture is given that is none of the space.
         FileNotFoundError: There is no such file or folder.
-        StudyError: A run folder cannot be read, or its study has no winner.
+        RunFolderError: A run folder cannot be read, or its study has no winner.
         ValueError: The arguments contradict each other, or a trained network tells other classes apart or does not take
             images of the data's size; a network that is to have a new classifier has no weights to keep, or no
             classifier.

@@ -21,7 +21,7 @@ from typing import Any, ClassVar
 _LOCK = "lock"
 
 
-class StudyError(RuntimeError):
+class RunFolderError(RuntimeError):
     """A run folder that cannot be used as asked: taken, damaged, of another configuration, or on a full disk."""
 
 
@@ -64,10 +64,10 @@ class RunFolder(ABC):
             content: All of it, or its pieces in order.
 
         Raises:
-            StudyError: The file cannot be written; one that was there is untouched.
+            RunFolderError: The file cannot be written; one that was there is untouched.
         """
         if self.path is None:
-            raise StudyError(f"This {type(self).__name__} is kept in memory; it has no folder for {name}.")
+            raise RunFolderError(f"This {type(self).__name__} is kept in memory; it has no folder for {name}.")
         with self.errors():
             write_atomically(self.path / name, content)
 
@@ -92,7 +92,7 @@ class RunFolder(ABC):
         except sqlite3.IntegrityError:
             raise
         except (sqlite3.Error, OSError) as error:
-            raise StudyError(_explain(error, self.path)) from error
+            raise RunFolderError(_explain(error, self.path)) from error
 
     # -- the store ------------------------------------------------------------------------------
 
@@ -120,17 +120,17 @@ class RunFolder(ABC):
     def _check_folder(self, path: Path) -> None:
         """Refuse what is no folder, and a folder of other things."""
         if path.exists() and not path.is_dir():
-            raise StudyError(f"{path} is a file; a run folder is needed.")
+            raise RunFolderError(f"{path} is a file; a run folder is needed.")
         if not path.is_dir() or self.exists(path):
             return
         others = sorted(entry.name for entry in path.iterdir() if entry.name != _LOCK)
         if "config.json" in others and not any(other.endswith(".sqlite") for other in others):
-            raise StudyError(_damaged(path, f"{self.STORE} is missing"))
+            raise RunFolderError(_damaged(path, f"{self.STORE} is missing"))
         if STORES.keys() & set(others) - {self.STORE}:
             kind = next(STORES[other] for other in others if other in STORES)
-            raise StudyError(f"{path} is the run folder of a {kind}. Choose a new or an empty folder.")
+            raise RunFolderError(f"{path} is the run folder of a {kind}. Choose a new or an empty folder.")
         if others:
-            raise StudyError(
+            raise RunFolderError(
                 f"{path} is no run folder: it holds {', '.join(others[:3])}"
                 f"{' and more' if len(others) > 3 else ''}. Choose a new or an empty folder."
             )
@@ -155,15 +155,15 @@ class RunFolder(ABC):
         """Whether the store has no tables yet.
 
         Raises:
-            StudyError: It has been emptied, or is of another version.
+            RunFolderError: It has been emptied, or is of another version.
         """
         if not self._read("SELECT count(*) FROM sqlite_master")[0][0]:
             if self.path is not None and (self.path / "config.json").exists():
-                raise StudyError(_damaged(self.path, "it is empty"))
+                raise RunFolderError(_damaged(self.path, "it is empty"))
             return True
         version = self._read("PRAGMA user_version")[0][0]
         if version != self.VERSION:
-            raise StudyError(f"The store of {self.path} has format {version}; this version reads {self.VERSION}.")
+            raise RunFolderError(f"The store of {self.path} has format {version}; this version reads {self.VERSION}.")
         return False
 
     def _read(self, query: str, *values: Any) -> list[Any]:
@@ -255,8 +255,8 @@ def _lock_folder(path: Path) -> sqlite3.Connection:
     except sqlite3.Error as error:
         lock.close()
         if "locked" not in str(error):
-            raise StudyError(_explain(error, path)) from error
-        raise StudyError(
+            raise RunFolderError(_explain(error, path)) from error
+        raise RunFolderError(
             f"Another process works on {path}; wait until it ends, or choose another run folder."
         ) from None
     return lock

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from ..runtime.run_folder import RunFolder, StudyError, as_json, differences, no_store
+from ..runtime.run_folder import RunFolder, RunFolderError, as_json, differences, no_store
 from .ranking import Measured, RankingError
 
 
@@ -24,7 +24,7 @@ class RankingFolder(RunFolder):
         out: The folder.
 
     Raises:
-        StudyError: The folder cannot be used, or holds a ranking of another configuration.
+        RunFolderError: The folder cannot be used, or holds a ranking of another configuration.
     """
 
     STORE = "sources.sqlite"
@@ -58,16 +58,16 @@ class RankingFolder(RunFolder):
         """A folder to read, finished or not.
 
         Raises:
-            StudyError: It has no ranking, or is damaged.
+            RunFolderError: It has no ranking, or is damaged.
         """
         folder = cls.__new__(cls)
         folder.path = Path(path)
         if not cls.exists(path):
-            raise StudyError(no_store(folder.path, cls.STORE))
+            raise RunFolderError(no_store(folder.path, cls.STORE))
         folder._connect(str(folder.path / cls.STORE))
         folder._read("PRAGMA query_only = ON")
         if folder._is_empty():
-            raise StudyError(f"The ranking in {path} was stopped before it began; run it again.")
+            raise RunFolderError(f"The ranking in {path} was stopped before it began; run it again.")
         folder.config, folder.given, folder.facts, folder.data = map(folder._meta, _META)
         return folder
 
@@ -119,7 +119,7 @@ class RankingFolder(RunFolder):
         measured = {name: config for name, config in stored["sources"].items() if name in self.found}
         kept = {name: self.config["sources"][name] for name in measured if name in self.config["sources"]}
         if missing := [name for name in measured if name not in self.config["sources"]]:
-            raise StudyError(
+            raise RunFolderError(
                 f"{', '.join(missing)} of the ranking in {self.path} {'is' if len(missing) == 1 else 'are'} not among "
                 "the sources given. Give all of its sources, and more if need be, or choose another run folder; where "
                 "the ranking is used, weights by name leave sources out."
@@ -128,7 +128,7 @@ class RankingFolder(RunFolder):
             known = (
                 "" if stored["measures"] == self.config["measures"] else "All measures of a source are had at once. "
             )
-            raise StudyError(
+            raise RunFolderError(
                 f"{self.path} holds a ranking of another configuration: {'; '.join(lines)}. {known}Choose another run "
                 "folder."
             )
@@ -150,7 +150,7 @@ class RankingFolder(RunFolder):
         except RankingError:
             raise
         except (ValueError, LookupError, TypeError, AttributeError) as error:
-            raise StudyError(
+            raise RunFolderError(
                 f"The store of {self.path} is damaged ({type(error).__name__}: {error}); nothing was changed. Rank the "
                 "sources anew in another folder."
             ) from error

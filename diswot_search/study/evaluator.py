@@ -283,7 +283,7 @@ SIZES = ("params", "macs")
 
 
 @dataclass(frozen=True, eq=False)
-class Opponent:
+class Condition:
     """Whom proxies compare students with: a teacher as it is, or with its readings spoilt, or nobody.
 
     Attributes:
@@ -300,28 +300,28 @@ class Opponent:
         """What a score depends on, as JSON values."""
         return {"teacher": self.teacher.config() if self.teacher else None, "treatment": self.treatment}
 
-    def spoil(self, readings: Readings | None, seed: int) -> Readings | None:
+    def apply(self, readings: Readings | None, seed: int) -> Readings | None:
         """The teacher's readings as proxies get them."""
         if readings is None or self.treatment is None:
             return readings
         return readings.shuffled(seed) if self.treatment == "shuffled" else readings.replaced_by_noise(seed)
 
 
-NOBODY = Opponent()
+NO_TEACHER = Condition()
 
 
 @dataclass(frozen=True, eq=False)
-class Unit:
-    """A proxy against an opponent: what is computed and stored.
+class ScoreTask:
+    """A proxy against an condition: what is computed and stored.
 
     Attributes:
         proxy: The proxy.
-        opponent: Whom it compares with.
+        condition: Whom it compares with.
         series: Number of its series in the store, for each draw.
     """
 
     proxy: Proxy
-    opponent: Opponent
+    condition: Condition
     series: tuple[int, ...]
 
 
@@ -343,10 +343,10 @@ class Scorer:
         self.seed = seed
         self.canonical = canonical
         self._reader = evaluator_for(None)
-        self._readings: dict[Opponent, Readings | None] = {}
+        self._readings: dict[Condition, Readings | None] = {}
         self._evaluators: dict[str, Evaluator] = {}
 
-    def scores(self, architecture: Architecture, units: Sequence[Unit]) -> dict[int, NewScore]:
+    def scores(self, architecture: Architecture, units: Sequence[ScoreTask]) -> dict[int, NewScore]:
         """New scores of an architecture by the number of their series. A failure is recorded and disturbs no other."""
         needs = {name for unit in units if unit.proxy.is_registered for name in unit.proxy.needs}
         shared = self._reader.read_student(architecture, self.seed, needs=needs, canonical=self.canonical)
@@ -356,14 +356,14 @@ class Scorer:
             if not unit.proxy.is_registered:  # who knows what it does to the network
                 needs = set(unit.proxy.needs)
                 student = self._reader.read_student(architecture, self.seed, needs=needs, canonical=self.canonical)
-            found[unit.series[self.draw]] = score_of(unit.proxy, student, self._against(unit.opponent))
+            found[unit.series[self.draw]] = score_of(unit.proxy, student, self._against(unit.condition))
         return found
 
-    def _against(self, opponent: Opponent) -> Readings | None:
-        if opponent not in self._readings:
-            evaluator = self._evaluator(opponent.teacher)
-            self._readings[opponent] = opponent.spoil(read_teacher(evaluator, self.seed), self.seed)
-        return self._readings[opponent]
+    def _against(self, condition: Condition) -> Readings | None:
+        if condition not in self._readings:
+            evaluator = self._evaluator(condition.teacher)
+            self._readings[condition] = condition.apply(read_teacher(evaluator, self.seed), self.seed)
+        return self._readings[condition]
 
     def _evaluator(self, teacher: Teacher | None) -> Evaluator:
         """One for all that is done to a teacher's readings."""

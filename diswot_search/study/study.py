@@ -19,7 +19,7 @@ from search_spaces.space import Architecture, SearchSpace
 
 from ..proxies.aggregate import elementary_proxies
 from ..proxies.registry import get_proxy
-from ..runtime.run_folder import RunFolder, StudyError, as_json, csv_line, differences, no_store, versions
+from ..runtime.run_folder import RunFolder, RunFolderError, as_json, csv_line, differences, no_store, versions
 from .evaluator import uses_teacher
 from .records import Evaluation, Record
 
@@ -130,7 +130,7 @@ class Study(RunFolder):
         space: The space of the architectures; by default made anew from `config["space"]`.
 
     Raises:
-        StudyError: Another process works on the folder, it holds something else or a study of another
+        RunFolderError: Another process works on the folder, it holds something else or a study of another
             configuration, its store is damaged, or its disk is full.
     """
 
@@ -159,19 +159,19 @@ class Study(RunFolder):
             space: The space of the architectures, for a space that is not registered by name.
 
         Raises:
-            StudyError: The folder has no study, it is damaged, or `space` is not the one that was searched.
+            RunFolderError: The folder has no study, it is damaged, or `space` is not the one that was searched.
         """
         study = cls.__new__(cls)
         study.path = Path(path)
         study._space = space
         if (study.path / "scores.sqlite").is_file():
-            raise StudyError(f"{study.path} is the run folder of a comparison; its table is in comparison.md.")
+            raise RunFolderError(f"{study.path} is the run folder of a comparison; its table is in comparison.md.")
         if not (study.path / cls.STORE).is_file():
-            raise StudyError(no_store(study.path, cls.STORE))
+            raise RunFolderError(no_store(study.path, cls.STORE))
         study._connect(str(study.path / cls.STORE))
         stored = study._stored_config()
         if stored is None:
-            raise StudyError(f"The study in {study.path} was stopped before it began; run its search again.")
+            raise RunFolderError(f"The study in {study.path} was stopped before it began; run its search again.")
         study.config = stored
         if space is not None:
             _check_space(study.path, stored["space"], as_json(space.config()))
@@ -185,12 +185,12 @@ class Study(RunFolder):
         """The space that the architectures belong to.
 
         Raises:
-            StudyError: It was not made by `create_space`, or not as now; pass it to `Study.load`.
+            RunFolderError: It was not made by `create_space`, or not as now; pass it to `Study.load`.
         """
         if self._space is None:
             space = space_from_recipe(json.loads(self._meta("space")))
             if space is None or as_json(space.config()) != self.config["space"]:
-                raise StudyError(
+                raise RunFolderError(
                     f"The space of the study in {self.path} cannot be made by name; give it to Study.load as `space`."
                 )
             self._space = space
@@ -219,11 +219,11 @@ class Study(RunFolder):
         """The highest score; among equals the one with fewest parameters, then the one asked first.
 
         Raises:
-            StudyError: No architecture has a score.
+            RunFolderError: No architecture has a score.
         """
         best = self.best(1)
         if not best:
-            raise StudyError(f"No architecture of this study has a score: {self.failure_summary()}.")
+            raise RunFolderError(f"No architecture of this study has a score: {self.failure_summary()}.")
         return best[0]
 
     def best(self, n: int = 10) -> list[Candidate]:
@@ -313,7 +313,7 @@ class Study(RunFolder):
 
         Raises:
             ValueError: A record says "ok" without a finite score, or its function was evaluated before.
-            StudyError: The store cannot be written.
+            RunFolderError: The store cannot be written.
         """
         for record in records:
             if record.status == "ok" and (record.score is None or not math.isfinite(record.score)):
@@ -433,11 +433,11 @@ def _check_same(path: Path, stored: dict[str, Any], given: dict[str, Any], *, ev
     """Refuse another configuration, naming what differs; more evaluations than before are no other one."""
     lines = differences(stored, given, ignore=("evaluations",))
     if lines:
-        raise StudyError(
+        raise RunFolderError(
             f"{path} holds a study of another configuration: {'; '.join(lines)}. Choose another run folder."
         )
     if given["evaluations"] < evaluations:
-        raise StudyError(
+        raise RunFolderError(
             f"{path} has {evaluations} evaluations already; {given['evaluations']} are asked for. "
             "They may be raised, not lowered."
         )
@@ -447,7 +447,7 @@ def _check_space(path: Path, stored: dict[str, Any], given: dict[str, Any]) -> N
     """Refuse another space than the one that was searched, naming what differs."""
     lines = differences(stored, given)
     if lines:
-        raise StudyError(f"{path} holds a study of another space: {'; '.join(lines[:5])}.")
+        raise RunFolderError(f"{path} holds a study of another space: {'; '.join(lines[:5])}.")
 
 
 def _covers(one: Candidate, other: Candidate, measures: Sequence[str]) -> bool:

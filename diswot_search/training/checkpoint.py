@@ -14,7 +14,7 @@ from safetensors.torch import load, save
 from torch import Tensor
 from torch.optim import Optimizer
 
-from ..runtime.run_folder import StudyError, as_json
+from ..runtime.run_folder import RunFolderError, as_json
 
 LAST = "last.safetensors"
 
@@ -55,7 +55,7 @@ def read_checkpoint(path: Path) -> Checkpoint | None:
     """A checkpoint from its file; None where there is none.
 
     Raises:
-        StudyError: The file is no checkpoint.
+        RunFolderError: The file is no checkpoint.
     """
     if not path.is_file():
         return None
@@ -63,7 +63,7 @@ def read_checkpoint(path: Path) -> Checkpoint | None:
         return Checkpoint.from_bytes(path.read_bytes())
     except (SafetensorError, OSError, KeyError, ValueError, TypeError) as error:
         message = f"{path} is damaged ({error}); restore it from a copy, or start anew in another folder."
-        raise StudyError(message) from error
+        raise RunFolderError(message) from error
 
 
 def with_prefix(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ..runtime.run_folder import RunFolder, StudyError, as_json, differences, no_store
+from ..runtime.run_folder import RunFolder, RunFolderError, as_json, differences, no_store
 from .checkpoint import Checkpoint, read_checkpoint
 
 
@@ -24,7 +24,7 @@ class TrainingFolder(RunFolder):
         path: The folder.
 
     Raises:
-        StudyError: The folder cannot be used, or holds a training of another configuration.
+        RunFolderError: The folder cannot be used, or holds a training of another configuration.
     """
 
     STORE = "training.sqlite"
@@ -52,7 +52,7 @@ class TrainingFolder(RunFolder):
         folder._connect(str(path / cls.STORE))
         folder._read("PRAGMA query_only = ON")
         if not folder._read("SELECT count(*) FROM sqlite_master")[0][0]:
-            raise StudyError(f"The training in {path} was stopped before it began; run it again.")
+            raise RunFolderError(f"The training in {path} was stopped before it began; run it again.")
         folder.config = folder._stored_config()
         return folder
 
@@ -64,7 +64,7 @@ class TrainingFolder(RunFolder):
             self._create()
         else:
             if lines := differences(self._stored_config(), self.config):
-                raise StudyError(
+                raise RunFolderError(
                     f"{self.path} holds a training of another configuration: {'; '.join(lines)}. "
                     "Choose another run folder."
                 )
@@ -86,7 +86,7 @@ class TrainingFolder(RunFolder):
             return None
         try:
             found = cls.peek(path)._read("SELECT value FROM meta WHERE key = ?", key)
-        except StudyError:  # of which those who open it to write will say what to do
+        except RunFolderError:  # of which those who open it to write will say what to do
             return None
         return json.loads(found[0][0]) if found else None
 
@@ -109,7 +109,7 @@ class TrainingFolder(RunFolder):
         """Replace a checkpoint, whole or not at all.
 
         Raises:
-            StudyError: It cannot be written; the one that was there is untouched.
+            RunFolderError: It cannot be written; the one that was there is untouched.
         """
         content = checkpoint.to_bytes()
         if self.path is None:
@@ -121,7 +121,7 @@ class TrainingFolder(RunFolder):
         """A checkpoint; None where there is none.
 
         Raises:
-            StudyError: The file is no checkpoint.
+            RunFolderError: The file is no checkpoint.
         """
         if self.path is None:
             return Checkpoint.from_bytes(self._kept[name]) if name in self._kept else None
@@ -135,11 +135,11 @@ def read_training(path: str | os.PathLike[str]) -> dict[str, Any]:
         path: The run folder, also while a training writes it.
 
     Raises:
-        StudyError: The folder has no training, or it is damaged.
+        RunFolderError: The folder has no training, or it is damaged.
     """
     path = Path(path)
     if not TrainingFolder.exists(path):
-        raise StudyError(no_store(path, TrainingFolder.STORE))
+        raise RunFolderError(no_store(path, TrainingFolder.STORE))
     if (path / "result.json").is_file():
         return json.loads((path / "result.json").read_text())
     stored = TrainingFolder.peek(path)

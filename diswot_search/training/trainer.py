@@ -24,7 +24,7 @@ from ..data.image_sets import Images, ImageSet
 from ..data.splits import Splits
 from ..networks.frozen import FrozenTeacher
 from ..runtime.interruption import Interruption
-from ..runtime.run_folder import StudyError
+from ..runtime.run_folder import RunFolderError
 from ..runtime.seeding import isolated_random_state, stable_seed
 from .checkpoint import BEST, LAST, Checkpoint, load_optimizer_state, optimizer_state, with_prefix, without_prefix
 from .folder import TrainingFolder
@@ -142,7 +142,7 @@ class Trainer:
         preparation_seconds: What it took to prepare what is learnt from unlabelled images.
 
     Raises:
-        StudyError: The checkpoint is of another network.
+        RunFolderError: The checkpoint is of another network.
     """
 
     def __init__(
@@ -223,7 +223,7 @@ class Trainer:
         Raises:
             DivergenceError: The loss is no number any more.
             KeyboardInterrupt: A signal came; the state is stored.
-            StudyError: The state cannot be stored.
+            RunFolderError: The state cannot be stored.
         """
         with self._own_random_state():
             if self._task.unlabelled is not None and self.progress.step < self.steps:
@@ -527,10 +527,10 @@ class Trainer:
         """Give the network that is shipped the weights that were best on validation data.
 
         Raises:
-            StudyError: They are not those of the best epoch.
+            RunFolderError: They are not those of the best epoch.
         """
         if best is None or best.values.get("epoch") != self.progress.best_epoch:
-            raise StudyError(
+            raise RunFolderError(
                 f"{BEST} is missing or not of epoch {self.progress.best_epoch}, which was the best; restore the folder "
                 "from a copy, or start anew in another one."
             )
@@ -568,7 +568,7 @@ def _fitting(name: str) -> Iterator[None]:
     try:
         yield
     except (RuntimeError, KeyError, IndexError, TypeError, ValueError) as error:
-        raise StudyError(
+        raise RunFolderError(
             f"{name} does not fit this training ({' '.join(str(error).split())[:300]}); restore the folder from a "
             "copy, or start anew in another one."
         ) from error

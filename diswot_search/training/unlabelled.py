@@ -21,7 +21,7 @@ from torch.nn import functional as F
 from ..data.augmentation import Augmentation
 from ..data.image_sets import ImageSet
 from ..networks.features import Features, Shapes
-from ..runtime.run_folder import StudyError, write_atomically
+from ..runtime.run_folder import RunFolderError, write_atomically
 from ..runtime.seeding import isolated_random_state, stable_seed
 
 VIEWS = ("fixed", "augmented")
@@ -182,7 +182,7 @@ class SourceDistillation(UnlabelledLoss):
 
         Raises:
             UnlabelledError: A source gives no probabilities for some of the images.
-            StudyError: Stored predictions are damaged.
+            RunFolderError: Stored predictions are damaged.
         """
         if self.view == "augmented":
             self._predictors = [source.load() for source in self.sources]
@@ -275,9 +275,11 @@ def _load(file: Path, shape: tuple[int, int]) -> Tensor:
     try:
         table = load_file(file)[_PREDICTIONS]
     except (SafetensorError, KeyError, OSError) as error:
-        raise StudyError(f"{file} is damaged ({error}); remove it, and it is made again.") from error
+        raise RunFolderError(f"{file} is damaged ({error}); remove it, and it is made again.") from error
     if table.shape != shape or not table.isfinite().all():
-        raise StudyError(f"{file} does not hold probabilities of {shape[0]:,} images; remove it, and it is made again.")
+        raise RunFolderError(
+            f"{file} does not hold probabilities of {shape[0]:,} images; remove it, and it is made again."
+        )
     return table
 
 

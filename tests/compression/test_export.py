@@ -481,7 +481,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The run folder of a training on data that is divided in a way of its own."""
     out = tmp_path_factory.mktemp("trained") / "run"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("diswot_search.jobs.train.draw_training", lambda rows, result: {})
+        patch.setattr("diswot_search.jobs.train.plot_training", lambda rows, result: {})
         ds.train(
             *("cifar_resnet", "digits"),
             model_options={"arch": "1x4-1x8-1x8"},
@@ -564,7 +564,7 @@ def test_data_of_other_classes_is_refused(coloured: Splits, tmp_path: Path) -> N
     others = replace(card, num_classes=3, input_size=(3, 9, 9))
     with pytest.raises(ValueError, match=r"arrays has images of \(3, 8, 8\), but resnet is for \(3, 9, 9\)"):
         export(network, "onnx", tmp_path, card=others, dataset=coloured)
-    with pytest.raises(TypeError, match=r"given as tuple; .* Splits\.from_arrays"):
+    with pytest.raises(TypeError, match=r"is a tuple; .* Splits\.from_arrays"):
         export(network, "onnx", tmp_path, card=card, dataset=(torch.rand(2, 3, 8, 8), torch.zeros(2)))  # type: ignore[arg-type]
 
 

@@ -20,7 +20,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from diswot_search.data import datasets as data
 from diswot_search.data.errors import DataError
 from diswot_search.data.probe import Probe, create_probe, create_probes
 from diswot_search.testing.contracts import random_state
@@ -461,7 +460,7 @@ def test_labels_that_only_come_with_images(tmp_path: Path, monkeypatch: pytest.M
     images = np.broadcast_to(index.astype(np.uint8)[:, None, None], (40, 28, 28))
     write_idx(tmp_path / "QMNIST/raw/qmnist-train-images-idx3-ubyte", images, kind=8)
     write_idx(tmp_path / "QMNIST/raw/qmnist-train-labels-idx2-int", np.stack([index // 4] * 8, 1, dtype="i4"), kind=12)
-    monkeypatch.setattr(data, "UNLABELLED_LIMIT", limit)
+    monkeypatch.setattr("diswot_search.data.with_timm.UNLABELLED_LIMIT", limit)
     probe = raw("torch/qmnist", root=tmp_path, batch_size=20)
     assert torch.equal((probe.images[:, 0, 0, 0] * 255).round().long() // 4, probe.labels)
     assert counts(probe) == [2] * 10
@@ -499,7 +498,7 @@ def stream(monkeypatch: pytest.MonkeyPatch) -> Callable[[list[int]], None]:
 
 
 def test_a_stream_is_read_up_to_a_limit(stream: Callable[[list[int]], None], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(data, "UNLABELLED_LIMIT", 12)
+    monkeypatch.setattr("diswot_search.data.with_timm.UNLABELLED_LIMIT", 12)
     stream([i % 4 for i in range(12)] + [4] * 20)
     probe = raw("wds/any", batch_size=8)
     assert torch.equal((probe.images[:, 0, 0, 0] * 255).round().long() % 4, probe.labels)
@@ -556,7 +555,7 @@ def test_real_archives(shared_data: Path, name: str, side: int, statistics: str)
 def test_our_own_sets_need_neither_timm_nor_torchvision(numbered: Path) -> None:
     code = f"""
 import sys
-from diswot_search.data import create_probe
+from diswot_search.data.probe import create_probe
 create_probe("digits")
 create_probe("noise", num_classes=10)
 create_probe({str(numbered)!r}, batch_size=8)

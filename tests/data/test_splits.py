@@ -15,7 +15,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from diswot_search.data import datasets as data
 from diswot_search.data.errors import DataError
 from diswot_search.data.image_sets import ImageSet, ResidentSet, StreamedSet
 from diswot_search.data.probe import create_probe
@@ -326,7 +325,7 @@ def stream(monkeypatch: pytest.MonkeyPatch) -> Callable[[list[int]], list[int]]:
 def test_a_stream_is_read_once_and_held_in_memory(
     stream: Callable[[list[int]], list[int]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(data, "UNLABELLED_LIMIT", 12)
+    monkeypatch.setattr("diswot_search.data.with_timm.UNLABELLED_LIMIT", 12)
     decoded = stream([0, 1] * 20)
     splits = create_splits("wds/any", image_size=4)
     assert decoded == list(range(40))

@@ -692,7 +692,7 @@ def test_one_interrupt_lets_the_architecture_at_hand_finish(run, space: Built, t
 
 def test_a_folder_is_used_by_one_process_at_a_time(run, tmp_path: Path) -> None:
     store = ScoreStore(tmp_path / "run")
-    with pytest.raises(ds.StudyError, match="Another process works on"):
+    with pytest.raises(ds.RunFolderError, match="Another process works on"):
         run("l2_norm", out=tmp_path / "run")
     store.release()
     run("l2_norm", out=tmp_path / "run")
@@ -700,9 +700,9 @@ def test_a_folder_is_used_by_one_process_at_a_time(run, tmp_path: Path) -> None:
 
 def test_a_folder_of_other_things_is_refused(run, tmp_path: Path) -> None:
     (tmp_path / "study.sqlite").touch()
-    with pytest.raises(ds.StudyError, match="is the run folder of a search"):
+    with pytest.raises(ds.RunFolderError, match="is the run folder of a search"):
         run("l2_norm", out=tmp_path)
-    with pytest.raises(ds.StudyError, match="is a file"):
+    with pytest.raises(ds.RunFolderError, match="is a file"):
         run("l2_norm", out=tmp_path / "study.sqlite")
 
 
@@ -713,7 +713,7 @@ def test_a_full_disk_is_said_and_loses_nothing(tmp_path: Path) -> None:
     pages = store._store.execute("PRAGMA page_count").fetchone()[0]
     store._store.execute(f"PRAGMA max_page_count = {pages}")
     rows: Mapping[str, Any] = {f"{i:0500}": {series: NewScore(2.0, None, 1.0, ())} for i in range(500)}
-    with pytest.raises(ds.StudyError, match=r"disk of .* is full\. What was stored is safe"):
+    with pytest.raises(ds.RunFolderError, match=r"disk of .* is full\. What was stored is safe"):
         store.add(0, rows, "cpu")
     store.release()
     again = ScoreStore(tmp_path / "run")

@@ -21,7 +21,7 @@ import torch
 from torch import nn
 
 import diswot_search as ds
-from diswot_search import Budget, DistillerError, Splits, Study, StudyError
+from diswot_search import Budget, DistillerError, RunFolderError, Splits, Study
 from diswot_search.cli import main
 from diswot_search.data.image_sets import ImageSet
 from diswot_search.jobs import rank_sources as source_ranking
@@ -75,7 +75,7 @@ OF_SOURCES |= {"sources": BANK, "labels_per_class": 2, "power": 1.0, "proxy": "d
 def _no_pictures() -> Iterator[None]:
     """Pictures take most of the time, and are tested with what draws them."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(training, "draw_training", lambda rows, result: {})
+        patch.setattr(training, "plot_training", lambda rows, result: {})
         patch.setattr(importlib.import_module("diswot_search.jobs.search"), "PICTURES", {})
         patch.setattr(source_ranking, "to_png", lambda figure: b"")
         yield
@@ -201,7 +201,7 @@ def test_another_configuration_is_refused_and_named(finished: ds.PipelineResult)
         ({"teacher_epochs": 4}, r"teacher.recipe.epochs is 3 there, 4 here"),
         ({"search_teacher": "trained"}, r'search_teacher is "random" there, "trained" here'),
     ):
-        with pytest.raises(StudyError, match=message):
+        with pytest.raises(RunFolderError, match=message):
             ds.run(out=finished.path, **TINY | changes)
     assert times(finished.path) == before
 
@@ -270,7 +270,7 @@ from diswot_search.training.folder import TrainingFolder
 from tests.jobs.test_pipeline import TINY
 
 torch.set_num_threads(1)
-train.draw_training = lambda rows, result: {}
+train.plot_training = lambda rows, result: {}
 save = TrainingFolder.save
 
 def save_and_die(folder, name, checkpoint):
@@ -375,15 +375,15 @@ def test_how_to_train_a_teacher_is_not_said_of_a_trained_one(finished: ds.Pipeli
 
 def test_a_folder_of_other_things_is_refused(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("mine")
-    with pytest.raises(StudyError, match=r"is no run folder: it holds notes.txt"):
+    with pytest.raises(RunFolderError, match=r"is no run folder: it holds notes.txt"):
         ds.run(out=tmp_path, **TINY)
-    with pytest.raises(StudyError, match="is a file"):
+    with pytest.raises(RunFolderError, match="is a file"):
         ds.run(out=tmp_path / "notes.txt", **TINY)
     assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
 
 
 def test_the_folder_of_a_pipeline_is_no_place_for_another_run(finished: ds.PipelineResult) -> None:
-    with pytest.raises(StudyError, match="is the run folder of a pipeline"):
+    with pytest.raises(RunFolderError, match="is the run folder of a pipeline"):
         ds.train("cifar_resnet20", "digits", epochs=1, out=finished.path, progress=False)
 
 
@@ -525,7 +525,7 @@ def test_a_finished_pipeline_of_sources_is_read(of_sources: ds.PipelineResult, m
         ({"sources": {"first": BANK["first"]}}, r"second"),
         ({"sources": None, "teacher": "cifar_resnet20"}, r"sources"),
     ):
-        with pytest.raises(StudyError, match=message):
+        with pytest.raises(RunFolderError, match=message):
             ds.run(out=of_sources.path, **OF_SOURCES | changes)
     assert times(of_sources.path) == after
 
@@ -660,7 +660,7 @@ def features_only() -> dict[str, Any]:
     ],
 )
 def test_wrong_input_of_sources_is_refused_before_the_first_stage(changes: dict, message: str, tmp_path: Path) -> None:
-    with pytest.raises((ValueError, StudyError)) as error:
+    with pytest.raises((ValueError, RunFolderError)) as error:
         ds.run(out=tmp_path / "run", **OF_SOURCES | changes)
     assert message in str(error.value)
     assert not (tmp_path / "run").exists()

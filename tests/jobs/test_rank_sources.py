@@ -27,7 +27,7 @@ from diswot_search.data.splits import Splits
 from diswot_search.jobs import rank_sources as source_ranking
 from diswot_search.jobs.rank_sources import load_ranking, rank_sources
 from diswot_search.reports.sources import describe_ranking, format_measures, format_ranking, plot_ranking
-from diswot_search.runtime.run_folder import StudyError
+from diswot_search.runtime.run_folder import RunFolderError
 from diswot_search.sources import measures as relatedness_measures
 from diswot_search.sources.evidence import Evidence
 from diswot_search.sources.folder import RankingFolder
@@ -277,7 +277,7 @@ def test_if_no_source_has_a_value_it_is_said_of_each_why(tmp_path: Path) -> None
         rank(sources, splits, measures="leep", out=tmp_path / "empty")
     assert list((tmp_path / "empty").iterdir()) == []
     rank(sources, splits, measures="parc", out=tmp_path / "empty")  # another attempt finds nothing in its way
-    with pytest.raises(StudyError, match="another configuration"):
+    with pytest.raises(RunFolderError, match="another configuration"):
         rank(sources, splits, measures="leep", out=tmp_path / "empty")
     assert load_ranking(tmp_path / "empty").measures == ("parc",)
     with pytest.raises(RankingError, match=r"No two of the 4 images are of one class.* the weighting 'uniform' needs"):
@@ -395,7 +395,7 @@ def test_a_ranking_that_is_killed_goes_on(stored: int, tmp_path: Path, monkeypat
         rank(measures=["parc", "leep"], out=tmp_path / "run")
     assert not (tmp_path / "run" / "result.json").exists()
     if stored < 3:
-        with pytest.raises(StudyError, match=f"is not finished: {stored} of 3 sources are measured"):
+        with pytest.raises(RunFolderError, match=f"is not finished: {stored} of 3 sources are measured"):
             load_ranking(tmp_path / "run")
     proceed()
     Linear.seen.clear()
@@ -421,9 +421,9 @@ def test_another_configuration_is_refused(tmp_path: Path) -> None:
         ({"splits": make_splits(labels=100)}, "target.labels"),
         ({"sources": make_sources() | {"far": looks(2, seed=7)}}, "sources.far.weights_sha256 is"),
     ]:
-        with pytest.raises(StudyError, match=f"holds a ranking of another configuration: .*{message}"):
+        with pytest.raises(RunFolderError, match=f"holds a ranking of another configuration: .*{message}"):
             rank(**options, out=tmp_path)
-    with pytest.raises(StudyError, match=r"^far, between of the ranking in .* are not among the sources given"):
+    with pytest.raises(RunFolderError, match=r"^far, between of the ranking in .* are not among the sources given"):
         rank({"near": looks(), "new": looks(5)}, out=tmp_path)
     assert (tmp_path / "config.json").read_bytes() == before
 
@@ -512,9 +512,9 @@ def test_sources_with_random_weights_are_warned_of_once(tmp_path: Path) -> None:
 
 
 def test_what_is_no_ranking_is_said_to_be_none(tmp_path: Path) -> None:
-    with pytest.raises(StudyError, match="There is no run folder"):
+    with pytest.raises(RunFolderError, match="There is no run folder"):
         load_ranking(tmp_path / "none")
-    with pytest.raises(StudyError, match=r"no run folder of a .*ranking of sources"):
+    with pytest.raises(RunFolderError, match=r"no run folder of a .*ranking of sources"):
         load_ranking(tmp_path)
 
 
@@ -548,7 +548,7 @@ def test_a_store_that_does_not_hold_what_it_should_is_damaged(change: str, tmp_p
     rank(out=tmp_path)
     with closing(sqlite3.connect(tmp_path / "sources.sqlite")) as store, store:
         store.execute(change)
-    with pytest.raises(StudyError, match="is damaged"):
+    with pytest.raises(RunFolderError, match="is damaged"):
         load_ranking(tmp_path)
 
 
@@ -557,7 +557,7 @@ def test_the_store_of_another_version_is_refused(tmp_path: Path) -> None:
     rank(out=tmp_path)
     with closing(sqlite3.connect(tmp_path / "sources.sqlite")) as store:
         store.execute("PRAGMA user_version = 1")
-    with pytest.raises(StudyError, match="has format 1; this version reads 2"):
+    with pytest.raises(RunFolderError, match="has format 1; this version reads 2"):
         load_ranking(tmp_path)
 
 

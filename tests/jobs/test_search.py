@@ -11,7 +11,6 @@ import multiprocessing
 import os
 import random
 import signal
-import sys
 import tempfile
 import threading
 import time
@@ -144,7 +143,7 @@ def test_a_study_by_diswot_goes_on_where_that_is_said(cells: SearchSpace, probe:
     study = ds.search(cells, "cifar_resnet20", probe, proxy="diswot", evaluations=4, **options)
     assert len(study) == 4
     assert set(study.winner.parts) == {"semantic", "relation", "channel_relation"}
-    with pytest.raises(ds.StudyError, match='proxy is "diswot" there, "effective_capacity" here'):
+    with pytest.raises(ds.RunFolderError, match='proxy is "diswot" there, "effective_capacity" here'):
         ds.search(cells, "cifar_resnet20", probe, evaluations=4, **options)
 
 
@@ -243,13 +242,13 @@ def test_another_function_of_the_same_name_is_another_proxy(
     options: dict[str, Any] = {"evaluations": 3, "out": tmp_path / "run"}
     ds.search(cells, None, probe, proxy=first, **options)
     assert len(ds.search(cells, None, probe, proxy=proxies()[0], **options)) == 3
-    with pytest.raises(ds.StudyError, match="proxy is"):
+    with pytest.raises(ds.RunFolderError, match="proxy is"):
         ds.search(cells, None, probe, proxy=second, **options)
 
     def diswot(student: ds.Readings, teacher: ds.Readings | None) -> float:
         return float(student.cost.macs)
 
-    with pytest.raises(ds.StudyError, match="proxy is"):
+    with pytest.raises(ds.RunFolderError, match="proxy is"):
         ds.search(cells, None, probe, proxy=diswot, **options)
 
 
@@ -305,7 +304,7 @@ def test_what_makes_every_candidate_fail_ends_a_search_early(
     def hopeless(student: ds.Readings, teacher: ds.Readings | None) -> float:
         return math.nan
 
-    with pytest.raises(ds.StudyError, match="evaluations all failed for one reason"):
+    with pytest.raises(ds.RunFolderError, match="evaluations all failed for one reason"):
         ds.search(cells, None, probe, proxy=hopeless, evaluations=300, out=tmp_path / "run")
     study = ds.Study.load(tmp_path / "run")
     assert 32 <= len(study) < 100
@@ -339,7 +338,7 @@ def test_a_search_that_scores_nothing_says_why_and_keeps_its_folder(
         """Fails."""
         raise ValueError("no such luck")
 
-    with pytest.raises(ds.StudyError, match="5 of 5 evaluations failed \\(5 x ValueError: no such luck\\)"):
+    with pytest.raises(ds.RunFolderError, match="5 of 5 evaluations failed \\(5 x ValueError: no such luck\\)"):
         ds.search(cells, None, probe, proxy=broken, evaluations=5, out=tmp_path / "run")
     assert len(ds.Study.load(tmp_path / "run")) == 5
     assert json.loads((tmp_path / "run" / "result.json").read_text())["winner"] is None
@@ -405,7 +404,7 @@ class Stopwatch:
 @pytest.fixture
 def stopwatch(monkeypatch: pytest.MonkeyPatch) -> Stopwatch:
     watch = Stopwatch()
-    monkeypatch.setattr(sys.modules[Search.__module__], "measure_latency", watch)
+    monkeypatch.setattr("diswot_search.study.costs.measure_latency", watch)
     return watch
 
 
@@ -527,7 +526,7 @@ def test_records_that_the_algorithm_would_not_ask_for_are_noticed(
     text = str(cells.parse("|none~0|+|none~0|none~1|+|nor_conv_3x3~0|none~1|none~2|"))
     values = {"status": "ok", "score": 1.0, "params": 1, "macs": 1}
     run.study.add([Record(index=0, architecture=text, canonical=text, **values)])
-    with pytest.raises(ds.StudyError, match=r"evaluation 0 was .* Was it begun by another version"):
+    with pytest.raises(ds.RunFolderError, match=r"evaluation 0 was .* Was it begun by another version"):
         run.run()
 
 
@@ -566,7 +565,7 @@ def processes() -> Any:
 def records_in(out: Path) -> int:
     try:
         return len(ds.Study.load(out))
-    except ds.StudyError:
+    except ds.RunFolderError:
         return 0
 
 
@@ -607,7 +606,7 @@ def test_a_signal_ends_a_search_with_its_state_written(processes: Any, tmp_path:
     process = processes.Process(target=search_in_child, args=(str(out), 4000))
     process.start()
     wait_for_records(out, 3, process)
-    with pytest.raises(ds.StudyError, match="Another process works on"):
+    with pytest.raises(ds.RunFolderError, match="Another process works on"):
         search_small(str(out), 4000)
     os.kill(process.pid, number)
     process.join()
@@ -672,7 +671,7 @@ def test_a_disk_that_fills_up_stops_the_search_and_loses_nothing(
 ) -> None:
     run = Search(Tabular(cells, probe), evaluations=100, out=tmp_path / "run")
     run.study._store.execute("PRAGMA max_page_count = 14")
-    with pytest.raises(ds.StudyError, match="is full"):
+    with pytest.raises(ds.RunFolderError, match="is full"):
         run.run()
     stored = records_in(tmp_path / "run")
     assert 0 < stored < 100

@@ -32,7 +32,7 @@ from diswot_search.jobs.rank_sources import rank_sources
 from diswot_search.jobs.train import distill, train
 from diswot_search.networks.features import Features, Shapes
 from diswot_search.reports.training import format_training
-from diswot_search.runtime.run_folder import StudyError
+from diswot_search.runtime.run_folder import RunFolderError
 from diswot_search.sources.frozen import FrozenSource
 from diswot_search.sources.ranking import SourceRanking
 from diswot_search.training.checkpoint import read_checkpoint
@@ -434,7 +434,7 @@ def test_damaged_predictions_are_told(tmp_path: Path, content: bytes) -> None:
     run(sources=ranking, weighting="uniform", epochs=1)
     file = sorted((tmp_path / "ranking" / "predictions").iterdir())[0]
     file.write_bytes(content)
-    with pytest.raises(StudyError, match=f"{file.name} .*remove it, and it is made again"):
+    with pytest.raises(RunFolderError, match=f"{file.name} .*remove it, and it is made again"):
         run(sources=ranking, weighting="uniform", epochs=1)
 
 
@@ -568,7 +568,7 @@ def test_a_training_that_stops_goes_on_as_if_it_had_not(tmp_path: Path, how: str
 def test_another_configuration_is_refused(tmp_path: Path) -> None:
     run(out=tmp_path / "run")
     for change in ({"lam": 0.5}, {"source_view": "augmented"}, {"weighting": "uniform"}, {"unlabelled_batch_size": 8}):
-        with pytest.raises(StudyError, match="another configuration"):
+        with pytest.raises(RunFolderError, match="another configuration"):
             run(out=tmp_path / "run", **change)
 
 

@@ -38,7 +38,7 @@ from diswot_search.jobs.rank_sources import rank_sources
 from diswot_search.jobs.train import distill, train
 from diswot_search.networks.features import Features
 from diswot_search.networks.saved import load_student, read_card
-from diswot_search.runtime.run_folder import StudyError
+from diswot_search.runtime.run_folder import RunFolderError
 from diswot_search.training.checkpoint import BEST, LAST, read_checkpoint
 from diswot_search.training.folder import TrainingFolder
 from diswot_search.training.recipe import RecipeError, create_recipe
@@ -847,7 +847,7 @@ BAD: list[tuple[dict[str, Any], type[Exception], str]] = [
     ({"seed": -1}, ValueError, "seed"),
     ({"checkpoint_minutes": 0}, ValueError, "checkpoint_minutes is 0"),
     ({"data_options": {"root": "x"}}, ValueError, "data_options cannot be set"),
-    ({"dataset": (torch.zeros(4, 3, 8, 8), torch.zeros(4))}, TypeError, "as tuple; .*Splits.from_arrays"),
+    ({"dataset": (torch.zeros(4, 3, 8, 8), torch.zeros(4))}, TypeError, r"is a tuple; .*Splits\.from_arrays"),
     ({"student_options": {"num_classes": 7}}, ValueError, "num_classes of the student comes from the data"),
     ({"teacher_options": {"image_size": 8}}, ValueError, "image_size of the teacher comes from the data"),
     ({"teacher_options": {"role": "x"}}, ValueError, "role is no option of the teacher"),
@@ -886,26 +886,26 @@ def test_a_run_folder_is_for_one_training(tmp_path: Path) -> None:
     out = tmp_path / "run"
     run_alone(out=out)
     expected = r"lr is 0.05 there, 0.1 here.*seed is 0 there, 3 here"
-    with pytest.raises(StudyError, match=expected):
+    with pytest.raises(RunFolderError, match=expected):
         run_alone(out=out, lr=0.1, seed=3)
-    with pytest.raises(StudyError, match=r"data.*fingerprint is"):
+    with pytest.raises(RunFolderError, match=r"data.*fingerprint is"):
         run_alone(out=out, dataset=make_splits(seed=1))
     run_alone(out=out, checkpoint_minutes=3.0, progress=True)  # which change nothing
     (tmp_path / "search").mkdir()
     (tmp_path / "search" / "study.sqlite").touch()
-    with pytest.raises(StudyError, match="is the run folder of a search"):
+    with pytest.raises(RunFolderError, match="is the run folder of a search"):
         run_alone(out=tmp_path / "search")
     (tmp_path / "file").touch()
-    with pytest.raises(StudyError, match="is a file"):
+    with pytest.raises(RunFolderError, match="is a file"):
         run_alone(out=tmp_path / "file")
-    with pytest.raises(StudyError, match="Cannot use"):
+    with pytest.raises(RunFolderError, match="Cannot use"):
         run_alone(out=tmp_path / "file" / "below")
 
 
 def test_two_processes_do_not_work_on_one_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def second(loss: Tensor, batch: Batch) -> Tensor:
         Observed.hook = None
-        with pytest.raises(StudyError, match="Another process works on"):
+        with pytest.raises(RunFolderError, match="Another process works on"):
             run(tmp_path / "run", distiller="observed")
         return loss
 
@@ -927,15 +927,15 @@ def test_what_is_damaged_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
             run(out, **options)
     content = (out / LAST).read_bytes()
     (out / LAST).write_bytes(content[:-7])
-    with pytest.raises(StudyError, match=r"last.safetensors is damaged"):
+    with pytest.raises(RunFolderError, match=r"last.safetensors is damaged"):
         run(out, **options)
     run(tmp_path / "other", distiller="observed", student_options={"arch": "1x4"}, epochs=1)
     (out / LAST).write_bytes((tmp_path / "other" / LAST).read_bytes())
-    with pytest.raises(StudyError, match=r"last.safetensors does not fit this training"):
+    with pytest.raises(RunFolderError, match=r"last.safetensors does not fit this training"):
         run(out, **options)
     (out / LAST).write_bytes(content)
     monkeypatch.setattr(TrainingFolder, "write", _losing_best(TrainingFolder.write))
-    with pytest.raises(StudyError, match=r"best.safetensors is missing"):
+    with pytest.raises(RunFolderError, match=r"best.safetensors is missing"):
         run(out, **options)
 
 

@@ -358,7 +358,7 @@ def test_a_search_that_was_killed_ends_as_one_that_was_not(tmp_path: Path) -> No
 def evaluations_in(out: Path) -> int:
     try:
         return len(ds.Study.load(out))
-    except ds.StudyError:
+    except ds.RunFolderError:
         return 0
 
 
@@ -369,9 +369,9 @@ def test_a_study_belongs_to_its_bank_in_any_order(tmp_path: Path) -> None:
     more = TeacherBank((random_teacher(arch="1x4-1x4"), *bank.teachers), (0, *bank.weights))
     for same in (turned, more):
         assert len(search_bank(out, same, evaluations=3)) == 3
-    with pytest.raises(ds.StudyError, match=r"teacher\.teachers\.0\.weight is 0\.5 there, 0\.6 here"):
+    with pytest.raises(ds.RunFolderError, match=r"teacher\.teachers\.0\.weight is 0\.5 there, 0\.6 here"):
         search_bank(out, make_bank((0.6, 0.1, 0.3)), evaluations=3)
-    with pytest.raises(ds.StudyError, match=r"teacher\.teachers"):
+    with pytest.raises(ds.RunFolderError, match=r"teacher\.teachers"):
         search_bank(out, TeacherBank(bank.teachers[:1], (1.0,)), evaluations=3)
 
 

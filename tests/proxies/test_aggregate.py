@@ -506,7 +506,7 @@ def search_in_child(out: str) -> None:
 def records_in(out: Path) -> list[Record]:
     try:
         return list(ds.Study.load(out).records)
-    except ds.StudyError:
+    except ds.RunFolderError:
         return []
 
 

@@ -323,12 +323,12 @@ def test_families_have_finite_parts(name: str) -> None:
     readings = read(name, make_probe(SIDES.get(name, 32), samples=4), **FAMILIES[name])
     values = {part: score(readings, part) for part in PARTS}
     assert all(math.isfinite(value) for value in values.values())
-    layers = len(readings.excerpt.saliency)
+    layers = len(readings.subsample.saliency)
     assert 0 < values["layer_entropy"] <= math.log(layers)
     assert values["channel_entropy"] > 0
-    spectra = readings.excerpt.position_spectra
+    spectra = readings.subsample.position_spectra
     assert (values["position_entropy"] == 0) == (name in COARSE) == (len(spectra[0]) == 1)
-    assert values["position_entropy"] <= math.log(readings.excerpt.positions)
+    assert values["position_entropy"] <= math.log(readings.subsample.positions)
     assert math.log(1e-3) <= values["gradient_flow"] <= 0
     assert score(readings) == math.fsum(values.values())
 
@@ -363,8 +363,8 @@ def test_what_is_kept_holds_neither_graph_nor_network(monkeypatch: pytest.Monkey
 
     monkeypatch.setattr(core, "with_open_gates", watched)
     readings = read("resnet10t")
-    excerpt = readings.excerpt
-    tensors = [*excerpt.saliency, *excerpt.block_spectra, *excerpt.position_spectra]
+    subsample = readings.subsample
+    tensors = [*subsample.saliency, *subsample.block_spectra, *subsample.position_spectra]
     assert len(tensors) > 10
     assert not any(tensor.requires_grad or tensor.grad_fn for tensor in tensors)
     gc.collect()
@@ -488,7 +488,7 @@ def test_a_trained_network_is_taken_as_it_is() -> None:
     with pytest.raises(ReadingError, match="no gradient reaches any layer"):
         score(read("mixer", make_probe(samples=4), trained=True, **mixer))
     model = make("resnet10t").eval()
-    saliency = read(model, make_probe(samples=4), trained=True).excerpt.saliency
+    saliency = read(model, make_probe(samples=4), trained=True).subsample.saliency
     probe = make_probe(samples=4)
     F.cross_entropy(model(probe.images), probe.labels).backward()
     layers = [module for module in model.modules() if isinstance(module, (nn.Conv2d, nn.Linear))]
@@ -556,30 +556,30 @@ def test_one_token_of_many_is_no_coarser_grid() -> None:
     readings = read("cait_xxs24_224", **TRANSFORMER)
     shapes = [map_.shape[2] for map_ in readings.block_features]
     assert shapes == [16, 16, 1, 1]
-    assert len(readings.excerpt.block_gains) == 3
-    assert [len(spectrum) for spectrum in readings.excerpt.position_spectra] == [16, 16]
+    assert len(readings.subsample.block_gains) == 3
+    assert [len(spectrum) for spectrum in readings.subsample.position_spectra] == [16, 16]
 
 
 def test_a_convolution_behind_pooling_has_no_positions_to_count() -> None:
     """A classifier, which is the last layer of a network without blocks."""
     layers: list[nn.Module] = [nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), nn.Conv2d(8, 8, 3, padding=1), nn.ReLU()]
     model = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Conv2d(8, CLASSES, 1), nn.Flatten())
-    excerpt = read(model, make_probe(8)).excerpt
-    assert (excerpt.positions, len(excerpt.position_spectra)) == (64, 2)
+    subsample = read(model, make_probe(8)).subsample
+    assert (subsample.positions, len(subsample.position_spectra)) == (64, 2)
 
 
 def test_the_class_is_counted_out_where_the_model_does_not_name_it() -> None:
     """PiT halves the grid twice, from 32 x 32 patches here, and gives the classifier the token of the class alone."""
     options = FAMILIES["pit_ti_224"] | {"img_size": 128}
-    excerpt = read("pit_ti_224", make_probe(128, samples=2), **options).excerpt
-    assert excerpt.positions == 64
-    assert [len(spectrum) for spectrum in excerpt.position_spectra] == [64]
+    subsample = read("pit_ti_224", make_probe(128, samples=2), **options).subsample
+    assert subsample.positions == 64
+    assert [len(spectrum) for spectrum in subsample.position_spectra] == [64]
 
 
 def test_of_fine_grids_one_map_is_enough() -> None:
     with isolated_random_state(2):
         model = Chain(SAME, SAME)
-    coarse, fine = (read(model, make_probe(side)).excerpt for side in (16, 17))
+    coarse, fine = (read(model, make_probe(side)).subsample for side in (16, 17))
     assert (len(coarse.position_spectra), len(fine.position_spectra)) == (3, 1)
 
 

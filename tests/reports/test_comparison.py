@@ -139,7 +139,7 @@ def test_the_lines_beneath_say_what_is_compared_timed_and_failed() -> None:
         (("block_gradients", "code_gram", "cost", "forward_pass", "model", "sign_patterns"),
          "counting + building + forward + activation codes + backward through each block"),
         (("model", "ntk"), "building + per-sample gradients"),
-        (("excerpt", "model"), "building + forward and backward of the first images"),
+        (("subsample", "model"), "building + forward and backward of the first images"),
     ],
 )  # fmt: skip
 def test_the_legend_names_passes_in_the_order_of_working_and_no_internals(passes: tuple[str, ...], shown: str) -> None:

@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.table import Table
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from diswot_search import Record, Study, StudyError, format_table, plot_search
+from diswot_search import Record, RunFolderError, Study, format_table, plot_search
 from diswot_search.proxies.registry import get_proxy
 from diswot_search.reports.progress import Curves, SearchProgress
 from diswot_search.reports.study import describe_study, format_parts, plot_front, plot_progress
@@ -225,7 +225,7 @@ def test_pictures_are_written_as_png(tmp_path: Path) -> None:
 
 
 def test_a_study_without_scores_cannot_be_drawn(tmp_path: Path) -> None:
-    with pytest.raises(StudyError, match="has a score"):
+    with pytest.raises(RunFolderError, match="has a score"):
         plot_search(Study({"space": SPACE.config()}), tmp_path)
 
 

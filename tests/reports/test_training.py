@@ -36,11 +36,11 @@ from diswot_search.reports.training import (
     metrics_csv,
 )
 from diswot_search.reports.training_figures import (
-    draw_training,
     plot_accuracy,
     plot_classes,
     plot_losses,
     plot_reliability,
+    plot_training,
     plot_weights,
 )
 from diswot_search.training.metrics import MetricSums
@@ -685,14 +685,14 @@ def test_names_of_sources_neither_overlap_nor_cross_their_lines(seed: int, count
 
 
 def test_pictures_are_drawn_of_what_is_there() -> None:
-    pictures = draw_training(make_rows(), make_result())
+    pictures = plot_training(make_rows(), make_result())
     assert list(pictures) == ["loss.png", "accuracy.png", "reliability.png", "classes.png"]
     for content in pictures.values():
         assert imread(io.BytesIO(content)).std() > 0.05  # more than an empty page
-    assert list(draw_training([], make_related()))[-1] == "weights.png"
-    assert "classes.png" not in draw_training([], make_classes([50.0] * 101))
-    assert list(draw_training(make_rows(1), make_unfinished())) == ["loss.png", "accuracy.png"]
-    assert draw_training([], make_unfinished()) == {}
+    assert list(plot_training([], make_related()))[-1] == "weights.png"
+    assert "classes.png" not in plot_training([], make_classes([50.0] * 101))
+    assert list(plot_training(make_rows(1), make_unfinished())) == ["loss.png", "accuracy.png"]
+    assert plot_training([], make_unfinished()) == {}
 
 
 def test_a_teacher_with_random_weights_is_named_as_such() -> None:

@@ -15,7 +15,7 @@ import diswot_search as ds
 from diswot_search.networks.network import Network
 from diswot_search.networks.saved import ModelCard, save_student
 from diswot_search.resolve.networks import as_network
-from diswot_search.runtime.run_folder import StudyError
+from diswot_search.runtime.run_folder import RunFolderError
 from search_spaces import Architecture, ArchitectureError, SearchSpace, UnknownNameError, create_space
 
 CELL = "|nor_conv_3x3~0|+|skip_connect~0|none~1|+|skip_connect~0|nor_conv_1x1~1|avg_pool_3x3~2|"
@@ -294,7 +294,7 @@ def test_folders_without_a_network_are_told_from_each_other(tmp_path: Path) -> N
     with pytest.raises(FileNotFoundError, match="run folder of a training without a finished student"):
         as_network(str(tmp_path), num_classes=7)
     (tmp_path / "study.sqlite").write_text("x" * 100)
-    with pytest.raises(StudyError, match="damaged"):
+    with pytest.raises(RunFolderError, match="damaged"):
         as_network(str(tmp_path), num_classes=7)
 
 

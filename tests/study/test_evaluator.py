@@ -90,7 +90,7 @@ def test_scores_are_the_same_in_any_order() -> None:
 IN_ANOTHER_PROCESS = f"""
 import torch
 torch.set_num_threads({{threads}})
-from diswot_search.data import create_probe
+from diswot_search.data.probe import create_probe
 from diswot_search.study.evaluator import Evaluator
 from diswot_search.networks.network import create_teacher
 from search_spaces import NASBench201Space

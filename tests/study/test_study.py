@@ -16,7 +16,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from diswot_search import Record, Study, StudyError
+from diswot_search import Record, RunFolderError, Study
 from diswot_search.runtime.run_folder import write_atomically
 from diswot_search.study.study import StoredCost
 from search_spaces import NASBench201Space, SearchSpace, create_space
@@ -156,7 +156,9 @@ def test_a_study_without_scores_says_why_it_has_no_winner() -> None:
     study = Study(config_of())
     study.add([record(0, None), record(1, None), record(2, None, reason="ValueError: odd")])
     assert study.failures == {"RuntimeError: no": 2, "ValueError: odd": 1}
-    with pytest.raises(StudyError, match=r"3 of 3 evaluations failed \(2 x RuntimeError: no; 1 x ValueError: odd\)"):
+    with pytest.raises(
+        RunFolderError, match=r"3 of 3 evaluations failed \(2 x RuntimeError: no; 1 x ValueError: odd\)"
+    ):
         _ = study.winner
 
 
@@ -234,7 +236,7 @@ def test_a_study_in_memory_has_no_files() -> None:
     study.add([record(0)])
     study.finish("complete")
     assert study.path is None
-    with pytest.raises(StudyError, match="kept in memory"):
+    with pytest.raises(RunFolderError, match="kept in memory"):
         study.write("x", "y")
 
 
@@ -248,7 +250,7 @@ def test_a_study_can_be_read_while_another_process_writes_it(folder: Path) -> No
     assert reader.status == "running"
     writer.add([record(1, 5.0)])
     assert reader.winner.record.index == 1
-    with pytest.raises(StudyError, match="readonly"):
+    with pytest.raises(RunFolderError, match="readonly"):
         reader.add([record(2)])
 
 
@@ -266,7 +268,7 @@ def test_a_loaded_study_builds_its_winner_with_the_options_of_the_space(folder: 
 def test_a_space_that_has_no_name_is_given_to_load(folder: Path) -> None:
     space = NASBench201Space(channels=4)
     Study(config_of(space), out=folder, space=space).release()
-    with pytest.raises(StudyError, match=r"give it to Study.load as `space`"):
+    with pytest.raises(RunFolderError, match=r"give it to Study.load as `space`"):
         _ = Study.load(folder).space
     assert Study.load(folder, space=space).space is space
 
@@ -274,14 +276,14 @@ def test_a_space_that_has_no_name_is_given_to_load(folder: Path) -> None:
 def test_a_space_that_was_not_searched_is_refused_by_load(folder: Path) -> None:
     space = NASBench201Space(channels=4)
     Study(config_of(space), out=folder, space=space).release()
-    with pytest.raises(StudyError, match=r"another space: .*channels is 4 there, 8 here"):
+    with pytest.raises(RunFolderError, match=r"another space: .*channels is 4 there, 8 here"):
         Study.load(folder, space=NASBench201Space(channels=8))
 
 
 @pytest.mark.parametrize("make", [Path.mkdir, Path.touch, lambda path: None])
 def test_what_is_no_run_folder_is_not_loaded(tmp_path: Path, make) -> None:
     make(tmp_path / "other")
-    with pytest.raises(StudyError, match="is no run folder"):
+    with pytest.raises(RunFolderError, match="is no run folder"):
         Study.load(tmp_path / "other")
 
 
@@ -291,7 +293,7 @@ def test_what_is_no_run_folder_is_not_loaded(tmp_path: Path, make) -> None:
 def test_a_second_study_on_the_folder_stops_at_once(folder: Path) -> None:
     first = Study(config_of(), out=folder)
     before = files_in(folder)
-    with pytest.raises(StudyError, match=r"Another process works on .*one"):
+    with pytest.raises(RunFolderError, match=r"Another process works on .*one"):
         Study(config_of(), out=folder)
     assert files_in(folder) == before
     first.release()
@@ -308,7 +310,7 @@ def test_another_configuration_is_refused_and_what_differs_is_named(folder: Path
     Study(config_of(probes=probes, seed=1), out=folder).release()
     before = files_in(folder)
     other = config_of(probes=[{"name": "digits", "seed": 4}], budget={"max_params": 5.0}, draws=2)
-    with pytest.raises(StudyError) as raised:
+    with pytest.raises(RunFolderError) as raised:
         Study(other, out=folder)
     for part in (
         "probes.0.seed is 0 there, 4 here",
@@ -330,7 +332,7 @@ def test_evaluations_may_be_raised_but_not_below_what_is_there(folder: Path) -> 
     more.release()
     assert Study.load(folder).config["evaluations"] == 9
     assert json.loads((folder / "config.json").read_text())["evaluations"] == 9
-    with pytest.raises(StudyError, match="has 2 evaluations already; 1 are asked for"):
+    with pytest.raises(RunFolderError, match="has 2 evaluations already; 1 are asked for"):
         Study(config_of(evaluations=1), out=folder)
 
 
@@ -338,10 +340,10 @@ def test_a_folder_of_other_things_is_left_alone(tmp_path: Path) -> None:
     for name in ("thesis.tex", "a", "b", "c"):
         (tmp_path / name).write_text("mine")
     before = files_in(tmp_path)
-    with pytest.raises(StudyError, match="is no run folder: it holds a, b, c and more"):
+    with pytest.raises(RunFolderError, match="is no run folder: it holds a, b, c and more"):
         Study(config_of(), out=tmp_path)
     assert files_in(tmp_path) == before
-    with pytest.raises(StudyError, match="is a file"):
+    with pytest.raises(RunFolderError, match="is a file"):
         Study(config_of(), out=tmp_path / "a")
 
 
@@ -374,9 +376,9 @@ def test_a_damaged_store_is_said_to_be_and_nothing_is_changed(folder: Path, dama
     study.release()
     damage(folder / "study.sqlite")
     before = files_in(folder)
-    with pytest.raises(StudyError, match=r"is damaged \(.*nothing was changed"):
+    with pytest.raises(RunFolderError, match=r"is damaged \(.*nothing was changed"):
         Study(config_of(), out=folder)
-    with pytest.raises(StudyError, match=r"is damaged|is no run folder"):
+    with pytest.raises(RunFolderError, match=r"is damaged|is no run folder"):
         Study.load(folder)
     assert files_in(folder) == before
 
@@ -386,7 +388,7 @@ def test_a_store_of_another_format_is_refused(folder: Path) -> None:
     store = sqlite3.connect(folder / "study.sqlite")
     store.execute("PRAGMA user_version = 99")
     store.close()
-    with pytest.raises(StudyError, match="has format 99; this version reads 1"):
+    with pytest.raises(RunFolderError, match="has format 99; this version reads 1"):
         Study(config_of(), out=folder)
 
 
@@ -394,7 +396,7 @@ def test_a_store_that_was_killed_before_it_began_is_begun(folder: Path) -> None:
     folder.mkdir(parents=True)
     (folder / "lock").touch()
     (folder / "study.sqlite").touch()
-    with pytest.raises(StudyError, match="stopped before it began"):
+    with pytest.raises(RunFolderError, match="stopped before it began"):
         Study.load(folder)
     assert len(Study(config_of(), out=folder)) == 0
 
@@ -404,7 +406,7 @@ def test_a_full_disk_loses_nothing_that_was_stored(folder: Path) -> None:
     study.add([record(0)])
     pages = study._store.execute("PRAGMA page_count").fetchone()[0]
     study._store.execute(f"PRAGMA max_page_count = {pages}")
-    with pytest.raises(StudyError, match=r"The disk of .* is full. What was stored is safe"):
+    with pytest.raises(RunFolderError, match=r"The disk of .* is full. What was stored is safe"):
         study.add([record(i, parts={"x" * 1000: 1.0}) for i in range(1, 64)])
     study.release()
     again = Study(config_of(), out=folder)
@@ -420,7 +422,7 @@ def test_a_full_disk_leaves_the_files_that_were_there(folder: Path, monkeypatch:
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(StudyError, match="is full"):
+    with pytest.raises(RunFolderError, match="is full"):
         study.write("result.json", "new")
     assert (folder / "result.json").read_text() == "old"
     assert not list(folder.glob("*.tmp"))
@@ -429,5 +431,5 @@ def test_a_full_disk_leaves_the_files_that_were_there(folder: Path, monkeypatch:
 @pytest.mark.skipif(os.name != "posix" or os.geteuid() == 0, reason="the superuser may write everywhere")
 def test_a_folder_that_may_not_be_written_is_said_to_be(tmp_path: Path) -> None:
     tmp_path.chmod(0o500)
-    with pytest.raises(StudyError, match="Permission denied"):
+    with pytest.raises(RunFolderError, match="Permission denied"):
         Study(config_of(), out=tmp_path / "run")

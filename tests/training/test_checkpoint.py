@@ -13,7 +13,7 @@ import torch
 from timm.optim import create_optimizer_v2
 from torch import Tensor, nn
 
-from diswot_search.runtime.run_folder import StudyError
+from diswot_search.runtime.run_folder import RunFolderError
 from diswot_search.training.checkpoint import (
     LAST,
     Checkpoint,
@@ -130,7 +130,7 @@ def test_a_file_that_cannot_be_replaced_stays_as_it_was(tmp_path: Path, monkeypa
 
     with monkeypatch.context() as patch:
         patch.setattr(os, "fsync", full)
-        with pytest.raises(StudyError, match="is full"):
+        with pytest.raises(RunFolderError, match="is full"):
             folder.save(LAST, Checkpoint({"x": torch.zeros(2)}, {}))
     found = folder.load(LAST)
     assert found is not None
@@ -158,16 +158,16 @@ def test_what_is_no_checkpoint_is_named(tmp_path: Path, kind: str) -> None:
     tensors: dict[str, Tensor] = {"x": torch.ones(4)}
     path = tmp_path / LAST
     path.write_bytes(damaged(Checkpoint(tensors, {"a": 1}).to_bytes())[kind])
-    with pytest.raises(StudyError, match=r"last\.safetensors is damaged .* restore it from a copy"):
+    with pytest.raises(RunFolderError, match=r"last\.safetensors is damaged .* restore it from a copy"):
         read_checkpoint(path)
 
 
 def test_a_folder_is_for_one_configuration(tmp_path: Path) -> None:
     TrainingFolder({"recipe": {"lr": 0.1}, "seed": 0}, tmp_path / "run").release()
     TrainingFolder({"recipe": {"lr": 0.1}, "seed": 0}, tmp_path / "run").release()
-    with pytest.raises(StudyError, match=r"recipe\.lr is 0\.1 there, 0\.2 here"):
+    with pytest.raises(RunFolderError, match=r"recipe\.lr is 0\.1 there, 0\.2 here"):
         TrainingFolder({"recipe": {"lr": 0.2}, "seed": 0}, tmp_path / "run")
     held = TrainingFolder({"recipe": {"lr": 0.1}, "seed": 0}, tmp_path / "run")
-    with pytest.raises(StudyError, match="Another process works on"):
+    with pytest.raises(RunFolderError, match="Another process works on"):
         TrainingFolder({"recipe": {"lr": 0.1}, "seed": 0}, tmp_path / "run")
     held.release()
