@@ -36,7 +36,7 @@ from ..comparison.plan import (
 from ..comparison.results import ProxyResult, ScoreTable, summarise
 from ..comparison.store import ScoreStore, Selection, StoredScore
 from ..data.probe import Probe
-from ..networks.network import Teacher, TeacherBank
+from ..networks.network import Network, TeacherBank
 from ..proxies.aggregate import RankAggregate, elementary_proxies
 from ..proxies.proxy import Proxy
 from ..readings.passes import Precision
@@ -64,7 +64,7 @@ from .search import weight_seeds
 _COSTS_AT_ONCE = 256
 
 
-TeacherLike = Teacher | nn.Module | Architecture | str | None
+TeacherLike = Network | nn.Module | Architecture | str | None
 
 
 @dataclass(frozen=True)
@@ -276,14 +276,14 @@ class ComparisonRun:
         table: AccuracyTable,
         probes: Sequence[Probe],
         *,
-        teacher: Teacher | None = None,
+        teacher: Network | None = None,
         architectures: Iterable[str | Architecture] | None = None,
         sample: int | None = None,
         seed: int = 0,
         draws: int = 1,
         controls: bool = False,
-        other_teacher: Teacher | None = None,
-        other_depth: Teacher | None = None,
+        other_teacher: Network | None = None,
+        other_depth: Network | None = None,
         include_untrainable: bool = False,
         canonical: bool = True,
         bootstrap: int = 1000,
@@ -522,7 +522,7 @@ class ComparisonRun:
         """The architecture whose network is scored in the place of this one."""
         return self.space.canonical(architecture) if self.canonical else architecture
 
-    def _evaluator(self, draw: int, teacher: Teacher | None) -> Evaluator:
+    def _evaluator(self, draw: int, teacher: Network | None) -> Evaluator:
         return Evaluator(self.space, teacher, self._probe(draw), SIZES[0], device=self.device, precision=self.precision)
 
     # -- what it gives --------------------------------------------------------------------------

@@ -23,6 +23,7 @@ from ..checks import check_whole
 from ..data.image_sets import ResidentSet
 from ..data.labelled import Labels
 from ..data.splits import Splits, create_splits
+from ..networks.network import Network
 from ..reports.progress import ProgressBar
 from ..reports.sources import LABELS, plot_ranking
 from ..reports.style import to_png
@@ -36,7 +37,6 @@ from ..sources.evidence import Evidence, TransferabilityError
 from ..sources.folder import RankingFolder, ranking_files
 from ..sources.frozen import FrozenSource, check_images, load_source
 from ..sources.ranking import Measured, RankingError, SourceRanking
-from ..sources.source import SourceModel
 from ..sources.transferability import Measure, balanced_draws, get_measure, list_measures
 
 IMAGES, DRAWS = 500, 5
@@ -233,7 +233,7 @@ class RankingRun:
             raise RankingError(f"The reference {self.reference.name} cannot be compared with. {error}") from error
         return features
 
-    def _measure(self, source: SourceModel) -> dict[str, Measured]:
+    def _measure(self, source: Network) -> dict[str, Measured]:
         """What all measures say of a source."""
         reference = self._reference_features
         features, probabilities = self._read(source)
@@ -251,7 +251,7 @@ class RankingRun:
         with self._blas.limit(limits=1), ThreadPoolExecutor(min(len(evidence), torch.get_num_threads())) as pool:
             return {measure.name: _apply(measure, evidence, pool) for measure in self.measures}
 
-    def _read(self, source: SourceModel) -> tuple[NDArray[np.float32], NDArray[np.float64] | None]:
+    def _read(self, source: Network) -> tuple[NDArray[np.float32], NDArray[np.float64] | None]:
         """Features and class probabilities of all images, from one run over them."""
         network = self._load(source)
         self._loaded = None
@@ -266,7 +266,7 @@ class RankingRun:
         probabilities = torch.cat(logits).double().softmax(1).numpy() if logits else None
         return torch.cat(features).numpy(), probabilities
 
-    def _load(self, source: SourceModel) -> FrozenSource:
+    def _load(self, source: Network) -> FrozenSource:
         """The source on the device, if need be again."""
         if self._loaded is None or self._loaded.source is not source:
             self._loaded = load_source(source, self.splits, self.device)
@@ -282,7 +282,7 @@ class RankingRun:
         }
         return _ranking_of(folder, self._chosen, lambda: self.splits, timing)
 
-    def _chosen(self, names: Collection[str]) -> tuple[SourceModel, ...]:
+    def _chosen(self, names: Collection[str]) -> tuple[Network, ...]:
         return tuple(source for source in self.sources if source.name in names)
 
 
@@ -310,7 +310,7 @@ def load_ranking(path: str | os.PathLike[str], *, unfinished: bool = False) -> S
 
 def _ranking_of(
     folder: RankingFolder,
-    make: Callable[[Collection[str]], tuple[SourceModel, ...]],
+    make: Callable[[Collection[str]], tuple[Network, ...]],
     make_target: Callable[[], Splits],
     timing: Mapping[str, Any] | None = None,
 ) -> SourceRanking:
@@ -333,12 +333,12 @@ def _ranking_of(
     return ranking
 
 
-def _make_again(folder: RankingFolder, names: Collection[str]) -> tuple[SourceModel, ...]:
+def _make_again(folder: RankingFolder, names: Collection[str]) -> tuple[Network, ...]:
     """Sources as they were given, seen to be the same."""
     return tuple(_make_source(folder, name) for name in folder.given if name in names)
 
 
-def _make_source(folder: RankingFolder, name: str) -> SourceModel:
+def _make_source(folder: RankingFolder, name: str) -> Network:
     given = folder.given[name]
     if given is None:
         raise RankingError(
@@ -423,7 +423,7 @@ def _resident(splits: Splits, places: Tensor) -> ResidentSet:
     return ResidentSet(images, splits.train.labels[places], splits.train.title)
 
 
-def _facts_of(source: SourceModel) -> dict[str, Any]:
+def _facts_of(source: Network) -> dict[str, Any]:
     """What a table says of a source beside its measures."""
     return {
         "trained": bool(source.trained),

@@ -15,12 +15,13 @@ from torch import nn
 from search_spaces.space import Architecture, SearchSpace
 
 from ..data.probe import Probe
-from ..networks.network import Teacher, TeacherBank
+from ..networks.network import Network, TeacherBank
 from ..options.search import DEFAULT_PROXY
 from ..proxies.aggregate import RankAggregate, elementary_proxies
 from ..proxies.proxy import Proxy, ProxyFunction
 from ..proxies.registry import get_proxy
 from ..readings.core import Readings
+from ..readings.network import read_network
 from ..readings.passes import Precision
 from ..runtime.devices import resolve_device
 from ..runtime.seeding import isolated_random_state, stable_seed
@@ -55,7 +56,7 @@ class Evaluator:
     def __init__(
         self,
         space: SearchSpace,
-        teacher: Teacher | TeacherBank | None,
+        teacher: Network | TeacherBank | None,
         probes: Probe | Sequence[Probe],
         proxy: str | Proxy | RankAggregate | ProxyFunction = DEFAULT_PROXY,
         *,
@@ -71,7 +72,7 @@ class Evaluator:
         self.device = resolve_device(device)
         self.precision = precision or Precision()
         self._check()
-        self._bank: TeacherBank | None = TeacherBank((teacher,), (1.0,)) if isinstance(teacher, Teacher) else teacher
+        self._bank: TeacherBank | None = TeacherBank((teacher,), (1.0,)) if isinstance(teacher, Network) else teacher
         self._teacher_readings: dict[tuple[int, int, int], Readings] = {}
 
     def _check(self) -> None:
@@ -126,11 +127,11 @@ class Evaluator:
             found.append(self._teacher_readings[key])
         return tuple(found)
 
-    def _read(self, teacher: Teacher, seed: int, probe: Probe) -> Readings:
+    def _read(self, teacher: Network, seed: int, probe: Probe) -> Readings:
         """The readings of a teacher that is seen to be built and to take the probe."""
         failure = f"The teacher {teacher.name!r} cannot be read on the probe {probe.name!r} ({_size(probe.input_size)})"
         try:
-            readings = teacher.read(probe, seed, device=self.device, precision=self.precision)
+            readings = read_network(teacher, probe, seed, device=self.device, precision=self.precision)
         except (RuntimeError, ValueError) as error:  # it does not convert such a probe
             raise RuntimeError(f"{failure}: {error}") from error
         try:
@@ -263,7 +264,7 @@ def failure_reason(error: Exception) -> str:
     return f"{type(error).__name__}: {first_line}"[:300]
 
 
-def _check_classes(teacher: Teacher, readings: Readings, probe: Probe) -> None:
+def _check_classes(teacher: Network, readings: Readings, probe: Probe) -> None:
     """Refuse a teacher of a bank that has other classes: what is averaged must be about the same task."""
     classes = readings.logits.shape[1]
     if classes != probe.num_classes:
@@ -292,7 +293,7 @@ class Condition:
         control: What is said of it beside a proxy, None for the teacher that was asked for.
     """
 
-    teacher: Teacher | None = None
+    teacher: Network | None = None
     treatment: str | None = None
     control: str | None = None
 
@@ -336,7 +337,7 @@ class Scorer:
     """
 
     def __init__(
-        self, evaluator_for: Callable[[Teacher | None], Evaluator], draw: int, seed: int, canonical: bool = True
+        self, evaluator_for: Callable[[Network | None], Evaluator], draw: int, seed: int, canonical: bool = True
     ) -> None:
         self.evaluator_for = evaluator_for
         self.draw = draw
@@ -365,7 +366,7 @@ class Scorer:
             self._readings[condition] = condition.apply(read_teacher(evaluator, self.seed), self.seed)
         return self._readings[condition]
 
-    def _evaluator(self, teacher: Teacher | None) -> Evaluator:
+    def _evaluator(self, teacher: Network | None) -> Evaluator:
         """One for all that is done to a teacher's readings."""
         key = repr(teacher and teacher.config())
         if key not in self._evaluators:
