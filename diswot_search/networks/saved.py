@@ -313,7 +313,7 @@ def check_weights(path: Path) -> None:
             state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - it has no other iterator
     except (OSError, SafetensorError) as error:
         if path.name == WEIGHTS:
-            raise _damaged(path, str(error)) from error
+            raise _damaged(path, f"it cannot be read: {error}") from error
         return
     expected = _stored_hashes(path).get(_TENSORS_HASH)
     if expected is not None and expected != _tensors_sha256(state):
