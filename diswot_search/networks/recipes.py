@@ -17,9 +17,10 @@ from torch import nn
 from search_spaces.recipes import space_from_recipe
 from search_spaces.space import Architecture, SearchSpace
 
+from ..runtime.checksums import file_sha256
 from ..runtime.run_folder import as_json
 from .classifiers import classifier_names, remove_classifier, replace_classifier
-from .saved import ModelCard, file_sha256, load_student, load_weights
+from .saved import ModelCard, load_student, load_weights
 
 TimmModel = tuple[str, dict[str, Any]]
 """Name and arguments with which `timm.create_model` builds a network."""

@@ -12,16 +12,16 @@ from pathlib import Path
 from typing import Any, cast
 
 import timm
-import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
-from torch import Tensor, nn
+from torch import nn
 
 from search_spaces.recipes import space_from_recipe
 from search_spaces.registry import UnknownNameError, unknown_name_message
 from search_spaces.stored_options import check_stored_options
 from search_spaces.weights import load_checkpoint
 
+from ..runtime.checksums import CHECKSUM, ChecksumError, fill_checksum, verify_file
 from ..runtime.run_folder import as_json, write_atomically
 from ..runtime.seeding import isolated_random_state
 
@@ -38,8 +38,9 @@ _CARD = "diswot"
 """The key of the card in config.json, and of the checksums in the file of weights."""
 
 _CARD_HASH = "card_sha256"
-_TENSORS_HASH = "tensors_sha256"
-_HASH_CHUNK = 1 << 20
+_OTHER_METADATA = {_CARD_HASH, "format"}
+"""Metadata of files without a checksum: those of version 0.1.0 and of other programs."""
+
 _REPAIR = (
     "Nothing was read from it. If it lies in the run folder of a training, delete the folder of the student and run "
     "the same training again, which makes it anew from best.safetensors; else take it from a copy."
@@ -123,7 +124,7 @@ class ModelCard:
 def save_student(model: nn.Module, card: ModelCard, folder: str | os.PathLike[str]) -> Path:
     """Write `student.safetensors` and `config.json`, each whole or not at all.
 
-    The file of weights holds checksums of its tensors and of their card. Damage is noticed when it is read, and the
+    The file of weights holds checksums of its content and of the card. Damage is noticed when it is read, and the
     weights of one student are not taken for another's.
 
     `load_student` reads the folder. If the card has a timm name, timm reads it as well: from version 1.0.16 on by
@@ -151,33 +152,15 @@ def save_student(model: nn.Module, card: ModelCard, folder: str | os.PathLike[st
     state = {key: value.detach().cpu().contiguous().clone() for key, value in model.state_dict().items()}
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    hashes = {_CARD_HASH: _card_sha256(config[_CARD]), _TENSORS_HASH: _tensors_sha256(state)}
     # One entry only: several would be written in any order, and equal students would differ as files.
-    write_atomically(folder / WEIGHTS, save(state, {_CARD: json.dumps(hashes)}))
+    checksums = json.dumps({_CARD_HASH: _card_sha256(config[_CARD]), "checksum": CHECKSUM})
+    write_atomically(folder / WEIGHTS, fill_checksum(save(state, {_CARD: checksums})))
     write_atomically(folder / CONFIG, text)
     return folder / WEIGHTS
 
 
 def _card_sha256(card: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(card, sort_keys=True).encode()).hexdigest()
-
-
-def _tensors_sha256(state: Mapping[str, Tensor]) -> str:
-    """Hash of names, types, shapes and values of tensors on the CPU, in any order."""
-    digest = hashlib.sha256()
-    for key, value in sorted(state.items()):
-        raw = value.contiguous().flatten().view(torch.uint8)
-        digest.update(f"{key} {value.dtype} {tuple(value.shape)}\n".encode() + raw.numpy().tobytes())
-    return digest.hexdigest()
-
-
-def file_sha256(path: Path) -> str:
-    """SHA-256 of a file, in hex."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while chunk := file.read(_HASH_CHUNK):
-            digest.update(chunk)
-    return digest.hexdigest()
 
 
 def _timm_config(model: nn.Module, card: ModelCard) -> dict[str, Any]:
@@ -245,10 +228,15 @@ def read_card(path: str | os.PathLike[str]) -> ModelCard:
 
     Raises:
         FileNotFoundError: There is no student, or there is no config.json next to its weights.
-        ValueError: The config.json is damaged, was not written by `save_student`, or belongs to other weights; or it
-            hands timm an option that can load files or code (`UnsafeOptionError`).
+        ValueError: The weights or the config.json are damaged; the config.json was not written by `save_student`, or
+            belongs to other weights; or it hands timm an option that can load files or code (`UnsafeOptionError`).
     """
     weights = find_student(path)
+    check_weights(weights)
+    return _read_card(weights)
+
+
+def _read_card(weights: Path) -> ModelCard:
     file = weights.with_name(CONFIG)
     if not file.is_file():
         raise FileNotFoundError(f"There is no {file}; weights alone do not say what they are.")
@@ -258,9 +246,9 @@ def read_card(path: str | os.PathLike[str]) -> ModelCard:
         raise _damaged(file, str(error)) from error
     if not isinstance(stored, Mapping) or not isinstance(card := stored.get(_CARD), Mapping):
         raise ValueError(f"{file} is not the configuration of a student that was saved here.")
-    if _stored_hashes(weights).get(_CARD_HASH) not in (None, _card_sha256(card)):
+    if _stored_card_sha256(weights) not in (None, _card_sha256(card)):
         raise ValueError(
-            f"{file} is not of the weights in {weights}: one of them was replaced or is damaged, or the writing of "
+            f"{file} is not of the weights in {weights}: one of them was replaced or damaged, or the writing of "
             "both was interrupted. Save the student again."
         )
     if isinstance(built_by := card.get("timm"), list) and len(built_by) == 2:
@@ -276,28 +264,14 @@ def read_card(path: str | os.PathLike[str]) -> ModelCard:
         raise _damaged(file, str(error)) from error
 
 
-def _stored_hashes(weights: Path) -> dict[str, str]:
-    """The checksums in a file of weights; empty for a file without any.
-
-    Raises:
-        ValueError: The file is damaged where the checksums are.
-    """
+def _stored_card_sha256(weights: Path) -> str | None:
+    """The hash of the card that weights were saved with; None for weights that hold none."""
     try:
         with safe_open(weights, "pt") as file:
             metadata = file.metadata() or {}
-    except (OSError, SafetensorError):  # not safetensors, or damaged; loading it says more
-        return {}
-    if _CARD not in metadata:  # version 0.1.0 had the hash of the card alone; other programs name a format
-        if weights.name == WEIGHTS and metadata and not metadata.keys() & {_CARD_HASH, "format"}:
-            raise _damaged(weights, "its checksums are not there")
-        return metadata
-    try:
-        hashes = json.loads(metadata[_CARD])
-    except ValueError:
-        hashes = None
-    if not isinstance(hashes, dict) or hashes.keys() != {_CARD_HASH, _TENSORS_HASH}:
-        raise _damaged(weights, "its checksums cannot be read")
-    return hashes
+        return (json.loads(metadata[_CARD]) if _CARD in metadata else metadata).get(_CARD_HASH)
+    except (OSError, SafetensorError, ValueError):  # not safetensors, or damaged; loading says more
+        return None
 
 
 def check_weights(path: Path) -> None:
@@ -310,14 +284,17 @@ def check_weights(path: Path) -> None:
     """
     try:
         with safe_open(path, "pt") as file:
-            state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - it has no other iterator
+            metadata = file.metadata() or {}
     except (OSError, SafetensorError) as error:
         if path.name == WEIGHTS:
             raise _damaged(path, f"it cannot be read: {error}") from error
         return
-    expected = _stored_hashes(path).get(_TENSORS_HASH)
-    if expected is not None and expected != _tensors_sha256(state):
-        raise _damaged(path, "its tensors do not have the checksum that they were saved with")
+    if _CARD not in metadata and (path.name != WEIGHTS or not metadata.keys() - _OTHER_METADATA):
+        return
+    try:
+        verify_file(path)
+    except ChecksumError as error:
+        raise _damaged(path, str(error)) from error
 
 
 def _damaged(path: Path, reason: str) -> ValueError:
@@ -361,6 +338,6 @@ def load_student(path: str | os.PathLike[str], *, model: nn.Module | None = None
     weights = find_student(path)
     if model is None:
         with isolated_random_state(0):
-            model = read_card(weights).build()
+            model = _read_card(weights).build()
     load_weights(model, weights)
     return model.eval()
