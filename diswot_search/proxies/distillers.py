@@ -1,9 +1,9 @@
 """Distillers as proxies: minus the distillation loss between an untrained student and its teacher.
 
-Both read networks by the same definitions (`diswot_search.networks.features`), so that the same loss on the same
-features gives the same number. There are no connectors, so features are compared in the shape that each network gives
-them. If a loss is not defined for a pair of networks, the proxy raises a `ReadingError` that says why. The best value is
-0, for equal networks.
+Both read networks by the same definitions (`diswot_search.networks.features`), so the same loss on the same features
+gives the same number. There are no connectors, so features are compared in the shape that each network gives them. If a
+loss is not defined for a pair of networks, the proxy raises a `ReadingError` that says why. The best value is 0, for
+equal networks.
 The losses and their papers are in `diswot_search.functional.losses`.
 """
 
