@@ -50,4 +50,5 @@ def _outside_inference(found: Features) -> Features:
         features=copy(found.features),
         stages=tuple(stage.clone() for stage in found.stages),
         preactivations=tuple(stage.clone() for stage in found.preactivations),
+        mask=found.mask,
     )
