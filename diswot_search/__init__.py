@@ -54,7 +54,7 @@ if TYPE_CHECKING:
     from .jobs.train import distill, train
     from .networks.contract import ReadingError
     from .networks.features import Features, Shapes
-    from .networks.network import ConvertedTeacher, Network, Teacher, TeacherBank, create_teacher
+    from .networks.network import Network, TeacherBank, create_teacher
     from .networks.saved import load_student, save_student
     from .proxies.aggregate import RankAggregate
     from .proxies.proxy import Proxy
@@ -67,6 +67,7 @@ if TYPE_CHECKING:
         register_proxy,
     )
     from .readings.core import Readings
+    from .readings.network import read_network
     from .readings.passes import Precision
     from .reports.study import format_table, plot_search
     from .resolve.networks import as_network
@@ -76,7 +77,7 @@ if TYPE_CHECKING:
     from .runtime.run_folder import RunFolderError
     from .sources.evidence import Evidence, TransferabilityError
     from .sources.ranking import SourceRanking
-    from .sources.source import SourceError, SourceModel
+    from .sources.source import SourceError
     from .sources.transferability import Measure, get_measure, list_measures, register_measure, source_weights
     from .study.algorithm import Algorithm
     from .study.algorithms import create_algorithm, list_algorithms, register_algorithm
@@ -151,9 +152,7 @@ _EXPORTS = {
         "Shapes",
     ),
     "diswot_search.networks.network": (
-        "ConvertedTeacher",
         "Network",
-        "Teacher",
         "TeacherBank",
         "create_teacher",
     ),
@@ -172,6 +171,7 @@ _EXPORTS = {
         "register_proxy",
     ),
     "diswot_search.readings.core": ("Readings",),
+    "diswot_search.readings.network": ("read_network",),
     "diswot_search.readings.passes": ("Precision",),
     "diswot_search.reports.study": (
         "format_table",
@@ -187,10 +187,7 @@ _EXPORTS = {
         "TransferabilityError",
     ),
     "diswot_search.sources.ranking": ("SourceRanking",),
-    "diswot_search.sources.source": (
-        "SourceError",
-        "SourceModel",
-    ),
+    "diswot_search.sources.source": ("SourceError",),
     "diswot_search.sources.transferability": (
         "Measure",
         "get_measure",
@@ -248,7 +245,6 @@ __all__ = [
     "BudgetError",
     "Candidate",
     "Comparison",
-    "ConvertedTeacher",
     "DataError",
     "Distiller",
     "DistillerError",
@@ -279,11 +275,9 @@ __all__ = [
     "Setting",
     "Shapes",
     "SourceError",
-    "SourceModel",
     "SourceRanking",
     "Splits",
     "Study",
-    "Teacher",
     "TeacherBank",
     "Training",
     "TransferabilityError",
@@ -321,6 +315,7 @@ __all__ = [
     "plot_search",
     "precision_at_k",
     "rank_sources",
+    "read_network",
     "read_table",
     "register_aggregate",
     "register_algorithm",

@@ -35,7 +35,7 @@ from ..comparison.results import ProxyResult, ScoreTable, summarise
 from ..comparison.scoring import ScoreSeries, Scoring, SeriesScores
 from ..comparison.store import ScoreStore, StoredScore
 from ..data.probe import Probe
-from ..networks.network import Teacher, TeacherBank
+from ..networks.network import Network, TeacherBank
 from ..proxies.aggregate import RankAggregate, elementary_proxies
 from ..proxies.proxy import Proxy
 from ..readings.passes import Precision
@@ -57,7 +57,7 @@ from ..study.evaluator import (
 )
 from .search import weight_seeds
 
-TeacherLike = Teacher | nn.Module | Architecture | str | None
+TeacherLike = Network | nn.Module | Architecture | str | None
 
 
 @dataclass(frozen=True)
@@ -259,14 +259,14 @@ class ComparisonRun:
         table: AccuracyTable,
         probes: Sequence[Probe],
         *,
-        teacher: Teacher | None = None,
+        teacher: Network | None = None,
         architectures: Iterable[str | Architecture] | None = None,
         sample: int | None = None,
         seed: int = 0,
         draws: int = 1,
         controls: bool = False,
-        other_teacher: Teacher | None = None,
-        other_depth: Teacher | None = None,
+        other_teacher: Network | None = None,
+        other_depth: Network | None = None,
         include_untrainable: bool = False,
         canonical: bool = True,
         bootstrap: int = 1000,

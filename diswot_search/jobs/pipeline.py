@@ -23,7 +23,8 @@ from ..data.labelled import Labels
 from ..data.probe import Probe
 from ..data.splits import Splits, check_division
 from ..distillation.combination import Specification, Term, parse_distillers
-from ..networks.network import Network, Teacher, TeacherBank
+from ..networks.network import Network, TeacherBank
+from ..networks.recipes import CardRecipe
 from ..networks.saved import DISTILLED
 from ..options.search import DEFAULT_PROXY
 from ..proxies.aggregate import RankAggregate, elementary_proxies
@@ -37,7 +38,6 @@ from ..resolve.searches import as_space
 from ..runtime.run_folder import RunFolder, RunFolderError, as_json, differences, versions
 from ..sources.frozen import source_teacher
 from ..sources.ranking import POWER, SourceRanking
-from ..sources.source import SourceModel
 from ..sources.transferability import source_weights
 from ..study.budget import Budget
 from ..study.evaluator import Evaluator, uses_teacher
@@ -376,7 +376,7 @@ class Pipeline:
         weights = source_weights({source.name: math.nan for source in sources}, by_hand)
         return _Guide(self._bank(sources, weights), lesson=self._lesson(self._ranking, weights))
 
-    def _random_teacher(self, teacher: Network) -> Teacher:
+    def _random_teacher(self, teacher: Network) -> Network:
         """The teacher's architecture with random weights."""
         if not teacher.trained:
             return teacher
@@ -388,7 +388,7 @@ class Pipeline:
                 )
             return teacher
         card = teacher.card(self._splits.input_size, self._splits.mean, self._splits.std)
-        return Teacher(card.name, card.build, trained=False, settings={"timm": teacher.timm, "space": teacher.space})
+        return Network(card.name, CardRecipe(card), num_classes=card.num_classes)
 
     # -- whom the stages learn from -------------------------------------------------------------
 
@@ -412,7 +412,7 @@ class Pipeline:
         """Whether the score of a candidate may depend on whom it will learn from."""
         return any(map(uses_teacher, elementary_proxies(get_proxy(self.proxy))))
 
-    def _bank(self, sources: tuple[SourceModel, ...], weights: Mapping[str, float]) -> TeacherBank | None:
+    def _bank(self, sources: tuple[Network, ...], weights: Mapping[str, float]) -> TeacherBank | None:
         """The sources as candidates are compared with them; None where the proxy compares with nobody."""
         if not self._compares:
             return None
@@ -501,7 +501,7 @@ class Pipeline:
             progress=self.progress,
         )
 
-    def _make_search(self, teacher: Teacher | TeacherBank | None, out: Path | None) -> Search:
+    def _make_search(self, teacher: Network | TeacherBank | None, out: Path | None) -> Search:
         seeds = weight_seeds(self.seed, self.draws)
         evaluator = Evaluator(self._space, teacher, [self._probe(teacher)], self.proxy, seeds=seeds, device=self.device)
         return Search(
@@ -515,7 +515,7 @@ class Pipeline:
             progress=self.progress,
         )
 
-    def _probe(self, teacher: Teacher | TeacherBank | None) -> Probe:
+    def _probe(self, teacher: Network | TeacherBank | None) -> Probe:
         """Labelled images as the teacher was trained to see them, of each class as many as of others.
 
         Several teachers are given them as the data is normalised, of which each makes what it is to see.
@@ -586,7 +586,7 @@ class _Guide:
         weights: What each of them counts; empty where none is near the data.
     """
 
-    of_search: Teacher | TeacherBank | None
+    of_search: Network | TeacherBank | None
     teacher: Network | None = None
     lesson: SourceObjective | None = None
     trained: Training | None = None

@@ -13,7 +13,7 @@ from search_spaces.space import Architecture, SearchSpace
 
 from ..checks import check_whole
 from ..data.probe import Probe
-from ..networks.network import Teacher, TeacherBank
+from ..networks.network import Network, TeacherBank
 from ..options.search import DEFAULT_PROXY
 from ..proxies.aggregate import RankAggregate, elementary_proxies
 from ..proxies.proxy import Proxy, ProxyFunction
@@ -44,7 +44,7 @@ MAX_UNIFORM_FAILURES = 32
 
 def search(
     space: SearchSpace | str,
-    teacher: Teacher | TeacherBank | nn.Module | Architecture | str | None = None,
+    teacher: Network | TeacherBank | nn.Module | Architecture | str | None = None,
     probe: Probe | Sequence[Probe] | str = "digits",
     *,
     proxy: str | Proxy | RankAggregate | ProxyFunction = DEFAULT_PROXY,
@@ -68,7 +68,7 @@ def search(
 
     Args:
         space: Where to search; a name makes the space for the classes and images of the probe.
-        teacher: Whom to fit, for proxies that compare with a teacher, as `diswot` does: a `Teacher`, a module, a timm
+        teacher: Whom to fit, for proxies that compare with a teacher, as `diswot` does: a `Network`, a module, a timm
             name or an architecture of the space; the last two have random weights, and the classes of the probe. A
             `TeacherBank` is several with weights, and every score the weighted mean of those against each. The default
             proxy looks at none.

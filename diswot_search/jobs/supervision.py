@@ -21,11 +21,11 @@ from search_spaces.registry import unknown_name_message
 
 from ..data.splits import Splits, check_division, same_data
 from ..networks.features import Shapes
+from ..networks.network import Network
 from ..resolve.sources import SourceLike, as_sources
 from ..runtime.run_folder import RunFolderError
 from ..sources.frozen import load_source
 from ..sources.ranking import POWER, SourceRanking
-from ..sources.source import SourceModel
 from ..sources.transferability import WEIGHTINGS, get_measure, source_weights
 from ..training.folder import TrainingFolder
 from ..training.recipe import Recipe
@@ -77,7 +77,7 @@ class UnlabelledObjective(ABC):
 
     ratio: int = 1
     shared: bool = False
-    sources: tuple[SourceModel, ...] = ()
+    sources: tuple[Network, ...] = ()
     weights: Mapping[str, float] = {}
 
     @abstractmethod
@@ -293,7 +293,7 @@ class SourceObjective(UnlabelledObjective):
         similarities = {source.name: self._similarity(source) for source in self.sources}
         self.weights = source_weights(similarities, self.weighting, self.power)
 
-    def _similarity(self, source: SourceModel) -> float:
+    def _similarity(self, source: Network) -> float:
         """How near a source is that can teach; NaN, which gives no weight, of others."""
         value = self._found.of(source.name).similarity
         return math.nan if value is None or not source.trained or not source.classifier else value
@@ -318,7 +318,7 @@ class SourceObjective(UnlabelledObjective):
             return self.ranking.path / PREDICTIONS
         return None if out is None else out / PREDICTIONS
 
-    def _teacher(self, source: SourceModel, splits: Splits, recipe: Recipe, device: torch.device) -> WeightedSource:
+    def _teacher(self, source: Network, splits: Splits, recipe: Recipe, device: torch.device) -> WeightedSource:
         if not source.classifier:
             raise UnlabelledError(
                 f"The source {source.name!r} has no classifier, so that it predicts nothing that a student could "
@@ -330,7 +330,7 @@ class SourceObjective(UnlabelledObjective):
 
         load()  # where it shows that it does not take these images; it is let go of until it is needed
         identity = json.dumps([source.config(), list(splits.mean), list(splits.std)], sort_keys=True)
-        return WeightedSource(source.name, source.num_classes, self.weights[source.name], load, identity)
+        return WeightedSource(source.name, source.num_classes or 0, self.weights[source.name], load, identity)
 
     @property
     def teaches(self) -> bool:

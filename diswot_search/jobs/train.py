@@ -23,7 +23,7 @@ from ..data.labelled import Labels
 from ..data.splits import Splits, check_division
 from ..distillation.combination import Specification, Term, parse_distillers
 from ..networks.network import Network
-from ..networks.preprocessing import Normalised
+from ..networks.preprocessing import Preprocessor
 from ..networks.saved import FOLDER, load_student, save_student
 from ..reports.progress import TrainingCurves, TrainingProgress
 from ..reports.training import metrics_csv
@@ -372,10 +372,10 @@ class TrainingRun:
             task.compile()
         return task, ema
 
-    def _normalised(self, network: Network) -> Normalised:
+    def _normalised(self, network: Network) -> Preprocessor:
         """What its weights were trained with; of new weights, the statistics of the data."""
         mean, std = network.mean or self.splits.mean, network.std or self.splits.std
-        return Normalised(mean, std, self.recipe.channels_last).to(self.accelerator.device)
+        return Preprocessor(mean, std, channels_last=self.recipe.channels_last).to(self.accelerator.device)
 
     def _built(self, network: Network) -> nn.Module:
         """A network on the device."""

@@ -14,7 +14,7 @@ from search_spaces.registry import near_names
 from search_spaces.space import Architecture, ArchitectureError, SearchSpace
 
 from ..data.probe import Probe, create_probe
-from ..networks.network import Teacher, TeacherBank, create_teacher
+from ..networks.network import Network, TeacherBank, create_teacher
 from ..runtime.run_folder import STORES, kind_of
 
 
@@ -48,16 +48,16 @@ def as_teacher(teacher: TeacherBank, space: SearchSpace, probe: Probe, **options
 
 @overload
 def as_teacher(
-    teacher: Teacher | nn.Module | Architecture | str | None, space: SearchSpace, probe: Probe, **options: Any
-) -> Teacher | None: ...
+    teacher: Network | nn.Module | Architecture | str | None, space: SearchSpace, probe: Probe, **options: Any
+) -> Network | None: ...
 
 
 def as_teacher(
-    teacher: Teacher | TeacherBank | nn.Module | Architecture | str | None,
+    teacher: Network | TeacherBank | nn.Module | Architecture | str | None,
     space: SearchSpace,
     probe: Probe,
     **options: Any,
-) -> Teacher | TeacherBank | None:
+) -> Network | TeacherBank | None:
     """The teacher; a timm name is made for the classes and images of the probe unless `options` say otherwise.
 
     Any other text is an architecture of the space. A teacher or a bank is taken as it is.
@@ -67,7 +67,7 @@ def as_teacher(
         UnknownNameError: The text is neither, but comes near the name of a timm model.
         ArchitectureError: The text comes near no such name, and is malformed as an architecture.
     """
-    if teacher is None or isinstance(teacher, Teacher | TeacherBank):
+    if teacher is None or isinstance(teacher, Network | TeacherBank):
         return teacher
     if (at := _ranking_at(teacher)) is not None:
         raise ValueError(

@@ -13,10 +13,9 @@ from typing import Any
 from search_spaces.registry import UnknownNameError, unknown_name_message
 
 from ..data.splits import Splits
-from ..networks.network import TeacherBank
+from ..networks.network import Network, TeacherBank
 from ..runtime.run_folder import versions
 from .frozen import source_teacher
-from .source import SourceModel
 from .transferability import source_weights
 
 POWER = 10.0
@@ -80,13 +79,13 @@ class SourceRanking:
     facts: Mapping[str, Any] = field(repr=False)
     config: Mapping[str, Any] = field(repr=False)
     path: Path | None
-    make: Callable[[Collection[str]], tuple[SourceModel, ...]] = field(repr=False)
+    make: Callable[[Collection[str]], tuple[Network, ...]] = field(repr=False)
     make_target: Callable[[], Splits] = field(repr=False)
     data: Mapping[str, Any] | None = field(default=None, repr=False)
     timing: Mapping[str, Any] = field(default_factory=dict, repr=False)
 
     @cached_property
-    def sources(self) -> tuple[SourceModel, ...]:
+    def sources(self) -> tuple[Network, ...]:
         """The sources, in the order in which they were given.
 
         Raises:

@@ -666,13 +666,16 @@ class Remembering(Plain):
 def test_a_teacher_is_only_looked_at_and_in_its_own_normalisation() -> None:
     from dataclasses import replace
 
+    from diswot_search.networks.preprocessing import Preprocessing
+    from diswot_search.networks.recipes import FactoryRecipe
     from diswot_search.resolve.networks import as_network
 
     module = Remembering()
     before = {name: tensor.clone() for name, tensor in module.state_dict().items()}
     network = as_network(module.eval(), num_classes=CLASSES)
     built = network.build()
-    own = replace(network, mean=(0.0, 0.5, 0.25), std=(1.0, 0.5, 2.0), make=lambda: built)
+    images = Preprocessing(mean=(0.0, 0.5, 0.25), std=(1.0, 0.5, 2.0))
+    own = replace(network, preprocessing=images, recipe=FactoryRecipe(lambda: built))
     Remembering.seen.clear()
     options = {"flip": 0.0, "padding": 0}
     training = run(teacher=own, teacher_options=None, epochs=1, recipe_options=options)

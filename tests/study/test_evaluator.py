@@ -21,7 +21,7 @@ from scipy.stats import kendalltau
 from torch import nn
 
 from diswot_search.data.probe import Probe, create_probe
-from diswot_search.networks.network import Teacher, create_teacher
+from diswot_search.networks.network import Network, create_teacher
 from diswot_search.proxies.proxy import Proxy
 from diswot_search.proxies.registry import create_aggregate
 from diswot_search.readings.core import Readings
@@ -50,7 +50,7 @@ def make_probe(seed: int = 0, num_classes: int = 10, **options: Any) -> Probe:
     )
 
 
-def make_teacher(**options: Any) -> Teacher:
+def make_teacher(**options: Any) -> Network:
     return create_teacher("cifar_resnet", arch="1x8-1x16", **options)
 
 
@@ -202,7 +202,7 @@ def test_a_teacher_is_read_once_for_each_seed_and_a_trained_one_once() -> None:
             built.append(1)
             return make_teacher().build()
 
-        evaluator = make_evaluator(teacher=Teacher("counted", make, trained=trained), seeds=(0, 1))
+        evaluator = make_evaluator(teacher=Network.from_factory("counted", make, trained=trained), seeds=(0, 1))
         for text in CELLS:
             score(evaluator, text)
         assert len(built) == expected
