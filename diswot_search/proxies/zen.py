@@ -14,8 +14,8 @@ from torch.overrides import TorchFunctionMode
 
 from ..networks.blocks import weighted_layers
 from ..networks.contract import evaluation_mode
+from ..networks.forward import run_forward
 from ..readings.core import Readings
-from ..readings.forward import run_forward
 from ..runtime.seeding import stable_seed
 
 WEIGHT_DRAWS = 32
@@ -87,7 +87,7 @@ class _Draws(nn.Module):
                 values.copy_(torch.randn(values.shape, generator=self.generator))
             images[_IMAGES:] = images[:_IMAGES] + _STEP * images[_IMAGES:]
             with GaussianMode() as mode:
-                features = run_forward(self.model, mode.start(images.clone())).features
+                features = run_forward(self.model, mode.start(images.clone())).features.rows
             before, after = features.chunk(2)
             scores.append((after - before).abs().mean().log() + mode.log_scale)
         return torch.stack(scores)

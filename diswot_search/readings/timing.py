@@ -33,39 +33,55 @@ class _Frame:
     inner: float = 0.0
 
 
-class reading(Generic[T]):
-    """A method whose value is taken once per `Timed` object; an error is kept and raised again likewise.
+class Reading(Generic[T]):
+    """A method whose value is computed once per `Timed` object and kept; so is its error. Made by `reading`.
 
     Attributes:
-        kinds: What a forward pass must note down for it.
+        kinds: The records that the forward pass must make for it.
+        controlled: Whether a control may give it: it is computed from activations and the probe alone.
+        name: The name of the method.
     """
 
-    def __init__(self, function: Callable[[Any], T], kinds: frozenset[str] = frozenset()) -> None:
+    def __init__(self, function: Callable[[Any], T], kinds: frozenset[str] = frozenset(), controlled: bool = False):
         self.function = function
         self.kinds = kinds
+        self.controlled = controlled
         self.name = function.__name__
         self.__doc__ = function.__doc__
 
     @overload
-    def __get__(self, owner: None, kind: type | None = None) -> reading[T]: ...
+    def __get__(self, owner: None, kind: type | None = None) -> Reading[T]: ...
     @overload
     def __get__(self, owner: Timed, kind: type | None = None) -> T: ...
-    def __get__(self, owner: Timed | None, kind: type | None = None) -> reading[T] | T:
+    def __get__(self, owner: Timed | None, kind: type | None = None) -> Reading[T] | T:
         if owner is None:
             return self
+        owner._admit(self)
         value: T = owner._take(self.name, self.function)
         return value
 
 
-def reading_of(*kinds: str) -> Callable[[Callable[[Any], T]], reading[T]]:
-    """A `reading` made from what a forward pass notes down, by kinds; see `recording.Recorder`."""
-    return lambda function: reading(function, frozenset(kinds))
+@overload
+def reading(function: Callable[[Any], T], /) -> Reading[T]: ...
+@overload
+def reading(*kinds: str, controlled: bool = False) -> Callable[[Callable[[Any], T]], Reading[T]]: ...
+def reading(*given: Any, controlled: bool = False) -> Any:
+    """Declare a reading: `@reading`, `@reading("blocks")`, `@reading("blocks", controlled=True)`.
+
+    Args:
+        given: The method, or the records that the forward pass must make for it; see `recording.Recorder`.
+        controlled: The reading is computed from activations and the probe alone, so that a control, which has changed
+            activations and no network, can give it. Controls refuse every reading that does not declare this.
+    """
+    if len(given) == 1 and callable(given[0]):
+        return Reading(given[0])
+    return lambda function: Reading(function, frozenset(given), controlled)
 
 
-def readings_of(owner: type[Timed]) -> dict[str, reading[Any]]:
-    """The readings of a class, by their names."""
-    found = {name: getattr(owner, name) for name in dir(owner)}
-    return {name: value for name, value in found.items() if isinstance(value, reading)}
+def readings_of(owner: type[Timed]) -> dict[str, Reading[Any]]:
+    """The readings of a class, by name."""
+    attributes = {name: getattr(owner, name) for name in dir(owner)}
+    return {name: value for name, value in attributes.items() if isinstance(value, Reading)}
 
 
 class Timed:
@@ -94,6 +110,9 @@ class Timed:
             if self._frames:
                 self._frames[-1].touched |= frame.touched
                 self._frames[-1].inner += time.perf_counter() - started
+
+    def _admit(self, reading: Reading[Any]) -> None:
+        """Raise an error if these readings do not give this one."""
 
     def _take(self, name: str, function: Callable[[Any], T]) -> T:
         if name not in self._values and name not in self._errors:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
@@ -16,8 +15,8 @@ from search_spaces.registry import near_names
 from ..data.image_sets import ImageSet, ResidentSet
 from ..data.splits import Splits
 from ..networks.classifiers import ClassifierError
-from ..networks.contract import ReadingError, channels_first, first_given, is_linear
-from ..networks.features import FeatureReader
+from ..networks.contract import ReadingError
+from ..networks.features import embed_classifier, embed_network
 from ..networks.network import Network
 from ..networks.preprocessing import Preprocessing, ProbeConversion
 from ..networks.recipes import WithNewClassifier
@@ -131,8 +130,7 @@ class FrozenSource:
         self.model: Any = model.to(memory_format=torch.channels_last) if channels_last else model
         example = torch.rand(2, *splits.input_size, generator=torch.Generator().manual_seed(0)).to(self._device)
         with torch.no_grad(), torch.autocast(self._device.type, enabled=False):
-            prepare = _classified if source.classifier else _featured
-            self._run = prepare(self.model, self.convert(example), source.name)
+            self._run = _embed(self.model, self.convert(example), source)
         reading = self(example)
         self.num_features = reading.features.shape[1]
         self.num_classes = 0 if reading.logits is None else reading.logits.shape[1]
@@ -177,80 +175,20 @@ _Run = Callable[[Tensor], tuple[Tensor, Tensor | None]]
 """Gives features and logits of converted images."""
 
 
-def _featured(model: Any, example: Tensor, name: str) -> _Run:
-    """Of a network without a classifier, whose output is its features."""
-
-    def run(images: Tensor) -> tuple[Tensor, None]:
-        return _averaged(model(images), model), None
-
+def _embed(model: nn.Module, example: Tensor, source: Network) -> _Run:
+    name = source.name
     try:
-        output = model(example)
-    except (RuntimeError, AssertionError, ValueError, TypeError) as error:
-        raise SourceError(_unfit(name, f"cannot be run on images of {tuple(example.shape[1:])}: {error}")) from error
-    if not isinstance(output, Tensor) or output.ndim not in (2, 3, 4) or len(output) != len(example):
-        raise SourceError(f"The source {name} must give one tensor of features, (batch, width); it gives another form.")
-    return run
-
-
-def _classified(model: Any, example: Tensor, name: str) -> _Run:
-    """Of a classifier, whose features are what its last linear layer gets."""
-    try:
-        reader = FeatureReader(model, example, name)
+        if source.classifier:
+            return embed_classifier(model, example, name)
+        embed = embed_network(model, example)
     except ReadingError as error:
         what = str(error).removeprefix(f"{name} ")
         raise SourceError(_unfit(name, what) if error.__cause__ else f"The source {name} {what}") from error
-    if reader.shapes.pooled is None and (layer := _scoring_layer(model, example, reader.shapes.classes)):
-        return _scored(model, layer)
-    reader.want(("features",) if reader.shapes.pooled is None else ("pooled",))
-
-    def run(images: Tensor) -> tuple[Tensor, Tensor]:
-        found = reader.read(images)
-        mapped = None if found.features is None else found.features.mean((2, 3))
-        return next(each for each in (found.pooled, mapped, found.logits) if each is not None), found.logits
-
-    return run
-
-
-def _scoring_layer(model: nn.Module, example: Tensor, classes: int) -> nn.Module | None:
-    """Of the linear layers that give class scores, as of each position of a map or each token, the one run last."""
-    ran: list[nn.Module] = []
-    with ExitStack() as stack:
-        for layer in model.modules():
-            if is_linear(layer) and len(layer.weight) == classes:  # type: ignore[arg-type]
-                stack.callback(layer.register_forward_hook(lambda module, *_: ran.append(module)).remove)
-        model(example)
-    return ran[-1] if ran else None
-
-
-def _scored(model: Any, layer: nn.Module) -> _Run:
-    """Of a classifier with such a layer, whose features are the mean of what the layer gets."""
-    caught: list[Tensor] = []
-
-    def catch(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        caught[:] = [first_given(args, kwargs)]
-
-    layer.register_forward_pre_hook(catch, with_kwargs=True)
-
-    def run(images: Tensor) -> tuple[Tensor, Tensor]:
-        logits = model(images)
-        inputs = caught.pop()
-        channels = -1 if isinstance(layer, nn.Linear) else 1
-        return inputs.movedim(channels, 1).reshape(len(inputs), inputs.shape[channels], -1).mean(2), logits
-
-    return run
+    return lambda images: (embed(images), None)
 
 
 def _unfit(name: str, why: str) -> str:
     return f"The source {name} {why.rstrip('.')}. Give the input_size (channels, height, width) that it was trained on."
-
-
-def _averaged(output: Tensor, model: Any) -> Tensor:
-    """Features (B, d) as they are; of a feature map or of tokens the mean over positions."""
-    if isinstance(getattr(model, "num_features", None), int):
-        return channels_first(output, model).mean(2)
-    if output.ndim == 4:
-        return output.mean((2, 3))
-    return output.mean(1) if output.ndim == 3 else output
 
 
 def preprocessing_for(source: Network, splits: Splits) -> Preprocessing:

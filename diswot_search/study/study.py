@@ -21,7 +21,7 @@ from ..proxies.aggregate import elementary_proxies
 from ..proxies.registry import get_proxy
 from ..runtime.run_folder import RunFolder, RunFolderError, as_json, csv_line, differences, no_store, versions
 from .evaluator import uses_teacher
-from .records import Evaluation, Record
+from .records import Record, Score
 
 MEASURES = ("params", "macs", "latency_ms")
 """What a score can be weighed against on a Pareto front; less is better."""
@@ -41,7 +41,7 @@ _SCHEMA = (
 )
 
 
-_FIELDS = ("index", "architecture", "canonical", *MEASURES, *(f.name for f in fields(Evaluation)))
+_FIELDS = ("index", "architecture", "canonical", *MEASURES, *(f.name for f in fields(Score)))
 
 
 _COLUMNS = ", ".join(f'"{name}"' for name in _FIELDS)

@@ -28,7 +28,7 @@ from diswot_search.data.splits import Splits
 from diswot_search.distillation import base
 from diswot_search.distillation.base import Batch, Distiller, DistillerError, Setting, get_distiller, list_distillers
 from diswot_search.distillation.combination import Combination, parse_distillers
-from diswot_search.distillation.connectors import AttentionFusion, conv_connector, match_grids, required
+from diswot_search.distillation.connectors import AttentionFusion, conv_connector, required
 from diswot_search.distillation.crd import CRD, OtherClasses
 from diswot_search.distillation.distillers import DKD, OFD, VID, DisWOT, FitNet, ReviewKD
 from diswot_search.functional import losses, similarities
