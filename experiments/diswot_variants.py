@@ -17,6 +17,7 @@ import platform
 import random
 import time
 from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,7 @@ from torch import nn
 import search_spaces
 from diswot_search.comparison.statistics import partial_spearman, regret_at_budget, size_matched_agreement
 from diswot_search.data.probe import create_probe
-from diswot_search.networks.network import Teacher, create_teacher
+from diswot_search.networks.network import Network, create_teacher
 from diswot_search.proxies.registry import get_proxy, list_proxies
 from diswot_search.study.evaluator import Evaluator
 from search_spaces.contract import ClassifierMixin
@@ -52,9 +53,9 @@ class NoiseNetwork(ClassifierMixin, nn.Module):
         return self.noise[: len(x)].to(x.device)
 
 
-def make_teacher(name: str) -> Teacher:
+def make_teacher(name: str) -> Network:
     if name == "noise":
-        return Teacher("noise", lambda: NoiseNetwork(100), trained=False)
+        return Network.from_factory("noise", partial(NoiseNetwork, 100))
     if name == "ResNet-8":
         return create_teacher("cifar_resnet", arch="1-1-1", num_classes=100)
     return create_teacher("cifar_" + name.lower().replace("-", ""), num_classes=100)

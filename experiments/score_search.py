@@ -389,7 +389,7 @@ class Bench:
         first = ds.Probe.from_tensors(probe.images[:32], probe.labels[:32], probe.num_classes)
         self.evaluator = ds.Evaluator(self.space, None, (probe, first), "params", device="cpu")
         self.teachers = {
-            f"{teacher} {seed}": ds.create_teacher(teacher, num_classes=probe.num_classes).read(probe, seed)
+            f"{teacher} {seed}": ds.read_network(ds.create_teacher(teacher, num_classes=probe.num_classes), probe, seed)
             for teacher in TEACHERS
             for seed in TEACHER_SEEDS
         }

@@ -217,7 +217,7 @@ def test_a_teacher_that_memory_does_not_allow_is_not_refused_as_input(job: Any, 
     def make() -> nn.Module:
         raise MemoryError("no room")
 
-    teacher = ds.Teacher("large", make, trained=True)
+    teacher = ds.Network.from_factory("large", make, trained=True)
     table = {"table": AccuracyTable("t", "accuracy", {str(a): 60.0 for a in Small()})} if job is compare else {}
     proxy = {"proxies" if job is compare else "proxy": "relation"}
     with pytest.raises(OutOfMemory, match="^Out of memory in the teacher 'large'"):
