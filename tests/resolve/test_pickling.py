@@ -142,7 +142,7 @@ def test_features_alone_pickle_too(files: Files) -> None:
 
 
 def scores_of(evaluator: Evaluator, texts: list[str]) -> list[tuple[float | None, dict[str, float]]]:
-    evaluations = [evaluator.evaluate(evaluator.space.parse(text)) for text in texts]
+    evaluations = evaluator.evaluate([evaluator.space.parse(text) for text in texts])
     assert all(evaluation.status == "ok" for evaluation in evaluations), [one.reason for one in evaluations]
     return [(evaluation.score, dict(evaluation.parts)) for evaluation in evaluations]
 
