@@ -19,7 +19,17 @@ from search_spaces.space import Architecture, SearchSpace
 from ..data.probe import Probe
 from ..runtime.seeding import isolated_random_state, stable_seed
 from .preprocessing import Preprocessing
-from .recipes import FactoryRecipe, ModuleRecipe, Recipe, SpaceRecipe, TimmModel, TimmRecipe, WeightsFile, WithWeights
+from .recipes import (
+    Config,
+    FactoryRecipe,
+    ModuleRecipe,
+    Recipe,
+    SpaceRecipe,
+    TimmModel,
+    TimmRecipe,
+    WeightsFile,
+    WithWeights,
+)
 from .saved import ModelCard, check_weights
 
 
@@ -50,8 +60,8 @@ class Network:
     num_classes: int | None = None
     preprocessing: Preprocessing = field(default_factory=Preprocessing)
     input_spec: InputSpec | None = None
-    trained_on: dict[str, Any] | None = None
-    settings: dict[str, Any] = field(default_factory=dict)
+    trained_on: Config | None = None
+    settings: Config = field(default_factory=dict)
     conversion: Callable[[Probe], Probe] | None = None
 
     @classmethod
@@ -88,7 +98,7 @@ class Network:
         with isolated_random_state(stable_seed(seed, self.name)):
             return self.recipe.build()
 
-    def config(self) -> dict[str, Any]:
+    def config(self) -> Config:
         """Everything that distinguishes this network from another, as JSON values."""
         return {"name": self.name, "trained": self.trained} | self.recipe.config() | self.settings
 
@@ -111,7 +121,7 @@ class Network:
         return self.recipe.timm
 
     @property
-    def space(self) -> dict[str, Any] | None:
+    def space(self) -> Config | None:
         """Recipe, configuration and architecture of the search space that builds it; None if none does."""
         return self.recipe.space
 
@@ -203,7 +213,7 @@ class TeacherBank:
         """Whether all teachers are trained."""
         return all(teacher.trained for teacher in self.teachers)
 
-    def config(self) -> dict[str, Any]:
+    def config(self) -> Config:
         """Everything that distinguishes this bank from another teacher or bank, as JSON values.
 
         The configuration of a bank of one teacher is that of the teacher.
@@ -284,7 +294,7 @@ def _from_space(architecture: Architecture, space: SearchSpace, weights: Weights
     )
 
 
-def _from_timm(name: str, arguments: dict[str, Any], pretrained: bool, weights: WeightsFile | None) -> Network:
+def _from_timm(name: str, arguments: Config, pretrained: bool, weights: WeightsFile | None) -> Network:
     if not timm.is_model(name):
         raise UnknownNameError(unknown_name_message("teacher", name, timm.list_models()))
     recipe: Recipe = TimmRecipe(name, arguments, pretrained)

@@ -22,7 +22,10 @@ from ..runtime.run_folder import as_json
 from .classifiers import classifier_names, remove_classifier, replace_classifier
 from .saved import ModelCard, load_student, load_weights
 
-TimmModel = tuple[str, dict[str, Any]]
+Config = dict[str, Any]
+"""JSON values by name."""
+
+TimmModel = tuple[str, Config]
 """Name and arguments with which `timm.create_model` builds a network."""
 
 
@@ -37,7 +40,7 @@ class Recipe(ABC):
         """The network; random weights are drawn from torch's global generator."""
 
     @abstractmethod
-    def config(self) -> dict[str, Any]:
+    def config(self) -> Config:
         """Everything that distinguishes what is built from another network, as JSON values."""
 
     @property
@@ -46,7 +49,7 @@ class Recipe(ABC):
         return None
 
     @property
-    def space(self) -> dict[str, Any] | None:
+    def space(self) -> Config | None:
         """Recipe, configuration and architecture of the search space that builds the network; None if none does."""
         return None
 
@@ -65,13 +68,13 @@ class TimmRecipe(Recipe):
     """
 
     name: str
-    arguments: dict[str, Any] = field(default_factory=dict)
+    arguments: Config = field(default_factory=dict)
     pretrained: bool = False
 
     def build(self) -> nn.Module:
         return timm.create_model(self.name, pretrained=self.pretrained, **self.arguments)
 
-    def config(self) -> dict[str, Any]:
+    def config(self) -> Config:
         pretrained = {"pretrained": True} if self.pretrained else {}
         return {"num_classes": None, **self.arguments, **pretrained}
 
@@ -90,7 +93,7 @@ class SpaceRecipe(Recipe):
     def build(self) -> nn.Module:
         return self.search_space.build(self.architecture)
 
-    def config(self) -> dict[str, Any]:
+    def config(self) -> Config:
         return {"space": self.search_space.config()}
 
     @property
@@ -98,7 +101,7 @@ class SpaceRecipe(Recipe):
         return self.search_space.timm_model(self.architecture)
 
     @property
-    def space(self) -> dict[str, Any]:
+    def space(self) -> Config:
         space = self.search_space
         return {"recipe": space.recipe, "config": as_json(space.config()), "architecture": str(self.architecture)}
 
@@ -127,7 +130,7 @@ class ModuleRecipe(Recipe):
     def build(self) -> nn.Module:
         return copy.deepcopy(self.module)
 
-    def config(self) -> dict[str, Any]:
+    def config(self) -> Config:
         kind = type(self.module).__qualname__
         return {"module": kind, "weights_sha256": self.sha256, "training": self.module.training}
 
@@ -141,7 +144,7 @@ class FactoryRecipe(Recipe):
     def build(self) -> nn.Module:
         return self.function()
 
-    def config(self) -> dict[str, Any]:
+    def config(self) -> Config:
         function = getattr(self.function, "func", self.function)  # of a partial
         return {"factory": getattr(function, "__qualname__", type(function).__qualname__)}
 
@@ -155,7 +158,7 @@ class CardRecipe(Recipe):
     def build(self) -> nn.Module:
         return self.card.build()
 
-    def config(self) -> dict[str, Any]:
+    def config(self) -> Config:
         return {"timm": self.card.timm, "space": self.card.space}
 
     @property
@@ -163,7 +166,7 @@ class CardRecipe(Recipe):
         return self.card.timm
 
     @property
-    def space(self) -> dict[str, Any] | None:
+    def space(self) -> Config | None:
         return self.card.space
 
 
@@ -210,7 +213,7 @@ class StudentRecipe(Recipe):
         self.file.check()
         return load_student(self.file.path)
 
-    def config(self) -> dict[str, Any]:
+    def config(self) -> Config:
         return {"student": self.card.name, "checkpoint_sha256": self.file.sha256}
 
     @property
@@ -218,7 +221,7 @@ class StudentRecipe(Recipe):
         return self.card.timm
 
     @property
-    def space(self) -> dict[str, Any] | None:
+    def space(self) -> Config | None:
         return self.card.space
 
 
@@ -231,7 +234,7 @@ class ChangedRecipe(Recipe):
 
     recipe: Recipe
 
-    def config(self) -> dict[str, Any]:
+    def config(self) -> Config:
         return self.recipe.config()
 
     @property
@@ -239,7 +242,7 @@ class ChangedRecipe(Recipe):
         return self.recipe.timm
 
     @property
-    def space(self) -> dict[str, Any] | None:
+    def space(self) -> Config | None:
         return self.recipe.space
 
 
@@ -255,7 +258,7 @@ class WithWeights(ChangedRecipe):
         load_weights(model, self.file.path)
         return model
 
-    def config(self) -> dict[str, Any]:
+    def config(self) -> Config:
         return {**self.recipe.config(), "checkpoint_sha256": self.file.sha256}
 
 
@@ -277,7 +280,7 @@ class WithBody(ChangedRecipe):
         load_weights(model, self.file.path, without=classifier_names(model))
         return model
 
-    def config(self) -> dict[str, Any]:
+    def config(self) -> Config:
         new = {"checkpoint_sha256": self.file.sha256, "new_classifier": self.num_classes}
         return {**self.recipe.config(), **new}
 
@@ -291,7 +294,7 @@ class WithNewClassifier(ChangedRecipe):
     def build(self) -> nn.Module:
         return replace_classifier(self.recipe.build(), self.num_classes)
 
-    def config(self) -> dict[str, Any]:
+    def config(self) -> Config:
         return {**self.recipe.config(), "new_classifier": self.num_classes}
 
     @property
@@ -302,7 +305,7 @@ class WithNewClassifier(ChangedRecipe):
         return name, {**arguments, "num_classes": self.num_classes}
 
     @property
-    def space(self) -> dict[str, Any] | None:
+    def space(self) -> Config | None:
         if (built_by := self.recipe.space) is None:
             return None
         recipe = built_by["recipe"] and {**built_by["recipe"], "num_classes": self.num_classes}
