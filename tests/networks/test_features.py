@@ -19,9 +19,9 @@ from diswot_search.distillation.base import DistillerError, Setting
 from diswot_search.distillation.distillers import OFD
 from diswot_search.networks.contract import ReadingError
 from diswot_search.networks.features import READABLE, FeatureReader
+from diswot_search.networks.forward import run_forward
 from diswot_search.networks.frozen import FrozenTeacher
 from diswot_search.networks.preprocessing import Normalised
-from diswot_search.networks.forward import run_forward
 
 NETWORKS: dict[str, dict[str, Any]] = {
     "cifar_resnet": {"arch": "1x4-1x8-1x8"},
