@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
 
 
 class ReadingError(RuntimeError):
@@ -42,6 +43,27 @@ def evaluation_mode(model: nn.Module, *, batch_statistics: bool) -> Iterator[Non
             batch_norm.track_running_stats = tracks
         for module, training in modes:
             module.training = training
+
+
+def call_with_tensors(module: nn.Module, tensors: Mapping[int, Tensor], inputs: Tensor) -> Tensor:
+    """Run a module with other tensors in place of its parameters and buffers; it is the same afterwards.
+
+    `functional_call` by itself leaves the new tensors in a module that has several names, as CoaT's encoders have.
+
+    Args:
+        module: The module.
+        tensors: The new tensors by `id` of the parameters and buffers that they replace.
+        inputs: The input of the module.
+    """
+    named: dict[str, Tensor] = {}
+    for name, part in module.named_modules():  # each module once, under one of its names
+        own = [
+            *part.named_parameters(name, recurse=False, remove_duplicate=False),
+            *part.named_buffers(name, recurse=False, remove_duplicate=False),
+        ]
+        named |= {key: tensors[id(tensor)] for key, tensor in own if id(tensor) in tensors}
+    output: Tensor = functional_call(module, named, (inputs,), tie_weights=False)
+    return output
 
 
 def first_given(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

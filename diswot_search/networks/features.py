@@ -4,7 +4,7 @@ Proxies (`readings`), distillers and sources all read networks by these definiti
 
 * **features**: the last feature map before pooling. A network of timm's contract gives it by `forward_features`. In any
   other network it is the last output of a module that has more than one position. A network without such a map, or with
-  several, has its pooled features as a map with one position.
+  several, has the inputs of its classifier as a map with one position.
 * **positions**: height x width of a map. Tokens lie on the grid that is in proportion to the image. Class tokens,
   distillation tokens and registers are no positions, unless a network gives nothing else. Tokens without a grid lie in
   one column, in their order: a text of L tokens is a map (C, L, 1), whose mask tells padding.
@@ -208,7 +208,7 @@ class FeatureReader:
             if self._layout is not None:
                 features = self._layout.to_map(raw if raw is not None else caught["features"])
             elif pooled is not None:
-                features = pooled[:, :, None, None]
+                features = (pooled * len(self._heads))[:, :, None, None]
         return Features(
             logits=logits.float(),
             pooled=pooled if "pooled" in self._wanted else None,

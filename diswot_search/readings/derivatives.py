@@ -131,8 +131,8 @@ class Derivatives(ActivationReadings):
     def fisher_information(self) -> Tensor:
         """Fisher information about the first weight of each layer, (layers run, layers run), over the first images.
 
-        A forward pass of its own, in which the statistics of batch normalisation are constants, so that samples do
-        not depend on each other, and at most ten backward passes; see `fisher.fisher_information`.
+        This takes a forward pass, in which the statistics of batch normalisation are constants so that samples do not
+        depend on each other, and at most ten backward passes; see `fisher.fisher_information`.
         """
         images = self.images[:FISHER_SAMPLES].detach().requires_grad_()
         notes = Recorder(frozenset({"layers"}), images)
@@ -144,11 +144,11 @@ class Derivatives(ActivationReadings):
     def ntk(self) -> Tensor:
         """Neural tangent kernel: inner products of the samples' gradients of their summed logits, (B, B).
 
-        Gradients are those of all weights of convolutions and linear maps. A forward and a backward pass of its own,
-        in which the statistics of batch normalisation are constants, so that samples do not depend on each other.
+        Gradients are those of all weights of convolutions and linear maps. This takes a forward and a backward pass, in
+        which the statistics of batch normalisation are constants so that samples do not depend on each other.
 
         Raises:
-            ReadingError: There is no such layer, or it is a transposed convolution.
+            ReadingError: The network has no such layer, or a transposed convolution.
         """
         images, products = self.images.detach().requires_grad_(), Products()
         with torch.enable_grad(), ConstantStatistics(), products, self._run_mode():
@@ -202,6 +202,6 @@ def _summing(sums: dict[int, Tensor], index: int, call: LayerCall) -> Callable[[
 
 
 def _sum_over_positions(values: Tensor, call: LayerCall) -> Tensor:
-    """Values of a layer's output as (B, C): a linear layer has its channels last, a convolution behind the samples."""
+    """Sums over positions, (B, C): a linear layer has its channels last, a convolution after the samples."""
     values = values.transpose(1, -1) if isinstance(call.layer, nn.Linear) else values
     return values.flatten(2).sum(2) if values.ndim > 2 else values

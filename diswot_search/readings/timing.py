@@ -1,4 +1,4 @@
-"""Readings that are taken once, on first use, and know what they cost."""
+"""Readings: values that are computed once, on first use, with their cost."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ T = TypeVar("T")
 
 @dataclass
 class Watch:
-    """What one use of readings cost.
+    """The cost of one use of readings.
 
     Attributes:
-        seconds: Time of its own work and of every reading that it touched, as it was taken, whether now or before. A
-            forward pass that notes things down for other readings, too, takes somewhat longer than it would alone.
-        passes: Names of the readings touched, sorted.
+        seconds: The time of the use itself and of every reading that it touched, whether that was computed now or
+            before. A forward pass that also makes records for other readings takes somewhat longer than it would alone.
+        passes: The names of the readings that it touched, sorted.
     """
 
     seconds: float = 0.0
@@ -27,7 +27,12 @@ class Watch:
 
 @dataclass
 class _Frame:
-    """A reading being taken: the readings it touched, the time these took, and work that belongs elsewhere."""
+    """A reading that is being computed.
+
+    Attributes:
+        touched: The readings that it has used so far.
+        inner: The time that they took, and the time of work that counts elsewhere.
+    """
 
     touched: set[str] = field(default_factory=set)
     inner: float = 0.0
@@ -85,7 +90,7 @@ def readings_of(owner: type[Timed]) -> dict[str, Reading[Any]]:
 
 
 class Timed:
-    """Keeps the values of readings, their times, and which of them each one is made from."""
+    """Keeps the values and times of readings, and the readings that each of them uses."""
 
     def __init__(self) -> None:
         self._values: dict[str, Any] = {}
@@ -96,7 +101,7 @@ class Timed:
 
     @contextmanager
     def watch(self) -> Iterator[Watch]:
-        """Time a use of these readings, which stands in the watch after the block."""
+        """Measure the cost of a block that uses these readings; the watch holds it after the block."""
         watch, frame, started = Watch(), _Frame(), time.perf_counter()
         self._frames.append(frame)
         try:
@@ -129,7 +134,7 @@ class Timed:
         self._frames.append(frame)
         try:
             self._values[name] = function(self)
-        except Exception as error:  # whatever it is, taking the reading again would raise it again
+        except Exception as error:  # whatever it is, computing the reading again would raise it again
             self._errors[name] = error
         finally:
             self._frames.pop()
@@ -141,10 +146,10 @@ class Timed:
             self._frames[-1].inner += seconds
 
     def _charge(self, name: str, seconds: float) -> None:
-        """Count time of the reading being taken as that of another one, for which it was spent."""
+        """Count some time of the current reading as that of another reading, for which it was spent."""
         self._own_seconds[name] = self._own_seconds.get(name, 0.0) + seconds
         if self._frames:
             self._frames[-1].inner += seconds
 
     def _wait(self) -> None:
-        """Wait until the device has done what it was told."""
+        """Wait until the device has finished its work."""

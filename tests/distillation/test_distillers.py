@@ -32,6 +32,7 @@ from diswot_search.distillation.connectors import AttentionFusion, conv_connecto
 from diswot_search.distillation.crd import CRD, OtherClasses
 from diswot_search.distillation.distillers import DKD, OFD, VID, DisWOT, FitNet, ReviewKD
 from diswot_search.functional import losses, similarities
+from diswot_search.functional.shapes import match_grids
 from diswot_search.jobs.train import distill
 from diswot_search.networks.features import READABLE, FeatureReader, Features, Shapes
 from diswot_search.testing.contracts import DistillerContract, features_of, shapes_of

@@ -97,7 +97,9 @@ CONVOLUTIONAL = [
 ]
 ATTENTION = [
     Case("vit_tiny_patch16_224", "tokens", mean=False, options=SHALLOW, prefix=1),
-    Case("deit_tiny_distilled_patch16_224", "tokens", mean=False, options=SHALLOW, prefix=2),  # two tokens, two classifiers
+    Case(
+        "deit_tiny_distilled_patch16_224", "tokens", mean=False, options=SHALLOW, prefix=2
+    ),  # two tokens, two classifiers
     Case("beit_base_patch16_224", "tokens", mean=False, options=SHALLOW | NARROW, prefix=1),  # normalised after pooling
     Case("eva02_tiny_patch14_224", "tokens", mean=False, size=56, options={"img_size": 56, "depth": 2}, prefix=1),
     Case("vit_base_patch16_siglip_224", "tokens", mean=False, options=SHALLOW | NARROW),  # attention as pooling
@@ -131,7 +133,9 @@ HYBRID = [
     Case("visformer_tiny", "nchw", mean=True, options=SIZED),
     Case("poolformerv2_s12", "nchw", mean=False),
     Case("fastvit_t8", "nchw", mean=True),
-    Case("volo_d1_224", "tokens", mean=False, options=SIZED, linear=False, prefix=1),  # adds the maximum over all tokens' scores
+    Case(
+        "volo_d1_224", "tokens", mean=False, options=SIZED, linear=False, prefix=1
+    ),  # adds the maximum over all tokens' scores
 ]
 CASES = CONVOLUTIONAL + ATTENTION + MLP + HYBRID
 BY_NAME = {case.name: case for case in CASES}
