@@ -1,0 +1,95 @@
+"""Checksums of files and of rows, written with them and verified when they are read."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+CHECKSUM = "content-sha256:" + 64 * "0"
+"""Text that stands for the checksum in the content of a file until `fill_checksum` replaces it."""
+
+_FILLED = re.compile(rb"content-sha256:([0-9a-f]{64})")
+
+_PIECE = 1 << 20
+
+_EXACT = 1 << 53
+"""Whole numbers below are exact as floats."""
+
+
+class ChecksumError(ValueError):
+    """Content that differs from what its checksum was made of, or that has none."""
+
+
+def file_sha256(path: str | os.PathLike[str]) -> str:
+    """SHA-256 of a file, in hex.
+
+    Raises:
+        OSError: The file cannot be read.
+    """
+    sha256 = hashlib.sha256()
+    with Path(path).open("rb") as file:
+        while piece := file.read(_PIECE):
+            sha256.update(piece)
+    return sha256.hexdigest()
+
+
+def fill_checksum(content: bytes) -> bytes:
+    """Put the checksum of a file's content where the text `CHECKSUM` stands in it.
+
+    The checksum covers the whole content, so that a format with a text field, such as the header of a safetensors
+    file, can carry the checksum of everything in the file.
+
+    Args:
+        content: The file's content with `CHECKSUM` in it; its first occurrence is replaced.
+
+    Raises:
+        ValueError: `CHECKSUM` is not in the content.
+
+    Example:
+        >>> content = fill_checksum(b"weights " + CHECKSUM.encode())
+        >>> verify_checksum(content)
+        >>> verify_checksum(content.replace(b"weights", b"weight5"))
+        Traceback (most recent call last):
+        ...
+        diswot_search.runtime.checksums.ChecksumError: its checksum does not match its content
+    """
+    start = content.find(CHECKSUM.encode())
+    if start < 0:
+        raise ValueError("The content has no place for its checksum.")
+    digest = hashlib.sha256(content).hexdigest().encode()
+    start, end = start + len(CHECKSUM) - 64, start + len(CHECKSUM)
+    return b"".join((memoryview(content)[:start], digest, memoryview(content)[end:]))
+
+
+def verify_checksum(content: bytes) -> None:
+    """See that content is what `fill_checksum` gave.
+
+    Raises:
+        ChecksumError: The content has no checksum, or another one.
+    """
+    place = _FILLED.search(content)
+    if place is None:
+        raise ChecksumError("it has no checksum")
+    view = memoryview(content)
+    sha256 = hashlib.sha256(view[: place.start(1)])
+    sha256.update(64 * b"0")
+    sha256.update(view[place.end(1) :])
+    if sha256.hexdigest().encode() != place.group(1):
+        raise ChecksumError("its checksum does not match its content")
+
+
+def row_checksum(*values: float | str | bytes | None) -> bytes:
+    """Checksum of the values of a row, 8 bytes.
+
+    A whole number counts as the same whether it is an int or a float, because a column of a database may turn one into
+    the other.
+    """
+    return hashlib.blake2b(repr(tuple(_numbers_as_floats(values))).encode(), digest_size=8).digest()
+
+
+def _numbers_as_floats(values: tuple[float | str | bytes | None, ...]) -> Iterator[float | str | bytes | None]:
+    for value in values:
+        yield float(value) if type(value) is int and -_EXACT < value < _EXACT else value
