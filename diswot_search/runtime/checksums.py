@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable
 from pathlib import Path
 
 CHECKSUM = "content-sha256:" + 64 * "0"
@@ -13,7 +13,8 @@ CHECKSUM = "content-sha256:" + 64 * "0"
 
 _FILLED = re.compile(rb"content-sha256:([0-9a-f]{64})")
 
-_PIECE = 1 << 20
+_PIECE, _HEAD = 1 << 20, 1 << 24
+"""Bytes that are read at a time, and bytes at the start of a file in which its checksum stands."""
 
 _EXACT = 1 << 53
 """Whole numbers below are exact as floats."""
@@ -70,13 +71,31 @@ def verify_checksum(content: bytes) -> None:
     Raises:
         ChecksumError: The content has no checksum, or another one.
     """
-    place = _FILLED.search(content)
+    _verify(content, ())
+
+
+def verify_file(path: str | os.PathLike[str]) -> None:
+    """See that the content of a file is what `fill_checksum` gave, without holding all of it in memory.
+
+    Raises:
+        ChecksumError: The file has no checksum, or another one.
+        OSError: The file cannot be read.
+    """
+    with Path(path).open("rb") as file:
+        _verify(file.read(_HEAD), iter(lambda: file.read(_PIECE), b""))
+
+
+def _verify(head: bytes, rest: Iterable[bytes]) -> None:
+    """Verify the checksum that stands in the head of a content."""
+    place = _FILLED.search(head)
     if place is None:
         raise ChecksumError("it has no checksum")
-    view = memoryview(content)
+    view = memoryview(head)
     sha256 = hashlib.sha256(view[: place.start(1)])
     sha256.update(64 * b"0")
     sha256.update(view[place.end(1) :])
+    for piece in rest:
+        sha256.update(piece)
     if sha256.hexdigest().encode() != place.group(1):
         raise ChecksumError("its checksum does not match its content")
 
@@ -84,12 +103,14 @@ def verify_checksum(content: bytes) -> None:
 def row_checksum(*values: float | str | bytes | None) -> bytes:
     """Checksum of the values of a row, 8 bytes.
 
-    A whole number counts as the same whether it is an int or a float, because a column of a database may turn one into
-    the other.
+    The values count as a database gives them back: NaN as null, a whole number alike whether it is an int or a float.
     """
-    return hashlib.blake2b(repr(tuple(_numbers_as_floats(values))).encode(), digest_size=8).digest()
+    return hashlib.blake2b(repr(tuple(map(_as_stored, values))).encode(), digest_size=8).digest()
 
 
-def _numbers_as_floats(values: tuple[float | str | bytes | None, ...]) -> Iterator[float | str | bytes | None]:
-    for value in values:
-        yield float(value) if type(value) is int and -_EXACT < value < _EXACT else value
+def _as_stored(value: float | str | bytes | None) -> float | str | bytes | None:
+    if isinstance(value, int) and not -_EXACT < value < _EXACT:
+        return int(value)
+    if isinstance(value, (int, float)):
+        return float(value) if value == value else None
+    return value
