@@ -22,7 +22,7 @@ from ..runtime.checksums import row_checksum
 from ..runtime.configuration import config_sha256, differences, versions
 from ..runtime.files import RunFolderError, as_json, csv_line
 from ..runtime.run_folder import RunFolder
-from ..runtime.store import Layout, Table
+from ..runtime.store import Layout, Table, as_real
 from .evaluator import uses_teacher
 from .records import Record
 
@@ -321,7 +321,7 @@ class Study(RunFolder):
             if record.status == "ok" and (record.score is None or not math.isfinite(record.score)):
                 raise ValueError(f"{record.architecture} is recorded as ok with the score {record.score}.")
         rows = [_to_row(record) for record in records]
-        changes = ((score, row_checksum(index, score), index) for index, score in (rescored or {}).items())
+        changes = ((score, row_checksum((index, as_real(score))), index) for index, score in (rescored or {}).items())
         try:
             with self.errors(), self._store:
                 self._insert(_RECORDS, rows)
