@@ -214,11 +214,11 @@ def damaged(path: Path | None, how: str) -> str:
     )
 
 
-def other_format(path: Path, found: int, read: int) -> RunFolderError:
+def other_format(path: Path, version: int, read: int) -> RunFolderError:
     """The error for a store of another format than the one that is read."""
     way_out = (
         "An earlier version of diswot-search wrote it; use that version for it, or choose a new folder."
-        if found < read
+        if version < read
         else "A later version of diswot-search wrote it; use that version for it, or choose a new folder."
     )
-    return RunFolderError(f"The store of {path} has format {found}; this version reads {read}. {way_out}")
+    return RunFolderError(f"The store of {path} has format {version}; this version reads {read}. {way_out}")
