@@ -6,7 +6,6 @@ Whom it learns from is a teacher, which is trained first, or sources, models of 
 from __future__ import annotations
 
 import itertools
-import json
 import math
 import os
 import random
@@ -32,10 +31,13 @@ from ..proxies.proxy import Proxy, ProxyFunction
 from ..proxies.registry import get_proxy
 from ..reports.pipeline import pipeline_report
 from ..resolve.data import as_splits
+from ..resolve.folders import PipelineFolder
 from ..resolve.networks import NetworkLike, network_for
 from ..resolve.runs import NEAR_ZERO_WEIGHT, PipelineResult, StageResult
 from ..resolve.searches import as_space
-from ..runtime.run_folder import RunFolder, RunFolderError, as_json, differences, versions
+from ..runtime.configuration import versions
+from ..runtime.files import read_json
+from ..runtime.run_folder import COMPLETE
 from ..sources.frozen import source_teacher
 from ..sources.ranking import POWER, SourceRanking
 from ..sources.transferability import source_weights
@@ -172,44 +174,6 @@ def run(
     options = dict(locals())
     given = options.pop("announce")
     return Pipeline(**options).run(announce=given)
-
-
-class PipelineFolder(RunFolder):
-    """The run folder of a pipeline, with a folder for each stage in it.
-
-    Args:
-        config: All that the result depends on, as JSON values.
-        out: The folder.
-
-    Raises:
-        RunFolderError: The folder cannot be used, or holds a pipeline of another configuration.
-    """
-
-    STORE = "pipeline.sqlite"
-    VERSION = 1
-    SCHEMA = ("CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID",)
-
-    path: Path
-
-    def __init__(self, config: Mapping[str, Any], out: Path) -> None:
-        self.config: dict[str, Any] = as_json(dict(config))
-        self.path = out
-        self._open_folder(out)
-
-    def _begin(self) -> None:
-        if self._is_empty():
-            self._create()
-        else:
-            stored = json.loads(self._read("SELECT value FROM meta WHERE key = 'config'")[0][0])
-            if lines := differences(stored, self.config):
-                raise RunFolderError(
-                    f"{self.path} holds a pipeline of another configuration: {'; '.join(lines)}. "
-                    "Choose another run folder."
-                )
-        self.write_json("config.json", self.config)
-
-    def _fill(self) -> None:
-        self._store.execute("INSERT INTO meta VALUES ('config', ?)", (json.dumps(self.config),))
 
 
 @dataclass(kw_only=True, eq=False)
@@ -560,15 +524,16 @@ class Pipeline:
             result = PipelineResult(path, study, distilled, alone, guide.trained, guide.ranking, guide.weights)
             folder.write("report.md", "\n".join(pipeline_report(result)) + "\n")
             folder.write_json("result.json", _summary(result))
+            folder.end(COMPLETE, ["report.md", "result.json"])
         finally:
             folder.release()
         return result
 
     def _search(self, guide: _Guide) -> Study:
         out = Path(self.out) / SEARCH
-        if Study.exists(out):
+        if Study.has_begun(out):
             done = Study.load(out, space=self._space)
-            if done.status == "complete":
+            if done.status == COMPLETE and not done.missing_files():
                 return done
         return self._make_search(guide.of_search, out).run()
 
@@ -602,7 +567,7 @@ class _Guide:
 def read_trainings(path: str | os.PathLike[str]) -> dict[str, dict[str, Any]]:
     """What is known of the student's trainings in the run folder of a pipeline, as `PipelineResult.compared` has it."""
     folders = {"student alone": Path(path) / ALONE, "distilled": Path(path) / DISTILLED}
-    return {name: read_training(folder) for name, folder in folders.items() if TrainingFolder.exists(folder)}
+    return {name: read_training(folder) for name, folder in folders.items() if TrainingFolder.has_begun(folder)}
 
 
 def read_ranking(path: str | os.PathLike[str]) -> tuple[SourceRanking, dict[str, float]] | None:
@@ -612,9 +577,10 @@ def read_ranking(path: str | os.PathLike[str]) -> tuple[SourceRanking, dict[str,
         RunFolderError: The ranking cannot be read.
     """
     folder = Path(path)
-    config = json.loads((folder / "config.json").read_text())["distillation"].get("unlabelled")
+    config = PipelineFolder.peek(folder).config["distillation"].get("unlabelled")
     done = folder / "result.json"
-    results = json.loads(done.read_text())["results"] if done.is_file() else {}
+    repair = "Delete it and run the same again, which writes it anew."
+    results = read_json(done, keys=("results",), repair=repair)["results"] if done.is_file() else {}
     place = folder / (results.get(SOURCES) or f"{SOURCES}/result.json")
     if config is None or not place.is_file():
         return None

@@ -275,7 +275,7 @@ class SourceObjective(UnlabelledObjective):
 
     def _find(self, splits: Splits, seed: int, device: torch.device, out: Path | None) -> _Found:
         """How near the sources are: as an earlier run of this training found, as the ranking says, or measured now."""
-        if out is not None and (stored := TrainingFolder.recall(out, MEMORY)) is not None:
+        if out is not None and (stored := TrainingFolder.recall_from(out, MEMORY)) is not None:
             return _Found.from_json(stored)
         ranking, measure = self.ranking, self.measure
         if ranking is None:

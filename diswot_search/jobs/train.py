@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 from collections.abc import Mapping, Sequence
@@ -24,18 +23,18 @@ from ..data.splits import Splits, check_division
 from ..distillation.combination import Specification, Term, parse_distillers
 from ..networks.network import Network
 from ..networks.preprocessing import Preprocessor
-from ..networks.saved import FOLDER, load_student, save_student
+from ..networks.saved import CONFIG, FOLDER, load_student, save_student
 from ..reports.progress import TrainingCurves, TrainingProgress
 from ..reports.training import metrics_csv
 from ..reports.training_figures import plot_training
 from ..resolve.data import as_splits
 from ..resolve.networks import NetworkLike, network_for
 from ..runtime.devices import device_name, resolve_device
-from ..runtime.run_folder import as_json, finite_only, versions
+from ..runtime.run_folder import RunFolderError, as_json, finite_only, versions
 from ..runtime.seeding import isolated_random_state, stable_seed
 from ..sources.ranking import POWER
 from ..study.budget import measure_latency
-from ..training.checkpoint import BEST, LAST, Checkpoint, read_checkpoint
+from ..training.checkpoint import BEST, LAST, Checkpoint, load_shipped, read_checkpoint
 from ..training.folder import TrainingFolder
 from ..training.metrics import Metrics
 from ..training.recipe import Recipe, RecipeError, create_recipe
@@ -451,16 +450,37 @@ class TrainingRun:
         return folder.load(name) if folder is not None else None
 
     def _finished(self, folder: TrainingFolder | None) -> Training | None:
-        """The training as an earlier run finished it."""
-        if self.out is None or not (self.out / "result.json").is_file():
+        """The training as an earlier run finished it, with files that were deleted made again."""
+        (is_complete,) = broadcast_object_list([folder is not None and folder.result is not None])
+        if not is_complete:
             return None
+        if folder is not None:
+            folder.check_result_file()
+            if folder.missing_files():
+                self._restore_files(folder)
+        self.accelerator.wait_for_everyone()
         return self._stored(folder)
 
+    def _restore_files(self, folder: TrainingFolder) -> None:
+        """Write the student and all else of a finished training again, from its checkpoint and its stored result."""
+        name = BEST if self.rule == "best" else LAST
+        checkpoint = self._checkpoint(folder, name)
+        if checkpoint is None:
+            raise RunFolderError(
+                f"{', '.join(folder.missing_files())} of {folder.path} cannot be made again, since {name} is missing; "
+                "restore the folder from a copy, or start anew in another one."
+            )
+        load_shipped(self.task.student, checkpoint)
+        self.task.release()
+        model = self.task.student.cpu().eval().requires_grad_()
+        with folder.errors():
+            self._write(folder, model, folder.result or {})
+
     def _stored(self, folder: TrainingFolder | None) -> Training:
-        """The training as it is written down, in all processes; only the main one has the store."""
+        """The training as it is stored, in all processes; only the main one has the store."""
         assert self.out is not None
-        rows = broadcast_object_list([folder.rows if folder is not None else None])[0]
-        result = json.loads((self.out / "result.json").read_text())
+        stored = None if folder is None else (folder.result, folder.rows)
+        result, rows = broadcast_object_list([stored])[0]
         return Training(result, rows, self.out, self._reload())
 
     def _reload(self) -> nn.Module:
@@ -573,11 +593,13 @@ class TrainingRun:
                 "rule": self.rule,
             },
         )
-        save_student(model, card, folder.path / FOLDER)
+        weights = save_student(model, card, folder.path / FOLDER)
         folder.write("metrics.csv", metrics_csv(folder.rows))
-        for name, picture in plot_training(folder.rows, result).items():
+        pictures = plot_training(folder.rows, result)
+        for name, picture in pictures.items():
             folder.write(name, picture)
-        folder.write_json("result.json", result)
+        student = [f"{FOLDER}/{name}" for name in (weights.name, CONFIG)]
+        folder.finish(result, ["metrics.csv", *student, *pictures])
 
 
 def _without_hidden(data: Splits) -> Tensor:

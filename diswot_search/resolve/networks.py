@@ -22,9 +22,9 @@ from ..networks.network import Network, checkpoint_file, create_teacher
 from ..networks.preprocessing import Preprocessing
 from ..networks.recipes import StudentRecipe, WithBody, WithNewClassifier
 from ..networks.saved import WEIGHTS, ModelCard, find_student, load_student, read_card
-from ..runtime.run_folder import STORES
 from ..sources.source import without_images
 from ..study.study import Candidate, Study
+from .folders import kind_of
 
 NetworkLike = Network | nn.Module | Candidate | Study | Architecture | str | os.PathLike[str]
 """What stands for a network."""
@@ -337,8 +337,8 @@ def _from_path(path: Path, data: _Data, weights: dict[str, Any]) -> Network:
     try:
         file = find_student(path)
     except FileNotFoundError as error:
-        job = next((kind for store, kind in STORES.items() if (path / store).is_file()), None)
-        reason = f"It is the run folder of a {job} without a finished student." if job else error
+        kind = kind_of(path)
+        reason = f"It is the run folder of a {kind} without a finished student." if kind else error
         raise FileNotFoundError(f"The {data.role} {path} holds no network. {reason}") from error
     card = read_card(file)
     data.check(str(path), card.num_classes, card.input_size[0])

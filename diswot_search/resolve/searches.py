@@ -15,7 +15,7 @@ from search_spaces.space import Architecture, ArchitectureError, SearchSpace
 
 from ..data.probe import Probe, create_probe
 from ..networks.network import Network, TeacherBank, create_teacher
-from ..runtime.run_folder import STORES, kind_of
+from ..sources.folder import RankingFolder
 
 
 def as_probes(probe: Probe | Sequence[Probe] | str) -> list[Probe]:
@@ -88,7 +88,7 @@ def as_teacher(
 
 def _ranking_at(teacher: object) -> str | None:
     """How to call the ranking of sources that is given, itself or by its folder; None for anything else."""
-    if isinstance(teacher, str | os.PathLike) and kind_of(teacher) == STORES["sources.sqlite"]:
+    if isinstance(teacher, str | os.PathLike) and RankingFolder.exists(teacher):
         return f"ds.load_ranking({os.fspath(teacher)!r})"
     return "ranking" if callable(getattr(teacher, "teachers", None)) else None
 

@@ -34,7 +34,8 @@ CANDIDATE = [
 
 @pytest.mark.parametrize("error", NO_MEMORY, ids=repr)
 def test_a_lack_of_memory_is_no_failure_of_the_candidate(error: Exception) -> None:
-    with pytest.raises(OutOfMemory, match=r"^Out of memory in the proxy 'zen' \(\w*Error: .*\)\. What was stored stays"):
+    message = r"^Out of memory in the proxy 'zen' \(\w*Error: .*\)\. What was stored stays"
+    with pytest.raises(OutOfMemory, match=message):
         failure_reason(error, "in the proxy 'zen'")
     assert issubclass(OutOfMemory, MemoryError)
 
