@@ -418,7 +418,7 @@ def train_command(
         teacher_options=None,
         terms=(),
         ce_weight=None,
-        lesson=unlabelled_objective(unlabelled, unlabelled_options),
+        objective=unlabelled_objective(unlabelled, unlabelled_options),
     )
 
 
@@ -734,9 +734,9 @@ def _show_study(run: str, best: int) -> None:
 
 def _show_training(run: str, best: int) -> None:
     from .reports.training import describe_training, format_training
-    from .training.folder import read_training
+    from .training.result import read_result
 
-    result = read_training(run)
+    result = read_result(run)
     _print(format_training(result), *describe_training(result, run))
 
 
@@ -1001,7 +1001,7 @@ def _make_ranked_subjects(config: dict[str, Any], count: int) -> tuple[Any, Any,
 
 def _train(config: dict[str, Any], **more: Any) -> None:
     """Train as the options of `train` or `distill` say, and show what came of it."""
-    from .jobs.train import TrainingRun
+    from .jobs.training_run import TrainingRun
     from .reports.training import describe_training, format_training
 
     shared = ("dataset", "recipe", "epochs", "batch_size", "lr", "rule", "seed", "out", "device", "checkpoint_minutes")

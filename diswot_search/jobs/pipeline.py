@@ -42,13 +42,14 @@ from ..sources.transferability import source_weights
 from ..study.budget import Budget
 from ..study.evaluator import Evaluator, uses_teacher
 from ..study.study import Study
-from ..training.folder import TrainingFolder, read_training
+from ..training.folder import TrainingFolder
 from ..training.recipe import Recipe
-from ..training.result import Training
+from ..training.result import Training, TrainingResult, read_result
 from .rank_sources import DRAWS, IMAGES, RankingRun, load_ranking
 from .search import Search, weight_seeds
 from .supervision import Bank, SourceObjective, Weighting
-from .train import TrainingRun, refuse_beside_sources
+from .train import reject_teacher_options
+from .training_run import TrainingRun
 
 TEACHER, SOURCES, SEARCH, ALONE = "teacher", "sources", "search", "alone"
 """The stages beside DISTILLED, and the folders of the run folder that they live in."""
@@ -299,16 +300,16 @@ class Pipeline:
     # -- before anything is written -------------------------------------------------------------
 
     def _check_teacher_options(self, teacher: Network) -> None:
-        """Refuse what says how to train a teacher that is trained."""
+        """Reject options of the teacher's training if the teacher is trained."""
         names = ("teacher_epochs", "teacher_recipe_options", "teacher_data_options")
         if teacher.trained and (given := self._given(*names)):
             raise ValueError(f"The teacher {teacher.name} is trained already; {', '.join(given)} cannot be set.")
 
     def _check_alone(self) -> None:
-        """Refuse what is said of a teacher beside sources."""
+        """Reject teacher options when sources are given."""
         of_teacher = ("teacher", "teacher_options", "teacher_epochs", "teacher_recipe_options", "teacher_data_options")
         given = self._given(*of_teacher, "distiller", "ce_weight")
-        refuse_beside_sources(given + (["search_teacher"] if self.search_teacher == "trained" else []))
+        reject_teacher_options(given + (["search_teacher"] if self.search_teacher == "trained" else []))
 
     def _given(self, *names: str) -> list[str]:
         values = ((name, getattr(self, name)) for name in names)
@@ -347,7 +348,7 @@ class Pipeline:
         of_student = {key: value for key, value in stand_in.config.items() if key != "student"}
         of_search = search.study.config
         if self._ranking is not None:
-            asked = self._lesson(self._ranking).config()
+            asked = self._objective(self._ranking).config()
             of_student["unlabelled"] = asked | {"unlabelled_batch_size": stand_in.unlabelled_batch_size}
             of_search = {key: value for key, value in of_search.items() if key != "teacher"}
             return {"search": of_search, "distillation": of_student, "sources": self._ranking.config}
@@ -374,7 +375,7 @@ class Pipeline:
         sources = self._ranking.sources
         by_hand = self.weighting if isinstance(self.weighting, Mapping) else "uniform"
         weights = source_weights({source.name: math.nan for source in sources}, by_hand)
-        return _Guide(self._bank(sources, weights), lesson=self._lesson(self._ranking, weights))
+        return _Guide(self._bank(sources, weights), objective=self._objective(self._ranking, weights))
 
     def _random_teacher(self, teacher: Network) -> Teacher:
         """The teacher's architecture with random weights."""
@@ -405,7 +406,7 @@ class Pipeline:
         weights = self.weights(ranking)
         known = {name: 1.0 for name, value in ranking.similarities(self._measure).items() if not math.isnan(value)}
         bank = self._bank(ranking.sources, weights or ranking.weights(known))
-        return _Guide(bank, lesson=self._lesson(ranking), ranking=ranking, weights=weights)
+        return _Guide(bank, objective=self._objective(ranking), ranking=ranking, weights=weights)
 
     @property
     def _compares(self) -> bool:
@@ -420,7 +421,7 @@ class Pipeline:
         teachers = tuple(source_teacher(source, self._splits) for source in used)
         return TeacherBank(teachers, tuple(weights[source.name] for source in used))
 
-    def _lesson(self, ranking: SourceRanking | RankingRun, weighting: Weighting | None = None) -> SourceObjective:
+    def _objective(self, ranking: SourceRanking | RankingRun, weighting: Weighting | None = None) -> SourceObjective:
         return SourceObjective(
             ranking if isinstance(ranking, SourceRanking) else ranking.sources,
             weighting=self.weighting if weighting is None else weighting,
@@ -481,7 +482,7 @@ class Pipeline:
             teacher=None if guide is None else guide.teacher,
             dataset=splits or self._splits,
             terms=() if guide is None else self._terms,
-            lesson=None if guide is None else guide.lesson,
+            objective=None if guide is None else guide.objective,
             unlabelled_batch_size=None if guide is None else self.unlabelled_batch_size,
             ce_weight=None if guide is None else self.ce_weight,
             recipe=self.recipe,
@@ -580,7 +581,7 @@ class _Guide:
     Attributes:
         of_search: Whom candidates are compared with; None where the proxy compares with nobody.
         teacher: Whom the student learns from; None with sources.
-        lesson: What it learns from sources; None without any.
+        objective: The objective on the sources; None without sources.
         trained: The training of the teacher, where it was trained here.
         ranking: The ranking of the sources.
         weights: What each of them counts; empty where none is near the data.
@@ -588,7 +589,7 @@ class _Guide:
 
     of_search: Teacher | TeacherBank | None
     teacher: Network | None = None
-    lesson: SourceObjective | None = None
+    objective: SourceObjective | None = None
     trained: Training | None = None
     ranking: SourceRanking | None = None
     weights: Mapping[str, float] = field(default_factory=dict)
@@ -599,10 +600,10 @@ class _Guide:
         return self.ranking is not None and not self.weights
 
 
-def read_trainings(path: str | os.PathLike[str]) -> dict[str, dict[str, Any]]:
-    """What is known of the student's trainings in the run folder of a pipeline, as `PipelineResult.compared` has it."""
+def read_trainings(path: str | os.PathLike[str]) -> dict[str, TrainingResult]:
+    """Read the results of the student's trainings from the run folder of a pipeline; see `PipelineResult.compared`."""
     folders = {"student alone": Path(path) / ALONE, "distilled": Path(path) / DISTILLED}
-    return {name: read_training(folder) for name, folder in folders.items() if TrainingFolder.exists(folder)}
+    return {name: read_result(folder) for name, folder in folders.items() if TrainingFolder.exists(folder)}
 
 
 def read_ranking(path: str | os.PathLike[str]) -> tuple[SourceRanking, dict[str, float]] | None:
@@ -662,9 +663,11 @@ def _summary(result: PipelineResult) -> dict[str, Any]:
 
 
 def _summary_of_sources(result: PipelineResult, ranking: SourceRanking) -> dict[str, Any]:
-    facts = result.distilled.result["sources"]
-    shown = {key: facts[key] for key in ("weighting", "measure", "power", "lam", "view", "fallback")}
-    similarities = {model["name"]: model["similarity"] for model in facts["models"]}
+    sources = result.distilled.result.sources
+    assert sources is not None
+    values = sources.to_json()
+    shown = {key: values[key] for key in ("weighting", "measure", "power", "lam", "view", "fallback")}
+    similarities = {model.name: model.similarity for model in sources.models}
     return {"ranking": _place(result.path, ranking), **shown, "similarities": similarities, "weights": result.weights}
 
 

@@ -1,0 +1,492 @@
+"""A training whose input is checked: run, resumed, tested and written down."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from types import TracebackType
+
+import torch
+from accelerate.utils import broadcast_object_list
+from timm.utils import ModelEmaV3
+from torch import Tensor, nn
+
+from search_spaces.cost import count_cost
+from search_spaces.space import SearchSpace
+
+from ..checks import check_whole
+from ..data.labelled import Labels
+from ..data.splits import Splits, check_division
+from ..distillation.combination import Term
+from ..networks.network import Network
+from ..networks.preprocessing import Normalised
+from ..networks.saved import FOLDER, load_student, save_student
+from ..reports.progress import TrainingCurves, TrainingProgress
+from ..reports.training import metrics_csv
+from ..reports.training_figures import plot_training
+from ..resolve.data import as_splits
+from ..resolve.networks import NetworkLike, network_for
+from ..runtime.devices import device_name, resolve_device
+from ..runtime.run_folder import versions
+from ..runtime.seeding import isolated_random_state, stable_seed
+from ..study.budget import measure_latency
+from ..training.checkpoint import BEST, LAST, Checkpoint, read_checkpoint
+from ..training.folder import TrainingFolder
+from ..training.metrics import Metrics
+from ..training.recipe import Recipe, RecipeError, create_recipe
+from ..training.result import (
+    RESULT,
+    Agreement,
+    EpochAccuracy,
+    EpochRow,
+    FinalMetrics,
+    LabelCounts,
+    StudentFacts,
+    TeacherFacts,
+    Timing,
+    Training,
+    TrainingResult,
+    read_result,
+    read_rows,
+)
+from ..training.task import DistillationTask
+from ..training.trainer import Trainer, create_accelerator
+from .supervision import PREDICTIONS, STATE, UnlabelledObjective
+
+RULES = ("best", "last")
+"""The rules that choose the epoch of the student."""
+
+
+class TrainingRun:
+    """A training whose input is checked, ready to run.
+
+    Args:
+        terms: The distillers; empty without a teacher.
+        objective: The objective on unlabelled images; None without one.
+        labels, labels_per_class, unlabelled_batch_size: As for `distill`.
+        student, teacher, dataset, ce_weight, recipe, epochs, batch_size, lr, recipe_options: As for `distill`.
+        space, student_options, teacher_options, data_options, rule, seed: As for `distill`.
+        out, device, checkpoint_minutes, progress: As for `distill`.
+
+    Raises:
+        ValueError: As for `distill`.
+    """
+
+    def __init__(
+        self,
+        *,
+        student: NetworkLike,
+        teacher: NetworkLike | None,
+        dataset: str | Splits,
+        terms: tuple[Term, ...],
+        objective: UnlabelledObjective | None = None,
+        labels: Labels | None = None,
+        labels_per_class: int | None = None,
+        unlabelled_batch_size: int | None = None,
+        ce_weight: float | None,
+        recipe: str | Recipe,
+        epochs: int | None,
+        batch_size: int | None,
+        lr: float | None,
+        recipe_options: Mapping[str, object] | None,
+        space: SearchSpace | str | None,
+        student_options: Mapping[str, object] | None,
+        teacher_options: Mapping[str, object] | None,
+        data_options: Mapping[str, object] | None,
+        rule: str,
+        seed: int,
+        out: str | os.PathLike[str] | None,
+        device: str,
+        checkpoint_minutes: float,
+        progress: bool,
+    ) -> None:
+        check_whole("seed", seed, least=0)
+        if rule not in RULES:
+            raise ValueError(f"rule is {rule!r}; it must be 'best', on validation data, or 'last'.")
+        if not checkpoint_minutes > 0:
+            raise ValueError(f"checkpoint_minutes is {checkpoint_minutes!r}; it must be above 0.")
+        shorthand = {"epochs": epochs, "batch_size": batch_size, "lr": lr}
+        changes = {name: value for name, value in shorthand.items() if value is not None}
+        made = create_recipe(recipe, **(dict(recipe_options or {}) | changes))
+        self.device = resolve_device(device)
+        self.accelerator = create_accelerator(made, self.device)
+        if out is None and self.accelerator.num_processes > 1:
+            raise ValueError("Several processes need a run folder: pass `out=`.")
+        self.splits = as_splits(dataset, data_options, labels=labels, labels_per_class=labels_per_class)
+        mirrored = self.splits.mirrored or "flip" in (recipe_options or {})
+        self.recipe = made if mirrored else create_recipe(made, flip=0.0)
+        if len(self.splits.train) < made.batch_size:
+            raise RecipeError(
+                f"batch_size is {made.batch_size}, but {self.splits.train.title} has only {len(self.splits.train)} "
+                f"images to train on, {len(self.splits.val)} to validate and {len(self.splits.test)} to test on."
+            )
+        if rule == "best" and not len(self.splits.val):
+            raise ValueError("There are no validation images, so no epoch is the best; give rule='last'.")
+        in_space: dict[str, object] = {} if space is None else {"space": space}
+        self.student = self._network(student, "student", {**(student_options or {}), **in_space})
+        self.teacher = None if teacher is None else self._network(teacher, "teacher", teacher_options)
+        self.terms = terms
+        self.rule = rule
+        self.seed = seed
+        self.out = None if out is None else Path(out)
+        self.checkpoint_minutes = checkpoint_minutes
+        self.show_progress = progress
+        self.objective = objective
+        self.unlabelled_batch_size = self._unlabelled_batch_size(unlabelled_batch_size)
+        if objective is not None:
+            objective.prepare(self.splits, self.recipe, seed, self.accelerator.device, self.out)
+        self.task, self.ema = self._create_task(ce_weight)
+        self.config: dict[str, object] = {
+            "student": self.student.config(),
+            "teacher": self.teacher and self.teacher.config(),
+            "data": self.splits.config(),
+            "distillers": {term.name: term.config() for term in terms},
+            "ce_weight": self.task.ce_weight,
+            "recipe": self.recipe.config(),
+            "rule": rule,
+            "seed": seed,
+        }
+        if objective is not None:
+            batch = {"unlabelled_batch_size": self.unlabelled_batch_size}
+            self.config["unlabelled"] = objective.config() | batch
+
+    def _unlabelled_batch_size(self, requested: int | None) -> int | None:
+        """The number of unlabelled images in a step; None if the labelled images serve for both losses."""
+        objective, recipe = self.objective, self.recipe
+        if objective is None:
+            if requested is not None:
+                raise ValueError(
+                    "unlabelled_batch_size is set, but nothing is learnt from unlabelled images: pass `sources=`, or "
+                    "`unlabelled=` to `train`."
+                )
+            return None
+        is_mixed = recipe.mixup or recipe.cutmix
+        if requested is None and objective.shared and self.splits.labelled is None and not is_mixed:
+            return None
+        size = objective.ratio * recipe.batch_size if requested is None else requested
+        check_whole("unlabelled_batch_size", size, least=1)
+        parts = recipe.accumulate * self.accelerator.num_processes
+        if size % parts:
+            raise RecipeError(
+                f"unlabelled_batch_size is {size}, which {self.accelerator.num_processes} processes cannot share in "
+                f"{recipe.accumulate} parts each; choose one that {parts} divides."
+            )
+        return size
+
+    def _network(self, network_like: NetworkLike, role: str, options: Mapping[str, object] | None) -> Network:
+        network = network_for(self.splits, network_like, role, options)
+        if network.trained_on is not None:
+            check_division(f"The {role} {network.name}", network.trained_on, self.splits)
+        return network
+
+    def _create_task(self, ce_weight: float | None) -> tuple[DistillationTask, ModelEmaV3 | None]:
+        """The task on its device; networks and distillers that do not fit are rejected before anything is written."""
+        data = self.splits
+        model = self._built(self.student)
+        ema = None if self.recipe.ema is None else ModelEmaV3(model, decay=self.recipe.ema)
+        teacher = None
+        if self.teacher is not None:
+            teacher = (self._built(self.teacher), self._normalised(self.teacher))
+        with isolated_random_state(stable_seed(self.seed, "distillers")):
+            task = DistillationTask(
+                model,
+                self._normalised(self.student),
+                next(self._images(2)),
+                teacher=teacher,
+                terms=self.terms,
+                unlabelled=self.objective.create if self.objective and self.objective.is_active else None,
+                labels=_without_hidden(data),
+                num_classes=data.num_classes,
+                ce_weight=ce_weight,
+                label_smoothing=self.recipe.label_smoothing,
+                names=(self.student.name, self.teacher.name if self.teacher else ""),
+            )
+        if self.recipe.compile:
+            task.compile()
+        return task, ema
+
+    def _normalised(self, network: Network) -> Normalised:
+        """The normalisation of its weights' training; for new weights, the statistics of the data."""
+        mean, std = network.mean or self.splits.mean, network.std or self.splits.std
+        return Normalised(mean, std, self.recipe.channels_last).to(self.accelerator.device)
+
+    def _built(self, network: Network) -> nn.Module:
+        """Build a network on the device."""
+        try:
+            model = network.build(self.seed)
+        except TypeError as error:  # an option that it does not know, or of the wrong type
+            raise ValueError(f"{network.name} cannot be built: {error}") from error
+        model = model.to(self.accelerator.device)
+        return model.to(memory_format=torch.channels_last) if self.recipe.channels_last else model
+
+    def _images(self, count: int) -> Iterator[Tensor]:
+        """Yield one batch of the first training images, augmented."""
+        order = torch.arange(min(count, len(self.splits.train)))
+        batches = self.splits.train.batches(
+            order, count, device=self.accelerator.device, augment=self.recipe.augmentation, seed=0
+        )
+        return (batch.images for batch in batches)
+
+    def run(self, files: Mapping[str, str] | None = None) -> Training:
+        """Train to the end, evaluate on the test images, and write everything to the run folder.
+
+        Args:
+            files: Further files of the run folder, text by file name.
+
+        Raises:
+            RunFolderError: The run folder cannot be used, or holds another training.
+            DivergenceError: The loss is not a number.
+            KeyboardInterrupt: A signal came; the state is stored.
+        """
+        accelerator = self.accelerator
+        folder = TrainingFolder(self.config, self.out) if accelerator.is_main_process else None
+        try:
+            if folder is not None:
+                self._write_start(folder, files or {})
+            accelerator.wait_for_everyone()
+            if self.out is not None and (self.out / RESULT).is_file():
+                return self._stored(folder)
+            observer = None if folder is None else self._observer(folder)
+            trainer = Trainer(
+                self.task,
+                self.splits,
+                self.recipe,
+                folder,
+                accelerator,
+                seed=self.seed,
+                ema=self.ema,
+                observer=observer,
+                checkpoint_seconds=60 * self.checkpoint_minutes,
+                checkpoint=self._checkpoint(folder, LAST),
+                unlabelled_batch_size=self.unlabelled_batch_size,
+            )
+            if observer is None:
+                trainer.run()
+            else:
+                with observer.watching(trainer.progress.step):
+                    trainer.run()
+            return self._finish(trainer, folder)
+        finally:
+            if folder is not None:
+                folder.release()
+
+    def _write_start(self, folder: TrainingFolder, files: Mapping[str, str]) -> None:
+        """Store the state of the objective, and write the files that stand next to the configuration."""
+        if self.objective is not None:
+            folder.remember(STATE, self.objective.state())
+        labels = {} if self.splits.labelled is None else {"labels.txt": self.splits.labels_file()}
+        for name, text in (labels | dict(files)).items() if folder.path is not None else ():
+            folder.write(name, text)
+
+    def _observer(self, folder: TrainingFolder) -> _Observer:
+        steps = len(self.splits.train) // self.recipe.batch_size * self.recipe.epochs
+        weights = self.objective.weights if self.objective and self.objective.is_active else {}
+        return _Observer(folder, self.recipe, steps, self.show_progress, self.splits.classes, weights)
+
+    def _checkpoint(self, folder: TrainingFolder | None, name: str) -> Checkpoint | None:
+        """A checkpoint, which every process reads for itself."""
+        if self.out is not None:
+            return read_checkpoint(self.out / name)
+        return folder.load(name) if folder is not None else None
+
+    def _stored(self, folder: TrainingFolder | None) -> Training:
+        """The training as the run folder has it, in all processes; only the main one has the store."""
+        assert self.out is not None
+        rows = broadcast_object_list([None if folder is None else read_rows(folder)])[0]
+        return Training(read_result(self.out), rows, self.out, self._reload())
+
+    def _reload(self) -> nn.Module:
+        assert self.out is not None
+        model = None if self.student.timm or self.student.space else self.student.build(self.seed)
+        return load_student(self.out / FOLDER, model=model)
+
+    def _finish(self, trainer: Trainer, folder: TrainingFolder | None) -> Training:
+        """Choose the weights, test them once, and write the result."""
+        self.accelerator.wait_for_everyone()
+        if self.rule == "best":
+            trainer.take_best(self._checkpoint(folder, BEST))
+        self.task.release()
+        test, teacher_test = trainer.test()
+        if folder is not None:
+            model = trainer.evaluated.cpu().eval().requires_grad_()
+            rows = read_rows(folder)
+            result = self._result(trainer, model, rows, test, teacher_test)
+            if folder.path is None:
+                return Training(result, rows, None, model)
+            with folder.errors():
+                self._write(folder, model, rows, result)
+            shutil.rmtree(folder.path / PREDICTIONS, ignore_errors=True)
+        self.accelerator.wait_for_everyone()
+        return self._stored(folder)
+
+    # -- the result -----------------------------------------------------------------------------
+
+    def _result(
+        self,
+        trainer: Trainer,
+        model: nn.Module,
+        rows: tuple[EpochRow, ...],
+        test: Metrics,
+        teacher_test: Metrics | None,
+    ) -> TrainingResult:
+        progress, splits, objective = trainer.progress, self.splits, self.objective
+        last = EpochAccuracy(self.recipe.epochs, rows[-1].val_accuracy, rows[-1].notes)
+        best = EpochAccuracy(progress.best_epoch, progress.best_accuracy)
+        teacher = None
+        if self.teacher is not None and teacher_test is not None:
+            teacher = TeacherFacts(self.teacher.name, self.teacher.trained, teacher_test.accuracy)
+        return TrainingResult(
+            status="complete",
+            epochs=self.recipe.epochs,
+            steps=progress.step,
+            rule=self.rule,
+            last=last,
+            best=best,
+            test=self._test_metrics(test, best.epoch if self.rule == "best" else last.epoch),
+            teacher=teacher,
+            agreement=None if teacher is None else Agreement(test.agreement, test.divergence),
+            student=self._student_facts(model),
+            data=splits.name,
+            classes=splits.classes,
+            labels=_label_counts(splits),
+            unlabelled=None if objective is None else objective.name,
+            sources=None if objective is None else objective.sources_result(rows),
+            distillers={term.name: term.weight for term in self.terms},
+            ce_weight=self.task.ce_weight,
+            seed=self.seed,
+            timing=self._timing(trainer, rows),
+            versions=versions(),
+        )
+
+    def _test_metrics(self, test: Metrics, epoch: int | None) -> FinalMetrics:
+        return FinalMetrics(
+            accuracy=test.accuracy,
+            top5=test.top5,
+            nll=test.nll,
+            calibration_error=test.calibration_error,
+            samples=test.samples,
+            epoch=epoch,
+            rule=self.rule,
+            bins=test.bins,
+            class_accuracy=test.class_accuracy,
+        )
+
+    def _student_facts(self, model: nn.Module) -> StudentFacts:
+        cost = count_cost(model, self.splits.input_size)
+        return StudentFacts(
+            name=self.student.name,
+            params=cost.params,
+            macs=cost.macs,
+            latency_ms=measure_latency(model, self.splits.input_size, batch_size=1),
+            latency="one image on the CPU, float32, median",
+        )
+
+    def _timing(self, trainer: Trainer, rows: tuple[EpochRow, ...]) -> Timing:
+        images = len(rows) * trainer.steps_per_epoch * trainer.images_per_step
+        return Timing(
+            seconds=trainer.progress.seconds,
+            preparation_seconds=trainer.preparation_seconds,
+            images_per_second=images / sum(row.seconds for row in rows),
+            covers="seconds: training and validation of all epochs; preparation_seconds: what sources predict before, "
+            "in the last run; images_per_second: training alone",
+            device=device_name(self.device),
+            processes=self.accelerator.num_processes,
+            threads=torch.get_num_threads(),
+            precision=self.recipe.precision,
+            batch_size=self.recipe.batch_size,
+        )
+
+    def _write(
+        self, folder: TrainingFolder, model: nn.Module, rows: tuple[EpochRow, ...], result: TrainingResult
+    ) -> None:
+        assert folder.path is not None
+        splits, values = self.splits, result.to_json()
+        card = self.student.card(
+            splits.input_size,
+            self.student.mean or splits.mean,
+            self.student.std or splits.std,
+            labels=splits.classes,
+            params=result.student.params,
+            macs=result.student.macs,
+            made_of={
+                "data": splits.config(),
+                "teacher": values["teacher"],
+                "distillers": values["distillers"],
+                "test_accuracy": result.test.accuracy if result.test else None,
+                "rule": self.rule,
+            },
+        )
+        save_student(model, card, folder.path / FOLDER)
+        folder.write("metrics.csv", metrics_csv(rows))
+        for name, picture in plot_training(rows, result).items():
+            folder.write(name, picture)
+        folder.write_json(RESULT, values)
+
+
+def _without_hidden(data: Splits) -> Tensor:
+    """The class of each training image; images without a label get a class of their own."""
+    if data.labelled is None:
+        return data.train.labels
+    labels = torch.full_like(data.train.labels, data.num_classes)
+    labels[data.labelled] = data.train.labels[data.labelled]
+    return labels
+
+
+def _label_counts(data: Splits) -> LabelCounts | None:
+    if data.labelled is None:
+        return None
+    return LabelCounts(len(data.labelled), len(data.train), len(data.val), data.num_classes)
+
+
+class _Observer:
+    """Shows the progress and writes the curves, in the main process."""
+
+    def __init__(
+        self,
+        folder: TrainingFolder,
+        recipe: Recipe,
+        steps: int,
+        progress: bool,
+        classes: tuple[str, ...],
+        source_weights: Mapping[str, float],
+    ) -> None:
+        self._folder = folder
+        self._recipe = recipe
+        self._steps = steps
+        self._progress = progress
+        self._classes = classes
+        self._source_weights = source_weights
+
+    def watching(self, done: int) -> _Observer:
+        """Open the bar and the curves.
+
+        Args:
+            done: Number of steps that earlier runs have done.
+        """
+        folder = self._folder
+        place = None if folder.path is None else folder.path / "curves"
+        rows = read_rows(folder)
+        self._curves = TrainingCurves(place, rows, classes=self._classes, source_weights=self._source_weights)
+        self._bar = TrainingProgress(self._recipe.epochs, self._steps, done=done, enabled=self._progress)
+        return self
+
+    def __enter__(self) -> None:
+        self._bar.__enter__()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._bar.__exit__(kind, error, trace)
+        self._curves.__exit__(kind, error, trace)
+
+    def stepped(self, epoch: int, losses: Mapping[str, Tensor], images: int) -> None:
+        self._bar.add(epoch, losses, images)
+
+    def finished_epoch(self, row: EpochRow) -> None:
+        self._curves.add(row)
+        if row.val_accuracy is not None:
+            self._bar.validated(row.val_accuracy)
+        if self._folder.path is not None:
+            self._folder.write("metrics.csv", metrics_csv(read_rows(self._folder)))
