@@ -160,7 +160,7 @@ def unlabelled_objective(name: str | None, options: Mapping[str, Any] | None) ->
     """
     if name is None:
         if options:
-            raise UnlabelledError("unlabelled_options without an objective: pass `unlabelled=` as well.")
+            raise UnlabelledError("unlabelled_options are given, but no objective: pass `unlabelled=` as well.")
         return None
     if name != "fixmatch":
         raise UnlabelledError(unknown_name_message("unlabelled objective", name, ["fixmatch"]))

@@ -168,7 +168,7 @@ def distillation_options(options: Mapping[str, Any]) -> dict[str, Any]:
     sources, distiller = rest.pop("sources"), rest.pop("distiller")
     if sources is None:
         if strange := [name for name, default in OPTIONS_OF_SOURCES.items() if of_sources[name] != default]:
-            raise ValueError(f"Options of sources without sources: {', '.join(strange)}. Pass `sources=` as well.")
+            raise ValueError(f"{', '.join(strange)}: options of sources, but there are none; pass `sources=`.")
         if rest["teacher"] is None:
             raise ValueError("No teacher: pass `teacher=` or `sources=`.")
         return rest | {"objective": None, "terms": parse_distillers("kd" if distiller is None else distiller)}
@@ -188,8 +188,8 @@ def reject_teacher_options(names: Sequence[str]) -> None:
     """
     if names:
         raise ValueError(
-            f"Teacher options with sources: {', '.join(names)}. The student learns from a teacher or from sources; a "
-            "teacher of the same task may be one of the sources, and lam is the factor of the cross entropy."
+            f"The student learns from sources; {', '.join(names)} cannot be combined with them. A teacher of the same "
+            "task may be one of the sources, and lam is the factor of the cross entropy."
         )
 
 

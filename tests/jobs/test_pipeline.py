@@ -25,7 +25,7 @@ from diswot_search import Budget, DistillerError, RunFolderError, Splits, Study
 from diswot_search.cli import main
 from diswot_search.data.image_sets import ImageSet
 from diswot_search.jobs import rank_sources as source_ranking
-from diswot_search.jobs import train as training
+from diswot_search.jobs import training_run as training
 from diswot_search.jobs.rank_sources import RankingRun
 from diswot_search.networks.saved import save_student
 from diswot_search.options.search import DEFAULT_PROXY
@@ -35,6 +35,7 @@ from diswot_search.sources.evidence import Evidence
 from diswot_search.sources.folder import RankingFolder
 from diswot_search.sources.transferability import MEASURES, get_measure
 from diswot_search.training.folder import TrainingFolder
+from diswot_search.training.result import LabelCounts
 from search_spaces import Architecture, NASBench201Space
 
 STAGES = ["teacher", "search", "distilled", "alone"]
@@ -118,13 +119,13 @@ def test_the_stages_follow_each_other_and_leave_a_folder_each(finished: ds.Pipel
     assert winner.params <= 12_000
     for run in (finished.distilled, finished.alone):
         assert run is not None
-        assert run.result["student"]["name"].endswith(winner.record.architecture)
-        assert run.result["epochs"] == 2
+        assert run.result.student.name.endswith(winner.record.architecture)
+        assert run.result.epochs == 2
     assert finished.teacher is not None
-    assert finished.teacher.result["epochs"] == 3
-    assert finished.distilled.result["teacher"]["accuracy"] == finished.teacher.accuracy
-    assert finished.teacher.result["steps"] == 3 * 60 // 20
-    assert finished.alone.result["teacher"] is None
+    assert finished.teacher.result.epochs == 3
+    assert finished.distilled.result.teacher.accuracy == finished.teacher.accuracy
+    assert finished.teacher.result.steps == 3 * 60 // 20
+    assert finished.alone.result.teacher is None
 
 
 def test_result_and_report_hold_the_student_against_itself_alone(finished: ds.PipelineResult) -> None:
@@ -264,13 +265,13 @@ KILLED = """
 import os, signal
 import torch
 import diswot_search as ds
-from diswot_search.jobs import train
+from diswot_search.jobs import training_run
 from diswot_search.data.image_sets import ImageSet
 from diswot_search.training.folder import TrainingFolder
 from tests.jobs.test_pipeline import TINY
 
 torch.set_num_threads(1)
-train.plot_training = lambda rows, result: {}
+training_run.plot_training = lambda rows, result: {}
 save = TrainingFolder.save
 
 def save_and_die(folder, name, checkpoint):
@@ -394,11 +395,11 @@ def test_all_stages_look_at_the_same_labels(tmp_path: Path) -> None:
     options = TINY | {"labels_per_class": 2, "epochs": 1, "teacher_epochs": 1, "evaluations": 1}
     result = ds.run(out=tmp_path / "run", **options)
     for training_of, images in ((result.teacher, 60), (result.distilled, 40), (result.alone, 40)):
-        assert training_of.result["labels"] == {"labelled": 20, "images": images, "validation": 143, "classes": 10}
+        assert training_of.result.labels == LabelCounts(labelled=20, images=images, validation=143, classes=10)
     own = {"train_limit": 60, "labels_per_class": None}
     taught = ds.run(out=tmp_path / "other", **options | {"teacher_data_options": own, "compare": False})
-    assert taught.teacher.result["labels"] is None
-    assert taught.distilled.result["labels"]["labelled"] == 20
+    assert taught.teacher.result.labels is None
+    assert taught.distilled.result.labels.labelled == 20
 
 
 @pytest.mark.parametrize("of_sources", [False, True])
@@ -450,12 +451,12 @@ def test_sources_are_ranked_searched_for_and_learnt_from(of_sources: ds.Pipeline
         "config.json", "lock", "pipeline.sqlite", "report.md", "result.json", *STAGES_OF_SOURCES,
     }  # fmt: skip
     assert of_sources.teacher is None
-    assert of_sources.distilled.result["teacher"] is None
-    assert of_sources.distilled.result["unlabelled"] == "sources"
-    assert of_sources.alone.result.get("unlabelled") is None
+    assert of_sources.distilled.result.teacher is None
+    assert of_sources.distilled.result.unlabelled == "sources"
+    assert of_sources.alone.result.unlabelled is None
     for training_of in (of_sources.distilled, of_sources.alone):
-        assert training_of.result["labels"]["labelled"] == 20
-        assert training_of.result["student"]["name"].endswith(of_sources.study.winner.record.architecture)
+        assert training_of.result.labels.labelled == 20
+        assert training_of.result.student.name.endswith(of_sources.study.winner.record.architecture)
     assert of_sources.difference == of_sources.distilled.accuracy - of_sources.alone.accuracy
 
 
@@ -468,8 +469,8 @@ def test_one_set_of_weights_serves_the_search_and_the_distillation(of_sources: d
     searched = of_sources.study.config["teacher"]["teachers"]
     used = {name: weight for name, weight in of_sources.weights.items() if weight}
     assert {teacher["name"]: teacher["weight"] for teacher in searched} == used
-    learnt = of_sources.distilled.result["sources"]["models"]
-    assert {model["name"]: model["weight"] for model in learnt} == of_sources.weights
+    learnt = of_sources.distilled.result.sources.models
+    assert {model.name: model.weight for model in learnt} == of_sources.weights
     assert all(teacher["trained"] for teacher in searched)
 
 
@@ -633,7 +634,7 @@ def features_only() -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"teacher": "cifar_resnet20"}, "learns from sources; teacher cannot be given beside them"),
+        ({"teacher": "cifar_resnet20"}, "learns from sources; teacher cannot be combined with them"),
         ({"teacher_options": {"arch": "1x4"}, "teacher_epochs": 1}, "teacher_options, teacher_epochs cannot be given"),
         ({"teacher_recipe_options": {"lr": 1}}, "teacher_recipe_options cannot be given"),
         ({"teacher_data_options": {"train_limit": 60}}, "teacher_data_options cannot be given"),
@@ -656,7 +657,7 @@ def features_only() -> dict[str, Any]:
         ({"labels_per_class": None, "labels": "0%"}, "0%"),
         ({"labels": "50%"}, "labels_per_class"),
         ({"proxy": "diswott"}, "Unknown proxy 'diswott'"),
-        ({"sources": None, "unlabelled_batch_size": 8}, "nothing that is learnt from unlabelled images"),
+        ({"sources": None, "unlabelled_batch_size": 8}, "nothing is learnt from unlabelled images"),
     ],
 )
 def test_wrong_input_of_sources_is_refused_before_the_first_stage(changes: dict, message: str, tmp_path: Path) -> None:
@@ -720,4 +721,4 @@ def test_the_command_line_ranks_searches_and_distils(
     assert main(["show", "again"]) == 0
     assert "Sources for digits by parc" in capsys.readouterr().out  # the ranking that was given
     assert main([*shlex.split(line), "--teacher", "cifar_resnet20"]) == 2
-    assert "teacher cannot be given beside them" in capsys.readouterr().err
+    assert "teacher cannot be combined with them" in capsys.readouterr().err
