@@ -158,7 +158,7 @@ class TrainingRun:
         if objective is None:
             if requested is not None:
                 raise ValueError(
-                    "unlabelled_batch_size is set, but nothing is learnt from unlabelled images: pass `sources=`, or "
+                    "unlabelled_batch_size is given, but nothing is learnt from unlabelled images: pass `sources=`, or "
                     "`unlabelled=` to `train`."
                 )
             return None
