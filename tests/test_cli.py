@@ -299,7 +299,7 @@ def test_the_module_runs_as_a_program() -> None:
 
 
 def test_show_lists_the_front_of_nsga2_and_the_spread_of_several_draws(capsys: pytest.CaptureFixture[str]) -> None:
-    run(f"{SMALL} --algorithm nsga2 --algorithm_options.population 4 --draws 2")
+    run(f"{SMALL} --algorithm nsga2 --algorithm_options.population 4 --weight_draws 2")
     assert "±" in capsys.readouterr().out
     assert run("show run") == 0
     assert "Pareto front of score against params" in capsys.readouterr().out
