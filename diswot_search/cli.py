@@ -24,7 +24,10 @@ from jsonargparse import ActionConfigFile, ArgumentParser
 
 from .jobs import old_commands
 from .options.base import Options, near_options, options_of, summary
+from .options.export import ExportOptions
+from .options.pipeline import PipelineOptions
 from .options.search import SearchOptions
+from .options.training import DistillOptions, TrainOptions
 from .reports.terminal import show
 
 DONE, BAD_INPUT, INTERRUPTED = 0, 2, 130
@@ -58,11 +61,11 @@ COMMANDS: dict[str, Command | Callable[..., None]] = {
     "search": Command(SearchOptions, "diswot_search.jobs.search:SearchJob"),
     "show": old_commands.show_command,
     "compare": old_commands.compare_command,
-    "train": old_commands.train_command,
-    "distill": old_commands.distill_command,
+    "train": Command(TrainOptions, "diswot_search.jobs.train:TrainJob"),
+    "distill": Command(DistillOptions, "diswot_search.jobs.train:DistillJob"),
     "sources": old_commands.sources_command,
-    "run": old_commands.run_command,
-    "export": old_commands.export_command,
+    "run": Command(PipelineOptions, "diswot_search.jobs.pipeline:ShownPipelineJob"),
+    "export": Command(ExportOptions, "diswot_search.compression.export:export_lines"),
     "spaces": old_commands.spaces_command,
     "proxies": old_commands.proxies_command,
     "distillers": old_commands.distillers_command,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import json
 import math
 import os
@@ -21,11 +20,12 @@ from search_spaces.registry import unknown_name_message
 
 from ..data.splits import Splits, check_division, same_data
 from ..networks.features import Shapes
+from ..options.training import SourceOptions
 from ..resolve.sources import SourceLike, as_sources
 from ..runtime.run_folder import RunFolderError
 from ..runtime.typed_json import decode_stored, encode_fields
 from ..sources.frozen import load_source
-from ..sources.ranking import POWER, SourceRanking
+from ..sources.ranking import SourceRanking
 from ..sources.source import SourceModel
 from ..sources.transferability import WEIGHTINGS, get_measure, source_weights
 from ..training.folder import TrainingFolder
@@ -42,10 +42,6 @@ from ..training.unlabelled import (
     check_between,
 )
 from .rank_sources import load_ranking, rank_sources
-
-LAM = 0.8
-"""Default factor of the labelled images' loss when sources are used."""
-
 
 FIXMATCH_RATIO = 7
 """Unlabelled images for each labelled one of FixMatch. Source: Sohn et al., NeurIPS 2020."""
@@ -167,6 +163,32 @@ def unlabelled_objective(name: str | None, options: Mapping[str, Any] | None) ->
     return FixMatchObjective(options)
 
 
+def source_objective(
+    options: SourceOptions, bank: Bank | None = None, weighting: Weighting | None = None
+) -> SourceObjective:
+    """Create the objective on the sources of the options.
+
+    Args:
+        options: The options.
+        bank: Other sources, or their ranking; None for those of the options.
+        weighting: Another weighting; None for that of the options.
+
+    Raises:
+        ValueError, RunFolderError: As for `SourceObjective`.
+    """
+    sources = options.sources if bank is None else bank
+    if sources is None:
+        raise UnlabelledError("There are no sources; pass `sources=`.")
+    return SourceObjective(
+        sources,
+        weighting=options.weighting if weighting is None else weighting,
+        measure=options.measure,
+        power=options.power,
+        lam=options.lam,
+        source_view=options.source_view,
+    )
+
+
 @dataclass(frozen=True)
 class _Similarity:
     """The similarity of a source: mean over draws, and standard deviation; None if not, or not to be, measured."""
@@ -218,11 +240,11 @@ class SourceObjective(UnlabelledObjective):
         self,
         bank: Bank,
         *,
-        weighting: Weighting = "weighted",
-        measure: str | None = None,
-        power: float = POWER,
-        lam: float = LAM,
-        source_view: str = "fixed",
+        weighting: Weighting,
+        measure: str | None,
+        power: float,
+        lam: float,
+        source_view: str,
     ) -> None:
         check_between("lam", lam, 0, 1)
         check_between("power", power, 0, math.inf)
@@ -431,11 +453,3 @@ def _from_main_process(measure: Callable[[], _Similarities]) -> _Similarities:
     if isinstance(similarities, Exception):
         raise similarities
     return similarities
-
-
-OPTIONS_OF_SOURCES = {
-    name: parameter.default
-    for name, parameter in inspect.signature(SourceObjective).parameters.items()
-    if parameter.kind is parameter.KEYWORD_ONLY
-}
-"""The options of learning from sources, with their defaults."""

@@ -3,189 +3,193 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
-from typing import Any
+from abc import abstractmethod
+from collections.abc import Iterable, Mapping
+from typing import Any, TypeVar
 
+from search_spaces.recipes import create_space
 from search_spaces.space import SearchSpace
 
-from ..data.labelled import Labels
+from ..checks import check_options
 from ..data.splits import Splits
-from ..distillation.combination import Specification, parse_distillers
-from ..resolve.networks import NetworkLike
-from ..sources.ranking import POWER
-from ..training.recipe import Recipe
+from ..distillation.combination import Term, parse_distillers
+from ..networks.network import Network
+from ..options.base import changed, from_options, keywords
+from ..options.data import CreateSplitsOptions
+from ..options.training import (
+    DistillerOptions,
+    DistillOptions,
+    NetworkSpaceOptions,
+    SourceOptions,
+    TrainedTeacherOptions,
+    TrainingOptions,
+    TrainOptions,
+)
+from ..reports.training import describe_training, format_training
+from ..resolve.data import as_splits
+from ..resolve.networks import network_for
 from ..training.result import Training
-from .supervision import LAM, OPTIONS_OF_SOURCES, Bank, SourceObjective, Weighting, unlabelled_objective
-from .training_run import TrainingRun
+from .job import Job
+from .supervision import source_objective, unlabelled_objective
+from .training_run import TrainingRun, TrainingSubjects, check_training
+
+O = TypeVar("O", bound=TrainingOptions)  # noqa: E741
 
 
-def distill(
-    student: NetworkLike,
-    teacher: NetworkLike | None = None,
-    dataset: str | Splits = "digits",
-    *,
-    sources: Bank | None = None,
-    weighting: Weighting = "weighted",
-    measure: str | None = None,
-    power: float = POWER,
-    lam: float = LAM,
-    source_view: str = "fixed",
-    labels: Labels | None = None,
-    labels_per_class: int | None = None,
-    unlabelled_batch_size: int | None = None,
-    distiller: Specification | None = None,
-    ce_weight: float | None = None,
-    recipe: str | Recipe = "cifar",
-    epochs: int | None = None,
-    batch_size: int | None = None,
-    lr: float | None = None,
-    recipe_options: Mapping[str, Any] | None = None,
-    space: SearchSpace | str | None = None,
-    student_options: Mapping[str, Any] | None = None,
-    teacher_options: Mapping[str, Any] | None = None,
-    data_options: Mapping[str, Any] | None = None,
-    rule: str = "best",
-    seed: int = 0,
-    out: str | os.PathLike[str] | None = None,
-    device: str = "auto",
-    checkpoint_minutes: float = 10.0,
-    progress: bool = True,
-) -> Training:
-    """Train a student under a teacher of its task, or under sources: models of related tasks.
-
-    With `out` the state lives in a run folder: stopped at any moment, the same call continues, and on a CPU ends with
-    the weights of an uninterrupted run, bit for bit. On SIGINT the step at hand is finished and the state stored
-    before `KeyboardInterrupt` is raised; a second one raises at once. Under `accelerate launch` or torchrun all
-    processes train one student.
-
-    Args:
-        student: The network to train: the run folder of a search (its winner), an architecture of `space`, a timm
-            name, a module, or anything else that `as_network` takes.
-        teacher: The network to learn from, likewise: such as the run folder of a training, or a timm name with
-            `teacher_options={"pretrained": True}` or `{"checkpoint": FILE}`.
-        dataset: The data: a name that `create_splits` knows, or the splits.
-        sources: Models of other tasks to learn from in place of a teacher, as `as_sources` takes them, or their ranking
-            as `rank_sources` gives it, or its run folder. Each teaches, on all training images, labelled or not, a head
-            of its own, which is left out of what is shipped. If none of them is near the task, the student is trained
-            on labels alone, with a warning.
-        weighting: How much each source counts: "weighted" by similarity (DistillWeighted), "nearest" only
-            (DistillNearest), "uniform", or weights by name.
-        measure: What similarity is measured by, see `list_measures`; by default the first of a ranking, else "parc".
-        power: p: weights are similarities to this power, as shares of their sum.
-        lam: lambda: factor of the labelled images' cross entropy; that of the sources is 1 - lambda.
-        source_view: "fixed": sources predict each image once, as it is; "augmented": the view that the student sees.
-        labels: Which training images have labels, as for `create_splits`: "4%", how many, a file or indices; what
-            needs labels, distillers included, looks at these alone. An epoch has as many steps as all training images
-            fill batches.
-        labels_per_class: How many of each class have labels.
-        unlabelled_batch_size: Images beside the labelled ones of a step for the sources to teach on; by default as
-            many as `batch_size`, or where all images are labelled the same ones.
-        distiller: What is learnt from the teacher, "kd" unless said otherwise: names joined by "+", each with its
-            weight before it if that is not the customary one, as in "kd+2*diswot"; or a mapping of names to weights or
-            to mappings of `weight` and options.
-        ce_weight: Factor of the cross entropy; by default the customary one of the distillers.
-        recipe: How to train: its name, or a recipe.
-        epochs: Epochs, if not the recipe's; its schedule is scaled to them.
-        batch_size: Images in a step, if not the recipe's.
-        lr: Learning rate, if not the recipe's.
-        recipe_options: Other fields of `Recipe` and of its augmentation.
-        space: The space of an architecture.
-        student_options: Options of the student, as `as_network` takes them.
-        teacher_options: Options of the teacher, likewise.
-        data_options: Options of `create_splits`.
-        rule: Which weights are shipped and tested: "best" on validation data, or of the "last" epoch.
-        seed: Decides the initial weights, the order of the images and the augmentation; what is kept back from the
-            training images to validate and test on is the same for all seeds, see `data_options`.
-        out: The run folder; None keeps everything in memory.
-        device: "auto", "cpu", "cuda" or "mps".
-        checkpoint_minutes: Minutes after which the state is stored within an epoch; at its end it always is.
-        progress: Show a bar where standard error is a terminal.
-
+@from_options(DistillOptions)
+def distill(options: DistillOptions) -> Training:
+    """
     Returns:
         The finished training, with the student.
 
     Raises:
         ValueError: A name, an option or a weight is wrong, or student, teacher, data and distillers do not fit.
         RunFolderError: The run folder cannot be used, or holds another training.
-        DivergenceError: The loss is no number any more.
+        DivergenceError: The loss is not a number.
     """
-    return _run(distillation_options(locals()))
+    return DistillJob(options).complete()
 
 
-def train(
-    model: NetworkLike,
-    dataset: str | Splits = "digits",
-    *,
-    labels: Labels | None = None,
-    labels_per_class: int | None = None,
-    unlabelled: str | None = None,
-    unlabelled_options: Mapping[str, Any] | None = None,
-    unlabelled_batch_size: int | None = None,
-    recipe: str | Recipe = "cifar",
-    epochs: int | None = None,
-    batch_size: int | None = None,
-    lr: float | None = None,
-    recipe_options: Mapping[str, Any] | None = None,
-    space: SearchSpace | str | None = None,
-    model_options: Mapping[str, Any] | None = None,
-    data_options: Mapping[str, Any] | None = None,
-    rule: str = "best",
-    seed: int = 0,
-    out: str | os.PathLike[str] | None = None,
-    device: str = "auto",
-    checkpoint_minutes: float = 10.0,
-    progress: bool = True,
-) -> Training:
-    """Train a network on labels alone: a teacher, or a student to compare with. The loop is that of `distill`.
+@from_options(TrainOptions)
+def train(options: TrainOptions) -> Training:
+    """
+    Returns:
+        The finished training, with the network.
+
+    Raises:
+        ValueError: A name, an option or a weight is wrong, or network and data do not fit.
+        RunFolderError: The run folder cannot be used, or holds another training.
+        DivergenceError: The loss is not a number.
+    """
+    return TrainJob(options).complete()
+
+
+class _TrainingJob(Job[O, Training]):
+    """A job that is one training."""
+
+    def check(self) -> None:
+        check_training(self.options)
+        self.training = TrainingRun(self.options, self.subjects())
+
+    @abstractmethod
+    def subjects(self) -> TrainingSubjects:
+        """Resolve everything that the options name."""
+
+    def open(self) -> None:
+        self.training.open()
+        if self.training.folder is not None and self.training.out is not None:
+            self.write_options(self.training.folder)
+
+    def run(self) -> Training:
+        return self.training.run()
+
+    def report(self, result: Training) -> Iterable[Any]:
+        if not self.training.accelerator.is_main_process:
+            return ()
+        return (format_training(result.result), *describe_training(result.result, result.path))
+
+
+class TrainJob(_TrainingJob[TrainOptions]):
+    """The job of `train`."""
+
+    def subjects(self) -> TrainingSubjects:
+        options = self.options
+        objective = unlabelled_objective(options.unlabelled, options.unlabelled_options)
+        splits = named_splits(options)
+        model_options = {**(options.model_options or {}), **named_space(options)}
+        return TrainingSubjects(
+            splits=splits,
+            student=network_for(splits, options.model, "student", model_options),
+            objective=objective,
+            unlabelled_batch_size=options.unlabelled_batch_size,
+        )
+
+
+class DistillJob(_TrainingJob[DistillOptions]):
+    """The job of `distill`."""
+
+    def subjects(self) -> TrainingSubjects:
+        options = self.options
+        check_supervision(options, "teacher", *keywords(TrainedTeacherOptions))
+        has_sources = options.sources is not None
+        objective = source_objective(options) if has_sources else None
+        terms = () if has_sources else named_distillers(options)
+        splits = named_splits(options)
+        student_options = {**(options.student_options or {}), **named_space(options)}
+        student = network_for(splits, options.student, "student", student_options)
+        return TrainingSubjects(
+            splits=splits,
+            student=student,
+            teacher=None if has_sources else self._teacher(splits),
+            terms=terms,
+            ce_weight=options.ce_weight,
+            objective=objective,
+            unlabelled_batch_size=options.unlabelled_batch_size,
+        )
+
+    def _teacher(self, splits: Splits) -> Network:
+        teacher = self.options.teacher
+        if teacher is None or (not changed(self.options, "teacher") and not os.path.exists(str(teacher))):
+            missing = "" if teacher is None else f" The default, {teacher}, does not exist."
+            raise ValueError(f"No teacher: pass `teacher=` or `sources=`.{missing}")
+        return network_for(splits, teacher, "teacher", teacher_options(self.options))
+
+
+# -- what options of several jobs name ----------------------------------------------------------
+
+
+def named_splits(options: TrainingOptions) -> Splits:
+    """The splits, or the data set that is named."""
+    check_options("data set", options.data_options or {}, keywords(CreateSplitsOptions))
+    return as_splits(
+        options.dataset, options.data_options, labels=options.labels, labels_per_class=options.labels_per_class
+    )
+
+
+def named_space(options: NetworkSpaceOptions) -> dict[str, SearchSpace]:
+    """The space of an architecture as an option of `network_for`; empty if there is none.
+
+    Raises:
+        ValueError: There are options of a space, but none that is named.
+    """
+    if options.space is None:
+        if options.space_options:
+            raise ValueError("space_options are given, but no space.")
+        return {}
+    if isinstance(options.space, str):
+        return {"space": create_space(options.space, **(options.space_options or {}))}
+    if options.space_options:
+        raise ValueError("The space is given as it is; space_options cannot be set.")
+    return {"space": options.space}
+
+
+def named_distillers(options: DistillerOptions) -> tuple[Term, ...]:
+    """The distillers."""
+    return parse_distillers("kd" if options.distiller is None else options.distiller)
+
+
+def teacher_options(options: TrainedTeacherOptions) -> dict[str, Any]:
+    """The options of the teacher as those of `network_for`."""
+    weights = {"checkpoint": options.teacher_checkpoint, "pretrained": options.teacher_pretrained}
+    return {name: value for name, value in weights.items() if value} | dict(options.teacher_options or {})
+
+
+def check_supervision(options: SourceOptions, *of_teacher: str) -> None:
+    """Reject options of a teacher when sources are given, and options of sources without sources.
 
     Args:
-        model: The network to train; as the student of `distill`.
-        model_options: Its options.
-        labels, labels_per_class: As for `distill`.
-        unlabelled: What is learnt from images without labels: "fixmatch", or nothing.
-        unlabelled_options: Options of that, such as `{"threshold": 0.95}`.
-        unlabelled_batch_size: Images of a step that it looks at; by default seven times `batch_size`.
-        dataset, recipe, epochs, batch_size, lr, recipe_options, space, data_options: As for `distill`.
-        rule, seed, out, device, checkpoint_minutes, progress: As for `distill`.
+        options: The options, of a teacher and its distillers as well.
+        of_teacher: Names of the options that need a teacher, apart from those of the distillers.
 
     Raises:
-        ValueError, RunFolderError, DivergenceError: As for `distill`.
+        ValueError: There are such options.
     """
-    options = dict(locals())
-    alone = {"student": options.pop("model"), "student_options": options.pop("model_options")}
-    alone["objective"] = unlabelled_objective(options.pop("unlabelled"), options.pop("unlabelled_options"))
-    return _run(options | alone | {"teacher": None, "teacher_options": None, "terms": (), "ce_weight": None})
-
-
-def distillation_options(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Convert the arguments of `distill` to those of `TrainingRun`.
-
-    Raises:
-        ValueError: There is neither a teacher nor sources, or both, or options of one are given with the other.
-    """
-    rest = dict(options)
-    of_sources = {name: rest.pop(name) for name in OPTIONS_OF_SOURCES}
-    sources, distiller = rest.pop("sources"), rest.pop("distiller")
-    if sources is None:
-        if strange := [name for name, default in OPTIONS_OF_SOURCES.items() if of_sources[name] != default]:
-            raise ValueError(f"{', '.join(strange)}: options of sources, but there are none; pass `sources=`.")
-        if rest["teacher"] is None:
-            raise ValueError("No teacher: pass `teacher=` or `sources=`.")
-        return rest | {"objective": None, "terms": parse_distillers("kd" if distiller is None else distiller)}
-    teacher_options = {"teacher": rest["teacher"], "distiller": distiller, "ce_weight": rest["ce_weight"]}
-    reject_teacher_options([name for name, value in teacher_options.items() if value is not None])
-    return rest | {"objective": SourceObjective(sources, **of_sources), "terms": ()}
-
-
-def reject_teacher_options(names: Sequence[str]) -> None:
-    """Reject teacher options when sources are given.
-
-    Args:
-        names: Names of the teacher options that are given.
-
-    Raises:
-        ValueError: There are any.
-    """
+    if options.sources is None:
+        if names := changed(options, *(name for name in keywords(SourceOptions) if name != "sources")):
+            raise ValueError(f"{', '.join(names)}: options of sources, but there are none; pass `sources=`.")
+        return
+    needs_teacher = (*of_teacher, *keywords(DistillerOptions))
+    names = [name for name in changed(options, *needs_teacher) if not _is_empty(getattr(options, name))]
     if names:
         raise ValueError(
             f"The student learns from sources; {', '.join(names)} cannot be combined with them. A teacher of the same "
@@ -193,5 +197,5 @@ def reject_teacher_options(names: Sequence[str]) -> None:
         )
 
 
-def _run(options: dict[str, Any]) -> Training:
-    return TrainingRun(**options).run()
+def _is_empty(value: object) -> bool:
+    return value is None or (isinstance(value, Mapping) and not value)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import os
+import contextlib
 import shutil
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 
@@ -14,20 +15,17 @@ from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 
 from search_spaces.cost import count_cost
-from search_spaces.space import SearchSpace
 
 from ..checks import check_whole
-from ..data.labelled import Labels
 from ..data.splits import Splits, check_division
 from ..distillation.combination import Term
 from ..networks.network import Network
 from ..networks.preprocessing import Normalised
 from ..networks.saved import FOLDER, load_student, save_student
+from ..options.training import TrainingOptions
 from ..reports.progress import TrainingCurves, TrainingProgress
 from ..reports.training import metrics_csv
 from ..reports.training_figures import plot_training
-from ..resolve.data import as_splits
-from ..resolve.networks import NetworkLike, network_for
 from ..runtime.devices import device_name, resolve_device
 from ..runtime.run_folder import versions
 from ..runtime.seeding import isolated_random_state, stable_seed
@@ -59,98 +57,112 @@ RULES = ("best", "last")
 """The rules that choose the epoch of the student."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class TrainingSubjects:
+    """The resolved subjects of a training.
+
+    Attributes:
+        splits: The data.
+        student: The network to train.
+        teacher: The network to learn from; None without one.
+        terms: The distillers; empty without a teacher.
+        ce_weight: Factor of the cross entropy; None for the customary one of the distillers.
+        objective: The objective on unlabelled images; None without one.
+        unlabelled_batch_size: Number of unlabelled images in a step; None for the default of the objective.
+    """
+
+    splits: Splits
+    student: Network
+    teacher: Network | None = None
+    terms: tuple[Term, ...] = ()
+    ce_weight: float | None = None
+    objective: UnlabelledObjective | None = None
+    unlabelled_batch_size: int | None = None
+
+
+def check_training(options: TrainingOptions) -> Recipe:
+    """Check the options that need no data; returns the recipe.
+
+    Raises:
+        ValueError: An option is wrong, or the device is not there.
+    """
+    check_whole("seed", options.seed, least=0)
+    if options.rule not in RULES:
+        raise ValueError(f"rule is {options.rule!r}; it must be 'best', on validation data, or 'last'.")
+    if not options.checkpoint_minutes > 0:
+        raise ValueError(f"checkpoint_minutes is {options.checkpoint_minutes!r}; it must be above 0.")
+    shorthand = {"epochs": options.epochs, "batch_size": options.batch_size, "lr": options.lr}
+    changes = {name: value for name, value in shorthand.items() if value is not None}
+    recipe = create_recipe(options.recipe, **{**(options.recipe_options or {}), **changes})
+    resolve_device(options.device)
+    return recipe
+
+
 class TrainingRun:
     """A training whose input is checked, ready to run.
 
     Args:
-        terms: The distillers; empty without a teacher.
-        objective: The objective on unlabelled images; None without one.
-        labels, labels_per_class, unlabelled_batch_size: As for `distill`.
-        student, teacher, dataset, ce_weight, recipe, epochs, batch_size, lr, recipe_options: As for `distill`.
-        space, student_options, teacher_options, data_options, rule, seed: As for `distill`.
-        out, device, checkpoint_minutes, progress: As for `distill`.
+        options: The options.
+        subjects: What they name, resolved.
+
+    Attributes:
+        folder: The open run folder, or the state in memory; None before `open`, and in all processes but the main one.
 
     Raises:
-        ValueError: As for `distill`.
+        ValueError: An option is wrong, or student, teacher, data and distillers do not fit.
     """
 
-    def __init__(
-        self,
-        *,
-        student: NetworkLike,
-        teacher: NetworkLike | None,
-        dataset: str | Splits,
-        terms: tuple[Term, ...],
-        objective: UnlabelledObjective | None = None,
-        labels: Labels | None = None,
-        labels_per_class: int | None = None,
-        unlabelled_batch_size: int | None = None,
-        ce_weight: float | None,
-        recipe: str | Recipe,
-        epochs: int | None,
-        batch_size: int | None,
-        lr: float | None,
-        recipe_options: Mapping[str, object] | None,
-        space: SearchSpace | str | None,
-        student_options: Mapping[str, object] | None,
-        teacher_options: Mapping[str, object] | None,
-        data_options: Mapping[str, object] | None,
-        rule: str,
-        seed: int,
-        out: str | os.PathLike[str] | None,
-        device: str,
-        checkpoint_minutes: float,
-        progress: bool,
-    ) -> None:
-        check_whole("seed", seed, least=0)
-        if rule not in RULES:
-            raise ValueError(f"rule is {rule!r}; it must be 'best', on validation data, or 'last'.")
-        if not checkpoint_minutes > 0:
-            raise ValueError(f"checkpoint_minutes is {checkpoint_minutes!r}; it must be above 0.")
-        shorthand = {"epochs": epochs, "batch_size": batch_size, "lr": lr}
-        changes = {name: value for name, value in shorthand.items() if value is not None}
-        made = create_recipe(recipe, **(dict(recipe_options or {}) | changes))
-        self.device = resolve_device(device)
-        self.accelerator = create_accelerator(made, self.device)
-        if out is None and self.accelerator.num_processes > 1:
+    def __init__(self, options: TrainingOptions, subjects: TrainingSubjects) -> None:
+        recipe = check_training(options)
+        self.device = resolve_device(options.device)
+        self.accelerator = create_accelerator(recipe, self.device)
+        self.options = options
+        self.subjects = subjects
+        self.splits = subjects.splits
+        self.student, self.teacher, self.objective = subjects.student, subjects.teacher, subjects.objective
+        self.out = None if options.out is None else Path(options.out)
+        self.folder: TrainingFolder | None = None
+        self._check_fit(recipe)
+        mirrored = self.splits.mirrored or "flip" in (options.recipe_options or {})
+        self.recipe = recipe if mirrored else create_recipe(recipe, flip=0.0)
+        self.unlabelled_batch_size = self._unlabelled_batch_size(subjects.unlabelled_batch_size)
+        if self.objective is not None:
+            self.objective.prepare(self.splits, self.recipe, options.seed, self.accelerator.device, self.out)
+        self.task, self.ema = self._create_task(subjects.ce_weight)
+        self.config = self._config()
+
+    def _check_fit(self, recipe: Recipe) -> None:
+        """Reject networks and options that do not fit the data."""
+        splits = self.splits
+        if self.out is None and self.accelerator.num_processes > 1:
             raise ValueError("Several processes need a run folder: pass `out=`.")
-        self.splits = as_splits(dataset, data_options, labels=labels, labels_per_class=labels_per_class)
-        mirrored = self.splits.mirrored or "flip" in (recipe_options or {})
-        self.recipe = made if mirrored else create_recipe(made, flip=0.0)
-        if len(self.splits.train) < made.batch_size:
+        if len(splits.train) < recipe.batch_size:
             raise RecipeError(
-                f"batch_size is {made.batch_size}, but {self.splits.train.title} has only {len(self.splits.train)} "
-                f"images to train on, {len(self.splits.val)} to validate and {len(self.splits.test)} to test on."
+                f"batch_size is {recipe.batch_size}, but {splits.train.title} has only {len(splits.train)} images to "
+                f"train on, {len(splits.val)} to validate and {len(splits.test)} to test on."
             )
-        if rule == "best" and not len(self.splits.val):
-            raise ValueError("There are no validation images, so no epoch is the best; give rule='last'.")
-        in_space: dict[str, object] = {} if space is None else {"space": space}
-        self.student = self._network(student, "student", {**(student_options or {}), **in_space})
-        self.teacher = None if teacher is None else self._network(teacher, "teacher", teacher_options)
-        self.terms = terms
-        self.rule = rule
-        self.seed = seed
-        self.out = None if out is None else Path(out)
-        self.checkpoint_minutes = checkpoint_minutes
-        self.show_progress = progress
-        self.objective = objective
-        self.unlabelled_batch_size = self._unlabelled_batch_size(unlabelled_batch_size)
-        if objective is not None:
-            objective.prepare(self.splits, self.recipe, seed, self.accelerator.device, self.out)
-        self.task, self.ema = self._create_task(ce_weight)
-        self.config: dict[str, object] = {
+        if self.options.rule == "best" and not len(splits.val):
+            raise ValueError("There are no validation images, so no epoch is the best; pass rule='last'.")
+        for role, network in (("student", self.student), ("teacher", self.teacher)):
+            if network is not None and network.trained_on is not None:
+                check_division(f"The {role} {network.name}", network.trained_on, splits)
+
+    def _config(self) -> dict[str, object]:
+        """Everything that the result depends on, as JSON values."""
+        config: dict[str, object] = {
             "student": self.student.config(),
             "teacher": self.teacher and self.teacher.config(),
             "data": self.splits.config(),
-            "distillers": {term.name: term.config() for term in terms},
+            "distillers": {term.name: term.config() for term in self.subjects.terms},
             "ce_weight": self.task.ce_weight,
             "recipe": self.recipe.config(),
-            "rule": rule,
-            "seed": seed,
+            "rule": self.options.rule,
+            "seed": self.options.seed,
         }
-        if objective is not None:
+        if self.objective is not None:
             batch = {"unlabelled_batch_size": self.unlabelled_batch_size}
-            self.config["unlabelled"] = objective.config() | batch
+            config["unlabelled"] = self.objective.config() | batch
+        return config
 
     def _unlabelled_batch_size(self, requested: int | None) -> int | None:
         """The number of unlabelled images in a step; None if the labelled images serve for both losses."""
@@ -175,12 +187,6 @@ class TrainingRun:
             )
         return size
 
-    def _network(self, network_like: NetworkLike, role: str, options: Mapping[str, object] | None) -> Network:
-        network = network_for(self.splits, network_like, role, options)
-        if network.trained_on is not None:
-            check_division(f"The {role} {network.name}", network.trained_on, self.splits)
-        return network
-
     def _create_task(self, ce_weight: float | None) -> tuple[DistillationTask, ModelEmaV3 | None]:
         """The task on its device; networks and distillers that do not fit are rejected before anything is written."""
         data = self.splits
@@ -189,13 +195,13 @@ class TrainingRun:
         teacher = None
         if self.teacher is not None:
             teacher = (self._built(self.teacher), self._normalised(self.teacher))
-        with isolated_random_state(stable_seed(self.seed, "distillers")):
+        with isolated_random_state(stable_seed(self.options.seed, "distillers")):
             task = DistillationTask(
                 model,
                 self._normalised(self.student),
                 next(self._images(2)),
                 teacher=teacher,
-                terms=self.terms,
+                terms=self.subjects.terms,
                 unlabelled=self.objective.create if self.objective and self.objective.is_active else None,
                 labels=_without_hidden(data),
                 num_classes=data.num_classes,
@@ -215,7 +221,7 @@ class TrainingRun:
     def _built(self, network: Network) -> nn.Module:
         """Build a network on the device."""
         try:
-            model = network.build(self.seed)
+            model = network.build(self.options.seed)
         except TypeError as error:  # an option that it does not know, or of the wrong type
             raise ValueError(f"{network.name} cannot be built: {error}") from error
         model = model.to(self.accelerator.device)
@@ -229,61 +235,66 @@ class TrainingRun:
         )
         return (batch.images for batch in batches)
 
-    def run(self, files: Mapping[str, str] | None = None) -> Training:
-        """Train to the end, evaluate on the test images, and write everything to the run folder.
+    def complete(self) -> Training:
+        """Open the run folder and run."""
+        self.open()
+        return self.run()
 
-        Args:
-            files: Further files of the run folder, text by file name.
+    def open(self) -> None:
+        """Open the run folder in the main process, and write the labelled subset into it.
 
         Raises:
             RunFolderError: The run folder cannot be used, or holds another training.
+        """
+        if not self.accelerator.is_main_process:
+            return
+        self.folder = TrainingFolder(self.config, self.out)
+        if self.objective is not None:
+            self.folder.remember(STATE, self.objective.state())
+        if self.folder.path is not None and self.splits.labelled is not None:
+            self.folder.write("labels.txt", self.splits.labels_file())
+
+    def run(self) -> Training:
+        """Train to the end, evaluate on the test images, write everything, and release the run folder.
+
+        Raises:
+            RunFolderError: The run folder cannot be written.
             DivergenceError: The loss is not a number.
             KeyboardInterrupt: A signal came; the state is stored.
         """
-        accelerator = self.accelerator
-        folder = TrainingFolder(self.config, self.out) if accelerator.is_main_process else None
+        folder = self.folder
         try:
-            if folder is not None:
-                self._write_start(folder, files or {})
-            accelerator.wait_for_everyone()
+            self.accelerator.wait_for_everyone()
             if self.out is not None and (self.out / RESULT).is_file():
                 return self._stored(folder)
             observer = None if folder is None else self._observer(folder)
-            trainer = Trainer(
-                self.task,
-                self.splits,
-                self.recipe,
-                folder,
-                accelerator,
-                seed=self.seed,
-                ema=self.ema,
-                observer=observer,
-                checkpoint_seconds=60 * self.checkpoint_minutes,
-                checkpoint=self._checkpoint(folder, LAST),
-                unlabelled_batch_size=self.unlabelled_batch_size,
-            )
-            if observer is None:
+            trainer = self._trainer(folder, observer)
+            with contextlib.nullcontext() if observer is None else observer.watching(trainer.progress.step):
                 trainer.run()
-            else:
-                with observer.watching(trainer.progress.step):
-                    trainer.run()
             return self._finish(trainer, folder)
         finally:
             if folder is not None:
                 folder.release()
 
-    def _write_start(self, folder: TrainingFolder, files: Mapping[str, str]) -> None:
-        """Store the state of the objective, and write the files that stand next to the configuration."""
-        if self.objective is not None:
-            folder.remember(STATE, self.objective.state())
-        labels = {} if self.splits.labelled is None else {"labels.txt": self.splits.labels_file()}
-        for name, text in (labels | dict(files)).items() if folder.path is not None else ():
-            folder.write(name, text)
+    def _trainer(self, folder: TrainingFolder | None, observer: _Observer | None) -> Trainer:
+        return Trainer(
+            self.task,
+            self.splits,
+            self.recipe,
+            folder,
+            self.accelerator,
+            seed=self.options.seed,
+            ema=self.ema,
+            observer=observer,
+            checkpoint_seconds=60 * self.options.checkpoint_minutes,
+            checkpoint=self._checkpoint(folder, LAST),
+            unlabelled_batch_size=self.unlabelled_batch_size,
+        )
 
     def _observer(self, folder: TrainingFolder) -> _Observer:
         steps = len(self.splits.train) // self.recipe.batch_size * self.recipe.epochs
         weights = self.objective.weights if self.objective and self.objective.is_active else {}
-        return _Observer(folder, self.recipe, steps, self.show_progress, self.splits.classes, weights)
+        return _Observer(folder, self.recipe, steps, self.options.progress, self.splits.classes, weights)
 
     def _checkpoint(self, folder: TrainingFolder | None, name: str) -> Checkpoint | None:
         """A checkpoint, which every process reads for itself."""
@@ -299,13 +310,13 @@ class TrainingRun:
 
     def _reload(self) -> nn.Module:
         assert self.out is not None
-        model = None if self.student.timm or self.student.space else self.student.build(self.seed)
+        model = None if self.student.timm or self.student.space else self.student.build(self.options.seed)
         return load_student(self.out / FOLDER, model=model)
 
     def _finish(self, trainer: Trainer, folder: TrainingFolder | None) -> Training:
         """Choose the weights, test them once, and write the result."""
         self.accelerator.wait_for_everyone()
-        if self.rule == "best":
+        if self.options.rule == "best":
             trainer.take_best(self._checkpoint(folder, BEST))
         self.task.release()
         test, teacher_test = trainer.test()
@@ -341,10 +352,10 @@ class TrainingRun:
             status="complete",
             epochs=self.recipe.epochs,
             steps=progress.step,
-            rule=self.rule,
+            rule=self.options.rule,
             last=last,
             best=best,
-            test=self._test_metrics(test, best.epoch if self.rule == "best" else last.epoch),
+            test=self._test_metrics(test, best.epoch if self.options.rule == "best" else last.epoch),
             teacher=teacher,
             agreement=None if teacher is None else Agreement(test.agreement, test.divergence),
             student=self._student_facts(model),
@@ -353,9 +364,9 @@ class TrainingRun:
             labels=_label_counts(splits),
             unlabelled=None if objective is None else objective.name,
             sources=None if objective is None else objective.sources_result(rows),
-            distillers={term.name: term.weight for term in self.terms},
+            distillers={term.name: term.weight for term in self.subjects.terms},
             ce_weight=self.task.ce_weight,
-            seed=self.seed,
+            seed=self.options.seed,
             timing=self._timing(trainer, rows),
             versions=versions(),
         )
@@ -368,7 +379,7 @@ class TrainingRun:
             calibration_error=test.calibration_error,
             samples=test.samples,
             epoch=epoch,
-            rule=self.rule,
+            rule=self.options.rule,
             bins=test.bins,
             class_accuracy=test.class_accuracy,
         )
@@ -415,7 +426,7 @@ class TrainingRun:
                 "teacher": values["teacher"],
                 "distillers": values["distillers"],
                 "test_accuracy": result.test.accuracy if result.test else None,
-                "rule": self.rule,
+                "rule": self.options.rule,
             },
         )
         save_student(model, card, folder.path / FOLDER)

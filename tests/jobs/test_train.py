@@ -840,7 +840,7 @@ BAD: list[tuple[dict[str, Any], type[Exception], str]] = [
     ({"distiller": {"kd": math.nan}}, DistillerError, "nan"),
     ({"ce_weight": -0.5}, DistillerError, "ce_weight is -0.5"),
     ({"ce_weight": math.nan}, DistillerError, "ce_weight is nan"),
-    ({"batch_size": 49}, RecipeError, r"only 48 images to train on, beside \d+ to validate and \d+"),
+    ({"batch_size": 49}, RecipeError, r"only 48 images to train on, \d+ to validate and \d+"),
     ({"batch_size": 15, "recipe_options": {"mixup": 0.2}}, RecipeError, "mixed in pairs"),
     ({"batch_size": 16, "recipe_options": {"accumulate": 3}}, RecipeError, "3 equal parts"),
     ({"lr": math.nan}, RecipeError, "lr is nan"),
