@@ -250,10 +250,24 @@ def show_command(run: str, best: int = 10) -> None:
     """
     if best < 1:
         raise ValueError(f"best is {best}; it must be at least 1.")
-    from ..runtime.run_folder import kind_of
+    from ..comparison.store import ScoreStore  # noqa: F401 - so that its folders are known
+    from ..resolve.folders import kind_of
+    from ..runtime.run_folder import RunFolderError
 
-    shown = {"training": _show_training, "ranking of sources": _show_ranking, "pipeline": _show_pipeline}
-    shown.get(kind_of(run) or "", _show_study)(run, best)
+    shown = {
+        "search": _show_study,
+        "comparison": _show_comparison,
+        "training": _show_training,
+        "ranking of sources": _show_ranking,
+        "pipeline": _show_pipeline,
+    }
+    if not os.path.exists(run):
+        raise RunFolderError(f"There is no run folder {run}.")
+    kind = kind_of(run)
+    if kind not in shown:
+        *kinds, last = shown
+        raise RunFolderError(f"{run} is no run folder of a {', '.join(kinds)} or {last}: it has none of their stores.")
+    shown[kind](run, best)
 
 
 def _show_study(run: str, best: int) -> None:
@@ -264,6 +278,12 @@ def _show_study(run: str, best: int) -> None:
     front = [format_front(study)] if study.config["algorithm"]["name"] == "nsga2" else []
     tables = (format_table(study, best), *format_parts(study, best), *front)
     _print(*tables, *describe_study(study), *explain_winner(study))
+
+
+def _show_comparison(run: str, best: int) -> None:
+    from ..runtime.run_folder import RunFolderError
+
+    raise RunFolderError(f"{run} is the run folder of a comparison; its table is in comparison.md.")
 
 
 def _show_training(run: str, best: int) -> None:
@@ -291,7 +311,7 @@ def _show_pipeline(run: str, best: int) -> None:
 
     if ranked := read_ranking(run):
         _print(format_ranking(*ranked))
-    if Study.exists(search := os.path.join(run, SEARCH)):
+    if Study.has_begun(search := os.path.join(run, SEARCH)):
         _show_study(search, best)
     if trainings := read_trainings(run):
         _print(compare_trainings(trainings))

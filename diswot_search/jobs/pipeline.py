@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import json
 import random
 import warnings
 from collections.abc import Callable, Iterable, Mapping
@@ -23,10 +22,11 @@ from ..options.pipeline import PipelineOptions, TeacherTrainingOptions
 from ..reports.pipeline import pipeline_report
 from ..reports.terminal import show
 from ..reports.training import compare_trainings
+from ..resolve.folders import PipelineFolder
 from ..resolve.networks import network_for
 from ..resolve.runs import PipelineResult, StageResult
 from ..resolve.searches import as_budget, as_space
-from ..runtime.run_folder import RunFolder, RunFolderError, as_json, differences
+from ..runtime.run_folder import COMPLETE
 from ..sources.ranking import SourceRanking
 from ..study.evaluator import Evaluator
 from ..study.study import Study
@@ -60,44 +60,6 @@ def run(options: PipelineOptions) -> PipelineResult:
         DivergenceError: The loss of a training is not a number.
     """
     return PipelineJob(options).complete()
-
-
-class PipelineFolder(RunFolder):
-    """The run folder of a pipeline, with a folder for each stage in it.
-
-    Args:
-        config: All that the result depends on, as JSON values.
-        out: The folder.
-
-    Raises:
-        RunFolderError: The folder cannot be used, or holds a pipeline of another configuration.
-    """
-
-    STORE = "pipeline.sqlite"
-    VERSION = 1
-    SCHEMA = ("CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID",)
-
-    path: Path
-
-    def __init__(self, config: Mapping[str, Any], out: Path) -> None:
-        self.config: dict[str, Any] = as_json(dict(config))
-        self.path = out
-        self._open_folder(out)
-
-    def _begin(self) -> None:
-        if self._is_empty():
-            self._create()
-        else:
-            stored = json.loads(self._read("SELECT value FROM meta WHERE key = 'config'")[0][0])
-            if lines := differences(stored, self.config):
-                raise RunFolderError(
-                    f"{self.path} holds a pipeline of another configuration: {'; '.join(lines)}. "
-                    "Choose another run folder."
-                )
-        self.write_json("config.json", self.config)
-
-    def _fill(self) -> None:
-        self._store.execute("INSERT INTO meta VALUES ('config', ?)", (json.dumps(self.config),))
 
 
 class PipelineJob(Job[PipelineOptions, PipelineResult]):
@@ -171,6 +133,7 @@ class PipelineJob(Job[PipelineOptions, PipelineResult]):
             result = PipelineResult(self.path, study, distilled, alone, guide.trained, guide.ranking, guide.weights)
             self.folder.write("report.md", "\n".join(pipeline_report(result)) + "\n")
             self.folder.write_json("result.json", summarise(result))
+            self.folder.end(COMPLETE, ["report.md", "result.json"])
         finally:
             self.folder.release()
         return result
@@ -211,8 +174,8 @@ class PipelineJob(Job[PipelineOptions, PipelineResult]):
 
     def _finished_search(self) -> Study | None:
         folder = self.path / SEARCH
-        study = Study.load(folder, space=self.space) if Study.exists(folder) else None
-        return study if study is not None and study.status == "complete" else None
+        study = Study.load(folder, space=self.space) if Study.has_begun(folder) else None
+        return study if study is not None and study.status == COMPLETE and not study.missing_files() else None
 
     def _probe(self, teacher: Teacher | TeacherBank | None) -> Probe:
         """Labelled images, normalised for the teacher, the same number of each class.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -13,8 +12,10 @@ from ..networks.saved import DISTILLED
 from ..reports.sources import format_ranking
 from ..reports.study import describe_study, format_parts, format_table
 from ..reports.training import format_training
+from ..resolve.folders import PipelineFolder
 from ..resolve.runs import PipelineResult, StageResult
-from ..runtime.run_folder import versions
+from ..runtime.configuration import versions
+from ..runtime.files import read_json
 from ..sources.ranking import POWER, SourceRanking
 from ..study.study import Study
 from ..training.folder import TrainingFolder
@@ -28,7 +29,7 @@ TEACHER, SOURCES, SEARCH, ALONE = "teacher", "sources", "search", "alone"
 def read_trainings(path: str | os.PathLike[str]) -> dict[str, TrainingResult]:
     """Read the results of the student's trainings from the run folder of a pipeline; see `PipelineResult.compared`."""
     folders = {"student alone": Path(path) / ALONE, "distilled": Path(path) / DISTILLED}
-    return {name: read_result(folder) for name, folder in folders.items() if TrainingFolder.exists(folder)}
+    return {name: read_result(folder) for name, folder in folders.items() if TrainingFolder.has_begun(folder)}
 
 
 def read_ranking(path: str | os.PathLike[str]) -> tuple[SourceRanking, dict[str, float]] | None:
@@ -38,9 +39,10 @@ def read_ranking(path: str | os.PathLike[str]) -> tuple[SourceRanking, dict[str,
         RunFolderError: The ranking cannot be read.
     """
     folder = Path(path)
-    config = json.loads((folder / "config.json").read_text())["distillation"].get("unlabelled")
+    config = PipelineFolder.peek(folder).config["distillation"].get("unlabelled")
     done = folder / "result.json"
-    results = json.loads(done.read_text())["results"] if done.is_file() else {}
+    repair = "Delete it and run the same again, which writes it anew."
+    results = read_json(done, keys=("results",), repair=repair)["results"] if done.is_file() else {}
     place = folder / (results.get(SOURCES) or f"{SOURCES}/result.json")
     if config is None or not place.is_file():
         return None

@@ -297,9 +297,9 @@ class SourceObjective(UnlabelledObjective):
 
     def _measure_similarities(self, splits: Splits, seed: int, device: torch.device, out: Path | None) -> _Similarities:
         """The similarities: those of an earlier run of this training, else of the ranking, else measured now."""
-        if out is not None and (stored := TrainingFolder.recall(out, STATE)) is not None:
+        if out is not None and (stored := TrainingFolder.recall_from(out, STATE)) is not None:
             repair = "restore the folder from a copy, or start anew in another one"
-            return decode_stored(_Similarities, stored, out / TrainingFolder.STORE, repair)
+            return decode_stored(_Similarities, stored, out / TrainingFolder.LAYOUT.store, repair)
         ranking, measure = self.ranking, self.measure
         if ranking is None:
             if not self._measures:

@@ -21,21 +21,20 @@ from ..data.splits import Splits, check_division
 from ..distillation.combination import Term
 from ..networks.network import Network
 from ..networks.preprocessing import Normalised
-from ..networks.saved import FOLDER, load_student, save_student
+from ..networks.saved import CONFIG, FOLDER, load_student, save_student
 from ..options.training import TrainingOptions
 from ..reports.progress import TrainingCurves, TrainingProgress
 from ..reports.training import metrics_csv
 from ..reports.training_figures import plot_training
 from ..runtime.devices import device_name, resolve_device
-from ..runtime.run_folder import versions
+from ..runtime.run_folder import RunFolderError, versions
 from ..runtime.seeding import isolated_random_state, stable_seed
 from ..study.budget import measure_latency
-from ..training.checkpoint import BEST, LAST, Checkpoint, read_checkpoint
+from ..training.checkpoint import BEST, LAST, Checkpoint, load_shipped, read_checkpoint
 from ..training.folder import TrainingFolder
 from ..training.metrics import Metrics
 from ..training.recipe import Recipe, RecipeError, create_recipe
 from ..training.result import (
-    RESULT,
     Agreement,
     EpochAccuracy,
     EpochRow,
@@ -46,8 +45,8 @@ from ..training.result import (
     Timing,
     Training,
     TrainingResult,
-    read_result,
     read_rows,
+    stored_result,
 )
 from ..training.task import DistillationTask
 from ..training.trainer import Trainer, create_accelerator
@@ -265,8 +264,8 @@ class TrainingRun:
         folder = self.folder
         try:
             self.accelerator.wait_for_everyone()
-            if self.out is not None and (self.out / RESULT).is_file():
-                return self._stored(folder)
+            if (finished := self._finished(folder)) is not None:
+                return finished
             observer = None if folder is None else self._observer(folder)
             trainer = self._trainer(folder, observer)
             with contextlib.nullcontext() if observer is None else observer.watching(trainer.progress.step):
@@ -302,11 +301,39 @@ class TrainingRun:
             return read_checkpoint(self.out / name)
         return folder.load(name) if folder is not None else None
 
+    def _finished(self, folder: TrainingFolder | None) -> Training | None:
+        """The training as an earlier run finished it; files that were deleted are written again."""
+        (is_complete,) = broadcast_object_list([folder is not None and folder.result is not None])
+        if not is_complete:
+            return None
+        if folder is not None:
+            folder.check_result_file()
+            if folder.missing_files():
+                self._restore_files(folder)
+        self.accelerator.wait_for_everyone()
+        return self._stored(folder)
+
+    def _restore_files(self, folder: TrainingFolder) -> None:
+        """Write all files of a finished training again, from its checkpoint and its stored result."""
+        name = BEST if self.options.rule == "best" else LAST
+        checkpoint, result = self._checkpoint(folder, name), stored_result(folder)
+        if checkpoint is None or result is None:
+            raise RunFolderError(
+                f"{', '.join(folder.missing_files())} of {folder.path} cannot be made again, since {name} is missing; "
+                "restore the folder from a copy, or start anew in another one."
+            )
+        load_shipped(self.task.student, checkpoint)
+        self.task.release()
+        model = self.task.student.cpu().eval().requires_grad_()
+        with folder.errors():
+            self._write(folder, model, read_rows(folder), result)
+
     def _stored(self, folder: TrainingFolder | None) -> Training:
-        """The training as the run folder has it, in all processes; only the main one has the store."""
+        """The training as it is stored, in all processes; only the main one has the store."""
         assert self.out is not None
-        rows = broadcast_object_list([None if folder is None else read_rows(folder)])[0]
-        return Training(read_result(self.out), rows, self.out, self._reload())
+        stored = None if folder is None else (stored_result(folder), read_rows(folder))
+        result, rows = broadcast_object_list([stored])[0]
+        return Training(result, rows, self.out, self._reload())
 
     def _reload(self) -> nn.Module:
         assert self.out is not None
@@ -429,11 +456,13 @@ class TrainingRun:
                 "rule": self.options.rule,
             },
         )
-        save_student(model, card, folder.path / FOLDER)
+        weights = save_student(model, card, folder.path / FOLDER)
         folder.write("metrics.csv", metrics_csv(rows))
-        for name, picture in plot_training(rows, result).items():
+        pictures = plot_training(rows, result)
+        for name, picture in pictures.items():
             folder.write(name, picture)
-        folder.write_json(RESULT, values)
+        student = [f"{FOLDER}/{name}" for name in (weights.name, CONFIG)]
+        folder.finish(values, ["metrics.csv", *student, *pictures])
 
 
 def _without_hidden(data: Splits) -> Tensor:

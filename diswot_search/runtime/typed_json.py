@@ -11,7 +11,7 @@ from dataclasses import MISSING, Field, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any, TypeAlias, TypeVar
 
-from .run_folder import RunFolderError
+from .files import RunFolderError
 
 Json: TypeAlias = "bool | int | float | str | Sequence[Json] | Mapping[str, Json] | None"
 """A value that JSON can state."""

@@ -10,12 +10,10 @@ from pathlib import Path
 
 from torch import nn
 
+from ..runtime.run_folder import COMPLETE, RUNNING
 from ..runtime.typed_json import Json, beside, decode, decode_stored, encode, encode_fields
 from .folder import TrainingFolder, read_training
 from .metrics import ConfidenceBin
-
-RESULT = "result.json"
-"""File of a run folder with the result."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -293,7 +291,7 @@ class TrainingResult:
     @property
     def is_complete(self) -> bool:
         """Whether the training is complete."""
-        return self.status == "complete"
+        return self.status == COMPLETE
 
     @classmethod
     def from_json(cls, values: object) -> TrainingResult:
@@ -347,15 +345,22 @@ def read_result(path: str | os.PathLike[str]) -> TrainingResult:
     Raises:
         RunFolderError: The folder has no training, or it is damaged.
     """
-    values = dict(read_training(path))
-    file, repair = Path(path) / RESULT, "remove the file and run the same again, which writes it anew"
-    if values.get("status") == "running":
-        file, repair = Path(path) / TrainingFolder.STORE, _RESTORE
+    values, store = dict(read_training(path)), Path(path) / TrainingFolder.LAYOUT.store
+    if values.get("status") == RUNNING:
         for name in ("last", "best"):
             if values.get(name) is not None:
-                row = decode_stored(EpochRow, values[name], file, repair)
+                row = decode_stored(EpochRow, values[name], store, _RESTORE)
                 values[name] = encode(EpochAccuracy(row.epoch, row.val_accuracy, row.notes))
-    return decode_stored(TrainingResult, values, file, repair)
+    return decode_stored(TrainingResult, values, store, _RESTORE)
+
+
+def stored_result(folder: TrainingFolder) -> TrainingResult | None:
+    """The stored result of a finished training; None before its end.
+
+    Raises:
+        RunFolderError: The result is damaged.
+    """
+    return None if folder.result is None else decode_stored(TrainingResult, folder.result, _store_of(folder), _RESTORE)
 
 
 def read_rows(folder: TrainingFolder) -> tuple[EpochRow, ...]:
@@ -364,8 +369,11 @@ def read_rows(folder: TrainingFolder) -> tuple[EpochRow, ...]:
     Raises:
         RunFolderError: A row is damaged.
     """
-    store = (folder.path or Path("memory")) / TrainingFolder.STORE
-    return tuple(decode_stored(EpochRow, row, store, _RESTORE) for row in folder.rows)
+    return tuple(decode_stored(EpochRow, row, _store_of(folder), _RESTORE) for row in folder.rows)
+
+
+def _store_of(folder: TrainingFolder) -> Path:
+    return (folder.path or Path("memory")) / TrainingFolder.LAYOUT.store
 
 
 _RESTORE = "restore the folder from a copy, or start anew in another one"
