@@ -24,7 +24,9 @@ from jsonargparse import ActionConfigFile, ArgumentParser
 
 from .jobs import old_commands
 from .options.base import Options, near_options, options_of, summary
+from .options.compare import CompareOptions
 from .options.search import SearchOptions
+from .options.sources import RankSourcesOptions
 from .reports.terminal import show
 
 DONE, BAD_INPUT, INTERRUPTED = 0, 2, 130
@@ -48,7 +50,7 @@ class Command:
         action = pkgutil.resolve_name(self.action)
         options = self.options(**values)
         if isinstance(action, type):
-            job = action(options)
+            job = action(options, show)
             show(*job.report(job.complete()))
         else:
             show(*action(options))
@@ -57,10 +59,10 @@ class Command:
 COMMANDS: dict[str, Command | Callable[..., None]] = {
     "search": Command(SearchOptions, "diswot_search.jobs.search:SearchJob"),
     "show": old_commands.show_command,
-    "compare": old_commands.compare_command,
+    "compare": Command(CompareOptions, "diswot_search.jobs.compare:ComparisonRun"),
     "train": old_commands.train_command,
     "distill": old_commands.distill_command,
-    "sources": old_commands.sources_command,
+    "sources": Command(RankSourcesOptions, "diswot_search.jobs.rank_sources:RankingRun"),
     "run": old_commands.run_command,
     "export": old_commands.export_command,
     "spaces": old_commands.spaces_command,

@@ -26,6 +26,7 @@ from ..distillation.combination import Specification, Term, parse_distillers
 from ..networks.network import Network, Teacher, TeacherBank
 from ..networks.saved import DISTILLED
 from ..options.search import DEFAULT_PROXY
+from ..options.sources import RankSourcesOptions
 from ..proxies.aggregate import RankAggregate, elementary_proxies
 from ..proxies.proxy import Proxy, ProxyFunction
 from ..proxies.registry import get_proxy
@@ -45,7 +46,7 @@ from ..study.study import Study
 from ..training.folder import TrainingFolder, read_training
 from ..training.recipe import Recipe
 from ..training.result import Training
-from .rank_sources import DRAWS, IMAGES, RankingRun, load_ranking
+from .rank_sources import RankingRun, load_ranking
 from .search import Search, weight_seeds
 from .supervision import Bank, SourceObjective, Weighting
 from .train import TrainingRun, refuse_beside_sources
@@ -321,21 +322,19 @@ class Pipeline:
         if isinstance(bank, SourceRanking):
             bank.check_target(self._splits.name, self._splits.num_classes)
             return bank
-        return RankingRun(
-            sources=bank,
-            dataset=self._splits,
-            measures=self.measure or "parc",
-            images=IMAGES,
-            draws=DRAWS,
-            reference=None,
-            labels=None,
-            labels_per_class=None,
-            data_options=None,
-            seed=self.seed,
-            out=Path(self.out) / SOURCES,
-            device=self.device,
-            progress=self.progress,
+        ranking = RankingRun(
+            RankSourcesOptions(
+                bank,
+                self._splits,
+                measures=self.measure or "parc",
+                seed=self.seed,
+                out=Path(self.out) / SOURCES,
+                device=self.device,
+                progress=self.progress,
+            )
         )
+        ranking.check()
+        return ranking
 
     def _check(self) -> dict[str, Any]:
         """Make every stage as far as it can be made without those before it; returns the configuration."""
@@ -446,6 +445,7 @@ class Pipeline:
 
     def _rank(self, ranking: SourceRanking | RankingRun, tell: Callable[[str, StageResult], None]) -> _Guide:
         if isinstance(ranking, RankingRun):
+            ranking.open()
             ranking = ranking.run()
             tell(SOURCES, ranking)
         guide = self._guide_of(ranking)
