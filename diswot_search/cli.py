@@ -24,9 +24,11 @@ from jsonargparse import ActionConfigFile, ArgumentParser
 
 from .jobs import old_commands
 from .options.base import Options, near_options, options_of, summary
+from .options.compare import CompareOptions
 from .options.export import ExportOptions
 from .options.pipeline import PipelineOptions
 from .options.search import SearchOptions
+from .options.sources import RankSourcesOptions
 from .options.training import DistillOptions, TrainOptions
 from .reports.terminal import show
 
@@ -51,7 +53,7 @@ class Command:
         action = pkgutil.resolve_name(self.action)
         options = self.options(**values)
         if isinstance(action, type):
-            job = action(options)
+            job = action(options, show)
             show(*job.report(job.complete()))
         else:
             show(*action(options))
@@ -60,11 +62,11 @@ class Command:
 COMMANDS: dict[str, Command | Callable[..., None]] = {
     "search": Command(SearchOptions, "diswot_search.jobs.search:SearchJob"),
     "show": old_commands.show_command,
-    "compare": old_commands.compare_command,
+    "compare": Command(CompareOptions, "diswot_search.jobs.compare:ComparisonRun"),
     "train": Command(TrainOptions, "diswot_search.jobs.train:TrainJob"),
     "distill": Command(DistillOptions, "diswot_search.jobs.train:DistillJob"),
-    "sources": old_commands.sources_command,
-    "run": Command(PipelineOptions, "diswot_search.jobs.pipeline:ShownPipelineJob"),
+    "sources": Command(RankSourcesOptions, "diswot_search.jobs.rank_sources:RankingRun"),
+    "run": Command(PipelineOptions, "diswot_search.jobs.pipeline:PipelineJob"),
     "export": Command(ExportOptions, "diswot_search.compression.export:export_lines"),
     "spaces": old_commands.spaces_command,
     "proxies": old_commands.proxies_command,

@@ -221,7 +221,7 @@ def test_spaces_lists_all_and_shows_one(capsys: pytest.CaptureFixture[str]) -> N
         ("sources --sources '[resnet18]' --measures parcc", "Unknown measure 'parcc'. Did you mean 'parc'"),
         ("sources --sources '[resnet18]' --measure knn", "arguments: --measure knn. Did you mean --measures"),
         ("sources --sources '[resnet18]' --labels 0%", "0%"),
-        ("sources --sources '[resnet18]' --draws 0", "draws is 0"),
+        ("sources --sources '[resnet18]' --image_draws 0", "draws is 0"),
         ("run --max_params 1e3", "the smallest cost of the space is 73,306 params"),
         ("run --distiller kdd", "Unknown distiller 'kdd'. Did you mean 'kd'"),
         ("run --teacher_epochs 0", "epochs is 0"),
@@ -346,7 +346,7 @@ def known(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_a_comparison_prints_its_table_and_leaves_a_run_folder(known: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert run(f"{COMPARE} --where.dataset a --sample 5 --draws 2 --fresh_probes true") == 0
+    assert run(f"{COMPARE} --where.dataset a --sample 5 --weight_draws 2 --fresh_probes true") == 0
     shown = capsys.readouterr()
     assert "log_rank(l2_norm, macs)" in shown.out
     assert "5 architectures" in shown.out
@@ -620,7 +620,7 @@ def test_a_student_is_exported_and_its_loss_of_accuracy_told(capsys: pytest.Capt
 
 SOURCES = (
     "sources --sources '[first, {model: second}]' --data_options.image_size 8 --labels_per_class 10 --images 60 "
-    "--draws 2 --device cpu --out ranking"
+    "--image_draws 2 --device cpu --out ranking"
 )
 
 
@@ -659,7 +659,7 @@ def test_sources_are_ranked_shown_and_stand_for_the_teacher_of_a_search(capsys: 
     assert capsys.readouterr().out == ranked.out
     assert run("sources --config ranking/config.yaml") == 0
     assert capsys.readouterr().out == ranked.out
-    assert run("sources --config ranking/config.yaml --draws 3") == 2
+    assert run("sources --config ranking/config.yaml --image_draws 3") == 2
     assert "draws is 2 there, 3 here" in capsys.readouterr().err
     fitted = SMALL.replace("--teacher cifar_resnet20", "--teacher ranking")
     assert run(fitted) == 0

@@ -16,6 +16,7 @@ from ..networks.network import Network, Teacher, TeacherBank
 from ..options.base import changed, keywords
 from ..options.pipeline import PipelineOptions
 from ..options.shared import LabelOptions
+from ..options.sources import RankSourcesOptions
 from ..proxies.aggregate import elementary_proxies
 from ..proxies.registry import get_proxy
 from ..resolve.data import as_splits
@@ -28,7 +29,7 @@ from ..sources.transferability import source_weights
 from ..study.evaluator import uses_teacher
 from ..training.result import Training
 from .pipeline_results import SOURCES, TEACHER
-from .rank_sources import DRAWS, IMAGES, RankingRun, load_ranking
+from .rank_sources import RankingRun, load_ranking
 from .supervision import Bank, SourceObjective, source_objective
 from .train import named_distillers, teacher_options
 from .training_run import TrainingRun, TrainingSubjects
@@ -205,21 +206,19 @@ class SourceGuides(Guides):
         if isinstance(bank, SourceRanking):
             bank.check_target(self.splits.name, self.splits.num_classes)
             return bank
-        return RankingRun(
-            sources=bank,
-            dataset=self.splits,
-            measures=self.options.measure or "parc",
-            images=IMAGES,
-            draws=DRAWS,
-            reference=None,
-            labels=None,
-            labels_per_class=None,
-            data_options=None,
-            seed=self.options.seed,
-            out=self.folder / SOURCES,
-            device=self.options.device,
-            progress=self.options.progress,
+        ranking = RankingRun(
+            RankSourcesOptions(
+                bank,
+                self.splits,
+                measures=self.options.measure or "parc",
+                seed=self.options.seed,
+                out=self.folder / SOURCES,
+                device=self.options.device,
+                progress=self.options.progress,
+            )
         )
+        ranking.check()
+        return ranking
 
     def provisional(self) -> Guide:
         """A guide in which all sources that may have a weight count alike."""
@@ -234,6 +233,7 @@ class SourceGuides(Guides):
     def find(self, announce: Announce) -> Guide:
         ranking = self.ranking
         if isinstance(ranking, RankingRun):
+            ranking.open()
             ranking = ranking.run()
             announce(SOURCES, ranking)
         guide = self._guide(ranking)

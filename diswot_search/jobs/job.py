@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar
 
 from ..options.base import Options, to_yaml
@@ -12,11 +13,16 @@ O = TypeVar("O", bound=Options)  # noqa: E741
 R = TypeVar("R")
 
 
-class Writable(Protocol):
-    """A run folder as far as a job needs it to write a file."""
+class Folder(Protocol):
+    """A run folder, as far as every job needs it."""
+
+    path: Path | None
 
     def write(self, name: str, content: str, /) -> None:
         """Write a file, whole or not at all."""
+
+    def release(self) -> None:
+        """Let other processes work on the folder."""
 
 
 class Job(ABC, Generic[O, R]):
@@ -24,10 +30,12 @@ class Job(ABC, Generic[O, R]):
 
     Args:
         options: The options. They are checked by `complete`, not here.
+        show: Prints tables and lines of a stage that is done while others are still to come; by default nothing.
     """
 
-    def __init__(self, options: O) -> None:
+    def __init__(self, options: O, show: Callable[..., None] | None = None) -> None:
         self.options = options
+        self.show = show or (lambda *items: None)
 
     @abstractmethod
     def check(self) -> None:
@@ -38,8 +46,11 @@ class Job(ABC, Generic[O, R]):
         """
 
     @abstractmethod
-    def open(self) -> None:
-        """Open the run folder and write config.yaml into it, or keep the state in memory.
+    def open(self) -> Folder | None:
+        """Open the run folder, new or of an earlier run.
+
+        Returns:
+            The folder; None if this process does not write files.
 
         Raises:
             RunFolderError: The folder cannot be used.
@@ -47,18 +58,20 @@ class Job(ABC, Generic[O, R]):
 
     @abstractmethod
     def run(self) -> R:
-        """Do what is left to do, write the results, and let go of the run folder."""
+        """Do the work that is left, write the results, and let go of the run folder."""
 
     @abstractmethod
     def report(self, result: R) -> Iterable[Any]:
         """Tables and lines for a terminal."""
 
-    def write_options(self, folder: Writable) -> None:
-        """Write config.yaml, which `--config` reads, into a run folder that is open."""
-        folder.write("config.yaml", to_yaml(self.options))
-
     def complete(self) -> R:
-        """Check, open and run."""
+        """Check, open and run; the run folder gets all options as config.yaml, which `--config` reads."""
         self.check()
-        self.open()
+        folder = self.open()
+        if folder is not None and folder.path is not None:
+            try:
+                folder.write("config.yaml", to_yaml(self.options))
+            except BaseException:
+                folder.release()
+                raise
         return self.run()

@@ -71,7 +71,7 @@ class SearchJob(Job[SearchOptions, Study]):
             precision=Precision(channels_last=options.channels_last, bf16=options.bf16),
         )
 
-    def open(self) -> None:
+    def open(self) -> Study:
         options = self.options
         self.search = Search(
             self.evaluator,
@@ -83,8 +83,7 @@ class SearchJob(Job[SearchOptions, Study]):
             out=options.out,
             progress=options.progress,
         )
-        if options.out is not None:
-            self.write_options(self.search.study)
+        return self.search.study
 
     def run(self) -> Study:
         return self.search.run()

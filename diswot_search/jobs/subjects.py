@@ -13,7 +13,7 @@ from ..data.probe import Probe, create_probes
 from ..data.splits import Splits
 from ..networks.network import Teacher, TeacherBank
 from ..options.base import Options, changed, keywords
-from ..options.data import CreateProbeOptions, CreateSplitsOptions
+from ..options.data import CreateProbeOptions
 from ..options.search import SearchOptions
 from ..resolve.data import as_splits
 from ..resolve.searches import as_probes, as_space, as_teacher
@@ -129,7 +129,6 @@ def _ranked_splits(options: SearchOptions, ranking: SourceRanking) -> Splits:
     named = options.probe if isinstance(options.probe, str) else None
     if named is None and not changed(options, "data_options", "labels", "labels_per_class"):
         return ranking.target
-    check_options("data set", options.data_options or {}, keywords(CreateSplitsOptions))
     name = named or (ranking.data or {}).get("name") or "digits"
     splits = as_splits(name, options.data_options, labels=options.labels, labels_per_class=options.labels_per_class)
     ranking.check_target(splits.name, splits.num_classes)

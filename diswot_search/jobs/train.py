@@ -28,6 +28,7 @@ from ..options.training import (
 from ..reports.training import describe_training, format_training
 from ..resolve.data import as_splits
 from ..resolve.networks import network_for
+from ..training.folder import TrainingFolder
 from ..training.result import Training
 from .job import Job
 from .supervision import source_objective, unlabelled_objective
@@ -75,10 +76,8 @@ class _TrainingJob(Job[O, Training]):
     def subjects(self) -> TrainingSubjects:
         """Resolve everything that the options name."""
 
-    def open(self) -> None:
-        self.training.open()
-        if self.training.folder is not None and self.training.out is not None:
-            self.write_options(self.training.folder)
+    def open(self) -> TrainingFolder | None:
+        return self.training.open()
 
     def run(self) -> Training:
         return self.training.run()

@@ -12,6 +12,7 @@ import functools
 import inspect
 import os
 import re
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, dataclass, fields
 from typing import Any, ClassVar, Literal, ParamSpec, TypeVar
@@ -190,6 +191,7 @@ _KINDS: dict[str, Any] = {
     "dict": dict,
     "float": float,
     "int": int,
+    "Iterable": list,
     "list": list,
     "Mapping": dict,
     "Sequence": list,
@@ -265,6 +267,15 @@ def _plain(value: Any) -> Any:
         return os.fspath(value)
     if isinstance(value, Mapping):
         return {str(key): _plain(item) for key, item in value.items()}
+    if callable(to_dict := getattr(value, "to_dict", None)):
+        return _plain(to_dict())
     if isinstance(value, list | tuple):
         return [_plain(item) for item in value]
-    return f"<{type(value).__name__} that was given in Python>"
+    text = _as_text(value)
+    return f"<{type(value).__name__} that was given in Python>" if text is None else text
+
+
+def _as_text(value: object) -> str | None:
+    """An architecture as its text, which parses back."""
+    module = sys.modules.get("search_spaces.space")
+    return str(value) if module is not None and isinstance(value, module.Architecture) else None

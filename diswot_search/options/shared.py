@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from typing import TYPE_CHECKING, Any
 
 from .base import Options
@@ -12,6 +12,7 @@ from .base import Options
 if TYPE_CHECKING:
     import numpy as np
 
+    from ..data.splits import Splits
     from ..study.budget import Budget
 
 
@@ -125,6 +126,18 @@ class DataOptions(Options):
     """
 
     data_options: Mapping[str, Any] | None = None
+
+
+@dataclass(frozen=True)
+class DataSetOptions(DataOptions):
+    """The data set of a job.
+
+    Args:
+        dataset: The data set: digits, PATH.npz, torch/cifar100, folder/PATH, ..., or splits.
+    """
+
+    dataset: str | Splits = "digits"
+    _: KW_ONLY
 
 
 @dataclass(frozen=True, kw_only=True)
