@@ -163,7 +163,11 @@ def _decode_fields(kind: type, value: object, key: str) -> object:
             rest = {name: item for name, item in value.items() if name not in plain and name.startswith(prefix)}
             if not prefix:
                 rest = {name: item for name, item in rest.items() if not name.startswith(prefixes or "\0")}
-            values[entry.name] = _decode(hints[entry.name], {n.removeprefix(prefix): v for n, v in rest.items()}, key)
+            item = typing.get_args(hints[entry.name])[1]
+            values[entry.name] = {
+                name.removeprefix(prefix): _decode(item, entry_value, f"{key}.{name}" if key else name)
+                for name, entry_value in rest.items()
+            }
         elif entry.name in value:
             values[entry.name] = _decode(hints[entry.name], value[entry.name], path)
         elif _is_required(entry):
