@@ -112,7 +112,7 @@ def write_export(options: ExportOptions) -> ExportReport:
     return replace(made.report, accuracy=accuracy, float_accuracy=float_accuracy, samples=len(splits.test))
 
 
-def as_card(card: ModelCard | Mapping[str, Any] | None) -> ModelCard | None:
+def as_card(card: ModelCard | Mapping[str, object] | None) -> ModelCard | None:
     """The card; a mapping of its fields becomes one.
 
     Raises:
@@ -274,7 +274,7 @@ def _files_of(student: str | os.PathLike[str]) -> set[Path]:
     return {weights.resolve(), weights.with_name(CONFIG).resolve()}
 
 
-def _fitting_splits(dataset: Splits | str | None, data_options: Mapping[str, Any], card: ModelCard) -> Splits | None:
+def _fitting_splits(dataset: Splits | str | None, data_options: Mapping[str, object], card: ModelCard) -> Splits | None:
     """The data set, for images of the network's size; the one that it was trained on is divided as it was then."""
     if isinstance(dataset, str):
         dataset = _as_in_training(dataset, data_options, card)

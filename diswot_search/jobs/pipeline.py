@@ -8,7 +8,6 @@ import warnings
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from search_spaces.space import Architecture
 
@@ -148,7 +147,7 @@ class PipelineJob(Job[PipelineOptions, PipelineResult]):
             self.folder.release()
         return result
 
-    def report(self, result: PipelineResult) -> Iterable[Any]:
+    def report(self, result: PipelineResult) -> Iterable[object]:
         return (compare_trainings(result.compared()), f"run folder: {result.path}")
 
     def _training(self, student: Architecture, guide: Guide | None, out: Path | None) -> TrainingRun:

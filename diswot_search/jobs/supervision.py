@@ -148,7 +148,7 @@ class FixMatchObjective(UnlabelledObjective):
         return {"name": self.name, **self.options}
 
 
-def unlabelled_objective(name: str | None, options: Mapping[str, Any] | None) -> UnlabelledObjective | None:
+def unlabelled_objective(name: str | None, options: Mapping[str, object] | None) -> UnlabelledObjective | None:
     """Create the objective that `unlabelled` names; None for None.
 
     Raises:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from abc import abstractmethod
 from collections.abc import Iterable, Mapping
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from search_spaces.recipes import create_space
 from search_spaces.space import SearchSpace
@@ -82,7 +82,7 @@ class _TrainingJob(Job[O, Training]):
     def run(self) -> Training:
         return self.training.run()
 
-    def report(self, result: Training) -> Iterable[Any]:
+    def report(self, result: Training) -> Iterable[object]:
         if not self.training.accelerator.is_main_process:
             return ()
         return (format_training(result.result), *describe_training(result.result, result.path))
@@ -167,7 +167,7 @@ def named_distillers(options: DistillerOptions) -> tuple[Term, ...]:
     return parse_distillers("kd" if options.distiller is None else options.distiller)
 
 
-def teacher_options(options: TrainedTeacherOptions) -> dict[str, Any]:
+def teacher_options(options: TrainedTeacherOptions) -> dict[str, object]:
     """The options of the teacher as those of `network_for`."""
     weights = {"checkpoint": options.teacher_checkpoint, "pretrained": options.teacher_pretrained}
     return {name: value for name, value in weights.items() if value} | dict(options.teacher_options or {})

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
 
-
-def show(*items: Any) -> None:
+def show(*items: object) -> None:
     """Print tables and lines to standard output; lines are broken at a terminal's edge only."""
     from rich.console import Console
 

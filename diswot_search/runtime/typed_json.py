@@ -155,7 +155,7 @@ def _decode_fields(kind: type, value: object, key: str) -> object:
     hints, own = _field_types(kind)
     plain = {entry.name for entry in own if _prefix(entry) is None}
     prefixes = tuple(prefix for entry in own if (prefix := _prefix(entry)))
-    values = {}
+    values: dict[str, object] = {}
     for entry in own:
         prefix = _prefix(entry)
         path = f"{key}.{entry.name}" if key else entry.name
