@@ -500,7 +500,7 @@ RUN = (
 @pytest.fixture
 def no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
     """They take most of the time, and are tested with what draws them."""
-    from diswot_search.jobs import train as training
+    from diswot_search.jobs import training_run as training
 
     monkeypatch.setattr(training, "plot_training", lambda rows, result: {})
     monkeypatch.setattr(importlib.import_module("diswot_search.jobs.search"), "PICTURES", {})

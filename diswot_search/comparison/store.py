@@ -5,28 +5,52 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
+from ..runtime.checksums import row_checksum
+from ..runtime.configuration import canonical
 from ..runtime.run_folder import RunFolder
+from ..runtime.store import Layout, Table
 from ..study.records import NewScore
 
-_SCHEMA = (
-    "CREATE TABLE contexts (sha256 TEXT PRIMARY KEY, content TEXT NOT NULL) WITHOUT ROWID",
-    """CREATE TABLE series (
-        id INTEGER PRIMARY KEY, proxy TEXT NOT NULL, context TEXT NOT NULL REFERENCES contexts, passes TEXT,
-        UNIQUE (proxy, context)
-    )""",
-    "CREATE TABLE architectures (id INTEGER PRIMARY KEY, text TEXT NOT NULL UNIQUE)",
-    "CREATE TABLE conditions (id INTEGER PRIMARY KEY, text TEXT NOT NULL UNIQUE)",
-    """CREATE TABLE scores (
-        series INTEGER NOT NULL REFERENCES series, seed INTEGER NOT NULL,
-        architecture INTEGER NOT NULL REFERENCES architectures,
-        score REAL, reason TEXT, seconds REAL NOT NULL, conditions INTEGER NOT NULL REFERENCES conditions,
-        PRIMARY KEY (series, seed, architecture)
-    ) WITHOUT ROWID""",
+_CONTEXTS = Table("contexts", {"sha256": "TEXT PRIMARY KEY", "content": "TEXT NOT NULL"})
+
+
+_SERIES = Table(
+    "series",
+    {
+        "id": "INTEGER PRIMARY KEY",
+        "proxy": "TEXT NOT NULL",
+        "context": "TEXT NOT NULL REFERENCES contexts",
+        "passes": "TEXT",
+    },
+    constraints=("UNIQUE (proxy, context)",),
+    rowid=True,
+    apart=("passes",),
+)
+
+
+_ARCHITECTURES, _CONDITIONS = (
+    Table(name, {"id": "INTEGER PRIMARY KEY", "text": "TEXT NOT NULL UNIQUE"}, rowid=True)
+    for name in ("architectures", "conditions")
+)
+
+
+_SCORES = Table(
+    "scores",
+    {
+        "series": "INTEGER NOT NULL REFERENCES series",
+        "seed": "INTEGER NOT NULL",
+        "architecture": "INTEGER NOT NULL REFERENCES architectures",
+        "score": "REAL",
+        "reason": "TEXT",
+        "seconds": "REAL NOT NULL",
+        "conditions": "INTEGER NOT NULL REFERENCES conditions",
+    },
+    constraints=("PRIMARY KEY (series, seed, architecture)",),
+    verified=False,  # there can be millions; `Selection.scores` verifies those that it reads
 )
 
 
@@ -77,21 +101,16 @@ class ScoreStore(RunFolder):
         ['1-1-2']
     """
 
-    STORE = "scores.sqlite"
-    VERSION = 2
-    SCHEMA = _SCHEMA
+    LAYOUT = Layout(
+        "comparison",
+        "scores.sqlite",
+        version=3,
+        tables=(_CONTEXTS, _SERIES, _ARCHITECTURES, _CONDITIONS, _SCORES),
+        one_configuration=False,  # a score's context holds its configuration and its versions
+    )
 
     def __init__(self, out: str | os.PathLike[str] | None = None) -> None:
-        self.path = None if out is None else Path(out)
-        if self.path is None:
-            self._connect(":memory:")
-            self._begin()
-        else:
-            self._open_folder(self.path)
-
-    def _begin(self) -> None:
-        if self._is_empty():
-            self._create()
+        super().__init__({}, out)
         with self.errors():
             self._store.execute(_CREATE_SELECTIONS)
         self._selections = 0
@@ -106,12 +125,17 @@ class ScoreStore(RunFolder):
         Raises:
             RunFolderError: The store cannot be read or written.
         """
-        content = json.dumps(context, sort_keys=True)
+        content = json.dumps(canonical(context), sort_keys=True)
         sha256 = hashlib.sha256(content.encode()).hexdigest()
+        query = "SELECT id FROM series WHERE proxy = ? AND context = ?"
+        if rows := self._read(query, proxy, sha256):
+            return int(rows[0][0])
         with self.errors():
-            self._store.execute("INSERT OR IGNORE INTO contexts VALUES (?, ?)", (sha256, content))
-            self._store.execute("INSERT OR IGNORE INTO series (proxy, context) VALUES (?, ?)", (proxy, sha256))
-        return int(self._read("SELECT id FROM series WHERE proxy = ? AND context = ?", proxy, sha256)[0][0])
+            if not self._read("SELECT 1 FROM contexts WHERE sha256 = ?", sha256):
+                self._insert(_CONTEXTS, [(sha256, content)])
+            number = self._next_id(_SERIES)
+            self._insert(_SERIES, [(number, proxy, sha256, None)])
+        return number
 
     def add(self, seed: int, scores: Mapping[str, Mapping[int, NewScore]], conditions: str) -> None:
         """Store scores in one transaction. A new score replaces a failure, but never another score.
@@ -125,24 +149,42 @@ class ScoreStore(RunFolder):
             RunFolderError: The store cannot be written.
         """
         with self.errors(), self._store:
-            self._store.execute("INSERT OR IGNORE INTO conditions (text) VALUES (?)", (conditions,))
-            for architecture, of_series in scores.items():
-                self._store.execute("INSERT OR IGNORE INTO architectures (text) VALUES (?)", (architecture,))
-                self._store.executemany(
-                    "DELETE FROM scores WHERE series = ? AND seed = ? AND score IS NULL "
-                    "AND architecture = (SELECT id FROM architectures WHERE text = ?)",
-                    [(n, seed, architecture) for n in of_series],
+            (measured_on,) = self._ids(_CONDITIONS, [conditions])
+            for number, of_series in zip(self._ids(_ARCHITECTURES, scores), scores.values(), strict=True):
+                self._delete(
+                    _SCORES,
+                    "series = ? AND seed = ? AND architecture = ? AND score IS NULL",
+                    [(n, seed, number) for n in of_series],
                 )
-                self._store.executemany(
-                    "INSERT INTO scores (series, seed, score, reason, seconds, architecture, conditions) "
-                    "SELECT ?, ?, ?, ?, ?, architectures.id, conditions.id FROM architectures, conditions "
-                    "WHERE architectures.text = ? AND conditions.text = ?",
-                    [(n, seed, s.score, s.reason, s.seconds, architecture, conditions) for n, s in of_series.items()],
+                self._insert(
+                    _SCORES,
+                    [(n, seed, number, s.score, s.reason, s.seconds, measured_on) for n, s in of_series.items()],
                 )
-                self._store.executemany(
-                    "UPDATE series SET passes = ? WHERE id = ? AND passes IS NULL",
-                    [(json.dumps(s.passes), n) for n, s in of_series.items() if s.score is not None],
-                )
+                for n, score in of_series.items():
+                    if score.score is not None:
+                        self._note_passes(n, json.dumps(score.passes))
+
+    def _note_passes(self, series: int, passes: str) -> None:
+        """Store what the seconds of a series include, unless that is stored already."""
+        self._store.execute(
+            "UPDATE series SET passes = ?, passes_checksum = ? WHERE id = ? AND passes IS NULL",
+            (passes, row_checksum(series, passes), series),
+        )
+
+    def _ids(self, table: Table, texts: Iterable[str]) -> list[int]:
+        """The numbers of texts in a table, where new ones are added, as a part of the caller's transaction."""
+        numbers = []
+        query = f"SELECT id FROM {table.name} WHERE text = ?"
+        for text in texts:
+            row = self._store.execute(query, (text,)).fetchone()
+            if row is None:
+                row = (self._next_id(table),)
+                self._insert(table, [(*row, text)])
+            numbers.append(int(row[0]))
+        return numbers
+
+    def _next_id(self, table: Table) -> int:
+        return int(self._store.execute(f"SELECT coalesce(max(id), 0) + 1 FROM {table.name}").fetchone()[0])
 
     def select(self, architectures: Iterable[str]) -> Selection:
         """Select the architectures whose scores are to be read.
@@ -156,12 +198,17 @@ class ScoreStore(RunFolder):
         texts = tuple(dict.fromkeys(architectures))
         self._selections += 1
         with self.errors():
-            self._store.executemany("INSERT OR IGNORE INTO architectures (text) VALUES (?)", [(t,) for t in texts])
+            numbers = self._ids(_ARCHITECTURES, texts)
             self._store.executemany(
-                "INSERT INTO selections SELECT ?, ?, id FROM architectures WHERE text = ?",
-                [(self._selections, position, text) for position, text in enumerate(texts)],
+                "INSERT INTO selections VALUES (?, ?, ?)",
+                [(self._selections, position, number) for position, number in enumerate(numbers)],
             )
         return Selection(self, self._selections, texts)
+
+    def _check_scores(self, rows: Sequence[Sequence[Any]], architectures: Sequence[str]) -> None:
+        """Refuse scores that do not match their checksums; each row ends with the position of its architecture."""
+        if (row := _SCORES.first_damaged(rows)) is not None:
+            self._report_damage(f"the score of {architectures[row[-1]]} with seed {row[1]} does not match its checksum")
 
     def passes(self, series: int) -> tuple[str, ...]:
         """Names of the readings that the seconds of a series include; empty before its first score."""
@@ -184,15 +231,25 @@ class Selection:
     architectures: tuple[str, ...]
 
     def scores(self, series: int, seed: int) -> dict[str, StoredScore]:
-        """Stored scores and failures of a series with one seed, by architecture in the order of the request."""
+        """Stored scores and failures of a series with one seed, by architecture in the order of the request.
+
+        Raises:
+            RunFolderError: A score was changed after it was stored; the message names it.
+        """
+        names = ", ".join(f"scores.{name}" for name in (*_SCORES.columns, *_SCORES.checksums))
         rows = self.store._read(
-            "SELECT position, score, reason, seconds, conditions.text FROM selections "
+            f"SELECT {names}, position FROM selections "
             # CROSS JOIN fixes the order of the tables, so that SQLite looks each architecture up by key
             "CROSS JOIN scores ON series = ? AND seed = ? AND scores.architecture = selections.architecture "
-            "JOIN conditions ON conditions.id = scores.conditions WHERE selection = ? ORDER BY position",
+            "WHERE selection = ? ORDER BY position",
             *(series, seed, self.number),
         )
-        return {self.architectures[position]: StoredScore(*values) for position, *values in rows}
+        self.store._check_scores(rows, self.architectures)
+        conditions = dict(self.store._read("SELECT id, text FROM conditions"))
+        return {
+            self.architectures[position]: StoredScore(score, reason, seconds, conditions[measured_on])
+            for *_, score, reason, seconds, measured_on, _, position in rows
+        }
 
     def missing(self, series: int, seed: int, *, failed: bool = False) -> list[str]:
         """The architectures without a stored score in a series with one seed, in the order of the request.

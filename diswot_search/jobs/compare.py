@@ -46,7 +46,7 @@ from ..reports.style import to_png
 from ..resolve.searches import as_teacher
 from ..runtime.devices import device_name
 from ..runtime.interruption import Interruption
-from ..runtime.run_folder import csv_line, versions
+from ..runtime.run_folder import COMPLETE, csv_line, versions
 from ..study.evaluator import (
     NO_TEACHER,
     SIZES,
@@ -323,6 +323,7 @@ class ComparisonRun(Job[CompareOptions, Comparison]):
         store = self.store
         try:
             with self.interruption.postponed():
+                store.start()
                 if store.path is not None:
                     store.write_json("config.json", self.config)
                 self._count_costs()
@@ -475,8 +476,11 @@ class ComparisonRun(Job[CompareOptions, Comparison]):
         write("comparison.csv", comparison.to_csv())
         write("comparison.json", comparison.to_json())
         write("comparison.md", comparison.to_markdown())
+        names = ["scores.csv", "comparison.csv", "comparison.json", "comparison.md"]
         for name, picture in comparison.pictures():
             write(name, picture)
+            names.append(name)
+        self.store.end(COMPLETE, names)
 
 
 def _combine(label: _Label, read: Mapping[ScoreTask, _Found]) -> NDArray[np.float64]:

@@ -31,7 +31,7 @@ from ..resolve.data import as_splits
 from ..resolve.sources import Sources, as_sources
 from ..runtime.devices import device_name, resolve_device
 from ..runtime.interruption import Interruption
-from ..runtime.run_folder import RunFolderError, as_json, csv_line, differences, finite_only
+from ..runtime.run_folder import COMPLETE, RunFolderError, as_json, csv_line, differences, finite_only
 from ..sources.evidence import Evidence, TransferabilityError
 from ..sources.folder import RankingFolder, ranking_files
 from ..sources.frozen import FrozenSource, check_images, load_source
@@ -117,7 +117,8 @@ class RankingRun(Job[RankSourcesOptions, SourceRanking]):
         }
 
     def open(self) -> RankingFolder:
-        if self.out is not None and not RankingFolder.exists(self.out):  # or a folder is made
+        self._has_begun = self.out is not None and RankingFolder.has_begun(self.out)
+        if self.out is not None and not self._has_begun:  # before a folder is made
             _ = self._reference_features
             self._load(self.sources[0])
         self._files_before = None if self.out is None else ranking_files(Path(self.out))
@@ -128,7 +129,7 @@ class RankingRun(Job[RankSourcesOptions, SourceRanking]):
         try:
             return self._complete(self.folder)
         except RankingError:
-            if RankingFolder.STORE not in (self._files_before or ()):  # or the next attempt has another configuration
+            if not self._has_begun:  # or the next attempt would be of another configuration
                 self.folder.discard(self._files_before)
             raise
 
@@ -241,8 +242,7 @@ def load_ranking(path: str | os.PathLike[str], *, unfinished: bool = False) -> S
         RankingError: No source has a value of the first measure.
     """
     folder = RankingFolder.peek(path)
-    with folder._legible():
-        ranking = _ranking_of(folder, partial(_make_again, folder), partial(_make_target, folder))
+    ranking = _ranking_of(folder, partial(_make_again, folder), partial(_make_target, folder))
     if ranking.unfinished and not unfinished:
         done, planned = len(ranking.names) - len(ranking.unfinished), len(ranking.names)
         raise RunFolderError(
@@ -415,6 +415,7 @@ def _write(folder: RankingFolder, ranking: SourceRanking) -> None:
     folder.write("sources.csv", _csv(result))
     folder.write("ranking.png", to_png(plot_ranking(ranking)))
     folder.write_json("result.json", result)
+    folder.end(COMPLETE, ["ranking.png", "result.json", "sources.csv"])
 
 
 def _csv(result: Mapping[str, Any]) -> Iterator[str]:

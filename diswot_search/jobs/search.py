@@ -166,7 +166,7 @@ class Search:
     def _open_study(self, config: dict[str, Any], out: str | os.PathLike[str] | None) -> Study:
         """The study; before a new folder is made, what could still be wrong with the input is found out."""
         space = self.evaluator.space
-        if out is not None and Study.exists(out):
+        if out is not None and Study.has_begun(out):
             return Study(config, out=out, space=space)
         trial = Study(config, space=space)
         Costs(self.evaluator, self.budget, trial, self.interruption).find_start()
@@ -277,8 +277,10 @@ class Search:
 
     def _finish(self, status: str) -> None:
         evaluator, study = self.evaluator, self.study
+        drawn = PICTURES if study.path is not None and study.best(1) else {}
         study.finish(
             status,
+            pictures={name: to_png(draw(study)) for name, draw in drawn.items()},
             timing={
                 "device": device_name(evaluator.device),
                 "threads": torch.get_num_threads(),
@@ -286,6 +288,3 @@ class Search:
                 "precision": "bfloat16 autocast" if evaluator.precision.bf16 else "float32",
             },
         )
-        if study.path is not None and study.best(1):
-            for name, draw in PICTURES.items():
-                study.write(name, to_png(draw(study)))

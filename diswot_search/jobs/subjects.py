@@ -17,7 +17,7 @@ from ..options.data import CreateProbeOptions
 from ..options.search import SearchOptions
 from ..resolve.data import as_splits
 from ..resolve.searches import as_probes, as_space, as_teacher
-from ..runtime.run_folder import STORES, kind_of
+from ..sources.folder import RankingFolder
 from ..sources.ranking import SourceRanking
 from .rank_sources import load_ranking
 
@@ -99,7 +99,7 @@ def _as_ranking(teacher: object) -> SourceRanking | None:
     """The ranking of sources that is given as a teacher, itself or by its folder."""
     if isinstance(teacher, SourceRanking):
         return teacher
-    if isinstance(teacher, str | os.PathLike) and kind_of(teacher) == STORES["sources.sqlite"]:
+    if isinstance(teacher, str | os.PathLike) and RankingFolder.exists(teacher):
         return load_ranking(teacher)
     return None
 

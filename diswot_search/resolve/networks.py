@@ -21,8 +21,9 @@ from ..data.splits import Splits
 from ..networks.classifiers import classifier_names, replace_classifier
 from ..networks.network import Network, Teacher, create_teacher, file_sha256
 from ..networks.saved import WEIGHTS, ModelCard, find_student, load_student, read_card
-from ..runtime.run_folder import STORES, as_json
+from ..runtime.files import as_json
 from ..study.study import Candidate, Study
+from .folders import kind_of
 
 NetworkLike = Teacher | nn.Module | Candidate | Study | Architecture | str | os.PathLike[str]
 
@@ -362,7 +363,7 @@ def _from_path(path: Path, data: _Data, weights: dict[str, Any]) -> Network:
     try:
         file = find_student(path)
     except FileNotFoundError as error:
-        held = next((kind for store, kind in STORES.items() if (path / store).is_file()), None)
+        held = kind_of(path)
         what = f"It is the run folder of a {held} without a finished student." if held else ""
         raise FileNotFoundError(f"The {data.role} {path} holds no network. {what or error}") from error
     card = read_card(file)

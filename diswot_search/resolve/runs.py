@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from torch import nn
 
 from ..sources.ranking import SourceRanking
 from ..study.study import Study
-from ..training.result import Training
+from ..training.result import Training, TrainingResult
 
 NEAR_ZERO_WEIGHT = (
     "By {measure} no source tells more of {data} than chance does: where the score compares with sources, all count "
@@ -57,7 +56,7 @@ class PipelineResult:
     def difference(self) -> float | None:
         return None if self.alone is None else self.distilled.accuracy - self.alone.accuracy
 
-    def compared(self) -> dict[str, dict[str, Any]]:
-        """The results to hold against each other, by what they are called in a table."""
+    def compared(self) -> dict[str, TrainingResult]:
+        """The results to compare, by their names in a table."""
         alone = {} if self.alone is None else {"student alone": self.alone.result}
         return {**alone, "distilled": self.distilled.result}

@@ -17,7 +17,7 @@ from ..data.probe import Probe, create_probe
 from ..networks.network import Teacher, TeacherBank, create_teacher
 from ..options.base import changed
 from ..options.shared import BudgetOptions
-from ..runtime.run_folder import STORES, kind_of
+from ..sources.folder import RankingFolder
 from ..study.budget import Budget
 
 
@@ -109,7 +109,7 @@ def as_teacher(
 
 def _ranking_at(teacher: object) -> str | None:
     """How to call the ranking of sources that is given, itself or by its folder; None for anything else."""
-    if isinstance(teacher, str | os.PathLike) and kind_of(teacher) == STORES["sources.sqlite"]:
+    if isinstance(teacher, str | os.PathLike) and RankingFolder.exists(teacher):
         return f"ds.load_ranking({os.fspath(teacher)!r})"
     return "ranking" if callable(getattr(teacher, "teachers", None)) else None
 

@@ -1,67 +1,160 @@
-"""A run folder: a store that survives any end of the process, a lock, and files that are whole or not there."""
+"""A run folder: a store that survives any end of the process, a lock, and files that are whole or not there.
+
+A class that inherits from `RunFolder` declares by its `LAYOUT` what its folders hold. Opening, the lock, the
+configuration, the status, the files and reading while another process writes are the same for all.
+"""
 
 from __future__ import annotations
 
 import contextlib
-import csv
-import errno
-import importlib.metadata
-import io
 import json
-import math
 import os
-import platform
 import sqlite3
 import weakref
-from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
 
-_LOCK = "lock"
+from .configuration import differences, score_versions, versions
+from .files import RunFolderError, as_json, csv_line, finite_only, write_atomically
+from .lock import LOCK, lock_folder
+from .store import (
+    APPLICATION_ID,
+    META,
+    Layout,
+    Table,
+    connect,
+    damaged,
+    explain,
+    marked_kind,
+    other_format,
+    with_journals,
+)
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+__all__ = [
+    "Layout",
+    "RunFolder",
+    "RunFolderError",
+    "Table",
+    "as_json",
+    "csv_line",
+    "differences",
+    "finite_only",
+    "kind_of",
+    "no_store",
+    "versions",
+    "write_atomically",
+]
+
+CONFIG = "config.json"
+
+RUNNING, COMPLETE, INTERRUPTED = "running", "complete", "interrupted"
+"""Values of `RunFolder.status`."""
+
+_LAYOUTS: dict[str, Layout] = {}
+"""Layouts by the name of the store's file, as the classes that inherit from `RunFolder` declare them."""
 
 
-class RunFolderError(RuntimeError):
-    """A run folder that cannot be used as asked: taken, damaged, of another configuration, or on a full disk."""
-
-
-STORES = {
-    "study.sqlite": "search",
-    "scores.sqlite": "comparison",
-    "training.sqlite": "training",
-    "sources.sqlite": "ranking of sources",
-    "pipeline.sqlite": "pipeline",
-}
-"""What a run folder holds, by its store."""
-
-
-class RunFolder(ABC):
+class RunFolder:
     """A store in a folder that one process at a time may write, or in memory.
 
-    A class that inherits sets the store's file name, version and schema, and says how it begins.
+    A class that inherits sets `LAYOUT`. It names in `FACTS` what else a new store begins with, and may refine `_facts`,
+    `_set_facts`, `_continue`, `_check_same` and `_config_file`.
+
+    Args:
+        config: All that the result depends on, as JSON values.
+        out: The folder; None keeps the store in memory.
 
     Attributes:
+        config: The configuration.
         path: The folder; None in memory.
+
+    Raises:
+        RunFolderError: Another process works on the folder, it holds something else or belongs to another
+            configuration or other versions of torch or timm, its store is damaged, or its disk is full.
     """
 
-    STORE: ClassVar[str]
-    VERSION: ClassVar[int]
-    SCHEMA: ClassVar[tuple[str, ...]]
+    LAYOUT: ClassVar[Layout]
+    FACTS: ClassVar[tuple[str, ...]] = ()
 
+    config: dict[str, Any]
     path: Path | None
     _lock: sqlite3.Connection | None = None
 
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        if "LAYOUT" in cls.__dict__:
+            _LAYOUTS[cls.LAYOUT.store] = cls.LAYOUT
+
+    def __init__(self, config: Mapping[str, Any], out: str | os.PathLike[str] | None = None) -> None:
+        self.config = as_json(dict(config))
+        self.path = None if out is None else Path(out)
+        if self.path is None:
+            self._connect(":memory:")
+            self._create()
+            return
+        self._check_folder(self.path)
+        with self.errors():
+            self.path.mkdir(parents=True, exist_ok=True)
+        self._lock = lock_folder(self.path)
+        weakref.finalize(self, self._lock.close)
+        try:
+            self._connect(str(self.path / self.LAYOUT.store))
+            self._begin()
+        except BaseException:
+            self._lock.close()
+            raise
+
     @classmethod
     def exists(cls, path: str | os.PathLike[str]) -> bool:
-        """Whether a folder has a store of this kind."""
-        return (Path(path) / cls.STORE).is_file()
+        """Whether a folder has a store of this kind, which a process may have left empty."""
+        return os.path.isfile(os.path.join(path, cls.LAYOUT.store))  # which any text may be asked for
+
+    @classmethod
+    def has_begun(cls, path: str | os.PathLike[str]) -> bool:
+        """Whether a folder has a store of this kind with a configuration in it.
+
+        Raises:
+            RunFolderError: The store is damaged.
+        """
+        return cls.exists(path) and not cls._reader(path)._has_no_tables()
+
+    @classmethod
+    def peek(cls, path: str | os.PathLike[str]) -> Self:
+        """Open a folder to read it, finished or not, also while another process writes it. Nothing is changed.
+
+        Raises:
+            RunFolderError: The folder has no store of this kind, it was never begun, or it is damaged.
+        """
+        if not cls.exists(path):
+            raise RunFolderError(no_store(Path(path), cls.LAYOUT))
+        folder = cls._reader(path)
+        if folder._is_empty():
+            raise RunFolderError(f"The {cls.LAYOUT.kind} in {path} was stopped before it began; run it again.")
+        folder._verify()
+        folder.config = folder.recall("config")
+        folder._set_facts({name: folder.recall(name) for name in cls.FACTS})
+        return folder
+
+    @classmethod
+    def _reader(cls, path: str | os.PathLike[str]) -> Self:
+        folder = cls.__new__(cls)
+        folder.path = Path(path)
+        folder._connect(str(folder.path / cls.LAYOUT.store))
+        folder._read("PRAGMA query_only = ON")
+        return folder
+
+    # -- files ----------------------------------------------------------------------------------
 
     def write(self, name: str, content: str | bytes | Iterable[str]) -> None:
         """Write a file of the run folder, whole or not at all.
 
         Args:
             name: Name of the file.
-            content: All of it, or its pieces in order.
+            content: The whole content, or its pieces in order.
 
         Raises:
             RunFolderError: The file cannot be written; one that was there is untouched.
@@ -75,6 +168,43 @@ class RunFolder(ABC):
         """Write a JSON file of the run folder, whole or not at all; numbers that are not finite become null."""
         self.write(name, json.dumps(finite_only(content), indent=2, allow_nan=False) + "\n")
 
+    def missing_files(self) -> list[str]:
+        """Names of the files that `end` was told of and that are not in the folder any more."""
+        if self.path is None:
+            return []
+        return [name for name in self.recall("files") or () if not (self.path / name).is_file()]
+
+    # -- status and values ----------------------------------------------------------------------
+
+    @property
+    def status(self) -> str:
+        """ "complete", "interrupted", or "running": not ended yet, or killed."""
+        return str(self.recall("status"))
+
+    def start(self) -> None:
+        """Say that a job works on the folder."""
+        self._set_meta({"status": RUNNING})
+
+    def end(self, status: str, files: Collection[str] = (), **values: Any) -> None:
+        """Set the status, when all that belongs to it is stored and written.
+
+        Args:
+            status: "complete" or "interrupted".
+            files: Names of the files that the job has written and can write again.
+            values: JSON values to store with the status, by key.
+        """
+        self._set_meta({"status": status, "files": sorted(files), **values})
+
+    def remember(self, key: str, value: Any) -> None:
+        """Store a JSON value that is to stay the same when the job continues, unless there is one already."""
+        if not self._read("SELECT 1 FROM meta WHERE key = ?", key):
+            self._set_meta({key: value})
+
+    def recall(self, key: str) -> Any:
+        """A JSON value of the store by its key; None where there is none."""
+        rows = self._read("SELECT value FROM meta WHERE key = ?", key)
+        return json.loads(rows[0][0]) if rows else None
+
     def release(self) -> None:
         """Let other processes work on the run folder; its store can still be read."""
         try:
@@ -86,48 +216,61 @@ class RunFolder(ABC):
 
     @contextlib.contextmanager
     def errors(self) -> Iterator[None]:
-        """Turn what a disk or a store can throw into messages that say what to do."""
+        """Turn what a disk or a store can raise into messages that say what to do."""
         try:
             yield
         except sqlite3.IntegrityError:
             raise
         except (sqlite3.Error, OSError) as error:
-            raise RunFolderError(_explain(error, self.path)) from error
+            raise RunFolderError(explain(error, self.path)) from error
 
-    # -- the store ------------------------------------------------------------------------------
+    # -- what a kind of folder may refine -------------------------------------------------------
+
+    def _facts(self) -> dict[str, Any]:
+        """The JSON values that a new store begins with, for each name in `FACTS`."""
+        return {}
+
+    def _set_facts(self, facts: Mapping[str, Any]) -> None:
+        """Take the values of `FACTS` from a store."""
+
+    def _continue(self) -> None:
+        """Take up a store whose configuration may be continued; by default its facts stay those of its beginning."""
+        self._set_facts({name: self.recall(name) for name in self.FACTS})
+
+    def _check_same(self, stored: Mapping[str, Any]) -> None:
+        """Refuse a folder of another configuration than `config`, naming what differs."""
+        if lines := differences(stored, self.config):
+            raise RunFolderError(
+                f"{self.path} holds a {self.LAYOUT.kind} of another configuration: {'; '.join(lines)}. "
+                "Choose another run folder."
+            )
+
+    def _config_file(self) -> Mapping[str, Any]:
+        """Content of config.json."""
+        return self.config
+
+    # -- opening --------------------------------------------------------------------------------
 
     def _connect(self, name: str) -> None:
         with self.errors():
-            self._store = sqlite3.connect(name, timeout=30, check_same_thread=False)
-            weakref.finalize(self, self._store.close)
-            if (found := self._store.execute("PRAGMA quick_check(1)").fetchone()[0]) != "ok":
-                raise sqlite3.DatabaseError(found)
-
-    def _open_folder(self, path: Path) -> None:
-        """Make the folder if need be, hold it, connect to its store and begin."""
-        self._check_folder(path)
-        with self.errors():
-            path.mkdir(parents=True, exist_ok=True)
-        self._lock = _lock_folder(path)
-        weakref.finalize(self, self._lock.close)
-        try:
-            self._connect(str(path / self.STORE))
-            self._begin()
-        except BaseException:
-            self._lock.close()
-            raise
+            self._store = connect(name)
+        weakref.finalize(self, self._store.close)
 
     def _check_folder(self, path: Path) -> None:
-        """Refuse what is no folder, and a folder of other things."""
+        """Refuse a path that is no folder, and a folder of other things.
+
+        A process may be killed at any moment, so a folder with nothing but the lock, the store and their journals is
+        ours, whatever is in them.
+        """
         if path.exists() and not path.is_dir():
             raise RunFolderError(f"{path} is a file; a run folder is needed.")
         if not path.is_dir() or self.exists(path):
             return
-        others = sorted(entry.name for entry in path.iterdir() if entry.name != _LOCK)
-        if "config.json" in others and not any(other.endswith(".sqlite") for other in others):
-            raise RunFolderError(_damaged(path, f"{self.STORE} is missing"))
-        if STORES.keys() & set(others) - {self.STORE}:
-            kind = next(STORES[other] for other in others if other in STORES)
+        others = sorted({entry.name for entry in path.iterdir()} - with_journals(LOCK) - self.LAYOUT.files)
+        kind = kind_of(path)
+        if CONFIG in others and not any(other.endswith(".sqlite") for other in others):
+            raise RunFolderError(damaged(path, f"{self.LAYOUT.store} is missing"))
+        if kind is not None:
             raise RunFolderError(f"{path} is the run folder of a {kind}. Choose a new or an empty folder.")
         if others:
             raise RunFolderError(
@@ -135,36 +278,128 @@ class RunFolder(ABC):
                 f"{' and more' if len(others) > 3 else ''}. Choose a new or an empty folder."
             )
 
+    def _begin(self) -> None:
+        """Create an empty store, or see that the one there is intact and may be continued."""
+        if self._is_empty():
+            self._create()
+        else:
+            self._verify()
+            if self.LAYOUT.one_configuration:
+                self._check_versions()
+                self._check_same(self.recall("config"))
+                self._update_meta({"config": self.config})
+                self._continue()
+        if self.LAYOUT.one_configuration:
+            self.write_json(CONFIG, self._config_file())
+
     def _create(self) -> None:
-        """All tables and first rows in one transaction, so that a store is empty or whole."""
+        """Make all tables and first rows in one transaction, so that a store is empty or whole."""
+        first = {"kind": self.LAYOUT.kind, "config": self.config, "versions": score_versions(), "status": RUNNING}
         with self.errors(), self._store:
             self._store.execute("BEGIN")
-            for statement in self.SCHEMA:
-                self._store.execute(statement)
-            self._fill()
-            self._store.execute(f"PRAGMA user_version = {self.VERSION}")
+            for table in (META, *self.LAYOUT.tables):
+                self._store.execute(table.creation)
+            self._put_meta(first | self._facts() | {_count_key(t): 0 for t in self.LAYOUT.tables if t.counted})
+            self._store.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+            self._store.execute(f"PRAGMA user_version = {self.LAYOUT.version}")
 
-    @abstractmethod
-    def _begin(self) -> None:
-        """Create an empty store, or see that the one there can be used."""
-
-    def _fill(self) -> None:  # noqa: B027 - some begin with nothing
-        """Add what a new store begins with."""
+    def _has_no_tables(self) -> bool:
+        return not self._read("SELECT count(*) FROM sqlite_master")[0][0]
 
     def _is_empty(self) -> bool:
         """Whether the store has no tables yet.
 
         Raises:
-            RunFolderError: It has been emptied, or is of another version.
+            RunFolderError: It has been emptied, or is of another format.
         """
-        if not self._read("SELECT count(*) FROM sqlite_master")[0][0]:
-            if self.path is not None and (self.path / "config.json").exists():
-                raise RunFolderError(_damaged(self.path, "it is empty"))
+        if self._has_no_tables():
+            if self.path is not None and (self.path / CONFIG).exists():
+                raise RunFolderError(damaged(self.path, "it is empty"))
             return True
         version = self._read("PRAGMA user_version")[0][0]
-        if version != self.VERSION:
-            raise RunFolderError(f"The store of {self.path} has format {version}; this version reads {self.VERSION}.")
+        if version != self.LAYOUT.version:
+            assert self.path is not None
+            raise other_format(self.path, version, self.LAYOUT.version)
         return False
+
+    def _check_versions(self) -> None:
+        """Refuse to add results of other versions of the packages that they depend on."""
+        now, stored = score_versions(), self.recall("versions")
+        there, here = ({name: of[name] for name in now if now[name] != stored.get(name)} for of in (stored, now))
+        if here:
+            raise RunFolderError(
+                f"{self.path} was begun under {_listed(there)}, but {_listed(here)} is installed, and results of both "
+                "must not be mixed: choose a new run folder, or install the former; `diswot show` reads it as it is."
+            )
+
+    # -- rows -----------------------------------------------------------------------------------
+
+    def _verify(self) -> None:
+        """Verify the checksums of all rows, as far as their readers do not, and their number where it is stored.
+
+        Raises:
+            RunFolderError: A row was changed or lost; the message names it.
+        """
+        with self.errors():
+            self._store.execute("BEGIN")  # so that all is read as of one moment, whatever another process writes
+        try:
+            for table in (META, *self.LAYOUT.tables):
+                if table.verified:
+                    self._verify_rows(table)
+            stored = {key for (key,) in self._read("SELECT key FROM meta")}
+            for key in ("kind", "config", "versions", "status", *self.FACTS):
+                if key not in stored:
+                    self._report_damage(f"{key} is missing")
+            for table in self.LAYOUT.tables:
+                if not table.counted:
+                    continue
+                rows, expected = self._read(f"SELECT count(*) FROM {table.name}")[0][0], self.recall(_count_key(table))
+                if rows != expected:
+                    self._report_damage(f"there are {rows} {table.name}, but {expected} were stored")
+        finally:
+            self._store.rollback()
+
+    def _verify_rows(self, table: Table) -> None:
+        """Verify the checksums of all rows of a table.
+
+        Raises:
+            RunFolderError: A row was changed; the message names it.
+        """
+        with self.errors():
+            row = table.first_damaged(self._store.execute(table.selection))
+        if row is not None:
+            self._report_damage(f"row {row[0]!r} of {table.name} does not match its checksum")
+
+    def _report_damage(self, how: str) -> NoReturn:
+        raise RunFolderError(damaged(self.path, f"{self.LAYOUT.store}: {how}"))
+
+    def _insert(self, table: Table, rows: Sequence[Sequence[Any]]) -> None:
+        """Add rows with their checksums, as a part of the caller's transaction."""
+        self._store.executemany(table.insertion, table.sealed(rows))
+        self._count(table, len(rows))
+
+    def _delete(self, table: Table, condition: str, rows: Iterable[Sequence[Any]]) -> None:
+        """Remove the rows that a condition with these values selects, as a part of the caller's transaction."""
+        removed = self._store.executemany(f"DELETE FROM {table.name} WHERE {condition}", rows).rowcount
+        self._count(table, -max(removed, 0))
+
+    def _count(self, table: Table, more: int) -> None:
+        if table.counted and more:
+            self._put_meta({_count_key(table): self.recall(_count_key(table)) + more})
+
+    def _put_meta(self, values: Mapping[str, Any]) -> None:
+        self._store.executemany("DELETE FROM meta WHERE key = ?", [(key,) for key in values])
+        self._store.executemany(META.insertion, META.sealed((key, json.dumps(value)) for key, value in values.items()))
+
+    def _set_meta(self, values: Mapping[str, Any]) -> None:
+        with self.errors(), self._store:
+            self._put_meta(values)
+
+    def _update_meta(self, values: Mapping[str, Any]) -> None:
+        """Store those values that are others now, or in another order."""
+        changed = {key: value for key, value in values.items() if json.dumps(value) != json.dumps(self.recall(key))}
+        if changed:
+            self._set_meta(changed)
 
     def _read(self, query: str, *values: Any) -> list[Any]:
         with self.errors():
@@ -172,120 +407,29 @@ class RunFolder(ABC):
 
 
 def kind_of(path: str | os.PathLike[str]) -> str | None:
-    """What a run folder holds, as `STORES` calls it; None where it is none."""
-    return next((kind for store, kind in STORES.items() if os.path.isfile(os.path.join(path, store))), None)
+    """What a run folder holds, in the words of its layout; None where it is no run folder."""
+    if not os.path.isdir(path):
+        return None
+    for store in sorted(Path(path).glob("*.sqlite")):
+        layout = _LAYOUTS.get(store.name)
+        kind = marked_kind(store) if layout is None else layout.kind
+        if kind is not None:
+            return kind
+    return None
 
 
-def no_store(path: Path, store: str) -> str:
-    """What to say of a folder that does not have this store."""
+def no_store(path: Path, layout: Layout) -> str:
+    """What to say of a folder that does not have the store of this layout."""
     if not path.exists():
         return f"There is no run folder {path}."
-    if (found := kind_of(path)) is not None:
-        return f"{path} is the run folder of a {found}, not of a {STORES[store]}."
-    kinds = list(STORES.values())
-    return f"{path} is no run folder of a {', '.join(kinds[:-1])} or {kinds[-1]}: it has none of their stores."
+    if (kind := kind_of(path)) is not None:
+        return f"{path} is the run folder of a {kind}, not of a {layout.kind}."
+    return f"{path} is no run folder of a {layout.kind}: it has no {layout.store}."
 
 
-def write_atomically(path: Path, content: str | bytes | Iterable[str]) -> None:
-    """Replace a file by one with this content, or leave it as it was."""
-    pieces = [content] if isinstance(content, (str, bytes)) else content
-    temporary = path.with_name(path.name + ".tmp")
-    try:
-        with temporary.open("wb") as file:
-            for piece in pieces:
-                file.write(piece.encode() if isinstance(piece, str) else piece)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+def _count_key(table: Table) -> str:
+    return f"{table.name} counted"
 
 
-def csv_line(values: Sequence[Any]) -> str:
-    """One line of a CSV file."""
-    line = io.StringIO(newline="")
-    csv.writer(line, lineterminator="\n").writerow(values)
-    return line.getvalue()
-
-
-def as_json(value: Any) -> Any:
-    """The value as JSON gives it back, so that it compares equal to what was stored."""
-    return json.loads(json.dumps(value))
-
-
-def differences(stored: Mapping[str, Any], given: Mapping[str, Any], *, ignore: Sequence[str] = ()) -> list[str]:
-    """What differs between two configurations, one line each, nested keys joined by dots."""
-    old, new = _flatten(stored), _flatten(given)
-    keys = [key for key in old | new if key not in ignore and old.get(key) != new.get(key)]
-    return [f"{key} is {_shown(old, key)} there, {_shown(new, key)} here" for key in keys]
-
-
-def _flatten(value: Any, prefix: str = "") -> dict[str, Any]:
-    """Nested mappings and lists of mappings as one mapping with dotted keys."""
-    if isinstance(value, list) and any(isinstance(item, dict) for item in value):
-        value = {str(place): item for place, item in enumerate(value)}
-    if not isinstance(value, Mapping):
-        return {prefix: value}
-    flat: dict[str, Any] = {}
-    for key, item in value.items():
-        flat |= _flatten(item, f"{prefix}.{key}" if prefix else key)
-    return flat
-
-
-def _shown(flat: Mapping[str, Any], key: str) -> str:
-    text = json.dumps(flat[key]) if key in flat else "not set"
-    return text if len(text) <= 60 else text[:57] + "..."
-
-
-def versions() -> dict[str, str]:
-    """Of Python and of the packages that a score depends on."""
-    packages = ("diswot-search", "torch", "timm")
-    return {"python": platform.python_version()} | {name: importlib.metadata.version(name) for name in packages}
-
-
-def _lock_folder(path: Path) -> sqlite3.Connection:
-    """Hold the folder until the connection is closed or the process ends, however it ends.
-
-    SQLite's own file lock is used because it knows every platform; the file stays empty.
-    """
-    lock = sqlite3.connect(path / _LOCK, timeout=0, isolation_level=None, check_same_thread=False)
-    try:
-        lock.execute("BEGIN EXCLUSIVE")
-    except sqlite3.Error as error:
-        lock.close()
-        if "locked" not in str(error):
-            raise RunFolderError(_explain(error, path)) from error
-        raise RunFolderError(
-            f"Another process works on {path}; wait until it ends, or choose another run folder."
-        ) from None
-    return lock
-
-
-def _explain(error: Exception, path: Path | None) -> str:
-    """What went wrong with the folder, and what to do."""
-    if "is full" in str(error) or getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT):
-        return f"The disk of {path} is full. What was stored is safe: make room and run the same again to continue."
-    if isinstance(error, OSError):
-        return f"Cannot use {path}: {error}."
-    if isinstance(error, sqlite3.OperationalError):
-        return f"Cannot use the store of {path}: {error}."
-    return _damaged(path, str(error))
-
-
-def _damaged(path: Path | None, how: str) -> str:
-    return (
-        f"The store of {path} is damaged ({' '.join(how.split())}); nothing was changed. "
-        "Restore the folder from a copy, or start anew in another one."
-    )
-
-
-def finite_only(value: Any) -> Any:
-    """The value with every number that JSON cannot say replaced by None."""
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    if isinstance(value, Mapping):
-        return {key: finite_only(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [finite_only(item) for item in value]
-    return value
+def _listed(found: Mapping[str, str]) -> str:
+    return " and ".join(f"{name} {version}" for name, version in found.items())

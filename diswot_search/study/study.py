@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 import os
 import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,29 +18,54 @@ from search_spaces.space import Architecture, SearchSpace
 
 from ..proxies.aggregate import elementary_proxies
 from ..proxies.registry import get_proxy
-from ..runtime.run_folder import RunFolder, RunFolderError, as_json, csv_line, differences, no_store, versions
+from ..runtime.checksums import row_checksum
+from ..runtime.configuration import config_sha256, differences, versions
+from ..runtime.files import RunFolderError, as_json, csv_line
+from ..runtime.run_folder import RunFolder
+from ..runtime.store import Layout, Table
 from .evaluator import uses_teacher
-from .records import Evaluation, Record
+from .records import Record
 
 MEASURES = ("params", "macs", "latency_ms")
 """What a score can be weighed against on a Pareto front; less is better."""
 
 
-_SCHEMA = (
-    "CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID",
-    """CREATE TABLE costs (
-        architecture TEXT PRIMARY KEY, params INTEGER, macs INTEGER, latency_ms REAL, failure TEXT
-    ) WITHOUT ROWID""",
-    """CREATE TABLE records (
-        "index" INTEGER PRIMARY KEY, architecture TEXT NOT NULL, canonical TEXT NOT NULL UNIQUE,
-        params INTEGER, macs INTEGER, latency_ms REAL, status TEXT NOT NULL, reason TEXT,
-        score REAL, score_std REAL, parts TEXT NOT NULL, seconds REAL NOT NULL
-    )""",
-    'CREATE INDEX ranking ON records (status, score DESC, params, "index")',
+_RECORDS = Table(
+    "records",
+    {
+        "index": "INTEGER PRIMARY KEY",
+        "architecture": "TEXT NOT NULL",
+        "canonical": "TEXT NOT NULL UNIQUE",
+        "params": "INTEGER",
+        "macs": "INTEGER",
+        "latency_ms": "REAL",
+        "status": "TEXT NOT NULL",
+        "reason": "TEXT",
+        "score": "REAL",
+        "score_std": "REAL",
+        "parts": "TEXT NOT NULL",
+        "seconds": "REAL NOT NULL",
+    },
+    rowid=True,
+    apart=("score",),  # an aggregate scores all records anew after every evaluation
+    counted=True,
 )
 
 
-_FIELDS = ("index", "architecture", "canonical", *MEASURES, *(f.name for f in fields(Evaluation)))
+_COSTS = Table(
+    "costs",
+    {
+        "architecture": "TEXT PRIMARY KEY",
+        "params": "INTEGER",
+        "macs": "INTEGER",
+        "latency_ms": "REAL",
+        "failure": "TEXT",
+    },
+)
+
+
+_FIELDS = tuple(_RECORDS.columns)
+"""The fields of `Record`, in the order of the table."""
 
 
 _COLUMNS = ", ".join(f'"{name}"' for name in _FIELDS)
@@ -134,21 +158,15 @@ class Study(RunFolder):
             configuration, its store is damaged, or its disk is full.
     """
 
-    STORE = "study.sqlite"
-    VERSION = 1
-    SCHEMA = _SCHEMA
+    LAYOUT = Layout("search", "study.sqlite", version=2, tables=(_RECORDS, _COSTS))
+    FACTS = ("recipe",)
 
     def __init__(
         self, config: Mapping[str, Any], *, out: str | os.PathLike[str] | None = None, space: SearchSpace | None = None
     ) -> None:
-        self.path = None if out is None else Path(out)
         self._space = space
-        self.config: dict[str, Any] = as_json(config)
-        if self.path is None:
-            self._connect(":memory:")
-            self._begin()
-        else:
-            self._open_folder(self.path)
+        self._recipe: dict[str, Any] | None = json.loads(recipe_of(space))
+        super().__init__(config, out)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str], *, space: SearchSpace | None = None) -> Study:
@@ -161,21 +179,10 @@ class Study(RunFolder):
         Raises:
             RunFolderError: The folder has no study, it is damaged, or `space` is not the one that was searched.
         """
-        study = cls.__new__(cls)
-        study.path = Path(path)
+        study = cls.peek(path)
         study._space = space
-        if (study.path / "scores.sqlite").is_file():
-            raise RunFolderError(f"{study.path} is the run folder of a comparison; its table is in comparison.md.")
-        if not (study.path / cls.STORE).is_file():
-            raise RunFolderError(no_store(study.path, cls.STORE))
-        study._connect(str(study.path / cls.STORE))
-        stored = study._stored_config()
-        if stored is None:
-            raise RunFolderError(f"The study in {study.path} was stopped before it began; run its search again.")
-        study.config = stored
         if space is not None:
-            _check_space(study.path, stored["space"], as_json(space.config()))
-        study._read("PRAGMA query_only = ON")
+            _check_space(Path(path), study.config["space"], as_json(space.config()))
         return study
 
     # -- what a user reads ----------------------------------------------------------------------
@@ -188,18 +195,13 @@ class Study(RunFolder):
             RunFolderError: It was not made by `create_space`, or not as now; pass it to `Study.load`.
         """
         if self._space is None:
-            space = space_from_recipe(json.loads(self._meta("space")))
+            space = space_from_recipe(self._recipe)
             if space is None or as_json(space.config()) != self.config["space"]:
                 raise RunFolderError(
                     f"The space of the study in {self.path} cannot be made by name; give it to Study.load as `space`."
                 )
             self._space = space
         return self._space
-
-    @property
-    def status(self) -> str:
-        """ "complete", "interrupted", or "running": not ended yet, or killed."""
-        return self._meta("status")
 
     @property
     def records(self) -> Iterator[Record]:
@@ -318,13 +320,12 @@ class Study(RunFolder):
         for record in records:
             if record.status == "ok" and (record.score is None or not math.isfinite(record.score)):
                 raise ValueError(f"{record.architecture} is recorded as ok with the score {record.score}.")
-        query = f"INSERT INTO records ({_COLUMNS}) VALUES ({', '.join('?' * len(_FIELDS))})"
         rows = [_to_row(record) for record in records]
+        changes = ((score, row_checksum(index, score), index) for index, score in (rescored or {}).items())
         try:
             with self.errors(), self._store:
-                self._store.executemany(query, rows)
-                changes = ((score, index) for index, score in (rescored or {}).items())
-                self._store.executemany('UPDATE records SET score = ? WHERE "index" = ?', changes)
+                self._insert(_RECORDS, rows)
+                self._store.executemany('UPDATE records SET score = ?, score_checksum = ? WHERE "index" = ?', changes)
         except sqlite3.IntegrityError as error:
             raise ValueError(f"An architecture or its equal was evaluated before: {error}.") from None
 
@@ -338,66 +339,58 @@ class Study(RunFolder):
         """Keep a cost. A measured one is stored at once, for it would be another when measured again."""
         row = (architecture, cost.params, cost.macs, cost.latency_ms, cost.failure)
         with self.errors():
-            self._store.execute("INSERT OR REPLACE INTO costs VALUES (?, ?, ?, ?, ?)", row)
+            self._delete(_COSTS, "architecture = ?", [(architecture,)])
+            self._insert(_COSTS, [row])
             if cost.latency_ms is not None:
                 self._store.commit()
 
     def add_costs_of(self, other: Study) -> None:
         """Keep the costs that another study knows."""
+        costs = other._read("SELECT architecture, params, macs, latency_ms, failure FROM costs")
         with self.errors(), self._store:
-            self._store.executemany(
-                "INSERT OR REPLACE INTO costs VALUES (?, ?, ?, ?, ?)", other._store.execute("SELECT * FROM costs")
-            )
+            self._delete(_COSTS, "architecture = ?", [(architecture,) for architecture, *_ in costs])
+            self._insert(_COSTS, costs)
 
-    def start(self) -> None:
-        """Say that a search works on this study."""
-        self._set_meta("status", "running")
-
-    def finish(self, status: str, timing: Mapping[str, Any] | None = None) -> None:
-        """Write `architectures.csv` and `result.json`, and set the status.
+    def finish(
+        self, status: str, timing: Mapping[str, Any] | None = None, *, pictures: Mapping[str, bytes] | None = None
+    ) -> None:
+        """Write `architectures.csv`, the pictures and `result.json`, and set the status when all of them exist.
 
         Args:
             status: "complete" or "interrupted".
-            timing: What the times of the study were taken on, as JSON values.
+            timing: Device, threads, batch and precision of the measured times, as JSON values.
+            pictures: Content of the pictures by name of the file.
         """
+        files = {"architectures.csv", "result.json", *(pictures or {})}
         if self.path is not None:
             self.write("architectures.csv", self._csv())
+            for name, picture in (pictures or {}).items():
+                self.write(name, picture)
             self.write_json("result.json", self._result(status, timing or {}))
-        self._set_meta("status", status)
+        self.end(status, files)
 
     def __repr__(self) -> str:
         return f"<Study {self.path or 'in memory'}: {len(self)} evaluations, {self.status}>"
 
     # -- the store ------------------------------------------------------------------------------
 
-    def _begin(self) -> None:
-        stored = self._stored_config()
-        if stored is None:
-            self._create()
-        elif stored != self.config:
-            assert self.path is not None
-            _check_same(self.path, stored, self.config, evaluations=len(self))
-            self._set_meta("config", json.dumps(self.config))
-        if self.path is not None:
-            self.write_json("config.json", self.config)
+    def _facts(self) -> dict[str, Any]:
+        return {"recipe": self._recipe}
 
-    def _fill(self) -> None:
-        values = {"config": json.dumps(self.config), "space": recipe_of(self._space), "status": "running"}
-        self._store.executemany("INSERT INTO meta VALUES (?, ?)", values.items())
+    def _set_facts(self, facts: Mapping[str, Any]) -> None:
+        self._recipe = facts["recipe"]
 
-    def _stored_config(self) -> dict[str, Any] | None:
-        """The configuration in the store; None where the store is empty."""
-        if self._is_empty():
-            return None
-        config: dict[str, Any] = json.loads(self._meta("config"))
-        return config
-
-    def _meta(self, key: str) -> str:
-        return str(self._read("SELECT value FROM meta WHERE key = ?", key)[0][0])
-
-    def _set_meta(self, key: str, value: str) -> None:
-        with self.errors(), self._store:
-            self._store.execute("UPDATE meta SET value = ? WHERE key = ?", (value, key))
+    def _check_same(self, stored: Mapping[str, Any]) -> None:
+        """Refuse another configuration, naming what differs; the number of evaluations may be raised."""
+        if lines := differences(stored, self.config, ignore=("evaluations",)):
+            raise RunFolderError(
+                f"{self.path} holds a study of another configuration: {'; '.join(lines)}. Choose another run folder."
+            )
+        if self.config["evaluations"] < len(self):
+            raise RunFolderError(
+                f"{self.path} has {len(self)} evaluations already; {self.config['evaluations']} are asked for. "
+                "They may be raised, not lowered."
+            )
 
     # -- the files ------------------------------------------------------------------------------
 
@@ -424,23 +417,9 @@ class Study(RunFolder):
             "ignores_teacher": self.ignores_teacher,
             "evaluations": {"all": total, "ok": total - failed, "failed": failed, "failures": failures},
             "timing": {"seconds": seconds, "covers": "building and scoring of all evaluations", **timing},
-            "config_sha256": hashlib.sha256(json.dumps(self.config, sort_keys=True).encode()).hexdigest(),
+            "config_sha256": config_sha256(self.config),
             "versions": versions(),
         }
-
-
-def _check_same(path: Path, stored: dict[str, Any], given: dict[str, Any], *, evaluations: int) -> None:
-    """Refuse another configuration, naming what differs; more evaluations than before are no other one."""
-    lines = differences(stored, given, ignore=("evaluations",))
-    if lines:
-        raise RunFolderError(
-            f"{path} holds a study of another configuration: {'; '.join(lines)}. Choose another run folder."
-        )
-    if given["evaluations"] < evaluations:
-        raise RunFolderError(
-            f"{path} has {evaluations} evaluations already; {given['evaluations']} are asked for. "
-            "They may be raised, not lowered."
-        )
 
 
 def _check_space(path: Path, stored: dict[str, Any], given: dict[str, Any]) -> None:

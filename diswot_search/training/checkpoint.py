@@ -11,10 +11,11 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load, save
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from ..runtime.run_folder import RunFolderError, as_json
+from ..runtime.checksums import CHECKSUM, fill_checksum, verify_checksum
+from ..runtime.files import RunFolderError, as_json
 
 LAST = "last.safetensors"
 
@@ -27,35 +28,40 @@ class Checkpoint:
     """The state of a training.
 
     Attributes:
-        tensors: By name.
-        values: What is no tensor, as JSON values.
+        tensors: Tensors by name.
+        values: Everything else, as JSON values.
     """
 
     tensors: dict[str, Tensor]
     values: dict[str, Any]
 
     def to_bytes(self) -> bytes:
-        """As a safetensors file with the values as JSON in its header."""
+        """A safetensors file with the values as JSON in its header, and a checksum of the whole file."""
         # Copied, since the format has no place for tensors that share memory, as tied weights do.
         order = torch.contiguous_format
         tensors = {
             name: tensor.detach().to("cpu", copy=True, memory_format=order) for name, tensor in self.tensors.items()
         }
-        return save(tensors, {"values": json.dumps(self.values)})
+        return fill_checksum(save(tensors, {"values": json.dumps({"checksum": CHECKSUM, "values": self.values})}))
 
     @classmethod
     def from_bytes(cls, content: bytes) -> Checkpoint:
-        """The inverse of `to_bytes`."""
+        """The inverse of `to_bytes`.
+
+        Raises:
+            ValueError, KeyError, TypeError, SafetensorError: It is no checkpoint, or its checksum does not match.
+        """
+        verify_checksum(content)
         length = int.from_bytes(content[:8], "little")
         header = json.loads(content[8 : 8 + length])
-        return cls(load(content), json.loads(header["__metadata__"]["values"]))
+        return cls(load(content), json.loads(header["__metadata__"]["values"])["values"])
 
 
 def read_checkpoint(path: Path) -> Checkpoint | None:
     """A checkpoint from its file; None where there is none.
 
     Raises:
-        RunFolderError: The file is no checkpoint.
+        RunFolderError: The file is no checkpoint, or was changed after it was written.
     """
     if not path.is_file():
         return None
@@ -64,6 +70,28 @@ def read_checkpoint(path: Path) -> Checkpoint | None:
     except (SafetensorError, OSError, KeyError, ValueError, TypeError) as error:
         message = f"{path} is damaged ({error}); restore it from a copy, or start anew in another folder."
         raise RunFolderError(message) from error
+
+
+def load_shipped(model: nn.Module, checkpoint: Checkpoint) -> None:
+    """Give a network the weights that a finished training ships, from the checkpoint that holds them.
+
+    Args:
+        model: The network of the student.
+        checkpoint: The best checkpoint, or the last one, whose moving average is shipped where there is one.
+
+    Raises:
+        RunFolderError: The weights are not those of this network.
+    """
+    start = "task/student."
+    task = {name.removeprefix(start): t for name, t in checkpoint.tensors.items() if name.startswith(start)}
+    shipped = without_prefix("student", checkpoint.tensors) or without_prefix("ema", checkpoint.tensors) or task
+    try:
+        model.load_state_dict(shipped)
+    except RuntimeError as error:
+        raise RunFolderError(
+            f"The checkpoint does not fit this training ({' '.join(str(error).split())[:300]}); restore the folder "
+            "from a copy, or start anew in another one."
+        ) from error
 
 
 def with_prefix(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -90,9 +118,9 @@ def optimizer_state(optimizer: Optimizer) -> tuple[dict[str, Tensor], dict[str, 
                 numbers.setdefault(str(place), {})[key] = value
     groups: list[dict[str, Any]] = []
     for number, group in enumerate(state["param_groups"]):
-        held = {key: value for key, value in group.items() if isinstance(value, Tensor)}  # some count their steps so
-        tensors |= {f"group {number}/{key}": value for key, value in held.items()}
-        groups.append({key: value for key, value in group.items() if key not in held})
+        of_group = {key: value for key, value in group.items() if isinstance(value, Tensor)}  # such as a step count
+        tensors |= {f"group {number}/{key}": value for key, value in of_group.items()}
+        groups.append({key: value for key, value in group.items() if key not in of_group})
     return tensors, {"state": numbers, "param_groups": as_json(groups)}
 
 
@@ -111,6 +139,6 @@ def load_optimizer_state(optimizer: Optimizer, tensors: Mapping[str, Tensor], va
             continue
         like = parameters[int(place)]
         # In the memory order of the parameter, so that the optimiser stays as quick as it was.
-        kept = torch.empty_like(like, dtype=tensor.dtype).copy_(tensor) if tensor.shape == like.shape else tensor
-        state.setdefault(int(place), {})[key] = kept
+        ordered = torch.empty_like(like, dtype=tensor.dtype).copy_(tensor) if tensor.shape == like.shape else tensor
+        state.setdefault(int(place), {})[key] = ordered
     optimizer.load_state_dict({"state": state, "param_groups": groups})

@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass
-from typing import Any, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -30,6 +30,7 @@ from .checkpoint import BEST, LAST, Checkpoint, load_optimizer_state, optimizer_
 from .folder import TrainingFolder
 from .metrics import Metrics, MetricSums
 from .recipe import Recipe, RecipeError
+from .result import EpochRow
 from .task import DistillationTask
 from .unlabelled import Views
 
@@ -84,7 +85,7 @@ class Observer(Protocol):
     def stepped(self, epoch: int, losses: Mapping[str, Tensor], images: int) -> None:
         """A step of an epoch, counted from 1, is done, on so many images."""
 
-    def finished_epoch(self, row: Mapping[str, Any]) -> None:
+    def finished_epoch(self, row: EpochRow) -> None:
         """An epoch is done, evaluated and stored."""
 
 
@@ -408,24 +409,24 @@ class Trainer:
         progress.seconds += seconds + time.perf_counter() - started
         totals = (self._summed(self._sums) / self.steps_per_epoch).tolist()
         means = totals[1:-2]
-        row: dict[str, Any] = {
-            "epoch": epoch,
-            "step": progress.step,
-            "lr": max(group["lr"] for group in self._optimizer.param_groups),
-            "loss": totals[0],
-            **{f"loss/{name}": value for name, value in zip(self.terms, means, strict=False)},
-            **dict(zip(self.notes, means[len(self.terms) :], strict=True)),
-            "train_accuracy": 100 * totals[-2] / totals[-1],
-            "val_accuracy": evaluation and evaluation.accuracy,
-            "val_loss": evaluation and evaluation.nll,
-            "val_class_accuracy": evaluation and list(evaluation.class_accuracy),
-            "images_per_second": self.steps_per_epoch * self.images_per_step / seconds,
-            "seconds": seconds,
-        }
+        row = EpochRow(
+            epoch=epoch,
+            step=progress.step,
+            lr=max(group["lr"] for group in self._optimizer.param_groups),
+            loss=totals[0],
+            terms=dict(zip(self.terms, means, strict=False)),
+            notes=dict(zip(self.notes, means[len(self.terms) :], strict=True)),
+            train_accuracy=100 * totals[-2] / totals[-1],
+            val_accuracy=evaluation.accuracy if evaluation else None,
+            val_loss=evaluation.nll if evaluation else None,
+            val_class_accuracy=evaluation.class_accuracy if evaluation else None,
+            images_per_second=self.steps_per_epoch * self.images_per_step / seconds,
+            seconds=seconds,
+        )
         self._sums.zero_()
         progress.epoch_seconds = 0.0
         if self.folder is not None:
-            self.folder.add_row(row)
+            self.folder.add_row(row.to_json())
         self._save()
         if progress.best_epoch == epoch:
             self._save_best()

@@ -21,7 +21,8 @@ from torch.nn import functional as F
 from ..data.augmentation import Augmentation
 from ..data.image_sets import ImageSet
 from ..networks.features import Features, Shapes
-from ..runtime.run_folder import RunFolderError, write_atomically
+from ..runtime.checksums import CHECKSUM, ChecksumError, fill_checksum, verify_file
+from ..runtime.files import RunFolderError, write_atomically
 from ..runtime.seeding import isolated_random_state, stable_seed
 
 VIEWS = ("fixed", "augmented")
@@ -263,7 +264,7 @@ def _store(file: Path, table: Tensor) -> None:
     temporary = file.with_suffix(f".{os.getpid()}")  # another training can write the same file at this moment
     try:
         file.parent.mkdir(exist_ok=True)
-        write_atomically(temporary, save({_PREDICTIONS: table}))
+        write_atomically(temporary, fill_checksum(save({_PREDICTIONS: table}, {"checksum": CHECKSUM})))
         temporary.replace(file)
     except OSError as error:
         warnings.warn(
@@ -273,8 +274,9 @@ def _store(file: Path, table: Tensor) -> None:
 
 def _load(file: Path, shape: tuple[int, int]) -> Tensor:
     try:
+        verify_file(file)
         table = load_file(file)[_PREDICTIONS]
-    except (SafetensorError, KeyError, OSError) as error:
+    except (ChecksumError, SafetensorError, KeyError, OSError) as error:
         raise RunFolderError(f"{file} is damaged ({error}); remove it, and it is made again.") from error
     if table.shape != shape or not table.isfinite().all():
         raise RunFolderError(

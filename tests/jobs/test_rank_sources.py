@@ -414,7 +414,7 @@ def test_another_configuration_is_refused(tmp_path: Path) -> None:
     for options, message in [
         (
             {"measures": "knn"},
-            'measures is \\["parc"\\] there, \\["knn"\\] here. All measures of a source are had at once',
+            'measures is \\["parc"\\] there, \\["knn"\\] here. All measures of a source are computed together',
         ),
         ({"image_draws": 2}, "draws is 3 there, 2 here"),
         ({"seed": 1}, "seed is 0 there, 1 here"),
@@ -539,9 +539,9 @@ def test_what_is_measured_of_an_unfinished_ranking_can_be_seen(tmp_path: Path, m
         "UPDATE meta SET value = '{' WHERE key = 'facts'",
         "DELETE FROM meta WHERE key = 'config'",
         "UPDATE meta SET value = '{}' WHERE key = 'config'",
-        "UPDATE found SET measures = 'parc'",
-        """UPDATE found SET measures = '{"parc": {"values": [1.0]}}'""",
-        """UPDATE found SET measures = '{"knn": {"values": [], "chances": [], "similarities": [], "reason": ""}}'""",
+        "UPDATE measured SET measures = 'parc'",
+        """UPDATE measured SET measures = '{"parc": {"values": [1.0]}}'""",
+        """UPDATE measured SET measures = '{"knn": {"values": [], "chances": [], "similarities": [], "reason": ""}}'""",
     ],
 )
 def test_a_store_that_does_not_hold_what_it_should_is_damaged(change: str, tmp_path: Path) -> None:
@@ -557,7 +557,7 @@ def test_the_store_of_another_version_is_refused(tmp_path: Path) -> None:
     rank(out=tmp_path)
     with closing(sqlite3.connect(tmp_path / "sources.sqlite")) as store:
         store.execute("PRAGMA user_version = 1")
-    with pytest.raises(RunFolderError, match="has format 1; this version reads 2"):
+    with pytest.raises(RunFolderError, match="has format 1; this version reads 3"):
         load_ranking(tmp_path)
 
 
