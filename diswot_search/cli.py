@@ -72,7 +72,7 @@ COMMANDS: dict[str, Command] = {
     "train": Command(TrainOptions, "diswot_search.jobs.train:TrainJob"),
     "distill": Command(DistillOptions, "diswot_search.jobs.train:DistillJob"),
     "sources": Command(RankSourcesOptions, "diswot_search.jobs.rank_sources:RankingRun"),
-    "run": Command(PipelineOptions, "diswot_search.jobs.pipeline:ShownPipelineJob"),
+    "run": Command(PipelineOptions, "diswot_search.jobs.pipeline:PipelineJob"),
     "export": Command(ExportOptions, "diswot_search.compression.export:export_lines"),
     "spaces": Command(ListSpacesOptions, "diswot_search.jobs.listing:spaces"),
     "proxies": Command(ListProxiesOptions, "diswot_search.jobs.listing:proxies"),

@@ -66,15 +66,26 @@ class PipelineJob(Job[PipelineOptions, PipelineResult]):
 
     Args:
         options: The options.
+        show: Prints the report of each stage when it is done; by default nothing.
         announce: Is told of each stage when it is done: its name and its result.
 
     Attributes:
         config: Everything that the result depends on, as JSON values.
     """
 
-    def __init__(self, options: PipelineOptions, announce: Announce | None = None) -> None:
-        super().__init__(options)
-        self.announce = announce or (lambda stage, result: None)
+    def __init__(
+        self, options: PipelineOptions, show: Callable[..., None] | None = None, announce: Announce | None = None
+    ) -> None:
+        super().__init__(options, show)
+        self._announce = announce or (lambda stage, result: None)
+
+    def announce(self, stage: str, result: StageResult) -> None:
+        """Tell the result of a stage, and show its report."""
+        weights: Mapping[str, float] = {}
+        if isinstance(result, SourceRanking) and isinstance(self.guides, SourceGuides):
+            weights = self.guides.weights(result)
+        self.show(*show_stage(result, weights))
+        self._announce(stage, result)
 
     # -- before anything is written -------------------------------------------------------------
 
@@ -189,20 +200,6 @@ class PipelineJob(Job[PipelineOptions, PipelineResult]):
             raise ValueError(f"probe_size is {size}, but there are only {labelled} training images{have}.")
         mean, std = (getattr(teacher, name, None) for name in ("mean", "std"))
         return splits.probe(size, self.options.seed, mean=mean, std=std)
-
-
-class ShownPipelineJob(PipelineJob):
-    """The job of `diswot run`, which prints the report of each stage when it is done."""
-
-    def __init__(self, options: PipelineOptions, show: Callable[..., None] | None = None) -> None:
-        super().__init__(options, self._show_stage)
-        self.show = show or self.show
-
-    def _show_stage(self, stage: str, result: StageResult) -> None:
-        weights: Mapping[str, float] = {}
-        if isinstance(result, SourceRanking) and isinstance(self.guides, SourceGuides):
-            weights = self.guides.weights(result)
-        self.show(*show_stage(result, weights))
 
 
 def _stand_in(search: Search) -> Architecture:

@@ -129,7 +129,7 @@ class RankingRun(Job[RankSourcesOptions, SourceRanking]):
         try:
             return self._complete(self.folder)
         except RankingError:
-            if not self._has_begun:  # or the next attempt would be of another configuration
+            if not self._has_begun:  # or the next attempt has another configuration
                 self.folder.discard(self._files_before)
             raise
 

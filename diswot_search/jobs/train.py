@@ -77,8 +77,7 @@ class _TrainingJob(Job[O, Training]):
         """Resolve everything that the options name."""
 
     def open(self) -> TrainingFolder | None:
-        self.training.open()
-        return self.training.folder
+        return self.training.open()
 
     def run(self) -> Training:
         return self.training.run()

@@ -239,19 +239,23 @@ class TrainingRun:
         self.open()
         return self.run()
 
-    def open(self) -> None:
+    def open(self) -> TrainingFolder | None:
         """Open the run folder in the main process, and write the labelled subset into it.
+
+        Returns:
+            The folder; None in all processes but the main one.
 
         Raises:
             RunFolderError: The run folder cannot be used, or holds another training.
         """
         if not self.accelerator.is_main_process:
-            return
+            return None
         self.folder = TrainingFolder(self.config, self.out)
         if self.objective is not None:
             self.folder.remember(STATE, self.objective.state())
         if self.folder.path is not None and self.splits.labelled is not None:
             self.folder.write("labels.txt", self.splits.labels_file())
+        return self.folder
 
     def run(self) -> Training:
         """Train to the end, evaluate on the test images, write everything, and release the run folder.

@@ -42,7 +42,7 @@ from search_spaces import Architecture, NASBench201Space
 
 
 def run_announcing(*, announce: Callable[[str, Any], None], **options: Any) -> ds.PipelineResult:
-    return PipelineJob(PipelineOptions(**options), announce).complete()
+    return PipelineJob(PipelineOptions(**options), announce=announce).complete()
 
 
 STAGES = ["teacher", "search", "distilled", "alone"]
