@@ -1,8 +1,8 @@
-# make demo   on embedded real data: train a teacher, search a student for it, print the best five, distil the best
-#             from 100 images, and print it beside the same student trained alone
+# make demo   train a teacher on embedded real images, search a student for it and print the best five, distil the best
+#             from 100 images, and compare it with the same student trained alone
 # make test   run the tests
-# make check  lint, formatting, types
-# Each makes the environment in $(VENV) first, once.
+# make check  check style, formatting and types
+# Each target creates the environment in $(VENV) when it is first needed.
 
 PYTHON ?= python3
 VENV ?= .venv

@@ -72,6 +72,7 @@ if TYPE_CHECKING:
     from .resolve.networks import as_network
     from .resolve.runs import PipelineResult
     from .resolve.sources import as_sources
+    from .runtime.failures import MachineError
     from .runtime.run_folder import RunFolderError
     from .sources.evidence import Evidence, TransferabilityError
     from .sources.ranking import SourceRanking
@@ -81,7 +82,7 @@ if TYPE_CHECKING:
     from .study.algorithms import create_algorithm, list_algorithms, register_algorithm
     from .study.budget import Budget, BudgetError, measure_latency
     from .study.evaluator import Evaluator
-    from .study.records import Evaluation, Record
+    from .study.records import Record, Score
     from .study.study import Candidate, Study
     from .training.recipe import Recipe, RecipeError, create_recipe
     from .training.result import Training
@@ -179,6 +180,7 @@ _EXPORTS = {
     "diswot_search.resolve.networks": ("as_network",),
     "diswot_search.resolve.runs": ("PipelineResult",),
     "diswot_search.resolve.sources": ("as_sources",),
+    "diswot_search.runtime.failures": ("MachineError",),
     "diswot_search.runtime.run_folder": ("RunFolderError",),
     "diswot_search.sources.evidence": (
         "Evidence",
@@ -209,8 +211,8 @@ _EXPORTS = {
     ),
     "diswot_search.study.evaluator": ("Evaluator",),
     "diswot_search.study.records": (
-        "Evaluation",
         "Record",
+        "Score",
     ),
     "diswot_search.study.study": (
         "Candidate",
@@ -252,12 +254,12 @@ __all__ = [
     "DistillerError",
     "DivergenceError",
     "Estimate",
-    "Evaluation",
     "Evaluator",
     "Evidence",
     "ExportError",
     "ExportReport",
     "Features",
+    "MachineError",
     "Measure",
     "Network",
     "PipelineResult",
@@ -272,6 +274,7 @@ __all__ = [
     "RecipeError",
     "Record",
     "RunFolderError",
+    "Score",
     "ScoreTable",
     "Setting",
     "Shapes",

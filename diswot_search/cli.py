@@ -5,7 +5,6 @@ What is heavy is imported when a command runs, so that `diswot --help` is quick.
 
 from __future__ import annotations
 
-import inspect
 import os
 import pkgutil
 import re
@@ -14,7 +13,7 @@ import sys
 import threading
 import warnings
 from argparse import ArgumentError
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import pairwise
@@ -22,10 +21,17 @@ from typing import Any
 
 from jsonargparse import ActionConfigFile, ArgumentParser
 
-from .jobs import old_commands
 from .options.base import Options, near_options, options_of, summary
 from .options.compare import CompareOptions
 from .options.export import ExportOptions
+from .options.lists import (
+    ImportOptions,
+    ListDistillersOptions,
+    ListMeasuresOptions,
+    ListProxiesOptions,
+    ListSpacesOptions,
+    ShowOptions,
+)
 from .options.pipeline import PipelineOptions
 from .options.search import SearchOptions
 from .options.sources import RankSourcesOptions
@@ -59,45 +65,21 @@ class Command:
             show(*action(options))
 
 
-COMMANDS: dict[str, Command | Callable[..., None]] = {
+COMMANDS: dict[str, Command] = {
     "search": Command(SearchOptions, "diswot_search.jobs.search:SearchJob"),
-    "show": old_commands.show_command,
+    "show": Command(ShowOptions, "diswot_search.jobs.listing:show"),
     "compare": Command(CompareOptions, "diswot_search.jobs.compare:ComparisonRun"),
     "train": Command(TrainOptions, "diswot_search.jobs.train:TrainJob"),
     "distill": Command(DistillOptions, "diswot_search.jobs.train:DistillJob"),
     "sources": Command(RankSourcesOptions, "diswot_search.jobs.rank_sources:RankingRun"),
     "run": Command(PipelineOptions, "diswot_search.jobs.pipeline:PipelineJob"),
     "export": Command(ExportOptions, "diswot_search.compression.export:export_lines"),
-    "spaces": old_commands.spaces_command,
-    "proxies": old_commands.proxies_command,
-    "distillers": old_commands.distillers_command,
-    "measures": old_commands.measures_command,
-    "import": old_commands.import_command,
+    "spaces": Command(ListSpacesOptions, "diswot_search.jobs.listing:spaces"),
+    "proxies": Command(ListProxiesOptions, "diswot_search.jobs.listing:proxies"),
+    "distillers": Command(ListDistillersOptions, "diswot_search.jobs.listing:distillers"),
+    "measures": Command(ListMeasuresOptions, "diswot_search.jobs.listing:measures"),
+    "import": Command(ImportOptions, "diswot_search.jobs.listing:import_file"),
 }
-
-
-_RESUMABLE = ("search", "compare", "train", "distill", "sources", "run")
-
-
-_POSITIONAL: dict[Any, tuple[str, str]] = {
-    old_commands.spaces_command: ("name", "The space to show; without it, all are listed."),
-    old_commands.proxies_command: ("pattern", 'Which ones, such as "zen*"; without it, all are listed.'),
-    old_commands.distillers_command: ("pattern", 'Which ones, such as "*kd"; without it, all are listed.'),
-    old_commands.measures_command: ("pattern", 'Which ones, such as "*score"; without it, all are listed.'),
-}
-"""Of old commands: what may follow them without its name."""
-
-
-def option_names(command: str) -> list[str]:
-    """The options of a command."""
-    entry = COMMANDS[command]
-    return list(options_of(entry.options) if isinstance(entry, Command) else inspect.signature(entry).parameters)
-
-
-def documented(command: str) -> object:
-    """The docstring of a command is that of its options."""
-    entry = COMMANDS[command]
-    return entry.options if isinstance(entry, Command) else entry
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -118,10 +100,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _refuse(_explain(str(error), given))
     try:
         with _termination_as_interrupt(), _warnings_in_a_line():
-            entry = COMMANDS[command]
-            entry(options) if isinstance(entry, Command) else entry(**options)
+            COMMANDS[command](options)
     except KeyboardInterrupt:
-        stored = "; what was done is stored, and the same command continues" if command in _RESUMABLE else ""
+        stored = "; what was done is stored, and the same command continues" if COMMANDS[command].options.OUT else ""
         _complain(f"interrupted{stored}.")
         return INTERRUPTED
     except Exception as error:
@@ -172,9 +153,9 @@ def _explain(message: str, arguments: Sequence[str]) -> str:
         return f"{message}; write {option}={value}" if value.startswith("-") and value[1:2] != "-" else message
     if found := re.match(r"Subcommand '\w+' does not accept option '(\w+)'", message):
         command = next(argument for argument in arguments if argument in COMMANDS)
-        if near := near_options(found[1], option_names(command)):
+        if near := near_options(found[1], options_of(COMMANDS[command].options)):
             return f"{message}. Did you mean {' or '.join(near)}?"
-        others = [name for name in COMMANDS if found[1] in option_names(name)]
+        others = [name for name in COMMANDS if found[1] in options_of(COMMANDS[name].options)]
         return f"{message}; taken by: {', '.join(others)}" if others else message
     if message.startswith("unrecognized arguments: --"):
         nearest = _near_options(message.split()[2], arguments)
@@ -186,7 +167,7 @@ def _near_options(option: str, arguments: Sequence[str]) -> str:
     """Options of the command that this one may have been meant to be."""
     command = next(argument for argument in arguments if argument in COMMANDS)
     name = option.lstrip("-").partition("=")[0]
-    return " or ".join(f"--{near}" for near in near_options(name, option_names(command)))
+    return " or ".join(f"--{near}" for near in near_options(name, options_of(COMMANDS[command].options)))
 
 
 def _complain(what: str) -> None:
@@ -205,30 +186,19 @@ def _parse(arguments: Sequence[str]) -> tuple[str, dict[str, Any]]:
     )
     commands = parser.add_subcommands(dest="command", required=True)
     for name, entry in COMMANDS.items():
-        text = (
-            summary(entry.options) if isinstance(entry, Command) else (inspect.getdoc(entry) or "").partition("\n")[0]
-        )
-        commands.add_subcommand(name, _parser_of(entry, text), help=text)
+        commands.add_subcommand(name, _parser_of(entry), help=summary(entry.options))
     parsed = parser.parse_args(arguments)
     options = parsed[parsed.command].as_dict()
     del options["config"]
     return parsed.command, options
 
 
-def _parser_of(entry: Command | Callable[..., None], text: str) -> ArgumentParser:
+def _parser_of(entry: Command) -> ArgumentParser:
     """The parser of one command."""
-    parser = ArgumentParser(description=text, exit_on_error=False, allow_abbrev=False)
+    parser = ArgumentParser(description=summary(entry.options), exit_on_error=False, allow_abbrev=False)
     parser.add_argument("--config", action=ActionConfigFile, help="YAML file with options.")
-    if not isinstance(entry, Command):
-        if entry in _POSITIONAL:
-            argument, help_text = _POSITIONAL[entry]
-            default = inspect.signature(entry).parameters[argument].default
-            parser.add_argument(argument, nargs="?", default=default, help=help_text)
-        else:
-            parser.add_function_arguments(entry, as_group=False, as_positional=True)
-        return parser
     for option in options_of(entry.options).values():
-        default = entry.options.OUT if option.name == "out" else option.default
+        default = entry.options.OUT if option.name == "out" and entry.options.OUT else option.default
         if not option.is_positional:
             parser.add_argument(f"--{option.name}", type=option.kind, default=default, help=option.text)
         elif option.is_required:

@@ -55,7 +55,7 @@ class Scores:
 
     def of(self, cell: Architecture) -> float | None:
         if str(cell) not in self.known:
-            self.known[str(cell)] = self.evaluator.evaluate(cell).score
+            self.known[str(cell)] = self.evaluator.evaluate([cell])[0].score
             with self.file.open("a") as file:
                 file.write(json.dumps([str(cell), self.known[str(cell)]]) + "\n")
         return self.known[str(cell)]

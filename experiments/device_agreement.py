@@ -45,10 +45,9 @@ def main() -> None:
     reference: list[float | None] = []
     for device, bf16 in (("cpu", False), (args.device, False), (args.device, True)):
         evaluator = ds.Evaluator(space, teacher, probe, "diswot", device=device, precision=ds.Precision(bf16=bf16))
-        for cell in cells[:5]:  # reads the teacher and warms up
-            evaluator.evaluate(cell)
+        evaluator.evaluate(cells[:5])  # reads the teacher and warms up
         started = time.perf_counter()
-        scores = [evaluator.evaluate(cell).score for cell in cells]
+        scores = [score.score for score in evaluator.evaluate(cells)]
         seconds = time.perf_counter() - started
         reference = reference or scores
         name = torch.cuda.get_device_name() if evaluator.device.startswith("cuda") else evaluator.device

@@ -228,7 +228,7 @@ def test_spaces_lists_all_and_shows_one(capsys: pytest.CaptureFixture[str]) -> N
         ("run --data_options.rot x", "A data set has no option 'rot'; did you mean 'root'? Allowed: root, download"),
         ("export none", "No trained student at none"),
         ("export none --format onx", "Unknown format 'onx'. Did you mean 'onnx'"),
-        ("export", "arguments are required: export.run"),
+        ("export", "arguments are required: export.student"),
         ("distillers fitnett", "Unknown distiller 'fitnett'. Did you mean 'fitnet'"),
     ],
 )

@@ -12,7 +12,7 @@ import pytest
 
 import diswot_search
 from diswot_search import cli
-from diswot_search.options.base import summary
+from diswot_search.options.base import options_of, summary
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -173,6 +173,6 @@ def test_the_names_for_type_checkers_are_those_that_are_exported() -> None:
 
 
 def test_the_commands_say_what_they_do() -> None:
-    for name in cli.COMMANDS:
-        assert cli.option_names(name)
-        assert summary(cli.documented(name))
+    for command in cli.COMMANDS.values():
+        assert summary(command.options)
+        assert options_of(command.options)

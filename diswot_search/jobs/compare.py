@@ -9,16 +9,13 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from search_spaces.registry import UnknownNameError, unknown_name_message
-from search_spaces.space import Architecture
 from search_spaces.tables import AccuracyTable, read_table
 
 from ..checks import check_whole
@@ -31,8 +28,8 @@ from ..comparison.plan import (
     resolve_proxies,
 )
 from ..comparison.results import ProxyResult, ScoreTable, summarise
-from ..comparison.store import ScoreStore, Selection, StoredScore
-from ..data.probe import Probe
+from ..comparison.scoring import ScoreSeries, Scoring, SeriesScores
+from ..comparison.store import ScoreStore, StoredScore
 from ..networks.network import Teacher, TeacherBank
 from ..options.base import changed, from_options
 from ..options.compare import CompareOptions
@@ -44,25 +41,20 @@ from ..reports.comparison_figures import COMPARISON_PICTURES
 from ..reports.progress import ProgressBar
 from ..reports.style import to_png
 from ..resolve.searches import as_teacher
-from ..runtime.devices import device_name
 from ..runtime.interruption import Interruption
 from ..runtime.run_folder import COMPLETE, csv_line, versions
 from ..study.evaluator import (
     NO_TEACHER,
     SIZES,
     Condition,
-    Evaluator,
-    Scorer,
-    ScoreTask,
-    read_teacher,
-    score_of,
+    TaskEvaluator,
+    WeightDraw,
+    check_teacher_readable,
     uses_teacher,
 )
 from .job import Job
 from .search import weight_seeds
 from .subjects import named_probes, named_space, named_teacher
-
-_COSTS_AT_ONCE = 256
 
 
 @dataclass(frozen=True)
@@ -132,7 +124,7 @@ def compare(options: CompareOptions) -> Comparison:
         ValueError: A name, an option or a column is not known; the table is empty or not about the space; a proxy needs
             a teacher and there is none, or is given a bank; or space, probe and teacher do not fit each other.
         FileNotFoundError: There is no such table.
-        MemoryError: There was not enough memory for a score; those stored before stay.
+        OutOfMemory, MachineError: The machine failed; what was stored stays, and the same call continues.
         RunFolderError: The run folder cannot be used.
     """
     return ComparisonRun(options).complete()
@@ -140,22 +132,12 @@ def compare(options: CompareOptions) -> Comparison:
 
 @dataclass(frozen=True, eq=False)
 class _Label:
-    """One name in the table of scores: a proxy or an aggregate, or a control of it, and the units that make it."""
+    """One name in the table of scores: a proxy or an aggregate, or a control of it, and the series that make it."""
 
     text: str
     proxy: Proxy | RankAggregate
     condition: Condition
-    units: tuple[ScoreTask, ...]
-
-
-@dataclass(frozen=True, eq=False)
-class _Found:
-    """What a unit gave: (S, K) scores, median seconds and what they were measured on, reasons by (s, k)."""
-
-    scores: NDArray[np.float64]
-    seconds: float
-    conditions: frozenset[str]
-    reasons: dict[tuple[int, int], str]
+    series: tuple[ScoreSeries, ...]
 
 
 class ComparisonRun(Job[CompareOptions, Comparison]):
@@ -170,7 +152,6 @@ class ComparisonRun(Job[CompareOptions, Comparison]):
         check_whole("bins", options.bins, least=1)
         self.table = _read_table(options)
         others = self._resolve_subjects()
-        self.device = options.device
         self.precision = Precision(channels_last=options.channels_last, bf16=options.bf16)
         self.bootstrap, self.top_k, self.bins = options.bootstrap, options.top_k, options.bins
         self.canonical = options.canonical
@@ -192,6 +173,10 @@ class ComparisonRun(Job[CompareOptions, Comparison]):
             other=others[0],
             depth=others[1],
         )
+        self.evaluator = TaskEvaluator(
+            self.space, self.probes, device=options.device, precision=self.precision, canonical=self.canonical
+        )
+        self.device = self.evaluator.device
         compared = self._conditions_compared
         self._check_readable(compared if any(map(uses_teacher, members_of(self._proxies))) else [NO_TEACHER])
         if self.top_k is not None and self.top_k > len(self.architectures):
@@ -206,6 +191,14 @@ class ComparisonRun(Job[CompareOptions, Comparison]):
 
     def open(self) -> ScoreStore:
         self.store = ScoreStore(self.options.out)
+        self.scoring = Scoring(
+            self.evaluator,
+            self.store,
+            self.seeds,
+            versions=self.versions,
+            retry_failed=self.retry_failed,
+            interruption=self.interruption,
+        )
         try:
             self.labels = self._plan(self._proxies, self._conditions_compared)
         except BaseException:
@@ -272,49 +265,24 @@ class ComparisonRun(Job[CompareOptions, Comparison]):
         }
 
     def _check_readable(self, conditions: Sequence[Condition]) -> None:
-        """Find out before a folder is made whether space, probes and teachers fit each other."""
+        """Check before a folder is made that every teacher can be read on the first probe."""
         for condition in conditions:
-            evaluator = Evaluator(
-                self.space, condition.teacher, self.probes, SIZES[0], device=self.device, precision=self.precision
-            )
-            self.device = evaluator.device
             if condition.treatment is None:
-                read_teacher(evaluator, self.seeds[0])
+                check_teacher_readable(self.evaluator, condition, WeightDraw(self.seeds[0]))
 
     def _plan(self, asked: Sequence[Proxy | RankAggregate], conditions: Sequence[Condition]) -> list[_Label]:
-        """The labels in order, each proxy's controls behind it; all the controls of one proxy share what they can."""
-        units: dict[tuple[int, ...], ScoreTask] = {}
+        """The labels in order, each proxy followed by its controls, which share what does not use the teacher."""
+        series: dict[tuple[int, ...], ScoreSeries] = {}
         labels = []
         for proxy in asked:
             for condition in conditions:
                 if condition.control and not any(map(uses_teacher, elementary_proxies(proxy))):
                     continue
                 text = f"{proxy.name} ({condition.control})" if condition.control else proxy.name
-                members = [self._unit(member, condition) for member in elementary_proxies(proxy)]
-                members = [units.setdefault(unit.series, unit) for unit in members]
+                members = [self.scoring.series_of(member, condition) for member in elementary_proxies(proxy)]
+                members = [series.setdefault(member.numbers, member) for member in members]
                 labels.append(_Label(text, proxy, condition, tuple(members)))
         return labels
-
-    def _unit(self, proxy: Proxy, condition: Condition) -> ScoreTask:
-        if not uses_teacher(proxy):
-            condition = NO_TEACHER
-        context: dict[str, Any] = {"space": self.space.config(), "versions": self.versions}
-        if proxy.identity in SIZES:
-            return ScoreTask(proxy, condition, (self.store.series(proxy.identity, context),) * len(self.seeds))
-        context |= {
-            "device": self.device.partition(":")[0],
-            "channels_last": self.precision.channels_last,
-            "bf16": self.precision.bf16,
-            **condition.context(),
-        }
-        series = [
-            self.store.series(proxy.identity, context | {"probe": self._probe(draw).fingerprint})
-            for draw in range(len(self.seeds))
-        ]
-        return ScoreTask(proxy, condition, tuple(series))
-
-    def _probe(self, draw: int) -> Probe:
-        return self.probes[draw % len(self.probes)]
 
     # -- the work -------------------------------------------------------------------------------
 
@@ -326,7 +294,6 @@ class ComparisonRun(Job[CompareOptions, Comparison]):
                 store.start()
                 if store.path is not None:
                     store.write_json("config.json", self.config)
-                self._count_costs()
                 self._compute()
             table = self._score_table()
             comparison = Comparison(table, self._summarise(table), store.path)
@@ -346,21 +313,9 @@ class ComparisonRun(Job[CompareOptions, Comparison]):
                 progress=partial(bar.advance, replayed=False),
             )
 
-    def _count_costs(self) -> None:
-        """Count what was never counted; an architecture that cannot be built is left out."""
-        units = [unit for label in self.labels for unit in label.units if unit.proxy.identity in SIZES]
-        architectures = {str(architecture): architecture for architecture in self.architectures}
-        chosen = self.store.select(architectures)
-        pieces = iter(self._missing(0, units, chosen).items())
-        reader = self._evaluator(0, None)
-        while some := list(islice(pieces, _COSTS_AT_ONCE)):
-            found = {}
-            for text, its_units in some:
-                self.interruption.check()
-                student = reader.read_student(architectures[text])
-                found[text] = {unit.series[0]: score_of(unit.proxy, student, None) for unit in its_units}
-            self.store.add(0, found, self._conditions(0))
-        self._leave_out_what_has_no_cost(chosen.scores(units[0].series[0], 0))
+    @property
+    def _series(self) -> list[ScoreSeries]:
+        return list(dict.fromkeys(series for label in self.labels for series in label.series))
 
     def _leave_out_what_has_no_cost(self, counted: Mapping[str, StoredScore]) -> None:
         kept = [counted[str(architecture)].score is not None for architecture in self.architectures]
@@ -375,47 +330,15 @@ class ComparisonRun(Job[CompareOptions, Comparison]):
         self.architectures = [a for a, keep in zip(self.architectures, kept, strict=True) if keep]
 
     def _compute(self) -> None:
-        units = list(dict.fromkeys(u for label in self.labels for u in label.units if u.proxy.identity not in SIZES))
-        architectures = {str(scored): scored for scored in map(self._scored, self.architectures)}
-        chosen = self.store.select(architectures)
-        missing = [self._missing(draw, units, chosen) for draw in range(len(self.seeds))]
-        total = len(self.seeds) * len(architectures)
+        self._leave_out_what_has_no_cost(self.scoring.count_costs(self._series, self.architectures))
+        total = len(self.seeds) * len(set(map(self.scoring.scored, self.architectures)))
         with ProgressBar("comparing", "architectures", total, enabled=self.progress) as bar:
-            for _ in range(total - sum(map(len, missing))):
-                bar.advance(replayed=True)
-            for draw, of_draw in enumerate(missing):
-                if not of_draw:
-                    continue
-                scorer = Scorer(partial(self._evaluator, draw), draw, self.seeds[draw], self.canonical)
-                for text, its_units in of_draw.items():
-                    self.interruption.check()
-                    found = scorer.scores(architectures[text], its_units)
-                    self.store.add(self.seeds[draw], {text: found}, self._conditions(draw))
-                    bar.advance(replayed=False)
-
-    def _missing(self, draw: int, units: Sequence[ScoreTask], chosen: Selection) -> dict[str, list[ScoreTask]]:
-        """What is still to be computed of a draw: units by architecture, in the order of both."""
-        missing: dict[str, list[ScoreTask]] = {text: [] for text in chosen.architectures}
-        for unit in units:
-            for text in chosen.missing(unit.series[draw], self._seed(unit, draw), failed=self.retry_failed):
-                missing[text].append(unit)
-        return {text: its_units for text, its_units in missing.items() if its_units}
-
-    def _seed(self, unit: ScoreTask, draw: int) -> int:
-        """The seed that a score is stored with; sizes do not depend on the weights."""
-        return 0 if unit.proxy.identity in SIZES else self.seeds[draw]
-
-    def _scored(self, architecture: Architecture) -> Architecture:
-        """The architecture whose network is scored in the place of this one."""
-        return self.space.canonical(architecture) if self.canonical else architecture
-
-    def _evaluator(self, draw: int, teacher: Teacher | None) -> Evaluator:
-        return Evaluator(self.space, teacher, self._probe(draw), SIZES[0], device=self.device, precision=self.precision)
+            self.scoring.compute(self._series, self.architectures, lambda replayed: bar.advance(replayed=replayed))
 
     # -- what it gives --------------------------------------------------------------------------
 
     def _score_table(self) -> ScoreTable:
-        read = self._read_all()
+        read = self.scoring.read(self._series, self.architectures)
         scores = {label.text: _combine(label, read) for label in self.labels}
         own = {label.proxy.name: label.text for label in self.labels if not label.condition.control}
         return ScoreTable(
@@ -430,7 +353,7 @@ class ComparisonRun(Job[CompareOptions, Comparison]):
             macs=scores["macs"][0],
             seeds=self.seeds,
             scores=scores,
-            seconds={label.text: sum(read[unit].seconds for unit in label.units) for label in self.labels},
+            seconds={label.text: sum(read[series].seconds for series in label.series) for label in self.labels},
             passes={label.text: self._passes(label) for label in self.labels},
             failures={label.text: _failures(label, read) for label in self.labels},
             controls={
@@ -439,36 +362,11 @@ class ComparisonRun(Job[CompareOptions, Comparison]):
                 if label.condition.control
             },
             left_out=self.left_out,
-            conditions="; ".join(sorted({text for found in read.values() for text in found.conditions})),
+            conditions="; ".join(sorted({text for scores in read.values() for text in scores.conditions})),
         )
 
-    def _conditions(self, draw: int) -> str:
-        """What this run measures the seconds of a draw on."""
-        images, threads = len(self._probe(draw).labels), torch.get_num_threads()
-        number = "bfloat16 autocast" if self.precision.bf16 else "float32"
-        return f"{device_name(self.device)}, {threads} thread(s), batch {images}, {number}"
-
-    def _read_all(self) -> dict[ScoreTask, _Found]:
-        """What all units gave, in the order of the architectures."""
-        own = [str(architecture) for architecture in self.architectures]
-        scored = [str(self._scored(architecture)) for architecture in self.architectures]
-        chosen, chosen_scored = self.store.select(own), self.store.select(scored)
-        return {
-            unit: self._read(unit, *((chosen, own) if unit.proxy.identity in SIZES else (chosen_scored, scored)))
-            for unit in dict.fromkeys(unit for label in self.labels for unit in label.units)
-        }
-
-    def _read(self, unit: ScoreTask, chosen: Selection, texts: Sequence[str]) -> _Found:
-        stored = [chosen.scores(series, self._seed(unit, draw)) for draw, series in enumerate(unit.series)]
-        rows = [[of_draw[text] for text in texts] for of_draw in stored]
-        scores = np.array([[math.nan if one.score is None else one.score for one in row] for row in rows])
-        scored = [one for row in rows for one in row if one.score is not None]  # a failure may come early
-        seconds = float(np.median([one.seconds for one in scored])) if scored else math.nan
-        reasons = {(s, k): one.reason for s, row in enumerate(rows) for k, one in enumerate(row) if one.reason}
-        return _Found(scores, seconds, frozenset(one.conditions for one in scored), reasons)
-
     def _passes(self, label: _Label) -> tuple[str, ...]:
-        return tuple(sorted({name for unit in label.units for name in self.store.passes(unit.series[0])}))
+        return tuple(sorted({name for series in label.series for name in self.store.passes(series.numbers[0])}))
 
     def _write(self, comparison: Comparison) -> None:
         write = self.store.write
@@ -483,11 +381,11 @@ class ComparisonRun(Job[CompareOptions, Comparison]):
         self.store.end(COMPLETE, names)
 
 
-def _combine(label: _Label, read: Mapping[ScoreTask, _Found]) -> NDArray[np.float64]:
+def _combine(label: _Label, read: Mapping[ScoreSeries, SeriesScores]) -> NDArray[np.float64]:
     """The scores of a label, (S, K). An aggregate ranks, seed by seed, what has a score of every member."""
     if isinstance(label.proxy, Proxy):
-        return read[label.units[0]].scores
-    members = np.stack([read[unit].scores for unit in label.units])
+        return read[label.series[0]].scores
+    members = np.stack([read[series].scores for series in label.series])
     combined = np.full(members.shape[1:], math.nan)
     for draw in range(members.shape[1]):
         scored = np.isfinite(members[:, draw]).all(axis=0)
@@ -496,15 +394,15 @@ def _combine(label: _Label, read: Mapping[ScoreTask, _Found]) -> NDArray[np.floa
     return combined
 
 
-def _failures(label: _Label, read: Mapping[ScoreTask, _Found]) -> dict[str, int]:
+def _failures(label: _Label, read: Mapping[ScoreSeries, SeriesScores]) -> dict[str, int]:
     """How many pairs of architecture and seed have no score, by reason, the most frequent first.
 
     For an aggregate that is the first member without one, and its reason.
     """
     reasons: dict[tuple[int, int], str] = {}
-    for unit in reversed(label.units):
-        said = "" if isinstance(label.proxy, Proxy) else f"{unit.proxy.name}: "
-        reasons |= {pair: said + reason for pair, reason in read[unit].reasons.items()}
+    for series in reversed(label.series):
+        member = "" if isinstance(label.proxy, Proxy) else f"{series.proxy.name}: "
+        reasons |= {pair: member + reason for pair, reason in read[series].reasons.items()}
     return dict(Counter(reasons.values()).most_common())
 
 

@@ -30,6 +30,7 @@ from ..reports.style import to_png
 from ..resolve.data import as_splits
 from ..resolve.sources import Sources, as_sources
 from ..runtime.devices import device_name, resolve_device
+from ..runtime.failures import failure_reason, stop_if_machine_failed
 from ..runtime.interruption import Interruption
 from ..runtime.run_folder import COMPLETE, RunFolderError, as_json, csv_line, differences, finite_only
 from ..sources.evidence import Evidence, TransferabilityError
@@ -38,6 +39,7 @@ from ..sources.frozen import FrozenSource, check_images, load_source
 from ..sources.ranking import Measured, RankingError, SourceRanking
 from ..sources.source import SourceModel
 from ..sources.transferability import Measure, balanced_draws, get_measure, list_measures
+from ..study.loop import SerialLoop
 from .job import Job
 
 _AT_ONCE = 125
@@ -55,6 +57,7 @@ def rank_sources(options: RankSourcesOptions) -> SourceRanking:
         RankingError: No source has a value of the first measure; the message says why for each.
         ValueError: A source does not take the data's images, or is given twice; an argument is out of its range.
         RunFolderError: The run folder cannot be used, or holds a ranking of another configuration.
+        OutOfMemory, MachineError: The machine failed; what was stored stays, and the same call continues.
     """
     return RankingRun(options).complete()
 
@@ -152,24 +155,37 @@ class RankingRun(Job[RankSourcesOptions, SourceRanking]):
         return ranking
 
     def _measure_all(self, folder: RankingFolder, interruption: Interruption) -> None:
-        known = folder.found
+        stored = folder.found
+
+        def store(source: SourceModel, result: tuple[dict[str, Measured], float]) -> dict[str, Measured]:
+            folder.add(source.name, *result)
+            return result[0]
+
         with ProgressBar("ranking", "sources", len(self.sources), enabled=self.show_progress) as bar:
-            for source in self.sources:
-                if source.name in known:
-                    bar.advance(replayed=True)
-                    continue
-                interruption.check()
-                started = time.perf_counter()
-                measured = self._measure(source)
-                folder.add(source.name, measured, time.perf_counter() - started)
-                bar.advance(replayed=False)
+            SerialLoop(
+                stored=lambda source: stored.get(source.name),
+                compute=self._timed,
+                store=store,
+                show=lambda measured, replayed: bar.advance(replayed=replayed),
+                interruption=interruption,
+                describe=lambda source: f"in the source {source.name!r}",
+            ).run(self.sources)
+
+    def _timed(self, source: SourceModel) -> tuple[dict[str, Measured], float]:
+        """The values of all measures, and the seconds that they took."""
+        started = time.perf_counter()
+        return self._measure(source), time.perf_counter() - started
 
     @cached_property
     def _reference_features(self) -> NDArray[np.float32] | None:
         """What the sources are compared with, of all images."""
         if self.reference is None:
             return None
-        features, _ = self._read(self.reference)
+        try:
+            features, _ = self._run(self._take(self.reference))
+        except Exception as error:
+            stop_if_machine_failed(error, f"in the reference {self.reference.name!r}")
+            raise
         try:
             for draw in self.draws:
                 Evidence(features[draw], self.labels[draw]).check("features")
@@ -178,27 +194,34 @@ class RankingRun(Job[RankSourcesOptions, SourceRanking]):
         return features
 
     def _measure(self, source: SourceModel) -> dict[str, Measured]:
-        """What all measures say of a source."""
+        """The values of all measures for a source, or the reasons why there are none."""
         reference = self._reference_features
-        features, probabilities = self._read(source)
+        network = self._take(source)
+        try:
+            evidence = self._evidence(network, reference)
+        except Exception as error:  # a network may fail in any way
+            reason = failure_reason(error, f"in the source {source.name!r}")
+            return {measure.name: Measured(reason=reason) for measure in self.measures}
+        del network  # its memory is free before the measures need some
+        # The matrices are small: threads within them gain little, and wait long for each other on busy cores.
+        with self._blas.limit(limits=1), ThreadPoolExecutor(min(len(evidence), torch.get_num_threads())) as pool:
+            return {measure.name: _apply(measure, evidence, pool) for measure in self.measures}
 
-        def evidence_of(draw: NDArray[np.int64]) -> Evidence:
-            return Evidence(
+    def _evidence(self, network: FrozenSource, reference: NDArray[np.float32] | None) -> list[Evidence]:
+        """The output of a source for the images of each draw."""
+        features, probabilities = self._run(network)
+        return [
+            Evidence(
                 features[draw],
                 self.labels[draw],
                 None if probabilities is None else probabilities[draw],
                 None if reference is None else reference[draw],
             )
+            for draw in self.draws
+        ]
 
-        evidence = list(map(evidence_of, self.draws))
-        # Of small matrices; threads within them gain little, and on busy cores they wait for each other for long.
-        with self._blas.limit(limits=1), ThreadPoolExecutor(min(len(evidence), torch.get_num_threads())) as pool:
-            return {measure.name: _apply(measure, evidence, pool) for measure in self.measures}
-
-    def _read(self, source: SourceModel) -> tuple[NDArray[np.float32], NDArray[np.float64] | None]:
+    def _run(self, network: FrozenSource) -> tuple[NDArray[np.float32], NDArray[np.float64] | None]:
         """Features and class probabilities of all images, from one run over them."""
-        network = self._load(source)
-        self._loaded = None
         features: list[Tensor] = []
         logits: list[Tensor] = []
         order = torch.arange(len(self.images))
@@ -213,8 +236,18 @@ class RankingRun(Job[RankSourcesOptions, SourceRanking]):
     def _load(self, source: SourceModel) -> FrozenSource:
         """The source on the device, if need be again."""
         if self._loaded is None or self._loaded.source is not source:
-            self._loaded = load_source(source, self.splits, self.device)
+            try:
+                self._loaded = load_source(source, self.splits, self.device)
+            except Exception as error:
+                stop_if_machine_failed(error, f"in the source {source.name!r}")
+                raise
         return self._loaded
+
+    def _take(self, source: SourceModel) -> FrozenSource:
+        """The source on the device, which nothing else holds, so that it goes with its last use."""
+        network = self._load(source)
+        self._loaded = None
+        return network
 
     def _ranking(self, folder: RankingFolder) -> SourceRanking:
         timing = {
@@ -270,8 +303,8 @@ def _ranking_of(
     if not ranking.unfinished and all(math.isnan(value) for value in ranking.similarities().values()):
         why = "; ".join(f"{name}: {found[first][name].reason}" for name in ranking.names)
         raise RankingError(
-            f"No source has a value of {first}. {why} More labelled images, or another measure, may have one; "
-            "a distillation with the weighting 'uniform' needs none."
+            f"No source has a value of {first}. {why.rstrip('.')}. More labelled images, or another measure, may have "
+            "one; a distillation with the weighting 'uniform' needs none."
         )
     return ranking
 
@@ -341,12 +374,14 @@ def _resolve_measures(measures: str | Measure | Sequence[str | Measure], referen
 
 
 def _apply(measure: Measure, evidence: Sequence[Evidence], pool: Executor) -> Measured:
-    """A measure on each draw, at once; without one of them it has no mean."""
+    """A measure on all draws at once. If it fails on one of them, it has no mean."""
     try:
         values = tuple(pool.map(measure, evidence))
         chances = tuple(pool.map(measure.chance, evidence))
     except TransferabilityError as error:
         return Measured(reason=str(error))
+    except Exception as error:  # a measure may be a function of the user's
+        return Measured(reason=failure_reason(error, f"in the measure {measure.name!r}"))
     return Measured(values, chances, tuple(map(measure.similarity, values, chances)))
 
 

@@ -20,15 +20,17 @@ from ..reports.study import PICTURES, describe_study, format_parts, format_table
 from ..reports.style import to_png
 from ..resolve.searches import as_budget
 from ..runtime.devices import device_name
+from ..runtime.failures import MachineError, stop_if_machine_failed
 from ..runtime.interruption import Interruption
 from ..runtime.run_folder import RunFolderError
 from ..study.algorithms import create_algorithm
 from ..study.budget import Budget, BudgetError
 from ..study.costs import Costs
 from ..study.evaluator import Evaluator
+from ..study.loop import SerialLoop
 from ..study.pool import Pool
-from ..study.records import Record
-from ..study.study import Study
+from ..study.records import Record, Score
+from ..study.study import StoredCost, Study
 from .job import Job
 from .subjects import search_subjects
 
@@ -49,6 +51,7 @@ def search(options: SearchOptions) -> Study:
         ValueError: A name or an option is not known, or space, probe and teacher do not fit each other.
         BudgetError: No architecture of the space is within the budget.
         RunFolderError: The run folder cannot be used, or no architecture could be scored.
+        OutOfMemory, MachineError: The machine failed; what was stored stays, and the same call continues.
     """
     return SearchJob(options).complete()
 
@@ -175,7 +178,8 @@ class Search:
                 for proxy in elementary_proxies(self.evaluator.proxy):
                     if proxy.needs_teacher:
                         proxy(readings, readings)
-        except RuntimeError as error:
+        except (RuntimeError, MemoryError) as error:
+            stop_if_machine_failed(error, "in the teacher")
             raise ValueError(str(error)) from error
         if out is None:
             return trial
@@ -191,7 +195,7 @@ class Search:
                 study.start()
                 try:
                     self._evaluate_all()
-                except KeyboardInterrupt:
+                except (KeyboardInterrupt, MachineError):
                     self._finish("interrupted")
                     raise
                 self._finish("complete")
@@ -203,26 +207,32 @@ class Search:
         return study
 
     def _evaluate_all(self) -> None:
-        index = 0
+        count = 0
         curves = Curves(None if self.study.path is None else self.study.path / "curves")
         with SearchProgress(self.evaluations, enabled=self.progress) as progress, curves:
-            while index < self.evaluations and (asked := self.algorithm.ask()):
-                records = []
-                for architecture in asked[: self.evaluations - index]:
-                    self.interruption.check()
-                    stored = self._stored(index, architecture)
-                    record = self._ranked(stored) if stored else self._evaluate(index, architecture)
-                    best = self.pool.best if self.pool else None
-                    curves.add(record, best=best)
-                    progress.add(record, replayed=stored is not None, best=best)
-                    records.append(record)
-                    index += 1
+
+            def show(record: Record, replayed: bool) -> None:
+                best = self.pool.best if self.pool else None
+                curves.add(record, best=best)
+                progress.add(record, replayed=replayed, best=best)
+
+            loop = SerialLoop(
+                stored=self._stored,
+                compute=self._evaluate,
+                store=self._store,
+                show=show,
+                interruption=self.interruption,
+                describe=lambda proposal: f"in {proposal[1]}",
+            )
+            while count < self.evaluations and (asked := self.algorithm.ask()):
+                records = loop.run(enumerate(asked[: self.evaluations - count], start=count))
+                count += len(records)
                 if self.pool is None:
                     self.algorithm.tell(records)
                 else:
                     self.algorithm.tell(records, scored=self.pool)
                 if self.algorithm_name != "exhaustive":
-                    self._check_not_all_fail(index)
+                    self._check_not_all_fail(count)
 
     def _check_not_all_fail(self, evaluated: int) -> None:
         """Give up where the first evaluations failed for one reason: then the input is wrong, not the candidates.
@@ -237,32 +247,36 @@ class Search:
                 "Nothing else was tried."
             )
 
-    def _stored(self, index: int, architecture: Architecture) -> Record | None:
+    def _stored(self, proposal: tuple[int, Architecture]) -> Record | None:
         """The record of an earlier run."""
+        index, architecture = proposal
         record = self.study.record(index)
         if record is not None and record.architecture != str(architecture):
             raise RunFolderError(
                 f"The study in {self.study.path} cannot be continued: evaluation {index} was {record.architecture}, "
                 f"but {architecture} is asked now. Was it begun by another version of this program?"
             )
-        return record
+        return record and self._ranked(record)
 
-    def _evaluate(self, index: int, architecture: Architecture) -> Record:
-        """Score an architecture and store the record at once."""
-        space = self.evaluator.space
+    def _evaluate(self, proposal: tuple[int, Architecture]) -> tuple[StoredCost, Score]:
+        """Cost and score of an architecture."""
+        _, architecture = proposal
         cost = self.costs.known(architecture)
-        reason = cost.failure
-        if reason is None and not space.is_trainable(architecture):
-            reason = "not trainable: the output does not depend on the input"
-        values: dict[str, Any] = {"status": "failed", "reason": reason}
-        if reason is None:
-            values = vars(self.evaluator.evaluate(architecture))
+        if cost.failure is not None:
+            return cost, Score("failed", reason=cost.failure)
+        if not self.evaluator.space.is_trainable(architecture):
+            return cost, Score("failed", reason="not trainable: the output does not depend on the input")
+        return cost, self.evaluator.evaluate([architecture])[0]
+
+    def _store(self, proposal: tuple[int, Architecture], result: tuple[StoredCost, Score]) -> Record:
+        """Store the record of an architecture at once."""
+        (index, architecture), (cost, score) = proposal, result
         record = self._ranked(
             Record(
-                **values,
+                **vars(score),
                 index=index,
                 architecture=str(architecture),
-                canonical=str(space.canonical(architecture)),
+                canonical=str(self.evaluator.space.canonical(architecture)),
                 params=cost.params,
                 macs=cost.macs,
                 latency_ms=cost.latency_ms,
@@ -272,7 +286,7 @@ class Search:
         return record
 
     def _ranked(self, record: Record) -> Record:
-        """The record with its score, which an aggregate gives it among all before it."""
+        """The record with its score; the score of an aggregate is its rank among all records so far."""
         return record if self.pool is None else self.pool.add(record)
 
     def _finish(self, status: str) -> None:

@@ -8,6 +8,7 @@ import math
 from search_spaces.cost import Cost
 from search_spaces.space import Architecture
 
+from ..runtime.failures import MAX_REASON, failure_reason
 from ..runtime.interruption import Interruption
 from ..runtime.seeding import isolated_random_state, stable_seed
 from .budget import Budget, BudgetError, cheapest, check_satisfiable, measure_latency
@@ -19,10 +20,10 @@ class Costs:
     """Costs of architectures, each counted or measured once per study, however often the study is continued.
 
     Args:
-        evaluator: Knows the space and the device.
-        budget: Decides whether latency is measured, and what is feasible.
-        study: Keeps the costs.
-        interruption: Asked before work is done.
+        evaluator: Evaluator with the space and the device.
+        budget: Limits that decide what is feasible and whether latency is measured.
+        study: Study that stores the costs.
+        interruption: Asked before each count.
     """
 
     def __init__(self, evaluator: Evaluator, budget: Budget, study: Study, interruption: Interruption) -> None:
@@ -34,7 +35,11 @@ class Costs:
         self.timed = budget.max_latency_ms is not None or "latency_ms" in study.objectives
 
     def counted(self, architecture: Architecture) -> StoredCost:
-        """Parameters and multiply-accumulates, or why they cannot be counted."""
+        """Parameters and multiply-accumulates, or the reason why they cannot be counted.
+
+        Raises:
+            OutOfMemory, MachineError: The machine failed.
+        """
         self.interruption.check()
         stored = self.study.cost(str(architecture))
         if stored is None:
@@ -42,19 +47,24 @@ class Costs:
                 cost = self.space.cost(architecture)
                 stored = StoredCost(cost.params, cost.macs)
             except Exception as error:  # a network may fail to be built in any way; it is recorded as failed
-                stored = StoredCost(failure=f"cost: {type(error).__name__}: {error}"[:300])
+                stored = StoredCost(failure=_reason("cost", error, architecture))
             self.study.add_cost(str(architecture), stored)
         return stored
 
     def known(self, architecture: Architecture) -> StoredCost:
-        """All costs that the study is about: latency is among them where it is limited or an objective."""
+        """All costs that the study needs, latency included if it is limited or an objective.
+
+        Raises:
+            OutOfMemory, MachineError: The machine failed.
+        """
         stored = self.counted(architecture)
         if not self.timed or stored.failure is not None or stored.latency_ms is not None:
             return stored
         try:
             stored = StoredCost(stored.params, stored.macs, self._measure(architecture))
         except Exception as error:  # as above
-            stored = StoredCost(stored.params, stored.macs, failure=f"latency: {type(error).__name__}: {error}"[:300])
+            reason = _reason("latency", error, architecture)
+            stored = StoredCost(stored.params, stored.macs, failure=reason)
         self.study.add_cost(str(architecture), stored)
         return stored
 
@@ -66,14 +76,14 @@ class Costs:
         )
 
     def cost(self, architecture: Architecture) -> Cost:
-        """The cost; infinite where it cannot be counted, so that no budget admits it."""
+        """The cost; infinite if it cannot be counted, so that no budget admits it."""
         counted = self.counted(architecture)
         if counted.failure is not None and counted.params is None:
             return Cost(math.inf, math.inf)  # type: ignore[arg-type]
         return Cost(counted.params or 0, counted.macs or 0)
 
     def feasible(self, architecture: Architecture) -> bool:
-        """Whether the budget admits it. One that cannot be built passes, to be recorded as failed."""
+        """Whether the budget admits an architecture. One that cannot be built passes, to be recorded as failed."""
         if self.counted(architecture).failure is not None:
             return True
         cost = self.cost(architecture)
@@ -83,12 +93,12 @@ class Costs:
         return known.failure is not None or self.budget.admits(cost, known.latency_ms)
 
     def find_start(self) -> Architecture | None:
-        """An architecture within the budget, None where there are no limits.
+        """An architecture within the budget; None without limits.
 
-        Latency is looked for at the architecture of fewest multiply-accumulates and its neighbours.
+        A limit of latency is tried on the architecture with the fewest multiply-accumulates and on its neighbours.
 
         Raises:
-            BudgetError: None is found.
+            BudgetError: No architecture within the budget was found.
         """
         if self.budget.is_empty:
             return None
@@ -109,3 +119,7 @@ class Costs:
             f"the lowest latency measured is {fastest:.3g} ms "
             f"(batch {self.budget.latency_batch_size}, {self.evaluator.device})."
         )
+
+
+def _reason(prefix: str, error: Exception, architecture: Architecture) -> str:
+    return f"{prefix}: {failure_reason(error, f'in the {prefix} of {architecture}')}"[:MAX_REASON]

@@ -1,15 +1,17 @@
-"""Scores of architectures: one engine for searches and comparisons."""
+"""The one evaluator: architectures x (proxy, condition, weight draw) -> scores, for searches and comparisons alike."""
 
 from __future__ import annotations
 
+import itertools
+import json
 import math
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from statistics import fmean, pstdev
 from typing import Any
 
-import torch
 from torch import nn
 
 from search_spaces.space import Architecture, SearchSpace
@@ -17,39 +19,327 @@ from search_spaces.space import Architecture, SearchSpace
 from ..data.probe import Probe
 from ..networks.network import Teacher, TeacherBank
 from ..options.search import DEFAULT_PROXY
-from ..proxies.aggregate import RankAggregate, elementary_proxies
+from ..proxies.aggregate import RankAggregate
 from ..proxies.proxy import Proxy, ProxyFunction
 from ..proxies.registry import get_proxy
 from ..readings.core import Readings
+from ..readings.network import read_network
 from ..readings.passes import Precision
 from ..runtime.devices import resolve_device
+from ..runtime.failures import MAX_REASON, MachineError, failure_reason, stop_if_machine_failed
 from ..runtime.seeding import isolated_random_state, stable_seed
-from .records import Evaluation, NewScore
+from .records import NewScore, Score
+
+SIZES = ("params", "macs")
+"""The proxies that every comparison includes. They belong to the architecture as written, not to what it computes."""
+
+
+# -- what is computed ---------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, eq=False)
+class Condition:
+    """The comparison condition: a teacher, a control derived from it, or none.
+
+    Attributes:
+        teacher: The reference network; None for none.
+        treatment: Treatment of its readings: "shuffled", "no teacher" for noise instead of them, or None.
+        control: Name of the control in tables; None for the requested teacher itself.
+    """
+
+    teacher: Teacher | None = None
+    treatment: str | None = None
+    control: str | None = None
+
+    def context(self) -> dict[str, Any]:
+        """Everything about the condition that a score depends on, as JSON values."""
+        return {"teacher": self.teacher.config() if self.teacher else None, "treatment": self.treatment}
+
+    @cached_property
+    def identity(self) -> str:
+        """The context as text; equal conditions share their readings."""
+        return json.dumps(self.context(), sort_keys=True)
+
+    @cached_property
+    def untreated(self) -> Condition:
+        """The condition of the same teacher without a treatment."""
+        return self if self.treatment is None else Condition(self.teacher)
+
+    def apply(self, readings: Readings, seed: int) -> Readings:
+        """The teacher's readings as proxies get them; the seed decides the order or the noise."""
+        if self.treatment is None:
+            return readings
+        return readings.shuffled(seed) if self.treatment == "shuffled" else readings.replaced_by_noise(seed)
+
+
+NO_TEACHER = Condition()
+
+
+@dataclass(frozen=True)
+class WeightDraw:
+    """One draw of random weights, read on one probe.
+
+    Attributes:
+        seed: Seed of the weights.
+        probe: Index of the probe.
+    """
+
+    seed: int
+    probe: int = 0
+
+
+@dataclass(frozen=True, eq=False)
+class ScoreTask:
+    """The smallest unit of scoring: one proxy under one condition with one draw of weights."""
+
+    proxy: Proxy
+    condition: Condition
+    draw: WeightDraw
+
+
+def uses_teacher(proxy: Proxy) -> bool:
+    """Whether a score may depend on the teacher. An unregistered function may, whatever it declares."""
+    return proxy.needs_teacher or not proxy.is_registered
+
+
+# -- the engine ---------------------------------------------------------------------------------
+
+
+class TaskEvaluator:
+    """Computes any set of score tasks on architectures of one space.
+
+    The weights of a network come from a seed made of the weight seed and the canonical architecture, so a score is the
+    same in any order, in any process and after any resume. Teachers are read once per process; a pickled copy reads
+    them again.
+
+    Args:
+        space: Space of the architectures.
+        probes: One or more batches, which a `WeightDraw` refers to by index.
+        device: "auto", "cpu", "cuda" or "mps".
+        precision: Memory layout and number format.
+        canonical: Whether the canonical network is scored in place of each with the same function.
+
+    Raises:
+        ValueError: There is no probe, a probe does not fit the space, or the device does not exist here.
+    """
+
+    def __init__(
+        self,
+        space: SearchSpace,
+        probes: Sequence[Probe],
+        *,
+        device: str = "auto",
+        precision: Precision | None = None,
+        canonical: bool = True,
+    ) -> None:
+        self.space = space
+        self.probes = tuple(probes)
+        self.device = resolve_device(device)
+        self.precision = precision or Precision()
+        self.canonical = canonical
+        self._teachers: dict[tuple[str, int | None, int], Readings] = {}
+        if not self.probes:
+            raise ValueError("Scoring needs at least one probe.")
+        for probe in self.probes:
+            _check_fit(probe, space)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_teachers": {}}
+
+    def evaluate(self, architecture: Architecture, tasks: Sequence[ScoreTask]) -> Iterator[NewScore]:
+        """Compute scores of one architecture, one at a time as they are taken.
+
+        Registered proxies of one draw share one network and its readings. Any other has a network of its own, because
+        what it does to the network is unknown.
+
+        Args:
+            architecture: The architecture.
+            tasks: The tasks, those of one draw next to each other.
+
+        Returns:
+            The scores in the order of the tasks. The failure of a candidate is a score with a reason.
+
+        Raises:
+            RuntimeError: A teacher cannot be read; nothing can be scored then.
+            OutOfMemory, MachineError: The machine failed, which says nothing about the architecture.
+        """
+        self._release(task.draw for task in tasks)
+        teachers = [self.read_teacher(task.condition, task.draw) for task in tasks]
+        for draw, group in itertools.groupby(zip(tasks, teachers, strict=True), key=lambda pair: pair[0].draw):
+            pairs = list(group)
+            needs = {need for task, _ in pairs if task.proxy.is_registered for need in task.proxy.needs}
+            shared = self.read_student(architecture, draw, needs)
+            for task, teacher in pairs:
+                alone = not task.proxy.is_registered
+                student = self.read_student(architecture, draw, task.proxy.needs) if alone else shared
+                yield self._score(task.proxy, student, teacher)
+
+    def _score(self, proxy: Proxy, student: Readings, teacher: Readings | None) -> NewScore:
+        score, reason = None, None
+        with student.watch() as watch:
+            try:
+                score = proxy(student, teacher)
+            except Exception as error:  # a candidate may fail in any way that a network can
+                try:
+                    reason = failure_reason(error, f"in the proxy {proxy.name!r}")
+                except MachineError:
+                    self._teachers.clear()  # their readings hold memory, and perhaps this error
+                    raise
+        if score is not None and not math.isfinite(score):
+            score, reason = None, f"the score is {score}"
+        return NewScore(score, reason, watch.seconds, watch.passes)
+
+    def read_student(self, architecture: Architecture, draw: WeightDraw, needs: Collection[str] = ()) -> Readings:
+        """The readings of an architecture with the weights that its scores are computed from.
+
+        Args:
+            architecture: The architecture, whose own cost the readings have.
+            draw: The weights and the probe.
+            needs: Names of readings that will be taken, so that one forward pass serves them all.
+        """
+        built = self.space.canonical(architecture) if self.canonical else architecture
+
+        def make() -> nn.Module:
+            with isolated_random_state(stable_seed(draw.seed, str(built))):
+                return self.space.build(built)
+
+        return Readings(
+            make,
+            self.probes[draw.probe],
+            device=self.device,
+            precision=self.precision,
+            cost=lambda: self.space.cost(architecture),
+            needs=needs,
+        )
+
+    def read_teacher(self, condition: Condition, draw: WeightDraw) -> Readings | None:
+        """The teacher's readings under a condition, taken once; None without a teacher.
+
+        Those of trained weights do not depend on the weight seed.
+
+        Raises:
+            RuntimeError: The teacher cannot be built, or cannot be read on the probe.
+            OutOfMemory, MachineError: The machine failed.
+        """
+        teacher = condition.teacher
+        if teacher is None:
+            return None
+        fixed = teacher.trained and condition.treatment is None
+        key = condition.identity, None if fixed else draw.seed, draw.probe
+        if key not in self._teachers:
+            if condition.treatment is None:
+                readings = self._read(teacher, 0 if fixed else draw.seed, self.probes[draw.probe])
+            else:
+                untreated = self.read_teacher(condition.untreated, draw)
+                assert untreated is not None
+                readings = condition.apply(untreated, draw.seed)
+            self._teachers[key] = readings
+        return self._teachers[key]
+
+    def _release(self, draws: Iterable[WeightDraw]) -> None:
+        """Let go of teachers' readings that belong to other draws: a comparison goes from one draw to the next."""
+        present = {(draw.seed, draw.probe) for draw in draws}
+        probes = {probe for _, probe in present}
+        self._teachers = {
+            (identity, seed, probe): readings
+            for (identity, seed, probe), readings in self._teachers.items()
+            if (probe in probes if seed is None else (seed, probe) in present)
+        }
+
+    def _read(self, teacher: Teacher, seed: int, probe: Probe) -> Readings:
+        """The readings of a teacher that can be built and that accepts the probe."""
+        where = f"in the teacher {teacher.name!r}"
+        failure = f"The teacher {teacher.name!r} cannot be read on the probe {probe.name!r} ({_size(probe.input_size)})"
+        try:
+            readings = read_network(teacher, probe, seed, device=self.device, precision=self.precision)
+        except (RuntimeError, ValueError) as error:  # it does not convert such a probe
+            stop_if_machine_failed(error, where)
+            raise RuntimeError(f"{failure}: {error}") from error
+        try:
+            _ = readings.model
+        except Exception as error:  # a network may fail to be built in any way
+            stop_if_machine_failed(error, where)
+            raise RuntimeError(f"The teacher {teacher.name!r} cannot be built: {error}") from error
+        try:
+            _ = readings.features
+        except (RuntimeError, ValueError, TypeError, AssertionError, MemoryError) as error:
+            stop_if_machine_failed(error, where)
+            raise RuntimeError(f"{failure}: {error}") from error
+        return readings
+
+
+def _check_fit(probe: Probe, space: SearchSpace) -> None:
+    if probe.input_size != space.input_size:
+        raise ValueError(
+            f"The probe {probe.name!r} has images of {_size(probe.input_size)}, but the space "
+            f"{space.name!r} is made for {_size(space.input_size)}; create one to fit the other."
+        )
+    if probe.num_classes != space.num_classes:
+        raise ValueError(
+            f"The probe {probe.name!r} has {probe.num_classes} classes, but the networks of "
+            f"{space.name!r} have {space.num_classes}; create the space with num_classes={probe.num_classes}."
+        )
+
+
+def _size(input_size: tuple[int, int, int]) -> str:
+    channels, height, width = input_size
+    return f"{height}x{width} with {channels} channels"
+
+
+# -- the scores of a search ---------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Value:
+    """The value of a proxy for one weight draw: the weighted mean of its tasks, one task for each teacher."""
+
+    proxy: Proxy
+    tasks: tuple[ScoreTask, ...]
+    weights: tuple[float, ...]
+
+    def take(self, scores: Iterator[NewScore]) -> tuple[float | None, str | None]:
+        """The value, or None and a reason, from the next scores."""
+        values = []
+        for task in self.tasks:
+            result = next(scores)
+            if result.score is None:
+                teacher = task.condition.teacher
+                named = f"against {teacher.name}: " if teacher and len(self.tasks) > 1 else ""
+                return None, f"{named}{result.reason}"
+            values.append(result.score)
+        if len(values) == 1:
+            return values[0], None
+        return math.fsum(weight * value for weight, value in zip(self.weights, values, strict=True)), None
 
 
 class Evaluator:
-    """Scores architectures of one space: by themselves, or against a teacher, which is read once, or a bank of them.
+    """Scores architectures of one space with one proxy, averaged over weight seeds, probes and teachers.
 
-    Against a bank a score is the weighted mean of those against each teacher, and so is every part of it; what needs
-    no teacher is computed once.
-
-    A score belongs to its architecture alone: weights are drawn from a seed made of the weight seed and the
-    canonical architecture, so it is the same in any order, in any process and after any resume.
+    A score is the mean over seeds and probes. With a bank of teachers it is the weighted mean of the scores against
+    each teacher, and so is every part of it; proxies that need no teacher are computed once.
 
     Args:
-        space: Where the architectures come from.
-        teacher: What they are compared with: a teacher or a bank of them; None for proxies that need none. The
+        space: Space of the architectures.
+        teacher: The reference network of teacher-based proxies, or a bank of them; None for other proxies. The
             teachers of a bank have the classes of the probes.
-        probes: One or more batches; scores are averaged over them.
+        probes: One or more batches.
         proxy: A name, a function of the student's and the teacher's readings, or an aggregate. The default,
-            `effective_capacity`, looks at no teacher.
-        seeds: Weight seeds; scores are averaged over them. A random teacher is drawn anew for each.
+            `effective_capacity`, uses no teacher.
+        seeds: Seeds of the weights. A teacher with random weights is drawn anew for each.
         device: "auto", "cpu", "cuda" or "mps".
         precision: Memory layout and number format.
 
     Raises:
         UnknownNameError: No proxy has this name.
         ValueError: The proxy needs a teacher, or space, probes and teacher do not fit each other.
+
+    Example:
+        >>> import diswot_search as ds
+        >>> space = ds.create_space("nasbench201", channels=4, cells=1)
+        >>> evaluator = ds.Evaluator(space, None, ds.create_probe("digits", batch_size=8), "params", device="cpu")
+        >>> cell = "|skip_connect~0|+|none~0|skip_connect~1|+|none~0|none~1|nor_conv_1x1~2|"
+        >>> [score.status for score in evaluator.evaluate([space.parse(cell)])]
+        ['ok']
     """
 
     def __init__(
@@ -63,171 +353,108 @@ class Evaluator:
         device: str = "auto",
         precision: Precision | None = None,
     ) -> None:
-        self.space = space
         self.teacher = teacher
-        self.probes = (probes,) if isinstance(probes, Probe) else tuple(probes)
         self.proxy = get_proxy(proxy)
         self.seeds = tuple(seeds)
-        self.device = resolve_device(device)
-        self.precision = precision or Precision()
-        self._check()
-        self._bank: TeacherBank | None = TeacherBank((teacher,), (1.0,)) if isinstance(teacher, Teacher) else teacher
-        self._teacher_readings: dict[tuple[int, int, int], Readings] = {}
-
-    def _check(self) -> None:
-        if not self.probes or not self.seeds:
-            raise ValueError("Scoring needs at least one probe and one weight seed.")
-        if self.proxy.needs_teacher and self.teacher is None:
+        if not self.seeds:
+            raise ValueError("Scoring needs at least one weight seed.")
+        if self.proxy.needs_teacher and teacher is None:
             raise ValueError(
                 f"The proxy {self.proxy.name!r} compares with a teacher; none was given. Name a teacher, such "
                 f"as cifar_resnet56, or take a proxy that needs none, such as {DEFAULT_PROXY}."
             )
-        for probe in self.probes:
-            if probe.input_size != self.space.input_size:
-                raise ValueError(
-                    f"The probe {probe.name!r} has images of {_size(probe.input_size)}, but the space "
-                    f"{self.space.name!r} is made for {_size(self.space.input_size)}; create one to fit the other."
-                )
-            if probe.num_classes != self.space.num_classes:
-                raise ValueError(
-                    f"The probe {probe.name!r} has {probe.num_classes} classes, but the networks of "
-                    f"{self.space.name!r} have {self.space.num_classes}; create the space with "
-                    f"num_classes={probe.num_classes}."
-                )
+        self._tasks = TaskEvaluator(
+            space, (probes,) if isinstance(probes, Probe) else probes, device=device, precision=precision
+        )
+        self.space, self.probes = space, self._tasks.probes
+        self.device, self.precision = self._tasks.device, self._tasks.precision
+        bank = TeacherBank((teacher,), (1.0,)) if isinstance(teacher, Teacher) else teacher
+        self._conditions = tuple(map(Condition, bank.teachers)) if bank else ()
+        self._weights = bank.weights if bank else ()
+        self._draws = [WeightDraw(seed, index) for seed in self.seeds for index in range(len(self.probes))]
+        self._plan = [value for draw in self._draws for value in self._values_of(draw)]
+
+    def _values_of(self, draw: WeightDraw) -> Iterator[_Value]:
+        """The values of one draw: the components, followed by the proxy itself unless it is an aggregate."""
+        whole = (self.proxy,) if isinstance(self.proxy, Proxy) else ()
+        for proxy in (*self.proxy.components, *whole):
+            against = self._conditions if uses_teacher(proxy) and self._conditions else (NO_TEACHER,)
+            tasks = tuple(ScoreTask(proxy, condition, draw) for condition in against)
+            yield _Value(proxy, tasks, self._weights if len(tasks) > 1 else (1.0,))
+
+    def evaluate(self, architectures: Sequence[Architecture]) -> list[Score]:
+        """Score architectures. The failure of a candidate is a status, never an exception.
+
+        Returns:
+            The scores in the order of the architectures.
+
+        Raises:
+            RuntimeError: A teacher cannot be read; nothing can be scored then.
+            OutOfMemory, MachineError: The machine failed, which says nothing about the architecture.
+        """
+        return [self._score(architecture) for architecture in architectures]
+
+    def _score(self, architecture: Architecture) -> Score:
+        for draw in self._draws:
+            self.read_teachers(draw.seed, draw.probe)
+        started = time.perf_counter()
+        results = self._tasks.evaluate(architecture, [task for value in self._plan for task in value.tasks])
+        parts: dict[str, list[float]] = {component.name: [] for component in self.proxy.components}
+        scores: list[float] = []
+        for planned in self._plan:
+            value, reason = planned.take(results)
+            if value is None:
+                component = "" if isinstance(self.proxy, Proxy) else f"{planned.proxy.name}: "
+                reason = f"{component}{reason}"[:MAX_REASON]
+                return Score("failed", reason=reason, seconds=time.perf_counter() - started)
+            (scores if planned.proxy is self.proxy else parts[planned.proxy.name]).append(value)
+        seconds = time.perf_counter() - started
+        means = {name: fmean(values) for name, values in parts.items()}
+        if not scores:
+            return Score("ok", parts=means, seconds=seconds)
+        return Score("ok", None, fmean(scores), pstdev(scores), means, seconds)
+
+    def read_student(
+        self, architecture: Architecture, seed: int = 0, probe_index: int = 0, needs: Collection[str] = ()
+    ) -> Readings:
+        """The readings of an architecture with the weights that its score is computed from.
+
+        Args:
+            architecture: The architecture; the canonical one with the same function is built.
+            seed: Seed of the weights.
+            probe_index: Index of the probe.
+            needs: Names of readings that will be taken, so that one forward pass serves them all.
+        """
+        return self._tasks.read_student(architecture, WeightDraw(seed, probe_index), needs)
 
     def read_teacher(self, seed: int, probe_index: int) -> Readings | None:
-        """The readings of the one teacher, as `read_teachers` gives them; None where there is no teacher.
+        """The readings of the one teacher, as `read_teachers` gives them; None without a teacher.
 
         Raises:
             RuntimeError: The teacher cannot be built or read on this probe.
             ValueError: There are several teachers.
         """
-        if self._bank is None:
-            return None
-        if len(self._bank.teachers) > 1:
-            raise ValueError(f"There are {len(self._bank.teachers)} teachers; `read_teachers` reads them all.")
-        return self.read_teachers(seed, probe_index)[0]
+        if len(self._conditions) > 1:
+            raise ValueError(f"There are {len(self._conditions)} teachers; `read_teachers` reads them all.")
+        return next(iter(self.read_teachers(seed, probe_index)), None)
 
     def read_teachers(self, seed: int, probe_index: int) -> tuple[Readings, ...]:
-        """Every teacher's readings, taken once for each probe and, where its weights are random, each weight seed.
+        """Every teacher's readings, taken once for each probe and, for random weights, each weight seed.
 
         Raises:
             RuntimeError: A teacher cannot be built or read on this probe, or is one of several with other classes.
         """
-        teachers = self._bank.teachers if self._bank else ()
-        found = []
-        for place, teacher in enumerate(teachers):
-            key = (place, 0 if teacher.trained else seed, probe_index)
-            if key not in self._teacher_readings:
-                readings = self._read(teacher, key[1], self.probes[probe_index])
-                if len(teachers) > 1:
-                    _check_classes(teacher, readings, self.probes[probe_index])
-                self._teacher_readings[key] = readings
-            found.append(self._teacher_readings[key])
-        return tuple(found)
-
-    def _read(self, teacher: Teacher, seed: int, probe: Probe) -> Readings:
-        """The readings of a teacher that is seen to be built and to take the probe."""
-        failure = f"The teacher {teacher.name!r} cannot be read on the probe {probe.name!r} ({_size(probe.input_size)})"
-        try:
-            readings = teacher.read(probe, seed, device=self.device, precision=self.precision)
-        except (RuntimeError, ValueError) as error:  # it does not convert such a probe
-            raise RuntimeError(f"{failure}: {error}") from error
-        try:
-            _ = readings.model
-        except Exception as error:  # a network may fail to be built in any way
-            raise RuntimeError(f"The teacher {teacher.name!r} cannot be built: {error}") from error
-        try:
-            _ = readings.features
-        except (RuntimeError, ValueError, TypeError, AssertionError) as error:
-            raise RuntimeError(f"{failure}: {error}") from error
-        return readings
-
-    def read_student(
-        self,
-        architecture: Architecture,
-        seed: int = 0,
-        probe_index: int = 0,
-        needs: Collection[str] = (),
-        canonical: bool = True,
-    ) -> Readings:
-        """The readings of an architecture with the weights that its score is computed from.
-
-        Args:
-            architecture: Whose network is read.
-            seed: The weight seed.
-            probe_index: Which of the probes it is read on.
-            needs: Names of readings that will be taken, so that one forward pass serves them all.
-            canonical: Read the network that stands for all with the same function; otherwise the one as written.
-        """
-        built = self.space.canonical(architecture) if canonical else architecture
-
-        def make() -> nn.Module:
-            with isolated_random_state(stable_seed(seed, str(built))):
-                return self.space.build(built)
-
-        return Readings(
-            make,
-            self.probes[probe_index],
-            device=self.device,
-            precision=self.precision,
-            cost=lambda: self.space.cost(architecture),
-            needs=needs,
-        )
-
-    def evaluate(self, architecture: Architecture) -> Evaluation:
-        """Score one architecture. What goes wrong with a candidate is a status, never an exception.
-
-        Raises:
-            RuntimeError: A teacher cannot be read; nothing can be scored then.
-        """
-        pairs = [(seed, index) for seed in self.seeds for index in range(len(self.probes))]
-        needs = {need for proxy in (*self.proxy.components, *elementary_proxies(self.proxy)) for need in proxy.needs}
-        readings = {pair: self.read_teachers(*pair) for pair in pairs}
-        started = time.perf_counter()
-        parts: dict[str, list[float]] = {component.name: [] for component in self.proxy.components}
-        scores: list[float] = []
-        try:
-            for pair in pairs:
-                student, teachers = self.read_student(architecture, *pair, needs=needs), readings[pair]
-                for proxy in self.proxy.components:
-                    parts[proxy.name].append(self._part(proxy, student, teachers))
-                if isinstance(self.proxy, Proxy):
-                    scores.append(_finite(self._mean(self.proxy, student, teachers)))
-        except Exception as error:  # a candidate may fail in any way that a network can
-            return Evaluation("failed", reason=failure_reason(error), seconds=time.perf_counter() - started)
-        seconds = time.perf_counter() - started
-        means = {name: fmean(values) for name, values in parts.items()}
-        if not scores:
-            return Evaluation("ok", parts=means, seconds=seconds)
-        return Evaluation("ok", None, fmean(scores), pstdev(scores), means, seconds)
-
-    def _part(self, proxy: Proxy, student: Readings, teachers: Sequence[Readings]) -> float:
-        """The value of a term, or of a member of an aggregate, which is named if it fails."""
-        if isinstance(self.proxy, Proxy):
-            return self._mean(proxy, student, teachers)
-        try:
-            return _finite(self._mean(proxy, student, teachers))
-        except Exception as error:  # as in `evaluate`
-            raise _NoScore(f"{proxy.name}: {failure_reason(error)}") from error
-
-    def _mean(self, proxy: Proxy, student: Readings, teachers: Sequence[Readings]) -> float:
-        """The value of a proxy, the weighted mean over several teachers where it may depend on them."""
-        if len(teachers) <= 1:
-            return proxy(student, *teachers)
-        if not uses_teacher(proxy):
-            return proxy(student)
-        assert self._bank is not None
-        values = []
-        for teacher, readings in zip(self._bank.teachers, teachers, strict=True):
-            try:
-                values.append(_finite(proxy(student, readings)))
-            except Exception as error:  # as in `evaluate`
-                raise _NoScore(f"against {teacher.name}: {failure_reason(error)}") from error
-        return math.fsum(weight * value for weight, value in zip(self._bank.weights, values, strict=True))
+        teachers = []
+        for condition in self._conditions:
+            readings = self._tasks.read_teacher(condition, WeightDraw(seed, probe_index))
+            assert readings is not None
+            if len(self._conditions) > 1:
+                _check_classes(condition, readings, self.probes[probe_index])
+            teachers.append(readings)
+        return tuple(teachers)
 
     def config(self) -> dict[str, Any]:
-        """All that a score depends on, as JSON values."""
+        """Everything that a score depends on, as JSON values."""
         return {
             "space": self.space.config(),
             "teacher": self.teacher.config() if self.teacher else None,
@@ -240,176 +467,27 @@ class Evaluator:
         }
 
 
-def uses_teacher(proxy: Proxy) -> bool:
-    """Whether its score may depend on the teacher: that of a function may, whatever is said of it."""
-    return proxy.needs_teacher or not proxy.is_registered
-
-
-class _NoScore(Exception):
-    """Says why there is no score, in the words of a reason."""
-
-
-def _finite(value: float) -> float:
-    if not math.isfinite(value):
-        raise _NoScore(f"the score is {value}")
-    return value
-
-
-def failure_reason(error: Exception) -> str:
-    """What is recorded of an error: its kind and the first line of its message."""
-    if isinstance(error, _NoScore):
-        return str(error)[:300]
-    first_line = next(iter(str(error).splitlines()), "")
-    return f"{type(error).__name__}: {first_line}"[:300]
-
-
-def _check_classes(teacher: Teacher, readings: Readings, probe: Probe) -> None:
-    """Refuse a teacher of a bank that has other classes: what is averaged must be about the same task."""
+def _check_classes(condition: Condition, readings: Readings, probe: Probe) -> None:
+    """Refuse a teacher of a bank with other classes: the scores that are averaged must be about the same task."""
     classes = readings.logits.shape[1]
     if classes != probe.num_classes:
+        name = condition.teacher.name if condition.teacher else None
         raise RuntimeError(
-            f"The teacher {teacher.name!r} has {classes} classes, but the probe {probe.name!r} has "
+            f"The teacher {name!r} has {classes} classes, but the probe {probe.name!r} has "
             f"{probe.num_classes}; the teachers of a bank must have those of the probe: give it a classifier for them."
         )
 
 
-def _size(input_size: tuple[int, int, int]) -> str:
-    channels, height, width = input_size
-    return f"{height}x{width} with {channels} channels"
-
-
-SIZES = ("params", "macs")
-"""What stands beside every proxy. It belongs to the architecture's own text, not to what it computes."""
-
-
-@dataclass(frozen=True, eq=False)
-class Condition:
-    """Whom proxies compare students with: a teacher as it is, or with its readings spoilt, or nobody.
-
-    Attributes:
-        teacher: The teacher.
-        treatment: What is done to its readings: "shuffled", "no teacher" for noise in their place, or nothing.
-        control: What is said of it beside a proxy, None for the teacher that was asked for.
-    """
-
-    teacher: Teacher | None = None
-    treatment: str | None = None
-    control: str | None = None
-
-    def context(self) -> dict[str, Any]:
-        """What a score depends on, as JSON values."""
-        return {"teacher": self.teacher.config() if self.teacher else None, "treatment": self.treatment}
-
-    def apply(self, readings: Readings | None, seed: int) -> Readings | None:
-        """The teacher's readings as proxies get them."""
-        if readings is None or self.treatment is None:
-            return readings
-        return readings.shuffled(seed) if self.treatment == "shuffled" else readings.replaced_by_noise(seed)
-
-
-NO_TEACHER = Condition()
-
-
-@dataclass(frozen=True, eq=False)
-class ScoreTask:
-    """A proxy against an condition: what is computed and stored.
-
-    Attributes:
-        proxy: The proxy.
-        condition: Whom it compares with.
-        series: Number of its series in the store, for each draw.
-    """
-
-    proxy: Proxy
-    condition: Condition
-    series: tuple[int, ...]
-
-
-class Scorer:
-    """Computes the scores of one draw; its teachers' readings are taken once, and go with it.
-
-    Args:
-        evaluator_for: Gives the evaluator that reads this teacher, and students, on the draw's probe.
-        draw: Number of the draw.
-        seed: Seed of its weights.
-        canonical: Score the architecture that stands for all with the same function; otherwise each as written.
-    """
-
-    def __init__(
-        self, evaluator_for: Callable[[Teacher | None], Evaluator], draw: int, seed: int, canonical: bool = True
-    ) -> None:
-        self.evaluator_for = evaluator_for
-        self.draw = draw
-        self.seed = seed
-        self.canonical = canonical
-        self._reader = evaluator_for(None)
-        self._readings: dict[Condition, Readings | None] = {}
-        self._evaluators: dict[str, Evaluator] = {}
-
-    def scores(self, architecture: Architecture, units: Sequence[ScoreTask]) -> dict[int, NewScore]:
-        """New scores of an architecture by the number of their series. A failure is recorded and disturbs no other."""
-        needs = {name for unit in units if unit.proxy.is_registered for name in unit.proxy.needs}
-        shared = self._reader.read_student(architecture, self.seed, needs=needs, canonical=self.canonical)
-        found = {}
-        for unit in units:
-            student = shared
-            if not unit.proxy.is_registered:  # who knows what it does to the network
-                needs = set(unit.proxy.needs)
-                student = self._reader.read_student(architecture, self.seed, needs=needs, canonical=self.canonical)
-            found[unit.series[self.draw]] = score_of(unit.proxy, student, self._against(unit.condition))
-        return found
-
-    def _against(self, condition: Condition) -> Readings | None:
-        if condition not in self._readings:
-            evaluator = self._evaluator(condition.teacher)
-            self._readings[condition] = condition.apply(read_teacher(evaluator, self.seed), self.seed)
-        return self._readings[condition]
-
-    def _evaluator(self, teacher: Teacher | None) -> Evaluator:
-        """One for all that is done to a teacher's readings."""
-        key = repr(teacher and teacher.config())
-        if key not in self._evaluators:
-            self._evaluators[key] = self.evaluator_for(teacher)
-        return self._evaluators[key]
-
-
-def read_teacher(evaluator: Evaluator, seed: int) -> Readings | None:
-    """The teacher's readings.
+def check_teacher_readable(evaluator: TaskEvaluator, condition: Condition, draw: WeightDraw) -> None:
+    """Read a teacher before any score is computed.
 
     Raises:
-        ValueError: It cannot be built, or read on this probe.
+        ValueError: The teacher cannot be built, or cannot be read on the probe.
+        OutOfMemory, MachineError: The machine failed.
     """
     try:
-        return evaluator.read_teacher(seed, 0)
+        evaluator.read_teacher(condition, draw)
+    except MachineError:
+        raise
     except RuntimeError as error:
         raise ValueError(str(error)) from error
-
-
-def score_of(proxy: Proxy, student: Readings, teacher: Readings | None) -> NewScore:
-    """A score, or why there is none: an architecture may fail in any way that a network can.
-
-    Raises:
-        MemoryError: There was not enough memory, which says nothing about the architecture.
-    """
-    score, reason = None, None
-    with student.watch() as watch:
-        try:
-            score = proxy(student, teacher)
-        except Exception as error:
-            reason = failure_reason(error)
-            if _is_out_of_memory(error):
-                raise MemoryError(
-                    f"Out of memory in the proxy {proxy.name!r} ({reason}). What was stored stays: make room, or take "
-                    "a smaller batch or another device, and run the same again."
-                ) from error
-    if score is not None and not math.isfinite(score):
-        score, reason = None, f"the score is {score}"
-    return NewScore(score, reason, watch.seconds, watch.passes)
-
-
-def _is_out_of_memory(error: BaseException) -> bool:
-    """Whether a device or the machine had no memory left; for the CPU and for MPS torch has no class of its own."""
-    if isinstance(error, MemoryError | torch.cuda.OutOfMemoryError):
-        return True
-    message = str(error)
-    return isinstance(error, RuntimeError) and ("DefaultCPUAllocator" in message or "out of memory" in message)

@@ -1,4 +1,4 @@
-"""All that a search with an aggregate has scored, ranked anew."""
+"""The ranking of everything that a search with an aggregate has scored."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from .records import Record
 
 
 class Pool:
-    """All that a search with an aggregate has scored, each architecture relative to the others.
+    """Everything that a search with an aggregate has scored, each architecture relative to the others.
 
-    A search that continues fills it again record by record, so that its algorithm sees every generation as it was.
-    Iterating gives the records with their scores of now, in the order of asking.
+    A search that continues fills the pool again record by record, so that its algorithm sees every generation as it
+    was. Iteration gives the records with their current scores, in the order of the proposals.
 
     Args:
-        aggregate: Ranks them.
+        aggregate: The aggregate that ranks the records.
     """
 
     def __init__(self, aggregate: RankAggregate) -> None:
@@ -28,7 +28,7 @@ class Pool:
         self._scores = np.empty(0)
 
     def add(self, record: Record) -> Record:
-        """Rank all anew with one more; it is returned with its score. What failed is not ranked."""
+        """Rank everything anew with one more record and return it with its score. A failed one is not ranked."""
         if record.status != "ok":
             return record
         self._records.append(record)
@@ -42,12 +42,12 @@ class Pool:
 
     @property
     def scores(self) -> dict[int, float]:
-        """The scores of now by index of the record."""
+        """The current scores, by index of the record."""
         return {record.index: score for record, score in zip(self._records, self._scores.tolist(), strict=True)}
 
     @property
     def best(self) -> Record | None:
-        """What would win if the search ended now."""
+        """The record that would win if the search ended now."""
         if not self._records:
             return None
         places = np.flatnonzero(self._scores == self._scores.max()).tolist()

@@ -1,4 +1,4 @@
-"""What a study or a comparison keeps of each architecture."""
+"""Records of scored architectures in a study or a comparison."""
 
 from __future__ import annotations
 
@@ -6,17 +6,17 @@ from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True)
-class Evaluation:
-    """What scoring one architecture gave.
+class Score:
+    """The score of one architecture, or the reason why it has none.
 
     Attributes:
         status: "ok", or "failed" with a `reason` and no score.
-        reason: Why it failed.
-        score: Mean over weight seeds and probes; higher is better. An aggregate gives none to an architecture by
-            itself; in the records of a study its score is relative to all that the study has scored.
-        score_std: Standard deviation over seeds and probes, 0 for one; None for aggregates.
-        parts: Mean value of each term of the score or member of the aggregate, by name.
-        seconds: Time of building and scoring.
+        reason: Reason for the failure; None for "ok".
+        score: Mean over weight seeds and probes; higher is better. An aggregate scores no single architecture; in the
+            records of a study, its scores are relative to all architectures scored so far.
+        score_std: Standard deviation over seeds and probes, 0 for a single one; None for aggregates.
+        parts: Mean value of each component of the proxy or the aggregate, by name.
+        seconds: Seconds for building and scoring, without the teachers' readings.
     """
 
     status: str
@@ -28,16 +28,16 @@ class Evaluation:
 
 
 @dataclass(frozen=True)
-class Record(Evaluation):
-    """One evaluated architecture of a study: its place, its cost and its evaluation.
+class Record(Score):
+    """One scored architecture of a study, with its place and its cost.
 
     Attributes:
-        index: Order of asking, from 0.
-        architecture: Text form.
-        canonical: Text form of the architecture that stands for all with the same function.
-        params: Trainable parameters; None where a failed one could not be counted.
-        macs: Multiply-accumulates of one image; None likewise.
-        latency_ms: Median latency, where the study measures it.
+        index: Number of the proposal, from 0.
+        architecture: The architecture as text.
+        canonical: The canonical architecture with the same function, as text.
+        params: Trainable parameters; None if they could not be counted.
+        macs: Multiply-accumulates of one image; None if they could not be counted.
+        latency_ms: Median latency in milliseconds; None if the study does not measure it.
     """
 
     index: int = field(kw_only=True)

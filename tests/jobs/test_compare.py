@@ -109,7 +109,7 @@ def test_scores_are_those_of_a_search(space: Built, probe: ds.Probe, table: Accu
     for name in ("semantic", "grad_norm"):
         for draw, seed in enumerate(scores.seeds):
             evaluator = ds.Evaluator(space, teacher, probe, name, seeds=(seed,), device="cpu")
-            expected = [evaluator.evaluate(space.parse(text)).score for text in table]
+            expected = [score.score for score in evaluator.evaluate([space.parse(text) for text in table])]
             np.testing.assert_allclose(scores.scores[name][draw], expected, rtol=1e-5)
 
 

@@ -31,7 +31,7 @@ from torch import nn
 import diswot_search as ds
 from diswot_search.jobs.search import Search
 from diswot_search.study.evaluator import Evaluator
-from diswot_search.study.records import Evaluation, Record
+from diswot_search.study.records import Record, Score
 from search_spaces import Architecture, CifarResNetSpace, Cost, SearchSpace, create_space
 
 SMALL = {"channels": 4, "cells": 1}
@@ -66,13 +66,16 @@ class Tabular(Evaluator):
         self.before = before
         self.count = 0
 
-    def evaluate(self, architecture: Architecture) -> Evaluation:
+    def evaluate(self, architectures: Sequence[Architecture]) -> list[Score]:
+        return [self.score(architecture) for architecture in architectures]
+
+    def score(self, architecture: Architecture) -> Score:
         self.before(self.count)
         self.count += 1
         rng = random.Random(str(self.space.canonical(architecture)))
         if rng.random() < 0.1:
-            return Evaluation("failed", reason="RuntimeError: one in ten")
-        return Evaluation("ok", None, rng.gauss(0, 1), 0.0, {"half": rng.random()}, 0.001)
+            return Score("failed", reason="RuntimeError: one in ten")
+        return Score("ok", None, rng.gauss(0, 1), 0.0, {"half": rng.random()}, 0.001)
 
 
 # -- the main job -------------------------------------------------------------------------------
@@ -99,7 +102,7 @@ def test_a_search_of_real_networks_finds_the_best_it_saw_within_the_budget(cells
 def test_the_winners_score_is_what_the_evaluator_says_of_it(cells: SearchSpace, probe: ds.Probe) -> None:
     study = ds.search(cells, "cifar_resnet20", probe, proxy="relation", evaluations=6, seed=3, weight_draws=2)
     teacher = ds.create_teacher("cifar_resnet20", num_classes=10)
-    evaluation = Evaluator(cells, teacher, probe, "relation", seeds=(3, 4)).evaluate(study.winner.architecture)
+    (evaluation,) = Evaluator(cells, teacher, probe, "relation", seeds=(3, 4)).evaluate([study.winner.architecture])
     assert (study.winner.score, study.winner.parts) == (evaluation.score, evaluation.parts)
 
 
@@ -157,10 +160,10 @@ def test_a_front_by_the_usual_score_is_the_same_after_a_stop_and_in_any_order(
     whole = run("whole")
     evaluate, left = Evaluator.evaluate, iter(range(6))
 
-    def interrupted(self: Evaluator, architecture: Architecture) -> Evaluation:
+    def interrupted(self: Evaluator, architectures: Sequence[Architecture]) -> list[Score]:
         if next(left, None) is None:
             raise KeyboardInterrupt
-        return evaluate(self, architecture)
+        return evaluate(self, architectures)
 
     with monkeypatch.context() as patch:
         patch.setattr(Evaluator, "evaluate", interrupted)
@@ -176,7 +179,8 @@ def test_a_front_by_the_usual_score_is_the_same_after_a_stop_and_in_any_order(
     alone = Evaluator(cells, None, probe, device="cpu", seeds=(2,))
     for record in reversed(list(whole.records)):
         if record.status == "ok":
-            assert alone.evaluate(cells.parse(record.architecture)).score == record.score
+            (score,) = alone.evaluate([cells.parse(record.architecture)])
+            assert score.score == record.score
 
 
 def test_names_stand_for_what_fits_the_probe() -> None:

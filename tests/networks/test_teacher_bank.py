@@ -30,7 +30,7 @@ from diswot_search.proxies.registry import create_aggregate, get_proxy
 from diswot_search.readings.core import Readings
 from diswot_search.reports.study import plot_front
 from diswot_search.study.evaluator import Evaluator
-from diswot_search.study.records import Evaluation, Record
+from diswot_search.study.records import Record, Score
 from search_spaces import Architecture, CifarResNetSpace, SearchSpace, create_space
 
 WEIGHTS = (0.5, 0.2, 0.3)
@@ -93,8 +93,9 @@ def evaluator_of(teacher: Teacher | TeacherBank | None, **options: Any) -> Evalu
     return Evaluator(teacher=teacher, **arguments)
 
 
-def evaluate(teacher: Teacher | TeacherBank, architecture: Architecture, **options: Any) -> Evaluation:
-    return replace(evaluator_of(teacher, **options).evaluate(architecture), seconds=0.0)
+def evaluate(teacher: Teacher | TeacherBank, architecture: Architecture, **options: Any) -> Score:
+    (score,) = evaluator_of(teacher, **options).evaluate([architecture])
+    return replace(score, seconds=0.0)
 
 
 # -- the weighted mean --------------------------------------------------------------------------
@@ -147,7 +148,7 @@ def test_score_spread_and_parts_are_those_computed_pair_by_pair(proxy: str) -> N
     space, probes, bank = make_space(), [make_probe(0), make_probe(1)], make_bank()
     evaluator = Evaluator(space, bank, probes, proxy, seeds=SEEDS, device="cpu")
     for architecture in list(space)[::3]:
-        evaluation, expected = evaluator.evaluate(architecture), by_hand(proxy, architecture, bank, probes)
+        evaluation, expected = evaluator.evaluate([architecture])[0], by_hand(proxy, architecture, bank, probes)
         assert evaluation.score == pytest.approx(fmean(expected), rel=REL)
         # A spread is a difference of numbers that are a thousand times larger, at most.
         assert evaluation.score_std == pytest.approx(pstdev(expected), rel=1e3 * REL)
@@ -247,7 +248,7 @@ def test_students_are_read_once_for_all_teachers_and_each_teacher_once_for_all_s
         space, TeacherBank(teachers, WEIGHTS), [make_probe(0), make_probe(1)], seeds=(0, 1), device="cpu"
     )
     for number, architecture in enumerate(list(space)[:3], start=1):
-        assert evaluator.evaluate(architecture).status == "ok"
+        assert evaluator.evaluate([architecture])[0].status == "ok"
         assert space.built == number * 4  # seeds x probes
     assert built == {"a": 4, "b": 2, "c": 4}  # what is trained does not depend on the seed
 
@@ -282,7 +283,7 @@ def test_a_failure_names_the_teacher() -> None:
     answers: dict[int, Any] = {8: lambda: 1.0, 12: lambda: float("nan")}
     architecture = next(iter(make_space()))
     evaluation = evaluate(make_bank(), architecture, proxy=fails_against_the_enlarged)
-    assert evaluation == Evaluation("failed", reason="against enlarged: the score is nan")
+    assert evaluation == Score("failed", reason="against enlarged: the score is nan")
     answers[12] = lambda: 1 / 0
     evaluation = evaluate(make_bank(), architecture, proxy=fails_against_the_enlarged)
     assert evaluation.reason == "against enlarged: ZeroDivisionError: division by zero"
@@ -337,10 +338,10 @@ def search_and_hang(out: Path) -> None:
     """Search, and never end the third evaluation."""
     evaluate, count = Evaluator.evaluate, itertools.count()
 
-    def evaluate_or_hang(self: Evaluator, architecture: Architecture) -> Evaluation:
+    def evaluate_or_hang(self: Evaluator, architectures: Sequence[Architecture]) -> list[Score]:
         if next(count) == 2:
             time.sleep(600)
-        return evaluate(self, architecture)
+        return evaluate(self, architectures)
 
     Evaluator.evaluate = evaluate_or_hang  # type: ignore[method-assign]
     search_bank(out)
@@ -385,7 +386,7 @@ def test_nsga2_weighs_the_mean_against_the_cost() -> None:
     study = search_bank(None, algorithm="nsga2", algorithm_options={"population": 4}, evaluations=8)
     evaluator = evaluator_of(make_bank(), seeds=(3,))
     for record in study.records:
-        assert record.score == evaluator.evaluate(study.space.parse(record.architecture)).score
+        assert record.score == evaluator.evaluate([study.space.parse(record.architecture)])[0].score
     assert study.front
 
 

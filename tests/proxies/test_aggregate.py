@@ -40,7 +40,7 @@ from diswot_search.proxies.registry import (
 )
 from diswot_search.study import algorithms as evolution
 from diswot_search.study.evaluator import Evaluator
-from diswot_search.study.records import Evaluation, Record
+from diswot_search.study.records import Record, Score
 from search_spaces import Architecture, SearchSpace, UnknownNameError, create_space
 
 SMALL = {"channels": 4, "cells": 1}
@@ -272,13 +272,16 @@ class Tabular(Evaluator):
         self.before = before
         self.count = 0
 
-    def evaluate(self, architecture: Architecture) -> Evaluation:
+    def evaluate(self, architectures: Sequence[Architecture]) -> list[Score]:
+        return [self.score(architecture) for architecture in architectures]
+
+    def score(self, architecture: Architecture) -> Score:
         self.before(self.count)
         self.count += 1
         rng = random.Random(str(self.space.canonical(architecture)))
         if rng.random() < 0.1:
-            return Evaluation("failed", reason="macs: the score is nan")
-        return Evaluation("ok", parts={"params": rng.randrange(30) / 7, "macs": rng.gauss(0, 1)}, seconds=0.001)
+            return Score("failed", reason="macs: the score is nan")
+        return Score("ok", parts={"params": rng.randrange(30) / 7, "macs": rng.gauss(0, 1)}, seconds=0.001)
 
 
 ALGORITHMS = {

@@ -31,7 +31,7 @@ from diswot_search.readings.gates import with_open_gates
 from diswot_search.readings.passes import Precision
 from diswot_search.runtime.seeding import isolated_random_state
 from diswot_search.study.evaluator import Evaluator
-from diswot_search.study.records import Evaluation
+from diswot_search.study.records import Score
 from diswot_search.testing.contracts import ProxyContract
 from search_spaces import Architecture, NASBench201Space, create_space
 
@@ -502,12 +502,12 @@ def test_a_trained_network_is_taken_as_it_is() -> None:
 
 class BrokenSpace(NASBench201Space):
     def build(self, architecture: Architecture) -> nn.Module:
-        raise MemoryError("no room")
+        raise OSError("no room")
 
 
-def evaluate(text: str, space: Any = None, **options: Any) -> Evaluation:
+def evaluate(text: str, space: Any = None, **options: Any) -> Score:
     space = space or create_space("nasbench201", num_classes=CLASSES, channels=4, cells=1)
-    return Evaluator(space, None, make_probe(), device="cpu", **options).evaluate(space.parse(text))
+    return Evaluator(space, None, make_probe(), device="cpu", **options).evaluate([space.parse(text)])[0]
 
 
 def test_it_is_the_default_and_reports_its_parts() -> None:
@@ -525,7 +525,7 @@ def test_it_is_the_default_and_reports_its_parts() -> None:
     ("text", "space", "reason"),
     [
         (DISCONNECTED, None, "zero everywhere|no gradient reaches any layer"),
-        (CELL, BrokenSpace(CLASSES, (3, 32, 32)), "MemoryError: no room"),
+        (CELL, BrokenSpace(CLASSES, (3, 32, 32)), "OSError: no room"),
     ],
 )
 def test_what_cannot_be_scored_has_a_reason(text: str, space: Any, reason: str) -> None:

@@ -445,7 +445,7 @@ def test_a_network_that_fails_is_left_as_it_was(name: str) -> None:
 @pytest.mark.parametrize("name", FORMULAS)
 def test_a_disconnected_cell_is_a_status(name: str) -> None:
     space = create_space("nasbench201", num_classes=CLASSES, input_size=(3, 16, 16), channels=4, cells=1)
-    evaluation = Evaluator(space, None, make_probe(), name, device="cpu").evaluate(space.parse(DISCONNECTED))
+    evaluation = Evaluator(space, None, make_probe(), name, device="cpu").evaluate([space.parse(DISCONNECTED)])[0]
     reasons = {
         "l2_norm": None,
         "synflow": "the score is -inf",

@@ -1,0 +1,89 @@
+"""The one loop: what is stored is not computed, what is computed is stored before anything else begins."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from diswot_search.runtime.failures import MachineError, OutOfMemory
+from diswot_search.runtime.interruption import Interruption
+from diswot_search.study.loop import SerialLoop
+
+
+class Squares:
+    """A job: squares of numbers, with everything that happens to them."""
+
+    def __init__(self, compute: Callable[[int], int] = lambda item: item * item, **stored: int) -> None:
+        self.entries = {int(name[1:]): entry for name, entry in stored.items()}
+        self.events: list[str] = []
+        self.interruption = Interruption()
+        self._compute = compute
+
+    def compute(self, item: int) -> int:
+        self.events.append(f"compute {item}")
+        return self._compute(item)
+
+    def store(self, item: int, result: int) -> int:
+        self.events.append(f"store {item}")
+        return self.entries.setdefault(item, result)
+
+    def show(self, entry: int, replayed: bool) -> None:
+        self.events.append(f"show {entry}{' replayed' if replayed else ''}")
+
+    def run(self, *items: int) -> list[int]:
+        return SerialLoop(
+            stored=self.entries.get,
+            compute=self.compute,
+            store=self.store,
+            show=self.show,
+            interruption=self.interruption,
+            describe=lambda item: f"at {item}",
+        ).run(items)
+
+
+def test_each_item_is_replayed_or_computed_and_stored_in_order() -> None:
+    job = Squares(_2=4)
+    assert job.run(3, 2, 0) == [9, 4, 0]
+    assert job.events == [
+        *("compute 3", "store 3", "show 9"),
+        "show 4 replayed",
+        *("compute 0", "store 0", "show 0"),
+    ]
+    assert job.run(3, 2, 0) == [9, 4, 0]
+    assert job.events[-3:] == ["show 9 replayed", "show 4 replayed", "show 0 replayed"]
+
+
+def test_a_signal_ends_the_loop_before_the_next_item() -> None:
+    def interrupting(item: int) -> int:
+        job.interruption.asked = item == 2
+        return item
+
+    job = Squares(interrupting)
+    with pytest.raises(KeyboardInterrupt):
+        job.run(1, 2, 3)
+    assert job.entries == {1: 1, 2: 2}
+    assert job.events[-1] == "show 2"
+
+
+@pytest.mark.parametrize(
+    ("error", "kind", "message"),
+    [
+        (MemoryError(), OutOfMemory, "Out of memory at 2"),
+        (RuntimeError("CUDA error: unspecified launch failure"), MachineError, "The device failed at 2"),
+        (ValueError("a mistake of the job"), ValueError, "^a mistake of the job$"),
+    ],
+)
+def test_an_error_ends_the_loop_and_what_was_stored_stays(
+    error: Exception, kind: type[Exception], message: str
+) -> None:
+    def fail_once(item: int) -> int:
+        if item == 2 and errors:
+            raise errors.pop()
+        return item
+
+    errors, job = [error], Squares(fail_once)
+    with pytest.raises(kind, match=message):
+        job.run(1, 2, 3)
+    assert job.entries == {1: 1}
+    assert job.run(1, 2, 3) == [1, 2, 3]
