@@ -47,14 +47,14 @@ from .exported import (
 from .quantisation import as_int8
 
 FORMATS = {"onnx": "student.onnx", "torch": "student.pt2", "int8": "student.int8.onnx"}
-"""What a student can be exported to, and the name of the file."""
+"""The formats, with the name of the file."""
 
 
 _DIVISION = (
     *("image_size", "train_split", "val_split", "test_split", "val_share", "test_share", "train_limit", "seed"),
     *("num_classes", "mean", "std"),
 )
-"""What a data set is divided by, and normalised, as `create_splits` takes it and `Splits.config` says it."""
+"""Options of `create_splits` that fix the division and the normalisation, by their names in `Splits.config`."""
 
 
 Student = str | os.PathLike[str] | nn.Module
@@ -65,7 +65,7 @@ Student = str | os.PathLike[str] | nn.Module
 def export(options: ExportOptions) -> ExportReport:
     """
     Returns:
-        The file and what is known of it.
+        The report of the file: sizes, difference from the network, accuracies.
 
     Raises:
         ImportError: The packages of the extra "onnx" are missing.
@@ -140,7 +140,7 @@ def export_onnx(
 ) -> ExportReport:
     """Write a student as ONNX: input "images" (N, C, H, W), output "logits" (N, classes).
 
-    The metadata of the file say what it is: name, classes, mean, std, input_size and whether it normalises.
+    The metadata of the file describe it: name, classes, mean, std, input_size and whether it normalises.
 
     Args:
         student: As for `export`.
@@ -251,7 +251,7 @@ def _to_onnx(network: nn.Module, card: ModelCard, batch_size: int | None, opset:
 def _read_student(student: Student, card: ModelCard | None) -> tuple[nn.Module, ModelCard]:
     if isinstance(student, nn.Module):
         if card is None:
-            raise ValueError("A module is exported with the `card` that says what it is; see ModelCard.")
+            raise ValueError("A module needs a `card` that describes it; see ModelCard.")
         return student, card
     return load_student(student), card or read_card(student)
 
@@ -259,7 +259,7 @@ def _read_student(student: Student, card: ModelCard | None) -> tuple[nn.Module, 
 def _target(student: Student, format: str, out: str | os.PathLike[str] | None) -> Path:
     if out is None:
         if isinstance(student, nn.Module):
-            raise ValueError("Where a module is exported to is not known; give `out`.")
+            raise ValueError("A module has no folder of its own; pass `out=`.")
         return find_student(student).with_name(FORMATS[format])
     path = Path(out)
     if path.is_dir() or os.fspath(out).endswith(("/", os.sep)):
@@ -291,7 +291,7 @@ def _fitting_splits(dataset: Splits | str | None, data_options: Mapping[str, obj
 
 
 def _as_in_training(name: str, data_options: Mapping[str, Any], card: ModelCard) -> Splits:
-    """The data set of this name; that of the training is divided as then, but for what the options say."""
+    """Open the data set of this name; that of the training is divided as it was, unless the options differ."""
     trained = card.made_of.get("data")
     if not isinstance(trained, Mapping) or trained.get("name") != (name or "folder"):
         return create_splits(name, **{"image_size": card.input_size[1], **data_options})

@@ -1,4 +1,4 @@
-"""What the stages of a pipeline learn from: a teacher, which is trained first, or sources, which are ranked first."""
+"""The guide of a pipeline's stages: a teacher, which is trained first, or sources, which are ranked first."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ Announce = Callable[[str, StageResult], None]
 
 @dataclass(frozen=True)
 class Guide:
-    """What the stages learn from.
+    """The teacher or the sources that the stages learn from.
 
     Attributes:
         of_search: The teacher or the sources that candidates are compared with; None if the proxy needs none.
@@ -152,11 +152,11 @@ class TeacherGuides(Guides):
         """The training of the teacher, whose options go before those of the student."""
         options = self.options
         shorthand = {"epochs": options.epochs, "batch_size": options.batch_size, "lr": options.lr}
-        given = {name: value for name, value in shorthand.items() if value is not None}
+        changes = {name: value for name, value in shorthand.items() if value is not None}
         own = {**(options.teacher_recipe_options or {})}
         if options.teacher_epochs is not None:
             own["epochs"] = options.teacher_epochs
-        recipe_options = {**(options.recipe_options or {}), **given, **own}
+        recipe_options = {**(options.recipe_options or {}), **changes, **own}
         options = replace(options, out=out, epochs=None, batch_size=None, lr=None, recipe_options=recipe_options)
         return TrainingRun(options, TrainingSubjects(splits=self._teacher_splits(), student=self.teacher))
 
@@ -253,8 +253,9 @@ class SourceGuides(Guides):
 
     def _guide(self, ranking: SourceRanking) -> Guide:
         weights = self.weights(ranking)
-        known = {name: 1.0 for name, value in ranking.similarities(self._measure).items() if not math.isnan(value)}
-        bank = self._bank(ranking.sources, weights or ranking.weights(known))
+        similarities = ranking.similarities(self._measure)
+        alike = {name: 1.0 for name, value in similarities.items() if not math.isnan(value)}
+        bank = self._bank(ranking.sources, weights or ranking.weights(alike))
         return Guide(bank, objective=source_objective(self.options, ranking), ranking=ranking, weights=weights)
 
     def _bank(self, sources: tuple[SourceModel, ...], weights: Mapping[str, float]) -> TeacherBank | None:

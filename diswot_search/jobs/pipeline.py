@@ -202,12 +202,12 @@ class PipelineJob(Job[PipelineOptions, PipelineResult]):
 
 
 def _stand_in(search: Search) -> Architecture:
-    """Some architecture within the budget, to see whether such a student can be distilled: a trainable one if found."""
+    """An architecture within the budget that stands for the student before the search; trainable, if any is found."""
     space, rng = search.evaluator.space, random.Random(0)
     start = search.costs.find_start()
     sampled = (space.sample(rng) for _ in range(_TRIED))
-    found = itertools.chain([] if start is None else [start], filter(_within(search), sampled))
-    candidates = list(itertools.islice(found, _TRIED))
+    affordable = itertools.chain([] if start is None else [start], filter(_within(search), sampled))
+    candidates = list(itertools.islice(affordable, _TRIED))
     return next(filter(space.is_trainable, candidates), candidates[0])
 
 

@@ -33,7 +33,7 @@ def read_trainings(path: str | os.PathLike[str]) -> dict[str, TrainingResult]:
 
 
 def read_ranking(path: str | os.PathLike[str]) -> tuple[SourceRanking, dict[str, float]] | None:
-    """The ranking of the sources of a pipeline and what each counts, from its run folder; None until it is finished.
+    """Read the ranking of a pipeline's sources and their weights from its run folder; None until it is finished.
 
     Raises:
         RunFolderError: The ranking cannot be read.
@@ -91,13 +91,13 @@ def _summary_of_sources(result: PipelineResult, ranking: SourceRanking) -> dict[
     sources = result.distilled.result.sources
     assert sources is not None
     values = sources.to_json()
-    shown = {key: values[key] for key in ("weighting", "measure", "power", "lam", "view", "fallback")}
+    facts = {key: values[key] for key in ("weighting", "measure", "power", "lam", "view", "fallback")}
     similarities = {model.name: model.similarity for model in sources.models}
-    return {"ranking": _place(result.path, ranking), **shown, "similarities": similarities, "weights": result.weights}
+    return {"ranking": _place(result.path, ranking), **facts, "similarities": similarities, "weights": result.weights}
 
 
 def _place(path: Path, ranking: SourceRanking) -> str | None:
-    """Where the ranking's result is, seen from the run folder; None where it is in memory only."""
+    """The path of the ranking's result, relative to the run folder if it is in it; None if it is in memory only."""
     if ranking.path is None:
         return None
     if ranking.path == path / SOURCES:

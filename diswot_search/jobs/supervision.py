@@ -219,7 +219,7 @@ class SourceObjective(UnlabelledObjective):
     Args:
         bank: The sources, or their ranking.
         weighting: One of `WEIGHTINGS`, or weights by name.
-        measure: Name of the measure of similarity; by default the ranking's first, or parc where there is none yet.
+        measure: Name of the measure of similarity; by default the first of the ranking, or parc without one.
         power: p, at least 0; infinity means the nearest.
         lam: lambda, 0 to 1.
         source_view: One of `VIEWS`.
@@ -310,8 +310,8 @@ class SourceObjective(UnlabelledObjective):
         elif not self._measures:
             measure = ranking.measures[0]
         means, spreads = ranking.similarities(measure), ranking.spreads(measure)
-        known = {name: _Similarity(_finite(means[name]), _finite(spreads[name])) for name in means}
-        return _Similarities(measure, known)
+        similarities = {name: _Similarity(_finite(means[name]), _finite(spreads[name])) for name in means}
+        return _Similarities(measure, similarities)
 
     def _weigh(self) -> None:
         similarities = {source.name: self._similarity(source) for source in self.sources}
@@ -390,7 +390,7 @@ class SourceObjective(UnlabelledObjective):
 
     @property
     def _shown_power(self) -> float | str:
-        return self.power if math.isfinite(self.power) else "inf"  # of which JSON knows nothing
+        return self.power if math.isfinite(self.power) else "inf"  # JSON has no infinity
 
     def state(self) -> Mapping[str, object]:
         return encode_fields(self._similarities)
@@ -434,10 +434,16 @@ def _check_target(ranking: SourceRanking, splits: Splits) -> None:
     _warn_of_labels("The sources were ranked by", target, splits)
 
 
-def _warn_of_labels(what: str, known: Mapping[str, Any], splits: Splits) -> None:
-    """Say so where other labels of the same data were looked at, some of which may be hidden here."""
-    chosen = [(config.get("labels") or {}).get("sha256") for config in (known, splits.config())]
-    if same_data(known, splits) and chosen[0] != chosen[1]:
+def _warn_of_labels(what: str, config: Mapping[str, Any], splits: Splits) -> None:
+    """Warn if other labels of the same data were used, some of which may be hidden here.
+
+    Args:
+        what: Beginning of the message.
+        config: Configuration of the splits that were used.
+        splits: The data.
+    """
+    subsets = [(splits_config.get("labels") or {}).get("sha256") for splits_config in (config, splits.config())]
+    if same_data(config, splits) and subsets[0] != subsets[1]:
         warnings.warn(f"{what} other labels of {splits.name} than those that are learnt here.", stacklevel=4)
 
 

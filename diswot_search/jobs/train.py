@@ -134,7 +134,7 @@ class DistillJob(_TrainingJob[DistillOptions]):
         return network_for(splits, teacher, "teacher", teacher_options(self.options))
 
 
-# -- what options of several jobs name ----------------------------------------------------------
+# -- subjects that the options of several jobs name ---------------------------------------------
 
 
 def named_splits(options: TrainingOptions) -> Splits:

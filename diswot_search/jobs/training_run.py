@@ -102,7 +102,7 @@ class TrainingRun:
 
     Args:
         options: The options.
-        subjects: What they name, resolved.
+        subjects: The resolved subjects of the options.
 
     Attributes:
         folder: The open run folder, or the state in memory; None before `open`, and in all processes but the main one.

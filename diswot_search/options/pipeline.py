@@ -55,14 +55,14 @@ class PipelineOptions(
 ):
     """Train a teacher or rank sources, search their student, distil it, and train it alone to compare.
 
-    A teacher is trained, unless it is given trained, or sources, models of other tasks, are ranked by how near they
-    are to the data; a student is searched for them within a budget; the winner is distilled, and trained alone in the
-    same way, to compare. Each stage has a folder of its own in the run folder: stopped at any moment, the same pipeline
-    continues, skips what is done, and ends as if it had never stopped. The run folder has report.md, and config.yaml
-    with all options: `diswot run --config RUN/config.yaml` runs it again.
+    A teacher is trained, unless it has trained weights, or sources, models of other tasks, are ranked by their
+    similarity to the data; a student is searched for them within a budget; the winner is distilled, and trained alone
+    in the same way, to compare. Each stage has a folder of its own in the run folder: stopped at any moment, the same
+    pipeline continues, skips finished stages, and ends as if it had never stopped. The run folder has report.md, and
+    config.yaml with all options: `diswot run --config RUN/config.yaml` runs it again.
 
     The default proxy looks at the student alone, whatever it will learn from. One that compares with the teacher, as
-    `diswot` does, is given it as `search_teacher` says.
+    `diswot` does, gets it in the form that `search_teacher` sets.
 
     With sources one set of weights, from their ranking, serves twice: the student learns from each by its weight, and
     where the proxy compares with a teacher, a candidate's score is the weighted mean of those against each source. The
@@ -72,7 +72,7 @@ class PipelineOptions(
     the classifier, as `semantic_paper` and `kd` do, compare with a random classifier.
 
     If no source is near the data, all similarities being 0 or less, the pipeline warns and goes on: a proxy that
-    compares with sources is given all alike, and the student is trained on its labels alone, once.
+    compares with sources weights all alike, and the student is trained on its labels alone, once.
 
     Args:
         teacher: The network to learn from: a timm name, the CIFAR ResNets included, the run folder of a training, or
@@ -85,8 +85,8 @@ class PipelineOptions(
             of the data.
         probe_size: Number of labelled training images that candidates are scored on; by default 64, or all if they are
             fewer.
-        search_teacher: How a proxy that compares with the teacher is given it: random, its architecture with random
-            weights, as DisWOT does, or trained. Sources are compared with as they are.
+        search_teacher: The form of the teacher in the search, for proxies that compare with it: random, its
+            architecture with random weights, as in DisWOT, or trained. Sources keep their weights.
         compare: Train the student alone as well.
         out: The run folder. Stopped at any moment, the same pipeline with the same folder continues. Python has no
             default.

@@ -47,8 +47,8 @@ class RecipeOptions(Options):
 class TrainingOptions(RunOptions, DataOptions, LabelOptions, RecipeOptions):
     """A training, whatever the network learns from.
 
-    The labelled subset decides what needs labels, distillers included; an epoch has as many steps as all training
-    images fill batches. Classes that inherit have the field `dataset`, in the place that their function gives it.
+    Losses that need labels, distillers included, see the labelled subset alone; an epoch has as many steps as all
+    training images fill batches. Classes that inherit declare the field `dataset`, at its position in their function.
 
     Args:
         dataset: The data: digits, PATH.npz, torch/cifar100, folder/PATH or another name that create_splits knows, or
@@ -88,7 +88,7 @@ class NetworkSpaceOptions(SpaceOptions):
 
 @dataclass(frozen=True, kw_only=True)
 class DistillerOptions(Options):
-    """What a student learns from a teacher.
+    """The losses that a student learns from a teacher by.
 
     Args:
         distiller: Names that `diswot distillers` lists, joined by "+", each with its weight before it if that is not

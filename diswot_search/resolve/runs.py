@@ -19,7 +19,7 @@ NEAR_ZERO_WEIGHT = (
 
 
 StageResult = Training | Study | SourceRanking
-"""What a stage gives."""
+"""The result of a stage."""
 
 
 @dataclass(frozen=True)
@@ -30,12 +30,12 @@ class PipelineResult:
         path: The run folder.
         study: The search, whose winner is the student.
         distilled: The student, trained under the teacher or the sources.
-        alone: The same student, trained alone; None where no comparison was asked for, or no source is near the data,
-            so that the distilled one learnt from labels alone, too.
-        teacher: The training of the teacher; None where it was given trained, or there are sources.
+        alone: The same student, trained alone; None without `compare`, and if no source is near the data, so that the
+            distilled student learnt from labels alone, too.
+        teacher: The training of the teacher; None if it was given trained, or there are sources.
         ranking: The ranking of the sources; None without any.
-        weights: What each source counts, in the search and in the distillation, by name; empty without sources, and
-            where none is near the data.
+        weights: Weight of each source, in the search and in the distillation, by name; empty without sources, and if
+            none is near the data.
         difference: Points of test accuracy that the distilled student has more than the one alone.
     """
 

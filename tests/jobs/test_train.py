@@ -529,7 +529,7 @@ def test_gradients_that_are_no_numbers_are_not_stored(tmp_path: Path, monkeypatc
         return loss + (0 * loss).sqrt() if len(calls) == 6 else loss  # 0, whose slope is infinite
 
     monkeypatch.setattr(Observed, "hook", staticmethod(breaking))
-    with pytest.raises(DivergenceError, match=r"at step 6 \(epoch 2\): .* is no number.* of step 3"):
+    with pytest.raises(DivergenceError, match=r"at step 6 \(epoch 2\): .* is not a number.* of step 3"):
         run(tmp_path / "run", distiller="kd+observed")
     assert_numbers(tmp_path / "run", step=3)
 
