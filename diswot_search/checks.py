@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Sequence
+
+from search_spaces.registry import near_names
 
 
 def check_whole(name: str, value: object, *, least: int, error: type[ValueError] = ValueError) -> int:
@@ -49,6 +51,24 @@ def check_number(
         return number
     bound = f" above {above:g}" if above is not None else f" of at least {at_least:g}" if at_least is not None else ""
     raise error(f"{name} is {value!r}; it must be a finite number{bound}.")
+
+
+def check_options(kind: str, options: Iterable[str], allowed: Collection[str]) -> None:
+    """Refuse options that a thing does not have.
+
+    Args:
+        kind: The thing, as the message shows it ("probe", "data set").
+        options: Names of the options that were given.
+        allowed: Names of the options that there are.
+
+    Raises:
+        ValueError: An option is not allowed; near names are given.
+    """
+    for option in options:
+        if option not in allowed:
+            near = near_names(option, allowed)
+            hint = f"did you mean {' or '.join(map(repr, near))}? Allowed" if near else "allowed"
+            raise ValueError(f"A {kind} has no option {option!r}; {hint}: {', '.join(allowed)}.")
 
 
 def listed(values: Sequence[object], limit: int = 10) -> str:

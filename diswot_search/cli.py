@@ -1,816 +1,85 @@
-"""The command line, and nothing but it: typed functions whose parameters are the options.
+"""The command line: it parses options, calls a job, and prints its report. No decision is made here.
 
-What is heavy is imported inside of functions. jsonargparse looks around to resolve types, so there is no block for type
-checkers here, which it would run, and no function that the package exports by the same name, which it would load.
+What is heavy is imported when a command runs, so that `diswot --help` is quick.
 """
 
 from __future__ import annotations
 
-import inspect
 import os
+import pkgutil
 import re
 import signal
 import sys
 import threading
 import warnings
 from argparse import ArgumentError
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from functools import partial
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
 from jsonargparse import ActionConfigFile, ArgumentParser
 
-from .options.search import DEFAULT_PROXY
+from .options.base import Options, near_options, options_of, summary
+from .options.compare import CompareOptions
+from .options.export import ExportOptions
+from .options.lists import (
+    ImportOptions,
+    ListDistillersOptions,
+    ListMeasuresOptions,
+    ListProxiesOptions,
+    ListSpacesOptions,
+    ShowOptions,
+)
+from .options.pipeline import PipelineOptions
+from .options.search import SearchOptions
+from .options.sources import RankSourcesOptions
+from .options.training import DistillOptions, TrainOptions
+from .reports.terminal import show
 
 DONE, BAD_INPUT, INTERRUPTED = 0, 2, 130
 """What the command line answers to the shell."""
 
 
-def search_command(
-    space: str = "nasbench201",
-    teacher: str | None = None,
-    probe: str | None = None,
-    proxy: str = DEFAULT_PROXY,
-    algorithm: str = "evolution",
-    evaluations: int | None = None,
-    max_params: float | None = None,
-    max_macs: float | None = None,
-    max_latency_ms: float | None = None,
-    latency_batch_size: int = 1,
-    batch_size: int | None = None,
-    probes: int = 1,
-    draws: int = 1,
-    seed: int = 0,
-    out: str = "runs/search",
-    weighting: dict[str, float] | str | None = None,
-    measure: str | None = None,
-    power: float | None = None,
-    labels: int | str | None = None,
-    labels_per_class: int | None = None,
-    device: str = "auto",
-    channels_last: bool = True,
-    bf16: bool = False,
-    progress: bool = True,
-    teacher_checkpoint: str | None = None,
-    space_options: dict[str, Any] | None = None,
-    teacher_options: dict[str, Any] | None = None,
-    probe_options: dict[str, Any] | None = None,
-    data_options: dict[str, Any] | None = None,
-    algorithm_options: dict[str, Any] | None = None,
-) -> None:
-    """Search a space for the best student, without training.
+@dataclass(frozen=True)
+class Command:
+    """A command: its options, and where to find what is done with them.
 
-    Stopped at any moment, the same command continues; with more evaluations, a finished study is continued. The run
-    folder's config.yaml holds all options: `diswot search --config RUN/config.yaml` runs it again.
-
-    Args:
-        space: Where to search; `diswot spaces` lists the names.
-        teacher: Whom to fit, for proxies that compare with a teacher: a timm name, the CIFAR ResNets included, or an
-            architecture of the space; random weights unless there is a checkpoint. Or the run folder of a ranking of
-            sources: scores are then weighted means of those against each source, on labelled training images of the
-            ranking's data. The default proxy looks at none.
-        probe: The data set of the batch that scores are computed on: digits, PATH.npz, torch/cifar100, ...; by default
-            digits, or the data and labels of the ranking.
-        proxy: The score: a name that `diswot proxies` lists, such as diswot, which needs a teacher, or an aggregate
-            such as "log_rank(nwot, macs)", which ranks all that has been scored. By default how much of a network there
-            is and how much of it can be used.
-        algorithm: evolution, ageing, nsga2, random or exhaustive.
-        evaluations: Architectures to score at most, those of an earlier run included; by default 1000, for exhaustive
-            all.
-        max_params: Budget: trainable parameters.
-        max_macs: Budget: multiply-accumulates of one image.
-        max_latency_ms: Budget: median milliseconds of one forward pass on the device.
-        latency_batch_size: Images in that pass.
-        batch_size: Images in the probe; by default 64, of a ranking's data all that have labels if they are fewer.
-        probes: Probes that each score is averaged over.
-        draws: Weight draws that each score is averaged over.
-        seed: Decides the algorithm's random choices, the weights and the probe.
-        out: The run folder.
-        weighting: How much each ranked source counts: weighted by similarity, unless it is said otherwise, nearest,
-            uniform, or weights by name.
-        measure: What the similarity of ranked sources is measured by; by default the ranking's first measure.
-        power: Similarities of ranked sources count to this power, by default 10.
-        labels: Which images of the ranking's data have labels, where it is given anew with probe and data_options: a
-            share such as 4%, how many, or a file of their indices.
-        labels_per_class: How many of each class have labels; likewise.
-        device: auto, cpu, cuda or mps.
-        channels_last: Keep feature maps in NHWC memory order.
-        bf16: Compute under bfloat16 autocast.
-        progress: Show a bar where standard error is a terminal.
-        teacher_checkpoint: Trained weights of the teacher.
-        space_options: Options of the space, such as --space_options.channels 8.
-        teacher_options: Options of the teacher's model.
-        probe_options: Options of the probe, such as --probe_options.root data.
-        data_options: Options of the ranking's data, where it is given anew, such as --data_options.root data.
-        algorithm_options: Options of the algorithm, such as --algorithm_options.population 50.
+    Attributes:
+        options: The class of its options.
+        action: "module:name" of a job, or of a function of the options that gives what is to be printed.
     """
-    config = dict(locals())
-    from .jobs.search import Search, weight_seeds
-    from .readings.passes import Precision
-    from .reports.study import describe_study, format_parts, format_table
-    from .study.budget import Budget
-    from .study.evaluator import Evaluator
 
-    budget = Budget(max_params, max_macs, max_latency_ms, latency_batch_size)
-    made_space, made_teacher, made_probes = _make_subjects(config, probes)
-    run = Search(
-        Evaluator(
-            made_space,
-            made_teacher,
-            made_probes,
-            proxy,
-            seeds=weight_seeds(seed, draws),
-            device=device,
-            precision=Precision(channels_last=channels_last, bf16=bf16),
-        ),
-        algorithm=algorithm,
-        algorithm_options=algorithm_options,
-        evaluations=evaluations,
-        budget=budget,
-        seed=seed,
-        out=out,
-        progress=progress,
-    )
-    run.study.write("config.yaml", _to_yaml(config))
-    study = run.run()
-    _print(format_table(study), *format_parts(study), *describe_study(study))
-
-
-def compare_command(
-    space: str = "nasbench201",
-    table: str | None = None,
-    column: str | None = None,
-    where: dict[str, str] | None = None,
-    skip_missing: bool = False,
-    proxies: list[str] | str = DEFAULT_PROXY,
-    teacher: str | None = "cifar_resnet56",
-    probe: str = "digits",
-    architectures: list[str] | None = None,
-    sample: int | None = None,
-    controls: bool = False,
-    other_teacher: str | None = None,
-    other_depth: str | None = None,
-    include_untrainable: bool = False,
-    canonical: bool = True,
-    batch_size: int = 64,
-    fresh_probes: bool = False,
-    draws: int = 1,
-    seed: int = 0,
-    bootstrap: int = 1000,
-    top_k: int | None = None,
-    bins: int = 5,
-    retry_failed: bool = False,
-    out: str = "runs/compare",
-    device: str = "auto",
-    channels_last: bool = True,
-    bf16: bool = False,
-    progress: bool = True,
-    teacher_checkpoint: str | None = None,
-    space_options: dict[str, Any] | None = None,
-    teacher_options: dict[str, Any] | None = None,
-    probe_options: dict[str, Any] | None = None,
-) -> None:
-    """Compare proxies with a table of known accuracies: correlation, regret, cost, with error bars.
-
-    Stopped at any moment, the same command continues. The run folder keeps every score: another command with it
-    computes only what is not there yet. Its config.yaml holds all options: `diswot compare --config RUN/config.yaml`
-    runs it again.
-
-    Args:
-        space: What the table is about; `diswot spaces` lists the names.
-        table: Accuracies by architecture, a CSV file; `diswot import` makes one of an official benchmark file.
-        column: The column of accuracies; it need not be named where there is one only.
-        where: Values that rows must have in other columns, such as --where.dataset cifar10.
-        skip_missing: Leave out rows of the table that have no number in the column.
-        proxies: What to compare, such as '[nwot, "zen*", "log_rank(nwot, macs)"]'; `diswot proxies` lists the names.
-            params and macs are always compared too.
-        teacher: Whom to compare with: a timm name, the CIFAR ResNets included, or an architecture of the space; random
-            weights unless there is a checkpoint.
-        probe: The data set of the batch that scores are computed on: digits, PATH.npz, torch/cifar100, ...
-        architectures: Those to compare; by default all of the table.
-        sample: How many of them to draw; those of a smaller sample are among those of a larger.
-        controls: Repeat the proxies that use the teacher with others, with shuffled readings and with noise.
-        other_teacher: The other teacher of the controls; by default cifar_wrn_40_1.
-        other_depth: Their teacher of another depth; by default cifar_resnet20, or cifar_resnet110 in its place.
-        include_untrainable: Compare architectures whose output does not depend on the input, too.
-        canonical: Let architectures that compute the same function share a score, as a search does; otherwise each
-            network is scored as it is written.
-        batch_size: Images in the probe.
-        fresh_probes: Give each draw a batch of its own, so that the spread over draws includes the batch.
-        draws: Weight draws.
-        seed: Decides the sample, the weights and the probe.
-        bootstrap: Resamples of the architectures for confidence intervals; 0 makes none.
-        top_k: How many count as the best; by default a tenth.
-        bins: Parameter bins, equally filled.
-        retry_failed: Compute what failed in an earlier run of the folder anew.
-        out: The run folder.
-        device: auto, cpu, cuda or mps.
-        channels_last: Keep feature maps in NHWC memory order.
-        bf16: Compute under bfloat16 autocast.
-        progress: Show a bar where standard error is a terminal.
-        teacher_checkpoint: Trained weights of the teacher.
-        space_options: Options of the space, such as --space_options.channels 8.
-        teacher_options: Options of the teacher's model.
-        probe_options: Options of the probe, such as --probe_options.root data.
-    """
-    config = dict(locals())
-    if table is None:
-        raise ValueError("Which table? --table names a CSV file of accuracies by architecture.")
-    from search_spaces.tables import read_table
-
-    from .jobs.compare import ComparisonRun
-    from .readings.passes import Precision
-    from .reports.comparison import format_comparison
-    from .resolve.searches import as_teacher
-
-    read = read_table(table, column, where=where, skip_missing=skip_missing)
-    made_space, made_teacher, made_probes = _make_subjects(config, draws if fresh_probes else 1)
-    run = ComparisonRun(
-        made_space,
-        proxies,
-        read,
-        made_probes,
-        teacher=made_teacher,
-        architectures=architectures,
-        sample=sample,
-        seed=seed,
-        draws=draws,
-        controls=controls,
-        other_teacher=as_teacher(other_teacher, made_space, made_probes[0]),
-        other_depth=as_teacher(other_depth, made_space, made_probes[0]),
-        include_untrainable=include_untrainable,
-        canonical=canonical,
-        bootstrap=bootstrap,
-        top_k=top_k,
-        bins=bins,
-        retry_failed=retry_failed,
-        out=out,
-        device=device,
-        precision=Precision(channels_last=channels_last, bf16=bf16),
-        progress=progress,
-    )
-    run.store.write("config.yaml", _to_yaml(config))
-    comparison = run.run()
-    _print(format_comparison(comparison.scores, comparison.results), f"run folder: {comparison.path}")
-
-
-def distill_command(
-    student: str = "runs/search",
-    teacher: str | None = None,
-    dataset: str = "digits",
-    sources: dict[str, Any] | list[Any] | str | None = None,
-    weighting: dict[str, float] | str = "weighted",
-    measure: str | None = None,
-    power: float = 10.0,
-    lam: float = 0.8,
-    source_view: str = "fixed",
-    labels: int | str | None = None,
-    labels_per_class: int | None = None,
-    unlabelled_batch_size: int | None = None,
-    distiller: dict[str, Any] | list[str] | str | None = None,
-    ce_weight: float | None = None,
-    recipe: str = "cifar",
-    epochs: int | None = None,
-    batch_size: int | None = None,
-    lr: float | None = None,
-    rule: str = "best",
-    seed: int = 0,
-    out: str = "runs/distill",
-    device: str = "auto",
-    checkpoint_minutes: float = 10.0,
-    progress: bool = True,
-    space: str | None = None,
-    space_options: dict[str, Any] | None = None,
-    student_options: dict[str, Any] | None = None,
-    teacher_checkpoint: str | None = None,
-    teacher_pretrained: bool = False,
-    teacher_options: dict[str, Any] | None = None,
-    data_options: dict[str, Any] | None = None,
-    recipe_options: dict[str, Any] | None = None,
-) -> None:
-    """Train a student under a teacher, or under sources: models of related tasks.
-
-    Stopped at any moment, the same command continues. The run folder's config.yaml holds all options: `diswot distill
-    --config RUN/config.yaml` runs it again. With `accelerate launch` or `torchrun` before it, all processes train one
-    student.
-
-    Args:
-        student: Whom to train: the run folder of a search, whose winner is meant, a timm name, an architecture of the
-            space, or the folder of a trained student.
-        teacher: Whom to learn from: the run folder of a training, or all that a student may be; without sources
-            runs/train.
-        dataset: The data: digits, PATH.npz, torch/cifar100, folder/PATH, ...
-        sources: Models of other tasks to learn from in place of a teacher: the run folder of `diswot sources`, or such
-            as '[runs/mnist, resnet18, {model: cifar_resnet20, checkpoint: FILE, num_classes: 10}]', or a mapping of
-            names to these.
-        weighting: How much each source counts: weighted by similarity, nearest only, uniform, or a mapping of names to
-            weights.
-        measure: What similarity is measured by; `diswot measures` lists the names. By default the first of a ranking,
-            else parc.
-        power: Weights are similarities to this power, as shares of their sum.
-        lam: Lambda, the factor of the labelled images' cross entropy; that of the sources is 1 - lambda.
-        source_view: fixed, in which sources predict each image once, or augmented, in which they predict what the
-            student sees.
-        labels: Which training images have labels: a share such as 4%, how many, or a file of their indices.
-        labels_per_class: How many of each class have labels.
-        unlabelled_batch_size: Images beside the labelled ones of a step for the sources to teach on; by default as many
-            as batch_size.
-        distiller: What is learnt from the teacher, kd unless said otherwise: names that `diswot distillers` lists, as
-            in kd+diswot, kd+2*diswot with a weight, or a mapping of names to weights or to mappings of weight and
-            options.
-        ce_weight: Factor of the cross entropy; by default the customary one of the distillers.
-        recipe: How to train: cifar, imagenet or finetune.
-        epochs: Epochs, if not the recipe's; its schedule is scaled to them.
-        batch_size: Images in a step, if not the recipe's.
-        lr: Learning rate, if not the recipe's.
-        rule: Which weights are shipped and tested: best on validation images, or last.
-        seed: Decides the initial weights, the order of the images and the augmentation.
-        out: The run folder.
-        device: auto, cpu, cuda or mps.
-        checkpoint_minutes: Minutes after which the state is stored within an epoch; at its end it always is.
-        progress: Show a bar where standard error is a terminal.
-        space: The space of an architecture; `diswot spaces` lists the names.
-        space_options: Options of the space, such as --space_options.channels 8.
-        student_options: Options of the student's model.
-        teacher_checkpoint: Trained weights of the teacher.
-        teacher_pretrained: Let timm fetch its pretrained weights of the teacher.
-        teacher_options: Options of the teacher's model.
-        data_options: Options of the data, such as --data_options.root data.
-        recipe_options: Other options of the recipe, such as --recipe_options.precision bf16.
-    """
-    config = dict(locals())
-    from .jobs.train import distillation_options
-
-    names = ("student", "teacher", "sources", "weighting", "measure", "power", "lam", "source_view")
-    asked = {name: config[name] for name in (*names, "distiller", "ce_weight")}
-    if teacher is None and sources is None:
-        asked["teacher"] = "runs/train"
-    of_teacher = _teacher_options(teacher_checkpoint, teacher_pretrained, teacher_options)
-    _train(config, student_options=student_options, teacher_options=of_teacher, **distillation_options(asked))
-
-
-def train_command(
-    model: str = "cifar_resnet56",
-    dataset: str = "digits",
-    labels: int | str | None = None,
-    labels_per_class: int | None = None,
-    unlabelled: str | None = None,
-    unlabelled_options: dict[str, Any] | None = None,
-    unlabelled_batch_size: int | None = None,
-    recipe: str = "cifar",
-    epochs: int | None = None,
-    batch_size: int | None = None,
-    lr: float | None = None,
-    rule: str = "best",
-    seed: int = 0,
-    out: str = "runs/train",
-    device: str = "auto",
-    checkpoint_minutes: float = 10.0,
-    progress: bool = True,
-    space: str | None = None,
-    space_options: dict[str, Any] | None = None,
-    model_options: dict[str, Any] | None = None,
-    data_options: dict[str, Any] | None = None,
-    recipe_options: dict[str, Any] | None = None,
-) -> None:
-    """Train a network on labels alone: a teacher, or a student to compare with.
-
-    Stopped at any moment, the same command continues. The run folder's config.yaml holds all options: `diswot train
-    --config RUN/config.yaml` runs it again. With `accelerate launch` or `torchrun` before it, all processes train one
-    network.
-
-    Args:
-        model: Whom to train: a timm name, the CIFAR ResNets included, the run folder of a search, whose winner is
-            meant, or an architecture of the space; with --model_options.new_classifier true the run folder of a
-            training on other classes, to go on from.
-        dataset: The data: digits, PATH.npz, torch/cifar100, folder/PATH, ...
-        labels: Which training images have labels: a share such as 4%, how many, or a file of their indices.
-        labels_per_class: How many of each class have labels.
-        unlabelled: What is learnt from images without labels: fixmatch, or nothing.
-        unlabelled_options: Options of that, such as --unlabelled_options.threshold 0.9.
-        unlabelled_batch_size: Images of a step that it looks at; by default seven times batch_size.
-        recipe: How to train: cifar, imagenet or finetune.
-        epochs: Epochs, if not the recipe's; its schedule is scaled to them.
-        batch_size: Images in a step, if not the recipe's.
-        lr: Learning rate, if not the recipe's.
-        rule: Which weights are shipped and tested: best on validation images, or last.
-        seed: Decides the initial weights, the order of the images and the augmentation.
-        out: The run folder.
-        device: auto, cpu, cuda or mps.
-        checkpoint_minutes: Minutes after which the state is stored within an epoch; at its end it always is.
-        progress: Show a bar where standard error is a terminal.
-        space: The space of an architecture; `diswot spaces` lists the names.
-        space_options: Options of the space, such as --space_options.channels 8.
-        model_options: Options of the model, such as --model_options.pretrained true.
-        data_options: Options of the data, such as --data_options.root data.
-        recipe_options: Other options of the recipe, such as --recipe_options.precision bf16.
-    """
-    config = dict(locals())
-    from .jobs.supervision import unlabelled_objective
-
-    _train(
-        config,
-        student=model,
-        student_options=model_options,
-        teacher=None,
-        teacher_options=None,
-        terms=(),
-        ce_weight=None,
-        lesson=unlabelled_objective(unlabelled, unlabelled_options),
-    )
-
-
-def sources_command(
-    sources: list[str | dict[str, Any]] | dict[str, str | dict[str, Any]] | str | None = None,
-    dataset: str = "digits",
-    measures: list[str] | str = "parc",
-    labels: int | str | list[int] | None = None,
-    labels_per_class: int | None = None,
-    images: int = 500,
-    draws: int = 5,
-    reference: str | None = None,
-    seed: int = 0,
-    out: str = "runs/sources",
-    device: str = "auto",
-    progress: bool = True,
-    data_options: dict[str, Any] | None = None,
-) -> None:
-    """Rank models of other tasks by how near they are to a data set, without training.
-
-    Stopped at any moment, the same command continues. The run folder stands for the ranked sources in other commands:
-    `diswot distill --sources RUN`, `diswot search --teacher RUN`. Its config.yaml holds all options: `diswot sources
-    --config RUN/config.yaml` runs it again.
-
-    Args:
-        sources: The models, such as '[runs/mnist, resnet18, {model: cifar_resnet20, shortcut: identity, checkpoint:
-            x.th, num_classes: 10, mean: [.485, .456, .406], std: [.229, .224, .225]}]': run folders of trainings,
-            students, timm names, or mappings with model, checkpoint, pretrained, num_classes, mean, std, input_size and
-            options of the model; or a mapping of names to these.
-        dataset: The target: digits, PATH.npz, torch/cifar100, folder/PATH, ...
-        measures: What to measure, such as '[parc, knn]', the first of which orders the sources, or all; `diswot
-            measures` lists the names.
-        labels: Which training images have labels: a share such as 4%, a whole number, or a file of indices.
-        labels_per_class: How many training images of each class have labels.
-        images: Labelled images of a draw.
-        draws: Draws, over which mean and spread are taken.
-        reference: What rsa compares with: a model of the target, or one that is known to suit it.
-        seed: Draws the images.
-        out: The run folder.
-        device: auto, cpu, cuda or mps.
-        progress: Show a bar where standard error is a terminal.
-        data_options: Options of the data, such as --data_options.root data.
-    """
-    config = dict(locals())
-    if sources is None:
-        raise ValueError("Which sources? --sources '[runs/mnist, resnet18]' names trained models of other tasks.")
-    from .jobs.rank_sources import RankingRun
-    from .reports.sources import describe_ranking, format_ranking
-
-    _check_data_options(data_options)
-    ranking = RankingRun(**config).run(files={"config.yaml": _to_yaml(config)})
-    _print(format_ranking(ranking), *describe_ranking(ranking))
-
-
-def run_command(
-    dataset: str = "digits",
-    teacher: str | None = None,
-    sources: dict[str, Any] | list[Any] | str | None = None,
-    weighting: dict[str, float] | str = "weighted",
-    measure: str | None = None,
-    power: float = 10.0,
-    lam: float = 0.8,
-    source_view: str = "fixed",
-    labels: int | str | None = None,
-    labels_per_class: int | None = None,
-    unlabelled_batch_size: int | None = None,
-    space: str = "nasbench201",
-    distiller: dict[str, Any] | list[str] | str | None = None,
-    max_params: float | None = None,
-    max_macs: float | None = None,
-    max_latency_ms: float | None = None,
-    latency_batch_size: int = 1,
-    evaluations: int | None = None,
-    proxy: str = DEFAULT_PROXY,
-    algorithm: str = "evolution",
-    probe_size: int | None = None,
-    draws: int = 1,
-    search_teacher: str = "random",
-    recipe: str = "cifar",
-    epochs: int | None = None,
-    teacher_epochs: int | None = None,
-    batch_size: int | None = None,
-    lr: float | None = None,
-    ce_weight: float | None = None,
-    compare: bool = True,
-    rule: str = "best",
-    seed: int = 0,
-    out: str = "runs/run",
-    device: str = "auto",
-    checkpoint_minutes: float = 10.0,
-    progress: bool = True,
-    space_options: dict[str, Any] | None = None,
-    teacher_checkpoint: str | None = None,
-    teacher_pretrained: bool = False,
-    teacher_options: dict[str, Any] | None = None,
-    algorithm_options: dict[str, Any] | None = None,
-    data_options: dict[str, Any] | None = None,
-    teacher_data_options: dict[str, Any] | None = None,
-    recipe_options: dict[str, Any] | None = None,
-    teacher_recipe_options: dict[str, Any] | None = None,
-) -> None:
-    """Train a teacher or rank sources, search their student, distil it, and train it alone to compare.
-
-    Stopped at any moment, the same command continues; what is done is skipped. The run folder has a folder for each
-    stage, report.md, and config.yaml with all options: `diswot run --config RUN/config.yaml` runs it again.
-
-    Args:
-        dataset: The data: digits, PATH.npz, torch/cifar100, folder/PATH, ...
-        teacher: Whom to learn from: a timm name, the CIFAR ResNets included, trained first unless it has trained
-            weights, or the run folder of a training; without sources cifar_resnet56.
-        sources: Models of other tasks to learn from in place of a teacher, ranked first: such as '[runs/mnist,
-            resnet18, {model: cifar_resnet20, checkpoint: FILE, num_classes: 10}]', or a mapping of names to these; or
-            the run folder of `diswot sources`.
-        weighting: How much each source counts, in the distillation and where the proxy compares with them: weighted by
-            similarity, nearest only, uniform, or a mapping of names to weights.
-        measure: What similarity is measured by; `diswot measures` lists the names.
-        power: Weights are similarities to this power, as shares of their sum.
-        lam: Lambda, the factor of the labelled images' cross entropy; that of the sources is 1 - lambda.
-        source_view: fixed, in which sources predict each image once, or augmented, in which they predict what the
-            student sees.
-        labels: Which training images have labels, in all stages: a share such as 4%, how many, or a file of their
-            indices. For a teacher --teacher_data_options.labels may say otherwise.
-        labels_per_class: How many of each class have labels.
-        unlabelled_batch_size: Images beside the labelled ones of a step for the sources to teach on; by default as many
-            as batch_size.
-        space: Where to search; `diswot spaces` lists the names.
-        distiller: What is learnt from the teacher, kd unless said otherwise: names that `diswot distillers` lists, as
-            in kd+diswot, kd+2*diswot with a weight, or a mapping of names to weights or to mappings of weight and
-            options.
-        max_params: Budget: trainable parameters.
-        max_macs: Budget: multiply-accumulates of one image.
-        max_latency_ms: Budget: median milliseconds of one forward pass on the device.
-        latency_batch_size: Images in that pass.
-        evaluations: Architectures to score at most; by default 1000, for exhaustive all.
-        proxy: The score: a name that `diswot proxies` lists, such as diswot, which compares with the teacher, or an
-            aggregate such as "log_rank(nwot, macs)". By default how much of a network there is and how much of it can
-            be used, whoever the teacher is.
-        algorithm: evolution, ageing, nsga2, random or exhaustive.
-        probe_size: Training images with labels that candidates are scored on; by default 64, or all if they are fewer.
-        draws: Weight draws that each score is averaged over.
-        search_teacher: Where the proxy compares with the teacher, that is its architecture with random weights, or the
-            trained one.
-        recipe: How to train: cifar, imagenet or finetune.
-        epochs: Epochs, if not the recipe's; its schedule is scaled to them.
-        teacher_epochs: Epochs of the teacher, if not those of the student.
-        batch_size: Images in a step, if not the recipe's.
-        lr: Learning rate, if not the recipe's.
-        ce_weight: Factor of the cross entropy beside the distillers; by default their customary one.
-        compare: Train the student alone as well.
-        rule: Which weights are shipped and tested: best on validation images, or last.
-        seed: Decides all that is random but how the data is divided, which --data_options.seed decides.
-        out: The run folder.
-        device: auto, cpu, cuda or mps.
-        checkpoint_minutes: Minutes after which the state is stored within an epoch; at its end it always is.
-        progress: Show bars where standard error is a terminal.
-        space_options: Options of the space, such as --space_options.channels 8.
-        teacher_checkpoint: Trained weights of the teacher.
-        teacher_pretrained: Let timm fetch its pretrained weights of the teacher.
-        teacher_options: Options of the teacher's model.
-        algorithm_options: Options of the algorithm, such as --algorithm_options.population 50.
-        data_options: Options of the data, such as --data_options.root data.
-        teacher_data_options: Those that are others for the teacher, such as --teacher_data_options.train_limit null
-            where the student sees a part of the images only.
-        recipe_options: Other options of the recipe, such as --recipe_options.precision bf16.
-        teacher_recipe_options: Options of the recipe that are others for the teacher.
-    """
-    config = dict(locals())
-    from .jobs.pipeline import Pipeline
-    from .reports.training import compare_trainings
-    from .study.budget import Budget
-
-    _check_data_options({**(data_options or {}), **(teacher_data_options or {})})
-    options = dict(config)
-    limits = [options.pop(name) for name in ("max_params", "max_macs", "max_latency_ms", "latency_batch_size")]
-    options["teacher_options"] = _teacher_options(
-        options.pop("teacher_checkpoint"), options.pop("teacher_pretrained"), teacher_options
-    )
-    pipeline = Pipeline(**options, budget=Budget(*limits))
-    result = pipeline.run(announce=partial(_announce, pipeline), files={"config.yaml": _to_yaml(config)})
-    _print(compare_trainings(result.compared()), f"run folder: {result.path}")
-
-
-def export_command(
-    run: str,
-    format: str = "onnx",
-    out: str | None = None,
-    dataset: str | None = None,
-    batch_size: int | None = None,
-    normalise: bool = False,
-    opset: int = 18,
-    calibration: int = 512,
-    seed: int = 0,
-    data_options: dict[str, Any] | None = None,
-) -> None:
-    """Write a trained student as ONNX, as a program of torch.export, or as ONNX in int8, and check it.
-
-    Args:
-        run: The run folder of a training, or the folder or file of a student.
-        format: onnx, torch or int8.
-        out: The file; by default beside the student's weights.
-        dataset: The data whose test images the accuracy is taken on; int8 needs it to be calibrated. That which the
-            student was trained on is divided as it was then.
-        batch_size: Images of a batch; by default any number.
-        normalise: Let the file normalise its images, which are then between 0 and 1.
-        opset: Version of ONNX's operators.
-        calibration: Training images that the ranges of int8 are taken from.
-        seed: Draws these images.
-        data_options: Options of the data, such as --data_options.root data.
-    """
-    from .compression.export import export
-
-    _check_data_options(data_options)
-    report = export(
-        run,
-        format,
-        out,
-        dataset=dataset,
-        data_options=data_options,
-        normalise=normalise,
-        batch_size=batch_size,
-        opset=opset,
-        calibration=calibration,
-        seed=seed,
-    )
-    _print(str(report))
-
-
-def distillers_command(pattern: str = "*") -> None:
-    """List the distillers: what they read of a network, their customary weights, and what they are.
-
-    Args:
-        pattern: Which ones, such as "*kd*".
-    """
-    from .reports.training import format_distillers
-
-    _print(format_distillers(pattern))
-
-
-def measures_command(pattern: str = "*") -> None:
-    """List the measures of how near a source is: what they need, and what they measure.
-
-    Args:
-        pattern: Which ones, such as "*score".
-    """
-    from .reports.sources import format_measures
-
-    _print(format_measures(pattern))
-
-
-def proxies_command(pattern: str = "*") -> None:
-    """List the proxies: whether they need a teacher, what they read of a network, and what they measure.
-
-    Args:
-        pattern: Which ones, such as "zen*".
-    """
-    from .reports.study import format_proxies
-
-    _print(format_proxies(pattern))
-
-
-def import_command(kind: str, path: str, out: str, trust: bool = False, progress: bool = True) -> None:
-    """Turn an official benchmark file into a table that `diswot compare` reads.
-
-    Args:
-        kind: nasbench201, nats_bench or suite_zero.
-        path: The official file, or folder for NATS-Bench.
-        out: The new table, .csv or .csv.gz.
-        trust: The makers of the file are trusted: the official files of NAS-Bench-201 and NATS-Bench are pickles, which
-            can run any code when they are read.
-        progress: Show a bar where standard error is a terminal.
-    """
-    from search_spaces.importers import import_table
-
-    count = import_table(kind, path, out, trust=trust, progress=progress)
-    _print(f"{count:,} rows: {out}")
-
-
-def spaces_command(name: str | None = None) -> None:
-    """List the search spaces, or the decisions of one.
-
-    Args:
-        name: The space to show; without it, all are listed.
-    """
-    from .reports.study import format_space, format_spaces
-
-    _print(format_spaces() if name is None else format_space(name))
-
-
-def show_command(run: str, best: int = 10) -> None:
-    """Show what a run folder holds: a search, a training, a ranking of sources, or a pipeline.
-
-    Args:
-        run: The run folder, of what is finished or goes on.
-        best: How many architectures of a search to list.
-    """
-    if best < 1:
-        raise ValueError(f"best is {best}; it must be at least 1.")
-    from .comparison.store import ScoreStore  # noqa: F401 - so that its folders are known
-    from .resolve.folders import kind_of
-    from .runtime.run_folder import RunFolderError
-
-    shown = {
-        "search": _show_study,
-        "comparison": _show_comparison,
-        "training": _show_training,
-        "ranking of sources": _show_ranking,
-        "pipeline": _show_pipeline,
-    }
-    if not os.path.exists(run):
-        raise RunFolderError(f"There is no run folder {run}.")
-    kind = kind_of(run)
-    if kind not in shown:
-        *kinds, last = shown
-        raise RunFolderError(f"{run} is no run folder of a {', '.join(kinds)} or {last}: it has none of their stores.")
-    shown[kind](run, best)
-
-
-def _show_study(run: str, best: int) -> None:
-    from .reports.study import describe_study, explain_winner, format_front, format_parts, format_table
-    from .study.study import Study
-
-    study = Study.load(run)
-    front = [format_front(study)] if study.config["algorithm"]["name"] == "nsga2" else []
-    tables = (format_table(study, best), *format_parts(study, best), *front)
-    _print(*tables, *describe_study(study), *explain_winner(study))
-
-
-def _show_comparison(run: str, best: int) -> None:
-    from .runtime.run_folder import RunFolderError
-
-    raise RunFolderError(f"{run} is the run folder of a comparison; its table is in comparison.md.")
-
-
-def _show_training(run: str, best: int) -> None:
-    from .reports.training import describe_training, format_training
-    from .training.folder import read_training
-
-    result = read_training(run)
-    _print(format_training(result), *describe_training(result, run))
-
-
-def _show_ranking(run: str, best: int) -> None:
-    from .jobs.rank_sources import load_ranking
-    from .reports.sources import describe_ranking, format_ranking
-
-    ranking = load_ranking(run, unfinished=True)
-    _print(format_ranking(ranking), *describe_ranking(ranking))
-
-
-def _show_pipeline(run: str, best: int) -> None:
-    """The stages that have begun."""
-    from .jobs.pipeline import SEARCH, read_ranking, read_trainings
-    from .reports.sources import format_ranking
-    from .reports.training import compare_trainings
-    from .study.study import Study
-
-    if ranked := read_ranking(run):
-        _print(format_ranking(*ranked))
-    if Study.has_begun(search := os.path.join(run, SEARCH)):
-        _show_study(search, best)
-    if trainings := read_trainings(run):
-        _print(compare_trainings(trainings))
-    _print(f"run folder: {run}")
-
-
-COMMANDS: dict[str, Callable[..., None]] = {
-    "search": search_command,
-    "show": show_command,
-    "compare": compare_command,
-    "train": train_command,
-    "distill": distill_command,
-    "sources": sources_command,
-    "run": run_command,
-    "export": export_command,
-    "spaces": spaces_command,
-    "proxies": proxies_command,
-    "distillers": distillers_command,
-    "measures": measures_command,
-    "import": import_command,
+    options: type[Options]
+    action: str
+
+    def __call__(self, values: dict[str, Any]) -> None:
+        """Run the job with these options, and print its report."""
+        action = pkgutil.resolve_name(self.action)
+        options = self.options(**values)
+        if isinstance(action, type):
+            job = action(options, show)
+            show(*job.report(job.complete()))
+        else:
+            show(*action(options))
+
+
+COMMANDS: dict[str, Command] = {
+    "search": Command(SearchOptions, "diswot_search.jobs.search:SearchJob"),
+    "show": Command(ShowOptions, "diswot_search.jobs.listing:show"),
+    "compare": Command(CompareOptions, "diswot_search.jobs.compare:ComparisonRun"),
+    "train": Command(TrainOptions, "diswot_search.jobs.train:TrainJob"),
+    "distill": Command(DistillOptions, "diswot_search.jobs.train:DistillJob"),
+    "sources": Command(RankSourcesOptions, "diswot_search.jobs.rank_sources:RankingRun"),
+    "run": Command(PipelineOptions, "diswot_search.jobs.pipeline:PipelineJob"),
+    "export": Command(ExportOptions, "diswot_search.compression.export:export_lines"),
+    "spaces": Command(ListSpacesOptions, "diswot_search.jobs.listing:spaces"),
+    "proxies": Command(ListProxiesOptions, "diswot_search.jobs.listing:proxies"),
+    "distillers": Command(ListDistillersOptions, "diswot_search.jobs.listing:distillers"),
+    "measures": Command(ListMeasuresOptions, "diswot_search.jobs.listing:measures"),
+    "import": Command(ImportOptions, "diswot_search.jobs.listing:import_file"),
 }
-
-
-_RESUMABLE = ("search", "compare", "train", "distill", "sources", "run")
-
-
-_POSITIONAL = {
-    spaces_command: ("name", "The space to show; without it, all are listed."),
-    proxies_command: ("pattern", 'Which ones, such as "zen*"; without it, all are listed.'),
-    distillers_command: ("pattern", 'Which ones, such as "*kd"; without it, all are listed.'),
-    measures_command: ("pattern", 'Which ones, such as "*score"; without it, all are listed.'),
-}
-"""What may follow a command without its name."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -831,9 +100,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _refuse(_explain(str(error), given))
     try:
         with _termination_as_interrupt(), _warnings_in_a_line():
-            COMMANDS[command](**options)
+            COMMANDS[command](options)
     except KeyboardInterrupt:
-        stored = "; what was done is stored, and the same command continues" if command in _RESUMABLE else ""
+        stored = "; what was done is stored, and the same command continues" if COMMANDS[command].options.OUT else ""
         _complain(f"interrupted{stored}.")
         return INTERRUPTED
     except Exception as error:
@@ -883,21 +152,22 @@ def _explain(message: str, arguments: Sequence[str]) -> str:
         value = next((after for before, after in pairwise(arguments) if before == option), "")
         return f"{message}; write {option}={value}" if value.startswith("-") and value[1:2] != "-" else message
     if found := re.match(r"Subcommand '\w+' does not accept option '(\w+)'", message):
-        others = [name for name, function in COMMANDS.items() if found[1] in inspect.signature(function).parameters]
+        command = next(argument for argument in arguments if argument in COMMANDS)
+        if near := near_options(found[1], options_of(COMMANDS[command].options)):
+            return f"{message}. Did you mean {' or '.join(near)}?"
+        others = [name for name in COMMANDS if found[1] in options_of(COMMANDS[name].options)]
         return f"{message}; taken by: {', '.join(others)}" if others else message
     if message.startswith("unrecognized arguments: --"):
-        near = _near_options(message.split()[2], arguments)
-        return f"{message}. Did you mean {near}?" if near else message
+        nearest = _near_options(message.split()[2], arguments)
+        return f"{message}. Did you mean {nearest}?" if nearest else message
     return message
 
 
 def _near_options(option: str, arguments: Sequence[str]) -> str:
     """Options of the command that this one may have been meant to be."""
-    from search_spaces.registry import near_names
-
     command = next(argument for argument in arguments if argument in COMMANDS)
-    known = inspect.signature(COMMANDS[command]).parameters
-    return " or ".join(f"--{name}" for name in near_names(option.lstrip("-").partition("=")[0], known))
+    name = option.lstrip("-").partition("=")[0]
+    return " or ".join(f"--{near}" for near in near_options(name, options_of(COMMANDS[command].options)))
 
 
 def _complain(what: str) -> None:
@@ -915,21 +185,27 @@ def _parse(arguments: Sequence[str]) -> tuple[str, dict[str, Any]]:
         allow_abbrev=False,
     )
     commands = parser.add_subcommands(dest="command", required=True)
-    for name, function in COMMANDS.items():
-        summary = (inspect.getdoc(function) or "").partition("\n")[0]
-        command = ArgumentParser(description=summary, exit_on_error=False, allow_abbrev=False)
-        command.add_argument("--config", action=ActionConfigFile, help="YAML file with options.")
-        if function in _POSITIONAL:
-            argument, text = _POSITIONAL[function]
-            default = inspect.signature(function).parameters[argument].default
-            command.add_argument(argument, nargs="?", default=default, help=text)
-        else:
-            command.add_function_arguments(function, as_group=False, as_positional=True)
-        commands.add_subcommand(name, command, help=summary)
+    for name, entry in COMMANDS.items():
+        commands.add_subcommand(name, _parser_of(entry), help=summary(entry.options))
     parsed = parser.parse_args(arguments)
     options = parsed[parsed.command].as_dict()
     del options["config"]
     return parsed.command, options
+
+
+def _parser_of(entry: Command) -> ArgumentParser:
+    """The parser of one command."""
+    parser = ArgumentParser(description=summary(entry.options), exit_on_error=False, allow_abbrev=False)
+    parser.add_argument("--config", action=ActionConfigFile, help="YAML file with options.")
+    for option in options_of(entry.options).values():
+        default = entry.options.OUT if option.name == "out" and entry.options.OUT else option.default
+        if not option.is_positional:
+            parser.add_argument(f"--{option.name}", type=option.kind, default=default, help=option.text)
+        elif option.is_required:
+            parser.add_argument(option.name, type=option.kind, help=option.text)
+        else:
+            parser.add_argument(option.name, nargs="?", type=option.kind, default=default, help=option.text)
+    return parser
 
 
 @contextmanager
@@ -959,144 +235,3 @@ def _warnings_in_a_line() -> Iterator[None]:
 
         warnings.showwarning = show_in_a_line
         yield
-
-
-def _make_subjects(config: dict[str, Any], count: int) -> tuple[Any, Any, Any]:
-    """The space, the teacher and `count` probes of a command's options."""
-    from .data.probe import create_probes
-    from .resolve.searches import as_space, as_teacher
-    from .runtime.run_folder import kind_of
-
-    if "weighting" in config and config["teacher"] is not None and kind_of(config["teacher"]) == "ranking of sources":
-        return _make_ranked_subjects(config, count)
-    if given := [name for name in _OF_RANKINGS if config.get(name) is not None]:
-        raise ValueError(f"The teacher is no ranking of sources; {', '.join(given)} cannot be set.")
-    batch_size = 64 if config["batch_size"] is None else config["batch_size"]
-    of_probe = {"batch_size": batch_size, "seed": config["seed"]} | (config["probe_options"] or {})
-    _check_options("probe", create_probes, of_probe)
-    probes = create_probes("digits" if config["probe"] is None else config["probe"], count, **of_probe)
-    space = as_space(config["space"], probes[0], **config["space_options"] or {})
-    of_none = [name for name in ("teacher_checkpoint", "teacher_options") if config[name]]
-    if config["teacher"] is None and of_none:
-        raise ValueError(f"There is no teacher; {', '.join(of_none)} cannot be set without one.")
-    of_teacher = {"checkpoint": config["teacher_checkpoint"]} if config["teacher_checkpoint"] else {}
-    teacher = as_teacher(config["teacher"], space, probes[0], **of_teacher, **config["teacher_options"] or {})
-    return space, teacher, probes
-
-
-_OF_RANKINGS = ("weighting", "measure", "power", "labels", "labels_per_class", "data_options")
-"""Options of a search that are of a ranking of sources."""
-
-
-def _make_ranked_subjects(config: dict[str, Any], count: int) -> tuple[Any, Any, Any]:
-    """The same, where the teachers are the sources of a ranking: probes are of images that have labels for it."""
-    from .checks import check_whole
-    from .jobs.rank_sources import load_ranking
-    from .resolve.data import as_splits
-    from .resolve.searches import as_space
-
-    of_others = ("teacher_checkpoint", "teacher_options", "probe_options")
-    if given := [name for name in of_others if config[name]]:
-        raise ValueError(
-            f"The teacher is a ranking of sources; {', '.join(given)} cannot be set. Options of its data, where it is "
-            "given anew, are data_options."
-        )
-    check_whole("probes", count, least=1)
-    ranking = load_ranking(config["teacher"])
-    labels = {name: config[name] for name in ("labels", "labels_per_class")}
-    if config["probe"] is None and config["data_options"] is None and not any(labels.values()):
-        splits = ranking.target
-    else:
-        _check_data_options(config["data_options"])
-        name = config["probe"] or (ranking.data or {}).get("name") or "digits"
-        splits = as_splits(name, config["data_options"], **labels)
-        ranking.check_target(splits.name, splits.num_classes)
-    chosen = {name: config[name] for name in ("weighting", "power", "measure") if config[name] is not None}
-    bank = ranking.teachers(splits, **chosen)
-    labelled = len(splits.train) if splits.labelled is None else len(splits.labelled)
-    images = min(64, labelled) if config["batch_size"] is None else config["batch_size"]
-    probes = [splits.probe(images, config["seed"] + number) for number in range(count)]
-    return as_space(config["space"], probes[0], **config["space_options"] or {}), bank, probes
-
-
-def _train(config: dict[str, Any], **more: Any) -> None:
-    """Train as the options of `train` or `distill` say, and show what came of it."""
-    from .jobs.train import TrainingRun
-    from .reports.training import describe_training, format_training
-
-    shared = ("dataset", "recipe", "epochs", "batch_size", "lr", "rule", "seed", "out", "device", "checkpoint_minutes")
-    of_labels = ("labels", "labels_per_class", "unlabelled_batch_size")
-    _check_data_options(config["data_options"])
-    run = TrainingRun(
-        space=_make_space(config),
-        **{name: config[name] for name in (*shared, *of_labels, "progress", "data_options", "recipe_options")},
-        **more,
-    )
-    training = run.run(files={"config.yaml": _to_yaml(config)})
-    if run.accelerator.is_main_process:
-        _print(format_training(training.result), *describe_training(training.result, training.path))
-
-
-def _make_space(config: dict[str, Any]) -> Any:
-    """The space of an architecture, if one is named."""
-    from search_spaces.recipes import create_space
-
-    if config["space"] is not None:
-        return create_space(config["space"], **config["space_options"] or {})
-    if config["space_options"]:
-        raise ValueError("space_options are given, but no space.")
-    return None
-
-
-def _teacher_options(checkpoint: str | None, pretrained: bool, options: dict[str, Any] | None) -> dict[str, Any]:
-    given = {"checkpoint": checkpoint, "pretrained": pretrained}
-    return {name: value for name, value in given.items() if value} | (options or {})
-
-
-def _announce(pipeline: Any, stage: str, result: Any) -> None:
-    """Show what a stage of a pipeline gave."""
-    from .jobs.pipeline import SEARCH, SOURCES
-    from .reports.sources import format_ranking
-    from .reports.study import describe_study, format_parts, format_table
-    from .reports.training import format_training
-
-    if stage == SOURCES:
-        _print(format_ranking(result, pipeline.weights(result)))
-    elif stage == SEARCH:
-        _print(format_table(result), *format_parts(result), *describe_study(result))
-    else:
-        _print(format_training(result.result))
-
-
-def _check_data_options(options: dict[str, Any] | None) -> None:
-    from .data.splits import create_splits
-
-    _check_options("data set", create_splits, options or {})
-
-
-def _check_options(what: str, function: Callable[..., Any], options: dict[str, Any]) -> None:
-    allowed = [name for name, p in inspect.signature(function).parameters.items() if p.kind is p.KEYWORD_ONLY]
-    for option in options:
-        if option not in allowed:
-            from search_spaces.registry import near_names
-
-            near = near_names(option, allowed)
-            hint = f"did you mean {' or '.join(map(repr, near))}? Allowed" if near else "allowed"
-            raise ValueError(f"A {what} has no option {option!r}; {hint}: {', '.join(allowed)}.")
-
-
-def _print(*what: Any) -> None:
-    """Print tables and lines to standard output; lines are broken at a terminal's edge only."""
-    from rich.console import Console
-
-    console = Console(highlight=False)
-    if not console.is_terminal:
-        console = Console(highlight=False, width=200)
-    for item in what:
-        console.print(item, markup=False, soft_wrap=isinstance(item, str))
-
-
-def _to_yaml(values: dict[str, Any]) -> str:
-    import yaml
-
-    return yaml.safe_dump(values, sort_keys=False, allow_unicode=True)

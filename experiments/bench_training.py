@@ -88,7 +88,7 @@ def loop_images_per_second(
         device=device,
         progress=False,
     )
-    return float(training.rows[1]["images_per_second"])
+    return training.rows[1].images_per_second
 
 
 def make_images(steps: int) -> ds.Splits:

@@ -64,7 +64,7 @@ def train_one(run: dict[str, Any]) -> dict[str, Any]:
             **shared,
         )
     print(f"{run['out']}: {training.accuracy:.2f} %", flush=True)
-    return training.result
+    return training.result.to_json()
 
 
 def describe(results: dict[tuple[str, str], list[dict[str, Any]]], teacher: dict[str, Any]) -> list[str]:

@@ -175,15 +175,15 @@ def train_student(student: Student, setting: Setting) -> dict[str, Any]:
     alone = ds.train(student.architecture, **shared)
     distilled = ds.distill(student.architecture, str(setting.teacher), distiller="kd", **shared)
     cost = space.cost(space.parse(student.architecture))
-    timing = alone.result["timing"]
+    timing = alone.result.timing
     result = asdict(student) | {
         "params": cost.params,
         "macs": cost.macs,
         "alone_accuracy": alone.accuracy,
         "distilled_accuracy": distilled.accuracy,
-        "seconds": round(timing["seconds"] + distilled.result["timing"]["seconds"], 1),
-        "device": timing["device"],
-        "torch": alone.result["versions"]["torch"],
+        "seconds": round(timing.seconds + distilled.result.timing.seconds, 1),
+        "device": timing.device,
+        "torch": alone.result.versions["torch"],
     }
     replace_text(student.file(setting), json.dumps(result))
     print(f"{student}: alone {alone.accuracy:.2f} %, with kd {distilled.accuracy:.2f} %", flush=True)

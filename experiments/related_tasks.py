@@ -321,9 +321,9 @@ def further(target: str, seed: int, setting: Setting) -> list[str]:
 
 
 def said(training: ds.Training) -> dict[str, Any]:
-    seconds = training.result["timing"]["seconds"]
+    seconds = training.result.timing.seconds
     print(f"{training.path}: {training.accuracy:.2f} %, {seconds:.0f} s", flush=True)
-    return training.result
+    return training.result.to_json()
 
 
 # What came of it

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -121,7 +120,7 @@ class CifarResNetSpace(SearchSpace):
         norm = c if self.block == "preactivation" else self.stem
         return Cost(params + 2 * norm + (c + 1) * self.num_classes, macs + c * self.num_classes)
 
-    def timm_model(self, architecture: Architecture) -> tuple[str, dict[str, Any]]:
+    def timm_model(self, architecture: Architecture) -> tuple[str, dict[str, object]]:
         arch = "-".join(f"{d}x{w}" for d, w in zip(*self.stages(architecture), strict=True))
         shape = {"num_classes": self.num_classes, "in_chans": self.input_size[0]}
         kind = {"stem": self.stem, "block": self.block, "shortcut": self.shortcut}
@@ -144,7 +143,7 @@ class CifarResNetSpace(SearchSpace):
                 raise ArchitectureError(f"a stage is blocks x width, such as '3x16'; got {stage!r}.")
         return [number for depth, _, width in parts for number in (depth, width)]
 
-    def config(self) -> dict[str, Any]:
+    def config(self) -> dict[str, object]:
         options = {"stem": self.stem, "block": self.block, "shortcut": self.shortcut}
         return super().config() | options | {"widths": [list(choices) for choices in self.widths]}
 
@@ -195,7 +194,7 @@ def _check_options(block: str, shortcut: str, stem: int) -> None:
     _check_positive("stem", [stem])
 
 
-def _check_stages(depths: Sequence[Any], widths: Sequence[Any]) -> None:
+def _check_stages(depths: Sequence[object], widths: Sequence[object]) -> None:
     if not depths or len(depths) != len(widths):
         raise ValueError(f"There are {len(depths)} depths and {len(widths)} widths; each stage needs one of both.")
 
@@ -394,12 +393,12 @@ def read_stages(text: str) -> dict[str, tuple[int, ...]]:
     return {"depths": depths, "widths": widths} if widths else {"depths": depths}
 
 
-def _create(name: str, pretrained: bool, kwargs: dict[str, Any], **shape: Any) -> CifarResNet:
+def _create(name: str, pretrained: bool, kwargs: dict[str, object], **shape: object) -> CifarResNet:
     return CifarResNet.for_timm(name, pretrained, kwargs, **shape)
 
 
 @register_model
-def cifar_resnet(pretrained: bool = False, arch: str = "3-3-3", **kwargs: Any) -> CifarResNet:
+def cifar_resnet(pretrained: bool = False, arch: str = "3-3-3", **kwargs: object) -> CifarResNet:
     """The ResNet with the stages `arch`: `5-5-7` (16, 32 and 64 wide) or `5x16-5x32-7x64`.
 
     Raises:
@@ -410,71 +409,71 @@ def cifar_resnet(pretrained: bool = False, arch: str = "3-3-3", **kwargs: Any) -
 
 
 @register_model
-def cifar_resnet20(pretrained: bool = False, **kwargs: Any) -> CifarResNet:
+def cifar_resnet20(pretrained: bool = False, **kwargs: object) -> CifarResNet:
     """ResNet-20: 3 basic blocks in each of three stages."""
     return _create("cifar_resnet20", pretrained, kwargs, depths=(3, 3, 3))
 
 
 @register_model
-def cifar_resnet32(pretrained: bool = False, **kwargs: Any) -> CifarResNet:
+def cifar_resnet32(pretrained: bool = False, **kwargs: object) -> CifarResNet:
     """ResNet-32: 5 basic blocks in each of three stages."""
     return _create("cifar_resnet32", pretrained, kwargs, depths=(5, 5, 5))
 
 
 @register_model
-def cifar_resnet44(pretrained: bool = False, **kwargs: Any) -> CifarResNet:
+def cifar_resnet44(pretrained: bool = False, **kwargs: object) -> CifarResNet:
     """ResNet-44: 7 basic blocks in each of three stages."""
     return _create("cifar_resnet44", pretrained, kwargs, depths=(7, 7, 7))
 
 
 @register_model
-def cifar_resnet56(pretrained: bool = False, **kwargs: Any) -> CifarResNet:
+def cifar_resnet56(pretrained: bool = False, **kwargs: object) -> CifarResNet:
     """ResNet-56: 9 basic blocks in each of three stages."""
     return _create("cifar_resnet56", pretrained, kwargs, depths=(9, 9, 9))
 
 
 @register_model
-def cifar_resnet110(pretrained: bool = False, **kwargs: Any) -> CifarResNet:
+def cifar_resnet110(pretrained: bool = False, **kwargs: object) -> CifarResNet:
     """ResNet-110: 18 basic blocks in each of three stages."""
     return _create("cifar_resnet110", pretrained, kwargs, depths=(18, 18, 18))
 
 
 @register_model
-def cifar_resnet8x4(pretrained: bool = False, **kwargs: Any) -> CifarResNet:
+def cifar_resnet8x4(pretrained: bool = False, **kwargs: object) -> CifarResNet:
     """ResNet-8, 4 times as wide after a stem of 32."""
     return _create("cifar_resnet8x4", pretrained, kwargs, depths=(1, 1, 1), widths=(64, 128, 256), stem=32)
 
 
 @register_model
-def cifar_resnet32x4(pretrained: bool = False, **kwargs: Any) -> CifarResNet:
+def cifar_resnet32x4(pretrained: bool = False, **kwargs: object) -> CifarResNet:
     """ResNet-32, 4 times as wide after a stem of 32."""
     return _create("cifar_resnet32x4", pretrained, kwargs, depths=(5, 5, 5), widths=(64, 128, 256), stem=32)
 
 
-def _create_wide(name: str, pretrained: bool, kwargs: dict[str, Any], layers: int, factor: int) -> CifarResNet:
+def _create_wide(name: str, pretrained: bool, kwargs: dict[str, object], layers: int, factor: int) -> CifarResNet:
     depths, widths = ((layers - 4) // 6,) * 3, tuple(factor * width for width in (16, 32, 64))
     return _create(name, pretrained, kwargs, depths=depths, widths=widths, block="preactivation")
 
 
 @register_model
-def cifar_wrn_16_1(pretrained: bool = False, **kwargs: Any) -> CifarResNet:
+def cifar_wrn_16_1(pretrained: bool = False, **kwargs: object) -> CifarResNet:
     """Wide ResNet-16-1: pre-activation blocks, widths 16/32/64."""
     return _create_wide("cifar_wrn_16_1", pretrained, kwargs, 16, 1)
 
 
 @register_model
-def cifar_wrn_16_2(pretrained: bool = False, **kwargs: Any) -> CifarResNet:
+def cifar_wrn_16_2(pretrained: bool = False, **kwargs: object) -> CifarResNet:
     """Wide ResNet-16-2: pre-activation blocks, widths 32/64/128."""
     return _create_wide("cifar_wrn_16_2", pretrained, kwargs, 16, 2)
 
 
 @register_model
-def cifar_wrn_40_1(pretrained: bool = False, **kwargs: Any) -> CifarResNet:
+def cifar_wrn_40_1(pretrained: bool = False, **kwargs: object) -> CifarResNet:
     """Wide ResNet-40-1: pre-activation blocks, widths 16/32/64."""
     return _create_wide("cifar_wrn_40_1", pretrained, kwargs, 40, 1)
 
 
 @register_model
-def cifar_wrn_40_2(pretrained: bool = False, **kwargs: Any) -> CifarResNet:
+def cifar_wrn_40_2(pretrained: bool = False, **kwargs: object) -> CifarResNet:
     """Wide ResNet-40-2: pre-activation blocks, widths 32/64/128."""
     return _create_wide("cifar_wrn_40_2", pretrained, kwargs, 40, 2)

@@ -113,7 +113,7 @@ def import_nasbench201(
     rows: dict[int, Row] = {}
     with _progress_bar("importing", 5 ** len(EDGES), progress) as advance:
 
-        def take(entry: dict[str, Any]) -> None:
+        def take(entry: dict[str, object]) -> None:
             full, less = (archive.create_from_state_dict(entry[key]) for key in ("full", "less"))
             rows[full.arch_index] = _summary(full.arch_str, full, less)
             advance()
@@ -154,9 +154,9 @@ class _EntryUnpickler(pickle._Unpickler):
     The unpickler in C sets the items of a plain dict without telling anybody, so this is the one in Python.
     """
 
-    memo: dict[int, Any]
-    stack: list[Any]
-    take_entry: Callable[[dict[str, Any]], None]
+    memo: dict[int, object]
+    stack: list[object]
+    take_entry: Callable[[dict[str, object]], None]
     dispatch: ClassVar[dict[int, Callable[[Any], None]]] = dict(_STEPS)
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -180,7 +180,7 @@ class _EntryUnpickler(pickle._Unpickler):
 
     dispatch[pickle.MEMOIZE[0]] = load_memoize
 
-    def _forget(self, entry: dict[str, Any]) -> None:
+    def _forget(self, entry: dict[str, object]) -> None:
         own = []
         for number, value in reversed(self.memo.items()):
             if isinstance(value, (dict, list, tuple, np.generic, bytes)) or (isinstance(value, str) and "@" in value):
@@ -313,7 +313,7 @@ def import_suite_zero(
     return len(rows)
 
 
-def _score_alone(value: dict[str, Any]) -> Any:
+def _score_alone(value: dict[str, object]) -> object:
     """The score of a proxy's score and seconds, as soon as they are read; any other object as it is."""
     return value.get("score", value)
 

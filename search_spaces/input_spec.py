@@ -58,7 +58,7 @@ class InputSpec(ABC):
     def describe(self) -> str:
         """The input in words, for a model card."""
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, object]:
         """The spec as JSON values, which `input_spec_from_json` reads back."""
         return {"kind": self.kind, **asdict(self)}
 

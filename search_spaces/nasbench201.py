@@ -9,7 +9,6 @@ from __future__ import annotations
 import functools
 import itertools
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from timm.models import register_model
@@ -108,7 +107,7 @@ class NASBench201Space(SearchSpace):
     def is_trainable(self, architecture: Architecture) -> bool:
         return bool(_output_terms(architecture.choices))
 
-    def timm_model(self, architecture: Architecture) -> tuple[str, dict[str, Any]]:
+    def timm_model(self, architecture: Architecture) -> tuple[str, dict[str, object]]:
         shape = {"num_classes": self.num_classes, "in_chans": self.input_size[0]}
         return "nasbench201", {"arch": str(architecture), **shape, "channels": self.channels, "cells": self.cells}
 
@@ -118,7 +117,7 @@ class NASBench201Space(SearchSpace):
     def split(self, text: str) -> Sequence[str]:
         return split_cell(text)
 
-    def config(self) -> dict[str, Any]:
+    def config(self) -> dict[str, object]:
         return super().config() | {"channels": self.channels, "cells": self.cells}
 
 
@@ -154,7 +153,7 @@ def split_cell(text: str) -> list[str]:
     return operations
 
 
-Terms = tuple[Any, ...]
+Terms = tuple[object, ...]
 """A node's value as a sorted tuple of its summands: the cell's input, or an operation on another node's terms."""
 
 
@@ -163,7 +162,7 @@ def _output_terms(operations: tuple[Choice, ...]) -> Terms:
     nodes: list[Terms] = [("input",)]
     edges = iter(operations)
     for target in (1, 2, 3):
-        terms: list[Any] = []
+        terms: list[object] = []
         for source in range(target):
             operation = next(edges)
             if operation == "none" or not nodes[source]:
@@ -298,7 +297,7 @@ class NASBench201Network(ClassifierMixin, nn.Module):
 def nasbench201(
     pretrained: bool = False,
     arch: str = "|nor_conv_3x3~0|+|nor_conv_3x3~0|nor_conv_3x3~1|+|skip_connect~0|nor_conv_3x3~1|nor_conv_3x3~2|",
-    **kwargs: Any,
+    **kwargs: object,
 ) -> NASBench201Network:
     """NAS-Bench-201's network for the cell `arch`, for `timm.create_model`.
 

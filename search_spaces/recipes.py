@@ -6,7 +6,6 @@ import fnmatch
 import inspect
 import json
 from collections.abc import Callable, Collection, Mapping
-from typing import Any
 
 from .registry import Registry
 from .space import SearchSpace
@@ -33,7 +32,7 @@ def register_space(name: str, factory: Callable[..., SearchSpace]) -> None:
     _SPACES.register(name, factory)
 
 
-def create_space(name: str, **options: Any) -> SearchSpace:
+def create_space(name: str, **options: object) -> SearchSpace:
     """Make a search space by name.
 
     Args:
@@ -61,7 +60,7 @@ def _is_file(name: str) -> bool:
     return name.endswith((".yaml", ".yml"))
 
 
-def _make_space(name: str, options: dict[str, Any]) -> SearchSpace:
+def _make_space(name: str, options: dict[str, object]) -> SearchSpace:
     factory = _SPACES[name]
     signature = inspect.signature(factory)
     try:
@@ -109,7 +108,7 @@ def recipe_of(space: SearchSpace | None) -> str:
         return "null"
 
 
-def space_from_recipe(recipe: Mapping[str, Any] | None) -> SearchSpace | None:
+def space_from_recipe(recipe: Mapping[str, object] | None) -> SearchSpace | None:
     """Make a space again from its recipe. No recipe can run code: its options pass `check_stored_options`.
 
     Args:

@@ -115,7 +115,7 @@ class SearchSpace(ABC):
         """Whether the output depends on the input at all; an architecture without that is never a winner."""
         return True
 
-    def timm_model(self, architecture: Architecture) -> tuple[str, dict[str, Any]] | None:
+    def timm_model(self, architecture: Architecture) -> tuple[str, dict[str, object]] | None:
         """Name and arguments with which `timm.create_model` builds the network; None if timm has no such name."""
         return None
 
@@ -145,7 +145,7 @@ class SearchSpace(ABC):
             raise ArchitectureError(f"decisions without a choice: {', '.join(missing)}.")
         return [choices[d] for d in self.decisions]
 
-    def config(self) -> dict[str, Any]:
+    def config(self) -> dict[str, object]:
         """Everything that distinguishes this space from another, as JSON values."""
         return {
             "name": self.name,

@@ -41,7 +41,7 @@ class UnsafeOptionError(ValueError):
     """A stored option that could load files or code, or that is no plain value."""
 
 
-def check_stored_options(options: Mapping[str, Any], where: str, *, documented: Collection[str] = ()) -> None:
+def check_stored_options(options: Mapping[str, object], where: str, *, documented: Collection[str] = ()) -> None:
     """Refuse stored options that are not plain values, or whose names can make a library load files or code.
 
     Args:

@@ -236,7 +236,7 @@ def regnet_32(num_classes: int = 10, input_size: Size = (3, 32, 32)) -> TimmSpac
     )
 
 
-def _regnet(*, w0: int, wm: float, depth: int, **arguments: Any) -> nn.Module:
+def _regnet(*, w0: int, wm: float, depth: int, **arguments: object) -> nn.Module:
     """A RegNet whose block widths grow in a line from `w0` to `w0 * wm**3`, quantised to four stages.
 
     Source: Radosavovic et al., CVPR 2020, section 3.3. The slope follows from the other numbers here, because timm

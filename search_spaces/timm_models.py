@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
 
 import timm
 from timm.models import model_entrypoint
@@ -34,8 +33,8 @@ def near_models(name: str) -> str:
 
 
 def make_network(
-    make: Make, num_classes: int, images: ImageSpec, arguments: Mapping[str, Any]
-) -> tuple[nn.Module, dict[str, Any]]:
+    make: Make, num_classes: int, images: ImageSpec, arguments: Mapping[str, object]
+) -> tuple[nn.Module, dict[str, object]]:
     """Make a network by timm's or another constructor, which is told the image size if it takes `img_size`.
 
     Args:

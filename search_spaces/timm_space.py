@@ -17,7 +17,7 @@ from .space import Architecture, Choice, SearchSpace
 from .stored_options import check_stored_options
 from .timm_models import Make, entry_point, make_network
 
-Assignments = dict[str, Any]
+Assignments = dict[str, object]
 """Values by argument path: `depth`, or `depths.0` for the first entry of the list `depths`."""
 
 
@@ -74,8 +74,8 @@ class TimmSpace(SearchSpace):
         model: str | Make,
         decisions: Mapping[str, Sequence[Any] | Mapping[Any, Any]],
         *,
-        fixed: Mapping[str, Any] | None = None,
-        attributes: Mapping[str, Any] | None = None,
+        fixed: Mapping[str, object] | None = None,
+        attributes: Mapping[str, object] | None = None,
         num_classes: int = 1000,
         input_size: tuple[int, int, int] = (3, 224, 224),
     ) -> None:
@@ -99,9 +99,9 @@ class TimmSpace(SearchSpace):
         }
         self._check_arguments()
 
-    def arguments(self, architecture: Architecture) -> dict[str, Any]:
+    def arguments(self, architecture: Architecture) -> dict[str, object]:
         """The constructor's arguments for an architecture, without `num_classes`, `in_chans` and `img_size`."""
-        arguments: dict[str, Any] = {}
+        arguments: dict[str, object] = {}
         for path, value in self.fixed.items():
             _assign(arguments, path, path.split("."), value)
         for sets, choice in zip(self._options.values(), architecture.choices, strict=True):
@@ -118,7 +118,7 @@ class TimmSpace(SearchSpace):
         """
         return self._build(architecture)[0]
 
-    def timm_model(self, architecture: Architecture) -> tuple[str, dict[str, Any]] | None:
+    def timm_model(self, architecture: Architecture) -> tuple[str, dict[str, object]] | None:
         """Name and arguments with which `timm.create_model` builds the network.
 
         None if the model is a class or function, if the space sets attributes, or if an argument is None, which
@@ -132,7 +132,7 @@ class TimmSpace(SearchSpace):
             return None
         return self.model, arguments
 
-    def _build(self, architecture: Architecture) -> tuple[nn.Module, dict[str, Any]]:
+    def _build(self, architecture: Architecture) -> tuple[nn.Module, dict[str, object]]:
         arguments = self.arguments(architecture)
         try:
             network, arguments = make_network(self._make, self.num_classes, image_spec(self.input_size), arguments)
@@ -143,7 +143,7 @@ class TimmSpace(SearchSpace):
             _set_attribute(network, path, value)
         return network, arguments
 
-    def config(self) -> dict[str, Any]:
+    def config(self) -> dict[str, object]:
         return super().config() | self._description
 
     def _check_arguments(self) -> None:
@@ -191,7 +191,7 @@ class TimmSpace(SearchSpace):
         return cls(**arguments)
 
     @classmethod
-    def from_yaml(cls, path: str | Path, **options: Any) -> TimmSpace:
+    def from_yaml(cls, path: str | Path, **options: object) -> TimmSpace:
         """Make a space from a YAML file that holds the constructor's arguments; `name` defaults to the file's.
 
         Args:
@@ -217,7 +217,7 @@ class TimmSpace(SearchSpace):
             raise type(error)(f"{path}: {error}") from None
 
 
-def load_space(path: str | Path, **options: Any) -> TimmSpace:
+def load_space(path: str | Path, **options: object) -> TimmSpace:
     """The space in a YAML file; see `TimmSpace.from_yaml`."""
     return TimmSpace.from_yaml(path, **options)
 
@@ -225,7 +225,7 @@ def load_space(path: str | Path, **options: Any) -> TimmSpace:
 # -- reading and applying choices ---------------------------------------------------------------
 
 
-def _read_choices(space: str, decision: str, choices: Any) -> Iterator[tuple[Choice, Assignments]]:
+def _read_choices(space: str, decision: str, choices: object) -> Iterator[tuple[Choice, Assignments]]:
     """Each choice of a decision with the arguments that it sets."""
     if not isinstance(decision, str) or not decision or any(c in decision for c in ",= "):
         raise ValueError(f"{space}: a decision cannot be called {decision!r}: no comma, equals sign or space.")
@@ -240,12 +240,12 @@ def _read_choices(space: str, decision: str, choices: Any) -> Iterator[tuple[Cho
         yield choice, dict(value) if isinstance(value, Mapping) else {decision: value}
 
 
-def _choice_of(value: Any) -> Any:
+def _choice_of(value: object) -> object:
     """A list as the text of its entries, `2-2-6-2`; any other value as it is."""
     return "-".join(map(str, value)) if isinstance(value, list | tuple) else value
 
 
-def _assign(node: Any, path: str, keys: list[str], value: Any) -> None:
+def _assign(node: object, path: str, keys: list[str], value: object) -> None:
     """Set the value at the end of `keys` in nested dictionaries and lists, which grow as needed."""
     key: Any = keys[0]
     if isinstance(node, list):
@@ -264,7 +264,7 @@ def _assign(node: Any, path: str, keys: list[str], value: Any) -> None:
     _assign(node[key], path, keys[1:], value)
 
 
-def _set_attribute(network: nn.Module, path: str, value: Any) -> None:
+def _set_attribute(network: nn.Module, path: str, value: object) -> None:
     """Set an attribute of a module inside the network; the attribute must be there."""
     owner, _, attribute = path.rpartition(".")
     try:
@@ -277,7 +277,7 @@ def _set_attribute(network: nn.Module, path: str, value: Any) -> None:
     setattr(module, attribute, value)
 
 
-def _as_json(where: str, value: Any) -> Any:
+def _as_json(where: str, value: object) -> object:
     """The value as JSON, classes and functions by their names.
 
     Raises:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import timm
 import torch
@@ -59,11 +58,11 @@ class TimmZoo(SearchSpace):
     def build(self, architecture: Architecture) -> nn.Module:
         return self._build(architecture)[0]
 
-    def timm_model(self, architecture: Architecture) -> tuple[str, dict[str, Any]]:
+    def timm_model(self, architecture: Architecture) -> tuple[str, dict[str, object]]:
         with torch.random.fork_rng(devices=[]):
             return str(architecture), self._build(architecture)[1]
 
-    def _build(self, architecture: Architecture) -> tuple[nn.Module, dict[str, Any]]:
+    def _build(self, architecture: Architecture) -> tuple[nn.Module, dict[str, object]]:
         return make_network(entry_point(str(architecture)), self.num_classes, image_spec(self.input_size), {})
 
     def format(self, choices: tuple[Choice, ...]) -> str:

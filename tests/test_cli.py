@@ -221,14 +221,14 @@ def test_spaces_lists_all_and_shows_one(capsys: pytest.CaptureFixture[str]) -> N
         ("sources --sources '[resnet18]' --measures parcc", "Unknown measure 'parcc'. Did you mean 'parc'"),
         ("sources --sources '[resnet18]' --measure knn", "arguments: --measure knn. Did you mean --measures"),
         ("sources --sources '[resnet18]' --labels 0%", "0%"),
-        ("sources --sources '[resnet18]' --draws 0", "draws is 0"),
+        ("sources --sources '[resnet18]' --image_draws 0", "draws is 0"),
         ("run --max_params 1e3", "the smallest cost of the space is 73,306 params"),
         ("run --distiller kdd", "Unknown distiller 'kdd'. Did you mean 'kd'"),
         ("run --teacher_epochs 0", "epochs is 0"),
         ("run --data_options.rot x", "A data set has no option 'rot'; did you mean 'root'? Allowed: root, download"),
         ("export none", "No trained student at none"),
         ("export none --format onx", "Unknown format 'onx'. Did you mean 'onnx'"),
-        ("export", "arguments are required: export.run"),
+        ("export", "arguments are required: export.student"),
         ("distillers fitnett", "Unknown distiller 'fitnett'. Did you mean 'fitnet'"),
     ],
 )
@@ -247,7 +247,7 @@ def test_bad_input_is_answered_in_one_line_and_leaves_nothing(
 def test_a_config_of_another_command_is_told_whose_it_may_be(capsys: pytest.CaptureFixture[str]) -> None:
     Path("c.yaml").write_text("student: cifar_resnet20\nepochs: 3\n")
     assert run("train --config c.yaml") == 2
-    assert "does not accept option 'student'; taken by: distill\n" in capsys.readouterr().err
+    assert "does not accept option 'student'; taken by: distill, export\n" in capsys.readouterr().err
 
 
 def test_a_folder_that_is_given_as_a_data_set_is_said_to_be_one(capsys: pytest.CaptureFixture[str]) -> None:
@@ -299,7 +299,7 @@ def test_the_module_runs_as_a_program() -> None:
 
 
 def test_show_lists_the_front_of_nsga2_and_the_spread_of_several_draws(capsys: pytest.CaptureFixture[str]) -> None:
-    run(f"{SMALL} --algorithm nsga2 --algorithm_options.population 4 --draws 2")
+    run(f"{SMALL} --algorithm nsga2 --algorithm_options.population 4 --weight_draws 2")
     assert "±" in capsys.readouterr().out
     assert run("show run") == 0
     assert "Pareto front of score against params" in capsys.readouterr().out
@@ -346,7 +346,7 @@ def known(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_a_comparison_prints_its_table_and_leaves_a_run_folder(known: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert run(f"{COMPARE} --where.dataset a --sample 5 --draws 2 --fresh_probes true") == 0
+    assert run(f"{COMPARE} --where.dataset a --sample 5 --weight_draws 2 --fresh_probes true") == 0
     shown = capsys.readouterr()
     assert "log_rank(l2_norm, macs)" in shown.out
     assert "5 architectures" in shown.out
@@ -500,7 +500,7 @@ RUN = (
 @pytest.fixture
 def no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
     """They take most of the time, and are tested with what draws them."""
-    from diswot_search.jobs import train as training
+    from diswot_search.jobs import training_run as training
 
     monkeypatch.setattr(training, "plot_training", lambda rows, result: {})
     monkeypatch.setattr(importlib.import_module("diswot_search.jobs.search"), "PICTURES", {})
@@ -620,7 +620,7 @@ def test_a_student_is_exported_and_its_loss_of_accuracy_told(capsys: pytest.Capt
 
 SOURCES = (
     "sources --sources '[first, {model: second}]' --data_options.image_size 8 --labels_per_class 10 --images 60 "
-    "--draws 2 --device cpu --out ranking"
+    "--image_draws 2 --device cpu --out ranking"
 )
 
 
@@ -659,7 +659,7 @@ def test_sources_are_ranked_shown_and_stand_for_the_teacher_of_a_search(capsys: 
     assert capsys.readouterr().out == ranked.out
     assert run("sources --config ranking/config.yaml") == 0
     assert capsys.readouterr().out == ranked.out
-    assert run("sources --config ranking/config.yaml --draws 3") == 2
+    assert run("sources --config ranking/config.yaml --image_draws 3") == 2
     assert "draws is 2 there, 3 here" in capsys.readouterr().err
     fitted = SMALL.replace("--teacher cifar_resnet20", "--teacher ranking")
     assert run(fitted) == 0

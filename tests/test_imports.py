@@ -12,6 +12,7 @@ import pytest
 
 import diswot_search
 from diswot_search import cli
+from diswot_search.options.base import options_of, summary
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -75,9 +76,15 @@ def modules() -> Iterator[tuple[str, Path]]:
 
 
 def imports_of(module: str, path: Path) -> Iterator[str]:
-    """All modules of ours that a module imports, at its top or within."""
+    """All modules of ours that a module imports, at its top or within.
+
+    Option classes may name types of any room for type checkers, who alone see these imports.
+    """
     package = module if path.name == "__init__.py" else module.rpartition(".")[0]
-    for node in ast.walk(ast.parse(path.read_text())):
+    tree = ast.parse(path.read_text())
+    if room_of(module) == "diswot_search.options":
+        tree.body = [node for node in tree.body if not is_for_type_checkers(node)]
+    for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             names = [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
@@ -87,6 +94,10 @@ def imports_of(module: str, path: Path) -> Iterator[str]:
         else:
             continue
         yield from (name for name in names if name.partition(".")[0] in ("search_spaces", "diswot_search"))
+
+
+def is_for_type_checkers(node: ast.stmt) -> bool:
+    return isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING"
 
 
 MODULES = [(module, path) for module, path in modules() if module != "diswot_search"]
@@ -159,7 +170,7 @@ def test_the_names_for_type_checkers_are_those_that_are_exported() -> None:
     assert sorted(names) == diswot_search.__all__
 
 
-def test_the_commands_are_typed_functions() -> None:
-    for function in cli.COMMANDS.values():
-        assert function.__doc__
-        assert "return" in function.__annotations__
+def test_the_commands_say_what_they_do() -> None:
+    for command in cli.COMMANDS.values():
+        assert summary(command.options)
+        assert options_of(command.options)

@@ -1,1 +1,1 @@
-"""What a student becomes outside of PyTorch: exported and quantised."""
+"""Students outside of PyTorch: export and quantisation."""

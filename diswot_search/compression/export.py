@@ -16,10 +16,13 @@ from torch import Tensor, nn
 
 from search_spaces.registry import unknown_name_message
 
-from ..checks import check_whole
+from ..checks import check_options, check_whole
 from ..data.image_sets import ImageSet
 from ..data.splits import Splits, create_splits
 from ..networks.saved import CONFIG, ModelCard, find_student, load_student, read_card
+from ..options.base import from_options, keywords
+from ..options.data import CreateSplitsOptions
+from ..options.export import ExportOptions
 from ..resolve.data import as_splits
 from .exported import (
     METADATA,
@@ -44,48 +47,25 @@ from .exported import (
 from .quantisation import as_int8
 
 FORMATS = {"onnx": "student.onnx", "torch": "student.pt2", "int8": "student.int8.onnx"}
-"""What a student can be exported to, and the name of the file."""
+"""The formats, with the name of the file."""
 
 
 _DIVISION = (
     *("image_size", "train_split", "val_split", "test_split", "val_share", "test_share", "train_limit", "seed"),
     *("num_classes", "mean", "std"),
 )
-"""What a data set is divided by, and normalised, as `create_splits` takes it and `Splits.config` says it."""
+"""Options of `create_splits` that fix the division and the normalisation, by their names in `Splits.config`."""
 
 
-Source = str | os.PathLike[str] | nn.Module
+Student = str | os.PathLike[str] | nn.Module
+"""A run folder of a training, the folder or file of a student, or a module."""
 
 
-def export(
-    source: Source,
-    format: str = "onnx",
-    out: str | os.PathLike[str] | None = None,
-    *,
-    card: ModelCard | None = None,
-    dataset: Splits | str | None = None,
-    data_options: Mapping[str, Any] | None = None,
-    normalise: bool = False,
-    batch_size: int | None = None,
-    opset: int = 18,
-    calibration: int = 512,
-    seed: int = 0,
-) -> ExportReport:
-    """Write a trained student in another format, check it, and state the accuracy that it loses.
-
-    Args:
-        source: The run folder of a training, the folder or file of a student, or a module with its `card`.
-        format: "onnx", "torch" (a .pt2 file of torch.export) or "int8" (ONNX, quantised).
-        out: The file; by default beside the weights, under the name that `FORMATS` has.
-        card: What a module is.
-        dataset: Data set, or its name, whose test images the accuracy is taken on; int8 is calibrated on its
-            training images. Given by name, the one that the student was trained on is divided as it was then.
-        data_options: Options of `create_splits` for a name, such as `root`; they go before how it was divided then.
-        normalise: Let the file normalise its images, which are then between 0 and 1.
-        batch_size: Images of a batch; by default any number.
-        opset: Version of ONNX's operators.
-        calibration: Training images that the ranges of int8 are taken from, at least 1.
-        seed: Draws these images.
+@from_options(ExportOptions)
+def export(options: ExportOptions) -> ExportReport:
+    """
+    Returns:
+        The report of the file: sizes, difference from the network, accuracies.
 
     Raises:
         ImportError: The packages of the extra "onnx" are missing.
@@ -95,24 +75,36 @@ def export(
         ExportError: The network cannot be exported, or the file does not compute what the network does, or cannot be
             written.
     """
+    return write_export(options)
+
+
+def export_lines(options: ExportOptions) -> tuple[str]:
+    """Export a student; returns the report for a terminal."""
+    return (str(write_export(options)),)
+
+
+def write_export(options: ExportOptions) -> ExportReport:
+    """Export a student; see `export`."""
+    format, batch_size, normalise = options.format, options.batch_size, options.normalise
     if format not in FORMATS:
         raise ValueError(unknown_name_message("format", format, FORMATS))
-    if format == "int8" and dataset is None:
+    if format == "int8" and options.dataset is None:
         raise ValueError("int8 is calibrated on training images; give `dataset` (--dataset).")
     if format != "torch":
         require_onnx()
-    check_whole("calibration", calibration, least=1)
-    network, card = _read_source(source, card)
-    path = _target(source, format, out)
-    check_call(path, batch_size, opset if format != "torch" else None)
-    splits = _fitting_splits(dataset, data_options or {}, card)
+    check_whole("calibration", options.calibration, least=1)
+    check_options("data set", options.data_options or {}, keywords(CreateSplitsOptions))
+    network, card = _read_student(options.student, as_card(options.card))
+    path = _target(options.student, format, options.out)
+    check_call(path, batch_size, options.opset if format != "torch" else None)
+    splits = _fitting_splits(options.dataset, options.data_options or {}, card)
     if format == "torch":
         made = checked_export(_as_program(network, path, card, normalise, batch_size), network, card)
     else:
-        made = checked_export(_as_onnx(network, path, card, normalise, batch_size, opset), network, card)
+        made = checked_export(_as_onnx(network, path, card, normalise, batch_size, options.opset), network, card)
     if format == "int8":
         assert splits is not None
-        made = as_int8(made, path, _draw(splits.train, calibration, seed))
+        made = as_int8(made, path, _draw(splits.train, options.calibration, options.seed))
     write_exported(path, made.content)
     if splits is None:
         return made.report
@@ -120,8 +112,23 @@ def export(
     return replace(made.report, accuracy=accuracy, float_accuracy=float_accuracy, samples=len(splits.test))
 
 
+def as_card(card: ModelCard | Mapping[str, object] | None) -> ModelCard | None:
+    """The card; a mapping of its fields becomes one.
+
+    Raises:
+        ValueError: The mapping has no such field, or lacks one.
+    """
+    if not isinstance(card, Mapping):
+        return card
+    values: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in card.items()}
+    try:
+        return ModelCard(**values)
+    except TypeError as error:
+        raise ValueError(f"card is no ModelCard: {error}.") from None
+
+
 def export_onnx(
-    source: Source,
+    student: Student,
     path: str | os.PathLike[str],
     *,
     card: ModelCard | None = None,
@@ -133,16 +140,16 @@ def export_onnx(
 ) -> ExportReport:
     """Write a student as ONNX: input "images" (N, C, H, W), output "logits" (N, classes).
 
-    The metadata of the file say what it is: name, classes, mean, std, input_size and whether it normalises.
+    The metadata of the file describe it: name, classes, mean, std, input_size and whether it normalises.
 
     Args:
-        source: As for `export`.
+        student: As for `export`.
         path: The file.
-        card: What a module is.
+        card: Description of the network, for a module or in place of the student's own.
         normalise: Let the graph normalise its images, which are then between 0 and 1.
         batch_size: Images of a batch; by default any number.
         opset: Version of ONNX's operators.
-        images: Real images to check with beside random ones, (N, C, H, W) between 0 and 1.
+        images: Real images to check with, next to random ones, (N, C, H, W) between 0 and 1.
         check: Compare with the network through onnxruntime, at several batch sizes; see `TOLERANCE`.
 
     Raises:
@@ -151,7 +158,7 @@ def export_onnx(
     """
     require_onnx()
     check_call(Path(path), batch_size, opset)
-    network, card = _read_source(source, card)
+    network, card = _read_student(student, card)
     made = _as_onnx(network, Path(path), card, normalise, batch_size, opset)
     if check:
         made = checked_export(made, network, card, images)
@@ -160,7 +167,7 @@ def export_onnx(
 
 
 def export_torch(
-    source: Source,
+    student: Student,
     path: str | os.PathLike[str],
     *,
     card: ModelCard | None = None,
@@ -174,19 +181,19 @@ def export_torch(
     The metadata lie in the file as the text `card.json`, which `extra_files` of `torch.export.load` reads.
 
     Args:
-        source: As for `export`.
+        student: As for `export`.
         path: The file; torch wants it to end in `.pt2`.
-        card: What a module is.
+        card: Description of the network, for a module or in place of the student's own.
         normalise: Let the program normalise its images, which are then between 0 and 1.
         batch_size: Images of a batch; by default any number.
-        images: Real images to check with beside random ones, (N, C, H, W) between 0 and 1.
+        images: Real images to check with, next to random ones, (N, C, H, W) between 0 and 1.
         check: Load the program again and compare it with the network, at several batch sizes; see `TOLERANCE`.
 
     Raises:
         ExportError: The network cannot be exported, or the program does not compute what the network does.
     """
     check_call(Path(path), batch_size)
-    network, card = _read_source(source, card)
+    network, card = _read_student(student, card)
     made = _as_program(network, Path(path), card, normalise, batch_size)
     if check:
         made = checked_export(made, network, card, images)
@@ -241,33 +248,33 @@ def _to_onnx(network: nn.Module, card: ModelCard, batch_size: int | None, opset:
     return cast(bytes, file.getvalue())
 
 
-def _read_source(source: Source, card: ModelCard | None) -> tuple[nn.Module, ModelCard]:
-    if isinstance(source, nn.Module):
+def _read_student(student: Student, card: ModelCard | None) -> tuple[nn.Module, ModelCard]:
+    if isinstance(student, nn.Module):
         if card is None:
-            raise ValueError("A module is exported with the `card` that says what it is; see ModelCard.")
-        return source, card
-    return load_student(source), card or read_card(source)
+            raise ValueError("A module needs a `card` that describes it; see ModelCard.")
+        return student, card
+    return load_student(student), card or read_card(student)
 
 
-def _target(source: Source, format: str, out: str | os.PathLike[str] | None) -> Path:
+def _target(student: Student, format: str, out: str | os.PathLike[str] | None) -> Path:
     if out is None:
-        if isinstance(source, nn.Module):
-            raise ValueError("Where a module is exported to is not known; give `out`.")
-        return find_student(source).with_name(FORMATS[format])
+        if isinstance(student, nn.Module):
+            raise ValueError("A module has no folder of its own; pass `out=`.")
+        return find_student(student).with_name(FORMATS[format])
     path = Path(out)
     if path.is_dir() or os.fspath(out).endswith(("/", os.sep)):
         path = path / FORMATS[format]
-    if not isinstance(source, nn.Module) and path.resolve() in _files_of(source):
+    if not isinstance(student, nn.Module) and path.resolve() in _files_of(student):
         raise ValueError(f"{path} is a file of the student itself; give another `out`.")
     return path
 
 
-def _files_of(source: str | os.PathLike[str]) -> set[Path]:
-    weights = find_student(source)
+def _files_of(student: str | os.PathLike[str]) -> set[Path]:
+    weights = find_student(student)
     return {weights.resolve(), weights.with_name(CONFIG).resolve()}
 
 
-def _fitting_splits(dataset: Splits | str | None, data_options: Mapping[str, Any], card: ModelCard) -> Splits | None:
+def _fitting_splits(dataset: Splits | str | None, data_options: Mapping[str, object], card: ModelCard) -> Splits | None:
     """The data set, for images of the network's size; the one that it was trained on is divided as it was then."""
     if isinstance(dataset, str):
         dataset = _as_in_training(dataset, data_options, card)
@@ -284,7 +291,7 @@ def _fitting_splits(dataset: Splits | str | None, data_options: Mapping[str, Any
 
 
 def _as_in_training(name: str, data_options: Mapping[str, Any], card: ModelCard) -> Splits:
-    """The data set of this name; that of the training is divided as then, but for what the options say."""
+    """Open the data set of this name; that of the training is divided as it was, unless the options differ."""
     trained = card.made_of.get("data")
     if not isinstance(trained, Mapping) or trained.get("name") != (name or "folder"):
         return create_splits(name, **{"image_size": card.input_size[1], **data_options})

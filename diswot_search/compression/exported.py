@@ -1,4 +1,4 @@
-"""A student as a file of another runtime: writing it, running it, and holding it against the network."""
+"""A student as a file of another runtime: written, run, and compared with the network."""
 
 from __future__ import annotations
 
@@ -51,18 +51,18 @@ class ExportError(RuntimeError):
 
 @dataclass(frozen=True)
 class ExportReport:
-    """An exported file and what is known of it.
+    """The report of an exported file.
 
     Attributes:
         format: A name of `FORMATS`.
         path: The file.
         bytes: Its size.
-        float_bytes: Size of what it was made from, in single precision: of the ONNX file for int8, of the weights else.
-        batch_size: Images of a batch that it takes; None takes any number.
+        float_bytes: Size in single precision: of the ONNX file for int8, else of the weights.
+        batch_size: Number of images in a batch; None for any number.
         normalised: Whether the file normalises its images itself.
         difference: Largest difference of a logit from the network's, as a share of the largest logit.
-        checked: Images that it was taken over; none where it was not checked.
-        tolerance: What the difference was held against; None of int8, which is not the same function.
+        checked: Number of images that were compared; 0 without a check.
+        tolerance: The largest difference that is allowed; None for int8, which is another function.
         accuracy: Share of test images that the file gets right, in percent.
         float_accuracy: The same of the network in single precision.
         samples: Test images.
@@ -83,7 +83,7 @@ class ExportReport:
 
     @property
     def lost(self) -> float | None:
-        """Points of accuracy that the file has less than the network; None where no test images were given."""
+        """Points of accuracy that the file loses against the network; None without test images."""
         if self.accuracy is None or self.float_accuracy is None:
             return None
         return self.float_accuracy - self.accuracy
@@ -105,7 +105,7 @@ class ExportReport:
 
 @dataclass(frozen=True)
 class Exported:
-    """A file before it is written: what is known of it, what it holds, and how it is run, once somebody asks."""
+    """A file before it is written: its report, its content, and how to run it."""
 
     report: ExportReport
     content: bytes
@@ -117,7 +117,7 @@ class Exported:
 
 
 def prepared_network(network: nn.Module, card: ModelCard, normalise: bool) -> nn.Module:
-    """The network as it is exported: a copy on the CPU, in evaluation mode."""
+    """Copy a network for its export: on the CPU, in evaluation mode."""
     network = copy.deepcopy(network).cpu().eval().requires_grad_(False)
     return Preprocessed(network, Preprocessor(card.mean, card.std)).eval() if normalise else network
 
@@ -127,7 +127,7 @@ def example_batch(card: ModelCard, batch_size: int | None) -> Tensor:
 
 
 def metadata_of(card: ModelCard, normalise: bool, batch_size: int | None) -> dict[str, str]:
-    """What an exported file says of itself, as texts; all but the name are JSON."""
+    """The metadata of an exported file as texts; all but the name are JSON."""
     values = asdict(card) | {"normalised": normalise, "batch_size": batch_size}
     return {key: value if key == "name" else json.dumps(value) for key, value in values.items()}
 
@@ -175,7 +175,7 @@ def exporting(name: str | Path, target: str) -> Iterator[None]:
 
 
 def require_onnx() -> Any:
-    """The package onnx, once all of the extra are known to be there."""
+    """Import onnx, and check that all packages of the extra are installed."""
     try:
         for package in ("onnxruntime", "onnxscript"):
             importlib.import_module(package)
@@ -235,7 +235,7 @@ def onnx_runner(content: bytes) -> _Runner:
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
-    options.log_severity_level = 3  # errors; what it warns of is how fast it is
+    options.log_severity_level = 3  # errors only; its warnings are about speed
     session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
 
     def compute(images: Tensor) -> Tensor:
@@ -257,11 +257,13 @@ def _described(compute: Callable[[Tensor], Tensor], metadata: Mapping[str, str])
         size, mean, std = (tuple(json.loads(metadata[key])) for key in ("input_size", "mean", "std"))
         return _Runner(compute, size, mean, std, json.loads(metadata["normalised"]), json.loads(metadata["batch_size"]))
     except KeyError as error:
-        raise ValueError(f"The file does not say what it is ({error} is missing); it was not exported here.") from None
+        raise ValueError(
+            f"The file has no metadata of ours ({error} is missing); it was not exported by this package."
+        ) from None
 
 
 def checked_export(made: Exported, network: nn.Module, card: ModelCard, images: Tensor | None = None) -> Exported:
-    """The file with its difference from the network, over random images and given ones.
+    """Measure the difference of the file from the network, over random images and the given ones.
 
     Raises:
         ExportError: It is larger than the tolerance.
@@ -276,8 +278,8 @@ def checked_export(made: Exported, network: nn.Module, card: ModelCard, images: 
     differences = []
     for batch in batches:
         with exporting(report.path, f"{report.format} and run"):
-            found = made.run(batch, len(batch))
-        differences.append(difference_to_network(found, expected(batch)))
+            logits = made.run(batch, len(batch))
+        differences.append(difference_to_network(logits, expected(batch)))
     worst = max(differences, key=lambda difference: math.inf if math.isnan(difference) else difference)
     if not worst <= TOLERANCE:
         raise ExportError(
@@ -288,9 +290,9 @@ def checked_export(made: Exported, network: nn.Module, card: ModelCard, images: 
     return Exported(checked, made.content, lambda: made.run)
 
 
-def difference_to_network(found: Tensor, expected: Tensor) -> float:
+def difference_to_network(logits: Tensor, expected: Tensor) -> float:
     """Largest difference as a share of the largest expected magnitude; NaN where either is not finite."""
-    difference = (found - expected).abs().max()
+    difference = (logits - expected).abs().max()
     return float(difference / expected.abs().max()) if difference else 0.0
 
 
@@ -301,11 +303,11 @@ def check_image_size(images: Tensor, input_size: Sequence[int]) -> None:
         )
 
 
-# -- what a call is about -----------------------------------------------------------------------
+# -- arguments of the exports -------------------------------------------------------------------
 
 
 def check_call(path: Path, batch_size: int | None, opset: int | None = None) -> None:
-    """Refuse, before any work, numbers that cannot be, and a file that cannot be written."""
+    """Reject, before any work, numbers out of range and a file that cannot be written."""
     if batch_size is not None:
         check_whole("batch_size", batch_size, least=1)
     if opset is not None:
@@ -328,7 +330,7 @@ def batches_of(images: ImageSet, order: Tensor, batch_size: int = LARGEST_BATCH)
 
 
 def accuracies(runners: Sequence[_Runner], images: ImageSet) -> list[float]:
-    """Share of images whose class each of the networks finds, in percent."""
+    """The accuracy of each of the networks, in percent."""
     right = [0] * len(runners)
     for batch in batches_of(images, torch.arange(len(images))):
         for place, run in enumerate(runners):

@@ -6,7 +6,6 @@ import os
 import tempfile
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from torch import Tensor
@@ -99,7 +98,7 @@ def as_int8(original: Exported, path: Path, images: Tensor, batch_size: int = 32
     return Exported(report, content, lambda: run)
 
 
-def _calibration(inputs: Tensor, batch_size: int) -> Any:
+def _calibration(inputs: Tensor, batch_size: int) -> object:
     """A reader of whole batches for onnxruntime; images are repeated where they do not fill one."""
     from onnxruntime.quantization import CalibrationDataReader
 

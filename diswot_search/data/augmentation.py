@@ -95,11 +95,11 @@ class Augmentation:
         """Whether timm's transforms are needed, which process one image at a time."""
         return self.kind == "random_resized_crop" or self.auto_augment is not None or self.color_jitter > 0
 
-    def config(self) -> dict[str, Any]:
+    def config(self) -> dict[str, object]:
         """All settings as JSON values."""
         return asdict(self) | {"scale": list(self.scale), "ratio": list(self.ratio)}
 
-    def transform(self, height: int, width: int) -> Callable[[Any], Any]:
+    def transform(self, height: int, width: int) -> Callable[[object], object]:
         """timm's transform of a Pillow image to an array (3, height, width), uint8.
 
         The transform draws from the global random generators. Unless the kind is `random_resized_crop`, the image

@@ -207,7 +207,7 @@ class ResidentSet(ImageSet):
     def _read(self, place: int) -> np.ndarray:
         return self.images[place].permute(1, 2, 0).numpy()
 
-    def __getstate__(self) -> dict[str, Any]:
+    def __getstate__(self) -> dict[str, object]:
         # Worker processes need only the images on the CPU.
         return self.__dict__ | {"_copies": {self.images.device: self.images}}
 
@@ -266,13 +266,13 @@ class StreamedSet(ImageSet):
         return digest.hexdigest()
 
 
-class _Items(Dataset[tuple[Any, int]]):
+class _Items(Dataset[tuple[object, int]]):
     """The items that the loader reads: one process's images in order, each with its place in the set.
 
     timm's loader sets `transform`. It is ignored here, because it does not support a seed for each image.
     """
 
-    transform: Any = None
+    transform: object = None
 
     def __init__(
         self,
@@ -299,7 +299,7 @@ class _Items(Dataset[tuple[Any, int]]):
     def __len__(self) -> int:
         return int(self.ends[-1]) if self.parts else 0
 
-    def __getitem__(self, item: int) -> tuple[Any, int]:
+    def __getitem__(self, item: int) -> tuple[object, int]:
         number = int(np.searchsorted(self.ends, item, side="right"))
         part = self.parts[number]
         place_in_batch = part.last - (int(self.ends[number]) - item)
@@ -346,7 +346,7 @@ def _load(items: _Items, parts: list[_Part], device: torch.device, workers: int)
 
 
 @cache
-def _side_stream(device: torch.device) -> Any:
+def _side_stream(device: torch.device) -> object:
     """The CUDA stream on which all loaders copy to a device; a stream per loader would each cache memory of its own."""
     return torch.cuda.Stream(device)
 

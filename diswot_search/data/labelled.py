@@ -337,7 +337,7 @@ def _as_whole(value: Any) -> int | None:
         return None
 
 
-def _as_indices(values: Any, description: str) -> np.ndarray:
+def _as_indices(values: object, description: str) -> np.ndarray:
     """The values as (n,) int64, after a check that they are whole numbers and at least one."""
     try:
         indices = np.asarray(values)
@@ -350,7 +350,7 @@ def _as_indices(values: Any, description: str) -> np.ndarray:
     return indices.astype(np.int64)
 
 
-def _shown(value: Any) -> str:
+def _shown(value: object) -> str:
     """The value for a message, in one line of at most 60 characters."""
     text = " ".join(repr(value).split())
     return text if len(text) <= 60 else text[:57] + "..."

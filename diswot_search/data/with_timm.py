@@ -153,7 +153,7 @@ def _imagenet_statistics() -> Statistics:
     return Statistics("imagenet", IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD)
 
 
-def _create_dataset(name: str, root: Path | None, split: str, download: bool) -> Any:
+def _create_dataset(name: str, root: Path | None, split: str, download: bool) -> object:
     """The data set object of timm or torchvision."""
     import timm.data
 
@@ -183,7 +183,7 @@ def _existing(root: Path | None, name: str) -> Path:
     return root
 
 
-def _create_folder(reader: str, root: Path | None, split: str) -> Any:
+def _create_folder(reader: str, root: Path | None, split: str) -> object:
     """A folder or tar file with one folder per class, read by timm ("") or torchvision ("torch/image_folder")."""
     import timm.data
 
@@ -208,7 +208,7 @@ def _folder_of_split(root: Path, split: str) -> Path:
     return root
 
 
-def _create_torch(name: str, root: Path | None, split: str, download: bool) -> Any:
+def _create_torch(name: str, root: Path | None, split: str, download: bool) -> object:
     import timm.data
 
     if name in ("folder", "image_folder"):
@@ -232,7 +232,7 @@ def _is_training(split: str) -> bool:
     return split in TRAIN_SPLITS
 
 
-def _torchvision_classes() -> dict[str, Callable[..., Any]]:
+def _torchvision_classes() -> dict[str, Callable[..., object]]:
     """Data sets of torchvision by class name in lower case, except those that timm names."""
     from torchvision import datasets
 
@@ -251,10 +251,10 @@ def splits_of_torch(name: str) -> tuple[str, ...] | None:
     return ("train", "test") if "train" in accepted else ("train",)
 
 
-def _create_torchvision(cls: Callable[..., Any], name: str, root: Path | None, split: str, download: bool) -> Any:
+def _create_torchvision(cls: Callable[..., object], name: str, root: Path | None, split: str, download: bool) -> object:
     """Call a torchvision class with the arguments that its signature accepts."""
     accepted = inspect.signature(cls).parameters
-    options: dict[str, Any] = {}
+    options: dict[str, object] = {}
     if "root" in accepted:
         options["root"] = str(root if download and root else _existing(root, f"torch/{name}"))
     if "download" in accepted:
@@ -295,7 +295,7 @@ def _label_candidates(owner: Any) -> Iterator[Any]:
         yield list(owner.dataset[owner.label_key])
 
 
-def _class_names(dataset: Any) -> tuple[str, ...] | None:
+def _class_names(dataset: object) -> tuple[str, ...] | None:
     reader = getattr(dataset, "reader", None)
     for owner, attribute in ((dataset, "classes"), (reader, "class_to_idx"), (reader, "class_name_to_idx")):
         names = getattr(owner, attribute, None)
@@ -304,7 +304,7 @@ def _class_names(dataset: Any) -> tuple[str, ...] | None:
     return None
 
 
-def _rows(dataset: Any, positions: list[int], title: str) -> list[tuple[Any, Any]]:
+def _rows(dataset: object, positions: list[int], title: str) -> list[tuple[object, object]]:
     """Image and label at each of the positions."""
     if not isinstance(dataset, IterableDataset):
         return [_named_row(dataset, i, title) for i in positions]
@@ -316,7 +316,7 @@ def _rows(dataset: Any, positions: list[int], title: str) -> list[tuple[Any, Any
     return [rows[i] for i in positions]
 
 
-def _close_tar_files(dataset: Any) -> None:
+def _close_tar_files(dataset: object) -> None:
     """Close the tar files of timm's reader.
 
     Worker processes that inherit an open file share its position, so that one would read at the place of another.
@@ -331,7 +331,7 @@ def _close_tar_files(dataset: Any) -> None:
         state.reset()
 
 
-def _named_row(dataset: Any, position: int, title: str) -> tuple[Any, Any]:
+def _named_row(dataset: object, position: int, title: str) -> tuple[object, object]:
     """The decoded image and the label of a sample; an error names the file."""
     from PIL import Image
 
@@ -359,7 +359,7 @@ def _samples_of(dataset: Any) -> Any:
     return getattr(dataset, "samples", getattr(dataset, "_samples", None))
 
 
-def _has_files(dataset: Any) -> bool:
+def _has_files(dataset: object) -> bool:
     """Whether each image is a file whose name is known without reading it."""
     samples = _samples_of(getattr(dataset, "reader", dataset))
     if hasattr(dataset, "reader"):
@@ -386,7 +386,7 @@ def _as_label(label: Any, title: str) -> int:
         raise DataError(f"Labels of {title} are {type(label).__name__}; they must be integers.") from None
 
 
-def _as_rgb(image: Any, title: str) -> np.ndarray:
+def _as_rgb(image: object, title: str) -> np.ndarray:
     from PIL import Image
 
     if not isinstance(image, Image.Image):

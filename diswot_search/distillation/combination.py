@@ -32,14 +32,14 @@ class Term:
 
     name: str
     weight: float
-    options: dict[str, Any] = field(default_factory=dict)
+    options: dict[str, object] = field(default_factory=dict)
 
-    def config(self) -> dict[str, Any]:
+    def config(self) -> dict[str, object]:
         """Return the weight and the options, as JSON values."""
         return {"weight": self.weight, **({"options": self.options} if self.options else {})}
 
 
-Specification = str | Iterable[str] | Mapping[str, "float | Mapping[str, Any] | None"]
+Specification = str | Iterable[str] | Mapping[str, "float | Mapping[str, object] | None"]
 """The forms in which distillers can be specified; see `parse_distillers`."""
 
 
@@ -64,7 +64,7 @@ def parse_distillers(specification: Specification) -> tuple[Term, ...]:
         >>> [(term.name, term.weight) for term in parse_distillers("kd+3*diswot")]
         [('kd', 0.9), ('diswot', 3.0)]
     """
-    entries: list[tuple[str, float | Mapping[str, Any] | None]]
+    entries: list[tuple[str, float | Mapping[str, object] | None]]
     if isinstance(specification, Mapping):
         entries = list(specification.items())
     else:
@@ -109,7 +109,7 @@ def _weighted(text: object) -> tuple[str, float | None]:
 
 def _term(name: str, value: float | Mapping[str, Any] | None) -> Term:
     distiller = get_distiller(name)
-    options: dict[str, Any] = {}
+    options: dict[str, object] = {}
     if isinstance(value, Mapping):
         options = {key: option for key, option in value.items() if key != "weight"}
         value = value.get("weight")
@@ -120,7 +120,7 @@ def _term(name: str, value: float | Mapping[str, Any] | None) -> Term:
     return Term(name, weight, options)
 
 
-def _check_options(name: str, options: Mapping[str, Any]) -> None:
+def _check_options(name: str, options: Mapping[str, object]) -> None:
     """Check that the distiller has every option, and that no option without a default is missing."""
     parameters = list(inspect.signature(get_distiller(name)).parameters.values())[1:]  # the first is the setting
     named = [p for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]

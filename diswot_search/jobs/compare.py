@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,16 +14,13 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import nn
 
 from search_spaces.registry import UnknownNameError, unknown_name_message
-from search_spaces.space import Architecture, SearchSpace
-from search_spaces.tables import AccuracyTable
+from search_spaces.tables import AccuracyTable, read_table
 
 from ..checks import check_whole
 from ..comparison.plan import (
     FEWEST,
-    ProxyLike,
     as_table,
     choose_architectures,
     create_conditions,
@@ -34,16 +30,17 @@ from ..comparison.plan import (
 from ..comparison.results import ProxyResult, ScoreTable, summarise
 from ..comparison.scoring import ScoreSeries, Scoring, SeriesScores
 from ..comparison.store import ScoreStore, StoredScore
-from ..data.probe import Probe
 from ..networks.network import Network, TeacherBank
+from ..options.base import changed, from_options
+from ..options.compare import CompareOptions
 from ..proxies.aggregate import RankAggregate, elementary_proxies
 from ..proxies.proxy import Proxy
 from ..readings.passes import Precision
-from ..reports.comparison import to_csv, to_json, to_markdown, to_text
+from ..reports.comparison import format_comparison, to_csv, to_json, to_markdown, to_text
 from ..reports.comparison_figures import COMPARISON_PICTURES
 from ..reports.progress import ProgressBar
 from ..reports.style import to_png
-from ..resolve.searches import as_probes, as_space, as_teacher
+from ..resolve.searches import as_teacher
 from ..runtime.interruption import Interruption
 from ..runtime.run_folder import COMPLETE, csv_line, versions
 from ..study.evaluator import (
@@ -55,9 +52,9 @@ from ..study.evaluator import (
     check_teacher_readable,
     uses_teacher,
 )
+from .job import Job
 from .search import weight_seeds
-
-TeacherLike = Network | nn.Module | Architecture | str | None
+from .subjects import named_probes, named_space, named_teacher
 
 
 @dataclass(frozen=True)
@@ -117,77 +114,9 @@ class Comparison:
             yield name, to_png(draw(self.scores, self.results))
 
 
-def compare(
-    space: SearchSpace | str,
-    proxies: ProxyLike | Sequence[ProxyLike],
-    table: AccuracyTable | str | os.PathLike[str],
-    probe: Probe | Sequence[Probe] | str = "digits",
-    *,
-    teacher: TeacherLike = None,
-    column: str | None = None,
-    architectures: Iterable[str | Architecture] | None = None,
-    sample: int | None = None,
-    seed: int = 0,
-    draws: int = 1,
-    controls: bool = False,
-    other_teacher: TeacherLike = None,
-    other_depth: TeacherLike = None,
-    include_untrainable: bool = False,
-    canonical: bool = True,
-    bootstrap: int = 1000,
-    top_k: int | None = None,
-    bins: int = 5,
-    retry_failed: bool = False,
-    out: str | os.PathLike[str] | None = None,
-    device: str = "auto",
-    channels_last: bool = True,
-    bf16: bool = False,
-    progress: bool = True,
-) -> Comparison:
-    """Compare proxies with known accuracies. Nothing is trained.
-
-    Parameters and multiply-accumulates are always compared too, and no sign is turned; each architecture has its own
-    cost. With `out` every score is stored as soon as it is known, with all that it depends on, the versions of this
-    package, of torch and of timm included: stopped at any moment, the same call continues, and any other call with that
-    folder computes only what was never computed there. What failed stays so unless `retry_failed` is set, but a lack of
-    memory is no property of an architecture: it ends the comparison and is not stored. On SIGINT the architecture at
-    hand is finished before `KeyboardInterrupt` is raised; a second one raises at once.
-
-    Args:
-        space: What the table is about; a name makes the space for the classes and images of the probe.
-        proxies: Names, patterns such as "zen*", aggregates as "log_rank(nwot, macs)", or functions of the student's
-            and the teacher's readings. A proxy that is not of this package is remembered by its code, its defaults and
-            what it closes over; where that is an object whose value cannot be seen, such as a network, its scores are
-            never found again. One that is not registered has readings of its own, so that what it does to the network
-            stays with it.
-        table: Accuracies by architecture, or the path of a CSV file.
-        probe: The batch that scores are computed on, or the name of a data set; several stand for one each draw, so
-            that the spread over draws includes the batch.
-        teacher: Whom to compare with: as for `search`, but one. None for proxies that need none.
-        column: The column of the file; it need not be named where there is one only.
-        architectures: Those to compare; by default all of the table.
-        sample: How many of them to draw, without replacement; those of a smaller sample are among those of a larger.
-        seed: Decides the sample and the weights.
-        draws: Weight draws, with the seeds `seed`, `seed` + 1 and so on.
-        controls: Repeat every proxy that may use the teacher with another one, with one of another depth, with the
-            samples of the teacher's readings shuffled, and with noise in the place of its activations.
-        other_teacher: The other one; by default `cifar_wrn_40_1` with random weights, or `cifar_resnet56` if that is
-            the teacher. Both end 64 channels wide: a proxy that needs students as wide as the teacher fails otherwise.
-        other_depth: The one of another depth; by default `cifar_resnet20`, or `cifar_resnet110` likewise.
-        include_untrainable: Compare architectures whose output does not depend on the input, too.
-        canonical: Let architectures that compute the same function share the scores of the simplest of them, as a
-            search does. Otherwise every network is scored as it is written, dead and doubled layers included, as
-            published comparisons do.
-        bootstrap: Resamples of the architectures for confidence intervals; 0 makes none.
-        top_k: How many count as the best; by default a tenth.
-        bins: Parameter bins, equally filled.
-        retry_failed: Compute what failed in an earlier run of the folder anew.
-        out: The run folder; None keeps everything in memory.
-        device: "auto", "cpu", "cuda" or "mps".
-        channels_last: Keep feature maps in NHWC memory order.
-        bf16: Compute under bfloat16 autocast.
-        progress: Show a bar where standard error is a terminal.
-
+@from_options(CompareOptions)
+def compare(options: CompareOptions) -> Comparison:
+    """
     Returns:
         Scores and results. The seconds of an aggregate are the sum of its members'.
 
@@ -198,33 +127,7 @@ def compare(
         OutOfMemory, MachineError: The machine failed; what was stored stays, and the same call continues.
         RunFolderError: The run folder cannot be used.
     """
-    probes = as_probes(probe)
-    space = as_space(space, probes[0])
-    made_teacher, other, depth = (as_teacher(one, space, probes[0]) for one in (teacher, other_teacher, other_depth))
-    return ComparisonRun(
-        space,
-        proxies,
-        as_table(table, column),
-        probes,
-        teacher=made_teacher,
-        architectures=architectures,
-        sample=sample,
-        seed=seed,
-        draws=draws,
-        controls=controls,
-        other_teacher=other,
-        other_depth=depth,
-        include_untrainable=include_untrainable,
-        canonical=canonical,
-        bootstrap=bootstrap,
-        top_k=top_k,
-        bins=bins,
-        retry_failed=retry_failed,
-        out=out,
-        device=device,
-        precision=Precision(channels_last=channels_last, bf16=bf16),
-        progress=progress,
-    ).run()
+    return ComparisonRun(options).complete()
 
 
 @dataclass(frozen=True, eq=False)
@@ -237,111 +140,94 @@ class _Label:
     series: tuple[ScoreSeries, ...]
 
 
-class ComparisonRun:
-    """A comparison whose input is checked and whose run folder is open, ready to run.
+class ComparisonRun(Job[CompareOptions, Comparison]):
+    """The job of `compare`."""
 
-    Args:
-        space, proxies, table, probes, teacher, architectures, sample, seed, draws, controls, other_teacher,
-            other_depth, include_untrainable, canonical, bootstrap, top_k, bins, retry_failed, out, device, precision,
-            progress: As for `compare`.
-
-    Attributes:
-        store: The scores, none or those of earlier runs.
-
-    Raises:
-        ValueError, RunFolderError: As for `compare`.
-    """
-
-    def __init__(
-        self,
-        space: SearchSpace,
-        proxies: ProxyLike | Sequence[ProxyLike],
-        table: AccuracyTable,
-        probes: Sequence[Probe],
-        *,
-        teacher: Network | None = None,
-        architectures: Iterable[str | Architecture] | None = None,
-        sample: int | None = None,
-        seed: int = 0,
-        draws: int = 1,
-        controls: bool = False,
-        other_teacher: Network | None = None,
-        other_depth: Network | None = None,
-        include_untrainable: bool = False,
-        canonical: bool = True,
-        bootstrap: int = 1000,
-        top_k: int | None = None,
-        bins: int = 5,
-        retry_failed: bool = False,
-        out: str | os.PathLike[str] | None = None,
-        device: str = "auto",
-        precision: Precision | None = None,
-        progress: bool = True,
-    ) -> None:
-        if any(isinstance(one, TeacherBank) for one in (teacher, other_teacher, other_depth)):
-            raise ValueError(
-                "A comparison has one teacher; compare with each of the bank in the same run folder. The scores of "
-                "`search` against the bank are the weighted means of those."
-            )
-        self.space = space
-        self.table = table
-        self.probes = list(probes)
-        self.teacher = teacher
-        self.seeds = tuple(weight_seeds(seed, draws))
-        self.device = device
-        self.precision = precision or Precision()
-        self.bootstrap = bootstrap
-        self.top_k = top_k
-        self.bins = bins
-        self.retry_failed = retry_failed
-        self.progress = progress
+    def check(self) -> None:
+        options = self.options
+        self.seeds = tuple(weight_seeds(options.seed, options.weight_draws))
+        check_whole("bootstrap", options.bootstrap, least=0)
+        if options.top_k is not None:
+            check_whole("top_k", options.top_k, least=1)
+        check_whole("bins", options.bins, least=1)
+        self.table = _read_table(options)
+        others = self._resolve_subjects()
+        self.precision = Precision(channels_last=options.channels_last, bf16=options.bf16)
+        self.bootstrap, self.top_k, self.bins = options.bootstrap, options.top_k, options.bins
+        self.canonical = options.canonical
+        self.retry_failed = options.retry_failed
+        self.progress = options.progress
         self.interruption = Interruption()
-        check_whole("bootstrap", bootstrap, least=0)
-        if top_k is not None:
-            check_whole("top_k", top_k, least=1)
-        check_whole("bins", bins, least=1)
-        if len(self.probes) not in (1, draws):
-            raise ValueError(f"There are {len(self.probes)} probes for {draws} draws; give one, or one for each draw.")
-        given = None if architectures is None else list(map(str, architectures))
-        self.architectures, self.left_out = choose_architectures(space, table, given, sample, seed, include_untrainable)
-        self.canonical = canonical
-        self.versions = {name: version for name, version in versions().items() if name != "python"}
-        asked = resolve_proxies(proxies)
-        conditions = create_conditions(
-            asked,
-            space,
-            self.probes[0],
-            teacher=teacher,
-            controls=controls,
-            other=other_teacher,
-            depth=other_depth,
+        requested = None if options.architectures is None else list(map(str, options.architectures))
+        self.architectures, self.left_out = choose_architectures(
+            self.space, self.table, requested, options.sample, options.seed, options.include_untrainable
         )
-        self.evaluator = TaskEvaluator(space, self.probes, device=device, precision=self.precision, canonical=canonical)
+        self.versions = {name: version for name, version in versions().items() if name != "python"}
+        self._proxies = resolve_proxies(options.proxies)
+        self._conditions_compared = create_conditions(
+            self._proxies,
+            self.space,
+            self.probes[0],
+            teacher=self.teacher,
+            controls=options.controls,
+            other=others[0],
+            depth=others[1],
+        )
+        self.evaluator = TaskEvaluator(
+            self.space, self.probes, device=options.device, precision=self.precision, canonical=self.canonical
+        )
         self.device = self.evaluator.device
-        self._check_readable(conditions if any(map(uses_teacher, members_of(asked))) else [NO_TEACHER])
-        if top_k is not None and top_k > len(self.architectures):
-            raise ValueError(f"top_k is {top_k}, but {len(self.architectures)} architectures are compared.")
-        self.config = self._config(asked, conditions) | {
-            "architectures": given,
-            "sample": sample,
-            "seed": seed,
-            "draws": draws,
-            "include_untrainable": include_untrainable,
+        compared = self._conditions_compared
+        self._check_readable(compared if any(map(uses_teacher, members_of(self._proxies))) else [NO_TEACHER])
+        if self.top_k is not None and self.top_k > len(self.architectures):
+            raise ValueError(f"top_k is {self.top_k}, but {len(self.architectures)} architectures are compared.")
+        self.config = self._config(self._proxies, compared) | {
+            "architectures": requested,
+            "sample": options.sample,
+            "seed": options.seed,
+            "weight_draws": options.weight_draws,
+            "include_untrainable": options.include_untrainable,
         }
-        self.store = ScoreStore(out)
+
+    def open(self) -> ScoreStore:
+        self.store = ScoreStore(self.options.out)
         self.scoring = Scoring(
             self.evaluator,
             self.store,
             self.seeds,
             versions=self.versions,
-            retry_failed=retry_failed,
+            retry_failed=self.retry_failed,
             interruption=self.interruption,
         )
         try:
-            self.labels = self._plan(asked, conditions)
+            self.labels = self._plan(self._proxies, self._conditions_compared)
         except BaseException:
             self.store.release()
             raise
+        return self.store
+
+    def report(self, result: Comparison) -> Iterable[Any]:
+        return (format_comparison(result.scores, result.results), f"run folder: {result.path}")
+
+    def _resolve_subjects(self) -> tuple[Network | None, Network | None]:
+        """Set the space, the teacher and the probes; returns the teachers of the controls."""
+        options = self.options
+        draws = options.weight_draws
+        self.probes = named_probes(options, options.probe, draws if options.fresh_probes else 1)
+        if len(self.probes) not in (1, draws):
+            raise ValueError(f"There are {len(self.probes)} probes for {draws} draws; give one, or one for each draw.")
+        self.space = named_space(options, self.probes[0])
+        teacher = named_teacher(options, self.space, self.probes[0])
+        other, depth = (
+            as_teacher(one, self.space, self.probes[0]) for one in (options.other_teacher, options.other_depth)
+        )
+        if isinstance(teacher, TeacherBank) or isinstance(other, TeacherBank) or isinstance(depth, TeacherBank):
+            raise ValueError(
+                "A comparison has one teacher; compare with each of the bank in the same run folder. The scores of "
+                "`search` against the bank are the weighted means of those."
+            )
+        self.teacher = teacher
+        return other, depth
 
     # -- before any work ------------------------------------------------------------------------
 
@@ -529,6 +415,17 @@ def _scores_csv(table: ScoreTable) -> Iterator[str]:
         for s, seed in enumerate(table.seeds):
             scores = (table.scores[label][s, k] for label in labels)
             yield csv_line([*own, seed, *("" if math.isnan(score) else score for score in scores)])
+
+
+def _read_table(options: CompareOptions) -> AccuracyTable:
+    """The table, read from its file unless it is given as one."""
+    if options.table is None:
+        raise ValueError("Which table? --table names a CSV file of accuracies by architecture.")
+    if not isinstance(options.table, AccuracyTable):
+        return read_table(options.table, options.column, where=options.where, skip_missing=options.skip_missing)
+    if names := changed(options, "where", "skip_missing"):
+        raise ValueError(f"The table is given as it is; {', '.join(names)} cannot be set.")
+    return as_table(options.table, options.column)
 
 
 def _counted(reasons: Mapping[str, int]) -> str:

@@ -6,7 +6,7 @@ import math
 import os
 import time
 import warnings
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from functools import cached_property, partial
 from pathlib import Path
@@ -21,14 +21,14 @@ from torch import Tensor
 
 from ..checks import check_whole
 from ..data.image_sets import ResidentSet
-from ..data.labelled import Labels
 from ..data.splits import Splits, create_splits
 from ..networks.network import Network
+from ..options.base import from_options
+from ..options.sources import RankSourcesOptions
 from ..reports.progress import ProgressBar
-from ..reports.sources import LABELS, plot_ranking
+from ..reports.sources import LABELS, describe_ranking, format_ranking, plot_ranking
 from ..reports.style import to_png
 from ..resolve.data import as_splits
-from ..resolve.networks import NetworkLike
 from ..resolve.sources import Sources, as_sources
 from ..runtime.devices import device_name, resolve_device
 from ..runtime.failures import failure_reason, stop_if_machine_failed
@@ -40,117 +40,63 @@ from ..sources.frozen import FrozenSource, check_images, load_source
 from ..sources.ranking import Measured, RankingError, SourceRanking
 from ..sources.transferability import Measure, balanced_draws, get_measure, list_measures
 from ..study.loop import SerialLoop
-
-IMAGES, DRAWS = 500, 5
-"""Images of a draw, and how often they are drawn, likewise."""
-
+from .job import Job
 
 _AT_ONCE = 125
 """Images that a source is run on at a time."""
 
 
-def rank_sources(
-    sources: Sources,
-    dataset: str | Splits = "digits",
-    *,
-    measures: str | Measure | Sequence[str | Measure] = "parc",
-    images: int = IMAGES,
-    draws: int = DRAWS,
-    reference: NetworkLike | None = None,
-    labels: Labels | None = None,
-    labels_per_class: int | None = None,
-    data_options: Mapping[str, Any] | None = None,
-    seed: int = 0,
-    out: str | os.PathLike[str] | None = None,
-    device: str = "auto",
-    progress: bool = True,
-) -> SourceRanking:
-    """How near is each source, a model of another task, to the task at hand? Nothing is trained.
-
-    Each source is run once on the images of all draws, without augmentation; all measures share what it gives. Only
-    training images that have labels are used, which are held in memory as bytes, and one source at a time. With `out`
-    what is found is stored source by source: stopped at any moment, the same call continues, and one with more sources
-    measures those alone.
-
-    Args:
-        sources: The models, as `as_sources` takes them: run folders, students, timm names, mappings such as
-            `{"model": "cifar_resnet20", "checkpoint": "x.th", "num_classes": 10}`, modules; or a mapping of names to
-            these.
-        dataset: The target: a name that `create_splits` knows, or the splits.
-        measures: What to measure, the first of which orders the sources; or "all", without those that need a reference
-            where there is none. See `list_measures`.
-        images: Images of a draw, of each class as many as of others, as far as there are enough.
-        draws: How often images are drawn, so that a spread can be told.
-        reference: What `rsa` compares with: a model of the target, or one that is known to suit it.
-        labels, labels_per_class: Which training images have labels, as for `create_splits`.
-        data_options: Options of `create_splits`.
-        seed: Draws the images.
-        out: The run folder; None keeps everything in memory.
-        device: "auto", "cpu", "cuda" or "mps".
-        progress: Show a bar where standard error is a terminal.
+@from_options(RankSourcesOptions)
+def rank_sources(options: RankSourcesOptions) -> SourceRanking:
+    """
+    Returns:
+        The ranking.
 
     Raises:
         UnknownNameError: A measure, a source or the data is not known; near names are given.
-        RankingError: No source has a value of the first measure; the message says why of each.
-        ValueError: A source does not take the data's images, or is there twice; an argument is out of its range.
+        RankingError: No source has a value of the first measure; the message says why for each.
+        ValueError: A source does not take the data's images, or is given twice; an argument is out of its range.
         RunFolderError: The run folder cannot be used, or holds a ranking of another configuration.
         OutOfMemory, MachineError: The machine failed; what was stored stays, and the same call continues.
     """
-    return RankingRun(**locals()).run()
+    return RankingRun(options).complete()
 
 
-class RankingRun:
-    """A ranking whose input is checked, ready to run.
+class RankingRun(Job[RankSourcesOptions, SourceRanking]):
+    """The job of `rank_sources`."""
 
-    Args:
-        sources, dataset, measures, images, draws, reference, labels, labels_per_class, data_options, seed, out, device,
-            progress: As for `rank_sources`.
-
-    Raises:
-        ValueError: As for `rank_sources`.
-    """
-
-    def __init__(
-        self,
-        *,
-        sources: Sources,
-        dataset: str | Splits,
-        measures: str | Measure | Sequence[str | Measure],
-        images: int,
-        draws: int,
-        reference: NetworkLike | None,
-        labels: Labels | None,
-        labels_per_class: int | None,
-        data_options: Mapping[str, Any] | None,
-        seed: int,
-        out: str | os.PathLike[str] | None,
-        device: str,
-        progress: bool,
-    ) -> None:
-        check_whole("images", images, least=4)
-        check_whole("draws", draws, least=1)
-        check_whole("seed", seed, least=0)
-        self.device = torch.device(resolve_device(device))
-        self.measures = _resolve_measures(measures, reference is not None)
-        self.splits = as_splits(dataset, data_options, labels=labels, labels_per_class=labels_per_class)
-        self.sources = as_sources(sources)
-        self.reference = None if reference is None else as_sources([reference])[0]
-        self.given = dict(zip((source.name for source in self.sources), _said(sources), strict=True))
-        self.data = _data_as_said(dataset, data_options)
-        self.out = out
-        self.show_progress = progress
+    def check(self) -> None:
+        options = self.options
+        if options.sources is None:
+            raise ValueError("Which sources? --sources '[runs/mnist, resnet18]' names trained models of other tasks.")
+        check_whole("images", options.images, least=4)
+        check_whole("image_draws", options.image_draws, least=1)
+        check_whole("seed", options.seed, least=0)
+        self.device = torch.device(resolve_device(options.device))
+        self.measures = _resolve_measures(options.measures, options.reference is not None)
+        self.splits = as_splits(
+            options.dataset, options.data_options, labels=options.labels, labels_per_class=options.labels_per_class
+        )
+        self.sources = as_sources(options.sources)
+        self.reference = None if options.reference is None else as_sources([options.reference])[0]
+        self.given = dict(zip((source.name for source in self.sources), _said(options.sources), strict=True))
+        self.data = _data_as_said(options.dataset, options.data_options)
+        self.out = options.out
+        self.show_progress = options.progress
         self._loaded: FrozenSource | None = None
         self._blas = ThreadpoolController().select(user_api="blas")
-        self._draw(images, draws, seed)
+        self._draw(options.images, options.image_draws, options.seed)
         self.config = {
             "sources": {source.name: source.config() for source in self.sources},
             "target": self.splits.config(),
             "measures": [measure.name for measure in self.measures],
-            "images": images,
-            "draws": draws,
-            "seed": seed,
+            "images": options.images,
+            "image_draws": options.image_draws,
+            "seed": options.seed,
             "reference": self.reference and self.reference.config(),
         }
+        for source in self.sources:
+            check_images(source, self.splits)
 
     def _draw(self, images: int, draws: int, seed: int) -> None:
         """Choose the images of each draw among those that have labels, and read them."""
@@ -173,36 +119,33 @@ class RankingRun:
             "sources": {source.name: _facts_of(source) for source in self.sources},
         }
 
-    def run(self, files: Mapping[str, str] | None = None) -> SourceRanking:
-        """Measure what was not measured before, and write everything down.
-
-        Args:
-            files: More to write into the run folder, text by file name.
-        """
-        for source in self.sources:  # what does not fit is said before any is measured
-            check_images(source, self.splits)
-        begun = self.out is not None and RankingFolder.has_begun(self.out)
-        if self.out is not None and not begun:  # before a folder is made
+    def open(self) -> RankingFolder:
+        self._has_begun = self.out is not None and RankingFolder.has_begun(self.out)
+        if self.out is not None and not self._has_begun:  # before a folder is made
             _ = self._reference_features
             self._load(self.sources[0])
-        before = None if self.out is None else ranking_files(Path(self.out))
-        folder = RankingFolder(self.config, self.given, self.facts, self.data, self.out)
-        if folder.path is not None and self.splits.labelled is not None:
-            files = {**(files or {}), LABELS: self.splits.labels_file()}
+        self._files_before = None if self.out is None else ranking_files(Path(self.out))
+        self.folder = RankingFolder(self.config, self.given, self.facts, self.data, self.out)
+        return self.folder
+
+    def run(self) -> SourceRanking:
         try:
-            return self._complete(folder, files or {})
+            return self._complete(self.folder)
         except RankingError:
-            if not begun:  # or another attempt would be of another configuration
-                folder.discard(before)
+            if not self._has_begun:  # or the next attempt has another configuration
+                self.folder.discard(self._files_before)
             raise
 
-    def _complete(self, folder: RankingFolder, files: Mapping[str, str]) -> SourceRanking:
+    def report(self, result: SourceRanking) -> Iterable[Any]:
+        return (format_ranking(result), *describe_ranking(result))
+
+    def _complete(self, folder: RankingFolder) -> SourceRanking:
         """Bring a folder to its end, and let go of it."""
         interruption = Interruption()
         try:
             with interruption.postponed():
-                for name, text in files.items():
-                    folder.write(name, text)
+                if folder.path is not None and self.splits.labelled is not None:
+                    folder.write(LABELS, self.splits.labels_file())
                 self._measure_all(folder, interruption)
             ranking = self._ranking(folder)
             if folder.path is not None:

@@ -3,25 +3,22 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
-from torch import nn
 
-from search_spaces.space import Architecture, SearchSpace
+from search_spaces.space import Architecture
 
 from ..checks import check_whole
-from ..data.probe import Probe
-from ..networks.network import Network, TeacherBank
-from ..options.search import DEFAULT_PROXY
+from ..options.base import from_options
+from ..options.search import SearchOptions
 from ..proxies.aggregate import RankAggregate, elementary_proxies
-from ..proxies.proxy import Proxy, ProxyFunction
 from ..readings.passes import Precision
 from ..reports.progress import Curves, SearchProgress
-from ..reports.study import PICTURES
+from ..reports.study import PICTURES, describe_study, format_parts, format_table
 from ..reports.style import to_png
-from ..resolve.searches import as_probes, as_space, as_teacher
+from ..resolve.searches import as_budget
 from ..runtime.devices import device_name
 from ..runtime.failures import MachineError, stop_if_machine_failed
 from ..runtime.interruption import Interruption
@@ -34,6 +31,8 @@ from ..study.loop import SerialLoop
 from ..study.pool import Pool
 from ..study.records import Record, Score
 from ..study.study import StoredCost, Study
+from .job import Job
+from .subjects import search_subjects
 
 DEFAULT_EVALUATIONS = 1000
 
@@ -42,55 +41,9 @@ MAX_UNIFORM_FAILURES = 32
 """Evaluations after which a search is given up if all of them failed for one reason."""
 
 
-def search(
-    space: SearchSpace | str,
-    teacher: Network | TeacherBank | nn.Module | Architecture | str | None = None,
-    probe: Probe | Sequence[Probe] | str = "digits",
-    *,
-    proxy: str | Proxy | RankAggregate | ProxyFunction = DEFAULT_PROXY,
-    algorithm: str = "evolution",
-    algorithm_options: Mapping[str, Any] | None = None,
-    evaluations: int | None = None,
-    budget: Budget | None = None,
-    seed: int = 0,
-    draws: int = 1,
-    out: str | os.PathLike[str] | None = None,
-    device: str = "auto",
-    channels_last: bool = True,
-    bf16: bool = False,
-    progress: bool = True,
-) -> Study:
-    """Search a space for the best student, of a teacher where the score compares with one. Nothing is trained.
-
-    With `out` the study lives in a run folder: stopped at any moment, the same call continues it and ends as if
-    it had never stopped; with more `evaluations`, a finished study is continued. On SIGINT the candidate at hand is
-    finished and the state written before `KeyboardInterrupt` is raised; a second one raises at once.
-
-    Args:
-        space: Where to search; a name makes the space for the classes and images of the probe.
-        teacher: Whom to fit, for proxies that compare with a teacher, as `diswot` does: a `Network`, a module, a timm
-            name or an architecture of the space; the last two have random weights, and the classes of the probe. A
-            `TeacherBank` is several with weights, and every score the weighted mean of those against each. The default
-            proxy looks at none.
-        probe: The batch that scores are computed on, several to average over, or the name of a data set.
-        proxy: The score: a name, a function of the student's and the teacher's readings, or an aggregate, such as
-            "log_rank(relation, macs)", which ranks all that has been scored anew after every evaluation. By default
-            `effective_capacity`, in nats: how much of a network there is and how much of it can be used; its parts are
-            kept with every candidate. "diswot" is how like the teacher's a student's features are.
-        algorithm: Name of the algorithm.
-        algorithm_options: Options of the algorithm.
-        evaluations: Architectures to score at most, those of an earlier run included; by default 1000, for
-            `exhaustive` all.
-        budget: Limits that every candidate keeps.
-        seed: Decides the algorithm's random choices and the weights.
-        draws: Weight draws that each score is averaged over, with the seeds `seed`, `seed` + 1 and so on; studies
-            whose seeds are less than `draws` apart share some of them.
-        out: The run folder; None keeps the study in memory.
-        device: "auto", "cpu", "cuda" or "mps".
-        channels_last: Keep feature maps in NHWC memory order.
-        bf16: Compute under bfloat16 autocast.
-        progress: Show a bar where standard error is a terminal.
-
+@from_options(SearchOptions)
+def search(options: SearchOptions) -> Study:
+    """
     Returns:
         The study, with its winner.
 
@@ -100,38 +53,57 @@ def search(
         RunFolderError: The run folder cannot be used, or no architecture could be scored.
         OutOfMemory, MachineError: The machine failed; what was stored stays, and the same call continues.
     """
-    probes = as_probes(probe)
-    space = as_space(space, probes[0])
-    evaluator = Evaluator(
-        space,
-        as_teacher(teacher, space, probes[0]),
-        probes,
-        proxy,
-        seeds=weight_seeds(seed, draws),
-        device=device,
-        precision=Precision(channels_last=channels_last, bf16=bf16),
-    )
-    return Search(
-        evaluator,
-        algorithm=algorithm,
-        algorithm_options=algorithm_options,
-        evaluations=evaluations,
-        budget=budget,
-        seed=seed,
-        out=out,
-        progress=progress,
-    ).run()
+    return SearchJob(options).complete()
 
 
-def weight_seeds(seed: int, draws: int) -> range:
-    """The seeds of `draws` weight draws.
+class SearchJob(Job[SearchOptions, Study]):
+    """The job of `search`."""
+
+    def check(self) -> None:
+        options = self.options
+        self.budget = as_budget(options)
+        seeds = weight_seeds(options.seed, options.weight_draws)
+        subjects = search_subjects(options)
+        self.evaluator = Evaluator(
+            subjects.space,
+            subjects.teacher,
+            subjects.probes,
+            options.proxy,
+            seeds=seeds,
+            device=options.device,
+            precision=Precision(channels_last=options.channels_last, bf16=options.bf16),
+        )
+
+    def open(self) -> Study:
+        options = self.options
+        self.search = Search(
+            self.evaluator,
+            algorithm=options.algorithm,
+            algorithm_options=options.algorithm_options,
+            evaluations=options.evaluations,
+            budget=self.budget,
+            seed=options.seed,
+            out=options.out,
+            progress=options.progress,
+        )
+        return self.search.study
+
+    def run(self) -> Study:
+        return self.search.run()
+
+    def report(self, result: Study) -> Iterable[Any]:
+        return (format_table(result), *format_parts(result), *describe_study(result))
+
+
+def weight_seeds(seed: int, weight_draws: int) -> range:
+    """The seeds of a number of weight draws.
 
     Raises:
         ValueError: A number that is not whole, a negative seed, or no draw.
     """
     check_whole("seed", seed, least=0)
-    check_whole("draws", draws, least=1)
-    return range(seed, seed + draws)
+    check_whole("weight_draws", weight_draws, least=1)
+    return range(seed, seed + weight_draws)
 
 
 class Search:

@@ -248,7 +248,7 @@ def _reasons(result: ProxyResult) -> str:
     return ", ".join(listed) + (f" and {others:,} for other reasons" if others else "")
 
 
-def _compared(table: ScoreTable) -> dict[str, Any]:
+def _compared(table: ScoreTable) -> dict[str, object]:
     """The facts of the comparison that every row of a file repeats."""
     names = {name: getattr(table, name) for name in ("table", "column", "space", "teacher", "probe", "conditions")}
     return names | {"architectures": len(table.architectures), "seeds": len(table.seeds)}
@@ -264,13 +264,13 @@ def _countable(values: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _flatten(value: Any, prefix: str = "") -> dict[str, Any]:
+def _flatten(value: object, prefix: str = "") -> dict[str, object]:
     """Nested mappings and lists as one mapping; the value of an estimate takes the name of the estimate."""
     if isinstance(value, (list, tuple)):
         value = {str(place): item for place, item in enumerate(value, start=1)}
     if not isinstance(value, Mapping):
         return {prefix: value}
-    flat: dict[str, Any] = {}
+    flat: dict[str, object] = {}
     for key, item in value.items():
         flat |= _flatten(item, "_".join(part for part in (prefix, "" if key == "value" else key) if part))
     return flat

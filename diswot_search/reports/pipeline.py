@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 
 from rich.console import Console, RenderableType
 
@@ -16,8 +16,9 @@ from .training import compare_trainings
 
 def pipeline_report(result: PipelineResult) -> Iterator[str]:
     facts = result.distilled.result
-    under = facts["teacher"]["name"] if result.ranking is None else _count_sources(result.ranking)
-    yield f"# {facts['student']['name']} under {under} on {facts['data']}"
+    teacher = facts.teacher.name if facts.teacher else ""
+    under = teacher if result.ranking is None else _count_sources(result.ranking)
+    yield f"# {facts.student.name} under {under} on {facts.data}"
     yield ""
     if result.teacher is not None:
         yield f"The teacher was trained first: {result.teacher.accuracy:.2f} % of the test images."
@@ -45,20 +46,20 @@ def _count_sources(ranking: SourceRanking) -> str:
 
 
 def _describe_sources(result: PipelineResult, ranking: SourceRanking) -> Iterator[str]:
-    """What the sources count and why, in lines."""
-    facts = result.distilled.result["sources"]
-    if facts["fallback"]:
-        yield NEAR_ZERO_WEIGHT.format(measure=facts["measure"], data=result.distilled.result["data"])
+    """The weights of the sources and their reasons, in lines."""
+    sources = result.distilled.result.sources
+    assert sources is not None
+    if sources.fallback:
+        yield NEAR_ZERO_WEIGHT.format(measure=sources.measure, data=result.distilled.result.data)
     else:
-        power = facts["power"]
         how = {
-            "weighted": f"by {facts['measure']} to the power {float(power or 0):g}",
-            "nearest": f"the nearest by {facts['measure']} alone",
+            "weighted": f"by {sources.measure} to the power {sources.power or 0:g}",
+            "nearest": f"the nearest by {sources.measure} alone",
             "uniform": "all alike",
         }
-        weighting = "by hand" if isinstance(facts["weighting"], Mapping) else how[facts["weighting"]]
+        weighting = how[sources.weighting] if isinstance(sources.weighting, str) else "by hand"
         stages = "of the search and of the distillation" if result.study.teachers else "of the distillation"
-        yield f"weights {stages}: {weighting}; labels count {facts['lam']:g}"
+        yield f"weights {stages}: {weighting}; labels count {sources.lam:g}"
     for (source, measure), reason in ranking.reasons.items():
         yield f"no {measure} of {source}: {reason}"
 

@@ -15,7 +15,8 @@ from rich.text import Text
 from torch import Tensor
 
 from ..study.records import Record
-from .training import MAX_CLASSES, TENSORBOARD_TAGS, Row, class_names_of
+from ..training.result import EpochRow
+from .training import MAX_CLASSES, class_names_of
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -289,7 +290,7 @@ class TrainingCurves:
     def __init__(
         self,
         folder: Path | None,
-        rows: Iterable[Row] = (),
+        rows: Iterable[EpochRow] = (),
         *,
         classes: Sequence[str] = (),
         source_weights: Mapping[str, float] | None = None,
@@ -318,18 +319,30 @@ class TrainingCurves:
         if self._writer is not None:
             self._writer.close()
 
-    def add(self, row: Row) -> None:
+    def add(self, row: EpochRow) -> None:
         """Add the scalars of the next epoch at its step, and write them to the disk."""
         if self._writer is None:
             return
-        values = {
-            TENSORBOARD_TAGS.get(name, name if name.startswith("loss/") else None): value for name, value in row.items()
-        }
-        accuracies = row.get("val_class_accuracy") or ()
+        values = _scalars(row)
+        accuracies = row.val_class_accuracy or ()
         if len(accuracies) <= MAX_CLASSES:
             names = class_names_of(self._classes, len(accuracies))
             values |= {f"class_accuracy/{name}": value for name, value in zip(names, accuracies, strict=True)}
         for tag, value in values.items():
-            if tag is not None and value is not None:
-                self._writer.add_scalar(tag, value, global_step=row["step"])
+            if value is not None:
+                self._writer.add_scalar(tag, value, global_step=row.step)
         self._writer.flush()
+
+
+def _scalars(row: EpochRow) -> dict[str, float | None]:
+    """The scalars of an epoch by their names in TensorBoard, without class accuracies."""
+    return {
+        "lr": row.lr,
+        "loss/total": row.loss,
+        **{f"loss/{name}": value for name, value in row.terms.items()},
+        **{f"{name}/unlabelled": value for name, value in row.notes.items()},
+        "accuracy/train": row.train_accuracy,
+        "accuracy/val": row.val_accuracy,
+        "loss/val": row.val_loss,
+        "images_per_second": row.images_per_second,
+    }

@@ -5,12 +5,13 @@ from __future__ import annotations
 import itertools
 import math
 import textwrap
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ..training.result import EpochRow, SourceWeighting, TrainingResult
 from .style import (
     AMBER,
     BLUE,
@@ -26,7 +27,7 @@ from .style import (
     style_axes,
     to_png,
 )
-from .training import MAX_CLASSES, Result, Row, class_names_of, explain_weights, format_weight, training_title
+from .training import MAX_CLASSES, class_names_of, explain_weights, training_title
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -36,41 +37,46 @@ if TYPE_CHECKING:
 # -- pictures -----------------------------------------------------------------------------------
 
 
-def plot_training(rows: Sequence[Row], result: Result) -> dict[str, bytes]:
+def plot_training(rows: Sequence[EpochRow], result: TrainingResult) -> dict[str, bytes]:
     """Plot a training.
 
     Args:
         rows: Rows of the epochs, in order.
-        result: The content of `result.json`.
+        result: The result of the training.
 
     Returns:
         Contents of PNG files by file name, without the pictures for which there are no data.
     """
-    test, sources = result.get("test") or {}, result.get("sources") or {}
+    test, sources = result.test, result.sources
     has_data = {
         "loss.png": bool(rows),
         "accuracy.png": bool(rows),
-        "reliability.png": bool(test.get("bins")),
-        "classes.png": 2 <= len(test.get("class_accuracy") or ()) <= MAX_CLASSES,
-        "weights.png": bool(sources.get("models")),
+        "reliability.png": test is not None and bool(test.bins),
+        "classes.png": test is not None and 2 <= len(test.class_accuracy) <= MAX_CLASSES,
+        "weights.png": sources is not None and bool(sources.models),
     }
     return {name: to_png(plot(rows, result)) for name, plot in TRAINING_PICTURES.items() if has_data[name]}
 
 
-def plot_losses(rows: Sequence[Row], result: Result) -> Figure:
+def plot_losses(rows: Sequence[EpochRow], result: TrainingResult) -> Figure:
     """Plot the loss by epoch with its weighted terms, and the cross entropy of the validation images."""
     figure = new_figure()
     axes = style_axes(figure.add_subplot())
     terms = _plotted_terms(rows)
-    lines = {name: _column(rows, name) for name in ("loss", *terms, "val_loss")}
-    epochs = _column(rows, "epoch")
+    lines = {
+        "loss": _column(row.loss for row in rows),
+        **{f"loss/{name}": _column(row.terms.get(name) for row in rows) for name in terms},
+        "val_loss": _column(row.val_loss for row in rows),
+    }
+    epochs = _column(row.epoch for row in rows)
     marker = _marker(rows)
     special = {"loss": ("total", "-", "black"), "val_loss": ("validation, cross entropy", "--", GREY)}
     styles = dict(zip(terms, itertools.cycle(itertools.product(_TERM_STYLES, _TERM_COLOURS)), strict=False))
     for name, values in lines.items():
         if not np.isfinite(values).any() or (name == "loss" and len(terms) == 1):
             continue  # a loss of one term equals that term
-        label, style, colour = special.get(name) or (_shortened(name.removeprefix("loss/"), 34), *styles[name])
+        term = name.removeprefix("loss/")
+        label, style, colour = special[name] if name in special else (_shortened(term, 34), *styles[term])
         axes.plot(epochs, values, style, color=colour, marker=marker, markersize=3, label=label)
     if _is_wide(lines.values()):
         axes.set_yscale("log")
@@ -80,54 +86,54 @@ def plot_losses(rows: Sequence[Row], result: Result) -> Figure:
     return figure
 
 
-def _plotted_terms(rows: Sequence[Row]) -> list[str]:
+def _plotted_terms(rows: Sequence[EpochRow]) -> list[str]:
     """The terms of the loss, without sources too small to be visible next to the total."""
-    terms = dict.fromkeys(name for row in rows for name in row if name.startswith("loss/"))
-    least = _MIN_SOURCE_SHARE * np.nanmax(_column(rows, "loss"), initial=0.0)
+    terms = dict.fromkeys(name for row in rows for name in row.terms)
+    least = _MIN_SOURCE_SHARE * np.nanmax(_column(row.loss for row in rows), initial=0.0)
     return [
         name
         for name in terms
-        if not name.startswith("loss/source ") or np.nanmax(_column(rows, name), initial=0.0) >= least
+        if not name.startswith("source ")
+        or np.nanmax(_column(row.terms.get(name) for row in rows), initial=0.0) >= least
     ]
 
 
-def plot_accuracy(rows: Sequence[Row], result: Result) -> Figure:
+def plot_accuracy(rows: Sequence[EpochRow], result: TrainingResult) -> Figure:
     """Plot the accuracy by epoch on training and validation images, with the best epoch, the test and the teacher."""
     figure = new_figure()
     axes = style_axes(figure.add_subplot())
-    epochs, marker = _column(rows, "epoch"), _marker(rows)
-    for name, colour, label in (
-        ("train_accuracy", GREY, "training, augmented"),
-        ("val_accuracy", BLUE, "validation"),
+    epochs, marker = _column(row.epoch for row in rows), _marker(rows)
+    for values, colour, label in (
+        (_column(row.train_accuracy for row in rows), GREY, "training, augmented"),
+        (_column(row.val_accuracy for row in rows), BLUE, "validation"),
     ):
-        if np.isfinite(values := _column(rows, name)).any():
+        if np.isfinite(values).any():
             axes.plot(epochs, values, color=colour, marker=marker, markersize=3, label=label)
-    best, test, teacher = (result.get(name) or {} for name in ("best", "test", "teacher"))
-    if best.get("val_accuracy") is not None:
-        label = f"best, epoch {best['epoch']}: {best['val_accuracy']:.2f} %"
-        axes.plot(
-            best["epoch"], best["val_accuracy"], "*", color=ORANGE, markeredgecolor="white", markersize=14, label=label
-        )
-    if test:
-        label = f"test, epoch {test['epoch']}: {test['accuracy']:.2f} %"
-        axes.axhline(test["accuracy"], color=ORANGE, linestyle="--", linewidth=1.4, label=label)
-    if teacher.get("accuracy") is not None:
-        label = f"test, teacher: {teacher['accuracy']:.2f} %"
-        axes.axhline(teacher["accuracy"], color=GREEN, linestyle=":", linewidth=1.8, label=label)
+    best, test, teacher = result.best, result.test, result.teacher
+    if best is not None and best.epoch is not None and best.val_accuracy is not None:
+        label = f"best, epoch {best.epoch}: {best.val_accuracy:.2f} %"
+        axes.plot(best.epoch, best.val_accuracy, "*", color=ORANGE, markeredgecolor="white", markersize=14, label=label)
+    if test is not None:
+        label = f"test, epoch {test.epoch}: {test.accuracy:.2f} %"
+        axes.axhline(test.accuracy, color=ORANGE, linestyle="--", linewidth=1.4, label=label)
+    if teacher is not None and teacher.accuracy is not None:
+        label = f"test, teacher: {teacher.accuracy:.2f} %"
+        axes.axhline(teacher.accuracy, color=GREEN, linestyle=":", linewidth=1.8, label=label)
     axes.set_ylabel("accuracy (%)")
     _finish(figure, axes, rows, result)
     return figure
 
 
-def plot_reliability(rows: Sequence[Row], result: Result) -> Figure:
+def plot_reliability(rows: Sequence[EpochRow], result: TrainingResult) -> Figure:
     """Plot accuracy against confidence on the test images, and the number of images by confidence."""
-    test = result["test"]
-    width = 100 / len(test["bins"])
-    bins = [(width * (place + 0.5), part) for place, part in enumerate(test["bins"]) if part["samples"]]
+    test = result.test
+    assert test is not None
+    width = 100 / len(test.bins)
+    bins = [(width * (place + 0.5), part) for place, part in enumerate(test.bins) if part.samples]
     middles = np.array([middle for middle, _ in bins])
-    accuracies, confidences, samples = (
-        [part[name] for _, part in bins] for name in ("accuracy", "confidence", "samples")
-    )
+    accuracies = [part.accuracy or 0.0 for _, part in bins]
+    confidences = [part.confidence for _, part in bins]
+    samples = [part.samples for _, part in bins]
     figure = new_figure(5.4, 6)
     upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
     style_axes(upper).bar(middles, accuracies, 0.94 * width, color=BLUE, alpha=0.8, label="accuracy")
@@ -137,25 +143,27 @@ def plot_reliability(rows: Sequence[Row], result: Result) -> Figure:
     upper.set(xlim=(0, 100), ylim=(0, 101), ylabel="accuracy (%)")
     style_axes(lower).bar(middles, samples, 0.94 * width, color=GREY)
     lower.set(ylabel="images", xlabel="confidence: largest probability (%)")
-    subtitle = f"calibration error {test['calibration_error']:.2f} % on {format_count(test['samples'], 'test image')}"
+    subtitle = f"calibration error {test.calibration_error:.2f} % on {format_count(test.samples, 'test image')}"
     upper.set_title(f"{training_title(result)}\n{subtitle}", fontsize=11, loc="left")
     figure.legend(loc="outside lower center", ncols=3, frameon=False)
     return figure
 
 
-def plot_classes(rows: Sequence[Row], result: Result) -> Figure:
+def plot_classes(rows: Sequence[EpochRow], result: TrainingResult) -> Figure:
     """Plot the test accuracy of each class, the best first, in enough columns to keep the names readable."""
-    accuracies = result["test"]["class_accuracy"]
-    names = [_shortened(name, 26) for name in class_names_of(result.get("classes") or (), len(accuracies))]
+    test = result.test
+    assert test is not None
+    accuracies = test.class_accuracy
+    names = [_shortened(name, 26) for name in class_names_of(result.classes, len(accuracies))]
     bars = sorted(zip(accuracies, names, strict=True), key=lambda bar: math.inf if bar[0] is None else -bar[0])
     columns = math.ceil(len(bars) / _BARS_PER_COLUMN)
     size = math.ceil(len(bars) / columns)
     figure = new_figure(3 + 3 * columns if columns > 1 else 7, 1.4 + 0.19 * max(size, 4))
     for place, axes in enumerate(figure.subplots(1, columns, sharex=True, squeeze=False)[0]):
         _plot_bars(style_axes(axes), bars[place * size : (place + 1) * size], size)
-        axes.axvline(result["test"]["accuracy"], color=ORANGE, linestyle="--", linewidth=1.4)
+        axes.axvline(test.accuracy, color=ORANGE, linestyle="--", linewidth=1.4)
         axes.set_xlabel("accuracy (%)")
-    subtitle = f"test accuracy of each class; dashed: {result['test']['accuracy']:.2f} % of all images"
+    subtitle = f"test accuracy of each class; dashed: {test.accuracy:.2f} % of all images"
     figure.suptitle(f"{_wrapped_title(result)}\n{subtitle}", fontsize=11, x=0.01, ha="left")
     return figure
 
@@ -171,27 +179,28 @@ def _plot_bars(axes: Axes, bars: Sequence[tuple[float | None, str]], size: int) 
     axes.grid(visible=False, axis="y")
 
 
-def plot_weights(rows: Sequence[Row], result: Result) -> Figure:
+def plot_weights(rows: Sequence[EpochRow], result: TrainingResult) -> Figure:
     """Plot the weight of each source against its similarity to the data, as named points."""
-    sources = result["sources"]
-    models = sources["models"]
-    weights = np.array([format_weight(model) for model in models])
-    similarities = _column(models, "similarity")
+    sources = result.sources
+    assert sources is not None
+    models = sources.models
+    weights = np.array([model.weight for model in models])
+    similarities = _column(model.similarity for model in models)
     is_measured = np.isfinite(similarities)
     places = np.where(is_measured, similarities, _left_of(similarities[is_measured]))
     height = max(4.2, 1.6 + 0.17 * len(models))
     figure = new_figure(8, height)
     axes = style_axes(figure.add_subplot())
-    spread = np.nan_to_num(_column(models, "std"))[is_measured]
+    spread = np.nan_to_num(_column(model.std for model in models))[is_measured]
     axes.errorbar(places[is_measured], weights[is_measured], xerr=spread, fmt="none", ecolor=GREY)
     axes.scatter(places, weights, s=36, c=[BLUE if weight else GREY for weight in weights], zorder=3)
     top = weights.max() or 1.0
     axes.set_ylim(-0.05 * top, 1.06 * top)
-    name_points(axes, places, weights, [_shortened(model["name"], 34) for model in models], 0.17 / (height - 1.5))
+    name_points(axes, places, weights, [_shortened(model.name, 34) for model in models], 0.17 / (height - 1.5))
     _label_similarities(axes, sources, places, is_measured)
     axes.set_ylabel("weight")
     subtitle = f"{format_count(len(models), 'source')}: {explain_weights(sources)}"
-    if reason := sources.get("fallback") or ("" if weights.any() else "no source has a weight"):
+    if reason := sources.fallback or ("" if weights.any() else "no source has a weight"):
         subtitle = f"{reason}; trained on labels alone"
     title = f"{_wrapped_title(result)}\n{textwrap.fill(subtitle, 80)}"
     axes.set_title(title, fontsize=11, loc="left", parse_math=False)
@@ -204,10 +213,10 @@ def _left_of(values: NDArray[np.float64]) -> float:
 
 
 def _label_similarities(
-    axes: Axes, sources: Mapping[str, Any], places: NDArray[np.float64], is_measured: NDArray[np.bool_]
+    axes: Axes, sources: SourceWeighting, places: NDArray[np.float64], is_measured: NDArray[np.bool_]
 ) -> None:
     """Label the axis of similarities, with chance level and the position of sources without a similarity."""
-    measure = sources.get("measure") if is_measured.any() else None
+    measure = sources.measure if is_measured.any() else None
     axes.set_xlabel(f"similarity to the data ({measure})" if measure else "similarity to the data")
     if not is_measured.any():
         axes.set_xticks([0], ["not measured"])
@@ -226,7 +235,7 @@ def _shortened(text: str, length: int) -> str:
     return text if len(text) <= length else f"{text[: letters - letters // 2]}...{text[-(letters // 2) :]}"
 
 
-TRAINING_PICTURES: dict[str, Callable[[Sequence[Row], Result], Figure]] = {
+TRAINING_PICTURES: dict[str, Callable[[Sequence[EpochRow], TrainingResult], Figure]] = {
     "loss.png": plot_losses,
     "accuracy.png": plot_accuracy,
     "reliability.png": plot_reliability,
@@ -252,12 +261,12 @@ _BARS_PER_COLUMN = 34
 """Most bars above each other that are easy to read on one page."""
 
 
-def _column(rows: Sequence[Row], name: str) -> NDArray[np.float64]:
-    """A value of each row, (N,); NaN if not known."""
-    return np.array([math.nan if row.get(name) is None else float(row[name]) for row in rows])
+def _column(values: Iterable[float | None]) -> NDArray[np.float64]:
+    """The values as an array, (N,); NaN if not known."""
+    return np.array([math.nan if value is None else float(value) for value in values])
 
 
-def _marker(rows: Sequence[Row]) -> str:
+def _marker(rows: Sequence[EpochRow]) -> str:
     """The marker of a line: dots if epochs are few, since one epoch makes no line."""
     return "o" if len(rows) <= 40 else ""
 
@@ -268,10 +277,10 @@ def _is_wide(lines: Iterable[NDArray[np.float64]]) -> bool:
     return bool(len(values) and values.min() > 0 and values.max() > 10 * values.min())
 
 
-def _finish(figure: Figure, axes: Axes, rows: Sequence[Row], result: Result) -> None:
+def _finish(figure: Figure, axes: Axes, rows: Sequence[EpochRow], result: TrainingResult) -> None:
     from matplotlib.ticker import MaxNLocator
 
-    last = rows[-1]["epoch"]
+    last = rows[-1].epoch
     axes.set_xlim(0.5, last + max(0.5, 0.02 * last))
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     axes.set_xlabel("epoch")
@@ -282,5 +291,5 @@ def _finish(figure: Figure, axes: Axes, rows: Sequence[Row], result: Result) -> 
     figure.legend(loc="outside lower center", ncols=columns, frameon=False)
 
 
-def _wrapped_title(result: Result) -> str:
+def _wrapped_title(result: TrainingResult) -> str:
     return textwrap.fill(training_title(result), 80)

@@ -5,8 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from ..checks import check_options
 from ..data.labelled import Labels
 from ..data.splits import Splits, create_splits
+from ..options.base import keywords
+from ..options.data import CreateSplitsOptions
 
 
 def as_splits(
@@ -38,6 +41,7 @@ def as_splits(
     label_options: dict[str, Any] = {key: value for key, value in label_arguments.items() if value is not None}
     if isinstance(dataset, str):
         options = dict(options or {})
+        check_options("data set", options, keywords(CreateSplitsOptions))
         duplicates = [key for key in label_arguments if options.get(key) is not None]
         if label_options and duplicates:
             raise ValueError(

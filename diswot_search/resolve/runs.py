@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from torch import nn
 
 from ..sources.ranking import SourceRanking
 from ..study.study import Study
-from ..training.result import Training
+from ..training.result import Training, TrainingResult
 
 NEAR_ZERO_WEIGHT = (
     "By {measure} no source tells more of {data} than chance does: where the score compares with sources, all count "
@@ -20,7 +19,7 @@ NEAR_ZERO_WEIGHT = (
 
 
 StageResult = Training | Study | SourceRanking
-"""What a stage gives."""
+"""The result of a stage."""
 
 
 @dataclass(frozen=True)
@@ -31,12 +30,12 @@ class PipelineResult:
         path: The run folder.
         study: The search, whose winner is the student.
         distilled: The student, trained under the teacher or the sources.
-        alone: The same student, trained alone; None where no comparison was asked for, or no source is near the data,
-            so that the distilled one learnt from labels alone, too.
-        teacher: The training of the teacher; None where it was given trained, or there are sources.
+        alone: The same student, trained alone; None without `compare`, and if no source is near the data, so that the
+            distilled student learnt from labels alone, too.
+        teacher: The training of the teacher; None if it was given trained, or there are sources.
         ranking: The ranking of the sources; None without any.
-        weights: What each source counts, in the search and in the distillation, by name; empty without sources, and
-            where none is near the data.
+        weights: Weight of each source, in the search and in the distillation, by name; empty without sources, and if
+            none is near the data.
         difference: Points of test accuracy that the distilled student has more than the one alone.
     """
 
@@ -57,7 +56,7 @@ class PipelineResult:
     def difference(self) -> float | None:
         return None if self.alone is None else self.distilled.accuracy - self.alone.accuracy
 
-    def compared(self) -> dict[str, dict[str, Any]]:
-        """The results to hold against each other, by what they are called in a table."""
+    def compared(self) -> dict[str, TrainingResult]:
+        """The results to compare, by their names in a table."""
         alone = {} if self.alone is None else {"student alone": self.alone.result}
         return {**alone, "distilled": self.distilled.result}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, overload
 
 import timm
@@ -15,7 +15,28 @@ from search_spaces.space import Architecture, ArchitectureError, SearchSpace
 
 from ..data.probe import Probe, create_probe
 from ..networks.network import Network, TeacherBank, create_teacher
+from ..options.base import changed
+from ..options.shared import BudgetOptions
 from ..sources.folder import RankingFolder
+from ..study.budget import Budget
+
+
+def as_budget(options: BudgetOptions) -> Budget:
+    """The budget, given as a whole or limit by limit.
+
+    Raises:
+        ValueError: It is given both ways, or a limit is out of range.
+    """
+    limits = changed(options, "max_params", "max_macs", "max_latency_ms", "latency_batch_size")
+    if options.budget is None:
+        return Budget.from_dict({name: getattr(options, name) for name in limits})
+    if limits:
+        raise ValueError(f"The budget is given as a whole; {', '.join(limits)} cannot be set.")
+    if isinstance(options.budget, Mapping):
+        return Budget.from_dict(options.budget)
+    if isinstance(options.budget, Budget):
+        return options.budget
+    raise ValueError(f"budget is {options.budget!r}; it must be a Budget, such as Budget(max_params=1e6).")
 
 
 def as_probes(probe: Probe | Sequence[Probe] | str) -> list[Probe]:

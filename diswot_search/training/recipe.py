@@ -138,7 +138,7 @@ class Recipe:
             if name not in choices:
                 raise RecipeError(unknown_name_message(kind, name, choices))
 
-    def config(self) -> dict[str, Any]:
+    def config(self) -> dict[str, object]:
         """Return all fields, as JSON values."""
         return asdict(self)
 

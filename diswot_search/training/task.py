@@ -1,4 +1,4 @@
-"""One training step's losses: a student's cross entropy, what its distillers add, and what unlabelled images add."""
+"""The losses of a training step: cross entropy, distillers, and the objective on unlabelled images."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from .unlabelled import UnlabelledLoss, Views
 
 
 class StepLosses(NamedTuple):
-    """What a training step gives.
+    """The losses and outputs of a training step.
 
     Attributes:
-        terms: The weighted terms of the loss by name, first that of the cross entropy.
-        notes: What else is measured, by name.
-        logits: The student's of the labelled images, (B, N).
+        terms: The weighted terms of the loss by name, the cross entropy first; scalars.
+        notes: Further measurements by name; scalars.
+        logits: The student's logits of the labelled images (B, N).
     """
 
     terms: dict[str, Tensor]
@@ -32,22 +32,22 @@ class StepLosses(NamedTuple):
 
 
 class DistillationTask(nn.Module):
-    """A student with what it learns from: labels, under a teacher its distillers, and images without labels.
+    """A student with its losses: cross entropy, the distillers under a teacher, and the loss on unlabelled images.
 
     Its parameters are those of the student, of the distillers' connectors, and of the heads for unlabelled images.
 
     Args:
         student: Any classifier.
-        normalise: For its images.
+        normalise: The normalisation of its images.
         example: Training images between 0 and 1, (B, C, H, W), at least 2, on the student's device.
         teacher: The teacher; None trains the student alone.
         terms: The distillers.
-        unlabelled: Makes the loss on unlabelled images, for the student's shapes; None leaves them out.
+        unlabelled: Creates the loss on unlabelled images for the student's shapes; None leaves them out.
         labels: Class of each training sample, on the CPU.
-        num_classes: Classes of the data.
+        num_classes: Number of classes of the data.
         ce_weight: Factor of the cross entropy; by default the customary one.
         label_smoothing: Share of the target that is spread over all classes.
-        names: What student and teacher are called in messages.
+        names: Names of student and teacher in messages.
 
     Attributes:
         student: The student.
@@ -58,7 +58,7 @@ class DistillationTask(nn.Module):
     Raises:
         DistillerError: A distiller does not fit, or there are distillers without a teacher.
         ReadingError: A network cannot be read.
-        ValueError: A network tells other classes apart than the data has.
+        ValueError: A network has another number of classes than the data.
     """
 
     def __init__(
@@ -116,7 +116,7 @@ class DistillationTask(nn.Module):
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """Names of what else is measured."""
+        """Names of the further measurements."""
         return self.unlabelled.notes if self.unlabelled else ()
 
     @property
@@ -124,16 +124,16 @@ class DistillationTask(nn.Module):
         return (self._reader, *(teacher.reader for teacher in self._teacher))
 
     def own_buffers(self) -> list[str]:
-        """Names of the buffers that the distillers keep equal in all processes themselves."""
+        """Names of the buffers that the distillers themselves keep equal in all processes."""
         return [f"combination.{name}" for name in self.combination.own_buffers()] if self.combination else []
 
     def no_weight_decay(self) -> set[str]:
-        """Parameters that the student's authors let nothing decay, which timm's optimisers ask for."""
+        """Names of the student's parameters without weight decay, which timm's optimisers ask for."""
         ask = getattr(self.student, "no_weight_decay", None)
         return {f"student.{name}" for name in ask()} if callable(ask) else set()
 
     def release(self) -> None:
-        """Leave student and teacher as they came, without hooks."""
+        """Remove all hooks from student and teacher."""
         for reader in self._readers:
             reader.release()
 
@@ -157,28 +157,29 @@ class DistillationTask(nn.Module):
             images: Labelled images, (B, C, H, W) between 0 and 1.
             labels, indices, targets: As in `Batch`.
             progress: Share of the training that is done.
-            views: Unlabelled images; None where the loss on them, if there is one, is of the same images.
+            views: Unlabelled images; None if the loss on unlabelled images uses the labelled ones.
         """
-        found, of_views = self._read(images, views)
+        features, view_features = self._read(images, views)
         with torch.autocast(images.device.type, enabled=False):
-            wanted = labels if targets is None else targets
-            cross_entropy = F.cross_entropy(found.logits, wanted, label_smoothing=self.label_smoothing)
+            classes = labels if targets is None else targets
+            cross_entropy = F.cross_entropy(features.logits, classes, label_smoothing=self.label_smoothing)
             losses, notes = {"ce": self.ce_weight * cross_entropy}, {}
         if self.combination is not None and self.teacher is not None:
-            known = self.teacher(images)
+            teacher_features = self.teacher(images)
             with torch.autocast(images.device.type, enabled=False):
-                losses |= self.combination(found, known, Batch(images, labels, indices, targets), progress)
+                batch = Batch(images, labels, indices, targets)
+                losses |= self.combination(features, teacher_features, batch, progress)
         if self.unlabelled is not None:
-            given = Views(images[None], indices) if views is None else views
-            more, notes = self.unlabelled(of_views, given)
-            losses |= more
-        return StepLosses(losses, notes, found.logits)
+            views = Views(images[None], indices) if views is None else views
+            unlabelled_losses, notes = self.unlabelled(view_features, views)
+            losses |= unlabelled_losses
+        return StepLosses(losses, notes, features.logits)
 
     def _read(self, images: Tensor, views: Views | None) -> tuple[Features, Features]:
-        """What the student gives for labelled and for unlabelled images, in one pass."""
+        """The student's features of labelled and of unlabelled images, from one pass."""
         if views is None:
-            found = self._reader.read(self.normalise(images))
-            return found, found
+            features = self._reader.read(self.normalise(images))
+            return features, features
         stacked = torch.cat([images, views.images.flatten(0, 1)])
         return self._reader.read(self.normalise(stacked)).split(len(images))
 

@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass
-from typing import Any, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -30,6 +30,7 @@ from .checkpoint import BEST, LAST, Checkpoint, load_optimizer_state, optimizer_
 from .folder import TrainingFolder
 from .metrics import Metrics, MetricSums
 from .recipe import Recipe, RecipeError
+from .result import EpochRow
 from .task import DistillationTask
 from .unlabelled import Views
 
@@ -37,30 +38,30 @@ EVALUATION_BATCH = 256
 
 
 GRACE = 5.0
-"""Seconds within which the signals that several processes get are taken for one."""
+"""Seconds within which the signals of several processes count as one."""
 
 
 CHECKED_EVERY = 50
-"""Steps after which a device that computes ahead is waited for, to see whether the loss is a number."""
+"""Steps between two checks of the loss on a device that computes ahead; each check waits for the device."""
 
 
 ASKED_EVERY = 10
-"""Steps after which several processes on such devices ask each other for signals."""
+"""Steps between two exchanges of signals among several processes on such devices."""
 
 
 class DivergenceError(RuntimeError):
-    """The loss is no number any more."""
+    """The loss, or a weight, is not a number."""
 
 
 @dataclass
 class Progress:
-    """How far a training is.
+    """The progress of a training.
 
     Attributes:
-        step: Steps of the optimiser that are done.
-        seconds: That all finished epochs took, evaluation included.
-        epoch_seconds: That the training of the epoch at hand took so far.
-        best_epoch: The epoch, counted from 1, whose validation accuracy is the highest, the first of equal ones.
+        step: Optimiser steps that are done.
+        seconds: Time of all finished epochs, evaluation included.
+        epoch_seconds: Training time of the current epoch so far.
+        best_epoch: The epoch with the highest validation accuracy, from 1; the first of equal ones.
         best_accuracy: That accuracy, in percent.
     """
 
@@ -72,27 +73,33 @@ class Progress:
 
 
 class Part(NamedTuple):
-    """A part of a step's images: labelled ones, and unlabelled ones if there are others to learn from."""
+    """A part of a step's images: labelled ones, and unlabelled ones if the objective has images of its own."""
 
     labelled: Images
     views: Views | None
 
 
 class Observer(Protocol):
-    """Is told what happens, in the main process."""
+    """Follows a training in the main process."""
 
     def stepped(self, epoch: int, losses: Mapping[str, Tensor], images: int) -> None:
-        """A step of an epoch, counted from 1, is done, on so many images."""
+        """Take note of a finished step.
 
-    def finished_epoch(self, row: Mapping[str, Any]) -> None:
-        """An epoch is done, evaluated and stored."""
+        Args:
+            epoch: The epoch of the step, from 1.
+            losses: The weighted terms of the loss by name.
+            images: Number of images of the step.
+        """
+
+    def finished_epoch(self, row: EpochRow) -> None:
+        """Take note of an epoch that is trained, evaluated and stored."""
 
 
 def create_accelerator(recipe: Recipe, device: str) -> Accelerator:
     """The accelerator of a training.
 
     Args:
-        recipe: Says the precision.
+        recipe: The recipe, which sets the precision and the batch size.
         device: "cpu", "cuda" or "mps", as `resolve_device` gives it.
 
     Raises:
@@ -101,7 +108,7 @@ def create_accelerator(recipe: Recipe, device: str) -> Accelerator:
     if recipe.precision == "fp16" and not device.startswith("cuda"):
         raise RecipeError(f"fp16 needs a CUDA device, the device is {device}; choose bf16 or fp32.")
     if PartialState._shared_state:
-        # What an earlier training in this process chose, as its precision and device, is no choice of this one.
+        # The precision and the device of an earlier training in this process must not be those of this one.
         AcceleratorState._reset_state(reset_partial_state=PartialState().num_processes == 1)
     mixed = "no" if recipe.precision == "fp32" else recipe.precision
     accelerator = Accelerator(mixed_precision=mixed, cpu=device == "cpu")
@@ -126,20 +133,20 @@ class Trainer:
         task: Student and losses, on the accelerator's device.
         splits: The data.
         recipe: How to train.
-        folder: Where the state is kept; None in all processes but the main one.
-        accelerator: Knows devices and processes.
-        seed: Decides the order of images, what augmentation draws, and all else that is random.
-        observer: Is told what happens, in the main process.
+        folder: The folder of the state; None in all processes but the main one.
+        accelerator: The accelerator, which has devices and processes.
+        seed: Seed of the order of images, the augmentation, and all other random choices.
+        observer: Follows the training in the main process.
         checkpoint_seconds: Time after which the state is stored within an epoch.
         checkpoint: The state to go on from; None starts anew.
         unlabelled_batch_size: Unlabelled images in a step; None lets the loss on them look at the labelled ones alone.
 
     Attributes:
-        progress: How far it is.
+        progress: The progress.
         steps_per_epoch: Steps of the optimiser in an epoch: as many as all training images fill batches, labelled or
             not, so that trainings which differ in that alone take equally many.
         images_per_step: Views of images that the student sees in a step.
-        preparation_seconds: What it took to prepare what is learnt from unlabelled images.
+        preparation_seconds: Time of the preparation of the objective on unlabelled images.
 
     Raises:
         RunFolderError: The checkpoint is of another network.
@@ -179,7 +186,7 @@ class Trainer:
         optimizer = recipe.create_optimizer(task)
         self.schedule = recipe.create_schedule(optimizer, self.steps)
         self._task = task
-        # Else the main process sends them to the others at each step, as large as they may be.
+        # The main process would otherwise send them to the others at each step, however large they are.
         DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(task, task.own_buffers())
         self._run_task, self._optimizer = accelerator.prepare(task, optimizer)
         self._parameters = list(task.parameters())
@@ -221,7 +228,7 @@ class Trainer:
         """Train to the end.
 
         Raises:
-            DivergenceError: The loss is no number any more.
+            DivergenceError: The loss, or a weight, is not a number.
             KeyboardInterrupt: A signal came; the state is stored.
             RunFolderError: The state cannot be stored.
         """
@@ -340,7 +347,7 @@ class Trainer:
         self._sums[-2] += right.to(self._place)
         self._sums[-1] += len(labels)
 
-    # -- what may go wrong ----------------------------------------------------------------------
+    # -- failures and pauses ----------------------------------------------------------------------
 
     def _note(self, step: int, values: Tensor) -> None:
         """Keep the losses of a step until they are looked at; at once where that costs nothing."""
@@ -357,15 +364,15 @@ class Trainer:
         broken = (~stacked.isfinite()).any(1).nonzero().flatten().tolist()
         if broken:
             loss, *terms = stacked[broken[0]].tolist()
-            shown = ", ".join(f"{name} {value:g}" for name, value in zip(self.terms, terms, strict=True))
-            self._report_divergence(steps[broken[0]], f"the loss is {loss:g} ({shown})")
+            parts = ", ".join(f"{name} {value:g}" for name, value in zip(self.terms, terms, strict=True))
+            self._report_divergence(steps[broken[0]], f"the loss is {loss:g} ({parts})")
 
     def _check_state(self) -> None:
-        """See that what is to be stored are numbers: a loss that is one may have gradients that are none."""
+        """Check that all stored values are numbers: a finite loss may have gradients that are not."""
         self._check_finite()
         for name, tensor in self._task.state_dict().items():
             if tensor.is_floating_point() and not tensor.isfinite().all():
-                self._report_divergence(self.progress.step - 1, f"{name} is no number")
+                self._report_divergence(self.progress.step - 1, f"{name} is not a number")
 
     def _report_divergence(self, step: int, what: str) -> None:
         good = "There is no checkpoint before it."
@@ -378,11 +385,11 @@ class Trainer:
         )
 
     def _pause(self) -> None:
-        """Between two steps: answer a signal, and store the state where the last time is long ago."""
+        """Answer a signal between two steps, and store the state if the last time is long ago."""
         accelerator, step = self.accelerator, self.progress.step
         together = accelerator.num_processes > 1
         if together and accelerator.device.type != "cpu" and step % ASKED_EVERY and step % self.steps_per_epoch:
-            return  # to ask waits for all that is queued
+            return  # asking waits for all queued work
         asked = self.interruption.asked
         late = time.monotonic() - self._stored_at > self.checkpoint_seconds
         if together:
@@ -408,24 +415,24 @@ class Trainer:
         progress.seconds += seconds + time.perf_counter() - started
         totals = (self._summed(self._sums) / self.steps_per_epoch).tolist()
         means = totals[1:-2]
-        row: dict[str, Any] = {
-            "epoch": epoch,
-            "step": progress.step,
-            "lr": max(group["lr"] for group in self._optimizer.param_groups),
-            "loss": totals[0],
-            **{f"loss/{name}": value for name, value in zip(self.terms, means, strict=False)},
-            **dict(zip(self.notes, means[len(self.terms) :], strict=True)),
-            "train_accuracy": 100 * totals[-2] / totals[-1],
-            "val_accuracy": evaluation and evaluation.accuracy,
-            "val_loss": evaluation and evaluation.nll,
-            "val_class_accuracy": evaluation and list(evaluation.class_accuracy),
-            "images_per_second": self.steps_per_epoch * self.images_per_step / seconds,
-            "seconds": seconds,
-        }
+        row = EpochRow(
+            epoch=epoch,
+            step=progress.step,
+            lr=max(group["lr"] for group in self._optimizer.param_groups),
+            loss=totals[0],
+            terms=dict(zip(self.terms, means, strict=False)),
+            notes=dict(zip(self.notes, means[len(self.terms) :], strict=True)),
+            train_accuracy=100 * totals[-2] / totals[-1],
+            val_accuracy=evaluation.accuracy if evaluation else None,
+            val_loss=evaluation.nll if evaluation else None,
+            val_class_accuracy=evaluation.class_accuracy if evaluation else None,
+            images_per_second=self.steps_per_epoch * self.images_per_step / seconds,
+            seconds=seconds,
+        )
         self._sums.zero_()
         progress.epoch_seconds = 0.0
         if self.folder is not None:
-            self.folder.add_row(row)
+            self.folder.add_row(row.to_json())
         self._save()
         if progress.best_epoch == epoch:
             self._save_best()
@@ -442,17 +449,17 @@ class Trainer:
         return self._metrics(sums)
 
     def test(self) -> tuple[Metrics, Metrics | None]:
-        """Evaluate what is shipped on the test images, compared with the teacher, and the teacher if there is one.
+        """Evaluate the shipped network on the test images, compared with the teacher, and the teacher if there is one.
 
-        In single precision, as the weights are stored, whatever the training's was.
+        The evaluation is in single precision, as the weights are stored, whatever the precision of the training.
         """
-        sums, of_teacher = (MetricSums(self.splits.num_classes, self.accelerator.device) for _ in range(2))
+        sums, teacher_sums = (MetricSums(self.splits.num_classes, self.accelerator.device) for _ in range(2))
         for part in self._in_order(self.splits.test):
-            known = None if self.teacher is None else self.teacher.logits(part.images)
-            sums.add(self._student_logits(part.images), part.labels, known)
-            if known is not None:
-                of_teacher.add(known, part.labels)
-        return self._metrics(sums), self._metrics(of_teacher) if self.teacher else None
+            teacher_logits = None if self.teacher is None else self.teacher.logits(part.images)
+            sums.add(self._student_logits(part.images), part.labels, teacher_logits)
+            if teacher_logits is not None:
+                teacher_sums.add(teacher_logits, part.labels)
+        return self._metrics(sums), self._metrics(teacher_sums) if self.teacher else None
 
     def _in_order(self, images: ImageSet) -> Iterator[Images]:
         """This process's share of the images, in batches."""
@@ -521,13 +528,13 @@ class Trainer:
             if self.accelerator.is_main_process:
                 self._sums.copy_(tensors["sums"])
         if self.progress.best_epoch and self.progress.step == self.progress.best_epoch * self.steps_per_epoch:
-            self._save_best()  # which the end of the process may have prevented
+            self._save_best()  # the process may have ended before it was saved
 
     def take_best(self, best: Checkpoint | None) -> None:
-        """Give the network that is shipped the weights that were best on validation data.
+        """Load the weights that were best on validation data into the shipped network.
 
         Raises:
-            RunFolderError: They are not those of the best epoch.
+            RunFolderError: The checkpoint is missing or of another epoch.
         """
         if best is None or best.values.get("epoch") != self.progress.best_epoch:
             raise RunFolderError(
@@ -564,7 +571,7 @@ class Trainer:
 
 @contextmanager
 def _fitting(name: str) -> Iterator[None]:
-    """Turn what a checkpoint of something else leads to into a message."""
+    """Turn the errors of a checkpoint of another network into a message."""
     try:
         yield
     except (RuntimeError, KeyError, IndexError, TypeError, ValueError) as error:

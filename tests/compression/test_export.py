@@ -481,7 +481,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The run folder of a training on data that is divided in a way of its own."""
     out = tmp_path_factory.mktemp("trained") / "run"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("diswot_search.jobs.train.plot_training", lambda rows, result: {})
+        patch.setattr("diswot_search.jobs.training_run.plot_training", lambda rows, result: {})
         ds.train(
             *("cifar_resnet", "digits"),
             model_options={"arch": "1x4-1x8-1x8"},

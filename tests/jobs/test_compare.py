@@ -101,7 +101,7 @@ def scores_of(comparison: Comparison, *labels: str) -> dict[str, list[list[float
 
 
 def test_scores_are_those_of_a_search(space: Built, probe: ds.Probe, table: AccuracyTable, run) -> None:
-    scores = run(["semantic", "grad_norm"], teacher=TEACHER, seed=3, draws=2).scores
+    scores = run(["semantic", "grad_norm"], teacher=TEACHER, seed=3, weight_draws=2).scores
     teacher = ds.create_teacher(TEACHER, num_classes=4)
     assert scores.seeds == (3, 4)
     assert scores.architectures == tuple(table)
@@ -115,7 +115,7 @@ def test_scores_are_those_of_a_search(space: Built, probe: ds.Probe, table: Accu
 
 def test_the_sizes_are_always_there_and_labels_stand_in_the_order_of_asking(space: Built, run) -> None:
     assert [result.label for result in run().results] == ["params", "macs"]
-    comparison = run(["macs", "synflow", "synflow"], draws=2)
+    comparison = run(["macs", "synflow", "synflow"], weight_draws=2)
     assert [result.label for result in comparison.results] == ["macs", "synflow", "params"]
     scores = comparison.scores
     costs = [space.cost(space.parse(text)) for text in scores.architectures]
@@ -231,19 +231,19 @@ def test_named_architectures_are_compared_in_their_order(space: Built, table: Ac
 
 def test_each_draw_may_have_a_batch_of_its_own(probe: ds.Probe, run, space: Built, table: AccuracyTable) -> None:
     other = ds.create_probe("noise", batch_size=8, image_size=8, num_classes=4, seed=1)
-    both = compare(space, "grad_norm", table, [probe, other], draws=2, bootstrap=0, device="cpu")
+    both = compare(space, "grad_norm", table, [probe, other], weight_draws=2, bootstrap=0, device="cpu")
     assert both.scores.scores["grad_norm"][0].tolist() == scores_of(run("grad_norm"), "grad_norm")["grad_norm"][0]
     second = compare(space, "grad_norm", table, other, seed=1, bootstrap=0, device="cpu")
     assert both.scores.scores["grad_norm"][1].tolist() == second.scores.scores["grad_norm"][0].tolist()
-    same = run("grad_norm", draws=2)
+    same = run("grad_norm", weight_draws=2)
     assert both.scores.scores["grad_norm"][1].tolist() != same.scores.scores["grad_norm"][1].tolist()
 
 
 def test_an_aggregate_ranks_all_that_is_compared_seed_by_seed(run) -> None:
     text = "log_rank(l2_norm, grad_norm, macs)"
-    comparison = run([text], draws=2)
+    comparison = run([text], weight_draws=2)
     assert list(comparison.scores.scores) == [text, "params", "macs"]
-    members = run(["l2_norm", "grad_norm"], draws=2).scores
+    members = run(["l2_norm", "grad_norm"], weight_draws=2).scores
     aggregate = ds.get_proxy(text)
     assert isinstance(aggregate, RankAggregate)
     for draw in range(2):
@@ -382,7 +382,7 @@ def ignorant(student: Readings, teacher: Readings | None = None) -> float:
 
 def test_a_proxy_that_ignores_its_teacher_has_equal_numbers_under_all_controls(run) -> None:
     proxy = ds.Proxy("ignorant", ignorant, needs_teacher=True, summary="")
-    comparison = run([proxy, "relation", "l2_norm"], teacher=TEACHER, controls=True, draws=2)
+    comparison = run([proxy, "relation", "l2_norm"], teacher=TEACHER, controls=True, weight_draws=2)
     labels = [f"ignorant ({control})" for control in CONTROLS]
     assert list(comparison.scores.scores) == [
         *("ignorant", *labels),
@@ -399,7 +399,9 @@ def test_a_proxy_that_ignores_its_teacher_has_equal_numbers_under_all_controls(r
 
 
 def test_other_teachers_are_teachers_like_any(run) -> None:
-    controlled = run("semantic", teacher="cifar_resnet56", controls=True, other_teacher="cifar_resnet32", draws=2)
+    controlled = run(
+        "semantic", teacher="cifar_resnet56", controls=True, other_teacher="cifar_resnet32", weight_draws=2
+    )
     assert list(controlled.scores.controls.values())[:2] == [
         ("semantic", "other teacher: cifar_resnet32"),
         ("semantic", "other depth: cifar_resnet20"),
@@ -409,7 +411,7 @@ def test_other_teachers_are_teachers_like_any(run) -> None:
         ("cifar_resnet32", "semantic (other teacher: cifar_resnet32)"),
         ("cifar_resnet20", "semantic (other depth: cifar_resnet20)"),
     ):
-        alone = scores_of(run("semantic", teacher=name, draws=2), "semantic")["semantic"]
+        alone = scores_of(run("semantic", teacher=name, weight_draws=2), "semantic")["semantic"]
         assert scores_of(controlled, label)[label] == alone
 
 
@@ -442,8 +444,8 @@ def test_nothing_is_computed_twice_over_runs(space: Built, probe: ds.Probe, run,
     assert built("l2_norm", "semantic", sample=6, teacher=TEACHER) == 2
     assert built("l2_norm", "relation", sample=6, teacher=TEACHER) == 6
     assert built("mean_rank(l2_norm, relation, macs)", sample=6, teacher=TEACHER) == 0
-    assert built("l2_norm", "relation", sample=6, teacher=TEACHER, draws=3) == 12
-    assert built("l2_norm", sample=6, draws=3) == 0  # what needs no teacher does not depend on it
+    assert built("l2_norm", "relation", sample=6, teacher=TEACHER, weight_draws=3) == 12
+    assert built("l2_norm", sample=6, weight_draws=3) == 0  # what needs no teacher does not depend on it
     assert built("l2_norm", sample=6, teacher="cifar_resnet56") == 0
     assert built("semantic", sample=6, teacher="cifar_resnet110") == 6
     assert built("semantic", sample=6, teacher=TEACHER, controls=True) == 6
@@ -458,9 +460,9 @@ def test_nothing_is_computed_twice_over_runs(space: Built, probe: ds.Probe, run,
 
 def test_a_function_is_called_once_for_each_architecture_and_seed(run, tmp_path: Path) -> None:
     Calls.made.clear()
-    first = run(counted, out=tmp_path / "run", draws=2)
+    first = run(counted, out=tmp_path / "run", weight_draws=2)
     assert len(Calls.made) == 16
-    again = run(["l2_norm", counted], out=tmp_path / "run", draws=2)
+    again = run(["l2_norm", counted], out=tmp_path / "run", weight_draws=2)
     assert len(Calls.made) == 16
     assert scores_of(again, "counted") == scores_of(first, "counted")
     assert again.scores.seconds["counted"] == first.scores.seconds["counted"]
@@ -480,10 +482,10 @@ def test_a_failure_is_not_tried_again(run, tmp_path: Path) -> None:
 
 def test_a_failure_is_tried_again_where_that_is_asked_for(run, space: Built, tmp_path: Path) -> None:
     Calls.made.clear()
-    first = run([picky_at_first, "l2_norm"], out=tmp_path / "run", draws=2)
+    first = run([picky_at_first, "l2_norm"], out=tmp_path / "run", weight_draws=2)
     assert first.scores.failures["picky_at_first"] == {"ValueError: not yet": 5}
     space.built.clear()
-    second = run([picky_at_first, "l2_norm"], out=tmp_path / "run", draws=2, retry_failed=True)
+    second = run([picky_at_first, "l2_norm"], out=tmp_path / "run", weight_draws=2, retry_failed=True)
     assert len(Calls.made) == 16 + 5
     assert second.scores.failures["picky_at_first"] == {}
     assert scores_of(second, "l2_norm") == scores_of(first, "l2_norm")
@@ -491,7 +493,7 @@ def test_a_failure_is_tried_again_where_that_is_asked_for(run, space: Built, tmp
     np.testing.assert_array_equal(
         second.scores.scores["picky_at_first"][~failed], first.scores.scores["picky_at_first"][~failed]
     )
-    run([picky_at_first, "l2_norm"], out=tmp_path / "run", draws=2, retry_failed=True)
+    run([picky_at_first, "l2_norm"], out=tmp_path / "run", weight_draws=2, retry_failed=True)
     assert len(Calls.made) == 16 + 5
 
 
@@ -641,7 +643,7 @@ def compare_small(out: Path) -> Comparison:
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # with another number of them, as another process may have, sums are rounded otherwise
     try:
-        return compare(space, ["l2_norm", fragile], table, probe, draws=2, bootstrap=0, out=out, device="cpu")
+        return compare(space, ["l2_norm", fragile], table, probe, weight_draws=2, bootstrap=0, out=out, device="cpu")
     finally:
         torch.set_num_threads(threads)
 
@@ -732,7 +734,7 @@ def test_a_run_folder_has_the_scores_the_results_and_pictures(
     run, table: AccuracyTable, pictures: dict[str, Any], tmp_path: Path
 ) -> None:
     pictures.update(COMPARISON_PICTURES)
-    comparison = run(["semantic", picky], teacher=TEACHER, draws=2, out=tmp_path / "run")
+    comparison = run(["semantic", picky], teacher=TEACHER, weight_draws=2, out=tmp_path / "run")
     assert {path.name for path in (tmp_path / "run").iterdir()} == {
         "scores.sqlite", "lock", "config.json", "scores.csv", "comparison.csv", "comparison.json", "comparison.md",
         *COMPARISON_PICTURES,
@@ -748,7 +750,7 @@ def test_a_run_folder_has_the_scores_the_results_and_pictures(
     assert [int(row["params"]) for row in rows[::2]] == comparison.scores.params.tolist()
     config = json.loads((tmp_path / "run/config.json").read_text())
     assert config["teacher"]["name"] == TEACHER
-    assert (config["seed"], config["draws"]) == (0, 2)
+    assert (config["seed"], config["weight_draws"]) == (0, 2)
     assert config["proxies"][0] == "semantic"
     results = json.loads((tmp_path / "run/comparison.json").read_text())
     assert "semantic" in json.dumps(results)
@@ -760,7 +762,15 @@ def test_the_config_is_enough_to_do_it_again(run, space: Built, table: AccuracyT
         run(["semantic", picky, "log_rank(l2_norm, macs)"], teacher=TEACHER, out=tmp_path / "run", **options)
         return json.loads((tmp_path / "run/config.json").read_text())
 
-    options = {"sample": 4, "seed": 2, "draws": 2, "bootstrap": 3, "bins": 2, "top_k": 1, "include_untrainable": True}
+    options = {
+        "sample": 4,
+        "seed": 2,
+        "weight_draws": 2,
+        "bootstrap": 3,
+        "bins": 2,
+        "top_k": 1,
+        "include_untrainable": True,
+    }
     given = config_of(**options, canonical=False, controls=True, other_teacher="cifar_resnet32", architectures=None)
     assert given.items() >= options.items()
     assert given["canonical"] is False
@@ -829,7 +839,7 @@ ROWS = {str(architecture): 60.0 + i for i, architecture in enumerate(Built())}
         ({"sample": 0}, "sample is 0; it must be a whole number of at least 1"),
         ({"architectures": ["1-1-1", "1-1-2", "1-1-9"]}, "not among the 8 of known.csv: 1-1-9"),
         ({"architectures": ["1-1-1", "1-1-2", "1-1-1"]}, "Architectures given more than once: '1-1-1'"),
-        ({"draws": 0}, "draws is 0"),
+        ({"weight_draws": 0}, "weight_draws is 0"),
         ({"seed": -1}, "seed is -1"),
         ({"bootstrap": -1}, "bootstrap is -1"),
         ({"bins": 0}, "bins is 0; it must be a whole number of at least 1"),
@@ -862,7 +872,7 @@ def test_a_file_of_the_wrong_kind_is_refused(space: Built, probe: ds.Probe, tmp_
 
 def test_probes_fit_the_draws_and_the_space(space: Built, probe: ds.Probe, table: AccuracyTable) -> None:
     with pytest.raises(ValueError, match="There are 2 probes for 3 draws"):
-        compare(space, "l2_norm", table, [probe, probe], draws=3)
+        compare(space, "l2_norm", table, [probe, probe], weight_draws=3)
     wrong = ds.create_probe("noise", batch_size=8, image_size=16, num_classes=4)
     with pytest.raises(ValueError, match="16x16 with 3 channels, but the space 'tiny' is made for 8x8"):
         compare(space, "l2_norm", table, wrong)

@@ -26,7 +26,7 @@ from diswot_search.jobs.rank_sources import rank_sources
 from diswot_search.jobs.train import distill, train
 from diswot_search.training.checkpoint import LAST, read_checkpoint, without_prefix
 from diswot_search.training.folder import TrainingFolder
-from diswot_search.training.result import Training
+from diswot_search.training.result import EpochRow, Training
 
 CLASSES = 4
 HARD: dict[str, Any] = {"accumulate": 2, "ema": 0.5, "mixup": 0.2, "cutmix": 1.0, "precision": "bf16"}
@@ -82,9 +82,9 @@ def same(first: dict[str, Tensor], second: dict[str, Tensor]) -> bool:
     return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
 
 
-def rows_of(training: Training) -> list[dict[str, Any]]:
+def rows_of(training: Training) -> list[EpochRow]:
     """The epochs, without times."""
-    return [{k: v for k, v in row.items() if k not in ("seconds", "images_per_second")} for row in training.rows]
+    return [dataclasses.replace(row, seconds=0.0, images_per_second=0.0) for row in training.rows]
 
 
 def assert_same(first: Training, second: Training) -> None:
@@ -139,13 +139,13 @@ def test_hidden_labels_decide_nothing(way: str) -> None:
     honest, lied = WAYS[way](FEW), WAYS[way](lied_to(FEW))
     assert_same(honest, lied)
     for part in ("test", "best", "sources"):
-        assert honest.result.get(part) == lied.result.get(part)
+        assert getattr(honest.result, part) == getattr(lied.result, part)
 
 
 def test_labels_that_are_not_hidden_decide() -> None:
     """Else the tests beside this one would say nothing."""
     first, second = (WAYS["measured"](dataclasses.replace(data, labelled=None)) for data in (FEW, lied_to(FEW)))
-    assert first.result["sources"] != second.result["sources"]
+    assert first.result.sources != second.result.sources
     first, second = (WAYS["teacher"](dataclasses.replace(data, labelled=None)) for data in (FEW, lied_to(FEW)))
     assert not same(first.student.state_dict(), second.student.state_dict())
 
@@ -172,7 +172,7 @@ def test_labelled_images_are_contrasted_with_each_other_alone(monkeypatch: pytes
     rows = learn_from_teacher(FEW, epochs=4, rule="last").rows
     assert FEW.labelled is not None
     assert drawn == set(FEW.labelled.tolist())
-    assert rows[-1]["loss/crd"] < rows[0]["loss/crd"]
+    assert rows[-1].terms["crd"] < rows[0].terms["crd"]
 
 
 # -- what does not count --------------------------------------------------------------------------
@@ -213,7 +213,7 @@ def test_lambda_of_zero_leaves_the_classifier_alone(tmp_path: Path, data: str) -
     heads = [name for name in start if ".heads." in name]
     assert len(heads) == 4  # weight and bias of those with a weight
     assert not any(torch.equal(start[name], end[name]) for name in heads)
-    assert [row["loss/ce"] for row in taught.rows] == [0.0, 0.0]
+    assert [row.terms["ce"] for row in taught.rows] == [0.0, 0.0]
 
 
 # -- killed, and gone on --------------------------------------------------------------------------
@@ -257,5 +257,5 @@ def test_killed_a_training_from_sources_ends_as_one_that_was_not(tmp_path: Path)
     assert 4 < reached[1] < 8  # within the second epoch of four steps
     resumed = learn_in(tmp_path / "killed")
     assert_same(whole, resumed)
-    assert whole.result["sources"] == resumed.result["sources"]
+    assert whole.result.sources == resumed.result.sources
     assert same(state_in(tmp_path / "whole"), state_in(tmp_path / "killed"))

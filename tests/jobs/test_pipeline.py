@@ -25,9 +25,11 @@ from diswot_search import Budget, DistillerError, RunFolderError, Splits, Study
 from diswot_search.cli import main
 from diswot_search.data.image_sets import ImageSet
 from diswot_search.jobs import rank_sources as source_ranking
-from diswot_search.jobs import train as training
+from diswot_search.jobs import training_run as training
+from diswot_search.jobs.pipeline import PipelineJob
 from diswot_search.jobs.rank_sources import RankingRun
 from diswot_search.networks.saved import save_student
+from diswot_search.options.pipeline import PipelineOptions
 from diswot_search.options.search import DEFAULT_PROXY
 from diswot_search.resolve.networks import as_network
 from diswot_search.runtime.seeding import isolated_random_state
@@ -35,7 +37,13 @@ from diswot_search.sources.evidence import Evidence
 from diswot_search.sources.folder import RankingFolder
 from diswot_search.sources.transferability import MEASURES, get_measure
 from diswot_search.training.folder import TrainingFolder
+from diswot_search.training.result import LabelCounts
 from search_spaces import Architecture, NASBench201Space
+
+
+def run_announcing(*, announce: Callable[[str, Any], None], **options: Any) -> ds.PipelineResult:
+    return PipelineJob(PipelineOptions(**options), announce=announce).complete()
+
 
 STAGES = ["teacher", "search", "distilled", "alone"]
 TINY = {
@@ -112,19 +120,19 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> ds.PipelineResult:
 
 def test_the_stages_follow_each_other_and_leave_a_folder_each(finished: ds.PipelineResult) -> None:
     assert {path.name for path in finished.path.iterdir()} == {
-        "config.json", "lock", "pipeline.sqlite", "report.md", "result.json", *STAGES,
+        "config.json", "config.yaml", "lock", "pipeline.sqlite", "report.md", "result.json", *STAGES,
     }  # fmt: skip
     winner = finished.study.winner
     assert winner.params <= 12_000
     for run in (finished.distilled, finished.alone):
         assert run is not None
-        assert run.result["student"]["name"].endswith(winner.record.architecture)
-        assert run.result["epochs"] == 2
+        assert run.result.student.name.endswith(winner.record.architecture)
+        assert run.result.epochs == 2
     assert finished.teacher is not None
-    assert finished.teacher.result["epochs"] == 3
-    assert finished.distilled.result["teacher"]["accuracy"] == finished.teacher.accuracy
-    assert finished.teacher.result["steps"] == 3 * 60 // 20
-    assert finished.alone.result["teacher"] is None
+    assert finished.teacher.result.epochs == 3
+    assert finished.distilled.result.teacher.accuracy == finished.teacher.accuracy
+    assert finished.teacher.result.steps == 3 * 60 // 20
+    assert finished.alone.result.teacher is None
 
 
 def test_result_and_report_hold_the_student_against_itself_alone(finished: ds.PipelineResult) -> None:
@@ -185,7 +193,7 @@ def pictures(images: ImageSet, splits: Splits) -> torch.Tensor:
 def test_a_finished_pipeline_is_read_and_no_stage_runs_again(finished: ds.PipelineResult) -> None:
     before = {path: time for path, time in times(finished.path).items() if path.endswith((".safetensors", ".csv"))}
     told: list[str] = []
-    again = ds.run(out=finished.path, announce=lambda stage, result: told.append(stage), **TINY)
+    again = run_announcing(out=finished.path, announce=lambda stage, result: told.append(stage), **TINY)
     assert told == STAGES
     assert {path: time for path, time in times(finished.path).items() if path in before} == before
     assert again.difference == finished.difference
@@ -254,7 +262,7 @@ def test_a_pipeline_stopped_between_stages_goes_on(stage: str, finished: ds.Pipe
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        ds.run(out=tmp_path / "run", announce=stop, **TINY)
+        run_announcing(out=tmp_path / "run", announce=stop, **TINY)
     assert not (tmp_path / "run" / "result.json").exists()
     ds.run(out=tmp_path / "run", **TINY)
     assert contents(tmp_path / "run") == contents(finished.path)
@@ -264,13 +272,13 @@ KILLED = """
 import os, signal
 import torch
 import diswot_search as ds
-from diswot_search.jobs import train
+from diswot_search.jobs import training_run
 from diswot_search.data.image_sets import ImageSet
 from diswot_search.training.folder import TrainingFolder
 from tests.jobs.test_pipeline import TINY
 
 torch.set_num_threads(1)
-train.plot_training = lambda rows, result: {}
+training_run.plot_training = lambda rows, result: {}
 save = TrainingFolder.save
 
 def save_and_die(folder, name, checkpoint):
@@ -312,7 +320,7 @@ def test_a_pipeline_killed_within_a_stage_ends_the_same(finished: ds.PipelineRes
         ({"algorithm_options": {"size": 3}}, "'random' has no option 'size'"),
         ({"proxy": "diswott"}, "Unknown proxy 'diswott'. Did you mean 'diswot'"),
         ({"evaluations": 0}, "evaluations is 0"),
-        ({"draws": 0}, "draws is 0"),
+        ({"weight_draws": 0}, "weight_draws is 0"),
         ({"probe_size": 1}, "probe_size is 1"),
         ({"probe_size": 41}, "probe_size is 41, but there are only 40 training images"),
         ({"search_teacher": "both"}, "search_teacher is 'both'"),
@@ -394,11 +402,11 @@ def test_all_stages_look_at_the_same_labels(tmp_path: Path) -> None:
     options = TINY | {"labels_per_class": 2, "epochs": 1, "teacher_epochs": 1, "evaluations": 1}
     result = ds.run(out=tmp_path / "run", **options)
     for training_of, images in ((result.teacher, 60), (result.distilled, 40), (result.alone, 40)):
-        assert training_of.result["labels"] == {"labelled": 20, "images": images, "validation": 143, "classes": 10}
+        assert training_of.result.labels == LabelCounts(labelled=20, images=images, validation=143, classes=10)
     own = {"train_limit": 60, "labels_per_class": None}
     taught = ds.run(out=tmp_path / "other", **options | {"teacher_data_options": own, "compare": False})
-    assert taught.teacher.result["labels"] is None
-    assert taught.distilled.result["labels"]["labelled"] == 20
+    assert taught.teacher.result.labels is None
+    assert taught.distilled.result.labels.labelled == 20
 
 
 @pytest.mark.parametrize("of_sources", [False, True])
@@ -447,15 +455,15 @@ def same(first: nn.Module, second: nn.Module) -> bool:
 
 def test_sources_are_ranked_searched_for_and_learnt_from(of_sources: ds.PipelineResult) -> None:
     assert {path.name for path in of_sources.path.iterdir()} == {
-        "config.json", "lock", "pipeline.sqlite", "report.md", "result.json", *STAGES_OF_SOURCES,
+        "config.json", "config.yaml", "lock", "pipeline.sqlite", "report.md", "result.json", *STAGES_OF_SOURCES,
     }  # fmt: skip
     assert of_sources.teacher is None
-    assert of_sources.distilled.result["teacher"] is None
-    assert of_sources.distilled.result["unlabelled"] == "sources"
-    assert of_sources.alone.result.get("unlabelled") is None
+    assert of_sources.distilled.result.teacher is None
+    assert of_sources.distilled.result.unlabelled == "sources"
+    assert of_sources.alone.result.unlabelled is None
     for training_of in (of_sources.distilled, of_sources.alone):
-        assert training_of.result["labels"]["labelled"] == 20
-        assert training_of.result["student"]["name"].endswith(of_sources.study.winner.record.architecture)
+        assert training_of.result.labels.labelled == 20
+        assert training_of.result.student.name.endswith(of_sources.study.winner.record.architecture)
     assert of_sources.difference == of_sources.distilled.accuracy - of_sources.alone.accuracy
 
 
@@ -468,8 +476,8 @@ def test_one_set_of_weights_serves_the_search_and_the_distillation(of_sources: d
     searched = of_sources.study.config["teacher"]["teachers"]
     used = {name: weight for name, weight in of_sources.weights.items() if weight}
     assert {teacher["name"]: teacher["weight"] for teacher in searched} == used
-    learnt = of_sources.distilled.result["sources"]["models"]
-    assert {model["name"]: model["weight"] for model in learnt} == of_sources.weights
+    learnt = of_sources.distilled.result.sources.models
+    assert {model.name: model.weight for model in learnt} == of_sources.weights
     assert all(teacher["trained"] for teacher in searched)
 
 
@@ -512,7 +520,7 @@ def test_a_finished_pipeline_of_sources_is_read(of_sources: ds.PipelineResult, m
     monkeypatch.setattr(RankingRun, "_measure", None)  # which would be called to measure a source
     before = times(of_sources.path)
     told: list[str] = []
-    again = ds.run(out=of_sources.path, announce=lambda stage, result: told.append(stage), **OF_SOURCES)
+    again = run_announcing(out=of_sources.path, announce=lambda stage, result: told.append(stage), **OF_SOURCES)
     assert told == STAGES_OF_SOURCES
     after = times(of_sources.path)
     assert [path for path in before if path.endswith(".safetensors") and before[path] != after[path]] == []
@@ -523,7 +531,7 @@ def test_a_finished_pipeline_of_sources_is_read(of_sources: ds.PipelineResult, m
         ({"lam": 0.5}, r"distillation.unlabelled.lam is 0.8 there, 0.5 here"),
         ({"labels_per_class": 3}, r"distillation.data.labels.count is 20 there, 30 here"),
         ({"sources": {"first": BANK["first"]}}, r"second"),
-        ({"sources": None, "teacher": "cifar_resnet20"}, r"sources"),
+        ({"sources": None, "power": 10.0, "teacher": "cifar_resnet20"}, r"sources"),
     ):
         with pytest.raises(RunFolderError, match=message):
             ds.run(out=of_sources.path, **OF_SOURCES | changes)
@@ -559,7 +567,7 @@ def _and_die(method: Callable[..., None]) -> Callable[..., None]:
 def test_a_ranking_is_taken_as_it_is(of_sources: ds.PipelineResult, tmp_path: Path) -> None:
     told: list[str] = []
     options = OF_SOURCES | {"sources": of_sources.ranking, "weighting": "nearest", "epochs": 1, "evaluations": 1}
-    result = ds.run(out=tmp_path / "run", announce=lambda stage, found: told.append(stage), **options)
+    result = run_announcing(out=tmp_path / "run", announce=lambda stage, found: told.append(stage), **options)
     assert told == ["search", "distilled", "alone"]
     assert not (tmp_path / "run" / "sources").exists()
     nearest = of_sources.ranking.order()[0]
@@ -612,7 +620,7 @@ def searched(out: Path, **changes: Any) -> Study:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        ds.run(out=out, announce=stop, **OF_SOURCES | {"evaluations": 1, "epochs": 1} | changes)
+        run_announcing(out=out, announce=stop, **OF_SOURCES | {"evaluations": 1, "epochs": 1} | changes)
     return Study.load(out / "search")
 
 
@@ -633,12 +641,15 @@ def features_only() -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"teacher": "cifar_resnet20"}, "learns from sources; teacher cannot be given beside them"),
-        ({"teacher_options": {"arch": "1x4"}, "teacher_epochs": 1}, "teacher_options, teacher_epochs cannot be given"),
-        ({"teacher_recipe_options": {"lr": 1}}, "teacher_recipe_options cannot be given"),
-        ({"teacher_data_options": {"train_limit": 60}}, "teacher_data_options cannot be given"),
-        ({"distiller": "kd", "ce_weight": 1.0}, "distiller, ce_weight cannot be given"),
-        ({"search_teacher": "trained"}, "search_teacher cannot be given"),
+        ({"teacher": "cifar_resnet20"}, "learns from sources; teacher cannot be combined with them"),
+        (
+            {"teacher_options": {"arch": "1x4"}, "teacher_epochs": 1},
+            "teacher_options, teacher_epochs cannot be combined",
+        ),
+        ({"teacher_recipe_options": {"lr": 1}}, "teacher_recipe_options cannot be combined"),
+        ({"teacher_data_options": {"train_limit": 60}}, "teacher_data_options cannot be combined"),
+        ({"distiller": "kd", "ce_weight": 1.0}, "distiller, ce_weight cannot be combined"),
+        ({"search_teacher": "trained"}, "search_teacher cannot be combined"),
         ({"sources": []}, "There are no sources"),
         ({"sources": ["resnet-18"]}, "Did you mean 'resnet18'"),
         ({"sources": {"first": BANK["first"], "same": source(1)}}, "first and same have the same weights"),
@@ -656,7 +667,7 @@ def features_only() -> dict[str, Any]:
         ({"labels_per_class": None, "labels": "0%"}, "0%"),
         ({"labels": "50%"}, "labels_per_class"),
         ({"proxy": "diswott"}, "Unknown proxy 'diswott'"),
-        ({"sources": None, "unlabelled_batch_size": 8}, "nothing that is learnt from unlabelled images"),
+        ({"sources": None, "power": 10.0, "unlabelled_batch_size": 8}, "nothing is learnt from unlabelled images"),
     ],
 )
 def test_wrong_input_of_sources_is_refused_before_the_first_stage(changes: dict, message: str, tmp_path: Path) -> None:
@@ -720,4 +731,4 @@ def test_the_command_line_ranks_searches_and_distils(
     assert main(["show", "again"]) == 0
     assert "Sources for digits by parc" in capsys.readouterr().out  # the ranking that was given
     assert main([*shlex.split(line), "--teacher", "cifar_resnet20"]) == 2
-    assert "teacher cannot be given beside them" in capsys.readouterr().err
+    assert "teacher cannot be combined with them" in capsys.readouterr().err

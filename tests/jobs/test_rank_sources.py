@@ -103,7 +103,7 @@ def make_sources() -> dict[str, Any]:
 
 
 def rank(sources: Any = None, splits: Splits | None = None, **options: Any) -> SourceRanking:
-    options = {"images": 60, "draws": 3, "progress": False, "device": "cpu"} | options
+    options = {"images": 60, "image_draws": 3, "progress": False, "device": "cpu"} | options
     return rank_sources(make_sources() if sources is None else sources, splits or make_splits(), **options)
 
 
@@ -204,7 +204,7 @@ def test_neither_order_nor_company_of_sources_matters() -> None:
 
 
 def test_a_draw_is_the_same_however_many_there_are() -> None:
-    few, many = rank(draws=2).values["parc"], rank(draws=4).values["parc"]
+    few, many = rank(image_draws=2).values["parc"], rank(image_draws=4).values["parc"]
     for name, values in few.items():
         assert many[name][:2] == pytest.approx(values, rel=1e-4)
     assert rank(seed=1).values["parc"] != rank().values["parc"]
@@ -312,7 +312,7 @@ def test_faint_sources_leave_no_weights_and_say_what_then(measure: str) -> None:
         ({"measures": "rsa"}, RankingError, "rsa compares with a reference model; give reference"),
         ({"reference": looks()}, RankingError, "A reference is given, but no measure compares with it"),
         ({"images": 3}, ValueError, "images is 3; it must be a whole number of at least 4"),
-        ({"draws": 0}, ValueError, "draws is 0"),
+        ({"image_draws": 0}, ValueError, "draws is 0"),
         ({"seed": -1}, ValueError, "seed is -1"),
         ({"device": "gpu"}, ValueError, "Unknown device 'gpu'"),
         ({"sources": []}, SourceError, "There are no sources"),
@@ -416,7 +416,7 @@ def test_another_configuration_is_refused(tmp_path: Path) -> None:
             {"measures": "knn"},
             'measures is \\["parc"\\] there, \\["knn"\\] here. All measures of a source are computed together',
         ),
-        ({"draws": 2}, "draws is 3 there, 2 here"),
+        ({"image_draws": 2}, "draws is 3 there, 2 here"),
         ({"seed": 1}, "seed is 0 there, 1 here"),
         ({"splits": make_splits(labels=100)}, "target.labels"),
         ({"sources": make_sources() | {"far": looks(2, seed=7)}}, "sources.far.weights_sha256 is"),
@@ -484,7 +484,7 @@ def test_sources_of_files_are_made_again_wherever_one_is(tmp_path: Path, monkeyp
         {"model": "cifar_resnet20", "num_classes": 3, "checkpoint": write_checkpoint(Path(name), seed)}
         for seed, name in enumerate(["first.pt", "second.pt"])
     ]
-    ranking = rank(sources, out="run", images=8, draws=1)
+    ranking = rank(sources, out="run", images=8, image_draws=1)
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(tmp_path / "elsewhere")
     read = load_ranking("../run")
@@ -505,7 +505,7 @@ def test_sources_of_files_are_made_again_wherever_one_is(tmp_path: Path, monkeyp
 def test_sources_with_random_weights_are_warned_of_once(tmp_path: Path) -> None:
     random = [{"model": "cifar_resnet20", "num_classes": 3}]
     with pytest.warns(UserWarning, match="random weights"):
-        rank(random, out=tmp_path, images=8, draws=1)
+        rank(random, out=tmp_path, images=8, image_draws=1)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert not load_ranking(tmp_path).sources[0].trained
@@ -648,7 +648,7 @@ def test_the_table_has_every_source_once_in_order() -> None:
 
 
 def test_a_single_draw_has_no_spread() -> None:
-    assert "±" not in shown(rank(draws=1))
+    assert "±" not in shown(rank(image_draws=1))
 
 
 def test_the_picture_has_a_panel_for_each_measure_and_a_line_for_each_source(tmp_path: Path) -> None:

@@ -100,7 +100,7 @@ def test_a_search_of_real_networks_finds_the_best_it_saw_within_the_budget(cells
 
 
 def test_the_winners_score_is_what_the_evaluator_says_of_it(cells: SearchSpace, probe: ds.Probe) -> None:
-    study = ds.search(cells, "cifar_resnet20", probe, proxy="relation", evaluations=6, seed=3, draws=2)
+    study = ds.search(cells, "cifar_resnet20", probe, proxy="relation", evaluations=6, seed=3, weight_draws=2)
     teacher = ds.create_teacher("cifar_resnet20", num_classes=10)
     (evaluation,) = Evaluator(cells, teacher, probe, "relation", seeds=(3, 4)).evaluate([study.winner.architecture])
     assert (study.winner.score, study.winner.parts) == (evaluation.score, evaluation.parts)
@@ -367,7 +367,7 @@ def test_a_search_that_scores_nothing_says_why_and_keeps_its_folder(
         ({"algorithm_options": {"tournament": 0}}, "tournament is 0"),
         ({"evaluations": 0}, "evaluations is 0; it must be a whole number of at least 1"),
         ({"evaluations": 1.5}, "evaluations is 1.5"),
-        ({"draws": 0}, "draws is 0"),
+        ({"weight_draws": 0}, "weight_draws is 0"),
         ({"seed": -1}, "seed is -1"),
         ({"device": "tpu"}, "Unknown device 'tpu'"),
         ({"budget": ds.Budget(max_params=100)}, "the smallest cost of the space is 73,306 params"),

@@ -11,6 +11,7 @@ import io
 import json
 import math
 import warnings
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -36,7 +37,7 @@ from diswot_search.runtime.run_folder import RunFolderError
 from diswot_search.sources.frozen import FrozenSource
 from diswot_search.sources.ranking import SourceRanking
 from diswot_search.training.checkpoint import read_checkpoint
-from diswot_search.training.result import Training
+from diswot_search.training.result import EpochRow, Training
 from diswot_search.training.trainer import Trainer
 from diswot_search.training.unlabelled import FixMatch, SourceDistillation, UnlabelledError, Views, WeightedSource
 from search_spaces.registry import UnknownNameError
@@ -119,8 +120,8 @@ def same(first: dict[str, Tensor], second: dict[str, Tensor]) -> bool:
     return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
 
 
-def without_times(training: Training) -> list[dict[str, Any]]:
-    return [{k: v for k, v in row.items() if k not in ("seconds", "images_per_second")} for row in training.rows]
+def without_times(training: Training) -> list[EpochRow]:
+    return [replace(row, seconds=0.0, images_per_second=0.0) for row in training.rows]
 
 
 class _Stopped(Exception):
@@ -230,7 +231,7 @@ def test_a_source_of_zero_weight_changes_nothing() -> None:
     with_it = run(weighting={"near": 0.6, "far": 0.4, "other": 0.0})
     assert same(weights_of(without), weights_of(with_it))
     assert without_times(without) == without_times(with_it)
-    assert with_it.result["sources"]["models"][2]["weight"] == 0
+    assert with_it.result.sources.models[2].weight == 0
 
 
 def test_one_source_is_the_nearest() -> None:
@@ -240,12 +241,12 @@ def test_one_source_is_the_nearest() -> None:
 
 def test_power_goes_from_uniform_to_nearest() -> None:
     def weights(**changes: Any) -> dict[str, float]:
-        result = run(epochs=1, **changes).result["sources"]
-        return {model["name"]: model["weight"] for model in result["models"]}
+        result = run(epochs=1, **changes).result.sources
+        return {model.name: model.weight for model in result.models}
 
-    known = run(epochs=1, weighting="weighted").result["sources"]["models"]
-    positive = [model["name"] for model in known if model["similarity"] > 0]
-    nearest = max(known, key=lambda model: model["similarity"])["name"]
+    known = run(epochs=1, weighting="weighted").result.sources.models
+    positive = [model.name for model in known if model.similarity > 0]
+    nearest = max(known, key=lambda model: model.similarity).name
     assert len(positive) >= 2  # else the following says little
     uniform = weights(weighting="weighted", power=0.0)
     assert [name for name, weight in uniform.items() if weight == pytest.approx(1 / len(positive))] == positive
@@ -271,8 +272,8 @@ def test_sources_that_are_not_near_leave_plain_training(monkeypatch: pytest.Monk
     with pytest.warns(UserWarning, match="No source is near the target: by parc"):
         taught = run(weighting="weighted")
     assert same(weights_of(run_alone()), weights_of(taught))
-    assert "none that can teach has a similarity above 0" in taught.result["sources"]["fallback"]
-    assert [model["weight"] for model in taught.result["sources"]["models"]] == [0, 0, 0]
+    assert "none that can teach has a similarity above 0" in taught.result.sources.fallback
+    assert [model.weight for model in taught.result.sources.models] == [0, 0, 0]
 
 
 # -- training -------------------------------------------------------------------------------------
@@ -356,14 +357,14 @@ def test_distillers_see_labelled_images_alone() -> None:
 
 def test_all_labelled_images_serve_for_both_losses() -> None:
     taught = run(dataset=SPLITS, unlabelled_batch_size=None)
-    assert taught.result["labels"] is None
-    assert taught.rows[0]["loss/source near"] > 0
+    assert taught.result.labels is None
+    assert taught.rows[0].terms["source near"] > 0
     apart = run(dataset=SPLITS, unlabelled_batch_size=12)
     assert not same(weights_of(taught), weights_of(apart))
 
 
 def test_methods_take_equally_many_steps() -> None:
-    steps = {training.result["steps"] for training in (run(), run_alone(), run_alone(unlabelled="fixmatch"))}
+    steps = {training.result.steps for training in (run(), run_alone(), run_alone(unlabelled="fixmatch"))}
     assert steps == {2 * (48 // 12)}
 
 
@@ -388,7 +389,7 @@ def test_what_is_said_of_it(tmp_path: Path) -> None:
     assert sum(model["weight"] for model in said["models"]) == pytest.approx(1)
     for model in said["models"]:
         if model["weight"]:
-            row = taught.rows[-1][f"loss/source {model['name']}"]
+            row = taught.rows[-1].terms[f"source {model['name']}"]
             assert row == pytest.approx(0.4 * model["weight"] * model["loss"])
         else:
             assert model["loss"] is None
@@ -472,13 +473,13 @@ def test_a_source_that_gives_no_numbers_is_named(tmp_path: Path, kept: bool) -> 
 def test_a_ranking_says_what_it_was_measured_by(tmp_path: Path) -> None:
     ranking = ranked(tmp_path, measures=["cka", "parc"])
     for weighting, measure in (("uniform", "cka"), (BY_HAND, "cka"), ("weighted", "cka")):
-        said = run(sources=ranking, weighting=weighting, epochs=1).result["sources"]
-        assert said["measure"] == measure
-        assert [model["similarity"] for model in said["models"]] == list(ranking.similarities(measure).values())
-    said = run(sources=ranking, weighting="weighted", measure="parc", epochs=1).result["sources"]
-    assert [model["similarity"] for model in said["models"]] == list(ranking.similarities("parc").values())
-    alone = run(weighting="uniform", epochs=1).result["sources"]
-    assert alone["measure"] is None
+        said = run(sources=ranking, weighting=weighting, epochs=1).result.sources
+        assert said.measure == measure
+        assert [model.similarity for model in said.models] == list(ranking.similarities(measure).values())
+    said = run(sources=ranking, weighting="weighted", measure="parc", epochs=1).result.sources
+    assert [model.similarity for model in said.models] == list(ranking.similarities("parc").values())
+    alone = run(weighting="uniform", epochs=1).result.sources
+    assert alone.measure is None
 
 
 def test_a_ranking_of_other_data_is_refused() -> None:
@@ -505,17 +506,17 @@ def test_a_ranking_with_other_labels_is_told() -> None:
 def test_untrained_sources_and_those_without_a_classifier_teach_nothing() -> None:
     bank = {"near": NEAR, "random": "cifar_resnet20", "features": {"model": "cifar_resnet32", "num_classes": 0}}
     with pytest.warns(UserWarning, match="nothing") as told:
-        models = run(sources=bank, weighting="weighted", epochs=1).result["sources"]["models"]
+        models = run(sources=bank, weighting="weighted", epochs=1).result.sources.models
     said = [str(warning.message) for warning in told]
     assert any("random has random weights, so that it teaches nothing" in text for text in said)
     assert any("features has no classifier, so that it teaches nothing" in text for text in said)
-    assert {model["name"]: model["weight"] for model in models} == {"near": 1, "random": 0, "features": 0}
+    assert {model.name: model.weight for model in models} == {"near": 1, "random": 0, "features": 0}
 
 
 def test_a_bank_of_random_networks_leaves_plain_training() -> None:
     with pytest.warns(UserWarning, match="random weights|No source can teach"):
         taught = run(sources=["cifar_resnet20"], weighting="weighted", epochs=1)
-    assert taught.result["sources"]["fallback"] == "No source can teach: none has trained weights and a classifier"
+    assert taught.result.sources.fallback == "No source can teach: none has trained weights and a classifier"
 
 
 def test_an_infinite_power_is_said(tmp_path: Path) -> None:
@@ -586,13 +587,13 @@ def test_another_configuration_is_refused(tmp_path: Path) -> None:
         ({"unlabelled_batch_size": 15, "recipe_options": {"accumulate": 2}}, "choose one that 2 divides"),
         ({"weighting": {"nearr": 1.0}}, "near"),
         ({"weighting": {"near": -1.0}}, "-1"),
-        ({"teacher": make(seed=3)}, "teacher cannot be given beside them"),
-        ({"distiller": "kd"}, "distiller cannot be given beside them"),
-        ({"ce_weight": 1.0}, "ce_weight cannot be given beside them"),
+        ({"teacher": make(seed=3)}, "teacher cannot be combined with them"),
+        ({"distiller": "kd"}, "distiller cannot be combined with them"),
+        ({"ce_weight": 1.0}, "ce_weight cannot be combined with them"),
         ({"sources": []}, "no sources"),
         ({"sources": {"a": NEAR, "b": NEAR}}, "'?a'? and '?b'?|twice"),
-        ({"sources": None, "weighting": "weighted"}, "nobody to learn from"),
-        ({"sources": None, "teacher": make(seed=3)}, "weighting says how to learn from sources, but there are none"),
+        ({"sources": None, "weighting": "weighted"}, "No teacher: pass `teacher=` or `sources=`"),
+        ({"sources": None, "teacher": make(seed=3)}, "weighting: options of sources, but there are none"),
     ],
 )
 def test_bad_input_is_said_before_anything_is_written(changes: dict[str, Any], message: str, tmp_path: Path) -> None:

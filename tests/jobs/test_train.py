@@ -16,7 +16,8 @@ import random
 import signal
 import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -42,7 +43,7 @@ from diswot_search.runtime.run_folder import RunFolderError
 from diswot_search.training.checkpoint import BEST, LAST, read_checkpoint
 from diswot_search.training.folder import TrainingFolder
 from diswot_search.training.recipe import RecipeError, create_recipe
-from diswot_search.training.result import Training
+from diswot_search.training.result import EpochRow, Training, TrainingResult
 from diswot_search.training.task import DistillationTask, StepLosses
 from diswot_search.training.trainer import DivergenceError
 from search_spaces.registry import UnknownNameError
@@ -145,14 +146,17 @@ def run_alone(model: Any = None, out: Path | None = None, **changes: Any) -> Tra
     return train(**{"model": model or make_plain(), **defaults, "out": out, **changes})
 
 
-def without_times(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    return [{k: v for k, v in row.items() if k not in ("seconds", "images_per_second")} for row in rows]
+def without_measured(table: list[dict[str, str]]) -> list[dict[str, str]]:
+    return [{k: v for k, v in row.items() if k not in ("seconds", "images_per_second")} for row in table]
 
 
-def lasting(result: dict[str, Any]) -> dict[str, Any]:
+def without_times(rows: Sequence[EpochRow]) -> list[EpochRow]:
+    return [replace(row, seconds=0.0, images_per_second=0.0) for row in rows]
+
+
+def lasting(result: TrainingResult) -> TrainingResult:
     """All of a result that is not measured time."""
-    student = {k: v for k, v in result["student"].items() if k != "latency_ms"}
-    return {k: v for k, v in result.items() if k != "timing"} | {"student": student}
+    return replace(result, timing=None, student=replace(result.student, latency_ms=None))
 
 
 def weights_of(folder: Path) -> dict[str, Tensor]:
@@ -183,9 +187,9 @@ def assert_same(folder: Path, other: Path) -> None:
         assert like is not None
         assert same_weights(checkpoint.tensors, like.tensors)
         assert checkpoint.values.get("optimizer") == like.values.get("optimizer")
-    assert without_times(table_of(folder)) == without_times(table_of(other))
+    assert without_measured(table_of(folder)) == without_measured(table_of(other))
     results = [json.loads((path / "result.json").read_text()) for path in (folder, other)]
-    assert lasting(results[0]) == lasting(results[1])
+    assert lasting(TrainingResult.from_json(results[0])) == lasting(TrainingResult.from_json(results[1]))
     assert curves_in(folder) == curves_in(other)
     assert sorted(path.name for path in folder.iterdir()) == sorted(path.name for path in other.iterdir())
 
@@ -422,9 +426,9 @@ def train_as_rank(rank: int, port: int, out: str, pair: str, interrupted: bool) 
         training = PAIRS[pair](Path(out))
     except KeyboardInterrupt:
         os._exit(130)
-    assert training.result == json.loads((Path(out) / "result.json").read_text())
-    assert [row["epoch"] for row in training.rows] == [1, 2, 3]
-    assert training.result["timing"]["processes"] == 2
+    assert training.result.to_json() == json.loads((Path(out) / "result.json").read_text())
+    assert [row.epoch for row in training.rows] == [1, 2, 3]
+    assert training.result.timing.processes == 2
     torch.distributed.destroy_process_group()
 
 
@@ -525,7 +529,7 @@ def test_gradients_that_are_no_numbers_are_not_stored(tmp_path: Path, monkeypatc
         return loss + (0 * loss).sqrt() if len(calls) == 6 else loss  # 0, whose slope is infinite
 
     monkeypatch.setattr(Observed, "hook", staticmethod(breaking))
-    with pytest.raises(DivergenceError, match=r"at step 6 \(epoch 2\): .* is no number.* of step 3"):
+    with pytest.raises(DivergenceError, match=r"at step 6 \(epoch 2\): .* is not a number.* of step 3"):
         run(tmp_path / "run", distiller="kd+observed")
     assert_numbers(tmp_path / "run", step=3)
 
@@ -617,8 +621,8 @@ def test_a_weight_that_warms_up_starts_at_nothing(monkeypatch: pytest.MonkeyPatc
     rows = run(distiller="3*observed").rows
     # Steps 0 to 8 of 9, the weight full from the middle of the training on.
     expected = [18 * sum(min(1.0, step / 4.5) for step in steps) / 3 for steps in ((0, 1, 2), (3, 4, 5), (6, 7, 8))]
-    assert [row["loss/observed"] for row in rows] == pytest.approx(expected, rel=1e-6)
-    assert [row["loss"] for row in rows] == pytest.approx([r["loss/ce"] + r["loss/observed"] for r in rows], rel=1e-6)
+    assert [row.terms["observed"] for row in rows] == pytest.approx(expected, rel=1e-6)
+    assert [row.loss for row in rows] == pytest.approx([sum(row.terms.values()) for row in rows], rel=1e-6)
 
 
 def test_mixed_images_have_the_class_with_the_larger_share(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -643,7 +647,7 @@ def test_mixed_images_have_the_class_with_the_larger_share(monkeypatch: pytest.M
 def test_a_schedule_is_followed_from_step_to_step() -> None:
     rows = run_alone(epochs=4, lr=0.2, recipe_options={"schedule": "cosine", "optimizer": "adamw"}).rows
     last_steps = [2, 5, 8, 11]
-    assert [row["lr"] for row in rows] == pytest.approx([0.1 * (1 + math.cos(math.pi * s / 12)) for s in last_steps])
+    assert [row.lr for row in rows] == pytest.approx([0.1 * (1 + math.cos(math.pi * s / 12)) for s in last_steps])
 
 
 # -- teachers -------------------------------------------------------------------------------------
@@ -688,8 +692,8 @@ def test_a_teacher_is_only_looked_at_and_in_its_own_normalisation() -> None:
     expected = (pixels - torch.tensor((0.0, 0.5, 0.25)).view(3, 1, 1)) / torch.tensor((1.0, 0.5, 2.0)).view(3, 1, 1)
     assert torch.allclose(given[:48].sum(0), expected.sum(0), atol=1e-3)  # all images once, in some order
     assert len(given) == 48 + 40  # each test image once, too
-    assert training.result["teacher"]["name"] == "Remembering"
-    assert sum(p.numel() for p in training.student.parameters()) == training.result["student"]["params"]
+    assert training.result.teacher.name == "Remembering"
+    assert sum(p.numel() for p in training.student.parameters()) == training.result.student.params
 
 
 def test_a_teacher_may_be_a_run_folder_a_file_a_name_or_a_module(tmp_path: Path) -> None:
@@ -704,10 +708,10 @@ def test_a_teacher_may_be_a_run_folder_a_file_a_name_or_a_module(tmp_path: Path)
     ]
     results = [run(**source, epochs=1) for source in sources]
     for training in results:
-        assert training.result["teacher"]["accuracy"] == taught.accuracy
-        assert training.result["teacher"]["trained"]
+        assert training.result.teacher.accuracy == taught.accuracy
+        assert training.result.teacher.trained
         assert same_weights(training.student.state_dict(), results[0].student.state_dict())
-    assert not run(epochs=1).result["teacher"]["trained"]
+    assert not run(epochs=1).result.teacher.trained
 
 
 def test_a_teacher_that_may_know_the_test_images_is_refused(tmp_path: Path) -> None:
@@ -763,11 +767,11 @@ def test_what_is_shipped_is_what_was_tested(tmp_path: Path, monkeypatch: pytest.
     training = run(out, rule=rule, **options)
     assert sorted(read) == list(range(len(SPLITS.test)))  # each once
     result = json.loads((out / "result.json").read_text())
-    assert result == training.result
+    assert result == training.result.to_json()
     rows = training.rows
-    first_best = max(rows, key=lambda row: row["val_accuracy"])
-    assert result["best"] == {k: first_best[k] for k in ("epoch", "val_accuracy")}
-    assert result["last"] == {k: rows[-1][k] for k in ("epoch", "val_accuracy")}
+    first_best = max(rows, key=lambda row: row.val_accuracy)
+    assert result["best"] == {"epoch": first_best.epoch, "val_accuracy": first_best.val_accuracy}
+    assert result["last"] == {"epoch": rows[-1].epoch, "val_accuracy": rows[-1].val_accuracy}
     assert (result["rule"], result["test"]["epoch"]) == (rule, result[rule]["epoch"])
     loaded = load_student(out)
     assert accuracy_of(loaded) == accuracy_of(training.student) == pytest.approx(training.accuracy, abs=1e-9)
@@ -839,7 +843,7 @@ BAD: list[tuple[dict[str, Any], type[Exception], str]] = [
     ({"distiller": {"kd": math.nan}}, DistillerError, "nan"),
     ({"ce_weight": -0.5}, DistillerError, "ce_weight is -0.5"),
     ({"ce_weight": math.nan}, DistillerError, "ce_weight is nan"),
-    ({"batch_size": 49}, RecipeError, r"only 48 images to train on, beside \d+ to validate and \d+"),
+    ({"batch_size": 49}, RecipeError, r"only 48 images to train on, \d+ to validate and \d+"),
     ({"batch_size": 15, "recipe_options": {"mixup": 0.2}}, RecipeError, "mixed in pairs"),
     ({"batch_size": 16, "recipe_options": {"accumulate": 3}}, RecipeError, "3 equal parts"),
     ({"lr": math.nan}, RecipeError, "lr is nan"),
@@ -952,7 +956,7 @@ def test_recipes_are_known_by_name_and_scaled() -> None:
     cosine = [1.5e-4 * (1 + math.cos(math.pi * step / 12)) for step in (2, 5, 8, 11)]
     for name, expected in (("cifar", multistep), ("finetune", cosine)):
         rows = run_alone(recipe=create_recipe(name, flip=0.5), epochs=4).rows
-        assert [row["lr"] for row in rows] == pytest.approx(expected)
+        assert [row.lr for row in rows] == pytest.approx(expected)
 
 
 # -- other data, and compiled ---------------------------------------------------------------------

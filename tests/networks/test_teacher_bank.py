@@ -124,7 +124,13 @@ def by_hand(name: str, architecture: Architecture, bank: TeacherBank, probes: Se
 @pytest.mark.parametrize("proxy", ["diswot", "relation", "kd", "sp", "l2_norm", "params"])
 def test_a_search_against_a_bank_gives_the_weighted_means_of_separate_ones(proxy: str) -> None:
     probes, bank = [make_probe(0), make_probe(1)], make_bank()
-    options: Any = {"algorithm": "exhaustive", "proxy": proxy, "seed": SEEDS[0], "draws": len(SEEDS), "device": "cpu"}
+    options: Any = {
+        "algorithm": "exhaustive",
+        "proxy": proxy,
+        "seed": SEEDS[0],
+        "weight_draws": len(SEEDS),
+        "device": "cpu",
+    }
     together = list(ds.search(make_space(), bank, probes, **options).records)
     assert len(together) == 8
     separate = [list(ds.search(make_space(), teacher, probes, **options).records) for teacher in bank.teachers]

@@ -7,7 +7,8 @@ import io
 import itertools
 import json
 import math
-from dataclasses import asdict
+from collections.abc import Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -43,26 +44,37 @@ from diswot_search.reports.training_figures import (
     plot_training,
     plot_weights,
 )
+from diswot_search.runtime.typed_json import JsonError
 from diswot_search.training.metrics import MetricSums
+from diswot_search.training.result import EpochRow, TrainingResult
 from search_spaces.registry import UnknownNameError
 
 
-def make_rows(epochs: int = 4, **terms: float) -> list[dict[str, Any]]:
+def make_rows(epochs: int = 4, **terms: float) -> list[EpochRow]:
     """Rows whose terms fall from 10 times these values to these."""
     terms = terms or {"ce": 0.25, "kd": 0.5}
     rows = []
     for epoch in range(1, epochs + 1):
-        losses = {f"loss/{name}": value * 10 ** (1 - epoch / epochs) for name, value in terms.items()}
+        losses = {name: value * 10 ** (1 - epoch / epochs) for name, value in terms.items()}
         rows.append(
-            {"epoch": epoch, "step": 5 * epoch, "lr": 0.1, "loss": sum(losses.values())}
-            | losses
-            | {"train_accuracy": 20.0 * epoch, "val_accuracy": 60.0 + 10 * (epoch % 3), "val_loss": 1 / epoch}
-            | {"images_per_second": 800.0, "seconds": 1.25}
+            EpochRow(
+                epoch=epoch,
+                step=5 * epoch,
+                lr=0.1,
+                loss=sum(losses.values()),
+                terms=losses,
+                train_accuracy=20.0 * epoch,
+                val_accuracy=60.0 + 10 * (epoch % 3),
+                val_loss=1 / epoch,
+                images_per_second=800.0,
+                seconds=1.25,
+            )
         )
     return rows
 
 
-def make_result(**changes: Any) -> dict[str, Any]:
+def make_values(**changes: Any) -> dict[str, Any]:
+    """The content of `result.json`."""
     torch.manual_seed(1)
     labels = torch.randint(10, (200,))
     logits = torch.randn(200, 10)
@@ -91,10 +103,15 @@ def make_result(**changes: Any) -> dict[str, Any]:
     return json.loads(json.dumps(result | changes))  # as it is read back
 
 
-def make_unfinished() -> dict[str, Any]:
+def make_result(**changes: Any) -> TrainingResult:
+    return TrainingResult.from_json(make_values(**changes))
+
+
+def make_unfinished(**changes: Any) -> TrainingResult:
     """What is known before the first epoch is over."""
-    missing = dict.fromkeys(("last", "best", "test", "teacher", "agreement", "student", "timing", "data", "distillers"))
-    return make_result(status="running", epochs=0, planned_epochs=4, steps=3, rule="last", **missing)
+    missing = dict.fromkeys(("last", "best", "test", "teacher", "agreement", "timing"))
+    start = {"student": {"name": "cifar_resnet20"}, "distillers": {}, "epochs": 0, "steps": 3, "rule": "last"}
+    return make_result(status="running", planned_epochs=4, **missing, **(start | changes))
 
 
 def make_sources(**changes: Any) -> dict[str, Any]:
@@ -108,7 +125,7 @@ def make_sources(**changes: Any) -> dict[str, Any]:
     return sources | {"fallback": None, "models": models} | changes
 
 
-def make_related(**changes: Any) -> dict[str, Any]:
+def make_related(**changes: Any) -> TrainingResult:
     """The result of a training with few labels and sources."""
     result: dict[str, Any] = {"teacher": None, "agreement": None, "distillers": {}, "ce_weight": 0.8}
     result |= {"labels": {"labelled": 400, "images": 10_000, "validation": 200, "classes": 20}}
@@ -118,7 +135,7 @@ def make_related(**changes: Any) -> dict[str, Any]:
 REASON = "no source is near: none has a similarity above 0"
 
 
-def make_fallback() -> dict[str, Any]:
+def make_fallback() -> TrainingResult:
     """The result of a training whose sources are all too far away."""
     models = [model | {"similarity": -1.0, "weight": 0.0, "loss": None} for model in make_sources()["models"]]
     return make_related(sources=make_sources(fallback=REASON, models=models), ce_weight=1.0)
@@ -187,7 +204,7 @@ def read_curves(folder: Path) -> dict[str, list[tuple[int, float]]]:
 
 def test_curves_have_every_value_by_step(tmp_path: Path) -> None:
     rows = make_rows()
-    rows[1]["val_accuracy"] = None
+    rows[1] = replace(rows[1], val_accuracy=None)
     with TrainingCurves(tmp_path / "run" / "curves") as curves:
         for row in rows:
             curves.add(row)
@@ -201,8 +218,9 @@ def test_curves_have_every_value_by_step(tmp_path: Path) -> None:
         "accuracy/val": "val_accuracy",
         "images_per_second": "images_per_second",
     }
+    values = [row.to_json() for row in rows]
     expected = {
-        tag: [(row["step"], row[name]) for row in rows if row[name] is not None] for tag, name in columns.items()
+        tag: [(row["step"], row[name]) for row in values if row[name] is not None] for tag, name in columns.items()
     }
     assert read_curves(tmp_path / "run" / "curves") == expected
 
@@ -236,7 +254,7 @@ def test_curves_without_a_folder_write_nothing(tmp_path: Path, monkeypatch: pyte
 
 
 def test_curves_have_the_accuracy_of_each_class_by_its_name(tmp_path: Path) -> None:
-    rows = [row | {"val_class_accuracy": [10.0, None, 30.0]} for row in make_rows(2)]
+    rows = [replace(row, val_class_accuracy=(10.0, None, 30.0)) for row in make_rows(2)]
     with TrainingCurves(tmp_path / "named", rows[:1], classes=("T-shirt/top", "bag", "ankle boot")) as curves:
         curves.add(rows[1])
     with TrainingCurves(tmp_path / "numbered", rows):
@@ -252,7 +270,7 @@ def test_curves_have_the_accuracy_of_each_class_by_its_name(tmp_path: Path) -> N
 
 
 def test_classes_of_one_name_are_numbered(tmp_path: Path) -> None:
-    rows = [row | {"val_class_accuracy": [10.0, 20.0]} for row in make_rows(1)]
+    rows = [replace(row, val_class_accuracy=(10.0, 20.0)) for row in make_rows(1)]
     with TrainingCurves(tmp_path, rows, classes=("bag", "bag")):
         pass
     read = read_curves(tmp_path)
@@ -261,13 +279,13 @@ def test_classes_of_one_name_are_numbered(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("classes", "curves"), [(100, 100), (101, 0)])
 def test_many_classes_have_no_curves(tmp_path: Path, classes: int, curves: int) -> None:
-    with TrainingCurves(tmp_path, [make_rows(1)[0] | {"val_class_accuracy": [50.0] * classes}]):
+    with TrainingCurves(tmp_path, [replace(make_rows(1)[0], val_class_accuracy=(50.0,) * classes)]):
         pass
     assert len([tag for tag in read_curves(tmp_path) if tag.startswith("class_accuracy/")]) == curves
 
 
 def test_curves_have_weights_and_losses_of_sources_and_the_share_of_confident_images(tmp_path: Path) -> None:
-    row = make_rows(1, **{"source a (2)": 0.25})[0] | {"confident": 62.5}
+    row = replace(make_rows(1, **{"source a (2)": 0.25})[0], notes={"confident": 62.5})
     with TrainingCurves(tmp_path, source_weights={"a (2)": 0.75, "b": 0.25}) as curves:
         curves.add(row)
     read = read_curves(tmp_path)
@@ -277,19 +295,72 @@ def test_curves_have_weights_and_losses_of_sources_and_the_share_of_confident_im
 
 def test_the_csv_has_no_lists() -> None:
     plain = make_rows()
-    rows = [row | {"val_class_accuracy": [1.0, None] if row["epoch"] > 1 else None} for row in plain]
+    rows = [replace(row, val_class_accuracy=(1.0, None) if row.epoch > 1 else None) for row in plain]
     assert list(metrics_csv(rows)) == list(metrics_csv(plain))
 
 
 def test_the_csv_has_every_value_of_every_epoch() -> None:
     rows = make_rows()
-    rows[0]["val_loss"] = math.nan
-    rows[3]["loss/cc"] = 0.125  # a term of a later epoch
+    rows[0] = replace(rows[0], val_loss=math.nan)
+    rows[3] = replace(rows[3], terms={**rows[3].terms, "cc": 0.125})  # a term of a later epoch
     read = list(csv.DictReader(io.StringIO("".join(metrics_csv(rows)))))
-    assert list(read[0]) == [*rows[0], "loss/cc"]
+    columns = [name for name in rows[0].to_json() if name != "val_class_accuracy"]
+    assert list(read[0]) == [*columns, "loss/cc"]
     assert (read[0]["val_loss"], read[0]["loss/cc"]) == ("", "")
     for line, row in list(zip(read, rows, strict=True))[1:]:
-        assert {name: float(value) for name, value in line.items() if value} == row
+        assert EpochRow.from_json({name: float(value) for name, value in line.items() if value} | _whole(row)) == row
+
+
+def _whole(row: EpochRow) -> dict[str, int]:
+    return {"epoch": row.epoch, "step": row.step}
+
+
+def test_a_row_comes_back_from_json() -> None:
+    row = replace(make_rows(1)[0], notes={"confident": 62.5}, val_class_accuracy=(1.0, None))
+    values = json.loads(json.dumps(row.to_json()))
+    assert (values["loss/ce"], values["confident"]) == (row.terms["ce"], 62.5)
+    assert EpochRow.from_json(values) == row
+
+
+@pytest.mark.parametrize("sources", [None, "weighted", "by hand"])
+def test_a_result_comes_back_from_json(sources: str | None) -> None:
+    power = {"power": math.inf} if sources == "weighted" else {"weighting": {"mnist": 1.0}}
+    values = {"unlabelled": "sources", "sources": make_sources()} if sources else {}
+    result = make_result(**values)
+    if result.sources is not None:
+        result = replace(result, sources=replace(result.sources, **power))
+    stored = json.loads(json.dumps(result.to_json(), allow_nan=False))
+    assert TrainingResult.from_json(stored) == result
+    assert ("sources" in stored) == (sources is not None)
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "message"),
+    [
+        ("seed", ..., "seed is missing"),
+        ("test.accuracy", "high", r"test\.accuracy is 'high'; it must be a number"),
+        ("test.samples", 2.5, r"test\.samples is 2\.5; it must be a whole number"),
+        ("test.bins.3.samples", True, r"test\.bins\.3\.samples is True; it must be a whole number"),
+        ("student", [], r"student is \[\]; it must be an object"),
+        ("distillers.kd", None, None),
+        ("classes", "ab", r"classes is 'ab'; it must be a list"),
+    ],
+)
+def test_a_wrong_or_missing_key_is_named(path: str, value: Any, message: str | None) -> None:
+    values = make_values()
+    *parents, last = path.split(".")
+    place = values
+    for name in parents:
+        place = place[int(name)] if isinstance(place, list) else place[name]
+    if value is ...:
+        del place[last]
+    else:
+        place[last] = value
+    if message is None:  # a number that JSON cannot state
+        assert math.isnan(TrainingResult.from_json(values).distillers["kd"])
+        return
+    with pytest.raises(JsonError, match=f"^{message}"):
+        TrainingResult.from_json(values)
 
 
 # -- tables -------------------------------------------------------------------------------------
@@ -297,20 +368,22 @@ def test_the_csv_has_every_value_of_every_epoch() -> None:
 
 def test_the_table_says_what_the_result_says() -> None:
     result = make_result()
-    test, agreed = result["test"], result["agreement"]
+    test, agreed = result.test, result.agreement
+    assert test is not None
+    assert agreed is not None
     assert cells_of(format_training(result)) == {
         "student": ["cifar_resnet20, 272.5 k parameters, 40.81 M MACs, 3.21 ms"],
         "teacher": ["cifar_resnet56"],
         "data": ["digits"],
         "loss": ["0.1 cross entropy + 0.9 kd + diswot"],
-        "test accuracy": [f"{test['accuracy']:.2f} % of 200 images, epoch 2"],
-        "among the first five": [f"{test['top5']:.2f} %"],
+        "test accuracy": [f"{test.accuracy:.2f} % of 200 images, epoch 2"],
+        "among the first five": [f"{test.top5:.2f} %"],
         "of the teacher": ["95.50 %"],
         "validation accuracy": ["last 70.00 % (epoch 4), best 80.00 % (epoch 2)"],
-        "test loss": [f"{test['nll']:.4f} nats"],
-        "calibration error": [f"{test['calibration_error']:.2f} %"],
-        "agreement with the teacher": [f"{agreed['percent']:.2f} % of test images"],
-        "divergence from the teacher": [f"{agreed['divergence']:.4f} nats"],
+        "test loss": [f"{test.nll:.4f} nats"],
+        "calibration error": [f"{test.calibration_error:.2f} %"],
+        "agreement with the teacher": [f"{agreed.percent:.2f} % of test images"],
+        "divergence from the teacher": [f"{agreed.divergence:.4f} nats"],
         "training": ["20 steps, batch 64, 61.2 s, 812 images/s, cpu, 2 threads, fp32"],
         "seed": ["7"],
     }
@@ -325,13 +398,15 @@ def test_a_student_alone_has_no_lines_of_a_teacher() -> None:
 
 
 def test_several_processes_are_told() -> None:
-    several = make_result(timing=make_result()["timing"] | {"processes": 2, "threads": 1})
+    several = make_result(timing=make_values()["timing"] | {"processes": 2, "threads": 1})
     assert "cpu, 2 processes, 1 thread, fp32" in cells_of(format_training(several))["training"][0]
 
 
 def test_an_unfinished_training_is_shown_as_far_as_it_is_known() -> None:
     unfinished = make_unfinished()
     assert cells_of(format_training(unfinished)) == {
+        "student": ["cifar_resnet20"],
+        "data": ["digits"],
         "loss": ["0.1 cross entropy"],
         "training": ["3 steps"],
         "seed": ["7"],
@@ -358,7 +433,7 @@ def test_the_explanation_tells_the_rule_the_spread_and_how_to_load(rule: str, te
     [(50.0, 96, "5"), (100.0, 96, "1.4")],
 )
 def test_the_spread_of_an_accuracy_is_that_of_as_many_draws(accuracy: float, samples: int, points: str) -> None:
-    test = make_result()["test"] | {"accuracy": accuracy, "samples": samples}
+    test = make_values()["test"] | {"accuracy": accuracy, "samples": samples}
     assert list(describe_training(make_result(test=test)))[1].endswith(f"would move it by about {points}")
 
 
@@ -417,12 +492,12 @@ def test_fixmatch_says_how_many_images_it_was_confident_of() -> None:
 
 
 def test_many_trainings_have_a_row_each() -> None:
-    test = make_result()["test"]
+    test = make_values()["test"]
     results = {
         "fine-tuning": make_related(sources=None, unlabelled=None, ce_weight=1.0, test=test | {"accuracy": 60.0}),
         "FixMatch": make_related(sources=None, unlabelled="fixmatch", ce_weight=1.0, test=test | {"accuracy": 62.0}),
         "weighted": make_related(test=test | {"accuracy": 64.5}),
-        "unfinished": make_unfinished() | {"student": {"name": "cifar_resnet20"}, "epochs": 4, "ce_weight": 1.0},
+        "unfinished": make_unfinished(epochs=4, ce_weight=1.0),
     }
     table = compare_trainings(results)
     loss = f"{test['nll']:.4f}"
@@ -450,7 +525,7 @@ def test_a_column_for_each_of_few_trainings_says_labels_and_sources() -> None:
 
 
 def test_trainings_stand_side_by_side_with_their_differences() -> None:
-    test = make_result()["test"]
+    test = make_values()["test"]
     alone = make_result(
         teacher=None, agreement=None, distillers={}, ce_weight=1.0, test=test | {"accuracy": 80.0, "nll": 0.7}
     )
@@ -462,13 +537,13 @@ def test_trainings_stand_side_by_side_with_their_differences() -> None:
     assert cells["loss"] == ["cross entropy", "0.1 cross entropy + 0.9 kd + diswot"]
     assert cells["test accuracy"] == ["80.00 %", "82.50 % (+2.50)"]
     assert cells["test loss"] == ["0.7000", "0.5000 (-0.2000)"]
-    assert cells["agreement with the teacher"] == ["-", f"{distilled['agreement']['percent']:.2f} %"]
+    assert cells["agreement with the teacher"] == ["-", f"{distilled.agreement.percent:.2f} %"]
     assert "difference from student alone, of percentages in points" in shown(table)
 
 
 def test_what_no_training_has_is_not_compared() -> None:
     table = compare_trainings({"a": make_unfinished(), "b": make_unfinished()})
-    assert list(cells_of(table)) == ["loss", "epochs"]
+    assert list(cells_of(table)) == ["student", "loss", "epochs"]
     with pytest.raises(ValueError, match="no trainings"):
         compare_trainings({})
 
@@ -511,7 +586,7 @@ def test_the_picture_of_the_loss_has_the_total_and_every_term() -> None:
     axes = only_axes(plot_losses(rows, make_result()))
     names = {"total": "loss", "ce": "loss/ce", "kd": "loss/kd", "validation, cross entropy": "val_loss"}
     epochs = [1, 2, 3, 4]
-    assert lines_of(axes) == {label: (epochs, [row[name] for row in rows]) for label, name in names.items()}
+    assert lines_of(axes) == {label: (epochs, [row.to_json()[name] for row in rows]) for label, name in names.items()}
 
 
 def test_a_loss_of_one_term_is_drawn_once() -> None:
@@ -554,8 +629,8 @@ def test_the_axis_of_the_loss_is_logarithmic_where_that_shows_more(terms: dict[s
 
 def test_the_picture_of_accuracy_has_training_validation_best_test_and_teacher() -> None:
     rows, result = make_rows(), make_result()
-    rows[2]["val_accuracy"] = None
-    accuracy = result["test"]["accuracy"]
+    rows[2] = replace(rows[2], val_accuracy=None)
+    accuracy = result.test.accuracy
     lines = lines_of(only_axes(plot_accuracy(rows, result)))
     assert lines.pop("training, augmented") == ([1, 2, 3, 4], [20, 40, 60, 80])
     epochs, validation = lines.pop("validation")
@@ -576,18 +651,18 @@ def bars_of(axes: Axes) -> list[tuple[float, float]]:
 
 def test_the_picture_of_reliability_has_accuracy_confidence_and_samples_of_each_bin() -> None:
     result = make_result()
-    filled = [(100 * (i + 0.5) / 15, part) for i, part in enumerate(result["test"]["bins"]) if part["samples"]]
+    filled = [(100 * (i + 0.5) / 15, part) for i, part in enumerate(result.test.bins) if part.samples]
     upper, lower = plot_reliability([], result).axes
     assert len(filled) > 5
-    assert bars_of(upper) == [pytest.approx((middle, part["accuracy"])) for middle, part in filled]
-    assert bars_of(lower) == [pytest.approx((middle, part["samples"])) for middle, part in filled]
+    assert bars_of(upper) == [pytest.approx((middle, part.accuracy)) for middle, part in filled]
+    assert bars_of(lower) == [pytest.approx((middle, part.samples)) for middle, part in filled]
     (marks,) = upper.collections
-    assert [y for (_, y), _ in marks.get_segments()] == [part["confidence"] for _, part in filled]
-    assert f"calibration error {result['test']['calibration_error']:.2f} %" in upper.get_title(loc="left")
+    assert [y for (_, y), _ in marks.get_segments()] == [part.confidence for _, part in filled]
+    assert f"calibration error {result.test.calibration_error:.2f} %" in upper.get_title(loc="left")
 
 
-def make_classes(accuracies: list[float | None], names: list[str] | None = None) -> dict[str, Any]:
-    return make_result(test=make_result()["test"] | {"class_accuracy": accuracies}, classes=names)
+def make_classes(accuracies: list[float | None], names: Sequence[str] = ()) -> TrainingResult:
+    return make_result(test=make_values()["test"] | {"class_accuracy": accuracies}, classes=names)
 
 
 def bars_by_name(axes: Axes) -> list[tuple[str, float]]:

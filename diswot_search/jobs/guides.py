@@ -1,0 +1,281 @@
+"""The guide of a pipeline's stages: a teacher, which is trained first, or sources, which are ranked first."""
+
+from __future__ import annotations
+
+import math
+import os
+import warnings
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from ..data.splits import Splits, check_division
+from ..distillation.combination import Term
+from ..networks.network import Network, TeacherBank
+from ..networks.recipes import CardRecipe
+from ..options.base import changed, keywords
+from ..options.pipeline import PipelineOptions
+from ..options.shared import LabelOptions
+from ..options.sources import RankSourcesOptions
+from ..proxies.aggregate import elementary_proxies
+from ..proxies.registry import get_proxy
+from ..resolve.data import as_splits
+from ..resolve.networks import network_for
+from ..resolve.runs import NEAR_ZERO_WEIGHT, StageResult
+from ..sources.frozen import source_teacher
+from ..sources.ranking import SourceRanking
+from ..sources.transferability import source_weights
+from ..study.evaluator import uses_teacher
+from ..training.result import Training
+from .pipeline_results import SOURCES, TEACHER
+from .rank_sources import RankingRun, load_ranking
+from .supervision import Bank, SourceObjective, source_objective
+from .train import named_distillers, teacher_options
+from .training_run import TrainingRun, TrainingSubjects
+
+Announce = Callable[[str, StageResult], None]
+"""Is told the name and the result of each finished stage."""
+
+
+@dataclass(frozen=True)
+class Guide:
+    """The teacher or the sources that the stages learn from.
+
+    Attributes:
+        of_search: The teacher or the sources that candidates are compared with; None if the proxy needs none.
+        teacher: The teacher of the student; None with sources.
+        terms: The distillers; empty with sources.
+        objective: The objective on the sources; None without sources.
+        trained: The training of the teacher, if it was trained here.
+        ranking: The ranking of the sources; None without sources.
+        weights: Weight of each source by name; empty if none is near the data.
+    """
+
+    of_search: Network | TeacherBank | None
+    teacher: Network | None = None
+    terms: tuple[Term, ...] = ()
+    objective: SourceObjective | None = None
+    trained: Training | None = None
+    ranking: SourceRanking | None = None
+    weights: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def lacks_near_sources(self) -> bool:
+        """Whether there are sources, but none that is near the data."""
+        return self.ranking is not None and not self.weights
+
+
+class Guides(ABC):
+    """The first stage of a pipeline, which gives the guide of those that follow.
+
+    Args:
+        options: The options of the pipeline.
+        splits: The data.
+    """
+
+    def __init__(self, options: PipelineOptions, splits: Splits) -> None:
+        self.options = options
+        self.splits = splits
+        self.is_compared = any(map(uses_teacher, elementary_proxies(get_proxy(options.proxy))))
+
+    @property
+    def folder(self) -> Path:
+        """The run folder of the pipeline."""
+        return Path(os.fspath(self.options.out or ""))
+
+    @abstractmethod
+    def provisional(self) -> Guide:
+        """A guide as far as it is known before the first stage, used to validate all stages before anything runs."""
+
+    @abstractmethod
+    def find(self, announce: Announce) -> Guide:
+        """Run the first stage unless it is done, and return the guide."""
+
+    @abstractmethod
+    def config(self, search: Mapping[str, object], distillation: Mapping[str, object]) -> dict[str, object]:
+        """The configuration of the pipeline.
+
+        Args:
+            search: The configuration of the search under the provisional guide.
+            distillation: That of the distillation.
+        """
+
+
+class TeacherGuides(Guides):
+    """A teacher, which is trained unless it has trained weights.
+
+    Raises:
+        ValueError: The teacher is not known, or options of its training are set though it is trained.
+    """
+
+    def __init__(self, options: PipelineOptions, splits: Splits) -> None:
+        super().__init__(options, splits)
+        if options.teacher is None:
+            raise ValueError("No teacher: pass `teacher=` or `sources=`.")
+        self.terms = named_distillers(options)
+        self.teacher = network_for(splits, options.teacher, "teacher", teacher_options(options))
+        names = changed(options, "teacher_epochs", "teacher_recipe_options", "teacher_data_options")
+        if self.teacher.trained and (names := [name for name in names if getattr(options, name) != {}]):
+            raise ValueError(f"The teacher {self.teacher.name} is trained already; {', '.join(names)} cannot be set.")
+
+    def provisional(self) -> Guide:
+        return Guide(self._with_random_weights(), self.teacher, self.terms)
+
+    def _with_random_weights(self) -> Network:
+        """The teacher's architecture with random weights."""
+        teacher = self.teacher
+        if not teacher.trained:
+            return teacher
+        if teacher.timm is None and teacher.space is None:
+            if self.options.search_teacher == "random" and self.is_compared:
+                raise ValueError(
+                    f"The teacher {teacher.name} is a module, which cannot be built with random weights; give "
+                    "search_teacher='trained'."
+                )
+            return teacher
+        card = teacher.card(self.splits.input_size, self.splits.mean, self.splits.std)
+        return Network(card.name, CardRecipe(card), num_classes=card.num_classes)
+
+    def find(self, announce: Announce) -> Guide:
+        trained, teacher = None, self.teacher
+        if not teacher.trained:
+            folder = self.folder / TEACHER
+            trained = self._training(folder).complete()
+            teacher = network_for(self.splits, folder, "teacher")
+            announce(TEACHER, trained)
+        is_trained = self.options.search_teacher == "trained"
+        of_search = teacher if is_trained else self._with_random_weights()
+        return Guide(of_search, teacher, self.terms, trained=trained)
+
+    def _training(self, out: Path | None) -> TrainingRun:
+        """The training of the teacher, whose options go before those of the student."""
+        options = self.options
+        shorthand = {"epochs": options.epochs, "batch_size": options.batch_size, "lr": options.lr}
+        changes = {name: value for name, value in shorthand.items() if value is not None}
+        own = {**(options.teacher_recipe_options or {})}
+        if options.teacher_epochs is not None:
+            own["epochs"] = options.teacher_epochs
+        recipe_options = {**(options.recipe_options or {}), **changes, **own}
+        options = replace(options, out=out, epochs=None, batch_size=None, lr=None, recipe_options=recipe_options)
+        return TrainingRun(options, TrainingSubjects(splits=self._teacher_splits(), student=self.teacher))
+
+    def _teacher_splits(self) -> Splits:
+        options = self.options
+        own = options.teacher_data_options
+        if not own:
+            return self.splits
+        data_options = {**(options.data_options or {}), **own}
+        if own.keys() & set(keywords(LabelOptions)):
+            return as_splits(options.dataset, data_options)
+        return as_splits(
+            options.dataset, data_options, labels=options.labels, labels_per_class=options.labels_per_class
+        )
+
+    def config(self, search: Mapping[str, object], distillation: Mapping[str, object]) -> dict[str, object]:
+        of_teacher = None
+        if not self.teacher.trained:
+            training = self._training(None)
+            check_division(f"The teacher {self.teacher.name}", training.splits.config(), self.splits)
+            of_teacher = training.config
+        return {
+            "search": search,
+            "search_teacher": self.options.search_teacher,
+            "distillation": distillation,
+            "teacher": of_teacher,
+        }
+
+
+class SourceGuides(Guides):
+    """Sources, which are ranked unless their ranking is given.
+
+    Raises:
+        ValueError: A source is not known, or the ranking is of other data.
+        RunFolderError: The ranking cannot be read, or is not finished.
+    """
+
+    def __init__(self, options: PipelineOptions, splits: Splits) -> None:
+        super().__init__(options, splits)
+        assert options.sources is not None
+        self.ranking = self._as_ranking(options.sources)
+
+    def _as_ranking(self, bank: Bank) -> SourceRanking | RankingRun:
+        """The ranking that is given, or one to be made."""
+        if isinstance(bank, str | os.PathLike):
+            bank = load_ranking(bank)
+        if isinstance(bank, SourceRanking):
+            bank.check_target(self.splits.name, self.splits.num_classes)
+            return bank
+        ranking = RankingRun(
+            RankSourcesOptions(
+                bank,
+                self.splits,
+                measures=self.options.measure or "parc",
+                seed=self.options.seed,
+                out=self.folder / SOURCES,
+                device=self.options.device,
+                progress=self.options.progress,
+            )
+        )
+        ranking.check()
+        return ranking
+
+    def provisional(self) -> Guide:
+        """A guide in which all sources that may have a weight count alike."""
+        if isinstance(self.ranking, SourceRanking):
+            return self._guide(self.ranking)
+        sources, weighting = self.ranking.sources, self.options.weighting
+        by_hand = weighting if isinstance(weighting, Mapping) else "uniform"
+        weights = source_weights({source.name: math.nan for source in sources}, by_hand)
+        objective = source_objective(self.options, sources, weights)
+        return Guide(self._bank(sources, weights), objective=objective)
+
+    def find(self, announce: Announce) -> Guide:
+        ranking = self.ranking
+        if isinstance(ranking, RankingRun):
+            ranking.open()
+            ranking = ranking.run()
+            announce(SOURCES, ranking)
+        guide = self._guide(ranking)
+        if not guide.weights:
+            measure = self.options.measure or ranking.measures[0]
+            warnings.warn(NEAR_ZERO_WEIGHT.format(measure=measure, data=self.splits.name), stacklevel=2)
+        return guide
+
+    def weights(self, ranking: SourceRanking) -> dict[str, float]:
+        """Weight of each source by name; empty if none is near the data."""
+        return ranking.weights(self.options.weighting, self.options.power, measure=self._measure)
+
+    @property
+    def _measure(self) -> str | None:
+        """The measure that weights come from; None for the first, and if they do not come from similarities."""
+        return self.options.measure if self.options.weighting in ("weighted", "nearest") else None
+
+    def _guide(self, ranking: SourceRanking) -> Guide:
+        weights = self.weights(ranking)
+        similarities = ranking.similarities(self._measure)
+        alike = {name: 1.0 for name, value in similarities.items() if not math.isnan(value)}
+        bank = self._bank(ranking.sources, weights or ranking.weights(alike))
+        return Guide(bank, objective=source_objective(self.options, ranking), ranking=ranking, weights=weights)
+
+    def _bank(self, sources: tuple[Network, ...], weights: Mapping[str, float]) -> TeacherBank | None:
+        """The sources as candidates are compared with them; None if the proxy compares with nothing."""
+        if not self.is_compared:
+            return None
+        used = [source for source in sources if weights[source.name]]
+        teachers = tuple(source_teacher(source, self.splits) for source in used)
+        return TeacherBank(teachers, tuple(weights[source.name] for source in used))
+
+    def config(self, search: Mapping[str, object], distillation: Mapping[str, object]) -> dict[str, object]:
+        ranking = self.ranking
+        objective = source_objective(
+            self.options, ranking if isinstance(ranking, SourceRanking) else ranking.sources
+        ).config()
+        stored = distillation["unlabelled"]
+        assert isinstance(stored, Mapping)
+        unlabelled = objective | {"unlabelled_batch_size": stored["unlabelled_batch_size"]}
+        return {
+            "search": {key: value for key, value in search.items() if key != "teacher"},
+            "distillation": {**distillation, "unlabelled": unlabelled},
+            "sources": ranking.config,
+        }

@@ -1,0 +1,77 @@
+"""A job: checked, then opened, then run, then reported. The order stands here, once."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any, Generic, Protocol, TypeVar
+
+from ..options.base import Options, to_yaml
+
+O = TypeVar("O", bound=Options)  # noqa: E741
+R = TypeVar("R")
+
+
+class Folder(Protocol):
+    """A run folder, as far as every job needs it."""
+
+    path: Path | None
+
+    def write(self, name: str, content: str, /) -> None:
+        """Write a file, whole or not at all."""
+
+    def release(self) -> None:
+        """Let other processes work on the folder."""
+
+
+class Job(ABC, Generic[O, R]):
+    """What a user starts. A subclass says how its options are checked, opened, run and reported.
+
+    Args:
+        options: The options. They are checked by `complete`, not here.
+        show: Prints tables and lines of a stage that is done while others are still to come; by default nothing.
+    """
+
+    def __init__(self, options: O, show: Callable[..., None] | None = None) -> None:
+        self.options = options
+        self.show = show or (lambda *items: None)
+
+    @abstractmethod
+    def check(self) -> None:
+        """Resolve and check all that the user named, for all stages, before any file or costly step.
+
+        Raises:
+            ValueError: A name or a value is not allowed, or values do not fit each other.
+        """
+
+    @abstractmethod
+    def open(self) -> Folder | None:
+        """Open the run folder, new or of an earlier run.
+
+        Returns:
+            The folder; None if this process does not write files.
+
+        Raises:
+            RunFolderError: The folder cannot be used.
+        """
+
+    @abstractmethod
+    def run(self) -> R:
+        """Do the work that is left, write the results, and let go of the run folder."""
+
+    @abstractmethod
+    def report(self, result: R) -> Iterable[Any]:
+        """Tables and lines for a terminal."""
+
+    def complete(self) -> R:
+        """Check, open and run; the run folder gets all options as config.yaml, which `--config` reads."""
+        self.check()
+        folder = self.open()
+        if folder is not None and folder.path is not None:
+            try:
+                folder.write("config.yaml", to_yaml(self.options))
+            except BaseException:
+                folder.release()
+                raise
+        return self.run()

@@ -1,0 +1,120 @@
+"""Commands that list, show or convert: each gives the tables and lines to print."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from search_spaces.importers import import_table
+
+from ..checks import check_whole
+from ..comparison.store import ScoreStore  # noqa: F401 - so that its folders are known
+from ..options.lists import (
+    ImportOptions,
+    ListDistillersOptions,
+    ListMeasuresOptions,
+    ListProxiesOptions,
+    ListSpacesOptions,
+    ShowOptions,
+)
+from ..reports.sources import describe_ranking, format_measures, format_ranking
+from ..reports.study import (
+    describe_study,
+    explain_winner,
+    format_front,
+    format_parts,
+    format_proxies,
+    format_space,
+    format_spaces,
+    format_table,
+)
+from ..reports.training import compare_trainings, describe_training, format_distillers, format_training
+from ..resolve.folders import kind_of
+from ..runtime.run_folder import RunFolderError
+from ..study.study import Study
+from ..training.result import read_result
+from .pipeline_results import SEARCH, read_ranking, read_trainings
+from .rank_sources import load_ranking
+
+Lines = Iterable[Any]
+"""Tables and lines for a terminal."""
+
+
+def spaces(options: ListSpacesOptions) -> Lines:
+    """All search spaces, or one."""
+    return [format_spaces() if options.name is None else format_space(options.name)]
+
+
+def proxies(options: ListProxiesOptions) -> Lines:
+    """The proxies whose names match."""
+    return [format_proxies(options.pattern)]
+
+
+def distillers(options: ListDistillersOptions) -> Lines:
+    """The distillers whose names match."""
+    return [format_distillers(options.pattern)]
+
+
+def measures(options: ListMeasuresOptions) -> Lines:
+    """The measures whose names match."""
+    return [format_measures(options.pattern)]
+
+
+def import_file(options: ImportOptions) -> Lines:
+    """Convert a benchmark file."""
+    count = import_table(options.kind, options.path, options.out, trust=options.trust, progress=options.progress)
+    return [f"{count:,} rows: {options.out}"]
+
+
+def show(options: ShowOptions) -> Lines:
+    """The report of a run folder, by its kind."""
+    check_whole("best", options.best, least=1)
+    run = options.run
+    reports: dict[str, Callable[[], Lines]] = {
+        "search": lambda: _study(run, options.best),
+        "comparison": lambda: _comparison(run),
+        "training": lambda: _training(run),
+        "ranking of sources": lambda: _ranking(run),
+        "pipeline": lambda: _pipeline(run, options.best),
+    }
+    if not os.path.exists(run):
+        raise RunFolderError(f"There is no run folder {run}.")
+    kind = kind_of(run)
+    if kind not in reports:
+        *kinds, last = reports
+        raise RunFolderError(f"{run} is no run folder of a {', '.join(kinds)} or {last}: it has none of their stores.")
+    return reports[kind]()
+
+
+def _study(run: str, best: int) -> Lines:
+    study = Study.load(run)
+    front = [format_front(study)] if study.config["algorithm"]["name"] == "nsga2" else []
+    tables = (format_table(study, best), *format_parts(study, best), *front)
+    return (*tables, *describe_study(study), *explain_winner(study))
+
+
+def _comparison(run: str) -> Lines:
+    raise RunFolderError(f"{run} is the run folder of a comparison; its table is in comparison.md.")
+
+
+def _training(run: str) -> Lines:
+    result = read_result(run)
+    return (format_training(result), *describe_training(result, run))
+
+
+def _ranking(run: str) -> Lines:
+    ranking = load_ranking(run, unfinished=True)
+    return (format_ranking(ranking), *describe_ranking(ranking))
+
+
+def _pipeline(run: str, best: int) -> Lines:
+    """The stages that have begun."""
+    lines: list[Any] = []
+    if ranked := read_ranking(run):
+        lines.append(format_ranking(*ranked))
+    if Study.has_begun(search := os.path.join(run, SEARCH)):
+        lines.extend(_study(search, best))
+    if trainings := read_trainings(run):
+        lines.append(compare_trainings(trainings))
+    return [*lines, f"run folder: {run}"]

@@ -1,0 +1,536 @@
+"""A training whose input is checked: run, resumed, tested and written down."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+
+import torch
+from accelerate.utils import broadcast_object_list
+from timm.utils import ModelEmaV3
+from torch import Tensor, nn
+
+from search_spaces.cost import count_cost
+
+from ..checks import check_whole
+from ..data.splits import Splits, check_division
+from ..distillation.combination import Term
+from ..networks.network import Network
+from ..networks.preprocessing import Preprocessor
+from ..networks.saved import CONFIG, FOLDER, load_student, save_student
+from ..options.training import TrainingOptions
+from ..reports.progress import TrainingCurves, TrainingProgress
+from ..reports.training import metrics_csv
+from ..reports.training_figures import plot_training
+from ..runtime.devices import device_name, resolve_device
+from ..runtime.run_folder import RunFolderError, versions
+from ..runtime.seeding import isolated_random_state, stable_seed
+from ..study.budget import measure_latency
+from ..training.checkpoint import BEST, LAST, Checkpoint, load_shipped, read_checkpoint
+from ..training.folder import TrainingFolder
+from ..training.metrics import Metrics
+from ..training.recipe import Recipe, RecipeError, create_recipe
+from ..training.result import (
+    Agreement,
+    EpochAccuracy,
+    EpochRow,
+    FinalMetrics,
+    LabelCounts,
+    StudentFacts,
+    TeacherFacts,
+    Timing,
+    Training,
+    TrainingResult,
+    read_rows,
+    stored_result,
+)
+from ..training.task import DistillationTask
+from ..training.trainer import Trainer, create_accelerator
+from .supervision import PREDICTIONS, STATE, UnlabelledObjective
+
+RULES = ("best", "last")
+"""The rules that choose the epoch of the student."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingSubjects:
+    """The resolved subjects of a training.
+
+    Attributes:
+        splits: The data.
+        student: The network to train.
+        teacher: The network to learn from; None without one.
+        terms: The distillers; empty without a teacher.
+        ce_weight: Factor of the cross entropy; None for the customary one of the distillers.
+        objective: The objective on unlabelled images; None without one.
+        unlabelled_batch_size: Number of unlabelled images in a step; None for the default of the objective.
+    """
+
+    splits: Splits
+    student: Network
+    teacher: Network | None = None
+    terms: tuple[Term, ...] = ()
+    ce_weight: float | None = None
+    objective: UnlabelledObjective | None = None
+    unlabelled_batch_size: int | None = None
+
+
+def check_training(options: TrainingOptions) -> Recipe:
+    """Check the options that need no data; returns the recipe.
+
+    Raises:
+        ValueError: An option is wrong, or the device is not there.
+    """
+    check_whole("seed", options.seed, least=0)
+    if options.rule not in RULES:
+        raise ValueError(f"rule is {options.rule!r}; it must be 'best', on validation data, or 'last'.")
+    if not options.checkpoint_minutes > 0:
+        raise ValueError(f"checkpoint_minutes is {options.checkpoint_minutes!r}; it must be above 0.")
+    shorthand = {"epochs": options.epochs, "batch_size": options.batch_size, "lr": options.lr}
+    changes = {name: value for name, value in shorthand.items() if value is not None}
+    recipe = create_recipe(options.recipe, **{**(options.recipe_options or {}), **changes})
+    resolve_device(options.device)
+    return recipe
+
+
+class TrainingRun:
+    """A training whose input is checked, ready to run.
+
+    Args:
+        options: The options.
+        subjects: The resolved subjects of the options.
+
+    Attributes:
+        folder: The open run folder, or the state in memory; None before `open`, and in all processes but the main one.
+
+    Raises:
+        ValueError: An option is wrong, or student, teacher, data and distillers do not fit.
+    """
+
+    def __init__(self, options: TrainingOptions, subjects: TrainingSubjects) -> None:
+        recipe = check_training(options)
+        self.device = resolve_device(options.device)
+        self.accelerator = create_accelerator(recipe, self.device)
+        self.options = options
+        self.subjects = subjects
+        self.splits = subjects.splits
+        self.student, self.teacher, self.objective = subjects.student, subjects.teacher, subjects.objective
+        self.out = None if options.out is None else Path(options.out)
+        self.folder: TrainingFolder | None = None
+        self._check_fit(recipe)
+        mirrored = self.splits.mirrored or "flip" in (options.recipe_options or {})
+        self.recipe = recipe if mirrored else create_recipe(recipe, flip=0.0)
+        self.unlabelled_batch_size = self._unlabelled_batch_size(subjects.unlabelled_batch_size)
+        if self.objective is not None:
+            self.objective.prepare(self.splits, self.recipe, options.seed, self.accelerator.device, self.out)
+        self.task, self.ema = self._create_task(subjects.ce_weight)
+        self.config = self._config()
+
+    def _check_fit(self, recipe: Recipe) -> None:
+        """Reject networks and options that do not fit the data."""
+        splits = self.splits
+        if self.out is None and self.accelerator.num_processes > 1:
+            raise ValueError("Several processes need a run folder: pass `out=`.")
+        if len(splits.train) < recipe.batch_size:
+            raise RecipeError(
+                f"batch_size is {recipe.batch_size}, but {splits.train.title} has only {len(splits.train)} images to "
+                f"train on, {len(splits.val)} to validate and {len(splits.test)} to test on."
+            )
+        if self.options.rule == "best" and not len(splits.val):
+            raise ValueError("There are no validation images, so no epoch is the best; pass rule='last'.")
+        for role, network in (("student", self.student), ("teacher", self.teacher)):
+            if network is not None and network.trained_on is not None:
+                check_division(f"The {role} {network.name}", network.trained_on, splits)
+
+    def _config(self) -> dict[str, object]:
+        """Everything that the result depends on, as JSON values."""
+        config: dict[str, object] = {
+            "student": self.student.config(),
+            "teacher": self.teacher and self.teacher.config(),
+            "data": self.splits.config(),
+            "distillers": {term.name: term.config() for term in self.subjects.terms},
+            "ce_weight": self.task.ce_weight,
+            "recipe": self.recipe.config(),
+            "rule": self.options.rule,
+            "seed": self.options.seed,
+        }
+        if self.objective is not None:
+            batch = {"unlabelled_batch_size": self.unlabelled_batch_size}
+            config["unlabelled"] = self.objective.config() | batch
+        return config
+
+    def _unlabelled_batch_size(self, requested: int | None) -> int | None:
+        """The number of unlabelled images in a step; None if the labelled images serve for both losses."""
+        objective, recipe = self.objective, self.recipe
+        if objective is None:
+            if requested is not None:
+                raise ValueError(
+                    "unlabelled_batch_size is given, but nothing is learnt from unlabelled images: pass `sources=`, or "
+                    "`unlabelled=` to `train`."
+                )
+            return None
+        is_mixed = recipe.mixup or recipe.cutmix
+        if requested is None and objective.shared and self.splits.labelled is None and not is_mixed:
+            return None
+        size = objective.ratio * recipe.batch_size if requested is None else requested
+        check_whole("unlabelled_batch_size", size, least=1)
+        parts = recipe.accumulate * self.accelerator.num_processes
+        if size % parts:
+            raise RecipeError(
+                f"unlabelled_batch_size is {size}, which {self.accelerator.num_processes} processes cannot share in "
+                f"{recipe.accumulate} parts each; choose one that {parts} divides."
+            )
+        return size
+
+    def _create_task(self, ce_weight: float | None) -> tuple[DistillationTask, ModelEmaV3 | None]:
+        """The task on its device; networks and distillers that do not fit are rejected before anything is written."""
+        data = self.splits
+        model = self._built(self.student)
+        ema = None if self.recipe.ema is None else ModelEmaV3(model, decay=self.recipe.ema)
+        teacher = None
+        if self.teacher is not None:
+            teacher = (self._built(self.teacher), self._normalised(self.teacher))
+        with isolated_random_state(stable_seed(self.options.seed, "distillers")):
+            task = DistillationTask(
+                model,
+                self._normalised(self.student),
+                next(self._images(2)),
+                teacher=teacher,
+                terms=self.subjects.terms,
+                unlabelled=self.objective.create if self.objective and self.objective.is_active else None,
+                labels=_without_hidden(data),
+                num_classes=data.num_classes,
+                ce_weight=ce_weight,
+                label_smoothing=self.recipe.label_smoothing,
+                names=(self.student.name, self.teacher.name if self.teacher else ""),
+            )
+        if self.recipe.compile:
+            task.compile()
+        return task, ema
+
+    def _normalised(self, network: Network) -> Preprocessor:
+        """The normalisation of its weights' training; for new weights, the statistics of the data."""
+        mean, std = network.mean or self.splits.mean, network.std or self.splits.std
+        return Preprocessor(mean, std, channels_last=self.recipe.channels_last).to(self.accelerator.device)
+
+    def _built(self, network: Network) -> nn.Module:
+        """Build a network on the device."""
+        try:
+            model = network.build(self.options.seed)
+        except TypeError as error:  # an option that it does not know, or of the wrong type
+            raise ValueError(f"{network.name} cannot be built: {error}") from error
+        model = model.to(self.accelerator.device)
+        return model.to(memory_format=torch.channels_last) if self.recipe.channels_last else model
+
+    def _images(self, count: int) -> Iterator[Tensor]:
+        """Yield one batch of the first training images, augmented."""
+        order = torch.arange(min(count, len(self.splits.train)))
+        batches = self.splits.train.batches(
+            order, count, device=self.accelerator.device, augment=self.recipe.augmentation, seed=0
+        )
+        return (batch.images for batch in batches)
+
+    def complete(self) -> Training:
+        """Open the run folder and run."""
+        self.open()
+        return self.run()
+
+    def open(self) -> TrainingFolder | None:
+        """Open the run folder in the main process, and write the labelled subset into it.
+
+        Returns:
+            The folder; None in all processes but the main one.
+
+        Raises:
+            RunFolderError: The run folder cannot be used, or holds another training.
+        """
+        if not self.accelerator.is_main_process:
+            return None
+        self.folder = TrainingFolder(self.config, self.out)
+        if self.objective is not None:
+            self.folder.remember(STATE, self.objective.state())
+        if self.folder.path is not None and self.splits.labelled is not None:
+            self.folder.write("labels.txt", self.splits.labels_file())
+        return self.folder
+
+    def run(self) -> Training:
+        """Train to the end, evaluate on the test images, write everything, and release the run folder.
+
+        Raises:
+            RunFolderError: The run folder cannot be written.
+            DivergenceError: The loss is not a number.
+            KeyboardInterrupt: A signal came; the state is stored.
+        """
+        folder = self.folder
+        try:
+            self.accelerator.wait_for_everyone()
+            if (finished := self._finished(folder)) is not None:
+                return finished
+            observer = None if folder is None else self._observer(folder)
+            trainer = self._trainer(folder, observer)
+            with contextlib.nullcontext() if observer is None else observer.watching(trainer.progress.step):
+                trainer.run()
+            return self._finish(trainer, folder)
+        finally:
+            if folder is not None:
+                folder.release()
+
+    def _trainer(self, folder: TrainingFolder | None, observer: _Observer | None) -> Trainer:
+        return Trainer(
+            self.task,
+            self.splits,
+            self.recipe,
+            folder,
+            self.accelerator,
+            seed=self.options.seed,
+            ema=self.ema,
+            observer=observer,
+            checkpoint_seconds=60 * self.options.checkpoint_minutes,
+            checkpoint=self._checkpoint(folder, LAST),
+            unlabelled_batch_size=self.unlabelled_batch_size,
+        )
+
+    def _observer(self, folder: TrainingFolder) -> _Observer:
+        steps = len(self.splits.train) // self.recipe.batch_size * self.recipe.epochs
+        weights = self.objective.weights if self.objective and self.objective.is_active else {}
+        return _Observer(folder, self.recipe, steps, self.options.progress, self.splits.classes, weights)
+
+    def _checkpoint(self, folder: TrainingFolder | None, name: str) -> Checkpoint | None:
+        """A checkpoint, which every process reads for itself."""
+        if self.out is not None:
+            return read_checkpoint(self.out / name)
+        return folder.load(name) if folder is not None else None
+
+    def _finished(self, folder: TrainingFolder | None) -> Training | None:
+        """The training as an earlier run finished it; files that were deleted are written again."""
+        (is_complete,) = broadcast_object_list([folder is not None and folder.result is not None])
+        if not is_complete:
+            return None
+        if folder is not None:
+            folder.check_result_file()
+            if folder.missing_files():
+                self._restore_files(folder)
+        self.accelerator.wait_for_everyone()
+        return self._stored(folder)
+
+    def _restore_files(self, folder: TrainingFolder) -> None:
+        """Write all files of a finished training again, from its checkpoint and its stored result."""
+        name = BEST if self.options.rule == "best" else LAST
+        checkpoint, result = self._checkpoint(folder, name), stored_result(folder)
+        if checkpoint is None or result is None:
+            raise RunFolderError(
+                f"{', '.join(folder.missing_files())} of {folder.path} cannot be made again, since {name} is missing; "
+                "restore the folder from a copy, or start anew in another one."
+            )
+        load_shipped(self.task.student, checkpoint)
+        self.task.release()
+        model = self.task.student.cpu().eval().requires_grad_()
+        with folder.errors():
+            self._write(folder, model, read_rows(folder), result)
+
+    def _stored(self, folder: TrainingFolder | None) -> Training:
+        """The training as it is stored, in all processes; only the main one has the store."""
+        assert self.out is not None
+        stored = None if folder is None else (stored_result(folder), read_rows(folder))
+        result, rows = broadcast_object_list([stored])[0]
+        return Training(result, rows, self.out, self._reload())
+
+    def _reload(self) -> nn.Module:
+        assert self.out is not None
+        model = None if self.student.timm or self.student.space else self.student.build(self.options.seed)
+        return load_student(self.out / FOLDER, model=model)
+
+    def _finish(self, trainer: Trainer, folder: TrainingFolder | None) -> Training:
+        """Choose the weights, test them once, and write the result."""
+        self.accelerator.wait_for_everyone()
+        if self.options.rule == "best":
+            trainer.take_best(self._checkpoint(folder, BEST))
+        self.task.release()
+        test, teacher_test = trainer.test()
+        if folder is not None:
+            model = trainer.evaluated.cpu().eval().requires_grad_()
+            rows = read_rows(folder)
+            result = self._result(trainer, model, rows, test, teacher_test)
+            if folder.path is None:
+                return Training(result, rows, None, model)
+            with folder.errors():
+                self._write(folder, model, rows, result)
+            shutil.rmtree(folder.path / PREDICTIONS, ignore_errors=True)
+        self.accelerator.wait_for_everyone()
+        return self._stored(folder)
+
+    # -- the result -----------------------------------------------------------------------------
+
+    def _result(
+        self,
+        trainer: Trainer,
+        model: nn.Module,
+        rows: tuple[EpochRow, ...],
+        test: Metrics,
+        teacher_test: Metrics | None,
+    ) -> TrainingResult:
+        progress, splits, objective = trainer.progress, self.splits, self.objective
+        last = EpochAccuracy(self.recipe.epochs, rows[-1].val_accuracy, rows[-1].notes)
+        best = EpochAccuracy(progress.best_epoch, progress.best_accuracy)
+        teacher = None
+        if self.teacher is not None and teacher_test is not None:
+            teacher = TeacherFacts(self.teacher.name, self.teacher.trained, teacher_test.accuracy)
+        return TrainingResult(
+            status="complete",
+            epochs=self.recipe.epochs,
+            steps=progress.step,
+            rule=self.options.rule,
+            last=last,
+            best=best,
+            test=self._test_metrics(test, best.epoch if self.options.rule == "best" else last.epoch),
+            teacher=teacher,
+            agreement=None if teacher is None else Agreement(test.agreement, test.divergence),
+            student=self._student_facts(model),
+            data=splits.name,
+            classes=splits.classes,
+            labels=_label_counts(splits),
+            unlabelled=None if objective is None else objective.name,
+            sources=None if objective is None else objective.sources_result(rows),
+            distillers={term.name: term.weight for term in self.subjects.terms},
+            ce_weight=self.task.ce_weight,
+            seed=self.options.seed,
+            timing=self._timing(trainer, rows),
+            versions=versions(),
+        )
+
+    def _test_metrics(self, test: Metrics, epoch: int | None) -> FinalMetrics:
+        return FinalMetrics(
+            accuracy=test.accuracy,
+            top5=test.top5,
+            nll=test.nll,
+            calibration_error=test.calibration_error,
+            samples=test.samples,
+            epoch=epoch,
+            rule=self.options.rule,
+            bins=test.bins,
+            class_accuracy=test.class_accuracy,
+        )
+
+    def _student_facts(self, model: nn.Module) -> StudentFacts:
+        cost = count_cost(model, self.splits.input_size)
+        return StudentFacts(
+            name=self.student.name,
+            params=cost.params,
+            macs=cost.macs,
+            latency_ms=measure_latency(model, self.splits.input_size, batch_size=1),
+            latency="one image on the CPU, float32, median",
+        )
+
+    def _timing(self, trainer: Trainer, rows: tuple[EpochRow, ...]) -> Timing:
+        images = len(rows) * trainer.steps_per_epoch * trainer.images_per_step
+        return Timing(
+            seconds=trainer.progress.seconds,
+            preparation_seconds=trainer.preparation_seconds,
+            images_per_second=images / sum(row.seconds for row in rows),
+            covers="seconds: training and validation of all epochs; preparation_seconds: what sources predict before, "
+            "in the last run; images_per_second: training alone",
+            device=device_name(self.device),
+            processes=self.accelerator.num_processes,
+            threads=torch.get_num_threads(),
+            precision=self.recipe.precision,
+            batch_size=self.recipe.batch_size,
+        )
+
+    def _write(
+        self, folder: TrainingFolder, model: nn.Module, rows: tuple[EpochRow, ...], result: TrainingResult
+    ) -> None:
+        assert folder.path is not None
+        splits, values = self.splits, result.to_json()
+        card = self.student.card(
+            splits.input_size,
+            self.student.mean or splits.mean,
+            self.student.std or splits.std,
+            labels=splits.classes,
+            params=result.student.params,
+            macs=result.student.macs,
+            made_of={
+                "data": splits.config(),
+                "teacher": values["teacher"],
+                "distillers": values["distillers"],
+                "test_accuracy": result.test.accuracy if result.test else None,
+                "rule": self.options.rule,
+            },
+        )
+        weights = save_student(model, card, folder.path / FOLDER)
+        folder.write("metrics.csv", metrics_csv(rows))
+        pictures = plot_training(rows, result)
+        for name, picture in pictures.items():
+            folder.write(name, picture)
+        student = [f"{FOLDER}/{name}" for name in (weights.name, CONFIG)]
+        folder.finish(values, ["metrics.csv", *student, *pictures])
+
+
+def _without_hidden(data: Splits) -> Tensor:
+    """The class of each training image; images without a label get a class of their own."""
+    if data.labelled is None:
+        return data.train.labels
+    labels = torch.full_like(data.train.labels, data.num_classes)
+    labels[data.labelled] = data.train.labels[data.labelled]
+    return labels
+
+
+def _label_counts(data: Splits) -> LabelCounts | None:
+    if data.labelled is None:
+        return None
+    return LabelCounts(len(data.labelled), len(data.train), len(data.val), data.num_classes)
+
+
+class _Observer:
+    """Shows the progress and writes the curves, in the main process."""
+
+    def __init__(
+        self,
+        folder: TrainingFolder,
+        recipe: Recipe,
+        steps: int,
+        progress: bool,
+        classes: tuple[str, ...],
+        source_weights: Mapping[str, float],
+    ) -> None:
+        self._folder = folder
+        self._recipe = recipe
+        self._steps = steps
+        self._progress = progress
+        self._classes = classes
+        self._source_weights = source_weights
+
+    def watching(self, done: int) -> _Observer:
+        """Open the bar and the curves.
+
+        Args:
+            done: Number of steps that earlier runs have done.
+        """
+        folder = self._folder
+        place = None if folder.path is None else folder.path / "curves"
+        rows = read_rows(folder)
+        self._curves = TrainingCurves(place, rows, classes=self._classes, source_weights=self._source_weights)
+        self._bar = TrainingProgress(self._recipe.epochs, self._steps, done=done, enabled=self._progress)
+        return self
+
+    def __enter__(self) -> None:
+        self._bar.__enter__()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._bar.__exit__(kind, error, trace)
+        self._curves.__exit__(kind, error, trace)
+
+    def stepped(self, epoch: int, losses: Mapping[str, Tensor], images: int) -> None:
+        self._bar.add(epoch, losses, images)
+
+    def finished_epoch(self, row: EpochRow) -> None:
+        self._curves.add(row)
+        if row.val_accuracy is not None:
+            self._bar.validated(row.val_accuracy)
+        if self._folder.path is not None:
+            self._folder.write("metrics.csv", metrics_csv(read_rows(self._folder)))

@@ -1,0 +1,281 @@
+"""Options as data: each option of a job is a field of a dataclass, and everything that shows options is made from it.
+
+A group of options that several jobs share is a dataclass of its own, which the options of these jobs inherit. The text
+of an option stands in the "Args" section of the class that declares it. Signatures and docstrings of the public
+functions, the command line with its help, and config.yaml are all made from these classes.
+"""
+
+from __future__ import annotations
+
+import ast
+import functools
+import inspect
+import os
+import re
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import MISSING, dataclass, fields
+from typing import Any, ClassVar, Literal, ParamSpec, TypeVar
+
+POSITIONAL: Mapping[str, Any] = {"positional": True}
+"""Metadata of a field whose value follows a command without its name, also where the field has a default."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """The options of one job. Subclasses declare them as fields and describe them in their docstrings."""
+
+    OUT: ClassVar[str | None] = None
+    """The run folder where the command line names none; Python then keeps everything in memory."""
+
+
+P = ParamSpec("P")
+O = TypeVar("O", bound=Options)  # noqa: E741
+R = TypeVar("R")
+
+
+@dataclass(frozen=True)
+class Option:
+    """One option, as the command line and the docstrings show it.
+
+    Attributes:
+        name: Name of the option.
+        kind: Type of the values that can be written as text.
+        default: The default value.
+        text: The description.
+        is_required: Whether there is no default.
+        is_positional: Whether the value may follow a command without its name.
+    """
+
+    name: str
+    kind: Any
+    default: Any
+    text: str
+    is_required: bool
+    is_positional: bool
+
+
+def options_of(cls: type[Options]) -> Mapping[str, Option]:
+    """The options of a class in the order of its constructor, those of inherited groups included, by name.
+
+    Raises:
+        TypeError: A field has no description, or no value of its type can be written as text.
+    """
+    texts = _described_in(cls)
+    ordered = sorted(fields(cls), key=lambda field: bool(field.kw_only))
+    options = {}
+    for field in ordered:
+        if field.name not in texts:
+            raise TypeError(f"The option {field.name} of {cls.__name__} has no description in an Args section.")
+        kind = written_type(str(field.type))
+        if kind is type(None):
+            raise TypeError(f"No value of the option {field.name} of {cls.__name__} can be written as text.")
+        is_required = field.default is MISSING
+        options[field.name] = Option(
+            name=field.name,
+            kind=kind,
+            default=None if is_required else field.default,
+            text=texts[field.name],
+            is_required=is_required,
+            is_positional=is_required or bool(field.metadata.get("positional")),
+        )
+    return options
+
+
+def keywords(cls: type[Options]) -> list[str]:
+    """Names of the options that can only be given by name."""
+    return [field.name for field in fields(cls) if field.kw_only]
+
+
+def changed(options: Options, *names: str) -> list[str]:
+    """Those of the named options that do not have their default values."""
+    defaults = options_of(type(options))
+    return [name for name in names if not _equal(getattr(options, name), defaults[name].default)]
+
+
+def _equal(value: object, default: object) -> bool:
+    return value is default or (isinstance(value, bool | int | float | str) and value == default)
+
+
+def check_names(cls: type[Options], names: Sequence[str], job: str) -> None:
+    """Refuse names that are no options of a job.
+
+    Raises:
+        TypeError: A name is not an option; near names are given.
+    """
+    for name in names:
+        if name not in options_of(cls):
+            near = near_options(name, options_of(cls))
+            hint = f"; did you mean {' or '.join(map(repr, near))}?" if near else "."
+            raise TypeError(f"{job} has no option {name!r}{hint}")
+
+
+def near_options(name: str, allowed: Sequence[str] | Mapping[str, Any]) -> list[str]:
+    """Allowed options that contain the words of `name`, or are spelt like it."""
+    from search_spaces.registry import near_names
+
+    containing = [option for option in allowed if name in option.split("_")]
+    return containing or near_names(name, allowed)
+
+
+def from_options(options: Callable[P, O]) -> Callable[[Callable[[O], R]], Callable[P, R]]:
+    """Make a public function out of a function of an options class.
+
+    Args:
+        options: The class. Type checkers see its constructor's signature as that of the function.
+
+    Returns:
+        A decorator. The function's signature and docstring are made from the class: its summary and description, all
+        options, and then the sections of the decorated function's own docstring.
+    """
+
+    def decorate(function: Callable[[O], R]) -> Callable[P, R]:
+        @functools.wraps(function)
+        def call(*args: P.args, **kwargs: P.kwargs) -> R:
+            check_names(cls, list(kwargs), function.__name__)
+            return function(options(*args, **kwargs))
+
+        returned = inspect.signature(function).return_annotation
+        parameters = list(inspect.signature(cls).parameters.values())
+        call.__signature__ = inspect.Signature(parameters, return_annotation=returned)  # type: ignore[attr-defined]
+        call.__annotations__ = {p.name: p.annotation for p in parameters} | {"return": returned}
+        call.__doc__ = _docstring(cls, inspect.getdoc(function) or "")
+        del call.__wrapped__
+        return call
+
+    assert isinstance(options, type)
+    cls: type[Options] = options
+    return decorate
+
+
+def summary(documented: object) -> str:
+    """The first line of a docstring, such as that of a job's options."""
+    return description(documented).partition("\n")[0]
+
+
+def description(documented: object) -> str:
+    """A docstring without its Args section and what follows it."""
+    return (inspect.getdoc(documented) or "").partition("\nArgs:\n")[0].strip()
+
+
+def _docstring(cls: type[Options], sections: str) -> str:
+    lines = [f"    {option.name}: {option.text}" for option in options_of(cls).values()]
+    parts = [description(cls), "Args:\n" + "\n".join(lines), sections]
+    return "\n\n".join(part for part in parts if part)
+
+
+def _described_in(cls: type) -> dict[str, str]:
+    """The texts of the Args sections of a class and of those that it inherits, by option."""
+    texts: dict[str, str] = {}
+    for base in reversed(cls.__mro__):
+        texts |= _args_section(base.__dict__.get("__doc__") or "")
+    return texts
+
+
+def _args_section(docstring: str) -> dict[str, str]:
+    """The entries of an Args section, lines joined."""
+    section = inspect.cleandoc(docstring).partition("Args:\n")[2].partition("\n\n")[0]
+    texts: dict[str, str] = {}
+    for entry in re.split(r"\n {4}(?! )", "\n" + section):
+        name, colon, text = entry.partition(": ")
+        if colon:
+            texts[name] = " ".join(text.split())
+    return texts
+
+
+# -- types that can be written as text ----------------------------------------------------------
+
+_KINDS: dict[str, Any] = {
+    "Any": Any,
+    "bool": bool,
+    "dict": dict,
+    "float": float,
+    "int": int,
+    "Iterable": list,
+    "list": list,
+    "Mapping": dict,
+    "Sequence": list,
+    "str": str,
+}
+_ORDER = (dict, list, bool, int, float, str, type(None))
+"""The order in which a text is tried as each of the types; any text is a str."""
+
+
+def written_type(annotation: str) -> Any:
+    """The part of a type whose values can be written as text: `Network | str | None` gives `str | None`.
+
+    Args:
+        annotation: The annotation as it stands in the source. Mappings become dict, sequences list; classes other than
+            those that YAML has are left out.
+
+    Example:
+        >>> written_type("SearchSpace | Mapping[str, Any] | str")
+        typing.Union[dict[str, typing.Any], str]
+    """
+    members = _members(ast.parse(annotation, mode="eval").body)
+    rank = {kind: place for place, kind in enumerate(_ORDER)}
+    members = sorted(dict.fromkeys(members), key=lambda kind: rank.get(getattr(kind, "__origin__", kind), 0))
+    return _union(members)
+
+
+def _union(members: Sequence[Any]) -> Any:
+    if not members:
+        return type(None)
+    union = members[0]
+    for member in members[1:]:
+        union = union | member
+    return union
+
+
+def _members(node: ast.expr) -> list[Any]:
+    """The members of a union that can be written as text."""
+    if isinstance(node, ast.BinOp):
+        return _members(node.left) + _members(node.right)
+    if isinstance(node, ast.Constant) and node.value is None:
+        return [type(None)]
+    if isinstance(node, ast.Name):
+        return [_KINDS[node.id]] if node.id in _KINDS else []
+    if not (isinstance(node, ast.Subscript) and isinstance(node.value, ast.Name)):
+        return []
+    items = node.slice.elts if isinstance(node.slice, ast.Tuple) else [node.slice]
+    if node.value.id == "Literal":
+        return [Literal[tuple(ast.literal_eval(item) for item in items)]]
+    if node.value.id not in _KINDS:
+        return []
+    inner = [_members(item) for item in items]
+    return [_KINDS[node.value.id][tuple(map(_union, inner))]] if all(inner) else []
+
+
+# -- values as YAML has them --------------------------------------------------------------------
+
+
+def to_yaml(options: Options) -> str:
+    """All options as YAML; `--config` reads them.
+
+    A value that only Python has, such as a module, is written as a text that no option accepts.
+    """
+    import yaml
+
+    values = {name: _plain(getattr(options, name)) for name in options_of(type(options))}
+    return yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
+
+
+def _plain(value: Any) -> Any:
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if callable(to_dict := getattr(value, "to_dict", None)):
+        return _plain(to_dict())
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    text = _as_text(value)
+    return f"<{type(value).__name__} that was given in Python>" if text is None else text
+
+
+def _as_text(value: object) -> str | None:
+    """An architecture as its text, which parses back."""
+    module = sys.modules.get("search_spaces.space")
+    return str(value) if module is not None and isinstance(value, module.Architecture) else None

@@ -1,0 +1,159 @@
+"""Options of data: of a probe, and of the splits that a network is trained on."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import KW_ONLY, dataclass
+
+from .base import Options
+from .shared import LabelOptions
+
+RESIDENT_LIMIT = 2**31
+"""Default size in bytes of the images that are held in memory."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RootOptions(Options):
+    """Where a data set lies.
+
+    Args:
+        root: Folder of the data set, if it has one.
+    """
+
+    root: str | os.PathLike[str] | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class SplitOptions(Options):
+    """Which part of a data set is used.
+
+    Args:
+        split: Split to draw from.
+    """
+
+    split: str = "train"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageOptions(Options):
+    """How the images of a data set are read, sized and normalised.
+
+    Args:
+        download: Let torchvision (or timm's reader) download missing files.
+        image_size: Side in pixels of the square that each image is centre-cropped and resized (bicubic) to. By default
+            images keep their size; digits and noise are 32 x 32.
+        seed: Seed that chooses images.
+        num_classes: Number of classes, if the data set has more than its labels show.
+        mean: Mean of each channel on a scale from 0 to 1; needs std as well. The default depends on the name: known
+            values for CIFAR-10, CIFAR-100, MNIST, Fashion-MNIST and digits; ImageNet's values for data that timm or
+            torchvision reads; otherwise the values of the images that are drawn or trained on. The configuration of a
+            probe or of splits records which, as "statistics".
+        std: Standard deviation of each channel on the same scale.
+    """
+
+    download: bool = False
+    image_size: int | None = None
+    seed: int = 0
+    num_classes: int | None = None
+    mean: float | Sequence[float] | None = None
+    std: float | Sequence[float] | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProbeDrawOptions(ImageOptions, SplitOptions, RootOptions):
+    """How a probe is drawn.
+
+    Args:
+        batch_size: Number of images to draw, at least 2.
+        balanced: Draw the same number of images from every class, to within one. A batch smaller than the number of
+            classes gets one image from each of batch_size classes. Otherwise images are drawn uniformly.
+    """
+
+    batch_size: int = 64
+    balanced: bool = True
+
+
+@dataclass(frozen=True)
+class _DataSetName(Options):
+    """The name of a data set.
+
+    Args:
+        name: Name of the data set.
+    """
+
+    name: str = "digits"
+
+
+@dataclass(frozen=True)
+class CreateProbeOptions(ProbeDrawOptions, _DataSetName):
+    """Draw a probe from a data set. Global random state is neither used nor changed.
+
+    Names:
+        `digits`: scikit-learn's 1,797 handwritten digits as RGB images. They are part of the installation and have
+            one split, `train`.
+        `PATH.npz`: an archive with the members `train_images` and `train_labels` (or `test_...`, depending on
+            `split`). Images are uint8, N x H x W or N x H x W x C with 1 or 3 channels. A relative path starts at
+            `root`.
+        `noise`: standard normal pixels; needs `num_classes`.
+        `torch/NAME`: a data set of torchvision, by timm's name (`torch/cifar100`) or by its class name in lower
+            case (`torch/svhn`).
+        `folder` or `folder/PATH`: a folder or tar file of images with one sub-folder per class; folders for splits
+            may stand above these.
+        `hfds/NAME`, `hfids/NAME`, `tfds/NAME`, `wds/NAME`: a data set as timm reads it.
+
+    If a data set cannot give labels without decoding images, the probe is drawn from at most `UNLABELLED_LIMIT`
+    samples: the first ones of a stream, or evenly spaced ones of a data set with random access.
+    """
+
+
+@dataclass(frozen=True)
+class CreateProbesOptions(ProbeDrawOptions, _DataSetName):
+    """Draw several probes with the seeds `seed`, `seed + 1`, ... while opening the data set only once.
+
+    Args:
+        count: Number of probes to draw, at least 1.
+    """
+
+    count: int = 1
+
+
+@dataclass(frozen=True)
+class CreateSplitsOptions(LabelOptions, ImageOptions, RootOptions, _DataSetName):
+    """Open a data set to train on, with validation and test images. Global random state is neither used nor changed.
+
+    Parts that the data set lacks are split off its training images, with the same share of each class: first the test
+    images, then the validation images from the rest. If the data set has only one other split, it is the test split.
+
+    Args:
+        name: Name of the data set: one of those that `create_probe` lists, except `noise`.
+        train_split: Split to train on.
+        val_split: Split to validate on; by default that of the data set, if it has one apart from the test split.
+        test_split: Split to test on; by default that of the data set.
+        val_share: Share of the training images to validate on, between 0 and 1, if there is no validation split.
+        test_share: Share of the training images to test on, between 0 and 1, if there is no test split.
+        train_limit: Number of images to train on, spread over the classes as evenly as their sizes allow. Validation
+            and test images stay the same, and a larger limit contains the images of a smaller one.
+        resident_limit: Largest size in bytes of the images of all parts that are held in memory; larger data sets are
+            streamed from disk.
+        workers: Number of processes that read streamed images, or augment images one at a time. By default one less
+            than the processor cores, but at least 1 and at most 8.
+        labels: The labelled subset of the training images; by default all of them. It may be a share such as "4%" of
+            each class, rounded, but at least one image; a total number of images, spread over the classes as evenly as
+            their sizes allow; indices; or a file of indices: .npy, or text with one index on each line, where # begins
+            a comment. Indices start at 0 and count the images of the training part on disk, before validation images,
+            test images or a train_limit are taken out.
+        label_seed: Seed that chooses the labelled images; by default seed. A larger request contains the images of a
+            smaller one.
+    """
+
+    _: KW_ONLY
+    train_split: str = "train"
+    val_split: str | None = None
+    test_split: str | None = None
+    val_share: float = 0.1
+    test_share: float = 0.2
+    train_limit: int | None = None
+    resident_limit: int = RESIDENT_LIMIT
+    workers: int | None = None
+    label_seed: int | None = None

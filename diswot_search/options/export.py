@@ -1,0 +1,51 @@
+"""Options of an export: from a trained student to a file of another runtime."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import KW_ONLY, dataclass
+from typing import TYPE_CHECKING, Any
+
+from .base import Options
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from ..data.splits import Splits
+    from ..networks.saved import ModelCard
+
+
+@dataclass(frozen=True)
+class ExportOptions(Options):
+    """Write a trained student in another format, check it, and state the accuracy that it loses.
+
+    Args:
+        student: The run folder of a training, the folder or file of a student, or a module with its card.
+        format: onnx, torch (a .pt2 file of torch.export) or int8 (ONNX, quantised).
+        out: The file; by default next to the student's weights, as student.onnx, student.pt2 or student.int8.onnx.
+        card: Description of the network, for a module or in place of the student's own: a ModelCard, or a mapping of
+            its fields.
+        dataset: Data set, or its name, for test accuracy; int8 is calibrated on its training images. The name of the
+            data that the student was trained on stands for the same division of it.
+        data_options: Options of a data set that is given by name, such as --data_options.root data; they go before the
+            division of the training.
+        normalise: Let the file normalise its images, which are then between 0 and 1.
+        batch_size: Number of images in a batch; by default any number.
+        opset: Version of ONNX's operators.
+        calibration: Number of training images that the ranges of int8 are taken from.
+        seed: Seed that chooses these images.
+    """
+
+    student: nn.Module | os.PathLike[str] | str
+    format: str = "onnx"
+    out: str | os.PathLike[str] | None = None
+    _: KW_ONLY
+    card: ModelCard | Mapping[str, Any] | None = None
+    dataset: Splits | str | None = None
+    data_options: Mapping[str, Any] | None = None
+    normalise: bool = False
+    batch_size: int | None = None
+    opset: int = 18
+    calibration: int = 512
+    seed: int = 0

@@ -1,0 +1,84 @@
+"""Options of the commands that list, show or convert."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from .base import POSITIONAL, Options
+
+
+@dataclass(frozen=True)
+class ShowOptions(Options):
+    """Show what a run folder holds: a search, a training, a ranking of sources, or a pipeline.
+
+    Args:
+        run: The run folder, of a finished job or of one that goes on.
+        best: Number of architectures of a search to list.
+    """
+
+    run: str
+    best: int = 10
+
+
+@dataclass(frozen=True)
+class ListSpacesOptions(Options):
+    """List the search spaces, or the decisions of one.
+
+    Args:
+        name: The space to show; without it, all are listed.
+    """
+
+    name: str | None = field(default=None, metadata=POSITIONAL)
+
+
+@dataclass(frozen=True)
+class ListProxiesOptions(Options):
+    """List the proxies: whether they need a teacher, what they read of a network, and what they measure.
+
+    Args:
+        pattern: The names to list, such as "zen*"; without it, all are listed.
+    """
+
+    pattern: str = field(default="*", metadata=POSITIONAL)
+
+
+@dataclass(frozen=True)
+class ListDistillersOptions(Options):
+    """List the distillers: what they read of a network, their customary weights, and what they are.
+
+    Args:
+        pattern: The names to list, such as "*kd"; without it, all are listed.
+    """
+
+    pattern: str = field(default="*", metadata=POSITIONAL)
+
+
+@dataclass(frozen=True)
+class ListMeasuresOptions(Options):
+    """List the measures of how near a source is: what they need, and what they measure.
+
+    Args:
+        pattern: The names to list, such as "*score"; without it, all are listed.
+    """
+
+    pattern: str = field(default="*", metadata=POSITIONAL)
+
+
+@dataclass(frozen=True)
+class ImportOptions(Options):
+    """Turn an official benchmark file into a table that `diswot compare` reads.
+
+    Args:
+        kind: nasbench201, nats_bench or suite_zero.
+        path: The official file, or folder for NATS-Bench.
+        out: The new table, .csv or .csv.gz.
+        trust: The makers of the file are trusted: the official files of NAS-Bench-201 and NATS-Bench are pickles, which
+            can run any code when they are read.
+        progress: Show a progress bar where standard error is a terminal.
+    """
+
+    kind: str
+    path: str
+    out: str
+    trust: bool = False
+    progress: bool = True

@@ -1,0 +1,103 @@
+"""Options of a pipeline: from a data set to a distilled student."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import KW_ONLY, dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from .search import ProxyOptions
+from .shared import AlgorithmOptions, BudgetOptions, SpaceOptions, WeightDrawOptions
+from .training import (
+    DistillerOptions,
+    SourceOptions,
+    TrainedTeacherOptions,
+    TrainingOptions,
+    UnlabelledBatchOptions,
+)
+
+if TYPE_CHECKING:
+    from search_spaces.space import SearchSpace
+
+    from ..data.splits import Splits
+    from ..resolve.networks import NetworkLike
+
+
+@dataclass(frozen=True, kw_only=True)
+class TeacherTrainingOptions(TrainedTeacherOptions):
+    """How a teacher without trained weights is trained.
+
+    Args:
+        teacher_epochs: Number of epochs of the teacher, if not those of the student.
+        teacher_recipe_options: Fields of the recipe that differ for the teacher, batch_size and lr among them.
+        teacher_data_options: Options of the data that differ for the teacher: with {train_limit: null} it sees all
+            images of which the student sees a part, with {labels: null} all labels. Validation and test images should
+            stay the same.
+    """
+
+    teacher_epochs: int | None = None
+    teacher_recipe_options: Mapping[str, Any] | None = None
+    teacher_data_options: Mapping[str, Any] | None = None
+
+
+@dataclass(frozen=True)
+class PipelineOptions(
+    TrainingOptions,
+    TeacherTrainingOptions,
+    DistillerOptions,
+    SourceOptions,
+    UnlabelledBatchOptions,
+    SpaceOptions,
+    BudgetOptions,
+    ProxyOptions,
+    AlgorithmOptions,
+    WeightDrawOptions,
+):
+    """Train a teacher or rank sources, search their student, distil it, and train it alone to compare.
+
+    A teacher is trained, unless it has trained weights, or sources, models of other tasks, are ranked by their
+    similarity to the data; a student is searched for them within a budget; the winner is distilled, and trained alone
+    in the same way, to compare. Each stage has a folder of its own in the run folder: stopped at any moment, the same
+    pipeline continues, skips finished stages, and ends as if it had never stopped. The run folder has report.md, and
+    config.yaml with all options: `diswot run --config RUN/config.yaml` runs it again.
+
+    The default proxy looks at the student alone, whatever it will learn from. One that compares with the teacher, as
+    `diswot` does, gets it in the form that `search_teacher` sets.
+
+    With sources one set of weights, from their ranking, serves twice: the student learns from each by its weight, and
+    where the proxy compares with a teacher, a candidate's score is the weighted mean of those against each source. The
+    search sees the body of a source, which reads images as it was trained to, under a new classifier for the classes of
+    the data with random weights, the same in all draws. So `diswot`, `relation`, `channel_relation` and all other
+    proxies that look at features depend on the source's training, while those that look at class maps, predictions or
+    the classifier, as `semantic_paper` and `kd` do, compare with a random classifier.
+
+    If no source is near the data, all similarities being 0 or less, the pipeline warns and goes on: a proxy that
+    compares with sources weights all alike, and the student is trained on its labels alone, once.
+
+    Args:
+        teacher: The network to learn from: a timm name, the CIFAR ResNets included, the run folder of a training, or
+            anything else that `as_network` takes. One whose weights are not trained is trained first. The default is
+            not used if there are sources.
+        labels: Which training images have labels: a share such as 4%, a number of images, a file of their indices, or
+            the indices. The ranking, the search and all trainings, that of a teacher included, look at no other labels;
+            for the teacher, teacher_data_options may say otherwise.
+        space: The space to search; `diswot spaces` lists the names. A name makes the space for the classes and images
+            of the data.
+        probe_size: Number of labelled training images that candidates are scored on; by default 64, or all if they are
+            fewer.
+        search_teacher: The form of the teacher in the search, for proxies that compare with it: random, its
+            architecture with random weights, as in DisWOT, or trained. Sources keep their weights.
+        compare: Train the student alone as well.
+        out: The run folder. Stopped at any moment, the same pipeline with the same folder continues. Python has no
+            default.
+    """
+
+    OUT: ClassVar[str | None] = "runs/run"
+
+    dataset: Splits | str = "digits"
+    _: KW_ONLY
+    teacher: NetworkLike | str | None = "cifar_resnet56"
+    space: SearchSpace | str = "nasbench201"
+    probe_size: int | None = None
+    search_teacher: str = "random"
+    compare: bool = True
