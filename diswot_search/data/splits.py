@@ -17,6 +17,8 @@ import torch
 from torch import Tensor
 
 from ..checks import check_whole, listed
+from ..options.base import from_options
+from ..options.data import CreateSplitsOptions
 from ..runtime.run_folder import differences
 from ..runtime.seeding import stable_seed
 from . import with_timm
@@ -57,10 +59,6 @@ def check_division(who: str, trained_on: Mapping[str, Any], splits: Splits, how:
             f"{who} is {how} {splits.name} divided otherwise, so that it may know images to validate or test on: "
             f"{'; '.join(lines)}. Divide the data alike for both."
         )
-
-
-RESIDENT_LIMIT = 2**31
-"""Largest size in bytes of the images of a data set that are held in memory; larger ones are streamed."""
 
 
 _READ_AT_ONCE = 64
@@ -287,65 +285,11 @@ def _arrays(pair: tuple[Any, Any], title: str) -> DataSet:
     return data_set_of_arrays(np.asarray(images), labels, title, None)
 
 
-def create_splits(
-    name: str = "digits",
-    *,
-    root: str | os.PathLike[str] | None = None,
-    download: bool = False,
-    image_size: int | None = None,
-    train_split: str = "train",
-    val_split: str | None = None,
-    test_split: str | None = None,
-    val_share: float = 0.1,
-    test_share: float = 0.2,
-    train_limit: int | None = None,
-    seed: int = 0,
-    num_classes: int | None = None,
-    mean: float | Sequence[float] | None = None,
-    std: float | Sequence[float] | None = None,
-    resident_limit: int = RESIDENT_LIMIT,
-    workers: int | None = None,
-    labels: Labels = None,
-    labels_per_class: int | None = None,
-    label_seed: int | None = None,
-) -> Splits:
-    """Open a data set to train on, with validation and test images. Global random state is neither used nor changed.
-
-    Parts that the data set lacks are split off its training images, with the same share of each class: first the test
-    images, then the validation images from the rest. If the data set has only one other split, it is the test split.
-
-    Args:
-        name: One of the names that `create_probe` lists, except `noise`.
-        root: Folder of the data set, if it has one.
-        download: Let torchvision (or timm's reader) download missing files.
-        image_size: Side in pixels of the square that each image is centre-cropped and resized (bicubic) to. By
-            default images keep their size; digits are 32 x 32.
-        train_split: Split to train on.
-        val_split: Split to validate on; by default that of the data set, if it has one apart from the test split.
-        test_split: Split to test on; by default that of the data set.
-        val_share: Share of the training images to validate on, between 0 and 1, if there is no validation split.
-        test_share: Share of the training images to test on, between 0 and 1, if there is no test split.
-        train_limit: Number of images to train on, spread over the classes as evenly as their sizes allow.
-            Validation and test images stay the same, and a larger limit contains the images of a smaller one.
-        seed: Seed that chooses the images to split off or to omit.
-        num_classes: Number of classes, if the data set has more than its labels show.
-        mean: Mean of each channel on a scale from 0 to 1; needs `std` as well. The default depends on the name:
-            known values for CIFAR-10, CIFAR-100, MNIST, Fashion-MNIST and digits; ImageNet's values for data that
-            timm or torchvision reads; otherwise the values of the training images.
-            `Splits.source["statistics"]` records which.
-        std: Standard deviation of each channel on the same scale.
-        resident_limit: Largest size in bytes of the images of all parts that are held in memory; larger data sets
-            are streamed from disk.
-        workers: Number of processes that read streamed images, or augment images one at a time. By default one less
-            than the processor cores, but at least 1 and at most 8.
-        labels: The labelled subset of the training images; by default all of them. It may be a share such as "4%" of
-            each class, rounded, but at least one image; a total number of images, spread over the classes as evenly
-            as their sizes allow; indices; or a file of indices: .npy, or text with one index on each line, where #
-            begins a comment. Indices start at 0 and count the images of the training part on disk, before validation
-            images, test images or a `train_limit` are taken out.
-        labels_per_class: Number of labelled images of each class; give this or `labels`.
-        label_seed: Seed that chooses the labelled images; by default `seed`. A larger request contains the images of
-            a smaller one.
+@from_options(CreateSplitsOptions)
+def create_splits(options: CreateSplitsOptions) -> Splits:
+    """
+    Returns:
+        The splits.
 
     Raises:
         DataError: A name or split is unknown; a split is used twice; the data set is empty or cannot be read; labels
@@ -358,30 +302,33 @@ def create_splits(
         >>> len(splits.train), len(splits.labelled), len(splits.test)
         (200, 20, 359)
     """
+    name = options.name
     request = SplitRequest(
         name or "folder",
-        32 if name == "digits" and image_size is None else image_size,
-        val_share,
-        test_share,
-        train_limit,
-        seed,
-        num_classes,
-        labels=label_request(labels, labels_per_class),
-        statistics=given_statistics(mean, std),
-        label_seed=label_seed,
+        32 if name == "digits" and options.image_size is None else options.image_size,
+        options.val_share,
+        options.test_share,
+        options.train_limit,
+        options.seed,
+        options.num_classes,
+        labels=label_request(options.labels, options.labels_per_class),
+        statistics=given_statistics(options.mean, options.std),
+        label_seed=options.label_seed,
     )
-    check_whole("resident_limit", resident_limit, least=0, error=DataError)
-    workers = _usual_workers() if workers is None else workers
+    check_whole("resident_limit", options.resident_limit, least=0, error=DataError)
+    workers = _usual_workers() if options.workers is None else options.workers
     check_whole("workers", workers, least=0, error=DataError)
     if name == "noise":
         raise DataError("The data set 'noise' cannot be learnt; it is for probes only.")
-    folder = None if root is None else Path(root)
+    root = None if options.root is None else Path(options.root)
 
     def open_split(split: str) -> DataSet:
-        return open_data_set(name, folder, split, download, Whole(request.image_size, resident_limit))
+        return open_data_set(name, root, split, options.download, Whole(request.image_size, options.resident_limit))
 
-    splits, (train, val, test) = _open_parts(open_split, name, folder, (train_split, val_split, test_split))
-    return _make_splits(train, val, test, request, splits, _is_mirrored(name), resident_limit, workers)
+    requested = (options.train_split, options.val_split, options.test_split)
+    splits, (train, val, test) = _open_parts(open_split, name, root, requested)
+    mirrored = _is_mirrored(name)
+    return _make_splits(train, val, test, request, splits, mirrored, options.resident_limit, workers)
 
 
 def _open_parts(
