@@ -18,7 +18,7 @@ from torch import Tensor
 
 from ..checks import check_whole, listed
 from ..options.base import from_options
-from ..options.data import CreateSplitsOptions
+from ..options.data import ArraySplitsOptions, CreateSplitsOptions, DivisionOptions
 from ..runtime.run_folder import differences
 from ..runtime.seeding import stable_seed
 from . import with_timm
@@ -103,40 +103,10 @@ class Splits:
     labelled: Tensor | None = field(default=None, repr=False)
     numbering: Numbering | None = field(default=None, repr=False)
 
-    @classmethod
-    def from_arrays(
-        cls,
-        train: tuple[Any, Any],
-        val: tuple[Any, Any] | None = None,
-        test: tuple[Any, Any] | None = None,
-        *,
-        name: str = "arrays",
-        image_size: int | None = None,
-        val_share: float = 0.1,
-        test_share: float = 0.2,
-        train_limit: int | None = None,
-        seed: int = 0,
-        num_classes: int | None = None,
-        mean: float | Sequence[float] | None = None,
-        std: float | Sequence[float] | None = None,
-        mirrored: bool = True,
-        workers: int = 0,
-        labels: Labels = None,
-        labels_per_class: int | None = None,
-        label_seed: int | None = None,
-    ) -> Splits:
-        """Make splits from arrays or tensors of images and labels.
-
-        Args:
-            train: Pair of images and labels. Images are uint8: arrays (N, H, W) or (N, H, W, 1 or 3), or tensors
-                (N, H, W) or (N, 1 or 3, H, W). Labels are (N,) integers.
-            val: Validation images and labels, in the same form; by default split off `train`.
-            test: Test images and labels, in the same form; by default split off `train`.
-            name: Name of the data set in records.
-            mirrored: Whether an image keeps its meaning when left and right are exchanged.
-            image_size: Side in pixels of the square that images are resized to. This and all further arguments have
-                the same meaning as in `create_splits`.
-
+    @staticmethod
+    @from_options(ArraySplitsOptions)
+    def from_arrays(options: ArraySplitsOptions) -> Splits:
+        """
         Raises:
             DataError: An array has the wrong shape or dtype, or one of the errors of `create_splits` occurs.
 
@@ -146,22 +116,12 @@ class Splits:
             >>> len(splits.train), len(splits.val), len(splits.test)
             (42, 6, 12)
         """
-        request = SplitRequest(
-            name,
-            image_size,
-            val_share,
-            test_share,
-            train_limit,
-            seed,
-            num_classes,
-            given_statistics(mean, std),
-            label_request(labels, labels_per_class),
-            label_seed,
-        )
-        val_data = None if val is None else _arrays(val, f"split 'val' of {name!r}")
-        test_data = None if test is None else _arrays(test, f"split 'test' of {name!r}")
-        train_data = _arrays(train, f"split 'train' of {name!r}")
-        return _make_splits(train_data, val_data, test_data, request, {}, mirrored, math.inf, workers)
+        name = options.name
+        request = _request(options, name, options.image_size)
+        val = None if options.val is None else _arrays(options.val, f"split 'val' of {name!r}")
+        test = None if options.test is None else _arrays(options.test, f"split 'test' of {name!r}")
+        train = _arrays(options.train, f"split 'train' of {name!r}")
+        return _make_splits(train, val, test, request, {}, options.mirrored, math.inf, options.workers)
 
     def config(self) -> dict[str, Any]:
         """Everything that distinguishes these splits from others, as JSON values.
@@ -303,18 +263,8 @@ def create_splits(options: CreateSplitsOptions) -> Splits:
         (200, 20, 359)
     """
     name = options.name
-    request = SplitRequest(
-        name or "folder",
-        32 if name == "digits" and options.image_size is None else options.image_size,
-        options.val_share,
-        options.test_share,
-        options.train_limit,
-        options.seed,
-        options.num_classes,
-        labels=label_request(options.labels, options.labels_per_class),
-        statistics=given_statistics(options.mean, options.std),
-        label_seed=options.label_seed,
-    )
+    size = 32 if name == "digits" and options.image_size is None else options.image_size
+    request = _request(options, name or "folder", size)
     check_whole("resident_limit", options.resident_limit, least=0, error=DataError)
     workers = _usual_workers() if options.workers is None else options.workers
     check_whole("workers", workers, least=0, error=DataError)
@@ -329,6 +279,22 @@ def create_splits(options: CreateSplitsOptions) -> Splits:
     splits, (train, val, test) = _open_parts(open_split, name, root, requested)
     mirrored = _is_mirrored(name)
     return _make_splits(train, val, test, request, splits, mirrored, options.resident_limit, workers)
+
+
+def _request(options: DivisionOptions, name: str, image_size: int | None) -> SplitRequest:
+    """The requested division, checked as far as it can be without the data."""
+    return SplitRequest(
+        name,
+        image_size,
+        options.val_share,
+        options.test_share,
+        options.train_limit,
+        options.seed,
+        options.num_classes,
+        labels=label_request(options.labels, options.labels_per_class),
+        statistics=given_statistics(options.mean, options.std),
+        label_seed=options.label_seed,
+    )
 
 
 def _open_parts(
