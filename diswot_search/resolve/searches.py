@@ -18,6 +18,7 @@ from ..networks.network import Network, TeacherBank, create_teacher
 from ..options.base import changed
 from ..options.shared import BudgetOptions
 from ..sources.folder import RankingFolder
+from ..sources.ranking import SourceRanking
 from ..study.budget import Budget
 
 
@@ -69,12 +70,15 @@ def as_teacher(teacher: TeacherBank, space: SearchSpace, probe: Probe, **options
 
 @overload
 def as_teacher(
-    teacher: Network | nn.Module | Architecture | str | None, space: SearchSpace, probe: Probe, **options: Any
+    teacher: Network | SourceRanking | nn.Module | Architecture | str | None,
+    space: SearchSpace,
+    probe: Probe,
+    **options: Any,
 ) -> Network | None: ...
 
 
 def as_teacher(
-    teacher: Network | TeacherBank | nn.Module | Architecture | str | None,
+    teacher: Network | TeacherBank | SourceRanking | nn.Module | Architecture | str | None,
     space: SearchSpace,
     probe: Probe,
     **options: Any,
@@ -92,7 +96,8 @@ def as_teacher(
         return teacher
     if (at := _ranking_at(teacher)) is not None:
         raise ValueError(
-            f"The teacher is a ranking of sources; {at}.teachers(weighting=..., power=...) gives what a search takes."
+            f"The teacher is a ranking of sources; {at}.teachers(weighting=..., power=...) has its teachers, of which a "
+            "comparison takes one."
         )
     if isinstance(teacher, Architecture) or (isinstance(teacher, str) and _means_architecture(teacher, space)):
         try:
@@ -104,6 +109,7 @@ def as_teacher(
         if probe.input_size[0] != 3:
             fitting["in_chans"] = probe.input_size[0]
         options = fitting | options
+    assert not isinstance(teacher, SourceRanking)
     return create_teacher(teacher, **options)
 
 
@@ -111,7 +117,7 @@ def _ranking_at(teacher: object) -> str | None:
     """How to call the ranking of sources that is given, itself or by its folder; None for anything else."""
     if isinstance(teacher, str | os.PathLike) and RankingFolder.exists(teacher):
         return f"ds.load_ranking({os.fspath(teacher)!r})"
-    return "ranking" if callable(getattr(teacher, "teachers", None)) else None
+    return "ranking" if isinstance(teacher, SourceRanking) else None
 
 
 def _means_architecture(text: str, space: SearchSpace) -> bool:

@@ -124,7 +124,7 @@ def run_rank(out: Path, sources: dict[str, nn.Module] | None = None) -> tuple[An
     measure = ds.Measure("troubled", troubled_measure, "features", "spread", lambda evidence: 0.0)
     sources = sources or {str(seed): Linear(seed) for seed in range(CANDIDATES)}
     ranking = source_ranking.rank_sources(
-        sources, make_splits(), measures=measure, images=20, draws=1, out=out, device="cpu", progress=False
+        sources, make_splits(), measures=measure, images=20, image_draws=1, out=out, device="cpu", progress=False
     )
     return ranking.values["troubled"], list(ranking.reasons.values())
 
