@@ -9,8 +9,6 @@ import pytest
 import torch
 from hypothesis import settings
 
-pytest.register_assert_rewrite("diswot_search.testing.contracts")  # so that a failed contract shows its values
-
 settings.register_profile("suite", deadline=None)  # a slow or a busy machine must not fail a test
 settings.load_profile("suite")
 

@@ -19,7 +19,7 @@ from diswot_search.data.errors import DataError
 from diswot_search.data.image_sets import ImageSet, ResidentSet, StreamedSet
 from diswot_search.data.probe import create_probe
 from diswot_search.data.splits import Splits, create_splits
-from diswot_search.testing.contracts import random_state
+from diswot_search.testing.randomness import random_state
 
 SEEDS = st.integers(0, 10_000)
 

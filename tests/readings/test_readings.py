@@ -25,7 +25,7 @@ from diswot_search.networks.contract import ReadingError, evaluation_mode
 from diswot_search.proxies.registry import get_proxy, list_proxies
 from diswot_search.readings.core import Readings
 from diswot_search.readings.passes import Precision
-from diswot_search.testing.contracts import random_state
+from diswot_search.testing.randomness import random_state
 from search_spaces import Cost
 
 CLASSES = 5
