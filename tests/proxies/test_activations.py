@@ -34,7 +34,7 @@ from diswot_search.runtime.seeding import stable_seed
 from diswot_search.testing.proxies import ProxyContract
 from diswot_search.testing.randomness import random_state
 
-from ..readings.test_readings import assert_close, assert_same, everything_about, read
+from ..readings.helpers import assert_close, assert_same, everything_about, read
 
 CLASSES = 5
 SAMPLES = 8

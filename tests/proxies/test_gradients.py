@@ -34,7 +34,7 @@ from diswot_search.testing.proxies import ProxyContract
 from diswot_search.testing.randomness import random_state
 from search_spaces import create_space
 
-from ..readings.test_readings import assert_same, everything_about, read
+from ..readings.helpers import assert_same, everything_about, read
 
 CLASSES = 5
 LABELS = [0, 1, 4, 1, 0, 3, 4, 1]
