@@ -7,11 +7,9 @@ import math
 from torch import Tensor
 from torch.nn import functional as F
 
-from . import shapes
-
 
 def check_logits(loss: str, student: Tensor, teacher: Tensor) -> None:
-    shapes.check_shapes(loss, "logits of the same classes", student, teacher)
+    check_shapes(loss, "logits of the same classes", student, teacher)
     if student.shape[1] < 2:
         raise ValueError(f"{loss} compares classes with each other, so it needs at least two; got {student.shape[1]}")
 
