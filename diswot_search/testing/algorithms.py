@@ -7,15 +7,14 @@ import re
 from collections.abc import Callable
 from typing import Any, ClassVar
 
-import numpy as np
 import pytest
-import torch
 
 from search_spaces.recipes import create_space
 from search_spaces.space import Architecture, SearchSpace
 
 from ..study.algorithm import Algorithm
 from ..study.records import Record
+from .randomness import random_state
 
 Score = Callable[[Architecture], "float | None"]
 
@@ -118,14 +117,9 @@ class AlgorithmContract:
         assert (first != second) == self.learns
 
     def test_global_random_states_are_left_alone(self, cells: SearchSpace) -> None:
-        random.seed(5)
-        np.random.seed(5)
+        state = random_state()
         run_algorithm(self.create(cells, seed=3), self.uneven, 120)
-        observed = random.random(), np.random.rand(), torch.rand(1)
-        random.seed(5)
-        np.random.seed(5)
-        torch.manual_seed(0)
-        assert observed == (random.random(), np.random.rand(), torch.rand(1))
+        assert random_state() == state
 
     def test_asks_only_what_is_new_trainable_and_within_the_budget(self, cells: SearchSpace) -> None:
         feasible = self.within(cells, self.limit)
