@@ -88,7 +88,8 @@ def score_all(space_name: str, seed: int, tables: Path, cifar100: Path, cache: P
     done = {row["architecture"] for row in read_json_lines(path)}
     space, accuracies = spaces(tables)[space_name]
     probe = ds.create_probe(str(cifar100), batch_size=64, seed=seed)
-    proxies = [ds.get_proxy(name) for pattern in FORMS for name in ds.list_proxies(pattern)]
+    named = (ds.get_proxy(name) for pattern in FORMS for name in ds.list_proxies(pattern))
+    proxies = [proxy for proxy in named if isinstance(proxy, ds.Proxy)]
     evaluators = {name: ds.Evaluator(space, make_teacher(name), probe, seeds=[seed], device="cpu") for name in TEACHERS}
     students = evaluators[TEACHERS[0]]
     for text in accuracies:
