@@ -23,9 +23,13 @@ if TYPE_CHECKING:
 
     from .comparison.results import Estimate, ProxyResult, ScoreTable
     from .comparison.statistics import (
+        best_decile,
+        bootstrap_correlations,
+        draw_resamples,
         kendall,
         partial_spearman,
         pearson,
+        percentile_interval,
         precision_at_k,
         regret_at_budget,
         regret_curve,
@@ -47,12 +51,13 @@ if TYPE_CHECKING:
         list_distillers,
         register_distiller,
     )
+    from .functional import losses, similarities
     from .jobs.compare import Comparison, compare
     from .jobs.pipeline import run
     from .jobs.rank_sources import load_ranking, rank_sources
     from .jobs.search import search
     from .jobs.train import distill, train
-    from .networks.contract import ReadingError
+    from .networks.contract import ReadingError, evaluation_mode
     from .networks.features import Features, Shapes
     from .networks.network import Network, TeacherBank, create_teacher
     from .networks.saved import load_student, save_student
@@ -98,9 +103,13 @@ _EXPORTS = {
         "ScoreTable",
     ),
     "diswot_search.comparison.statistics": (
+        "best_decile",
+        "bootstrap_correlations",
+        "draw_resamples",
         "kendall",
         "partial_spearman",
         "pearson",
+        "percentile_interval",
         "precision_at_k",
         "regret_at_budget",
         "regret_curve",
@@ -146,7 +155,10 @@ _EXPORTS = {
         "distill",
         "train",
     ),
-    "diswot_search.networks.contract": ("ReadingError",),
+    "diswot_search.networks.contract": (
+        "ReadingError",
+        "evaluation_mode",
+    ),
     "diswot_search.networks.features": (
         "Features",
         "Shapes",
@@ -233,6 +245,12 @@ _EXPORTS = {
         "register_space",
     ),
 }
+_MODULES = {
+    "losses": "diswot_search.functional.losses",
+    "similarities": "diswot_search.functional.similarities",
+}
+"""Modules of pure tensor functions, exported whole."""
+
 _MODULE_OF = {name: module for module, names in _EXPORTS.items() for name in names}
 
 __all__ = [
@@ -284,6 +302,8 @@ __all__ = [
     "UnknownNameError",
     "as_network",
     "as_sources",
+    "best_decile",
+    "bootstrap_correlations",
     "compare",
     "create_aggregate",
     "create_algorithm",
@@ -294,6 +314,8 @@ __all__ = [
     "create_splits",
     "create_teacher",
     "distill",
+    "draw_resamples",
+    "evaluation_mode",
     "export",
     "format_table",
     "get_distiller",
@@ -309,9 +331,11 @@ __all__ = [
     "list_spaces",
     "load_ranking",
     "load_student",
+    "losses",
     "measure_latency",
     "partial_spearman",
     "pearson",
+    "percentile_interval",
     "plot_search",
     "precision_at_k",
     "rank_sources",
@@ -328,6 +352,7 @@ __all__ = [
     "run",
     "save_student",
     "search",
+    "similarities",
     "size_matched_agreement",
     "source_weights",
     "spearman",
@@ -338,6 +363,8 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name == "__version__":
         return importlib.metadata.version("diswot-search")
+    if name in _MODULES:
+        return importlib.import_module(_MODULES[name])
     if name not in _MODULE_OF:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(importlib.import_module(_MODULE_OF[name]), name)

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from diswot_search.data.probe import Probe
 from diswot_search.networks.network import Network, TeacherBank, create_teacher
 from diswot_search.readings.network import read_network
-from diswot_search.testing.contracts import random_state
+from diswot_search.testing.randomness import random_state
 from search_spaces import ArchitectureError, UnknownNameError, create_space
 
 IMAGENET_MEAN, IMAGENET_STD = np.array([0.485, 0.456, 0.406], np.float32), np.array([0.229, 0.224, 0.225], np.float32)

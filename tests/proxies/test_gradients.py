@@ -30,10 +30,11 @@ from diswot_search.proxies.proxy import Proxy
 from diswot_search.proxies.registry import get_proxy
 from diswot_search.readings.core import Readings
 from diswot_search.study.evaluator import Evaluator
-from diswot_search.testing.contracts import ProxyContract, random_state
+from diswot_search.testing.proxies import ProxyContract
+from diswot_search.testing.randomness import random_state
 from search_spaces import create_space
 
-from ..readings.test_readings import assert_same, everything_about, read
+from ..readings.helpers import assert_same, everything_about, read
 
 CLASSES = 5
 LABELS = [0, 1, 4, 1, 0, 3, 4, 1]

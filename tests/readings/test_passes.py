@@ -28,7 +28,7 @@ from diswot_search.readings.passes import Precision
 from diswot_search.readings.timing import Timed, reading
 from search_spaces import UnknownNameError
 
-from .test_readings import assert_close, assert_same, everything_about, make_probe, read, small_mobilenet, small_volo
+from .helpers import assert_close, assert_same, everything_about, make_probe, read, small_mobilenet, small_volo
 
 CELL = "|nor_conv_3x3~0|+|nor_conv_3x3~0|avg_pool_3x3~1|+|skip_connect~0|nor_conv_1x1~1|nor_conv_3x3~2|"
 DERIVED = ("gradients", "hessian_gradients", "sensitivities", "input_jacobian", "block_gradients")

@@ -29,7 +29,7 @@ from diswot_search.readings.passes import Precision
 from diswot_search.runtime.devices import resolve_device
 from diswot_search.study.evaluator import Evaluator
 from diswot_search.study.records import Score
-from diswot_search.testing.contracts import random_state
+from diswot_search.testing.randomness import random_state
 from search_spaces import Architecture, NASBench201Space, UnknownNameError, create_space
 
 CELLS = [
