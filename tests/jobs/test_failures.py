@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -120,7 +120,7 @@ def run_compare(out: Path) -> tuple[Any, list[str]]:
     return [None if score != score else score for score in scores], list(comparison.scores.failures["troubled"])
 
 
-def run_rank(out: Path, sources: dict[str, nn.Module] | None = None) -> tuple[Any, list[str]]:
+def run_rank(out: Path, sources: Mapping[str, nn.Module] | None = None) -> tuple[Any, list[str]]:
     measure = ds.Measure("troubled", troubled_measure, "features", "spread", lambda evidence: 0.0)
     sources = sources or {str(seed): Linear(seed) for seed in range(CANDIDATES)}
     ranking = source_ranking.rank_sources(

@@ -22,7 +22,7 @@ NO_MEMORY = [
 DEVICE = [
     RuntimeError("CUDA error: an illegal memory access was encountered"),
     RuntimeError("cuDNN error: CUDNN_STATUS_EXECUTION_FAILED"),
-    torch.AcceleratorError("CUDA error: unspecified launch failure", 719),
+    getattr(torch, "AcceleratorError", RuntimeError)("CUDA error: unspecified launch failure", 719),
 ]
 CANDIDATE = [
     ValueError("out of memory"),  # a word in a message of the user's own
