@@ -96,8 +96,8 @@ def as_teacher(
         return teacher
     if (at := _ranking_at(teacher)) is not None:
         raise ValueError(
-            f"The teacher is a ranking of sources; {at}.teachers(weighting=..., power=...) has its teachers, of which a "
-            "comparison takes one."
+            f"The teacher is a ranking of sources; {at}.teachers(weighting=..., power=...) has its teachers, of "
+            "which a comparison takes one."
         )
     if isinstance(teacher, Architecture) or (isinstance(teacher, str) and _means_architecture(teacher, space)):
         try:
