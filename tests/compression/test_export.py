@@ -531,8 +531,8 @@ def test_other_data_is_of_the_size_of_the_networks_images(coloured: Splits, tmp_
     [
         ({"format": "onx"}, "Did you mean 'onnx'"),
         ({"format": "int8"}, "give `dataset`"),
-        ({"card": None}, "with the `card`"),
-        ({"out": None}, "give `out`"),
+        ({"card": None}, "needs a `card`"),
+        ({"out": None}, "pass `out=`"),
         ({"data_options": {"seed": 1}}, "data_options are for a data set that is given by its name"),
         ({"format": "onnx", "opset": 99}, "opset is 99; the newest .* is"),
         ({"format": "onnx", "opset": 0}, "opset is 0"),
