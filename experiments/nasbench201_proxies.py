@@ -178,7 +178,7 @@ def per_architecture(
 def spread_over_draws(dataset: str, args: argparse.Namespace) -> list[str]:
     """Return a table of Spearman and regret on some cells, over three draws of weights and images."""
     cells = choose_cells(dataset, args)[: args.thrice]
-    comparison = compare(dataset, args, architectures=cells, draws=3, bootstrap=0)
+    comparison = compare(dataset, args, architectures=cells, weight_draws=3, bootstrap=0)
     rows = []
     for result in sorted(comparison.results, key=lambda one: -one.spearman.value):
         spearman, regret = result.spearman, result.regret
