@@ -7,6 +7,7 @@ import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -145,8 +146,13 @@ class FactoryRecipe(Recipe):
         return self.function()
 
     def config(self) -> Config:
-        function = getattr(self.function, "func", self.function)  # of a partial
-        return {"factory": getattr(function, "__qualname__", type(function).__qualname__)}
+        function, arguments = self.function, {}
+        if isinstance(function, partial):
+            arguments = {str(place): repr(value) for place, value in enumerate(function.args)}
+            arguments |= {name: repr(value) for name, value in function.keywords.items()}
+            function = function.func
+        factory = {"factory": getattr(function, "__qualname__", type(function).__qualname__)}
+        return factory | ({"arguments": arguments} if arguments else {})
 
 
 @dataclass(frozen=True)

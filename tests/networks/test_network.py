@@ -6,6 +6,7 @@ import io
 import json
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -363,3 +364,11 @@ def test_a_bank_has_teachers_and_none_of_them_twice() -> None:
     with pytest.raises(ValueError, match="'cifar_resnet' is there twice"):
         TeacherBank((small(), small()), (0.5, 0.5))
     assert TeacherBank((small(), small()), (0.0, 1.0)).name == "cifar_resnet"
+
+
+def test_factories_of_one_function_with_other_arguments_are_other_networks() -> None:
+    def config(width: int) -> dict[str, Any]:
+        return Network.from_factory("tiny", partial(nn.Linear, width, out_features=2)).config()
+
+    assert config(4) == config(4)
+    assert config(4) != config(5)
