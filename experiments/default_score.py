@@ -90,6 +90,14 @@ def compare(
         device="cpu",
         out=runs,
         **options,
+        table=table,
+        probe=probes,
+        column=column,
+        weight_draws=draws,
+        bootstrap=0,
+        device="cpu",
+        out=runs,
+        **options,
     )
 
 
