@@ -81,7 +81,15 @@ def compare(
     probes = ds.create_probes(str(images), draws, batch_size=64, image_size=None if image_size == 32 else image_size)
     options = {"proxies": [SCORE, *PARTS], **options}
     return ds.compare(
-        space, table=table, probe=probes, column=column, draws=draws, bootstrap=0, device="cpu", out=runs, **options
+        space,
+        table=table,
+        probe=probes,
+        column=column,
+        weight_draws=draws,
+        bootstrap=0,
+        device="cpu",
+        out=runs,
+        **options,
     )
 
 

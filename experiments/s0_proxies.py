@@ -31,7 +31,7 @@ def compare(column: str, args: argparse.Namespace) -> ds.Comparison:
         probes,
         column=column,
         teacher=TEACHER,
-        draws=args.draws,
+        weight_draws=args.draws,
         controls=True,
         device="cpu",
         out=args.runs,
