@@ -90,14 +90,6 @@ def compare(
         device="cpu",
         out=runs,
         **options,
-        table=table,
-        probe=probes,
-        column=column,
-        weight_draws=draws,
-        bootstrap=0,
-        device="cpu",
-        out=runs,
-        **options,
     )
 
 

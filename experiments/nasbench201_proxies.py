@@ -84,12 +84,12 @@ def compare(dataset: str, args: argparse.Namespace, **options: Any) -> ds.Compar
         "column": f"{dataset}_test_accuracy",
         "teacher": TEACHER,
         "architectures": choose_cells(dataset, args),
-        "draws": args.draws,
+        "weight_draws": args.draws,
         "device": "cpu",
         "out": args.runs / dataset,
     }
     common |= options
-    probes = ds.create_probes(str(images), common["draws"], batch_size=64, balanced=False)
+    probes = ds.create_probes(str(images), common["weight_draws"], batch_size=64, balanced=False)
     space = ds.create_space("nasbench201", num_classes=CLASSES[dataset])
     return ds.compare(space, probe=probes, **common)
 
@@ -158,7 +158,7 @@ def against_published(
 
 def agreement_of_draws(dataset: str, args: argparse.Namespace, cells: list[str]) -> dict[str, str]:
     """Return Spearman between two draws of weights and images of ours, on the networks as they are written."""
-    options: dict[str, Any] = {"architectures": cells, "canonical": False, "draws": 2, "bootstrap": 0}
+    options: dict[str, Any] = {"architectures": cells, "canonical": False, "weight_draws": 2, "bootstrap": 0}
     scores = compare(dataset, args, proxies=[*AS_WRITTEN, "grasp"], **options).scores.scores
     return {name: f"{ds.spearman(*draws):+.3f}" for name, draws in scores.items() if name not in ("params", "macs")}
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import inspect
 import sys
 from pathlib import Path
 
@@ -44,6 +45,17 @@ def test_an_experiment_uses_names_that_exist(path: Path) -> None:
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id in packages:
             assert node.attr in packages[node.value.id], f"{node.value.id}.{node.attr} is not exported"
+
+
+@by_name
+def test_an_experiment_passes_options_that_exist(path: Path) -> None:
+    for call in (node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)):
+        function = call.func
+        if isinstance(function, ast.Attribute) and isinstance(function.value, ast.Name) and function.value.id == "ds":
+            parameters = inspect.signature(getattr(diswot_search, function.attr)).parameters
+            if not any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
+                names = {keyword.arg for keyword in call.keywords if keyword.arg is not None}
+                assert names <= set(parameters), f"{path.name}:{call.lineno} passes {names - set(parameters)}"
 
 
 @by_name

@@ -31,6 +31,11 @@ def assert_close(actual: Tensor, expected: Tensor, tolerance: float = 1e-4) -> N
     torch.testing.assert_close(actual, expected, rtol=0, atol=tolerance * float(expected.abs().max()))
 
 
+def small_cnn() -> nn.Sequential:
+    body = [nn.Conv2d(3, 6, 3, stride=2), nn.BatchNorm2d(6), nn.ReLU(), nn.Conv2d(6, 8, 3, stride=2), nn.ReLU()]
+    return nn.Sequential(*body, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, CLASSES))
+
+
 def small_volo() -> Any:
     """Its head is not linear, so it is differentiated; its classifier is frozen."""
     model = timm.create_model(

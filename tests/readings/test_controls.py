@@ -17,7 +17,7 @@ from diswot_search.readings.core import Readings
 from diswot_search.readings.passes import Pass, Precision
 from diswot_search.readings.timing import reading, readings_of
 
-from .test_readings import make_probe, small_cnn
+from .helpers import make_probe, small_cnn
 
 PROBE_ONLY = {"images", "labels"}
 """Readings of the probe, which no control changes."""

@@ -36,6 +36,7 @@ from .helpers import (
     everything_about,
     make_probe,
     read,
+    small_cnn,
     small_mobilenet,
     small_volo,
 )
@@ -320,11 +321,6 @@ class FunctionalResNet(nn.Module):
         for block in self.blocks:
             x = block(x)
         return self.classifier(x.mean((2, 3)))
-
-
-def small_cnn() -> nn.Sequential:
-    body = [nn.Conv2d(3, 6, 3, stride=2), nn.BatchNorm2d(6), nn.ReLU(), nn.Conv2d(6, 8, 3, stride=2), nn.ReLU()]
-    return nn.Sequential(*body, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, CLASSES))
 
 
 def small_mlp() -> nn.Sequential:
