@@ -23,9 +23,13 @@ if TYPE_CHECKING:
 
     from .comparison.results import Estimate, ProxyResult, ScoreTable
     from .comparison.statistics import (
+        best_decile,
+        bootstrap_correlations,
+        draw_resamples,
         kendall,
         partial_spearman,
         pearson,
+        percentile_interval,
         precision_at_k,
         regret_at_budget,
         regret_curve,
@@ -47,14 +51,15 @@ if TYPE_CHECKING:
         list_distillers,
         register_distiller,
     )
+    from .functional import losses, similarities
     from .jobs.compare import Comparison, compare
     from .jobs.pipeline import run
     from .jobs.rank_sources import load_ranking, rank_sources
     from .jobs.search import search
     from .jobs.train import distill, train
-    from .networks.contract import ReadingError
+    from .networks.contract import ReadingError, evaluation_mode
     from .networks.features import Features, Shapes
-    from .networks.network import ConvertedTeacher, Network, Teacher, TeacherBank, create_teacher
+    from .networks.network import Network, TeacherBank, create_teacher
     from .networks.saved import load_student, save_student
     from .proxies.aggregate import RankAggregate
     from .proxies.proxy import Proxy
@@ -67,6 +72,7 @@ if TYPE_CHECKING:
         register_proxy,
     )
     from .readings.core import Readings
+    from .readings.network import read_network
     from .readings.passes import Precision
     from .reports.study import format_table, plot_search
     from .resolve.networks import as_network
@@ -76,7 +82,7 @@ if TYPE_CHECKING:
     from .runtime.run_folder import RunFolderError
     from .sources.evidence import Evidence, TransferabilityError
     from .sources.ranking import SourceRanking
-    from .sources.source import SourceError, SourceModel
+    from .sources.source import SourceError
     from .sources.transferability import Measure, get_measure, list_measures, register_measure, source_weights
     from .study.algorithm import Algorithm
     from .study.algorithms import create_algorithm, list_algorithms, register_algorithm
@@ -97,9 +103,13 @@ _EXPORTS = {
         "ScoreTable",
     ),
     "diswot_search.comparison.statistics": (
+        "best_decile",
+        "bootstrap_correlations",
+        "draw_resamples",
         "kendall",
         "partial_spearman",
         "pearson",
+        "percentile_interval",
         "precision_at_k",
         "regret_at_budget",
         "regret_curve",
@@ -145,15 +155,16 @@ _EXPORTS = {
         "distill",
         "train",
     ),
-    "diswot_search.networks.contract": ("ReadingError",),
+    "diswot_search.networks.contract": (
+        "ReadingError",
+        "evaluation_mode",
+    ),
     "diswot_search.networks.features": (
         "Features",
         "Shapes",
     ),
     "diswot_search.networks.network": (
-        "ConvertedTeacher",
         "Network",
-        "Teacher",
         "TeacherBank",
         "create_teacher",
     ),
@@ -172,6 +183,7 @@ _EXPORTS = {
         "register_proxy",
     ),
     "diswot_search.readings.core": ("Readings",),
+    "diswot_search.readings.network": ("read_network",),
     "diswot_search.readings.passes": ("Precision",),
     "diswot_search.reports.study": (
         "format_table",
@@ -187,10 +199,7 @@ _EXPORTS = {
         "TransferabilityError",
     ),
     "diswot_search.sources.ranking": ("SourceRanking",),
-    "diswot_search.sources.source": (
-        "SourceError",
-        "SourceModel",
-    ),
+    "diswot_search.sources.source": ("SourceError",),
     "diswot_search.sources.transferability": (
         "Measure",
         "get_measure",
@@ -236,6 +245,12 @@ _EXPORTS = {
         "register_space",
     ),
 }
+_MODULES = {
+    "losses": "diswot_search.functional.losses",
+    "similarities": "diswot_search.functional.similarities",
+}
+"""Modules of pure tensor functions, exported whole."""
+
 _MODULE_OF = {name: module for module, names in _EXPORTS.items() for name in names}
 
 __all__ = [
@@ -248,7 +263,6 @@ __all__ = [
     "BudgetError",
     "Candidate",
     "Comparison",
-    "ConvertedTeacher",
     "DataError",
     "Distiller",
     "DistillerError",
@@ -279,17 +293,17 @@ __all__ = [
     "Setting",
     "Shapes",
     "SourceError",
-    "SourceModel",
     "SourceRanking",
     "Splits",
     "Study",
-    "Teacher",
     "TeacherBank",
     "Training",
     "TransferabilityError",
     "UnknownNameError",
     "as_network",
     "as_sources",
+    "best_decile",
+    "bootstrap_correlations",
     "compare",
     "create_aggregate",
     "create_algorithm",
@@ -300,6 +314,8 @@ __all__ = [
     "create_splits",
     "create_teacher",
     "distill",
+    "draw_resamples",
+    "evaluation_mode",
     "export",
     "format_table",
     "get_distiller",
@@ -315,12 +331,15 @@ __all__ = [
     "list_spaces",
     "load_ranking",
     "load_student",
+    "losses",
     "measure_latency",
     "partial_spearman",
     "pearson",
+    "percentile_interval",
     "plot_search",
     "precision_at_k",
     "rank_sources",
+    "read_network",
     "read_table",
     "register_aggregate",
     "register_algorithm",
@@ -333,6 +352,7 @@ __all__ = [
     "run",
     "save_student",
     "search",
+    "similarities",
     "size_matched_agreement",
     "source_weights",
     "spearman",
@@ -343,6 +363,8 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name == "__version__":
         return importlib.metadata.version("diswot-search")
+    if name in _MODULES:
+        return importlib.import_module(_MODULES[name])
     if name not in _MODULE_OF:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(importlib.import_module(_MODULE_OF[name]), name)

@@ -5,8 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Iterable, Sequence
 
-from search_spaces.registry import near_names
-
 
 def check_whole(name: str, value: object, *, least: int, error: type[ValueError] = ValueError) -> int:
     """The value, if it is a whole number of at least `least`.
@@ -64,6 +62,8 @@ def check_options(kind: str, options: Iterable[str], allowed: Collection[str]) -
     Raises:
         ValueError: An option is not allowed; near names are given.
     """
+    from search_spaces.registry import near_names  # loads timm, which data of our own does not need
+
     for option in options:
         if option not in allowed:
             near = near_names(option, allowed)

@@ -7,50 +7,43 @@ Sides alternate within one run, on 50 random architectures of each of four space
   layout of the plain forward (contiguous), in channels_last, which is the default, and both under bf16 autocast;
 * official protocol: a fresh random ResNet-56 teacher and the student, each forward and backward, for every candidate.
 
-Kendall's tau of the other formats' ranking to the contiguous float32 one stands beside them.
+Kendall's tau of the other formats' ranking to the contiguous float32 one is given as well.
 
     python experiments/bench_scoring.py
 """
 
 from __future__ import annotations
 
-import argparse
 import os
 import platform
 import random
 import time
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
-from scipy.stats import kendalltau
+from _common import make_parser, parse, table, write_report
 from torch.nn import functional as F
 
-import search_spaces
-from diswot_search.data.probe import create_probe
-from diswot_search.networks.contract import evaluation_mode
-from diswot_search.networks.network import create_teacher
-from diswot_search.proxies.aggregate import elementary_proxies
-from diswot_search.readings.core import Readings
-from diswot_search.readings.passes import Precision
-from diswot_search.runtime.devices import resolve_device
-from diswot_search.study.evaluator import Evaluator
+import diswot_search as ds
+from search_spaces import Architecture, SearchSpace
 
-RESULTS = Path(__file__).parent / "results"
+SPACES = ("nasbench201", "cifar_resnet_s0", "timm/regnet_32", "timm/vit_32")
 PROXIES = ("effective_capacity", "diswot")
 FORWARD = ("forward", "forward, channels_last")
 FORMATS = {
-    "contiguous": Precision(channels_last=False),
-    "channels_last": Precision(),
-    "contiguous bf16": Precision(channels_last=False, bf16=True),
-    "channels_last bf16": Precision(bf16=True),
+    "contiguous": ds.Precision(channels_last=False),
+    "channels_last": ds.Precision(),
+    "contiguous bf16": ds.Precision(channels_last=False, bf16=True),
+    "channels_last bf16": ds.Precision(bf16=True),
 }
+LABELS = {(proxy, name): f"{proxy}, {name}" for proxy in PROXIES for name in FORMATS}
 
 
-def timed(function: Callable[[], object], device: str) -> tuple[float, object]:
-    """Seconds of one call, and what it gave."""
+def timed(function: Callable[[], Any], device: str) -> tuple[float, Any]:
+    """Return the seconds of one call, and its result."""
     kind = device.partition(":")[0]
     synchronise = {"cuda": torch.cuda.synchronize, "mps": torch.mps.synchronize}.get(kind, lambda: None)
     synchronise()
@@ -60,112 +53,104 @@ def timed(function: Callable[[], object], device: str) -> tuple[float, object]:
     return time.perf_counter() - started, result
 
 
-def measure(space: search_spaces.SearchSpace, count: int, batch_size: int, device: str) -> dict[str, float]:
-    """Medians over the architectures, in seconds and as ratios, and Kendall's tau of the fast formats."""
-    probe = create_probe("noise", num_classes=space.num_classes, batch_size=batch_size, image_size=32)
-    teacher = create_teacher("cifar_resnet56", num_classes=space.num_classes)
-    evaluators = {
-        (proxy, name): Evaluator(space, teacher, probe, proxy, device=device, precision=precision)
-        for proxy in PROXIES
-        for name, precision in FORMATS.items()
-    }
-    scored = {(proxy, name): f"{proxy}, {name}" for proxy, name in evaluators}
-    images, labels = probe.images.to(device), probe.labels.to(device)
-    rng = random.Random(0)
-    candidates = [a for a in (space.sample(rng) for _ in range(4 * count)) if space.is_trainable(a)][: count + 2]
-    seconds: dict[str, list[float]] = {key: [] for key in ("build", *FORWARD, "official", *scored.values())}
-    scores: dict[str, list[float]] = {name: [] for name in scored.values()}
+def run_forward(readings: ds.Readings) -> None:
+    with torch.no_grad(), ds.evaluation_mode(readings.model, batch_statistics=True):
+        readings.model(readings.images)
 
-    def forward_backward(network: torch.nn.Module) -> None:
-        network.train()
-        F.cross_entropy(network(images), labels).backward()
 
-    for position, architecture in enumerate(candidates):
-        warm_up = position < 2
-        row: dict[str, float] = {}
-        readings = {}
-        for key, evaluator in evaluators.items():
-            readings[key] = evaluator.read_student(architecture)
-            build_seconds, _ = timed(partial(getattr, readings[key], "model"), device)
-            row.setdefault("build", build_seconds)
+def run_score(evaluator: ds.Evaluator, student: ds.Readings) -> float:
+    """Score as a search does: the components of the proxy are computed with it."""
+    assert isinstance(evaluator.proxy, ds.Proxy)
+    teacher = evaluator.read_teacher(0, 0)
+    return [proxy(student, teacher) for proxy in (*evaluator.proxy.components, evaluator.proxy)][-1]
+
+
+class Bench:
+    """The networks of one space, and all sides that are timed on them."""
+
+    def __init__(self, space: SearchSpace, batch_size: int, device: str) -> None:
+        self.space = space
+        probe = ds.create_probe("noise", num_classes=space.num_classes, batch_size=batch_size, image_size=32)
+        self.teacher = ds.create_teacher("cifar_resnet56", num_classes=space.num_classes)
+        self.evaluators = {
+            (proxy, name): ds.Evaluator(space, self.teacher, probe, proxy, device=device, precision=FORMATS[name])
+            for proxy, name in LABELS
+        }
+        self.device = self.evaluators[PROXIES[0], "contiguous"].device
+        self.images, self.labels = probe.images.to(self.device), probe.labels.to(self.device)
+
+    def run_official(self, teacher: torch.nn.Module, student: torch.nn.Module) -> None:
+        for network in (teacher, student):
+            network.train()
+            F.cross_entropy(network(self.images), self.labels).backward()
+
+    def time(self, architecture: Architecture, position: int) -> tuple[dict[str, float], dict[str, float]]:
+        """Return the seconds of each side and the score in each format; every second network reverses the order."""
+        readings = {key: evaluator.read_student(architecture) for key, evaluator in self.evaluators.items()}
+        builds = [timed(partial(getattr, one, "model"), self.device)[0] for one in readings.values()]
         plain = readings[PROXIES[0], "contiguous"], readings[PROXIES[0], "channels_last"]
-        network = plain[0].model
-
-        def forward(of: Readings) -> None:
-            with torch.no_grad(), evaluation_mode(of.model, batch_statistics=True):
-                of.model(of.images)
-
-        def score(key: tuple[str, str], readings: dict[tuple[str, str], Readings] = readings) -> float:
-            evaluator = evaluators[key]
-            # The terms are reported beside the score, as in a search.
-            values = [
-                one(readings[key], evaluator.read_teacher(0, 0))
-                for one in (*evaluator.proxy.components, *elementary_proxies(evaluator.proxy))
-            ]
-            return values[-1]
-
-        def official(teacher: torch.nn.Module, student: torch.nn.Module) -> None:
-            forward_backward(teacher)
-            forward_backward(student)
-
-        sides: list[tuple[str, Callable[[], object]]] = [
-            *((name, partial(forward, one)) for name, one in zip(FORWARD, plain, strict=True)),
-            *((label, partial(score, key)) for key, label in scored.items()),
-            ("official", partial(official, teacher.build(position).to(device), network)),
+        official_teacher = self.teacher.build(position).to(self.device)
+        sides: list[tuple[str, Callable[[], Any]]] = [
+            *((name, partial(run_forward, one)) for name, one in zip(FORWARD, plain, strict=True)),
+            *((label, partial(run_score, self.evaluators[key], readings[key])) for key, label in LABELS.items()),
+            ("official", partial(self.run_official, official_teacher, plain[0].model)),
         ]
         for one in plain:
-            forward(one)  # so that no side pays for the first touch of this network's memory
+            run_forward(one)  # so that no side pays for the first touch of this network's memory
+        seconds, scores = {"build": builds[0]}, {}
         for name, side in sides if position % 2 else reversed(sides):
-            row[name], result = timed(side, device)
-            if name in scores and not warm_up:
-                scores[name].append(float(result))  # type: ignore[arg-type]
-        if not warm_up:
-            for name, value in row.items():
-                seconds[name].append(value)
-    medians = {name: float(np.median(values)) for name, values in seconds.items()}
+            seconds[name], result = timed(side, self.device)
+            if name in LABELS.values():
+                scores[name] = float(result)
+        return seconds, scores
+
+
+def measure(bench: Bench, count: int) -> dict[str, float]:
+    """Return medians over the architectures, in seconds and as ratios, and Kendall's tau of the fast formats."""
+    rng = random.Random(0)
+    draws = (bench.space.sample(rng) for _ in range(4 * count))
+    candidates = [architecture for architecture in draws if bench.space.is_trainable(architecture)][: count + 2]
+    measured = [bench.time(architecture, position) for position, architecture in enumerate(candidates)][2:]  # warm-up
+    seconds = {name: np.array([row[name] for row, _ in measured]) for name in ("build", *FORWARD, "official")}
+    seconds |= {label: np.array([row[label] for row, _ in measured]) for label in LABELS.values()}
+    medians = {name: float(np.median(seconds[name])) for name in ("build", *FORWARD, "official", *LABELS.values())}
     result = {f"{name} (ms)": 1000 * value for name, value in medians.items()}
-    for name in (*scored.values(), "official"):
+    for name in (*LABELS.values(), "official"):
         for layout in FORWARD:
-            ratios = np.array(seconds[name]) / np.array(seconds[layout])
-            result[f"{name} / {layout}"] = float(np.median(ratios))
-    ratios = np.array(seconds["official"]) / np.array(seconds[f"{PROXIES[1]}, channels_last"])
-    result[f"official / {PROXIES[1]}, channels_last"] = float(np.median(ratios))
+            result[f"{name} / {layout}"] = float(np.median(seconds[name] / seconds[layout]))
+    fast = f"{PROXIES[1]}, channels_last"
+    result[f"official / {fast}"] = float(np.median(seconds["official"] / seconds[fast]))
     for proxy in PROXIES:
-        first, *others = (scored[proxy, name] for name in FORMATS)
+        first, *others = (LABELS[proxy, name] for name in FORMATS)
         for name in others:
-            result[f"Kendall of {name} to contiguous"] = float(kendalltau(scores[name], scores[first]).statistic)
+            pairs = ([scores[label] for _, scores in measured] for label in (name, first))
+            result[f"Kendall of {name} to contiguous"] = ds.kendall(*pairs)
     default = medians["build"] + medians[f"{PROXIES[0]}, channels_last"]
     result["candidates per second by the default, building included"] = 1 / default
     return result
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = make_parser(__doc__)
     parser.add_argument("--count", type=int, default=50)
     parser.add_argument("--batch_size", type=int, default=64)
     parser.add_argument("--device", default="cpu")
-    args = parser.parse_args()
-    device = resolve_device(args.device)
-    columns = {
-        name: measure(search_spaces.create_space(name, num_classes=100), args.count, args.batch_size, device)
-        for name in ("nasbench201", "cifar_resnet_s0", "timm/regnet_32", "timm/vit_32")
-    }
+    args = parse(parser)
+    columns = {}
+    for name in SPACES:
+        bench = Bench(ds.create_space(name, num_classes=100), args.batch_size, args.device)
+        columns[name] = measure(bench, args.count)
+    rows = [[key, *(f"{column[key]:.3f}" for column in columns.values())] for key in columns[SPACES[0]]]
     lines = [
         "# What scoring one candidate costs",
         "",
-        f"`python experiments/bench_scoring.py --count {args.count} --batch_size {args.batch_size} --device {device}`, "
-        f"medians over {args.count} architectures, sides alternating in one run; torch {torch.__version__}, "
-        f"{torch.get_num_threads()} threads, {os.cpu_count()} cores, {platform.machine()}.",
+        f"`python experiments/bench_scoring.py --count {args.count} --batch_size {args.batch_size} --device "
+        f"{bench.device}`, medians over {args.count} architectures, sides alternating in one run; torch "
+        f"{torch.__version__}, {torch.get_num_threads()} threads, {os.cpu_count()} cores, {platform.machine()}.",
         "",
-        "| | " + " | ".join(columns) + " |",
-        "|---|" + "---|" * len(columns),
+        *table(["", *columns], rows),
     ]
-    for key in next(iter(columns.values())):
-        lines.append(f"| {key} | " + " | ".join(f"{column[key]:.3f}" for column in columns.values()) + " |")
-    text = "\n".join(lines) + "\n"
-    RESULTS.mkdir(exist_ok=True)
-    (RESULTS / f"bench_scoring_{device.partition(':')[0]}.md").write_text(text)
-    print(text)
+    write_report(f"bench_scoring_{bench.device.partition(':')[0]}", lines)
 
 
 if __name__ == "__main__":

@@ -10,29 +10,24 @@ loop runs with each distiller, alternating with kd.
 
 from __future__ import annotations
 
-import argparse
 import contextlib
-import platform
 import statistics
 import time
-from pathlib import Path
 
-import numpy as np
 import timm
 import torch
+from _common import make_parser, median_and_range, noise_images, parse, table, versions, write_report
 from torch.nn import functional as F
 
 import diswot_search as ds
 import search_spaces  # noqa: F401 - registers the networks with timm
-from diswot_search.functional.losses import kd_loss
 
-RESULTS = Path(__file__).parent / "results"
 BATCH = 64
 CLASSES = 100
 
 
 def bare_images_per_second(steps: int, device: str, precision: str) -> float:
-    """Of forward, backward and optimiser alone."""
+    """Return the speed of forward, backward and optimiser alone."""
     torch.manual_seed(0)
     order = torch.channels_last
     student = timm.create_model("cifar_resnet20", num_classes=CLASSES).to(device).to(memory_format=order).train()
@@ -46,8 +41,8 @@ def bare_images_per_second(steps: int, device: str, precision: str) -> float:
         with autocast:
             logits = student(images).float()
             with torch.no_grad():
-                known = teacher(images).float()
-        (0.1 * F.cross_entropy(logits, labels) + 0.9 * kd_loss(logits, known)).backward()
+                teacher_logits = teacher(images).float()
+        (0.1 * F.cross_entropy(logits, labels) + 0.9 * ds.losses.kd_loss(logits, teacher_logits)).backward()
         optimizer.step()
         optimizer.zero_grad()
 
@@ -62,7 +57,7 @@ def bare_images_per_second(steps: int, device: str, precision: str) -> float:
 
 
 def make_teacher() -> torch.nn.Module:
-    """A ResNet-56 of random weights whose batch normalisation knows its inputs, so that features are of usual size."""
+    """Make a random ResNet-56 whose batch normalisation has seen images, so that its features have the usual size."""
     torch.manual_seed(0)
     teacher = timm.create_model("cifar_resnet56", num_classes=CLASSES).train()
     with torch.no_grad():
@@ -74,7 +69,7 @@ def make_teacher() -> torch.nn.Module:
 def loop_images_per_second(
     splits: ds.Splits, teacher: torch.nn.Module, distiller: str, device: str, precision: str
 ) -> float:
-    """Of the second epoch of a distillation; the first one warms up."""
+    """Return the speed of the second epoch of a distillation; the first one warms up."""
     training = ds.distill(
         "cifar_resnet20",
         teacher,
@@ -92,14 +87,8 @@ def loop_images_per_second(
 
 
 def make_images(steps: int) -> ds.Splits:
-    """Noise that fills so many steps."""
-    rng = np.random.default_rng(0)
-
-    def part(count: int) -> tuple[np.ndarray, np.ndarray]:
-        return rng.integers(0, 256, (count, 32, 32, 3), dtype=np.uint8), np.arange(count) % CLASSES
-
-    train, val, test = part(steps * BATCH), part(2 * CLASSES), part(2 * CLASSES)
-    return ds.Splits.from_arrays(train, val=val, test=test, name="noise", num_classes=CLASSES)
+    """Make random images that fill so many steps."""
+    return noise_images(steps * BATCH, 32, CLASSES, held=2 * CLASSES)
 
 
 def _wait(device: str) -> None:
@@ -108,13 +97,13 @@ def _wait(device: str) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = make_parser(__doc__)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--steps", type=int, default=50, help="steps of each measurement")
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
     parser.add_argument("--precision", default="fp32", choices=("fp32", "bf16"))
     parser.add_argument("--distillers", nargs="*", default=ds.list_distillers())
-    args = parser.parse_args()
+    args = parse(parser)
     splits, teacher = make_images(args.steps), make_teacher()
 
     bare, loop = [], []
@@ -124,27 +113,29 @@ def main() -> None:
     shares = [b / a for a, b in zip(bare, loop, strict=True)]
     device = torch.cuda.get_device_name() if args.device == "cuda" else f"CPU, {torch.get_num_threads()} thread(s)"
     lines = [
-        f"# The training loop beside the bare limit, {args.device}",
+        f"# The training loop against the bare limit, {args.device}",
         "",
         f"resnet56 to resnet20, 32 x 32, batch {BATCH}, {args.precision}, {args.steps} steps, {args.rounds} "
-        f"rounds in turn. Medians (range). {device}, torch {torch.__version__}, Python {platform.python_version()}.",
+        f"rounds in turn. Medians (range). {device}, {versions()}.",
         "",
         f"    python experiments/bench_training.py --rounds {args.rounds} --steps {args.steps} --device {args.device} "
         f"--precision {args.precision}",
         "",
         "Of the loop the second epoch counts, training alone: validation and storing are left out on both sides.",
         "",
-        "| | images per second |",
-        "|---|---|",
-        f"| bare | {statistics.median(bare):,.0f} |",
-        f"| loop, with augmentation | {statistics.median(loop):,.0f} |",
-        f"| share of the bare limit | **{statistics.median(shares):.0%}** ({min(shares):.0%} to {max(shares):.0%}) |",
+        *table(
+            ["", "images per second"],
+            [
+                ["bare", f"{statistics.median(bare):,.0f}"],
+                ["loop, with augmentation", f"{statistics.median(loop):,.0f}"],
+                ["share of the bare limit", median_and_range(shares, ".0%", bold=True)],
+            ],
+        ),
         "",
         "Time of a step with each distiller over that with kd alone, measured side by side over half as many steps:",
         "",
-        "| distiller | time of a step, kd = 1 |",
-        "|---|---|",
     ]
+    rows = []
     splits = make_images(max(2, args.steps // 2))
     for name in args.distillers:
         if name != "kd":
@@ -152,10 +143,8 @@ def main() -> None:
             for _ in range(max(2, args.rounds // 2)):
                 with_kd = loop_images_per_second(splits, teacher, "kd", args.device, args.precision)
                 pairs.append(with_kd / loop_images_per_second(splits, teacher, name, args.device, args.precision))
-            lines.append(f"| {name} | {statistics.median(pairs):.2f} ({min(pairs):.2f} to {max(pairs):.2f}) |")
-    text = "\n".join(lines) + "\n"
-    (RESULTS / f"bench_training_{args.device}.md").write_text(text)
-    print(text)
+            rows.append([name, median_and_range(pairs)])
+    write_report(f"bench_training_{args.device}", [*lines, *table(["distiller", "time of a step, kd = 1"], rows)])
 
 
 if __name__ == "__main__":

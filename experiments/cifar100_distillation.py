@@ -12,23 +12,21 @@ recipe `cifar` on the same images. Runs that were stopped are gone on with.
 from __future__ import annotations
 
 import argparse
-import os
-import platform
 import statistics
-from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-RESULTS = Path(__file__).parent / "results"
+import torch
+from _common import make_parser, options_text, parse, process_pool, spread, table, versions, write_report
+
+import diswot_search as ds
+import search_spaces
+
 METHODS = {"alone": None, "kd": "kd", "kd+diswot": "kd+diswot", "dkd": "dkd"}
 
 
 def search_student(args: argparse.Namespace) -> str:
-    """Search a student that is not larger than ResNet-20; returns its architecture's text."""
-    import diswot_search as ds
-    import search_spaces
-
+    """Search a student that is not larger than ResNet-20; return its architecture's text."""
     space = search_spaces.create_space("cifar_resnet", num_classes=100)
     largest = space.cost(space.parse("3x16-3x32-3x64"))
     study = ds.search(
@@ -46,11 +44,7 @@ def search_student(args: argparse.Namespace) -> str:
 
 
 def train_one(run: dict[str, Any]) -> dict[str, Any]:
-    """One training, in a process of its own; returns what its `result.json` says."""
-    import torch
-
-    import diswot_search as ds
-
+    """Run one training, in a process of its own; return its result."""
     if run["threads"]:
         torch.set_num_threads(run["threads"])
     shared = run["shared"] | {"seed": run["seed"], "out": run["out"]}
@@ -68,37 +62,33 @@ def train_one(run: dict[str, Any]) -> dict[str, Any]:
 
 
 def describe(results: dict[tuple[str, str], list[dict[str, Any]]], teacher: dict[str, Any]) -> list[str]:
-    """The table, as Markdown."""
-    lines = [
-        "| student | params | MMACs | method | test accuracy | over alone | calibration error | agrees with teacher |",
-        "|---|---|---|---|---|---|---|---|",
-    ]
+    """Return the table, as Markdown."""
+    rows = []
     for (student, method), runs in results.items():
         accuracies = [run["test"]["accuracy"] for run in runs]
         alone = [run["test"]["accuracy"] for run in results[student, "alone"]]
         gain = statistics.mean(accuracies) - statistics.mean(alone)
-        agreement = f"{statistics.mean(run['agreement']['percent'] for run in runs):.1f}" if method != "alone" else ""
-        lines.append(
-            f"| {student} | {runs[0]['student']['params']:,} | {runs[0]['student']['macs'] / 1e6:.1f} | {method} | "
-            f"{spread(accuracies)} | {f'{gain:+.2f}' if method != 'alone' else ''} | "
-            f"{statistics.mean(run['test']['calibration_error'] for run in runs):.1f} | {agreement} |"
-        )
+        calibration = f"{statistics.mean(run['test']['calibration_error'] for run in runs):.1f}"
+        row = [student, *size_of(runs[0]), method, spread(accuracies)]
+        if method == "alone":
+            rows.append([*row, "", calibration, ""])
+        else:
+            agreement = statistics.mean(run["agreement"]["percent"] for run in runs)
+            rows.append([*row, f"{gain:+.2f}", calibration, f"{agreement:.1f}"])
     test = teacher["test"]
-    lines.append(
-        f"| resnet56 (teacher) | {teacher['student']['params']:,} | {teacher['student']['macs'] / 1e6:.1f} | alone | "
-        f"{test['accuracy']:.2f} | | {test['calibration_error']:.1f} | |"
-    )
-    return lines
+    row = ["resnet56 (teacher)", *size_of(teacher), "alone", f"{test['accuracy']:.2f}"]
+    rows.append([*row, "", f"{test['calibration_error']:.1f}", ""])
+    head = ["student", "params", "MMACs", "method", "test accuracy", "over alone", "calibration error"]
+    return table([*head, "agrees with teacher"], rows)
 
 
-def spread(values: list[float]) -> str:
-    deviation = f" ± {statistics.stdev(values):.2f}" if len(values) > 1 else ""
-    return f"{statistics.mean(values):.2f}{deviation}"
+def size_of(run: dict[str, Any]) -> list[str]:
+    """Return parameters and multiply-accumulates as text."""
+    return [f"{run['student']['params']:,}", f"{run['student']['macs'] / 1e6:.1f}"]
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--cifar100", type=Path, required=True, help="npz file with CIFAR-100")
+    parser = make_parser(__doc__, "cifar100")
     parser.add_argument("--images", type=int, help="training images, the same number of each class; by default all")
     parser.add_argument("--epochs", type=int, default=240)
     parser.add_argument("--teacher_epochs", type=int, default=240)
@@ -108,8 +98,7 @@ def main() -> None:
     parser.add_argument("--device", default="auto")
     parser.add_argument("--only_teacher", action="store_true", help="stop after the teacher")
     parser.add_argument("--out", type=Path, default=Path("runs/cifar100_distillation"))
-    args = parser.parse_args()
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    args = parse(parser)
 
     data = {"seed": 0, "val_share": 0.02, **({"train_limit": args.images} if args.images else {})}
     shared = {
@@ -139,28 +128,24 @@ def main() -> None:
         for student, source in students.items()
         for method, distiller in METHODS.items()
     }
-    with ProcessPoolExecutor(args.jobs, mp_context=get_context("spawn")) as pool:
+    with process_pool(args.jobs) as pool:
         done = dict(zip(runs, pool.map(train_one, runs.values()), strict=True))
     results = {
         (student, method): [done[student, method, seed] for seed in range(args.seeds)]
         for student in students
         for method in METHODS
     }
-    write_report(args, results, teacher)
+    report(args, results, teacher)
 
 
-def write_report(
+def report(
     args: argparse.Namespace, results: dict[tuple[str, str], list[dict[str, Any]]], teacher: dict[str, Any]
 ) -> None:
-    """The table with its conditions."""
+    """Write the table with its conditions."""
     first = next(iter(results.values()))[0]
     timing = first["timing"]
-    command = (
-        "python experiments/cifar100_distillation.py --cifar100 data/cifar100.npz"
-        + (f" --images {args.images}" if args.images else "")
-        + f" --epochs {args.epochs} --teacher_epochs {args.teacher_epochs} --seeds {args.seeds}"
-        + f" --precision {args.precision} --jobs {args.jobs} --device {args.device}"
-    )
+    options = options_text(args, "images", "epochs", "teacher_epochs", "seeds", "precision", "jobs", "device")
+    command = f"python experiments/cifar100_distillation.py --cifar100 data/cifar100.npz {options}"
     lines = [
         "# Distillation on CIFAR-100",
         "",
@@ -168,16 +153,13 @@ def write_report(
         f"batch {timing['batch_size']}, {timing['precision']}, last epoch, all 10,000 test images; mean and standard "
         f"deviation over {args.seeds} seeds; all losses with their customary weights (dkd: beta 8).",
         "",
-        f"{timing['device']}, {timing['threads']} thread(s) per training, torch {first['versions']['torch']}, Python "
-        f"{platform.python_version()}.",
+        f"{timing['device']}, {timing['threads']} thread(s) per training, {versions()}.",
         "",
         f"    {command}",
         "",
         *describe(results, teacher),
     ]
-    name = f"cifar100_distillation_{args.images or 'all'}_{args.epochs}.md"
-    (RESULTS / name).write_text("\n".join(lines) + "\n")
-    print("\n".join(lines))
+    write_report(f"cifar100_distillation_{args.images or 'all'}_{args.epochs}", lines)
 
 
 if __name__ == "__main__":

@@ -8,24 +8,27 @@ least .99. Candidates per second include building.
 
 from __future__ import annotations
 
-import argparse
 import random
 import time
-from pathlib import Path
 
 import torch
-from scipy.stats import kendalltau
+from _common import make_parser, parse, table, write_report
 
 import diswot_search as ds
+from search_spaces import Architecture
 
-RESULTS = Path(__file__).parent / "results"
+
+def score_of(evaluator: ds.Evaluator, cell: Architecture) -> float:
+    """Return the score of a cell, or NaN if it failed."""
+    score = evaluator.evaluate([cell])[0].score
+    return float("nan") if score is None else score
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = make_parser(__doc__)
     parser.add_argument("--device", default="auto")
     parser.add_argument("--count", type=int, default=200)
-    args = parser.parse_args()
+    args = parse(parser)
     space = ds.create_space("nasbench201", num_classes=100)
     probe = ds.create_probe("noise", num_classes=100, batch_size=64)
     teacher = ds.create_teacher("cifar_resnet110", num_classes=100)
@@ -39,26 +42,25 @@ def main() -> None:
         f"`python experiments/device_agreement.py --device {args.device}`: {len(cells)} cells of NAS-Bench-201, "
         f"ResNet-110, batch 64, torch {torch.__version__}.",
         "",
-        "| device | bf16 | candidates per second | Kendall to the CPU |",
-        "|---|---|---|---|",
     ]
-    reference: list[float | None] = []
+    rows: list[list[str]] = []
+    reference: list[float] = []
     for device, bf16 in (("cpu", False), (args.device, False), (args.device, True)):
         evaluator = ds.Evaluator(space, teacher, probe, "diswot", device=device, precision=ds.Precision(bf16=bf16))
         evaluator.evaluate(cells[:5])  # reads the teacher and warms up
         started = time.perf_counter()
-        scores = [score.score for score in evaluator.evaluate(cells)]
+        scores = [score_of(evaluator, cell) for cell in cells]
         seconds = time.perf_counter() - started
         reference = reference or scores
         name = torch.cuda.get_device_name() if evaluator.device.startswith("cuda") else evaluator.device
-        tau = kendalltau(scores, reference).statistic
-        lines.append(f"| {name} | {'yes' if bf16 else 'no'} | {len(cells) / seconds:.1f} | {tau:.4f} |")
+        tau = ds.kendall(scores, reference)
+        rows.append([name, "yes" if bf16 else "no", f"{len(cells) / seconds:.1f}", f"{tau:.4f}"])
         resolved = evaluator.device
-    text = "\n".join(lines) + "\n"
-    print(text)
+    lines += table(["device", "bf16", "candidates per second", "Kendall to the CPU"], rows)
     if resolved != "cpu":
-        RESULTS.mkdir(exist_ok=True)
-        (RESULTS / f"device_agreement_{resolved.partition(':')[0]}.md").write_text(text)
+        write_report(f"device_agreement_{resolved.partition(':')[0]}", lines)
+    else:
+        print("\n".join(lines))
 
 
 if __name__ == "__main__":

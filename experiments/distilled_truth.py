@@ -15,32 +15,32 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import platform
 import random
 import statistics
 from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import as_completed
 from dataclasses import asdict, dataclass, fields
 from functools import cache
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
+
+import torch
+from _common import RESULTS, make_parser, options_text, parse, process_pool, replace_text, table, write_report
 
 import diswot_search as ds
 import search_spaces
 
-RESULTS = Path(__file__).parent / "results"
 SPACES = {"nasbench201": 2, "timm/regnet_32": 1, "timm/vit_32": 1}
-"""Students of each space among four that are trained: a run that is stopped has twice as many cells as others."""
+"""Share of each space in the trainings, in quarters: a stopped run has twice as many cells as other students."""
 CELLS = 1
-"""Of a stage, where the benchmark has 5: so deep, students learn little in a short training, the good ones least."""
+"""Cells in a stage; with the benchmark's 5, students learn little in a short training, the good ones least."""
 MACS = {16: 8e6, 32: 32e6}
-"""Most multiply-accumulates of a student of a timm family, by the side of the images."""
+"""The most multiply-accumulates of a student of a timm family, by the side of the images."""
 DRAWN = 2
-"""Different students looked for, for each one that is trained; a space may have fewer."""
+"""The number of different students that are drawn for each one that is trained; a space may have fewer."""
 TRIES = 8
-"""Draws at most, for each one that is trained."""
+"""The largest number of draws for each student that is trained."""
 RECIPE = {"optimizer": "muon", "weight_decay": 0.05, "decay_all": False, "schedule": "cosine", "warmup": 0.1}
 TEACHER = "cifar_resnet20"
 TEACHER_RECIPE = {"lr": 0.1, "batch_size": 128, "schedule": "cosine", "warmup": 0.05}
@@ -48,7 +48,7 @@ TEACHER_RECIPE = {"lr": 0.1, "batch_size": 128, "schedule": "cosine", "warmup": 
 
 @dataclass(frozen=True)
 class Setting:
-    """What all trainings share."""
+    """The settings that all trainings share."""
 
     cifar100: Path
     nasbench201: Path | None
@@ -69,18 +69,16 @@ class Setting:
 
     def limit_threads(self) -> None:
         if self.threads is not None:
-            import torch
-
             torch.set_num_threads(self.threads)
 
     def recipe(self) -> dict[str, Any]:
-        """What decides the accuracies, beside student and seed."""
-        apart = ("cifar100", "nasbench201", "out", "device", "threads")
-        own = {name: value for name, value in asdict(self).items() if name not in apart}
-        return own | {"cells": CELLS, "students": RECIPE, "teacher": TEACHER, "teacher_recipe": TEACHER_RECIPE}
+        """Return the settings that decide the accuracies, apart from student and seed."""
+        places = ("cifar100", "nasbench201", "out", "device", "threads")
+        settings = {name: value for name, value in asdict(self).items() if name not in places}
+        return settings | {"cells": CELLS, "students": RECIPE, "teacher": TEACHER, "teacher_recipe": TEACHER_RECIPE}
 
     def options(self, recipe: dict[str, Any]) -> dict[str, Any]:
-        """Those of a training."""
+        """Return the options of a training."""
         more = {"precision": self.precision, "padding": self.image_size // 8}
         return {"recipe_options": recipe | more, "rule": "last", "device": self.device, "progress": False}
 
@@ -100,7 +98,7 @@ class Student:
 
 @cache
 def cifar100(file: Path, images: int | None, image_size: int) -> ds.Splits:
-    """The images; one of each class is kept back, since splits have images to validate on."""
+    """Return the images; one of each class is held back, since splits have images to validate on."""
     return ds.create_splits(str(file), image_size=image_size, train_limit=images, val_share=0.002)
 
 
@@ -110,11 +108,11 @@ def space_of(name: str, image_size: int) -> search_spaces.SearchSpace:
     return search_spaces.create_space(name, num_classes=100, input_size=(3, image_size, image_size), **options)
 
 
-# Whom to train
+# Choosing the students
 
 
 def choose(name: str, count: int, image_size: int) -> list[str]:
-    """Architectures of a space that differ, in random order, of parameter counts that spread as those of the space."""
+    """Choose different architectures, in random order, whose parameter counts spread as those of the space."""
     space, rng = space_of(name, image_size), random.Random(name)
     limit = float("inf") if name == "nasbench201" else MACS[image_size]
     drawn: dict[search_spaces.Architecture, int] = {}
@@ -133,7 +131,7 @@ def choose(name: str, count: int, image_size: int) -> list[str]:
 
 
 def in_turn(chosen: dict[str, list[str]], seeds: int) -> list[Student]:
-    """The students in an order in which any beginning has its share of each space; a seed sets in half-way."""
+    """Order the students so that any beginning has its share of each space; each further seed starts half-way."""
     turns = [
         (place / SPACES[name] + seed * len(architectures) / 2, Student(name, architecture, seed))
         for name, architectures in chosen.items()
@@ -147,7 +145,7 @@ def in_turn(chosen: dict[str, list[str]], seeds: int) -> list[Student]:
 
 
 def train_teacher(setting: Setting) -> float:
-    """Test accuracy of the teacher, which is trained on all images."""
+    """Train the teacher on all images; return its test accuracy."""
     setting.limit_threads()
     training = ds.train(
         TEACHER,
@@ -160,7 +158,7 @@ def train_teacher(setting: Setting) -> float:
 
 
 def train_student(student: Student, setting: Setting) -> dict[str, Any]:
-    """Train a student alone and with kd, and write down what came of it."""
+    """Train a student alone and with kd, and store the results."""
     setting.limit_threads()
     space = space_of(student.space, setting.image_size)
     shared: dict[str, Any] = {
@@ -190,23 +188,15 @@ def train_student(student: Student, setting: Setting) -> dict[str, Any]:
     return result
 
 
-def replace_text(file: Path, text: str) -> None:
-    """Write a file that is whole at any moment."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    new = file.with_name(f".{file.name}")
-    new.write_text(text)
-    new.replace(file)
+# The report
 
 
-# What came of it
-
-
-def keep_recipe(setting: Setting) -> None:
-    """Write the recipe down; refuse to mix the students of two."""
+def store_recipe(setting: Setting) -> None:
+    """Store the recipe; refuse to mix the students of two."""
     file, text = setting.out / "recipe.json", json.dumps(setting.recipe(), indent=1)
     if file.exists() and file.read_text() != text:
         raise SystemExit(
-            f"The students in {setting.out} are trained by another recipe, see {file}; give another --out."
+            f"The students in {setting.out} were trained by another recipe, see {file}; give another --out."
         )
     replace_text(file, text)
 
@@ -217,16 +207,16 @@ def finished(students: Sequence[Student], setting: Setting) -> dict[Student, dic
 
 
 def by_architecture(name: str, results: dict[Student, dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
-    """The results of a space's students, of all seeds."""
-    found: dict[str, list[dict[str, Any]]] = {}
+    """Return the results of a space's students, of all seeds."""
+    runs: dict[str, list[dict[str, Any]]] = {}
     for student, result in results.items():
         if student.space == name:
-            found.setdefault(student.architecture, []).append(result)
-    return found
+            runs.setdefault(student.architecture, []).append(result)
+    return runs
 
 
 def table_row(architecture: str, runs: list[dict[str, Any]]) -> dict[str, Any]:
-    """A row of a space's table: means over seeds."""
+    """Return a row of a space's table: means over seeds."""
     alone, distilled = (statistics.fmean(run[f"{how}_accuracy"] for run in runs) for how in ("alone", "distilled"))
     return {
         "architecture": architecture,
@@ -241,29 +231,29 @@ def table_row(architecture: str, runs: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def describe(name: str, results: dict[Student, dict[str, Any]], setting: Setting) -> dict[str, str]:
-    """What the report says of a space."""
+    """Return the row of the report on a space."""
     runs = by_architecture(name, results)
-    table = [table_row(architecture, of_seeds) for architecture, of_seeds in runs.items()]
-    known = {column: [row[column] for row in table] for column in ("params", "macs", "alone_accuracy")}
+    rows = [table_row(architecture, of_seeds) for architecture, of_seeds in runs.items()]
+    columns = {column: [row[column] for row in rows] for column in ("params", "macs", "alone_accuracy")}
     if name == "nasbench201" and setting.nasbench201:
         published = search_spaces.read_table(setting.nasbench201, "cifar100_test_accuracy")
-        known["published"] = [published[row["architecture"]] for row in table]
-    distilled = [row["distilled_accuracy"] for row in table]
-    gains = [row["gain"] for row in table]
-    params = [value / 1e6 for value in known["params"]]
-    ranks = {c: f"{ds.kendall(v, distilled):.2f} / {ds.spearman(v, distilled):.2f}" for c, v in known.items()}
+        columns["published"] = [published[row["architecture"]] for row in rows]
+    distilled = [row["distilled_accuracy"] for row in rows]
+    gains = [row["gain"] for row in rows]
+    params = [value / 1e6 for value in columns["params"]]
+    ranks = {c: f"{ds.kendall(v, distilled):.2f} / {ds.spearman(v, distilled):.2f}" for c, v in columns.items()}
     repeats = [[run["distilled_accuracy"] for run in of_seeds] for of_seeds in runs.values() if len(of_seeds) > 1]
     deviation = statistics.fmean(map(statistics.variance, repeats)) ** 0.5 if repeats else None
     return {
         "space": name,
-        "students": str(len(table)),
+        "students": str(len(rows)),
         "M params": between(params),
-        "alone": between(known["alone_accuracy"]),
+        "alone": between(columns["alone_accuracy"]),
         "distilled": between(distilled),
         "gain": f"{statistics.fmean(gains):+.2f} ± {statistics.stdev(gains):.2f}",
         "spread": f"{statistics.stdev(distilled):.2f}",
         "noise": "" if deviation is None else f"{deviation:.2f} ({len(repeats)})",
-        **{f"by {column.removesuffix('_accuracy')}": ranks.get(column, "") for column in (*known, "published")},
+        **{f"by {column.removesuffix('_accuracy')}": ranks.get(column, "") for column in (*columns, "published")},
     }
 
 
@@ -271,17 +261,17 @@ def between(values: Sequence[float]) -> str:
     return f"{min(values):.2f} to {max(values):.2f}"
 
 
-def write_report(results: dict[Student, dict[str, Any]], asked: int, setting: Setting, command: str) -> None:
-    """A table for each space, and the report with its conditions."""
+def report(results: dict[Student, dict[str, Any]], asked: int, setting: Setting, command: str) -> None:
+    """Write a table for each space, and the report with its conditions."""
     spaces = [name for name in SPACES if len(by_architecture(name, results)) > 1]
     if not spaces:
         raise SystemExit("A report needs two trained students of one space; there are none yet.")
     teacher = json.loads((setting.teacher / "result.json").read_text())
     for name in spaces:
-        table = RESULTS / f"distilled_truth_{name.rpartition('/')[2]}.csv"
-        table.unlink(missing_ok=True)
+        file = RESULTS / f"distilled_truth_{name.rpartition('/')[2]}.csv"
+        file.unlink(missing_ok=True)
         runs = by_architecture(name, results)
-        search_spaces.write_table(table, [table_row(architecture, runs[architecture]) for architecture in runs])
+        search_spaces.write_table(file, [table_row(architecture, runs[architecture]) for architecture in runs])
     described = [describe(name, results, setting) for name in spaces]
     machines = ", ".join(sorted({f"{result['device']}, torch {result['torch']}" for result in results.values()}))
     left = f"; {asked - len(results)} of those asked for are not trained yet" if asked > len(results) else ""
@@ -311,17 +301,19 @@ def write_report(results: dict[Student, dict[str, Any]], asked: int, setting: Se
         "and Spearman correlation of parameters, multiply-accumulates, the accuracy alone"
         f"{published} with the accuracy with kd.",
         "",
-        f"| {' | '.join(described[0])} |",
-        f"|{' --- |' * len(described[0])}",
-        *(f"| {' | '.join(row.values())} |" for row in described),
+        *table(list(described[0]), [list(row.values()) for row in described]),
     ]
-    (RESULTS / "distilled_truth.md").write_text("\n".join(lines) + "\n")
-    print("\n".join(lines))
+    write_report("distilled_truth", lines)
+
+
+def command_of(args: argparse.Namespace) -> str:
+    names = ("images", "image_size", "epochs", "teacher_epochs", "batch_size", "lr", "students", "seeds", "precision")
+    benchmark = " --nasbench201 TABLE" if args.nasbench201 else ""
+    return f"python experiments/distilled_truth.py --cifar100 CIFAR100{benchmark} {options_text(args, *names, 'jobs')}"
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--cifar100", type=Path, required=True, help="npz file with CIFAR-100")
+    parser = make_parser(__doc__, "cifar100")
     parser.add_argument("--nasbench201", type=Path, help="table of the benchmark, to compare the cells with")
     parser.add_argument("--images", type=int, help="training images, the same number of each class; by default all")
     parser.add_argument("--image_size", type=int, default=16, choices=MACS)
@@ -336,13 +328,12 @@ def main() -> None:
     parser.add_argument("--device", default="auto")
     parser.add_argument("--only_report", action="store_true", help="write the tables of what is trained")
     parser.add_argument("--out", type=Path, default=Path("runs/distilled_truth"))
-    args = parser.parse_args()
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    args = parse(parser)
 
-    given = {field.name: getattr(args, field.name) for field in fields(Setting) if field.name != "threads"}
-    setting = Setting(**given, threads=1 if args.jobs > 1 else None)
-    keep_recipe(setting)
-    with ProcessPoolExecutor(args.jobs, mp_context=get_context("spawn")) as pool:
+    options = {field.name: getattr(args, field.name) for field in fields(Setting) if field.name != "threads"}
+    setting = Setting(**options, threads=1 if args.jobs > 1 else None)
+    store_recipe(setting)
+    with process_pool(args.jobs) as pool:
         sizes = [args.image_size] * len(SPACES)
         chosen = pool.map(choose, SPACES, [args.students] * len(SPACES), sizes)
         students = in_turn(dict(zip(SPACES, chosen, strict=True)), args.seeds)
@@ -357,11 +348,7 @@ def main() -> None:
                     print(f"{trainings[training]} failed: {error!r}", flush=True)
                     failed += 1
             done = finished(students, setting)
-    said = ("images", "image_size", "epochs", "teacher_epochs", "batch_size", "lr", "students", "seeds", "precision")
-    options = " ".join(f"--{name} {value}" for name in said if (value := getattr(args, name)) is not None)
-    table = " --nasbench201 TABLE" if args.nasbench201 else ""
-    command = f"python experiments/distilled_truth.py --cifar100 CIFAR100{table} {options} --jobs {args.jobs}"
-    write_report(done, len(students), setting, command)
+    report(done, len(students), setting, command_of(args))
     if failed:
         raise SystemExit(f"{failed} students failed; the same command tries them again.")
 

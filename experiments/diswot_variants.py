@@ -1,4 +1,4 @@
-"""Every form of DisWOT's score against known accuracies, beside parameters and MACs.
+"""Every form of DisWOT's score against known accuracies, with parameters and MACs for comparison.
 
 Tables: CIFAR-100 accuracy of 64 CIFAR ResNets after distillation from ResNet-110 (DisWOT's S0, Kendall), and of 1,000
 random NAS-Bench-201 cells (200 epochs, test, Spearman). Students and teachers have random weights; each seed draws
@@ -10,37 +10,40 @@ ResNet-8 and noise in the shape of a feature map. Scores are kept in --cache, so
 
 from __future__ import annotations
 
-import argparse
-import csv
-import json
-import platform
 import random
 import time
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from scipy.stats import kendalltau, spearmanr
+from _common import (
+    RESULTS,
+    append_json,
+    make_parser,
+    parse,
+    process_pool,
+    read_json_lines,
+    rounded,
+    table,
+    versions,
+    write_csv,
+    write_report,
+)
+from timm.models import register_model
 from torch import nn
 
+import diswot_search as ds
 import search_spaces
-from diswot_search.comparison.statistics import partial_spearman, regret_at_budget, size_matched_agreement
-from diswot_search.data.probe import create_probe
-from diswot_search.networks.network import Teacher, create_teacher
-from diswot_search.proxies.registry import get_proxy, list_proxies
-from diswot_search.study.evaluator import Evaluator
-from search_spaces.contract import ClassifierMixin
 
-RESULTS = Path(__file__).parent / "results"
 Row = dict[str, Any]
 TEACHERS = ("ResNet-110", "ResNet-56", "ResNet-8", "noise")
 SIZE = ("params", "macs")
 FORMS = ("semantic*", "relation*", "channel_relation*", "diswot*", *SIZE)
 
 
-class NoiseNetwork(ClassifierMixin, nn.Module):
+class NoiseNetwork(search_spaces.ClassifierMixin, nn.Module):
     """A "teacher" that does not look at its images: rectified noise in the shape of ResNet-110's last map."""
 
     def __init__(self, num_classes: int) -> None:
@@ -52,18 +55,23 @@ class NoiseNetwork(ClassifierMixin, nn.Module):
         return self.noise[: len(x)].to(x.device)
 
 
-def make_teacher(name: str) -> Teacher:
+@register_model
+def diswot_noise(pretrained: bool = False, *, num_classes: int = 100, **options: Any) -> NoiseNetwork:
+    return NoiseNetwork(num_classes)
+
+
+def make_teacher(name: str) -> ds.Network:
     if name == "noise":
-        return Teacher("noise", lambda: NoiseNetwork(100), trained=False)
+        return ds.create_teacher("diswot_noise", num_classes=100)
     if name == "ResNet-8":
-        return create_teacher("cifar_resnet", arch="1-1-1", num_classes=100)
-    return create_teacher("cifar_" + name.lower().replace("-", ""), num_classes=100)
+        return ds.create_teacher("cifar_resnet", arch="1-1-1", num_classes=100)
+    return ds.create_teacher("cifar_" + name.lower().replace("-", ""), num_classes=100)
 
 
 def spaces(tables: Path) -> dict[str, tuple[search_spaces.SearchSpace, dict[str, float]]]:
-    """Space and known accuracies of each table; the cells are those of a fixed sample of 1,000 that can be trained.
+    """Return the space and the known accuracies of each table; the cells are a fixed sample of 1,000.
 
-    Disconnected cells are left out, for every score alike: no search proposes them, whatever it goes by.
+    Disconnected cells are left out, for every score alike, because no search proposes them.
     """
     s0 = search_spaces.create_space("cifar_resnet_s0", num_classes=100)
     cells = search_spaces.create_space("nasbench201", num_classes=100)
@@ -77,44 +85,50 @@ def score_all(space_name: str, seed: int, tables: Path, cifar100: Path, cache: P
     """Score every architecture of one table with one seed; one line of JSON each."""
     torch.set_num_threads(1)
     path = cache / f"{space_name}-{seed}.jsonl"
-    done = {json.loads(line)["architecture"] for line in path.read_text().splitlines()} if path.exists() else set()
+    done = {row["architecture"] for row in read_json_lines(path)}
     space, accuracies = spaces(tables)[space_name]
-    probe = create_probe(str(cifar100), batch_size=64, seed=seed)
-    proxies = [get_proxy(name) for pattern in FORMS for name in list_proxies(pattern)]
-    evaluators = {name: Evaluator(space, make_teacher(name), probe, seeds=[seed], device="cpu") for name in TEACHERS}
+    probe = ds.create_probe(str(cifar100), batch_size=64, seed=seed)
+    named = (ds.get_proxy(name) for pattern in FORMS for name in ds.list_proxies(pattern))
+    proxies = [proxy for proxy in named if isinstance(proxy, ds.Proxy)]
+    evaluators = {name: ds.Evaluator(space, make_teacher(name), probe, seeds=[seed], device="cpu") for name in TEACHERS}
     students = evaluators[TEACHERS[0]]
-    with path.open("a") as file:
-        for text in accuracies:
-            if text in done:
-                continue
-            started = time.perf_counter()
-            student = students.read_student(space.parse(text), seed)
-            row: Row = {"architecture": text}
-            for name, evaluator in evaluators.items():
-                teacher = evaluator.read_teacher(seed, 0)
-                for proxy in proxies:
-                    key = f"{proxy.name}|{name}" if proxy.needs_teacher else proxy.name
-                    row[key] = proxy(student, teacher)
-            row["seconds"] = time.perf_counter() - started
-            file.write(json.dumps(row) + "\n")
-            file.flush()
+    for text in accuracies:
+        if text in done:
+            continue
+        started = time.perf_counter()
+        student = students.read_student(space.parse(text), seed)
+        row: Row = {"architecture": text}
+        for name, evaluator in evaluators.items():
+            teacher = evaluator.read_teacher(seed, 0)
+            for proxy in proxies:
+                key = f"{proxy.name}|{name}" if proxy.needs_teacher else proxy.name
+                row[key] = proxy(student, teacher)
+        row["seconds"] = time.perf_counter() - started
+        append_json(path, row)
 
 
 def read_scores(path: Path, architectures: list[str]) -> dict[str, np.ndarray]:
-    rows = {row["architecture"]: row for row in map(json.loads, path.read_text().splitlines())}
+    rows = {row["architecture"]: row for row in read_json_lines(path)}
     keys = [key for key in rows[architectures[0]] if key != "architecture"]
     return {key: np.array([rows[text][key] for text in architectures], dtype=float) for key in keys}
 
 
 def summarise(space_name: str, seeds: list[int], tables: Path, cache: Path) -> list[Row]:
-    """One row per proxy and teacher: correlations and regret, mean and spread over seeds."""
+    """Return one row per proxy and teacher: correlations and regret, mean and spread over seeds."""
     accuracies = spaces(tables)[space_name][1]
     texts = list(accuracies)
-    known = np.array([accuracies[text] for text in texts])
+    truth = np.array([accuracies[text] for text in texts])
     by_seed = [read_scores(cache / f"{space_name}-{seed}.jsonl", texts) for seed in seeds]
     params = by_seed[0]["params"]
-    best = known >= np.quantile(known, 0.9)
-    correlation = kendalltau if space_name == "s0" else spearmanr
+    best = truth >= np.quantile(truth, 0.9)
+    correlation = ds.kendall if space_name == "s0" else ds.spearman
+    measures: dict[str, Callable[[np.ndarray], float]] = {
+        "correlation": lambda draw: correlation(draw, truth),
+        "regret": lambda draw: ds.regret_at_budget(draw, truth, params),
+        "size_matched": lambda draw: ds.size_matched_agreement(draw, truth, params)[0],
+        "partial": lambda draw: ds.partial_spearman(draw, truth, params),
+        "best_decile": lambda draw: ds.spearman(draw[best], truth[best]),
+    }
     rows = []
     for key in by_seed[0]:
         if key == "seconds":
@@ -122,40 +136,18 @@ def summarise(space_name: str, seeds: list[int], tables: Path, cache: Path) -> l
         draws = [scores[key] for scores in by_seed]
         mean = np.mean(draws, axis=0)
         proxy, _, teacher = key.partition("|")
-
-        def over_seeds(measure, draws=draws):
+        row: Row = {"table": space_name, "proxy": proxy, "teacher": teacher or "-"}
+        for name, measure in measures.items():
             values = [measure(draw) for draw in draws]
-            return float(np.mean(values)), float(np.std(values))
-
-        one, one_std = over_seeds(lambda draw: correlation(draw, known).statistic)
-        regret, regret_std = over_seeds(lambda draw: regret_at_budget(draw, known, params))
-        matched, matched_std = over_seeds(lambda draw: size_matched_agreement(draw, known, params)[0])
-        partial, partial_std = over_seeds(lambda draw: partial_spearman(draw, known, params))
-        top, top_std = over_seeds(lambda draw: spearmanr(draw[best], known[best]).statistic)
-        rows.append(
-            {
-                "table": space_name,
-                "proxy": proxy,
-                "teacher": teacher or "-",
-                "correlation": one,
-                "correlation_std": one_std,
-                "correlation_of_mean_score": float(correlation(mean, known).statistic),
-                "regret": regret,
-                "regret_std": regret_std,
-                "regret_of_mean_score": regret_at_budget(mean, known, params),
-                "size_matched": matched,
-                "size_matched_std": matched_std,
-                "partial": partial,
-                "partial_std": partial_std,
-                "best_decile": top,
-                "best_decile_std": top_std,
-            }
-        )
+            row |= {name: float(np.mean(values)), f"{name}_std": float(np.std(values))}
+            if name in ("correlation", "regret"):
+                row[f"{name}_of_mean_score"] = float(measure(mean))
+        rows.append(row)
     return rows
 
 
 def sentences_on_teacher(rows: list[Row]) -> str:
-    """What the numbers say of `diswot`: does its teacher add anything over another one, over noise, over size?"""
+    """Return sentences on `diswot`: whether its teacher adds anything over another one, over noise, over size."""
     of = {(row["proxy"], row["teacher"]): row for row in rows}
     real, best_size = of["diswot", TEACHERS[0]], max(of[name, "-"]["correlation"] for name in SIZE)
     sentences = []
@@ -184,34 +176,36 @@ def with_spread(row: Row, key: str, digits: int = 2, sign: str = "+") -> str:
 
 
 def table_of_scores(rows: list[Row]) -> list[str]:
-    lines = ["| score | one draw | averaged | regret | regret averaged | same size | given params | best decile |"]
-    lines.append("|---|" + "---|" * 7)
-    for row in rows:
-        if row["teacher"] in ("-", TEACHERS[0]):
-            cells = [
-                row["proxy"],
-                with_spread(row, "correlation", 3),
-                f"{row['correlation_of_mean_score']:+.3f}",
-                with_spread(row, "regret", sign=""),
-                f"{row['regret_of_mean_score']:.2f}",
-                *(with_spread(row, key) for key in ("size_matched", "partial", "best_decile")),
-            ]
-            lines.append("| " + " | ".join(cells) + " |")
-    return lines
+    cells = [
+        [
+            row["proxy"],
+            with_spread(row, "correlation", 3),
+            f"{row['correlation_of_mean_score']:+.3f}",
+            with_spread(row, "regret", sign=""),
+            f"{row['regret_of_mean_score']:.2f}",
+            *(with_spread(row, key) for key in ("size_matched", "partial", "best_decile")),
+        ]
+        for row in rows
+        if row["teacher"] in ("-", TEACHERS[0])
+    ]
+    head = ["score", "one draw", "averaged", "regret", "regret averaged", "same size", "given params", "best decile"]
+    return table(head, cells)
 
 
 def table_of_teachers(rows: list[Row]) -> list[str]:
-    lines = ["| score | " + " | ".join(TEACHERS) + " | " + " | ".join(f"regret, {t}" for t in TEACHERS) + " |"]
-    lines.append("|---|" + "---|" * (2 * len(TEACHERS)))
     of = {(row["proxy"], row["teacher"]): row for row in rows}
-    for proxy in dict.fromkeys(row["proxy"] for row in rows if row["teacher"] != "-"):
-        cells = [with_spread(of[proxy, teacher], "correlation") for teacher in TEACHERS]
-        cells += [with_spread(of[proxy, teacher], "regret", sign="") for teacher in TEACHERS]
-        lines.append(f"| {proxy} | " + " | ".join(cells) + " |")
-    return lines
+    cells = [
+        [
+            proxy,
+            *(with_spread(of[proxy, teacher], "correlation") for teacher in TEACHERS),
+            *(with_spread(of[proxy, teacher], "regret", sign="") for teacher in TEACHERS),
+        ]
+        for proxy in dict.fromkeys(row["proxy"] for row in rows if row["teacher"] != "-")
+    ]
+    return table(["score", *TEACHERS, *(f"regret, {teacher}" for teacher in TEACHERS)], cells)
 
 
-def to_markdown(rows: list[Row], seeds: list[int], seconds: dict[str, float]) -> str:
+def describe(rows: list[Row], seeds: list[int], seconds: dict[str, float]) -> list[str]:
     titles = {
         "s0": "S0: 64 CIFAR ResNets, CIFAR-100 accuracy after distillation from ResNet-110 (Kendall)",
         "nasbench201": "NAS-Bench-201: 1,000 random cells, CIFAR-100 test accuracy after 200 epochs (Spearman)",
@@ -221,7 +215,7 @@ def to_markdown(rows: list[Row], seeds: list[int], seconds: dict[str, float]) ->
         "",
         "`python experiments/diswot_variants.py --tables TABLES --cifar100 data/cifar100.npz`, "
         f"seeds {seeds}, batch 64 of CIFAR-100 training images, CPU float32, "
-        f"torch {torch.__version__}, Python {platform.python_version()}.",
+        f"{versions()}.",
         "",
         "Mean and standard deviation over the seeds of one draw, except *averaged*: the score averaged over the seeds. "
         "*Regret*: accuracy points lost by picking with the score under a parameter budget, mean over ten budgets. "
@@ -231,28 +225,26 @@ def to_markdown(rows: list[Row], seeds: list[int], seconds: dict[str, float]) ->
         "",
     ]
     for name, title in titles.items():
-        table = [row for row in rows if row["table"] == name]
-        lines += [f"## {title}", "", sentences_on_teacher(table), ""]
-        lines += [f"Teacher: random {TEACHERS[0]}.", "", *table_of_scores(table), ""]
-        lines += ["The same with the teacher swapped:", "", *table_of_teachers(table), ""]
+        of_table = [row for row in rows if row["table"] == name]
+        lines += [f"## {title}", "", sentences_on_teacher(of_table), ""]
+        lines += [f"Teacher: random {TEACHERS[0]}.", "", *table_of_scores(of_table), ""]
+        lines += ["The same with the teacher swapped:", "", *table_of_teachers(of_table), ""]
         lines += [
             f"One student, all forms and teachers: {seconds[name]:.2f} s (median, one thread, shared machine).",
             "",
         ]
-    return "\n".join(lines)
+    return lines
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--tables", type=Path, required=True, help="folder of the two accuracy tables")
-    parser.add_argument("--cifar100", type=Path, required=True, help="npz file with CIFAR-100's training images")
+    parser = make_parser(__doc__, "tables", "cifar100")
     parser.add_argument("--cache", type=Path, default=Path("runs/diswot_variants"))
     parser.add_argument("--seeds", type=int, default=4)
     parser.add_argument("--workers", type=int, default=2)
-    args = parser.parse_args()
+    args = parse(parser)
     args.cache.mkdir(parents=True, exist_ok=True)
     seeds = list(range(args.seeds))
-    with ProcessPoolExecutor(args.workers) as pool:
+    with process_pool(args.workers) as pool:
         jobs = [
             pool.submit(score_all, name, seed, args.tables, args.cifar100, args.cache)
             for name in ("s0", "nasbench201")
@@ -265,12 +257,11 @@ def main() -> None:
         rows += summarise(name, seeds, args.tables, args.cache)
         texts = list(spaces(args.tables)[name][1])
         seconds[name] = float(np.median(read_scores(args.cache / f"{name}-0.jsonl", texts)["seconds"]))
-    RESULTS.mkdir(exist_ok=True)
-    with (RESULTS / "diswot_variants.csv").open("w", newline="") as file:
-        writer = csv.DictWriter(file, rows[0])
-        writer.writeheader()
-        writer.writerows({k: f"{v:.4f}" if isinstance(v, float) else v for k, v in row.items()} for row in rows)
-    (RESULTS / "diswot_variants.md").write_text(to_markdown(rows, seeds, seconds))
+    head = ["table", "proxy", "teacher", "correlation", "correlation_std", "correlation_of_mean_score", "regret"]
+    head += ["regret_std", "regret_of_mean_score", "size_matched", "size_matched_std", "partial", "partial_std"]
+    head += ["best_decile", "best_decile_std"]
+    write_csv(RESULTS / "diswot_variants.csv", head, ([rounded(row)[name] for name in head] for row in rows))
+    write_report("diswot_variants", describe(rows, seeds, seconds))
 
 
 if __name__ == "__main__":

@@ -13,18 +13,15 @@ another one computes only what is missing. The two data sets can be scored side 
 from __future__ import annotations
 
 import argparse
-import os
-import platform
 import random
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
+from _common import RESULTS, cpu, make_parser, parse, table, versions, without_paths, write_report
 
 import diswot_search as ds
 
-RESULTS = Path(__file__).parent / "results"
 CLASSES = {"cifar10": 10, "cifar100": 100}
 TEACHER = "cifar_resnet110"
 PROXIES = [*ds.list_proxies(), *ds.list_aggregates()]
@@ -59,7 +56,7 @@ PER_ARCHITECTURE = (
     *("params", "flops", "l2_norm", "synflow", "nwot", "snip", "grad_norm", "grasp", "fisher", "plain", "jacov"),
     "epe_nas",
 )
-"""Columns of scores by NAS-Bench-Suite-Zero for each cell; what they call FLOPs are MACs."""
+"""Columns of scores by NAS-Bench-Suite-Zero for each cell; their FLOPs are MACs."""
 AS_WRITTEN = ["l2_norm", "synflow", "grad_norm", "snip", "plain", "fisher", "nwot", "jacov", "epe_nas"]
 """Proxies scored a second time on the networks as they are written, dead and doubled layers included."""
 
@@ -67,7 +64,7 @@ Scores = dict[str, float]
 
 
 def choose_cells(dataset: str, args: argparse.Namespace) -> list[str]:
-    """The sample: cells with published scores, and as many others as are missing."""
+    """Return the sample: cells with published scores, and random others up to its size."""
     published = ds.read_table(args.tables / "nasbench201_proxies.csv.gz", "params", where={"dataset": dataset})
     others = set(ds.read_table(args.tables / "nasbench201.csv.gz", f"{dataset}_test_accuracy")) - set(published)
     missing = args.sample - len(published)
@@ -75,7 +72,7 @@ def choose_cells(dataset: str, args: argparse.Namespace) -> list[str]:
 
 
 def compare(dataset: str, args: argparse.Namespace, **options: Any) -> ds.Comparison:
-    """A comparison on the sample, on what was computed before as far as it goes.
+    """Compare proxies on the sample; scores of earlier runs are used again.
 
     Images are drawn at random, as in the published protocols: among 64 that are balanced over 100 classes no two would
     be of one class.
@@ -98,7 +95,7 @@ def compare(dataset: str, args: argparse.Namespace, **options: Any) -> ds.Compar
 
 
 def has_no_dead_edge(cell: str) -> bool:
-    """Whether every edge with an operation lies on a path from the cell's input to its output, and there is one."""
+    """Return whether there are edges with an operation, and all lie on a path from the cell's input to its output."""
     nodes = [[term.split("~") for term in node.strip("|").split("|")] for node in cell.split("+")]
     edges = [(int(start), end) for end, terms in enumerate(nodes, 1) for op, start in terms if op != "none"]
     reached, needed = {0}, {3}
@@ -110,14 +107,14 @@ def has_no_dead_edge(cell: str) -> bool:
 
 
 def read_published(dataset: str, tables: Path) -> dict[str, Scores]:
-    """The published scores of each cell, by our name of the proxy."""
+    """Read the published scores of each cell, by our name of the proxy."""
     path, rows = tables / "nasbench201_proxies.csv.gz", {"dataset": dataset}
     read = {name: ds.read_table(path, name, where=rows, skip_missing=True) for name in PER_ARCHITECTURE}
     return {"macs" if name == "flops" else name: dict(table) for name, table in read.items()}
 
 
 def scores_of(table: ds.ScoreTable) -> dict[str, Scores]:
-    """The scores of each cell, the mean over the seeds, by proxy."""
+    """Return the scores of each cell, the mean over the seeds, by proxy."""
     return {
         name: dict(zip(table.architectures, scores.mean(axis=0).tolist(), strict=True))
         for name, scores in table.scores.items()
@@ -125,7 +122,7 @@ def scores_of(table: ds.ScoreTable) -> dict[str, Scores]:
 
 
 def correlation(scores: Scores | None, others: Scores, cells: list[str]) -> str:
-    """Spearman over these cells as far as both name them, as text; what has no score ranks last."""
+    """Return Spearman over the cells that both name, as text; cells without a score rank last."""
     shared = [cell for cell in cells if scores and cell in scores and cell in others]
     if scores is None or not shared:
         return ""
@@ -135,29 +132,32 @@ def correlation(scores: Scores | None, others: Scores, cells: list[str]) -> str:
 def against_published(
     dataset: str, comparison: ds.Comparison, written: dict[str, Scores], published: dict[str, Scores], values: Values
 ) -> list[str]:
-    """Correlations with accuracy: ours on the sample, and the published ones."""
-    place, table = list(CLASSES).index(dataset), comparison.scores
-    accuracies = dict(zip(table.architectures, table.accuracies.tolist(), strict=True))
+    """Return a table of correlations with accuracy: ours on the sample, and the published ones."""
+    place, scores = list(CLASSES).index(dataset), comparison.scores
+    accuracies = dict(zip(scores.architectures, scores.accuracies.tolist(), strict=True))
     cells = list(accuracies)
-    lines = [
-        "| proxy | ours | 95 % interval | as written | published scores of these cells | published | difference |",
-        "|---|---|---|---|---|---|---|",
-    ]
+    rows = []
     for name, pairs in values.items():
         ours = comparison[name].spearman
-        known = [pair[place] for pair in pairs]
-        nearest = min(known, key=lambda value: abs(value - ours.value))
-        lines.append(
-            f"| `{name}` | {ours.value:+.3f} | {ours.low:+.3f} to {ours.high:+.3f} | "
-            f"{correlation(written.get(name), accuracies, cells)} | "
-            f"{correlation(published.get(name), accuracies, cells)} | "
-            f"{', '.join(f'{value:.3f}' for value in known)} | {ours.value - nearest:+.3f} |"
+        theirs = [pair[place] for pair in pairs]
+        nearest = min(theirs, key=lambda value: abs(value - ours.value))
+        rows.append(
+            [
+                f"`{name}`",
+                f"{ours.value:+.3f}",
+                f"{ours.low:+.3f} to {ours.high:+.3f}",
+                correlation(written.get(name), accuracies, cells),
+                correlation(published.get(name), accuracies, cells),
+                ", ".join(f"{value:.3f}" for value in theirs),
+                f"{ours.value - nearest:+.3f}",
+            ]
         )
-    return lines
+    head = ["proxy", "ours", "95 % interval", "as written", "published scores of these cells", "published"]
+    return table([*head, "difference"], rows)
 
 
 def agreement_of_draws(dataset: str, args: argparse.Namespace, cells: list[str]) -> dict[str, str]:
-    """Spearman between two draws of weights and images of ours, on the networks as they are written."""
+    """Return Spearman between two draws of weights and images of ours, on the networks as they are written."""
     options: dict[str, Any] = {"architectures": cells, "canonical": False, "draws": 2, "bootstrap": 0}
     scores = compare(dataset, args, proxies=[*AS_WRITTEN, "grasp"], **options).scores.scores
     return {name: f"{ds.spearman(*draws):+.3f}" for name, draws in scores.items() if name not in ("params", "macs")}
@@ -166,41 +166,34 @@ def agreement_of_draws(dataset: str, args: argparse.Namespace, cells: list[str])
 def per_architecture(
     ours: dict[str, Scores], written: dict[str, Scores], published: dict[str, Scores], draws: dict[str, str]
 ) -> list[str]:
-    """Spearman of our scores with the published ones, cell by cell, and what two draws of ours agree in."""
-    lines = ["| proxy | canonical | as written | cells | two draws of ours |", "|---|---|---|---|---|"]
+    """Return a table of Spearman of our scores with the published ones, and between two draws of ours."""
+    rows = []
     for name, scores in published.items():
         cells = [cell for cell in scores if np.isfinite(scores[cell]) and np.isfinite(ours[name].get(cell, np.nan))]
         both = [correlation(of.get(name), scores, cells) for of in (ours, written)]
-        lines.append(f"| `{name}` | {both[0]} | {both[1]} | {len(cells)} | {draws.get(name, '')} |")
-    return lines
+        rows.append([f"`{name}`", *both, str(len(cells)), draws.get(name, "")])
+    return table(["proxy", "canonical", "as written", "cells", "two draws of ours"], rows)
 
 
 def spread_over_draws(dataset: str, args: argparse.Namespace) -> list[str]:
-    """Spearman and regret on some of the cells, mean and standard deviation over three draws of weights and images."""
+    """Return a table of Spearman and regret on some cells, over three draws of weights and images."""
     cells = choose_cells(dataset, args)[: args.thrice]
     comparison = compare(dataset, args, architectures=cells, draws=3, bootstrap=0)
-    lines = ["| proxy | Spearman | regret |", "|---|---|---|"]
+    rows = []
     for result in sorted(comparison.results, key=lambda one: -one.spearman.value):
         spearman, regret = result.spearman, result.regret
-        lines.append(
-            f"| `{result.label}` | {spearman.value:+.3f} ± {spearman.std:.3f} | {regret.value:.2f} ± {regret.std:.2f} |"
-        )
-    return lines
+        cells_of_row = (f"{spearman.value:+.3f} ± {spearman.std:.3f}", f"{regret.value:.2f} ± {regret.std:.2f}")
+        rows.append([f"`{result.label}`", *cells_of_row])
+    return table(["proxy", "Spearman", "regret"], rows)
 
 
-def without_places(text: str, args: argparse.Namespace) -> str:
-    """The text with the files named as in the command above, wherever they lie."""
-    for path, name in ((args.cifar10, "data/cifar10.npz"), (args.cifar100, "data/cifar100.npz")):
-        text = text.replace(str(path), name)
-    return text.replace(str(args.tables), "TABLES")
-
-
-def write(dataset: str, args: argparse.Namespace) -> None:
+def report(dataset: str, args: argparse.Namespace) -> None:
+    """Compare all proxies on one data set, and write the report, the table of results and the pictures."""
     comparison = compare(dataset, args, controls=True)
     name = f"nasbench201_proxies_{dataset}"
     for picture, content in comparison.pictures():
         (RESULTS / f"{name}_{picture}").write_bytes(content)
-    (RESULTS / f"{name}.csv").write_text(without_places(comparison.to_csv(), args))
+    (RESULTS / f"{name}.csv").write_text(without_paths(comparison.to_csv(), args))
     everything = compare(dataset, args, include_untrainable=True)
     alive = [cell for cell in everything.scores.architectures if has_no_dead_edge(cell)]
     live = compare(dataset, args, architectures=alive)
@@ -212,8 +205,7 @@ def write(dataset: str, args: argparse.Namespace) -> None:
         "",
         f"`python experiments/nasbench201_proxies.py --tables TABLES --cifar10 data/cifar10.npz --cifar100 "
         f"data/cifar100.npz --sample {args.sample} --draws {args.draws}`, batch 64 of training images, CPU float32, "
-        f"torch {torch.__version__}, Python {platform.python_version()}, {torch.get_num_threads()} thread(s) of "
-        f"{os.cpu_count()} cores. Teacher: random {TEACHER}.",
+        f"{versions()}, {cpu()}. Teacher: random {TEACHER}.",
         "",
         comparison.to_markdown().rstrip(),
         "",
@@ -248,24 +240,20 @@ def write(dataset: str, args: argparse.Namespace) -> None:
         *spread_over_draws(dataset, args),
         "",
     ]
-    (RESULTS / f"{name}.md").write_text(without_places("\n".join(lines), args))
+    write_report(name, [without_paths(line, args) for line in lines])
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--tables", type=Path, required=True, help="folder of the two tables")
-    parser.add_argument("--cifar10", type=Path, required=True, help="npz file with CIFAR-10's training images")
-    parser.add_argument("--cifar100", type=Path, required=True, help="npz file with CIFAR-100's training images")
+    parser = make_parser(__doc__, "tables", "cifar10", "cifar100")
     parser.add_argument("--runs", type=Path, default=Path("runs/nasbench201_proxies"))
     parser.add_argument("--sample", type=int, default=1000)
     parser.add_argument("--draws", type=int, default=1)
     parser.add_argument("--twice", type=int, default=60, help="cells that are scored with a second draw")
     parser.add_argument("--thrice", type=int, default=120, help="cells that are scored with three draws")
     parser.add_argument("--datasets", nargs="+", default=list(CLASSES), choices=list(CLASSES))
-    args = parser.parse_args()
-    RESULTS.mkdir(exist_ok=True)
+    args = parse(parser)
     for dataset in args.datasets:
-        write(dataset, args)
+        report(dataset, args)
 
 
 if __name__ == "__main__":

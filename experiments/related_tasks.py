@@ -3,9 +3,9 @@
 Sources: ResNets trained by us on MNIST, Fashion-MNIST, USPS, CIFAR-10 and two halves of CIFAR-100, and four ResNets of
 CIFAR-10 whose weights are given. Targets: USPS, digits, and 20 classes of CIFAR-100 that no source saw, one of each
 coarse class. A source of the target's own data is left out. For each target and seed a student is trained on few
-labels from scratch, from the nearest source's weights, by FixMatch, by DistillNearest, DistillWeighted and with all
-sources alike, and under each source alone. How much a source alone gains is compared with what each measure of
-similarity says of it. The last epoch counts: to choose one by validation would need more labels.
+labels from scratch, from the nearest source's weights, by FixMatch, by DistillNearest, DistillWeighted and with equal
+weights of all sources, and under each source alone. The gain under a source alone is compared with the source's
+similarity by each measure. The last epoch counts: to choose one by validation would need more labels.
 
 DATA holds mnist.npz, fashion_mnist.npz, usps.npz, cifar10-12k.npz and cifar100.npz, WEIGHTS the files
 cifar10_resnet20-*.th to cifar10_resnet56-*.th of akamaster/pytorch_resnet_cifar10. What is trained already is not
@@ -17,30 +17,35 @@ trained again, so that a run that was stopped goes on.
 
 from __future__ import annotations
 
-import argparse
-import csv
-import io
-import os
-import platform
 import statistics
-from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
+from _common import (
+    RESULTS,
+    make_parser,
+    options_text,
+    parse,
+    process_pool,
+    spread,
+    table,
+    versions,
+    write_csv,
+    write_report,
+)
+from matplotlib.figure import Figure
 
 import diswot_search as ds
-
-RESULTS = Path(__file__).parent / "results"
 
 
 @dataclass(frozen=True)
 class Size:
-    """How large the experiment is.
+    """The size of the experiment.
 
     Attributes:
         student: Blocks of each stage of the student, a CIFAR ResNet.
@@ -69,10 +74,10 @@ class Target:
     """A task with few labels.
 
     Attributes:
-        title: What to call it.
-        labels_per_class: Images of a class that have labels.
+        title: The name of the task in the report.
+        labels_per_class: The number of labelled images of each class.
         epochs: Passes over all images, labelled or not.
-        same_data: The source of the same data.
+        same_data: The source that was trained on the same data.
     """
 
     title: str
@@ -110,11 +115,11 @@ METHODS = {
     "by_knn": "DistillWeighted by knn",
 }
 ALONE = {"usps": 2, "digits": 2, "cifar100": 1}
-"""Seeds of a target on which each source alone teaches; there are many sources."""
+"""The number of seeds of a target on which each source alone teaches; there are many sources."""
 VIEWED = ("usps", "digits")
 """Targets on which DistillNearest also has sources predict each augmented view; elsewhere that takes too long."""
 LAM = 0.2
-"""Chosen on CIFAR-100 with another seed, among .2 and .8: validation and test accuracy, both seen, were higher."""
+"""Chosen between .2 and .8 on CIFAR-100 with another seed; both validation and test accuracy were looked at."""
 DISTILLATIONS: dict[str, dict[str, Any]] = {
     "nearest": {"weighting": "nearest"},
     "weighted": {"weighting": "weighted"},
@@ -128,12 +133,12 @@ RECIPE = {"schedule": "cosine", "warmup": 0.05}
 BATCH: dict[str, Any] = {"batch_size": 32}
 UNLABELLED_BATCH: dict[str, Any] = {"unlabelled_batch_size": 96}
 VAL_SHARE = 0.02
-"""Of the images that are only looked at while training."""
+"""The share of the images that are only looked at while training."""
 
 
 @dataclass(frozen=True)
 class Setting:
-    """What all trainings share."""
+    """The settings that all trainings share."""
 
     data: Path
     weights: Path
@@ -143,13 +148,11 @@ class Setting:
     device: str
 
     def options(self, image_size: int) -> dict[str, Any]:
-        """Those of every training on images of this size."""
+        """Return the options of every training on images of this size."""
         recipe = RECIPE | {"precision": self.precision, "padding": image_size // 8}
         return {"recipe_options": recipe, "rule": "last", "device": self.device, "progress": False}
 
     def limit_threads(self) -> None:
-        import torch
-
         if (threads := SIZES[self.size].threads) is not None:
             torch.set_num_threads(threads)
 
@@ -159,7 +162,7 @@ class Setting:
 
 @cache
 def source_data(name: str, folder: Path) -> ds.Splits:
-    """What a source is trained on."""
+    """Return the data that a source is trained on."""
     source = SOURCES[name]
     file = folder / f"{source.data}.npz"
     if name in HALVES:
@@ -169,7 +172,7 @@ def source_data(name: str, folder: Path) -> ds.Splits:
 
 @cache
 def target_data(name: str, folder: Path, seed: int) -> ds.Splits:
-    """A target, with labels of a seed."""
+    """Return a target, with the labels of a seed."""
     return _whole_target(name, folder).with_labels(labels_per_class=TARGETS[name].labels_per_class, label_seed=seed)
 
 
@@ -182,19 +185,19 @@ def _whole_target(name: str, folder: Path) -> ds.Splits:
     return ds.create_splits(str(folder / f"{name}.npz"), val_share=VAL_SHARE)
 
 
-def cifar100(file: Path, name: str, wanted: Callable[[np.ndarray, np.ndarray], np.ndarray]) -> ds.Splits:
-    """Some fine classes of CIFAR-100, numbered anew.
+def cifar100(file: Path, name: str, chooses: Callable[[np.ndarray, np.ndarray], np.ndarray]) -> ds.Splits:
+    """Return some fine classes of CIFAR-100, numbered anew.
 
     Args:
-        file: All of it.
-        name: What to call them.
-        wanted: Says which to take, given the coarse class of each, and whether it is held out from all sources, which
-            the first fine class of each coarse one is.
+        file: The whole data set.
+        name: The name of the new data set.
+        chooses: Chooses fine classes, given the coarse class of each, and whether it is held out from all sources. The
+            first fine class of each coarse one is held out.
     """
     with np.load(file) as arrays:
         coarse = arrays["fine_to_coarse"]
         held_out = np.isin(np.arange(100), np.unique(coarse, return_index=True)[1])
-        chosen = np.flatnonzero(wanted(coarse, held_out))
+        chosen = np.flatnonzero(chooses(coarse, held_out))
         parts: dict[str, Any] = {}
         for part in ("train", "test"):
             labels = arrays[f"{part}_labels"]
@@ -203,7 +206,7 @@ def cifar100(file: Path, name: str, wanted: Callable[[np.ndarray, np.ndarray], n
     return ds.Splits.from_arrays(**parts, name=name, val_share=VAL_SHARE)
 
 
-# What is trained, each in a process of its own
+# The trainings, each in a process of its own
 
 
 def source_folder(name: str, setting: Setting) -> Path:
@@ -216,7 +219,7 @@ def given_weights(name: str, setting: Setting) -> str:
 
 
 def bank(target: str, setting: Setting) -> dict[str, Any]:
-    """The sources for a target, as `as_sources` takes them."""
+    """Return the sources for a target, as `rank_sources` takes them."""
     ours = {name: str(source_folder(name, setting)) for name in SOURCES if name != TARGETS[target].same_data}
     given = {
         name: {
@@ -242,7 +245,7 @@ def train_source(name: str, setting: Setting) -> dict[str, Any]:
         out=source_folder(name, setting),
         **setting.options(source.image_size),
     )
-    return said(training)
+    return result_of(training)
 
 
 def ranking_folder(target: str, seed: int, setting: Setting) -> Path:
@@ -251,14 +254,14 @@ def ranking_folder(target: str, seed: int, setting: Setting) -> Path:
 
 @dataclass(frozen=True)
 class Similarities:
-    """What measures say of the sources for a target: by measure and source; and the weights by the first measure."""
+    """The similarities of the sources to a target, by measure and source, and the weights by the first measure."""
 
     values: dict[str, dict[str, float]]
     weights: dict[str, float]
 
 
 def rank_target(target: str, seed: int, setting: Setting) -> Similarities:
-    """The sources by similarity, as the labels of a seed show it."""
+    """Rank the sources on the labels of a seed."""
     setting.limit_threads()
     ranking = ds.rank_sources(
         bank(target, setting),
@@ -275,7 +278,7 @@ def rank_target(target: str, seed: int, setting: Setting) -> Similarities:
 
 @dataclass(frozen=True)
 class Run:
-    """A training on a target: by a method, or under one source alone, of which the method is the name."""
+    """A training on a target: by a method, or under one source alone, whose name stands for the method."""
 
     target: str
     method: str
@@ -295,43 +298,45 @@ def train_student(run: Run, setting: Setting) -> dict[str, Any]:
         **setting.options(splits.input_size[1]),
     }
     if run.method == "scratch":
-        return said(ds.train(student, model_options=options, **shared))
+        return result_of(ds.train(student, model_options=options, **shared))
     if run.method == "fixmatch":
-        return said(ds.train(student, model_options=options, unlabelled="fixmatch", **UNLABELLED_BATCH, **shared))
+        return result_of(ds.train(student, model_options=options, unlabelled="fixmatch", **UNLABELLED_BATCH, **shared))
     ranking = ranking_folder(run.target, run.seed, setting)
     if run.method == "finetune":
         nearest = ds.load_ranking(ranking).order()[0]
-        return said(ds.train(**fine_tuned(nearest, setting), **shared))
-    how = {"lam": LAM} | DISTILLATIONS.get(run.method, {"weighting": {run.method: 1.0}})
-    return said(ds.distill(student, sources=ranking, student_options=options, **how, **UNLABELLED_BATCH, **shared))
+        return result_of(ds.train(**fine_tuned(nearest, setting), **shared))
+    method = {"lam": LAM} | DISTILLATIONS.get(run.method, {"weighting": {run.method: 1.0}})
+    return result_of(
+        ds.distill(student, sources=ranking, student_options=options, **method, **UNLABELLED_BATCH, **shared)
+    )
 
 
 def fine_tuned(source: str, setting: Setting) -> dict[str, Any]:
-    """A source as the network to train."""
+    """Return the options of a training that starts from a source."""
     if source in GIVEN:
         weights = {"checkpoint": given_weights(source, setting), "shortcut": "identity"}
         return {"model": GIVEN[source], "model_options": weights | {"new_classifier": True}}
     return {"model": str(source_folder(source, setting)), "model_options": {"new_classifier": True}}
 
 
-def further(target: str, seed: int, setting: Setting) -> list[str]:
-    """What is trained beside the methods."""
+def further_methods(target: str, seed: int, setting: Setting) -> list[str]:
+    """Return the trainings of a target other than the methods."""
     views = ["views"] if target in VIEWED else []
     return views + (list(bank(target, setting)) if seed < ALONE[target] else [])
 
 
-def said(training: ds.Training) -> dict[str, Any]:
+def result_of(training: ds.Training) -> dict[str, Any]:
     seconds = training.result.timing.seconds
     print(f"{training.path}: {training.accuracy:.2f} %, {seconds:.0f} s", flush=True)
     return training.result.to_json()
 
 
-# What came of it
+# The results
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """All that was measured."""
+    """All measured results."""
 
     seeds: range
     sources: dict[str, dict[str, Any]]
@@ -339,47 +344,37 @@ class Outcome:
     students: dict[Run, dict[str, Any]]
 
     def accuracies(self, target: str, method: str) -> np.ndarray:
-        """Test accuracy of each seed that was trained."""
+        """Return the test accuracy of each seed that was trained."""
         runs = (Run(target, method, seed) for seed in self.seeds)
         return np.array([self.students[run]["test"]["accuracy"] for run in runs if run in self.students])
 
     def averages(self, method: str) -> np.ndarray:
-        """The mean over targets, of each seed."""
+        """Return the mean over targets, of each seed."""
         return np.mean([self.accuracies(target, method) for target in TARGETS], axis=0)
 
     def bank(self, target: str) -> list[str]:
-        """The sources of a target, the most similar first."""
+        """Return the sources of a target, the most similar first."""
         parc = self.similarity(target, MEASURES[0])
         return sorted(parc, key=lambda source: -parc[source])
 
     def gains(self, target: str, source: str) -> np.ndarray:
-        """What is gained over training from scratch under a source alone, of each seed that this was trained on."""
-        learnt = self.accuracies(target, source)
-        return learnt - self.accuracies(target, "scratch")[: len(learnt)]
+        """Return the gain under a source alone over training from scratch, of each seed with such a training."""
+        accuracies = self.accuracies(target, source)
+        return accuracies - self.accuracies(target, "scratch")[: len(accuracies)]
 
     def similarity(self, target: str, measure: str) -> dict[str, float]:
-        """Mean over draws and seeds, by source."""
-        found = [self.similarities[target, seed].values[measure] for seed in self.seeds]
-        return {source: statistics.fmean(each[source] for each in found) for source in found[0]}
+        """Return the mean over draws and seeds, by source."""
+        by_seed = [self.similarities[target, seed].values[measure] for seed in self.seeds]
+        return {source: statistics.fmean(each[source] for each in by_seed) for source in by_seed[0]}
 
     def weight(self, target: str, source: str) -> float:
-        """Mean over seeds."""
+        """Return the mean weight over seeds."""
         return statistics.fmean(self.similarities[target, seed].weights.get(source, 0.0) for seed in self.seeds)
 
     def correlation(self, target: str, measure: str) -> float:
-        """Spearman's, of a measure with what each source alone gains."""
+        """Return Spearman's correlation of a measure with the gain under each source alone."""
         similarity = self.similarity(target, measure)
         return ds.spearman(list(similarity.values()), [self.gains(target, source).mean() for source in similarity])
-
-
-def spread(values: Iterable[float], sign: str = "") -> str:
-    values = list(values)
-    deviation = f" ± {statistics.stdev(values):.2f}" if len(values) > 1 else ""
-    return f"{statistics.fmean(values):{sign}.2f}{deviation}"
-
-
-def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
-    return [f"| {' | '.join(cells)} |" for cells in (head, ["---"] * len(head), *rows)]
 
 
 def table_of_methods(outcome: Outcome) -> list[str]:
@@ -394,7 +389,7 @@ def table_of_methods(outcome: Outcome) -> list[str]:
 
 
 def table_of_views(outcome: Outcome) -> list[str]:
-    """DistillNearest with predictions made once, and anew for each view."""
+    """Return the table of DistillNearest with predictions made once, and made anew for each view."""
 
     def row(title: str, method: str) -> list[str]:
         accuracies = [spread(outcome.accuracies(target, method)) for target in VIEWED]
@@ -407,8 +402,8 @@ def table_of_views(outcome: Outcome) -> list[str]:
 
 def table_of_correlations(outcome: Outcome) -> list[str]:
     def row(measure: str) -> list[str]:
-        found = [outcome.correlation(target, measure) for target in TARGETS]
-        return [measure, *(f"{value:.2f}" for value in [*found, statistics.fmean(found)])]
+        correlations = [outcome.correlation(target, measure) for target in TARGETS]
+        return [measure, *(f"{value:.2f}" for value in [*correlations, statistics.fmean(correlations)])]
 
     return table(["", *(target.title for target in TARGETS.values()), "average"], map(row, MEASURES))
 
@@ -422,26 +417,23 @@ def table_of_sources(outcome: Outcome, target: str) -> list[str]:
     return table(["source", "gain", "weight", *MEASURES], map(row, outcome.bank(target)))
 
 
-def to_csv(outcome: Outcome) -> str:
-    """A row per training."""
-    text = io.StringIO()
-    rows = csv.writer(text, lineterminator="\n")
-    told = ("accuracy", "nll", "calibration_error")
-    rows.writerow(["target", "method", "seed", "labels", "images", "steps", "seconds", *told, *MEASURES])
+TEST_METRICS = ("accuracy", "nll", "calibration_error")
+CSV_HEAD = ["target", "method", "seed", "labels", "images", "steps", "seconds", *TEST_METRICS, *MEASURES]
+
+
+def csv_rows(outcome: Outcome) -> Iterator[list[Any]]:
+    """Yield a row per training."""
     for run, result in outcome.students.items():
         similarities = outcome.similarities[run.target, run.seed].values
-        known = [similarities[measure].get(run.method, "") for measure in MEASURES]
+        by_measure = [similarities[measure].get(run.method, "") for measure in MEASURES]
         labels = result["labels"]
         counts = [labels["labelled"], labels["images"], result["steps"], round(result["timing"]["seconds"], 1)]
-        measured = [round(result["test"][key], 4) for key in told]
-        rows.writerow([run.target, run.method, run.seed, *counts, *measured, *known])
-    return text.getvalue()
+        metrics = [round(result["test"][name], 4) for name in TEST_METRICS]
+        yield [run.target, run.method, run.seed, *counts, *metrics, *by_measure]
 
 
 def draw(outcome: Outcome, file: Path) -> None:
-    """Accuracy by method, and what each source alone gains against its similarity."""
-    from matplotlib.figure import Figure
-
+    """Draw the accuracy by method, and the gain under each source alone against its similarity."""
     figure = Figure(figsize=(4 * len(TARGETS) + 3, 7), layout="constrained")
     axes = figure.subplots(2, len(TARGETS), squeeze=False)
     for (above, below), (name, target) in zip(axes.T, TARGETS.items(), strict=True):
@@ -465,14 +457,23 @@ def draw(outcome: Outcome, file: Path) -> None:
     figure.savefig(file, dpi=110)
 
 
-def write_report(outcome: Outcome, setting: Setting, command: str) -> None:
+def report(outcome: Outcome, setting: Setting, command: str) -> None:
+    """Write the report, a row for each training, and the picture."""
+    lines = [*describe_conditions(outcome, setting, command), *describe_results(outcome, setting)]
+    name = f"related_tasks_{setting.size}"
+    write_csv(RESULTS / f"{name}.csv", CSV_HEAD, csv_rows(outcome))
+    draw(outcome, RESULTS / f"{name}.png")
+    write_report(name, lines)
+
+
+def describe_conditions(outcome: Outcome, setting: Setting, command: str) -> list[str]:
     size = SIZES[setting.size]
     first = next(iter(outcome.students.values()))
     trainings = [*outcome.sources.values(), *outcome.students.values()]
     tuned = [result["student"]["params"] for run, result in outcome.students.items() if run.method == "finetune"]
     least, most = min(tuned), max(tuned)
     minutes = sum(result["timing"]["seconds"] for result in trainings) / 60
-    lines = [
+    return [
         "# Teachers of related tasks",
         "",
         f"{len(outcome.seeds)} seeds, each with other labels and first weights. Test accuracy in percent; mean and "
@@ -481,9 +482,8 @@ def write_report(outcome: Outcome, setting: Setting, command: str) -> None:
         "",
         f"    {command}",
         "",
-        f"{first['timing']['device']}, {first['timing']['threads']} thread(s) per training, torch "
-        f"{first['versions']['torch']}, Python {platform.python_version()}; {len(trainings)} trainings of "
-        f"{minutes:.0f} minutes in all.",
+        f"{first['timing']['device']}, {first['timing']['threads']} thread(s) per training, "
+        f"{versions()}; {len(trainings)} trainings of {minutes:.0f} minutes in all.",
         "",
         f"The student is a CIFAR ResNet of {size.student} blocks ({first['student']['params']:,} parameters), sources "
         f"of ours are {size.source}. Recipe `cifar` with the rate falling as a cosine after a warm-up of "
@@ -497,9 +497,14 @@ def write_report(outcome: Outcome, setting: Setting, command: str) -> None:
         "",
         *table(
             ["target", "images", "labels", "of a class", "tested on", "steps", "sources"],
-            (target_facts(outcome, name) for name in TARGETS),
+            [target_facts(outcome, name) for name in TARGETS],
         ),
         "",
+    ]
+
+
+def describe_results(outcome: Outcome, setting: Setting) -> list[str]:
+    lines = [
         "| source | its own test accuracy |",
         "|---|---|",
         *(f"| {name} | {result['test']['accuracy']:.2f} |" for name, result in outcome.sources.items()),
@@ -524,11 +529,7 @@ def write_report(outcome: Outcome, setting: Setting, command: str) -> None:
     ]
     for name, target in TARGETS.items():
         lines += ["", f"### {target.title}: each source alone", "", *table_of_sources(outcome, name)]
-    file = RESULTS / f"related_tasks_{setting.size}.md"
-    file.write_text("\n".join(lines) + "\n")
-    file.with_suffix(".csv").write_text(to_csv(outcome))
-    draw(outcome, file.with_suffix(".png"))
-    print("\n".join(lines))
+    return lines
 
 
 def target_facts(outcome: Outcome, name: str) -> list[str]:
@@ -539,21 +540,18 @@ def target_facts(outcome: Outcome, name: str) -> list[str]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, required=True, help="folder of the images")
-    parser.add_argument("--weights", type=Path, required=True, help="folder of the given weights")
+    parser = make_parser(__doc__, "data", "weights")
     parser.add_argument("--size", default="small", choices=SIZES, help="large: larger networks, 10 times as long")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--precision", default="bf16", choices=("fp32", "bf16", "fp16"))
     parser.add_argument("--jobs", type=int, default=2, help="trainings at once")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--out", type=Path, default=Path("runs/related_tasks"))
-    args = parser.parse_args()
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    args = parse(parser)
 
     setting = Setting(args.data, args.weights, args.out, args.size, args.precision, args.device)
     seeds = range(args.seeds)
-    with ProcessPoolExecutor(args.jobs, mp_context=get_context("spawn")) as pool:
+    with process_pool(args.jobs) as pool:
 
         def at_once(function: Callable[..., Any], calls: Sequence[tuple[Any, ...]]) -> list[Any]:
             return list(pool.map(function, *zip(*calls, strict=True), [setting] * len(calls)))
@@ -564,14 +562,12 @@ def main() -> None:
         runs = [
             Run(target, method, seed)
             for target, seed in targets
-            for method in (*METHODS, *further(target, seed, setting))
+            for method in (*METHODS, *further_methods(target, seed, setting))
         ]
         students = dict(zip(runs, at_once(train_student, [(run,) for run in runs]), strict=True))
-    command = (
-        f"python experiments/related_tasks.py --data DATA --weights WEIGHTS --size {args.size} --seeds {args.seeds} "
-        f"--precision {args.precision} --jobs {args.jobs} --device {args.device}"
-    )
-    write_report(Outcome(seeds, sources, similarities, students), setting, command)
+    options = options_text(args, "size", "seeds", "precision", "jobs", "device")
+    command = f"python experiments/related_tasks.py --data DATA --weights WEIGHTS {options}"
+    report(Outcome(seeds, sources, similarities, students), setting, command)
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ Importing this package registers our networks with timm (`timm.create_model("nas
 from __future__ import annotations
 
 from .cifar_resnet import CifarResNet, CifarResNetSpace, cifar_resnet_s0
+from .contract import ClassifierMixin
 from .cost import Cost, count_cost
 from .importers import import_table
 from .input_spec import ImageSpec, InputSpec, TokenSpec, input_spec_from_json
@@ -25,6 +26,7 @@ __all__ = [
     "ArchitectureError",
     "CifarResNet",
     "CifarResNetSpace",
+    "ClassifierMixin",
     "Cost",
     "ImageSpec",
     "InputSpec",

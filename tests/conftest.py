@@ -9,7 +9,8 @@ import pytest
 import torch
 from hypothesis import settings
 
-pytest.register_assert_rewrite("diswot_search.testing.contracts")  # so that a failed contract shows its values
+# Like test files, the helpers show the values of an assertion that fails.
+pytest.register_assert_rewrite("tests.data.helpers", "tests.readings.helpers")
 
 settings.register_profile("suite", deadline=None)  # a slow or a busy machine must not fail a test
 settings.load_profile("suite")
@@ -19,7 +20,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
-    """The folder of benchmark tables and image sets; tests that need it skip where it is absent."""
+    """The folder of benchmark tables and image sets; a test that needs it is skipped if there is none."""
     folder = Path(os.environ.get("DISWOT_SHARED_DATA", ROOT.parent / "shared" / "data"))
     if not folder.is_dir():
         pytest.skip(f"benchmark data not found at {folder}; set DISWOT_SHARED_DATA to its folder")

@@ -14,7 +14,7 @@ from search_spaces.tables import AccuracyTable, read_table
 
 from ..checks import check_whole
 from ..data.probe import Probe
-from ..networks.network import Teacher
+from ..networks.network import Network
 from ..proxies.aggregate import RankAggregate, elementary_proxies
 from ..proxies.proxy import Proxy, ProxyFunction
 from ..proxies.registry import get_proxy, match_proxies
@@ -152,10 +152,10 @@ def create_conditions(
     space: SearchSpace,
     probe: Probe,
     *,
-    teacher: Teacher | None = None,
+    teacher: Network | None = None,
     controls: bool = False,
-    other: Teacher | None = None,
-    depth: Teacher | None = None,
+    other: Network | None = None,
+    depth: Network | None = None,
 ) -> list[Condition]:
     """The conditions of a comparison: the teacher, followed by the controls derived from it.
 

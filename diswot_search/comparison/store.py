@@ -168,7 +168,7 @@ class ScoreStore(RunFolder):
         """Store what the seconds of a series include, unless that is stored already."""
         self._store.execute(
             "UPDATE series SET passes = ?, passes_checksum = ? WHERE id = ? AND passes IS NULL",
-            (passes, row_checksum(series, passes), series),
+            (passes, row_checksum((series, passes)), series),
         )
 
     def _ids(self, table: Table, texts: Iterable[str]) -> list[int]:

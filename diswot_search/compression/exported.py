@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from ..checks import check_whole
 from ..data.image_sets import ImageSet
-from ..networks.preprocessing import NormalisedLogits
+from ..networks.preprocessing import Preprocessed, Preprocessor
 from ..networks.saved import ModelCard
 from ..runtime.run_folder import write_atomically
 from ..runtime.seeding import isolated_random_state
@@ -119,7 +119,7 @@ class Exported:
 def prepared_network(network: nn.Module, card: ModelCard, normalise: bool) -> nn.Module:
     """Copy a network for its export: on the CPU, in evaluation mode."""
     network = copy.deepcopy(network).cpu().eval().requires_grad_(False)
-    return NormalisedLogits(network, card.mean, card.std).eval() if normalise else network
+    return Preprocessed(network, Preprocessor(card.mean, card.std)).eval() if normalise else network
 
 
 def example_batch(card: ModelCard, batch_size: int | None) -> Tensor:
@@ -207,7 +207,7 @@ class _Runner:
         """The images as the network takes them."""
         if self.normalised:
             return images
-        return (images - torch.tensor(self.mean).view(-1, 1, 1)) / torch.tensor(self.std).view(-1, 1, 1)
+        return Preprocessor(self.mean, self.std)(images)
 
     def __call__(self, images: Tensor, batch_size: int = 64) -> Tensor:
         """Logits of any number of images, computed in batches."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +14,8 @@ import torch
 from torch import Tensor
 
 from ..checks import check_whole, listed
+from ..options.base import from_options
+from ..options.data import CreateProbeOptions, CreateProbesOptions
 from .data_set import (
     DataSet,
     Statistics,
@@ -100,56 +101,9 @@ class Probe:
         }
 
 
-def create_probe(
-    name: str = "digits",
-    *,
-    root: str | os.PathLike[str] | None = None,
-    split: str = "train",
-    download: bool = False,
-    batch_size: int = 64,
-    image_size: int | None = None,
-    balanced: bool = True,
-    seed: int = 0,
-    num_classes: int | None = None,
-    mean: float | Sequence[float] | None = None,
-    std: float | Sequence[float] | None = None,
-) -> Probe:
-    """Draw a probe from a data set. Global random state is neither used nor changed.
-
-    Names:
-        `digits`: scikit-learn's 1,797 handwritten digits as RGB images. They are part of the installation and have
-            one split, `train`.
-        `PATH.npz`: an archive with the members `train_images` and `train_labels` (or `test_...`, depending on
-            `split`). Images are uint8, N x H x W or N x H x W x C with 1 or 3 channels. A relative path starts at
-            `root`.
-        `noise`: standard normal pixels; needs `num_classes`.
-        `torch/NAME`: a data set of torchvision, by timm's name (`torch/cifar100`) or by its class name in lower
-            case (`torch/svhn`).
-        `folder` or `folder/PATH`: a folder or tar file of images with one sub-folder per class; folders for splits
-            may stand above these.
-        `hfds/NAME`, `hfids/NAME`, `tfds/NAME`, `wds/NAME`: a data set as timm reads it.
-
-    If a data set cannot give labels without decoding images, the probe is drawn from at most `UNLABELLED_LIMIT`
-    samples: the first ones of a stream, or evenly spaced ones of a data set with random access.
-
-    Args:
-        name: Name of the data set.
-        root: Folder of the data set, if it has one.
-        split: Split to draw from.
-        download: Let torchvision (or timm's reader) download missing files.
-        batch_size: Number of images to draw, at least 2.
-        image_size: Side in pixels of the square that each image is centre-cropped and resized (bicubic) to. By
-            default images keep their size; digits and noise are 32 x 32.
-        balanced: Draw the same number of images from every class, to within one. A batch smaller than the number of
-            classes gets one image from each of `batch_size` classes. Otherwise images are drawn uniformly.
-        seed: Seed that chooses the images and their order.
-        num_classes: Number of classes, if the data set has more than its labels show.
-        mean: Mean of each channel on a scale from 0 to 1; needs `std` as well. The default depends on the name:
-            known values for CIFAR-10, CIFAR-100, MNIST, Fashion-MNIST and digits; ImageNet's values for data that
-            timm or torchvision reads; otherwise the values of the drawn images.
-            `Probe.origin["statistics"]` records which.
-        std: Standard deviation of each channel on the same scale.
-
+@from_options(CreateProbeOptions)
+def create_probe(options: CreateProbeOptions) -> Probe:
+    """
     Returns:
         A probe with images of shape (batch_size, 3, H, W).
 
@@ -163,43 +117,12 @@ def create_probe(
         >>> tuple(probe.images.shape), probe.num_classes
         ((20, 3, 32, 32), 10)
     """
-    return create_probes(
-        name,
-        1,
-        root=root,
-        split=split,
-        download=download,
-        batch_size=batch_size,
-        image_size=image_size,
-        balanced=balanced,
-        seed=seed,
-        num_classes=num_classes,
-        mean=mean,
-        std=std,
-    )[0]
+    return _create_probes(options, 1)[0]
 
 
-def create_probes(
-    name: str = "digits",
-    count: int = 1,
-    *,
-    root: str | os.PathLike[str] | None = None,
-    split: str = "train",
-    download: bool = False,
-    batch_size: int = 64,
-    image_size: int | None = None,
-    balanced: bool = True,
-    seed: int = 0,
-    num_classes: int | None = None,
-    mean: float | Sequence[float] | None = None,
-    std: float | Sequence[float] | None = None,
-) -> list[Probe]:
-    """Draw several probes with the seeds `seed`, `seed + 1`, ... while opening the data set only once.
-
-    Args:
-        name: Name of the data set. This and all other arguments have the same meaning as in `create_probe`.
-        count: Number of probes to draw, at least 1.
-
+@from_options(CreateProbesOptions)
+def create_probes(options: CreateProbesOptions) -> list[Probe]:
+    """
     Returns:
         `count` probes, in the order of their seeds.
 
@@ -210,23 +133,29 @@ def create_probes(
         >>> [probe.origin["seed"] for probe in create_probes("digits", 3, seed=5)]
         [5, 6, 7]
     """
-    for key, value, lowest in (("count", count, 1), ("batch_size", batch_size, 2), ("seed", seed, 0)):
+    return _create_probes(options, options.count)
+
+
+def _create_probes(options: CreateProbeOptions | CreateProbesOptions, count: int) -> list[Probe]:
+    batch_size, image_size, num_classes = options.batch_size, options.image_size, options.num_classes
+    for key, value, lowest in (("count", count, 1), ("batch_size", batch_size, 2), ("seed", options.seed, 0)):
         check_whole(key, value, least=lowest, error=DataError)
     for key, optional in (("image_size", image_size), ("num_classes", num_classes)):
         if optional is not None:
             check_whole(key, optional, least=1, error=DataError)
-    statistics = given_statistics(mean, std)
-    seeds = range(seed, seed + count)
+    name, balanced = options.name, options.balanced
+    statistics = given_statistics(options.mean, options.std)
+    seeds = range(options.seed, options.seed + count)
     if name == "noise":
         return [_noise_probe(batch_size, image_size, balanced, s, num_classes, statistics) for s in seeds]
 
-    data = open_data_set(name, None if root is None else Path(root), split, download)
+    data = open_data_set(name, None if options.root is None else Path(options.root), options.split, options.download)
     if batch_size > len(data.labels):
         raise DataError(f"batch_size is {batch_size}, but {data.title} has only {len(data.labels)} images.")
     classes = data.num_classes if num_classes is None else num_classes
     check_labels(data.labels.min(), data.labels.max(), classes, data.title)
     size = 32 if name == "digits" and image_size is None else image_size
-    drawing = {"split": split, "batch_size": batch_size, "balanced": balanced, "image_size": size}
+    drawing = {"split": options.split, "batch_size": batch_size, "balanced": balanced, "image_size": size}
     statistics = statistics or data.statistics
     return [_draw_probe(data, name or "folder", classes, statistics, drawing | {"seed": s}) for s in seeds]
 

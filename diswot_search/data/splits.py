@@ -17,6 +17,8 @@ import torch
 from torch import Tensor
 
 from ..checks import check_whole, listed
+from ..options.base import from_options
+from ..options.data import ArraySplitsOptions, CreateSplitsOptions, DivisionOptions
 from ..runtime.run_folder import differences
 from ..runtime.seeding import stable_seed
 from . import with_timm
@@ -57,10 +59,6 @@ def check_division(who: str, trained_on: Mapping[str, Any], splits: Splits, how:
             f"{who} is {how} {splits.name} divided otherwise, so that it may know images to validate or test on: "
             f"{'; '.join(lines)}. Divide the data alike for both."
         )
-
-
-RESIDENT_LIMIT = 2**31
-"""Largest size in bytes of the images of a data set that are held in memory; larger ones are streamed."""
 
 
 _READ_AT_ONCE = 64
@@ -105,40 +103,10 @@ class Splits:
     labelled: Tensor | None = field(default=None, repr=False)
     numbering: Numbering | None = field(default=None, repr=False)
 
-    @classmethod
-    def from_arrays(
-        cls,
-        train: tuple[Any, Any],
-        val: tuple[Any, Any] | None = None,
-        test: tuple[Any, Any] | None = None,
-        *,
-        name: str = "arrays",
-        image_size: int | None = None,
-        val_share: float = 0.1,
-        test_share: float = 0.2,
-        train_limit: int | None = None,
-        seed: int = 0,
-        num_classes: int | None = None,
-        mean: float | Sequence[float] | None = None,
-        std: float | Sequence[float] | None = None,
-        mirrored: bool = True,
-        workers: int = 0,
-        labels: Labels = None,
-        labels_per_class: int | None = None,
-        label_seed: int | None = None,
-    ) -> Splits:
-        """Make splits from arrays or tensors of images and labels.
-
-        Args:
-            train: Pair of images and labels. Images are uint8: arrays (N, H, W) or (N, H, W, 1 or 3), or tensors
-                (N, H, W) or (N, 1 or 3, H, W). Labels are (N,) integers.
-            val: Validation images and labels, in the same form; by default split off `train`.
-            test: Test images and labels, in the same form; by default split off `train`.
-            name: Name of the data set in records.
-            mirrored: Whether an image keeps its meaning when left and right are exchanged.
-            image_size: Side in pixels of the square that images are resized to. This and all further arguments have
-                the same meaning as in `create_splits`.
-
+    @staticmethod
+    @from_options(ArraySplitsOptions)
+    def from_arrays(options: ArraySplitsOptions) -> Splits:
+        """
         Raises:
             DataError: An array has the wrong shape or dtype, or one of the errors of `create_splits` occurs.
 
@@ -148,22 +116,12 @@ class Splits:
             >>> len(splits.train), len(splits.val), len(splits.test)
             (42, 6, 12)
         """
-        request = SplitRequest(
-            name,
-            image_size,
-            val_share,
-            test_share,
-            train_limit,
-            seed,
-            num_classes,
-            given_statistics(mean, std),
-            label_request(labels, labels_per_class),
-            label_seed,
-        )
-        val_data = None if val is None else _arrays(val, f"split 'val' of {name!r}")
-        test_data = None if test is None else _arrays(test, f"split 'test' of {name!r}")
-        train_data = _arrays(train, f"split 'train' of {name!r}")
-        return _make_splits(train_data, val_data, test_data, request, {}, mirrored, math.inf, workers)
+        name = options.name
+        request = _request(options, name, options.image_size)
+        val = None if options.val is None else _arrays(options.val, f"split 'val' of {name!r}")
+        test = None if options.test is None else _arrays(options.test, f"split 'test' of {name!r}")
+        train = _arrays(options.train, f"split 'train' of {name!r}")
+        return _make_splits(train, val, test, request, {}, options.mirrored, math.inf, options.workers)
 
     def config(self) -> dict[str, Any]:
         """Everything that distinguishes these splits from others, as JSON values.
@@ -287,65 +245,11 @@ def _arrays(pair: tuple[Any, Any], title: str) -> DataSet:
     return data_set_of_arrays(np.asarray(images), labels, title, None)
 
 
-def create_splits(
-    name: str = "digits",
-    *,
-    root: str | os.PathLike[str] | None = None,
-    download: bool = False,
-    image_size: int | None = None,
-    train_split: str = "train",
-    val_split: str | None = None,
-    test_split: str | None = None,
-    val_share: float = 0.1,
-    test_share: float = 0.2,
-    train_limit: int | None = None,
-    seed: int = 0,
-    num_classes: int | None = None,
-    mean: float | Sequence[float] | None = None,
-    std: float | Sequence[float] | None = None,
-    resident_limit: int = RESIDENT_LIMIT,
-    workers: int | None = None,
-    labels: Labels = None,
-    labels_per_class: int | None = None,
-    label_seed: int | None = None,
-) -> Splits:
-    """Open a data set to train on, with validation and test images. Global random state is neither used nor changed.
-
-    Parts that the data set lacks are split off its training images, with the same share of each class: first the test
-    images, then the validation images from the rest. If the data set has only one other split, it is the test split.
-
-    Args:
-        name: One of the names that `create_probe` lists, except `noise`.
-        root: Folder of the data set, if it has one.
-        download: Let torchvision (or timm's reader) download missing files.
-        image_size: Side in pixels of the square that each image is centre-cropped and resized (bicubic) to. By
-            default images keep their size; digits are 32 x 32.
-        train_split: Split to train on.
-        val_split: Split to validate on; by default that of the data set, if it has one apart from the test split.
-        test_split: Split to test on; by default that of the data set.
-        val_share: Share of the training images to validate on, between 0 and 1, if there is no validation split.
-        test_share: Share of the training images to test on, between 0 and 1, if there is no test split.
-        train_limit: Number of images to train on, spread over the classes as evenly as their sizes allow.
-            Validation and test images stay the same, and a larger limit contains the images of a smaller one.
-        seed: Seed that chooses the images to split off or to omit.
-        num_classes: Number of classes, if the data set has more than its labels show.
-        mean: Mean of each channel on a scale from 0 to 1; needs `std` as well. The default depends on the name:
-            known values for CIFAR-10, CIFAR-100, MNIST, Fashion-MNIST and digits; ImageNet's values for data that
-            timm or torchvision reads; otherwise the values of the training images.
-            `Splits.source["statistics"]` records which.
-        std: Standard deviation of each channel on the same scale.
-        resident_limit: Largest size in bytes of the images of all parts that are held in memory; larger data sets
-            are streamed from disk.
-        workers: Number of processes that read streamed images, or augment images one at a time. By default one less
-            than the processor cores, but at least 1 and at most 8.
-        labels: The labelled subset of the training images; by default all of them. It may be a share such as "4%" of
-            each class, rounded, but at least one image; a total number of images, spread over the classes as evenly
-            as their sizes allow; indices; or a file of indices: .npy, or text with one index on each line, where #
-            begins a comment. Indices start at 0 and count the images of the training part on disk, before validation
-            images, test images or a `train_limit` are taken out.
-        labels_per_class: Number of labelled images of each class; give this or `labels`.
-        label_seed: Seed that chooses the labelled images; by default `seed`. A larger request contains the images of
-            a smaller one.
+@from_options(CreateSplitsOptions)
+def create_splits(options: CreateSplitsOptions) -> Splits:
+    """
+    Returns:
+        The splits.
 
     Raises:
         DataError: A name or split is unknown; a split is used twice; the data set is empty or cannot be read; labels
@@ -358,30 +262,39 @@ def create_splits(
         >>> len(splits.train), len(splits.labelled), len(splits.test)
         (200, 20, 359)
     """
-    request = SplitRequest(
-        name or "folder",
-        32 if name == "digits" and image_size is None else image_size,
-        val_share,
-        test_share,
-        train_limit,
-        seed,
-        num_classes,
-        labels=label_request(labels, labels_per_class),
-        statistics=given_statistics(mean, std),
-        label_seed=label_seed,
-    )
-    check_whole("resident_limit", resident_limit, least=0, error=DataError)
-    workers = _usual_workers() if workers is None else workers
+    name = options.name
+    size = 32 if name == "digits" and options.image_size is None else options.image_size
+    request = _request(options, name or "folder", size)
+    check_whole("resident_limit", options.resident_limit, least=0, error=DataError)
+    workers = _usual_workers() if options.workers is None else options.workers
     check_whole("workers", workers, least=0, error=DataError)
     if name == "noise":
         raise DataError("The data set 'noise' cannot be learnt; it is for probes only.")
-    folder = None if root is None else Path(root)
+    root = None if options.root is None else Path(options.root)
 
     def open_split(split: str) -> DataSet:
-        return open_data_set(name, folder, split, download, Whole(request.image_size, resident_limit))
+        return open_data_set(name, root, split, options.download, Whole(request.image_size, options.resident_limit))
 
-    splits, (train, val, test) = _open_parts(open_split, name, folder, (train_split, val_split, test_split))
-    return _make_splits(train, val, test, request, splits, _is_mirrored(name), resident_limit, workers)
+    requested = (options.train_split, options.val_split, options.test_split)
+    splits, (train, val, test) = _open_parts(open_split, name, root, requested)
+    mirrored = _is_mirrored(name)
+    return _make_splits(train, val, test, request, splits, mirrored, options.resident_limit, workers)
+
+
+def _request(options: DivisionOptions, name: str, image_size: int | None) -> SplitRequest:
+    """The requested division, checked as far as it can be without the data."""
+    return SplitRequest(
+        name,
+        image_size,
+        options.val_share,
+        options.test_share,
+        options.train_limit,
+        options.seed,
+        options.num_classes,
+        labels=label_request(options.labels, options.labels_per_class),
+        statistics=given_statistics(options.mean, options.std),
+        label_seed=options.label_seed,
+    )
 
 
 def _open_parts(

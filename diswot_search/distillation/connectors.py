@@ -111,35 +111,6 @@ def common_grid(setting: Setting, stage: int) -> tuple[int, int]:
     return min(first[0], second[0]), min(first[1], second[1])
 
 
-def match_grids(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
-    """Average two batches of maps to a common grid, that of the smaller height and the smaller width.
-
-    Tokens with an unknown grid lie in one column. They are thus compared with the rows of the other map.
-
-    Args:
-        first: Maps (B, C, H, W).
-        second: Maps (B, C', H', W').
-
-    Returns:
-        Maps (B, C, min(H, H'), min(W, W')) and (B, C', min(H, H'), min(W, W')).
-
-    Example:
-        >>> import torch
-        >>> first, second = match_grids(torch.zeros(2, 16, 8, 8), torch.zeros(2, 64, 4, 4))
-        >>> tuple(first.shape)
-        (2, 16, 4, 4)
-    """
-    grid = min(first.shape[2], second.shape[2]), min(first.shape[3], second.shape[3])
-    matched = [maps if maps.shape[2:] == grid else F.adaptive_avg_pool2d(maps, grid) for maps in (first, second)]
-    return matched[0], matched[1]
-
-
-def match_in_rows(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
-    """Match the grids of two batches of maps, and flatten positions: (B, C, P) and (B, C', P)."""
-    first, second = match_grids(first, second)
-    return first.flatten(2), second.flatten(2)
-
-
 def required(value: T | None) -> T:
     """Return features, or their width, unless they are missing.
 

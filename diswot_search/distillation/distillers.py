@@ -35,6 +35,7 @@ from torch import Tensor, nn
 
 from ..checks import check_number
 from ..functional import losses
+from ..functional.shapes import match_grids, match_in_rows
 from ..networks.features import Features
 from .base import Batch, Distiller, DistillerError, Setting, check_classes, register_distiller
 from .connectors import (
@@ -43,8 +44,6 @@ from .connectors import (
     check_stage,
     check_stages,
     conv_connector,
-    match_grids,
-    match_in_rows,
     patterned_stages,
     pooled_widths,
     required,

@@ -9,9 +9,8 @@ from scipy.special import hyp0f1
 from torch import Tensor
 from torch.nn import functional as F
 
-from . import losses, shapes, similarities
 from .shapes import check_logits, check_shapes, match_positions
-from .similarities import channel_gram, cosines_of_rows, row_normalise, sample_gram
+from .similarities import channel_gram, class_gram_of_maps, cosines_of_rows, exact, row_normalise, sample_gram
 
 # -- predictions --------------------------------------------------------------------------------
 
@@ -40,7 +39,7 @@ def kd_standardised_loss(student: Tensor, teacher: Tensor, temperature: float = 
     check_logits("kd_standardised", student, teacher)
     scale = math.sqrt(student.shape[1] - 1)
     first, second = (scale * _centred_units(logits) for logits in (student, teacher))
-    return losses.kd_loss(first, second, temperature)
+    return kd_loss(first, second, temperature)
 
 
 def dkd_loss(
@@ -156,7 +155,7 @@ def fitnet_loss(student: Tensor, teacher: Tensor) -> Tensor:
         >>> float(fitnet_loss(torch.zeros(2, 4, 8, 8), torch.ones(2, 4, 8, 8)))
         1.0
     """
-    shapes.check_shapes("fitnet", "features of one shape", student, teacher)
+    check_shapes("fitnet", "features of one shape", student, teacher)
     return F.mse_loss(student, teacher)
 
 
@@ -182,7 +181,7 @@ def vid_loss(student: Tensor, teacher: Tensor, raw_variance: Tensor, eps: float 
         >>> round(float(vid_loss(features, features + 1, raw_variance=torch.zeros(4))), 3)
         0.538
     """
-    shapes.check_shapes("vid", "features of one shape", student, teacher)
+    check_shapes("vid", "features of one shape", student, teacher)
     variance = _by_channel("vid", "variances", F.softplus(raw_variance) + eps, teacher)
     return 0.5 * ((student - teacher).square() / variance + variance.log()).mean()
 
@@ -209,7 +208,7 @@ def ofd_loss(student: Tensor, teacher: Tensor, margin: Tensor) -> Tensor:
         >>> float(ofd_loss(maps, 2 * maps, margin=torch.zeros(4)))
         256.0
     """
-    shapes.check_shapes("ofd", "features of one shape", student, teacher)
+    check_shapes("ofd", "features of one shape", student, teacher)
     target = teacher.maximum(_by_channel("ofd", "margins", margin, teacher))
     difference = student - target
     return torch.where(target > 0, difference, difference.relu()).square().flatten(1).sum(1).mean()
@@ -234,7 +233,7 @@ def ofd_margin(mean: Tensor, std: Tensor) -> Tensor:
 
     Source: Heo et al., "A Comprehensive Overhaul of Feature Distillation", ICCV 2019.
     """
-    centre, spread = similarities.exact(mean), similarities.exact(std)
+    centre, spread = exact(mean), exact(std)
     ratio = math.sqrt(2 / math.pi) / torch.special.erfcx(centre / spread / math.sqrt(2))
     margin = torch.where(spread > 0, centre - spread * ratio, centre).clamp_max(0)
     return margin.to(mean)
@@ -260,7 +259,7 @@ def reviewkd_loss(student: Tensor, teacher: Tensor) -> Tensor:
         >>> float(reviewkd_loss(maps, maps + 1))
         1.0
     """
-    shapes.check_shapes("reviewkd", "maps of one shape", student, teacher)
+    check_shapes("reviewkd", "maps of one shape", student, teacher)
     difference = student - teacher  # pooling is linear
     height, width = difference.shape[2:]
     levels = [difference]
@@ -301,7 +300,7 @@ def cc_embedded_loss(student: Tensor, teacher: Tensor) -> Tensor:
         >>> float(cc_embedded_loss(torch.zeros(3, 8), torch.ones(3, 8)))
         8.0
     """
-    shapes.check_shapes("cc", "embeddings of one width", student, teacher)
+    check_shapes("cc", "embeddings of one width", student, teacher)
     difference = (student - teacher).abs()
     return (difference[:-1] * difference[1:]).sum() / max(1, len(difference) - 1)
 
@@ -365,10 +364,10 @@ def semantic_loss(student: Tensor, student_weight: Tensor, teacher: Tensor, teac
         0.0
     """
     first, second = (
-        similarities.class_gram_of_maps(student, student_weight),
-        similarities.class_gram_of_maps(teacher, teacher_weight),
+        class_gram_of_maps(student, student_weight),
+        class_gram_of_maps(teacher, teacher_weight),
     )
-    shapes.check_shapes("the semantic term", "as many classes", first, second)
+    check_shapes("the semantic term", "as many classes", first, second)
     return _gram_distance(first, second)
 
 
@@ -392,14 +391,14 @@ def relation_loss(student: Tensor, teacher: Tensor) -> Tensor:
         >>> round(float(relation_loss(features, 3 * features)), 4)
         0.0
     """
-    first, second = similarities.sample_gram(student), similarities.sample_gram(teacher)
-    shapes.check_shapes("the relation term", "as many samples", first, second)
+    first, second = sample_gram(student), sample_gram(teacher)
+    check_shapes("the relation term", "as many samples", first, second)
     return _gram_distance(first, second)
 
 
 def _gram_distance(first: Tensor, second: Tensor) -> Tensor:
     # Each matrix is normalised as a single row: the gradient of `row_normalise` stays finite at zero.
-    return (similarities.row_normalise(first.flatten()) - similarities.row_normalise(second.flatten())).square().sum()
+    return (row_normalise(first.flatten()) - row_normalise(second.flatten())).square().sum()
 
 
 # -- distillation losses ------------------------------------------------------------------------

@@ -30,7 +30,7 @@ from ..comparison.plan import (
 from ..comparison.results import ProxyResult, ScoreTable, summarise
 from ..comparison.scoring import ScoreSeries, Scoring, SeriesScores
 from ..comparison.store import ScoreStore, StoredScore
-from ..networks.network import Teacher, TeacherBank
+from ..networks.network import Network, TeacherBank
 from ..options.base import changed, from_options
 from ..options.compare import CompareOptions
 from ..proxies.aggregate import RankAggregate, elementary_proxies
@@ -209,7 +209,7 @@ class ComparisonRun(Job[CompareOptions, Comparison]):
     def report(self, result: Comparison) -> Iterable[Any]:
         return (format_comparison(result.scores, result.results), f"run folder: {result.path}")
 
-    def _resolve_subjects(self) -> tuple[Teacher | None, Teacher | None]:
+    def _resolve_subjects(self) -> tuple[Network | None, Network | None]:
         """Set the space, the teacher and the probes; returns the teachers of the controls."""
         options = self.options
         draws = options.weight_draws

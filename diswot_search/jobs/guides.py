@@ -12,7 +12,8 @@ from pathlib import Path
 
 from ..data.splits import Splits, check_division
 from ..distillation.combination import Term
-from ..networks.network import Network, Teacher, TeacherBank
+from ..networks.network import Network, TeacherBank
+from ..networks.recipes import CardRecipe
 from ..options.base import changed, keywords
 from ..options.pipeline import PipelineOptions
 from ..options.shared import LabelOptions
@@ -24,7 +25,6 @@ from ..resolve.networks import network_for
 from ..resolve.runs import NEAR_ZERO_WEIGHT, StageResult
 from ..sources.frozen import source_teacher
 from ..sources.ranking import SourceRanking
-from ..sources.source import SourceModel
 from ..sources.transferability import source_weights
 from ..study.evaluator import uses_teacher
 from ..training.result import Training
@@ -52,7 +52,7 @@ class Guide:
         weights: Weight of each source by name; empty if none is near the data.
     """
 
-    of_search: Teacher | TeacherBank | None
+    of_search: Network | TeacherBank | None
     teacher: Network | None = None
     terms: tuple[Term, ...] = ()
     objective: SourceObjective | None = None
@@ -122,7 +122,7 @@ class TeacherGuides(Guides):
     def provisional(self) -> Guide:
         return Guide(self._with_random_weights(), self.teacher, self.terms)
 
-    def _with_random_weights(self) -> Teacher:
+    def _with_random_weights(self) -> Network:
         """The teacher's architecture with random weights."""
         teacher = self.teacher
         if not teacher.trained:
@@ -135,7 +135,7 @@ class TeacherGuides(Guides):
                 )
             return teacher
         card = teacher.card(self.splits.input_size, self.splits.mean, self.splits.std)
-        return Teacher(card.name, card.build, trained=False, settings={"timm": teacher.timm, "space": teacher.space})
+        return Network(card.name, CardRecipe(card), num_classes=card.num_classes)
 
     def find(self, announce: Announce) -> Guide:
         trained, teacher = None, self.teacher
@@ -258,7 +258,7 @@ class SourceGuides(Guides):
         bank = self._bank(ranking.sources, weights or ranking.weights(alike))
         return Guide(bank, objective=source_objective(self.options, ranking), ranking=ranking, weights=weights)
 
-    def _bank(self, sources: tuple[SourceModel, ...], weights: Mapping[str, float]) -> TeacherBank | None:
+    def _bank(self, sources: tuple[Network, ...], weights: Mapping[str, float]) -> TeacherBank | None:
         """The sources as candidates are compared with them; None if the proxy compares with nothing."""
         if not self.is_compared:
             return None

@@ -13,7 +13,7 @@ from search_spaces.space import Architecture
 
 from ..checks import check_options, check_whole
 from ..data.probe import Probe
-from ..networks.network import Teacher, TeacherBank
+from ..networks.network import Network, TeacherBank
 from ..networks.saved import DISTILLED
 from ..options.base import from_options, keywords
 from ..options.data import CreateSplitsOptions
@@ -165,7 +165,7 @@ class PipelineJob(Job[PipelineOptions, PipelineResult]):
             )
         return TrainingRun(replace(self.options, out=out), subjects)
 
-    def _search(self, teacher: Teacher | TeacherBank | None, out: Path | None) -> Search:
+    def _search(self, teacher: Network | TeacherBank | None, out: Path | None) -> Search:
         options = self.options
         seeds = weight_seeds(options.seed, options.weight_draws)
         probes = [self._probe(teacher)]
@@ -186,7 +186,7 @@ class PipelineJob(Job[PipelineOptions, PipelineResult]):
         study = Study.load(folder, space=self.space) if Study.has_begun(folder) else None
         return study if study is not None and study.status == COMPLETE and not study.missing_files() else None
 
-    def _probe(self, teacher: Teacher | TeacherBank | None) -> Probe:
+    def _probe(self, teacher: Network | TeacherBank | None) -> Probe:
         """Labelled images, normalised for the teacher, the same number of each class.
 
         Several teachers convert images that are normalised as the data is.

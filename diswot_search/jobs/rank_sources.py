@@ -22,6 +22,7 @@ from torch import Tensor
 from ..checks import check_whole
 from ..data.image_sets import ResidentSet
 from ..data.splits import Splits, create_splits
+from ..networks.network import Network
 from ..options.base import from_options
 from ..options.sources import RankSourcesOptions
 from ..reports.progress import ProgressBar
@@ -37,7 +38,6 @@ from ..sources.evidence import Evidence, TransferabilityError
 from ..sources.folder import RankingFolder, ranking_files
 from ..sources.frozen import FrozenSource, check_images, load_source
 from ..sources.ranking import Measured, RankingError, SourceRanking
-from ..sources.source import SourceModel
 from ..sources.transferability import Measure, balanced_draws, get_measure, list_measures
 from ..study.loop import SerialLoop
 from .job import Job
@@ -157,7 +157,7 @@ class RankingRun(Job[RankSourcesOptions, SourceRanking]):
     def _measure_all(self, folder: RankingFolder, interruption: Interruption) -> None:
         stored = folder.found
 
-        def store(source: SourceModel, result: tuple[dict[str, Measured], float]) -> dict[str, Measured]:
+        def store(source: Network, result: tuple[dict[str, Measured], float]) -> dict[str, Measured]:
             folder.add(source.name, *result)
             return result[0]
 
@@ -171,7 +171,7 @@ class RankingRun(Job[RankSourcesOptions, SourceRanking]):
                 describe=lambda source: f"in the source {source.name!r}",
             ).run(self.sources)
 
-    def _timed(self, source: SourceModel) -> tuple[dict[str, Measured], float]:
+    def _timed(self, source: Network) -> tuple[dict[str, Measured], float]:
         """The values of all measures, and the seconds that they took."""
         started = time.perf_counter()
         return self._measure(source), time.perf_counter() - started
@@ -193,7 +193,7 @@ class RankingRun(Job[RankSourcesOptions, SourceRanking]):
             raise RankingError(f"The reference {self.reference.name} cannot be compared with. {error}") from error
         return features
 
-    def _measure(self, source: SourceModel) -> dict[str, Measured]:
+    def _measure(self, source: Network) -> dict[str, Measured]:
         """The values of all measures for a source, or the reasons why there are none."""
         reference = self._reference_features
         network = self._take(source)
@@ -233,7 +233,7 @@ class RankingRun(Job[RankSourcesOptions, SourceRanking]):
         probabilities = torch.cat(logits).double().softmax(1).numpy() if logits else None
         return torch.cat(features).numpy(), probabilities
 
-    def _load(self, source: SourceModel) -> FrozenSource:
+    def _load(self, source: Network) -> FrozenSource:
         """The source on the device, if need be again."""
         if self._loaded is None or self._loaded.source is not source:
             try:
@@ -243,7 +243,7 @@ class RankingRun(Job[RankSourcesOptions, SourceRanking]):
                 raise
         return self._loaded
 
-    def _take(self, source: SourceModel) -> FrozenSource:
+    def _take(self, source: Network) -> FrozenSource:
         """The source on the device, which nothing else holds, so that it goes with its last use."""
         network = self._load(source)
         self._loaded = None
@@ -259,7 +259,7 @@ class RankingRun(Job[RankSourcesOptions, SourceRanking]):
         }
         return _ranking_of(folder, self._chosen, lambda: self.splits, timing)
 
-    def _chosen(self, names: Collection[str]) -> tuple[SourceModel, ...]:
+    def _chosen(self, names: Collection[str]) -> tuple[Network, ...]:
         return tuple(source for source in self.sources if source.name in names)
 
 
@@ -286,7 +286,7 @@ def load_ranking(path: str | os.PathLike[str], *, unfinished: bool = False) -> S
 
 def _ranking_of(
     folder: RankingFolder,
-    make: Callable[[Collection[str]], tuple[SourceModel, ...]],
+    make: Callable[[Collection[str]], tuple[Network, ...]],
     make_target: Callable[[], Splits],
     timing: Mapping[str, Any] | None = None,
 ) -> SourceRanking:
@@ -309,12 +309,12 @@ def _ranking_of(
     return ranking
 
 
-def _make_again(folder: RankingFolder, names: Collection[str]) -> tuple[SourceModel, ...]:
+def _make_again(folder: RankingFolder, names: Collection[str]) -> tuple[Network, ...]:
     """Sources as they were given, seen to be the same."""
     return tuple(_make_source(folder, name) for name in folder.given if name in names)
 
 
-def _make_source(folder: RankingFolder, name: str) -> SourceModel:
+def _make_source(folder: RankingFolder, name: str) -> Network:
     given = folder.given[name]
     if given is None:
         raise RankingError(
@@ -401,7 +401,7 @@ def _resident(splits: Splits, places: Tensor) -> ResidentSet:
     return ResidentSet(images, splits.train.labels[places], splits.train.title)
 
 
-def _facts_of(source: SourceModel) -> dict[str, Any]:
+def _facts_of(source: Network) -> dict[str, Any]:
     """What a table says of a source beside its measures."""
     return {
         "trained": bool(source.trained),

@@ -225,14 +225,18 @@ class Search:
                 describe=lambda proposal: f"in {proposal[1]}",
             )
             while count < self.evaluations and (asked := self.algorithm.ask()):
-                records = loop.run(enumerate(asked[: self.evaluations - count], start=count))
-                count += len(records)
-                if self.pool is None:
-                    self.algorithm.tell(records)
-                else:
-                    self.algorithm.tell(records, scored=self.pool)
+                # No name for the records, so that those of one generation go before the next one begins.
+                count += self._tell(loop.run(enumerate(asked[: self.evaluations - count], start=count)))
                 if self.algorithm_name != "exhaustive":
                     self._check_not_all_fail(count)
+
+    def _tell(self, records: list[Record]) -> int:
+        """Tell the algorithm the records of its proposals, and return their number."""
+        if self.pool is None:
+            self.algorithm.tell(records)
+        else:
+            self.algorithm.tell(records, scored=self.pool)
+        return len(records)
 
     def _check_not_all_fail(self, evaluated: int) -> None:
         """Give up where the first evaluations failed for one reason: then the input is wrong, not the candidates.

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from search_spaces.space import SearchSpace
 
 from ..checks import check_options, check_whole
 from ..data.probe import Probe, create_probes
 from ..data.splits import Splits
-from ..networks.network import Teacher, TeacherBank
+from ..networks.network import Network, TeacherBank
 from ..options.base import Options, changed, keywords
+from ..options.compare import CompareOptions
 from ..options.data import CreateProbeOptions
 from ..options.search import SearchOptions
 from ..resolve.data import as_splits
@@ -24,6 +25,9 @@ from .rank_sources import load_ranking
 PROBE_IMAGES = 64
 """Number of images in a probe unless an option says otherwise."""
 
+ScoringOptions = SearchOptions | CompareOptions
+"""Options of a job that scores architectures."""
+
 _RANKING_OPTIONS = ("weighting", "measure", "power", "labels", "labels_per_class", "data_options")
 
 
@@ -32,7 +36,7 @@ class Subjects:
     """The resolved subjects: the space, the teacher if there is one, and the probes."""
 
     space: SearchSpace
-    teacher: Teacher | TeacherBank | None
+    teacher: Network | TeacherBank | None
     probes: list[Probe]
 
 
@@ -52,7 +56,7 @@ def search_subjects(options: SearchOptions) -> Subjects:
     return Subjects(space, named_teacher(options, space, probes[0]), probes)
 
 
-def named_probes(options: Any, probe: Any, count: int) -> list[Probe]:
+def named_probes(options: ScoringOptions, probe: Probe | Sequence[Probe] | str | None, count: int) -> list[Probe]:
     """The probes: those that are given, or `count` of the data set that is named.
 
     Args:
@@ -69,21 +73,23 @@ def named_probes(options: Any, probe: Any, count: int) -> list[Probe]:
     return create_probes("digits" if probe is None else probe, count, **probe_options)
 
 
-def named_space(options: Any, probe: Probe) -> SearchSpace:
+def named_space(options: ScoringOptions, probe: Probe) -> SearchSpace:
     """The space; one that is named is made for the classes and images of the probe unless its options say otherwise."""
     if not isinstance(options.space, str):
         _refuse_with("The space is given as it is", options, "space_options")
     return as_space(options.space, probe, **(options.space_options or {}))
 
 
-def named_teacher(options: Any, space: SearchSpace, probe: Probe) -> Teacher | TeacherBank | None:
+def named_teacher(options: ScoringOptions, space: SearchSpace, probe: Probe) -> Network | TeacherBank | None:
     """The teacher; one that is named is made for the classes and images of the probe unless its options say so."""
     teacher = options.teacher
     names = [name for name in ("teacher_checkpoint", "teacher_options") if getattr(options, name)]
     if teacher is None and names:
         raise ValueError(f"There is no teacher; {', '.join(names)} cannot be set without one.")
-    if isinstance(teacher, Teacher | TeacherBank) and names:
-        raise ValueError(f"The teacher is given as it is; {', '.join(names)} cannot be set.")
+    if isinstance(teacher, Network | TeacherBank):
+        if names:
+            raise ValueError(f"The teacher is given as it is; {', '.join(names)} cannot be set.")
+        return teacher
     teacher_options = dict(options.teacher_options or {})
     if options.teacher_checkpoint:
         teacher_options = {"checkpoint": options.teacher_checkpoint, **teacher_options}

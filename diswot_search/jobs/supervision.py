@@ -20,13 +20,13 @@ from search_spaces.registry import unknown_name_message
 
 from ..data.splits import Splits, check_division, same_data
 from ..networks.features import Shapes
+from ..networks.network import Network
 from ..options.training import SourceOptions
 from ..resolve.sources import SourceLike, as_sources
 from ..runtime.run_folder import RunFolderError
 from ..runtime.typed_json import decode_stored, encode_fields
 from ..sources.frozen import load_source
 from ..sources.ranking import SourceRanking
-from ..sources.source import SourceModel
 from ..sources.transferability import WEIGHTINGS, get_measure, source_weights
 from ..training.folder import TrainingFolder
 from ..training.recipe import Recipe
@@ -77,7 +77,7 @@ class UnlabelledObjective(ABC):
     name: ClassVar[str]
     ratio: int = 1
     shared: bool = False
-    sources: tuple[SourceModel, ...] = ()
+    sources: tuple[Network, ...] = ()
     weights: Mapping[str, float] = {}
 
     @abstractmethod
@@ -317,7 +317,7 @@ class SourceObjective(UnlabelledObjective):
         similarities = {source.name: self._similarity(source) for source in self.sources}
         self.weights = source_weights(similarities, self.weighting, self.power)
 
-    def _similarity(self, source: SourceModel) -> float:
+    def _similarity(self, source: Network) -> float:
         """The similarity of a source that can teach; NaN, which gives no weight, for others."""
         value = self._similarities[source.name].similarity
         return math.nan if value is None or not source.trained or not source.classifier else value
@@ -342,9 +342,7 @@ class SourceObjective(UnlabelledObjective):
             return self.ranking.path / PREDICTIONS
         return None if out is None else out / PREDICTIONS
 
-    def _weighted_source(
-        self, source: SourceModel, splits: Splits, recipe: Recipe, device: torch.device
-    ) -> WeightedSource:
+    def _weighted_source(self, source: Network, splits: Splits, recipe: Recipe, device: torch.device) -> WeightedSource:
         if not source.classifier:
             raise UnlabelledError(
                 f"The source {source.name!r} has no classifier, so that it predicts nothing that a student could "
@@ -356,7 +354,7 @@ class SourceObjective(UnlabelledObjective):
 
         load()  # rejects a source that does not take these images; it is loaded again when it is needed
         identity = json.dumps([source.config(), list(splits.mean), list(splits.std)], sort_keys=True)
-        return WeightedSource(source.name, source.num_classes, self.weights[source.name], load, identity)
+        return WeightedSource(source.name, source.num_classes or 0, self.weights[source.name], load, identity)
 
     @property
     def is_active(self) -> bool:

@@ -20,7 +20,7 @@ from ..checks import check_whole
 from ..data.splits import Splits, check_division
 from ..distillation.combination import Term
 from ..networks.network import Network
-from ..networks.preprocessing import Normalised
+from ..networks.preprocessing import Preprocessor
 from ..networks.saved import CONFIG, FOLDER, load_student, save_student
 from ..options.training import TrainingOptions
 from ..reports.progress import TrainingCurves, TrainingProgress
@@ -212,10 +212,10 @@ class TrainingRun:
             task.compile()
         return task, ema
 
-    def _normalised(self, network: Network) -> Normalised:
+    def _normalised(self, network: Network) -> Preprocessor:
         """The normalisation of its weights' training; for new weights, the statistics of the data."""
         mean, std = network.mean or self.splits.mean, network.std or self.splits.std
-        return Normalised(mean, std, self.recipe.channels_last).to(self.accelerator.device)
+        return Preprocessor(mean, std, channels_last=self.recipe.channels_last).to(self.accelerator.device)
 
     def _built(self, network: Network) -> nn.Module:
         """Build a network on the device."""

@@ -1,10 +1,10 @@
-"""Stages, tokens and head of a network, found once."""
+"""Anatomy: where a network's stages, last feature map, classifier and blocks are, found by one run."""
 
 from __future__ import annotations
 
 import itertools
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -13,98 +13,31 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from .blocks import ACTIVATIONS, find_blocks
-from .contract import ReadingError, classifier_layers, first_given, has_timm_contract, is_linear
-
-_CHANNELS_FIRST = (nn.modules.conv._ConvNd, nn.modules.batchnorm._BatchNorm)
-
-
-# -- layouts ------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Layout:
-    """How a feature map lies in a tensor of a network.
-
-    Attributes:
-        channels: The axis of the channels.
-        skipped: Class tokens and their like, which come before the others.
-        grid: Height and width of the grid that tokens lie on; None where both are axes.
-    """
-
-    channels: int = 1
-    skipped: int = 0
-    grid: tuple[int, int] | None = None
-
-    def to_map(self, raw: Tensor) -> Tensor:
-        """The tensor as (B, C, H, W) in single precision."""
-        raw = raw.float().movedim(self.channels, 1)
-        if self.grid is not None:
-            return raw[:, :, self.skipped :].unflatten(2, self.grid)
-        return raw[:, :, None, None] if raw.ndim == 2 else raw
-
-
-def _map_layout(raw: Tensor, layers: list[nn.Module], image: torch.Size, model: Any) -> Layout | None:
-    """Of (B, C, H, W) or (B, H, W, C): the axes that are as the image is high and wide tell; None where nothing does.
-
-    Args:
-        raw: The tensor.
-        layers: Those that gave a tensor of this shape while it was made.
-        image: Height and width.
-        model: The network.
-    """
-    first = any(isinstance(layer, _CHANNELS_FIRST) for layer in layers)
-    last = any(isinstance(layer, nn.Linear) for layer in layers)
-    fitting = [axis for axis, grid in ((1, raw.shape[2:]), (3, raw.shape[1:3])) if _fits(grid, image)]
-    if len(fitting) == 1:
-        return Layout(fitting[0])
-    if first != last and (fitting or first):
-        return Layout(1 if first else 3)
-    if not fitting:
-        return None
-    return Layout(3 if str(getattr(model, "output_fmt", "")).upper().endswith("NHWC") else 1)
-
-
-def _token_layout(raw: Tensor, layers: list[nn.Module], image: torch.Size, model: Any) -> Layout:
-    """Of (B, tokens, C), or (B, C, tokens) where only layers that work so gave it; a column where no grid fits."""
-    first = any(isinstance(layer, _CHANNELS_FIRST) for layer in layers)
-    last = any(isinstance(layer, nn.Linear) for layer in layers) or raw.shape[2] == getattr(model, "num_features", None)
-    axis = 1 if first and not last else 2
-    tokens = raw.shape[3 - axis]
-    declared = getattr(model, "num_prefix_tokens", 0)
-    declared = declared if isinstance(declared, int) else 0
-    # Not every network says how many class tokens it has, and those that do need not have them at every stage.
-    for skipped in (declared if declared > 1 else 0, 0, declared, 1, 2):
-        if 0 <= skipped < tokens and (grid := _grid(tokens - skipped, image)):
-            return Layout(axis, skipped, grid)
-    return Layout(axis, 0, (tokens, 1))
-
-
-def _grid(count: int, image: torch.Size) -> tuple[int, int] | None:
-    """The grid of this many positions that is as high and wide as the image; None where there is none."""
-    grids = [(height, count // height) for height in range(1, count + 1) if count % height == 0]
-    closest = min(grids, key=lambda grid: abs(grid[0] * image[1] - grid[1] * image[0]))
-    return closest if _fits(closest, image) else None
-
-
-def _fits(grid: Sequence[int], image: torch.Size) -> bool:
-    """Whether a grid is as high and wide as the image, up to the rounding of one position."""
-    return abs(grid[0] * image[1] - grid[1] * image[0]) < max(image)
-
+from .blocks import ACTIVATIONS, find_stage_blocks
+from .contract import (
+    ReadingError,
+    classifier_layers,
+    describe,
+    first_given,
+    has_timm_contract,
+    is_linear,
+    pick_scores,
+)
+from .layouts import Layout, as_size, declared_layout, find_layout, first_map, stage_places
 
 # -- one run ------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class HookPoint:
-    """Where a tensor is to be had in a run.
+    """The place of a tensor in a run.
 
     Attributes:
-        module: The module that gives or gets it.
-        call: At which of the module's calls, from 0.
+        module: The module whose input or output it is.
+        call: The number of the call of the module, from 0.
         shared: Whether the module is called more than once.
-        of_input: Whether the module gets it.
-        changed: Whether something that works in place changes it later.
+        of_input: Whether it is the module's input.
+        changed: Whether an operation in place changes it later.
     """
 
     module: nn.Module
@@ -116,7 +49,7 @@ class HookPoint:
 
 @dataclass(eq=False)
 class _Call:
-    """One call of a module. Versions tell whether a tensor was changed in place since."""
+    """One call of a module. Versions tell whether a tensor is changed in place later."""
 
     module: nn.Module
     number: int
@@ -134,7 +67,7 @@ class _Call:
 
 @dataclass(eq=False)
 class _Activation:
-    """One call of an activation function, by a module or by itself."""
+    """One call of an activation function, by a module or as a function."""
 
     at: int
     inputs: Tensor
@@ -146,8 +79,9 @@ class _Activation:
 class _Trace(TorchFunctionMode):
     """The calls of all modules, in the order in which they end, and of activation functions."""
 
-    def __init__(self, blocks: set[nn.Module]) -> None:
+    def __init__(self, blocks: set[nn.Module], samples: int) -> None:
         super().__init__()
+        self._samples = samples
         self.calls: list[_Call] = []
         self.activations: list[_Activation] = []
         self._blocks = blocks
@@ -174,6 +108,8 @@ class _Trace(TorchFunctionMode):
 
     def _finish(self, module: nn.Module, args: Any, output: Any) -> None:
         call = self._open.pop()
+        if isinstance(output, tuple | list):
+            output = first_map(output, self._samples)
         call.end, call.output, call.version_out = self.now(), output, _version(output)
         if module in self._blocks and isinstance(output, Tensor):
             call.rectified = bool((output >= 0).all() & output.any())
@@ -188,10 +124,10 @@ class _Trace(TorchFunctionMode):
         self.activations.append(_Activation(self.now(), inputs, before, output, _version(output)))
         return output
 
-    def tap(self, call: _Call, *, of_input: bool = False) -> HookPoint:
+    def point(self, call: _Call, *, of_input: bool = False) -> HookPoint:
         tensor = call.inputs if of_input else call.output
         version, at = (call.version_in, call.start) if of_input else (call.version_out, call.end)
-        # What works in place in training alone, as dropout, leaves the version as it is here.
+        # Dropout in place works in training only, so the version does not show it here.
         changed = tensor._version != version or any(
             later.start >= at and later.inputs is tensor and getattr(later.module, "inplace", False) is True
             for later in self.calls
@@ -206,14 +142,14 @@ class _Trace(TorchFunctionMode):
         return None
 
     def before(self, activation: _Activation) -> HookPoint | None:
-        """Where the activation's input is to be had: a module gets it, or has just given it; None where none does."""
+        """The hook point of the activation's input, a module's input or output; None if there is no such module."""
         inputs, version = activation.inputs, activation.version_in
         for call in self.calls:
             if call.start < activation.at < call.end and call.inputs is inputs and call.version_in == version:
-                return self.tap(call, of_input=True)
+                return self.point(call, of_input=True)
         for call in self.calls:
             if call.end < activation.at and call.output is inputs and call.version_out == version:
-                return self.tap(call)
+                return self.point(call)
         return None
 
 
@@ -221,7 +157,7 @@ def _version(value: Any) -> int:
     return value._version if isinstance(value, Tensor) else 0
 
 
-# -- what is found ------------------------------------------------------------------------------
+# -- the anatomy --------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -229,12 +165,13 @@ class Stage:
     """The last output of a block at one resolution.
 
     Attributes:
-        output: Where it is.
-        before: Where it is before the activation that ends the block, where one does; None where that is not to be had.
-        layout: Of both.
-        shape: (C, H, W).
-        norm: Mean and standard deviation by channel, (2, C), that the block's last batch normalisation gives what
-            comes before the activation; None where there is none.
+        output: Its hook point.
+        before: The hook point of the input of the activation that ends the block, or `output` if no activation does.
+            None if that input cannot be read.
+        layout: The layout of both.
+        shape: The shape (C, H, W).
+        norm: Mean and standard deviation by channel, (2, C), that the block's last batch normalisation gives to the
+            input of the activation; None without one.
     """
 
     output: HookPoint
@@ -244,33 +181,45 @@ class Stage:
     norm: Tensor | None
 
 
+@dataclass(frozen=True)
+class Head:
+    """A linear layer that gives the logits, or one of several whose logits are averaged.
+
+    Attributes:
+        point: The hook point of its input.
+        pick: Takes the rows of samples from the input; see `contract.pick_scores`.
+    """
+
+    point: HookPoint
+    pick: Callable[[Tensor], Tensor]
+
+
 class Anatomy:
-    """One run of a network that finds what there is to read.
+    """The parts of a network that can be read, found by one run. `networks.features` defines them.
 
     Args:
         model: A classifier in evaluation mode.
-        example: Images, (B, C, H, W) with B of at least 2.
-        name: What it is called in messages.
+        example: Images (B, C, H, W) or texts (B, L), with B of at least 2.
+        name: The network's name in messages.
 
     Attributes:
-        classes: How many logits it gives.
-        heads: Inputs of the linear layers that make the logits, in order; those of several averaged classifiers.
-        stages: From fine to coarse.
-        features: Where the last feature map is; None by timm's contract, or where there is none.
-        features_layout: Its layout; None where there is none.
-        features_shape: (C, H, W); None likewise.
-        features_changed: Whether the head changes it in place.
+        classes: The number of logits.
+        heads: The layers that give the logits, in the order of running.
+        stages: The stages from fine to coarse.
+        features: The hook point of the last feature map; None if `forward_features` gives it, or if there is none.
+        features_layout: The layout of the last feature map; None if there is none.
+        features_shape: The shape (C, H, W) of the last feature map; None if there is none.
+        features_changed: Whether the head changes the last feature map in place.
 
     Raises:
-        ReadingError: The network gives no logits, or fails on the images.
+        ReadingError: The network gives no logits, or fails on the example.
     """
 
     def __init__(self, model: Any, example: Tensor, name: str) -> None:
         self._model = model
         self._example = example
-        # Hiera's blocks see their tokens in an order of its own, which is no map.
-        unrolled = any(type(module).__name__ == "Unroll" for module in model.modules())
-        self._blocks = set() if unrolled else set(find_blocks(model))
+        self._blocks = set(find_stage_blocks(model))
+        self._has_several_maps = False
         self.features: HookPoint | None = None
         self.features_layout: Layout | None = None
         self.features_shape: tuple[int, int, int] | None = None
@@ -283,83 +232,79 @@ class Anatomy:
             message = f"{name} cannot be run on images of {tuple(example.shape[1:])}: {error}"
             raise ReadingError(message) from error
         if not isinstance(logits, Tensor) or logits.ndim != 2 or len(logits) != len(example):
-            raise ReadingError(f"{name} must give logits (batch, classes); it gives {_describe(logits)}.")
+            raise ReadingError(f"{name} must give logits (batch, classes); it gives {describe(logits)}.")
         self.classes = logits.shape[1]
         self.heads = self._find_heads(logits)
-        if self.features_layout is None:
+        if self.features_layout is None and not self._has_several_maps:
             self._find_features()
         self.stages = self._find_stages(end)
 
     def _follow_contract(self, logits: Tensor) -> tuple[_Trace, int] | None:
-        """One run by timm's calls, and when its features were there; None where they do not give the logits."""
+        """One run by timm's calls, and the moment when its features are made; None if they do not give the logits."""
         if not has_timm_contract(self._model):
             return None
-        trace = _Trace(self._blocks)
+        trace = _Trace(self._blocks, len(logits))
         with trace.following(self._model):
             raw = self._model.forward_features(self._example.clone())
-            if not isinstance(raw, Tensor) or raw.ndim not in (2, 3, 4) or len(raw) != len(logits):
+            if not isinstance(raw, Tensor):
+                self._has_several_maps = True
+                return None
+            if raw.ndim not in (2, 3, 4) or len(raw) != len(logits):
                 return None
             end, version = trace.now(), raw._version
-            given = self._model.forward_head(raw)
-        if not isinstance(given, Tensor) or given.shape != logits.shape:
+            head_logits = self._model.forward_head(raw)
+        if not isinstance(head_logits, Tensor) or head_logits.shape != logits.shape:
             return None
-        layout = self._layout(trace, raw, trace.calls)
-        if layout is None or not torch.allclose(given, logits, rtol=1e-3, atol=1e-4):
+        if not torch.allclose(head_logits, logits, rtol=1e-3, atol=1e-4):
             return None
+        layout = self._layout(raw, self._model) or declared_layout(raw, self._model)
         self.features_layout, self.features_shape = layout, _shape(layout.to_map(raw))
         self.features_changed = raw._version != version
         return trace, end
 
     def _follow(self) -> tuple[_Trace, int]:
-        trace = _Trace(self._blocks)
+        trace = _Trace(self._blocks, len(self._example))
         with trace.following(self._model):
             self._model(self._example.clone())
         return trace, trace.now()
 
-    def _layout(self, trace: _Trace, raw: Tensor, calls: list[_Call]) -> Layout | None:
-        """How a tensor that these calls made lies; None for what is no feature map."""
-        if raw.ndim == 2:
-            return Layout()
-        layers = [call.module for call in calls if isinstance(call.output, Tensor) and call.output.shape == raw.shape]
-        find = _token_layout if raw.ndim == 3 else _map_layout
-        return find(raw, layers, self._example.shape[2:], self._model)
+    def _layout(self, raw: Tensor, module: nn.Module) -> Layout | None:
+        return find_layout(raw, module, as_size(self._example), self._model)
 
     def _map_of(self, call: _Call) -> tuple[Layout, tuple[int, int, int]] | None:
-        """Layout and shape of the feature map that a call gave; None where it gave none."""
+        """Layout and shape of the feature map that a call gives; None if it gives none."""
         raw = call.output
         if not isinstance(raw, Tensor) or raw.ndim not in (3, 4) or len(raw) != len(self._example):
             return None
-        made_by = [call, *(each for each in self._trace.calls if each.within(call))]
-        layout = self._layout(self._trace, raw, made_by)
+        layout = self._layout(raw, call.module)
         return None if layout is None else (layout, _shape(layout.to_map(raw)))
 
     def _find_features(self) -> None:
-        """Without timm's contract they are the last feature map of any module that has more than one position."""
+        """Without timm's contract, find the last feature map of any module that has more than one position."""
         for call in reversed(self._trace.calls):
             found = None if call.module is self._model else self._map_of(call)
             if found is not None and found[1][1] * found[1][2] > 1:
                 self.features_layout, self.features_shape = found
-                self.features = self._trace.tap(call)
+                self.features = self._trace.point(call)
                 return
 
     def _find_stages(self, end: int) -> tuple[Stage, ...]:
-        """The last outputs at each resolution until a moment; none that is pooled to one position."""
-        pooled = self.features_shape is not None and self.features_shape[1] * self.features_shape[2] > 1
-        last: dict[int, Stage] = {}
-        for call in self._trace.calls:
-            if call.module in self._blocks and call.end < end and (found := self._map_of(call)):
-                last[found[1][1] * found[1][2]] = self._stage(call, *found)
-        return tuple(last[positions] for positions in sorted(last, reverse=True) if positions > 1 or not pooled)
+        """The stages among the blocks that end before a moment."""
+        blocks = [call for call in self._trace.calls if call.module in self._blocks and call.end < end]
+        maps = [(call, found) for call in blocks if (found := self._map_of(call))]
+        positions = [shape[1] * shape[2] for _, (_, shape) in maps]
+        last = None if self.features_shape is None else self.features_shape[1] * self.features_shape[2]
+        return tuple(self._stage(maps[place][0], *maps[place][1]) for place in stage_places(positions, last))
 
     def _stage(self, block: _Call, layout: Layout, shape: tuple[int, int, int]) -> Stage:
-        output = self._trace.tap(block)
+        output = self._trace.point(block)
         activation = self._trace.last_activation(block)
         if activation is None:
             return Stage(output, None if block.rectified else output, layout, shape, None)
         return Stage(output, self._trace.before(activation), layout, shape, self._norm_of(block))
 
     def _norm_of(self, block: _Call) -> Tensor | None:
-        """What the last batch normalisation of the block's main path makes of its channels."""
+        """Mean and standard deviation that the last batch normalisation on the block's main path gives its channels."""
         inside = [call for call in self._trace.calls if call.within(block)]
         norms = [call for call in inside if isinstance(call.module, nn.modules.batchnorm._BatchNorm)]
         # A shortcut starts from the block's input, as the first layer does; only one path may do so in one module.
@@ -371,26 +316,18 @@ class Anatomy:
         layer: Any = main[-1].module
         return torch.stack([layer.bias.detach(), layer.weight.detach().abs()]).float().cpu()
 
-    def _find_heads(self, logits: Tensor) -> tuple[HookPoint, ...]:
-        made = [
-            call
-            for call in self._trace.calls
-            if is_linear(call.module)
-            and isinstance(call.output, Tensor)
-            and call.output.flatten(1).shape == logits.shape
-        ]
-        if has_timm_contract(self._model):
-            layers = classifier_layers(self._model)
-            made = [call for call in made if call.module in layers]
-        else:
-            made = made[-1:]
-        return tuple(self._trace.tap(call, of_input=True) for call in made)
+    def _find_heads(self, logits: Tensor) -> tuple[Head, ...]:
+        layers = classifier_layers(self._model) if has_timm_contract(self._model) else None
+        heads = []
+        for call in self._trace.calls:
+            if not is_linear(call.module) or not isinstance(call.output, Tensor):
+                continue
+            pick = pick_scores(call.output, logits)
+            if pick is not None and (layers is None or call.module in layers):
+                heads.append(Head(self._trace.point(call, of_input=True), pick))
+        return tuple(heads if layers is not None else heads[-1:])
 
 
 def _shape(mapped: Tensor) -> tuple[int, int, int]:
     channels, height, width = mapped.shape[1:]
     return channels, height, width
-
-
-def _describe(value: Any) -> str:
-    return f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__

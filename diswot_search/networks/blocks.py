@@ -16,11 +16,11 @@ ACTIVATIONS = frozenset(
         *(torch.relu, torch.relu_, Tensor.relu, Tensor.relu_),
     }
 )
-"""Activation functions whose input's sign is a code. Gates, such as a sigmoid that scales channels, are not."""
+"""Activation functions whose input's sign is a code. Gates, such as a sigmoid that scales channels, do not count."""
 
 
 def weighted_layers(model: nn.Module) -> list[nn.Module]:
-    """Convolutions and linear layers, in the order in which the model names them."""
+    """Convolutions and linear layers, in the order of the model's modules."""
     kinds = (nn.modules.conv._ConvNd, nn.Linear)
     return [module for module in model.modules() if isinstance(module, kinds) and isinstance(module.weight, Tensor)]
 
@@ -28,12 +28,18 @@ def weighted_layers(model: nn.Module) -> list[nn.Module]:
 def find_blocks(model: nn.Module) -> list[nn.Module]:
     """The blocks that a network is a chain of: residual blocks, cells, transformer layers.
 
-    They are the outermost composite modules in the model's containers. A stage is looked into where it keeps its
-    blocks as `blocks`, as timm's do, or is made of modules of one kind alone. A network without any such structure
+    A block is an outermost composite module in one of the model's containers. A stage is searched for blocks if it
+    holds them as `blocks`, as timm's stages do, or consists of modules of one kind. A network without such a structure
     has its convolutions and linear layers as blocks.
     """
     blocks = [block for child in model.children() for block in _blocks_within(child, least_layers=2)]
     return blocks if len(blocks) > 1 else weighted_layers(model)
+
+
+def find_stage_blocks(model: nn.Module) -> list[nn.Module]:
+    """The blocks whose outputs are feature maps; empty if their tokens are in an order of their own, as Hiera's are."""
+    unrolled = any(type(module).__name__ == "Unroll" for module in model.modules())
+    return [] if unrolled else find_blocks(model)
 
 
 def _blocks_within(module: nn.Module, least_layers: int) -> list[nn.Module]:

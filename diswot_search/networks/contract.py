@@ -1,16 +1,18 @@
-"""timm's model contract: classifiers, layouts of feature maps, and evaluation mode."""
+"""timm's model contract: calls, classifiers, and evaluation mode."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
+import torch
 from torch import Tensor, nn
+from torch.func import functional_call
 
 
 class ReadingError(RuntimeError):
-    """A network that cannot be read: its output, features or classifier are not as they must be."""
+    """A network, or a control, does not give what is read off it."""
 
 
 def has_timm_contract(model: nn.Module) -> bool:
@@ -20,11 +22,11 @@ def has_timm_contract(model: nn.Module) -> bool:
 
 @contextmanager
 def evaluation_mode(model: nn.Module, *, batch_statistics: bool) -> Iterator[None]:
-    """Evaluation mode for the block; modes and running statistics are left as they were.
+    """Put a network into evaluation mode for a block. Modes and running statistics are the same afterwards.
 
     Args:
         model: The network.
-        batch_statistics: Batch normalisation takes the statistics of the batch.
+        batch_statistics: Whether batch normalisation uses the statistics of the batch.
     """
     modes = [(module, module.training) for module in model.modules()]
     tracked = []
@@ -43,38 +45,68 @@ def evaluation_mode(model: nn.Module, *, batch_statistics: bool) -> Iterator[Non
             module.training = training
 
 
+def call_with_tensors(module: nn.Module, tensors: Mapping[int, Tensor], inputs: Tensor) -> Tensor:
+    """Run a module with other tensors in place of its parameters and buffers; it is the same afterwards.
+
+    `functional_call` by itself leaves the new tensors in a module that has several names, as CoaT's encoders have.
+
+    Args:
+        module: The module.
+        tensors: The new tensors by `id` of the parameters and buffers that they replace.
+        inputs: The input of the module.
+    """
+    named: dict[str, Tensor] = {}
+    for name, part in module.named_modules():  # each module once, under one of its names
+        own = [
+            *part.named_parameters(name, recurse=False, remove_duplicate=False),
+            *part.named_buffers(name, recurse=False, remove_duplicate=False),
+        ]
+        named |= {key: tensors[id(tensor)] for key, tensor in own if id(tensor) in tensors}
+    output: Tensor = functional_call(module, named, (inputs,), tie_weights=False)
+    return output
+
+
 def first_given(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """The first argument of a call of a module, by position or by name; None where there is none."""
+    """The first argument of a module's call, by position or by name; None if there is none."""
     return next(iter((*args, *kwargs.values())), None)
 
 
 def classifier_layers(model: Any) -> list[nn.Module]:
     """The linear layers of a timm model's classifier."""
     head = model.get_classifier()
-    # A head may be one layer, several averaged ones in a tuple, or a module that holds them.
+    # The classifier is one layer, a tuple of several averaged layers, or a module that holds them.
     parts = head if isinstance(head, tuple | list) else (head,)
     return [m for part in parts if isinstance(part, nn.Module) for m in part.modules() if is_linear(m)]
 
 
 def is_linear(module: nn.Module) -> bool:
+    """Whether a module is a linear layer or a 1x1 convolution."""
     return isinstance(module, nn.Linear) or (isinstance(module, nn.Conv2d) and set(module.kernel_size) == {1})
 
 
-def channels_first(raw: Tensor, model: Any) -> Tensor:
-    """A feature map of a timm model as (B, C, P)."""
-    if raw.ndim == 4 and str(getattr(model, "output_fmt", "NCHW")).upper().endswith("NHWC"):
-        return raw.flatten(1, 2).transpose(1, 2)
-    return flatten_positions(raw, model.num_features)
+def pick_scores(output: Tensor, logits: Tensor) -> Callable[[Tensor], Tensor] | None:
+    """How the rows of samples are taken from the calls of a layer that gives class scores.
+
+    The rows are all there is, or, if a layer is run on many tokens as behind attention pooling, those of the token
+    whose scores are the logits.
+
+    Args:
+        output: What the layer gives.
+        logits: Logits (B, N).
+
+    Returns:
+        A function from the layer's inputs or outputs to (B, ...); None if the layer does not give the logits' scores.
+    """
+    # Flattened, a 1x1 convolution on one position looks like the linear layer that it is.
+    if output.flatten(1).shape == logits.shape:
+        return lambda values: values.flatten(1)
+    if output.ndim == 3 and output.shape[::2] == logits.shape:
+        tokens = (t for t in range(output.shape[1]) if torch.equal(output[:, t].float(), logits.float()))
+        token = next(tokens, None)
+        return None if token is None else lambda values: values[:, token]
+    return None
 
 
-def flatten_positions(raw: Tensor, width: int) -> Tensor:
-    """(B, C), (B, tokens, C), (B, C, H, W) or (B, H, W, C) as (B, C, P); `width` tells the layouts apart."""
-    if raw.ndim == 2:
-        return raw.unsqueeze(2)
-    if raw.ndim == 3:
-        is_channels_first = raw.shape[1] == width != raw.shape[2]
-        return raw if is_channels_first else raw.transpose(1, 2)
-    if raw.ndim == 4:
-        channels_last = raw.shape[3] == width != raw.shape[1]
-        return raw.flatten(1, 2).transpose(1, 2) if channels_last else raw.flatten(2)
-    raise ReadingError(f"features must have 2 to 4 dimensions, got {tuple(raw.shape)}")
+def describe(value: Any) -> str:
+    """A value's shape, or its type if it is no tensor, for messages."""
+    return f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__

@@ -1,53 +1,52 @@
-"""A teacher as training runs it: never changed, never differentiated."""
+"""A network that is only read, as training runs its teacher: never changed, never differentiated."""
 
 from __future__ import annotations
+
+from dataclasses import fields, replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from .features import FeatureReader, Features
-from .preprocessing import Normalised
+from .preprocessing import Preprocessor
 
 
-class FrozenTeacher:
-    """A trained network that is only looked at: in evaluation mode, without gradients, in its own normalisation.
+class FrozenNetwork:
+    """A trained network in evaluation mode, without gradients, with its own preprocessing.
 
-    It is no module, so that a student's task neither trains nor stores it.
+    It is not an `nn.Module`, so that the task of a student neither trains nor stores it.
 
     Args:
         model: The network, on its device.
-        normalise: For the images.
-        reader: Reads it.
+        preprocessor: Converts images between 0 and 1 to those that the network takes.
+        reader: Reads the network's features.
     """
 
-    def __init__(self, model: nn.Module, normalise: Normalised, reader: FeatureReader) -> None:
+    def __init__(self, model: nn.Module, preprocessor: Preprocessor, reader: FeatureReader) -> None:
         self.model = model.eval().requires_grad_(False)
-        self.normalise = normalise
+        self.preprocessor = preprocessor
         self.reader = reader
 
     def __call__(self, images: Tensor) -> Features:
-        """Its features of images between 0 and 1."""
+        """The features of images (B, C, H, W) between 0 and 1."""
         with torch.inference_mode():
-            found = self.reader.read(self.normalise(images))
-        return _outside_inference(found)
+            features = self.reader.read(self.preprocessor(images))
+        return _outside_inference(features)
 
     def logits(self, images: Tensor) -> Tensor:
-        """Its logits (B, N) of images between 0 and 1."""
+        """The logits (B, N) of images (B, C, H, W) between 0 and 1."""
         with torch.inference_mode():
-            return self.model(self.normalise(images)).float()
+            return self.model(self.preprocessor(images)).float()
 
 
-def _outside_inference(found: Features) -> Features:
+def _outside_inference(features: Features) -> Features:
     """The same values in tensors that a graph may hold."""
+    return replace(features, **{part.name: _copied(getattr(features, part.name)) for part in fields(features)})
 
-    def copy(tensor: Tensor | None) -> Tensor | None:
-        return tensor.clone() if tensor is not None and tensor.is_inference() else tensor  # parameters are none
 
-    return Features(
-        logits=found.logits.clone(),
-        pooled=copy(found.pooled),
-        weight=copy(found.weight),
-        features=copy(found.features),
-        stages=tuple(stage.clone() for stage in found.stages),
-        preactivations=tuple(stage.clone() for stage in found.preactivations),
-    )
+def _copied(value: Any) -> Any:
+    """A tensor of inference mode as a copy; everything else, such as a parameter, as it is."""
+    if isinstance(value, tuple):
+        return tuple(map(_copied, value))
+    return value.clone() if isinstance(value, Tensor) and value.is_inference() else value

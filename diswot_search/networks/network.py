@@ -1,9 +1,7 @@
-"""The noun `network`: a student, teacher or source, with its weights and preprocessing."""
+"""The noun `network`: student, teacher and source are roles of one value, which pickles and is built on demand."""
 
 from __future__ import annotations
 
-import copy
-import hashlib
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -14,131 +12,219 @@ import timm
 import torch
 from torch import nn
 
+from search_spaces.input_spec import InputSpec
 from search_spaces.registry import UnknownNameError, unknown_name_message
 from search_spaces.space import Architecture, SearchSpace
-from search_spaces.weights import load_checkpoint
 
 from ..data.probe import Probe
-from ..readings.core import Readings
-from ..readings.passes import Precision
 from ..runtime.seeding import isolated_random_state, stable_seed
-from .saved import ModelCard
+from .preprocessing import Preprocessing
+from .recipes import (
+    Config,
+    FactoryRecipe,
+    ModuleRecipe,
+    Recipe,
+    SpaceRecipe,
+    TimmModel,
+    TimmRecipe,
+    WeightsFile,
+    WithWeights,
+)
+from .saved import ModelCard, check_weights
 
 
 @dataclass(frozen=True)
-class Teacher:
-    """What students are compared with.
+class Network:
+    """A student, teacher or source: how it is built, with which weights, and what it takes.
+
+    A network is a value: it holds a recipe instead of a module, so that it can be sent to another process, which builds
+    the same weights. Make one with `as_network`, `as_sources`, `create_teacher` or
+    `Network.from_factory`.
 
     Attributes:
-        name: What it is called in tables and files.
-        make: Makes the network. Random weights are drawn from the global generators, which `build` seeds.
-        trained: Its weights are trained or given: they do not depend on a seed, and batch normalisation uses
-            its running statistics.
-        settings: All that tells it from another teacher, as JSON values.
+        name: The name in tables and files. Random weights depend on it and on a seed.
+        recipe: How the network is built.
+        trained: The weights are trained, and do not depend on a seed; batch normalisation uses its running statistics.
+        num_classes: Number of classes; 0 for a network that returns features, None if it is not known yet.
+        preprocessing: What the network needs of its images.
+        input_spec: The input that the network was built or trained for; None if it is not known.
+        trained_on: The data that its weights were trained on, as `Splits.config()`; None if it is not known.
+        settings: What else distinguishes the network from another, as JSON values.
+        conversion: Converts a probe to the input of the network; sample count and labels are unchanged. None if the
+            network reads probes as they are. It must be described in `settings`.
     """
 
     name: str
-    make: Callable[[], nn.Module]
-    trained: bool
-    settings: dict[str, Any] = field(default_factory=dict)
+    recipe: Recipe
+    trained: bool = False
+    num_classes: int | None = None
+    preprocessing: Preprocessing = field(default_factory=Preprocessing)
+    input_spec: InputSpec | None = None
+    trained_on: Config | None = None
+    settings: Config = field(default_factory=dict)
+    conversion: Callable[[Probe], Probe] | None = None
+
+    @classmethod
+    def from_factory(
+        cls, name: str, function: Callable[[], nn.Module], *, num_classes: int | None = None, trained: bool = False
+    ) -> Network:
+        """A network that a function makes; it pickles if the function does, as functions of a module do.
+
+        Args:
+            name: The name in tables and files.
+            function: Makes the network; random weights are drawn from torch's global generator, which `build` seeds.
+            num_classes: Number of classes.
+            trained: Whether the network has trained weights.
+
+        Example:
+            >>> from functools import partial
+            >>> from torch import nn
+            >>> Network.from_factory("tiny", partial(nn.Linear, 4, 2)).build(seed=1)
+            Linear(in_features=4, out_features=2, bias=True)
+        """
+        return cls(name, FactoryRecipe(function), trained, num_classes)
 
     def build(self, seed: int = 0) -> nn.Module:
-        """The network; random weights are a function of the seed and the teacher's name alone.
+        """The network; random weights are a function of the seed and the name alone.
+
+        The global random state is left as it was.
+
+        Args:
+            seed: Seed of random weights.
 
         Raises:
-            ValueError: The checkpoint does not fit the network.
+            ValueError: The weights are damaged, were replaced, or do not fit the network.
         """
         with isolated_random_state(stable_seed(seed, self.name)):
-            return self.make()
+            return self.recipe.build()
 
-    def read(self, probe: Probe, seed: int = 0, *, device: str = "cpu", precision: Precision | None = None) -> Readings:
-        """Its readings on a probe."""
-        return Readings(lambda: self.build(seed), probe, device=device, precision=precision, trained=self.trained)
+    def config(self) -> Config:
+        """Everything that distinguishes this network from another, as JSON values."""
+        return {"name": self.name, "trained": self.trained} | self.recipe.config() | self.settings
 
-    def config(self) -> dict[str, Any]:
-        """All that tells it from another teacher, as JSON values."""
-        return {"name": self.name, "trained": self.trained} | self.settings
-
-
-@dataclass(frozen=True, kw_only=True)
-class ConvertedTeacher(Teacher):
-    """A teacher that sees a probe's images in another form: of another size, normalised in another way.
-
-    Attributes:
-        convert: Makes of a probe the one that the teacher reads, of as many images with the same labels. What it does
-            is for `settings` to say, for nothing else tells it from another conversion.
-    """
-
-    convert: Callable[[Probe], Probe]
-
-    def read(self, probe: Probe, seed: int = 0, *, device: str = "cpu", precision: Precision | None = None) -> Readings:
-        """Its readings on what the probe is converted to.
+    def convert(self, probe: Probe) -> Probe:
+        """The probe as the network reads it.
 
         Raises:
-            ValueError: The conversion changes the labels, or does not take such a probe.
+            ValueError: The conversion changes the labels, or does not take this probe.
         """
-        converted = self.convert(probe)
+        if self.conversion is None:
+            return probe
+        converted = self.conversion(probe)
         if not torch.equal(converted.labels, probe.labels):
-            raise ValueError(f"The teacher {self.name!r} converts a probe to one with other labels.")
-        return super().read(converted, seed, device=device, precision=precision)
+            raise ValueError(f"The network {self.name!r} converts a probe to one with other labels.")
+        return converted
+
+    @property
+    def timm(self) -> TimmModel | None:
+        """Name and arguments with which `timm.create_model` builds the network; None if timm does not."""
+        return self.recipe.timm
+
+    @property
+    def space(self) -> Config | None:
+        """Recipe, configuration and architecture of the search space that builds it; None if none does."""
+        return self.recipe.space
+
+    @property
+    def mean(self) -> tuple[float, ...] | None:
+        """Mean of each channel that the weights were trained with; None leaves it to the data."""
+        return self.preprocessing.mean
+
+    @property
+    def std(self) -> tuple[float, ...] | None:
+        """Standard deviation of each channel that the weights were trained with; None leaves it to the data."""
+        return self.preprocessing.std
+
+    @property
+    def channels(self) -> int | None:
+        """Number of channels of its images; None if it is not known."""
+        return self.preprocessing.channels
+
+    @property
+    def input_size(self) -> tuple[int, int, int] | None:
+        """Channels, height and width that images are converted to; None leaves them to the data."""
+        channels, size = self.preprocessing.channels, self.preprocessing.size
+        return None if channels is None or size is None else (channels, *size)
+
+    @property
+    def classifier(self) -> bool:
+        """Whether the network returns logits of classes; otherwise it returns features."""
+        return self.num_classes != 0
+
+    def card(
+        self, input_size: tuple[int, int, int], mean: tuple[float, ...], std: tuple[float, ...], **more: Any
+    ) -> ModelCard:
+        """The card to save with the trained weights.
+
+        Args:
+            input_size: Channels, height and width of the images that the network was trained on.
+            mean: Mean of each channel that it was trained with.
+            std: Standard deviation of each channel that it was trained with.
+            more: Other attributes of the card.
+        """
+        assert self.num_classes is not None
+        return ModelCard(self.name, self.num_classes, input_size, mean, std, timm=self.timm, space=self.space, **more)
 
 
 @dataclass(frozen=True)
 class TeacherBank:
-    """Several teachers with weights: what is said of a student against a bank is the weighted mean over them.
+    """Several teachers with weights: a score against a bank is the weighted mean of those against its teachers.
 
-    A bank of one teacher is in all respects that teacher.
+    A bank of one teacher behaves like that teacher in every respect.
 
     Attributes:
         teachers: The teachers; those of weight zero are left out.
-        weights: A positive share of each; they sum to 1.
+        weights: A positive share for each teacher; they sum to 1.
 
     Raises:
-        ValueError: Weights that are not one for each teacher, are negative, not finite or do not sum to 1 (within
-            1e-9), or a teacher that is there twice.
+        ValueError: There is not one weight for each teacher; a weight is negative or not finite; the weights do not sum
+            to 1 (within 1e-9); or a teacher is given twice.
     """
 
-    teachers: tuple[Teacher, ...]
+    teachers: tuple[Network, ...]
     weights: tuple[float, ...]
 
     def __post_init__(self) -> None:
         teachers, weights = tuple(self.teachers), tuple(map(float, self.weights))
         if len(teachers) != len(weights):
             raise ValueError(f"A bank needs one weight for each teacher; {len(teachers)} and {len(weights)} are given.")
-        shown = ", ".join(f"{weight:.10g}" for weight in weights)
+        listed = ", ".join(f"{weight:.10g}" for weight in weights)
         if not all(math.isfinite(weight) and weight >= 0 for weight in weights):
-            raise ValueError(f"The weights of a bank are {shown}; they must be finite and not negative.")
+            raise ValueError(f"The weights of a bank are {listed}; they must be finite and not negative.")
         if not math.isclose(math.fsum(weights), 1, rel_tol=1e-9):
-            raise ValueError(f"The weights of a bank are {shown or 'missing'}; they must sum to 1.")
-        kept = [(teacher, weight) for teacher, weight in zip(teachers, weights, strict=True) if weight]
-        configs = [teacher.config() for teacher, _ in kept]
+            raise ValueError(f"The weights of a bank are {listed or 'missing'}; they must sum to 1.")
+        weighted = [(teacher, weight) for teacher, weight in zip(teachers, weights, strict=True) if weight]
+        configs = [teacher.config() for teacher, _ in weighted]
         twice = next((config["name"] for config in configs if configs.count(config) > 1), None)
         if twice is not None:
             raise ValueError(f"The teacher {twice!r} is there twice.")
-        object.__setattr__(self, "teachers", tuple(teacher for teacher, _ in kept))
-        object.__setattr__(self, "weights", tuple(weight for _, weight in kept))
+        object.__setattr__(self, "teachers", tuple(teacher for teacher, _ in weighted))
+        object.__setattr__(self, "weights", tuple(weight for _, weight in weighted))
 
     @property
     def name(self) -> str:
-        """What it is called in tables and files: its teachers with their weights, the largest first."""
+        """The name in tables and files: all teachers with their weights, the largest weight first."""
         if len(self.teachers) == 1:
             return self.teachers[0].name
         return " + ".join(f"{weight:.3g} {teacher.name}" for teacher, weight in self._by_weight())
 
     @property
     def trained(self) -> bool:
-        """Whether all of its teachers are trained."""
+        """Whether all teachers are trained."""
         return all(teacher.trained for teacher in self.teachers)
 
-    def config(self) -> dict[str, Any]:
-        """All that tells it from another teacher or bank, as JSON values; of one teacher, the teacher's own."""
+    def config(self) -> Config:
+        """Everything that distinguishes this bank from another teacher or bank, as JSON values.
+
+        The configuration of a bank of one teacher is that of the teacher.
+        """
         if len(self.teachers) == 1:
             return self.teachers[0].config()
         members = [{"weight": weight, **teacher.config()} for teacher, weight in self._by_weight()]
         return {"name": self.name, "trained": self.trained, "teachers": members}
 
-    def _by_weight(self) -> list[tuple[Teacher, float]]:
-        """The largest weight first: in which order they were given decides nothing."""
+    def _by_weight(self) -> list[tuple[Network, float]]:
+        """Teachers and weights, the largest weight first; the order in which they were given does not matter."""
         weighted = zip(self.teachers, self.weights, strict=True)
         return sorted(weighted, key=lambda pair: (-pair[1], pair[0].name))
 
@@ -151,30 +237,37 @@ def create_teacher(
     checkpoint: str | Path | None = None,
     pretrained: bool = False,
     **options: Any,
-) -> Teacher:
-    """Make a teacher.
+) -> Network:
+    """Make a network to compare students with.
 
     Args:
         source: A timm name (the CIFAR ResNets of this package are among them), an architecture of `space`, or a
-            module. A module is read as it stands: in training mode with batch statistics, in evaluation mode with
-            its running ones.
-        num_classes: Classes of its classifier; by default those of the timm model, the space or the module.
+            module. A module is read as it is: in training mode with batch statistics, in evaluation mode with its
+            running statistics.
+        num_classes: Number of classes; by default that of the timm model, the space or the module.
         space: The space that an architecture, or its text, belongs to.
         checkpoint: Trained weights to load: a .safetensors file or a state dict saved by torch.
         pretrained: Let timm fetch its pretrained weights.
-        options: Passed on to `timm.create_model`.
+        options: Options of `timm.create_model`.
 
     Raises:
         UnknownNameError: No timm model has this name; near names are given.
-        ArchitectureError: The text is no architecture of `space`.
-        ValueError: The arguments contradict each other. Whether the checkpoint fits shows when the network is built.
+        ArchitectureError: The text is not an architecture of `space`.
+        ValueError: The arguments contradict each other, or the checkpoint is damaged. Whether it fits shows when the
+            network is built.
         FileNotFoundError: There is no such checkpoint.
+
+    Example:
+        >>> create_teacher("cifar_resnet20", num_classes=100).name
+        'cifar_resnet20'
     """
-    settings: dict[str, Any] = {"num_classes": num_classes, **options}
     if isinstance(source, nn.Module):
-        return _module_teacher(source, num_classes, space, checkpoint, pretrained, options)
+        if num_classes is not None or space is not None or checkpoint is not None or pretrained or options:
+            raise ValueError("A teacher given as a module is taken as it is; no other argument can be set.")
+        return _from_module(source)
     if pretrained and checkpoint is not None:
         raise ValueError("A teacher takes its weights from one place: either `pretrained` or `checkpoint`, not both.")
+    weights = None if checkpoint is None else checkpoint_file(checkpoint)
     if isinstance(source, Architecture) or space is not None:
         if space is None:
             raise ValueError("A teacher given as an architecture needs `space`, the space that it belongs to.")
@@ -183,89 +276,56 @@ def create_teacher(
                 f"A teacher from the space {space.name!r} takes its {space.num_classes} classes and all else from the "
                 "space; num_classes, pretrained and model options cannot be set."
             )
-        architecture = space.parse(str(source))
-        settings = {"space": space.config()}
-        name, make = f"{space.name}:{architecture}", lambda: space.build(architecture)
-    else:
-        name = source
-        if not timm.is_model(name):
-            raise UnknownNameError(unknown_name_message("teacher", name, timm.list_models()))
-        if num_classes is not None:
-            options["num_classes"] = num_classes
-        if pretrained:
-            settings["pretrained"] = True
+        return _from_space(space.parse(str(source)), space, weights)
+    if num_classes is not None:
+        options["num_classes"] = num_classes
+    return _from_timm(source, options, pretrained, weights)
 
-        def make() -> nn.Module:
-            return timm.create_model(name, pretrained=pretrained, **options)
 
-    if checkpoint is None:
-        return Teacher(name, make, trained=pretrained, settings=settings)
-    path = Path(checkpoint)
+def _from_space(architecture: Architecture, space: SearchSpace, weights: WeightsFile | None) -> Network:
+    recipe: Recipe = SpaceRecipe(space, architecture)
+    return Network(
+        f"{space.name}:{architecture}",
+        recipe if weights is None else WithWeights(recipe, weights),
+        trained=weights is not None,
+        num_classes=space.num_classes,
+        preprocessing=Preprocessing(channels=space.input_size[0]),
+        input_spec=space.input_spec,
+    )
+
+
+def _from_timm(name: str, arguments: Config, pretrained: bool, weights: WeightsFile | None) -> Network:
+    if not timm.is_model(name):
+        raise UnknownNameError(unknown_name_message("teacher", name, timm.list_models()))
+    recipe: Recipe = TimmRecipe(name, arguments, pretrained)
+    return Network(
+        name,
+        recipe if weights is None else WithWeights(recipe, weights),
+        trained=pretrained or weights is not None,
+        num_classes=arguments.get("num_classes"),
+        preprocessing=Preprocessing(channels=arguments.get("in_chans", 3)),
+    )
+
+
+def checkpoint_file(path: str | Path) -> WeightsFile:
+    """A file of trained weights, whose checksum is verified.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: It is a damaged file of a student.
+    """
+    path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"There is no checkpoint {path}.")
-    settings["checkpoint_sha256"] = file_sha256(path)
-
-    def make_trained() -> nn.Module:
-        model = make()
-        load_checkpoint(model, path)
-        return model
-
-    return Teacher(name, make_trained, trained=True, settings=settings)
+    check_weights(path)
+    return WeightsFile.at(path)
 
 
-def file_sha256(path: Path) -> str:
-    """SHA-256 in hex of a file."""
-    return hashlib.sha256(path.read_bytes()).hexdigest()
-
-
-def _module_teacher(
-    module: nn.Module,
-    num_classes: int | None,
-    space: SearchSpace | None,
-    checkpoint: str | Path | None,
-    pretrained: bool,
-    options: dict[str, Any],
-) -> Teacher:
-    if num_classes is not None or space is not None or checkpoint is not None or pretrained or options:
-        raise ValueError("A teacher given as a module is taken as it is; no other argument can be set.")
-    digest = hashlib.sha256()
-    for key, value in module.state_dict().items():
-        raw = value.detach().cpu().contiguous().flatten().view(torch.uint8)
-        digest.update(key.encode() + raw.numpy().tobytes())
-    settings = {"module": type(module).__qualname__, "weights_sha256": digest.hexdigest(), "training": module.training}
-    # A copy, taken once per study, so that moving it to a device leaves the caller's module where it is.
-    return Teacher(type(module).__name__, lambda: copy.deepcopy(module), trained=not module.training, settings=settings)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Network(Teacher):
-    """A teacher or student with all that is needed to train it and to write it down.
-
-    Attributes:
-        num_classes: Classes that it tells apart.
-        timm: Name and arguments with which `timm.create_model` builds it; None where there are none.
-        space: Recipe, configuration and architecture of the space that builds it; None where none does.
-        mean: Mean of each channel that its weights were trained with; None leaves it to the data.
-        std: Standard deviation of each channel, likewise.
-        trained_on: The data that its weights were trained on, as `Splits.config()` says it; None where nothing does.
-    """
-
-    num_classes: int
-    timm: tuple[str, dict[str, Any]] | None = None
-    space: dict[str, Any] | None = None
-    mean: tuple[float, ...] | None = None
-    std: tuple[float, ...] | None = None
-    trained_on: dict[str, Any] | None = None
-
-    def card(
-        self, input_size: tuple[int, int, int], mean: tuple[float, ...], std: tuple[float, ...], **more: Any
-    ) -> ModelCard:
-        """What to write beside its weights once they are trained.
-
-        Args:
-            input_size: Channels, height and width of the images that it was trained on.
-            mean: What it was trained with.
-            std: What it was trained with.
-            more: Other attributes of the card.
-        """
-        return ModelCard(self.name, self.num_classes, input_size, mean, std, timm=self.timm, space=self.space, **more)
+def _from_module(module: nn.Module) -> Network:
+    classes = getattr(module, "num_classes", None)
+    return Network(
+        type(module).__name__,
+        ModuleRecipe.of(module),
+        trained=not module.training,
+        num_classes=classes if isinstance(classes, int) else None,
+    )

@@ -1,41 +1,92 @@
-"""What happens to images before a network sees them: normalisation, size and channels."""
+"""Preprocessing of images before a network sees them: channels, size and normalisation.
+
+`Preprocessing` says in values what a network needs, `Preprocessor` does it to batches, and `ProbeConversion` to probes.
+"""
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-# -- what runs it -------------------------------------------------------------------------------
+from ..data.probe import Probe
+from ..runtime.run_folder import as_json
 
 
-class Converter(nn.Module):
-    """Images of the data, between 0 and 1, as a source was trained to see them.
+@dataclass(frozen=True)
+class Preprocessing:
+    """What a network needs of its images; None leaves a part to the data.
 
-    Images of another size are resized bilinearly, with antialiasing, and without regard to their proportions. Of grey
-    images in three channels, which are equal, one is taken where the source has but one, and the other way round.
+    Attributes:
+        channels: Number of channels, 1 or 3 where images are converted.
+        size: Height and width that images are resized to.
+        mean: Mean of each channel that its weights were trained with, as a share of the full scale.
+        std: Standard deviation of each channel, likewise.
+    """
+
+    channels: int | None = None
+    size: tuple[int, int] | None = None
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
+
+    def filled(self, mean: Sequence[float], std: Sequence[float]) -> Preprocessing:
+        """The same with the data's statistics in place of missing ones, as many as there are channels.
+
+        Args:
+            mean: Mean of each channel of the data.
+            std: Standard deviation of each channel of the data.
+        """
+        first = slice(self.channels)
+        return replace(self, mean=self.mean or tuple(mean)[first], std=self.std or tuple(std)[first])
+
+    def preprocessor(self, channels_last: bool = False) -> Preprocessor:
+        """The module that does this to images between 0 and 1. Mean and standard deviation must be known.
+
+        Args:
+            channels_last: Return images in NHWC memory order.
+        """
+        assert self.mean is not None
+        assert self.std is not None
+        return Preprocessor(self.mean, self.std, self.size, channels_last)
+
+
+class Preprocessor(nn.Module):
+    """Converts images between 0 and 1 to the channels, size and normalisation that a network takes.
+
+    Images with another number of channels are greyscale: their first channel is repeated over the channels that the
+    network takes. Images of another size are resized bilinearly with antialiasing, regardless of their proportions.
 
     Args:
-        size: Height and width that the source was trained on; None leaves them as they are.
-        mean: Of each channel that it takes.
-        std: Likewise.
-        channels_last: Give images in NHWC memory order.
+        mean: Mean of each channel that the network takes, as a share of the full scale.
+        std: Standard deviation of each channel, likewise.
+        size: Height and width to resize to; None leaves images as they are.
+        channels_last: Return images in NHWC memory order.
+
+    Example:
+        >>> import torch
+        >>> Preprocessor((0.5,) * 3, (0.25,) * 3, size=(16, 16))(torch.rand(2, 1, 8, 8)).shape
+        torch.Size([2, 3, 16, 16])
     """
 
     def __init__(
         self,
-        size: tuple[int, int] | None,
-        mean: tuple[float, ...],
-        std: tuple[float, ...],
+        mean: Iterable[float],
+        std: Iterable[float],
+        size: tuple[int, int] | None = None,
         channels_last: bool = False,
     ) -> None:
         super().__init__()
         self.size = size
-        self.mean = mean
-        self.std = std
-        self.normalise = Normalised(mean, std, channels_last)
+        self.order = torch.channels_last if channels_last else torch.contiguous_format
+        self.mean: Tensor
+        self.std: Tensor
+        self.register_buffer("mean", torch.tensor(tuple(mean)).view(-1, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(tuple(std)).view(-1, 1, 1), persistent=False)
 
     def forward(self, images: Tensor) -> Tensor:
         """Images (B, C, H, W), converted."""
@@ -44,42 +95,57 @@ class Converter(nn.Module):
             images = images[:, :1].expand(-1, channels, -1, -1)
         if self.size is not None and images.shape[2:] != self.size:
             images = F.interpolate(images, self.size, mode="bilinear", antialias=True, align_corners=False)
-        return self.normalise(images)
-
-
-class Normalised(nn.Module):
-    """Images between 0 and 1 as a network was, or will be, trained to see them.
-
-    Args:
-        mean: Of each channel, as a share of the full scale.
-        std: Likewise.
-        channels_last: Give images in NHWC memory order.
-    """
-
-    def __init__(self, mean: Iterable[float], std: Iterable[float], channels_last: bool = False) -> None:
-        super().__init__()
-        self.order = torch.channels_last if channels_last else torch.contiguous_format
-        self.mean: Tensor
-        self.std: Tensor
-        self.register_buffer("mean", torch.tensor(tuple(mean)).view(-1, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(tuple(std)).view(-1, 1, 1), persistent=False)
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Images (B, C, H, W), normalised."""
         return ((images - self.mean) / self.std).contiguous(memory_format=self.order)
 
 
-class NormalisedLogits(nn.Module):
-    """A network after the normalisation of its images."""
+class Preprocessed(nn.Module):
+    """A network that takes images between 0 and 1 and preprocesses them itself.
 
-    mean: Tensor
-    std: Tensor
+    Args:
+        network: The network.
+        preprocessor: Run before it.
+    """
 
-    def __init__(self, network: nn.Module, mean: Sequence[float], std: Sequence[float]) -> None:
+    def __init__(self, network: nn.Module, preprocessor: Preprocessor) -> None:
         super().__init__()
         self.network = network
-        self.register_buffer("mean", torch.tensor(mean).view(-1, 1, 1))
-        self.register_buffer("std", torch.tensor(std).view(-1, 1, 1))
+        self.preprocessor = preprocessor
 
     def forward(self, images: Tensor) -> Tensor:
-        return self.network((images - self.mean) / self.std)
+        """What the network returns for images (B, C, H, W)."""
+        return self.network(self.preprocessor(images))
+
+
+@dataclass(frozen=True)
+class ProbeConversion:
+    """Converts a probe to a network's images; sample count and labels are unchanged.
+
+    Attributes:
+        preprocessing: What the network needs; mean and standard deviation are known.
+        mean: Mean of each channel that a probe is taken to be normalised by if its origin does not say.
+        std: Standard deviation of each channel, likewise.
+        identity: A text that distinguishes this conversion from others; it is part of the new fingerprint.
+    """
+
+    preprocessing: Preprocessing
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    identity: str
+
+    def config(self) -> dict[str, Any]:
+        """Statistics of the network's and of the data's images, as JSON values."""
+        wanted = self.preprocessing
+        return as_json({"mean": wanted.mean, "std": wanted.std, "data_mean": self.mean, "data_std": self.std})
+
+    def __call__(self, probe: Probe) -> Probe:
+        """The probe as the network sees it."""
+        mean, std = (
+            torch.tensor(probe.origin.get(key) or default)[: probe.images.shape[1], None, None]
+            for key, default in (("mean", self.mean), ("std", self.std))
+        )
+        images = self.preprocessing.preprocessor()(probe.images * std + mean)
+        fingerprint = hashlib.sha256(f"{probe.fingerprint} {self.identity}".encode()).hexdigest()
+        converted = {"size": as_json(self.preprocessing.size), **self.config()}
+        return replace(
+            probe, images=images, fingerprint=fingerprint, origin={**probe.origin, "converted": as_json(converted)}
+        )

@@ -6,7 +6,7 @@ import hashlib
 import json
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, cast
@@ -21,47 +21,53 @@ from search_spaces.registry import UnknownNameError, unknown_name_message
 from search_spaces.stored_options import check_stored_options
 from search_spaces.weights import load_checkpoint
 
+from ..runtime.checksums import CHECKSUM, ChecksumError, fill_checksum, verify_file
 from ..runtime.run_folder import as_json, write_atomically
 from ..runtime.seeding import isolated_random_state
 
 WEIGHTS = "student.safetensors"
-
-
 CONFIG = "config.json"
-
 
 FOLDER = "student"
 """The folder of the student in the run folder of its training, which has a config.json of its own."""
 
-
 DISTILLED = "distilled"
 """The folder of the student's training in the run folder of a pipeline."""
 
-
 _CARD = "diswot"
-
+"""The key of the card in config.json, and of the checksums in the file of weights."""
 
 _CARD_HASH = "card_sha256"
+_OTHER_METADATA = {_CARD_HASH, "format"}
+"""Metadata of files without a checksum: those of version 0.1.0 and of other programs."""
+
+_REPAIR = (
+    "Nothing was read from it. If it lies in the run folder of a training, delete the folder of the student and run "
+    "the same training again, which makes it anew from best.safetensors; else take it from a copy."
+)
 
 
 @dataclass(frozen=True)
 class ModelCard:
-    """What a student is, and how it is built again.
+    """A description of a trained student, with which it is built again.
 
     Attributes:
-        name: What it is called in tables and files.
-        num_classes: Classes that it tells apart.
+        name: The name in tables and files.
+        num_classes: Number of classes.
         input_size: Channels, height and width of one image.
-        mean: Mean of each channel that is taken from its images, as a share of full scale.
-        std: Standard deviation of each channel that they are divided by.
-        timm: Name and arguments with which `timm.create_model` builds it; None where there are none.
-        space: Recipe, configuration and architecture of the search space that builds it; see `in_space`.
-        labels: Names of the classes, in order; empty where they have none.
+        mean: Mean of each channel that is subtracted from images, as a share of the full scale.
+        std: Standard deviation of each channel that images are divided by.
+        timm: Name and arguments with which `timm.create_model` builds the network; None if timm does not.
+        space: Recipe, configuration and architecture of the search space that builds it; None if none does.
+        labels: Names of the classes, in order; empty if they have none.
         params: Trainable parameters.
         macs: Multiply-accumulates of one image.
         interpolation: How images of another size are resized.
         crop_pct: Share of a resized image's side that is kept.
-        made_of: What it was made of, as JSON values: run, teacher, accuracy, and as "data" the `Splits.config()`.
+        made_of: Its history as JSON values: run, teacher, accuracy, and as "data" the `Splits.config()`.
+
+    Raises:
+        ValueError: Sizes, statistics and labels do not agree with each other.
     """
 
     name: str
@@ -93,11 +99,11 @@ class ModelCard:
             raise ValueError(f"{self.name}: there are {len(self.labels)} labels for {self.num_classes} classes.")
 
     def build(self) -> nn.Module:
-        """The network, untrained, its weights drawn from torch's global generator.
+        """The network with random weights, drawn from torch's global generator.
 
         Raises:
             UnknownNameError: timm has no such model.
-            ValueError: Neither timm nor a search space can build it.
+            ValueError: Neither timm nor a search space can build the network.
         """
         if self.timm is not None:
             name, arguments = self.timm
@@ -118,19 +124,20 @@ class ModelCard:
 def save_student(model: nn.Module, card: ModelCard, folder: str | os.PathLike[str]) -> Path:
     """Write `student.safetensors` and `config.json`, each whole or not at all.
 
-    The weights hold the hash of their card, so that those of one student are not taken for another's.
+    The file of weights holds checksums of its content and of the card. Damage is noticed when it is read, and the
+    weights of one student are not taken for another's.
 
-    `load_student` reads them, and where the card has a timm name, timm (from 1.0.16 on) does, too:
+    `load_student` reads the folder. If the card has a timm name, timm reads it as well: from version 1.0.16 on by
     `timm.create_model("local-dir:FOLDER", pretrained=True)`, after `import search_spaces` for the networks of this
-    package. In any version `timm.create_model(name, checkpoint_path=".../student.safetensors", **arguments)` does.
+    package, and in any version by `timm.create_model(name, checkpoint_path=".../student.safetensors", **arguments)`.
 
     Args:
         model: The trained network.
-        card: What it is.
-        folder: Where to; made if need be.
+        card: Its description.
+        folder: The folder to write; it is created if needed.
 
     Returns:
-        The file of the weights.
+        The path of the file of weights.
 
     Raises:
         ValueError: The card cannot be written as JSON.
@@ -141,17 +148,18 @@ def save_student(model: nn.Module, card: ModelCard, folder: str | os.PathLike[st
         text = json.dumps(config, indent=2, allow_nan=False) + "\n"
     except (TypeError, ValueError) as error:
         raise ValueError(f"The card of {card.name} cannot be written as JSON: {error}.") from error
-    # Copies, for a file of tensors has no names for shared memory, and no memory formats.
+    # Copies: a safetensors file knows neither shared memory nor memory formats.
     state = {key: value.detach().cpu().contiguous().clone() for key, value in model.state_dict().items()}
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     # One entry only: several would be written in any order, and equal students would differ as files.
-    write_atomically(folder / WEIGHTS, save(state, {_CARD_HASH: _hash(config[_CARD])}))
+    checksums = json.dumps({_CARD_HASH: _card_sha256(config[_CARD]), "checksum": CHECKSUM})
+    write_atomically(folder / WEIGHTS, fill_checksum(save(state, {_CARD: checksums})))
     write_atomically(folder / CONFIG, text)
     return folder / WEIGHTS
 
 
-def _hash(card: Mapping[str, Any]) -> str:
+def _card_sha256(card: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(card, sort_keys=True).encode()).hexdigest()
 
 
@@ -165,18 +173,18 @@ def _timm_config(model: nn.Module, card: ModelCard) -> dict[str, Any]:
         config["label_names"] = list(card.labels)
     if card.timm and card.timm[1]:
         config["model_args"] = card.timm[1]
-    known = getattr(model, "pretrained_cfg", None) or {}
+    built_with = getattr(model, "pretrained_cfg", None) or {}
     config["pretrained_cfg"] = {
         "num_classes": card.num_classes,
         "input_size": list(card.input_size),
-        "fixed_input_size": bool(known.get("fixed_input_size", False)),
+        "fixed_input_size": bool(built_with.get("fixed_input_size", False)),
         "pool_size": None,
         "mean": list(card.mean),
         "std": list(card.std),
         "interpolation": card.interpolation,
         "crop_pct": card.crop_pct,
-        "first_conv": known.get("first_conv") or _first_conv(model),
-        "classifier": known.get("classifier") or _classifier(model),
+        "first_conv": built_with.get("first_conv") or _first_conv(model),
+        "classifier": built_with.get("classifier") or _classifier(model),
     }
     return config | {_CARD: asdict(card)}
 
@@ -193,70 +201,121 @@ def _classifier(model: nn.Module) -> str | None:
 
 
 def find_student(path: str | os.PathLike[str]) -> Path:
-    """The file of a student's weights.
+    """The path of a student's file of weights.
 
     Args:
-        path: The run folder of a training, or of a pipeline, whose distilled student is meant; the folder of a student,
-            or the file itself.
+        path: The run folder of a training or of a pipeline (its distilled student), the folder of a student, or the
+            file itself.
 
     Raises:
-        FileNotFoundError: There is none.
+        FileNotFoundError: There is no such student.
     """
     path = Path(path)
     for file in (path, path / WEIGHTS, path / FOLDER / WEIGHTS, path / DISTILLED / FOLDER / WEIGHTS):
         if file.is_file():
             return file
-    what = (
+    reason = (
         "there is no such file or folder" if not path.exists() else f"it has neither {WEIGHTS} nor {FOLDER}/{WEIGHTS}"
     )
-    raise FileNotFoundError(f"No trained student at {path}: {what}.")
+    raise FileNotFoundError(f"No trained student at {path}: {reason}.")
 
 
 def read_card(path: str | os.PathLike[str]) -> ModelCard:
-    """What a student is.
+    """The description of a student.
 
     Args:
         path: As for `load_student`.
 
     Raises:
-        FileNotFoundError: There is no student, or its weights have no config.json beside them.
-        ValueError: The config.json is damaged, not one that `save_student` wrote, or not of these weights. Or it hands
-            an option to timm that can load files or code (`UnsafeOptionError`).
+        FileNotFoundError: There is no student, or there is no config.json next to its weights.
+        ValueError: The weights or the config.json are damaged; the config.json was not written by `save_student`, or
+            belongs to other weights; or it hands timm an option that can load files or code (`UnsafeOptionError`).
     """
     weights = find_student(path)
+    check_weights(weights)
+    return _read_card(weights)
+
+
+def _read_card(weights: Path) -> ModelCard:
     file = weights.with_name(CONFIG)
     if not file.is_file():
         raise FileNotFoundError(f"There is no {file}; weights alone do not say what they are.")
     try:
         stored = json.loads(file.read_text())
     except ValueError as error:
-        raise ValueError(f"{file} is damaged: {error}.") from error
+        raise _damaged(file, str(error)) from error
     if not isinstance(stored, Mapping) or not isinstance(card := stored.get(_CARD), Mapping):
         raise ValueError(f"{file} is not the configuration of a student that was saved here.")
-    if _card_hash_in(weights) not in (None, _hash(card)):
+    if _stored_card_sha256(weights) not in (None, _card_sha256(card)):
         raise ValueError(
-            f"{file} is not of the weights in {weights}: one of them was replaced, or the writing of both was "
-            "interrupted. Save the student again."
+            f"{file} is not of the weights in {weights}: one of them was replaced or damaged, or the writing of "
+            "both was interrupted. Save the student again."
         )
     if isinstance(built_by := card.get("timm"), list) and len(built_by) == 2:
         check_stored_options(built_by[1], f"{file}: the arguments of {built_by[0]!r}")
-    known = ModelCard.__dataclass_fields__
     values: dict[str, Any] = {
-        key: tuple(value) if isinstance(value, list) else value for key, value in card.items() if key in known
+        key: tuple(value) if isinstance(value, list) else value
+        for key, value in card.items()
+        if key in ModelCard.__dataclass_fields__
     }
     try:
         return ModelCard(**values)
     except (TypeError, ValueError) as error:
-        raise ValueError(f"{file} is damaged: {error}.") from error
+        raise _damaged(file, str(error)) from error
 
 
-def _card_hash_in(weights: Path) -> str | None:
-    """The hash of the card that weights were saved with; None where they do not say it."""
+def _stored_card_sha256(weights: Path) -> str | None:
+    """The hash of the card that weights were saved with; None for weights that hold none."""
     try:
         with safe_open(weights, "pt") as file:
-            return (file.metadata() or {}).get(_CARD_HASH)
-    except (OSError, SafetensorError):  # no safetensors, or damaged, of which loading says more
+            metadata = file.metadata() or {}
+        return (json.loads(metadata[_CARD]) if _CARD in metadata else metadata).get(_CARD_HASH)
+    except (OSError, SafetensorError, ValueError):  # not safetensors, or damaged; loading says more
         return None
+
+
+def check_weights(path: Path) -> None:
+    """Check a file of weights against the checksum that `save_student` wrote into it.
+
+    Files without a checksum, such as those of other programs, pass.
+
+    Raises:
+        ValueError: A file of a student is damaged; the message says what repairs it.
+    """
+    try:
+        with safe_open(path, "pt") as file:
+            metadata = file.metadata() or {}
+    except (OSError, SafetensorError) as error:
+        if path.name == WEIGHTS:
+            raise _damaged(path, f"it cannot be read: {error}") from error
+        return
+    if _CARD not in metadata and (path.name != WEIGHTS or not metadata.keys() - _OTHER_METADATA):
+        return
+    try:
+        verify_file(path)
+    except ChecksumError as error:
+        raise _damaged(path, str(error)) from error
+
+
+def _damaged(path: Path, reason: str) -> ValueError:
+    return ValueError(f"{path} is damaged: {reason}. {_REPAIR}")
+
+
+def load_weights(model: nn.Module, path: Path, *, without: Collection[str] = ()) -> None:
+    """Load trained weights, whose checksum is verified first; if they do not fit, the network stays as it was.
+
+    Args:
+        model: The network, which is changed in place.
+        path: The file, as for `search_spaces.weights.load_checkpoint`, which runs no code from it.
+        without: Names of modules that keep their present weights.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: The file is damaged, or its tensors do not fit the network.
+    """
+    if path.is_file():
+        check_weights(path)
+    load_checkpoint(model, path, without=without)
 
 
 def load_student(path: str | os.PathLike[str], *, model: nn.Module | None = None) -> nn.Module:
@@ -268,11 +327,17 @@ def load_student(path: str | os.PathLike[str], *, model: nn.Module | None = None
 
     Raises:
         FileNotFoundError: There is no student.
-        ValueError: The weights do not fit the network, which names the tensors, or the network cannot be built.
+        ValueError: The weights are damaged or do not fit the network, or the network cannot be built.
+
+    Example:
+        A training writes its student into its run folder:
+
+            student = load_student("runs/distilled")
+            logits = student(images)  # normalised as `read_card("runs/distilled")` says
     """
     weights = find_student(path)
     if model is None:
         with isolated_random_state(0):
-            model = read_card(weights).build()
-    load_checkpoint(model, weights)
+            model = _read_card(weights).build()
+    load_weights(model, weights)
     return model.eval()

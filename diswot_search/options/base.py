@@ -21,6 +21,10 @@ POSITIONAL: Mapping[str, Any] = {"positional": True}
 """Metadata of a field whose value follows a command without its name, also where the field has a default."""
 
 
+PYTHON_ONLY: Mapping[str, Any] = {"python_only": True}
+"""Metadata of a field that no command has: its values cannot be written as text."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Options:
     """The options of one job. Subclasses declare them as fields and describe them in their docstrings."""
@@ -68,7 +72,7 @@ def options_of(cls: type[Options]) -> Mapping[str, Option]:
         if field.name not in texts:
             raise TypeError(f"The option {field.name} of {cls.__name__} has no description in an Args section.")
         kind = written_type(str(field.type))
-        if kind is type(None):
+        if kind is type(None) and not field.metadata.get("python_only"):
             raise TypeError(f"No value of the option {field.name} of {cls.__name__} can be written as text.")
         is_required = field.default is MISSING
         options[field.name] = Option(
@@ -202,15 +206,15 @@ _ORDER = (dict, list, bool, int, float, str, type(None))
 
 
 def written_type(annotation: str) -> Any:
-    """The part of a type whose values can be written as text: `Teacher | str | None` gives `str | None`.
+    """The part of a type whose values can be written as text: `Network | str | None` gives `str | None`.
 
     Args:
         annotation: The annotation as it stands in the source. Mappings become dict, sequences list; classes other than
             those that YAML has are left out.
 
     Example:
-        >>> written_type("SearchSpace | Mapping[str, Any] | str")
-        typing.Union[dict[str, typing.Any], str]
+        >>> written_type("SearchSpace | Mapping[str, Any] | str") == dict[str, Any] | str
+        True
     """
     members = _members(ast.parse(annotation, mode="eval").body)
     rank = {kind: place for place, kind in enumerate(_ORDER)}

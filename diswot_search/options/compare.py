@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from ..comparison.plan import ProxyLike
     from ..data.probe import Probe
-    from ..networks.network import Teacher
+    from ..networks.network import Network
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,8 +69,8 @@ class ControlOptions(Options):
     """
 
     controls: bool = False
-    other_teacher: Teacher | nn.Module | Architecture | str | None = None
-    other_depth: Teacher | nn.Module | Architecture | str | None = None
+    other_teacher: Network | nn.Module | Architecture | str | None = None
+    other_depth: Network | nn.Module | Architecture | str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -136,6 +136,6 @@ class CompareOptions(
     table: AccuracyTable | str | os.PathLike[str] | None = None
     probe: Probe | Sequence[Probe] | str = "digits"
     _: KW_ONLY
-    teacher: Teacher | nn.Module | Architecture | str | None = None
+    teacher: Network | nn.Module | Architecture | str | None = None
     fresh_probes: bool = False
     retry_failed: bool = False

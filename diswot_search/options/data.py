@@ -4,10 +4,17 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import KW_ONLY, dataclass
+from dataclasses import KW_ONLY, dataclass, field
+from typing import TYPE_CHECKING
 
-from .base import Options
+from .base import PYTHON_ONLY, Options
 from .shared import LabelOptions
+
+if TYPE_CHECKING:
+    import numpy as np
+    from torch import Tensor
+
+    Array = np.ndarray | Tensor
 
 RESIDENT_LIMIT = 2**31
 """Default size in bytes of the images that are held in memory."""
@@ -36,11 +43,21 @@ class SplitOptions(Options):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ImageOptions(Options):
-    """How the images of a data set are read, sized and normalised.
+class DownloadOptions(Options):
+    """Whether a data set is downloaded.
 
     Args:
         download: Let torchvision (or timm's reader) download missing files.
+    """
+
+    download: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageOptions(Options):
+    """How images are sized and normalised.
+
+    Args:
         image_size: Side in pixels of the square that each image is centre-cropped and resized (bicubic) to. By default
             images keep their size; digits and noise are 32 x 32.
         seed: Seed that chooses images.
@@ -52,7 +69,6 @@ class ImageOptions(Options):
         std: Standard deviation of each channel on the same scale.
     """
 
-    download: bool = False
     image_size: int | None = None
     seed: int = 0
     num_classes: int | None = None
@@ -61,7 +77,7 @@ class ImageOptions(Options):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ProbeDrawOptions(ImageOptions, SplitOptions, RootOptions):
+class ProbeDrawOptions(ImageOptions, DownloadOptions, SplitOptions, RootOptions):
     """How a probe is drawn.
 
     Args:
@@ -118,8 +134,33 @@ class CreateProbesOptions(ProbeDrawOptions, _DataSetName):
     count: int = 1
 
 
+@dataclass(frozen=True, kw_only=True)
+class DivisionOptions(LabelOptions, ImageOptions):
+    """How images are divided into those to train, to validate and to test on.
+
+    Args:
+        seed: Seed that chooses the images to split off or to omit.
+        val_share: Share of the training images to validate on, between 0 and 1, if there is no validation split.
+        test_share: Share of the training images to test on, between 0 and 1, if there is no test split.
+        train_limit: Number of images to train on, spread over the classes as evenly as their sizes allow. Validation
+            and test images stay the same, and a larger limit contains the images of a smaller one.
+        labels: The labelled subset of the training images; by default all of them. It may be a share such as "4%" of
+            each class, rounded, but at least one image; a total number of images, spread over the classes as evenly as
+            their sizes allow; indices; or a file of indices: .npy, or text with one index on each line, where # begins
+            a comment. Indices start at 0 and count the images of the training part on disk, before validation images,
+            test images or a train_limit are taken out.
+        label_seed: Seed that chooses the labelled images; by default seed. A larger request contains the images of a
+            smaller one.
+    """
+
+    val_share: float = 0.1
+    test_share: float = 0.2
+    train_limit: int | None = None
+    label_seed: int | None = None
+
+
 @dataclass(frozen=True)
-class CreateSplitsOptions(LabelOptions, ImageOptions, RootOptions, _DataSetName):
+class CreateSplitsOptions(DivisionOptions, DownloadOptions, RootOptions, _DataSetName):
     """Open a data set to train on, with validation and test images. Global random state is neither used nor changed.
 
     Parts that the data set lacks are split off its training images, with the same share of each class: first the test
@@ -130,30 +171,38 @@ class CreateSplitsOptions(LabelOptions, ImageOptions, RootOptions, _DataSetName)
         train_split: Split to train on.
         val_split: Split to validate on; by default that of the data set, if it has one apart from the test split.
         test_split: Split to test on; by default that of the data set.
-        val_share: Share of the training images to validate on, between 0 and 1, if there is no validation split.
-        test_share: Share of the training images to test on, between 0 and 1, if there is no test split.
-        train_limit: Number of images to train on, spread over the classes as evenly as their sizes allow. Validation
-            and test images stay the same, and a larger limit contains the images of a smaller one.
         resident_limit: Largest size in bytes of the images of all parts that are held in memory; larger data sets are
             streamed from disk.
         workers: Number of processes that read streamed images, or augment images one at a time. By default one less
             than the processor cores, but at least 1 and at most 8.
-        labels: The labelled subset of the training images; by default all of them. It may be a share such as "4%" of
-            each class, rounded, but at least one image; a total number of images, spread over the classes as evenly as
-            their sizes allow; indices; or a file of indices: .npy, or text with one index on each line, where # begins
-            a comment. Indices start at 0 and count the images of the training part on disk, before validation images,
-            test images or a train_limit are taken out.
-        label_seed: Seed that chooses the labelled images; by default seed. A larger request contains the images of a
-            smaller one.
     """
 
     _: KW_ONLY
     train_split: str = "train"
     val_split: str | None = None
     test_split: str | None = None
-    val_share: float = 0.1
-    test_share: float = 0.2
-    train_limit: int | None = None
     resident_limit: int = RESIDENT_LIMIT
     workers: int | None = None
-    label_seed: int | None = None
+
+
+@dataclass(frozen=True)
+class ArraySplitsOptions(DivisionOptions):
+    """Make splits from arrays or tensors of images and labels.
+
+    Args:
+        train: Pair of images and labels. Images are uint8: arrays (N, H, W) or (N, H, W, 1 or 3), or tensors (N, H, W)
+            or (N, 1 or 3, H, W). Labels are (N,) integers.
+        val: Validation images and labels, in the same form; by default split off `train`.
+        test: Test images and labels, in the same form; by default split off `train`.
+        name: Name of the data set in records.
+        mirrored: Whether an image keeps its meaning when left and right are exchanged.
+        workers: Number of processes that augment images one at a time.
+    """
+
+    train: tuple[Array, Array] = field(metadata=PYTHON_ONLY)
+    val: tuple[Array, Array] | None = field(default=None, metadata=PYTHON_ONLY)
+    test: tuple[Array, Array] | None = field(default=None, metadata=PYTHON_ONLY)
+    _: KW_ONLY
+    name: str = "arrays"
+    mirrored: bool = True
+    workers: int = 0

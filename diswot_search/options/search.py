@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from search_spaces.space import Architecture, SearchSpace
 
     from ..data.probe import Probe
-    from ..networks.network import Teacher, TeacherBank
+    from ..networks.network import Network, TeacherBank
     from ..proxies.aggregate import RankAggregate
     from ..proxies.proxy import Proxy, ProxyFunction
     from ..sources.ranking import SourceRanking
@@ -91,7 +91,7 @@ class SearchOptions(
         space: The space to search; `diswot spaces` lists the names. A name makes the space for the classes and images
             of the probe.
         teacher: The reference network for proxies that compare with a teacher: a timm name, the CIFAR ResNets included,
-            an architecture of the space, a module, a Teacher, or a TeacherBank, which is several with weights. Networks
+            an architecture of the space, a module, a Network, or a TeacherBank, which is several with weights. Networks
             that are given by name have random weights unless there is a checkpoint. It may also be a ranking of sources
             or its run folder: scores are then weighted means of those against each source, on labelled training images
             of the ranking's data. The default proxy needs no teacher.
@@ -102,6 +102,6 @@ class SearchOptions(
     OUT: ClassVar[str | None] = "runs/search"
 
     space: SearchSpace | str = "nasbench201"
-    teacher: Teacher | TeacherBank | SourceRanking | nn.Module | Architecture | str | None = None
+    teacher: Network | TeacherBank | SourceRanking | nn.Module | Architecture | str | None = None
     probe: Probe | Sequence[Probe] | str | None = None
     _: KW_ONLY

@@ -1,7 +1,9 @@
 """Distillers as proxies: minus the distillation loss between an untrained student and its teacher.
 
-There are no connectors, so features are compared in the shape that each network gives them. If a loss is not defined
-for a pair of networks, the proxy raises a `ReadingError` that says why. The best value is 0, for equal networks.
+Both read networks by the same definitions (`diswot_search.networks.features`), so the same loss on the same features
+gives the same number. There are no connectors, so features are compared in the shape that each network gives them. If a
+loss is not defined for a pair of networks, the proxy raises a `ReadingError` that says why. The best value is 0, for
+equal networks.
 The losses and their papers are in `diswot_search.functional.losses`.
 """
 
@@ -14,7 +16,9 @@ import torch
 from torch import Tensor
 
 from ..functional import losses, similarities
+from ..functional.shapes import match_in_rows
 from ..networks.contract import ReadingError
+from ..networks.layouts import FeatureMap
 from ..readings.core import Readings
 from .similarity import require_teacher
 
@@ -30,9 +34,9 @@ def at(student: Readings, teacher: Readings | None = None) -> float:
     Stages with a single position are left out, because their attention is always 1.
 
     Raises:
-        ReadingError: No stage has more than one position in both networks, or positions cannot be matched.
+        ReadingError: No stage has more than one position in both networks.
     """
-    return _minus(_attention_loss, student.stage_features, require_teacher(teacher).stage_features)
+    return _minus(_attention_loss, student.stage_maps, require_teacher(teacher).stage_maps)
 
 
 def sp(student: Readings, teacher: Readings | None = None) -> float:
@@ -59,9 +63,9 @@ def nst(student: Readings, teacher: Readings | None = None) -> float:
     """Minus the discrepancy of the distributions of channel maps in the last feature map.
 
     Raises:
-        ReadingError: The last feature map of a network has a single position, or positions cannot be matched.
+        ReadingError: The last feature map of a network has a single position.
     """
-    return _minus(_selectivity_loss, student.features, require_teacher(teacher).features)
+    return _minus(_selectivity_loss, student.feature_map, require_teacher(teacher).feature_map)
 
 
 def ickd(student: Readings, teacher: Readings | None = None) -> float:
@@ -75,22 +79,24 @@ def ickd(student: Readings, teacher: Readings | None = None) -> float:
     return _minus(losses.ickd_loss, student.features, require_teacher(teacher).features)
 
 
-def _attention_loss(student: list[Tensor], teacher: list[Tensor]) -> Tensor:
-    pairs = zip(reversed(student), reversed(teacher), strict=False)
-    by_stage = [losses.at_loss(first, second) for first, second in pairs if _have_patterns(first, second)]
+def _attention_loss(student: list[FeatureMap], teacher: list[FeatureMap]) -> Tensor:
+    pairs = [_matched(*pair) for pair in zip(reversed(student), reversed(teacher), strict=False)]
+    by_stage = [losses.at_loss(*pair) for pair in pairs if pair[0].shape[2] > 1]
     if not by_stage:
         raise ValueError("at compares patterns over positions, and no stage has more than one position in both")
     return torch.stack(by_stage).mean()  # a sum would favour students with fewer stages
 
 
-def _selectivity_loss(student: Tensor, teacher: Tensor) -> Tensor:
-    if not _have_patterns(student, teacher):
+def _selectivity_loss(student: FeatureMap, teacher: FeatureMap) -> Tensor:
+    pair = _matched(student, teacher)
+    if pair[0].shape[2] == 1:
         raise ValueError("nst compares patterns over positions, and one of the last maps has one position only")
-    return losses.nst_loss(student, teacher)
+    return losses.nst_loss(*pair)
 
 
-def _have_patterns(first: Tensor, second: Tensor) -> bool:
-    return first.shape[2] > 1 and second.shape[2] > 1
+def _matched(student: FeatureMap, teacher: FeatureMap) -> tuple[Tensor, Tensor]:
+    """Rows of two maps on a common grid, (B, C, P) and (B, C', P), in double precision."""
+    return match_in_rows(*(_exact(each.rows).unflatten(2, each.values.shape[2:]) for each in (student, teacher)))
 
 
 def _minus(loss: Callable[[Any, Any], Tensor], student: Any, teacher: Any) -> float:
@@ -101,7 +107,5 @@ def _minus(loss: Callable[[Any, Any], Tensor], student: Any, teacher: Any) -> fl
 
 
 def _exact(values: Any) -> Any:
-    """Values in double precision. Random networks are alike, and differences of nearly equal numbers lose digits."""
-    if isinstance(values, list):
-        return [_exact(value) for value in values]
-    return similarities.exact(values)
+    """Tensors in double precision. Random networks are alike, and differences of nearly equal numbers lose digits."""
+    return similarities.exact(values) if isinstance(values, Tensor) else values

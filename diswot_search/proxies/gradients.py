@@ -25,12 +25,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
 from ..functional import similarities
-from ..networks.contract import ReadingError, evaluation_mode
+from ..networks.contract import ReadingError, call_with_tensors, evaluation_mode
 from ..readings.core import Readings
 
 _STABILISER = 1e-5
@@ -60,15 +59,15 @@ def synflow(student: Readings, teacher: Readings | None = None) -> float:
     NeurIPS 2020.
     """
     model = student.model
-    parameters = {name: similarities.exact(parameter.detach()).abs() for name, parameter in model.named_parameters()}
-    buffers = {name: similarities.exact(buffer.detach()) for name, buffer in model.named_buffers()}
+    tensors = {id(parameter): similarities.exact(parameter.detach()).abs() for parameter in model.parameters()}
+    tensors |= {id(buffer): similarities.exact(buffer.detach()) for buffer in model.buffers()}
     layer_weights = {id(layer.weight) for layer in student.layers}
-    weights = [parameters[name] for name, parameter in model.named_parameters() if id(parameter) in layer_weights]
+    weights = [tensors[id(parameter)] for parameter in model.parameters() if id(parameter) in layer_weights]
     ones = similarities.exact(torch.ones(1, *student.probe.input_size, device=student.device))
     for weight in weights:
         weight.requires_grad_()
     with torch.enable_grad(), evaluation_mode(model, batch_statistics=False), _own_caches(model), _NoNormalisation():
-        flow = functional_call(model, parameters | buffers, (ones,)).sum()
+        flow = call_with_tensors(model, tensors, ones).sum()
     gradients = torch.autograd.grad(flow, weights, materialize_grads=True)
     return float(_sum((w.detach() * g).abs().sum() for w, g in zip(weights, gradients, strict=True)).log())
 

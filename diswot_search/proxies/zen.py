@@ -8,14 +8,13 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
 from ..networks.blocks import weighted_layers
-from ..networks.contract import evaluation_mode
+from ..networks.contract import call_with_tensors, evaluation_mode
+from ..networks.forward import run_forward
 from ..readings.core import Readings
-from ..readings.forward import run_forward
 from ..runtime.seeding import stable_seed
 
 WEIGHT_DRAWS = 32
@@ -50,7 +49,7 @@ def zen(student: Readings, teacher: Readings | None = None) -> float:
     with torch.no_grad(), evaluation_mode(model, batch_statistics=False):
         # All draws share one set of tensors in place of the weights, so memory grows by one copy only.
         draws = _Draws(model, [*drawn.values()], generator)
-        return float(functional_call(draws, drawn | zero, (images,)).mean())
+        return float(call_with_tensors(draws, drawn | zero, images).mean())
 
 
 def draws_seed(model: nn.Module) -> int:
@@ -60,14 +59,14 @@ def draws_seed(model: nn.Module) -> int:
     return stable_seed("zen", *digests)
 
 
-def _replacements(model: nn.Module) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """Zero tensors to replace the weights, and the biases, of convolutions and linear layers, by parameter name."""
+def _replacements(model: nn.Module) -> tuple[dict[int, Tensor], dict[int, Tensor]]:
+    """Zero tensors to replace the weights, and the biases, of convolutions and linear layers, by `id` of those."""
     layers = weighted_layers(model)
     weights, biases = {id(layer.weight) for layer in layers}, {id(layer.bias) for layer in layers}
-    named = dict(model.named_parameters(prefix="model"))
+    parameters = list(model.parameters())
     return (
-        {name: torch.zeros_like(parameter) for name, parameter in named.items() if id(parameter) in weights},
-        {name: torch.zeros_like(parameter) for name, parameter in named.items() if id(parameter) in biases},
+        {id(parameter): torch.zeros_like(parameter) for parameter in parameters if id(parameter) in weights},
+        {id(parameter): torch.zeros_like(parameter) for parameter in parameters if id(parameter) in biases},
     )
 
 
@@ -87,7 +86,7 @@ class _Draws(nn.Module):
                 values.copy_(torch.randn(values.shape, generator=self.generator))
             images[_IMAGES:] = images[:_IMAGES] + _STEP * images[_IMAGES:]
             with GaussianMode() as mode:
-                features = run_forward(self.model, mode.start(images.clone())).features
+                features = run_forward(self.model, mode.start(images.clone())).features.rows
             before, after = features.chunk(2)
             scores.append((after - before).abs().mean().log() + mode.log_scale)
         return torch.stack(scores)

@@ -1,121 +1,114 @@
-"""Readings of what a forward pass notes down on its way: blocks, leaves, activation codes."""
+"""Readings of activations on the way: blocks, leaves, and codes of neurons."""
 
 from __future__ import annotations
-
-import math
 
 from torch import Tensor
 
 from ..functional import similarities
 from ..networks.contract import ReadingError
+from ..networks.layouts import FeatureMap, stage_places
 from .passes import Passes
-from .timing import reading, reading_of
+from .recording import MapRecord
+from .timing import reading
 
 
 class ActivationReadings(Passes):
-    """What blocks and leaves give, and the codes of neurons."""
+    """Readings of blocks and leaves, and the codes of neurons."""
 
     # -- blocks ---------------------------------------------------------------------------------
 
-    @reading_of("blocks")
+    @reading("blocks", controlled=True)
     def block_features(self) -> list[Tensor]:
-        """The output of each block in the order of running, each (B, C, P); see `find_blocks` for what a block is."""
-        return [self._as_map(block.detach()) for block in self._pass_for("block_features").notes.blocks]
+        """The output of each block in the order of running, each (B, C, T) with class tokens; see `find_blocks`."""
+        return [block.rows for block in self._pass_for("block_features").notes.blocks]
 
-    @reading_of("blocks")
+    @reading("blocks", controlled=True)
     def block_entropies(self) -> list[float]:
         """Entropy of the spectrum of each block's channel covariance, in nats; see `functional.channel_entropies`.
 
-        What the stem gives the first block counts as the output of a block.
+        The input of the first block counts as the output of a block.
 
         Raises:
             ReadingError: The network has no block that gives a feature map.
         """
-        maps = [self._as_map(map_.detach()) for map_ in self._chain("block_entropies")]
-        if not maps:
-            raise ReadingError("the network has no block that gives a feature map")
-        return similarities.channel_entropies(maps)
+        return similarities.channel_entropies(self._chain_rows("block_entropies"))
 
-    @reading_of("blocks")
+    @reading("blocks", controlled=True)
     def block_spectra(self) -> list[Tensor]:
         """The spectrum of the channels' second moment at the stem and at each block; see `functional.channel_spectrum`.
 
         Raises:
             ReadingError: The network has no block that gives a feature map.
         """
-        maps = [self._as_map(map_.detach()) for map_ in self._chain("block_spectra")]
-        if not maps:
-            raise ReadingError("the network has no block that gives a feature map")
-        return [similarities.channel_spectrum(map_) for map_ in maps]
+        return [similarities.channel_spectrum(rows) for rows in self._chain_rows("block_spectra")]
 
-    def _chain(self, name: str) -> list[Tensor]:
-        """What the first block was given, unless these are the images, and the output of each block."""
+    def _chain(self, name: str) -> list[MapRecord]:
+        """The input of the first block, unless it is the images, and the output of each block."""
         notes = self._pass_for(name).notes
         return notes.blocks if notes.entry is None else [notes.entry, *notes.blocks]
 
-    @reading_of("blocks")
+    def _chain_rows(self, name: str) -> list[Tensor]:
+        rows = [record.rows for record in self._chain(name)]
+        if not rows:
+            raise ReadingError("the network has no block that gives a feature map")
+        return rows
+
+    @reading("blocks", controlled=True)
+    def stage_maps(self) -> list[FeatureMap]:
+        """The stages: the last output of a block at each resolution, from fine to coarse; see `networks.features`.
+
+        Raises:
+            ReadingError: The network has no block that gives a feature map.
+        """
+        taken = self._pass_for("stage_maps")
+        if not taken.notes.blocks:
+            raise ReadingError("the network has no block that gives a feature map")
+        blocks = [block for block in taken.notes.blocks[: taken.notes.body] if block.is_map]
+        values = [block.layout.to_map(block.raw.detach()) for block in blocks]
+        positions = [each.shape[2] * each.shape[3] for each in values]
+        return [FeatureMap(values[place]) for place in stage_places(positions, taken.forward.features.positions)]
+
+    @reading("blocks", controlled=True)
     def stage_features(self) -> list[Tensor]:
-        """The last output of a block at each number of positions, in the order of running, each (B, C, P).
+        """The stages, each (B, C, P); see `stage_maps`.
 
         Raises:
             ReadingError: The network has no block that gives a feature map.
         """
-        maps = [self._as_map(block.detach()) for block in self._pass_for("stage_features").notes.blocks]
-        if not maps:
-            raise ReadingError("the network has no block that gives a feature map")
-        following = [after.shape[2] for after in maps[1:]] + [None]
-        return [map_ for map_, after in zip(maps, following, strict=True) if map_.shape[2] != after]
+        return [stage.rows for stage in self.stage_maps]
 
-    @reading_of("blocks")
+    @reading("blocks", controlled=True)
     def last_stage(self) -> list[Tensor]:
-        """The outputs of the blocks that give as many positions as the classifier is given, each (B, C, P).
+        """The outputs of the blocks on the grid of the last feature map, each (B, C, P) without class tokens.
 
-        Where it is given no positions, but a token of the class, these are the blocks that give as many as the last
-        one. That token is of no position: it is left out, and so are blocks that give nothing else. A model says by
-        `num_prefix_tokens` how many such tokens there are; else one is told by the others making a square.
+        If the network's features are class tokens only, these are the blocks on the grid of the last block that gives
+        more. Blocks that give a single token are left out.
 
         Raises:
             ReadingError: The network has no block that gives a feature map.
         """
-        blocks = self._pass_for("last_stage").notes.blocks
-        maps = [self._as_map(block.detach()) for block in blocks if block.ndim == 4 or block.shape[1] > 1]
-        if not maps:
+        taken = self._pass_for("last_stage")
+        blocks = [block for block in taken.notes.blocks if block.raw.ndim == 4 or block.raw.shape[1] > 1]
+        if not blocks:
             raise ReadingError("the network has no block that gives a feature map")
-        given = self.features.shape[2]
-        alike = [map_ for map_ in maps if map_.shape[2] == given]
-        positions = given if alike else maps[-1].shape[2]
-        apart = getattr(self.model, "num_prefix_tokens", 0) if alike else 0
-        if not apart and blocks[-1].ndim == 3 and math.isqrt(positions) ** 2 != positions:
-            apart = int(math.isqrt(positions - 1) ** 2 == positions - 1)
-        return [map_[:, :, apart:] for map_ in maps if map_.shape[2] == positions]
+        maps = [block.layout.to_map(block.raw.detach()).flatten(2) for block in blocks]
+        positions = taken.forward.features.positions
+        if all(each.shape[2] != positions for each in maps):
+            positions = maps[-1].shape[2]
+        return [each for each in maps if each.shape[2] == positions]
 
-    @reading_of("leaves")
+    @reading("leaves")
     def leaf_maps(self) -> list[Tensor]:
-        """What each innermost module gave for the first sample, where that has positions, each (C, P)."""
-        return [self._as_map(leaf[None])[0] for leaf in self._pass_for("leaf_maps").notes.leaves]
-
-    def _as_map(self, raw: Tensor) -> Tensor:
-        """A feature map of this network as (B, C, P)."""
-        if raw.ndim == 3:
-            return raw.float().transpose(1, 2)
-        return (raw.flatten(1, 2).transpose(1, 2) if self._has_channels_last(raw) else raw.flatten(2)).float()
-
-    def _has_channels_last(self, raw: Tensor) -> bool:
-        """Whether the channels of a (B, ., ., .) map come last, as a block may have them whatever the model says."""
-        _, first, second, third = raw.shape
-        # A map of square images is square, which tells where the channels are unless they are as many as a side.
-        of_square = self.probe.images.shape[2] == self.probe.images.shape[3]
-        if of_square and (first == second) != (second == third):
-            return first == second
-        return str(getattr(self.model, "output_fmt", "NCHW")).upper().endswith("NHWC")
+        """The output of each innermost module for the first sample, if it has positions, each (C, P)."""
+        return [leaf.rows[0] for leaf in self._pass_for("leaf_maps").notes.leaves]
 
     # -- activation codes -----------------------------------------------------------------------
 
-    @reading_of("code_gram")
+    @reading("code_gram")
     def code_gram(self) -> Tensor:
-        """How many neurons agree on each pair of samples, on in both or off in both, (B, B) in float64.
+        """The number of neurons that are on in both samples or off in both, for each pair, (B, B) in float64.
 
-        A neuron is an input of an activation function; it is on where that input is above zero.
+        A neuron is an input of an activation function. It is on if that input is above zero.
 
         Raises:
             ReadingError: The network has no activation function.
@@ -127,12 +120,12 @@ class ActivationReadings(Passes):
 
     @reading
     def neurons(self) -> int:
-        """Neurons that `code_gram` is counted over."""
+        """The number of neurons that `code_gram` counts."""
         return self._pass_for("code_gram").notes.neurons
 
-    @reading_of("sign_patterns")
+    @reading("sign_patterns")
     def sign_patterns(self) -> int:
-        """Number of distinct patterns that neurons show over the first 16 samples, on or off on each.
+        """The number of distinct patterns, on or off, that neurons show over the first 16 samples.
 
         Raises:
             ReadingError: The network has no activation function.

@@ -1,4 +1,9 @@
-"""Readings made from those of another network, as controls: in another order, or of noise."""
+"""Controls: readings whose activations are changed, in another order of samples or replaced by noise.
+
+A control holds no network. It has changed activations, and computes from them the readings that declare
+`controlled=True`. It refuses every other reading, one that a user adds included, and so the untouched network cannot be
+read through it.
+"""
 
 from __future__ import annotations
 
@@ -9,67 +14,110 @@ import torch
 from torch import Tensor
 
 from ..networks.contract import ReadingError
+from ..networks.forward import Forward
 from ..runtime.seeding import stable_seed
-from .forward import Forward
 from .passes import Pass, Passes
-from .recording import Recorder
-from .timing import T
-
-ACTIVATIONS_ALONE = "altered readings are activations alone: they have neither codes nor derivatives"
-
+from .recording import MapRecord, Recorder
+from .timing import Reading, Timed
 
 Change = Callable[[Tensor], Tensor]
+"""Makes a tensor of the same shape from a tensor of samples."""
+
+_ACTIVATION_KINDS = frozenset({"blocks"})
+"""The records of a forward pass that a control can change. Codes and derivatives belong to the network itself."""
 
 
-class Altered(Passes):
-    """Passes whose activations are made from those of another network.
+class Controlled(Passes):
+    """Readings made from those of another network by a change of its activations; made by `under_control`."""
 
-    Args:
-        original: What they are made from.
-        change_forward: Makes what a forward pass gave.
-        change_map: Makes the output of a block.
-    """
+    _change: Callable[[frozenset[str]], Pass]
 
-    def __init__(self, original: Passes, change_forward: Callable[[Forward], Forward], change_map: Change) -> None:
-        super().__init__(
-            lambda: original.model,
-            original.probe,
-            device=original.device,
-            precision=original.precision,
-            trained=original.trained,
-            cost=lambda: original.cost,
-        )
-        self._original = original
-        self._change_forward = change_forward
-        self._change_map = change_map
+    @classmethod
+    def of(cls, original: Passes, change: Callable[[frozenset[str]], Pass]) -> Controlled:
+        """Readings on the original's probe.
 
-    def _take(self, name: str, function: Callable[[Any], T]) -> T:
-        if name in ("half_gradients", "ntk", "fisher_information", "subsample"):  # these run the network itself
-            raise ReadingError(ACTIVATIONS_ALONE)
-        return super()._take(name, function)
+        Args:
+            original: The readings to change; no reference to them is kept.
+            change: Gives the changed pass with the records asked for.
+        """
+        controlled = cls.__new__(cls)
+        Timed.__init__(controlled)
+        controlled.probe = original.probe
+        controlled.device = original.device
+        controlled.precision = original.precision
+        controlled.trained = original.trained
+        controlled.needs = controlled._announced = frozenset()
+        controlled._cost = None
+        controlled._make = _no_network
+        controlled._change = change
+        return controlled
+
+    def _admit(self, reading: Reading[Any]) -> None:
+        if not reading.controlled:
+            raise _refusal(reading.name)
 
     def _run(self, kinds: frozenset[str]) -> Pass:
-        if not kinds <= {"blocks"}:
-            raise ReadingError(ACTIVATIONS_ALONE)
-        taken = self._original._pass_with(kinds)
-        notes = Recorder(kinds, taken.notes.samples)
-        notes.blocks = [self._change_map(block.detach()) for block in taken.notes.blocks]
-        forward = self._change_forward(taken.forward)
-        return Pass(kinds, forward, notes, taken.images, forward.logits)
+        if not kinds <= _ACTIVATION_KINDS:
+            raise _refusal(", ".join(sorted(kinds - _ACTIVATION_KINDS)))
+        return self._change(kinds)
+
+
+def under_control(original: Passes, change_forward: Callable[[Forward], Forward], change: Change) -> Any:
+    """Change the activations of readings.
+
+    Args:
+        original: The readings, of `Readings` or of a subclass.
+        change_forward: Changes the results of a forward pass.
+        change: Changes the output of a block.
+
+    Returns:
+        Readings of the original's class, which refuse what a control does not have.
+    """
+
+    def changed_pass(kinds: frozenset[str]) -> Pass:
+        taken = original._pass_with(kinds)
+        notes = Recorder(kinds, taken.images)
+        notes.body = taken.notes.body
+        notes.blocks = [_changed(block, change) for block in taken.notes.blocks]
+        forward = change_forward(taken.forward)
+        # Last, for each draw of noise depends on the draws before it.
+        notes.entry = None if taken.notes.entry is None else _changed(taken.notes.entry, change)
+        return Pass(kinds, forward, notes, taken.images.detach(), forward.logits, taken.head)
+
+    kind: Any = type(original)
+    if not issubclass(kind, Controlled):
+        kind = type(f"Controlled{kind.__name__}", (Controlled, kind), {})
+    return kind.of(original, changed_pass)
 
 
 def other_order(original: Passes, seed: int) -> tuple[Callable[[Forward], Forward], Change]:
     """Changes that put the samples in another order."""
     generator = torch.Generator().manual_seed(stable_seed("shuffled", seed))
     order = torch.randperm(len(original.probe.labels), generator=generator).to(original.device)
-    return lambda forward: forward.mapped(lambda values: values[order]), lambda map_: map_[order]
+    return lambda forward: forward.mapped(lambda values: values[order]), lambda values: values[order]
 
 
 def noise(seed: int) -> tuple[Callable[[Forward], Forward], Change]:
-    """Changes that put standard normal noise in place of every feature map."""
-    generator = torch.Generator().manual_seed(stable_seed("noise", seed))
+    """Changes that replace every feature map by standard normal noise."""
+    draw, draw_weight = (_normal(stable_seed(what, seed)) for what in ("noise", "noise for weights"))
+    return lambda forward: forward.from_features(draw, draw_weight), draw
 
-    def draw(like: Tensor) -> Tensor:
-        return torch.randn(like.shape, generator=generator).to(like)
 
-    return lambda forward: forward.from_features(draw), draw
+def _normal(seed: int) -> Change:
+    generator = torch.Generator().manual_seed(seed)
+    return lambda like: torch.randn(like.shape, generator=generator).to(like)
+
+
+def _changed(record: MapRecord, change: Change) -> MapRecord:
+    return MapRecord(change(record.raw.detach()), record.layout, record.is_map)
+
+
+def _refusal(name: str) -> ReadingError:
+    return ReadingError(
+        f"a control has activations alone and no network, so it does not give {name!r}; a reading that is made from "
+        "activations and the probe alone declares @reading(controlled=True)"
+    )
+
+
+def _no_network() -> Any:
+    raise _refusal("model")

@@ -1,8 +1,8 @@
-"""Readings: what is read off one network on one probe, each pass run once, on first use.
+"""Readings: values that proxies read off one network on one probe. Each is computed once, on first use.
 
-Any model under timm's contract (`forward_features`, `forward_head`, `get_classifier`) is read through it, in NCHW,
-NHWC and token layouts alike. Any other `nn.Module` is read through hooks: its classifier is the last linear layer
-that makes its output, its features are the last output before that with more than one position.
+Features, stages, pooled features and logits are those of `networks.features`. To add a reading, write a method of a
+subclass of `Readings` under the decorator `reading`. It declares the records that the forward pass must make for it,
+and whether a control may give it; see `timing.reading`.
 
 Shapes: B samples, N classes, C channels, P positions (height x width, or tokens), D inputs of the classifier.
 """
@@ -18,33 +18,34 @@ from torch.nn import functional as F
 
 from ..data.probe import Probe
 from ..functional import similarities
-from ..networks.contract import ReadingError, channels_first, has_timm_contract
-from .controls import Altered, noise, other_order
+from ..networks.contract import ReadingError
+from ..networks.forward import close, mean_pooled
+from .controls import noise, other_order, under_control
 from .derivatives import Derivatives
-from .forward import ConstantStatistics, close, mean_pooled
 from .gates import with_open_gates
+from .modes import ConstantStatistics
 from .timing import reading, readings_of
 
 SUBSAMPLE_IMAGES = 16
-"""Images that `Readings.subsample` reads: its passes over them cost about two to four forward passes of 64 images."""
+"""The number of images that `Readings.subsample` reads. Its passes cost about 2 to 4 forward passes of 64 images."""
 
 
 MAX_SPECTRUM_POSITIONS = 256
-"""Positions above which the spectrum of positions is that of the last map alone: it costs their number cubed."""
+"""Above this number of positions, the position spectrum is that of the last map only: its cost is cubic in them."""
 
 
 @dataclass(frozen=True)
 class Subsample:
-    """What is read off the first images alone.
+    """Readings of the first images only.
 
     Attributes:
-        saliency: Of each convolution and linear layer, the sum of |weight x gradient| over what each of its output
-            channels is made from, (channels,) as doubles; the gradient is that of the mean cross entropy.
+        saliency: For each convolution and linear layer, the sum of |weight x gradient| over the inputs of each output
+            channel, (channels,) in double precision. The gradient is that of the mean cross entropy.
         block_spectra: See the reading of this name.
         block_gains: See the reading of this name.
-        positions: Positions, or tokens, of the maps of `Readings.last_stage`.
-        position_spectra: See `functional.position_spectrum`; of each of these maps, or of the last one alone where it
-            is finer than `MAX_SPECTRUM_POSITIONS`.
+        positions: The number of positions, or tokens, of the maps of `Readings.last_stage`.
+        position_spectra: See `functional.position_spectrum`; for each of these maps, or for the last one only if it
+            has more than `MAX_SPECTRUM_POSITIONS` positions.
     """
 
     saliency: list[Tensor]
@@ -55,40 +56,50 @@ class Subsample:
 
 
 class Readings(Derivatives):
-    """What is read off one network on one probe.
+    """The readings of one network on one probe.
 
     Args:
-        make: Makes the network; called on first use, so that nothing is built for what needs no network.
+        make: Builds the network lazily, on first use.
         probe: The batch.
-        device: Where the network runs.
+        device: The device that the network runs on.
         precision: Memory layout and number format.
-        trained: Normalise with the running statistics of training. Otherwise, as fits random weights, batch
-            normalisation takes the statistics of the batch. Dropout and its like are off in both cases.
+        trained: Whether batch normalisation uses the running statistics of training. Otherwise it uses those of the
+            batch, as suits random weights. Dropout is off in both cases.
         cost: Gives the network's cost; by default it is counted.
-        needs: Names of readings that will be taken, so that one forward pass notes down what all of them are made
-            from. Any other reading can be taken too, at the price of a forward pass of its own.
+        needs: Names of readings that will be taken. One forward pass then makes the records for all of them. Any other
+            reading can be taken too, at the price of a forward pass of its own.
 
     Raises:
-        UnknownNameError: `needs` has a name that is no reading.
+        UnknownNameError: `needs` has a name that is not that of a reading.
+
+    Example:
+        >>> import torch
+        >>> from torch import nn
+        >>> from diswot_search import Probe, Readings
+        >>> probe = Probe.from_tensors(torch.rand(4, 3, 8, 8), torch.arange(4) % 2, num_classes=2)
+        >>> network = nn.Sequential(nn.Conv2d(3, 6, 3, 2, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(6, 2))
+        >>> readings = Readings(lambda: network, probe)
+        >>> readings.features.shape, readings.pooled.shape
+        (torch.Size([4, 6, 16]), torch.Size([4, 6]))
     """
 
-    @reading
+    @reading(controlled=True)
     def pooled(self) -> Tensor:
-        """The input of the classifier, (B, D); inputs of several averaged classifiers stand side by side."""
+        """The input of the classifier, (B, D). Inputs of several averaged classifiers are concatenated."""
         return torch.cat([call.inputs for call in self._forward.calls], 1) / len(self._forward.calls)
 
-    @reading
+    @reading(controlled=True)
     def classifier_weight(self) -> Tensor:
-        """The classifier's weight, (N, D), such that logits = pooled @ weight^T + bias for a linear head."""
-        weights = [call.weight.detach().float().flatten(1) for call in self._forward.calls]
-        return torch.cat(weights, 1)
+        """The classifier's weight, (N, D): for a linear head, logits = pooled @ weight^T + bias."""
+        forward = self._forward
+        return forward.head_weight if forward.other_weight is None else forward.other_weight
 
-    @reading
+    @reading(controlled=True)
     def has_linear_head(self) -> bool:
-        """Whether the logits are a linear function of `pooled` (an average of several such ones included)."""
+        """Whether the logits are a linear function of `pooled`, or an average of several."""
         return close(torch.stack([call.output for call in self._forward.calls]).mean(0), self.logits)
 
-    @reading
+    @reading(controlled=True)
     def has_mean_pooling(self) -> bool:
         """Whether `pooled` is the plain mean of `features` over positions."""
         return mean_pooled(self.features, self.pooled)
@@ -97,17 +108,17 @@ class Readings(Derivatives):
 
     @reading
     def subsample(self) -> Subsample:
-        """Capacity of the first `SUBSAMPLE_IMAGES` images with all gates open; see `gates.with_open_gates`.
+        """Readings of the first `SUBSAMPLE_IMAGES` images with all gates open; see `gates.with_open_gates`.
 
-        A network whose weights were trained is taken as it is.
+        The gates of a trained network stay as they are.
 
         Raises:
-            ReadingError: The probe has labels that the network has no class for, or the network no block that gives a
+            ReadingError: The probe has labels that the network has no class for, or no block of the network gives a
                 feature map.
         """
         part = slice(SUBSAMPLE_IMAGES)
         opened = self.model if self.trained else with_open_gates(self.model, self._make)
-        # Readings of their own, which go with their graph once these are taken.
+        # Separate readings, whose graph is freed when this method returns.
         readings = Readings(
             lambda: opened,
             Probe.from_tensors(self.probe.images[part], self.probe.labels[part], self.probe.num_classes),
@@ -127,13 +138,13 @@ class Readings(Derivatives):
             [similarities.position_spectrum(maps) for maps in last],
         )
 
-    # -- what follows from it -------------------------------------------------------------------
+    # -- derived readings -------------------------------------------------------------------------
 
-    @reading
+    @reading(controlled=True)
     def label_gradient(self) -> Tensor:
         """Gradient of the cross entropy with respect to the classifier's weight, (N, D).
 
-        A closed form for linear heads; for any other the head alone is differentiated.
+        Linear heads have a closed form. Any other head is run and differentiated alone.
 
         Raises:
             ReadingError: The probe has labels that the network has no class for.
@@ -152,52 +163,55 @@ class Readings(Derivatives):
             weight.requires_grad_(required)
         return gradient.float().flatten(1)
 
-    @reading
+    @reading(controlled=True)
     def class_map_gram(self) -> Tensor:
         """Gram matrix of the class activation maps, summed over samples and positions, (N, N).
 
-        CAM by a closed form where the network ends in mean pooling and a linear layer. For any other head, Grad-CAM
-        through the head alone, one backward pass of the head for each class.
+        Networks that end in mean pooling and a linear layer have a closed form (CAM). Any other head needs Grad-CAM
+        without its ReLU: one backward pass of the head alone for each class. The gradient of class tokens then counts
+        in the weights of channels, and the maps have the positions of `features`.
+
+        Raises:
+            ReadingError: The head cannot be run alone.
         """
         if self.has_linear_head and self.has_mean_pooling:
-            return similarities.class_gram_of_maps(self.features, self.classifier_weight)
-        raw = self._forward.raw
-        if not isinstance(raw, Tensor):
+            return similarities.class_gram_of_maps(self.features, self._forward.head_weight)
+        forward = self._forward
+        if not isinstance(forward.raw, Tensor) or forward.layout is None:
             raise ReadingError("class maps need one feature map; this network gives several, or none of its own")
-        leaf = raw.detach().requires_grad_(True)
+        leaf = forward.raw.detach().requires_grad_(True)
         with torch.enable_grad(), ConstantStatistics():
             logits = self._rerun_head(leaf)
         maps = []
         for index in range(logits.shape[1]):
             (gradient,) = torch.autograd.grad(logits[:, index].sum(), leaf, retain_graph=True)
-            weights = channels_first(gradient, self.model).float().sum(2, keepdim=True)
+            weights = forward.layout.to_rows(gradient).sum(2, keepdim=True)
             maps.append((weights * self.features).sum(1).flatten())
         stacked = torch.stack(maps)
         return stacked @ stacked.T
 
     def _rerun_head(self, raw: Any) -> Tensor:
-        if not has_timm_contract(self.model):
+        head = self._pass_with(frozenset()).head
+        if head is None:
             raise ReadingError("the head of a module without `forward_head` cannot be differentiated alone")
-        model: Any = self.model
-        with self._run_mode():
-            return model.forward_head(raw).float()
+        return head(raw)
 
-    @reading
+    @reading(controlled=True)
     def sample_gram(self) -> Tensor:
         """Inner products of the samples' flattened features, (B, B)."""
         return similarities.sample_gram(self.features)
 
-    @reading
+    @reading(controlled=True)
     def channel_gram(self) -> Tensor:
         """Inner products of each sample's channels, (B, C, C)."""
         return similarities.channel_gram(self.features)
 
-    @reading
+    @reading(controlled=True)
     def sample_cosines(self) -> Tensor:
         """Cosine similarities of the samples' flattened features, (B, B)."""
         return similarities.cosines(self.sample_gram)
 
-    @reading
+    @reading(controlled=True)
     def class_cosines(self) -> Tensor:
         """Cosine similarities of the mean pooled features of the classes in the probe, (classes, classes).
 
@@ -209,7 +223,7 @@ class Readings(Derivatives):
             raise ReadingError("the probe has samples of one class only, so classes cannot be compared")
         return similarities.cosines(similarities.sample_gram(prototypes))
 
-    @reading
+    @reading(controlled=True)
     def channel_spectrum(self) -> Tensor:
         """Eigenvalues of the channels' second moment as shares of their sum, largest first, (min(C, B P),)."""
         return similarities.channel_spectrum(self.features)
@@ -217,23 +231,29 @@ class Readings(Derivatives):
     # -- controls -------------------------------------------------------------------------------
 
     def shuffled(self, seed: int = 0) -> Readings:
-        """The same readings with the samples of every activation in another order; the labels stay where they are."""
-        return _Altered(self, *other_order(self, seed))
+        """The same readings with the samples of every activation in another order. The labels keep theirs.
+
+        Readings of the network itself are refused with a `ReadingError`; see `readings.controls`.
+        """
+        controlled: Readings = under_control(self, *other_order(self, seed))
+        return controlled
 
     def replaced_by_noise(self, seed: int = 0) -> Readings:
-        """Readings of the same shapes with standard normal noise in place of every feature map."""
-        return _Altered(self, *noise(seed))
+        """Readings of the same shapes with standard normal noise in place of every feature map and of the classifier.
+
+        Logits are those of the classifier for noise, because noise has no predictions.
+
+        Readings of the network itself are refused with a `ReadingError`; see `readings.controls`.
+        """
+        controlled: Readings = under_control(self, *noise(seed))
+        return controlled
 
 
 def _by_output(values: Tensor, layer: nn.Module) -> Tensor:
-    """Sums over all but the output channels of a layer's weight."""
+    """Sums of values in the shape of a layer's weight, for each output channel."""
     outputs = 1 if isinstance(layer, nn.modules.conv._ConvTransposeNd) else 0
     return similarities.exact(values.transpose(0, outputs).flatten(1).sum(1))
 
 
-class _Altered(Altered, Readings):
-    """Readings whose activations are made from those of another network."""
-
-
 RECORDED = {name: one.kinds for name, one in readings_of(Readings).items() if one.kinds}
-"""What the forward pass must note down for a reading to be taken from it. All others need the plain pass or none."""
+"""The records that readings need from the forward pass. All other readings need the plain pass or none."""

@@ -1,4 +1,4 @@
-"""Readings that are derivatives: of the loss, of the logits, of blocks, and what is made of those by sample."""
+"""Readings that are derivatives: of the loss, of the logits and of blocks."""
 
 from __future__ import annotations
 
@@ -14,20 +14,21 @@ from torch.nn import functional as F
 from ..data.probe import Probe
 from ..functional import similarities
 from ..networks.contract import ReadingError
+from ..networks.forward import run_forward
 from ..runtime.seeding import stable_seed
 from .activations import ActivationReadings
 from .fisher import FISHER_SAMPLES, fisher_information
-from .forward import ConstantStatistics, run_forward
+from .modes import ConstantStatistics
 from .passes import Pass
-from .recording import LayerCall, Recorder
+from .recording import LayerCall, MapRecord, Recorder
 from .tangent import Products, tangent_kernel
-from .timing import reading, reading_of
+from .timing import reading
 
 
 class Derivatives(ActivationReadings):
-    """Derivatives of a network that is left as it is."""
+    """Derivatives of a network, which stays as it is."""
 
-    @reading_of("graph")
+    @reading("graph")
     def gradients(self) -> list[Tensor]:
         """Gradient of the mean cross entropy with respect to the weight of each of `layers`; zero where unused.
 
@@ -38,7 +39,7 @@ class Derivatives(ActivationReadings):
 
     @reading
     def half_gradients(self) -> tuple[list[Tensor], list[Tensor]]:
-        """`gradients` on the first half of the batch and on the second one, each in a pass of its own.
+        """The `gradients` on the first and on the second half of the batch, each in a pass of its own.
 
         Raises:
             ReadingError: There are fewer than four images.
@@ -61,15 +62,15 @@ class Derivatives(ActivationReadings):
         )
         return half.gradients
 
-    @reading_of("graph", "layers")
+    @reading("graph", "layers")
     def sensitivities(self) -> list[Tensor]:
-        """Sum over positions of output x gradient of the mean cross entropy, of each call of a layer, (B, C)."""
+        """Sums over positions of output x gradient of the mean cross entropy, for each call of a layer, (B, C)."""
         sums = self.backward_pass[1]
         if sums is None:
             _, sums = self._differentiate(self._pass_for("sensitivities"))
         return sums or []
 
-    @reading_of("graph", "twice")
+    @reading("graph", "twice")
     def hessian_gradients(self) -> list[Tensor]:
         """Hessian of the mean cross entropy times its gradient, both with respect to the weights of `layers`."""
         gradients, _ = self.backward_pass
@@ -78,64 +79,63 @@ class Derivatives(ActivationReadings):
         product = sum((gradient.detach() * gradient).sum() for gradient in gradients)
         return self._grad(product, self._weights)
 
-    @reading_of("graph", "images")
+    @reading("graph", "images")
     def input_jacobian(self) -> Tensor:
         """Gradient of the sum of all logits with respect to the images, one row per sample, (B, inputs)."""
         taken = self._pass_for("input_jacobian")
         (jacobian,) = self._grad(taken.logits.sum(), [taken.images])
         return jacobian.flatten(1)
 
-    @reading_of("graph", "blocks")
+    @reading("graph", "blocks")
     def block_gradients(self) -> list[tuple[Tensor, Tensor]]:
-        """Of each block, a random gradient of its output and what it becomes at the block before, or at the stem.
+        """For each block, a random gradient of its output and what it becomes at the block before, or at the stem.
 
-        The random gradients are Rademacher (-1 or 1, evenly), the same for the same shape; both are (B, C, P). Blocks
-        that lie beside the one before, as those of parallel branches do, are left out, and those that make one token
-        of many.
+        The random gradients are Rademacher (-1 or 1 with equal odds), the same for the same shape. Both are (B, C, P).
+        Blocks that run in parallel to the one before are left out, and so are blocks that reduce tokens to one.
         """
         steps = self._through_blocks("block_gradients")
-        return [(self._as_map(signs), self._as_map(arrived)) for _, _, signs, arrived in steps]
+        return [(sent.rows, arrived.rows) for _, _, sent, arrived in steps]
 
-    @reading_of("graph", "blocks")
+    @reading("graph", "blocks")
     def block_gains(self) -> list[float | None]:
         """The gain of a random gradient on its way back through each block that has `block_gradients`.
 
-        It is `functional.mean_jacobian_gain`, times the root mean square of the block's input over that of its output,
-        so that the scale of neither counts. None where the output has finer positions than the input, or there is no
-        whole factor between their grids.
+        It is `functional.mean_jacobian_gain` times the root mean square of the block's input over that of its output,
+        so that neither scale counts. It is None if the input's grid is not a whole multiple of the output's.
         """
         gains: list[float | None] = []
-        for before, after, signs, arrived in self._through_blocks("block_gains"):
-            sent = self._as_map(signs)
-            back = similarities.unshuffled(self._as_map(arrived), sent.shape[2])
-            scales = [float(map_.detach().float().square().mean().sqrt()) for map_ in (before, after)]
+        for before, after, sent, arrived in self._through_blocks("block_gains"):
+            rows = sent.rows
+            back = similarities.unshuffled(arrived.rows, rows.shape[2])
+            scales = [float(record.raw.detach().float().square().mean().sqrt()) for record in (before, after)]
             scale = scales[0] / scales[1] if scales[1] else 0.0
-            gains.append(None if back is None else similarities.mean_jacobian_gain(sent, back) * scale)
+            gains.append(None if back is None else similarities.mean_jacobian_gain(rows, back) * scale)
         return gains
 
-    def _through_blocks(self, name: str) -> Iterator[tuple[Tensor, Tensor, Tensor, Tensor]]:
-        """Of each block its input, its output, random signs of the output's shape and what they become at the input."""
+    def _through_blocks(self, name: str) -> Iterator[tuple[MapRecord, MapRecord, MapRecord, MapRecord]]:
+        """Each block's input and output, random signs in the output's shape, and what they become at the input."""
         logits = self._pass_for(name).logits
-        for before, after in itertools.pairwise(self._chain(name)):
+        for start, end in itertools.pairwise(self._chain(name)):
+            before, after = start.raw, end.raw
             if before.ndim == after.ndim == 3 and after.shape[1] == 1 < before.shape[1]:
                 continue
             generator = torch.Generator().manual_seed(stable_seed("Rademacher", *after.shape))
             signs = torch.randint(0, 2, after.shape, generator=generator).to(after) * 2 - 1
-            connected = before.requires_grad  # or it is a constant, which nothing arrives at
+            connected = before.requires_grad  # otherwise it is a constant, which no gradient reaches
             arrived = self._grad(after, [before], signs)[0] if connected else torch.zeros_like(before)
             if connected and not arrived.any() and self._leads_to(before, logits) and not self._leads_to(before, after):
                 continue
-            yield before, after, signs, arrived
+            yield start, end, MapRecord(signs, end.layout), MapRecord(arrived, start.layout)
 
     @reading
     def fisher_information(self) -> Tensor:
         """Fisher information about the first weight of each layer, (layers run, layers run), over the first images.
 
-        A forward pass of its own, in which the statistics of batch normalisation are constants, so that samples do
-        not depend on each other, and at most ten backward passes; see `fisher.fisher_information`.
+        This takes a forward pass, in which the statistics of batch normalisation are constants so that samples do not
+        depend on each other, and at most ten backward passes; see `fisher.fisher_information`.
         """
         images = self.images[:FISHER_SAMPLES].detach().requires_grad_()
-        notes = Recorder(frozenset({"layers"}), len(images))
+        notes = Recorder(frozenset({"layers"}), images)
         with torch.enable_grad(), ConstantStatistics(), self._run_mode(), notes.recording(self.model):
             logits = run_forward(self.model, images.clone()).logits
         return fisher_information(logits, notes.layers)
@@ -144,11 +144,11 @@ class Derivatives(ActivationReadings):
     def ntk(self) -> Tensor:
         """Neural tangent kernel: inner products of the samples' gradients of their summed logits, (B, B).
 
-        Gradients are those of all weights of convolutions and linear maps. A forward and a backward pass of its own,
-        in which the statistics of batch normalisation are constants, so that samples do not depend on each other.
+        Gradients are those of all weights of convolutions and linear maps. This takes a forward and a backward pass, in
+        which the statistics of batch normalisation are constants so that samples do not depend on each other.
 
         Raises:
-            ReadingError: There is no such layer, or it is a transposed convolution.
+            ReadingError: The network has no such layer, or a transposed convolution.
         """
         images, products = self.images.detach().requires_grad_(), Products()
         with torch.enable_grad(), ConstantStatistics(), products, self._run_mode():
@@ -157,7 +157,7 @@ class Derivatives(ActivationReadings):
 
     @reading
     def backward_pass(self) -> tuple[list[Tensor], list[Tensor] | None]:
-        """Gradients of the weights and, where the forward pass noted down the layers, `sensitivities`."""
+        """Gradients of the weights and, if the forward pass recorded the layers, `sensitivities`."""
         return self._differentiate(self._pass_for("gradients"))
 
     def _differentiate(self, taken: Pass) -> tuple[list[Tensor], list[Tensor] | None]:
@@ -184,7 +184,7 @@ class Derivatives(ActivationReadings):
         return found[0] is not None
 
     def _grad(self, output: Any, inputs: list[Tensor], seed: Tensor | None = None, again: bool = False) -> list[Tensor]:
-        """Gradients, zero where the output does not depend on an input; the graph is kept for the next ones."""
+        """Gradients; zero for an input that the output does not depend on. The graph is kept for the next ones."""
         if not output.requires_grad:
             return [torch.zeros_like(one) for one in inputs]
         with self._differentiable():
@@ -202,6 +202,6 @@ def _summing(sums: dict[int, Tensor], index: int, call: LayerCall) -> Callable[[
 
 
 def _sum_over_positions(values: Tensor, call: LayerCall) -> Tensor:
-    """Values of a layer's output as (B, C): a linear layer has its channels last, a convolution behind the samples."""
+    """Sums over positions, (B, C): a linear layer has its channels last, a convolution after the samples."""
     values = values.transpose(1, -1) if isinstance(call.layer, nn.Linear) else values
     return values.flatten(2).sum(2) if values.ndim > 2 else values

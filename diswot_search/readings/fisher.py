@@ -12,11 +12,11 @@ from ..runtime.seeding import stable_seed
 from .recording import LayerCall
 
 FISHER_SAMPLES = 16
-"""Images that the information is averaged over."""
+"""The number of images over which the information is averaged."""
 
 
 FISHER_PASSES = 10
-"""Backward passes at most. More classes than that are looked at through as many random combinations of them."""
+"""The largest number of backward passes. More classes are combined at random to this number."""
 
 
 def fisher_information(logits: Tensor, calls: list[LayerCall]) -> Tensor:
@@ -26,13 +26,13 @@ def fisher_information(logits: Tensor, calls: list[LayerCall]) -> Tensor:
     The middle factor is A^T A with the rows sqrt(p_c) (e_c - p) of A, so that one backward pass gives one row of A J
     for all samples, or of R A J with random signs R, whose products are the same in the mean.
 
-    A weight's derivative is the product of the gradient of the layer's output and of what the layer gives
-    with that weight 1 and all others 0.
+    A weight's derivative is the product of two things: the gradient of the layer's output, and the layer's output if
+    that weight is 1 and all others are 0.
 
     Args:
-        logits: (B, N), of samples that do not depend on each other.
-        calls: All calls of layers behind them. Calls without one or more rows for every sample, as of a table of
-            positions, are left out.
+        logits: Logits (B, N) of samples that do not depend on each other.
+        calls: All calls of layers that lead to them. Calls without one or more rows for every sample, such as those on
+            a table of positions, are left out.
 
     Returns:
         (layers, layers) in float64.
@@ -59,7 +59,7 @@ def fisher_information(logits: Tensor, calls: list[LayerCall]) -> Tensor:
 
 
 def _row_factors(odds: Tensor) -> list[Tensor]:
-    """Factors (B, N) of the logits, one for each backward pass, of which the information is the sum of products."""
+    """Factors (B, N) of the logits, one for each backward pass; the information is the sum of their products."""
     classes = odds.shape[1]
     roots = odds.sqrt()
     if classes <= FISHER_PASSES:
@@ -74,7 +74,7 @@ def _row_factors(odds: Tensor) -> list[Tensor]:
 
 @torch.no_grad()
 def _unit_response(call: LayerCall) -> Tensor:
-    """The first channel of what a layer gives for its inputs with its first weight 1 and all others 0."""
+    """The first channel of a layer's output for its inputs if its first weight is 1 and all others are 0."""
     weight: Tensor = call.layer.weight  # type: ignore[assignment]
     unit = torch.zeros_like(weight)
     unit[(0,) * unit.ndim] = 1
@@ -85,5 +85,5 @@ def _unit_response(call: LayerCall) -> Tensor:
 
 
 def _first_channel(layer: nn.Module, output: Tensor) -> Tensor:
-    # A linear layer has its channels last, a convolution has them behind the samples.
+    # A linear layer has its channels last, a convolution after the samples.
     return (output[..., 0] if isinstance(layer, nn.Linear) else output[:, 0]).float()

@@ -1,8 +1,8 @@
-"""Closed gates: parameters that begin at or near zero and keep a branch of a random network from doing anything.
+"""Closed gates: parameters near zero that switch off a branch of a network before training.
 
-Residual branches often begin so, behind a batch normalisation of scale 0, a layer scale of 1e-6 or a gain of 0, and
-some classifiers begin with a weight of 0. They open within the first steps of training, but a network that is read
-before looks as if those branches were not there.
+Many residual branches start that way, behind a batch normalisation of scale 0, a layer scale of 1e-6 or a gain of 0.
+Some classifiers start with a weight of 0. These gates open within the first steps of training, but an untrained network
+is read as if the branches did not exist.
 """
 
 from __future__ import annotations
@@ -14,27 +14,27 @@ import torch
 from torch import Tensor, nn
 
 _MAX_GATE_SCALE = 0.1
-"""Scales of at most this are closed gates; timm's layer scales begin at 1e-6 to 0.1."""
+"""Scales up to this are closed gates; timm's layer scales start at 1e-6 to 0.1."""
 
 
 _NEAR_ZERO_SCALE = 1e-3
-"""Weights of layers are closed gates where all are below this, as a share of the usual 1 / sqrt(inputs)."""
+"""A layer is a closed gate if all its weights are below this share of the usual 1 / sqrt(inputs)."""
 
 
 _NOT_GATES = ("bias", "beta", "tau", "lambda", "temperature")
-"""What is in the name of parameters that scale no branch: they are added, thresholds, or in an exponent."""
+"""Parts of the names of parameters that scale no branch: they are added, thresholds, or in an exponent."""
 
 
 def with_open_gates(model: nn.Module, make: Callable[[], nn.Module]) -> nn.Module:
-    """The model itself where no gate is closed, otherwise a copy of it with its gates open.
+    """The model if no gate is closed, otherwise a copy with its gates open.
 
-    Scales, one number for each channel or for all, become 1; matrices and kernels of zeros, or nearly so, are drawn
-    anew, with the variance 1 / inputs and always the same numbers. What is frozen stays closed, as it does in training.
+    Scales, one number for each channel or for all, become 1. Matrices and kernels near zero get random numbers of
+    variance 1 / inputs, always the same ones. Frozen parameters stay closed, as they do in training.
 
     Args:
-        model: Stays as it is.
-        make: Makes such a network, for one that cannot be copied, as one with weight normalisation or one that keeps
-            its outputs. It is given the parameters and buffers of the model.
+        model: The network, which stays as it is.
+        make: Builds such a network, for one that cannot be copied, such as a network with weight normalisation. It then
+            gets the parameters and buffers of the model.
     """
     if not any(True for _ in _closed(model)):
         return model
@@ -57,9 +57,9 @@ def with_open_gates(model: nn.Module, make: Callable[[], nn.Module]) -> nn.Modul
 
 
 def _closed(model: nn.Module) -> Iterator[tuple[Tensor, bool]]:
-    """Scales that all are one small number, and weights of layers that are all but zero; whether each is a scale."""
+    """Scales that are one small number, and layers' weights near zero, each with whether it is a scale."""
     for module in model.modules():
-        if isinstance(module, nn.PReLU):  # whose weight is a slope below zero, not a scale of all
+        if isinstance(module, nn.PReLU):  # its weight is the slope below zero, not a scale
             continue
         for name, parameter in module.named_parameters(recurse=False):
             if any(word in name for word in _NOT_GATES) or not parameter.requires_grad or not parameter.numel():

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import torch
+from functools import partial
 
 from ..data.probe import Probe
-from ..networks.network import ConvertedTeacher, Teacher
+from ..networks.network import Network
 from .core import Readings
 from .passes import Precision
 
 
 def read_network(
-    network: Teacher, probe: Probe, seed: int = 0, *, device: str = "cpu", precision: Precision | None = None
+    network: Network, probe: Probe, seed: int = 0, *, device: str = "cpu", precision: Precision | None = None
 ) -> Readings:
     """The readings of a network on a probe; nothing is built or run before one of them is used.
 
@@ -25,9 +25,5 @@ def read_network(
     Raises:
         ValueError: The network's conversion does not take this probe, or changes its labels.
     """
-    seen = probe
-    if isinstance(network, ConvertedTeacher):
-        seen = network.convert(probe)
-        if not torch.equal(seen.labels, probe.labels):
-            raise ValueError(f"The teacher {network.name!r} converts a probe to one with other labels.")
-    return Readings(lambda: network.build(seed), seen, device=device, precision=precision, trained=network.trained)
+    build = partial(network.build, seed)
+    return Readings(build, network.convert(probe), device=device, precision=precision, trained=network.trained)

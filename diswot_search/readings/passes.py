@@ -1,11 +1,13 @@
-"""The forward passes of one network on one probe, and what is read off them as it stands."""
+"""The forward passes of one network on one probe, and the readings that they give directly."""
 
 from __future__ import annotations
 
 import traceback
 from collections.abc import Callable, Collection, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -16,18 +18,21 @@ from search_spaces.registry import UnknownNameError, unknown_name_message
 
 from ..data.probe import Probe
 from ..networks.blocks import weighted_layers
-from ..networks.contract import ReadingError, evaluation_mode
-from .forward import Forward, TwiceDifferentiable, run_forward
+from ..networks.contract import ReadingError, has_timm_contract
+from ..networks.forward import Forward, run_forward
+from ..networks.layouts import FeatureMap
+from .modes import TwiceDifferentiable, run_mode
 from .recording import Recorder
 from .timing import Timed, reading, readings_of
 
 
 @dataclass(frozen=True)
 class Precision:
-    """How a network is run: memory layout and number format. What is read off it is float32 in any case.
+    """Memory layout and number format in which a network is run. Readings are in single precision in any case.
 
     Attributes:
-        channels_last: Keep feature maps in NHWC memory order: the same numbers up to rounding, sooner on most devices.
+        channels_last: Keep feature maps in NHWC memory order. Numbers are equal up to rounding, and most devices are
+            faster.
         bf16: Run under bfloat16 autocast.
     """
 
@@ -37,17 +42,32 @@ class Precision:
 
 @dataclass(frozen=True)
 class Pass:
-    """A forward pass: its values, what was noted down, and, where there is one, the graph behind it."""
+    """One forward pass.
+
+    Attributes:
+        kinds: The records that it made, and "graph", "twice" or "images" if they apply.
+        forward: Its results without a graph.
+        notes: Its records.
+        images: The images that were run.
+        logits: Logits (B, N), with a graph if there is one.
+        head: Runs the head alone on `forward.raw`; None if the network has no head of its own.
+    """
 
     kinds: frozenset[str]
     forward: Forward
     notes: Recorder
     images: Tensor
     logits: Tensor
+    head: Callable[[Tensor], Tensor] | None
+
+
+def _run_head(model: Any, mode: Callable[[], AbstractContextManager[None]], raw: Tensor) -> Tensor:
+    with mode():
+        return model.forward_head(raw).float()
 
 
 class Passes(Timed):
-    """One network, one probe, and what a forward pass gives; see `Readings` for the arguments."""
+    """The forward passes of one network on one probe; see `Readings` for the arguments."""
 
     def __init__(
         self,
@@ -73,10 +93,10 @@ class Passes(Timed):
 
     @classmethod
     def check_needs(cls, needs: Collection[str]) -> None:
-        """Refuse names that are no readings.
+        """Check that names are those of readings.
 
         Raises:
-            UnknownNameError: One of them is none; near names are given.
+            UnknownNameError: A name is not; the message lists near names.
         """
         for name in needs:
             if name not in readings_of(cls):
@@ -93,27 +113,28 @@ class Passes(Timed):
         """Parameters and multiply-accumulates."""
         return self._cost() if self._cost else count_cost(self.model, self.probe.input_size)
 
-    @reading
+    @reading(controlled=True)
     def images(self) -> Tensor:
         """The probe's images on the device, (B, channels, H, W)."""
         images = self.probe.images.to(self.device)
         return images.contiguous(memory_format=torch.channels_last) if self.precision.channels_last else images
 
-    @reading
+    @reading(controlled=True)
     def labels(self) -> Tensor:
         """The probe's labels on the device, (B,)."""
         return self.probe.labels.to(self.device)
 
     # -- the forward pass -----------------------------------------------------------------------
 
-    @reading
+    @reading(controlled=True)
     def forward_pass(self) -> Pass:
-        """The one forward pass, which notes down what the readings in `needs` are made from."""
+        """The one forward pass, with the records for all readings in `needs`."""
         return self._run(self._announced)
 
     def _run(self, kinds: frozenset[str]) -> Pass:
+        model = self.model
         images = self.images.detach().requires_grad_("images" in kinds)
-        notes = Recorder(kinds - {"graph", "twice", "images"}, len(images))
+        notes = Recorder(kinds - {"graph", "twice", "images"}, images)
         with ExitStack() as stack:
             stack.enter_context(torch.set_grad_enabled("graph" in kinds))
             stack.enter_context(self._differentiable(kinds))
@@ -121,42 +142,43 @@ class Passes(Timed):
             if "twice" in kinds:
                 stack.enter_context(sdpa_kernel(SDPBackend.MATH))  # no other attention can be differentiated twice
                 stack.enter_context(TwiceDifferentiable())
-            stack.enter_context(notes.recording(self.model))
-            given = images.clone()
-            result = run_forward(self.model, given)
-        if notes.entry is given:
+            stack.enter_context(notes.recording(model))
+            network_input = images.clone()
+            result = run_forward(model, network_input, features_made=notes.mark_features)
+        if notes.entry is not None and notes.entry.raw is network_input:
             notes.entry = None
         for kind, seconds in notes.seconds.items():
             self._charge(kind, seconds)
-        return Pass(kinds, result.detached(), notes, images, result.logits)
+        # The head must not hold these readings, or a cycle would keep graphs in memory.
+        head = partial(_run_head, model, self._mode_of(model)) if has_timm_contract(model) else None
+        return Pass(kinds, result.detached(), notes, images, result.logits, head)
 
     def _pass_for(self, name: str) -> Pass:
-        """A forward pass that noted down what this reading is made from."""
+        """A forward pass with the records for this reading."""
         return self._pass_with(readings_of(type(self))[name].kinds)
 
     def _pass_with(self, kinds: frozenset[str]) -> Pass:
-        """The pass of all where it noted down these kinds, otherwise one for them alone.
+        """The common pass if it made these records, otherwise a pass for them alone.
 
-        Should the pass of all fail, that may be for what one reading needs, and is no reason for others to fail.
+        The common pass may fail because of the records for one reading. Other readings then take passes of their own.
         """
         try:
             if kinds <= self.forward_pass.kinds:
                 return self.forward_pass
-        except ReadingError:  # the network cannot be read, whatever is noted down
+        except ReadingError:  # the network cannot be read, whatever is recorded
             raise
         except Exception as error:
             if kinds == self._announced:
                 raise
-            traceback.clear_frames(error.__traceback__)  # they hold what was noted down, perhaps all memory
+            traceback.clear_frames(error.__traceback__)  # they hold the records, perhaps all memory
         return self._take(f"forward_pass({', '.join(sorted(kinds))})", lambda readings: readings._run(kinds))
 
-    @contextmanager
-    def _run_mode(self) -> Iterator[None]:
-        with ExitStack() as stack:
-            stack.enter_context(evaluation_mode(self.model, batch_statistics=not self.trained))
-            if self.precision.bf16:
-                stack.enter_context(torch.autocast(self.device.type, dtype=torch.bfloat16))
-            yield
+    def _run_mode(self) -> AbstractContextManager[None]:
+        return self._mode_of(self.model)()
+
+    def _mode_of(self, model: nn.Module) -> Callable[[], AbstractContextManager[None]]:
+        autocast = self.device if self.precision.bf16 else None
+        return partial(run_mode, model, trained=self.trained, autocast=autocast)
 
     def _wait(self) -> None:
         if self.device.type == "cuda":
@@ -172,18 +194,23 @@ class Passes(Timed):
         return self._pass_with(frozenset()).forward
 
     @property
-    def features(self) -> Tensor:
-        """The last feature map before pooling, (B, C, P)."""
+    def feature_map(self) -> FeatureMap:
+        """The last feature map before pooling, on its grid."""
         return self._forward.features
 
     @property
+    def features(self) -> Tensor:
+        """The last feature map before pooling, (B, C, P); class tokens are no positions."""
+        return self._forward.features.rows
+
+    @property
     def logits(self) -> Tensor:
-        """Class scores, (B, N)."""
+        """Logits, (B, N)."""
         return self._forward.logits
 
     @reading
     def layers(self) -> list[nn.Module]:
-        """Convolutions and linear layers, in the order in which the model names them."""
+        """Convolutions and linear layers, in the order of the model's modules."""
         return weighted_layers(self.model)
 
     @property
@@ -192,7 +219,7 @@ class Passes(Timed):
 
     @contextmanager
     def _differentiable(self, kinds: Collection[str] = ("graph",)) -> Iterator[None]:
-        """Every layer's weight may be differentiated for, frozen ones too, if there is to be a graph at all."""
+        """Let autograd differentiate for every layer's weight, frozen ones too, if there is to be a graph."""
         frozen = [weight for weight in self._weights if not weight.requires_grad] if "graph" in kinds else []
         for weight in frozen:
             weight.requires_grad_(True)

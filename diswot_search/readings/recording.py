@@ -1,4 +1,4 @@
-"""What one forward pass can note down beside its result: layers, blocks, activation codes, maps of all leaves."""
+"""Records that a forward pass makes on its way: layers, blocks, activation codes, maps of all leaves."""
 
 from __future__ import annotations
 
@@ -15,13 +15,14 @@ from torch.overrides import TorchFunctionMode
 from ..functional.similarities import exact
 from ..networks.blocks import ACTIVATIONS, find_blocks, weighted_layers
 from ..networks.contract import first_given
+from ..networks.layouts import Layout, as_size, declared_layout, find_layout, first_map
 
 PATTERN_SAMPLES = 16
-"""Samples whose signs make a neuron's pattern; as many as fit a table of all patterns."""
+"""The number of samples whose signs make a neuron's pattern; it allows a table of all patterns."""
 
 
 EXACT_SUMS = 2**24
-"""Up to this, every whole number is one in single precision."""
+"""Single precision represents every whole number up to this one."""
 
 
 @dataclass(frozen=True)
@@ -30,8 +31,8 @@ class LayerCall:
 
     Attributes:
         layer: The layer.
-        inputs: What it was given, without a graph.
-        output: What it gave.
+        inputs: Its input, without a graph.
+        output: Its output.
     """
 
     layer: nn.Module
@@ -39,30 +40,70 @@ class LayerCall:
     output: Tensor
 
 
-class Recorder:
-    """Notes down what is asked for while a network runs.
+@dataclass(frozen=True)
+class MapRecord:
+    """A feature map as a block gives or gets it.
 
-    Args:
-        kinds: What to note: "layers", "blocks", "leaves", "code_gram", "sign_patterns".
-        samples: Size of the batch.
+    Attributes:
+        raw: The tensor (B, ., .) or (B, ., ., .).
+        layout: Its layout.
+        is_map: Whether the layout was found. If not, it is the network's declared one, and the tensor is no stage.
     """
 
-    def __init__(self, kinds: frozenset[str], samples: int) -> None:
+    raw: Tensor
+    layout: Layout
+    is_map: bool = True
+
+    @property
+    def rows(self) -> Tensor:
+        """All tokens, class tokens included, without a graph, (B, C, T)."""
+        return self.layout.to_rows(self.raw.detach())
+
+
+class Recorder:
+    """Records what readings need while a network runs.
+
+    Args:
+        kinds: The records to make: "layers", "blocks", "leaves", "code_gram", "sign_patterns".
+        inputs: The batch.
+
+    Attributes:
+        layers: The calls of convolutions and linear layers.
+        entry: The input of the first block; None if it is no feature map.
+        blocks: The outputs of the blocks in the order of running.
+        body: The number of blocks that ran before the features were made.
+        leaves: The output of each innermost module for the first sample, (1, ...).
+        code_gram: See the reading of this name.
+        neurons: See the reading of this name.
+        patterns: Which patterns of signs occurred.
+        seconds: The time of each record that counts as the cost of a reading.
+    """
+
+    def __init__(self, kinds: frozenset[str], inputs: Tensor) -> None:
         self.kinds = kinds
-        self.samples = samples
+        self.samples = len(inputs)
         self.layers: list[LayerCall] = []
-        self.entry: Tensor | None = None
-        self.blocks: list[Tensor] = []
-        self.leaves: list[Tensor] = []
+        self.entry: MapRecord | None = None
+        self.blocks: list[MapRecord] = []
+        self.body: int | None = None
+        self.leaves: list[MapRecord] = []
         self.code_gram: Tensor | None = None
         self.neurons = 0
         self.patterns: Tensor | None = None
         self.seconds: dict[str, float] = {}
+        self._size = as_size(inputs)
+        self._model: nn.Module | None = None
+
+    def mark_features(self) -> None:
+        """Note that the features are made: later blocks belong to the head."""
+        self.body = len(self.blocks)
 
     @contextmanager
     def recording(self, model: nn.Module) -> Iterator[None]:
-        """Take notes of what the model does in this block."""
+        """Record what the model does in this block."""
+        self._model = model
         with ExitStack() as stack:
+            stack.callback(setattr, self, "_model", None)
             if self.kinds:
                 stack.enter_context(_out_of_place(model))
             for kind, modules, note in (
@@ -81,20 +122,20 @@ class Recorder:
         self.layers.append(LayerCall(module, first_given(args, kwargs).detach(), output))
 
     def _note_block(self, module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
-        if isinstance(output, tuple | list):  # as blocks that hand on the size of their map do
-            output = next(filter(self._is_map, output), None)
-        if self._is_map(output):
+        raw = first_map(output, self.samples)
+        if raw is not None:
             entry = first_given(args, kwargs)
-            if not self.blocks and self._is_map(entry):
-                self.entry = entry
-            self.blocks.append(output)
+            if not self.blocks and isinstance(entry, Tensor) and first_map(entry, self.samples) is entry:
+                self.entry = self._record(entry, module)
+            self.blocks.append(self._record(raw, module))
 
     def _note_leaf(self, module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
-        if self._is_map(output):
-            self.leaves.append(output.detach()[0].clone())
+        if isinstance(output, Tensor) and first_map(output, self.samples) is output:
+            self.leaves.append(self._record(output.detach()[:1].clone(), module))
 
-    def _is_map(self, value: Any) -> bool:
-        return isinstance(value, Tensor) and value.ndim in (3, 4) and len(value) == self.samples
+    def _record(self, raw: Tensor, module: nn.Module) -> MapRecord:
+        layout = find_layout(raw, module, self._size, self._model)
+        return MapRecord(raw, layout or declared_layout(raw, self._model), layout is not None)
 
     def _note_activation(self, inputs: Tensor) -> None:
         if inputs.numel() % self.samples or inputs.numel() == self.samples:
@@ -125,7 +166,7 @@ class Recorder:
 
 
 def _rows(values: Tensor, samples: int) -> Tensor:
-    """Values of a batch as one row per sample, in the order of memory, which spares a copy."""
+    """Values of a batch as one row per sample, in the order of memory, which saves a copy."""
     if values.ndim == 4 and values.is_contiguous(memory_format=torch.channels_last):
         values = values.permute(0, 2, 3, 1)
     return values.reshape(samples, -1)
@@ -138,7 +179,7 @@ def _without_autocast(device: torch.device) -> AbstractContextManager[Any]:
 
 @contextmanager
 def _out_of_place(model: nn.Module) -> Iterator[None]:
-    """Activations leave their input as it is, so that what was noted stays what it was."""
+    """Let activations leave their input unchanged, so that records keep their values."""
     changed = [module for module in model.modules() if getattr(module, "inplace", False) is True]
     for module in changed:
         module.inplace = False  # type: ignore[assignment]
@@ -150,7 +191,7 @@ def _out_of_place(model: nn.Module) -> Iterator[None]:
 
 
 class _ActivationMode(TorchFunctionMode):
-    """Shows the input of every activation function, whether a module or a function calls it."""
+    """Passes on the input of every activation function, whether a module or a function calls it."""
 
     def __init__(self, note: Callable[[Tensor], None]) -> None:
         self.note = note

@@ -20,7 +20,7 @@ WEIGHT_GRADIENTS: dict[Any, Any] = {
     F.conv2d: conv2d_weight,
     F.conv3d: conv3d_weight,
 }
-"""How the weight of a convolution is differentiated for."""
+"""The functions that give the gradient of a convolution's weight."""
 
 
 TRANSPOSED = frozenset({F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d})
@@ -31,12 +31,12 @@ class Product:
     """One call of a linear map or a convolution.
 
     Attributes:
-        function: What was called.
-        inputs: What it was given, without a graph; padded where the padding has no number.
-        weight: The weight that it was given.
-        shape: Of what it gave.
-        edge: Where the gradient of what it gave arrives, whatever is done to that in place later.
-        options: Stride, padding, dilation and groups of a convolution, empty for a linear map.
+        function: The function that was called.
+        inputs: Its input, without a graph; padded already if the padding is given by name.
+        weight: Its weight.
+        shape: The shape of its output.
+        edge: The place in the graph where the gradient of its output arrives, whatever changes the output in place.
+        options: Stride, padding, dilation and groups of a convolution; empty for a linear map.
     """
 
     function: Any
@@ -47,7 +47,7 @@ class Product:
     options: dict[str, Any]
 
     def weight_gradients(self, arrived: Tensor, samples: int) -> Tensor:
-        """Gradients of the weight by sample, (B, weights), from those of the output."""
+        """Gradients of the weight for each sample, (B, weights), from those of the output."""
         if not self.options:
             return (_rows(arrived, samples).mT @ _rows(self.inputs, samples)).flatten(1)
         differentiate, shape, each = WEIGHT_GRADIENTS[self.function], self.weight.shape, len(arrived) // samples
@@ -55,10 +55,11 @@ class Product:
         return torch.stack([differentiate(one, shape, gradient, **self.options).flatten() for one, gradient in pairs])
 
     def kernel(self, arrived: Tensor, samples: int) -> Tensor:
-        """Inner products of `weight_gradients` without making them: they are sums over positions of outer products.
+        """Inner products of `weight_gradients`, (B, B), without computing these.
 
-        So an inner product is that of what two positions see times that of the gradients there, summed over all
-        pairs of positions: cheap where these are few and the weights are many.
+        A weight gradient is a sum over positions of outer products. The inner product of two is therefore the sum over
+        pairs of positions of (inputs . inputs') (gradients . gradients'). That is cheap for few positions and many
+        weights.
         """
         seen = self.inputs
         if self.options:
@@ -79,7 +80,7 @@ class Product:
 
 
 class Products(TorchFunctionMode):
-    """Notes down the calls of linear maps and convolutions that can be differentiated."""
+    """Records the calls of linear maps and convolutions that can be differentiated."""
 
     def __init__(self) -> None:
         self.calls: list[Product] = []
@@ -88,7 +89,7 @@ class Products(TorchFunctionMode):
         kwargs = kwargs or {}
         output = func(*args, **kwargs)
         if func in TRANSPOSED:
-            raise ReadingError("the tangent kernel of a transposed convolution is not known here")
+            raise ReadingError("the tangent kernel of a transposed convolution is not implemented")
         if func is F.linear and output.requires_grad:
             self._note_linear(output, *args, **kwargs)
         elif func in WEIGHT_GRADIENTS and output.requires_grad:
@@ -123,9 +124,9 @@ def tangent_kernel(logits: Tensor, calls: Sequence[Product]) -> Tensor:
     """Inner products of the samples' gradients of their summed logits with respect to all weights, (B, B).
 
     Args:
-        logits: (B, N) with a graph, where no sample's logits depend on another sample.
-        calls: All calls of linear maps and convolutions on the way to them. Those without one or more rows for every
-            sample, as of a table of positions, are left out.
+        logits: Logits (B, N) with a graph, of samples that do not depend on each other.
+        calls: All calls of linear maps and convolutions that lead to them. Calls without one or more rows for every
+            sample, such as those on a table of positions, are left out.
 
     Raises:
         ReadingError: No call is left.
@@ -156,7 +157,7 @@ def _rows(values: Tensor, samples: int) -> Tensor:
 
 
 def _padded(inputs: Tensor, weight: Tensor, padding: str, dilation: Any) -> Tensor:
-    """The input of a convolution with the padding that is called "same" or "valid"."""
+    """The input of a convolution with the padding named "same" or "valid"."""
     sides: list[int] = []
     if padding == "same":
         steps = (dilation,) * inputs.ndim if isinstance(dilation, int) else tuple(dilation) * inputs.ndim

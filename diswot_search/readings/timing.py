@@ -1,4 +1,4 @@
-"""Readings that are taken once, on first use, and know what they cost."""
+"""Readings: values that are computed once, on first use, with their cost."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ T = TypeVar("T")
 
 @dataclass
 class Watch:
-    """What one use of readings cost.
+    """The cost of one use of readings.
 
     Attributes:
-        seconds: Time of its own work and of every reading that it touched, as it was taken, whether now or before. A
-            forward pass that notes things down for other readings, too, takes somewhat longer than it would alone.
-        passes: Names of the readings touched, sorted.
+        seconds: The time of the use itself and of every reading that it touched, whether that was computed now or
+            before. A forward pass that also makes records for other readings takes somewhat longer than it would alone.
+        passes: The names of the readings that it touched, sorted.
     """
 
     seconds: float = 0.0
@@ -27,49 +27,70 @@ class Watch:
 
 @dataclass
 class _Frame:
-    """A reading being taken: the readings it touched, the time these took, and work that belongs elsewhere."""
+    """A reading that is being computed.
+
+    Attributes:
+        touched: The readings that it has used so far.
+        inner: The time that they took, and the time of work that counts elsewhere.
+    """
 
     touched: set[str] = field(default_factory=set)
     inner: float = 0.0
 
 
-class reading(Generic[T]):
-    """A method whose value is taken once per `Timed` object; an error is kept and raised again likewise.
+class Reading(Generic[T]):
+    """A method whose value is computed once per `Timed` object and kept; so is its error. Made by `reading`.
 
     Attributes:
-        kinds: What a forward pass must note down for it.
+        kinds: The records that the forward pass must make for it.
+        controlled: Whether a control may give it: it is computed from activations and the probe alone.
+        name: The name of the method.
     """
 
-    def __init__(self, function: Callable[[Any], T], kinds: frozenset[str] = frozenset()) -> None:
+    def __init__(self, function: Callable[[Any], T], kinds: frozenset[str] = frozenset(), controlled: bool = False):
         self.function = function
         self.kinds = kinds
+        self.controlled = controlled
         self.name = function.__name__
         self.__doc__ = function.__doc__
 
     @overload
-    def __get__(self, owner: None, kind: type | None = None) -> reading[T]: ...
+    def __get__(self, owner: None, kind: type | None = None) -> Reading[T]: ...
     @overload
     def __get__(self, owner: Timed, kind: type | None = None) -> T: ...
-    def __get__(self, owner: Timed | None, kind: type | None = None) -> reading[T] | T:
+    def __get__(self, owner: Timed | None, kind: type | None = None) -> Reading[T] | T:
         if owner is None:
             return self
+        owner._admit(self)
         value: T = owner._take(self.name, self.function)
         return value
 
 
-def reading_of(*kinds: str) -> Callable[[Callable[[Any], T]], reading[T]]:
-    """A `reading` made from what a forward pass notes down, by kinds; see `recording.Recorder`."""
-    return lambda function: reading(function, frozenset(kinds))
+@overload
+def reading(function: Callable[[Any], T], /) -> Reading[T]: ...
+@overload
+def reading(*kinds: str, controlled: bool = False) -> Callable[[Callable[[Any], T]], Reading[T]]: ...
+def reading(*given: Any, controlled: bool = False) -> Any:
+    """Declare a reading: `@reading`, `@reading("blocks")`, `@reading("blocks", controlled=True)`.
+
+    Args:
+        given: The method, or the records that the forward pass must make for it; see `recording.Recorder`.
+        controlled: The reading is computed from activations and the probe alone, so that a control, which has changed
+            activations and no network, can give it. Controls refuse every reading that does not declare this.
+    """
+    if len(given) == 1 and callable(given[0]):
+        return Reading(given[0])
+    return lambda function: Reading(function, frozenset(given), controlled)
 
 
-def readings_of(owner: type[Timed]) -> dict[str, reading[Any]]:
-    """The readings of a class, by their names."""
-    found = {name: getattr(owner, name) for name in dir(owner)}
-    return {name: value for name, value in found.items() if isinstance(value, reading)}
+def readings_of(owner: type[Timed]) -> dict[str, Reading[Any]]:
+    """The readings of a class, by name."""
+    attributes = {name: getattr(owner, name) for name in dir(owner)}
+    return {name: value for name, value in attributes.items() if isinstance(value, Reading)}
 
 
 class Timed:
-    """Keeps the values of readings, their times, and which of them each one is made from."""
+    """Keeps the values and times of readings, and the readings that each of them uses."""
 
     def __init__(self) -> None:
         self._values: dict[str, Any] = {}
@@ -80,7 +101,7 @@ class Timed:
 
     @contextmanager
     def watch(self) -> Iterator[Watch]:
-        """Time a use of these readings, which stands in the watch after the block."""
+        """Measure the cost of a block that uses these readings; the watch holds it after the block."""
         watch, frame, started = Watch(), _Frame(), time.perf_counter()
         self._frames.append(frame)
         try:
@@ -94,6 +115,9 @@ class Timed:
             if self._frames:
                 self._frames[-1].touched |= frame.touched
                 self._frames[-1].inner += time.perf_counter() - started
+
+    def _admit(self, reading: Reading[Any]) -> None:
+        """Raise an error if these readings do not give this one."""
 
     def _take(self, name: str, function: Callable[[Any], T]) -> T:
         if name not in self._values and name not in self._errors:
@@ -110,7 +134,7 @@ class Timed:
         self._frames.append(frame)
         try:
             self._values[name] = function(self)
-        except Exception as error:  # whatever it is, taking the reading again would raise it again
+        except Exception as error:  # whatever it is, computing the reading again would raise it again
             self._errors[name] = error
         finally:
             self._frames.pop()
@@ -122,10 +146,10 @@ class Timed:
             self._frames[-1].inner += seconds
 
     def _charge(self, name: str, seconds: float) -> None:
-        """Count time of the reading being taken as that of another one, for which it was spent."""
+        """Count some time of the current reading as that of another reading, for which it was spent."""
         self._own_seconds[name] = self._own_seconds.get(name, 0.0) + seconds
         if self._frames:
             self._frames[-1].inner += seconds
 
     def _wait(self) -> None:
-        """Wait until the device has done what it was told."""
+        """Wait until the device has finished its work."""

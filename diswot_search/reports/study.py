@@ -15,8 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 from rich.table import Table
 
-import search_spaces
 from search_spaces.cost import Cost
+from search_spaces.recipes import create_space, describe_space, list_spaces
 from search_spaces.space import SearchSpace
 
 from ..options.search import DEFAULT_PROXY
@@ -148,9 +148,9 @@ def format_spaces() -> Table:
     The range is empty for spaces that have to build a network to count its parameters.
     """
     table = Table("name", "architectures", "params", "what it is", title="Search spaces")
-    for name in search_spaces.list_spaces():
-        space = search_spaces.create_space(name)
-        table.add_row(name, f"{space.size:,}", _params_range(space), search_spaces.describe_space(name))
+    for name in list_spaces():
+        space = create_space(name)
+        table.add_row(name, f"{space.size:,}", _params_range(space), describe_space(name))
     return table
 
 
@@ -163,7 +163,7 @@ def format_space(name: str) -> Table:
     Raises:
         UnknownNameError: No space has this name; the message gives near names.
     """
-    space = search_spaces.create_space(name)
+    space = create_space(name)
     table = Table("decision", "choices", title=f"{name}: {space.size:,} architectures", min_width=60)
     for decision, choices in space.decisions.items():
         first, more = ", ".join(map(str, choices[:_MAX_LISTED_CHOICES])), len(choices) - _MAX_LISTED_CHOICES

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,20 +12,22 @@ import timm
 import torch
 from torch import nn
 
-from search_spaces.recipes import create_space, list_spaces, space_from_recipe
+from search_spaces.input_spec import ImageSpec
+from search_spaces.recipes import create_space, list_spaces
 from search_spaces.registry import UnknownNameError, near_names, unknown_name_message
 from search_spaces.space import Architecture, ArchitectureError, SearchSpace
-from search_spaces.weights import load_checkpoint
 
 from ..data.splits import Splits
-from ..networks.classifiers import classifier_names, replace_classifier
-from ..networks.network import Network, Teacher, create_teacher, file_sha256
+from ..networks.network import Network, checkpoint_file, create_teacher
+from ..networks.preprocessing import Preprocessing
+from ..networks.recipes import StudentRecipe, WithBody, WithNewClassifier
 from ..networks.saved import WEIGHTS, ModelCard, find_student, load_student, read_card
-from ..runtime.files import as_json
+from ..sources.source import without_images
 from ..study.study import Candidate, Study
 from .folders import kind_of
 
-NetworkLike = Teacher | nn.Module | Candidate | Study | Architecture | str | os.PathLike[str]
+NetworkLike = Network | nn.Module | Candidate | Study | Architecture | str | os.PathLike[str]
+"""What stands for a network."""
 
 
 def as_network(
@@ -41,33 +43,36 @@ def as_network(
     new_classifier: bool = False,
     **options: Any,
 ) -> Network:
-    """The network that is meant.
+    """The network that a name, a path, a module or an architecture stands for.
 
     Args:
-        source: A network or teacher as it is; a module; the winner of a study, or another of its candidates; an
+        source: A network or module, which is taken as it is; a study (its winner) or one of its candidates; an
             architecture of `space`; or a text: a timm name, the text of an architecture of `space`, the run folder of
-            a search (its winner, untrained), or of a training or pipeline (its student, trained), or the folder or file
-            of a student that `save_student` wrote. A folder that is called like a timm model is given as "./NAME".
-        num_classes: Classes of the data.
-        in_chans: Channels of its images.
+            a search (its winner, untrained), of a training or of a pipeline (its student, trained), or the folder or
+            file of a student that `save_student` wrote. A folder with the name of a timm model is given as "./NAME".
+        num_classes: Number of classes of the data.
+        in_chans: Number of channels of its images.
         image_size: Height and width of its images, for networks that depend on it.
-        role: What it is called in messages, "student" or "teacher".
-        space: The space of an architecture, or its name. One whose classes or images are others is made again for
-            those of the data.
+        role: "student", "teacher" or "source", for messages.
+        space: The space of an architecture, or its name. A space for other classes or images is made again for those
+            of the data.
         checkpoint: Trained weights for a timm name or an architecture: a file, or a folder with a student.
-        pretrained: Let timm fetch its pretrained weights. A student gets a new classifier where the classes differ.
-        new_classifier: Keep of a trained student all weights but those of its classifier, which is made anew, whatever
-            classes it told apart. It sees images in the normalisation that its weights were trained with.
-        options: Passed on to `timm.create_model` with a timm name.
+        pretrained: Let timm fetch its pretrained weights. A student gets a new classifier if the classes differ.
+        new_classifier: Keep the weights of a trained student except those of its classifier, which is made anew for
+            the classes of the data. Images keep the normalisation that its weights were trained with.
+        options: Options of `timm.create_model`, for a timm name.
 
     Raises:
-        UnknownNameError: The text is none of these; near names are given.
-        ArchitectureError: An architecture is given that is none of the space.
+        UnknownNameError: The text is not known; near names are given.
+        ArchitectureError: The architecture is not one of the space.
         FileNotFoundError: There is no such file or folder.
         RunFolderError: A run folder cannot be read, or its study has no winner.
-        ValueError: The arguments contradict each other, or a trained network tells other classes apart or does not take
-            images of the data's size; a network that is to have a new classifier has no weights to keep, or no
-            classifier.
+        ValueError: The arguments contradict each other; a trained network is damaged, has other classes, or does not
+            take images of the data's size; or a network that is to have a new classifier has no weights to keep.
+
+    Example:
+        >>> as_network("cifar_resnet20", num_classes=10).build(seed=0).num_classes
+        10
     """
     if not isinstance(new_classifier, bool):
         raise ValueError(f"new_classifier of the {role} is {new_classifier!r}; it must be true or false.")
@@ -96,7 +101,7 @@ def _resolve(source: NetworkLike, data: _Data, space: SearchSpace | str | None, 
 def _with_new_classifier(
     source: NetworkLike, data: _Data, space: SearchSpace | str | None, weights: dict[str, Any]
 ) -> Network:
-    """A trained student whose classifier is made anew for the classes of the data."""
+    """A trained student with a new classifier for the classes of the data."""
     if data.role != "student":
         raise ValueError(f"new_classifier is for students; a {data.role} with a random classifier knows no classes.")
     if weights["pretrained"]:
@@ -104,7 +109,7 @@ def _with_new_classifier(
     checkpoint = weights["checkpoint"]
     file = None if checkpoint is None else find_student(checkpoint)
     card = _card_of_student(source) if file is None else card_of(file)
-    if file is not None and card is None:  # which does not say what classes they are of
+    if file is not None and card is None:  # the classes of the weights are not known
         return with_body(_resolve(source, data, space, weights | {"checkpoint": None}), file)
     classes = card.num_classes if card else _classes_of(source)
     network = _resolve(source, data if classes is None else replace(data, num_classes=classes), space, weights)
@@ -127,48 +132,27 @@ def _card_of_student(source: NetworkLike) -> ModelCard | None:
 
 
 def _classes_of(source: NetworkLike) -> int | None:
-    """Classes that a network or module says to tell apart; None where it does not say it."""
-    if isinstance(source, Teacher) and not isinstance(source, Network):
-        settings = source.settings | source.settings.get("space", {})
-        return settings.get("num_classes")
-    found = getattr(source, "num_classes", None)
-    return found if isinstance(found, int) else None
+    """Number of classes that a network or module declares; None if it declares none."""
+    classes = getattr(source, "num_classes", None)
+    return classes if isinstance(classes, int) else None
 
 
 def _reclassified(network: Network, num_classes: int) -> Network:
-    """The network with a new classifier, and what builds it with as many classes."""
-
-    def make() -> nn.Module:
-        return replace_classifier(network.make(), num_classes)
-
-    values = {item.name: getattr(network, item.name) for item in fields(Network)}
-    if network.timm is not None:
-        name, arguments = network.timm
-        values["timm"] = (name, {**arguments, "num_classes": num_classes})
-    if network.space is not None:
-        values["space"] = _space_for(network.space, num_classes)
-    values["settings"] = {**network.settings, "new_classifier": num_classes}
-    return Network(**values | {"make": make, "num_classes": num_classes})
-
-
-def _space_for(built: dict[str, Any], num_classes: int) -> dict[str, Any]:
-    """Recipe, configuration and architecture of the space, made again for other classes."""
-    recipe = built["recipe"] and {**built["recipe"], "num_classes": num_classes}
-    space = space_from_recipe(recipe)
-    config = {**built["config"], "num_classes": num_classes} if space is None else as_json(space.config())
-    return {**built, "recipe": recipe, "config": config}
+    """The network with a new classifier. What a source says of its images is not said of the student."""
+    return replace(
+        network,
+        recipe=WithNewClassifier(network.recipe, num_classes),
+        num_classes=num_classes,
+        preprocessing=replace(network.preprocessing, size=None),
+        settings=without_images(network.settings),
+    )
 
 
 def with_body(network: Network, file: Path) -> Network:
-    """The network with the weights of a file, but for those of its classifier, which are its own."""
-
-    def make() -> nn.Module:
-        model = network.make()
-        load_checkpoint(model, file, without=classifier_names(model))
-        return model
-
-    settings = {**network.settings, "checkpoint_sha256": file_sha256(file), "new_classifier": network.num_classes}
-    return replace(network, make=make, trained=True, settings=settings)
+    """The network with the weights of a file except those of its classifier, which stay its own."""
+    assert network.num_classes is not None
+    recipe = WithBody(network.recipe, checkpoint_file(file), network.num_classes)
+    return replace(network, recipe=recipe, trained=True)
 
 
 def network_for(splits: Splits, source: NetworkLike, role: str, options: Mapping[str, Any] | None = None) -> Network:
@@ -176,26 +160,26 @@ def network_for(splits: Splits, source: NetworkLike, role: str, options: Mapping
 
     Args:
         splits: The data.
-        source: As for `as_network`.
-        role: What it is called in messages, "student" or "teacher".
-        options: The other options of `as_network`.
+        source: What stands for the network, as for `as_network`.
+        role: "student" or "teacher", for messages.
+        options: Other options of `as_network`.
 
     Raises:
         ValueError: One of the options comes from the data; and the errors of `as_network`.
     """
     channels, height, width = splits.input_size
-    known: dict[str, Any] = {"num_classes": splits.num_classes, "in_chans": channels, "image_size": (height, width)}
+    of_data: dict[str, Any] = {"num_classes": splits.num_classes, "in_chans": channels, "image_size": (height, width)}
     options = options or {}
-    if set_twice := [name for name in known if name in options]:
+    if set_twice := [name for name in of_data if name in options]:
         raise ValueError(f"{', '.join(set_twice)} of the {role} comes from the data and cannot be set.")
     if reserved := [name for name in ("role", "source") if name in options]:
         raise ValueError(f"{', '.join(reserved)} is no option of the {role}.")
-    return as_network(source, role=role, **known, **options)
+    return as_network(source, role=role, **of_data, **options)
 
 
 @dataclass(frozen=True)
 class _Data:
-    """What a network is to be trained on."""
+    """The classes and images that a network is for."""
 
     role: str
     num_classes: int
@@ -203,7 +187,7 @@ class _Data:
     image_size: tuple[int, int] | None
 
     def space(self, space: SearchSpace | str) -> SearchSpace:
-        """The space for these classes and images, made again where it is for others."""
+        """The space for these classes and images; one for others is made again."""
         if isinstance(space, str):
             space = create_space(space, num_classes=self.num_classes)
         size = (self.in_chans, *(self.image_size or space.input_size[1:]))
@@ -219,32 +203,24 @@ class _Data:
         return space
 
     def check(self, name: str, num_classes: int | None, in_chans: int | None = None) -> None:
-        """Refuse a network of other classes or channels."""
-        for what, has, wanted in (("classes", num_classes, self.num_classes), ("channels", in_chans, self.in_chans)):
-            if has is not None and has != wanted:
-                raise ValueError(f"The {self.role} {name} is for {has} {what}, but the data has {wanted} {what}.")
+        """Refuse a network for other classes or channels."""
+        for what, own, needed in (("classes", num_classes, self.num_classes), ("channels", in_chans, self.in_chans)):
+            if own is not None and own != needed:
+                raise ValueError(f"The {self.role} {name} is for {own} {what}, but the data has {needed} {what}.")
+
+    @property
+    def spec(self) -> ImageSpec | None:
+        """The images of the data, if their size is known."""
+        return None if self.image_size is None else ImageSpec(self.in_chans, *self.image_size)
 
 
-def _as_given(source: Teacher | nn.Module, data: _Data) -> Network:
-    if isinstance(source, Network):
-        data.check(source.name, source.num_classes, channels_of(source))
-        return source
+def _as_given(source: Network | nn.Module, data: _Data) -> Network:
+    if not isinstance(source, Network | nn.Module):
+        raise TypeError(f"A {data.role} cannot be made of {type(source).__name__}.")
     if isinstance(source, nn.Module):
-        found = getattr(source, "num_classes", None)
-        data.check(type(source).__name__, found if isinstance(found, int) else None)
-        return _network(create_teacher(source), data)
-    if isinstance(source, Teacher):
-        settings = source.settings | source.settings.get("space", {})
-        data.check(source.name, settings.get("num_classes"), settings.get("in_chans"))
-        return _network(source, data)
-    raise TypeError(f"A {data.role} cannot be made of {type(source).__name__}.")
-
-
-def channels_of(network: Network) -> int | None:
-    """Channels of its images, as far as it says how it is built."""
-    if network.timm is not None:
-        return int(network.timm[1].get("in_chans", 3))
-    return None if network.space is None else int(network.space["config"]["input_size"][0])
+        source = replace(create_teacher(source), input_spec=data.spec)
+    data.check(source.name, source.num_classes, source.channels)
+    return source if source.num_classes is not None else replace(source, num_classes=data.num_classes)
 
 
 def _from_text(text: str, data: _Data, space: SearchSpace | None, weights: dict[str, Any]) -> Network:
@@ -275,7 +251,7 @@ def _from_text(text: str, data: _Data, space: SearchSpace | None, weights: dict[
 
 
 def _hint_at_form(text: str, role: str) -> str:
-    """What is meant by an architecture as reports print it, or by timm's name with a prefix."""
+    """A hint for an architecture as reports print it, or for timm's name with a prefix; else nothing."""
     space, colon, architecture = text.partition(":")
     if colon and space in list_spaces():
         return f"To mean an architecture, give {architecture!r} as the {role} and {space!r} as the space."
@@ -291,48 +267,51 @@ def _from_timm(
     pretrained: bool = False,
     **options: Any,
 ) -> Network:
-    known = pretrained_config(name, data.role)
+    config = pretrained_config(name, data.role)
     if data.in_chans != 3:
         options.setdefault("in_chans", data.in_chans)
-    if data.image_size is not None and known is not None and known.fixed_input_size:
+    if data.image_size is not None and config is not None and config.fixed_input_size:
         options.setdefault("img_size", list(data.image_size))
-    file: Path | None = None
-    known_of_weights: dict[str, Any] = {}
     if pretrained:
-        if known is None or not known.has_weights:
+        if config is None or not config.has_weights:
             raise ValueError(f"timm has no pretrained weights for the {data.role} {name}.")
-        if data.role == "teacher":  # of a student the new classifier is trained
-            data.check(f"{name} with its pretrained weights", known.num_classes)
-        known_of_weights = known_normalisation(known, options.get("in_chans", 3))
-    if checkpoint is not None:
-        file, known_of_weights = _read_checkpoint(checkpoint, data)
+        if data.role == "teacher":  # a student's new classifier is trained
+            data.check(f"{name} with its pretrained weights", config.num_classes)
     classes = options.pop("num_classes", data.num_classes)
     data.check(name, classes)
-    teacher = create_teacher(name, num_classes=classes, checkpoint=file, pretrained=pretrained, **options)
-    arguments = (name.partition(".")[0], {"num_classes": classes, **options})
-    return _network(teacher, data, timm=arguments, **known_of_weights)
+    file, card = (None, None) if checkpoint is None else _read_checkpoint(checkpoint, data)
+    network = create_teacher(name, num_classes=classes, checkpoint=file, pretrained=pretrained, **options)
+    if pretrained:
+        network = with_normalisation(network, *pretrained_normalisation(config, options.get("in_chans", 3)))
+    return _with_card(replace(network, input_spec=data.spec), card)
 
 
 def pretrained_config(name: str, role: str) -> Any:
-    """What timm knows of the weights of a model; None where it knows of none.
+    """timm's configuration of the pretrained weights of a model; None if there are no weights.
 
     Raises:
-        UnknownNameError: It knows the model, but no weights of this tag.
+        UnknownNameError: timm has the model, but no weights with this tag.
     """
     try:
         return timm.get_pretrained_cfg(name)
     except RuntimeError as error:  # there are no weights of this tag
         architecture = name.partition(".")[0]
-        known = [architecture, *timm.list_pretrained(f"{architecture}.*")]
-        raise UnknownNameError(unknown_name_message(role, name, known)) from error
+        names = [architecture, *timm.list_pretrained(f"{architecture}.*")]
+        raise UnknownNameError(unknown_name_message(role, name, names)) from error
 
 
-def known_normalisation(known: Any, channels: int) -> dict[str, Any]:
-    """Mean and standard deviation of what timm knows of weights; those of other channels than theirs are the mean."""
-    found = {"mean": tuple(known.mean), "std": tuple(known.std)}
-    if channels == len(known.mean):
-        return found
-    return {key: (sum(values) / len(values),) * channels for key, values in found.items()}
+def pretrained_normalisation(config: Any, channels: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation of pretrained weights; for another number of channels, the average of theirs."""
+    statistics = tuple(config.mean), tuple(config.std)
+    if channels == len(config.mean):
+        return statistics
+    mean, std = ((sum(values) / len(values),) * channels for values in statistics)
+    return mean, std
+
+
+def with_normalisation(network: Network, mean: tuple[float, ...], std: tuple[float, ...]) -> Network:
+    """The network with the statistics that its weights were trained with."""
+    return replace(network, preprocessing=replace(network.preprocessing, mean=mean, std=std))
 
 
 def _from_space(
@@ -343,14 +322,9 @@ def _from_space(
     checkpoint: str | os.PathLike[str] | None = None,
     **options: Any,
 ) -> Network:
-    space = data.space(space)
-    file: Path | None = None
-    known_of_weights: dict[str, Any] = {}
-    if checkpoint is not None:
-        file, known_of_weights = _read_checkpoint(checkpoint, data)
-    teacher = create_teacher(architecture, space=space, checkpoint=file, **options)
-    built = {"recipe": space.recipe, "config": as_json(space.config()), "architecture": str(architecture)}
-    return _network(teacher, data, timm=space.timm_model(architecture), space=built, **known_of_weights)
+    file, card = (None, None) if checkpoint is None else _read_checkpoint(checkpoint, data)
+    network = create_teacher(architecture, space=data.space(space), checkpoint=file, **options)
+    return _with_card(network, card)
 
 
 def _from_path(path: Path, data: _Data, weights: dict[str, Any]) -> Network:
@@ -358,20 +332,27 @@ def _from_path(path: Path, data: _Data, weights: dict[str, Any]) -> Network:
         winner = Study.load(path).winner
         return _from_space(winner.architecture, winner.study.space, data, **weights)
     if any(value not in (None, False) for value in weights.values()):
-        given = ", ".join(key for key, value in weights.items() if value not in (None, False))
-        raise ValueError(f"The {data.role} {path} has trained weights; {given} cannot be set.")
+        names = ", ".join(key for key, value in weights.items() if value not in (None, False))
+        raise ValueError(f"The {data.role} {path} has trained weights; {names} cannot be set.")
     try:
         file = find_student(path)
     except FileNotFoundError as error:
-        held = kind_of(path)
-        what = f"It is the run folder of a {held} without a finished student." if held else ""
-        raise FileNotFoundError(f"The {data.role} {path} holds no network. {what or error}") from error
+        kind = kind_of(path)
+        reason = f"It is the run folder of a {kind} without a finished student." if kind else error
+        raise FileNotFoundError(f"The {data.role} {path} holds no network. {reason}") from error
     card = read_card(file)
     data.check(str(path), card.num_classes, card.input_size[0])
+    recipe = StudentRecipe(card, checkpoint_file(file))
     _check_size(file, card, path, data)
-    settings = {"student": card.name, "checkpoint_sha256": file_sha256(file)}
-    teacher = Teacher(card.name, lambda: load_student(file), trained=True, settings=settings)
-    return _network(teacher, data, timm=card.timm, space=card.space, **_known_of_weights(card))
+    network = Network(
+        card.name,
+        recipe,
+        trained=True,
+        num_classes=data.num_classes,
+        preprocessing=Preprocessing(channels=card.input_size[0]),
+        input_spec=ImageSpec(*card.input_size),
+    )
+    return _with_card(network, card)
 
 
 def _check_size(file: Path, card: ModelCard, path: Path, data: _Data) -> None:
@@ -391,19 +372,18 @@ def _check_size(file: Path, card: ModelCard, path: Path, data: _Data) -> None:
         ) from error
 
 
-def _read_checkpoint(checkpoint: str | os.PathLike[str], data: _Data) -> tuple[Path, dict[str, Any]]:
-    """The file of the weights, and what they were trained with where a card says it."""
+def _read_checkpoint(checkpoint: str | os.PathLike[str], data: _Data) -> tuple[Path, ModelCard | None]:
+    """The file of trained weights, and their card if they have one."""
     file = find_student(checkpoint)
     card = card_of(file)
-    if card is None:
-        return file, {}
-    data.check(f"checkpoint {checkpoint}", card.num_classes, card.input_size[0])
-    return file, _known_of_weights(card)
+    if card is not None:
+        data.check(f"checkpoint {checkpoint}", card.num_classes, card.input_size[0])
+    return file, card
 
 
 def card_of(file: Path) -> ModelCard | None:
-    """The card of weights; None where they have none."""
-    if file.name != WEIGHTS:  # a configuration beside it may be of other weights
+    """The card of trained weights; None if they have none."""
+    if file.name != WEIGHTS:  # a configuration next to it may be of other weights
         return None
     try:
         return read_card(file)
@@ -411,12 +391,10 @@ def card_of(file: Path) -> ModelCard | None:
         return None
 
 
-def _known_of_weights(card: ModelCard) -> dict[str, Any]:
-    """What a card says of the data that the weights were trained on."""
+def _with_card(network: Network, card: ModelCard | None) -> Network:
+    """The network with what the card of its weights says of the data that they were trained on."""
+    if card is None:
+        return network
     data = card.made_of.get("data")
-    return {"mean": card.mean, "std": card.std, "trained_on": data if isinstance(data, dict) else None}
-
-
-def _network(teacher: Teacher, data: _Data, **more: Any) -> Network:
-    values = {item.name: getattr(teacher, item.name) for item in fields(Teacher)}
-    return Network(**values, num_classes=data.num_classes, **more)
+    network = replace(network, trained_on=data if isinstance(data, dict) else None)
+    return with_normalisation(network, card.mean, card.std)

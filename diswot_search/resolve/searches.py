@@ -14,10 +14,11 @@ from search_spaces.registry import near_names
 from search_spaces.space import Architecture, ArchitectureError, SearchSpace
 
 from ..data.probe import Probe, create_probe
-from ..networks.network import Teacher, TeacherBank, create_teacher
+from ..networks.network import Network, TeacherBank, create_teacher
 from ..options.base import changed
 from ..options.shared import BudgetOptions
 from ..sources.folder import RankingFolder
+from ..sources.ranking import SourceRanking
 from ..study.budget import Budget
 
 
@@ -69,16 +70,19 @@ def as_teacher(teacher: TeacherBank, space: SearchSpace, probe: Probe, **options
 
 @overload
 def as_teacher(
-    teacher: Teacher | nn.Module | Architecture | str | None, space: SearchSpace, probe: Probe, **options: Any
-) -> Teacher | None: ...
-
-
-def as_teacher(
-    teacher: Teacher | TeacherBank | nn.Module | Architecture | str | None,
+    teacher: Network | SourceRanking | nn.Module | Architecture | str | None,
     space: SearchSpace,
     probe: Probe,
     **options: Any,
-) -> Teacher | TeacherBank | None:
+) -> Network | None: ...
+
+
+def as_teacher(
+    teacher: Network | TeacherBank | SourceRanking | nn.Module | Architecture | str | None,
+    space: SearchSpace,
+    probe: Probe,
+    **options: Any,
+) -> Network | TeacherBank | None:
     """The teacher; a timm name is made for the classes and images of the probe unless `options` say otherwise.
 
     Any other text is an architecture of the space. A teacher or a bank is taken as it is.
@@ -88,11 +92,12 @@ def as_teacher(
         UnknownNameError: The text is neither, but comes near the name of a timm model.
         ArchitectureError: The text comes near no such name, and is malformed as an architecture.
     """
-    if teacher is None or isinstance(teacher, Teacher | TeacherBank):
+    if teacher is None or isinstance(teacher, Network | TeacherBank):
         return teacher
     if (at := _ranking_at(teacher)) is not None:
         raise ValueError(
-            f"The teacher is a ranking of sources; {at}.teachers(weighting=..., power=...) gives what a search takes."
+            f"The teacher is a ranking of sources; {at}.teachers(weighting=..., power=...) has its teachers; a "
+            "comparison takes one of them."
         )
     if isinstance(teacher, Architecture) or (isinstance(teacher, str) and _means_architecture(teacher, space)):
         try:
@@ -104,6 +109,7 @@ def as_teacher(
         if probe.input_size[0] != 3:
             fitting["in_chans"] = probe.input_size[0]
         options = fitting | options
+    assert not isinstance(teacher, SourceRanking)
     return create_teacher(teacher, **options)
 
 
@@ -111,7 +117,7 @@ def _ranking_at(teacher: object) -> str | None:
     """How to call the ranking of sources that is given, itself or by its folder; None for anything else."""
     if isinstance(teacher, str | os.PathLike) and RankingFolder.exists(teacher):
         return f"ds.load_ranking({os.fspath(teacher)!r})"
-    return "ranking" if callable(getattr(teacher, "teachers", None)) else None
+    return "ranking" if isinstance(teacher, SourceRanking) else None
 
 
 def _means_architecture(text: str, space: SearchSpace) -> bool:

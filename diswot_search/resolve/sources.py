@@ -9,44 +9,54 @@ import os
 import warnings
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import fields, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import timm
 from torch import nn
 
+from search_spaces.input_spec import ImageSpec
 from search_spaces.recipes import create_space
 from search_spaces.registry import UnknownNameError, unknown_name_message
 from search_spaces.space import SearchSpace
 
-from ..networks.classifiers import classifier_names, remove_classifier
-from ..networks.network import Network, Teacher
+from ..networks.classifiers import classifier_names
+from ..networks.network import Network
+from ..networks.recipes import WithoutClassifier
 from ..networks.saved import DISTILLED, FOLDER, WEIGHTS, find_student, read_card
 from ..runtime.run_folder import as_json
 from ..runtime.seeding import isolated_random_state
 from ..sources.frozen import unbuildable
-from ..sources.source import SOURCE_KEYS, SourceError, SourceModel
+from ..sources.source import SOURCE_KEYS, SourceError, as_source
 from ..study.study import Candidate, Study
-from .networks import NetworkLike, as_network, card_of, channels_of, known_normalisation, pretrained_config, with_body
+from .networks import (
+    NetworkLike,
+    as_network,
+    card_of,
+    pretrained_config,
+    pretrained_normalisation,
+    with_body,
+    with_normalisation,
+)
 
-SourceLike = SourceModel | NetworkLike | Mapping[str, Any]
-
+SourceLike = NetworkLike | Mapping[str, Any]
+"""What stands for a source."""
 
 Sources = Sequence[SourceLike] | Mapping[str, SourceLike] | str | os.PathLike[str]
-"""Several sources, or a mapping of names to them; or the text of one."""
+"""Several sources, a mapping of names to sources, or the text of one source."""
 
 
-def as_sources(sources: Sources) -> tuple[SourceModel, ...]:
-    """The sources that are meant, with names of their own.
+def as_sources(sources: Sources) -> tuple[Network, ...]:
+    """The sources that are meant, as networks with distinct names.
 
-    Whatever is not said of a source's images comes from the card of its weights, else from what timm knows of the
-    model; else they are taken as the data's are.
+    The preprocessing of a source's images is taken from its description, else from the card of its weights, else from
+    timm's configuration of the model; otherwise the source takes images as the data has them.
 
     Args:
         sources: A sequence, or a mapping of names; a text alone is one source. Each is a text: the run folder of a
-            training or pipeline, the folder or file of a student, or a timm name, with timm's pretrained weights where
-            it knows some; a module, in evaluation mode; anything else that stands for a network; or a mapping with one
+            training or pipeline, the folder or file of a student, or a timm name, with timm's pretrained weights if
+            there are some; a module, in evaluation mode; anything else that stands for a network; or a mapping with one
             of these as "model", and any of "checkpoint", "pretrained", "num_classes" (0: features alone; of a module,
             that is its output), "mean", "std", "input_size" (channels, height, width), "space" and options of
             `timm.create_model`.
@@ -56,20 +66,25 @@ def as_sources(sources: Sources) -> tuple[SourceModel, ...]:
 
     Raises:
         SourceError: There is no source, or one is given twice or wrongly.
-        UnknownNameError: A text is nothing that is known; near names are given.
+        UnknownNameError: A text is not known; near names are given.
         FileNotFoundError: There is no such file or folder.
         ValueError: As for `as_network`.
+
+    Example:
+        >>> (source,) = as_sources({"imagenet": "resnet18"})
+        >>> source.name, source.num_classes, source.input_size
+        ('imagenet', 1000, (3, 224, 224))
     """
     if isinstance(sources, str | os.PathLike):
         sources = [sources]
     if not isinstance(sources, Sequence | Mapping):
         raise SourceError(f"The sources are given as {type(sources).__name__}; give a list, or a mapping of names.")
-    given = list(sources.items() if isinstance(sources, Mapping) else (("", source) for source in sources))
-    if not given:
+    described = list(sources.items() if isinstance(sources, Mapping) else (("", source) for source in sources))
+    if not described:
         raise SourceError("There are no sources; give at least one.")
-    found = [_as_source(source) for _, source in given]
-    names = _names([(str(name),) if name else source.names for (name, _), source in zip(given, found, strict=True)])
-    named = tuple(replace(source.model, name=name) for source, name in zip(found, names, strict=True))
+    resolved = [_as_source(source) for _, source in described]
+    names = _names([(name,) if name else one.names for (name, _), one in zip(described, resolved, strict=True)])
+    named = tuple(replace(one.network, name=name) for one, name in zip(resolved, names, strict=True))
     _check_duplicates(named)
     for source in named:
         if not source.trained:
@@ -77,22 +92,22 @@ def as_sources(sources: Sources) -> tuple[SourceModel, ...]:
     return named
 
 
-def _why_random(source: SourceModel) -> str:
+def _why_random(source: Network) -> str:
     hint = "give its checkpoint"
-    if "module" in source.settings:
+    if "module" in source.recipe.config():
         hint = "it is in training mode, as a new module is; if it is trained, give it after eval()"
     return f"The source {source.name} has random weights, of which nothing can be learnt: {hint}."
 
 
-class _Found(NamedTuple):
+class _Resolved(NamedTuple):
     """A source with names that it may have, the shortest first."""
 
-    model: SourceModel
+    network: Network
     names: tuple[str, ...]
 
 
-def _as_source(given: SourceLike) -> _Found:
-    options = dict(given) if isinstance(given, Mapping) else {"model": given}
+def _as_source(source: SourceLike) -> _Resolved:
+    options = dict(source) if isinstance(source, Mapping) else {"model": source}
     if options.get("model") is None:
         keys = ", ".join(map(str, options)) or "nothing"
         raise SourceError(f"A source is given by {keys}; it needs 'model', which says what network it is.")
@@ -102,12 +117,12 @@ def _as_source(given: SourceLike) -> _Found:
         raise SourceError(f"num_classes of a source is {classes!r}; it must be a whole number, 0 for features alone.")
     model = options.pop("model")
     _check_keys(model, options)
-    found = _find(model, options)
-    return found._replace(model=_with_images(found.model, **images))
+    network, names = _find(model, options)
+    return _Resolved(as_source(_with_images(network, **images)), names)
 
 
 def _check_keys(model: Any, options: Mapping[str, Any]) -> None:
-    """Refuse other keys than those of all sources, unless timm may know them."""
+    """Refuse keys that no source has, unless they may be options of timm."""
     if isinstance(model, str) and (timm.is_model(model) or not Path(model).exists()):
         return
     for key in options:
@@ -115,13 +130,11 @@ def _check_keys(model: Any, options: Mapping[str, Any]) -> None:
             raise UnknownNameError(unknown_name_message("key of a source", key, SOURCE_KEYS))
 
 
-def _find(model: Any, options: dict[str, Any]) -> _Found:
-    if isinstance(model, SourceModel) and not options:
-        return _Found(model, (model.name,))
+def _find(model: Any, options: dict[str, Any]) -> _Resolved:
     if isinstance(model, nn.Module):
         return _from_module(model, options)
-    if isinstance(model, Teacher):
-        return _from_teacher(model, options)
+    if isinstance(model, Network):
+        return _from_network(model, options)
     if isinstance(model, Study):
         model = model.winner
     if isinstance(model, Candidate):
@@ -139,46 +152,52 @@ def _find(model: Any, options: dict[str, Any]) -> _Found:
     raise SourceError(f"A source cannot be made of {model!r}.")
 
 
-def _from_module(module: nn.Module, options: dict[str, Any]) -> _Found:
-    given = options.pop("num_classes", None)
-    declared = getattr(module, "num_classes", None)
-    classes = declared if isinstance(declared, int) else _scores_of(module)
-    network = as_network(module, num_classes=classes, role="source", **options)
-    source = _source(network, channels=_channels_of_first(module))
-    # Whether the last layer of a module of one's own is its classifier is for its owner to say.
-    given = classes if given is None else given
-    return _Found(replace(source, num_classes=given, classifier=given > 0), (network.name,))
+def _from_module(module: nn.Module, options: dict[str, Any]) -> _Resolved:
+    classes = options.pop("num_classes", None)
+    own = _classes_of(module)
+    network = as_network(module, num_classes=own, role="source", **options)
+    # Whether the last layer of a module is its classifier is for its owner to say: nothing is removed from it.
+    network = replace(_with_channels(network, module), num_classes=own if classes is None else classes)
+    return _Resolved(network, (network.name,))
+
+
+def _with_channels(network: Network, model: nn.Module) -> Network:
+    """The network with the number of channels that its model takes."""
+    return replace(network, preprocessing=replace(network.preprocessing, channels=_channels_of_first(model)))
+
+
+def _classes_of(model: nn.Module) -> int:
+    """Number of classes that a model declares, else of its linear classifier; 0 if it has neither."""
+    declared = getattr(model, "num_classes", None)
+    return declared if isinstance(declared, int) else _scores_of(model)
 
 
 def _scores_of(module: nn.Module) -> int:
-    """How many values the last layer of a module gives, if it is linear; else 0."""
+    """Number of values that the last layer of a module returns if it is linear; else 0."""
     layers: list[Any] = [module.get_submodule(name) for name in classifier_names(module)]
     return len(layers[-1].weight) if layers else 0
 
 
 def _channels_of_first(module: nn.Module) -> int:
-    """Channels that a module takes, as its first convolution tells; some work on patches, of which it tells nothing."""
+    """Number of channels that a module takes: 1 if its first convolution takes 1, else 3, as some take patches."""
     first = next((layer.in_channels for layer in module.modules() if isinstance(layer, nn.Conv2d)), 3)
     return 1 if first == 1 else 3
 
 
-def _from_teacher(teacher: Teacher, options: dict[str, Any]) -> _Found:
+def _from_network(network: Network, options: dict[str, Any]) -> _Resolved:
     classes = options.pop("num_classes", None)
-    if not isinstance(teacher, Network):
-        model = teacher.build()
-        declared = getattr(model, "num_classes", None)
-        has = declared if isinstance(declared, int) else _scores_of(model)
-        network = as_network(teacher, num_classes=has, in_chans=_channels_of_first(model), role="source", **options)
-        return _Found(_source(network, classes, channels=_channels_of_first(model)), (teacher.name,))
-    channels = teacher.channels if isinstance(teacher, SourceModel) else channels_of(teacher) or 3
-    network = as_network(teacher, num_classes=teacher.num_classes, in_chans=channels, role="source", **options)
-    size = teacher.input_size if isinstance(teacher, SourceModel) else None
-    return _Found(_source(network, classes, size, channels), (teacher.name,))
+    if network.num_classes is None:
+        model = network.build()
+        network = replace(_with_channels(network, model), num_classes=_classes_of(model))
+    channels = network.channels or 3
+    assert network.num_classes is not None
+    network = as_network(network, num_classes=network.num_classes, in_chans=channels, role="source", **options)
+    return _Resolved(_with_classes(network, classes, network.input_size, channels), (network.name,))
 
 
-def _from_space(model: Any, space: SearchSpace, options: dict[str, Any], names: tuple[str, ...]) -> _Found:
-    """An architecture of a space; `options` hold the space where that is not known from the model."""
-    wanted = options.pop("num_classes", None)
+def _from_space(model: Any, space: SearchSpace, options: dict[str, Any], names: tuple[str, ...]) -> _Resolved:
+    """An architecture of a space; `options` hold the space unless the model knows it."""
+    classes = options.pop("num_classes", None)
     checkpoint = options.get("checkpoint")
     card = None if checkpoint is None else card_of(find_student(checkpoint))
     channels, height, width = card.input_size if card else space.input_size
@@ -191,10 +210,10 @@ def _from_space(model: Any, space: SearchSpace, options: dict[str, Any], names: 
         **options,
     )
     names = names if checkpoint is None else _names_of_path(Path(checkpoint))
-    return _Found(_source(network, wanted, (channels, height, width)), names or (network.name,))
+    return _Resolved(_with_classes(network, classes, (channels, height, width)), names or (network.name,))
 
 
-def _from_path(path: Path, options: dict[str, Any]) -> _Found:
+def _from_path(path: Path, options: dict[str, Any]) -> _Resolved:
     if Study.exists(path):
         winner = Study.load(path).winner
         return _from_space(winner, winner.study.space, options, _names_of_path(path))
@@ -210,7 +229,7 @@ def _from_path(path: Path, options: dict[str, Any]) -> _Found:
         as_network(path, num_classes=1, role="source")  # which says what else it is
         raise
     network = as_network(path, num_classes=card.num_classes, in_chans=card.input_size[0], role="source", **options)
-    return _Found(_source(network, classes, card.input_size), _names_of_path(path))
+    return _Resolved(_with_classes(network, classes, card.input_size), _names_of_path(path))
 
 
 def _from_timm(
@@ -220,37 +239,37 @@ def _from_timm(
     pretrained: bool | None = None,
     num_classes: int | None = None,
     **options: Any,
-) -> _Found:
-    known = pretrained_config(name, "source")
+) -> _Resolved:
+    config = pretrained_config(name, "source")
     file = None if checkpoint is None else find_student(checkpoint)
     card = None if file is None else card_of(file)
     if pretrained is None:
-        pretrained = known is not None and known.has_weights and file is None
-    has, size = _built_as(name, options) if known is None else (known.num_classes, known.input_size)
-    if pretrained and num_classes not in (None, 0, has):
+        pretrained = config is not None and config.has_weights and file is None
+    own, size = _built_as(name, options) if config is None else (config.num_classes, config.input_size)
+    if pretrained and num_classes not in (None, 0, own):
         raise SourceError(
-            f"The pretrained weights of the source {name} tell {has} classes apart, not {num_classes}; leave "
+            f"The pretrained weights of the source {name} tell {own} classes apart, not {num_classes}; leave "
             "num_classes out, or give 0 for features alone."
         )
-    classes = card.num_classes if card else num_classes or has
+    classes = card.num_classes if card else num_classes or own
     channels = card.input_size[0] if card else options.get("in_chans", 3)
     options = options | {"num_classes": classes, "in_chans": channels, "role": "source"}
-    if file is not None and card is None and num_classes == 0:  # whatever classes the weights are of
+    if file is not None and card is None and num_classes == 0:  # the classes of the weights do not matter
         network = with_body(as_network(name, **options), file)
     else:
         network = as_network(name, **options, checkpoint=file, pretrained=pretrained)
-    if known is not None:
-        network = _with_known(network, known, channels)
+    if config is not None:
+        network = _with_timm_config(network, config, channels)
     if card is not None:
         size = card.input_size
     elif size is not None:
         size = (channels, *_pair(options.get("img_size", size[1:])))
-    source = _source(network, None if num_classes == classes else num_classes, size, channels)
-    return _Found(source, (name,) if checkpoint is None else _names_of_path(Path(checkpoint)))
+    source = _with_classes(network, None if num_classes == classes else num_classes, size, channels)
+    return _Resolved(source, (name,) if checkpoint is None else _names_of_path(Path(checkpoint)))
 
 
 def _built_as(name: str, options: dict[str, Any]) -> tuple[int, tuple[int, int, int] | None]:
-    """Classes and images that a network is for of which timm knows no weights."""
+    """Classes and images of a network that timm has no weights for."""
     try:
         with isolated_random_state(0):
             model: Any = timm.create_model(name, **options)
@@ -260,12 +279,14 @@ def _built_as(name: str, options: dict[str, Any]) -> tuple[int, tuple[int, int, 
     return model.num_classes, size and tuple(size)
 
 
-def _with_known(network: Network, known: Any, channels: int) -> Network:
-    """The network with what timm knows of its weights, and with its normalisation where no card says another."""
-    if "pretrained" in network.settings:
-        name = f"{known.architecture}.{known.tag}" if known.tag else known.architecture
+def _with_timm_config(network: Network, config: Any, channels: int) -> Network:
+    """The network with the full name of its pretrained weights, and with timm's statistics if no card has others."""
+    if network.recipe.config().get("pretrained"):
+        name = f"{config.architecture}.{config.tag}" if config.tag else config.architecture
         network = replace(network, settings={"network": name, **network.settings})
-    return network if network.mean is not None else replace(network, **known_normalisation(known, channels))
+    if network.mean is not None:
+        return network
+    return with_normalisation(network, *pretrained_normalisation(config, channels))
 
 
 def _pair(size: Any) -> tuple[int, int]:
@@ -273,75 +294,81 @@ def _pair(size: Any) -> tuple[int, int]:
     return height, width
 
 
-def _source(
+def _with_classes(
     network: Network,
     num_classes: int | None = None,
     input_size: tuple[int, int, int] | None = None,
     channels: int | None = None,
-) -> SourceModel:
-    """The network as a source.
+) -> Network:
+    """The network with its images, and without its classifier if features alone are asked for.
 
     Args:
         network: The network.
-        num_classes: As it was given: None for the network's own, 0 for features alone.
-        input_size: What its weights were trained on.
-        channels: Channels that it takes, where `input_size` is None.
+        num_classes: The number of classes that was asked for: None for the network's own, 0 for features alone.
+        input_size: Channels, height and width of the images that its weights were trained on.
+        channels: Number of channels that it takes, if `input_size` is None.
     """
-    has = network.num_classes
-    if num_classes not in (None, 0, has):
+    own = network.num_classes
+    if num_classes not in (None, 0, own):
         raise SourceError(
-            f"The source {network.name} tells {has} classes apart, not {num_classes}; leave num_classes out, or give 0 "
+            f"The source {network.name} tells {own} classes apart, not {num_classes}; leave num_classes out, or give 0 "
             "for features alone."
         )
-    values = {item.name: getattr(network, item.name) for item in fields(Network)}
-    values["settings"] = {"network": network.name, **network.settings}
-    channels = input_size[0] if input_size else channels or 3
-    source = SourceModel(**values, input_size=input_size, channels=channels, classifier=has > 0)
-    if num_classes != 0 or has == 0:
-        return source
-    return replace(source, make=lambda: remove_classifier(network.make()), num_classes=0, classifier=False)
+    if input_size is None:
+        network = _with_size(network, channels or 3, None)
+    else:
+        network = _with_size(network, input_size[0], input_size[1:])
+    if num_classes != 0 or own == 0:
+        return network
+    return replace(network, recipe=WithoutClassifier(network.recipe), num_classes=0)
 
 
-def _with_images(source: SourceModel, mean: Any, std: Any, input_size: Any) -> SourceModel:
-    """The source with what is given of its images."""
+def _with_size(network: Network, channels: int, size: tuple[int, int] | None) -> Network:
+    """The network with images that are converted to these channels, and to this size unless it is None."""
+    spec = network.input_spec if size is None else ImageSpec(channels, *size)
+    return replace(network, preprocessing=replace(network.preprocessing, channels=channels, size=size), input_spec=spec)
+
+
+def _with_images(source: Network, mean: Any, std: Any, input_size: Any) -> Network:
+    """The source with the image size and normalisation that its description gives."""
     if input_size is not None:
         size = tuple(input_size) if isinstance(input_size, Sequence) else (input_size,)
         if len(size) != 3 or not all(isinstance(part, int) and part > 0 for part in size):
             raise SourceError(
                 f"input_size of the source {source.name} is {input_size!r}; it must be channels, height and width."
             )
-        source = replace(source, input_size=size, channels=size[0])
+        source = _with_size(source, size[0], size[1:])
     if (mean is None) != (std is None):
         raise SourceError(f"Of the source {source.name} mean is {mean} and std is {std}; give both or neither.")
     if mean is not None:
-        source = replace(source, mean=_per_channel("mean", mean, source), std=_per_channel("std", std, source))
+        source = with_normalisation(source, _per_channel("mean", mean, source), _per_channel("std", std, source))
     for key in ("mean", "std"):
         if (values := getattr(source, key)) is not None and len(values) != source.channels:
             raise SourceError(f"{key} of the source {source.name} is {values}; it takes {source.channels} channels.")
     return source
 
 
-def _per_channel(key: str, given: Any, source: SourceModel) -> tuple[float, ...]:
-    """One share of the full scale for each channel, of one number or as many."""
+def _per_channel(key: str, value: Any, source: Network) -> tuple[float, ...]:
+    """One share of the full scale for each channel, from one number or as many."""
     try:
-        values = tuple(map(float, given if isinstance(given, Sequence) and not isinstance(given, str) else (given,)))
+        values = tuple(map(float, value if isinstance(value, Sequence) and not isinstance(value, str) else (value,)))
     except (TypeError, ValueError):
         values = ()
     lowest = 0.0 if key == "mean" else math.ulp(0)
-    if not values or not all(lowest <= value <= 1 for value in values):
+    if not values or not all(lowest <= one <= 1 for one in values):
         bound = "0 to 1" if key == "mean" else "above 0, at most 1"
         raise SourceError(
-            f"{key} of the source {source.name} is {given!r}; it must be a number, or one for each channel, as a share "
+            f"{key} of the source {source.name} is {value!r}; it must be a number, or one for each channel, as a share "
             f"of the full scale: {bound}."
         )
-    return values * source.channels if len(values) == 1 else values
+    return values * (source.channels or 3) if len(values) == 1 else values
 
 
 # -- names and duplicates -----------------------------------------------------------------------
 
 
 def _names_of_path(path: Path) -> tuple[str, ...]:
-    """The name of a run folder or file, and that with its folder's."""
+    """The name of a run folder or file, alone and after the name of its parent folder."""
     parts = list(path.absolute().parts)
     while len(parts) > 1 and parts[-1] in (WEIGHTS, FOLDER, DISTILLED):
         parts.pop()
@@ -350,7 +377,7 @@ def _names_of_path(path: Path) -> tuple[str, ...]:
 
 
 def _names(candidates: Sequence[tuple[str, ...]]) -> list[str]:
-    """A name for each: the shortest where no other has it, else the longest, with a number if need be."""
+    """A distinct name for each: the shortest if no other has it, else the longest, with a number if needed."""
     shortest = Counter(names[0] for names in candidates)
     chosen = [names[0] if shortest[names[0]] == 1 else names[-1] for names in candidates]
     taken = set(chosen)
@@ -362,19 +389,20 @@ def _names(candidates: Sequence[tuple[str, ...]]) -> list[str]:
     return chosen
 
 
-def _check_duplicates(sources: Sequence[SourceModel]) -> None:
-    seen: dict[str, str] = {}
+def _check_duplicates(sources: Sequence[Network]) -> None:
+    names: dict[str, str] = {}
     for source in sources:
-        identity = _identity(source.settings)
-        if identity in seen:
-            raise SourceError(f"The sources {seen[identity]} and {source.name} have the same weights; drop one.")
-        seen[identity] = source.name
+        identity = _identity(source)
+        if identity in names:
+            raise SourceError(f"The sources {names[identity]} and {source.name} have the same weights; drop one.")
+        names[identity] = source.name
 
 
-def _identity(settings: Mapping[str, Any]) -> str:
-    """What tells weights from others: their hash, the name of those that timm fetches, else all that is known."""
-    if hashed := settings.get("checkpoint_sha256") or settings.get("weights_sha256"):
-        return hashed
-    if settings.get("pretrained"):
-        settings = {key: settings.get(key) for key in ("network", "pretrained_cfg", "pretrained_cfg_overlay")}
-    return json.dumps(as_json(settings), sort_keys=True)
+def _identity(source: Network) -> str:
+    """What tells weights apart: their hash, the full name of those that timm fetches, else the whole recipe."""
+    config = source.recipe.config() | {"network": source.settings["network"]}
+    if sha256 := config.get("checkpoint_sha256") or config.get("weights_sha256"):
+        return sha256
+    if config.get("pretrained"):
+        config = {key: config.get(key) for key in ("network", "pretrained_cfg", "pretrained_cfg_overlay")}
+    return json.dumps(as_json(config), sort_keys=True)

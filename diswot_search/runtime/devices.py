@@ -9,7 +9,7 @@ def resolve_device(device: str) -> str:
     """The device that "auto" stands for here, or the device given.
 
     Raises:
-        ValueError: It is not known, or this machine does not have it.
+        ValueError: The device is unknown, or this machine does not have it.
     """
     number = {"cpu": 1, "cuda": torch.cuda.device_count(), "mps": int(torch.backends.mps.is_available())}
     if device == "auto":

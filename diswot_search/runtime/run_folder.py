@@ -431,5 +431,5 @@ def _count_key(table: Table) -> str:
     return f"{table.name} counted"
 
 
-def _listed(found: Mapping[str, str]) -> str:
-    return " and ".join(f"{name} {version}" for name, version in found.items())
+def _listed(of_packages: Mapping[str, str]) -> str:
+    return " and ".join(f"{name} {version}" for name, version in of_packages.items())

@@ -17,6 +17,9 @@ from .files import RunFolderError
 APPLICATION_ID = 0x64697374
 """Number in the header of an SQLite file that marks it as a store of ours."""
 
+_LARGEST = 1 << 63
+"""Whole numbers from here on do not fit into SQLite's integers."""
+
 _JOURNALS = ("-journal", "-wal", "-shm")
 
 
@@ -58,7 +61,7 @@ class Table:
     def creation(self) -> str:
         """Statement that makes the table."""
         columns = [f'"{name}" {kind}' for name, kind in self.columns.items()]
-        columns += [f'"{name}" BLOB NOT NULL' for name in self.checksums]
+        columns += [f'"{name}" INTEGER NOT NULL' for name in self.checksums]
         ending = "" if self.rowid else " WITHOUT ROWID"
         return f"CREATE TABLE {self.name} ({', '.join([*columns, *self.constraints])}){ending}"
 
@@ -81,9 +84,10 @@ class Table:
         Args:
             rows: Values in the order of `columns`.
         """
-        covered = self._covered()
+        covered, kinds = self._covered(), [kind.split()[0] for kind in self.columns.values()]
         for row in rows:
-            yield (*row, *(row_checksum(*values(row)) for values in covered))
+            stored = tuple(map(_as_stored, kinds, row))
+            yield (*stored, *(row_checksum(values(stored)) for values in covered))
 
     def first_damaged(self, rows: Iterable[Sequence[Any]]) -> Sequence[Any] | None:
         """The first row that does not match its checksums; None where all do.
@@ -94,7 +98,7 @@ class Table:
         covered = list(enumerate(self._covered(), len(self.columns)))
         for row in rows:
             for place, values in covered:
-                if row_checksum(*values(row)) != row[place]:
+                if row_checksum(values(row)) != row[place]:
                     return row
         return None
 
@@ -102,6 +106,23 @@ class Table:
         """What takes the values that each checksum covers from a row."""
         order = list(self.columns)
         return [itemgetter(*map(order.index, names)) for names in self.checksums.values()]
+
+
+def as_real(value: float) -> float:
+    """A number as SQLite gives it back from a column of floats, where -0.0 loses its sign."""
+    return float(value) + 0.0
+
+
+def _as_stored(kind: str, value: Any) -> Any:
+    """A value as SQLite gives it back from a column of this type; NaN comes back as null."""
+    if value is None or value != value:
+        return None
+    if kind == "REAL":
+        return as_real(value)
+    if isinstance(value, float):
+        whole = kind == "INTEGER" and value.is_integer() and abs(value) < _LARGEST
+        return int(value) if whole else float(value)
+    return int(value) if isinstance(value, bool) else value
 
 
 META = Table("meta", {"key": "TEXT PRIMARY KEY", "value": "TEXT NOT NULL"})
@@ -193,11 +214,11 @@ def damaged(path: Path | None, how: str) -> str:
     )
 
 
-def other_format(path: Path, found: int, read: int) -> RunFolderError:
+def other_format(path: Path, version: int, read: int) -> RunFolderError:
     """The error for a store of another format than the one that is read."""
     way_out = (
         "An earlier version of diswot-search wrote it; use that version for it, or choose a new folder."
-        if found < read
+        if version < read
         else "A later version of diswot-search wrote it; use that version for it, or choose a new folder."
     )
-    return RunFolderError(f"The store of {path} has format {found}; this version reads {read}. {way_out}")
+    return RunFolderError(f"The store of {path} has format {version}; this version reads {read}. {way_out}")

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Callable, Mapping
-from contextlib import ExitStack
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import torch
@@ -15,62 +13,61 @@ from torch import Tensor, nn
 from search_spaces.registry import near_names
 
 from ..data.image_sets import ImageSet, ResidentSet
-from ..data.probe import Probe
 from ..data.splits import Splits
-from ..networks.classifiers import ClassifierError, replace_classifier
-from ..networks.contract import ReadingError, channels_first, first_given, is_linear
-from ..networks.features import FeatureReader
-from ..networks.network import ConvertedTeacher, Teacher
-from ..networks.preprocessing import Converter
-from ..runtime.run_folder import as_json
-from .source import EXAMINED_BATCH, SOURCE_KEYS, SourceError, SourceModel
+from ..networks.classifiers import ClassifierError
+from ..networks.contract import ReadingError
+from ..networks.features import embed_classifier, embed_network
+from ..networks.network import Network
+from ..networks.preprocessing import Preprocessing, ProbeConversion
+from ..networks.recipes import WithNewClassifier
+from .source import EXAMINED_BATCH, SOURCE_KEYS, SourceError
 
 
 class SourceReading(NamedTuple):
-    """What a source gives for a batch.
+    """The outputs of a source for a batch.
 
     Attributes:
-        features: (B, d), float32: what its classifier gets. Of one that is run on a map or on tokens, the mean over
-            positions; without a linear classifier, the mean of the last feature map, or else the output itself.
-        logits: (B, K), float32; None where it has no classifier.
+        features: The input of its classifier (B, d), float32, averaged over positions if the classifier is run on a map
+            or on tokens. Without a linear classifier, the mean of the last feature map, or else the output itself.
+        logits: Logits (B, K), float32; None if it has no classifier.
     """
 
     features: Tensor
     logits: Tensor | None
 
 
-def check_images(source: SourceModel, splits: Splits) -> None:
-    """See that a source takes the data's images, as far as that can be told without building it.
+def check_images(source: Network, splits: Splits) -> None:
+    """Check that a source takes the data's images, as far as that shows before it is built.
 
     Raises:
         SourceError: Its channels do not fit.
     """
-    converter_for(source, splits)
+    preprocessing_for(source, splits)
 
 
 def load_source(
-    source: SourceModel, splits: Splits, device: torch.device | str = "cpu", *, channels_last: bool = False
+    source: Network, splits: Splits, device: torch.device | str = "cpu", *, channels_last: bool = False
 ) -> FrozenSource:
     """A source on its device, ready for the images of the data.
 
     Args:
         source: The source.
         splits: The data.
-        device: Where to run it.
+        device: The device to run it on.
         channels_last: Keep feature maps in NHWC memory order.
 
     Raises:
-        SourceError: It does not take the data's images, its weights do not fit or cannot be fetched, or it does not
-            give what it should.
+        SourceError: It does not take the data's images, its weights do not fit or cannot be fetched, or its output is
+            not that of a source.
     """
     return FrozenSource(source, splits, device, channels_last=channels_last)
 
 
-def source_teacher(source: SourceModel, splits: Splits) -> Teacher:
+def source_teacher(source: Network, splits: Splits) -> Network:
     """A source as the teacher of a search among students for the data.
 
     Its body has a new, random classifier for the data's classes, and it reads the images of a probe as the source
-    would. A probe that does not say how it was normalised is taken to be as the data is.
+    would. A probe that does not say how it was normalised is taken to be normalised as the data is.
 
     Args:
         source: The source.
@@ -79,43 +76,44 @@ def source_teacher(source: SourceModel, splits: Splits) -> Teacher:
     Raises:
         SourceError: It does not take the data's images.
     """
-    converter = converter_for(source, splits)
-    seen = {"mean": converter.mean, "std": converter.std, "data_mean": splits.mean, "data_std": splits.std}
-    settings = {**source.config(), "new_classifier": splits.num_classes, **as_json(seen)}
+    preprocessing = preprocessing_for(source, splits)
+    conversion = ProbeConversion(preprocessing, splits.mean, splits.std, identity="")
+    teacher = replace(
+        source,
+        recipe=_TeacherRecipe(source.recipe, splits.num_classes, source.name),
+        num_classes=splits.num_classes,
+        settings={**source.settings, **conversion.config()},
+    )
+    identity = json.dumps(teacher.config(), sort_keys=True)
+    return replace(teacher, conversion=replace(conversion, identity=identity))
 
-    def make() -> nn.Module:
+
+@dataclass(frozen=True)
+class _TeacherRecipe(WithNewClassifier):
+    """A source with a new classifier; `source` is its name, for messages."""
+
+    source: str
+
+    def build(self) -> nn.Module:
         try:
-            return replace_classifier(source.make(), splits.num_classes)
+            return super().build()
         except ClassifierError as error:
-            raise SourceError(f"The source {source.name} cannot be the teacher of a search: {error}") from error
-
-    def convert(probe: Probe) -> Probe:
-        mean, std = (probe.origin.get(key) or given for key, given in (("mean", splits.mean), ("std", splits.std)))
-        mean, std = (torch.tensor(values)[: probe.images.shape[1], None, None] for values in (mean, std))
-        changed = f"{probe.fingerprint} {json.dumps(settings, sort_keys=True)}"
-        return replace(
-            probe,
-            images=converter(probe.images * std + mean),
-            fingerprint=hashlib.sha256(changed.encode()).hexdigest(),
-            origin={**probe.origin, "converted": as_json({"size": converter.size, **seen})},
-        )
-
-    return ConvertedTeacher(name=source.name, make=make, trained=source.trained, settings=settings, convert=convert)
+            raise SourceError(f"The source {self.source} cannot be the teacher of a search: {error}") from error
 
 
 class FrozenSource:
-    """A source that is only looked at: in evaluation mode, in single precision, without gradients.
+    """A source that is only read: in evaluation mode, in single precision, without gradients.
 
-    It is given the data's images between 0 and 1, and converts them to those that it was trained on.
+    It takes the data's images between 0 and 1 and converts them to those that it was trained on.
 
     Args:
         source, splits, device, channels_last: As for `load_source`.
 
     Attributes:
-        source: What it was made of.
-        model: The network.
-        convert: Makes of the data's images those that the network takes.
-        num_classes: Classes that it tells apart; 0 without a classifier.
+        source: The network that it was built from.
+        model: The module.
+        convert: Converts the data's images to those that the module takes.
+        num_classes: Number of classes; 0 without a classifier.
         num_features: Width of its features.
 
     Raises:
@@ -123,31 +121,30 @@ class FrozenSource:
     """
 
     def __init__(
-        self, source: SourceModel, splits: Splits, device: torch.device | str = "cpu", *, channels_last: bool = False
+        self, source: Network, splits: Splits, device: torch.device | str = "cpu", *, channels_last: bool = False
     ) -> None:
         self.source = source
         self._device = torch.device(device)
-        self.convert = converter_for(source, splits, channels_last).to(self._device)
+        self.convert = preprocessing_for(source, splits).preprocessor(channels_last).to(self._device)
         model = build_source(source).float().eval().requires_grad_(False).to(self._device)
         self.model: Any = model.to(memory_format=torch.channels_last) if channels_last else model
         example = torch.rand(2, *splits.input_size, generator=torch.Generator().manual_seed(0)).to(self._device)
         with torch.no_grad(), torch.autocast(self._device.type, enabled=False):
-            prepare = _classified if source.classifier else _featured
-            self._run = prepare(self.model, self.convert(example), source.name)
-        found = self(example)
-        self.num_features = found.features.shape[1]
-        self.num_classes = 0 if found.logits is None else found.logits.shape[1]
-        self._check(found)
+            self._run = _embed(self.model, self.convert(example), source)
+        reading = self(example)
+        self.num_features = reading.features.shape[1]
+        self.num_classes = 0 if reading.logits is None else reading.logits.shape[1]
+        self._check(reading)
 
     def __call__(self, images: Tensor) -> SourceReading:
-        """Its features and logits of images (B, C, H, W) between 0 and 1, on its device."""
+        """The features and logits of images (B, C, H, W) between 0 and 1, on its device."""
         with torch.inference_mode(), torch.autocast(self._device.type, enabled=False):
             features, logits = self._run(self.convert(images))
-        # Copies, which a graph may hold.
+        # Copies outside of inference mode, which a graph may hold.
         return SourceReading(features.float().clone(), None if logits is None else logits.float().clone())
 
     def logits(self, images: Tensor) -> Tensor:
-        """Its logits (B, K) of images (B, C, H, W) between 0 and 1.
+        """The logits (B, K) of images (B, C, H, W) between 0 and 1.
 
         Raises:
             SourceError: It has no classifier.
@@ -157,9 +154,9 @@ class FrozenSource:
             raise SourceError(f"The source {self.source.name} has no classifier, and so gives no predictions.")
         return logits
 
-    def _check(self, found: SourceReading) -> None:
-        """Refuse a network that does not give what its source is said to give."""
-        source, logits = self.source, found.logits
+    def _check(self, reading: SourceReading) -> None:
+        """Refuse a network whose output is not what its source declares."""
+        source, logits = self.source, reading.logits
         if logits is None:
             return
         if self.num_classes != source.num_classes:
@@ -178,110 +175,58 @@ _Run = Callable[[Tensor], tuple[Tensor, Tensor | None]]
 """Gives features and logits of converted images."""
 
 
-def _featured(model: Any, example: Tensor, name: str) -> _Run:
-    """Of a network without a classifier, whose output is its features."""
-
-    def run(images: Tensor) -> tuple[Tensor, None]:
-        return _averaged(model(images), model), None
-
+def _embed(model: nn.Module, example: Tensor, source: Network) -> _Run:
+    name = source.name
     try:
-        output = model(example)
-    except (RuntimeError, AssertionError, ValueError, TypeError) as error:
-        raise SourceError(_unfit(name, f"cannot be run on images of {tuple(example.shape[1:])}: {error}")) from error
-    if not isinstance(output, Tensor) or output.ndim not in (2, 3, 4) or len(output) != len(example):
-        raise SourceError(f"The source {name} must give one tensor of features, (batch, width); it gives another form.")
-    return run
-
-
-def _classified(model: Any, example: Tensor, name: str) -> _Run:
-    """Of a classifier, whose features are what its last linear layer gets."""
-    try:
-        reader = FeatureReader(model, example, name)
+        if source.classifier:
+            return embed_classifier(model, example, name)
+        embed = embed_network(model, example)
     except ReadingError as error:
         what = str(error).removeprefix(f"{name} ")
         raise SourceError(_unfit(name, what) if error.__cause__ else f"The source {name} {what}") from error
-    if reader.shapes.pooled is None and (layer := _scoring_layer(model, example, reader.shapes.classes)):
-        return _scored(model, layer)
-    reader.want(("features",) if reader.shapes.pooled is None else ("pooled",))
-
-    def run(images: Tensor) -> tuple[Tensor, Tensor]:
-        found = reader.read(images)
-        mapped = None if found.features is None else found.features.mean((2, 3))
-        return next(each for each in (found.pooled, mapped, found.logits) if each is not None), found.logits
-
-    return run
-
-
-def _scoring_layer(model: nn.Module, example: Tensor, classes: int) -> nn.Module | None:
-    """Of the linear layers that give class scores, as of each position of a map or each token, the one run last."""
-    ran: list[nn.Module] = []
-    with ExitStack() as stack:
-        for layer in model.modules():
-            if is_linear(layer) and len(layer.weight) == classes:  # type: ignore[arg-type]
-                stack.callback(layer.register_forward_hook(lambda module, *_: ran.append(module)).remove)
-        model(example)
-    return ran[-1] if ran else None
-
-
-def _scored(model: Any, layer: nn.Module) -> _Run:
-    """Of a classifier with such a layer, whose features are the mean of what the layer gets."""
-    caught: list[Tensor] = []
-
-    def catch(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        caught[:] = [first_given(args, kwargs)]
-
-    layer.register_forward_pre_hook(catch, with_kwargs=True)
-
-    def run(images: Tensor) -> tuple[Tensor, Tensor]:
-        logits = model(images)
-        inputs = caught.pop()
-        channels = -1 if isinstance(layer, nn.Linear) else 1
-        return inputs.movedim(channels, 1).reshape(len(inputs), inputs.shape[channels], -1).mean(2), logits
-
-    return run
+    return lambda images: (embed(images), None)
 
 
 def _unfit(name: str, why: str) -> str:
     return f"The source {name} {why.rstrip('.')}. Give the input_size (channels, height, width) that it was trained on."
 
 
-def _averaged(output: Tensor, model: Any) -> Tensor:
-    """Features (B, d) as they are; of a feature map or of tokens the mean over positions."""
-    if isinstance(getattr(model, "num_features", None), int):
-        return channels_first(output, model).mean(2)
-    if output.ndim == 4:
-        return output.mean((2, 3))
-    return output.mean(1) if output.ndim == 3 else output
+def preprocessing_for(source: Network, splits: Splits) -> Preprocessing:
+    """The source's preprocessing, with the data's statistics in place of missing ones.
 
-
-def converter_for(source: SourceModel, splits: Splits, channels_last: bool = False) -> Converter:
-    channels = source.channels
-    if channels not in (1, 3):
+    Raises:
+        SourceError: The source takes images of other channels than the data's can be converted to.
+    """
+    if source.channels not in (1, 3):
         raise SourceError(
-            f"The source {source.name} takes images of {channels} channels; the data's can be given to it in 3, "
+            f"The source {source.name} takes images of {source.channels} channels; the data's can be given to it in 3, "
             "or in 1 where they are grey."
         )
-    if channels == 1 and not _is_grey(splits.train):
+    if source.channels == 1 and not _is_grey(splits.train):
         raise SourceError(
             f"The source {source.name} takes grey images, but those of {splits.name} are in colour; a source for them "
             "takes 3 channels."
         )
-    size = None if source.input_size is None else source.input_size[1:]
-    return Converter(size, source.mean or splits.mean[:channels], source.std or splits.std[:channels], channels_last)
+    return source.preprocessing.filled(splits.mean, splits.std)
 
 
 def _is_grey(images: ImageSet) -> bool:
-    """Whether the three channels of all images are equal; of images that are streamed, of some."""
+    """Whether the channels of all images are equal; of streamed images, a few are examined."""
     if isinstance(images, ResidentSet):
         pixels = images.images
     else:
         places = torch.linspace(0, len(images) - 1, min(EXAMINED_BATCH, len(images))).long()
-        read = images.batches(places, len(places), device=torch.device("cpu"), augment=None, seed=0)
-        pixels = next(iter(read)).images
+        batches = images.batches(places, len(places), device=torch.device("cpu"), augment=None, seed=0)
+        pixels = next(iter(batches)).images
     return pixels.shape[1] == 1 or all(torch.equal(pixels[:, 0], pixels[:, other]) for other in (1, 2))
 
 
-def build_source(source: SourceModel) -> nn.Module:
+def build_source(source: Network) -> nn.Module:
+    """The module of a source.
+
+    Raises:
+        SourceError: It cannot be built, or its weights do not fit or cannot be fetched.
+    """
     try:
         return source.build()
     except TypeError as error:  # an option that it does not know, or of the wrong type
@@ -295,7 +240,7 @@ def build_source(source: SourceModel) -> nn.Module:
 
 
 def unbuildable(name: str, options: Mapping[str, Any], error: TypeError) -> SourceError:
-    """What to say of a network that does not take its options, with the keys that a refused one comes near."""
+    """The error of a network that does not take its options, with keys near to the one that it refused."""
     near = [key for option in options if f"'{option}'" in str(error) for key in near_names(option, SOURCE_KEYS)]
     hint = f" Did you mean {' or '.join(map(repr, near))}?" if near else ""
     return SourceError(f"The source {name} cannot be built: {error}.{hint}")

@@ -13,29 +13,28 @@ from typing import Any
 from search_spaces.registry import UnknownNameError, unknown_name_message
 
 from ..data.splits import Splits
-from ..networks.network import TeacherBank
-from ..runtime.run_folder import versions
+from ..networks.network import Network, TeacherBank
+from ..runtime.configuration import versions
 from .frozen import source_teacher
-from .source import SourceModel
 from .transferability import source_weights
 
 POWER = 10.0
-"""How much the most similar sources are preferred, unless it is said otherwise."""
+"""Default exponent of the similarities: how much the most similar sources are preferred."""
 
 
 class RankingError(ValueError):
-    """Sources that cannot be ranked as asked, or a ranking that cannot be used so."""
+    """Sources that cannot be ranked as asked, or a ranking that cannot be used as asked."""
 
 
 @dataclass(frozen=True)
 class Measured:
-    """What one measure says of one source.
+    """The values of one measure for one source.
 
     Attributes:
-        values: The measure on each draw; empty where it cannot be had.
-        chances: What it would be on each draw if the source knew nothing.
-        similarities: How far each value is above that.
-        reason: Why it cannot be had.
+        values: The measure on each draw; empty where it cannot be computed.
+        chances: The value of an uninformative source on each draw.
+        similarities: How far each value lies above that.
+        reason: Why the measure cannot be computed.
     """
 
     values: tuple[float, ...] = ()
@@ -44,14 +43,14 @@ class Measured:
     reason: str | None = None
 
     def summary(self) -> dict[str, Any]:
-        """All of it, with means and standard deviations over the draws, as JSON values."""
-        known = bool(self.values)
+        """All values, with means and standard deviations over the draws, as JSON values."""
+        has_values = bool(self.values)
         return {
-            "mean": fmean(self.values) if known else None,
-            "std": pstdev(self.values) if known else None,
-            "chance": fmean(self.chances) if known else None,
-            "similarity": fmean(self.similarities) if known else None,
-            "similarity_std": pstdev(self.similarities) if known else None,
+            "mean": fmean(self.values) if has_values else None,
+            "std": pstdev(self.values) if has_values else None,
+            "chance": fmean(self.chances) if has_values else None,
+            "similarity": fmean(self.similarities) if has_values else None,
+            "similarity_std": pstdev(self.similarities) if has_values else None,
             "values": list(self.values),
             "chances": list(self.chances),
             "similarities": list(self.similarities),
@@ -61,18 +60,18 @@ class Measured:
 
 @dataclass(frozen=True, eq=False)
 class SourceRanking:
-    """How near each source is to the target.
+    """Similarities of each source to the target.
 
     Attributes:
-        measures: What was measured; the first one orders the sources.
-        found: What each measure says of each source, by measure and source.
-        facts: What is known of target and sources without measuring, as JSON values.
+        measures: Names of the measures; the first one orders the sources.
+        found: Values by measure, then by source.
+        facts: Facts about target and sources that need no measuring, as JSON values.
         config: All that the ranking depends on, as JSON values.
         path: The run folder, if there is one.
         make: Makes the sources of these names.
         make_target: Makes the target.
         data: Name and options of the target, as `create_splits` takes them; None where it was given as splits.
-        timing: What it took.
+        timing: Seconds of the ranking, with device, threads and batch.
     """
 
     measures: tuple[str, ...]
@@ -80,17 +79,17 @@ class SourceRanking:
     facts: Mapping[str, Any] = field(repr=False)
     config: Mapping[str, Any] = field(repr=False)
     path: Path | None
-    make: Callable[[Collection[str]], tuple[SourceModel, ...]] = field(repr=False)
+    make: Callable[[Collection[str]], tuple[Network, ...]] = field(repr=False)
     make_target: Callable[[], Splits] = field(repr=False)
     data: Mapping[str, Any] | None = field(default=None, repr=False)
     timing: Mapping[str, Any] = field(default_factory=dict, repr=False)
 
     @cached_property
-    def sources(self) -> tuple[SourceModel, ...]:
+    def sources(self) -> tuple[Network, ...]:
         """The sources, in the order in which they were given.
 
         Raises:
-            RankingError: The ranking was read from its folder, and a source cannot be made again or is another one now.
+            RankingError: The ranking was read from its folder, and a source cannot be made again or has changed.
         """
         return self.make(self.names)
 
@@ -99,14 +98,14 @@ class SourceRanking:
         """The data that the sources were ranked on.
 
         Raises:
-            RankingError: The ranking was read from its folder, and the data cannot be made again or is another now.
-            DataError: It is not there any more.
+            RankingError: The ranking was read from its folder, and the data cannot be made again or has changed.
+            DataError: The data does not exist any more.
         """
         return self.make_target()
 
     @property
     def unfinished(self) -> tuple[str, ...]:
-        """Names of the sources that are not measured yet, as of a ranking that was stopped."""
+        """Names of the sources that are not measured yet, where the ranking was stopped."""
         return tuple(name for name in self.names if name not in self.found[self.measures[0]])
 
     @property
@@ -116,40 +115,40 @@ class SourceRanking:
 
     @property
     def images(self) -> tuple[int, ...]:
-        """How many images each draw has."""
+        """Number of images of each draw."""
         return tuple(self.facts["images"])
 
     @property
     def values(self) -> dict[str, dict[str, tuple[float, ...] | None]]:
-        """Each measure of each source on each draw, by measure and source; None where it cannot be had."""
+        """Values on each draw by measure, then by source; None where a measure cannot be computed."""
         return {m: {s: one.values or None for s, one in of_all.items()} for m, of_all in self.found.items()}
 
     @property
     def reasons(self) -> dict[tuple[str, str], str]:
-        """Why a measure cannot be had, by source and measure."""
+        """Why a measure cannot be computed, by source and measure."""
         every = ((s, m, one.reason) for m, of_all in self.found.items() for s, one in of_all.items())
         return {(source, measure): reason for source, measure, reason in every if reason is not None}
 
     def similarities(self, measure: str | None = None) -> dict[str, float]:
-        """How far each source is above one that knows nothing, mean over the draws; NaN where it cannot be had.
+        """Mean similarity over the draws by source; NaN where the measure cannot be computed.
 
         Args:
-            measure: By default the first.
+            measure: Name of the measure; by default the first.
 
         Raises:
-            UnknownNameError: It was not measured; near names are given.
+            UnknownNameError: The measure was not computed; the message gives near names.
         """
         return {s: fmean(one.similarities) if one.values else math.nan for s, one in self._by(measure).items()}
 
     def spreads(self, measure: str | None = None) -> dict[str, float]:
-        """Standard deviation of the similarity over the draws; NaN where it cannot be had."""
+        """Standard deviation of the similarity over the draws by source; NaN where it cannot be computed."""
         return {s: pstdev(one.similarities) if one.values else math.nan for s, one in self._by(measure).items()}
 
     def order(self, measure: str | None = None) -> tuple[str, ...]:
-        """The sources' names, the most similar first, those that have no similarity last."""
+        """The sources' names, the most similar first, sources without a similarity last."""
         similarities = self.similarities(measure)
-        known = {name: -math.inf if math.isnan(value) else value for name, value in similarities.items()}
-        return tuple(sorted(known, key=lambda name: -known[name]))
+        ranks = {name: -math.inf if math.isnan(value) else value for name, value in similarities.items()}
+        return tuple(sorted(ranks, key=lambda name: -ranks[name]))
 
     def weights(
         self,
@@ -158,22 +157,23 @@ class SourceRanking:
         *,
         measure: str | None = None,
     ) -> dict[str, float]:
-        """What each source counts; none of them where no similarity is above 0. They sum to 1.
+        """Weight of each source, summing to 1; empty where no similarity is above 0.
 
-        A source with random weights, from which there is nothing to learn, counts 0 by similarity. Whether it has a
-        classifier does not matter here.
+        A source with random weights, from which there is nothing to learn, has the weight 0 by similarity. Whether it
+        has a classifier does not matter here.
 
         Args:
             weighting: "weighted" by similarity to this power, "nearest" only, "uniform", or weights by name.
-            power: Of similarities.
-            measure: By default the first.
+            power: Exponent of the similarities.
+            measure: Name of the measure; by default the first.
 
         Raises:
             TransferabilityError: As for `source_weights`.
         """
         trained = {name: facts["trained"] for name, facts in self.facts["sources"].items()}
-        known = {name: value if trained[name] else math.nan for name, value in self.similarities(measure).items()}
-        return source_weights(known, weighting, power)
+        similarities = self.similarities(measure)
+        of_trained = {name: value if trained[name] else math.nan for name, value in similarities.items()}
+        return source_weights(of_trained, weighting, power)
 
     def teachers(
         self,
@@ -183,10 +183,10 @@ class SourceRanking:
         *,
         measure: str | None = None,
     ) -> TeacherBank:
-        """The sources as what the students of a search are compared with.
+        """The sources as the teachers that a search compares students with.
 
         Args:
-            splits: The target; by default that which they were ranked on.
+            splits: The target; by default the one that the sources were ranked on.
             weighting, power, measure: As for `weights`.
 
         Raises:
@@ -204,14 +204,14 @@ class SourceRanking:
         )
 
     def check_target(self, name: str, num_classes: int) -> None:
-        """Refuse other data than that which the sources were ranked for.
+        """Refuse other data than the sources were ranked for.
 
         Args:
-            name: Of the data; folders before its own name do not count.
-            num_classes: Its classes.
+            name: Name of the data; folders before its own name do not count.
+            num_classes: Number of its classes.
 
         Raises:
-            RankingError: The name or the classes are others.
+            RankingError: The name or the number of classes differs.
         """
         target = self.facts["target"]
         if (PurePath(target["name"]).name, target["classes"]) != (PurePath(name).name, num_classes):
@@ -221,7 +221,7 @@ class SourceRanking:
             )
 
     def result(self) -> dict[str, Any]:
-        """All that was found, the most similar source first, as JSON values."""
+        """The complete ranking, the most similar source first, as JSON values."""
         weights = self.weights()
         return {
             "status": "complete",

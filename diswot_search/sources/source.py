@@ -1,43 +1,38 @@
-"""A source: a trained model of another task, with its preprocessing."""
+"""Sources: networks that were trained on other tasks, with what is known of their images."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from ..networks.network import Network
 from ..runtime.run_folder import as_json
 
 EXAMINED_BATCH = 64
-"""Streamed images that are looked at to see whether all are grey."""
+"""Number of streamed images that are examined to see whether all are greyscale."""
+
+SOURCE_KEYS = ("model", "checkpoint", "pretrained", "num_classes", "mean", "std", "input_size", "space")
+"""Keys of the mapping that describes a source. With a timm name, options of `timm.create_model` are allowed as well."""
+
+_IMAGE_KEYS = ("num_classes", "mean", "std", "input_size", "channels", "classifier")
+"""What tells a source from another one with the same weights."""
 
 
 class SourceError(ValueError):
-    """A source that cannot be had, is given twice, or does not fit the data."""
+    """A source that cannot be made, is given twice or wrongly, or does not fit the data."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class SourceModel(Network):
-    """A model of another task. Make several with `as_sources`.
+def as_source(network: Network) -> Network:
+    """The network in the role of a source: its settings describe its classes and images as well.
 
-    Attributes:
-        input_size: Channels, height and width of the images that its weights were trained on; None takes the data's
-            height and width.
-        channels: Channels that it takes.
-        classifier: Whether it tells classes apart; else it gives features alone, and `num_classes` is 0.
+    Args:
+        network: A network whose number of classes and channels are known.
     """
-
-    input_size: tuple[int, int, int] | None = None
-    channels: int = 3
-    classifier: bool = True
-
-    def config(self) -> dict[str, Any]:
-        """All that tells it from another source, as JSON values."""
-        keys = ("num_classes", "mean", "std", "input_size", "channels", "classifier")
-        return super().config() | as_json({key: getattr(self, key) for key in keys})
+    images = as_json({key: getattr(network, key) for key in _IMAGE_KEYS})
+    return replace(network, settings={"network": network.name, **network.settings, **images})
 
 
-# -- what a source is given as ------------------------------------------------------------------
-
-SOURCE_KEYS = ("model", "checkpoint", "pretrained", "num_classes", "mean", "std", "input_size", "space")
-"""What a mapping may say of any source; of a timm name, it may have options of `timm.create_model` besides."""
+def without_images(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings of a source without those of its classes and images."""
+    return {key: value for key, value in settings.items() if key not in _IMAGE_KEYS}

@@ -17,7 +17,7 @@ from torch import nn
 from search_spaces.space import Architecture, SearchSpace
 
 from ..data.probe import Probe
-from ..networks.network import Teacher, TeacherBank
+from ..networks.network import Network, TeacherBank
 from ..options.search import DEFAULT_PROXY
 from ..proxies.aggregate import RankAggregate
 from ..proxies.proxy import Proxy, ProxyFunction
@@ -47,7 +47,7 @@ class Condition:
         control: Name of the control in tables; None for the requested teacher itself.
     """
 
-    teacher: Teacher | None = None
+    teacher: Network | None = None
     treatment: str | None = None
     control: str | None = None
 
@@ -246,7 +246,7 @@ class TaskEvaluator:
             if (probe in probes if seed is None else (seed, probe) in present)
         }
 
-    def _read(self, teacher: Teacher, seed: int, probe: Probe) -> Readings:
+    def _read(self, teacher: Network, seed: int, probe: Probe) -> Readings:
         """The readings of a teacher that can be built and that accepts the probe."""
         where = f"in the teacher {teacher.name!r}"
         failure = f"The teacher {teacher.name!r} cannot be read on the probe {probe.name!r} ({_size(probe.input_size)})"
@@ -345,7 +345,7 @@ class Evaluator:
     def __init__(
         self,
         space: SearchSpace,
-        teacher: Teacher | TeacherBank | None,
+        teacher: Network | TeacherBank | None,
         probes: Probe | Sequence[Probe],
         proxy: str | Proxy | RankAggregate | ProxyFunction = DEFAULT_PROXY,
         *,
@@ -368,7 +368,7 @@ class Evaluator:
         )
         self.space, self.probes = space, self._tasks.probes
         self.device, self.precision = self._tasks.device, self._tasks.precision
-        bank = TeacherBank((teacher,), (1.0,)) if isinstance(teacher, Teacher) else teacher
+        bank = TeacherBank((teacher,), (1.0,)) if isinstance(teacher, Network) else teacher
         self._conditions = tuple(map(Condition, bank.teachers)) if bank else ()
         self._weights = bank.weights if bank else ()
         self._draws = [WeightDraw(seed, index) for seed in self.seeds for index in range(len(self.probes))]

@@ -22,12 +22,12 @@ from ..runtime.checksums import row_checksum
 from ..runtime.configuration import config_sha256, differences, versions
 from ..runtime.files import RunFolderError, as_json, csv_line
 from ..runtime.run_folder import RunFolder
-from ..runtime.store import Layout, Table
+from ..runtime.store import Layout, Table, as_real
 from .evaluator import uses_teacher
 from .records import Record
 
 MEASURES = ("params", "macs", "latency_ms")
-"""What a score can be weighed against on a Pareto front; less is better."""
+"""Costs that a score can be weighed against on a Pareto front; less is better."""
 
 
 _RECORDS = Table(
@@ -76,7 +76,7 @@ _PAGE = 256
 
 @dataclass(frozen=True)
 class StoredCost:
-    """What is known of an architecture before it is scored.
+    """The cost of an architecture, counted or measured before it is scored.
 
     Attributes:
         params: Trainable parameters.
@@ -96,7 +96,7 @@ class Candidate:
     """A scored architecture with the space that builds it.
 
     Attributes:
-        record: All that the study knows of it.
+        record: Its record.
         study: The study that it belongs to.
     """
 
@@ -146,7 +146,8 @@ class Study(RunFolder):
 
     A run folder holds `study.sqlite` (the truth), `config.json`, and, written when the search ends or is
     interrupted, `result.json`, `architectures.csv`, `curves/` for TensorBoard and pictures. It belongs to
-    one configuration; only `evaluations` may be raised, which continues the study.
+    one configuration and to one set of versions of torch, timm and this package; only `evaluations` may be raised,
+    which continues the study.
 
     Args:
         config: All that decides the result, as JSON values.
@@ -192,7 +193,7 @@ class Study(RunFolder):
         """The space that the architectures belong to.
 
         Raises:
-            RunFolderError: It was not made by `create_space`, or not as now; pass it to `Study.load`.
+            RunFolderError: The space was not made by `create_space`, or has changed; pass it to `Study.load`.
         """
         if self._space is None:
             space = space_from_recipe(self._recipe)
@@ -235,13 +236,13 @@ class Study(RunFolder):
 
     @property
     def objectives(self) -> tuple[str, ...]:
-        """What the score is weighed against: the algorithm's other objectives, or else the parameters."""
+        """Costs that the score is weighed against: the algorithm's other objectives, or else the parameters."""
         chosen = self.config.get("algorithm", {}).get("options", {}).get("objectives", ())
         return tuple(measure for measure in MEASURES if measure in chosen) or ("params",)
 
     @property
     def teachers(self) -> list[tuple[str, float]]:
-        """Name and weight of the teachers that scores compare with, the heaviest first; one alone has the weight 1."""
+        """Name and weight of each teacher that scores compare with, the heaviest first; a single one has weight 1."""
         teacher = self.config.get("teacher")
         if teacher is None:
             return []
@@ -249,7 +250,7 @@ class Study(RunFolder):
 
     @property
     def ignores_teacher(self) -> bool:
-        """Whether there is a teacher that the score is known not to look at."""
+        """Whether there is a teacher that the score certainly does not use."""
         try:
             proxy = get_proxy(self.config["proxy"])
         except (KeyError, ValueError):  # a function of the user's
@@ -265,10 +266,10 @@ class Study(RunFolder):
         """All candidates that no other equals or beats in the score and in every measure, the smallest first.
 
         Args:
-            measures: Of "params", "macs" and "latency_ms".
+            measures: Some of "params", "macs" and "latency_ms".
 
         Raises:
-            ValueError: No measure, or an unknown one.
+            ValueError: There is no measure, or an unknown one.
         """
         if not measures or not set(measures) <= set(MEASURES):
             raise ValueError(f"measures are {', '.join(measures) or 'missing'}; allowed: {', '.join(MEASURES)}.")
@@ -310,8 +311,8 @@ class Study(RunFolder):
         """Store records in one transaction.
 
         Args:
-            records: The new ones.
-            rescored: Scores by index that replace those of earlier records, for an aggregate ranks all anew.
+            records: The new records.
+            rescored: Scores by index that replace those of earlier records, since an aggregate ranks all anew.
 
         Raises:
             ValueError: A record says "ok" without a finite score, or its function was evaluated before.
@@ -321,7 +322,7 @@ class Study(RunFolder):
             if record.status == "ok" and (record.score is None or not math.isfinite(record.score)):
                 raise ValueError(f"{record.architecture} is recorded as ok with the score {record.score}.")
         rows = [_to_row(record) for record in records]
-        changes = ((score, row_checksum(index, score), index) for index, score in (rescored or {}).items())
+        changes = ((score, row_checksum((index, as_real(score))), index) for index, score in (rescored or {}).items())
         try:
             with self.errors(), self._store:
                 self._insert(_RECORDS, rows)
@@ -330,13 +331,13 @@ class Study(RunFolder):
             raise ValueError(f"An architecture or its equal was evaluated before: {error}.") from None
 
     def cost(self, architecture: str) -> StoredCost | None:
-        """What the study knows of the cost of an architecture."""
+        """The stored cost of an architecture; None where there is none."""
         query = "SELECT params, macs, latency_ms, failure FROM costs WHERE architecture = ?"
         rows = self._read(query, architecture)
         return StoredCost(*rows[0]) if rows else None
 
     def add_cost(self, architecture: str, cost: StoredCost) -> None:
-        """Keep a cost. A measured one is stored at once, for it would be another when measured again."""
+        """Store a cost. A measured one is committed at once, since measuring it again would give another value."""
         row = (architecture, cost.params, cost.macs, cost.latency_ms, cost.failure)
         with self.errors():
             self._delete(_COSTS, "architecture = ?", [(architecture,)])
@@ -345,7 +346,7 @@ class Study(RunFolder):
                 self._store.commit()
 
     def add_costs_of(self, other: Study) -> None:
-        """Keep the costs that another study knows."""
+        """Store the costs of another study."""
         costs = other._read("SELECT architecture, params, macs, latency_ms, failure FROM costs")
         with self.errors(), self._store:
             self._delete(_COSTS, "architecture = ?", [(architecture,) for architecture, *_ in costs])

@@ -12,8 +12,8 @@ from torch.nn import functional as F
 from ..distillation.base import Batch, DistillerError, Setting
 from ..distillation.combination import Combination, Term
 from ..networks.features import FeatureReader, Features, Shapes
-from ..networks.frozen import FrozenTeacher
-from ..networks.preprocessing import Normalised
+from ..networks.frozen import FrozenNetwork
+from ..networks.preprocessing import Preprocessor
 from .unlabelled import UnlabelledLoss, Views
 
 
@@ -64,10 +64,10 @@ class DistillationTask(nn.Module):
     def __init__(
         self,
         student: nn.Module,
-        normalise: Normalised,
+        normalise: Preprocessor,
         example: Tensor,
         *,
-        teacher: tuple[nn.Module, Normalised] | None = None,
+        teacher: tuple[nn.Module, Preprocessor] | None = None,
         terms: tuple[Term, ...] = (),
         unlabelled: Callable[[Shapes], UnlabelledLoss] | None = None,
         labels: Tensor,
@@ -83,7 +83,7 @@ class DistillationTask(nn.Module):
         self.normalise = normalise
         self.label_smoothing = label_smoothing
         self.combination: Combination | None = None
-        self._teacher: tuple[FrozenTeacher, ...] = ()  # in a tuple, which hides it from the parameters
+        self._teacher: tuple[FrozenNetwork, ...] = ()  # in a tuple, which hides it from the parameters
         self._reader = FeatureReader(student, normalise(example), names[0])
         _check_classes("student", self._reader.shapes, num_classes)
         self.unlabelled = None if unlabelled is None else unlabelled(self._reader.shapes).to(example.device)
@@ -98,13 +98,13 @@ class DistillationTask(nn.Module):
             setting = Setting(self._reader.shapes, reader.shapes, labels, reader.norms)
             self.combination = Combination(terms, setting, ce_weight).to(example.device)
             self.ce_weight = self.combination.ce_weight
-            self._teacher = (FrozenTeacher(model, of_teacher, reader),)
+            self._teacher = (FrozenNetwork(model, of_teacher, reader),)
             reads = self.combination.reads
             reader.want(reads)
             self._reader.want({*reads, *(self.unlabelled.reads if self.unlabelled else ())})
 
     @property
-    def teacher(self) -> FrozenTeacher | None:
+    def teacher(self) -> FrozenNetwork | None:
         """The teacher."""
         return self._teacher[0] if self._teacher else None
 

@@ -22,7 +22,7 @@ from torch.nn.parallel import DistributedDataParallel
 from ..data.augmentation import Augmentation
 from ..data.image_sets import Images, ImageSet
 from ..data.splits import Splits
-from ..networks.frozen import FrozenTeacher
+from ..networks.frozen import FrozenNetwork
 from ..runtime.interruption import Interruption
 from ..runtime.run_folder import RunFolderError
 from ..runtime.seeding import isolated_random_state, stable_seed
@@ -207,7 +207,7 @@ class Trainer:
         return self._task.student if self.ema is None else self.ema.module
 
     @property
-    def teacher(self) -> FrozenTeacher | None:
+    def teacher(self) -> FrozenNetwork | None:
         """The teacher."""
         return self._task.teacher
 

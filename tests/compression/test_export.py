@@ -31,7 +31,7 @@ from diswot_search.compression.quantisation import quantise_onnx
 from diswot_search.data.splits import Splits
 from diswot_search.networks.saved import ModelCard, find_student, load_student, read_card, save_student
 from diswot_search.resolve.networks import as_network
-from diswot_search.testing.contracts import random_state
+from diswot_search.testing.randomness import random_state
 from search_spaces import TimmSpace, UnknownNameError, create_space
 
 CELL = "|nor_conv_3x3~0|+|skip_connect~0|none~1|+|skip_connect~0|nor_conv_1x1~1|avg_pool_3x3~2|"

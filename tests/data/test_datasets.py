@@ -22,7 +22,7 @@ from PIL import Image
 
 from diswot_search.data.errors import DataError
 from diswot_search.data.probe import Probe, create_probe, create_probes
-from diswot_search.testing.contracts import random_state
+from diswot_search.testing.randomness import random_state
 
 SEEDS = st.integers(0, 10_000)
 

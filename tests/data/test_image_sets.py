@@ -21,7 +21,7 @@ from diswot_search.data.augmentation import Augmentation
 from diswot_search.data.datasets import open_data_set
 from diswot_search.data.errors import DataError
 from diswot_search.data.image_sets import Images, ImageSet, ResidentSet, StreamedSet
-from diswot_search.testing.contracts import random_state
+from diswot_search.testing.randomness import random_state
 
 CPU = torch.device("cpu")
 SEEDS = st.integers(0, 10_000)

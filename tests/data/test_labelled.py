@@ -23,9 +23,9 @@ from diswot_search.data.image_sets import ResidentSet, StreamedSet
 from diswot_search.data.splits import Splits, create_splits
 from diswot_search.resolve.data import as_splits
 from diswot_search.runtime.run_folder import as_json, differences
-from diswot_search.testing.contracts import random_state
+from diswot_search.testing.randomness import random_state
 
-from .test_splits import SEEDS, SKEWED, counts, filled, numbers, save, write_images
+from .helpers import SEEDS, SKEWED, counts, filled, numbers, save, write_images
 
 HELD = (22, 43, 7)
 """Number of images of each class of SKEWED that remain to train on."""

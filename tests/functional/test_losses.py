@@ -33,9 +33,7 @@ from diswot_search.functional import losses, similarities
 from diswot_search.proxies.registry import get_proxy
 from diswot_search.readings.core import Readings
 
-from ..proxies.test_distillers import OF_MAPS, PLAIN
-
-Array = np.ndarray
+from .plain_losses import OF_MAPS, PLAIN, Array
 
 few = settings(max_examples=15)
 seeds = st.integers(0, 2**32 - 1)

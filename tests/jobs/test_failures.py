@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -120,11 +120,11 @@ def run_compare(out: Path) -> tuple[Any, list[str]]:
     return [None if score != score else score for score in scores], list(comparison.scores.failures["troubled"])
 
 
-def run_rank(out: Path, sources: dict[str, nn.Module] | None = None) -> tuple[Any, list[str]]:
+def run_rank(out: Path, sources: Mapping[str, nn.Module] | None = None) -> tuple[Any, list[str]]:
     measure = ds.Measure("troubled", troubled_measure, "features", "spread", lambda evidence: 0.0)
     sources = sources or {str(seed): Linear(seed) for seed in range(CANDIDATES)}
     ranking = source_ranking.rank_sources(
-        sources, make_splits(), measures=measure, images=20, draws=1, out=out, device="cpu", progress=False
+        sources, make_splits(), measures=measure, images=20, image_draws=1, out=out, device="cpu", progress=False
     )
     return ranking.values["troubled"], list(ranking.reasons.values())
 
@@ -208,7 +208,7 @@ def test_a_cost_that_memory_does_not_allow_is_no_failure_either(tmp_path: Path) 
     table = AccuracyTable("t", "accuracy", {str(architecture): 60.0 + i for i, architecture in enumerate(Small())})
     with pytest.raises(OutOfMemory, match=r"^Out of memory in the cost of 2-1-1 \(MemoryError: no room\)"):
         search(NoRoomForCosts(), None, make_probe(), proxy=troubled, algorithm="exhaustive", out=tmp_path / "search")
-    with pytest.raises(OutOfMemory, match="^Out of memory in the proxy 'params'"):
+    with pytest.raises(OutOfMemory, match=r"^Out of memory in the proxy 'params'"):
         compare(NoRoomForCosts(), [], table, make_probe(), out=tmp_path / "compare")
 
 
@@ -217,10 +217,10 @@ def test_a_teacher_that_memory_does_not_allow_is_not_refused_as_input(job: Any, 
     def make() -> nn.Module:
         raise MemoryError("no room")
 
-    teacher = ds.Teacher("large", make, trained=True)
+    teacher = ds.Network.from_factory("large", make, trained=True)
     table = {"table": AccuracyTable("t", "accuracy", {str(a): 60.0 for a in Small()})} if job is compare else {}
     proxy = {"proxies" if job is compare else "proxy": "relation"}
-    with pytest.raises(OutOfMemory, match="^Out of memory in the teacher 'large'"):
+    with pytest.raises(OutOfMemory, match=r"^Out of memory in the teacher 'large'"):
         job(Small(), teacher=teacher, probe=make_probe(), out=tmp_path / "run", device="cpu", **proxy, **table)
     assert not (tmp_path / "run").exists()
 
@@ -233,7 +233,7 @@ def test_a_source_that_fails_on_the_images_has_a_reason_and_one_without_memory_s
     assert reasons == ["ZeroDivisionError: by zero"]
     assert [name for name, value in values.items() if value is None] == ["broken"]
     monkeypatch.setattr(FailsLater, "error", MemoryError("no room"))
-    with pytest.raises(OutOfMemory, match="^Out of memory in the source 'broken'"):
+    with pytest.raises(OutOfMemory, match=r"^Out of memory in the source 'broken'"):
         run_rank(tmp_path / "again", sources)
     with pytest.raises(ds.RunFolderError, match="1 of 3 sources are measured"):
         ds.load_ranking(tmp_path / "again")

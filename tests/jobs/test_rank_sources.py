@@ -13,6 +13,7 @@ import sqlite3
 import warnings
 from collections.abc import Callable
 from contextlib import closing
+from itertools import islice
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -603,11 +604,19 @@ def test_the_bank_of_teachers_has_the_weights_of_the_ranking() -> None:
 
 
 @pytest.mark.usefixtures("no_pictures")
-def test_a_search_says_what_it_takes_of_a_ranking(tmp_path: Path) -> None:
+def test_a_search_takes_a_ranking_and_a_comparison_one_of_its_teachers(tmp_path: Path) -> None:
     ranking = rank(out=tmp_path)
+    space = ds.create_space("cifar_resnet_s0", num_classes=CLASSES, input_size=ranking.target.input_size)
+    table = ds.AccuracyTable("t", "accuracy", {str(architecture): 60.0 for architecture in islice(space, 3)})
     for teacher, call in ((ranking, "ranking"), (str(tmp_path), f"ds.load_ranking('{tmp_path}')")):
         with pytest.raises(ValueError, match=re.escape(f"is a ranking of sources; {call}.teachers(")):
-            ds.search("cifar_resnet_s0", teacher, evaluations=1)  # type: ignore[arg-type]
+            ds.compare(space, [], table, teacher=teacher, device="cpu")  # type: ignore[arg-type]
+    study = ds.search(space, ranking, algorithm="random", evaluations=1, power=2.0, device="cpu", progress=False)
+    weights = {teacher["name"]: teacher["weight"] for teacher in study.config["teacher"]["teachers"]}
+    assert weights == pytest.approx({name: w for name, w in ranking.weights(power=2.0).items() if w})
+    assert study.config["probes"][0]["fingerprint"] == ranking.target.probe(64).fingerprint
+    with pytest.raises(RankingError, match="give these again"):  # the data of this ranking was given as splits
+        ds.search(space, str(tmp_path), evaluations=1)
     with pytest.raises(ValueError, match="is no timm model"):
         ds.search("nasbench201", "|" * 5000, evaluations=1)  # too long for the name of a file
 

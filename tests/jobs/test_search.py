@@ -17,6 +17,7 @@ import time
 import tracemalloc
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,8 @@ from diswot_search.jobs.search import Search
 from diswot_search.study.evaluator import Evaluator
 from diswot_search.study.records import Record, Score
 from search_spaces import Architecture, CifarResNetSpace, Cost, SearchSpace, create_space
+
+from ..killing import killed_when
 
 SMALL = {"channels": 4, "cells": 1}
 """Options that make NAS-Bench-201 small enough for tests."""
@@ -573,6 +576,10 @@ def records_in(out: Path) -> int:
         return 0
 
 
+def has_records(out: Path, count: int) -> bool:
+    return records_in(out) >= count
+
+
 def wait_for_records(out: Path, count: int, process: Any) -> None:
     while process.is_alive() and records_in(out) < count:
         time.sleep(0.002)
@@ -580,14 +587,13 @@ def wait_for_records(out: Path, count: int, process: Any) -> None:
 
 @pytest.mark.skipif(os.name != "posix", reason="needs POSIX signals")
 def test_a_search_killed_again_and_again_ends_as_one_that_was_not(processes: Any, tmp_path: Path) -> None:
-    out, evaluations, rng = tmp_path / "killed", 60, random.Random(7)
+    out, evaluations = tmp_path / "killed", 60
     kills, count = 0, 0
     for target in (0, 1, 14, 28, 42):
-        process = processes.Process(target=search_in_child, args=(str(out), evaluations))
+        reached = partial(has_records, out, target)
+        arguments = (reached, target, search_in_child, str(out), evaluations)
+        process = processes.Process(target=killed_when, args=arguments)
         process.start()
-        wait_for_records(out, target, process)
-        time.sleep(rng.uniform(0, 0.03))
-        process.kill()
         process.join()
         kills += process.exitcode == -signal.SIGKILL
         assert records_in(out) >= count

@@ -15,9 +15,9 @@ import os
 import random
 import signal
 import socket
-import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -47,6 +47,8 @@ from diswot_search.training.result import EpochRow, Training, TrainingResult
 from diswot_search.training.task import DistillationTask, StepLosses
 from diswot_search.training.trainer import DivergenceError
 from search_spaces.registry import UnknownNameError
+
+from ..killing import killed_when
 
 CLASSES = 4
 STUDENT = {"student": "cifar_resnet", "student_options": {"arch": "1x8-1x8-1x16", "drop_rate": 0.1}}
@@ -249,18 +251,19 @@ def step_in(out: Path) -> int:
     return 0 if last is None else int(last.values["progress"]["step"])
 
 
+def has_step(out: Path, step: int) -> bool:
+    return step_in(out) >= step
+
+
 @posix
 def test_killed_at_random_steps_a_training_ends_as_one_that_was_not(
     processes: Any, whole: Path, tmp_path: Path
 ) -> None:
-    out, rng, reached = tmp_path / "run", random.Random(3), []
+    out, reached = tmp_path / "run", []
     for target in (1, 4, 7):
-        process = processes.Process(target=train_in_child, args=(str(out), 1e-9))
+        arguments = (partial(has_step, out, target), target, train_in_child, str(out), 1e-9)
+        process = processes.Process(target=killed_when, args=arguments)
         process.start()
-        while process.is_alive() and step_in(out) < target:
-            time.sleep(0.001)
-        time.sleep(rng.uniform(0, 0.03))
-        process.kill()
         process.join()
         assert process.exitcode == -signal.SIGKILL
         reached.append(step_in(out))
@@ -445,7 +448,7 @@ def launch(processes: Any, out: Path, pair: str, interrupted: bool = False) -> N
     for process in ranks:
         process.start()
     for process in ranks:
-        process.join(120)
+        process.join(1200)  # a deadlock ends; a machine that is busy does not matter
         process.kill()
         process.join()
     assert [process.exitcode for process in ranks] == [130 if interrupted else 0] * 2
@@ -670,13 +673,16 @@ class Remembering(Plain):
 def test_a_teacher_is_only_looked_at_and_in_its_own_normalisation() -> None:
     from dataclasses import replace
 
+    from diswot_search.networks.preprocessing import Preprocessing
+    from diswot_search.networks.recipes import FactoryRecipe
     from diswot_search.resolve.networks import as_network
 
     module = Remembering()
     before = {name: tensor.clone() for name, tensor in module.state_dict().items()}
     network = as_network(module.eval(), num_classes=CLASSES)
     built = network.build()
-    own = replace(network, mean=(0.0, 0.5, 0.25), std=(1.0, 0.5, 2.0), make=lambda: built)
+    images = Preprocessing(mean=(0.0, 0.5, 0.25), std=(1.0, 0.5, 2.0))
+    own = replace(network, preprocessing=images, recipe=FactoryRecipe(lambda: built))
     Remembering.seen.clear()
     options = {"flip": 0.0, "padding": 0}
     training = run(teacher=own, teacher_options=None, epochs=1, recipe_options=options)

@@ -19,9 +19,9 @@ from diswot_search.distillation.base import DistillerError, Setting
 from diswot_search.distillation.distillers import OFD
 from diswot_search.networks.contract import ReadingError
 from diswot_search.networks.features import READABLE, FeatureReader
-from diswot_search.networks.frozen import FrozenTeacher
-from diswot_search.networks.preprocessing import Normalised
-from diswot_search.readings.forward import run_forward
+from diswot_search.networks.forward import run_forward
+from diswot_search.networks.frozen import FrozenNetwork
+from diswot_search.networks.preprocessing import Preprocessor
 
 NETWORKS: dict[str, dict[str, Any]] = {
     "cifar_resnet": {"arch": "1x4-1x8-1x8"},
@@ -389,7 +389,7 @@ def test_without_the_contract_features_are_the_last_map_of_any_module() -> None:
     found, expected = reader.read(IMAGES), run_forward(model, IMAGES)
     assert found.features is not None
     assert reader.shapes.features == found.features.shape[1:] == (7, 8, 8)
-    assert torch.equal(found.features.flatten(2), expected.features)
+    assert torch.equal(found.features.flatten(2), expected.features.rows)
     assert found.pooled is not None
     assert torch.equal(found.pooled, expected.calls[0].inputs)
 
@@ -439,7 +439,7 @@ def test_a_teachers_weight_is_not_copied() -> None:
     model = make("cifar_resnet")
     reader = FeatureReader(model, IMAGES)
     reader.want(["pooled", "stages"])
-    found = FrozenTeacher(model, Normalised((0.0,) * 3, (1.0,) * 3), reader)(IMAGES)
+    found = FrozenNetwork(model, Preprocessor((0.0,) * 3, (1.0,) * 3), reader)(IMAGES)
     assert found.weight is not None
     assert found.weight.data_ptr() == model.get_classifier().weight.data_ptr()
     assert found.pooled is not None

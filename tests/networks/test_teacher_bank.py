@@ -9,7 +9,7 @@ import os
 import signal
 import time
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean, pstdev
 from typing import Any
@@ -23,7 +23,8 @@ from torch.nn import functional as F
 
 import diswot_search as ds
 from diswot_search.cli import main
-from diswot_search.networks.network import ConvertedTeacher, Teacher, TeacherBank, create_teacher
+from diswot_search.networks.network import Network, TeacherBank, create_teacher
+from diswot_search.networks.recipes import ChangedRecipe
 from diswot_search.proxies import registry
 from diswot_search.proxies.proxy import Proxy
 from diswot_search.proxies.registry import create_aggregate, get_proxy
@@ -56,12 +57,12 @@ def make_probe(seed: int = 0) -> ds.Probe:
     return ds.create_probe("noise", batch_size=8, image_size=8, num_classes=4, seed=seed)
 
 
-def random_teacher(**options: Any) -> Teacher:
+def random_teacher(**options: Any) -> Network:
     arguments: dict[str, Any] = {"arch": "1x4-1x8", "num_classes": 4} | options
     return create_teacher("cifar_resnet", **arguments)
 
 
-def trained_teacher() -> Teacher:
+def trained_teacher() -> Network:
     """Its batch normalisation has seen images, and uses what it has seen."""
     model = random_teacher(arch="1x4-2x8").build(3)
     model(make_probe(9).images)
@@ -73,9 +74,8 @@ def enlarged(probe: ds.Probe) -> ds.Probe:
     return ds.Probe.from_tensors(images, probe.labels, probe.num_classes)
 
 
-def converted(teacher: Teacher) -> ConvertedTeacher:
-    told = {**teacher.settings, "conversion": "12x12"}
-    return ConvertedTeacher("enlarged", teacher.make, teacher.trained, told, convert=enlarged)
+def converted(teacher: Network) -> Network:
+    return replace(teacher, name="enlarged", settings={"conversion": "12x12"}, conversion=enlarged)
 
 
 def make_bank(weights: Sequence[float] = WEIGHTS) -> TeacherBank:
@@ -87,13 +87,13 @@ def without_seconds(study: ds.Study) -> list[Record]:
     return [replace(record, seconds=0.0) for record in study.records]
 
 
-def evaluator_of(teacher: Teacher | TeacherBank | None, **options: Any) -> Evaluator:
+def evaluator_of(teacher: Network | TeacherBank | None, **options: Any) -> Evaluator:
     about: dict[str, Any] = {"space": make_space(), "probes": make_probe(), "proxy": "diswot", "device": "cpu"}
     arguments = about | options
     return Evaluator(teacher=teacher, **arguments)
 
 
-def evaluate(teacher: Teacher | TeacherBank, architecture: Architecture, **options: Any) -> Score:
+def evaluate(teacher: Network | TeacherBank, architecture: Architecture, **options: Any) -> Score:
     (score,) = evaluator_of(teacher, **options).evaluate([architecture])
     return replace(score, seconds=0.0)
 
@@ -113,7 +113,7 @@ def by_hand(name: str, architecture: Architecture, bank: TeacherBank, probes: Se
         for index, probe in enumerate(probes):
             value = 0.0
             for teacher, weight in zip(bank.teachers, bank.weights, strict=True):
-                seen = enlarged(probe) if isinstance(teacher, ConvertedTeacher) else probe
+                seen = probe if teacher.conversion is None else enlarged(probe)
                 model = teacher.build(0 if teacher.trained else seed)
                 readings = Readings(lambda model=model: model, seen, trained=teacher.trained)  # type: ignore[misc]
                 value += weight * proxy(reader.read_student(architecture, seed, index), readings)
@@ -199,7 +199,7 @@ def test_a_bank_of_one_teacher_is_that_teacher(which: int) -> None:
         raise AssertionError("a teacher of weight zero was built")
 
     alone = make_bank().teachers[which]
-    absent = Teacher("absent", never, trained=True)
+    absent = Network.from_factory("absent", never, trained=True)
     banks = [TeacherBank((alone,), (1.0,)), TeacherBank((absent, alone), (0.0, 1.0))]
     for bank in banks:
         assert (bank.name, bank.trained, bank.config()) == (alone.name, alone.trained, alone.config())
@@ -229,12 +229,20 @@ class CountingSpace(CifarResNetSpace):
         return super().build(architecture)
 
 
-def counted(teacher: Teacher, built: dict[str, int]) -> Teacher:
-    def make() -> nn.Module:
-        built[teacher.name] = built.get(teacher.name, 0) + 1
-        return teacher.make()
+@dataclass(frozen=True)
+class Counted(ChangedRecipe):
+    """Counts how often the network of a name is built."""
 
-    return replace(teacher, make=make)
+    name: str
+    built: dict[str, int]
+
+    def build(self) -> nn.Module:
+        self.built[self.name] = self.built.get(self.name, 0) + 1
+        return self.recipe.build()
+
+
+def counted(teacher: Network, built: dict[str, int]) -> Network:
+    return replace(teacher, recipe=Counted(teacher.recipe, teacher.name, built))
 
 
 def test_students_are_read_once_for_all_teachers_and_each_teacher_once_for_all_students() -> None:
@@ -305,7 +313,7 @@ def test_a_probe_that_a_teacher_cannot_convert_is_refused() -> None:
     def refuse(probe: ds.Probe) -> ds.Probe:
         raise ValueError("colour images are not made grey")
 
-    grey = ConvertedTeacher("grey", random_teacher().make, trained=False, convert=refuse)
+    grey = replace(random_teacher(), name="grey", conversion=refuse)
     bank = TeacherBank((random_teacher(), grey), (0.5, 0.5))
     with pytest.raises(ValueError, match=r"'grey' cannot be read on the probe 'noise' .*: colour images are not"):
         ds.search(make_space(), bank, make_probe())

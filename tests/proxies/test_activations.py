@@ -31,9 +31,10 @@ from diswot_search.proxies import zen
 from diswot_search.proxies.registry import get_proxy
 from diswot_search.readings import tangent
 from diswot_search.runtime.seeding import stable_seed
-from diswot_search.testing.contracts import ProxyContract, random_state
+from diswot_search.testing.proxies import ProxyContract
+from diswot_search.testing.randomness import random_state
 
-from ..readings.test_readings import assert_close, assert_same, everything_about, read
+from ..readings.helpers import assert_close, assert_same, everything_about, read
 
 CLASSES = 5
 SAMPLES = 8

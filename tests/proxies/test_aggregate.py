@@ -11,9 +11,9 @@ import random
 import signal
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +42,8 @@ from diswot_search.study import algorithms as evolution
 from diswot_search.study.evaluator import Evaluator
 from diswot_search.study.records import Record, Score
 from search_spaces import Architecture, SearchSpace, UnknownNameError, create_space
+
+from ..killing import killed_when
 
 SMALL = {"channels": 4, "cells": 1}
 """Options that make NAS-Bench-201 small enough for tests."""
@@ -513,6 +515,10 @@ def records_in(out: Path) -> list[Record]:
         return []
 
 
+def has_records(out: Path, count: int) -> bool:
+    return len(records_in(out)) >= count
+
+
 @pytest.fixture(scope="module")
 def processes() -> Any:
     """Makes processes that have everything imported, from a server that never ran anything else."""
@@ -525,11 +531,9 @@ def processes() -> Any:
 def test_a_search_killed_again_and_again_ends_as_one_that_was_not(processes: Any, tmp_path: Path) -> None:
     out, kills = tmp_path / "killed", 0
     for target in (3, 22):
-        process = processes.Process(target=search_in_child, args=(str(out),))
+        arguments = (partial(has_records, out, target), target, search_in_child, str(out))
+        process = processes.Process(target=killed_when, args=arguments)
         process.start()
-        while process.is_alive() and len(records_in(out)) < target:
-            time.sleep(0.002)
-        process.kill()
         process.join()
         kills += process.exitcode == -signal.SIGKILL
         records = records_in(out)

@@ -32,7 +32,7 @@ from diswot_search.readings.passes import Precision
 from diswot_search.runtime.seeding import isolated_random_state
 from diswot_search.study.evaluator import Evaluator
 from diswot_search.study.records import Score
-from diswot_search.testing.contracts import ProxyContract
+from diswot_search.testing.proxies import ProxyContract
 from search_spaces import Architecture, NASBench201Space, create_space
 
 CLASSES, SAMPLES = 4, 16

@@ -29,8 +29,8 @@ SPACES: dict[str, set[str]] = {
     "timm/mobilenetv3_32": WIDTHS,
     "timm/regnet_32": WIDTHS,
     "timm/convnext_32": WIDTHS,
-    "timm/vit_32": {"at", "nst"},  # a token for the class beside the grid
-    "timm/pit_32": {"at", "nst"},
+    "timm/vit_32": set(),
+    "timm/pit_32": {"nst"},  # its features are the class token alone
 }
 """What cannot be compared with a CIFAR ResNet, by space."""
 

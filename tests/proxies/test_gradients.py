@@ -30,10 +30,11 @@ from diswot_search.proxies.proxy import Proxy
 from diswot_search.proxies.registry import get_proxy
 from diswot_search.readings.core import Readings
 from diswot_search.study.evaluator import Evaluator
-from diswot_search.testing.contracts import ProxyContract, random_state
+from diswot_search.testing.proxies import ProxyContract
+from diswot_search.testing.randomness import random_state
 from search_spaces import create_space
 
-from ..readings.test_readings import assert_same, everything_about, read
+from ..readings.helpers import assert_same, everything_about, read
 
 CLASSES = 5
 LABELS = [0, 1, 4, 1, 0, 3, 4, 1]
@@ -518,3 +519,17 @@ class TestGradientProxies(ProxyContract):
         requested = get_proxy(request.param)
         assert isinstance(requested, Proxy)
         return requested
+
+
+@pytest.mark.parametrize("name", ["synflow", "zen"])
+def test_modules_with_several_names_keep_their_weights(name: str) -> None:
+    """CoaT holds its position encodings in a list and in every block."""
+    shape = {"embed_dims": (8, 16, 16, 16), "serial_depths": (1, 1, 1, 1), "num_heads": 8, "img_size": 32}
+    model = timm.create_model("coat_lite_tiny", num_classes=CLASSES, **shape)
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    readings = read(model, make_probe(size=32))
+    assert math.isfinite(get_proxy(name)(readings))  # type: ignore[operator]
+    for key, value in model.state_dict().items():
+        assert value.dtype == before[key].dtype
+        assert torch.equal(value, before[key])
+    assert bool(readings.logits.isfinite().all())  # later passes work

@@ -32,7 +32,7 @@ from diswot_search.networks.contract import ReadingError
 from diswot_search.proxies.proxy import Proxy
 from diswot_search.proxies.registry import get_proxy, list_proxies, register_proxy
 from diswot_search.readings.core import Readings
-from diswot_search.testing.contracts import ProxyContract
+from diswot_search.testing.proxies import ProxyContract
 from search_spaces import UnknownNameError
 
 CLASSES = 5

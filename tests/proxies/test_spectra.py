@@ -27,7 +27,7 @@ from diswot_search.networks.contract import ReadingError
 from diswot_search.proxies.registry import get_proxy
 from diswot_search.readings.core import Readings
 from diswot_search.readings.passes import Precision
-from diswot_search.testing.contracts import ProxyContract
+from diswot_search.testing.proxies import ProxyContract
 
 Array = np.ndarray
 

@@ -20,32 +20,25 @@ import torchvision
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from diswot_search.data.probe import Probe, create_probe
+from diswot_search.data.probe import create_probe
 from diswot_search.networks.contract import ReadingError, evaluation_mode
 from diswot_search.proxies.registry import get_proxy, list_proxies
 from diswot_search.readings.core import Readings
 from diswot_search.readings.passes import Precision
-from diswot_search.testing.contracts import random_state
+from diswot_search.testing.randomness import random_state
 from search_spaces import Cost
 
-CLASSES = 5
-SAMPLES = 4
-PLAIN = Precision(channels_last=False)
-
-
-def make_probe(size: int = 32, labels: tuple[int, ...] = (0, 1, 4, 1), num_classes: int = CLASSES) -> Probe:
-    images = torch.randn(len(labels), 3, size, size, generator=torch.Generator().manual_seed(size))
-    return Probe.from_tensors(images, torch.tensor(labels), num_classes)
-
-
-def read(model: nn.Module, probe: Probe, **options: Any) -> Readings:
-    return Readings(lambda: model, probe, **{"precision": PLAIN} | options)
-
-
-def assert_close(actual: Tensor, expected: Tensor, tolerance: float = 1e-4) -> None:
-    """Equal up to a share of the largest value."""
-    torch.testing.assert_close(actual, expected, rtol=0, atol=tolerance * float(expected.abs().max()))
-
+from .helpers import (
+    CLASSES,
+    SAMPLES,
+    assert_close,
+    assert_same,
+    everything_about,
+    make_probe,
+    read,
+    small_mobilenet,
+    small_volo,
+)
 
 # -- timm ---------------------------------------------------------------------------------------
 
@@ -58,9 +51,10 @@ class Case:
         name: timm's name.
         layout: What `forward_features` gives: "nchw", "nhwc", "tokens", or "list" of several branches.
         mean: Its classifier sees the plain mean over positions.
-        linear: Its logits are a linear function of the classifier's inputs.
         size: Side of the images.
         options: Passed to `timm.create_model`.
+        linear: Its logits are a linear function of the classifier's inputs.
+        prefix: Its class tokens, which come before the positions.
     """
 
     name: str
@@ -69,6 +63,7 @@ class Case:
     size: int = 64
     options: dict[str, Any] = field(default_factory=dict)
     linear: bool = True
+    prefix: int = 0
 
 
 SIZED = {"img_size": 64}
@@ -94,21 +89,23 @@ CONVOLUTIONAL = [
     Case("repvit_m0_9", "nchw", mean=False),  # two batch-normalised classifiers, averaged
 ]
 ATTENTION = [
-    Case("vit_tiny_patch16_224", "tokens", mean=False, options=SHALLOW),
-    Case("deit_tiny_distilled_patch16_224", "tokens", mean=False, options=SHALLOW),  # two tokens, two classifiers
-    Case("beit_base_patch16_224", "tokens", mean=False, options=SHALLOW | NARROW),  # normalised after pooling
-    Case("eva02_tiny_patch14_224", "tokens", mean=False, size=56, options={"img_size": 56, "depth": 2}),
+    Case("vit_tiny_patch16_224", "tokens", mean=False, options=SHALLOW, prefix=1),
+    Case(
+        "deit_tiny_distilled_patch16_224", "tokens", mean=False, options=SHALLOW, prefix=2
+    ),  # two tokens, two classifiers
+    Case("beit_base_patch16_224", "tokens", mean=False, options=SHALLOW | NARROW, prefix=1),  # normalised after pooling
+    Case("eva02_tiny_patch14_224", "tokens", mean=False, size=56, options={"img_size": 56, "depth": 2}, prefix=1),
     Case("vit_base_patch16_siglip_224", "tokens", mean=False, options=SHALLOW | NARROW),  # attention as pooling
     # As many channels as rows and columns, so that the shape does not tell the layout.
     Case("swin_tiny_patch4_window7_224", "nhwc", mean=True, options=WINDOWS | {"num_heads": (1, 2), "embed_dim": 4}),
     Case("swinv2_tiny_window8_256", "nhwc", mean=True, options=WINDOWS),
     Case("pit_ti_224", "tokens", mean=True, options=SIZED),  # gives one token only
     Case("pit_ti_distilled_224", "tokens", mean=False, options=SIZED),
-    Case("cait_xxs24_224", "tokens", mean=False, options=SHALLOW),
-    Case("xcit_nano_12_p16_224", "tokens", mean=False, options=SIZED),
-    Case("tnt_s_patch16_224", "tokens", mean=False, options=SHALLOW),
-    Case("convit_tiny", "tokens", mean=False, options=SIZED),
-    Case("coat_lite_tiny", "tokens", mean=False, options=SIZED),
+    Case("cait_xxs24_224", "tokens", mean=False, options=SHALLOW, prefix=1),
+    Case("xcit_nano_12_p16_224", "tokens", mean=False, options=SIZED, prefix=1),
+    Case("tnt_s_patch16_224", "tokens", mean=False, options=SHALLOW, prefix=1),
+    Case("convit_tiny", "tokens", mean=False, options=SIZED, prefix=1),
+    Case("coat_lite_tiny", "tokens", mean=False, options=SIZED, prefix=1),
     Case("crossvit_tiny_240", "list", mean=False, size=120, options={"img_size": 120}),  # two branches
     Case("twins_pcpvt_small", "tokens", mean=True, options={"img_size": 64, "depths": (1, 1, 1, 1)}),
     Case("pvt_v2_b0", "nchw", mean=True),
@@ -129,7 +126,9 @@ HYBRID = [
     Case("visformer_tiny", "nchw", mean=True, options=SIZED),
     Case("poolformerv2_s12", "nchw", mean=False),
     Case("fastvit_t8", "nchw", mean=True),
-    Case("volo_d1_224", "tokens", mean=False, options=SIZED, linear=False),  # adds the maximum over all tokens' scores
+    Case(
+        "volo_d1_224", "tokens", mean=False, options=SIZED, linear=False, prefix=1
+    ),  # adds the maximum over all tokens' scores
 ]
 CASES = CONVOLUTIONAL + ATTENTION + MLP + HYBRID
 BY_NAME = {case.name: case for case in CASES}
@@ -168,8 +167,8 @@ def positions_last(value: Tensor, layout: str) -> Tensor:
     return value.flatten(1, -2).transpose(1, 2)
 
 
-def grad_cam_gram(model: Any, raw: Tensor, layout: str) -> Tensor:
-    """Gram matrix of Grad-CAM without its ReLU, channel weights summed over positions."""
+def grad_cam_gram(model: Any, raw: Tensor, layout: str, prefix: int = 0) -> Tensor:
+    """Gram matrix of Grad-CAM without its ReLU: channel weights summed over all tokens, maps without class tokens."""
     freeze_statistics(model, raw)
     raw = raw.detach().requires_grad_()
     logits = model.forward_head(raw)
@@ -177,7 +176,7 @@ def grad_cam_gram(model: Any, raw: Tensor, layout: str) -> Tensor:
     for index in range(CLASSES):
         (gradient,) = torch.autograd.grad(logits[:, index].sum(), raw, retain_graph=True)
         weights = positions_last(gradient, layout).sum(2, keepdim=True)
-        maps.append((weights * positions_last(raw.detach(), layout)).sum(1).flatten())
+        maps.append((weights * positions_last(raw.detach(), layout)[:, :, prefix:]).sum(1).flatten())
     stacked = torch.stack(maps)
     return stacked @ stacked.T
 
@@ -232,7 +231,10 @@ def test_a_timm_model_is_read_as_it_runs(case: Case) -> None:
         assert not value.requires_grad
         assert bool(value.isfinite().all())
     if case.layout != "list":
-        assert_close(readings.features, positions_last(raw.detach(), case.layout), tolerance=1e-5)
+        expected = positions_last(raw.detach(), case.layout)[:, :, case.prefix :]
+        assert_close(readings.features, expected, tolerance=1e-5)
+        assert readings.feature_map.rows.equal(readings.features)
+        assert readings.feature_map.tokens.equal(readings.features.transpose(1, 2))
 
     assert readings.has_linear_head == case.linear
     assert readings.has_mean_pooling == case.mean
@@ -249,7 +251,7 @@ def test_a_timm_model_is_read_as_it_runs(case: Case) -> None:
         with pytest.raises(ReadingError, match="one feature map"):
             _ = readings.class_map_gram
     else:
-        assert_close(readings.class_map_gram, grad_cam_gram(model, raw, case.layout))
+        assert_close(readings.class_map_gram, grad_cam_gram(model, raw, case.layout, case.prefix))
 
 
 class Bounded(nn.Module):
@@ -372,7 +374,7 @@ def test_a_foreign_module_is_read_as_it_runs(name: str) -> None:
     raw = last_map(model, map_layer(model), probe.images)
     logits = model(probe.images)
     assert_close(readings.logits, logits.detach(), tolerance=1e-5)
-    assert_close(readings.features, raw.flatten(2) if raw.ndim == 4 else raw.transpose(1, 2), tolerance=1e-5)
+    assert_close(readings.features, raw.flatten(2) if raw.ndim == 4 else raw.transpose(1, 2)[:, :, 1:], tolerance=1e-5)
     assert readings.has_linear_head
     assert readings.has_mean_pooling == mean
     (expected,) = torch.autograd.grad(cross_entropy(logits, probe.labels), [classifier(model).weight])
@@ -446,36 +448,6 @@ class Mixed(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.cnn(x)
-
-
-def small_volo() -> Any:
-    """Its head is not linear, so it is differentiated; its classifier is frozen."""
-    model = timm.create_model(
-        "volo_d1_224", num_classes=CLASSES, img_size=32, drop_rate=0.5, drop_path_rate=0.5, attn_drop_rate=0.5
-    )
-    return model.train().requires_grad_(False)
-
-
-def small_mobilenet() -> Any:
-    return timm.create_model("mobilenetv3_small_050", num_classes=CLASSES, drop_rate=0.5).train()
-
-
-def everything_about(model: nn.Module) -> dict[str, Any]:
-    state: dict[str, Any] = {f"state {key}": value.clone() for key, value in model.state_dict().items()}
-    for name, parameter in model.named_parameters():
-        state[f"parameter {name}"] = (parameter.requires_grad, parameter.grad)
-    for name, module in model.named_modules():
-        tracked = getattr(module, "track_running_stats", None)
-        hooks = [len(getattr(module, kind)) for kind in ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks")]
-        state[f"module {name}"] = (module.training, tracked, hooks, sorted(vars(module)))
-    return state
-
-
-def assert_same(first: dict[str, Any], second: dict[str, Any]) -> None:
-    assert first.keys() == second.keys()
-    for key, value in first.items():
-        equal = torch.equal(value, second[key]) if isinstance(value, Tensor) else value == second[key]
-        assert equal, key
 
 
 @pytest.mark.parametrize("trained", [False, True])

@@ -20,12 +20,14 @@ from torchvision.transforms import v2
 
 import diswot_search as ds
 from diswot_search.data.splits import Splits
+from diswot_search.networks.network import Network
 from diswot_search.networks.saved import save_student
+from diswot_search.readings.network import read_network
 from diswot_search.resolve.networks import as_network
 from diswot_search.resolve.sources import SourceLike, as_sources
 from diswot_search.runtime.seeding import isolated_random_state
 from diswot_search.sources.frozen import load_source, source_teacher
-from diswot_search.sources.source import SourceError, SourceModel
+from diswot_search.sources.source import SourceError
 from search_spaces import UnknownNameError, create_space
 
 MEAN, STD = (0.5, 0.4, 0.3), (0.2, 0.25, 0.3)
@@ -81,11 +83,11 @@ def saved(folder: Path, seed: int = 0, num_classes: int = 7, size: tuple[int, in
     return model
 
 
-def one(source: SourceLike) -> SourceModel:
+def one(source: SourceLike) -> Network:
     return as_sources([source])[0]
 
 
-def quiet(source: SourceLike) -> SourceModel:
+def quiet(source: SourceLike) -> Network:
     """A source, of whose random weights nothing is said."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)
@@ -203,7 +205,7 @@ def test_architectures_networks_and_teachers_are_sources(tmp_path: Path) -> None
     assert quiet(network).num_classes == 6
     assert quiet({"model": network, "num_classes": 0}).num_classes == 0
     teacher = ds.create_teacher("cifar_resnet", arch="1x4-1x8", num_classes=5)
-    assert quiet(teacher).num_classes == quiet(replace(teacher, settings={})).num_classes == 5
+    assert quiet(teacher).num_classes == quiet(replace(teacher, num_classes=None)).num_classes == 5
     by_name = quiet({"model": "1-1-1", "space": "cifar_resnet_s0", "num_classes": 3})
     assert by_name.num_classes == 3
 
@@ -547,7 +549,7 @@ def test_as_a_teacher_it_has_a_new_classifier_and_sees_a_probe_as_a_source_does(
     labels = torch.arange(6) % 4
     probe = ds.Probe.from_tensors((images - mean) / std, labels, 4)
     probe = replace(probe, origin={**probe.origin, "mean": [0.1, 0.2, 0.3], "std": [0.5, 0.6, 0.7]})
-    readings = teacher.read(probe, seed=3)
+    readings = read_network(teacher, probe, seed=3)
     features = load_source(source, splits)(images).features
     # As the probe's normalisation is undone in single precision.
     torch.testing.assert_close(readings.pooled, features, rtol=1e-4, atol=1e-5)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import shutil
 import signal
@@ -15,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from diswot_search import Record, Study
@@ -287,6 +289,41 @@ def test_a_flipped_bit_of_a_stored_value_is_named(name: str, tmp_path: Path) -> 
     content[at + 1] ^= 0b1000
     store.write_bytes(content)
     assert_refused(name, tmp_path / "run", rf"damaged \({store.name}: .* does not match its checksum\); nothing was")
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        0,
+        -0.0,
+        0.1 + 0.2,
+        2**53 + 1,
+        2**62,
+        2.0**63,
+        1e300,
+        -5e-324,
+        float("inf"),
+        float("nan"),
+        True,
+        np.float64(0.1),
+        None,
+    ],
+)
+def test_every_number_that_is_stored_matches_its_checksum(value: Any, tmp_path: Path) -> None:
+    store = ScoreStore(tmp_path / "run")
+    series = store.series("p", {"space": "s"})
+    store.add(0, {"a": {series: NewScore(value, None, 1, ("model",))}}, "cpu")
+    stored = store.select(["a"]).scores(series, 0)["a"].score
+    store.release()
+    assert ScoreStore(tmp_path / "run").select(["a"]).scores(series, 0)["a"].score == stored
+    study = Study(STUDY, out=tmp_path / "study")
+    study.add_cost("a", StoredCost(value, value, value))  # type: ignore[arg-type]
+    if value is not None and math.isfinite(value):
+        study.add([Record("ok", score=value, index=0, architecture="a", canonical="a", params=value, macs=7)])
+        study.add([], rescored={0: value})
+        assert study.winner.score == value or value == 2**53 + 1
+    study.release()
+    Study(STUDY, out=tmp_path / "study").release()
 
 
 @every_kind

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from diswot_search.runtime.seeding import isolated_random_state, stable_seed
-from diswot_search.testing.contracts import random_state
+from diswot_search.testing.randomness import random_state
 
 parts = st.lists(st.integers(0, 2**63) | st.text(max_size=8), max_size=4).map(tuple)
 

@@ -16,7 +16,7 @@ from PIL import Image
 from timm.data import resolve_data_config
 from torch import nn
 
-from diswot_search.testing.contracts import SearchSpaceContract
+from diswot_search.testing.spaces import SearchSpaceContract
 from search_spaces import (
     ArchitectureError,
     CifarResNet,

@@ -19,7 +19,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from diswot_search.testing.contracts import SearchSpaceContract
+from diswot_search.testing.spaces import SearchSpaceContract
 from search_spaces import Architecture, ArchitectureError, Cost, NASBench201Network, NASBench201Space
 from search_spaces.nasbench201 import EDGES, OPERATIONS, Cell
 

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from diswot_search.testing.contracts import SearchSpaceContract, decisions_apart
+from diswot_search.testing.spaces import SearchSpaceContract, decisions_apart
 from search_spaces import Architecture, ArchitectureError, Cost, SearchSpace, count_cost
 from search_spaces.contract import ClassifierMixin
 

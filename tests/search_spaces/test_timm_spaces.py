@@ -18,7 +18,7 @@ from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from diswot_search.testing.contracts import SearchSpaceContract
+from diswot_search.testing.spaces import SearchSpaceContract
 from search_spaces import Architecture, ArchitectureError, Cost, SearchSpace, UnknownNameError, count_cost
 from search_spaces.timm_families import TIMM_FAMILIES
 from search_spaces.timm_space import TimmSpace, load_space

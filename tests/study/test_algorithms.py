@@ -20,7 +20,7 @@ from torch import nn
 from diswot_search.study import algorithms as evolution
 from diswot_search.study.algorithm import Algorithm
 from diswot_search.study.algorithms import create_algorithm, list_algorithms, register_algorithm
-from diswot_search.testing.contracts import AlgorithmContract, records_of, run_algorithm
+from diswot_search.testing.algorithms import AlgorithmContract, records_of, run_algorithm
 from search_spaces import Architecture, Cost, SearchSpace, UnknownNameError, create_space, read_table
 
 
@@ -358,7 +358,7 @@ SEARCH = """
 import sys, random
 from diswot_search.study.algorithms import create_algorithm
 from search_spaces import create_space
-from diswot_search.testing.contracts import AlgorithmContract, run_algorithm
+from diswot_search.testing.algorithms import AlgorithmContract, run_algorithm
 space = create_space("nasbench201")
 for name in sys.argv[1:]:
     for architecture in run_algorithm(create_algorithm(name, space, seed=4), AlgorithmContract.uneven, 100):

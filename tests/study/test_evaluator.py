@@ -6,6 +6,7 @@ import gc
 import json
 import math
 import os
+import pickle
 import random
 import re
 import subprocess
@@ -21,15 +22,15 @@ from scipy.stats import kendalltau
 from torch import nn
 
 from diswot_search.data.probe import Probe, create_probe
-from diswot_search.networks.network import Teacher, create_teacher
+from diswot_search.networks.network import Network, create_teacher
 from diswot_search.proxies.proxy import Proxy
-from diswot_search.proxies.registry import create_aggregate
+from diswot_search.proxies.registry import create_aggregate, get_proxy
 from diswot_search.readings.core import Readings
 from diswot_search.readings.passes import Precision
 from diswot_search.runtime.devices import resolve_device
-from diswot_search.study.evaluator import Evaluator
+from diswot_search.study.evaluator import NO_TEACHER, Condition, Evaluator, ScoreTask, TaskEvaluator, WeightDraw
 from diswot_search.study.records import Score
-from diswot_search.testing.contracts import random_state
+from diswot_search.testing.randomness import random_state
 from search_spaces import Architecture, NASBench201Space, UnknownNameError, create_space
 
 CELLS = [
@@ -50,7 +51,7 @@ def make_probe(seed: int = 0, num_classes: int = 10, **options: Any) -> Probe:
     )
 
 
-def make_teacher(**options: Any) -> Teacher:
+def make_teacher(**options: Any) -> Network:
     return create_teacher("cifar_resnet", arch="1x8-1x16", **options)
 
 
@@ -202,7 +203,7 @@ def test_a_teacher_is_read_once_for_each_seed_and_a_trained_one_once() -> None:
             built.append(1)
             return make_teacher().build()
 
-        evaluator = make_evaluator(teacher=Teacher("counted", make, trained=trained), seeds=(0, 1))
+        evaluator = make_evaluator(teacher=Network.from_factory("counted", make, trained=trained), seeds=(0, 1))
         for text in CELLS:
             score(evaluator, text)
         assert len(built) == expected
@@ -254,6 +255,77 @@ def test_formats_of_numbers_reach_student_and_teacher() -> None:
     used: set[Precision] = set()
     score(make_evaluator(formats, precision=Precision(channels_last=False, bf16=True)), CELLS[0])
     assert used == {Precision(channels_last=False, bf16=True)}
+
+
+# -- the engine ---------------------------------------------------------------------------------
+
+
+def test_any_set_of_tasks_gives_the_scores_that_each_task_has_alone() -> None:
+    draws = [WeightDraw(3, 0), WeightDraw(3, 1), WeightDraw(5, 1)]
+    conditions = [Condition(make_teacher(), treatment) for treatment in (None, "shuffled", "no teacher")]
+    proxies = [get_proxy("relation"), get_proxy("grad_norm")]
+    tasks = [ScoreTask(proxy, condition, draw) for draw in draws for condition in conditions for proxy in proxies]  # type: ignore[arg-type]
+    space, probes = make_space(), [make_probe(0), make_probe(1)]
+    evaluator = TaskEvaluator(space, probes, device="cpu")
+    cell = space.parse(CELLS[0])
+    together = [score.score for score in evaluator.evaluate(cell, tasks)]
+    alone = [next(TaskEvaluator(space, probes, device="cpu").evaluate(cell, [task])).score for task in tasks]
+    assert together == pytest.approx(alone, rel=1e-5)  # a pass that notes more down may round otherwise
+    assert len(set(together)) == 9 + 3  # grad_norm does not look at the teacher
+    assert together == [score.score for score in evaluator.evaluate(cell, tasks)]
+
+
+def test_tasks_stop_where_they_are_not_taken_and_disturb_no_other() -> None:
+    calls: list[str] = []
+
+    def counted(student: Readings, teacher: Readings | None) -> float:
+        calls.append("counted")
+        return 1.0
+
+    broken = Proxy("broken", raising(ZeroDivisionError("by zero")), needs_teacher=False, summary="")
+    own = Proxy("counted", counted, needs_teacher=False, summary="")
+    tasks = [ScoreTask(proxy, NO_TEACHER, WeightDraw(0)) for proxy in (broken, own)]
+    evaluator = TaskEvaluator(make_space(), [make_probe()], device="cpu")
+    scores = evaluator.evaluate(evaluator.space.parse(CELLS[0]), tasks)
+    assert next(scores).reason == "ZeroDivisionError: by zero"
+    assert calls == []
+    assert next(scores).score == 1.0
+    assert calls == ["counted"]
+
+
+def test_readings_of_teachers_go_with_their_draw() -> None:
+    evaluator = TaskEvaluator(make_space(), [make_probe()], device="cpu")
+    cell, condition = evaluator.space.parse(CELLS[0]), Condition(make_teacher(), "shuffled")
+    readings: list[weakref.ref[Any]] = []
+
+    def watch(student: Readings, teacher: Readings | None) -> float:
+        readings.append(weakref.ref(teacher))
+        return 0.0
+
+    proxy = Proxy("watch", watch, needs_teacher=True, summary="")
+    for seed in (0, 0, 1):
+        list(evaluator.evaluate(cell, [ScoreTask(proxy, condition, WeightDraw(seed))]))
+    gc.collect()
+    assert readings[0]() is readings[1]() is None
+    assert readings[2]() is not None
+
+
+def test_evaluators_and_tasks_travel_to_other_processes_without_readings() -> None:
+    evaluator = make_evaluator("log_rank(grad_norm, macs)", teacher=None)
+    expected = score_parts(evaluator)
+    copy = pickle.loads(pickle.dumps(evaluator))
+    assert score_parts(copy) == expected
+    tasks = [ScoreTask(proxy, NO_TEACHER, WeightDraw(0)) for proxy in evaluator.proxy.components]
+    engine = TaskEvaluator(make_space(), [make_probe()], device="cpu")
+    cell = engine.space.parse(CELLS[0])
+    engine_copy, tasks_copy = pickle.loads(pickle.dumps((engine, tasks)))
+    assert [s.score for s in engine_copy.evaluate(cell, tasks_copy)] == [s.score for s in engine.evaluate(cell, tasks)]
+    list(engine.evaluate(cell, [ScoreTask(get_proxy("relation"), Condition(make_teacher()), WeightDraw(0))]))  # type: ignore[arg-type]
+    pickle.dumps(engine)  # it holds readings by now, which are not pickled
+
+
+def score_parts(evaluator: Evaluator) -> dict[str, float]:
+    return evaluate(evaluator, CELLS[0]).parts
 
 
 # -- failure is a status ------------------------------------------------------------------------

@@ -1,0 +1,322 @@
+"""Recipes: how a network is built again, as values that another process can be given."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+from torch import nn
+
+from search_spaces.recipes import space_from_recipe
+from search_spaces.space import Architecture, SearchSpace
+
+from ..runtime.checksums import file_sha256
+from ..runtime.run_folder import as_json
+from .classifiers import classifier_names, remove_classifier, replace_classifier
+from .saved import ModelCard, load_student, load_weights
+
+Config = dict[str, Any]
+"""JSON values by name."""
+
+TimmModel = tuple[str, Config]
+"""Name and arguments with which `timm.create_model` builds a network."""
+
+
+class Recipe(ABC):
+    """How a network is built; a frozen dataclass of values, so that it pickles.
+
+    A recipe runs no code that a file brings: weights are read as tensors, and what is built comes from Python.
+    """
+
+    @abstractmethod
+    def build(self) -> nn.Module:
+        """The network; random weights are drawn from torch's global generator."""
+
+    @abstractmethod
+    def config(self) -> Config:
+        """Everything that distinguishes what is built from another network, as JSON values."""
+
+    @property
+    def timm(self) -> TimmModel | None:
+        """Name and arguments with which timm builds the network; None if timm does not."""
+        return None
+
+    @property
+    def space(self) -> Config | None:
+        """Recipe, configuration and architecture of the search space that builds the network; None if none does."""
+        return None
+
+
+# -- what a network starts from -----------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class TimmRecipe(Recipe):
+    """A model that timm builds.
+
+    Attributes:
+        name: timm's name of the model, with or without the tag of pretrained weights.
+        arguments: Arguments of `timm.create_model`.
+        pretrained: Load timm's pretrained weights.
+    """
+
+    name: str
+    arguments: Config = field(default_factory=dict)
+    pretrained: bool = False
+
+    def build(self) -> nn.Module:
+        return timm.create_model(self.name, pretrained=self.pretrained, **self.arguments)
+
+    def config(self) -> Config:
+        pretrained = {"pretrained": True} if self.pretrained else {}
+        return {"num_classes": None, **self.arguments, **pretrained}
+
+    @property
+    def timm(self) -> TimmModel:
+        return self.name.partition(".")[0], self.arguments
+
+
+@dataclass(frozen=True)
+class SpaceRecipe(Recipe):
+    """An architecture of a search space. A space pickles as a whole, with its own recipe if it has one."""
+
+    search_space: SearchSpace
+    architecture: Architecture
+
+    def build(self) -> nn.Module:
+        return self.search_space.build(self.architecture)
+
+    def config(self) -> Config:
+        return {"space": self.search_space.config()}
+
+    @property
+    def timm(self) -> TimmModel | None:
+        return self.search_space.timm_model(self.architecture)
+
+    @property
+    def space(self) -> Config:
+        space = self.search_space
+        return {"recipe": space.recipe, "config": as_json(space.config()), "architecture": str(self.architecture)}
+
+
+@dataclass(frozen=True)
+class ModuleRecipe(Recipe):
+    """A module as it is; it pickles by value.
+
+    Attributes:
+        module: The module. Each build gives a copy, so that moving it to a device leaves the caller's where it is.
+        sha256: Hash of its weights; see `ModuleRecipe.of`.
+    """
+
+    module: nn.Module = field(repr=False)
+    sha256: str
+
+    @classmethod
+    def of(cls, module: nn.Module) -> ModuleRecipe:
+        """The recipe of a module with its present weights."""
+        digest = hashlib.sha256()
+        for key, value in module.state_dict().items():
+            raw = value.detach().cpu().contiguous().flatten().view(torch.uint8)
+            digest.update(key.encode() + raw.numpy().tobytes())
+        return cls(module, digest.hexdigest())
+
+    def build(self) -> nn.Module:
+        return copy.deepcopy(self.module)
+
+    def config(self) -> Config:
+        kind = type(self.module).__qualname__
+        return {"module": kind, "weights_sha256": self.sha256, "training": self.module.training}
+
+
+@dataclass(frozen=True)
+class FactoryRecipe(Recipe):
+    """A function without arguments that makes the network; it pickles if the function does."""
+
+    function: Callable[[], nn.Module]
+
+    def build(self) -> nn.Module:
+        return self.function()
+
+    def config(self) -> Config:
+        function = getattr(self.function, "func", self.function)  # of a partial
+        return {"factory": getattr(function, "__qualname__", type(function).__qualname__)}
+
+
+@dataclass(frozen=True)
+class CardRecipe(Recipe):
+    """The network that a card describes, without its trained weights."""
+
+    card: ModelCard
+
+    def build(self) -> nn.Module:
+        return self.card.build()
+
+    def config(self) -> Config:
+        return {"timm": self.card.timm, "space": self.card.space}
+
+    @property
+    def timm(self) -> TimmModel | None:
+        return self.card.timm
+
+    @property
+    def space(self) -> Config | None:
+        return self.card.space
+
+
+@dataclass(frozen=True)
+class WeightsFile:
+    """A file of trained weights, known by its content.
+
+    Attributes:
+        path: The absolute path.
+        sha256: Hash of the file, which is checked each time that weights are loaded from it.
+    """
+
+    path: Path
+    sha256: str
+
+    @classmethod
+    def at(cls, path: Path) -> WeightsFile:
+        """The file as it is now."""
+        return cls(path.absolute(), file_sha256(path))
+
+    def check(self) -> None:
+        """Refuse a file that is another one by now.
+
+        Raises:
+            FileNotFoundError: The file is not there any more.
+            ValueError: It was replaced or changed.
+        """
+        if not self.path.is_file():
+            raise FileNotFoundError(f"The weights {self.path} are not there any more.")
+        if file_sha256(self.path) != self.sha256:
+            raise ValueError(
+                f"The weights in {self.path} changed after they were first read here; start again to use the new ones."
+            )
+
+
+@dataclass(frozen=True)
+class StudentRecipe(Recipe):
+    """A trained student on disk, as `save_student` wrote it."""
+
+    card: ModelCard
+    file: WeightsFile
+
+    def build(self) -> nn.Module:
+        self.file.check()
+        return load_student(self.file.path)
+
+    def config(self) -> Config:
+        return {"student": self.card.name, "checkpoint_sha256": self.file.sha256}
+
+    @property
+    def timm(self) -> TimmModel | None:
+        return self.card.timm
+
+    @property
+    def space(self) -> Config | None:
+        return self.card.space
+
+
+# -- what is changed of it ----------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class ChangedRecipe(Recipe):
+    """A network that is built by another recipe and then changed."""
+
+    recipe: Recipe
+
+    def config(self) -> Config:
+        return self.recipe.config()
+
+    @property
+    def timm(self) -> TimmModel | None:
+        return self.recipe.timm
+
+    @property
+    def space(self) -> Config | None:
+        return self.recipe.space
+
+
+@dataclass(frozen=True)
+class WithWeights(ChangedRecipe):
+    """A network with the weights of a file."""
+
+    file: WeightsFile
+
+    def build(self) -> nn.Module:
+        model = self.recipe.build()
+        self.file.check()
+        load_weights(model, self.file.path)
+        return model
+
+    def config(self) -> Config:
+        return {**self.recipe.config(), "checkpoint_sha256": self.file.sha256}
+
+
+@dataclass(frozen=True)
+class WithBody(ChangedRecipe):
+    """A network with the weights of a file except those of its classifier, which stay random.
+
+    Attributes:
+        file: The weights, of a network for any number of classes.
+        num_classes: Classes of the network.
+    """
+
+    file: WeightsFile
+    num_classes: int
+
+    def build(self) -> nn.Module:
+        model = self.recipe.build()
+        self.file.check()
+        load_weights(model, self.file.path, without=classifier_names(model))
+        return model
+
+    def config(self) -> Config:
+        new = {"checkpoint_sha256": self.file.sha256, "new_classifier": self.num_classes}
+        return {**self.recipe.config(), **new}
+
+
+@dataclass(frozen=True)
+class WithNewClassifier(ChangedRecipe):
+    """A network whose classifier is replaced by a random one for `num_classes` classes."""
+
+    num_classes: int
+
+    def build(self) -> nn.Module:
+        return replace_classifier(self.recipe.build(), self.num_classes)
+
+    def config(self) -> Config:
+        return {**self.recipe.config(), "new_classifier": self.num_classes}
+
+    @property
+    def timm(self) -> TimmModel | None:
+        if (built_by := self.recipe.timm) is None:
+            return None
+        name, arguments = built_by
+        return name, {**arguments, "num_classes": self.num_classes}
+
+    @property
+    def space(self) -> Config | None:
+        if (built_by := self.recipe.space) is None:
+            return None
+        recipe = built_by["recipe"] and {**built_by["recipe"], "num_classes": self.num_classes}
+        space = space_from_recipe(recipe)
+        config = {**built_by["config"], "num_classes": self.num_classes} if space is None else as_json(space.config())
+        return {**built_by, "recipe": recipe, "config": config}
+
+
+@dataclass(frozen=True)
+class WithoutClassifier(ChangedRecipe):
+    """A network that returns the input of its classifier. Its `config` is that of the whole network."""
+
+    def build(self) -> nn.Module:
+        return remove_classifier(self.recipe.build())

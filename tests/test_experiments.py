@@ -1,0 +1,60 @@
+"""The experiments use what a user has: the public API, and parts that are written once."""
+
+from __future__ import annotations
+
+import ast
+import sys
+from pathlib import Path
+
+import pytest
+
+import diswot_search
+import search_spaces
+
+from .source_tree import ROOT
+
+EXPERIMENTS = sorted((ROOT / "experiments").glob("*.py"))
+SCRIPTS = [path for path in EXPERIMENTS if not path.name.startswith("_")]
+THIRD_PARTY = {"matplotlib", "numpy", "scipy", "timm", "torch"}
+by_name = pytest.mark.parametrize("path", EXPERIMENTS, ids=[path.stem for path in EXPERIMENTS])
+
+
+@by_name
+def test_an_experiment_imports_the_public_api_alone(path: Path) -> None:
+    packages = {"diswot_search": diswot_search.__all__, "search_spaces": search_spaces.__all__}
+    helpers = {one.stem for one in EXPERIMENTS if one.name.startswith("_")}
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            for module in (alias.name for alias in node.names):
+                root = module.partition(".")[0]
+                assert module in packages or root in sys.stdlib_module_names | THIRD_PARTY, module
+        elif isinstance(node, ast.ImportFrom):
+            assert node.module is not None
+            root = node.module.partition(".")[0]
+            if root in packages:
+                assert node.module == root, f"{node.module} is no part of the public API"
+                assert {alias.name for alias in node.names} <= set(packages[root])
+            else:
+                assert root in sys.stdlib_module_names | THIRD_PARTY | helpers, node.module
+
+
+@by_name
+def test_an_experiment_uses_names_that_exist(path: Path) -> None:
+    packages = {"ds": diswot_search.__all__, "search_spaces": search_spaces.__all__}
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id in packages:
+            assert node.attr in packages[node.value.id], f"{node.value.id}.{node.attr} is not exported"
+
+
+@by_name
+def test_an_experiment_is_readable(path: Path) -> None:
+    assert len(path.read_text().splitlines()) <= 600
+    assert path.read_text().startswith('"""')
+
+
+@pytest.mark.parametrize("path", SCRIPTS, ids=[path.stem for path in SCRIPTS])
+def test_a_script_parses_its_options_with_the_shared_parts(path: Path) -> None:
+    text = path.read_text()
+    assert "make_parser(__doc__" in text
+    assert "argparse.ArgumentParser" not in text
+    assert f"python experiments/{path.name}" in text
