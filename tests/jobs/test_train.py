@@ -364,7 +364,7 @@ def rank_bank(folder: Path) -> None:
             model = timm.create_model("cifar_resnet", arch="1x8", num_classes=classes)
         save_file(model.state_dict(), folder / f"{name}.safetensors")
         bank[name] = {**options, "checkpoint": folder / f"{name}.safetensors", "num_classes": classes}
-    rank_sources(bank, FEW, images=12, draws=2, out=folder / "ranking", device="cpu", progress=False)
+    rank_sources(bank, FEW, images=12, image_draws=2, out=folder / "ranking", device="cpu", progress=False)
 
 
 def learn_from_sources(out: Path, view: str) -> Training:
