@@ -27,14 +27,14 @@ class Layout:
 
     def to_map(self, raw: Tensor) -> Tensor:
         """The positions of a tensor as (B, C, H, W) in single precision, without class tokens."""
-        raw = raw.float().movedim(self.channels, 1)
+        raw = raw.float() if self.channels == 1 else raw.float().movedim(self.channels, 1)
         if self.grid is not None:
             return raw[:, :, self.skipped :].unflatten(2, self.grid)
         return raw[:, :, None, None] if raw.ndim == 2 else raw
 
     def to_rows(self, raw: Tensor) -> Tensor:
         """All tokens of a tensor as (B, C, T) in single precision, class tokens included."""
-        raw = raw.float().movedim(self.channels, 1)
+        raw = raw.float() if self.channels == 1 else raw.float().movedim(self.channels, 1)
         return raw[:, :, None] if raw.ndim == 2 else raw.flatten(2)
 
 
