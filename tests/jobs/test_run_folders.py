@@ -52,7 +52,7 @@ def _in_a_folder_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 @pytest.fixture
 def few_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
     """Pictures that take no time, since others test what is on them."""
-    training = importlib.import_module("diswot_search.jobs.train")
+    training = importlib.import_module("diswot_search.jobs.training_run")
     searching = importlib.import_module("diswot_search.jobs.search")
     monkeypatch.setattr(training, "plot_training", lambda rows, result: {"loss.png": b"loss"})
     monkeypatch.setattr(searching, "to_png", lambda figure: figure)
@@ -139,7 +139,7 @@ def test_the_deleted_files_of_a_training_are_made_again(rule: str, monkeypatch: 
     shutil.rmtree("run/student")
     for name in ("result.json", "metrics.csv", "loss.png"):
         Path("run", name).unlink()
-    monkeypatch.setattr("diswot_search.jobs.train.Trainer", None)  # nothing is trained or tested again
+    monkeypatch.setattr("diswot_search.jobs.training_run.Trainer", None)  # nothing is trained or tested again
     again = train("run", rule=rule, recipe_options={"ema": 0.5})
     assert again.result == whole.result
     after = files_in("run")
@@ -227,7 +227,7 @@ def test_a_pipeline_whose_stages_were_killed_before_they_began_goes_on(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("diswot_search.jobs.pipeline.Pipeline._find_guide", stop)
+        patch.setattr("diswot_search.jobs.guides.TeacherGuides.find", stop)
         with pytest.raises(KeyboardInterrupt):
             ds.run(out="run", **RUN)
     stages = {"teacher": TrainingFolder, "search": Study, "distilled": TrainingFolder, "alone": TrainingFolder}
@@ -249,7 +249,13 @@ def test_a_ranking_of_sources_that_was_killed_before_it_began_goes_on() -> None:
         Path("run/sources", name).touch()
     sources = {"one": torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3 * 8 * 8, 6)).eval()}
     ranking = ds.rank_sources(
-        sources, "digits", data_options=TRAIN["data_options"], images=20, draws=1, out="run/sources", progress=False
+        sources,
+        "digits",
+        data_options=TRAIN["data_options"],
+        images=20,
+        image_draws=1,
+        out="run/sources",
+        progress=False,
     )
     assert ranking.names == ("one",)
     assert RankingFolder.peek("run/sources").status == "complete"
