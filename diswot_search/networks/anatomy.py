@@ -106,7 +106,7 @@ class _Trace(TorchFunctionMode):
         self._open.append(_Call(module, self._numbers[module], self.now(), inputs, _version(inputs)))
         self._numbers[module] += 1
 
-    def _finish(self, module: nn.Module, args: Any, output: Any) -> None:
+    def _finish(self, module: nn.Module, args: object, output: object) -> None:
         call = self._open.pop()
         if isinstance(output, tuple | list):
             output = first_map(output, self._samples)
@@ -153,7 +153,7 @@ class _Trace(TorchFunctionMode):
         return None
 
 
-def _version(value: Any) -> int:
+def _version(value: object) -> int:
     return value._version if isinstance(value, Tensor) else 0
 
 

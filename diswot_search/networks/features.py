@@ -118,7 +118,7 @@ class FeatureReader:
     One run on an example finds the network's anatomy.
 
     Args:
-        model: Any classifier; its mode and its running statistics stay as they are.
+        model: object classifier; its mode and its running statistics stay as they are.
         example: Images (B, C, H, W) as the network takes them, or texts (B, L), with B of at least 2. Later batches
             have the same size.
         name: The network's name in messages.
@@ -135,8 +135,8 @@ class FeatureReader:
 
     def __init__(self, model: nn.Module, example: Tensor, name: str = "model") -> None:
         self.model: Any = model
-        self._caught: dict[Any, Tensor] = {}
-        self._calls: dict[Any, int] = {}
+        self._caught: dict[object, Tensor] = {}
+        self._calls: dict[object, int] = {}
         self._reading = False
         self._forward: Callable[[Tensor], Any] = self._run
         self._hooks = ExitStack()
@@ -219,11 +219,11 @@ class FeatureReader:
             mask=mask,
         )
 
-    def _maps(self, what: str, caught: dict[Any, Tensor]) -> tuple[Tensor, ...]:
+    def _maps(self, what: str, caught: dict[object, Tensor]) -> tuple[Tensor, ...]:
         places = enumerate(self._stages)
         return tuple(stage.layout.to_map(caught[what, i]) for i, stage in places if (what, i) in caught)
 
-    def _classifier(self, caught: dict[Any, Tensor]) -> tuple[Tensor, Tensor]:
+    def _classifier(self, caught: dict[object, Tensor]) -> tuple[Tensor, Tensor]:
         """The classifier's input and weight; those of several averaged layers are concatenated."""
         inputs = [head.pick(caught["pooled", place]).float() for place, head in enumerate(self._heads)]
         weights = [layer.weight.flatten(1).float() for layer in self._layers]
@@ -231,7 +231,7 @@ class FeatureReader:
             return inputs[0], weights[0]
         return torch.cat(inputs, 1) / len(inputs), torch.cat(weights, 1)
 
-    def _run(self, inputs: Tensor) -> tuple[Tensor, Tensor | None, dict[Any, Tensor]]:
+    def _run(self, inputs: Tensor) -> tuple[Tensor, Tensor | None, dict[object, Tensor]]:
         self._caught.clear()
         self._calls.clear()
         raw = None
@@ -243,7 +243,7 @@ class FeatureReader:
             logits = self.model(inputs)
         return logits, raw, dict(self._caught)
 
-    def _hook(self, key: Any, point: HookPoint) -> None:
+    def _hook(self, key: object, point: HookPoint) -> None:
         def keep(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any = None) -> None:
             if not self._reading:  # another run, or a run of a copy of the network, which has the same hooks
                 return
@@ -337,7 +337,7 @@ def _scoring_layer(model: nn.Module, example: Tensor, classes: int) -> nn.Module
 def _embed_scored(model: Any, layer: nn.Module) -> Callable[[Tensor], tuple[Tensor, Tensor]]:
     caught: list[Tensor] = []
 
-    def catch(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    def catch(module: nn.Module, args: tuple[object, ...], kwargs: dict[str, object]) -> None:
         caught[:] = [first_given(args, kwargs)]
 
     layer.register_forward_pre_hook(catch, with_kwargs=True)

@@ -54,7 +54,7 @@ class Forward:
         other_weight: A weight (N, D) to show in place of the classifier's own; None to show that.
     """
 
-    raw: Any
+    raw: object
     layout: Layout | None
     features: FeatureMap
     logits: Tensor
@@ -106,7 +106,7 @@ def run_forward(
     """Run a network once: by timm's calls if it has them, otherwise with hooks.
 
     Args:
-        model: Any classifier.
+        model: object classifier.
         inputs: Images (B, channels, H, W) or texts (B, L); the network may change them in place.
         mask: The tokens (B, L) that hold something; None if all do.
         features_made: Called when the features are made and the head is about to run.
@@ -146,7 +146,7 @@ def _forward_timm(model: Any, inputs: Tensor, size: torch.Size, features_made: C
 def _forward_hooked(model: nn.Module, inputs: Tensor, size: torch.Size) -> Forward:
     last: list[tuple[Tensor, Layout]] = []
 
-    def keep_map(module: nn.Module, _: Any, output: Any) -> None:
+    def keep_map(module: nn.Module, _: object, output: object) -> None:
         if isinstance(output, Tensor) and output.ndim in (3, 4) and len(output) == len(inputs):
             layout = find_layout(output, module, size, model)
             if layout is not None and layout.to_map(output[:1])[0, 0].numel() > 1:

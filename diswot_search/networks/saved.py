@@ -82,7 +82,7 @@ class ModelCard:
     macs: int | None = None
     interpolation: str = "bicubic"
     crop_pct: float = 1.0
-    made_of: dict[str, Any] = field(default_factory=dict)
+    made_of: dict[str, object] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         channels = len(self.mean)
@@ -159,13 +159,13 @@ def save_student(model: nn.Module, card: ModelCard, folder: str | os.PathLike[st
     return folder / WEIGHTS
 
 
-def _card_sha256(card: Mapping[str, Any]) -> str:
+def _card_sha256(card: Mapping[str, object]) -> str:
     return hashlib.sha256(json.dumps(card, sort_keys=True).encode()).hexdigest()
 
 
 def _timm_config(model: nn.Module, card: ModelCard) -> dict[str, Any]:
     """The configuration as timm reads it, with the card under a key of its own."""
-    config: dict[str, Any] = {"architecture": card.timm[0] if card.timm else card.name}
+    config: dict[str, object] = {"architecture": card.timm[0] if card.timm else card.name}
     config["num_classes"] = card.num_classes
     if isinstance(num_features := getattr(model, "num_features", None), int):
         config["num_features"] = num_features

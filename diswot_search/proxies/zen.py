@@ -152,7 +152,7 @@ class GaussianMode(TorchFunctionMode):
         return normalised
 
 
-def _ancestry(values: Iterable[Any]) -> int:
+def _ancestry(values: Iterable[object]) -> int:
     """The bits of these values and of all tensors from which they were made."""
     bits = 0
     for value in values:

@@ -52,7 +52,7 @@ class Controlled(Passes):
         controlled._change = change
         return controlled
 
-    def _admit(self, reading: Reading[Any]) -> None:
+    def _admit(self, reading: Reading[object]) -> None:
         if not reading.controlled:
             raise _refusal(reading.name)
 

@@ -129,7 +129,7 @@ class Recorder:
                 self.entry = self._record(entry, module)
             self.blocks.append(self._record(raw, module))
 
-    def _note_leaf(self, module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
+    def _note_leaf(self, module: nn.Module, args: object, kwargs: object, output: object) -> None:
         if isinstance(output, Tensor) and first_map(output, self.samples) is output:
             self.leaves.append(self._record(output.detach()[:1].clone(), module))
 
@@ -172,7 +172,7 @@ def _rows(values: Tensor, samples: int) -> Tensor:
     return values.reshape(samples, -1)
 
 
-def _without_autocast(device: torch.device) -> AbstractContextManager[Any]:
+def _without_autocast(device: torch.device) -> AbstractContextManager[object]:
     available = torch.amp.is_autocast_available(device.type)
     return torch.autocast(device.type, enabled=False) if available else nullcontext()
 

@@ -39,7 +39,7 @@ class Product:
         options: Stride, padding, dilation and groups of a convolution; empty for a linear map.
     """
 
-    function: Any
+    function: object
     inputs: Tensor
     weight: Tensor
     shape: torch.Size
@@ -103,14 +103,14 @@ class Products(TorchFunctionMode):
 
     def _note_convolution(
         self,
-        function: Any,
+        function: object,
         output: Tensor,
         input: Tensor,
         weight: Tensor,
         bias: Tensor | None = None,
-        stride: Any = 1,
-        padding: Any = 0,
-        dilation: Any = 1,
+        stride: object = 1,
+        padding: object = 0,
+        dilation: object = 1,
         groups: int = 1,
     ) -> None:
         inputs = input.detach().float()

@@ -47,7 +47,7 @@ class Reading(Generic[T]):
         name: The name of the method.
     """
 
-    def __init__(self, function: Callable[[Any], T], kinds: frozenset[str] = frozenset(), controlled: bool = False):
+    def __init__(self, function: Callable[[object], T], kinds: frozenset[str] = frozenset(), controlled: bool = False):
         self.function = function
         self.kinds = kinds
         self.controlled = controlled
@@ -83,7 +83,7 @@ def reading(*given: Any, controlled: bool = False) -> Any:
     return lambda function: Reading(function, frozenset(given), controlled)
 
 
-def readings_of(owner: type[Timed]) -> dict[str, Reading[Any]]:
+def readings_of(owner: type[Timed]) -> dict[str, Reading[object]]:
     """The readings of a class, by name."""
     attributes = {name: getattr(owner, name) for name in dir(owner)}
     return {name: value for name, value in attributes.items() if isinstance(value, Reading)}
@@ -129,7 +129,7 @@ class Timed:
         value: T = self._values[name]
         return value
 
-    def _take_anew(self, name: str, function: Callable[[Any], Any]) -> None:
+    def _take_anew(self, name: str, function: Callable[[object], object]) -> None:
         frame, started = _Frame(), time.perf_counter()
         self._frames.append(frame)
         try:

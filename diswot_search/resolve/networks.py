@@ -41,7 +41,7 @@ def as_network(
     checkpoint: str | os.PathLike[str] | None = None,
     pretrained: bool = False,
     new_classifier: bool = False,
-    **options: Any,
+    **options: object,
 ) -> Network:
     """The network that a name, a path, a module or an architecture stands for.
 

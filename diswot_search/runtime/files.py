@@ -89,7 +89,7 @@ def finite_only(value: Any) -> Any:
     return value
 
 
-def csv_line(values: Sequence[Any]) -> str:
+def csv_line(values: Sequence[object]) -> str:
     """One line of a CSV file."""
     line = io.StringIO(newline="")
     csv.writer(line, lineterminator="\n").writerow(values)

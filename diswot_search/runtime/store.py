@@ -78,7 +78,7 @@ class Table:
         quoted = ", ".join(f'"{name}"' for name in names)
         return f"INSERT INTO {self.name} ({quoted}) VALUES ({', '.join('?' * len(names))})"
 
-    def sealed(self, rows: Iterable[Sequence[Any]]) -> Iterator[tuple[Any, ...]]:
+    def sealed(self, rows: Iterable[Sequence[object]]) -> Iterator[tuple[object, ...]]:
         """Rows with their checksums, to be stored by `insertion`.
 
         Args:
@@ -102,7 +102,7 @@ class Table:
                     return row
         return None
 
-    def _covered(self) -> list[itemgetter[Any]]:
+    def _covered(self) -> list[itemgetter[object]]:
         """What takes the values that each checksum covers from a row."""
         order = list(self.columns)
         return [itemgetter(*map(order.index, names)) for names in self.checksums.values()]

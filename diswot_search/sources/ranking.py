@@ -42,7 +42,7 @@ class Measured:
     similarities: tuple[float, ...] = ()
     reason: str | None = None
 
-    def summary(self) -> dict[str, Any]:
+    def summary(self) -> dict[str, object]:
         """All values, with means and standard deviations over the draws, as JSON values."""
         has_values = bool(self.values)
         return {
@@ -220,7 +220,7 @@ class SourceRanking:
                 f"data is {name} with {num_classes}; rank them for it."
             )
 
-    def result(self) -> dict[str, Any]:
+    def result(self) -> dict[str, object]:
         """The complete ranking, the most similar source first, as JSON values."""
         weights = self.weights()
         return {

@@ -230,7 +230,7 @@ class NSGA2(PopulationSearch):
         population: int = 20,
         crossover: float = 0.5,
         objectives: Sequence[str] = ("score", "params"),
-        **common: Any,
+        **common: object,
     ) -> None:
         super().__init__(
             space,
@@ -309,7 +309,7 @@ def create_algorithm(
     seed: int = 0,
     feasible: Callable[[Architecture], bool] | None = None,
     start: Architecture | None = None,
-    **options: Any,
+    **options: object,
 ) -> Algorithm:
     """Make an algorithm by name.
 
