@@ -79,7 +79,7 @@ if TYPE_CHECKING:
     from .resolve.runs import PipelineResult
     from .resolve.sources import as_sources
     from .runtime.failures import MachineError
-    from .runtime.run_folder import RunFolderError
+    from .runtime.files import RunFolderError
     from .sources.evidence import Evidence, TransferabilityError
     from .sources.ranking import SourceRanking
     from .sources.source import SourceError

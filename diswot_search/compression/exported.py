@@ -26,7 +26,7 @@ from ..checks import check_whole
 from ..data.image_sets import ImageSet
 from ..networks.preprocessing import Preprocessed, Preprocessor
 from ..networks.saved import ModelCard
-from ..runtime.run_folder import write_atomically
+from ..runtime.files import write_atomically
 from ..runtime.seeding import isolated_random_state
 
 TOLERANCE = 1e-4

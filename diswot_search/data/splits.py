@@ -19,7 +19,7 @@ from torch import Tensor
 from ..checks import check_whole, listed
 from ..options.base import from_options
 from ..options.data import ArraySplitsOptions, CreateSplitsOptions, DivisionOptions
-from ..runtime.run_folder import differences
+from ..runtime.configuration import differences
 from ..runtime.seeding import stable_seed
 from . import with_timm
 from .arrays import data_set_of_arrays

@@ -41,8 +41,10 @@ from ..reports.comparison_figures import COMPARISON_PICTURES
 from ..reports.progress import ProgressBar
 from ..reports.style import to_png
 from ..resolve.searches import as_teacher
+from ..runtime.configuration import versions
+from ..runtime.files import csv_line
 from ..runtime.interruption import Interruption
-from ..runtime.run_folder import COMPLETE, csv_line, versions
+from ..runtime.run_folder import COMPLETE
 from ..study.evaluator import (
     NO_TEACHER,
     SIZES,

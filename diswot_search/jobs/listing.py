@@ -31,7 +31,7 @@ from ..reports.study import (
 )
 from ..reports.training import compare_trainings, describe_training, format_distillers, format_training
 from ..resolve.folders import kind_of
-from ..runtime.run_folder import RunFolderError
+from ..runtime.files import RunFolderError
 from ..study.study import Study
 from ..training.result import read_result
 from .pipeline_results import SEARCH, read_ranking, read_trainings

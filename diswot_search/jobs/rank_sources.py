@@ -30,10 +30,12 @@ from ..reports.sources import LABELS, describe_ranking, format_ranking, plot_ran
 from ..reports.style import to_png
 from ..resolve.data import as_splits
 from ..resolve.sources import Sources, as_sources
+from ..runtime.configuration import differences
 from ..runtime.devices import device_name, resolve_device
 from ..runtime.failures import failure_reason, stop_if_machine_failed
+from ..runtime.files import RunFolderError, as_json, csv_line, finite_only
 from ..runtime.interruption import Interruption
-from ..runtime.run_folder import COMPLETE, RunFolderError, as_json, csv_line, differences, finite_only
+from ..runtime.run_folder import COMPLETE
 from ..sources.evidence import Evidence, TransferabilityError
 from ..sources.folder import RankingFolder, ranking_files
 from ..sources.frozen import FrozenSource, check_images, load_source

@@ -21,8 +21,8 @@ from ..reports.style import to_png
 from ..resolve.searches import as_budget
 from ..runtime.devices import device_name
 from ..runtime.failures import MachineError, stop_if_machine_failed
+from ..runtime.files import RunFolderError
 from ..runtime.interruption import Interruption
-from ..runtime.run_folder import RunFolderError
 from ..study.algorithms import create_algorithm
 from ..study.budget import Budget, BudgetError
 from ..study.costs import Costs

@@ -23,7 +23,7 @@ from ..networks.features import Shapes
 from ..networks.network import Network
 from ..options.training import SourceOptions
 from ..resolve.sources import SourceLike, as_sources
-from ..runtime.run_folder import RunFolderError
+from ..runtime.files import RunFolderError
 from ..runtime.typed_json import decode_stored, encode_fields
 from ..sources.frozen import load_source
 from ..sources.ranking import SourceRanking

@@ -26,8 +26,9 @@ from ..options.training import TrainingOptions
 from ..reports.progress import TrainingCurves, TrainingProgress
 from ..reports.training import metrics_csv
 from ..reports.training_figures import plot_training
+from ..runtime.configuration import versions
 from ..runtime.devices import device_name, resolve_device
-from ..runtime.run_folder import RunFolderError, versions
+from ..runtime.files import RunFolderError
 from ..runtime.seeding import isolated_random_state, stable_seed
 from ..study.budget import measure_latency
 from ..training.checkpoint import BEST, LAST, Checkpoint, load_shipped, read_checkpoint

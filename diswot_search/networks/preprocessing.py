@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..data.probe import Probe
-from ..runtime.run_folder import as_json
+from ..runtime.files import as_json
 
 
 @dataclass(frozen=True)

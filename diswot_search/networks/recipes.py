@@ -19,7 +19,7 @@ from search_spaces.recipes import space_from_recipe
 from search_spaces.space import Architecture, SearchSpace
 
 from ..runtime.checksums import file_sha256
-from ..runtime.run_folder import as_json
+from ..runtime.files import as_json
 from .classifiers import classifier_names, remove_classifier, replace_classifier
 from .saved import ModelCard, load_student, load_weights
 

@@ -22,7 +22,7 @@ from search_spaces.stored_options import check_stored_options
 from search_spaces.weights import load_checkpoint
 
 from ..runtime.checksums import CHECKSUM, ChecksumError, fill_checksum, verify_file
-from ..runtime.run_folder import as_json, write_atomically
+from ..runtime.files import as_json, write_atomically
 from ..runtime.seeding import isolated_random_state
 
 WEIGHTS = "student.safetensors"

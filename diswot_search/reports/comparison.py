@@ -21,7 +21,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ..comparison.results import Estimate, ProxyResult, ScoreTable, correlation_matrix
-from ..runtime.run_folder import finite_only
+from ..runtime.files import finite_only
 from .style import format_count
 
 STATISTICS: dict[str, Callable[[ProxyResult], Estimate]] = {

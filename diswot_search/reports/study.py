@@ -22,7 +22,7 @@ from search_spaces.space import SearchSpace
 from ..options.search import DEFAULT_PROXY
 from ..proxies.aggregate import RankAggregate
 from ..proxies.registry import get_proxy, match_proxies
-from ..runtime.run_folder import RunFolderError, write_atomically
+from ..runtime.files import RunFolderError, write_atomically
 from ..study.budget import cheapest
 from ..study.study import Candidate, Study
 from .style import BLUE, GREEN, GREY, ORANGE, human_number, new_figure, style_axes, to_png

@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ..distillation.base import get_distiller, list_distillers
-from ..runtime.run_folder import csv_line
+from ..runtime.files import csv_line
 from ..training.result import EpochRow, FinalMetrics, SourceFacts, SourceWeighting, StudentFacts, TrainingResult
 from .style import format_count, human_number
 

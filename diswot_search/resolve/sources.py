@@ -25,7 +25,7 @@ from ..networks.classifiers import classifier_names
 from ..networks.network import Network
 from ..networks.recipes import WithoutClassifier
 from ..networks.saved import DISTILLED, FOLDER, WEIGHTS, find_student, read_card
-from ..runtime.run_folder import as_json
+from ..runtime.files import as_json
 from ..runtime.seeding import isolated_random_state
 from ..sources.frozen import unbuildable
 from ..sources.source import SOURCE_KEYS, SourceError, as_source

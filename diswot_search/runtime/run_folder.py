@@ -15,8 +15,8 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
 
-from .configuration import differences, score_versions, versions
-from .files import RunFolderError, as_json, csv_line, finite_only, write_atomically
+from .configuration import differences, score_versions
+from .files import RunFolderError, as_json, finite_only, write_atomically
 from .lock import LOCK, lock_folder
 from .store import (
     APPLICATION_ID,
@@ -33,21 +33,6 @@ from .store import (
 
 if TYPE_CHECKING:
     from typing_extensions import Self
-
-__all__ = [
-    "Layout",
-    "RunFolder",
-    "RunFolderError",
-    "Table",
-    "as_json",
-    "csv_line",
-    "differences",
-    "finite_only",
-    "kind_of",
-    "no_store",
-    "versions",
-    "write_atomically",
-]
 
 CONFIG = "config.json"
 

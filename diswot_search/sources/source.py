@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from ..networks.network import Network
-from ..runtime.run_folder import as_json
+from ..runtime.files import as_json
 
 EXAMINED_BATCH = 64
 """Number of streamed images that are examined to see whether all are greyscale."""

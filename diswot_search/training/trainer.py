@@ -23,8 +23,8 @@ from ..data.augmentation import Augmentation
 from ..data.image_sets import Images, ImageSet
 from ..data.splits import Splits
 from ..networks.frozen import FrozenNetwork
+from ..runtime.files import RunFolderError
 from ..runtime.interruption import Interruption
-from ..runtime.run_folder import RunFolderError
 from ..runtime.seeding import isolated_random_state, stable_seed
 from .checkpoint import BEST, LAST, Checkpoint, load_optimizer_state, optimizer_state, with_prefix, without_prefix
 from .folder import TrainingFolder

@@ -22,7 +22,8 @@ from diswot_search.data.errors import DataError
 from diswot_search.data.image_sets import ResidentSet, StreamedSet
 from diswot_search.data.splits import Splits, create_splits
 from diswot_search.resolve.data import as_splits
-from diswot_search.runtime.run_folder import as_json, differences
+from diswot_search.runtime.configuration import differences
+from diswot_search.runtime.files import as_json
 from diswot_search.testing.randomness import random_state
 
 from .helpers import SEEDS, SKEWED, counts, filled, numbers, save, write_images

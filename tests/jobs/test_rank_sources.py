@@ -28,7 +28,7 @@ from diswot_search.data.splits import Splits
 from diswot_search.jobs import rank_sources as source_ranking
 from diswot_search.jobs.rank_sources import load_ranking, rank_sources
 from diswot_search.reports.sources import describe_ranking, format_measures, format_ranking, plot_ranking
-from diswot_search.runtime.run_folder import RunFolderError
+from diswot_search.runtime.files import RunFolderError
 from diswot_search.sources import measures as relatedness_measures
 from diswot_search.sources.evidence import Evidence
 from diswot_search.sources.folder import RankingFolder

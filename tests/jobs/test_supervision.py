@@ -33,7 +33,7 @@ from diswot_search.jobs.rank_sources import rank_sources
 from diswot_search.jobs.train import distill, train
 from diswot_search.networks.features import Features, Shapes
 from diswot_search.reports.training import format_training
-from diswot_search.runtime.run_folder import RunFolderError
+from diswot_search.runtime.files import RunFolderError
 from diswot_search.sources.frozen import FrozenSource
 from diswot_search.sources.ranking import SourceRanking
 from diswot_search.training.checkpoint import read_checkpoint

@@ -39,7 +39,7 @@ from diswot_search.jobs.rank_sources import rank_sources
 from diswot_search.jobs.train import distill, train
 from diswot_search.networks.features import Features
 from diswot_search.networks.saved import load_student, read_card
-from diswot_search.runtime.run_folder import RunFolderError
+from diswot_search.runtime.files import RunFolderError
 from diswot_search.training.checkpoint import BEST, LAST, read_checkpoint
 from diswot_search.training.folder import TrainingFolder
 from diswot_search.training.recipe import RecipeError, create_recipe

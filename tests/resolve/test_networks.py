@@ -15,7 +15,7 @@ import diswot_search as ds
 from diswot_search.networks.network import Network
 from diswot_search.networks.saved import ModelCard, save_student
 from diswot_search.resolve.networks import as_network
-from diswot_search.runtime.run_folder import RunFolderError
+from diswot_search.runtime.files import RunFolderError
 from search_spaces import Architecture, ArchitectureError, SearchSpace, UnknownNameError, create_space
 
 CELL = "|nor_conv_3x3~0|+|skip_connect~0|none~1|+|skip_connect~0|nor_conv_1x1~1|avg_pool_3x3~2|"

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from diswot_search.runtime.run_folder import RunFolderError
+from diswot_search.runtime.files import RunFolderError
 from diswot_search.runtime.typed_json import JsonError, beside, decode, decode_stored, encode
 
 

@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from diswot_search import Record, RunFolderError, Study
-from diswot_search.runtime.run_folder import write_atomically
+from diswot_search.runtime.files import write_atomically
 from diswot_search.study.study import StoredCost
 from search_spaces import NASBench201Space, SearchSpace, create_space
 

@@ -13,7 +13,7 @@ import torch
 from timm.optim import create_optimizer_v2
 from torch import Tensor, nn
 
-from diswot_search.runtime.run_folder import RunFolderError
+from diswot_search.runtime.files import RunFolderError
 from diswot_search.training.checkpoint import (
     LAST,
     Checkpoint,

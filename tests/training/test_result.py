@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from diswot_search.runtime.run_folder import RunFolderError
+from diswot_search.runtime.files import RunFolderError
 from diswot_search.training.folder import TrainingFolder
 from diswot_search.training.result import EpochRow, StudentFacts, TrainingResult, read_result, read_rows
 
