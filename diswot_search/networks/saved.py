@@ -82,7 +82,7 @@ class ModelCard:
     macs: int | None = None
     interpolation: str = "bicubic"
     crop_pct: float = 1.0
-    made_of: dict[str, Any] = field(default_factory=dict)
+    made_of: dict[str, object] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         channels = len(self.mean)
@@ -159,7 +159,7 @@ def save_student(model: nn.Module, card: ModelCard, folder: str | os.PathLike[st
     return folder / WEIGHTS
 
 
-def _card_sha256(card: Mapping[str, Any]) -> str:
+def _card_sha256(card: Mapping[str, object]) -> str:
     return hashlib.sha256(json.dumps(card, sort_keys=True).encode()).hexdigest()
 
 

@@ -20,7 +20,7 @@ PACKAGE = __name__.partition(".")[0]
 _PLAIN = (type(None), bool, int, float, complex, str, bytes, type(...), torch.dtype, torch.device)
 
 
-def belongs_here(function: Callable[..., Any], name: str) -> bool:
+def belongs_here(function: Callable[..., object], name: str) -> bool:
     """Whether a function has this name in this package, so that the package's version determines what it computes."""
     if not isinstance(function, types.FunctionType) or function.__closure__:
         return False
@@ -28,7 +28,7 @@ def belongs_here(function: Callable[..., Any], name: str) -> bool:
     return package == PACKAGE and function.__qualname__ == name
 
 
-def fingerprint(function: Callable[..., Any]) -> str:
+def fingerprint(function: Callable[..., object]) -> str:
     """Where a function comes from, and a hash of everything visible that it computes with.
 
     The hash covers the function's source and code, its defaults, its closure, the globals that it names, and what a
@@ -42,7 +42,7 @@ def fingerprint(function: Callable[..., Any]) -> str:
     return f"{_place(function)}, code {_hash(_describe(function, ()).encode())[:16]}"
 
 
-def _describe(value: Any, above: tuple[int, ...]) -> str:
+def _describe(value: object, above: tuple[int, ...]) -> str:
     """A text that two values share only if they are equal; `above` holds the ids of the values around this one."""
     kind = type(value)
     if kind in _PLAIN:
@@ -60,11 +60,11 @@ def _describe(value: Any, above: tuple[int, ...]) -> str:
     return _opaque(value)
 
 
-def _opaque(value: Any) -> str:
+def _opaque(value: object) -> str:
     return f"{_place(type(value))} {uuid.uuid4().hex}"
 
 
-def _describe_all(values: Iterable[Any], above: tuple[int, ...]) -> str:
+def _describe_all(values: Iterable[object], above: tuple[int, ...]) -> str:
     return f"({', '.join(_describe(value, above) for value in values)})"
 
 
@@ -92,7 +92,7 @@ def _names(code: types.CodeType) -> list[str]:
     return sorted({*code.co_names, *inner})
 
 
-def _contents(cell: types.CellType) -> Any:
+def _contents(cell: types.CellType) -> object:
     try:
         return cell.cell_contents
     except ValueError:  # the variable has no value yet
@@ -109,7 +109,7 @@ def _describe_builtin(function: types.BuiltinFunctionType, above: tuple[int, ...
     return f"{_place(function)} {'' if isinstance(owner, types.ModuleType) else _describe(owner, above)}"
 
 
-def _describe_set(values: Iterable[Any], above: tuple[int, ...]) -> str:
+def _describe_set(values: Iterable[object], above: tuple[int, ...]) -> str:
     return f"({', '.join(sorted(_describe(value, above) for value in values))})"
 
 
@@ -143,7 +143,7 @@ _DESCRIPTIONS: dict[type, Callable[[Any, tuple[int, ...]], str]] = {
 """How values are described, by exact type, because a subclass may hold more."""
 
 
-def _place(value: Any) -> str:
+def _place(value: object) -> str:
     kind = type(value)
     return f"{getattr(value, '__module__', kind.__module__)}.{getattr(value, '__qualname__', kind.__qualname__)}"
 
