@@ -91,7 +91,7 @@ if TYPE_CHECKING:
     from .study.records import Record, Score
     from .study.study import Candidate, Study
     from .training.recipe import Recipe, RecipeError, create_recipe
-    from .training.result import Training
+    from .training.result import EpochRow, Training, TrainingResult
     from .training.trainer import DivergenceError
 
     __version__: str
@@ -232,7 +232,7 @@ _EXPORTS = {
         "RecipeError",
         "create_recipe",
     ),
-    "diswot_search.training.result": ("Training",),
+    "diswot_search.training.result": ("EpochRow", "Training", "TrainingResult"),
     "diswot_search.training.trainer": ("DivergenceError",),
     "search_spaces": (
         "AccuracyTable",
@@ -267,6 +267,7 @@ __all__ = [
     "Distiller",
     "DistillerError",
     "DivergenceError",
+    "EpochRow",
     "Estimate",
     "Evaluator",
     "Evidence",
@@ -298,6 +299,7 @@ __all__ = [
     "Study",
     "TeacherBank",
     "Training",
+    "TrainingResult",
     "TransferabilityError",
     "UnknownNameError",
     "as_network",

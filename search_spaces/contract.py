@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.nn.functional as F
 from timm.models import build_model_with_cfg
 from torch import nn
+
+N = TypeVar("N", bound="ClassifierMixin")
 
 
 class ClassifierMixin:
@@ -29,7 +31,7 @@ class ClassifierMixin:
         self.reset_classifier(num_classes)
 
     @classmethod
-    def for_timm(cls, name: str, pretrained: bool, kwargs: dict[str, Any], **shape: Any) -> Any:
+    def for_timm(cls: type[N], name: str, pretrained: bool, kwargs: dict[str, Any], **shape: Any) -> N:
         """Make the network for an entry point of timm.
 
         Args:

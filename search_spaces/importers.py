@@ -34,7 +34,7 @@ from .nasbench201 import EDGES, format_cell
 from .registry import UnknownNameError, unknown_name_message
 from .tables import check_new_table, write_table
 
-Row = dict[str, Any]
+Row = dict[str, object]
 
 
 ACCURACIES = {
@@ -127,7 +127,7 @@ def import_nasbench201(
     return len(rows)
 
 
-def _load_torch_file(path: Path, take: Callable[[dict[str, Any]], None]) -> Any:
+def _load_torch_file(path: Path, take: Callable[[dict[str, object]], None]) -> Any:
     """The content of the file without the architectures; `take` is called with each of those."""
 
     class Unpickler(_EntryUnpickler):
@@ -318,7 +318,7 @@ def _score_alone(value: dict[str, object]) -> object:
     return value.get("score", value)
 
 
-def _numbers(values: Mapping[str, Any]) -> Row:
+def _numbers(values: Mapping[str, Any]) -> dict[str, float]:
     scores = {name: score for name, score in values.items() if name not in ("val_accuracy", "id")}
     return {"val_accuracy": float(values["val_accuracy"])} | {k: float(v) for k, v in scores.items() if v is not None}
 

@@ -8,8 +8,7 @@ pass `check_stored_options` first; options from Python are the caller's own and 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Collection, Mapping
-from typing import Any
+from collections.abc import Callable, Collection, Mapping
 
 import timm
 from timm.models import build_model_with_cfg
@@ -17,7 +16,7 @@ from timm.models import build_model_with_cfg
 
 def _loader_options() -> frozenset[str]:
     """Options that timm's own loading code takes, in the version that is installed."""
-    loaders: tuple[Any, ...] = (timm.create_model, build_model_with_cfg)
+    loaders: tuple[Callable[..., object], ...] = (timm.create_model, build_model_with_cfg)
     parameters = (p for loader in loaders for p in inspect.signature(loader).parameters.values())
     names = {p.name for p in parameters if p.kind is not p.VAR_KEYWORD}
     return frozenset(names - {"model_name", "model_cls", "variant"})  # what is built, which loads nothing

@@ -72,7 +72,7 @@ class TimmSpace(SearchSpace):
         self,
         name: str,
         model: str | Make,
-        decisions: Mapping[str, Sequence[Any] | Mapping[Any, Any]],
+        decisions: Mapping[str, Sequence[object] | Mapping[Any, object]],
         *,
         fixed: Mapping[str, object] | None = None,
         attributes: Mapping[str, object] | None = None,
@@ -166,7 +166,7 @@ class TimmSpace(SearchSpace):
     # -- from files -----------------------------------------------------------------------------
 
     @classmethod
-    def from_mapping(cls, mapping: Mapping[str, Any], **options: Any) -> TimmSpace:
+    def from_mapping(cls, mapping: Mapping[str, Any], **options: object) -> TimmSpace:
         """Make a space from a mapping of the constructor's arguments.
 
         Args:

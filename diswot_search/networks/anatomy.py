@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -101,7 +101,7 @@ class _Trace(TorchFunctionMode):
     def now(self) -> int:
         return next(self._clock)
 
-    def _begin(self, module: nn.Module, args: Any, kwargs: Any) -> None:
+    def _begin(self, module: nn.Module, args: tuple[object, ...], kwargs: Mapping[str, object]) -> None:
         inputs = first_given(args, kwargs)
         self._open.append(_Call(module, self._numbers[module], self.now(), inputs, _version(inputs)))
         self._numbers[module] += 1
@@ -115,7 +115,13 @@ class _Trace(TorchFunctionMode):
             call.rectified = bool((output >= 0).all() & output.any())
         self.calls.append(call)
 
-    def __torch_function__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None) -> Any:
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: object,
+        args: tuple[object, ...] = (),
+        kwargs: Mapping[str, object] | None = None,
+    ) -> object:
         if func not in ACTIVATIONS:
             return func(*args, **(kwargs or {}))
         inputs = first_given(args, kwargs or {})
@@ -215,7 +221,7 @@ class Anatomy:
         ReadingError: The network gives no logits, or fails on the example.
     """
 
-    def __init__(self, model: Any, example: Tensor, name: str) -> None:
+    def __init__(self, model: nn.Module, example: Tensor, name: str) -> None:
         self._model = model
         self._example = example
         self._blocks = set(find_stage_blocks(model))

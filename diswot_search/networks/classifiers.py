@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from .contract import classifier_layers, has_timm_contract, is_linear
+from .contract import TimmNetwork, classifier_layers, has_timm_contract, is_linear
 
 
 class ClassifierError(ValueError):
@@ -83,7 +83,7 @@ def classifier_names(model: nn.Module) -> tuple[str, ...]:
     return tuple(linear) if len(linear) == 1 else ()
 
 
-def _reset(model: Any, num_classes: int, make: Callable[[Any], nn.Module]) -> None:
+def _reset(model: Any, num_classes: int, make: Callable[[nn.Linear | nn.Conv2d], nn.Module]) -> None:
     """Let the network reset its classifier, or replace each linear layer of it by `make(layer)`."""
     if has_timm_contract(model) and callable(getattr(model, "reset_classifier", None)):
         model.reset_classifier(num_classes, **_pooling(model))
@@ -99,7 +99,7 @@ def _reset(model: Any, num_classes: int, make: Callable[[Any], nn.Module]) -> No
         model.num_classes = num_classes
 
 
-def _pooling(model: Any) -> dict[str, str]:
+def _pooling(model: TimmNetwork) -> dict[str, str]:
     """The current pooling as an argument, if `reset_classifier` would change it, as in older versions of timm."""
     parameter = inspect.signature(model.reset_classifier).parameters.get("global_pool")
     if parameter is None or parameter.default is None:
@@ -109,7 +109,7 @@ def _pooling(model: Any) -> dict[str, str]:
     return next(({"global_pool": kind} for kind in kinds if isinstance(kind, str)), {})
 
 
-def _new_layer(layer: Any, num_classes: int) -> nn.Module:
+def _new_layer(layer: nn.Linear | nn.Conv2d, num_classes: int) -> nn.Module:
     bias = layer.bias is not None
     if isinstance(layer, nn.Conv2d):
         geometry: dict[str, Any] = {"stride": layer.stride, "padding": layer.padding}

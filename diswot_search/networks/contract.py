@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 from torch import Tensor, nn
@@ -15,7 +15,27 @@ class ReadingError(RuntimeError):
     """A network, or a control, does not give what is read off it."""
 
 
-def has_timm_contract(model: nn.Module) -> bool:
+class TimmNetwork(nn.Module):
+    """The calls of timm's contract, for annotations: networks have them without being of this class."""
+
+    def forward_features(self, x: Tensor) -> object:
+        """The features in the form that the head takes: mostly one tensor (B, ...), in some networks several."""
+        raise NotImplementedError
+
+    def forward_head(self, x: object) -> Tensor:
+        """Features to logits (B, classes)."""
+        raise NotImplementedError
+
+    def get_classifier(self) -> object:
+        """The last layer, a tuple of several averaged layers, or a module that holds them."""
+        raise NotImplementedError
+
+    def reset_classifier(self, num_classes: int, **options: str) -> None:
+        """Replace the classifier by a new one."""
+        raise NotImplementedError
+
+
+def has_timm_contract(model: nn.Module) -> TypeGuard[TimmNetwork]:
     """Whether the model has timm's calls for features, head and classifier."""
     return all(callable(getattr(model, name, None)) for name in ("forward_features", "forward_head", "get_classifier"))
 
@@ -66,12 +86,12 @@ def call_with_tensors(module: nn.Module, tensors: Mapping[int, Tensor], inputs: 
     return output
 
 
-def first_given(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+def first_given(args: tuple[object, ...], kwargs: Mapping[str, object]) -> Any:
     """The first argument of a module's call, by position or by name; None if there is none."""
     return next(iter((*args, *kwargs.values())), None)
 
 
-def classifier_layers(model: Any) -> list[nn.Module]:
+def classifier_layers(model: TimmNetwork) -> list[nn.Module]:
     """The linear layers of a timm model's classifier."""
     head = model.get_classifier()
     # The classifier is one layer, a tuple of several averaged layers, or a module that holds them.
@@ -107,6 +127,6 @@ def pick_scores(output: Tensor, logits: Tensor) -> Callable[[Tensor], Tensor] | 
     return None
 
 
-def describe(value: Any) -> str:
+def describe(value: object) -> str:
     """A value's shape, or its type if it is no tensor, for messages."""
     return f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__

@@ -21,7 +21,7 @@ Proxies (`readings`), distillers and sources all read networks by these definiti
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
@@ -32,6 +32,10 @@ from torch import Tensor, nn
 from .anatomy import Anatomy, HookPoint
 from .contract import ReadingError, evaluation_mode, first_given, is_linear
 from .layouts import FeatureMap, as_size, declared_layout, find_layout, first_map
+
+Key = str | tuple[str, int]
+"""The name of a tensor that a hook catches, with the number of its stage or classifier if there are several."""
+
 
 READABLE = ("logits", "pooled", "features", "stages", "preactivations")
 """The kinds of features that a distiller can read from a network."""
@@ -135,10 +139,10 @@ class FeatureReader:
 
     def __init__(self, model: nn.Module, example: Tensor, name: str = "model") -> None:
         self.model: Any = model
-        self._caught: dict[object, Tensor] = {}
-        self._calls: dict[object, int] = {}
+        self._caught: dict[Key, Tensor] = {}
+        self._calls: dict[Key, int] = {}
         self._reading = False
-        self._forward: Callable[[Tensor], Any] = self._run
+        self._forward: Callable[[Tensor], tuple[Tensor, Tensor | None, dict[Key, Tensor]]] = self._run
         self._hooks = ExitStack()
         self._wanted: frozenset[str] = frozenset()
         with evaluation_mode(model, batch_statistics=False), torch.no_grad():
@@ -219,11 +223,11 @@ class FeatureReader:
             mask=mask,
         )
 
-    def _maps(self, what: str, caught: dict[object, Tensor]) -> tuple[Tensor, ...]:
+    def _maps(self, what: str, caught: dict[Key, Tensor]) -> tuple[Tensor, ...]:
         places = enumerate(self._stages)
         return tuple(stage.layout.to_map(caught[what, i]) for i, stage in places if (what, i) in caught)
 
-    def _classifier(self, caught: dict[object, Tensor]) -> tuple[Tensor, Tensor]:
+    def _classifier(self, caught: dict[Key, Tensor]) -> tuple[Tensor, Tensor]:
         """The classifier's input and weight; those of several averaged layers are concatenated."""
         inputs = [head.pick(caught["pooled", place]).float() for place, head in enumerate(self._heads)]
         weights = [layer.weight.flatten(1).float() for layer in self._layers]
@@ -231,7 +235,7 @@ class FeatureReader:
             return inputs[0], weights[0]
         return torch.cat(inputs, 1) / len(inputs), torch.cat(weights, 1)
 
-    def _run(self, inputs: Tensor) -> tuple[Tensor, Tensor | None, dict[object, Tensor]]:
+    def _run(self, inputs: Tensor) -> tuple[Tensor, Tensor | None, dict[Key, Tensor]]:
         self._caught.clear()
         self._calls.clear()
         raw = None
@@ -243,8 +247,8 @@ class FeatureReader:
             logits = self.model(inputs)
         return logits, raw, dict(self._caught)
 
-    def _hook(self, key: object, point: HookPoint) -> None:
-        def keep(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any = None) -> None:
+    def _hook(self, key: Key, point: HookPoint) -> None:
+        def keep(module: nn.Module, args: tuple[object, ...], kwargs: Mapping[str, object], output: Any = None) -> None:
             if not self._reading:  # another run, or a run of a copy of the network, which has the same hooks
                 return
             if point.shared:
@@ -264,7 +268,7 @@ class FeatureReader:
 # -- one embedding for each image ---------------------------------------------------------------
 
 
-def embed_network(model: Any, example: Tensor) -> Callable[[Tensor], Tensor]:
+def embed_network(model: nn.Module, example: Tensor) -> Callable[[Tensor], Tensor]:
     """Find the embeddings (B, d) of a network without a classifier.
 
     Args:
@@ -334,10 +338,10 @@ def _scoring_layer(model: nn.Module, example: Tensor, classes: int) -> nn.Module
     return ran[-1] if ran else None
 
 
-def _embed_scored(model: Any, layer: nn.Module) -> Callable[[Tensor], tuple[Tensor, Tensor]]:
+def _embed_scored(model: nn.Module, layer: nn.Module) -> Callable[[Tensor], tuple[Tensor, Tensor]]:
     caught: list[Tensor] = []
 
-    def catch(module: nn.Module, args: tuple[object, ...], kwargs: dict[str, object]) -> None:
+    def catch(module: nn.Module, args: tuple[object, ...], kwargs: Mapping[str, object]) -> None:
         caught[:] = [first_given(args, kwargs)]
 
     layer.register_forward_pre_hook(catch, with_kwargs=True)

@@ -6,7 +6,7 @@ this pass needs no preparation. What features, pooled features and logits are is
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from .contract import (
     ReadingError,
+    TimmNetwork,
     classifier_layers,
     describe,
     first_given,
@@ -128,7 +129,7 @@ def run_forward(
     return Forward(forward.raw, forward.layout, features, forward.logits, forward.calls)
 
 
-def _forward_timm(model: Any, inputs: Tensor, size: torch.Size, features_made: Callable[[], None]) -> Forward:
+def _forward_timm(model: TimmNetwork, inputs: Tensor, size: torch.Size, features_made: Callable[[], None]) -> Forward:
     raw = model.forward_features(inputs)
     features_made()
     with _recorded(classifier_layers(model)) as calls:
@@ -173,7 +174,7 @@ def _recorded(layers: list[nn.Module]) -> Iterator[list[Call]]:
     """Collect the calls of these layers, in the order of running."""
     calls: list[Call] = []
 
-    def record(layer: Any, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor) -> None:
+    def record(layer: Any, args: tuple[object, ...], kwargs: Mapping[str, object], output: Tensor) -> None:
         calls.append(Call(layer.weight, first_given(args, kwargs).float(), output.float()))
 
     handles = [layer.register_forward_hook(record, with_kwargs=True) for layer in layers]

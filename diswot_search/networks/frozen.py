@@ -45,7 +45,7 @@ def _outside_inference(features: Features) -> Features:
     return replace(features, **{part.name: _copied(getattr(features, part.name)) for part in fields(features)})
 
 
-def _copied(value: Any) -> Any:
+def _copied(value: object) -> Any:
     """A tensor of inference mode as a copy; everything else, such as a parameter, as it is."""
     if isinstance(value, tuple):
         return tuple(map(_copied, value))

@@ -83,7 +83,7 @@ class FeatureMap:
         return FeatureMap(rows.unflatten(2, self.values.shape[2:]), mask)
 
 
-def find_layout(raw: Tensor, module: nn.Module, size: Sequence[int], model: object) -> Layout | None:
+def find_layout(raw: Tensor, module: nn.Module, size: Sequence[int], model: nn.Module | None) -> Layout | None:
     """Find out how a feature map lies in a tensor.
 
     Args:
@@ -102,12 +102,12 @@ def find_layout(raw: Tensor, module: nn.Module, size: Sequence[int], model: obje
     return _map_layout(raw, module, tuple(size), model) if raw.ndim == 4 else None
 
 
-def declared_layout(raw: Tensor, model: object) -> Layout:
+def declared_layout(raw: Tensor, model: nn.Module | None) -> Layout:
     """The layout of a map (B, ., ., .) or (B, .) according to the network's `output_fmt`; by default NCHW."""
     return Layout(3 if raw.ndim == 4 and _declares_channels_last(model) else 1)
 
 
-def _map_layout(raw: Tensor, module: nn.Module, size: tuple[int, ...], model: object) -> Layout | None:
+def _map_layout(raw: Tensor, module: nn.Module, size: tuple[int, ...], model: nn.Module | None) -> Layout | None:
     """The layout of (B, C, H, W) or (B, H, W, C): the axes in proportion to the image are height and width."""
     fitting = [axis for axis, grid in ((1, raw.shape[2:]), (3, raw.shape[1:3])) if _fits(grid, size)]
     if len(fitting) == 1:
@@ -118,7 +118,7 @@ def _map_layout(raw: Tensor, module: nn.Module, size: tuple[int, ...], model: ob
     return declared_layout(raw, model) if fitting else None
 
 
-def _token_layout(raw: Tensor, module: nn.Module, size: tuple[int, ...], model: object) -> Layout:
+def _token_layout(raw: Tensor, module: nn.Module, size: tuple[int, ...], model: nn.Module | None) -> Layout:
     """The layout of (B, tokens, C), or of (B, C, tokens) if only layers with that order give it."""
     axis = 2
     if raw.shape[2] != getattr(model, "num_features", None):
@@ -135,7 +135,7 @@ def _token_layout(raw: Tensor, module: nn.Module, size: tuple[int, ...], model: 
     return Layout(axis, 0, (tokens, 1))
 
 
-def _class_tokens(model: object) -> int:
+def _class_tokens(model: nn.Module | None) -> int:
     """The number of class tokens, and of others before the positions, that a network declares."""
     declared = getattr(model, "num_prefix_tokens", None)
     if isinstance(declared, int):
@@ -144,7 +144,7 @@ def _class_tokens(model: object) -> int:
     return token.shape[1] if isinstance(token, Tensor) and token.ndim == 3 else 0
 
 
-def _declares_channels_last(model: object) -> bool:
+def _declares_channels_last(model: nn.Module | None) -> bool:
     return str(getattr(model, "output_fmt", "")).upper().endswith("NHWC")
 
 

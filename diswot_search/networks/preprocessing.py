@@ -8,7 +8,6 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -132,7 +131,7 @@ class ProbeConversion:
     std: tuple[float, ...]
     identity: str
 
-    def config(self) -> dict[str, Any]:
+    def config(self) -> dict[str, object]:
         """Statistics of the network's and of the data's images, as JSON values."""
         wanted = self.preprocessing
         return as_json({"mean": wanted.mean, "std": wanted.std, "data_mean": self.mean, "data_std": self.std})

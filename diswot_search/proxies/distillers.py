@@ -10,7 +10,7 @@ The losses and their papers are in `diswot_search.functional.losses`.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -21,6 +21,8 @@ from ..networks.contract import ReadingError
 from ..networks.layouts import FeatureMap
 from ..readings.core import Readings
 from .similarity import require_teacher
+
+T = TypeVar("T")
 
 
 def kd(student: Readings, teacher: Readings | None = None) -> float:
@@ -99,13 +101,13 @@ def _matched(student: FeatureMap, teacher: FeatureMap) -> tuple[Tensor, Tensor]:
     return match_in_rows(*(_exact(each.rows).unflatten(2, each.values.shape[2:]) for each in (student, teacher)))
 
 
-def _minus(loss: Callable[[Any, Any], Tensor], student: Any, teacher: Any) -> float:
+def _minus(loss: Callable[[T, T], Tensor], student: T, teacher: T) -> float:
     try:
         return -float(loss(_exact(student), _exact(teacher)))
     except ValueError as error:
         raise ReadingError(str(error)) from error
 
 
-def _exact(values: Any) -> Any:
+def _exact(values: object) -> Any:
     """Tensors in double precision. Random networks are alike, and differences of nearly equal numbers lose digits."""
     return similarities.exact(values) if isinstance(values, Tensor) else values

@@ -19,7 +19,7 @@ sums the pruning scores of weights to score a network.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -219,16 +219,22 @@ def _gradients(student: Readings) -> list[Tensor]:
     return student.gradients
 
 
-def _sum(values: Any) -> Tensor:
+def _sum(values: Iterable[Tensor]) -> Tensor:
     return torch.stack(list(values)).sum()
 
 
 class _NoNormalisation(TorchFunctionMode):
     """Replaces normalisation by the identity."""
 
-    def __torch_function__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None) -> Any:
+    def __torch_function__(
+        self,
+        func: Callable[..., object],
+        types: object,
+        args: tuple[object, ...] = (),
+        kwargs: Mapping[str, object] | None = None,
+    ) -> object:
         if func in (F.batch_norm, F.layer_norm, F.group_norm, F.instance_norm, F.rms_norm):
-            return args[0] if args else kwargs["input"]
+            return args[0] if args else (kwargs or {})["input"]
         return func(*args, **(kwargs or {}))
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from hashlib import sha256
 from typing import Any
 
@@ -114,7 +114,13 @@ class GaussianMode(TorchFunctionMode):
         """Mark the input, from which everything is computed, and return it."""
         return self._mark(images, 0)
 
-    def __torch_function__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None) -> Any:
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: object,
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> object:
         kwargs = kwargs or {}
         before = _ancestry([*args, *kwargs.values()])
         if func in _ADDITIONS and len(args) == 2 and not kwargs:
@@ -160,7 +166,7 @@ def _ancestry(values: Iterable[object]) -> int:
     return bits
 
 
-def _add(function: Any, first: Any, second: Any) -> Any:
+def _add(function: Callable[..., object], first: Any, second: Any) -> object:
     """The sum, or only the later of the two if one was made from the other."""
     if _is_made_from(first, second):
         return first

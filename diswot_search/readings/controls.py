@@ -8,7 +8,7 @@ read through it.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor
@@ -119,5 +119,5 @@ def _refusal(name: str) -> ReadingError:
     )
 
 
-def _no_network() -> Any:
+def _no_network() -> NoReturn:
     raise _refusal("model")

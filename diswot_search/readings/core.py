@@ -10,7 +10,6 @@ Shapes: B samples, N classes, C channels, P positions (height x width, or tokens
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -190,7 +189,7 @@ class Readings(Derivatives):
         stacked = torch.stack(maps)
         return stacked @ stacked.T
 
-    def _rerun_head(self, raw: Any) -> Tensor:
+    def _rerun_head(self, raw: object) -> Tensor:
         head = self._pass_with(frozenset()).head
         if head is None:
             raise ReadingError("the head of a module without `forward_head` cannot be differentiated alone")

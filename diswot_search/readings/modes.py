@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -36,17 +36,29 @@ class ConstantStatistics(TorchFunctionMode):
     Otherwise a sum over samples after it has no gradient, because normalisation fixes that sum.
     """
 
-    def __torch_function__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None) -> Any:
-        normalise = _normalise_by_constants if func is F.batch_norm else func
+    def __torch_function__(
+        self,
+        func: Callable[..., object],
+        types: object,
+        args: tuple[object, ...] = (),
+        kwargs: Mapping[str, object] | None = None,
+    ) -> object:
+        normalise: Callable[..., object] = _normalise_by_constants if func is F.batch_norm else func
         return normalise(*args, **(kwargs or {}))
 
 
 class TwiceDifferentiable(TorchFunctionMode):
     """The hard sigmoid is computed by an equal function that torch can differentiate twice."""
 
-    def __torch_function__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None) -> Any:
+    def __torch_function__(
+        self,
+        func: Callable[..., object],
+        types: object,
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> object:
         if func is F.hardsigmoid:
-            return F.hardtanh((args[0] if args else kwargs["input"]) + 3, 0, 6) / 6
+            return F.hardtanh((args[0] if args else (kwargs or {})["input"]) + 3, 0, 6) / 6
         return func(*args, **(kwargs or {}))
 
 

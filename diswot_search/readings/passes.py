@@ -7,7 +7,6 @@ from collections.abc import Callable, Collection, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -18,7 +17,7 @@ from search_spaces.registry import UnknownNameError, unknown_name_message
 
 from ..data.probe import Probe
 from ..networks.blocks import weighted_layers
-from ..networks.contract import ReadingError, has_timm_contract
+from ..networks.contract import ReadingError, TimmNetwork, has_timm_contract
 from ..networks.forward import Forward, run_forward
 from ..networks.layouts import FeatureMap
 from .modes import TwiceDifferentiable, run_mode
@@ -58,10 +57,10 @@ class Pass:
     notes: Recorder
     images: Tensor
     logits: Tensor
-    head: Callable[[Tensor], Tensor] | None
+    head: Callable[[object], Tensor] | None
 
 
-def _run_head(model: Any, mode: Callable[[], AbstractContextManager[None]], raw: Tensor) -> Tensor:
+def _run_head(model: TimmNetwork, mode: Callable[[], AbstractContextManager[None]], raw: object) -> Tensor:
     with mode():
         return model.forward_head(raw).float()
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -118,10 +118,14 @@ class Recorder:
                 stack.enter_context(_ActivationMode(self._note_activation))
             yield
 
-    def _note_layer(self, module: nn.Module, args: Any, kwargs: Any, output: Tensor) -> None:
+    def _note_layer(
+        self, module: nn.Module, args: tuple[object, ...], kwargs: Mapping[str, object], output: Tensor
+    ) -> None:
         self.layers.append(LayerCall(module, first_given(args, kwargs).detach(), output))
 
-    def _note_block(self, module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
+    def _note_block(
+        self, module: nn.Module, args: tuple[object, ...], kwargs: Mapping[str, object], output: object
+    ) -> None:
         raw = first_map(output, self.samples)
         if raw is not None:
             entry = first_given(args, kwargs)
@@ -129,7 +133,9 @@ class Recorder:
                 self.entry = self._record(entry, module)
             self.blocks.append(self._record(raw, module))
 
-    def _note_leaf(self, module: nn.Module, args: object, kwargs: object, output: object) -> None:
+    def _note_leaf(
+        self, module: nn.Module, args: tuple[object, ...], kwargs: Mapping[str, object], output: object
+    ) -> None:
         if isinstance(output, Tensor) and first_map(output, self.samples) is output:
             self.leaves.append(self._record(output.detach()[:1].clone(), module))
 
@@ -196,7 +202,13 @@ class _ActivationMode(TorchFunctionMode):
     def __init__(self, note: Callable[[Tensor], None]) -> None:
         self.note = note
 
-    def __torch_function__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None) -> Any:
+    def __torch_function__(
+        self,
+        func: Callable[..., object],
+        types: object,
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> object:
         if func in ACTIVATIONS:
-            self.note(args[0] if args else kwargs["input"])
+            self.note(args[0] if args else (kwargs or {})["input"])
         return func(*args, **(kwargs or {}))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,12 +15,16 @@ from torch.overrides import TorchFunctionMode
 
 from ..networks.contract import ReadingError
 
-WEIGHT_GRADIENTS: dict[Any, Any] = {
+WEIGHT_GRADIENTS: dict[Callable[..., Tensor], Callable[..., Tensor]] = {
     F.conv1d: conv1d_weight,
     F.conv2d: conv2d_weight,
     F.conv3d: conv3d_weight,
 }
 """The functions that give the gradient of a convolution's weight."""
+
+
+Steps = int | tuple[int, ...]
+"""A number for all axes of positions, or one for each."""
 
 
 TRANSPOSED = frozenset({F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d})
@@ -39,7 +43,7 @@ class Product:
         options: Stride, padding, dilation and groups of a convolution; empty for a linear map.
     """
 
-    function: object
+    function: Callable[..., Tensor]
     inputs: Tensor
     weight: Tensor
     shape: torch.Size
@@ -85,7 +89,13 @@ class Products(TorchFunctionMode):
     def __init__(self) -> None:
         self.calls: list[Product] = []
 
-    def __torch_function__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None) -> Any:
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: object,
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> object:
         kwargs = kwargs or {}
         output = func(*args, **kwargs)
         if func in TRANSPOSED:
@@ -103,14 +113,14 @@ class Products(TorchFunctionMode):
 
     def _note_convolution(
         self,
-        function: object,
+        function: Callable[..., Tensor],
         output: Tensor,
         input: Tensor,
         weight: Tensor,
         bias: Tensor | None = None,
-        stride: object = 1,
-        padding: object = 0,
-        dilation: object = 1,
+        stride: Steps = 1,
+        padding: Steps | str = 0,
+        dilation: Steps = 1,
         groups: int = 1,
     ) -> None:
         inputs = input.detach().float()
@@ -156,7 +166,7 @@ def _rows(values: Tensor, samples: int) -> Tensor:
     return values.reshape(samples, -1, values.shape[-1])
 
 
-def _padded(inputs: Tensor, weight: Tensor, padding: str, dilation: Any) -> Tensor:
+def _padded(inputs: Tensor, weight: Tensor, padding: str, dilation: Steps) -> Tensor:
     """The input of a convolution with the padding named "same" or "valid"."""
     sides: list[int] = []
     if padding == "same":

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar, overload
 
 T = TypeVar("T")
+T_co = TypeVar("T_co", covariant=True)
 
 
 @dataclass
@@ -38,7 +39,7 @@ class _Frame:
     inner: float = 0.0
 
 
-class Reading(Generic[T]):
+class Reading(Generic[T_co]):
     """A method whose value is computed once per `Timed` object and kept; so is its error. Made by `reading`.
 
     Attributes:
@@ -47,7 +48,7 @@ class Reading(Generic[T]):
         name: The name of the method.
     """
 
-    def __init__(self, function: Callable[[object], T], kinds: frozenset[str] = frozenset(), controlled: bool = False):
+    def __init__(self, function: Callable[[Any], T_co], kinds: frozenset[str] = frozenset(), controlled: bool = False):
         self.function = function
         self.kinds = kinds
         self.controlled = controlled
@@ -55,14 +56,14 @@ class Reading(Generic[T]):
         self.__doc__ = function.__doc__
 
     @overload
-    def __get__(self, owner: None, kind: type | None = None) -> Reading[T]: ...
+    def __get__(self, owner: None, kind: type | None = None) -> Reading[T_co]: ...
     @overload
-    def __get__(self, owner: Timed, kind: type | None = None) -> T: ...
-    def __get__(self, owner: Timed | None, kind: type | None = None) -> Reading[T] | T:
+    def __get__(self, owner: Timed, kind: type | None = None) -> T_co: ...
+    def __get__(self, owner: Timed | None, kind: type | None = None) -> Reading[T_co] | T_co:
         if owner is None:
             return self
         owner._admit(self)
-        value: T = owner._take(self.name, self.function)
+        value: T_co = owner._take(self.name, self.function)
         return value
 
 
@@ -116,7 +117,7 @@ class Timed:
                 self._frames[-1].touched |= frame.touched
                 self._frames[-1].inner += time.perf_counter() - started
 
-    def _admit(self, reading: Reading[Any]) -> None:
+    def _admit(self, reading: Reading[object]) -> None:
         """Raise an error if these readings do not give this one."""
 
     def _take(self, name: str, function: Callable[[Any], T]) -> T:
@@ -129,7 +130,7 @@ class Timed:
         value: T = self._values[name]
         return value
 
-    def _take_anew(self, name: str, function: Callable[[object], object]) -> None:
+    def _take_anew(self, name: str, function: Callable[[Any], object]) -> None:
         frame, started = _Frame(), time.perf_counter()
         self._frames.append(frame)
         try:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import re
 from collections.abc import Callable
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import pytest
 
@@ -70,7 +70,7 @@ class AlgorithmContract:
     limit: ClassVar[float] = 0.3e6
     """The largest number of parameters where a test sets a budget: about two thirds of NAS-Bench-201 are within."""
 
-    def create(self, space: SearchSpace, **common: Any) -> Algorithm:
+    def create(self, space: SearchSpace, **common: object) -> Algorithm:
         """Create the algorithm with any of the common options `seed`, `feasible` and `start`."""
         raise NotImplementedError
 

@@ -64,7 +64,7 @@ def watched(features: Features, taken: set[str]) -> Features:
     names = {name: name for name in READABLE} | {"weight": "pooled"}
 
     class Watched(Features):
-        def __getattribute__(self, name: str) -> Any:
+        def __getattribute__(self, name: str) -> object:
             if name in names:
                 taken.add(names[name])
             return super().__getattribute__(name)
@@ -89,7 +89,7 @@ class DistillerContract:
 
     minimum: ClassVar[float | None] = None
     """The loss of a student that equals its teacher; None if a connector stands between them."""
-    wrong_options: ClassVar[dict[str, tuple[Any, ...]]] = {}
+    wrong_options: ClassVar[dict[str, tuple[object, ...]]] = {}
     """The values that each option refuses, in the order of the options; an option may refuse none."""
     pairs: ClassVar[dict[str, tuple[Shapes, Shapes]]] = {
         "equal": (shapes_of("net", (4, 8, 8), (6, 4, 4)), shapes_of("net", (4, 8, 8), (6, 4, 4))),
@@ -106,7 +106,7 @@ class DistillerContract:
     }
     """The students and teachers that it works for; leave out those that it does not."""
 
-    def create(self, setting: Setting, **options: Any) -> Distiller:
+    def create(self, setting: Setting, **options: object) -> Distiller:
         """Create the distiller with these options, and the others at their defaults."""
         raise NotImplementedError
 

@@ -38,10 +38,10 @@ class SearchSpaceContract:
     """The number of architectures that are drawn."""
     builds: ClassVar[int] = 3
     """The number of them that are built where a test needs networks."""
-    changes: ClassVar[tuple[dict[str, Any], ...]] = ({"num_classes": 7}, {"input_size": (1, 32, 32)})
+    changes: ClassVar[tuple[dict[str, object], ...]] = ({"num_classes": 7}, {"input_size": (1, 32, 32)})
     """Options that each give a space other than that of `create()`."""
 
-    def create(self, **options: Any) -> SearchSpace:
+    def create(self, **options: object) -> SearchSpace:
         """Create the space with these options, and the others at their defaults."""
         raise NotImplementedError
 
@@ -180,6 +180,6 @@ class SearchSpaceContract:
         assert all(a != b for a, b in itertools.combinations(configs, 2))
 
     @pytest.mark.parametrize("wrong", [{"num_classes": 0}, {"input_size": (3, 32)}, {"input_size": (3, 0, 32)}])
-    def test_impossible_sizes_are_refused(self, wrong: dict[str, Any]) -> None:
+    def test_impossible_sizes_are_refused(self, wrong: dict[str, object]) -> None:
         with pytest.raises(ValueError, match=next(iter(wrong))):
             self.create(**wrong)
