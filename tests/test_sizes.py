@@ -15,9 +15,6 @@ MAX_FUNCTION_LINES = 60
 MAX_PARAMETERS = 12
 MAX_ANY_PER_1000_LINES = 8
 
-PENDING_ANY_PER_1000_LINES = 14
-"""The limit on `Any` until the product keeps `MAX_ANY_PER_1000_LINES`."""
-
 
 def line_count(module: str) -> int:
     return len(FILES[module].read_text().splitlines())
@@ -72,9 +69,7 @@ def test_any_is_rare() -> None:
         if isinstance(node, ast.Name) and node.id == "Any"
     ]
     share = 1000 * len(uses) / sum(map(line_count, FILES))
-    assert share <= PENDING_ANY_PER_1000_LINES, f"{share:.1f} Any per 1,000 lines"
-    if share <= MAX_ANY_PER_1000_LINES:
-        assert PENDING_ANY_PER_1000_LINES == MAX_ANY_PER_1000_LINES, "PENDING_ANY_PER_1000_LINES is no longer needed"
+    assert share <= MAX_ANY_PER_1000_LINES, f"{share:.1f} Any per 1,000 lines"
 
 
 def test_lines_and_parameters_are_counted_without_decorators_docstrings_and_self() -> None:
