@@ -55,6 +55,9 @@ def synflow(student: Readings, teacher: Readings | None = None) -> float:
     (batch, layer, group, instance and RMS) replaced by the identity. Attention keeps its softmax. It is nearly
     saturated then, so queries and keys count little.
 
+    Raises:
+        ReadingError: R overflows, as in deep networks that multiply queries by values, such as CoaT.
+
     Source: Tanaka et al., "Pruning neural networks without any data by iteratively conserving synaptic flow",
     NeurIPS 2020.
     """
@@ -69,7 +72,10 @@ def synflow(student: Readings, teacher: Readings | None = None) -> float:
     with torch.enable_grad(), evaluation_mode(model, batch_statistics=False), _own_caches(model), _NoNormalisation():
         flow = call_with_tensors(model, tensors, ones).sum()
     gradients = torch.autograd.grad(flow, weights, materialize_grads=True)
-    return float(_sum((w.detach() * g).abs().sum() for w, g in zip(weights, gradients, strict=True)).log())
+    total = _sum((w.detach() * g).abs().sum() for w, g in zip(weights, gradients, strict=True))
+    if not bool(total.isfinite()):
+        raise ReadingError("without normalisation the response overflows double precision, so synflow is not defined")
+    return float(total.log())
 
 
 # -- weights and their gradients ----------------------------------------------------------------

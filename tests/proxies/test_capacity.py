@@ -184,7 +184,7 @@ def test_gradient_flow_is_that_of_numpys_singular_values() -> None:
     )
     entry = plain.forward_pass.notes.entry
     assert entry is not None
-    maps = [map_.detach().double().flatten(2).numpy() for map_ in (entry, *plain.block_features)]
+    maps = [map_.double().numpy() for map_ in (entry.rows, *plain.block_features)]
     logs = []
     for (sent, back), before, after in zip(plain.block_gradients, maps[:-1], maps[1:], strict=True):
         side, factor = math.isqrt(back.shape[2]), math.isqrt(back.shape[2] // sent.shape[2])

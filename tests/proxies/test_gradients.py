@@ -533,3 +533,13 @@ def test_modules_with_several_names_keep_their_weights(name: str) -> None:
         assert value.dtype == before[key].dtype
         assert torch.equal(value, before[key])
     assert bool(readings.logits.isfinite().all())  # later passes work
+
+
+def test_a_response_that_overflows_is_a_reason_and_no_score() -> None:
+    """CoaT multiplies queries by values in each block, so that the response is squared each time."""
+    model = timm.create_model("coat_lite_tiny", num_classes=CLASSES, img_size=32)
+    readings = read(model, make_probe(size=32))
+    with pytest.raises(ReadingError, match="overflows double precision"):
+        get_proxy("synflow")(readings)  # type: ignore[operator]
+    assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
+    assert bool(readings.logits.isfinite().all())
