@@ -44,7 +44,7 @@ for _name in ("expressivity", "progressivity"):
 register_proxy("trainability", spectra.trainability, needs=("block_gradients",))
 register_proxy("vkdnw", spectra.vkdnw, needs=("fisher_information",))
 for _name in ("kd", "at", "sp", "cc", "rkd", "pkt", "nst", "ickd"):
-    _needs = ("stage_maps",) if _name == "at" else ()
+    _needs = ("stage_maps",) if _name in ("at", "sp", "nst", "ickd") else ()
     register_proxy(_name, getattr(distillers, _name), needs_teacher=True, needs=_needs)
 register_proxy("nwot", activations.nwot, needs=("code_gram",))
 register_proxy("swap", activations.swap, needs=("sign_patterns",))

@@ -1,15 +1,17 @@
 """Distillers as proxies: minus the distillation loss between an untrained student and its teacher.
 
-Both read networks by the same definitions (`diswot_search.networks.features`), so the same loss on the same features
-gives the same number. There are no connectors, so features are compared in the shape that each network gives them. If a
-loss is not defined for a pair of networks, the proxy raises a `ReadingError` that says why. The best value is 0, for
-equal networks.
+Proxy and distiller read networks by the same definitions (`diswot_search.networks.features`), at the same places, so
+they give the same number. `at` and `nst` are means over the stages, and the distillers' sums: a sum would favour
+students with fewer stages. There are no connectors, so features are compared in the shape that each network gives them.
+If a loss is not defined for a pair of networks, the proxy raises a `ReadingError` that says why. The best value is 0,
+for equal networks.
 The losses and their papers are in `diswot_search.functional.losses`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, TypeVar
 
 import torch
@@ -38,12 +40,12 @@ def at(student: Readings, teacher: Readings | None = None) -> float:
     Raises:
         ReadingError: No stage has more than one position in both networks.
     """
-    return _minus(_attention_loss, student.stage_maps, require_teacher(teacher).stage_maps)
+    return _minus(partial(_mean_over_stages, losses.at_loss), student.stage_maps, require_teacher(teacher).stage_maps)
 
 
 def sp(student: Readings, teacher: Readings | None = None) -> float:
-    """Minus the difference of the samples' row-normalised Gram matrices of the last feature map."""
-    return _minus(losses.sp_loss, student.features, require_teacher(teacher).features)
+    """Minus the difference of the samples' row-normalised Gram matrices of the last stage."""
+    return _minus(losses.sp_loss, student.stage_maps[-1].rows, require_teacher(teacher).stage_maps[-1].rows)
 
 
 def cc(student: Readings, teacher: Readings | None = None) -> float:
@@ -62,38 +64,40 @@ def pkt(student: Readings, teacher: Readings | None = None) -> float:
 
 
 def nst(student: Readings, teacher: Readings | None = None) -> float:
-    """Minus the discrepancy of the distributions of channel maps in the last feature map.
+    """Minus the discrepancy of the distributions of channel maps, averaged over the stages that both have.
+
+    Stages are counted from the last. Stages with a single position are left out, because their maps are equal up to
+    sign.
 
     Raises:
-        ReadingError: The last feature map of a network has a single position.
+        ReadingError: No stage has more than one position in both networks.
     """
-    return _minus(_selectivity_loss, student.feature_map, require_teacher(teacher).feature_map)
+    return _minus(partial(_mean_over_stages, losses.nst_loss), student.stage_maps, require_teacher(teacher).stage_maps)
 
 
 def ickd(student: Readings, teacher: Readings | None = None) -> float:
-    """Minus the difference of the channels' row-normalised Gram matrices; both networks need the same width.
+    """Minus the difference of the channels' row-normalised Gram matrices of the last stage; the widths must be equal.
 
     Channels are compared by their index, so their order matters.
 
     Raises:
         ReadingError: The numbers of channels differ.
     """
-    return _minus(losses.ickd_loss, student.features, require_teacher(teacher).features)
+    return _minus(_correlation_loss, student.stage_maps[-1], require_teacher(teacher).stage_maps[-1])
 
 
-def _attention_loss(student: list[FeatureMap], teacher: list[FeatureMap]) -> Tensor:
+def _mean_over_stages(
+    loss: Callable[[Tensor, Tensor], Tensor], student: list[FeatureMap], teacher: list[FeatureMap]
+) -> Tensor:
     pairs = [_matched(*pair) for pair in zip(reversed(student), reversed(teacher), strict=False)]
-    by_stage = [losses.at_loss(*pair) for pair in pairs if pair[0].shape[2] > 1]
+    by_stage = [loss(*pair) for pair in pairs if pair[0].shape[2] > 1]
     if not by_stage:
-        raise ValueError("at compares patterns over positions, and no stage has more than one position in both")
-    return torch.stack(by_stage).mean()  # a sum would favour students with fewer stages
+        raise ValueError("the loss compares patterns over positions, and no stage has more than one position in both")
+    return torch.stack(by_stage).mean()
 
 
-def _selectivity_loss(student: FeatureMap, teacher: FeatureMap) -> Tensor:
-    pair = _matched(student, teacher)
-    if pair[0].shape[2] == 1:
-        raise ValueError("nst compares patterns over positions, and one of the last maps has one position only")
-    return losses.nst_loss(*pair)
+def _correlation_loss(student: FeatureMap, teacher: FeatureMap) -> Tensor:
+    return losses.ickd_loss(*_matched(student, teacher))
 
 
 def _matched(student: FeatureMap, teacher: FeatureMap) -> tuple[Tensor, Tensor]:

@@ -8,7 +8,6 @@ losses of more than 1.
 from __future__ import annotations
 
 import math
-from dataclasses import replace
 from functools import cache
 from typing import Any
 
@@ -100,12 +99,6 @@ def exact(features: Features) -> Features:
     )
 
 
-def last_map(features: Features) -> Features:
-    """The last feature map as the only stage: proxies of one map read it where distillers read a stage by default."""
-    assert features.features is not None
-    return replace(features, stages=(features.features,))
-
-
 def by_proxy(name: str, student: Readings, teacher: Readings) -> float | None:
     proxy: Any = get_proxy(name)
     try:
@@ -137,27 +130,20 @@ def test_a_loss_gives_the_proxy_and_the_distiller_one_number(name: str, teacher_
     (student, first, one), (teacher, second, other) = read(name), read(teacher_name)
     first, second = exact(first), exact(second)
     setting = Setting(one.student, other.student, one.labels)
-    maps = Setting(
-        *(replace(each, stages=(each.features,)) for each in (one.student, other.student)),  # type: ignore[arg-type]
-        labels=one.labels,
-    )
     batch = Batch(torch.zeros(6, 3, 64, 64), one.labels, torch.arange(6))
     pooled = (first.pooled, second.pooled)
-    grids = [each.features.shape[2:] for each in (first, second)]  # type: ignore[union-attr]
     expected: dict[str, Any] = {
         "kd": KD(setting)(first, second, batch),
         "rkd": RKD(setting)(first, second, batch),
         "pkt": PKT(setting)(first, second, batch),
         "cc": losses.cc_loss(*pooled),  # type: ignore[arg-type]  # the distiller's embeddings are learnt
-        "sp": SP(maps)(last_map(first), last_map(second), batch),
+        "sp": SP(setting)(first, second, batch),
     }
     if any(math.prod(common_grid(setting, stage)) > 1 for stage in common_stages(setting)):
-        distiller = AT(setting)
-        expected["at"] = distiller(first, second, batch) / len(distiller.stages)  # the proxy takes the mean
-    if all(height * width > 1 for height, width in grids):
-        expected["nst"] = NST(maps)(last_map(first), last_map(second), batch)
-    if first.features.shape[1] == second.features.shape[1]:  # type: ignore[union-attr]  # else it needs a connector
-        expected["ickd"] = losses.ickd_loss(first.features.flatten(2), second.features.flatten(2))  # type: ignore[union-attr]
+        for loss, patterns in (("at", AT(setting)), ("nst", NST(setting))):
+            expected[loss] = patterns(first, second, batch) / len(patterns.stages)  # the proxy takes the mean
+    if first.stages[-1].shape[1] == second.stages[-1].shape[1]:  # else the distiller needs a connector
+        expected["ickd"] = losses.ickd_loss(*match_in_rows(first.stages[-1], second.stages[-1]))
     for loss, value in expected.items():
         assert by_proxy(loss, student, teacher) == pytest.approx(float(value), rel=1e-6, abs=1e-6), loss
     assert {loss for loss in ("at", "nst") if by_proxy(loss, student, teacher) is not None} <= set(expected)

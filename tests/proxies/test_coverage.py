@@ -30,7 +30,7 @@ SPACES: dict[str, set[str]] = {
     "timm/regnet_32": WIDTHS,
     "timm/convnext_32": WIDTHS,
     "timm/vit_32": set(),
-    "timm/pit_32": {"nst"},  # its features are the class token alone
+    "timm/pit_32": set(),
 }
 """What cannot be compared with a CIFAR ResNet, by space."""
 
