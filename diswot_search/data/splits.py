@@ -40,7 +40,7 @@ def same_data(known: Mapping[str, Any], splits: Splits) -> bool:
     return PurePath(known.get("name", "")).name == PurePath(splits.name).name
 
 
-def check_division(who: str, trained_on: Mapping[str, Any], splits: Splits, how: str = "trained on") -> None:
+def check_division(who: str, trained_on: Mapping[str, object], splits: Splits, how: str = "trained on") -> None:
     """Refuse what may have seen images of the same data which are to be validated or tested on.
 
     Args:
@@ -236,7 +236,7 @@ def _by_turns(labels: Tensor, seed: int) -> Tensor:
     return shuffled[turn[shuffled].argsort(stable=True)]
 
 
-def _arrays(pair: tuple[Any, Any], title: str) -> DataSet:
+def _arrays(pair: tuple[object, object], title: str) -> DataSet:
     """A data set of a pair of images and labels, each an array or a tensor."""
     images, labels = pair
     if isinstance(images, Tensor):

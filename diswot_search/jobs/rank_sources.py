@@ -136,7 +136,7 @@ class RankingRun(Job[RankSourcesOptions, SourceRanking]):
                 self.folder.discard(self._files_before)
             raise
 
-    def report(self, result: SourceRanking) -> Iterable[Any]:
+    def report(self, result: SourceRanking) -> Iterable[object]:
         return (format_ranking(result), *describe_ranking(result))
 
     def _complete(self, folder: RankingFolder) -> SourceRanking:
@@ -288,7 +288,7 @@ def _ranking_of(
     folder: RankingFolder,
     make: Callable[[Collection[str]], tuple[Network, ...]],
     make_target: Callable[[], Splits],
-    timing: Mapping[str, Any] | None = None,
+    timing: Mapping[str, object] | None = None,
 ) -> SourceRanking:
     """The ranking of a folder.
 
@@ -401,7 +401,7 @@ def _resident(splits: Splits, places: Tensor) -> ResidentSet:
     return ResidentSet(images, splits.train.labels[places], splits.train.title)
 
 
-def _facts_of(source: Network) -> dict[str, Any]:
+def _facts_of(source: Network) -> dict[str, object]:
     """What a table says of a source beside its measures."""
     return {
         "trained": bool(source.trained),
@@ -410,14 +410,14 @@ def _facts_of(source: Network) -> dict[str, Any]:
     }
 
 
-def _said(sources: Sources) -> list[Any]:
+def _said(sources: Sources) -> list[object]:
     """How each source was given, as JSON values; None where it is an object."""
     if isinstance(sources, str | os.PathLike):
         return [_as_said(sources)]
     return [_as_said(source) for source in (sources.values() if isinstance(sources, Mapping) else sources)]
 
 
-def _as_said(source: Any) -> Any:
+def _as_said(source: object) -> object:
     if isinstance(source, str | os.PathLike):
         text = os.fspath(source)
         return text if timm.is_model(text) or not os.path.exists(text) else os.path.abspath(text)
@@ -430,7 +430,7 @@ def _as_said(source: Any) -> Any:
     return None
 
 
-def _data_as_said(dataset: str | Splits, options: Mapping[str, Any] | None) -> dict[str, Any] | None:
+def _data_as_said(dataset: str | Splits, options: Mapping[str, Any] | None) -> dict[str, object] | None:
     """Name and options of the data, as JSON values, for use in any folder; None where it is an object."""
     if not isinstance(dataset, str):
         return None

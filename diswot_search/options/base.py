@@ -198,6 +198,7 @@ _KINDS: dict[str, Any] = {
     "Iterable": list,
     "list": list,
     "Mapping": dict,
+    "object": Any,
     "Sequence": list,
     "str": str,
 }

@@ -57,7 +57,7 @@ def as_probes(probe: Probe | Sequence[Probe] | str) -> list[Probe]:
     return probes
 
 
-def as_space(space: SearchSpace | str, probe: Probe, **options: Any) -> SearchSpace:
+def as_space(space: SearchSpace | str, probe: Probe, **options: object) -> SearchSpace:
     """The space; one given by name is made for the classes and images of the probe unless `options` say otherwise."""
     if not isinstance(space, str):
         return space
@@ -65,7 +65,7 @@ def as_space(space: SearchSpace | str, probe: Probe, **options: Any) -> SearchSp
 
 
 @overload
-def as_teacher(teacher: TeacherBank, space: SearchSpace, probe: Probe, **options: Any) -> TeacherBank: ...
+def as_teacher(teacher: TeacherBank, space: SearchSpace, probe: Probe, **options: object) -> TeacherBank: ...
 
 
 @overload
@@ -73,7 +73,7 @@ def as_teacher(
     teacher: Network | SourceRanking | nn.Module | Architecture | str | None,
     space: SearchSpace,
     probe: Probe,
-    **options: Any,
+    **options: object,
 ) -> Network | None: ...
 
 

@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import timm
 from torch import nn
@@ -40,7 +40,10 @@ from .networks import (
     with_normalisation,
 )
 
-SourceLike = NetworkLike | Mapping[str, Any]
+if TYPE_CHECKING:
+    from timm.models import PretrainedCfg
+
+SourceLike = NetworkLike | Mapping[str, object]
 """What stands for a source."""
 
 Sources = Sequence[SourceLike] | Mapping[str, SourceLike] | str | os.PathLike[str]
@@ -121,7 +124,7 @@ def _as_source(source: SourceLike) -> _Resolved:
     return _Resolved(as_source(_with_images(network, **images)), names)
 
 
-def _check_keys(model: Any, options: Mapping[str, Any]) -> None:
+def _check_keys(model: object, options: Mapping[str, object]) -> None:
     """Refuse keys that no source has, unless they may be options of timm."""
     if isinstance(model, str) and (timm.is_model(model) or not Path(model).exists()):
         return
@@ -279,7 +282,7 @@ def _built_as(name: str, options: dict[str, Any]) -> tuple[int, tuple[int, int, 
     return model.num_classes, size and tuple(size)
 
 
-def _with_timm_config(network: Network, config: Any, channels: int) -> Network:
+def _with_timm_config(network: Network, config: PretrainedCfg, channels: int) -> Network:
     """The network with the full name of its pretrained weights, and with timm's statistics if no card has others."""
     if network.recipe.config().get("pretrained"):
         name = f"{config.architecture}.{config.tag}" if config.tag else config.architecture
@@ -329,7 +332,7 @@ def _with_size(network: Network, channels: int, size: tuple[int, int] | None) ->
     return replace(network, preprocessing=replace(network.preprocessing, channels=channels, size=size), input_spec=spec)
 
 
-def _with_images(source: Network, mean: Any, std: Any, input_size: Any) -> Network:
+def _with_images(source: Network, mean: object, std: object, input_size: object) -> Network:
     """The source with the image size and normalisation that its description gives."""
     if input_size is not None:
         size = tuple(input_size) if isinstance(input_size, Sequence) else (input_size,)
@@ -348,7 +351,7 @@ def _with_images(source: Network, mean: Any, std: Any, input_size: Any) -> Netwo
     return source
 
 
-def _per_channel(key: str, value: Any, source: Network) -> tuple[float, ...]:
+def _per_channel(key: str, value: object, source: Network) -> tuple[float, ...]:
     """One share of the full scale for each channel, from one number or as many."""
     try:
         values = tuple(map(float, value if isinstance(value, Sequence) and not isinstance(value, str) else (value,)))

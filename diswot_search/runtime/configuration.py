@@ -7,7 +7,6 @@ import importlib.metadata
 import json
 import platform
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 _EXACT = 1 << 53
 """Floats below are whole numbers without a gap between them."""
@@ -23,7 +22,7 @@ def score_versions() -> dict[str, str]:
     return {name: importlib.metadata.version(name) for name in ("diswot-search", "torch", "timm")}
 
 
-def canonical(value: Any) -> Any:
+def canonical(value: object) -> object:
     """A JSON value in which equal numbers are written alike: a float without a fraction becomes an int.
 
     Example:
@@ -39,12 +38,12 @@ def canonical(value: Any) -> Any:
     return value
 
 
-def config_sha256(config: Mapping[str, Any]) -> str:
+def config_sha256(config: Mapping[str, object]) -> str:
     """SHA-256, in hex, of a configuration; equal for equal configurations, however their numbers are written."""
     return hashlib.sha256(_text(config).encode()).hexdigest()
 
 
-def differences(stored: Mapping[str, Any], given: Mapping[str, Any], *, ignore: Sequence[str] = ()) -> list[str]:
+def differences(stored: Mapping[str, object], given: Mapping[str, object], *, ignore: Sequence[str] = ()) -> list[str]:
     """How two configurations differ, one line for each value, nested keys joined by dots.
 
     Args:
@@ -57,22 +56,22 @@ def differences(stored: Mapping[str, Any], given: Mapping[str, Any], *, ignore: 
     return [f"{key} is {_shown(old, key)} there, {_shown(new, key)} here" for key in keys]
 
 
-def _text(value: Any) -> str:
+def _text(value: object) -> str:
     return json.dumps(canonical(value), sort_keys=True, default=repr)
 
 
-def _flatten(value: Any, prefix: str = "") -> dict[str, Any]:
+def _flatten(value: object, prefix: str = "") -> dict[str, object]:
     """Nested mappings and lists of mappings as one mapping with dotted keys."""
     if isinstance(value, list) and any(isinstance(item, dict) for item in value):
         value = {str(place): item for place, item in enumerate(value)}
     if not isinstance(value, Mapping):
         return {prefix: value}
-    flat: dict[str, Any] = {}
+    flat: dict[str, object] = {}
     for key, item in value.items():
         flat |= _flatten(item, f"{prefix}.{key}" if prefix else key)
     return flat
 
 
-def _shown(flat: Mapping[str, Any], key: str) -> str:
+def _shown(flat: Mapping[str, object], key: str) -> str:
     text = json.dumps(flat[key]) if key in flat else "not set"
     return text if len(text) <= 60 else text[:57] + "..."

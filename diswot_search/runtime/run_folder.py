@@ -84,12 +84,12 @@ class RunFolder:
     path: Path | None
     _lock: sqlite3.Connection | None = None
 
-    def __init_subclass__(cls, **options: Any) -> None:
+    def __init_subclass__(cls, **options: object) -> None:
         super().__init_subclass__(**options)
         if "LAYOUT" in cls.__dict__:
             _LAYOUTS[cls.LAYOUT.store] = cls.LAYOUT
 
-    def __init__(self, config: Mapping[str, Any], out: str | os.PathLike[str] | None = None) -> None:
+    def __init__(self, config: Mapping[str, object], out: str | os.PathLike[str] | None = None) -> None:
         self.config = as_json(dict(config))
         self.path = None if out is None else Path(out)
         if self.path is None:
@@ -164,7 +164,7 @@ class RunFolder:
         with self.errors():
             write_atomically(self.path / name, content)
 
-    def write_json(self, name: str, content: Any) -> None:
+    def write_json(self, name: str, content: object) -> None:
         """Write a JSON file of the run folder, whole or not at all; numbers that are not finite become null."""
         self.write(name, json.dumps(finite_only(content), indent=2, allow_nan=False) + "\n")
 
@@ -185,7 +185,7 @@ class RunFolder:
         """Say that a job works on the folder."""
         self._set_meta({"status": RUNNING})
 
-    def end(self, status: str, files: Collection[str] = (), **values: Any) -> None:
+    def end(self, status: str, files: Collection[str] = (), **values: object) -> None:
         """Set the status, when all that belongs to it is stored and written.
 
         Args:
@@ -195,7 +195,7 @@ class RunFolder:
         """
         self._set_meta({"status": status, "files": sorted(files), **values})
 
-    def remember(self, key: str, value: Any) -> None:
+    def remember(self, key: str, value: object) -> None:
         """Store a JSON value that is to stay the same when the job continues, unless there is one already."""
         if not self._read("SELECT 1 FROM meta WHERE key = ?", key):
             self._set_meta({key: value})
@@ -226,18 +226,18 @@ class RunFolder:
 
     # -- what a kind of folder may refine -------------------------------------------------------
 
-    def _facts(self) -> dict[str, Any]:
+    def _facts(self) -> dict[str, object]:
         """The JSON values that a new store begins with, for each name in `FACTS`."""
         return {}
 
-    def _set_facts(self, facts: Mapping[str, Any]) -> None:
+    def _set_facts(self, facts: Mapping[str, object]) -> None:
         """Take the values of `FACTS` from a store."""
 
     def _continue(self) -> None:
         """Take up a store whose configuration may be continued; by default its facts stay those of its beginning."""
         self._set_facts({name: self.recall(name) for name in self.FACTS})
 
-    def _check_same(self, stored: Mapping[str, Any]) -> None:
+    def _check_same(self, stored: Mapping[str, object]) -> None:
         """Refuse a folder of another configuration than `config`, naming what differs."""
         if lines := differences(stored, self.config):
             raise RunFolderError(
@@ -245,7 +245,7 @@ class RunFolder:
                 "Choose another run folder."
             )
 
-    def _config_file(self) -> Mapping[str, Any]:
+    def _config_file(self) -> Mapping[str, object]:
         """Content of config.json."""
         return self.config
 
@@ -373,12 +373,12 @@ class RunFolder:
     def _report_damage(self, how: str) -> NoReturn:
         raise RunFolderError(damaged(self.path, f"{self.LAYOUT.store}: {how}"))
 
-    def _insert(self, table: Table, rows: Sequence[Sequence[Any]]) -> None:
+    def _insert(self, table: Table, rows: Sequence[Sequence[object]]) -> None:
         """Add rows with their checksums, as a part of the caller's transaction."""
         self._store.executemany(table.insertion, table.sealed(rows))
         self._count(table, len(rows))
 
-    def _delete(self, table: Table, condition: str, rows: Iterable[Sequence[Any]]) -> None:
+    def _delete(self, table: Table, condition: str, rows: Iterable[Sequence[object]]) -> None:
         """Remove the rows that a condition with these values selects, as a part of the caller's transaction."""
         removed = self._store.executemany(f"DELETE FROM {table.name} WHERE {condition}", rows).rowcount
         self._count(table, -max(removed, 0))
@@ -387,21 +387,21 @@ class RunFolder:
         if table.counted and more:
             self._put_meta({_count_key(table): self.recall(_count_key(table)) + more})
 
-    def _put_meta(self, values: Mapping[str, Any]) -> None:
+    def _put_meta(self, values: Mapping[str, object]) -> None:
         self._store.executemany("DELETE FROM meta WHERE key = ?", [(key,) for key in values])
         self._store.executemany(META.insertion, META.sealed((key, json.dumps(value)) for key, value in values.items()))
 
-    def _set_meta(self, values: Mapping[str, Any]) -> None:
+    def _set_meta(self, values: Mapping[str, object]) -> None:
         with self.errors(), self._store:
             self._put_meta(values)
 
-    def _update_meta(self, values: Mapping[str, Any]) -> None:
+    def _update_meta(self, values: Mapping[str, object]) -> None:
         """Store those values that are others now, or in another order."""
         changed = {key: value for key, value in values.items() if json.dumps(value) != json.dumps(self.recall(key))}
         if changed:
             self._set_meta(changed)
 
-    def _read(self, query: str, *values: Any) -> list[Any]:
+    def _read(self, query: str, *values: object) -> list[Any]:
         with self.errors():
             return self._store.execute(query, values).fetchall()
 

@@ -40,10 +40,10 @@ class RankingFolder(RunFolder):
 
     def __init__(
         self,
-        config: Mapping[str, Any],
-        given: Mapping[str, Any],
-        facts: Mapping[str, Any],
-        data: Mapping[str, Any] | None = None,
+        config: Mapping[str, object],
+        given: Mapping[str, object],
+        facts: Mapping[str, object],
+        data: Mapping[str, object] | None = None,
         out: str | os.PathLike[str] | None = None,
     ) -> None:
         self._set_facts(as_json({"given": given, "facts": facts, "data": data}))
@@ -82,18 +82,18 @@ class RankingFolder(RunFolder):
             if before is None:
                 self.path.rmdir()
 
-    def _facts(self) -> dict[str, Any]:
+    def _facts(self) -> dict[str, object]:
         return {"given": self.given, "facts": self.facts, "data": self.data}
 
     def _set_facts(self, facts: Mapping[str, Any]) -> None:
         self.given: dict[str, Any] = facts["given"]
-        self.facts: dict[str, Any] = facts["facts"]
+        self.facts: dict[str, object] = facts["facts"]
         self.data: dict[str, Any] | None = facts["data"]
 
     def _continue(self) -> None:
         self._update_meta(self._facts())  # there may be more sources now
 
-    def _config_file(self) -> dict[str, Any]:
+    def _config_file(self) -> dict[str, object]:
         return self.config | {"given": self.given, "data": self.data}
 
     def _check_same(self, stored: Mapping[str, Any]) -> None:

@@ -10,7 +10,6 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from statistics import fmean, pstdev
-from typing import Any
 
 from torch import nn
 
@@ -51,7 +50,7 @@ class Condition:
     treatment: str | None = None
     control: str | None = None
 
-    def context(self) -> dict[str, Any]:
+    def context(self) -> dict[str, object]:
         """Everything about the condition that a score depends on, as JSON values."""
         return {"teacher": self.teacher.config() if self.teacher else None, "treatment": self.treatment}
 
@@ -143,7 +142,7 @@ class TaskEvaluator:
         for probe in self.probes:
             _check_fit(probe, space)
 
-    def __getstate__(self) -> dict[str, Any]:
+    def __getstate__(self) -> dict[str, object]:
         return self.__dict__ | {"_teachers": {}}
 
     def evaluate(self, architecture: Architecture, tasks: Sequence[ScoreTask]) -> Iterator[NewScore]:
@@ -453,7 +452,7 @@ class Evaluator:
             teachers.append(readings)
         return tuple(teachers)
 
-    def config(self) -> dict[str, Any]:
+    def config(self) -> dict[str, object]:
         """Everything that a score depends on, as JSON values."""
         return {
             "space": self.space.config(),

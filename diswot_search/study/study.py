@@ -163,10 +163,14 @@ class Study(RunFolder):
     FACTS = ("recipe",)
 
     def __init__(
-        self, config: Mapping[str, Any], *, out: str | os.PathLike[str] | None = None, space: SearchSpace | None = None
+        self,
+        config: Mapping[str, object],
+        *,
+        out: str | os.PathLike[str] | None = None,
+        space: SearchSpace | None = None,
     ) -> None:
         self._space = space
-        self._recipe: dict[str, Any] | None = json.loads(recipe_of(space))
+        self._recipe: dict[str, object] | None = json.loads(recipe_of(space))
         super().__init__(config, out)
 
     @classmethod
@@ -353,7 +357,7 @@ class Study(RunFolder):
             self._insert(_COSTS, costs)
 
     def finish(
-        self, status: str, timing: Mapping[str, Any] | None = None, *, pictures: Mapping[str, bytes] | None = None
+        self, status: str, timing: Mapping[str, object] | None = None, *, pictures: Mapping[str, bytes] | None = None
     ) -> None:
         """Write `architectures.csv`, the pictures and `result.json`, and set the status when all of them exist.
 
@@ -375,13 +379,13 @@ class Study(RunFolder):
 
     # -- the store ------------------------------------------------------------------------------
 
-    def _facts(self) -> dict[str, Any]:
+    def _facts(self) -> dict[str, object]:
         return {"recipe": self._recipe}
 
     def _set_facts(self, facts: Mapping[str, Any]) -> None:
         self._recipe = facts["recipe"]
 
-    def _check_same(self, stored: Mapping[str, Any]) -> None:
+    def _check_same(self, stored: Mapping[str, object]) -> None:
         """Refuse another configuration, naming what differs; the number of evaluations may be raised."""
         if lines := differences(stored, self.config, ignore=("evaluations",)):
             raise RunFolderError(
@@ -403,7 +407,7 @@ class Study(RunFolder):
             values = _values(record)
             yield csv_line([*(values[name] for name in names), *(record.parts.get(name) for name in parts)])
 
-    def _result(self, status: str, timing: Mapping[str, Any]) -> dict[str, Any]:
+    def _result(self, status: str, timing: Mapping[str, object]) -> dict[str, object]:
         best = [_values(candidate.record) for candidate in self.best(10)]
         failures = self.failures
         total, failed = len(self), sum(failures.values())
@@ -423,7 +427,7 @@ class Study(RunFolder):
         }
 
 
-def _check_space(path: Path, stored: dict[str, Any], given: dict[str, Any]) -> None:
+def _check_space(path: Path, stored: dict[str, object], given: dict[str, object]) -> None:
     """Refuse another space than the one that was searched, naming what differs."""
     lines = differences(stored, given)
     if lines:
@@ -440,9 +444,9 @@ def _to_record(row: Sequence[Any]) -> Record:
     return Record(**values | {"parts": json.loads(values["parts"])})
 
 
-def _to_row(record: Record) -> tuple[Any, ...]:
+def _to_row(record: Record) -> tuple[object, ...]:
     return tuple((_values(record) | {"parts": json.dumps(record.parts)}).values())
 
 
-def _values(record: Record) -> dict[str, Any]:
+def _values(record: Record) -> dict[str, object]:
     return {name: getattr(record, name) for name in _FIELDS}

@@ -105,18 +105,18 @@ def without_prefix(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tens
     return {name.removeprefix(start): tensor for name, tensor in tensors.items() if name.startswith(start)}
 
 
-def optimizer_state(optimizer: Optimizer) -> tuple[dict[str, Tensor], dict[str, Any]]:
+def optimizer_state(optimizer: Optimizer) -> tuple[dict[str, Tensor], dict[str, object]]:
     """The state of an optimiser, its tensors apart from its other values."""
     state = optimizer.state_dict()
     tensors: dict[str, Tensor] = {}
-    numbers: dict[str, dict[str, Any]] = {}
+    numbers: dict[str, dict[str, object]] = {}
     for place, values in state["state"].items():
         for key, value in values.items():
             if isinstance(value, Tensor):
                 tensors[f"{place}/{key}"] = value
             else:
                 numbers.setdefault(str(place), {})[key] = value
-    groups: list[dict[str, Any]] = []
+    groups: list[dict[str, object]] = []
     for number, group in enumerate(state["param_groups"]):
         of_group = {key: value for key, value in group.items() if isinstance(value, Tensor)}  # such as a step count
         tensors |= {f"group {number}/{key}": value for key, value in of_group.items()}
@@ -126,7 +126,7 @@ def optimizer_state(optimizer: Optimizer) -> tuple[dict[str, Tensor], dict[str, 
 
 def load_optimizer_state(optimizer: Optimizer, tensors: Mapping[str, Tensor], values: Mapping[str, Any]) -> None:
     """Give an optimiser the state that `optimizer_state` took."""
-    state: dict[int, dict[str, Any]] = {int(place): dict(numbers) for place, numbers in values["state"].items()}
+    state: dict[int, dict[str, object]] = {int(place): dict(numbers) for place, numbers in values["state"].items()}
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     groups = [
         {key: tuple(value) if isinstance(own.get(key), tuple) else value for key, value in group.items()}

@@ -35,12 +35,12 @@ class TrainingFolder(RunFolder):
 
     LAYOUT = Layout("training", "training.sqlite", version=2, tables=(_EPOCHS,))
 
-    def __init__(self, config: Mapping[str, Any], out: str | os.PathLike[str] | None = None) -> None:
+    def __init__(self, config: Mapping[str, object], out: str | os.PathLike[str] | None = None) -> None:
         self._checkpoints: dict[str, bytes] = {}
         super().__init__(config, out)
 
     @classmethod
-    def recall_from(cls, path: Path, key: str) -> Any:
+    def recall_from(cls, path: Path, key: str) -> object:
         """A value that `remember` stored in a folder; None where there is none, or no store that can be read."""
         try:
             return cls.peek(path).recall(key) if cls.exists(path) else None
@@ -52,7 +52,7 @@ class TrainingFolder(RunFolder):
         """Losses, accuracies and times of each epoch, in order."""
         return [json.loads(row) for (row,) in self._read("SELECT row FROM epochs ORDER BY epoch")]
 
-    def add_row(self, row: Mapping[str, Any]) -> None:
+    def add_row(self, row: Mapping[str, object]) -> None:
         """Store the row of an epoch; it replaces the row that an interrupted run stored."""
         with self.errors(), self._store:
             self._delete(_EPOCHS, "epoch = ?", [(row["epoch"],)])
@@ -68,7 +68,7 @@ class TrainingFolder(RunFolder):
         """The result of a finished training; None before its end."""
         return self.recall("result") if self.status == COMPLETE else None
 
-    def finish(self, result: Mapping[str, Any], files: Collection[str]) -> None:
+    def finish(self, result: Mapping[str, object], files: Collection[str]) -> None:
         """Write `result.json` and store the result; the training is complete from then on.
 
         Args:
