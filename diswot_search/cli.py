@@ -54,7 +54,7 @@ class Command:
     options: type[Options]
     action: str
 
-    def __call__(self, values: dict[str, Any]) -> None:
+    def __call__(self, values: dict[str, object]) -> None:
         """Run the job with these options, and print its report."""
         action = pkgutil.resolve_name(self.action)
         options = self.options(**values)
@@ -176,7 +176,7 @@ def _complain(what: str) -> None:
         sys.stderr.write(f"diswot: {what}\n")
 
 
-def _parse(arguments: Sequence[str]) -> tuple[str, dict[str, Any]]:
+def _parse(arguments: Sequence[str]) -> tuple[str, dict[str, object]]:
     """The command's name and its options by name."""
     parser = ArgumentParser(
         prog="diswot",

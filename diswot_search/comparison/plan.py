@@ -7,7 +7,6 @@ import os
 import random
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from typing import Any
 
 from search_spaces.space import Architecture, SearchSpace
 from search_spaces.tables import AccuracyTable, read_table
@@ -61,7 +60,7 @@ def resolve_proxies(proxies: ProxyLike | Sequence[ProxyLike]) -> list[Proxy | Ra
     return list(by_name.values())
 
 
-def _matching(proxy: ProxyLike) -> list[Any]:
+def _matching(proxy: ProxyLike) -> Sequence[ProxyLike]:
     """The names that match a pattern; anything but a pattern as it is."""
     if not isinstance(proxy, str) or "(" in proxy or not any(sign in proxy for sign in "*?["):
         return [proxy]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -107,7 +106,7 @@ class Scoring:
         evaluator = self.evaluator
         if not uses_teacher(proxy):
             condition = NO_TEACHER
-        context: dict[str, Any] = {"space": evaluator.space.config(), "versions": self.versions}
+        context: dict[str, object] = {"space": evaluator.space.config(), "versions": self.versions}
         if proxy.identity in SIZES:
             return ScoreSeries(proxy, condition, (self.store.series(proxy.identity, context),) * len(self.seeds))
         context |= {

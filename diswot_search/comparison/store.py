@@ -7,7 +7,6 @@ import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from ..runtime.checksums import row_checksum
 from ..runtime.configuration import canonical
@@ -115,7 +114,7 @@ class ScoreStore(RunFolder):
             self._store.execute(_CREATE_SELECTIONS)
         self._selections = 0
 
-    def series(self, proxy: str, context: Mapping[str, Any]) -> int:
+    def series(self, proxy: str, context: Mapping[str, object]) -> int:
         """The number of a series; a new series becomes permanent with its first score.
 
         Args:
@@ -205,7 +204,7 @@ class ScoreStore(RunFolder):
             )
         return Selection(self, self._selections, texts)
 
-    def _check_scores(self, rows: Sequence[Sequence[Any]], architectures: Sequence[str]) -> None:
+    def _check_scores(self, rows: Sequence[Sequence[object]], architectures: Sequence[str]) -> None:
         """Refuse scores that do not match their checksums; each row ends with the position of its architecture."""
         if (row := _SCORES.first_damaged(rows)) is not None:
             self._report_damage(f"the score of {architectures[row[-1]]} with seed {row[1]} does not match its checksum")

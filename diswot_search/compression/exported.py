@@ -23,7 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from ..checks import check_whole
-from ..data.image_sets import ImageSet
+from ..data.image_sets import Images, ImageSet
 from ..networks.preprocessing import Preprocessed, Preprocessor
 from ..networks.saved import ModelCard
 from ..runtime.files import write_atomically
@@ -325,7 +325,7 @@ def check_call(path: Path, batch_size: int | None, opset: int | None = None) -> 
         raise ExportError(f"Cannot write {path}: {error.strerror or error}.") from error
 
 
-def batches_of(images: ImageSet, order: Tensor, batch_size: int = LARGEST_BATCH) -> Iterator[Any]:
+def batches_of(images: ImageSet, order: Tensor, batch_size: int = LARGEST_BATCH) -> Iterator[Images]:
     return images.batches(order, batch_size, device=torch.device("cpu"), augment=None, seed=0)
 
 

@@ -6,7 +6,6 @@ import hashlib
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -47,7 +46,7 @@ class SplitRequest:
                 raise DataError(f"{key} is {getattr(self, key)}; it must lie between 0 and 1, exclusive.")
 
 
-def division(config: Mapping[str, Any]) -> dict[str, Any]:
+def division(config: Mapping[str, object]) -> dict[str, object]:
     """The part of a split configuration that fixes its validation and test images.
 
     Args:
@@ -152,7 +151,7 @@ def numbering_of(parts: dict[str, tuple[DataSet, np.ndarray]]) -> Numbering:
 
 def labelled_by_request(
     request: LabelRequest | None, labels: np.ndarray, numbering: Numbering, seed: int, names: Sequence[object]
-) -> tuple[Tensor | None, dict[str, Any] | None]:
+) -> tuple[Tensor | None, dict[str, object] | None]:
     """The places of the labelled subset among the training images, and its entry in the configuration.
 
     Both are None if all training images have labels. `labels` are the classes of the training images; `names` are

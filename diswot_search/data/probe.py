@@ -90,7 +90,7 @@ class Probe:
         channels, height, width = self.images.shape[1:]
         return channels, height, width
 
-    def config(self) -> dict[str, Any]:
+    def config(self) -> dict[str, object]:
         """Everything that distinguishes this probe from another one, as JSON values."""
         return {
             "name": self.name,
@@ -274,7 +274,7 @@ def _statistics_of(pixels: Tensor, title: str) -> Statistics:
     return measured_statistics("probe", mean, std, f"drawn images of {title}")
 
 
-def _fingerprint(arrays: Iterable[np.ndarray], processing: dict[str, Any]) -> str:
+def _fingerprint(arrays: Iterable[np.ndarray], processing: dict[str, object]) -> str:
     digest = hashlib.sha256(json.dumps(processing, sort_keys=True).encode())
     for array in arrays:
         digest.update(f"{array.dtype.str}{array.shape}".encode())

@@ -283,7 +283,7 @@ def _labels_without_images(dataset: Any) -> np.ndarray | None:
     return None
 
 
-def _label_candidates(owner: Any) -> Iterator[Any]:
+def _label_candidates(owner: Any) -> Iterator[object]:
     """The attributes in which torchvision data sets and timm readers keep labels."""
     for attribute in ("targets", "labels", "_labels"):
         if hasattr(owner, attribute):
@@ -355,7 +355,7 @@ def _file_of(dataset: Any, position: int) -> str:
     return repr(str(file)) if isinstance(file, str | PurePath) else f"image {position}"
 
 
-def _samples_of(dataset: Any) -> Any:
+def _samples_of(dataset: object) -> Any:
     return getattr(dataset, "samples", getattr(dataset, "_samples", None))
 
 
@@ -367,7 +367,7 @@ def _has_files(dataset: object) -> bool:
     return isinstance(samples, list) and bool(samples) and isinstance(samples[0][0], str | PurePath)
 
 
-def _row(dataset: Any, position: int) -> tuple[Any, Any]:
+def _row(dataset: Any, position: int) -> tuple[object, object]:
     from PIL import Image
 
     if not hasattr(dataset, "reader"):

@@ -10,7 +10,6 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -208,7 +207,7 @@ class ComparisonRun(Job[CompareOptions, Comparison]):
             raise
         return self.store
 
-    def report(self, result: Comparison) -> Iterable[Any]:
+    def report(self, result: Comparison) -> Iterable[object]:
         return (format_comparison(result.scores, result.results), f"run folder: {result.path}")
 
     def _resolve_subjects(self) -> tuple[Network | None, Network | None]:
@@ -233,7 +232,7 @@ class ComparisonRun(Job[CompareOptions, Comparison]):
 
     # -- before any work ------------------------------------------------------------------------
 
-    def _config(self, asked: Sequence[Proxy | RankAggregate], conditions: Sequence[Condition]) -> dict[str, Any]:
+    def _config(self, asked: Sequence[Proxy | RankAggregate], conditions: Sequence[Condition]) -> dict[str, object]:
         """What it takes to run it again, and hashes that tell whether it is about the same.
 
         Which rows of its file a table was made of, it does not say itself; the hash of the accuracies depends on it.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Generic, Protocol, TypeVar
 
 from ..options.base import Options, to_yaml
 
@@ -61,7 +61,7 @@ class Job(ABC, Generic[O, R]):
         """Do the work that is left, write the results, and let go of the run folder."""
 
     @abstractmethod
-    def report(self, result: R) -> Iterable[Any]:
+    def report(self, result: R) -> Iterable[object]:
         """Tables and lines for a terminal."""
 
     def complete(self) -> R:

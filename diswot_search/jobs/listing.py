@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable
-from typing import Any
 
 from search_spaces.importers import import_table
 
@@ -37,7 +36,7 @@ from ..training.result import read_result
 from .pipeline_results import SEARCH, read_ranking, read_trainings
 from .rank_sources import load_ranking
 
-Lines = Iterable[Any]
+Lines = Iterable[object]
 """Tables and lines for a terminal."""
 
 
@@ -110,7 +109,7 @@ def _ranking(run: str) -> Lines:
 
 def _pipeline(run: str, best: int) -> Lines:
     """The stages that have begun."""
-    lines: list[Any] = []
+    lines: list[object] = []
     if ranked := read_ranking(run):
         lines.append(format_ranking(*ranked))
     if Study.has_begun(search := os.path.join(run, SEARCH)):

@@ -432,7 +432,7 @@ def _as_said(source: object) -> object:
     return None
 
 
-def _data_as_said(dataset: str | Splits, options: Mapping[str, Any] | None) -> dict[str, Any] | None:
+def _data_as_said(dataset: str | Splits, options: Mapping[str, Any] | None) -> dict[str, object] | None:
     """Name and options of the data, as JSON values, for use in any folder; None where it is an object."""
     if not isinstance(dataset, str):
         return None

@@ -91,7 +91,7 @@ class SearchJob(Job[SearchOptions, Study]):
     def run(self) -> Study:
         return self.search.run()
 
-    def report(self, result: Study) -> Iterable[Any]:
+    def report(self, result: Study) -> Iterable[object]:
         return (format_table(result), *format_parts(result), *describe_study(result))
 
 
@@ -166,7 +166,7 @@ class Search:
             **options,
         )
 
-    def _open_study(self, config: dict[str, Any], out: str | os.PathLike[str] | None) -> Study:
+    def _open_study(self, config: dict[str, object], out: str | os.PathLike[str] | None) -> Study:
         """The study; before a new folder is made, what could still be wrong with the input is found out."""
         space = self.evaluator.space
         if out is not None and Study.has_begun(out):

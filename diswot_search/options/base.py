@@ -17,11 +17,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, dataclass, fields
 from typing import Any, ClassVar, Literal, ParamSpec, TypeVar
 
-POSITIONAL: Mapping[str, Any] = {"positional": True}
+POSITIONAL: Mapping[str, bool] = {"positional": True}
 """Metadata of a field whose value follows a command without its name, also where the field has a default."""
 
 
-PYTHON_ONLY: Mapping[str, Any] = {"python_only": True}
+PYTHON_ONLY: Mapping[str, bool] = {"python_only": True}
 """Metadata of a field that no command has: its values cannot be written as text."""
 
 
@@ -53,7 +53,7 @@ class Option:
 
     name: str
     kind: Any
-    default: Any
+    default: object
     text: str
     is_required: bool
     is_positional: bool
@@ -114,7 +114,7 @@ def check_names(cls: type[Options], names: Sequence[str], job: str) -> None:
             raise TypeError(f"{job} has no option {name!r}{hint}")
 
 
-def near_options(name: str, allowed: Sequence[str] | Mapping[str, Any]) -> list[str]:
+def near_options(name: str, allowed: Sequence[str] | Mapping[str, object]) -> list[str]:
     """Allowed options that contain the words of `name`, or are spelt like it."""
     from search_spaces.registry import near_names
 
@@ -198,6 +198,7 @@ _KINDS: dict[str, Any] = {
     "Iterable": list,
     "list": list,
     "Mapping": dict,
+    "object": Any,
     "Sequence": list,
     "str": str,
 }
@@ -264,7 +265,7 @@ def to_yaml(options: Options) -> str:
     return yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
 
 
-def _plain(value: Any) -> Any:
+def _plain(value: object) -> object:
     if value is None or isinstance(value, bool | int | float | str):
         return value
     if isinstance(value, os.PathLike):

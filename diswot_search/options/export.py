@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import KW_ONLY, dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from .base import Options
 
@@ -41,9 +41,9 @@ class ExportOptions(Options):
     format: str = "onnx"
     out: str | os.PathLike[str] | None = None
     _: KW_ONLY
-    card: ModelCard | Mapping[str, Any] | None = None
+    card: ModelCard | Mapping[str, object] | None = None
     dataset: Splits | str | None = None
-    data_options: Mapping[str, Any] | None = None
+    data_options: Mapping[str, object] | None = None
     normalise: bool = False
     batch_size: int | None = None
     opset: int = 18

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import KW_ONLY, dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from .search import ProxyOptions
 from .shared import AlgorithmOptions, BudgetOptions, SpaceOptions, WeightDrawOptions
@@ -36,8 +36,8 @@ class TeacherTrainingOptions(TrainedTeacherOptions):
     """
 
     teacher_epochs: int | None = None
-    teacher_recipe_options: Mapping[str, Any] | None = None
-    teacher_data_options: Mapping[str, Any] | None = None
+    teacher_recipe_options: Mapping[str, object] | None = None
+    teacher_data_options: Mapping[str, object] | None = None
 
 
 @dataclass(frozen=True)

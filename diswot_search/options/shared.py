@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from .base import Options
 
@@ -60,7 +60,7 @@ class BudgetOptions(Options):
         latency_batch_size: Number of images in that pass.
     """
 
-    budget: Budget | Mapping[str, Any] | None = None
+    budget: Budget | Mapping[str, object] | None = None
     max_params: float | None = None
     max_macs: float | None = None
     max_latency_ms: float | None = None
@@ -75,7 +75,7 @@ class SpaceOptions(Options):
         space_options: Options of the space, such as --space_options.channels 8.
     """
 
-    space_options: Mapping[str, Any] | None = None
+    space_options: Mapping[str, object] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,7 +88,7 @@ class TeacherOptions(Options):
     """
 
     teacher_checkpoint: str | os.PathLike[str] | None = None
-    teacher_options: Mapping[str, Any] | None = None
+    teacher_options: Mapping[str, object] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,7 +125,7 @@ class DataOptions(Options):
         data_options: Options of the data set, such as --data_options.root data.
     """
 
-    data_options: Mapping[str, Any] | None = None
+    data_options: Mapping[str, object] | None = None
 
 
 @dataclass(frozen=True)
@@ -168,5 +168,5 @@ class AlgorithmOptions(Options):
     """
 
     algorithm: str = "evolution"
-    algorithm_options: Mapping[str, Any] | None = None
+    algorithm_options: Mapping[str, object] | None = None
     evaluations: int | None = None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from .base import Options
 from .shared import DataSetOptions, LabelOptions, RunOptions
@@ -26,7 +26,9 @@ class _SourceModels(Options):
             input_size and options of the model; or a mapping of names to these.
     """
 
-    sources: Sources | Mapping[str, str | Mapping[str, Any]] | Sequence[str | Mapping[str, Any]] | str | None = None
+    sources: Sources | Mapping[str, str | Mapping[str, object]] | Sequence[str | Mapping[str, object]] | str | None = (
+        None
+    )
 
 
 @dataclass(frozen=True)

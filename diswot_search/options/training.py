@@ -38,7 +38,7 @@ class RecipeOptions(Options):
     epochs: int | None = None
     batch_size: int | None = None
     lr: float | None = None
-    recipe_options: Mapping[str, Any] | None = None
+    recipe_options: Mapping[str, object] | None = None
     rule: str = "best"
     checkpoint_minutes: float = 10.0
 
@@ -97,7 +97,7 @@ class DistillerOptions(Options):
         ce_weight: Factor of the cross entropy; by default the customary one of the distillers.
     """
 
-    distiller: Specification | Mapping[str, Any] | Sequence[str] | str | None = None
+    distiller: Specification | Mapping[str, object] | Sequence[str] | str | None = None
     ce_weight: float | None = None
 
 
@@ -154,9 +154,9 @@ class TrainOptions(TrainingOptions, UnlabelledBatchOptions, NetworkSpaceOptions)
     model: NetworkLike | str = "cifar_resnet56"
     dataset: Splits | str = "digits"
     _: KW_ONLY
-    model_options: Mapping[str, Any] | None = None
+    model_options: Mapping[str, object] | None = None
     unlabelled: str | None = None
-    unlabelled_options: Mapping[str, Any] | None = None
+    unlabelled_options: Mapping[str, object] | None = None
 
 
 @dataclass(frozen=True)
@@ -189,4 +189,4 @@ class DistillOptions(
     teacher: NetworkLike | str | None = "runs/train"
     dataset: Splits | str = "digits"
     _: KW_ONLY
-    student_options: Mapping[str, Any] | None = None
+    student_options: Mapping[str, object] | None = None

@@ -254,7 +254,7 @@ def _compared(table: ScoreTable) -> dict[str, object]:
     return names | {"architectures": len(table.architectures), "seeds": len(table.seeds)}
 
 
-def _countable(values: dict[str, Any]) -> dict[str, Any]:
+def _countable(values: dict[str, Any]) -> dict[str, object]:
     """A result with its lists of texts as one text each: passes joined, failures as JSON."""
     failures = values["failures"]
     return values | {

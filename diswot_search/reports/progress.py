@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from rich.console import Console, RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
@@ -19,6 +19,7 @@ from ..training.result import EpochRow
 from .training import MAX_CLASSES, class_names_of
 
 if TYPE_CHECKING:
+    from torch.utils.tensorboard import SummaryWriter
     from typing_extensions import Self
 
 
@@ -139,7 +140,7 @@ class Curves:
     """
 
     def __init__(self, folder: Path | None) -> None:
-        self._writer: Any = None
+        self._writer: SummaryWriter | None = None
         self._best = -float("inf")
         if folder is None:
             return
@@ -295,7 +296,7 @@ class TrainingCurves:
         classes: Sequence[str] = (),
         source_weights: Mapping[str, float] | None = None,
     ) -> None:
-        self._writer: Any = None
+        self._writer: SummaryWriter | None = None
         self._classes = classes
         if folder is None:
             return

@@ -6,7 +6,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import timm
 import torch
@@ -25,6 +25,9 @@ from ..networks.saved import WEIGHTS, ModelCard, find_student, load_student, rea
 from ..sources.source import without_images
 from ..study.study import Candidate, Study
 from .folders import kind_of
+
+if TYPE_CHECKING:
+    from timm.models import PretrainedCfg
 
 NetworkLike = Network | nn.Module | Candidate | Study | Architecture | str | os.PathLike[str]
 """What stands for a network."""
@@ -281,12 +284,12 @@ def _from_timm(
     data.check(name, classes)
     file, card = (None, None) if checkpoint is None else _read_checkpoint(checkpoint, data)
     network = create_teacher(name, num_classes=classes, checkpoint=file, pretrained=pretrained, **options)
-    if pretrained:
+    if pretrained and config is not None:
         network = with_normalisation(network, *pretrained_normalisation(config, options.get("in_chans", 3)))
     return _with_card(replace(network, input_spec=data.spec), card)
 
 
-def pretrained_config(name: str, role: str) -> Any:
+def pretrained_config(name: str, role: str) -> PretrainedCfg | None:
     """timm's configuration of the pretrained weights of a model; None if there are no weights.
 
     Raises:
@@ -300,7 +303,7 @@ def pretrained_config(name: str, role: str) -> Any:
         raise UnknownNameError(unknown_name_message(role, name, names)) from error
 
 
-def pretrained_normalisation(config: Any, channels: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
+def pretrained_normalisation(config: PretrainedCfg, channels: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Mean and standard deviation of pretrained weights; for another number of channels, the average of theirs."""
     statistics = tuple(config.mean), tuple(config.std)
     if channels == len(config.mean):

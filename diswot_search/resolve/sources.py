@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import timm
 from torch import nn
@@ -39,6 +39,9 @@ from .networks import (
     with_body,
     with_normalisation,
 )
+
+if TYPE_CHECKING:
+    from timm.models import PretrainedCfg
 
 SourceLike = NetworkLike | Mapping[str, object]
 """What stands for a source."""
@@ -279,7 +282,7 @@ def _built_as(name: str, options: dict[str, Any]) -> tuple[int, tuple[int, int, 
     return model.num_classes, size and tuple(size)
 
 
-def _with_timm_config(network: Network, config: Any, channels: int) -> Network:
+def _with_timm_config(network: Network, config: PretrainedCfg, channels: int) -> Network:
     """The network with the full name of its pretrained weights, and with timm's statistics if no card has others."""
     if network.recipe.config().get("pretrained"):
         name = f"{config.architecture}.{config.tag}" if config.tag else config.architecture

@@ -73,12 +73,12 @@ def read_json(path: str | os.PathLike[str], *, keys: Collection[str] = (), repai
     return content
 
 
-def as_json(value: Any) -> Any:
+def as_json(value: object) -> Any:
     """The value as JSON gives it back, so that it compares equal to what was stored."""
     return json.loads(json.dumps(value))
 
 
-def finite_only(value: Any) -> Any:
+def finite_only(value: object) -> Any:
     """The value with every number that JSON cannot express replaced by None."""
     if isinstance(value, float) and not math.isfinite(value):
         return None

@@ -386,7 +386,7 @@ class RunFolder:
         if changed:
             self._set_meta(changed)
 
-    def _read(self, query: str, *values: Any) -> list[Any]:
+    def _read(self, query: str, *values: object) -> list[Any]:
         with self.errors():
             return self._store.execute(query, values).fetchall()
 

@@ -89,7 +89,7 @@ class Table:
             stored = tuple(map(_as_stored, kinds, row))
             yield (*stored, *(row_checksum(values(stored)) for values in covered))
 
-    def first_damaged(self, rows: Iterable[Sequence[Any]]) -> Sequence[Any] | None:
+    def first_damaged(self, rows: Iterable[Sequence[object]]) -> Sequence[Any] | None:
         """The first row that does not match its checksums; None where all do.
 
         Args:
@@ -113,7 +113,7 @@ def as_real(value: float) -> float:
     return float(value) + 0.0
 
 
-def _as_stored(kind: str, value: Any) -> Any:
+def _as_stored(kind: str, value: Any) -> object:
     """A value as SQLite gives it back from a column of this type; NaN comes back as null."""
     if value is None or value != value:
         return None

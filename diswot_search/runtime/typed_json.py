@@ -119,7 +119,7 @@ def _decode(kind: Any, value: object, key: str) -> object:
     return _decode_plain(kind, value, key)
 
 
-def _decode_union(parts: tuple[Any, ...], value: object, key: str) -> object:
+def _decode_union(parts: tuple[object, ...], value: object, key: str) -> object:
     if value is None and type(None) in parts:
         return None
     errors = []
@@ -176,16 +176,16 @@ def _decode_fields(kind: type, value: object, key: str) -> object:
 
 
 @functools.cache
-def _field_types(kind: type) -> tuple[dict[str, Any], tuple[Field[Any], ...]]:
+def _field_types(kind: type) -> tuple[dict[str, object], tuple[Field[object], ...]]:
     """The types of a class's fields by name, and its fields."""
     return typing.get_type_hints(kind), fields(typing.cast(Any, kind))
 
 
-def _prefix(entry: Field[Any]) -> str | None:
+def _prefix(entry: Field[object]) -> str | None:
     return entry.metadata.get("beside")
 
 
-def _is_required(entry: Field[Any]) -> bool:
+def _is_required(entry: Field[object]) -> bool:
     return entry.default is MISSING and entry.default_factory is MISSING
 
 

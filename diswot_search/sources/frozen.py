@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -127,7 +127,7 @@ class FrozenSource:
         self._device = torch.device(device)
         self.convert = preprocessing_for(source, splits).preprocessor(channels_last).to(self._device)
         model = build_source(source).float().eval().requires_grad_(False).to(self._device)
-        self.model: Any = model.to(memory_format=torch.channels_last) if channels_last else model
+        self.model: nn.Module = model.to(memory_format=torch.channels_last) if channels_last else model
         example = torch.rand(2, *splits.input_size, generator=torch.Generator().manual_seed(0)).to(self._device)
         with torch.no_grad(), torch.autocast(self._device.type, enabled=False):
             self._run = _embed(self.model, self.convert(example), source)
@@ -239,7 +239,7 @@ def build_source(source: Network) -> nn.Module:
         ) from error
 
 
-def unbuildable(name: str, options: Mapping[str, Any], error: TypeError) -> SourceError:
+def unbuildable(name: str, options: Mapping[str, object], error: TypeError) -> SourceError:
     """The error of a network that does not take its options, with keys near to the one that it refused."""
     near = [key for option in options if f"'{option}'" in str(error) for key in near_names(option, SOURCE_KEYS)]
     hint = f" Did you mean {' or '.join(map(repr, near))}?" if near else ""

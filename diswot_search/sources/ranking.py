@@ -82,7 +82,7 @@ class SourceRanking:
     make: Callable[[Collection[str]], tuple[Network, ...]] = field(repr=False)
     make_target: Callable[[], Splits] = field(repr=False)
     data: Mapping[str, Any] | None = field(default=None, repr=False)
-    timing: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    timing: Mapping[str, object] = field(default_factory=dict, repr=False)
 
     @cached_property
     def sources(self) -> tuple[Network, ...]:

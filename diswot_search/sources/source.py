@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
 
 from ..networks.network import Network
 from ..runtime.files import as_json
@@ -33,6 +32,6 @@ def as_source(network: Network) -> Network:
     return replace(network, settings={"network": network.name, **network.settings, **images})
 
 
-def without_images(settings: Mapping[str, Any]) -> dict[str, Any]:
+def without_images(settings: Mapping[str, object]) -> dict[str, object]:
     """Settings of a source without those of its classes and images."""
     return {key: value for key, value in settings.items() if key not in _IMAGE_KEYS}

@@ -6,7 +6,7 @@ import inspect
 import operator
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, TypedDict
 
 from deap import base, tools
 
@@ -16,11 +16,21 @@ from search_spaces.space import Architecture, SearchSpace
 from .algorithm import MAX_EXHAUSTIVE, REFUSALS_PER_MUTATION, Algorithm, check_integer, check_probability, global_random
 
 if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
     from .records import Record
 
 
 OBJECTIVES = {"score": 1.0, "params": -1.0, "macs": -1.0, "latency_ms": -1.0}
 """Fields of a record that can be objectives, with DEAP's weight: 1 is maximised, -1 minimised."""
+
+
+class CommonOptions(TypedDict, total=False):
+    """Arguments of `Algorithm` that every algorithm passes on."""
+
+    seed: int
+    feasible: Callable[[Architecture], bool] | None
+    start: Architecture | None
 
 
 class RandomSearch(Algorithm):
@@ -45,7 +55,7 @@ class ExhaustiveSearch(Algorithm):
         ValueError: The space has more than ten million architectures.
     """
 
-    def __init__(self, space: SearchSpace, **common: Any) -> None:
+    def __init__(self, space: SearchSpace, **common: Unpack[CommonOptions]) -> None:
         if space.size > MAX_EXHAUSTIVE:
             raise ValueError(
                 f"{space.name} has {space.size:,} architectures; exhaustive takes at most {MAX_EXHAUSTIVE:,}."
@@ -103,7 +113,7 @@ class PopulationSearch(Algorithm):
         crossover: float,
         offspring: int,
         objectives: Sequence[str] = ("score",),
-        **common: Any,
+        **common: Unpack[CommonOptions],
     ) -> None:
         super().__init__(space, **common)
         self.population = check_integer("population", population, 2)
@@ -174,7 +184,7 @@ class Evolution(PopulationSearch):
         tournament: int = 8,
         crossover: float = 0.5,
         offspring: int = 4,
-        **common: Any,
+        **common: Unpack[CommonOptions],
     ) -> None:
         super().__init__(space, population=population, crossover=crossover, offspring=offspring, **common)
         self.tournament = check_integer("tournament", tournament, 1, ("population", population))
@@ -199,7 +209,13 @@ class AgeingEvolution(PopulationSearch):
     """
 
     def __init__(
-        self, space: SearchSpace, *, population: int = 36, sample: int = 8, offspring: int = 4, **common: Any
+        self,
+        space: SearchSpace,
+        *,
+        population: int = 36,
+        sample: int = 8,
+        offspring: int = 4,
+        **common: Unpack[CommonOptions],
     ) -> None:
         super().__init__(space, population=population, crossover=0.0, offspring=offspring, **common)
         self.sample = check_integer("sample", sample, 1, ("population", population))
@@ -230,7 +246,7 @@ class NSGA2(PopulationSearch):
         population: int = 20,
         crossover: float = 0.5,
         objectives: Sequence[str] = ("score", "params"),
-        **common: object,
+        **common: Unpack[CommonOptions],
     ) -> None:
         super().__init__(
             space,

@@ -74,7 +74,7 @@ class Budget:
         pairs = (cost.params, self.max_params), (cost.macs, self.max_macs), (latency_ms, self.max_latency_ms)
         return all(value <= limit for value, limit in pairs if value is not None and limit is not None)
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, object]:
         """The fields as JSON values; `from_dict` reads them."""
         return asdict(self)
 
