@@ -26,7 +26,7 @@ class Layout:
 
     def to_map(self, raw: Tensor) -> Tensor:
         """The positions of a tensor as (B, C, H, W) in single precision, without class tokens."""
-        raw = raw.float() if self.channels == 1 else raw.float().movedim(self.channels, 1)
+        raw = raw.float().movedim(self.channels, 1)  # a view of its own, also in place: it fixes the order of gradients
         if self.grid is not None:
             return raw[:, :, self.skipped :].unflatten(2, self.grid)
         return raw[:, :, None, None] if raw.ndim == 2 else raw
