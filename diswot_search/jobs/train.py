@@ -129,7 +129,7 @@ class DistillJob(_TrainingJob[DistillOptions]):
     def _teacher(self, splits: Splits) -> Network:
         teacher = self.options.teacher
         if teacher is None or (not changed(self.options, "teacher") and not os.path.exists(str(teacher))):
-            missing = "" if teacher is None else f" The teacher {teacher} is neither a file nor a folder."
+            missing = "" if teacher is None else f" The default, {teacher}, does not exist."
             raise ValueError(f"No teacher: pass `teacher=` or `sources=`.{missing}")
         return network_for(splits, teacher, "teacher", teacher_options(self.options))
 
