@@ -199,7 +199,7 @@ def test_spaces_lists_all_and_shows_one(capsys: pytest.CaptureFixture[str]) -> N
         ("train --device gpu", "Unknown device 'gpu'"),
         ("train --checkpoint_minutes 0", "checkpoint_minutes is 0"),
         ("distill", "The student runs/search is neither a file nor a folder"),
-        ("distill --student cifar_resnet20", "The teacher runs/train is neither a file nor a folder"),
+        ("distill --student cifar_resnet20", "The default, runs/train, does not exist"),
         ("distill --distiller kd+diswott", "Unknown distiller 'diswott'. Did you mean 'diswot'"),
         ("distill --distiller kd+-1*at", "the weight of at is -1.0"),
         ("distill --distiller.kd -1", "the weight of kd is -1"),
