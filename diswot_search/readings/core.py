@@ -189,12 +189,6 @@ class Readings(Derivatives):
         stacked = torch.stack(maps)
         return stacked @ stacked.T
 
-    def _rerun_head(self, raw: object) -> Tensor:
-        head = self._pass_with(frozenset()).head
-        if head is None:
-            raise ReadingError("the head of a module without `forward_head` cannot be differentiated alone")
-        return head(raw)
-
     @reading(controlled=True)
     def sample_gram(self) -> Tensor:
         """Inner products of the samples' flattened features, (B, B)."""
