@@ -189,7 +189,10 @@ class Passes(Timed):
 
     @property
     def feature_map(self) -> FeatureMap:
-        """The last feature map before pooling, on its grid."""
+        """The last feature map before pooling on its grid, with values (B, C, H, W) in single precision.
+
+        The grid has P = H x W positions; class tokens do not count. A sequence without a grid has W = 1.
+        """
         return self._forward.features
 
     @property
@@ -199,7 +202,7 @@ class Passes(Timed):
 
     @property
     def logits(self) -> Tensor:
-        """Logits, (B, N)."""
+        """Logits in single precision, (B, N)."""
         return self._forward.logits
 
     @reading
