@@ -212,9 +212,9 @@ class Anatomy:
         classes: The number of logits.
         heads: The layers that give the logits, in the order of running.
         stages: The stages from fine to coarse.
-        features: The hook point of the last feature map; None if `forward_features` gives it, or if there is none.
-        features_layout: The layout of the last feature map; None if there is none.
-        features_shape: The shape (C, H, W) of the last feature map; None if there is none.
+        features: The hook point of the last feature map; None without such a map, or if `forward_features` gives it.
+        features_layout: The layout of the last feature map; None without such a map.
+        features_shape: The shape (C, H, W) of the last feature map; None without such a map.
         features_changed: Whether the head changes the last feature map in place.
 
     Raises:

@@ -87,7 +87,7 @@ def call_with_tensors(module: nn.Module, tensors: Mapping[int, Tensor], inputs: 
 
 
 def first_given(args: tuple[object, ...], kwargs: Mapping[str, object]) -> Any:
-    """The first argument of a module's call, by position or by name; None if there is none."""
+    """The first argument of a module's call, by position or by name; None without arguments."""
     return next(iter((*args, *kwargs.values())), None)
 
 

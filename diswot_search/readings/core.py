@@ -226,6 +226,7 @@ class Readings(Derivatives):
     def shuffled(self, seed: int = 0) -> Readings:
         """The same readings with the samples of every activation in another order. The labels keep theirs.
 
+        The activations are read when this is called, those of blocks in a pass of their own unless `needs` has them.
         Readings of the network itself are refused with a `ReadingError`; see `readings.controls`.
         """
         controlled: Readings = under_control(self, *other_order(self, seed))
@@ -236,6 +237,7 @@ class Readings(Derivatives):
 
         Logits are those of the classifier for noise, because noise has no predictions.
 
+        The activations are read when this is called, those of blocks in a pass of their own unless `needs` has them.
         Readings of the network itself are refused with a `ReadingError`; see `readings.controls`.
         """
         controlled: Readings = under_control(self, *noise(seed))
