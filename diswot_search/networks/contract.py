@@ -87,7 +87,7 @@ def call_with_tensors(module: nn.Module, tensors: Mapping[int, Tensor], inputs: 
 
 
 def first_given(args: tuple[object, ...], kwargs: Mapping[str, object]) -> Any:
-    """The first argument of a module's call, by position or by name; None if there is none."""
+    """The first argument of a module's call, by position or by name; None without arguments."""
     return next(iter((*args, *kwargs.values())), None)
 
 
@@ -111,7 +111,7 @@ def pick_scores(output: Tensor, logits: Tensor) -> Callable[[Tensor], Tensor] | 
     whose scores are the logits.
 
     Args:
-        output: What the layer gives.
+        output: The output of the layer.
         logits: Logits (B, N).
 
     Returns:

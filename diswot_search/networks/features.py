@@ -122,7 +122,7 @@ class FeatureReader:
     One run on an example finds the network's anatomy.
 
     Args:
-        model: object classifier; its mode and its running statistics stay as they are.
+        model: Any classifier; its mode and its running statistics stay as they are.
         example: Images (B, C, H, W) as the network takes them, or texts (B, L), with B of at least 2. Later batches
             have the same size.
         name: The network's name in messages.
@@ -240,9 +240,9 @@ class FeatureReader:
         self._calls.clear()
         raw = None
         if "features" in self._wanted and self._by_contract:
-            given = self.model.forward_features(inputs)
-            raw = given.clone() if self._changed else given
-            logits = self.model.forward_head(given)
+            features = self.model.forward_features(inputs)
+            raw = features.clone() if self._changed else features
+            logits = self.model.forward_head(features)
         else:
             logits = self.model(inputs)
         return logits, raw, dict(self._caught)

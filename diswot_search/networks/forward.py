@@ -1,7 +1,7 @@
 """One forward pass of any classifier, read once: its features, the inputs of its classifier, and its logits.
 
 `FeatureReader` reads a network many times and prepares for it by a run of its own. A proxy reads each network once, so
-this pass needs no preparation. What features, pooled features and logits are is the same; see `networks.features`.
+this pass needs no preparation. Features, pooled features and logits are defined in `networks.features` for both.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ class Forward:
         return Forward(raw, self.layout, self.features.mapped(change), change(self.logits), calls)
 
     def from_features(self, make: Callable[[Tensor], Tensor], make_weight: Callable[[Tensor], Tensor]) -> Forward:
-        """What the classifier without its bias gives for other features.
+        """The results for other features, with the logits of the classifier without its bias.
 
         Args:
             make: Makes features in the shape of these.
@@ -107,7 +107,7 @@ def run_forward(
     """Run a network once: by timm's calls if it has them, otherwise with hooks.
 
     Args:
-        model: object classifier.
+        model: Any classifier.
         inputs: Images (B, channels, H, W) or texts (B, L); the network may change them in place.
         mask: The tokens (B, L) that hold something; None if all do.
         features_made: Called when the features are made and the head is about to run.

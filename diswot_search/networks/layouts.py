@@ -165,7 +165,7 @@ def _layers_with_channels(raw: Tensor, module: nn.Module) -> tuple[bool, bool]:
 
 @lru_cache(maxsize=1024)
 def _grid(count: int, size: tuple[int, ...]) -> tuple[int, int] | None:
-    """The grid of this many positions in proportion to the image; None if there is none."""
+    """The grid of this many positions in proportion to the image; None if no grid fits."""
     if not size:
         return None
     grids = [(height, count // height) for height in range(1, count + 1) if count % height == 0]
@@ -186,7 +186,7 @@ def stage_places(positions: Sequence[int], feature_positions: int | None) -> lis
 
     Args:
         positions: The number of positions of each block's map, in the order of running.
-        feature_positions: The number of positions of the last feature map; None if there is none. If it has several,
+        feature_positions: The number of positions of the last feature map; None without one. If it has several,
             maps with one position are pooled, and thus no stages.
     """
     last = {count: place for place, count in enumerate(positions)}

@@ -46,10 +46,10 @@ class Network:
         recipe: How the network is built.
         trained: The weights are trained, and do not depend on a seed; batch normalisation uses its running statistics.
         num_classes: Number of classes; 0 for a network that returns features, None if it is not known yet.
-        preprocessing: What the network needs of its images.
+        preprocessing: The form of images that the network needs.
         input_spec: The input that the network was built or trained for; None if it is not known.
         trained_on: The data that its weights were trained on, as `Splits.config()`; None if it is not known.
-        settings: What else distinguishes the network from another, as JSON values.
+        settings: Anything else that distinguishes the network from another, as JSON values.
         conversion: Converts a probe to the input of the network; sample count and labels are unchanged. None if the
             network reads probes as they are. It must be described in `settings`.
     """

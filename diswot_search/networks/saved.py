@@ -224,7 +224,7 @@ def read_card(path: str | os.PathLike[str]) -> ModelCard:
     """The description of a student.
 
     Args:
-        path: As for `load_student`.
+        path: The file or folder of the student; see `load_student`.
 
     Raises:
         FileNotFoundError: There is no student, or there is no config.json next to its weights.

@@ -79,7 +79,7 @@ class Proxy:
             The score; higher is better. It is not necessarily finite.
 
         Raises:
-            ValueError: The proxy needs a teacher and there is none.
+            ValueError: The proxy needs a teacher, and no readings of one are given.
         """
         if self.needs_teacher and teacher is None:
             raise ValueError(f"The proxy {self.name!r} compares with a teacher; none was given.")

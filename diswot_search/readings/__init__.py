@@ -1,1 +1,1 @@
-"""What is read off one network on one probe, each pass once."""
+"""Readings: values that are read off one network on one probe, with each pass run once."""

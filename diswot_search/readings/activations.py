@@ -26,7 +26,8 @@ class ActivationReadings(Passes):
     def block_entropies(self) -> list[float]:
         """Entropy of the spectrum of each block's channel covariance, in nats; see `functional.channel_entropies`.
 
-        The input of the first block counts as the output of a block.
+        There is one number for each block in the order of running. The input of the first block counts as the output
+        of a block.
 
         Raises:
             ReadingError: The network has no block that gives a feature map.
@@ -36,6 +37,8 @@ class ActivationReadings(Passes):
     @reading("blocks", controlled=True)
     def block_spectra(self) -> list[Tensor]:
         """The spectrum of the channels' second moment at the stem and at each block; see `functional.channel_spectrum`.
+
+        Each is (min(C, B T),), for a block of C channels and T tokens, class tokens included.
 
         Raises:
             ReadingError: The network has no block that gives a feature map.
@@ -56,6 +59,8 @@ class ActivationReadings(Passes):
     @reading("blocks", controlled=True)
     def stage_maps(self) -> list[FeatureMap]:
         """The stages: the last output of a block at each resolution, from fine to coarse; see `networks.features`.
+
+        Each has values (B, C, H, W) without class tokens.
 
         Raises:
             ReadingError: The network has no block that gives a feature map.

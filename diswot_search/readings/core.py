@@ -189,12 +189,6 @@ class Readings(Derivatives):
         stacked = torch.stack(maps)
         return stacked @ stacked.T
 
-    def _rerun_head(self, raw: object) -> Tensor:
-        head = self._pass_with(frozenset()).head
-        if head is None:
-            raise ReadingError("the head of a module without `forward_head` cannot be differentiated alone")
-        return head(raw)
-
     @reading(controlled=True)
     def sample_gram(self) -> Tensor:
         """Inner products of the samples' flattened features, (B, B)."""
@@ -232,6 +226,7 @@ class Readings(Derivatives):
     def shuffled(self, seed: int = 0) -> Readings:
         """The same readings with the samples of every activation in another order. The labels keep theirs.
 
+        The activations are read when this is called, those of blocks in a pass of their own unless `needs` has them.
         Readings of the network itself are refused with a `ReadingError`; see `readings.controls`.
         """
         controlled: Readings = under_control(self, *other_order(self, seed))
@@ -242,6 +237,7 @@ class Readings(Derivatives):
 
         Logits are those of the classifier for noise, because noise has no predictions.
 
+        The activations are read when this is called, those of blocks in a pass of their own unless `needs` has them.
         Readings of the network itself are refused with a `ReadingError`; see `readings.controls`.
         """
         controlled: Readings = under_control(self, *noise(seed))

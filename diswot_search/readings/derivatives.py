@@ -32,6 +32,8 @@ class Derivatives(ActivationReadings):
     def gradients(self) -> list[Tensor]:
         """Gradient of the mean cross entropy with respect to the weight of each of `layers`; zero where unused.
 
+        Each has the shape of its weight.
+
         Raises:
             ReadingError: The probe has labels that the network has no class for.
         """
@@ -72,7 +74,10 @@ class Derivatives(ActivationReadings):
 
     @reading("graph", "twice")
     def hessian_gradients(self) -> list[Tensor]:
-        """Hessian of the mean cross entropy times its gradient, both with respect to the weights of `layers`."""
+        """Hessian of the mean cross entropy times its gradient, both with respect to the weights of `layers`.
+
+        Each has the shape of its weight.
+        """
         gradients, _ = self.backward_pass
         if not any(gradient.requires_grad for gradient in gradients):
             gradients, _ = self._differentiate(self._pass_for("hessian_gradients"))
@@ -180,18 +185,18 @@ class Derivatives(ActivationReadings):
         if not after.requires_grad:
             return False
         with self._differentiable(), torch.enable_grad():
-            found = torch.autograd.grad(after.sum(), [before], retain_graph=True, allow_unused=True)
-        return found[0] is not None
+            gradients = torch.autograd.grad(after.sum(), [before], retain_graph=True, allow_unused=True)
+        return gradients[0] is not None
 
     def _grad(self, output: Any, inputs: list[Tensor], seed: Tensor | None = None, again: bool = False) -> list[Tensor]:
         """Gradients; zero for an input that the output does not depend on. The graph is kept for the next ones."""
         if not output.requires_grad:
             return [torch.zeros_like(one) for one in inputs]
         with self._differentiable():
-            found = torch.autograd.grad(
+            gradients = torch.autograd.grad(
                 output, inputs, seed, retain_graph=True, create_graph=again, materialize_grads=True
             )
-        return list(found)
+        return list(gradients)
 
 
 def _summing(sums: dict[int, Tensor], index: int, call: LayerCall) -> Callable[[Tensor], None]:

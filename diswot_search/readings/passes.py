@@ -6,7 +6,6 @@ import traceback
 from collections.abc import Callable, Collection, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
-from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -17,7 +16,7 @@ from search_spaces.registry import UnknownNameError, unknown_name_message
 
 from ..data.probe import Probe
 from ..networks.blocks import weighted_layers
-from ..networks.contract import ReadingError, TimmNetwork, has_timm_contract
+from ..networks.contract import ReadingError, has_timm_contract
 from ..networks.forward import Forward, run_forward
 from ..networks.layouts import FeatureMap
 from .modes import TwiceDifferentiable, run_mode
@@ -49,7 +48,6 @@ class Pass:
         notes: Its records.
         images: The images that were run.
         logits: Logits (B, N), with a graph if there is one.
-        head: Runs the head alone on `forward.raw`; None if the network has no head of its own.
     """
 
     kinds: frozenset[str]
@@ -57,12 +55,6 @@ class Pass:
     notes: Recorder
     images: Tensor
     logits: Tensor
-    head: Callable[[object], Tensor] | None
-
-
-def _run_head(model: TimmNetwork, mode: Callable[[], AbstractContextManager[None]], raw: object) -> Tensor:
-    with mode():
-        return model.forward_head(raw).float()
 
 
 class Passes(Timed):
@@ -148,9 +140,7 @@ class Passes(Timed):
             notes.entry = None
         for kind, seconds in notes.seconds.items():
             self._charge(kind, seconds)
-        # The head must not hold these readings, or a cycle would keep graphs in memory.
-        head = partial(_run_head, model, self._mode_of(model)) if has_timm_contract(model) else None
-        return Pass(kinds, result.detached(), notes, images, result.logits, head)
+        return Pass(kinds, result.detached(), notes, images, result.logits)
 
     def _pass_for(self, name: str) -> Pass:
         """A forward pass with the records for this reading."""
@@ -172,12 +162,17 @@ class Passes(Timed):
             traceback.clear_frames(error.__traceback__)  # they hold the records, perhaps all memory
         return self._take(f"forward_pass({', '.join(sorted(kinds))})", lambda readings: readings._run(kinds))
 
-    def _run_mode(self) -> AbstractContextManager[None]:
-        return self._mode_of(self.model)()
+    def _rerun_head(self, raw: object) -> Tensor:
+        """Logits (B, N) of the head alone for features in the form of `Forward.raw`."""
+        model = self.model
+        if not has_timm_contract(model):
+            raise ReadingError("the head of a module without `forward_head` cannot be differentiated alone")
+        with self._run_mode():
+            return model.forward_head(raw).float()
 
-    def _mode_of(self, model: nn.Module) -> Callable[[], AbstractContextManager[None]]:
+    def _run_mode(self) -> AbstractContextManager[None]:
         autocast = self.device if self.precision.bf16 else None
-        return partial(run_mode, model, trained=self.trained, autocast=autocast)
+        return run_mode(self.model, trained=self.trained, autocast=autocast)
 
     def _wait(self) -> None:
         if self.device.type == "cuda":
@@ -194,7 +189,10 @@ class Passes(Timed):
 
     @property
     def feature_map(self) -> FeatureMap:
-        """The last feature map before pooling, on its grid."""
+        """The last feature map before pooling on its grid, with values (B, C, H, W) in single precision.
+
+        The grid has P = H x W positions; class tokens do not count. A sequence without a grid has W = 1.
+        """
         return self._forward.features
 
     @property
@@ -204,7 +202,7 @@ class Passes(Timed):
 
     @property
     def logits(self) -> Tensor:
-        """Logits, (B, N)."""
+        """Logits in single precision, (B, N)."""
         return self._forward.logits
 
     @reading

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from functools import partial
+from types import BuiltinFunctionType, CodeType, FrameType, FunctionType, MethodType, ModuleType, TracebackType
 from typing import Any
 
 import pytest
@@ -160,8 +162,133 @@ def test_what_is_no_reading_does_not_reach_the_network_either(control: str) -> N
     ):
         with pytest.raises(ReadingError, match="activations alone"):
             reach()
-    held = [value for value in vars(controlled).values() if isinstance(value, nn.Module | Readings)]
-    assert held == []
+
+
+def neighbours(value: Any) -> Iterator[Any]:
+    """Everything that a value refers to: items, attributes, and the bound parts of functions, errors and frames."""
+    if isinstance(value, dict):
+        yield from (*value.keys(), *value.values())
+    elif isinstance(value, list | tuple | set | frozenset):
+        yield from value
+    elif isinstance(value, partial):
+        yield from (value.func, value.args, value.keywords)
+    elif isinstance(value, MethodType | BuiltinFunctionType):
+        yield from (value.__self__, getattr(value, "__func__", None))
+    elif isinstance(value, FunctionType):
+        cells = (cell.cell_contents for cell in value.__closure__ or ())
+        yield from (*cells, value.__defaults__, value.__kwdefaults__, value.__dict__)
+    elif isinstance(value, BaseException):
+        yield from (value.args, value.__traceback__, value.__cause__, value.__context__)
+    elif isinstance(value, TracebackType):
+        yield from (value.tb_frame, value.tb_next)
+    elif isinstance(value, FrameType):
+        yield value.f_locals
+    elif isinstance(value, Tensor):
+        yield from (value.grad_fn, value._backward_hooks, value.grad)
+    if not isinstance(value, type):
+        yield from vars(value).values() if hasattr(value, "__dict__") else ()
+        yield from (getattr(value, name) for name in getattr(value, "__slots__", ()) if hasattr(value, name))
+
+
+def reachable(*starts: Any) -> list[Any]:
+    """Everything that can be reached from values, each object once; Python modules and code are left out."""
+    seen: dict[int, Any] = {}
+    pending = list(starts)
+    while pending:
+        value = pending.pop()
+        if id(value) not in seen and not isinstance(value, ModuleType | CodeType):
+            seen[id(value)] = value  # which also keeps it alive, so that no other object gets its id
+            pending += neighbours(value)
+    return list(seen.values())
+
+
+class Leaky(Mine):
+    """A user's readings that hand out whatever the readings hold."""
+
+    @reading(controlled=True)
+    def everything(self) -> Any:
+        """All attributes of the readings, and functions that are bound to them."""
+        return [*vars(self).values(), self._rerun_head, partial(self._run, frozenset()), lambda: self]
+
+    @reading("blocks", controlled=True)
+    def block_pass(self) -> Pass:
+        """The pass with the records of blocks."""
+        return self._pass_for("block_pass")
+
+    @reading(controlled=True)
+    def of_head(self) -> Tensor:
+        """A wrong declaration: it runs the head."""
+        return self._rerun_head(self.forward_pass.forward.raw)
+
+
+class Broken(nn.Module):
+    """A network whose forward pass fails, with itself in the frames of the error."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(3, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        raise RuntimeError("broken")
+
+
+@pytest.mark.parametrize("make", [*NETWORKS, Broken])
+@pytest.mark.parametrize("control", [*CONTROLS, "both"])
+def test_neither_the_network_nor_the_original_is_reachable(control: str, make: Callable[[], nn.Module]) -> None:
+    original = read(make, Leaky)
+    modules = set(map(id, original.model.modules()))
+    chain = list(CONTROLS.values()) if control == "both" else [CONTROLS[control]]
+    controlled = original
+    for change in chain:
+        controlled = change(controlled)
+    values: list[Any] = [controlled, *(list(vars(kind).values()) for kind in type(controlled).__mro__)]
+    for name in [*readings_of(type(controlled)), "feature_map", "features", "logits"]:
+        try:
+            values.append(getattr(controlled, name))
+        except (ReadingError, RuntimeError):
+            continue
+    found = reachable(*values)
+    assert [each for each in found if id(each) in modules or isinstance(each, nn.Module)] == []
+    others = [each for each in found if isinstance(each, Readings) and each is not controlled]
+    assert others == []
+    assert any(isinstance(each, Pass) for each in found) or make is Broken
+
+
+def test_the_search_for_networks_finds_them_wherever_they_hide() -> None:
+    network, original = nn.Linear(2, 2), read(resnet, Leaky)
+
+    def default(given: object = network) -> None: ...
+
+    error = RuntimeError(network)
+    for hiding in (
+        {"a": [(network,)]},
+        partial(print, 1, end=network),
+        partial(network.forward),
+        lambda: network,
+        network.parameters,
+        default,
+        error,
+        Precision(network),  # type: ignore[arg-type]
+    ):
+        assert any(each is network for each in reachable(hiding))
+    assert any(each is original.model for each in reachable(original))
+
+
+@pytest.mark.parametrize("control", CONTROLS)
+def test_the_forward_pass_of_a_control_hands_out_no_head(control: str) -> None:
+    controlled = CONTROLS[control](read(convnext, Leaky))
+    assert not hasattr(controlled.forward_pass, "head")
+    with pytest.raises(ReadingError, match="activations alone"):
+        _ = controlled.of_head
+
+
+def test_class_maps_of_a_head_that_is_not_linear_are_those_of_the_shuffled_features() -> None:
+    """The head runs while the control is made, so that DisWOT's score has a control for every network."""
+    original = read(convnext, Readings)
+    assert not original.has_mean_pooling
+    shuffled = original.shuffled(1)
+    torch.testing.assert_close(shuffled.class_map_gram, original.class_map_gram, rtol=1e-3, atol=1e-6)
+    assert not torch.allclose(shuffled.label_gradient, original.label_gradient, atol=1e-6)
 
 
 def test_a_reading_that_is_added_later_is_refused_until_it_is_declared(monkeypatch: pytest.MonkeyPatch) -> None:
