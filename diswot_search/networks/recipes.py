@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -20,6 +21,7 @@ from search_spaces.space import Architecture, SearchSpace
 
 from ..runtime.checksums import file_sha256
 from ..runtime.files import as_json
+from ..runtime.identity import fingerprint
 from .classifiers import classifier_names, remove_classifier, replace_classifier
 from .saved import ModelCard, load_student, load_weights
 
@@ -107,6 +109,30 @@ class SpaceRecipe(Recipe):
         return {"recipe": space.recipe, "config": as_json(space.config()), "architecture": str(self.architecture)}
 
 
+def _without_addresses(text: str) -> str:
+    """A text without places in memory, which are others in each process."""
+    return re.sub(r" at 0x[0-9a-fA-F]+", "", text)
+
+
+def _short(value: object) -> str:
+    """A plain value, or the name of a function, class or kind of object: a text that is the same in each process."""
+    if value is None or type(value) in (bool, int, float, str):
+        return repr(value)
+    return str(getattr(value, "__qualname__", type(value).__qualname__))
+
+
+def _weights_sha256(module: nn.Module) -> str:
+    digest = hashlib.sha256()
+    for key, value in module.state_dict().items():
+        raw = value.detach().cpu().contiguous().flatten().view(torch.uint8)
+        digest.update(key.encode() + raw.numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _structure_sha256(module: nn.Module) -> str:
+    return hashlib.sha256(_without_addresses(repr(module)).encode()).hexdigest()
+
+
 @dataclass(frozen=True)
 class ModuleRecipe(Recipe):
     """A module as it is; it pickles by value.
@@ -114,33 +140,60 @@ class ModuleRecipe(Recipe):
     Attributes:
         module: The module. Each build gives a copy, so that moving it to a device leaves the caller's where it is.
         sha256: Hash of its weights; see `ModuleRecipe.of`.
+        structure_sha256: Hash of the text that lists its layers and their settings. It tells modules of equal weights
+            apart, such as those that differ in a ReLU.
     """
 
     module: nn.Module = field(repr=False)
     sha256: str
+    structure_sha256: str
 
     @classmethod
     def of(cls, module: nn.Module) -> ModuleRecipe:
         """The recipe of a module with its present weights."""
-        digest = hashlib.sha256()
-        for key, value in module.state_dict().items():
-            raw = value.detach().cpu().contiguous().flatten().view(torch.uint8)
-            digest.update(key.encode() + raw.numpy().tobytes())
-        return cls(module, digest.hexdigest())
+        return cls(module, _weights_sha256(module), _structure_sha256(module))
 
     def build(self) -> nn.Module:
+        """A copy of the module.
+
+        Raises:
+            ValueError: The weights or layers of the module changed since the recipe was made.
+        """
+        weights, structure = _weights_sha256(self.module), _structure_sha256(self.module)
+        changed = "weights" if weights != self.sha256 else "layers"
+        if (weights, structure) != (self.sha256, self.structure_sha256):
+            raise ValueError(
+                f"The {changed} of the module {type(self.module).__qualname__} changed after it was given; results "
+                "would be recorded under those that it had. Give the module again, or a copy.deepcopy of it before "
+                "it is changed."
+            )
         return copy.deepcopy(self.module)
 
     def config(self) -> Config:
-        kind = type(self.module).__qualname__
-        return {"module": kind, "weights_sha256": self.sha256, "training": self.module.training}
+        return {
+            "module": type(self.module).__qualname__,
+            "weights_sha256": self.sha256,
+            "structure_sha256": self.structure_sha256,
+            "training": self.module.training,
+        }
 
 
 @dataclass(frozen=True)
 class FactoryRecipe(Recipe):
-    """A function without arguments that makes the network; it pickles if the function does."""
+    """A function without arguments that makes the network; it pickles if the function does.
+
+    Attributes:
+        function: Makes the network.
+        fingerprint: Where the function comes from, with a hash of everything visible that it computes with, arguments
+            of a `functools.partial` included. It is taken when the recipe is made and travels with it. A function that
+            holds an object whose content cannot be seen has a new fingerprint in each recipe.
+    """
 
     function: Callable[[], nn.Module]
+    fingerprint: str = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "fingerprint", fingerprint(self.function))
 
     def build(self) -> nn.Module:
         return self.function()
@@ -148,11 +201,11 @@ class FactoryRecipe(Recipe):
     def config(self) -> Config:
         function, arguments = self.function, {}
         if isinstance(function, partial):
-            arguments = {str(place): repr(value) for place, value in enumerate(function.args)}
-            arguments |= {name: repr(value) for name, value in function.keywords.items()}
+            values = [*enumerate(function.args), *function.keywords.items()]
+            arguments = {str(name): _short(value) for name, value in values}
             function = function.func
         factory = {"factory": getattr(function, "__qualname__", type(function).__qualname__)}
-        return factory | ({"arguments": arguments} if arguments else {})
+        return factory | ({"arguments": arguments} if arguments else {}) | {"fingerprint": self.fingerprint}
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 from ..readings.core import Readings
-from .identity import belongs_here, fingerprint
+from ..runtime.identity import belongs_here, fingerprint
 
 ProxyFunction = Callable[[Readings, "Readings | None"], float]
 """A function of the student's readings and the teacher's, or None, to a score; higher is better."""
@@ -62,7 +62,7 @@ class Proxy:
         A proxy of this package has its name. Any other has its name and a hash of what its function computes. Two
         functions share a hash only where everything that they hold can be compared and is equal. A function that holds
         an object of another kind, such as a network, gets a new identity each time it becomes a proxy, so that its
-        stored scores are never mistaken for new ones. See `identity.fingerprint`.
+        stored scores are never mistaken for new ones. See `runtime.identity.fingerprint`.
         """
         if self.is_registered and belongs_here(self.function, self.name):
             return self.name

@@ -402,9 +402,11 @@ def _check_duplicates(sources: Sequence[Network]) -> None:
 
 
 def _identity(source: Network) -> str:
-    """What tells weights apart: their hash, the full name of those that timm fetches, else the whole recipe."""
+    """What tells sources apart: hashes of weights (and of a module's layers), or what timm fetches, or the recipe."""
     config = source.recipe.config() | {"network": source.settings["network"]}
-    if sha256 := config.get("checkpoint_sha256") or config.get("weights_sha256"):
+    if "structure_sha256" in config:
+        return f"{config['weights_sha256']} {config['structure_sha256']}"
+    if sha256 := config.get("checkpoint_sha256"):
         return sha256
     if config.get("pretrained"):
         config = {key: config.get(key) for key in ("network", "pretrained_cfg", "pretrained_cfg_overlay")}

@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import copy
+import importlib
 import io
 import json
+import os
+import pickle
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -157,6 +163,60 @@ def test_a_module_is_read_as_it_stands_and_left_alone(training: bool, probe: Pro
     assert all(torch.equal(value, before[key]) for key, value in module.state_dict().items())
     assert all(not m._forward_hooks for m in module.modules())
     assert readings.model is not module
+
+
+def test_modules_of_equal_weights_and_other_layers_are_other_teachers() -> None:
+    plain = linear().eval()
+    rectified = nn.Sequential(*plain, nn.ReLU()).eval()
+    first, second = create_teacher(plain).config(), create_teacher(rectified).config()
+    assert first["weights_sha256"] == second["weights_sha256"]
+    assert first["structure_sha256"] != second["structure_sha256"]
+    assert {**first, "structure_sha256": ""} == {**second, "structure_sha256": ""}
+    assert create_teacher(copy.deepcopy(plain)).config() == first
+    TeacherBank((create_teacher(plain), create_teacher(rectified)), (0.5, 0.5))
+
+
+class Tagged(nn.Module):
+    """A module that is listed with a place in memory."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tag = object()
+
+    def extra_repr(self) -> str:
+        return f"tag={self.tag!r}"
+
+
+def test_the_structure_of_a_module_is_the_same_in_each_process() -> None:
+    first, second = Tagged(), Tagged()
+    assert repr(first) != repr(second)
+    assert create_teacher(first).config() == create_teacher(second).config()
+
+
+def test_a_module_whose_weights_or_layers_changed_is_refused_until_it_is_given_again() -> None:
+    module = nn.Sequential(nn.Flatten(), nn.Linear(3 * 32 * 32, 10))
+    teacher = create_teacher(module)
+    built, config = weights(teacher.build()), teacher.config()
+    with torch.no_grad():
+        module[1].bias[3] += 1e-3
+    with pytest.raises(ValueError, match=r"The weights of the module Sequential changed after it was given; .*again"):
+        teacher.build()
+    assert teacher.config() == config
+    again = create_teacher(module)
+    assert again.config() != config
+    assert not torch.equal(weights(again.build()), built)
+    module.append(nn.ReLU())
+    with pytest.raises(ValueError, match="The layers of the module Sequential changed after it was given"):
+        again.build()
+
+
+def test_a_built_copy_may_change() -> None:
+    teacher = create_teacher(linear())
+    built = teacher.build()
+    with torch.no_grad():
+        for parameter in built.parameters():
+            parameter.zero_()
+    assert not torch.equal(weights(teacher.build()), weights(built))
 
 
 def test_the_weights_of_a_module_do_not_depend_on_the_seed() -> None:
@@ -372,3 +432,102 @@ def test_factories_of_one_function_with_other_arguments_are_other_networks() -> 
 
     assert config(4) == config(4)
     assert config(4) != config(5)
+
+
+# -- functions that make networks ---------------------------------------------------------------
+
+
+def factory(function: Callable[[], nn.Module]) -> dict[str, Any]:
+    return Network.from_factory("mine", function).config()
+
+
+def with_activation(activation: Callable[[], nn.Module], width: int = 4) -> nn.Module:
+    return nn.Sequential(nn.Flatten(), nn.Linear(3, width), activation())
+
+
+def test_two_lambdas_are_two_networks() -> None:
+    first, second = lambda: nn.Linear(4, 2), lambda: nn.Linear(4, 3)
+    assert factory(first) == factory(first) != factory(second)
+    enclosing = [lambda width=width: nn.Linear(width, 2) for width in (4, 5)]
+    assert factory(enclosing[0]) != factory(enclosing[1])
+
+
+def test_arguments_of_a_factory_tell_it_from_others() -> None:
+    functions = [
+        partial(with_activation, nn.ReLU),
+        partial(with_activation, nn.GELU),
+        partial(with_activation, nn.ReLU, 8),
+        partial(with_activation, nn.ReLU, width=8),
+        partial(with_activation, lambda: nn.ReLU()),
+        partial(with_activation, lambda: nn.ELU()),
+        partial(with_activation, partial(nn.ELU, 0.5)),
+        partial(with_activation, partial(nn.ELU, 0.25)),
+    ]
+    configs = [json.dumps(factory(function), sort_keys=True) for function in functions]
+    assert len(set(configs)) == len(configs)
+    assert [json.dumps(factory(function), sort_keys=True) for function in functions] == configs
+    assert factory(functions[3])["arguments"] == {"0": "ReLU", "width": "8"}
+
+
+FACTORIES = """
+from functools import partial
+from torch import nn
+
+def make(activation=None, tags=()):
+    return nn.Sequential(nn.Linear({inputs}, 2), (activation or nn.ReLU)())
+
+def steep():
+    return nn.ELU(2.0)
+
+made = partial(make, steep, tags={{"u", "v", "w"}})
+"""
+SHOW = """
+import json, first
+from diswot_search.networks.network import Network
+print(json.dumps(Network.from_factory("mine", first.made).config()))
+"""
+
+
+@pytest.fixture
+def factories(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    for name, inputs in (("first", 3), ("second", 4)):
+        (tmp_path / f"{name}.py").write_text(FACTORIES.format(inputs=inputs))
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    monkeypatch.syspath_prepend(tmp_path)
+    return tmp_path
+
+
+@pytest.mark.usefixtures("factories")
+def test_functions_of_one_name_in_two_modules_are_two_networks() -> None:
+    first, second = importlib.import_module("first"), importlib.import_module("second")
+    assert factory(first.make)["factory"] == factory(second.make)["factory"] == "make"
+    assert factory(first.make) != factory(second.make)
+
+
+def test_a_factory_with_a_function_as_its_argument_is_the_same_in_another_process(factories: Path) -> None:
+    here = factory(importlib.import_module("first").made)
+    there = subprocess.run(
+        [sys.executable, "-c", SHOW],
+        cwd=factories,
+        env=os.environ | {"PYTHONHASHSEED": "1"},  # sets have another order
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert json.loads(there.stdout) == here
+
+
+class Settings:
+    """An object whose content cannot be seen."""
+
+
+def with_settings(settings: Settings) -> nn.Module:
+    return nn.Linear(2, 2)
+
+
+def test_an_object_in_a_factory_is_the_same_wherever_its_network_is_sent_and_another_elsewhere() -> None:
+    function = partial(with_settings, Settings())
+    network = Network.from_factory("mine", function)
+    assert network.config() == network.config() == pickle.loads(pickle.dumps(network)).config()
+    assert network.config() == replace(network, trained=False).config()
+    assert network.config() != factory(function)

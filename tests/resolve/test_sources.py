@@ -251,6 +251,15 @@ def test_names_are_told_apart_by_folders_and_else_by_numbers(tmp_path: Path) -> 
     ]
 
 
+def test_modules_of_equal_weights_and_other_layers_are_two_sources() -> None:
+    plain = nn.Sequential(nn.Flatten(), nn.Linear(3 * 16 * 16, 4)).eval()
+    rectified = nn.Sequential(*plain, nn.ReLU()).eval()
+    sources = as_sources({"plain": plain, "rectified": rectified})
+    assert [source.name for source in sources] == ["plain", "rectified"]
+    with pytest.raises(SourceError, match="The sources plain and again have the same weights"):
+        as_sources({"plain": plain, "again": plain})
+
+
 def test_what_is_there_twice_is_refused_by_both_names(tmp_path: Path) -> None:
     model = saved(tmp_path / "run" / "student")
     file = tmp_path / "run" / "student" / "student.safetensors"

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import enum
 import functools
 import hashlib
 import inspect
+import logging
+import pathlib
 import types
 import uuid
 from collections.abc import Callable, Iterable
@@ -32,9 +35,10 @@ def fingerprint(function: Callable[..., object]) -> str:
     """Where a function comes from, and a hash of everything visible that it computes with.
 
     The hash covers the function's source and code, its defaults, its closure, the globals that it names, and what a
-    `functools.partial` or a method is bound to. The values among these may be plain values, containers of them,
-    tensors, arrays, proxies, and functions, which are hashed by the same rule. Functions of other modules count by name
-    only. An object of any other kind may hold anything, so it makes the hash differ each time.
+    `functools.partial` or a method is bound to. The values among these may be plain values, containers of them, paths,
+    members of enumerations, tensors, arrays, proxies, and functions, which are hashed by the same rule. Functions of
+    other modules and loggers count by name only. An object of any other kind may hold anything, so it makes the hash
+    differ each time.
 
     Returns:
         A text such as "mymodule.spread, code 0123456789abcdef".
@@ -57,6 +61,8 @@ def _describe(value: object, above: tuple[int, ...]) -> str:
         return f"{kind.__name__} {_DESCRIPTIONS[kind](value, (*above, id(value)))}"
     if kind.__module__.partition(".")[0] == PACKAGE and isinstance(identity := getattr(value, "identity", None), str):
         return f"{kind.__name__} {identity}"
+    if isinstance(value, enum.Enum):
+        return f"{_place(kind)} {value.name} {_describe(value.value, above)}"
     return _opaque(value)
 
 
@@ -139,6 +145,9 @@ _DESCRIPTIONS: dict[type, Callable[[Any, tuple[int, ...]], str]] = {
     torch.Tensor: _describe_tensor,
     torch.nn.Parameter: _describe_tensor,
     np.ndarray: _describe_array,
+    pathlib.PosixPath: lambda path, above: str(path),
+    pathlib.WindowsPath: lambda path, above: str(path),
+    logging.Logger: lambda logger, above: logger.name,
 }
 """How values are described, by exact type, because a subclass may hold more."""
 
