@@ -31,7 +31,7 @@ from ..runtime.devices import device_name, resolve_device
 from ..runtime.files import RunFolderError
 from ..runtime.seeding import isolated_random_state, stable_seed
 from ..study.budget import measure_latency
-from ..training.checkpoint import BEST, LAST, Checkpoint, load_shipped, read_checkpoint
+from ..training.checkpoint import BEST, LAST, Checkpoint, checked_best, load_shipped, read_checkpoint
 from ..training.folder import TrainingFolder
 from ..training.metrics import Metrics
 from ..training.recipe import Recipe, RecipeError, create_recipe
@@ -252,10 +252,11 @@ class TrainingRun:
         if not self.accelerator.is_main_process:
             return None
         self.folder = TrainingFolder(self.config, self.out)
-        if self.objective is not None:
-            self.folder.remember(STATE, self.objective.state())
-        if self.folder.path is not None and self.splits.labelled is not None:
-            self.folder.write("labels.txt", self.splits.labels_file())
+        with self.folder.released_on_failure():
+            if self.objective is not None:
+                self.folder.remember(STATE, self.objective.state())
+            if self.folder.path is not None and self.splits.labelled is not None:
+                self.folder.write("labels.txt", self.splits.labels_file())
         return self.folder
 
     def run(self) -> Training:
@@ -273,6 +274,7 @@ class TrainingRun:
                 return finished
             observer = None if folder is None else self._observer(folder)
             trainer = self._trainer(folder, observer)
+            self._check_best(trainer, folder)
             with contextlib.nullcontext() if observer is None else observer.watching(trainer.progress.step):
                 trainer.run()
             return self._finish(trainer, folder)
@@ -294,6 +296,12 @@ class TrainingRun:
             checkpoint=self._checkpoint(folder, LAST),
             unlabelled_batch_size=self.unlabelled_batch_size,
         )
+
+    def _check_best(self, trainer: Trainer, folder: TrainingFolder | None) -> None:
+        """Check the weights of the best epoch so far before any further epoch is trained."""
+        if self.options.rule == "best" and trainer.progress.best_epoch is not None:
+            self.accelerator.wait_for_everyone()  # the main process may have saved them just now
+            checked_best(self._checkpoint(folder, BEST), trainer.progress.best_epoch)
 
     def _observer(self, folder: TrainingFolder) -> _Observer:
         steps = len(self.splits.train) // self.recipe.batch_size * self.recipe.epochs

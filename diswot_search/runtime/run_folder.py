@@ -200,6 +200,17 @@ class RunFolder:
             self._lock.close()
 
     @contextlib.contextmanager
+    def released_on_failure(self) -> Iterator[None]:
+        """Release the folder if the block fails, without what is not committed yet."""
+        try:
+            yield
+        except BaseException:
+            with contextlib.suppress(sqlite3.Error):
+                self._store.rollback()
+            self.release()
+            raise
+
+    @contextlib.contextmanager
     def errors(self) -> Iterator[None]:
         """Turn what a disk or a store can raise into messages that say what to do."""
         try:

@@ -17,7 +17,8 @@ from diswot_search import Budget, RunFolderError, Study
 from diswot_search.cli import main
 from diswot_search.resolve.folders import PipelineFolder
 from diswot_search.sources.folder import RankingFolder
-from diswot_search.training.checkpoint import BEST, LAST
+from diswot_search.study.costs import Costs
+from diswot_search.training.checkpoint import BEST, LAST, Checkpoint, read_checkpoint
 from diswot_search.training.folder import TrainingFolder
 
 SEARCH = (
@@ -29,6 +30,15 @@ TRAIN: dict[str, Any] = {
     "data_options": {"image_size": 8, "train_limit": 40},
     "epochs": 2,
     "batch_size": 20,
+    "device": "cpu",
+    "progress": False,
+}
+SEARCHED: dict[str, Any] = {
+    "probe": "noise",
+    "probe_options": {"batch_size": 8, "image_size": 8, "num_classes": 4},
+    "proxy": "macs",
+    "algorithm": "random",
+    "evaluations": 2,
     "device": "cpu",
     "progress": False,
 }
@@ -65,6 +75,10 @@ def command(line: str) -> int:
 
 def train(out: str, **changes: Any) -> Any:
     return ds.train("cifar_resnet", model_options={"arch": "1x4-1x4-1x8"}, out=out, **TRAIN | changes)
+
+
+def tiny_space() -> Any:
+    return ds.create_space("nasbench201", channels=4, cells=1, num_classes=4, input_size=(3, 8, 8))
 
 
 def files_in(folder: str) -> dict[str, bytes]:
@@ -126,6 +140,22 @@ def test_a_search_is_complete_when_its_pictures_exist(monkeypatch: pytest.Monkey
     assert command(SEARCH) == 0
     assert Study.load("run").status == "complete"
     assert Path("run/progress.png").exists()
+
+
+def test_a_search_that_cannot_be_opened_lets_go_of_its_folder(monkeypatch: pytest.MonkeyPatch) -> None:
+    find_start = Costs.find_start
+
+    def fail_in_a_folder(costs: Costs) -> Any:
+        if costs.study.path is not None:
+            raise MemoryError("no memory is left")
+        return find_start(costs)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Costs, "find_start", fail_in_a_folder)
+        with pytest.raises(MemoryError, match="no memory is left") as failure:
+            ds.search(tiny_space(), out="run", **SEARCHED)
+    assert ds.search(tiny_space(), out="run", **SEARCHED).status == "complete"
+    assert failure.tb is not None  # it is held, as an interactive session holds it, and the folder with it
 
 
 # -- a training ---------------------------------------------------------------------------------
@@ -194,6 +224,50 @@ def test_a_flipped_bit_of_a_checkpoint_is_named(name: str, place: str, monkeypat
     assert {file: after[file] for file in (f"run/{name}", "run/config.json")} == {
         file: before[file] for file in (f"run/{name}", "run/config.json")
     }
+
+
+@pytest.mark.usefixtures("few_pictures")
+def test_a_training_that_cannot_be_opened_lets_go_of_its_folder(monkeypatch: pytest.MonkeyPatch) -> None:
+    write = TrainingFolder.write
+
+    def full(folder: TrainingFolder, name: str, content: Any) -> None:
+        if name == "labels.txt":
+            raise RunFolderError("The disk is full")
+        write(folder, name, content)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(TrainingFolder, "write", full)
+        with pytest.raises(RunFolderError, match="disk is full") as failure:
+            train("run", labels=20)
+    assert train("run", labels=20).result.is_complete
+    assert failure.tb is not None  # it is held, as an interactive session holds it, and the folder with it
+
+
+@pytest.mark.usefixtures("few_pictures")
+@pytest.mark.parametrize("damage", ["bit", "missing", "other epoch"])
+def test_a_lost_best_checkpoint_is_named_before_training_goes_on(damage: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    save = TrainingFolder.save
+
+    def stop(folder: TrainingFolder, name: str, checkpoint: Any) -> None:
+        save(folder, name, checkpoint)
+        if name == LAST and len(folder.rows) == 2:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(TrainingFolder, "save", stop)
+        with pytest.raises(KeyboardInterrupt):
+            train("run", epochs=3, lr=1e-9)  # the first epoch stays the best
+    if damage == "bit":
+        flip(Path("run", BEST), -1)
+    elif damage == "missing":
+        Path("run", BEST).unlink()
+    else:
+        best = read_checkpoint(Path("run", BEST))
+        assert best is not None
+        Path("run", BEST).write_bytes(Checkpoint(best.tensors, best.values | {"epoch": 2}).to_bytes())
+    monkeypatch.setattr("diswot_search.jobs.training_run.Trainer.run", None)  # nothing is trained
+    with pytest.raises(RunFolderError, match=rf"{BEST} is (damaged .*checksum|missing or not of epoch 1)"):
+        train("run", epochs=3, lr=1e-9)
 
 
 def test_a_changed_prediction_of_a_source_is_named(tmp_path: Path) -> None:
