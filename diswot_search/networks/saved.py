@@ -124,8 +124,8 @@ class ModelCard:
 def save_student(model: nn.Module, card: ModelCard, folder: str | os.PathLike[str]) -> Path:
     """Write `student.safetensors` and `config.json`, each whole or not at all.
 
-    The file of weights holds checksums of its content, of the card and of the whole config.json. Damage is noticed when it is read, and the
-    weights of one student are not taken for another's.
+    The file of weights holds checksums of its content, of the card and of the whole config.json. Damage is noticed when
+    it is read, and the weights of one student are not taken for another's.
 
     `load_student` reads the folder. If the card has a timm name, timm reads it as well: from version 1.0.16 on by
     `timm.create_model("local-dir:FOLDER", pretrained=True)`, after `import search_spaces` for the networks of this

@@ -195,7 +195,8 @@ class RunFolder:
         try:
             self._store.commit()
         except sqlite3.Error:
-            self._store.rollback()  # what is pending can be had again: all else is committed when it is stored
+            with contextlib.suppress(sqlite3.ProgrammingError):  # of a store that is closed
+                self._store.rollback()  # what is pending can be had again: all else is committed when it is stored
         if self._lock is not None:
             self._lock.close()
 

@@ -16,6 +16,7 @@ import diswot_search as ds
 from diswot_search import Budget, RunFolderError, Study
 from diswot_search.cli import main
 from diswot_search.resolve.folders import PipelineFolder
+from diswot_search.runtime.lock import lock_folder
 from diswot_search.sources.folder import RankingFolder
 from diswot_search.study.costs import Costs
 from diswot_search.training.checkpoint import BEST, LAST, Checkpoint, read_checkpoint
@@ -182,6 +183,28 @@ def test_the_deleted_files_of_a_training_are_made_again(rule: str, monkeypatch: 
     Path("run", BEST if rule == "best" else LAST).unlink()
     with pytest.raises(RunFolderError, match=r"student/student.safetensors of run cannot be made again, since"):
         train("run", rule=rule, recipe_options={"ema": 0.5})
+
+
+@pytest.mark.usefixtures("few_pictures")
+def test_files_that_need_no_student_are_made_again_without_a_checkpoint() -> None:
+    train("run")
+    before = files_in("run")
+    Path("run", BEST).unlink()
+    for name in ("metrics.csv", "loss.png"):
+        Path("run", name).unlink()
+    train("run")
+    after = files_in("run")
+    for name in ("metrics.csv", "loss.png", "result.json", "student/student.safetensors", "student/config.json"):
+        assert after[f"run/{name}"] == before[f"run/{name}"]
+
+
+def test_a_folder_with_nothing_but_a_lock_was_stopped_before_it_began(capsys: pytest.CaptureFixture[str]) -> None:
+    Path("run").mkdir()
+    assert command("show run") == 2
+    assert "run is no run folder of a" in capsys.readouterr().err
+    lock_folder(Path("run")).close()
+    assert command("show run") == 2
+    assert "The run in run was stopped before it began; run it again." in capsys.readouterr().err
 
 
 @pytest.mark.usefixtures("few_pictures")
