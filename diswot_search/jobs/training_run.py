@@ -322,7 +322,7 @@ class TrainingRun:
         if not is_complete:
             return None
         if folder is not None:
-            folder.check_result_file()
+            folder.mend_result_file()
             if folder.missing_files():
                 self._restore_files(folder)
         self.accelerator.wait_for_everyone()

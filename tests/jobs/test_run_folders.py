@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import re
 import shlex
 import shutil
 from collections.abc import Callable
@@ -112,7 +113,8 @@ def test_a_damaged_search_ends_with_2_and_its_results_stay(damage: str, capsys: 
 
 
 @pytest.mark.usefixtures("few_pictures")
-def test_the_deleted_files_of_a_search_are_made_again() -> None:
+@pytest.mark.filterwarnings("always:run/result.json is damaged")
+def test_the_deleted_files_of_a_search_are_made_again(capsys: pytest.CaptureFixture[str]) -> None:
     assert command(SEARCH) == 0
     before = files_in("run")
     names = ["result.json", "architectures.csv", "progress.png", "config.json"]
@@ -124,7 +126,9 @@ def test_the_deleted_files_of_a_search_are_made_again() -> None:
     for name in names:
         assert after[f"run/{name}"] == before[f"run/{name}"]
     Path("run/result.json").write_text('{"status": ')
+    capsys.readouterr()
     assert command(SEARCH) == 0
+    assert re.search(r"run/result\.json is damaged .* It is made again from the store\.", capsys.readouterr().err)
     assert files_in("run")["run/result.json"] == before["run/result.json"]
 
 
@@ -209,15 +213,12 @@ def test_a_folder_with_nothing_but_a_lock_was_stopped_before_it_began(capsys: py
 
 @pytest.mark.usefixtures("few_pictures")
 @pytest.mark.parametrize("content", ['{"status": "complete", ', "[]", "{}", "", '{"status": "complete"}'])
-def test_a_damaged_result_of_a_training_is_named(content: str) -> None:
+def test_a_damaged_result_of_a_training_is_named_and_made_again(content: str) -> None:
     whole = train("run")
     result = Path("run/result.json").read_bytes()
     Path("run/result.json").write_text(content)
-    with pytest.raises(RunFolderError, match=r"run/result\.json is damaged .* Delete it and run the same again"):
-        train("run")
-    assert Path("run/result.json").read_text() == content
-    Path("run/result.json").unlink()
-    assert train("run").result == whole.result
+    with pytest.warns(UserWarning, match=r"^run/result\.json is damaged .* It is made again from the store\.$"):
+        assert train("run").result == whole.result
     assert Path("run/result.json").read_bytes() == result
 
 
