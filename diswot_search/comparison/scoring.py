@@ -234,6 +234,19 @@ class Scoring:
 
     # -- reading --------------------------------------------------------------------------------
 
+    def verify(self, series: Iterable[ScoreSeries], architectures: Sequence[Architecture]) -> None:
+        """Verify the checksums of the stored scores of each series.
+
+        Raises:
+            RunFolderError: A score was changed after it was stored; the message names it.
+        """
+        written = self.store.select(map(str, architectures))
+        scored = self.store.select(str(self.scored(architecture)) for architecture in architectures)
+        for one in dict.fromkeys(series):
+            chosen = written if one.is_size else scored
+            for draw, number in enumerate(one.numbers):
+                chosen.verify(number, self._seed(one, draw))
+
     def read(
         self, series: Iterable[ScoreSeries], architectures: Sequence[Architecture]
     ) -> dict[ScoreSeries, SeriesScores]:

@@ -7,6 +7,7 @@ import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from ..runtime.checksums import row_checksum
 from ..runtime.configuration import canonical
@@ -235,6 +236,22 @@ class Selection:
         Raises:
             RunFolderError: A score was changed after it was stored; the message names it.
         """
+        rows = self._verified_rows(series, seed)
+        conditions = dict(self.store._read("SELECT id, text FROM conditions"))
+        return {
+            self.architectures[position]: StoredScore(score, reason, seconds, conditions[measured_on])
+            for *_, score, reason, seconds, measured_on, _, position in rows
+        }
+
+    def verify(self, series: int, seed: int) -> None:
+        """Verify the stored scores of a series with one seed.
+
+        Raises:
+            RunFolderError: As for `scores`.
+        """
+        self._verified_rows(series, seed)
+
+    def _verified_rows(self, series: int, seed: int) -> list[Any]:
         names = ", ".join(f"scores.{name}" for name in (*_SCORES.columns, *_SCORES.checksums))
         rows = self.store._read(
             f"SELECT {names}, position FROM selections "
@@ -244,11 +261,7 @@ class Selection:
             *(series, seed, self.number),
         )
         self.store._check_scores(rows, self.architectures)
-        conditions = dict(self.store._read("SELECT id, text FROM conditions"))
-        return {
-            self.architectures[position]: StoredScore(score, reason, seconds, conditions[measured_on])
-            for *_, score, reason, seconds, measured_on, _, position in rows
-        }
+        return rows
 
     def missing(self, series: int, seed: int, *, failed: bool = False) -> list[str]:
         """The architectures without a stored score in a series with one seed, in the order of the request.

@@ -200,11 +200,9 @@ class ComparisonRun(Job[CompareOptions, Comparison]):
             retry_failed=self.retry_failed,
             interruption=self.interruption,
         )
-        try:
+        with self.store.released_on_failure():
             self.labels = self._plan(self._proxies, self._conditions_compared)
-        except BaseException:
-            self.store.release()
-            raise
+            self.scoring.verify(self._series, self.architectures)  # before anything is written
         return self.store
 
     def report(self, result: Comparison) -> Iterable[object]:

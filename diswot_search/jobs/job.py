@@ -67,10 +67,11 @@ class Job(ABC, Generic[O, R]):
     def complete(self) -> R:
         """Check, open and run; the run folder gets all options as config.yaml, which `--config` reads."""
         self.check()
+        text = to_yaml(self.options)  # before a folder is made, so that none is left if it fails
         folder = self.open()
         if folder is not None and folder.path is not None:
             try:
-                folder.write("config.yaml", to_yaml(self.options))
+                folder.write("config.yaml", text)
             except BaseException:
                 folder.release()
                 raise

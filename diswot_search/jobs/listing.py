@@ -31,6 +31,7 @@ from ..reports.study import (
 from ..reports.training import compare_trainings, describe_training, format_distillers, format_training
 from ..resolve.folders import kind_of
 from ..runtime.files import RunFolderError
+from ..runtime.lock import holds_only_lock
 from ..study.study import Study
 from ..training.result import read_result
 from .pipeline_results import SEARCH, read_ranking, read_trainings
@@ -80,6 +81,8 @@ def show(options: ShowOptions) -> Lines:
     if not os.path.exists(run):
         raise RunFolderError(f"There is no run folder {run}.")
     kind = kind_of(run)
+    if kind is None and holds_only_lock(run):
+        raise RunFolderError(f"The run in {run} was stopped before it began; run it again.")
     if kind not in reports:
         *kinds, last = reports
         raise RunFolderError(f"{run} is no run folder of a {', '.join(kinds)} or {last}: it has none of their stores.")

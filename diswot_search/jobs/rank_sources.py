@@ -137,23 +137,22 @@ class RankingRun(Job[RankSourcesOptions, SourceRanking]):
             if not self._has_begun:  # or the next attempt has another configuration
                 self.folder.discard(self._files_before)
             raise
+        finally:
+            self.folder.release()
 
     def report(self, result: SourceRanking) -> Iterable[object]:
         return (format_ranking(result), *describe_ranking(result))
 
     def _complete(self, folder: RankingFolder) -> SourceRanking:
-        """Bring a folder to its end, and let go of it."""
+        """Bring a folder to its end."""
         interruption = Interruption()
-        try:
-            with interruption.postponed():
-                if folder.path is not None and self.splits.labelled is not None:
-                    folder.write(LABELS, self.splits.labels_file())
-                self._measure_all(folder, interruption)
-            ranking = self._ranking(folder)
-            if folder.path is not None:
-                _write(folder, ranking)
-        finally:
-            folder.release()
+        with interruption.postponed():
+            if folder.path is not None and self.splits.labelled is not None:
+                folder.write(LABELS, self.splits.labels_file())
+            self._measure_all(folder, interruption)
+        ranking = self._ranking(folder)
+        if folder.path is not None:
+            _write(folder, ranking)
         return ranking
 
     def _measure_all(self, folder: RankingFolder, interruption: Interruption) -> None:

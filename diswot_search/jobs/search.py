@@ -156,15 +156,16 @@ class Search:
         }
         self.interruption = Interruption()
         self.study = self._open_study(config, out)
-        self.costs = Costs(self.evaluator, self.budget, self.study, self.interruption)
-        self.algorithm = create_algorithm(
-            algorithm,
-            evaluator.space,
-            seed=seed,
-            feasible=self.costs.feasible,
-            start=self.costs.find_start(),
-            **options,
-        )
+        with self.study.released_on_failure():
+            self.costs = Costs(self.evaluator, self.budget, self.study, self.interruption)
+            self.algorithm = create_algorithm(
+                algorithm,
+                evaluator.space,
+                seed=seed,
+                feasible=self.costs.feasible,
+                start=self.costs.find_start(),
+                **options,
+            )
 
     def _open_study(self, config: dict[str, object], out: str | os.PathLike[str] | None) -> Study:
         """The study; before a new folder is made, what could still be wrong with the input is found out."""
@@ -184,7 +185,8 @@ class Search:
         if out is None:
             return trial
         study = Study(config, out=out, space=space)
-        study.add_costs_of(trial)
+        with study.released_on_failure():
+            study.add_costs_of(trial)
         return study
 
     def run(self) -> Study:

@@ -21,7 +21,7 @@ from ..data.splits import Splits, check_division
 from ..distillation.combination import Term
 from ..networks.network import Network
 from ..networks.preprocessing import Preprocessor
-from ..networks.saved import CONFIG, FOLDER, load_student, save_student
+from ..networks.saved import CONFIG, FOLDER, WEIGHTS, load_student, save_student
 from ..options.training import TrainingOptions
 from ..reports.progress import TrainingCurves, TrainingProgress
 from ..reports.training import metrics_csv
@@ -31,7 +31,7 @@ from ..runtime.devices import device_name, resolve_device
 from ..runtime.files import RunFolderError
 from ..runtime.seeding import isolated_random_state, stable_seed
 from ..study.budget import measure_latency
-from ..training.checkpoint import BEST, LAST, Checkpoint, load_shipped, read_checkpoint
+from ..training.checkpoint import BEST, LAST, Checkpoint, checked_best, load_shipped, read_checkpoint
 from ..training.folder import TrainingFolder
 from ..training.metrics import Metrics
 from ..training.recipe import Recipe, RecipeError, create_recipe
@@ -52,6 +52,8 @@ from ..training.result import (
 from ..training.task import DistillationTask
 from ..training.trainer import Trainer, create_accelerator
 from .supervision import PREDICTIONS, STATE, UnlabelledObjective
+
+_STUDENT_FILES = (f"{FOLDER}/{WEIGHTS}", f"{FOLDER}/{CONFIG}")
 
 RULES = ("best", "last")
 """The rules that choose the epoch of the student."""
@@ -252,10 +254,11 @@ class TrainingRun:
         if not self.accelerator.is_main_process:
             return None
         self.folder = TrainingFolder(self.config, self.out)
-        if self.objective is not None:
-            self.folder.remember(STATE, self.objective.state())
-        if self.folder.path is not None and self.splits.labelled is not None:
-            self.folder.write("labels.txt", self.splits.labels_file())
+        with self.folder.released_on_failure():
+            if self.objective is not None:
+                self.folder.remember(STATE, self.objective.state())
+            if self.folder.path is not None and self.splits.labelled is not None:
+                self.folder.write("labels.txt", self.splits.labels_file())
         return self.folder
 
     def run(self) -> Training:
@@ -273,6 +276,7 @@ class TrainingRun:
                 return finished
             observer = None if folder is None else self._observer(folder)
             trainer = self._trainer(folder, observer)
+            self._check_best(trainer, folder)
             with contextlib.nullcontext() if observer is None else observer.watching(trainer.progress.step):
                 trainer.run()
             return self._finish(trainer, folder)
@@ -295,6 +299,12 @@ class TrainingRun:
             unlabelled_batch_size=self.unlabelled_batch_size,
         )
 
+    def _check_best(self, trainer: Trainer, folder: TrainingFolder | None) -> None:
+        """Check the weights of the best epoch so far before any further epoch is trained."""
+        if self.options.rule == "best" and trainer.progress.best_epoch is not None:
+            self.accelerator.wait_for_everyone()  # the main process may have saved them just now
+            checked_best(self._checkpoint(folder, BEST), trainer.progress.best_epoch)
+
     def _observer(self, folder: TrainingFolder) -> _Observer:
         steps = len(self.splits.train) // self.recipe.batch_size * self.recipe.epochs
         weights = self.objective.weights if self.objective and self.objective.is_active else {}
@@ -312,26 +322,33 @@ class TrainingRun:
         if not is_complete:
             return None
         if folder is not None:
-            folder.check_result_file()
+            folder.mend_result_file()
             if folder.missing_files():
                 self._restore_files(folder)
         self.accelerator.wait_for_everyone()
         return self._stored(folder)
 
     def _restore_files(self, folder: TrainingFolder) -> None:
-        """Write all files of a finished training again, from its checkpoint and its stored result."""
+        """Write the files of a finished training again; only a missing student needs its checkpoint."""
+        result = stored_result(folder)
+        assert result is not None  # since the training is complete
+        with folder.errors():
+            if any(name in folder.missing_files() for name in _STUDENT_FILES):
+                self._write_student(folder, self._shipped(folder), result)
+            self._write_reports(folder, read_rows(folder), result)
+
+    def _shipped(self, folder: TrainingFolder) -> nn.Module:
+        """The trained student, from its checkpoint."""
         name = BEST if self.options.rule == "best" else LAST
-        checkpoint, result = self._checkpoint(folder, name), stored_result(folder)
-        if checkpoint is None or result is None:
+        checkpoint = self._checkpoint(folder, name)
+        if checkpoint is None:
             raise RunFolderError(
                 f"{', '.join(folder.missing_files())} of {folder.path} cannot be made again, since {name} is missing; "
                 "restore the folder from a copy, or start anew in another one."
             )
         load_shipped(self.task.student, checkpoint)
         self.task.release()
-        model = self.task.student.cpu().eval().requires_grad_()
-        with folder.errors():
-            self._write(folder, model, read_rows(folder), result)
+        return self.task.student.cpu().eval().requires_grad_()
 
     def _stored(self, folder: TrainingFolder | None) -> Training:
         """The training as it is stored, in all processes; only the main one has the store."""
@@ -359,7 +376,8 @@ class TrainingRun:
             if folder.path is None:
                 return Training(result, rows, None, model)
             with folder.errors():
-                self._write(folder, model, rows, result)
+                self._write_student(folder, model, result)
+                self._write_reports(folder, rows, result)
             shutil.rmtree(folder.path / PREDICTIONS, ignore_errors=True)
         self.accelerator.wait_for_everyone()
         return self._stored(folder)
@@ -441,9 +459,7 @@ class TrainingRun:
             batch_size=self.recipe.batch_size,
         )
 
-    def _write(
-        self, folder: TrainingFolder, model: nn.Module, rows: tuple[EpochRow, ...], result: TrainingResult
-    ) -> None:
+    def _write_student(self, folder: TrainingFolder, model: nn.Module, result: TrainingResult) -> None:
         assert folder.path is not None
         splits, values = self.splits, result.to_json()
         card = self.student.card(
@@ -461,13 +477,15 @@ class TrainingRun:
                 "rule": self.options.rule,
             },
         )
-        weights = save_student(model, card, folder.path / FOLDER)
+        save_student(model, card, folder.path / FOLDER)
+
+    def _write_reports(self, folder: TrainingFolder, rows: tuple[EpochRow, ...], result: TrainingResult) -> None:
+        """Write what is made of the stored rows and the result; the training is complete from then on."""
         folder.write("metrics.csv", metrics_csv(rows))
         pictures = plot_training(rows, result)
         for name, picture in pictures.items():
             folder.write(name, picture)
-        student = [f"{FOLDER}/{name}" for name in (weights.name, CONFIG)]
-        folder.finish(values, ["metrics.csv", *student, *pictures])
+        folder.finish(result.to_json(), ["metrics.csv", *_STUDENT_FILES, *pictures])
 
 
 def _without_hidden(data: Splits) -> Tensor:

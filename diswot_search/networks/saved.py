@@ -37,7 +37,7 @@ DISTILLED = "distilled"
 _CARD = "diswot"
 """The key of the card in config.json, and of the checksums in the file of weights."""
 
-_CARD_HASH = "card_sha256"
+_CARD_HASH, _CONFIG_HASH = "card_sha256", "config_sha256"
 _OTHER_METADATA = {_CARD_HASH, "format"}
 """Metadata of files without a checksum: those of version 0.1.0 and of other programs."""
 
@@ -124,8 +124,8 @@ class ModelCard:
 def save_student(model: nn.Module, card: ModelCard, folder: str | os.PathLike[str]) -> Path:
     """Write `student.safetensors` and `config.json`, each whole or not at all.
 
-    The file of weights holds checksums of its content and of the card. Damage is noticed when it is read, and the
-    weights of one student are not taken for another's.
+    The file of weights holds checksums of its content, of the card and of the whole config.json. Damage is noticed when
+    it is read, and the weights of one student are not taken for another's.
 
     `load_student` reads the folder. If the card has a timm name, timm reads it as well: from version 1.0.16 on by
     `timm.create_model("local-dir:FOLDER", pretrained=True)`, after `import search_spaces` for the networks of this
@@ -153,14 +153,15 @@ def save_student(model: nn.Module, card: ModelCard, folder: str | os.PathLike[st
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     # One entry only: several would be written in any order, and equal students would differ as files.
-    checksums = json.dumps({_CARD_HASH: _card_sha256(config[_CARD]), "checksum": CHECKSUM})
+    hashes = {_CARD_HASH: _sha256(config[_CARD]), _CONFIG_HASH: _sha256(json.loads(text))}
+    checksums = json.dumps(hashes | {"checksum": CHECKSUM})
     write_atomically(folder / WEIGHTS, fill_checksum(save(state, {_CARD: checksums})))
     write_atomically(folder / CONFIG, text)
     return folder / WEIGHTS
 
 
-def _card_sha256(card: Mapping[str, object]) -> str:
-    return hashlib.sha256(json.dumps(card, sort_keys=True).encode()).hexdigest()
+def _sha256(values: Mapping[str, object]) -> str:
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
 
 def _timm_config(model: nn.Module, card: ModelCard) -> dict[str, Any]:
@@ -244,13 +245,17 @@ def _read_card(weights: Path) -> ModelCard:
         stored = json.loads(file.read_text())
     except ValueError as error:
         raise _damaged(file, str(error)) from error
+    hashes = _stored_hashes(weights)
     if not isinstance(stored, Mapping) or not isinstance(card := stored.get(_CARD), Mapping):
-        raise ValueError(f"{file} is not the configuration of a student that was saved here.")
-    if _stored_card_sha256(weights) not in (None, _card_sha256(card)):
+        reason = "it is not the configuration of a student that was saved here"
+        raise _damaged(file, reason) if hashes else ValueError(f"{file} cannot be used: {reason}.")
+    if hashes.get(_CARD_HASH) not in (None, _sha256(card)):
         raise ValueError(
             f"{file} is not of the weights in {weights}: one of them was replaced or damaged, or the writing of "
             "both was interrupted. Save the student again."
         )
+    if hashes.get(_CONFIG_HASH) not in (None, _sha256(stored)):
+        raise _damaged(file, "the part that timm reads does not match its checksum")
     if isinstance(built_by := card.get("timm"), list) and len(built_by) == 2:
         check_stored_options(built_by[1], f"{file}: the arguments of {built_by[0]!r}")
     values: dict[str, Any] = {
@@ -264,14 +269,18 @@ def _read_card(weights: Path) -> ModelCard:
         raise _damaged(file, str(error)) from error
 
 
-def _stored_card_sha256(weights: Path) -> str | None:
-    """The hash of the card that weights were saved with; None for weights that hold none."""
+def _stored_hashes(weights: Path) -> Mapping[str, str]:
+    """The hashes of the card and of config.json that weights were saved with; empty for weights that hold none.
+
+    Version 0.1.0 stored the hash of the card alone.
+    """
     try:
         with safe_open(weights, "pt") as file:
             metadata = file.metadata() or {}
-        return (json.loads(metadata[_CARD]) if _CARD in metadata else metadata).get(_CARD_HASH)
+        hashes = json.loads(metadata[_CARD]) if _CARD in metadata else metadata
     except (OSError, SafetensorError, ValueError):  # not safetensors, or damaged; loading says more
-        return None
+        return {}
+    return {key: hashes[key] for key in (_CARD_HASH, _CONFIG_HASH) if key in hashes}
 
 
 def check_weights(path: Path) -> None:

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import os
 import sqlite3
 from pathlib import Path
 
 from .files import RunFolderError
-from .store import explain
+from .store import explain, with_journals
 
 LOCK = "lock"
 """File of the lock, which stays empty."""
+
+
+def holds_only_lock(path: str | os.PathLike[str]) -> bool:
+    """Whether a folder has nothing in it but a lock, as a job leaves it that is killed before it makes its store."""
+    names = set(os.listdir(path)) if os.path.isdir(path) else set()
+    return LOCK in names and names <= with_journals(LOCK)
 
 
 def lock_folder(path: Path) -> sqlite3.Connection:

@@ -10,13 +10,14 @@ import contextlib
 import json
 import os
 import sqlite3
+import warnings
 import weakref
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
 
 from .configuration import differences, score_versions
-from .files import RunFolderError, as_json, finite_only, write_atomically
+from .files import RunFolderError, as_json, finite_only, read_json, write_atomically
 from .lock import LOCK, lock_folder
 from .store import (
     APPLICATION_ID,
@@ -135,7 +136,7 @@ class RunFolder:
     # -- files ----------------------------------------------------------------------------------
 
     def write(self, name: str, content: str | bytes | Iterable[str]) -> None:
-        """Write a file of the run folder, whole or not at all.
+        """Write a file of the run folder, whole or not at all. A warning names a damaged JSON file that it replaces.
 
         Args:
             name: Name of the file.
@@ -146,6 +147,11 @@ class RunFolder:
         """
         if self.path is None:
             raise RunFolderError(f"This {type(self).__name__} is kept in memory; it has no folder for {name}.")
+        if name.endswith(".json") and (self.path / name).is_file():
+            try:
+                read_json(self.path / name, repair="It is made again from the store.")
+            except RunFolderError as error:
+                warnings.warn(str(error), stacklevel=2)
         with self.errors():
             write_atomically(self.path / name, content)
 
@@ -195,9 +201,21 @@ class RunFolder:
         try:
             self._store.commit()
         except sqlite3.Error:
-            self._store.rollback()  # what is pending can be had again: all else is committed when it is stored
+            with contextlib.suppress(sqlite3.ProgrammingError):  # of a store that is closed
+                self._store.rollback()  # what is pending can be had again: all else is committed when it is stored
         if self._lock is not None:
             self._lock.close()
+
+    @contextlib.contextmanager
+    def released_on_failure(self) -> Iterator[None]:
+        """Release the folder if the block fails, without what is not committed yet."""
+        try:
+            yield
+        except BaseException:
+            with contextlib.suppress(sqlite3.Error):
+                self._store.rollback()
+            self.release()
+            raise
 
     @contextlib.contextmanager
     def errors(self) -> Iterator[None]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 from collections.abc import Collection, Mapping
@@ -10,6 +11,7 @@ from typing import Any
 
 from ..runtime.configuration import differences
 from ..runtime.files import RunFolderError, as_json
+from ..runtime.lock import LOCK
 from ..runtime.run_folder import RunFolder
 from ..runtime.store import Layout, Table
 from .ranking import Measured
@@ -77,10 +79,16 @@ class RankingFolder(RunFolder):
         with self.errors():
             self._store.close()
             names = ranking_files(self.path) or set()
-            for name in names - set(before or ()) | names & self.LAYOUT.files:
+            removed = names - set(before or ()) | names & self.LAYOUT.files
+            for name in removed - {LOCK}:
+                (self.path / name).unlink()
+            if self._lock is not None and os.name == "nt":  # where an open file cannot be removed
+                self._lock.close()
+            for name in removed & {LOCK}:
                 (self.path / name).unlink()
             if before is None:
-                self.path.rmdir()
+                with contextlib.suppress(OSError):  # another process has begun in it
+                    self.path.rmdir()
 
     def _facts(self) -> dict[str, object]:
         return {"given": self.given, "facts": self.facts, "data": self.data}

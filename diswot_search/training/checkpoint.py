@@ -72,6 +72,20 @@ def read_checkpoint(path: Path) -> Checkpoint | None:
         raise RunFolderError(message) from error
 
 
+def checked_best(best: Checkpoint | None, epoch: int | None) -> Checkpoint:
+    """The best checkpoint, which is seen to be of the best epoch.
+
+    Raises:
+        RunFolderError: The checkpoint is missing or of another epoch.
+    """
+    if best is None or best.values.get("epoch") != epoch:
+        raise RunFolderError(
+            f"{BEST} is missing or not of epoch {epoch}, which was the best; restore the folder from a copy, or start "
+            "anew in another one."
+        )
+    return best
+
+
 def load_shipped(model: nn.Module, checkpoint: Checkpoint) -> None:
     """Give a network the weights that a finished training ships, from the checkpoint that holds them.
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import warnings
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
-from ..runtime.files import RunFolderError, read_json
+from ..runtime.files import RunFolderError, finite_only, read_json
 from ..runtime.run_folder import COMPLETE, RUNNING, RunFolder
 from ..runtime.store import Layout, Table
 from .checkpoint import Checkpoint, read_checkpoint
@@ -78,17 +80,23 @@ class TrainingFolder(RunFolder):
         self.write_json(RESULT, result)
         self.end(COMPLETE, [*files, RESULT], result=result)
 
-    def check_result_file(self) -> None:
-        """Refuse a `result.json` that does not hold the stored result.
+    def mend_result_file(self) -> None:
+        """Write a `result.json` that does not hold the stored result again; a warning names it.
 
         Raises:
-            RunFolderError: The file is damaged or was changed; the message names it.
+            RunFolderError: The file cannot be written.
         """
         if self.path is None or not (self.path / RESULT).exists():
             return
-        repair = "Delete it and run the same again, which writes it anew from the store."
-        if read_json(self.path / RESULT, repair=repair) != self.result:
-            raise RunFolderError(f"{self.path / RESULT} is damaged (it differs from the stored result). {repair}")
+        with contextlib.suppress(RunFolderError):  # which writing the file tells in a warning
+            if read_json(self.path / RESULT, repair="") == finite_only(self.result):
+                return
+            warnings.warn(
+                f"{self.path / RESULT} is damaged (it differs from the stored result). It is made again from the "
+                "store.",
+                stacklevel=2,
+            )
+        self.write_json(RESULT, self.result)
 
     def save(self, name: str, checkpoint: Checkpoint) -> None:
         """Replace a checkpoint, whole or not at all.

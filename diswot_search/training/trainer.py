@@ -26,7 +26,16 @@ from ..networks.frozen import FrozenNetwork
 from ..runtime.files import RunFolderError
 from ..runtime.interruption import Interruption
 from ..runtime.seeding import isolated_random_state, stable_seed
-from .checkpoint import BEST, LAST, Checkpoint, load_optimizer_state, optimizer_state, with_prefix, without_prefix
+from .checkpoint import (
+    BEST,
+    LAST,
+    Checkpoint,
+    checked_best,
+    load_optimizer_state,
+    optimizer_state,
+    with_prefix,
+    without_prefix,
+)
 from .folder import TrainingFolder
 from .metrics import Metrics, MetricSums
 from .recipe import Recipe, RecipeError
@@ -536,11 +545,7 @@ class Trainer:
         Raises:
             RunFolderError: The checkpoint is missing or of another epoch.
         """
-        if best is None or best.values.get("epoch") != self.progress.best_epoch:
-            raise RunFolderError(
-                f"{BEST} is missing or not of epoch {self.progress.best_epoch}, which was the best; restore the folder "
-                "from a copy, or start anew in another one."
-            )
+        best = checked_best(best, self.progress.best_epoch)
         with _fitting(BEST):
             self.evaluated.load_state_dict(without_prefix("student", best.tensors))
 

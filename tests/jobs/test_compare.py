@@ -700,6 +700,20 @@ def test_a_folder_is_used_by_one_process_at_a_time(run, tmp_path: Path) -> None:
     run("l2_norm", out=tmp_path / "run")
 
 
+def test_a_changed_score_is_named_before_anything_is_written(run, space: Built, tmp_path: Path) -> None:
+    texts = [str(architecture) for architecture in space]
+    out = tmp_path / "run"
+    run("l2_norm", out=out, architectures=texts[:5])
+    with sqlite3.connect(out / "scores.sqlite") as store:
+        store.execute("UPDATE scores SET score = score + 1 WHERE seed = 0 AND reason IS NULL")
+    store.close()
+    before = {path.name: path.read_bytes() for path in out.iterdir()}
+    for requested in (texts[:5], texts):
+        with pytest.raises(ds.RunFolderError, match=r"the score of .* with seed 0 does not match its checksum"):
+            run("l2_norm", out=out, architectures=requested)
+        assert {path.name: path.read_bytes() for path in out.iterdir()} == before
+
+
 def test_a_folder_of_other_things_is_refused(run, tmp_path: Path) -> None:
     (tmp_path / "study.sqlite").touch()
     with pytest.raises(ds.RunFolderError, match="is the run folder of a search"):

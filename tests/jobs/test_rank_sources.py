@@ -29,6 +29,7 @@ from diswot_search.jobs import rank_sources as source_ranking
 from diswot_search.jobs.rank_sources import load_ranking, rank_sources
 from diswot_search.reports.sources import describe_ranking, format_measures, format_ranking, plot_ranking
 from diswot_search.runtime.files import RunFolderError
+from diswot_search.runtime.lock import lock_folder
 from diswot_search.sources import measures as relatedness_measures
 from diswot_search.sources.evidence import Evidence
 from diswot_search.sources.folder import RankingFolder
@@ -261,6 +262,23 @@ def test_without_a_classifier_there_are_no_probabilities() -> None:
     assert ranking.order("parc") == ("features", "classifier")
     assert set(ranking.reasons) == {("features", "leep")}
     assert "no classifier" in ranking.reasons["features", "leep"]
+
+
+@pytest.mark.usefixtures("no_pictures")
+def test_a_folder_without_a_ranking_is_removed_while_it_is_held(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    discard, out = RankingFolder.discard, tmp_path / "run"
+
+    def discard_held(folder: RankingFolder, before: Any) -> None:
+        with pytest.raises(RunFolderError, match="Another process works on"):
+            lock_folder(out)
+        discard(folder, before)
+
+    monkeypatch.setattr(RankingFolder, "discard", discard_held)
+    with pytest.raises(RankingError, match="No source has a value of leep"):
+        rank({"one": {"model": looks(), "num_classes": 0}}, measures=["leep"], out=out)
+    assert not out.exists()
 
 
 @pytest.mark.usefixtures("no_pictures")

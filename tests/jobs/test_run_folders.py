@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import re
 import shlex
 import shutil
 from collections.abc import Callable
@@ -16,8 +17,10 @@ import diswot_search as ds
 from diswot_search import Budget, RunFolderError, Study
 from diswot_search.cli import main
 from diswot_search.resolve.folders import PipelineFolder
+from diswot_search.runtime.lock import lock_folder
 from diswot_search.sources.folder import RankingFolder
-from diswot_search.training.checkpoint import BEST, LAST
+from diswot_search.study.costs import Costs
+from diswot_search.training.checkpoint import BEST, LAST, Checkpoint, read_checkpoint
 from diswot_search.training.folder import TrainingFolder
 
 SEARCH = (
@@ -29,6 +32,15 @@ TRAIN: dict[str, Any] = {
     "data_options": {"image_size": 8, "train_limit": 40},
     "epochs": 2,
     "batch_size": 20,
+    "device": "cpu",
+    "progress": False,
+}
+SEARCHED: dict[str, Any] = {
+    "probe": "noise",
+    "probe_options": {"batch_size": 8, "image_size": 8, "num_classes": 4},
+    "proxy": "macs",
+    "algorithm": "random",
+    "evaluations": 2,
     "device": "cpu",
     "progress": False,
 }
@@ -67,6 +79,10 @@ def train(out: str, **changes: Any) -> Any:
     return ds.train("cifar_resnet", model_options={"arch": "1x4-1x4-1x8"}, out=out, **TRAIN | changes)
 
 
+def tiny_space() -> Any:
+    return ds.create_space("nasbench201", channels=4, cells=1, num_classes=4, input_size=(3, 8, 8))
+
+
 def files_in(folder: str) -> dict[str, bytes]:
     return {str(path): path.read_bytes() for path in Path(folder).rglob("*") if path.is_file()}
 
@@ -97,7 +113,8 @@ def test_a_damaged_search_ends_with_2_and_its_results_stay(damage: str, capsys: 
 
 
 @pytest.mark.usefixtures("few_pictures")
-def test_the_deleted_files_of_a_search_are_made_again() -> None:
+@pytest.mark.filterwarnings("always:run/result.json is damaged")
+def test_the_deleted_files_of_a_search_are_made_again(capsys: pytest.CaptureFixture[str]) -> None:
     assert command(SEARCH) == 0
     before = files_in("run")
     names = ["result.json", "architectures.csv", "progress.png", "config.json"]
@@ -109,7 +126,9 @@ def test_the_deleted_files_of_a_search_are_made_again() -> None:
     for name in names:
         assert after[f"run/{name}"] == before[f"run/{name}"]
     Path("run/result.json").write_text('{"status": ')
+    capsys.readouterr()
     assert command(SEARCH) == 0
+    assert re.search(r"run/result\.json is damaged .* It is made again from the store\.", capsys.readouterr().err)
     assert files_in("run")["run/result.json"] == before["run/result.json"]
 
 
@@ -126,6 +145,22 @@ def test_a_search_is_complete_when_its_pictures_exist(monkeypatch: pytest.Monkey
     assert command(SEARCH) == 0
     assert Study.load("run").status == "complete"
     assert Path("run/progress.png").exists()
+
+
+def test_a_search_that_cannot_be_opened_lets_go_of_its_folder(monkeypatch: pytest.MonkeyPatch) -> None:
+    find_start = Costs.find_start
+
+    def fail_in_a_folder(costs: Costs) -> Any:
+        if costs.study.path is not None:
+            raise MemoryError("no memory is left")
+        return find_start(costs)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Costs, "find_start", fail_in_a_folder)
+        with pytest.raises(MemoryError, match="no memory is left") as failure:
+            ds.search(tiny_space(), out="run", **SEARCHED)
+    assert ds.search(tiny_space(), out="run", **SEARCHED).status == "complete"
+    assert failure.tb is not None  # it is held, as an interactive session holds it, and the folder with it
 
 
 # -- a training ---------------------------------------------------------------------------------
@@ -155,16 +190,35 @@ def test_the_deleted_files_of_a_training_are_made_again(rule: str, monkeypatch: 
 
 
 @pytest.mark.usefixtures("few_pictures")
+def test_files_that_need_no_student_are_made_again_without_a_checkpoint() -> None:
+    train("run")
+    before = files_in("run")
+    Path("run", BEST).unlink()
+    for name in ("metrics.csv", "loss.png"):
+        Path("run", name).unlink()
+    train("run")
+    after = files_in("run")
+    for name in ("metrics.csv", "loss.png", "result.json", "student/student.safetensors", "student/config.json"):
+        assert after[f"run/{name}"] == before[f"run/{name}"]
+
+
+def test_a_folder_with_nothing_but_a_lock_was_stopped_before_it_began(capsys: pytest.CaptureFixture[str]) -> None:
+    Path("run").mkdir()
+    assert command("show run") == 2
+    assert "run is no run folder of a" in capsys.readouterr().err
+    lock_folder(Path("run")).close()
+    assert command("show run") == 2
+    assert "The run in run was stopped before it began; run it again." in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("few_pictures")
 @pytest.mark.parametrize("content", ['{"status": "complete", ', "[]", "{}", "", '{"status": "complete"}'])
-def test_a_damaged_result_of_a_training_is_named(content: str) -> None:
+def test_a_damaged_result_of_a_training_is_named_and_made_again(content: str) -> None:
     whole = train("run")
     result = Path("run/result.json").read_bytes()
     Path("run/result.json").write_text(content)
-    with pytest.raises(RunFolderError, match=r"run/result\.json is damaged .* Delete it and run the same again"):
-        train("run")
-    assert Path("run/result.json").read_text() == content
-    Path("run/result.json").unlink()
-    assert train("run").result == whole.result
+    with pytest.warns(UserWarning, match=r"^run/result\.json is damaged .* It is made again from the store\.$"):
+        assert train("run").result == whole.result
     assert Path("run/result.json").read_bytes() == result
 
 
@@ -194,6 +248,50 @@ def test_a_flipped_bit_of_a_checkpoint_is_named(name: str, place: str, monkeypat
     assert {file: after[file] for file in (f"run/{name}", "run/config.json")} == {
         file: before[file] for file in (f"run/{name}", "run/config.json")
     }
+
+
+@pytest.mark.usefixtures("few_pictures")
+def test_a_training_that_cannot_be_opened_lets_go_of_its_folder(monkeypatch: pytest.MonkeyPatch) -> None:
+    write = TrainingFolder.write
+
+    def full(folder: TrainingFolder, name: str, content: Any) -> None:
+        if name == "labels.txt":
+            raise RunFolderError("The disk is full")
+        write(folder, name, content)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(TrainingFolder, "write", full)
+        with pytest.raises(RunFolderError, match="disk is full") as failure:
+            train("run", labels=20)
+    assert train("run", labels=20).result.is_complete
+    assert failure.tb is not None  # it is held, as an interactive session holds it, and the folder with it
+
+
+@pytest.mark.usefixtures("few_pictures")
+@pytest.mark.parametrize("damage", ["bit", "missing", "other epoch"])
+def test_a_lost_best_checkpoint_is_named_before_training_goes_on(damage: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    save = TrainingFolder.save
+
+    def stop(folder: TrainingFolder, name: str, checkpoint: Any) -> None:
+        save(folder, name, checkpoint)
+        if name == LAST and len(folder.rows) == 2:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(TrainingFolder, "save", stop)
+        with pytest.raises(KeyboardInterrupt):
+            train("run", epochs=3, lr=1e-9)  # the first epoch stays the best
+    if damage == "bit":
+        flip(Path("run", BEST), -1)
+    elif damage == "missing":
+        Path("run", BEST).unlink()
+    else:
+        best = read_checkpoint(Path("run", BEST))
+        assert best is not None
+        Path("run", BEST).write_bytes(Checkpoint(best.tensors, best.values | {"epoch": 2}).to_bytes())
+    monkeypatch.setattr("diswot_search.jobs.training_run.Trainer.run", None)  # nothing is trained
+    with pytest.raises(RunFolderError, match=rf"{BEST} is (damaged .*checksum|missing or not of epoch 1)"):
+        train("run", epochs=3, lr=1e-9)
 
 
 def test_a_changed_prediction_of_a_source_is_named(tmp_path: Path) -> None:

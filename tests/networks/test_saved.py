@@ -85,8 +85,20 @@ def test_a_file_that_was_cut_is_damaged(length: int, tmp_path: Path) -> None:
 def test_a_damaged_card_is_named(content: str, tmp_path: Path) -> None:
     saved(tmp_path)
     (tmp_path / "config.json").write_text(content)
-    with pytest.raises(ValueError, match=r"config\.json is (damaged|not the configuration of a student)"):
+    with pytest.raises(ValueError, match=rf"config\.json is damaged: .*\. Nothing was read from it\. .* {REPAIR}"):
         read_card(tmp_path)
+
+
+def test_a_changed_value_that_timm_reads_is_named(tmp_path: Path) -> None:
+    saved(tmp_path)
+    path = tmp_path / "config.json"
+    config = json.loads(path.read_text())
+    path.write_text(json.dumps(config, indent=1))  # the same values, spaced otherwise
+    read_card(tmp_path)
+    config["pretrained_cfg"]["mean"][0] = 0.51
+    path.write_text(json.dumps(config))
+    with pytest.raises(ValueError, match=rf"config\.json is damaged: the part that timm reads .*checksum.* {REPAIR}"):
+        load_student(tmp_path)
 
 
 def test_a_card_that_was_changed_is_not_of_the_weights(tmp_path: Path) -> None:

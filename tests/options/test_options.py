@@ -5,9 +5,11 @@ from __future__ import annotations
 import inspect
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, replace
+from enum import IntEnum
 from pathlib import Path
 from typing import Any, ClassVar
 
+import numpy as np
 import pytest
 import yaml
 
@@ -156,6 +158,24 @@ def test_values_that_only_python_has_are_named_in_the_yaml() -> None:
     assert space.parse(values["teacher"]) == architecture
     assert values["budget"]["max_params"] == 7.0
     assert (values["out"], values["algorithm_options"]) == ("runs/x", {"population": [1, 2]})
+
+
+def test_values_of_derived_types_are_written_as_their_base_types() -> None:
+    class Text(str):
+        def __str__(self) -> str:
+            return "other"
+
+    class Level(IntEnum):
+        HIGH = 3
+
+    derived = {"float": np.float64(0.5), "single": np.float32(0.25), "int": Level.HIGH, "int64": np.int64(7)}
+    options = {**derived, "text": Text("fir"), "numpy text": np.str_("oak"), "flag": True, "list": [np.float64(2.0)]}
+    values = yaml.safe_load(to_yaml(SearchOptions("nasbench201", algorithm_options=options)))
+    assert values["algorithm_options"] == {
+        "float": 0.5, "single": 0.25, "int": 3, "int64": 7, "text": "fir", "numpy text": "oak", "flag": True,
+        "list": [2.0],
+    }  # fmt: skip
+    assert values["algorithm_options"]["flag"] is True
 
 
 def test_an_option_without_a_description_or_a_written_form_is_refused() -> None:
@@ -322,3 +342,17 @@ def test_a_job_is_checked_opened_and_run_in_this_order(tmp_path: Path, monkeypat
     with pytest.raises(OSError, match="full"):
         unwritten.complete()
     assert not unwritten.folder.is_held
+
+
+def test_options_that_yaml_cannot_express_are_refused_before_a_folder_is_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(options: Options) -> str:
+        raise yaml.YAMLError("cannot represent an object")
+
+    monkeypatch.setattr("diswot_search.jobs.job.to_yaml", fail)
+    unwritten = Paint(PaintOptions(out=tmp_path / "run"))
+    with pytest.raises(yaml.YAMLError, match="cannot represent"):
+        unwritten.complete()
+    assert unwritten.calls == ["check"]
+    assert not (tmp_path / "run").exists()
