@@ -288,16 +288,16 @@ class Anatomy:
     def _find_features(self) -> None:
         """Without timm's contract, find the last feature map of any module that has more than one position."""
         for call in reversed(self._trace.calls):
-            found = None if call.module is self._model else self._map_of(call)
-            if found is not None and found[1][1] * found[1][2] > 1:
-                self.features_layout, self.features_shape = found
+            feature_map = None if call.module is self._model else self._map_of(call)
+            if feature_map is not None and feature_map[1][1] * feature_map[1][2] > 1:
+                self.features_layout, self.features_shape = feature_map
                 self.features = self._trace.point(call)
                 return
 
     def _find_stages(self, end: int) -> tuple[Stage, ...]:
         """The stages among the blocks that end before a moment."""
         blocks = [call for call in self._trace.calls if call.module in self._blocks and call.end < end]
-        maps = [(call, found) for call in blocks if (found := self._map_of(call))]
+        maps = [(call, feature_map) for call in blocks if (feature_map := self._map_of(call))]
         positions = [shape[1] * shape[2] for _, (_, shape) in maps]
         last = None if self.features_shape is None else self.features_shape[1] * self.features_shape[2]
         return tuple(self._stage(maps[place][0], *maps[place][1]) for place in stage_places(positions, last))

@@ -51,7 +51,7 @@ def _blocks_within(module: nn.Module, least_layers: int) -> list[nn.Module]:
         parts = [blocks]
     elif len({type(child) for child in children}) == 1 and not isinstance(children[0], CONTAINERS):
         parts = [child for child in children if len(weighted_layers(child)) > 1]
-    found = [block for part in parts for block in _blocks_within(part, least_layers=0)]
-    if found or isinstance(module, CONTAINERS):
-        return found
+    inner = [block for part in parts for block in _blocks_within(part, least_layers=0)]
+    if inner or isinstance(module, CONTAINERS):
+        return inner
     return [module] if children and len(weighted_layers(module)) >= least_layers else []

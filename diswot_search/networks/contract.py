@@ -111,7 +111,7 @@ def pick_scores(output: Tensor, logits: Tensor) -> Callable[[Tensor], Tensor] | 
     whose scores are the logits.
 
     Args:
-        output: What the layer gives.
+        output: Output of the layer.
         logits: Logits (B, N).
 
     Returns:

@@ -240,9 +240,9 @@ class FeatureReader:
         self._calls.clear()
         raw = None
         if "features" in self._wanted and self._by_contract:
-            given = self.model.forward_features(inputs)
-            raw = given.clone() if self._changed else given
-            logits = self.model.forward_head(given)
+            features = self.model.forward_features(inputs)
+            raw = features.clone() if self._changed else features
+            logits = self.model.forward_head(features)
         else:
             logits = self.model(inputs)
         return logits, raw, dict(self._caught)

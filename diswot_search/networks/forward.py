@@ -78,7 +78,7 @@ class Forward:
         return Forward(raw, self.layout, self.features.mapped(change), change(self.logits), calls)
 
     def from_features(self, make: Callable[[Tensor], Tensor], make_weight: Callable[[Tensor], Tensor]) -> Forward:
-        """What the classifier without its bias gives for other features.
+        """The output of the classifier without its bias for other features.
 
         Args:
             make: Makes features in the shape of these.

@@ -45,11 +45,11 @@ class Network:
         name: The name in tables and files. Random weights depend on it and on a seed.
         recipe: How the network is built.
         trained: The weights are trained, and do not depend on a seed; batch normalisation uses its running statistics.
-        num_classes: Number of classes; 0 for a network that returns features, None if it is not known yet.
-        preprocessing: What the network needs of its images.
-        input_spec: The input that the network was built or trained for; None if it is not known.
-        trained_on: The data that its weights were trained on, as `Splits.config()`; None if it is not known.
-        settings: What else distinguishes the network from another, as JSON values.
+        num_classes: Number of classes; 0 for a network that returns features, None if unknown so far.
+        preprocessing: The form of images that the network expects.
+        input_spec: The input that the network was built or trained for; None if unknown.
+        trained_on: The data that its weights were trained on, as `Splits.config()`; None if unknown.
+        settings: Everything else that distinguishes the network from another, as JSON values.
         conversion: Converts a probe to the input of the network; sample count and labels are unchanged. None if the
             network reads probes as they are. It must be described in `settings`.
     """
@@ -137,7 +137,7 @@ class Network:
 
     @property
     def channels(self) -> int | None:
-        """Number of channels of its images; None if it is not known."""
+        """Number of channels of its images; None if unknown."""
         return self.preprocessing.channels
 
     @property

@@ -19,7 +19,7 @@ from ..runtime.files import as_json
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """What a network needs of its images; None leaves a part to the data.
+    """The form of images that a network expects; None leaves a part to the data.
 
     Attributes:
         channels: Number of channels, 1 or 3 where images are converted.
@@ -111,7 +111,7 @@ class Preprocessed(nn.Module):
         self.preprocessor = preprocessor
 
     def forward(self, images: Tensor) -> Tensor:
-        """What the network returns for images (B, C, H, W)."""
+        """The output of the network for images (B, C, H, W)."""
         return self.network(self.preprocessor(images))
 
 
@@ -120,7 +120,7 @@ class ProbeConversion:
     """Converts a probe to a network's images; sample count and labels are unchanged.
 
     Attributes:
-        preprocessing: What the network needs; mean and standard deviation are known.
+        preprocessing: The form that the network expects, with mean and standard deviation.
         mean: Mean of each channel that a probe is taken to be normalised by if its origin does not say.
         std: Standard deviation of each channel, likewise.
         identity: A text that distinguishes this conversion from others; it is part of the new fingerprint.
@@ -133,8 +133,8 @@ class ProbeConversion:
 
     def config(self) -> dict[str, object]:
         """Statistics of the network's and of the data's images, as JSON values."""
-        wanted = self.preprocessing
-        return as_json({"mean": wanted.mean, "std": wanted.std, "data_mean": self.mean, "data_std": self.std})
+        expected = self.preprocessing
+        return as_json({"mean": expected.mean, "std": expected.std, "data_mean": self.mean, "data_std": self.std})
 
     def __call__(self, probe: Probe) -> Probe:
         """The probe as the network sees it."""

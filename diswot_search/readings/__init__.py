@@ -1,1 +1,1 @@
-"""What is read off one network on one probe, each pass once."""
+"""Readings of one network on one probe. Each pass runs at most once."""

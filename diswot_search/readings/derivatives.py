@@ -180,18 +180,18 @@ class Derivatives(ActivationReadings):
         if not after.requires_grad:
             return False
         with self._differentiable(), torch.enable_grad():
-            found = torch.autograd.grad(after.sum(), [before], retain_graph=True, allow_unused=True)
-        return found[0] is not None
+            gradients = torch.autograd.grad(after.sum(), [before], retain_graph=True, allow_unused=True)
+        return gradients[0] is not None
 
     def _grad(self, output: Any, inputs: list[Tensor], seed: Tensor | None = None, again: bool = False) -> list[Tensor]:
         """Gradients; zero for an input that the output does not depend on. The graph is kept for the next ones."""
         if not output.requires_grad:
             return [torch.zeros_like(one) for one in inputs]
         with self._differentiable():
-            found = torch.autograd.grad(
+            gradients = torch.autograd.grad(
                 output, inputs, seed, retain_graph=True, create_graph=again, materialize_grads=True
             )
-        return list(found)
+        return list(gradients)
 
 
 def _summing(sums: dict[int, Tensor], index: int, call: LayerCall) -> Callable[[Tensor], None]:

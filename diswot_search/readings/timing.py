@@ -71,17 +71,17 @@ class Reading(Generic[T_co]):
 def reading(function: Callable[[Any], T], /) -> Reading[T]: ...
 @overload
 def reading(*kinds: str, controlled: bool = False) -> Callable[[Callable[[Any], T]], Reading[T]]: ...
-def reading(*given: Any, controlled: bool = False) -> Any:
+def reading(*arguments: Any, controlled: bool = False) -> Any:
     """Declare a reading: `@reading`, `@reading("blocks")`, `@reading("blocks", controlled=True)`.
 
     Args:
-        given: The method, or the records that the forward pass must make for it; see `recording.Recorder`.
+        arguments: The method, or the records that the forward pass must make for it; see `recording.Recorder`.
         controlled: The reading is computed from activations and the probe alone, so that a control, which has changed
             activations and no network, can give it. Controls refuse every reading that does not declare this.
     """
-    if len(given) == 1 and callable(given[0]):
-        return Reading(given[0])
-    return lambda function: Reading(function, frozenset(given), controlled)
+    if len(arguments) == 1 and callable(arguments[0]):
+        return Reading(arguments[0])
+    return lambda function: Reading(function, frozenset(arguments), controlled)
 
 
 def readings_of(owner: type[Timed]) -> dict[str, Reading[object]]:

@@ -26,9 +26,9 @@ class RankingFolder(RunFolder):
 
     Args:
         config: All that the result depends on, as JSON values.
-        given: How each source was given by name, as JSON values; null for one that cannot be made again.
+        given: Description of each source by its name, as JSON values; null for a source that cannot be made again.
         facts: Facts about target and sources that need no measuring, as JSON values.
-        data: How the data was given, as JSON values; None where it cannot be made again.
+        data: Name and options of the data, as JSON values; None if it cannot be made again.
         out: The folder; None keeps the store in memory.
 
     Raises:
@@ -70,7 +70,8 @@ class RankingFolder(RunFolder):
         """Remove the files of a run that has ended without a ranking.
 
         Args:
-            before: Names of the files that were there before it; None if there was no folder, which is removed, too.
+            before: Names of the files that the folder had before the run; None if it did not exist and is removed
+                as well.
         """
         if self.path is None:
             return
@@ -120,7 +121,7 @@ class RankingFolder(RunFolder):
 
 
 def ranking_files(path: Path) -> set[str] | None:
-    """Names of what is in a folder; None where there is no folder."""
+    """Names of the entries of a folder; None if it does not exist."""
     return {entry.name for entry in path.iterdir()} if path.is_dir() else None
 
 
