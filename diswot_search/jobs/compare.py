@@ -19,7 +19,7 @@ from search_spaces.tables import AccuracyTable, read_table
 
 from ..checks import check_whole
 from ..comparison.plan import (
-    FEWEST,
+    MIN_ARCHITECTURES,
     as_table,
     choose_architectures,
     create_conditions,
@@ -326,8 +326,8 @@ class ComparisonRun(Job[CompareOptions, Comparison]):
             if not countable:
                 reason = f"no cost: {counted[str(architecture)].reason}"
                 self.left_out[reason] = self.left_out.get(reason, 0) + 1
-        if sum(has_cost) < FEWEST:
-            raise ValueError(f"Fewer than {FEWEST} architectures can be built: {_counted(self.left_out)}.")
+        if sum(has_cost) < MIN_ARCHITECTURES:
+            raise ValueError(f"Fewer than {MIN_ARCHITECTURES} architectures can be built: {_counted(self.left_out)}.")
         self.architectures = [a for a, countable in zip(self.architectures, has_cost, strict=True) if countable]
 
     def _compute(self) -> None:

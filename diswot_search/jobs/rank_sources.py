@@ -44,7 +44,7 @@ from ..sources.transferability import Measure, balanced_draws, get_measure, list
 from ..study.loop import SerialLoop
 from .job import Job
 
-_AT_ONCE = 125
+_BATCH_SIZE = 125
 """Images that a source is run on at a time."""
 
 
@@ -159,7 +159,7 @@ class RankingRun(Job[RankSourcesOptions, SourceRanking]):
         return ranking
 
     def _measure_all(self, folder: RankingFolder, interruption: Interruption) -> None:
-        stored = folder.found
+        stored = folder.measured
 
         def store(source: Network, result: tuple[dict[str, Measured], float]) -> dict[str, Measured]:
             folder.add(source.name, *result)
@@ -229,7 +229,7 @@ class RankingRun(Job[RankSourcesOptions, SourceRanking]):
         features: list[Tensor] = []
         logits: list[Tensor] = []
         order = torch.arange(len(self.images))
-        for batch in self.images.batches(order, _AT_ONCE, device=self.device, augment=None, seed=0):
+        for batch in self.images.batches(order, _BATCH_SIZE, device=self.device, augment=None, seed=0):
             reading = network(batch.images)
             features.append(reading.features.cpu())
             if reading.logits is not None:
@@ -259,7 +259,7 @@ class RankingRun(Job[RankSourcesOptions, SourceRanking]):
             "covers": "building and running of all sources, and all measures",
             "device": device_name(str(self.device)),
             "threads": torch.get_num_threads(),
-            "batch_size": _AT_ONCE,
+            "batch_size": _BATCH_SIZE,
         }
         return _ranking_of(folder, self._chosen, lambda: self.splits, timing)
 
@@ -391,7 +391,7 @@ def _apply(measure: Measure, evidence: Sequence[Evidence], pool: Executor) -> Me
 
 def _by_measure(folder: RankingFolder) -> dict[str, dict[str, Measured]]:
     """The values by measure, then by source, in the order of the sources."""
-    stored = folder.found
+    stored = folder.measured
     return {
         measure: {source: stored[source][measure] for source in folder.config["sources"] if source in stored}
         for measure in folder.config["measures"]
@@ -400,7 +400,7 @@ def _by_measure(folder: RankingFolder) -> dict[str, dict[str, Measured]]:
 
 def _resident(splits: Splits, places: Tensor) -> ResidentSet:
     """The training images at these places, without augmentation, as bytes in memory."""
-    batches = splits.train.batches(places, _AT_ONCE, device=torch.device("cpu"), augment=None, seed=0)
+    batches = splits.train.batches(places, _BATCH_SIZE, device=torch.device("cpu"), augment=None, seed=0)
     images = torch.cat([batch.images.mul(255).round_().to(torch.uint8) for batch in batches])
     return ResidentSet(images, splits.train.labels[places], splits.train.title)
 

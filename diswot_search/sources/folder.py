@@ -50,7 +50,7 @@ class RankingFolder(RunFolder):
         super().__init__(config, out)
 
     @property
-    def found(self) -> dict[str, dict[str, Measured]]:
+    def measured(self) -> dict[str, dict[str, Measured]]:
         """The measures so far, by source and measure."""
         rows = self._read("SELECT source, measures FROM measured")
         return {source: {name: _measured(of) for name, of in json.loads(text).items()} for source, text in rows}
@@ -100,7 +100,7 @@ class RankingFolder(RunFolder):
     def _check_same(self, stored: Mapping[str, Any]) -> None:
         """Refuse another configuration, naming what differs; there may be other sources than those measured so far."""
         sources = self.config["sources"]
-        measured = {name: config for name, config in stored["sources"].items() if name in self.found}
+        measured = {name: config for name, config in stored["sources"].items() if name in self.measured}
         if missing := [name for name in measured if name not in sources]:
             raise RunFolderError(
                 f"{', '.join(missing)} of the ranking in {self.path} {'is' if len(missing) == 1 else 'are'} not among "
