@@ -39,7 +39,7 @@ from .options.training import DistillOptions, TrainOptions
 from .reports.terminal import show
 
 DONE, BAD_INPUT, INTERRUPTED = 0, 2, 130
-"""What the command line answers to the shell."""
+"""Exit statuses of the command line."""
 
 
 @dataclass(frozen=True)
@@ -86,18 +86,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line.
 
     Args:
-        arguments: What follows the program's name; by default that of this process.
+        arguments: The command line after the program's name; by default that of this process.
 
     Returns:
         0 done, 2 bad input (one line on standard error says what), 130 interrupted with the state saved.
     """
     # Two threads on busy cores wait for each other by spinning, many times longer than they compute.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    given = list(map(_underscored, sys.argv[1:] if arguments is None else arguments))
+    arguments = list(map(_underscored, sys.argv[1:] if arguments is None else arguments))
     try:
-        command, options = _parse(given)
+        command, options = _parse(arguments)
     except ArgumentError as error:
-        return _refuse(_explain(str(error), given))
+        return _refuse(_explain(str(error), arguments))
     try:
         with _termination_as_interrupt(), _warnings_in_a_line():
             COMMANDS[command](options)
@@ -113,13 +113,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _underscored(argument: str) -> str:
-    """An option as it is called here, also where dashes part its words; what is behind a dot or "=" is the user's."""
-    found = re.match(r"--[\w-]+", argument)
-    return argument if found is None else f"--{found[0][2:].replace('-', '_')}{argument[found.end() :]}"
+    """The option with underscores instead of dashes; the text after a dot or "=" is left alone."""
+    option = re.match(r"--[\w-]+", argument)
+    return argument if option is None else f"--{option[0][2:].replace('-', '_')}{argument[option.end() :]}"
 
 
 def _explains_itself(error: Exception) -> bool:
-    """Whether the message is meant for who typed the command: of what input can cause, and of errors of our own."""
+    """Whether the message is meant for the user: bad input, or an error class of this program."""
     ours = type(error).__module__.partition(".")[0] in ("diswot_search", "search_spaces")
     return ours or isinstance(error, ValueError | OSError | ImportError | MemoryError)
 
@@ -137,25 +137,25 @@ _KINDS = {
     "list": "a list",
     "dict": "a mapping of names to values",
 }
-"""What the parser's types are called."""
+"""The parser's types in the words of messages."""
 
 
 def _explain(message: str, arguments: Sequence[str]) -> str:
-    """What the parser says of the arguments, in shorter words and with a hint where there is one."""
-    if found := re.match(r'Parser key "(.+?)":.*?(?:Given value|Got value): (.*)', message, re.DOTALL):
+    """The parser's message in shorter words, with a hint if there is one."""
+    if match := re.match(r'Parser key "(.+?)":.*?(?:Given value|Got value): (.*)', message, re.DOTALL):
         kinds = dict.fromkeys(
             _KINDS[kind] for kind in re.findall(r"Expected a <class '(\w+)'>", message) if kind in _KINDS
         )
-        return f"{found[1]} is {found[2]!r}; it must be {' or '.join(kinds)}." if kinds else message
-    if found := re.match(r"argument --(\w+).*: expected one argument", message):
-        option = f"--{found[1]}"
+        return f"{match[1]} is {match[2]!r}; it must be {' or '.join(kinds)}." if kinds else message
+    if match := re.match(r"argument --(\w+).*: expected one argument", message):
+        option = f"--{match[1]}"
         value = next((after for before, after in pairwise(arguments) if before == option), "")
         return f"{message}; write {option}={value}" if value.startswith("-") and value[1:2] != "-" else message
-    if found := re.match(r"Subcommand '\w+' does not accept option '(\w+)'", message):
+    if match := re.match(r"Subcommand '\w+' does not accept option '(\w+)'", message):
         command = next(argument for argument in arguments if argument in COMMANDS)
-        if near := near_options(found[1], options_of(COMMANDS[command].options)):
+        if near := near_options(match[1], options_of(COMMANDS[command].options)):
             return f"{message}. Did you mean {' or '.join(near)}?"
-        others = [name for name in COMMANDS if found[1] in options_of(COMMANDS[name].options)]
+        others = [name for name in COMMANDS if match[1] in options_of(COMMANDS[name].options)]
         return f"{message}; taken by: {', '.join(others)}" if others else message
     if message.startswith("unrecognized arguments: --"):
         nearest = _near_options(message.split()[2], arguments)
@@ -223,7 +223,7 @@ def _termination_as_interrupt() -> Iterator[None]:
 
 @contextmanager
 def _warnings_in_a_line() -> Iterator[None]:
-    """Show what is said to the user as a line of its own, without the place in the code that says it."""
+    """Show each warning as one line, without the place in the code that raised it."""
     with warnings.catch_warnings():
         show = warnings.showwarning
 

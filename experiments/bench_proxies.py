@@ -1,4 +1,4 @@
-"""What all proxies of one network cost together, as a ratio to the sum of what each costs when asked for alone.
+"""The cost of all proxies of one network together, as a ratio to the sum of their costs alone.
 
 On random cells of NAS-Bench-201 with a batch of 64. Asked for alone, a proxy builds its network and runs the passes
 that it needs; together they share one network, one forward pass and one of each derivative. The sides alternate within

@@ -1,4 +1,4 @@
-"""What scoring one candidate costs, as a ratio to one plain forward of the same network on the same batch.
+"""The cost of scoring one candidate, as a ratio to one plain forward of the same network on the same batch.
 
 Sides alternate within one run, on 50 random architectures of each of four spaces, batch 64:
 

@@ -1,4 +1,4 @@
-"""What does it cost to rank sources, as a ratio to running them?
+"""The cost of ranking sources, as a ratio to the cost of running them.
 
 Twenty networks on 500 labelled images of 32 x 32: `rank_sources` with parc, which copies each of them, finds where its
 features are, runs it and compares five draws of images, in turn with the bare forward passes of the same networks on as

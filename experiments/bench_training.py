@@ -121,7 +121,7 @@ def main() -> None:
         f"    python experiments/bench_training.py --rounds {args.rounds} --steps {args.steps} --device {args.device} "
         f"--precision {args.precision}",
         "",
-        "Of the loop the second epoch counts, training alone: validation and storing are left out on both sides.",
+        "The loop is timed in its second epoch, training alone: validation and storing are left out on both sides.",
         "",
         *table(
             ["", "images per second"],

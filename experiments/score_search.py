@@ -1,4 +1,4 @@
-"""What was tried on the way to the default score: statistics of random networks, alone, in sums, and added to the sum.
+"""The search for the default score: statistics of random networks, alone, in sums, and added to the sum.
 
 Statistics of 400 distinct connected cells of NAS-Bench-201 on CIFAR-10 images, and of the 64 CIFAR ResNets of S0 on
 CIFAR-100 images, are measured first, one line of JSON each, and stored in --runs: an interrupted run goes on, and any

@@ -51,7 +51,7 @@ class InputSpec(ABC):
         """Which positions of a batch carry content.
 
         Returns:
-            True at content and False at padding, in the shape of the batch's positions; None where there is no padding.
+            True at content and False at padding, in the shape of the batch's positions; None without any padding.
         """
 
     @abstractmethod
@@ -275,7 +275,7 @@ def image_spec(input_size: Sequence[int]) -> ImageSpec:
 
 
 def _whole(value: object) -> int | None:
-    """The value as `int`; None where it is not a whole number."""
+    """The value as `int`; None if it is not a whole number."""
     try:
         return None if isinstance(value, bool) else operator.index(value)  # type: ignore[arg-type]
     except TypeError:

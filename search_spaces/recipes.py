@@ -115,7 +115,7 @@ def space_from_recipe(recipe: Mapping[str, object] | None) -> SearchSpace | None
         recipe: The name of the space and its options, as `SearchSpace.recipe` holds them.
 
     Returns:
-        The space; None where there is no recipe, or where its name, file or options are not valid any more.
+        The space; None if there is no recipe, or its name, file or options are no longer valid.
 
     Raises:
         UnsafeOptionError: The recipe, or the YAML file that it names, sets an option that can load files or code, or an

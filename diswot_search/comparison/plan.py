@@ -29,7 +29,7 @@ OTHER_DEPTHS = ("cifar_resnet20", "cifar_resnet110")
 as the usual CIFAR ResNets have, because some proxies need a student and a teacher of equal width."""
 
 
-FEWEST = 3
+MIN_ARCHITECTURES = 3
 """Fewest architectures of a comparison: with fewer, a correlation has no meaning."""
 
 
@@ -108,7 +108,7 @@ def choose_architectures(
 
     Raises:
         ValueError: The table is empty or not finite, an architecture is requested twice or is not in the table, the
-            sample is larger than the table, or fewer than `FEWEST` architectures remain.
+            sample is larger than the table, or fewer than `MIN_ARCHITECTURES` architectures remain.
     """
     if not table:
         raise ValueError(f"The table {table.name} has no architectures.")
@@ -136,8 +136,10 @@ def choose_architectures(
             raise ValueError(f"sample is {sample}, but {table.name} has {len(chosen)} architectures to compare.")
         left_out["not drawn"] = len(chosen) - sample
         chosen = chosen[:sample]
-    if len(chosen) < FEWEST:
-        raise ValueError(f"A comparison needs at least {FEWEST} architectures, got {len(chosen)} from {table.name}.")
+    if len(chosen) < MIN_ARCHITECTURES:
+        raise ValueError(
+            f"A comparison needs at least {MIN_ARCHITECTURES} architectures, got {len(chosen)} from {table.name}."
+        )
     return chosen, {reason: count for reason, count in left_out.items() if count}
 
 

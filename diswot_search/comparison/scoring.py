@@ -129,7 +129,7 @@ class Scoring:
         """Count the costs that were never counted.
 
         Returns:
-            The first of the sizes by architecture; its score is None where the cost cannot be counted.
+            The first of the sizes by architecture; its score is None if the cost cannot be counted.
 
         Raises:
             KeyboardInterrupt, OutOfMemory, MachineError: As for `SerialLoop.run`.

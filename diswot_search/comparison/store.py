@@ -65,7 +65,7 @@ class StoredScore:
     """A score as it is stored.
 
     Attributes:
-        score: The score; None where it failed.
+        score: The score; None if scoring failed.
         reason: Reason for the failure; None for a score.
         seconds: Seconds for building, passes and the proxy's own work, as in `NewScore`.
         conditions: Conditions of the time measurement: device, batch, precision, threads.

@@ -35,19 +35,19 @@ from .probe import Probe
 from .with_timm import EVAL_SPLITS, no_random_access
 
 
-def same_data(known: Mapping[str, Any], splits: Splits) -> bool:
-    """Whether it is the same by name, wherever it lies."""
-    return PurePath(known.get("name", "")).name == PurePath(splits.name).name
+def same_data(config: Mapping[str, Any], splits: Splits) -> bool:
+    """Whether the data of a configuration has the same name as the splits, in whatever folder it lies."""
+    return PurePath(config.get("name", "")).name == PurePath(splits.name).name
 
 
 def check_division(who: str, trained_on: Mapping[str, object], splits: Splits, how: str = "trained on") -> None:
-    """Refuse what may have seen images of the same data which are to be validated or tested on.
+    """Refuse a network that may have seen the validation or test images of the same data.
 
     Args:
-        who: The network, or whatever it is, as the subject of a message.
-        trained_on: What it has seen, as `Splits.config()` says it.
+        who: The network, as the subject of a message.
+        trained_on: The data that the network has seen, as `Splits.config()`.
         splits: The data at hand.
-        how: What was done with that data.
+        how: The use of that data, such as "trained on".
 
     Raises:
         ValueError: The data is the same by name, but its validation and test images are chosen otherwise.

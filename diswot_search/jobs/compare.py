@@ -1,4 +1,4 @@
-"""The third job: how far can a score be trusted, measured against a table of known accuracies."""
+"""The job of `compare`: how well proxies rank the architectures of a table of known accuracies."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from search_spaces.tables import AccuracyTable, read_table
 
 from ..checks import check_whole
 from ..comparison.plan import (
-    FEWEST,
+    MIN_ARCHITECTURES,
     as_table,
     choose_architectures,
     create_conditions,
@@ -60,11 +60,11 @@ from .subjects import named_probes, named_space, named_teacher
 
 @dataclass(frozen=True)
 class Comparison:
-    """What a comparison found.
+    """The result of a comparison.
 
     Attributes:
-        scores: The raw scores beside the accuracies.
-        results: How far each proxy can be trusted, in the order of asking.
+        scores: The raw scores and the accuracies.
+        results: The statistics of each proxy and its controls, in the order of the options.
         path: The run folder, if there is one.
     """
 
@@ -73,10 +73,10 @@ class Comparison:
     path: Path | None = None
 
     def __getitem__(self, label: str) -> ProxyResult:
-        """The result of this label.
+        """The result with this label.
 
         Raises:
-            UnknownNameError: There is none; near ones are given.
+            UnknownNameError: No result has this label; near labels are named.
         """
         by_label = {result.label: result for result in self.results}
         if label not in by_label:
@@ -98,7 +98,7 @@ class Comparison:
         return to_markdown(self.scores, self.results)
 
     def _repr_markdown_(self) -> str:
-        """What a notebook shows."""
+        """The table in a notebook."""
         return self.to_markdown()
 
     def to_csv(self) -> str:
@@ -122,9 +122,9 @@ def compare(options: CompareOptions) -> Comparison:
         Scores and results. The seconds of an aggregate are the sum of its members'.
 
     Raises:
-        ValueError: A name, an option or a column is not known; the table is empty or not about the space; a proxy needs
-            a teacher and there is none, or is given a bank; or space, probe and teacher do not fit each other.
-        FileNotFoundError: There is no such table.
+        ValueError: A name, an option or a column is unknown; the table is empty or of another space; a proxy needs a
+            teacher and there is none, or the teacher is a bank; or space, probe and teacher do not fit each other.
+        FileNotFoundError: The file of the table does not exist.
         OutOfMemory, MachineError: The machine failed; what was stored stays, and the same call continues.
         RunFolderError: The run folder cannot be used.
     """
@@ -230,10 +230,10 @@ class ComparisonRun(Job[CompareOptions, Comparison]):
 
     # -- before any work ------------------------------------------------------------------------
 
-    def _config(self, asked: Sequence[Proxy | RankAggregate], conditions: Sequence[Condition]) -> dict[str, object]:
-        """What it takes to run it again, and hashes that tell whether it is about the same.
+    def _config(self, proxies: Sequence[Proxy | RankAggregate], conditions: Sequence[Condition]) -> dict[str, object]:
+        """Everything needed to run the comparison again, and hashes of its architectures and accuracies.
 
-        Which rows of its file a table was made of, it does not say itself; the hash of the accuracies depends on it.
+        The table does not name the rows of its file that it was made of. The hash of the accuracies stands for them.
         """
         texts = [str(architecture) for architecture in self.architectures]
         return {
@@ -246,8 +246,8 @@ class ComparisonRun(Job[CompareOptions, Comparison]):
                 "architectures_sha256": _sha256(texts),
                 "accuracies_sha256": _sha256([self.table[text] for text in texts]),
             },
-            "proxies": [proxy.name for proxy in asked],
-            "identities": [proxy.identity for proxy in asked],
+            "proxies": [proxy.name for proxy in proxies],
+            "identities": [proxy.identity for proxy in proxies],
             "teacher": self.teacher.config() if self.teacher else None,
             "controls": {
                 condition.control: condition.context() for condition in conditions if condition.control is not None
@@ -269,11 +269,11 @@ class ComparisonRun(Job[CompareOptions, Comparison]):
             if condition.treatment is None:
                 check_teacher_readable(self.evaluator, condition, WeightDraw(self.seeds[0]))
 
-    def _plan(self, asked: Sequence[Proxy | RankAggregate], conditions: Sequence[Condition]) -> list[_Label]:
+    def _plan(self, proxies: Sequence[Proxy | RankAggregate], conditions: Sequence[Condition]) -> list[_Label]:
         """The labels in order, each proxy followed by its controls, which share what does not use the teacher."""
         series: dict[tuple[int, ...], ScoreSeries] = {}
         labels = []
-        for proxy in asked:
+        for proxy in proxies:
             for condition in conditions:
                 if condition.control and not any(map(uses_teacher, elementary_proxies(proxy))):
                     continue
@@ -317,16 +317,16 @@ class ComparisonRun(Job[CompareOptions, Comparison]):
         return list(dict.fromkeys(series for label in self.labels for series in label.series))
 
     def _leave_out_what_has_no_cost(self, counted: Mapping[str, StoredScore]) -> None:
-        kept = [counted[str(architecture)].score is not None for architecture in self.architectures]
-        if all(kept):
+        has_cost = [counted[str(architecture)].score is not None for architecture in self.architectures]
+        if all(has_cost):
             return
-        for architecture, keep in zip(self.architectures, kept, strict=True):
-            if not keep:
+        for architecture, countable in zip(self.architectures, has_cost, strict=True):
+            if not countable:
                 reason = f"no cost: {counted[str(architecture)].reason}"
                 self.left_out[reason] = self.left_out.get(reason, 0) + 1
-        if sum(kept) < FEWEST:
-            raise ValueError(f"Fewer than {FEWEST} architectures can be built: {_counted(self.left_out)}.")
-        self.architectures = [a for a, keep in zip(self.architectures, kept, strict=True) if keep]
+        if sum(has_cost) < MIN_ARCHITECTURES:
+            raise ValueError(f"Fewer than {MIN_ARCHITECTURES} architectures can be built: {_counted(self.left_out)}.")
+        self.architectures = [a for a, countable in zip(self.architectures, has_cost, strict=True) if countable]
 
     def _compute(self) -> None:
         self._leave_out_what_has_no_cost(self.scoring.count_costs(self._series, self.architectures))
@@ -334,7 +334,7 @@ class ComparisonRun(Job[CompareOptions, Comparison]):
         with ProgressBar("comparing", "architectures", total, enabled=self.progress) as bar:
             self.scoring.compute(self._series, self.architectures, lambda replayed: bar.advance(replayed=replayed))
 
-    # -- what it gives --------------------------------------------------------------------------
+    # -- results ---------------------------------------------------------------------------------
 
     def _score_table(self) -> ScoreTable:
         read = self.scoring.read(self._series, self.architectures)
@@ -381,7 +381,7 @@ class ComparisonRun(Job[CompareOptions, Comparison]):
 
 
 def _combine(label: _Label, read: Mapping[ScoreSeries, SeriesScores]) -> NDArray[np.float64]:
-    """The scores of a label, (S, K). An aggregate ranks, seed by seed, what has a score of every member."""
+    """The scores of a label, (S, K). An aggregate ranks, per seed, the architectures that all members score."""
     if isinstance(label.proxy, Proxy):
         return read[label.series[0]].scores
     members = np.stack([read[series].scores for series in label.series])
@@ -394,9 +394,9 @@ def _combine(label: _Label, read: Mapping[ScoreSeries, SeriesScores]) -> NDArray
 
 
 def _failures(label: _Label, read: Mapping[ScoreSeries, SeriesScores]) -> dict[str, int]:
-    """How many pairs of architecture and seed have no score, by reason, the most frequent first.
+    """Number of pairs of architecture and seed without a score, by reason, the most frequent first.
 
-    For an aggregate that is the first member without one, and its reason.
+    The reason of an aggregate is the one of its first member without a score.
     """
     reasons: dict[tuple[int, int], str] = {}
     for series in reversed(label.series):
@@ -406,7 +406,7 @@ def _failures(label: _Label, read: Mapping[ScoreSeries, SeriesScores]) -> dict[s
 
 
 def _scores_csv(table: ScoreTable) -> Iterator[str]:
-    """All raw scores, one row for each architecture and seed; empty where there is none."""
+    """All raw scores, one row for each architecture and seed. A missing score is an empty field."""
     labels = [label for label in table.scores if label not in SIZES]
     yield csv_line(["architecture", table.column, *SIZES, "seed", *labels])
     for k, architecture in enumerate(table.architectures):
@@ -417,13 +417,13 @@ def _scores_csv(table: ScoreTable) -> Iterator[str]:
 
 
 def _read_table(options: CompareOptions) -> AccuracyTable:
-    """The table, read from its file unless it is given as one."""
+    """The table, read from its file unless it is an `AccuracyTable` already."""
     if options.table is None:
         raise ValueError("Which table? --table names a CSV file of accuracies by architecture.")
     if not isinstance(options.table, AccuracyTable):
         return read_table(options.table, options.column, where=options.where, skip_missing=options.skip_missing)
     if names := changed(options, "where", "skip_missing"):
-        raise ValueError(f"The table is given as it is; {', '.join(names)} cannot be set.")
+        raise ValueError(f"The table is an AccuracyTable, not a file; {', '.join(names)} cannot be set.")
     return as_table(options.table, options.column)
 
 
@@ -432,5 +432,5 @@ def _counted(reasons: Mapping[str, int]) -> str:
 
 
 def _sha256(values: Sequence[str | float]) -> str:
-    """Of the values in order, as JSON."""
+    """SHA-256 of the values, serialised as JSON in order."""
     return hashlib.sha256(json.dumps(values).encode()).hexdigest()

@@ -26,7 +26,7 @@ class Folder(Protocol):
 
 
 class Job(ABC, Generic[O, R]):
-    """What a user starts. A subclass says how its options are checked, opened, run and reported.
+    """A job of a user, from options to a report. A subclass says how options are checked, opened, run and reported.
 
     Args:
         options: The options. They are checked by `complete`, not here.

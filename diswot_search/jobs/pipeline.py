@@ -37,11 +37,11 @@ from .training_run import TrainingRun, TrainingSubjects, check_training
 
 SEARCH_TEACHERS = ("random", "trained")
 
-
 _PROBE_SIZE = 64
+"""Number of images of a probe whose size is not set."""
 
-
-_TRIED = 20
+_STAND_IN_SAMPLES = 20
+"""Number of architectures that are sampled to find a trainable one within the budget."""
 
 
 @from_options(PipelineOptions)
@@ -205,9 +205,9 @@ def _stand_in(search: Search) -> Architecture:
     """An architecture within the budget that stands for the student before the search; trainable, if any is found."""
     space, rng = search.evaluator.space, random.Random(0)
     start = search.costs.find_start()
-    sampled = (space.sample(rng) for _ in range(_TRIED))
+    sampled = (space.sample(rng) for _ in range(_STAND_IN_SAMPLES))
     affordable = itertools.chain([] if start is None else [start], filter(_within(search), sampled))
-    candidates = list(itertools.islice(affordable, _TRIED))
+    candidates = list(itertools.islice(affordable, _STAND_IN_SAMPLES))
     return next(filter(space.is_trainable, candidates), candidates[0])
 
 

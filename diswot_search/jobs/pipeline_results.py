@@ -9,6 +9,7 @@ from pathlib import Path
 from rich.table import Table
 
 from ..networks.saved import DISTILLED
+from ..options.shared import POWER
 from ..reports.sources import format_ranking
 from ..reports.study import describe_study, format_parts, format_table
 from ..reports.training import format_training
@@ -16,7 +17,7 @@ from ..resolve.folders import PipelineFolder
 from ..resolve.runs import PipelineResult, StageResult
 from ..runtime.configuration import versions
 from ..runtime.files import read_json
-from ..sources.ranking import POWER, SourceRanking
+from ..sources.ranking import SourceRanking
 from ..study.study import Study
 from ..training.folder import TrainingFolder
 from ..training.result import TrainingResult, read_result

@@ -44,7 +44,7 @@ from ..sources.transferability import Measure, balanced_draws, get_measure, list
 from ..study.loop import SerialLoop
 from .job import Job
 
-_AT_ONCE = 125
+_BATCH_SIZE = 125
 """Images that a source is run on at a time."""
 
 
@@ -55,7 +55,7 @@ def rank_sources(options: RankSourcesOptions) -> SourceRanking:
         The ranking.
 
     Raises:
-        UnknownNameError: A measure, a source or the data is not known; near names are given.
+        UnknownNameError: A measure, a source or the data is unknown; near names are given.
         RankingError: No source has a value of the first measure; the message says why for each.
         ValueError: A source does not take the data's images, or is given twice; an argument is out of its range.
         RunFolderError: The run folder cannot be used, or holds a ranking of another configuration.
@@ -81,8 +81,10 @@ class RankingRun(Job[RankSourcesOptions, SourceRanking]):
         )
         self.sources = as_sources(options.sources)
         self.reference = None if options.reference is None else as_sources([options.reference])[0]
-        self.given = dict(zip((source.name for source in self.sources), _said(options.sources), strict=True))
-        self.data = _data_as_said(options.dataset, options.data_options)
+        self.given = dict(
+            zip((source.name for source in self.sources), _describe_sources(options.sources), strict=True)
+        )
+        self.data = _describe_data(options.dataset, options.data_options)
         self.out = options.out
         self.show_progress = options.progress
         self._loaded: FrozenSource | None = None
@@ -144,7 +146,7 @@ class RankingRun(Job[RankSourcesOptions, SourceRanking]):
         return (format_ranking(result), *describe_ranking(result))
 
     def _complete(self, folder: RankingFolder) -> SourceRanking:
-        """Bring a folder to its end."""
+        """Complete the ranking of a folder."""
         interruption = Interruption()
         with interruption.postponed():
             if folder.path is not None and self.splits.labelled is not None:
@@ -156,7 +158,7 @@ class RankingRun(Job[RankSourcesOptions, SourceRanking]):
         return ranking
 
     def _measure_all(self, folder: RankingFolder, interruption: Interruption) -> None:
-        stored = folder.found
+        stored = folder.measured
 
         def store(source: Network, result: tuple[dict[str, Measured], float]) -> dict[str, Measured]:
             folder.add(source.name, *result)
@@ -179,7 +181,7 @@ class RankingRun(Job[RankSourcesOptions, SourceRanking]):
 
     @cached_property
     def _reference_features(self) -> NDArray[np.float32] | None:
-        """What the sources are compared with, of all images."""
+        """The features of the reference model for all images, (N, C); None without a reference."""
         if self.reference is None:
             return None
         try:
@@ -209,7 +211,7 @@ class RankingRun(Job[RankSourcesOptions, SourceRanking]):
             return {measure.name: _apply(measure, evidence, pool) for measure in self.measures}
 
     def _evidence(self, network: FrozenSource, reference: NDArray[np.float32] | None) -> list[Evidence]:
-        """The output of a source for the images of each draw."""
+        """The features and probabilities of a source for the images of each draw."""
         features, probabilities = self._run(network)
         return [
             Evidence(
@@ -226,7 +228,7 @@ class RankingRun(Job[RankSourcesOptions, SourceRanking]):
         features: list[Tensor] = []
         logits: list[Tensor] = []
         order = torch.arange(len(self.images))
-        for batch in self.images.batches(order, _AT_ONCE, device=self.device, augment=None, seed=0):
+        for batch in self.images.batches(order, _BATCH_SIZE, device=self.device, augment=None, seed=0):
             reading = network(batch.images)
             features.append(reading.features.cpu())
             if reading.logits is not None:
@@ -235,7 +237,7 @@ class RankingRun(Job[RankSourcesOptions, SourceRanking]):
         return torch.cat(features).numpy(), probabilities
 
     def _load(self, source: Network) -> FrozenSource:
-        """The source on the device, if need be again."""
+        """The source on the device; it is loaded unless it is the last one that was loaded."""
         if self._loaded is None or self._loaded.source is not source:
             try:
                 self._loaded = load_source(source, self.splits, self.device)
@@ -245,7 +247,7 @@ class RankingRun(Job[RankSourcesOptions, SourceRanking]):
         return self._loaded
 
     def _take(self, source: Network) -> FrozenSource:
-        """The source on the device, which nothing else holds, so that it goes with its last use."""
+        """The source on the device. Only the caller refers to it, so its memory is free after the last use."""
         network = self._load(source)
         self._loaded = None
         return network
@@ -256,7 +258,7 @@ class RankingRun(Job[RankSourcesOptions, SourceRanking]):
             "covers": "building and running of all sources, and all measures",
             "device": device_name(str(self.device)),
             "threads": torch.get_num_threads(),
-            "batch_size": _AT_ONCE,
+            "batch_size": _BATCH_SIZE,
         }
         return _ranking_of(folder, self._chosen, lambda: self.splits, timing)
 
@@ -269,7 +271,7 @@ def load_ranking(path: str | os.PathLike[str], *, unfinished: bool = False) -> S
 
     Args:
         path: The run folder.
-        unfinished: Take one that was stopped, too, with what is measured so far.
+        unfinished: Accept a ranking that was stopped, with the sources that are measured so far.
 
     Raises:
         RunFolderError: The folder has no ranking, it is damaged, or not finished.
@@ -296,36 +298,36 @@ def _ranking_of(
     Raises:
         RankingError: No source has a value of the first measure, though all are measured.
     """
-    found = _by_measure(folder)
+    values = _by_measure(folder)
     ranking = SourceRanking(
-        tuple(found), found, folder.facts, folder.config, folder.path, make, make_target, folder.data, timing or {}
+        tuple(values), values, folder.facts, folder.config, folder.path, make, make_target, folder.data, timing or {}
     )
     first = ranking.measures[0]
     if not ranking.unfinished and all(math.isnan(value) for value in ranking.similarities().values()):
-        why = "; ".join(f"{name}: {found[first][name].reason}" for name in ranking.names)
+        why = "; ".join(f"{name}: {values[first][name].reason}" for name in ranking.names)
         raise RankingError(
-            f"No source has a value of {first}. {why.rstrip('.')}. More labelled images, or another measure, may have "
-            "one; a distillation with the weighting 'uniform' needs none."
+            f"No source has a value of {first}. {why.rstrip('.')}. Try more labelled images or another "
+            "measure; a distillation with the weighting 'uniform' needs no value."
         )
     return ranking
 
 
 def _make_again(folder: RankingFolder, names: Collection[str]) -> tuple[Network, ...]:
-    """Sources as they were given, seen to be the same."""
+    """Sources from their descriptions, checked to be the same as when they were ranked."""
     return tuple(_make_source(folder, name) for name in folder.given if name in names)
 
 
 def _make_source(folder: RankingFolder, name: str) -> Network:
-    given = folder.given[name]
-    if given is None:
+    description = folder.given[name]
+    if description is None:
         raise RankingError(
             f"The source {name} of the ranking in {folder.path} cannot be made again, since it was given as an object; "
             "give the sources themselves, or rank them from files."
         )
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)  # of random weights, which was said when they were ranked
-            (source,) = as_sources({name: given})
+            warnings.simplefilter("ignore", UserWarning)  # random weights: the ranking has warned of them
+            (source,) = as_sources({name: description})
     except (ValueError, OSError, RunFolderError) as error:
         raise RankingError(
             f"The source {name} of the ranking in {folder.path} cannot be made again: {error} Was it moved? Then rank "
@@ -340,7 +342,7 @@ def _make_source(folder: RankingFolder, name: str) -> Network:
 
 
 def _make_target(folder: RankingFolder) -> Splits:
-    """The data as it was given, with the same labels, seen to be the same."""
+    """The data from its name and options, checked to be the same as when the sources were ranked."""
     if folder.data is None:
         raise RankingError(f"The ranking in {folder.path} is of data that was given as splits; give these again.")
     assert folder.path is not None
@@ -358,14 +360,14 @@ def _make_target(folder: RankingFolder) -> Splits:
 
 
 def _resolve_measures(measures: str | Measure | Sequence[str | Measure], reference: bool) -> tuple[Measure, ...]:
-    """The measures that are meant, each once."""
+    """The measures by their names, each once; "all" leaves out those that need a missing reference."""
     if measures == "all":
         every = map(get_measure, list_measures())
         return tuple(measure for measure in every if reference or measure.needs != "reference")
-    wanted = [measures] if isinstance(measures, str | Measure) else list(measures)
-    if not wanted:
+    names = [measures] if isinstance(measures, str | Measure) else list(measures)
+    if not names:
         raise RankingError(f"measures is empty; allowed: all, {', '.join(list_measures())}.")
-    chosen = tuple({measure.name: measure for measure in map(get_measure, wanted)}.values())
+    chosen = tuple({measure.name: measure for measure in map(get_measure, names)}.values())
     compared = [measure.name for measure in chosen if measure.needs == "reference"]
     if compared and not reference:
         raise RankingError(f"{', '.join(compared)} compares with a reference model; give reference.")
@@ -387,23 +389,23 @@ def _apply(measure: Measure, evidence: Sequence[Evidence], pool: Executor) -> Me
 
 
 def _by_measure(folder: RankingFolder) -> dict[str, dict[str, Measured]]:
-    """What is found by measure, the sources in the order in which they were given."""
-    found = folder.found
+    """The values by measure, then by source, in the order of the sources."""
+    stored = folder.measured
     return {
-        measure: {source: found[source][measure] for source in folder.config["sources"] if source in found}
+        measure: {source: stored[source][measure] for source in folder.config["sources"] if source in stored}
         for measure in folder.config["measures"]
     }
 
 
 def _resident(splits: Splits, places: Tensor) -> ResidentSet:
     """The training images at these places, without augmentation, as bytes in memory."""
-    batches = splits.train.batches(places, _AT_ONCE, device=torch.device("cpu"), augment=None, seed=0)
+    batches = splits.train.batches(places, _BATCH_SIZE, device=torch.device("cpu"), augment=None, seed=0)
     images = torch.cat([batch.images.mul(255).round_().to(torch.uint8) for batch in batches])
     return ResidentSet(images, splits.train.labels[places], splits.train.title)
 
 
 def _facts_of(source: Network) -> dict[str, object]:
-    """What a table says of a source beside its measures."""
+    """The facts about a source that tables show next to its measures."""
     return {
         "trained": bool(source.trained),
         "trained_on": source.trained_on and source.trained_on.get("name"),
@@ -411,37 +413,39 @@ def _facts_of(source: Network) -> dict[str, object]:
     }
 
 
-def _said(sources: Sources) -> list[object]:
-    """How each source was given, as JSON values; None where it is an object."""
+def _describe_sources(sources: Sources) -> list[object]:
+    """Descriptions from which the sources can be made again, as JSON values; None for a source that is an object."""
     if isinstance(sources, str | os.PathLike):
-        return [_as_said(sources)]
-    return [_as_said(source) for source in (sources.values() if isinstance(sources, Mapping) else sources)]
+        return [_describe_source(sources)]
+    return [_describe_source(source) for source in (sources.values() if isinstance(sources, Mapping) else sources)]
 
 
-def _as_said(source: object) -> object:
+def _describe_source(source: object) -> object:
     if isinstance(source, str | os.PathLike):
         text = os.fspath(source)
         return text if timm.is_model(text) or not os.path.exists(text) else os.path.abspath(text)
     if isinstance(source, Mapping):
-        said = {key: _as_said(value) if key in ("model", "checkpoint") else value for key, value in source.items()}
+        description = {
+            key: _describe_source(value) if key in ("model", "checkpoint") else value for key, value in source.items()
+        }
         try:
-            return None if said.get("model") is None else as_json(said)
+            return None if description.get("model") is None else as_json(description)
         except TypeError:
             return None
     return None
 
 
-def _data_as_said(dataset: str | Splits, options: Mapping[str, Any] | None) -> dict[str, object] | None:
-    """Name and options of the data, as JSON values, for use in any folder; None where it is an object."""
+def _describe_data(dataset: str | Splits, options: Mapping[str, Any] | None) -> dict[str, object] | None:
+    """Name and options of the data, as JSON values, for use in any folder; None if the data is an object."""
     if not isinstance(dataset, str):
         return None
-    said = {key: value for key, value in (options or {}).items() if not key.startswith("label")}
-    if said.get("root") is not None:
-        said["root"] = os.path.abspath(said["root"])
+    chosen = {key: value for key, value in (options or {}).items() if not key.startswith("label")}
+    if chosen.get("root") is not None:
+        chosen["root"] = os.path.abspath(chosen["root"])
     elif dataset.endswith(".npz") or dataset.startswith("folder/"):
-        said["root"] = os.getcwd()
+        chosen["root"] = os.getcwd()
     try:
-        return {"name": dataset, "options": as_json(said)}
+        return {"name": dataset, "options": as_json(chosen)}
     except TypeError:
         return None
 
@@ -455,11 +459,11 @@ def _write(folder: RankingFolder, ranking: SourceRanking) -> None:
 
 
 def _csv(result: Mapping[str, Any]) -> Iterator[str]:
-    """One row for each source, the most similar first; empty where there is no value."""
+    """One row for each source, the most similar first. A missing value is an empty field."""
     numbers = ("mean", "std", "chance", "similarity", "similarity_std", "reason")
     measures = list(result["sources"][0]["measures"])
     facts = ("name", "trained", "trained_on", "classes", "weight")
     yield csv_line([*facts, *(f"{measure}_{number}" for measure in measures for number in numbers)])
     for source in result["sources"]:
-        found = (source["measures"][measure][number] for measure in measures for number in numbers)
-        yield csv_line([*(source[fact] for fact in facts), *found])
+        values = (source["measures"][measure][number] for measure in measures for number in numbers)
+        yield csv_line([*(source[fact] for fact in facts), *values])

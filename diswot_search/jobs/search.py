@@ -48,7 +48,7 @@ def search(options: SearchOptions) -> Study:
         The study, with its winner.
 
     Raises:
-        ValueError: A name or an option is not known, or space, probe and teacher do not fit each other.
+        ValueError: A name or an option is unknown, or space, probe and teacher do not fit each other.
         BudgetError: No architecture of the space is within the budget.
         RunFolderError: The run folder cannot be used, or no architecture could be scored.
         OutOfMemory, MachineError: The machine failed; what was stored stays, and the same call continues.
@@ -124,13 +124,13 @@ class Search:
         self,
         evaluator: Evaluator,
         *,
-        algorithm: str = "evolution",
-        algorithm_options: Mapping[str, Any] | None = None,
-        evaluations: int | None = None,
-        budget: Budget | None = None,
-        seed: int = 0,
-        out: str | os.PathLike[str] | None = None,
-        progress: bool = True,
+        algorithm: str,
+        algorithm_options: Mapping[str, Any] | None,
+        evaluations: int | None,
+        budget: Budget | None,
+        seed: int,
+        out: str | os.PathLike[str] | None,
+        progress: bool,
     ) -> None:
         check_whole("seed", seed, least=0)
         if evaluations is None:
@@ -168,7 +168,7 @@ class Search:
             )
 
     def _open_study(self, config: dict[str, object], out: str | os.PathLike[str] | None) -> Study:
-        """The study; before a new folder is made, what could still be wrong with the input is found out."""
+        """The study. The rest of the input is checked before a new folder is made."""
         space = self.evaluator.space
         if out is not None and Study.has_begun(out):
             return Study(config, out=out, space=space)
@@ -226,9 +226,9 @@ class Search:
                 interruption=self.interruption,
                 describe=lambda proposal: f"in {proposal[1]}",
             )
-            while count < self.evaluations and (asked := self.algorithm.ask()):
+            while count < self.evaluations and (proposals := self.algorithm.ask()):
                 # No name for the records, so that those of one generation go before the next one begins.
-                count += self._tell(loop.run(enumerate(asked[: self.evaluations - count], start=count)))
+                count += self._tell(loop.run(enumerate(proposals[: self.evaluations - count], start=count)))
                 if self.algorithm_name != "exhaustive":
                     self._check_not_all_fail(count)
 
@@ -260,14 +260,14 @@ class Search:
         if record is not None and record.architecture != str(architecture):
             raise RunFolderError(
                 f"The study in {self.study.path} cannot be continued: evaluation {index} was {record.architecture}, "
-                f"but {architecture} is asked now. Was it begun by another version of this program?"
+                f"but the algorithm proposes {architecture} now. Was it begun by another version of this program?"
             )
         return record and self._ranked(record)
 
     def _evaluate(self, proposal: tuple[int, Architecture]) -> tuple[StoredCost, Score]:
         """Cost and score of an architecture."""
         _, architecture = proposal
-        cost = self.costs.known(architecture)
+        cost = self.costs.stored(architecture)
         if cost.failure is not None:
             return cost, Score("failed", reason=cost.failure)
         if not self.evaluator.space.is_trainable(architecture):

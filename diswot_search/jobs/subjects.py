@@ -44,7 +44,7 @@ def search_subjects(options: SearchOptions) -> Subjects:
     """Resolve what the options of a search name.
 
     Raises:
-        ValueError: A name or an option is not known, options do not fit each other, or the data set cannot be read.
+        ValueError: A name or an option is unknown, options do not fit each other, or the data set cannot be read.
     """
     ranking = _as_ranking(options.teacher)
     if ranking is not None:
@@ -65,7 +65,9 @@ def named_probes(options: ScoringOptions, probe: Probe | Sequence[Probe] | str |
         count: Number of probes to draw.
     """
     if probe is not None and not isinstance(probe, str):
-        _refuse_with("The probe is given as it is", options, "probes", "batch_size", "probe_options")
+        _refuse_with(
+            "The probe is an object, not the name of a data set", options, "probes", "batch_size", "probe_options"
+        )
         return as_probes(probe)
     batch_size = PROBE_IMAGES if options.batch_size is None else options.batch_size
     probe_options = {"batch_size": batch_size, "seed": options.seed, **(options.probe_options or {})}
@@ -76,7 +78,7 @@ def named_probes(options: ScoringOptions, probe: Probe | Sequence[Probe] | str |
 def named_space(options: ScoringOptions, probe: Probe) -> SearchSpace:
     """The space; one that is named is made for the classes and images of the probe unless its options say otherwise."""
     if not isinstance(options.space, str):
-        _refuse_with("The space is given as it is", options, "space_options")
+        _refuse_with("The space is an object, not a name", options, "space_options")
     return as_space(options.space, probe, **(options.space_options or {}))
 
 
@@ -88,7 +90,7 @@ def named_teacher(options: ScoringOptions, space: SearchSpace, probe: Probe) -> 
         raise ValueError(f"There is no teacher; {', '.join(names)} cannot be set without one.")
     if isinstance(teacher, Network | TeacherBank):
         if names:
-            raise ValueError(f"The teacher is given as it is; {', '.join(names)} cannot be set.")
+            raise ValueError(f"The teacher is an object, not a name; {', '.join(names)} cannot be set.")
         return teacher
     teacher_options = dict(options.teacher_options or {})
     if options.teacher_checkpoint:
@@ -97,8 +99,8 @@ def named_teacher(options: ScoringOptions, space: SearchSpace, probe: Probe) -> 
 
 
 def _refuse_with(reason: str, options: Options, *names: str) -> None:
-    if given := changed(options, *(name for name in names if hasattr(options, name))):
-        raise ValueError(f"{reason}; {', '.join(given)} cannot be set.")
+    if refused := changed(options, *(name for name in names if hasattr(options, name))):
+        raise ValueError(f"{reason}; {', '.join(refused)} cannot be set.")
 
 
 def _as_ranking(teacher: object) -> SourceRanking | None:

@@ -152,7 +152,7 @@ def unlabelled_objective(name: str | None, options: Mapping[str, object] | None)
     """Create the objective that `unlabelled` names; None for None.
 
     Raises:
-        UnlabelledError: An unknown name or option, or options of nothing.
+        UnlabelledError: A name or an option is unknown, or there are options but no objective.
     """
     if name is None:
         if options:

@@ -149,7 +149,7 @@ def named_space(options: NetworkSpaceOptions) -> dict[str, SearchSpace]:
     """The space of an architecture as an option of `network_for`; empty if there is none.
 
     Raises:
-        ValueError: There are options of a space, but none that is named.
+        ValueError: There are options of a space, but no name of a space.
     """
     if options.space is None:
         if options.space_options:
@@ -158,7 +158,7 @@ def named_space(options: NetworkSpaceOptions) -> dict[str, SearchSpace]:
     if isinstance(options.space, str):
         return {"space": create_space(options.space, **(options.space_options or {}))}
     if options.space_options:
-        raise ValueError("The space is given as it is; space_options cannot be set.")
+        raise ValueError("The space is an object, not a name; space_options cannot be set.")
     return {"space": options.space}
 
 

@@ -137,7 +137,7 @@ class Network:
 
     @property
     def channels(self) -> int | None:
-        """Number of channels of its images; None if it is not known."""
+        """Number of channels of its images; None if unknown."""
         return self.preprocessing.channels
 
     @property

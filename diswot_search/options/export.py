@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import KW_ONLY, dataclass
 from typing import TYPE_CHECKING
 
-from .base import Options
+from .shared import DataOptions, SeedOptions
 
 if TYPE_CHECKING:
     from torch import nn
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class ExportOptions(Options):
+class ExportOptions(DataOptions, SeedOptions):
     """Write a trained student in another format, check it, and state the accuracy that it loses.
 
     Args:
@@ -27,14 +27,12 @@ class ExportOptions(Options):
         card: Description of the network, for a module or in place of the student's own: a ModelCard, or a mapping of
             its fields.
         dataset: Data set, or its name, for test accuracy; int8 is calibrated on its training images. The name of the
-            data that the student was trained on stands for the same division of it.
-        data_options: Options of a data set that is given by name, such as --data_options.root data; they go before the
-            division of the training.
+            data that the student was trained on stands for the same division of it; data_options go before that
+            division.
         normalise: Let the file normalise its images, which are then between 0 and 1.
         batch_size: Number of images in a batch; by default any number.
         opset: Version of ONNX's operators.
-        calibration: Number of training images that the ranges of int8 are taken from.
-        seed: Seed that chooses these images.
+        calibration: Number of training images that the ranges of int8 are taken from; the seed chooses them.
     """
 
     student: nn.Module | os.PathLike[str] | str
@@ -43,9 +41,7 @@ class ExportOptions(Options):
     _: KW_ONLY
     card: ModelCard | Mapping[str, object] | None = None
     dataset: Splits | str | None = None
-    data_options: Mapping[str, object] | None = None
     normalise: bool = False
     batch_size: int | None = None
     opset: int = 18
     calibration: int = 512
-    seed: int = 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from .base import POSITIONAL, Options
+from .shared import ProgressOptions
 
 
 @dataclass(frozen=True)
@@ -65,7 +66,7 @@ class ListMeasuresOptions(Options):
 
 
 @dataclass(frozen=True)
-class ImportOptions(Options):
+class ImportOptions(ProgressOptions):
     """Turn an official benchmark file into a table that `diswot compare` reads.
 
     Args:
@@ -74,11 +75,9 @@ class ImportOptions(Options):
         out: The new table, .csv or .csv.gz.
         trust: The makers of the file are trusted: the official files of NAS-Bench-201 and NATS-Bench are pickles, which
             can run any code when they are read.
-        progress: Show a progress bar where standard error is a terminal.
     """
 
     kind: str
     path: str
     out: str
     trust: bool = False
-    progress: bool = True

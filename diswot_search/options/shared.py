@@ -17,21 +17,44 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
-class RunOptions(Options):
-    """Where a job runs, and where its results go.
+class SeedOptions(Options):
+    """The random choices of a job.
 
     Args:
         seed: Seed of all random choices of the job.
-        out: The run folder. Stopped at any moment, the same job with the same folder continues. By default the command
-            line writes to a folder in runs/, and Python keeps everything in memory.
-        device: auto, cpu, cuda or mps.
-        progress: Show a progress bar where standard error is a terminal.
     """
 
     seed: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProgressOptions(Options):
+    """How a job shows that it goes on.
+
+    Args:
+        progress: Show a progress bar where standard error is a terminal.
+    """
+
+    progress: bool = True
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlaceOptions(Options):
+    """Where a job runs, and where its results go.
+
+    Args:
+        out: The run folder. Stopped at any moment, the same job with the same folder continues. By default the command
+            line writes to a folder in runs/, and Python keeps everything in memory.
+        device: auto, cpu, cuda or mps.
+    """
+
     out: str | os.PathLike[str] | None = None
     device: str = "auto"
-    progress: bool = True
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunOptions(ProgressOptions, PlaceOptions, SeedOptions):
+    """The options that every long job has: its seed, its places and its progress."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -140,6 +163,10 @@ class DataSetOptions(DataOptions):
     _: KW_ONLY
 
 
+POWER = 10.0
+"""Default exponent of the similarities. The larger it is, the more the most similar sources count."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class WeightingOptions(Options):
     """How much each ranked source counts.
@@ -153,7 +180,7 @@ class WeightingOptions(Options):
 
     weighting: Mapping[str, float] | str = "weighted"
     measure: str | None = None
-    power: float = 10.0
+    power: float = POWER
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from timm.models import PretrainedCfg
 
 NetworkLike = Network | nn.Module | Candidate | Study | Architecture | str | os.PathLike[str]
-"""What stands for a network."""
+"""Values that stand for a network."""
 
 
 def as_network(
@@ -97,7 +97,9 @@ def _resolve(source: NetworkLike, data: _Data, space: SearchSpace | str | None, 
     if isinstance(source, str | os.PathLike):
         return _from_text(os.fspath(source), data, data.space(space) if space is not None else None, weights)
     if space is not None or weights != {"checkpoint": None, "pretrained": False}:
-        raise ValueError(f"The {data.role} is given as it is; space, checkpoint, pretrained and options cannot be set.")
+        raise ValueError(
+            f"The {data.role} is an object, not a name; space, checkpoint, pretrained and options cannot be set."
+        )
     return _as_given(source, data)
 
 
@@ -159,11 +161,11 @@ def with_body(network: Network, file: Path) -> Network:
 
 
 def network_for(splits: Splits, source: NetworkLike, role: str, options: Mapping[str, Any] | None = None) -> Network:
-    """The network that is meant, for the classes and images of the data.
+    """The network for the classes and images of the data.
 
     Args:
         splits: The data.
-        source: What stands for the network, as for `as_network`.
+        source: The network in any form that `as_network` takes.
         role: "student" or "teacher", for messages.
         options: Other options of `as_network`.
 

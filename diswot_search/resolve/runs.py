@@ -54,6 +54,7 @@ class PipelineResult:
 
     @property
     def difference(self) -> float | None:
+        """Points of test accuracy that distillation adds to the student alone; None if that was not trained."""
         return None if self.alone is None else self.distilled.accuracy - self.alone.accuracy
 
     def compared(self) -> dict[str, TrainingResult]:

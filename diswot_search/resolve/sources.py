@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     from timm.models import PretrainedCfg
 
 SourceLike = NetworkLike | Mapping[str, object]
-"""What stands for a source."""
+"""Values that stand for a source."""
 
 Sources = Sequence[SourceLike] | Mapping[str, SourceLike] | str | os.PathLike[str]
 """Several sources, a mapping of names to sources, or the text of one source."""
@@ -402,7 +402,7 @@ def _check_duplicates(sources: Sequence[Network]) -> None:
 
 
 def _identity(source: Network) -> str:
-    """What tells sources apart: hashes of weights (and of a module's layers), or what timm fetches, or the recipe."""
+    """The identity of weights: their hash, the full name of weights that timm fetches, else the whole recipe."""
     config = source.recipe.config() | {"network": source.settings["network"]}
     if "structure_sha256" in config:
         return f"{config['weights_sha256']} {config['structure_sha256']}"

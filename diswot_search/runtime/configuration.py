@@ -43,15 +43,17 @@ def config_sha256(config: Mapping[str, object]) -> str:
     return hashlib.sha256(_text(config).encode()).hexdigest()
 
 
-def differences(stored: Mapping[str, object], given: Mapping[str, object], *, ignore: Sequence[str] = ()) -> list[str]:
+def differences(
+    stored: Mapping[str, object], current: Mapping[str, object], *, ignore: Sequence[str] = ()
+) -> list[str]:
     """How two configurations differ, one line for each value, nested keys joined by dots.
 
     Args:
         stored: The configuration that is called "there".
-        given: The one that is called "here".
+        current: The configuration that is called "here".
         ignore: Dotted keys that may differ. A key that is missing counts as null.
     """
-    old, new = _flatten(stored), _flatten(given)
+    old, new = _flatten(stored), _flatten(current)
     keys = [key for key in old | new if key not in ignore and _text(old.get(key)) != _text(new.get(key))]
     return [f"{key} is {_shown(old, key)} there, {_shown(new, key)} here" for key in keys]
 

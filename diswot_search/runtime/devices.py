@@ -24,5 +24,5 @@ def resolve_device(device: str) -> str:
 
 
 def device_name(device: str) -> str:
-    """What a device calls itself."""
+    """The name of a device, such as that of a graphics card; "cpu" for the CPU."""
     return torch.cuda.get_device_name(device) if device.startswith("cuda") else device

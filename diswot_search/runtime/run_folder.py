@@ -143,7 +143,8 @@ class RunFolder:
             content: The whole content, or its pieces in order.
 
         Raises:
-            RunFolderError: The file cannot be written; one that was there is untouched.
+            RunFolderError: The file cannot be written, or the run is kept in memory and has no folder. An older file of
+                this name is untouched.
         """
         if self.path is None:
             raise RunFolderError(f"This {type(self).__name__} is kept in memory; it has no folder for {name}.")
@@ -156,11 +157,19 @@ class RunFolder:
             write_atomically(self.path / name, content)
 
     def write_json(self, name: str, content: object) -> None:
-        """Write a JSON file of the run folder, whole or not at all; numbers that are not finite become null."""
+        """Write a JSON file of the run folder, whole or not at all; numbers that are not finite become null.
+
+        Args:
+            name: Name of the file.
+            content: JSON values.
+
+        Raises:
+            RunFolderError: The file cannot be written, or the run is kept in memory and has no folder.
+        """
         self.write(name, json.dumps(finite_only(content), indent=2, allow_nan=False) + "\n")
 
     def missing_files(self) -> list[str]:
-        """Names of the files that `end` was told of and that are not in the folder any more."""
+        """Names of the files that were passed to `end` and are missing in the folder."""
         if self.path is None:
             return []
         return [name for name in self.recall("files") or () if not (self.path / name).is_file()]
@@ -173,7 +182,7 @@ class RunFolder:
         return str(self.recall("status"))
 
     def start(self) -> None:
-        """Say that a job works on the folder."""
+        """Set the status to "running"."""
         self._set_meta({"status": RUNNING})
 
     def end(self, status: str, files: Collection[str] = (), **values: object) -> None:
@@ -192,12 +201,20 @@ class RunFolder:
             self._set_meta({key: value})
 
     def recall(self, key: str) -> Any:
-        """A JSON value of the store by its key; None where there is none."""
+        """A JSON value of the store by its key; None if the store has no such key.
+
+        Raises:
+            RunFolderError: The store cannot be read.
+        """
         rows = self._read("SELECT value FROM meta WHERE key = ?", key)
         return json.loads(rows[0][0]) if rows else None
 
     def release(self) -> None:
-        """Let other processes work on the run folder; its store can still be read."""
+        """Let other processes work on the run folder; its store can still be read.
+
+        Nothing is raised if the disk is full. Values that are not committed yet are then dropped, and the next run
+        computes them again.
+        """
         try:
             self._store.commit()
         except sqlite3.Error:
@@ -410,7 +427,7 @@ class RunFolder:
 
 
 def kind_of(path: str | os.PathLike[str]) -> str | None:
-    """What a run folder holds, in the words of its layout; None where it is no run folder."""
+    """The kind of a run folder in the words of its layout, such as "study"; None if the path is no run folder."""
     if not os.path.isdir(path):
         return None
     for store in sorted(Path(path).glob("*.sqlite")):
@@ -422,7 +439,7 @@ def kind_of(path: str | os.PathLike[str]) -> str | None:
 
 
 def no_store(path: Path, layout: Layout) -> str:
-    """What to say of a folder that does not have the store of this layout."""
+    """The message about a folder that does not have the store of this layout."""
     if not path.exists():
         return f"There is no run folder {path}."
     if (kind := kind_of(path)) is not None:

@@ -90,7 +90,7 @@ class Table:
             yield (*stored, *(row_checksum(values(stored)) for values in covered))
 
     def first_damaged(self, rows: Iterable[Sequence[object]]) -> Sequence[Any] | None:
-        """The first row that does not match its checksums; None where all do.
+        """The first row that does not match its checksums; None if all rows match.
 
         Args:
             rows: Values in the order of `columns`, then the checksums; more may follow.
@@ -103,7 +103,7 @@ class Table:
         return None
 
     def _covered(self) -> list[itemgetter[object]]:
-        """What takes the values that each checksum covers from a row."""
+        """For each checksum, the function that takes the covered values from a row."""
         order = list(self.columns)
         return [itemgetter(*map(order.index, names)) for names in self.checksums.values()]
 
@@ -131,10 +131,10 @@ META = Table("meta", {"key": "TEXT PRIMARY KEY", "value": "TEXT NOT NULL"})
 
 @dataclass(frozen=True)
 class Layout:
-    """What a kind of run folder holds, declared by the class that uses it.
+    """The content of a kind of run folder, declared by the class that uses it.
 
     Attributes:
-        kind: What the folder holds, in words.
+        kind: The content of the folder in words, such as "training".
         store: Name of the store's file; no other kind has the same.
         version: Version of the store's format.
         tables: The tables besides `META`.
@@ -179,7 +179,7 @@ def connect(name: str) -> sqlite3.Connection:
 
 
 def marked_kind(path: Path) -> str | None:
-    """The kind that a store says it is of; None where it does not say one, or cannot be read."""
+    """The kind that a store is marked with; None if it has no mark or cannot be read."""
     try:
         store = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=30)
     except sqlite3.Error:

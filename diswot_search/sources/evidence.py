@@ -1,4 +1,4 @@
-"""What a measure of transferability is computed from."""
+"""The evidence that a transferability measure is computed from: features, labels and probabilities."""
 
 from __future__ import annotations
 

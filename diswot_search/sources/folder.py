@@ -28,9 +28,9 @@ class RankingFolder(RunFolder):
 
     Args:
         config: All that the result depends on, as JSON values.
-        given: How each source was given by name, as JSON values; null for one that cannot be made again.
+        given: Description of each source by its name, as JSON values; null for a source that cannot be made again.
         facts: Facts about target and sources that need no measuring, as JSON values.
-        data: How the data was given, as JSON values; None where it cannot be made again.
+        data: Name and options of the data, as JSON values; None if it cannot be made again.
         out: The folder; None keeps the store in memory.
 
     Raises:
@@ -52,7 +52,7 @@ class RankingFolder(RunFolder):
         super().__init__(config, out)
 
     @property
-    def found(self) -> dict[str, dict[str, Measured]]:
+    def measured(self) -> dict[str, dict[str, Measured]]:
         """The measures so far, by source and measure."""
         rows = self._read("SELECT source, measures FROM measured")
         return {source: {name: _measured(of) for name, of in json.loads(text).items()} for source, text in rows}
@@ -72,7 +72,8 @@ class RankingFolder(RunFolder):
         """Remove the files of a run that has ended without a ranking.
 
         Args:
-            before: Names of the files that were there before it; None if there was no folder, which is removed, too.
+            before: Names of the files that the folder had before the run; None if it did not exist and is removed
+                as well.
         """
         if self.path is None:
             return
@@ -107,7 +108,7 @@ class RankingFolder(RunFolder):
     def _check_same(self, stored: Mapping[str, Any]) -> None:
         """Refuse another configuration, naming what differs; there may be other sources than those measured so far."""
         sources = self.config["sources"]
-        measured = {name: config for name, config in stored["sources"].items() if name in self.found}
+        measured = {name: config for name, config in stored["sources"].items() if name in self.measured}
         if missing := [name for name in measured if name not in sources]:
             raise RunFolderError(
                 f"{', '.join(missing)} of the ranking in {self.path} {'is' if len(missing) == 1 else 'are'} not among "
@@ -128,7 +129,7 @@ class RankingFolder(RunFolder):
 
 
 def ranking_files(path: Path) -> set[str] | None:
-    """Names of what is in a folder; None where there is no folder."""
+    """Names of the entries of a folder; None if it does not exist."""
     return {entry.name for entry in path.iterdir()} if path.is_dir() else None
 
 

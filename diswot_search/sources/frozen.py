@@ -161,8 +161,8 @@ class FrozenSource:
             return
         if self.num_classes != source.num_classes:
             raise SourceError(
-                f"The source {source.name} is said to tell {source.num_classes} classes apart, but gives "
-                f"{self.num_classes} values; give its num_classes, 0 where these are features."
+                f"The source {source.name} declares {source.num_classes} classes, but returns {self.num_classes} "
+                "values; set its num_classes, or 0 if the values are features."
             )
         if self.num_classes > 1 and bool(((logits >= 0).all(1) & ((logits.sum(1) - 1).abs() < 1e-3)).all()):
             raise SourceError(
@@ -235,7 +235,7 @@ def build_source(source: Network) -> nn.Module:
         raise SourceError(f"The source {source.name}: {error}") from error
     except OSError as error:
         raise SourceError(
-            f"The weights of the source {source.name} cannot be had: {str(error) or type(error).__name__}"
+            f"The weights of the source {source.name} cannot be loaded: {str(error) or type(error).__name__}"
         ) from error
 
 

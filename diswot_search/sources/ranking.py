@@ -14,12 +14,10 @@ from search_spaces.registry import UnknownNameError, unknown_name_message
 
 from ..data.splits import Splits
 from ..networks.network import Network, TeacherBank
+from ..options.shared import POWER
 from ..runtime.configuration import versions
 from .frozen import source_teacher
 from .transferability import source_weights
-
-POWER = 10.0
-"""Default exponent of the similarities: how much the most similar sources are preferred."""
 
 
 class RankingError(ValueError):
@@ -31,7 +29,7 @@ class Measured:
     """The values of one measure for one source.
 
     Attributes:
-        values: The measure on each draw; empty where it cannot be computed.
+        values: The measure on each draw; empty if it cannot be computed.
         chances: The value of an uninformative source on each draw.
         similarities: How far each value lies above that.
         reason: Why the measure cannot be computed.
@@ -70,7 +68,7 @@ class SourceRanking:
         path: The run folder, if there is one.
         make: Makes the sources of these names.
         make_target: Makes the target.
-        data: Name and options of the target, as `create_splits` takes them; None where it was given as splits.
+        data: Name and options of the target, as `create_splits` takes them; None if the target was passed as `Splits`.
         timing: Seconds of the ranking, with device, threads and batch.
     """
 
@@ -120,7 +118,7 @@ class SourceRanking:
 
     @property
     def values(self) -> dict[str, dict[str, tuple[float, ...] | None]]:
-        """Values on each draw by measure, then by source; None where a measure cannot be computed."""
+        """Values on each draw by measure, then by source; None if a measure cannot be computed."""
         return {m: {s: one.values or None for s, one in of_all.items()} for m, of_all in self.found.items()}
 
     @property

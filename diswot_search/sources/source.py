@@ -1,4 +1,4 @@
-"""Sources: networks that were trained on other tasks, with what is known of their images."""
+"""Sources: networks that were trained on other tasks, with the facts about their images."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ SOURCE_KEYS = ("model", "checkpoint", "pretrained", "num_classes", "mean", "std"
 """Keys of the mapping that describes a source. With a timm name, options of `timm.create_model` are allowed as well."""
 
 _IMAGE_KEYS = ("num_classes", "mean", "std", "input_size", "channels", "classifier")
-"""What tells a source from another one with the same weights."""
+"""Settings that distinguish two sources with the same weights."""
 
 
 class SourceError(ValueError):

@@ -23,7 +23,7 @@ class Costs:
         evaluator: Evaluator with the space and the device.
         budget: Limits that decide what is feasible and whether latency is measured.
         study: Study that stores the costs.
-        interruption: Asked before each count.
+        interruption: Checked before each count.
     """
 
     def __init__(self, evaluator: Evaluator, budget: Budget, study: Study, interruption: Interruption) -> None:
@@ -51,8 +51,8 @@ class Costs:
             self.study.add_cost(str(architecture), stored)
         return stored
 
-    def known(self, architecture: Architecture) -> StoredCost:
-        """All costs that the study needs, latency included if it is limited or an objective.
+    def stored(self, architecture: Architecture) -> StoredCost:
+        """All costs that the study needs, from its store or computed now; latency only if limited or an objective.
 
         Raises:
             OutOfMemory, MachineError: The machine failed.
@@ -89,8 +89,8 @@ class Costs:
         cost = self.cost(architecture)
         if not self.budget.admits(cost) or self.budget.max_latency_ms is None:
             return self.budget.admits(cost)
-        known = self.known(architecture)
-        return known.failure is not None or self.budget.admits(cost, known.latency_ms)
+        stored = self.stored(architecture)
+        return stored.failure is not None or self.budget.admits(cost, stored.latency_ms)
 
     def find_start(self) -> Architecture | None:
         """An architecture within the budget; None without limits.
@@ -108,7 +108,7 @@ class Costs:
         fewest, _ = cheapest(self.space, "macs", self.cost)
         fastest = math.inf
         for architecture in itertools.chain([start, fewest], self.space.neighbours(fewest)):
-            latency = self.known(architecture).latency_ms
+            latency = self.stored(architecture).latency_ms
             if latency is None:
                 continue
             fastest = min(fastest, latency)

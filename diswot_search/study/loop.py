@@ -26,7 +26,7 @@ class SerialLoop(Generic[Item, Result, Entry]):
         compute: Computes the result of an item. It touches no store, so it can run anywhere.
         store: Stores a result and returns the entry for it.
         show: Shows an entry; the flag tells whether it was stored before.
-        interruption: Asked before each item.
+        interruption: Checked before each item.
         describe: Names an item in messages, such as "in the source 'near'".
 
     Example:

@@ -53,7 +53,7 @@ class NewScore:
     """The score of one proxy on one architecture with one draw of weights.
 
     Attributes:
-        score: The score; None where it failed.
+        score: The score; None if scoring failed.
         reason: Reason for the failure; None for a score.
         seconds: Seconds for building the network, the passes that the proxy uses and its own work, computed together
             with all other requested proxies.

@@ -335,7 +335,7 @@ class Study(RunFolder):
             raise ValueError(f"An architecture or its equal was evaluated before: {error}.") from None
 
     def cost(self, architecture: str) -> StoredCost | None:
-        """The stored cost of an architecture; None where there is none."""
+        """The stored cost of an architecture; None if no cost is stored."""
         query = "SELECT params, macs, latency_ms, failure FROM costs WHERE architecture = ?"
         rows = self._read(query, architecture)
         return StoredCost(*rows[0]) if rows else None
@@ -427,9 +427,9 @@ class Study(RunFolder):
         }
 
 
-def _check_space(path: Path, stored: dict[str, object], given: dict[str, object]) -> None:
+def _check_space(path: Path, stored: dict[str, object], space: dict[str, object]) -> None:
     """Refuse another space than the one that was searched, naming what differs."""
-    lines = differences(stored, given)
+    lines = differences(stored, space)
     if lines:
         raise RunFolderError(f"{path} holds a study of another space: {'; '.join(lines[:5])}.")
 

@@ -58,7 +58,7 @@ class Checkpoint:
 
 
 def read_checkpoint(path: Path) -> Checkpoint | None:
-    """A checkpoint from its file; None where there is none.
+    """A checkpoint from its file; None if the file does not exist.
 
     Raises:
         RunFolderError: The file is no checkpoint, or was changed after it was written.

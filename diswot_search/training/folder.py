@@ -43,7 +43,7 @@ class TrainingFolder(RunFolder):
 
     @classmethod
     def recall_from(cls, path: Path, key: str) -> object:
-        """A value that `remember` stored in a folder; None where there is none, or no store that can be read."""
+        """A value that `remember` stored in a folder; None if there is no such value or no readable store."""
         try:
             return cls.peek(path).recall(key) if cls.exists(path) else None
         except RunFolderError:  # who opens the folder to write is told what to do
@@ -111,7 +111,7 @@ class TrainingFolder(RunFolder):
             self.write(name, content)
 
     def load(self, name: str) -> Checkpoint | None:
-        """A checkpoint; None where there is none.
+        """A checkpoint; None if it was never stored.
 
         Raises:
             RunFolderError: The file is no checkpoint.

@@ -399,16 +399,16 @@ class Trainer:
         together = accelerator.num_processes > 1
         if together and accelerator.device.type != "cpu" and step % ASKED_EVERY and step % self.steps_per_epoch:
             return  # asking waits for all queued work
-        asked = self.interruption.asked
+        interrupted = self.interruption.asked
         late = time.monotonic() - self._stored_at > self.checkpoint_seconds
         if together:
-            flags = torch.tensor([float(asked), float(late)], device=accelerator.device)
-            asked, late = (accelerator.reduce(flags) > 0).tolist()
-        if asked or late:
+            flags = torch.tensor([float(interrupted), float(late)], device=accelerator.device)
+            interrupted, late = (accelerator.reduce(flags) > 0).tolist()
+        if interrupted or late:
             self._tick()
             self._check_state()
             self._save()
-        if asked:
+        if interrupted:
             accelerator.wait_for_everyone()  # a launcher ends all processes when one of them has ended
             raise KeyboardInterrupt
 

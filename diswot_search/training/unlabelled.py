@@ -153,8 +153,8 @@ class SourceDistillation(UnlabelledLoss):
         student: Shapes,
         sources: Sequence[WeightedSource],
         *,
-        lam: float = 0.8,
-        view: str = "fixed",
+        lam: float,
+        view: str,
         seed: int = 0,
         folder: Path | None = None,
     ) -> None:

@@ -551,7 +551,7 @@ def test_a_pipeline_of_sources_killed_in_any_stage_ends_the_same(
             with pytest.raises(Killed):
                 ds.run(out=tmp_path / "run", **OF_SOURCES)
         assert not (tmp_path / "run" / "result.json").exists()
-    assert len(RankingFolder.peek(tmp_path / "run" / "sources").found) == 3
+    assert len(RankingFolder.peek(tmp_path / "run" / "sources").measured) == 3
     ds.run(out=tmp_path / "run", **OF_SOURCES)
     assert outcome(tmp_path / "run") == outcome(of_sources.path)
 

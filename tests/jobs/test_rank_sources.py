@@ -286,7 +286,7 @@ def test_if_no_source_has_a_value_it_is_said_of_each_why(tmp_path: Path) -> None
     broken = looks()
     broken.fc.bias.data.fill_(math.nan)
     sources = {"one": broken, "two": {"model": looks(), "num_classes": 0}}
-    message = r"No source has a value of leep\. one: .* NaN .*; two: .*classifier\. More labelled images, or"
+    message = r"No source has a value of leep\. one: .* NaN .*; two: .*classifier\. Try more labelled images or"
     with pytest.raises(RankingError, match=message):
         rank(sources, measures="leep", out=tmp_path / "run")
     assert not (tmp_path / "run").exists()

@@ -30,12 +30,12 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch import nn
 
 import diswot_search as ds
-from diswot_search.jobs.search import Search
 from diswot_search.study.evaluator import Evaluator
 from diswot_search.study.records import Record, Score
 from search_spaces import Architecture, CifarResNetSpace, Cost, SearchSpace, create_space
 
 from ..killing import killed_when
+from ..searching import create_search
 
 SMALL = {"channels": 4, "cells": 1}
 """Options that make NAS-Bench-201 small enough for tests."""
@@ -228,15 +228,15 @@ def test_the_seed_decides_all_and_global_random_states_neither_matter_nor_change
 
 def test_exhaustive_ends_when_the_space_does(probe: ds.Probe) -> None:
     space = create_space("cifar_resnet_s0")
-    study = Search(Tabular(space, probe), algorithm="exhaustive", evaluations=1000).run()
+    study = create_search(Tabular(space, probe), algorithm="exhaustive", evaluations=1000).run()
     assert [r.architecture for r in study.records] == [str(a) for a in space]
     assert study.status == "complete"
 
 
 def test_exhaustive_is_exhaustive_without_a_number(probe: ds.Probe, cells: SearchSpace) -> None:
-    study = Search(Tabular(cells, probe), algorithm="exhaustive").run()
+    study = create_search(Tabular(cells, probe), algorithm="exhaustive").run()
     assert len(study) == 4_929
-    assert Search(Tabular(cells, probe), algorithm="random").evaluations == 1000
+    assert create_search(Tabular(cells, probe), algorithm="random").evaluations == 1000
 
 
 def test_another_function_of_the_same_name_is_another_proxy(
@@ -328,7 +328,7 @@ def test_a_probe_of_one_class_is_refused_before_anything_is_made(cells: SearchSp
 def test_an_algorithm_cannot_make_an_untrainable_architecture_win(
     cells: SearchSpace, probe: ds.Probe, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run = Search(Tabular(cells, probe), algorithm="random", evaluations=3)
+    run = create_search(Tabular(cells, probe), algorithm="random", evaluations=3)
     nothing = cells.parse("|none~0|+|none~0|none~1|+|none~0|none~1|none~2|")
     some = cells.parse("|none~0|+|none~0|none~1|+|nor_conv_3x3~0|none~1|none~2|")
     monkeypatch.setattr(run.algorithm, "ask", iter([[nothing, some], []]).__next__)
@@ -424,7 +424,7 @@ def test_latency_is_measured_once_and_is_the_same_after_a_stop(
 
     def run(out: Path, evaluator: Evaluator) -> ds.Study:
         budget = ds.Budget(max_latency_ms=0.75)
-        return Search(evaluator, algorithm="ageing", evaluations=45, budget=budget, out=out).run()
+        return create_search(evaluator, algorithm="ageing", evaluations=45, budget=budget, out=out).run()
 
     whole = run(tmp_path / "whole", Tabular(cells, probe))
     measured = stopwatch.calls
@@ -441,7 +441,7 @@ def test_latency_as_an_objective_is_measured_for_every_candidate(
     cells: SearchSpace, probe: ds.Probe, stopwatch: Stopwatch
 ) -> None:
     options = {"objectives": ["score", "latency_ms"], "population": 8}
-    study = Search(Tabular(cells, probe), algorithm="nsga2", algorithm_options=options, evaluations=20).run()
+    study = create_search(Tabular(cells, probe), algorithm="nsga2", algorithm_options=options, evaluations=20).run()
     assert [r.latency_ms for r in study.records] == [pytest.approx(i / 10) for i in (*range(1, 11), *range(1, 11))]
     assert study.objectives == ("latency_ms",)
     assert study.front[-1].score == study.winner.score
@@ -451,12 +451,14 @@ def test_a_latency_that_nothing_meets_is_refused_with_the_lowest_measured(
     cells: SearchSpace, probe: ds.Probe, stopwatch: Stopwatch, tmp_path: Path
 ) -> None:
     with pytest.raises(ds.BudgetError, match=r"max_latency_ms=0.05; the lowest latency measured is 0.1 ms \(batch 4"):
-        Search(Tabular(cells, probe), budget=ds.Budget(max_latency_ms=0.05, latency_batch_size=4), out=tmp_path / "run")
+        create_search(
+            Tabular(cells, probe), budget=ds.Budget(max_latency_ms=0.05, latency_batch_size=4), out=tmp_path / "run"
+        )
     assert not (tmp_path / "run").exists()
 
 
 def test_a_real_latency_budget_is_kept(cells: SearchSpace, probe: ds.Probe) -> None:
-    study = Search(
+    study = create_search(
         Tabular(cells, probe), algorithm="random", evaluations=3, budget=ds.Budget(max_latency_ms=1000)
     ).run()
     assert all(0 < r.latency_ms < 1000 for r in study.records)
@@ -474,7 +476,7 @@ def test_a_search_stopped_anywhere_ends_as_one_that_was_not(
     cells: SearchSpace, probe: ds.Probe, algorithm: str, stops: list[int], seed: int
 ) -> None:
     def run(evaluator: Evaluator, out: str | None, evaluations: int = 30) -> ds.Study:
-        return Search(
+        return create_search(
             evaluator,
             algorithm=algorithm,
             algorithm_options=ALGORITHMS[algorithm],
@@ -516,20 +518,20 @@ def curves_in(folder: Path) -> dict[str, list[int]]:
 
 def test_more_evaluations_continue_a_finished_search(cells: SearchSpace, probe: ds.Probe, tmp_path: Path) -> None:
     for evaluations in (10, 33):
-        study = Search(Tabular(cells, probe), evaluations=evaluations, out=tmp_path / "run").run()
-    assert without_seconds(study) == without_seconds(Search(Tabular(cells, probe), evaluations=33).run())
+        study = create_search(Tabular(cells, probe), evaluations=evaluations, out=tmp_path / "run").run()
+    assert without_seconds(study) == without_seconds(create_search(Tabular(cells, probe), evaluations=33).run())
 
 
 def test_a_finished_search_evaluates_nothing_again(cells: SearchSpace, probe: ds.Probe, tmp_path: Path) -> None:
-    first = Search(Tabular(cells, probe), evaluations=10, out=tmp_path / "run").run()
+    first = create_search(Tabular(cells, probe), evaluations=10, out=tmp_path / "run").run()
     again = Tabular(cells, probe, lambda count: pytest.fail("evaluated again"))
-    assert list(Search(again, evaluations=10, out=tmp_path / "run").run().records) == list(first.records)
+    assert list(create_search(again, evaluations=10, out=tmp_path / "run").run().records) == list(first.records)
 
 
 def test_records_that_the_algorithm_would_not_ask_for_are_noticed(
     cells: SearchSpace, probe: ds.Probe, tmp_path: Path
 ) -> None:
-    run = Search(Tabular(cells, probe), evaluations=5, out=tmp_path / "run")
+    run = create_search(Tabular(cells, probe), evaluations=5, out=tmp_path / "run")
     text = str(cells.parse("|none~0|+|none~0|none~1|+|nor_conv_3x3~0|none~1|none~2|"))
     values = {"status": "ok", "score": 1.0, "params": 1, "macs": 1}
     run.study.add([Record(index=0, architecture=text, canonical=text, **values)])
@@ -632,7 +634,7 @@ def test_a_signal_ends_a_search_with_its_state_written(processes: Any, tmp_path:
 
 def test_signals_are_left_alone_outside_of_the_main_thread(cells: SearchSpace, probe: ds.Probe) -> None:
     studies: list[ds.Study] = []
-    thread = threading.Thread(target=lambda: studies.append(Search(Tabular(cells, probe), evaluations=4).run()))
+    thread = threading.Thread(target=lambda: studies.append(create_search(Tabular(cells, probe), evaluations=4).run()))
     thread.start()
     thread.join()
     assert len(studies[0]) == 4
@@ -647,7 +649,7 @@ def test_handlers_of_the_caller_are_kept(cells: SearchSpace, probe: ds.Probe, nu
     seen: list[Any] = []
     try:
         evaluator = Tabular(cells, probe, lambda count: seen.append(signal.getsignal(number)))
-        Search(evaluator, evaluations=3).run()
+        create_search(evaluator, evaluations=3).run()
         assert signal.getsignal(number) is mine
         assert set(seen) == {mine}
     finally:
@@ -661,7 +663,7 @@ def test_a_second_interrupt_does_not_wait(cells: SearchSpace, probe: ds.Probe, t
             signal.raise_signal(signal.SIGINT)
 
     with pytest.raises(KeyboardInterrupt):
-        Search(Tabular(cells, probe, interrupt_twice), evaluations=9, out=tmp_path / "run").run()
+        create_search(Tabular(cells, probe, interrupt_twice), evaluations=9, out=tmp_path / "run").run()
     assert len(ds.Study.load(tmp_path / "run")) == 2
 
 
@@ -671,7 +673,7 @@ def test_one_interrupt_lets_the_candidate_at_hand_finish(cells: SearchSpace, pro
             signal.raise_signal(signal.SIGINT)
 
     with pytest.raises(KeyboardInterrupt):
-        Search(Tabular(cells, probe, interrupt), evaluations=9, out=tmp_path / "run").run()
+        create_search(Tabular(cells, probe, interrupt), evaluations=9, out=tmp_path / "run").run()
     assert len(ds.Study.load(tmp_path / "run")) == 3
     assert ds.Study.load(tmp_path / "run").status == "interrupted"
 
@@ -679,14 +681,14 @@ def test_one_interrupt_lets_the_candidate_at_hand_finish(cells: SearchSpace, pro
 def test_a_disk_that_fills_up_stops_the_search_and_loses_nothing(
     cells: SearchSpace, probe: ds.Probe, tmp_path: Path
 ) -> None:
-    run = Search(Tabular(cells, probe), evaluations=100, out=tmp_path / "run")
+    run = create_search(Tabular(cells, probe), evaluations=100, out=tmp_path / "run")
     run.study._store.execute("PRAGMA max_page_count = 14")
     with pytest.raises(ds.RunFolderError, match="is full"):
         run.run()
     stored = records_in(tmp_path / "run")
     assert 0 < stored < 100
-    resumed = Search(Tabular(cells, probe), evaluations=100, out=tmp_path / "run").run()
-    assert without_seconds(resumed) == without_seconds(Search(Tabular(cells, probe), evaluations=100).run())
+    resumed = create_search(Tabular(cells, probe), evaluations=100, out=tmp_path / "run").run()
+    assert without_seconds(resumed) == without_seconds(create_search(Tabular(cells, probe), evaluations=100).run())
 
 
 # -- memory -------------------------------------------------------------------------------------
@@ -716,7 +718,7 @@ def test_memory_does_not_grow_with_evaluations(cells: SearchSpace, probe: ds.Pro
             gc.collect()
             held.append(tracemalloc.get_traced_memory()[0])
 
-    run = Search(Tabular(cells, probe, weigh), evaluations=701, out=tmp_path / "run")
+    run = create_search(Tabular(cells, probe, weigh), evaluations=701, out=tmp_path / "run")
     run.algorithm = Listing(cells)  # type: ignore[assignment]
     try:
         run.run()

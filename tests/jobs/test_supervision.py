@@ -174,7 +174,7 @@ def test_the_loss_is_the_weighted_cross_entropy_with_each_source() -> None:
 def test_heads_start_by_their_source_alone() -> None:
     def heads(*names: str) -> dict[str, Tensor]:
         sources = [WeightedSource(name, 3, 1 / len(names), predictor(torch.zeros(1, 3))) for name in names]
-        made = SourceDistillation(shapes(), sources, seed=4)
+        made = SourceDistillation(shapes(), sources, lam=0.8, view="fixed", seed=4)
         return {source.name: head.weight for source, head in zip(made.sources, made.heads, strict=True)}
 
     alone, together = heads("b"), heads("a", "b", "c")
@@ -183,8 +183,9 @@ def test_heads_start_by_their_source_alone() -> None:
 
 
 def test_a_student_without_a_linear_classifier_cannot_share_features() -> None:
+    source = WeightedSource("a", 3, 1.0, predictor(torch.zeros(1, 3)))
     with pytest.raises(UnlabelledError, match="does not end in a linear classifier"):
-        SourceDistillation(shapes(None), [WeightedSource("a", 3, 1.0, predictor(torch.zeros(1, 3)))])
+        SourceDistillation(shapes(None), [source], lam=0.8, view="fixed")
 
 
 @pytest.mark.parametrize("threshold", [0.0, 0.5, 0.9, 1.0])
@@ -293,7 +294,11 @@ def train_by_hand(student: Plain, lam: float, weights: dict[str, float], rounds:
     heads = {}
     for name in weights:
         made = SourceDistillation(
-            shapes(8), [WeightedSource(name, known[name].shape[1], 1.0, predictor(known[name]))], seed=0
+            shapes(8),
+            [WeightedSource(name, known[name].shape[1], 1.0, predictor(known[name]))],
+            lam=0.8,
+            view="fixed",
+            seed=0,
         )
         heads[name] = made.heads[0].double()
     chosen = torch.as_tensor(FEW.labelled)

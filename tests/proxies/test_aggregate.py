@@ -26,7 +26,6 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 import diswot_search as ds
 from diswot_search import cli
-from diswot_search.jobs.search import Search
 from diswot_search.proxies import registry
 from diswot_search.proxies.aggregate import RankAggregate
 from diswot_search.proxies.proxy import Proxy
@@ -44,6 +43,7 @@ from diswot_search.study.records import Record, Score
 from search_spaces import Architecture, SearchSpace, UnknownNameError, create_space
 
 from ..killing import killed_when
+from ..searching import create_search
 
 SMALL = {"channels": 4, "cells": 1}
 """Options that make NAS-Bench-201 small enough for tests."""
@@ -317,7 +317,7 @@ def without_seconds(study: ds.Study) -> list[Record]:
 
 
 def search(evaluator: Evaluator, algorithm: str = "evolution", out: Any = None, evaluations: int = 60) -> ds.Study:
-    return Search(
+    return create_search(
         evaluator, algorithm=algorithm, algorithm_options=ALGORITHMS[algorithm], evaluations=evaluations, out=out
     ).run()
 
@@ -350,7 +350,7 @@ def test_every_generation_is_told_the_ranking_of_all_that_was_scored_until_then(
     if stopped:
         search(Tabular(cells, probe), algorithm, out, evaluations=41)
     options = {"algorithm": algorithm, "algorithm_options": ALGORITHMS[algorithm], "out": out}
-    run = Search(Tabular(cells, probe), evaluations=60, **options)
+    run = create_search(Tabular(cells, probe), evaluations=60, **options)
     run.algorithm = watched = Watched(run.algorithm)  # type: ignore[assignment]
     run.run()
     assert len(watched.generations) >= 4
@@ -471,7 +471,7 @@ def test_an_algorithm_that_cannot_forget_is_refused_before_anything_is_made(
     monkeypatch.setattr(evolution._algorithms, "_entries", dict(evolution._algorithms._entries))
     evolution.register_algorithm("stubborn", Stubborn)
     with pytest.raises(ValueError, match="Stubborn defines `learn` but not `forget`"):
-        Search(Tabular(cells, probe), algorithm="stubborn", out=tmp_path / "run")
+        create_search(Tabular(cells, probe), algorithm="stubborn", out=tmp_path / "run")
     assert not (tmp_path / "run").exists()
     assert len(ds.search(cells, None, probe, proxy="params", algorithm="stubborn", evaluations=3)) == 3
 

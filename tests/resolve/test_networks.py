@@ -370,8 +370,8 @@ def test_a_space_that_cannot_be_made_again_must_fit() -> None:
     [
         (lambda s: as_network(s.parse(CELL), num_classes=7), "give the space"),
         (lambda s: as_network(CELL, space=s, num_classes=7, pretrained=True), "pretrained"),
-        (lambda s: as_network(nn.Linear(2, 2), num_classes=7, space=s), "as it is"),
-        (lambda s: as_network(nn.Linear(2, 2), num_classes=7, drop_rate=0.1), "as it is"),
+        (lambda s: as_network(nn.Linear(2, 2), num_classes=7, space=s), "an object, not a name"),
+        (lambda s: as_network(nn.Linear(2, 2), num_classes=7, drop_rate=0.1), "an object, not a name"),
         (lambda s: as_network("", num_classes=7), "student is an empty text"),
         (lambda s: small(pretrained=True), "no pretrained weights"),
         (lambda s: as_network("resnet18", num_classes=7, pretrained=True, checkpoint=__file__), "one place"),

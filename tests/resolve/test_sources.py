@@ -647,7 +647,7 @@ def bad(**options: Any) -> dict[str, Any]:
         (bad(input_size=(32, 32)), SourceError, "it must be channels, height and width"),
         (bad(input_size=(3, 0, 32)), SourceError, "it must be channels, height and width"),
         (bad(num_classes=-1), SourceError, "num_classes of a source is -1; it must be a whole number"),
-        (bad(checkpoint="x.pth"), ValueError, "The source is given as it is"),
+        (bad(checkpoint="x.pth"), ValueError, "The source is an object, not a name"),
         (3, TypeError, "A source cannot be made of int"),
     ],
 )
@@ -684,7 +684,7 @@ def test_what_shows_when_it_is_built_names_the_source(tmp_path: Path, splits: Sp
         ({**VIT, "colour": 3}, "cannot be built: .*unexpected keyword argument 'colour'"),
         (
             {"model": "resnet10t", "pretrained_cfg_overlay": {"file": str(tmp_path / "absent.pth")}},
-            "The weights of the source mine cannot be had: FileNotFoundError",
+            "The weights of the source mine cannot be loaded: FileNotFoundError",
         ),
         (
             bad(input_size=(3, 1, 1), model=timm.create_model("vit_tiny_patch16_224").eval()),
@@ -700,7 +700,7 @@ def test_what_shows_when_it_is_built_names_the_source(tmp_path: Path, splits: Sp
         (bad(model=Pair(), num_classes=0), "must give one tensor of features"),
         (
             bad(model=nn.Sequential(nn.Flatten(), nn.Linear(768, 9)).eval(), num_classes=4),
-            "said to tell 4 .* but gives 9 values",
+            "declares 4 classes, but returns 9 values",
         ),
     ]
     for source, message in cases:

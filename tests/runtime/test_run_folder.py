@@ -109,7 +109,7 @@ KINDS = {
     "ranking of sources": Kind(
         make_ranking,
         fill_ranking,
-        lambda folder: (folder.found, folder.given, folder.facts, folder.data),
+        lambda folder: (folder.measured, folder.given, folder.facts, folder.data),
         b"0.140625",
         "DELETE FROM measured WHERE source = 'far'",
     ),
