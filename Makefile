@@ -1,6 +1,6 @@
 # make demo   train a teacher on embedded real images, search a student for it and print the best five, distil the best
 #             from 100 images, and compare it with the same student trained alone
-# make test   run the tests
+# make test   run the tests, in one process for each core and one thread in each
 # make check  check style, formatting and types
 # Each target creates the environment in $(VENV) when it is first needed.
 
@@ -18,7 +18,7 @@ demo: $(VENV)/.installed
 		--distiller kd --epochs 100 --batch_size 20 --recipe_options.padding 2 --out $(RUN)
 
 test: $(VENV)/.installed
-	$(BIN)/python -m pytest --numprocesses auto
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto
 
 check: $(VENV)/.installed
 	$(BIN)/ruff check .
