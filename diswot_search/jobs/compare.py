@@ -371,6 +371,7 @@ class ComparisonRun(Job[CompareOptions, Comparison]):
         write = self.store.write
         write("scores.csv", _scores_csv(comparison.scores))
         write("comparison.csv", comparison.to_csv())
+        self.store.warn_if_damaged("comparison.json")
         write("comparison.json", comparison.to_json())
         write("comparison.md", comparison.to_markdown())
         names = ["scores.csv", "comparison.csv", "comparison.json", "comparison.md"]

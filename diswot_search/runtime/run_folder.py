@@ -136,7 +136,7 @@ class RunFolder:
     # -- files ----------------------------------------------------------------------------------
 
     def write(self, name: str, content: str | bytes | Iterable[str]) -> None:
-        """Write a file of the run folder, whole or not at all. A warning names a damaged JSON file that it replaces.
+        """Write a file of the run folder, whole or not at all.
 
         Args:
             name: Name of the file.
@@ -148,11 +148,6 @@ class RunFolder:
         """
         if self.path is None:
             raise RunFolderError(f"This {type(self).__name__} is kept in memory; it has no folder for {name}.")
-        if name.endswith(".json") and (self.path / name).is_file():
-            try:
-                read_json(self.path / name, repair="It is made again from the store.")
-            except RunFolderError as error:
-                warnings.warn(str(error), stacklevel=2)
         with self.errors():
             write_atomically(self.path / name, content)
 
@@ -166,7 +161,16 @@ class RunFolder:
         Raises:
             RunFolderError: The file cannot be written, or the run is kept in memory and has no folder.
         """
+        self.warn_if_damaged(name)
         self.write(name, json.dumps(finite_only(content), indent=2, allow_nan=False) + "\n")
+
+    def warn_if_damaged(self, name: str) -> None:
+        """Name a damaged JSON file, which is about to be replaced, in a warning."""
+        if self.path is not None and (self.path / name).is_file():
+            try:
+                read_json(self.path / name, repair="It is made again from the store.")
+            except RunFolderError as error:
+                warnings.warn(str(error), stacklevel=3)
 
     def missing_files(self) -> list[str]:
         """Names of the files that were passed to `end` and are missing in the folder."""

@@ -700,6 +700,16 @@ def test_a_folder_is_used_by_one_process_at_a_time(run, tmp_path: Path) -> None:
     run("l2_norm", out=tmp_path / "run")
 
 
+def test_a_damaged_result_is_named_and_made_again(run, tmp_path: Path) -> None:
+    run("l2_norm", out=tmp_path)
+    file = tmp_path / "comparison.json"
+    content = file.read_bytes()
+    file.write_bytes(content[:20])
+    with pytest.warns(UserWarning, match=r"comparison\.json is damaged .* It is made again from the store\.$"):
+        run("l2_norm", out=tmp_path)
+    assert file.read_bytes() == content
+
+
 def test_a_changed_score_is_named_before_anything_is_written(run, space: Built, tmp_path: Path) -> None:
     texts = [str(architecture) for architecture in space]
     out = tmp_path / "run"
