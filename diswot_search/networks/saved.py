@@ -345,8 +345,9 @@ def load_student(path: str | os.PathLike[str], *, model: nn.Module | None = None
             logits = student(images)  # normalised as `read_card("runs/distilled")` says
     """
     weights = find_student(path)
+    check_weights(weights)  # first, so that damage to hashes within it is not blamed on config.json
     if model is None:
         with isolated_random_state(0):
             model = _read_card(weights).build()
-    load_weights(model, weights)
+    load_checkpoint(model, weights)
     return model.eval()
