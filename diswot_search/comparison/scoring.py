@@ -132,7 +132,7 @@ class Scoring:
             The first of the sizes by architecture; its score is None if the cost cannot be counted.
 
         Raises:
-            KeyboardInterrupt, OutOfMemory, MachineError: As for `SerialLoop.run`.
+            KeyboardInterrupt, OutOfMemory, MachineError: See `SerialLoop.run`.
         """
         sizes = [one for one in dict.fromkeys(series) if one.is_size]
         by_text = {str(architecture): architecture for architecture in architectures}
@@ -170,7 +170,7 @@ class Scoring:
             show: Called for each pair of draw and distinct network; the flag tells whether all of it was stored before.
 
         Raises:
-            KeyboardInterrupt, OutOfMemory, MachineError: As for `SerialLoop.run`.
+            KeyboardInterrupt, OutOfMemory, MachineError: See `SerialLoop.run`.
         """
         others = [one for one in dict.fromkeys(series) if not one.is_size]
         by_text = {str(scored): scored for scored in map(self.scored, architectures)}

@@ -247,7 +247,7 @@ class Selection:
         """Verify the stored scores of a series with one seed.
 
         Raises:
-            RunFolderError: As for `scores`.
+            RunFolderError: See `scores`.
         """
         self._verified_rows(series, seed)
 

@@ -143,7 +143,7 @@ def export_onnx(
     The metadata of the file describe it: name, classes, mean, std, input_size and whether it normalises.
 
     Args:
-        student: As for `export`.
+        student: See `export`.
         path: The file.
         card: Description of the network, for a module or in place of the student's own.
         normalise: Let the graph normalise its images, which are then between 0 and 1.
@@ -181,7 +181,7 @@ def export_torch(
     The metadata lie in the file as the text `card.json`, which `extra_files` of `torch.export.load` reads.
 
     Args:
-        student: As for `export`.
+        student: See `export`.
         path: The file; torch wants it to end in `.pt2`.
         card: Description of the network, for a module or in place of the student's own.
         normalise: Let the program normalise its images, which are then between 0 and 1.

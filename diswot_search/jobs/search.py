@@ -111,13 +111,13 @@ class Search:
 
     Args:
         evaluator: Scores the architectures of its space.
-        algorithm, algorithm_options, evaluations, budget, seed, out, progress: As for `search`.
+        algorithm, algorithm_options, evaluations, budget, seed, out, progress: See `search`.
 
     Attributes:
         study: The study, empty or with the evaluations of earlier runs.
 
     Raises:
-        ValueError, BudgetError, RunFolderError: As for `search`.
+        ValueError, BudgetError, RunFolderError: See `search`.
     """
 
     def __init__(

@@ -174,7 +174,7 @@ def source_objective(
         weighting: Another weighting; None for that of the options.
 
     Raises:
-        ValueError, RunFolderError: As for `SourceObjective`.
+        ValueError, RunFolderError: See `SourceObjective`.
     """
     sources = options.sources if bank is None else bank
     if sources is None:

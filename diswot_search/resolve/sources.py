@@ -71,7 +71,7 @@ def as_sources(sources: Sources) -> tuple[Network, ...]:
         SourceError: There is no source, or one is given twice or wrongly.
         UnknownNameError: A text is not known; near names are given.
         FileNotFoundError: There is no such file or folder.
-        ValueError: As for `as_network`.
+        ValueError: See `as_network`.
 
     Example:
         >>> (source,) = as_sources({"imagenet": "resnet18"})

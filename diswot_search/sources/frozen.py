@@ -107,7 +107,7 @@ class FrozenSource:
     It takes the data's images between 0 and 1 and converts them to those that it was trained on.
 
     Args:
-        source, splits, device, channels_last: As for `load_source`.
+        source, splits, device, channels_last: See `load_source`.
 
     Attributes:
         source: The network that it was built from.
@@ -117,7 +117,7 @@ class FrozenSource:
         num_features: Width of its features.
 
     Raises:
-        SourceError: As for `load_source`.
+        SourceError: See `load_source`.
     """
 
     def __init__(

@@ -166,7 +166,7 @@ class SourceRanking:
             measure: Name of the measure; by default the first.
 
         Raises:
-            TransferabilityError: As for `source_weights`.
+            TransferabilityError: See `source_weights`.
         """
         trained = {name: facts["trained"] for name, facts in self.facts["sources"].items()}
         similarities = self.similarities(measure)
@@ -185,7 +185,7 @@ class SourceRanking:
 
         Args:
             splits: The target; by default the one that the sources were ranked on.
-            weighting, power, measure: As for `weights`.
+            weighting, power, measure: See `weights`.
 
         Raises:
             RankingError: No similarity is above 0, or a source of some weight or the target cannot be made again.
