@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
-from diswot_search.jobs.search import Search
+from diswot_search.jobs.search import SearchJob
 from diswot_search.options.search import SearchOptions
 from diswot_search.study.evaluator import Evaluator
 
-_NAMES = ("algorithm", "algorithm_options", "evaluations", "budget", "seed", "out", "progress")
 
-
-def create_search(evaluator: Evaluator, **options: Any) -> Search:
-    """The search of an evaluator; options that are not given have their defaults."""
-    defaults = SearchOptions()
-    return Search(evaluator, **{name: getattr(defaults, name) for name in _NAMES} | options)
+def create_search(evaluator: Evaluator, **options: Any) -> SearchJob:
+    """The search of an evaluator, checked and open; options that are not given have their defaults."""
+    job = SearchJob(SearchOptions(**options), evaluator=evaluator)
+    job.check_once()
+    job.open()
+    return job

@@ -14,13 +14,13 @@ from ..data.splits import Splits, check_division
 from ..distillation.combination import Term
 from ..networks.network import Network, TeacherBank
 from ..networks.recipes import CardRecipe
-from ..options.base import changed, keywords
+from ..options.base import changed, keywords, shared
 from ..options.pipeline import PipelineOptions
-from ..options.shared import LabelOptions
+from ..options.shared import DataOptions, LabelOptions, RunOptions
 from ..options.sources import RankSourcesOptions
+from ..options.training import DistillOptions, TrainedTeacherOptions, TrainingOptions, TrainOptions
 from ..proxies.aggregate import elementary_proxies
 from ..proxies.registry import get_proxy
-from ..resolve.data import as_splits
 from ..resolve.networks import network_for
 from ..resolve.runs import NEAR_ZERO_WEIGHT, StageResult
 from ..sources.frozen import source_teacher
@@ -31,8 +31,8 @@ from ..training.result import Training
 from .pipeline_results import SOURCES, TEACHER
 from .rank_sources import RankingRun, load_ranking
 from .supervision import Bank, SourceObjective, source_objective
-from .train import named_distillers, teacher_options
-from .training_run import TrainingRun, TrainingSubjects
+from .train import TrainJob, named_distillers, named_splits, teacher_options
+from .training_run import TrainingSubjects
 
 Announce = Callable[[str, StageResult], None]
 """Is told the name and the result of each finished stage."""
@@ -93,6 +93,10 @@ class Guides(ABC):
         """Run the first stage unless it is done, and return the guide."""
 
     @abstractmethod
+    def named_in(self, stage: DistillOptions, guide: Guide) -> DistillOptions:
+        """The options of the student's training with those that name the guide, such as the teacher's run folder."""
+
+    @abstractmethod
     def config(self, search: Mapping[str, object], distillation: Mapping[str, object]) -> dict[str, object]:
         """The configuration of the pipeline.
 
@@ -148,7 +152,7 @@ class TeacherGuides(Guides):
         of_search = teacher if is_trained else self._with_random_weights()
         return Guide(of_search, teacher, self.terms, trained=trained)
 
-    def _training(self, out: Path | None) -> TrainingRun:
+    def _training(self, out: Path | None) -> TrainJob:
         """The training of the teacher, whose options go before those of the student."""
         options = self.options
         shorthand = {"epochs": options.epochs, "batch_size": options.batch_size, "lr": options.lr}
@@ -156,28 +160,37 @@ class TeacherGuides(Guides):
         own = {**(options.teacher_recipe_options or {})}
         if options.teacher_epochs is not None:
             own["epochs"] = options.teacher_epochs
-        recipe_options = {**(options.recipe_options or {}), **changes, **own}
-        options = replace(options, out=out, epochs=None, batch_size=None, lr=None, recipe_options=recipe_options)
-        return TrainingRun(options, TrainingSubjects(splits=self._teacher_splits(), student=self.teacher))
-
-    def _teacher_splits(self) -> Splits:
-        options = self.options
-        own = options.teacher_data_options
-        if not own:
-            return self.splits
-        data_options = {**(options.data_options or {}), **own}
-        if own.keys() & set(keywords(LabelOptions)):
-            return as_splits(options.dataset, data_options)
-        return as_splits(
-            options.dataset, data_options, labels=options.labels, labels_per_class=options.labels_per_class
+        assert options.teacher is not None
+        stage = replace(
+            TrainOptions(options.teacher, options.dataset, **shared(options, TrainingOptions)),
+            out=out,
+            epochs=None,
+            batch_size=None,
+            lr=None,
+            recipe_options={**(options.recipe_options or {}), **changes, **own},
+            model_options=teacher_options(options) or None,
         )
+        splits = self.splits
+        if data := options.teacher_data_options:
+            if data.keys() & set(keywords(LabelOptions)):
+                stage = replace(stage, labels=None, labels_per_class=None)
+            stage = replace(stage, data_options={**(options.data_options or {}), **data})
+            splits = named_splits(stage)
+        return TrainJob(stage, subjects=TrainingSubjects(splits=splits, student=self.teacher))
+
+    def named_in(self, stage: DistillOptions, guide: Guide) -> DistillOptions:
+        if guide.trained is not None:
+            return replace(stage, teacher=guide.trained.path)
+        options = self.options
+        return replace(stage, teacher=options.teacher, **shared(options, TrainedTeacherOptions))
 
     def config(self, search: Mapping[str, object], distillation: Mapping[str, object]) -> dict[str, object]:
         of_teacher = None
         if not self.teacher.trained:
-            training = self._training(None)
-            check_division(f"The teacher {self.teacher.name}", training.splits.config(), self.splits)
-            of_teacher = training.config
+            job = self._training(None)
+            job.check_once()
+            check_division(f"The teacher {self.teacher.name}", job.training.splits.config(), self.splits)
+            of_teacher = job.training.config
         return {
             "search": search,
             "search_teacher": self.options.search_teacher,
@@ -206,19 +219,16 @@ class SourceGuides(Guides):
         if isinstance(bank, SourceRanking):
             bank.check_target(self.splits.name, self.splits.num_classes)
             return bank
-        ranking = RankingRun(
-            RankSourcesOptions(
-                bank,
-                self.splits,
-                measures=self.options.measure or "parc",
-                seed=self.options.seed,
-                out=self.folder / SOURCES,
-                device=self.options.device,
-                progress=self.options.progress,
-            )
+        options = self.options
+        stage = RankSourcesOptions(
+            bank,
+            options.dataset,
+            measures=options.measure or "parc",
+            **shared(options, RunOptions, LabelOptions, DataOptions) | {"out": self.folder / SOURCES},
         )
-        ranking.check()
-        return ranking
+        job = RankingRun(stage, splits=self.splits)
+        job.check_once()
+        return job
 
     def provisional(self) -> Guide:
         """A guide in which all sources that may have a weight count alike."""
@@ -233,8 +243,7 @@ class SourceGuides(Guides):
     def find(self, announce: Announce) -> Guide:
         ranking = self.ranking
         if isinstance(ranking, RankingRun):
-            ranking.open()
-            ranking = ranking.run()
+            ranking = ranking.complete()
             announce(SOURCES, ranking)
         guide = self._guide(ranking)
         if not guide.weights:
@@ -265,6 +274,10 @@ class SourceGuides(Guides):
         used = [source for source in sources if weights[source.name]]
         teachers = tuple(source_teacher(source, self.splits) for source in used)
         return TeacherBank(teachers, tuple(weights[source.name] for source in used))
+
+    def named_in(self, stage: DistillOptions, guide: Guide) -> DistillOptions:
+        is_ranked_here = guide.ranking is not None and guide.ranking is not self.ranking
+        return replace(stage, sources=os.fspath(self.folder / SOURCES)) if is_ranked_here else stage
 
     def config(self, search: Mapping[str, object], distillation: Mapping[str, object]) -> dict[str, object]:
         ranking = self.ranking

@@ -36,6 +36,7 @@ class Job(ABC, Generic[O, R]):
     def __init__(self, options: O, show: Callable[..., None] | None = None) -> None:
         self.options = options
         self.show = show or (lambda *items: None)
+        self._is_checked = False
 
     @abstractmethod
     def check(self) -> None:
@@ -64,9 +65,15 @@ class Job(ABC, Generic[O, R]):
     def report(self, result: R) -> Iterable[object]:
         """Tables and lines for a terminal."""
 
+    def check_once(self) -> None:
+        """Check, unless that is done: a job with stages checks them all before it runs the first."""
+        if not self._is_checked:
+            self.check()
+            self._is_checked = True
+
     def complete(self) -> R:
         """Check, open and run; the run folder gets all options as config.yaml, which `--config` reads."""
-        self.check()
+        self.check_once()
         text = to_yaml(self.options)  # before a folder is made, so that none is left if it fails
         folder = self.open()
         if folder is not None and folder.path is not None:

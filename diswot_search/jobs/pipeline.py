@@ -15,9 +15,19 @@ from ..checks import check_options, check_whole
 from ..data.probe import Probe
 from ..networks.network import Network, TeacherBank
 from ..networks.saved import DISTILLED
-from ..options.base import from_options, keywords
+from ..options.base import from_options, keywords, shared
 from ..options.data import CreateSplitsOptions
 from ..options.pipeline import PipelineOptions, TeacherTrainingOptions
+from ..options.search import ProxyOptions, SearchOptions
+from ..options.shared import AlgorithmOptions, BudgetOptions, RunOptions, SpaceOptions, WeightDrawOptions
+from ..options.training import (
+    DistillerOptions,
+    DistillOptions,
+    SourceOptions,
+    TrainingOptions,
+    TrainOptions,
+    UnlabelledBatchOptions,
+)
 from ..reports.pipeline import pipeline_report
 from ..reports.training import compare_trainings
 from ..resolve.folders import PipelineFolder
@@ -26,14 +36,13 @@ from ..resolve.runs import PipelineResult, StageResult
 from ..resolve.searches import as_budget, as_space
 from ..runtime.run_folder import COMPLETE
 from ..sources.ranking import SourceRanking
-from ..study.evaluator import Evaluator
 from ..study.study import Study
 from .guides import Announce, Guide, Guides, SourceGuides, TeacherGuides
 from .job import Job
 from .pipeline_results import ALONE, SEARCH, show_stage, summarise
-from .search import Search, weight_seeds
-from .train import check_supervision, named_splits
-from .training_run import TrainingRun, TrainingSubjects, check_training
+from .search import SearchJob
+from .train import DistillJob, TrainJob, check_supervision, named_splits
+from .training_run import TrainingSubjects, check_training
 
 SEARCH_TEACHERS = ("random", "trained")
 
@@ -110,14 +119,16 @@ class PipelineJob(Job[PipelineOptions, PipelineResult]):
             self.config = self._check_stages()
 
     def _check_stages(self) -> dict[str, object]:
-        """Create every stage as far as it is known before those ahead of it; returns the configuration."""
+        """Check every stage as far as it is known before those ahead of it; returns the configuration."""
         guide = self.guides.provisional()
         search = self._search(guide.of_search, None)
-        training = self._training(_stand_in(search), guide, None)
-        if training.accelerator.num_processes > 1:
+        search.check_once()
+        job = self._distillation(_stand_in(search), guide, None)
+        job.check_once()
+        if job.training.accelerator.num_processes > 1:
             raise ValueError("A pipeline runs in one process; `diswot distill` trains its student in several.")
-        distillation = {key: value for key, value in training.config.items() if key != "student"}
-        return self.guides.config(search.study.config, distillation)
+        distillation = {key: value for key, value in job.training.config.items() if key != "student"}
+        return self.guides.config(search.config, distillation)
 
     # -- the stages -----------------------------------------------------------------------------
 
@@ -130,14 +141,14 @@ class PipelineJob(Job[PipelineOptions, PipelineResult]):
             guide = self.guides.find(self.announce)
             study = self._finished_search()
             if study is None:
-                study = self._search(guide.of_search, self.path / SEARCH).run()
+                study = self._search(guide.of_search, self.path / SEARCH).complete()
             self.announce(SEARCH, study)
             student = study.winner.architecture
-            distilled = self._training(student, guide, self.path / DISTILLED).complete()
+            distilled = self._distillation(student, guide, self.path / DISTILLED).complete()
             self.announce(DISTILLED, distilled)
             alone = None
             if self.options.compare and not guide.lacks_near_sources:
-                alone = self._training(student, None, self.path / ALONE).complete()
+                alone = self._training_alone(student).complete()
                 self.announce(ALONE, alone)
             result = PipelineResult(self.path, study, distilled, alone, guide.trained, guide.ranking, guide.weights)
             self.folder.write("report.md", "\n".join(pipeline_report(result)) + "\n")
@@ -150,36 +161,36 @@ class PipelineJob(Job[PipelineOptions, PipelineResult]):
     def report(self, result: PipelineResult) -> Iterable[object]:
         return (compare_trainings(result.compared()), f"run folder: {result.path}")
 
-    def _training(self, student: Architecture, guide: Guide | None, out: Path | None) -> TrainingRun:
-        """A training of the student: under the guide, or alone."""
-        network = network_for(self.splits, student, "student", {"space": self.space})
-        subjects = TrainingSubjects(splits=self.splits, student=network)
-        if guide is not None:
-            subjects = replace(
-                subjects,
-                teacher=guide.teacher,
-                terms=guide.terms,
-                ce_weight=self.options.ce_weight,
-                objective=guide.objective,
-                unlabelled_batch_size=self.options.unlabelled_batch_size,
-            )
-        return TrainingRun(replace(self.options, out=out), subjects)
-
-    def _search(self, teacher: Network | TeacherBank | None, out: Path | None) -> Search:
+    def _distillation(self, student: Architecture, guide: Guide, out: Path | None) -> DistillJob:
+        """The training of the student under the guide."""
         options = self.options
-        seeds = weight_seeds(options.seed, options.weight_draws)
-        probes = [self._probe(teacher)]
-        evaluator = Evaluator(self.space, teacher, probes, options.proxy, seeds=seeds, device=options.device)
-        return Search(
-            evaluator,
-            algorithm=options.algorithm,
-            algorithm_options=options.algorithm_options,
-            evaluations=options.evaluations,
-            budget=self.budget,
-            seed=options.seed,
-            out=out,
-            progress=options.progress,
+        own = shared(options, TrainingOptions, SpaceOptions, DistillerOptions, SourceOptions, UnlabelledBatchOptions)
+        stage = DistillOptions(student, dataset=options.dataset, space=options.space, **own | {"out": out})
+        subjects = replace(
+            self._of_student(student),
+            teacher=guide.teacher,
+            terms=guide.terms,
+            ce_weight=options.ce_weight,
+            objective=guide.objective,
+            unlabelled_batch_size=options.unlabelled_batch_size,
         )
+        return DistillJob(self.guides.named_in(stage, guide), subjects=subjects)
+
+    def _training_alone(self, student: Architecture) -> TrainJob:
+        """The training of the student on labels alone."""
+        options = self.options
+        own = shared(options, TrainingOptions, SpaceOptions) | {"out": self.path / ALONE}
+        return TrainJob(
+            TrainOptions(student, options.dataset, space=options.space, **own), subjects=self._of_student(student)
+        )
+
+    def _of_student(self, student: Architecture) -> TrainingSubjects:
+        network = network_for(self.splits, student, "student", {"space": self.space})
+        return TrainingSubjects(splits=self.splits, student=network)
+
+    def _search(self, teacher: Network | TeacherBank | None, out: Path | None) -> SearchJob:
+        own = shared(self.options, RunOptions, ProxyOptions, WeightDrawOptions, BudgetOptions, AlgorithmOptions)
+        return SearchJob(SearchOptions(self.space, teacher, self._probe(teacher), **own | {"out": out}))
 
     def _finished_search(self) -> Study | None:
         folder = self.path / SEARCH
@@ -201,7 +212,7 @@ class PipelineJob(Job[PipelineOptions, PipelineResult]):
         return splits.probe(size, self.options.seed, mean=mean, std=std)
 
 
-def _stand_in(search: Search) -> Architecture:
+def _stand_in(search: SearchJob) -> Architecture:
     """An architecture within the budget that stands for the student before the search; trainable, if any is found."""
     space, rng = search.evaluator.space, random.Random(0)
     start = search.costs.find_start()
@@ -211,5 +222,5 @@ def _stand_in(search: Search) -> Architecture:
     return next(filter(space.is_trainable, candidates), candidates[0])
 
 
-def _within(search: Search) -> Callable[[Architecture], bool]:
+def _within(search: SearchJob) -> Callable[[Architecture], bool]:
     return lambda architecture: search.budget.admits(search.costs.cost(architecture))

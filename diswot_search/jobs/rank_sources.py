@@ -65,7 +65,18 @@ def rank_sources(options: RankSourcesOptions) -> SourceRanking:
 
 
 class RankingRun(Job[RankSourcesOptions, SourceRanking]):
-    """The job of `rank_sources`."""
+    """The job of `rank_sources`.
+
+    Args:
+        options, show: See `Job`.
+        splits: The data of the options, if it is open already; by default `check` opens it.
+    """
+
+    def __init__(
+        self, options: RankSourcesOptions, show: Callable[..., None] | None = None, *, splits: Splits | None = None
+    ) -> None:
+        super().__init__(options, show)
+        self._splits = splits
 
     def check(self) -> None:
         options = self.options
@@ -76,7 +87,7 @@ class RankingRun(Job[RankSourcesOptions, SourceRanking]):
         check_whole("seed", options.seed, least=0)
         self.device = torch.device(resolve_device(options.device))
         self.measures = _resolve_measures(options.measures, options.reference is not None)
-        self.splits = as_splits(
+        self.splits = self._splits or as_splits(
             options.dataset, options.data_options, labels=options.labels, labels_per_class=options.labels_per_class
         )
         self.sources = as_sources(options.sources)
@@ -101,6 +112,10 @@ class RankingRun(Job[RankSourcesOptions, SourceRanking]):
         }
         for source in self.sources:
             check_images(source, self.splits)
+        self._has_begun = self.out is not None and RankingFolder.has_begun(self.out)
+        if self.out is not None and not self._has_begun:
+            _ = self._reference_features
+            self._load(self.sources[0])
 
     def _draw(self, images: int, draws: int, seed: int) -> None:
         """Choose the images of each draw among those that have labels, and read them."""
@@ -124,10 +139,6 @@ class RankingRun(Job[RankSourcesOptions, SourceRanking]):
         }
 
     def open(self) -> RankingFolder:
-        self._has_begun = self.out is not None and RankingFolder.has_begun(self.out)
-        if self.out is not None and not self._has_begun:  # before a folder is made
-            _ = self._reference_features
-            self._load(self.sources[0])
         self._files_before = None if self.out is None else ranking_files(Path(self.out))
         self.folder = RankingFolder(self.config, self.given, self.facts, self.data, self.out)
         return self.folder

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Callable, Iterable
 
 import torch
 
@@ -23,8 +21,9 @@ from ..runtime.devices import device_name
 from ..runtime.failures import MachineError, stop_if_machine_failed
 from ..runtime.files import RunFolderError
 from ..runtime.interruption import Interruption
+from ..study.algorithm import Algorithm
 from ..study.algorithms import create_algorithm
-from ..study.budget import Budget, BudgetError
+from ..study.budget import BudgetError
 from ..study.costs import Costs
 from ..study.evaluator import Evaluator
 from ..study.loop import SerialLoop
@@ -57,14 +56,49 @@ def search(options: SearchOptions) -> Study:
 
 
 class SearchJob(Job[SearchOptions, Study]):
-    """The job of `search`."""
+    """The job of `search`.
+
+    Args:
+        options, show: See `Job`.
+        evaluator: Scores the architectures of its space; by default the one that the options describe.
+
+    Attributes:
+        study: The study, empty or with the evaluations of earlier runs; set by `open`.
+    """
+
+    def __init__(
+        self, options: SearchOptions, show: Callable[..., None] | None = None, *, evaluator: Evaluator | None = None
+    ) -> None:
+        super().__init__(options, show)
+        self._evaluator = evaluator
 
     def check(self) -> None:
         options = self.options
+        check_whole("seed", options.seed, least=0)
         self.budget = as_budget(options)
+        self.evaluator = self._evaluator or self._create_evaluator()
+        self.evaluations = self._resolve_evaluations()
+        algorithm = self._create_algorithm()  # a wrong name or option shows here
+        self.pool = Pool(self.evaluator.proxy) if isinstance(self.evaluator.proxy, RankAggregate) else None
+        if self.pool is not None:
+            algorithm.forget()  # and here, that the algorithm cannot
+        self.config = self.evaluator.config() | {
+            "algorithm": {"name": options.algorithm, "options": dict(options.algorithm_options or {})},
+            "seed": options.seed,
+            "budget": self.budget.to_dict(),
+            "evaluations": self.evaluations,
+        }
+        self.interruption = Interruption()
+        self._trial: Study | None = None
+        if options.out is None or not Study.has_begun(options.out):
+            self._trial = self._try_out()
+
+    def _create_evaluator(self) -> Evaluator:
+        """The evaluator that the options describe."""
+        options = self.options
         seeds = weight_seeds(options.seed, options.weight_draws)
         subjects = search_subjects(options)
-        self.evaluator = Evaluator(
+        return Evaluator(
             subjects.space,
             subjects.teacher,
             subjects.probes,
@@ -74,106 +108,32 @@ class SearchJob(Job[SearchOptions, Study]):
             precision=Precision(channels_last=options.channels_last, bf16=options.bf16),
         )
 
-    def open(self) -> Study:
-        options = self.options
-        self.search = Search(
-            self.evaluator,
-            algorithm=options.algorithm,
-            algorithm_options=options.algorithm_options,
-            evaluations=options.evaluations,
-            budget=self.budget,
-            seed=options.seed,
-            out=options.out,
-            progress=options.progress,
-        )
-        return self.search.study
-
-    def run(self) -> Study:
-        return self.search.run()
-
-    def report(self, result: Study) -> Iterable[object]:
-        return (format_table(result), *format_parts(result), *describe_study(result))
-
-
-def weight_seeds(seed: int, weight_draws: int) -> range:
-    """The seeds of a number of weight draws.
-
-    Raises:
-        ValueError: A number that is not whole, a negative seed, or no draw.
-    """
-    check_whole("seed", seed, least=0)
-    check_whole("weight_draws", weight_draws, least=1)
-    return range(seed, seed + weight_draws)
-
-
-class Search:
-    """A search whose input is checked and whose run folder is open, ready to run.
-
-    Args:
-        evaluator: Scores the architectures of its space.
-        algorithm, algorithm_options, evaluations, budget, seed, out, progress: See `search`.
-
-    Attributes:
-        study: The study, empty or with the evaluations of earlier runs.
-
-    Raises:
-        ValueError, BudgetError, RunFolderError: See `search`.
-    """
-
-    def __init__(
-        self,
-        evaluator: Evaluator,
-        *,
-        algorithm: str,
-        algorithm_options: Mapping[str, Any] | None,
-        evaluations: int | None,
-        budget: Budget | None,
-        seed: int,
-        out: str | os.PathLike[str] | None,
-        progress: bool,
-    ) -> None:
-        check_whole("seed", seed, least=0)
+    def _resolve_evaluations(self) -> int:
+        """The number of evaluations; by default the whole space if the search is exhaustive."""
+        evaluations = self.options.evaluations
         if evaluations is None:
-            evaluations = evaluator.space.size if algorithm == "exhaustive" else DEFAULT_EVALUATIONS
+            is_exhaustive = self.options.algorithm == "exhaustive"
+            evaluations = self.evaluator.space.size if is_exhaustive else DEFAULT_EVALUATIONS
         check_whole("evaluations", evaluations, least=1)
-        if not isinstance(budget, Budget | None):
-            raise ValueError(f"budget is {budget!r}; it must be a Budget, such as Budget(max_params=1e6).")
-        options = dict(algorithm_options or {})
-        trial = create_algorithm(algorithm, evaluator.space, seed=seed, **options)  # a wrong name or option shows here
-        self.pool = Pool(evaluator.proxy) if isinstance(evaluator.proxy, RankAggregate) else None
-        if self.pool is not None:
-            trial.forget()  # and here, that the algorithm cannot
-        self.evaluator = evaluator
-        self.algorithm_name = algorithm
-        self.evaluations = evaluations
-        self.budget = budget or Budget()
-        self.progress = progress
-        config = evaluator.config() | {
-            "algorithm": {"name": algorithm, "options": options},
-            "seed": seed,
-            "budget": self.budget.to_dict(),
-            "evaluations": evaluations,
-        }
-        self.interruption = Interruption()
-        self.study = self._open_study(config, out)
-        with self.study.released_on_failure():
-            self.costs = Costs(self.evaluator, self.budget, self.study, self.interruption)
-            self.algorithm = create_algorithm(
-                algorithm,
-                evaluator.space,
-                seed=seed,
-                feasible=self.costs.feasible,
-                start=self.costs.find_start(),
-                **options,
-            )
+        return evaluations
 
-    def _open_study(self, config: dict[str, object], out: str | os.PathLike[str] | None) -> Study:
-        """The study. The rest of the input is checked before a new folder is made."""
-        space = self.evaluator.space
-        if out is not None and Study.has_begun(out):
-            return Study(config, out=out, space=space)
-        trial = Study(config, space=space)
-        Costs(self.evaluator, self.budget, trial, self.interruption).find_start()
+    def _create_algorithm(self, costs: Costs | None = None) -> Algorithm:
+        """The algorithm; with costs it proposes what the budget admits."""
+        options = self.options
+        return create_algorithm(
+            options.algorithm,
+            self.evaluator.space,
+            seed=options.seed,
+            feasible=None if costs is None else costs.feasible,
+            start=None if costs is None else costs.find_start(),
+            **(options.algorithm_options or {}),
+        )
+
+    def _try_out(self) -> Study:
+        """A study in memory with the costs that show that the budget can be met, after a run of each teacher."""
+        trial = Study(self.config, space=self.evaluator.space)
+        self.costs = Costs(self.evaluator, self.budget, trial, self.interruption)
+        self.costs.find_start()
         try:
             for readings in self.evaluator.read_teachers(self.evaluator.seeds[0], 0):
                 for proxy in elementary_proxies(self.evaluator.proxy):
@@ -182,12 +142,26 @@ class Search:
         except (RuntimeError, MemoryError) as error:
             stop_if_machine_failed(error, "in the teacher")
             raise ValueError(str(error)) from error
-        if out is None:
-            return trial
-        study = Study(config, out=out, space=space)
-        with study.released_on_failure():
-            study.add_costs_of(trial)
+        return trial
+
+    def open(self) -> Study:
+        self.study = self._open_study()
+        with self.study.released_on_failure():
+            self.costs = Costs(self.evaluator, self.budget, self.study, self.interruption)
+            self.algorithm = self._create_algorithm(self.costs)
+        return self.study
+
+    def _open_study(self) -> Study:
+        if self.options.out is None and self._trial is not None:
+            return self._trial
+        study = Study(self.config, out=self.options.out, space=self.evaluator.space)
+        if self._trial is not None:
+            with study.released_on_failure():
+                study.add_costs_of(self._trial)
         return study
+
+    def report(self, result: Study) -> Iterable[object]:
+        return (format_table(result), *format_parts(result), *describe_study(result))
 
     def run(self) -> Study:
         """Evaluate until done, write the results, and let go of the run folder."""
@@ -211,7 +185,7 @@ class Search:
     def _evaluate_all(self) -> None:
         count = 0
         curves = Curves(None if self.study.path is None else self.study.path / "curves")
-        with SearchProgress(self.evaluations, enabled=self.progress) as progress, curves:
+        with SearchProgress(self.evaluations, enabled=self.options.progress) as progress, curves:
 
             def show(record: Record, replayed: bool) -> None:
                 best = self.pool.best if self.pool else None
@@ -229,7 +203,7 @@ class Search:
             while count < self.evaluations and (proposals := self.algorithm.ask()):
                 # No name for the records, so that those of one generation go before the next one begins.
                 count += self._tell(loop.run(enumerate(proposals[: self.evaluations - count], start=count)))
-                if self.algorithm_name != "exhaustive":
+                if self.options.algorithm != "exhaustive":
                     self._check_not_all_fail(count)
 
     def _tell(self, records: list[Record]) -> int:
@@ -308,3 +282,14 @@ class Search:
                 "precision": "bfloat16 autocast" if evaluator.precision.bf16 else "float32",
             },
         )
+
+
+def weight_seeds(seed: int, weight_draws: int) -> range:
+    """The seeds of a number of weight draws.
+
+    Raises:
+        ValueError: A number that is not whole, a negative seed, or no draw.
+    """
+    check_whole("seed", seed, least=0)
+    check_whole("weight_draws", weight_draws, least=1)
+    return range(seed, seed + weight_draws)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from abc import abstractmethod
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import TypeVar
 
 from search_spaces.recipes import create_space
@@ -65,15 +65,26 @@ def train(options: TrainOptions) -> Training:
     return TrainJob(options).complete()
 
 
-class _TrainingJob(Job[O, Training]):
-    """A job that is one training."""
+class TrainingJob(Job[O, Training]):
+    """A job that is one training.
+
+    Args:
+        options, show: See `Job`.
+        subjects: What the options name, if it is resolved already; by default `check` resolves it.
+    """
+
+    def __init__(
+        self, options: O, show: Callable[..., None] | None = None, *, subjects: TrainingSubjects | None = None
+    ) -> None:
+        super().__init__(options, show)
+        self._subjects = subjects
 
     def check(self) -> None:
         check_training(self.options)
-        self.training = TrainingRun(self.options, self.subjects())
+        self.training = TrainingRun(self.options, self._subjects or self._resolve())
 
     @abstractmethod
-    def subjects(self) -> TrainingSubjects:
+    def _resolve(self) -> TrainingSubjects:
         """Resolve everything that the options name."""
 
     def open(self) -> TrainingFolder | None:
@@ -88,10 +99,10 @@ class _TrainingJob(Job[O, Training]):
         return (format_training(result.result), *describe_training(result.result, result.path))
 
 
-class TrainJob(_TrainingJob[TrainOptions]):
+class TrainJob(TrainingJob[TrainOptions]):
     """The job of `train`."""
 
-    def subjects(self) -> TrainingSubjects:
+    def _resolve(self) -> TrainingSubjects:
         options = self.options
         objective = unlabelled_objective(options.unlabelled, options.unlabelled_options)
         splits = named_splits(options)
@@ -104,10 +115,10 @@ class TrainJob(_TrainingJob[TrainOptions]):
         )
 
 
-class DistillJob(_TrainingJob[DistillOptions]):
+class DistillJob(TrainingJob[DistillOptions]):
     """The job of `distill`."""
 
-    def subjects(self) -> TrainingSubjects:
+    def _resolve(self) -> TrainingSubjects:
         options = self.options
         check_supervision(options, "teacher", *keywords(TrainedTeacherOptions))
         has_sources = options.sources is not None

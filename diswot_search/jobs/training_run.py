@@ -237,11 +237,6 @@ class TrainingRun:
         )
         return (batch.images for batch in batches)
 
-    def complete(self) -> Training:
-        """Open the run folder and run."""
-        self.open()
-        return self.run()
-
     def open(self) -> TrainingFolder | None:
         """Open the run folder in the main process, and write the labelled subset into it.
 

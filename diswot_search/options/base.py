@@ -92,6 +92,11 @@ def keywords(cls: type[Options]) -> list[str]:
     return [field.name for field in fields(cls) if field.kw_only]
 
 
+def shared(options: Options, *groups: type[Options]) -> dict[str, Any]:
+    """The values of the options of some groups, by name: those that a stage of a job has in common with the job."""
+    return {name: getattr(options, name) for group in groups for name in options_of(group)}
+
+
 def changed(options: Options, *names: str) -> list[str]:
     """Those of the named options that do not have their default values."""
     defaults = options_of(type(options))

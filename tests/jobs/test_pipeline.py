@@ -200,6 +200,17 @@ def test_a_finished_pipeline_is_read_and_no_stage_runs_again(finished: ds.Pipeli
     assert again.study.winner.record == finished.study.winner.record
 
 
+@pytest.mark.parametrize(("stage", "command"), [("teacher", "train"), ("distilled", "distill"), ("alone", "train")])
+def test_a_stage_runs_again_from_its_own_config(
+    stage: str, command: str, finished: ds.PipelineResult, tmp_path: Path
+) -> None:
+    folder = finished.path / stage
+    assert main([command, "--config", str(folder / "config.yaml"), "--out", str(tmp_path / "again")]) == 0
+    weights = "student/student.safetensors"
+    assert (tmp_path / "again" / weights).read_bytes() == (folder / weights).read_bytes()
+    assert TrainingFolder.peek(tmp_path / "again").config == TrainingFolder.peek(folder).config
+
+
 def test_another_configuration_is_refused_and_named(finished: ds.PipelineResult) -> None:
     before = times(finished.path)
     for changes, message in (
@@ -725,6 +736,13 @@ def test_the_command_line_ranks_searches_and_distils(
     assert "distilled" in shown.out
     assert main(["run", "--config", "all/config.yaml"]) == 0
     assert capsys.readouterr().out == shown.out
+    for command, stage, result in (
+        ("sources", "sources", "sources.csv"),
+        ("distill", "distilled", "student/student.safetensors"),
+    ):
+        assert main([command, "--config", f"all/{stage}/config.yaml", "--out", f"{stage} again"]) == 0
+        assert Path(f"{stage} again", result).read_bytes() == Path("all", stage, result).read_bytes()
+    capsys.readouterr()
     given = line.replace("'[near, far]'", "all/sources").replace("--out all", "--out again")
     assert main(shlex.split(given)) == 0
     assert "Sources for digits" not in capsys.readouterr().out
