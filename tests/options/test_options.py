@@ -15,10 +15,13 @@ import yaml
 
 import diswot_search as ds
 from diswot_search import cli
+from diswot_search.checks import check_whole
 from diswot_search.jobs.job import Job
+from diswot_search.jobs.train import TrainJob
 from diswot_search.options.base import Options, changed, from_options, options_of, to_yaml, written_type
 from diswot_search.options.search import SearchOptions
 from diswot_search.options.shared import RunOptions
+from diswot_search.options.training import TrainOptions
 from diswot_search.resolve.searches import as_budget
 
 FUNCTIONS = {
@@ -356,3 +359,62 @@ def test_options_that_yaml_cannot_express_are_refused_before_a_folder_is_made(
         unwritten.complete()
     assert unwritten.calls == ["check"]
     assert not (tmp_path / "run").exists()
+
+
+@dataclass(frozen=True)
+class PatientOptions(TrainOptions):
+    """Train a network, with one option more.
+
+    Args:
+        patience: Number of epochs to wait for progress.
+    """
+
+    _: KW_ONLY
+    patience: int = 3
+
+
+class PatientJob(TrainJob):
+    """The job of these options, which alone uses the new one."""
+
+    def check(self) -> None:
+        check_whole("patience", self.options.patience, least=1)
+        super().check()
+
+
+def test_a_new_training_option_is_one_field_of_one_class(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(cli.COMMANDS, "train", cli.Command(PatientOptions, f"{__name__}:PatientJob"))
+
+    @from_options(PatientOptions)
+    def train(options: PatientOptions) -> ds.Training:
+        return PatientJob(options).complete()
+
+    assert inspect.signature(train).parameters["patience"].default == 3
+    assert "\n    patience: Number of epochs to wait for progress." in (train.__doc__ or "")
+    with pytest.raises(SystemExit, match=r"^0$"):
+        cli.main(["train", "--help"])
+    assert "Number of epochs to wait for progress." in capsys.readouterr().out
+    tiny = ["--model_options.arch", "1x4", "--data_options.train_limit", "40", "--data_options.image_size", "8"]
+    line = [
+        "train",
+        "--model",
+        "cifar_resnet",
+        *tiny,
+        "--epochs",
+        "1",
+        "--batch_size",
+        "20",
+        "--device",
+        "cpu",
+        "--out",
+        "run",
+    ]
+    assert cli.main([*line, "--patience", "0"]) == 2
+    assert "patience" in capsys.readouterr().err
+    assert cli.main([*line, "--patience", "5"]) == 0
+    assert yaml.safe_load(Path("run/config.yaml").read_text())["patience"] == 5
+    data = {"train_limit": 40, "image_size": 8}
+    short = train("cifar_resnet", model_options={"arch": "1x4"}, data_options=data, epochs=1, batch_size=20, patience=2)
+    assert short.path is None
