@@ -145,6 +145,10 @@ def test_selectivity_is_the_same_by_outer_products_and_by_kernels(positions: int
     gradients = [torch.autograd.grad(value, student, retain_graph=True)[0] for value in (loss, expected)]
     torch.testing.assert_close(*gradients, rtol=1e-8, atol=1e-12)
     assert float(losses.nst_loss(teacher, teacher)) == 0
+    # In single precision near maps must not cancel: the true value is some 1e-9, one rounding of the kernel 1e-8.
+    near = (teacher + 1e-4 * normal(3, 7, positions, seed=2)).float()
+    exact = float(losses.nst_loss(near.double(), teacher.float().double()))
+    assert float(losses.nst_loss(near, teacher.float())) == pytest.approx(exact, rel=1e-2)
 
 
 def test_square_grids_are_averaged_to_the_smaller_one() -> None:
