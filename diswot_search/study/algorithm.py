@@ -208,7 +208,7 @@ class Algorithm(ABC):
             self._rest = list(range(self.space.size if self.space.size <= MAX_ENUMERATED else 0))
             self.rng.shuffle(self._rest)
         while self._rest:
-            if (proposal := self._admit(_architecture_at(self.space, self._rest.pop()))) is not None:
+            if (proposal := self._admit(self.space.at(self._rest.pop()))) is not None:
                 return proposal
         return None
 
@@ -219,15 +219,6 @@ class Algorithm(ABC):
             self._asked.add(self.space.canonical(form).choices)
             self._position = self._position or form
         return form
-
-
-def _architecture_at(space: SearchSpace, index: int) -> Architecture:
-    """The architecture at an index of the space's order."""
-    choices = []
-    for allowed in reversed(space.decisions.values()):
-        index, position = divmod(index, len(allowed))
-        choices.append(allowed[position])
-    return space.architecture(choices[::-1])
 
 
 @contextlib.contextmanager
