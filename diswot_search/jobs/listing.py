@@ -11,6 +11,7 @@ from ..checks import check_whole
 from ..comparison.store import ScoreStore  # noqa: F401 - so that its folders are known
 from ..options.lists import (
     ImportOptions,
+    ListAlgorithmsOptions,
     ListDistillersOptions,
     ListMeasuresOptions,
     ListProxiesOptions,
@@ -21,6 +22,7 @@ from ..reports.sources import describe_ranking, format_measures, format_ranking
 from ..reports.study import (
     describe_study,
     explain_winner,
+    format_algorithms,
     format_front,
     format_parts,
     format_proxies,
@@ -61,9 +63,14 @@ def measures(options: ListMeasuresOptions) -> Lines:
     return [format_measures(options.pattern)]
 
 
+def algorithms(options: ListAlgorithmsOptions) -> Lines:
+    """The algorithms whose names match."""
+    return [format_algorithms(options.pattern)]
+
+
 def import_file(options: ImportOptions) -> Lines:
     """Convert a benchmark file."""
-    count = import_table(options.kind, options.path, options.out, trust=options.trust, progress=options.progress)
+    count = import_table(options.kind, options.path, options.out, trust=options.trust, progress=options.shows_progress)
     return [f"{count:,} rows: {options.out}"]
 
 

@@ -303,7 +303,7 @@ class TrainingRun:
     def _observer(self, folder: TrainingFolder) -> _Observer:
         steps = len(self.splits.train) // self.recipe.batch_size * self.recipe.epochs
         weights = self.objective.weights if self.objective and self.objective.is_active else {}
-        return _Observer(folder, self.recipe, steps, self.options.progress, self.splits.classes, weights)
+        return _Observer(folder, self.recipe, steps, self.options.shows_progress, self.splits.classes, weights)
 
     def _checkpoint(self, folder: TrainingFolder | None, name: str) -> Checkpoint | None:
         """A checkpoint, which every process reads for itself."""
