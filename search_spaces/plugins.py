@@ -83,8 +83,8 @@ def stored_code(text: str, where: str) -> object:
     """
     if _key(text) not in _named:
         raise UntrustedCodeError(
-            f"{where} is made by code of its own, {text}, which is not run because a file names it. If you trust that "
-            f"code, name it yourself: --import {text}, or diswot_search.import_code({text!r}) in Python."
+            f"{where} is made by {text}. That code does not run because a file names it: if you trust it, name it "
+            f"yourself, by --import {text}, or diswot_search.import_code({text!r}) in Python."
         )
     return _named[_key(text)]
 
@@ -147,6 +147,13 @@ def _import(source: str) -> ModuleType:
         )
     _find_also_in(os.getcwd())
     try:
+        spec = None if source in sys.modules else importlib.util.find_spec(source)
+        if (
+            spec is not None
+            and spec.origin is not None
+            and (module := _imported_from(Path(spec.origin).resolve())) is not None
+        ):
+            return module  # from its file, by another name; what it registers cannot be registered twice
         return importlib.import_module(source)
     except (Exception, SystemExit) as error:
         if isinstance(error, ModuleNotFoundError) and error.name and f"{source}.".startswith(f"{error.name}."):
@@ -161,7 +168,7 @@ def _import_file(path: Path, source: str) -> ModuleType:
     if (module := _imported_from(path)) is not None:
         return module
     name = path.stem
-    if not name.isidentifier() or name in sys.modules or importlib.util.find_spec(name) is not None:
+    if not name.isidentifier() or name in sys.modules or _is_elsewhere(name, path):
         name = f"{re.sub(r'[^0-9A-Za-z_]', '_', name)}_{hashlib.sha256(str(path).encode()).hexdigest()[:8]}"
     spec = importlib.util.spec_from_file_location(name, path)
     assert spec is not None
@@ -186,6 +193,12 @@ def _imported_from(path: Path) -> ModuleType | None:
         if isinstance(file, str) and file.endswith(path.name) and Path(file).resolve() == path:
             return module
     return None
+
+
+def _is_elsewhere(name: str, path: Path) -> bool:
+    """Whether a module of this name comes from another file."""
+    spec = importlib.util.find_spec(name)
+    return spec is not None and (spec.origin is None or Path(spec.origin).resolve() != path)
 
 
 def _find_also_in(folder: str) -> None:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 from .plugins import OwnCodeError, is_code, stored_code
-from .registry import Registry, UnknownNameError
+from .registry import Registry, near_names
 from .space import SearchSpace
 from .stored_options import UnsafeOptionError, check_stored_options
 from .timm_space import load_space
@@ -143,7 +143,10 @@ def _shares(
             continue
         takers = [name for name, factory in factories.items() if _takes(factory, option)]
         if not takers:
-            raise ValueError(f"None of the search spaces {', '.join(factories)} has the option {option!r}.")
+            known = {name for factory in factories.values() for name in _documented_options(factory)}
+            near = near_names(option, known)
+            hint = f"did you mean {' or '.join(map(repr, near))}?" if near else f"they have {', '.join(sorted(known))}."
+            raise ValueError(f"None of the search spaces {', '.join(factories)} has the option {option!r}; {hint}")
         for name in takers:
             shares[name][option] = value
     for name in factories:
@@ -235,11 +238,13 @@ def space_from_recipe(recipe: Mapping[str, object] | None) -> SearchSpace | None
     options = {option: value for option, value in recipe.items() if option != "name"}
     try:
         factories = {one: _stored_factory(one) for one in names}
-    except UnknownNameError:  # the space is not there any more
+        shares = _shares(factories, options)
+    except OwnCodeError:
+        raise
+    except ValueError:  # a space or an option is not there any more
         check_stored_options(options, f"The recipe of the space {name!r}")
         return None
     try:
-        shares = _shares(factories, options)
         for one, share in shares.items():
             documented = _documented_options(factories[one])
             check_stored_options(share, f"The recipe of the space {one!r}", documented=documented)
@@ -253,7 +258,7 @@ def space_from_recipe(recipe: Mapping[str, object] | None) -> SearchSpace | None
 def _stored_factory(name: str) -> SpaceFactory | None:
     """The factory that a recipe names; None for a file."""
     if is_code(name):
-        return _SPACES.own(name, stored_code(name, f"The search space {name!r}"))
+        return _SPACES.own(name, stored_code(name, "The search space"))
     return None if _is_file(name) else _SPACES[name]
 
 

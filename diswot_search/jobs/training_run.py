@@ -544,7 +544,6 @@ class _Observer:
 
     def finished_epoch(self, row: EpochRow) -> None:
         self._curves.add(row)
-        if row.val_accuracy is not None:
-            self._bar.validated(row.val_accuracy)
+        self._bar.finished_epoch(row)
         if self._folder.path is not None:
             self._folder.write("metrics.csv", metrics_csv(read_rows(self._folder)))

@@ -16,7 +16,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import nn
 
-from search_spaces.plugins import stored_code
+from search_spaces.plugins import is_code, stored_code
 from search_spaces.recipes import space_from_recipe
 from search_spaces.registry import UnknownNameError, unknown_name_message
 from search_spaces.stored_options import check_stored_options
@@ -212,6 +212,17 @@ def _classifier(model: nn.Module) -> str | None:
         return None
     classifier = cast(Any, model).get_classifier()
     return next((name for name, module in model.named_modules() if module is classifier), None)
+
+
+def own_code_of(path: str | os.PathLike[str]) -> list[str]:
+    """The user's own code that has to be named before a student is loaded, as its config.json says; mostly none."""
+    try:
+        card = json.loads(find_student(path).with_name(CONFIG).read_text())[_CARD]
+        recipe = (card.get("space") or {}).get("recipe") or {}
+        names = [(card.get("own") or {}).get("name"), recipe.get("name")]
+    except (OSError, ValueError, KeyError, AttributeError, TypeError):  # loading says what is wrong
+        return []
+    return [str(name) for name in names if is_code(name)]
 
 
 def find_student(path: str | os.PathLike[str]) -> Path:
