@@ -198,6 +198,15 @@ def describe_space(name: str) -> str:
     return (inspect.getdoc(_SPACES[name]) or "").partition("\n")[0]
 
 
+def space_factory(name: str) -> SpaceFactory:
+    """The class or function that makes a space, registered or of the user's own; its docstring describes the space.
+
+    Raises:
+        UnknownNameError: No space has this name.
+    """
+    return _SPACES[name]
+
+
 # -- by recipe ----------------------------------------------------------------------------------
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import json
 import os
+import re
 import shlex
 import signal
 import subprocess
@@ -20,6 +21,7 @@ import diswot_search as ds
 from diswot_search import Study
 from diswot_search.cli import main
 from diswot_search.proxies import registry
+from diswot_search.reports import details
 from search_spaces import CifarResNetSpace
 
 SMALL = (
@@ -803,6 +805,47 @@ def test_distillers_lists_what_each_reads(capsys: pytest.CaptureFixture[str]) ->
     shown = capsys.readouterr().out
     assert " dkd " in shown
     assert " fitnet " not in shown
+
+
+@pytest.mark.parametrize(
+    ("line", "parts"),
+    [
+        ("distillers dkd", ["Decoupled Knowledge Distillation", "CVPR 2022", "alpha", "8.0", "The divisor of logits"]),
+        ("proxies nwot", ["Log determinant", "Mellor et al.", "ICML 2021", "It needs no teacher.", "code_gram"]),
+        (
+            "proxies diswot",
+            ["CVPR 2023", "semantic, relation, channel_relation", "compares the student with a teacher"],
+        ),
+        ("proxies az_nas", ["log_rank of expressivity", "CVPR 2024"]),
+        ("measures leep", ["sum_z P(y given z)", "Nguyen et al.", "ICML 2020"]),
+        ("algorithms nsga2", ["Deb et al.", "objectives", "('score', 'params')"]),
+        ("algorithms random", ["It has no options."]),
+        ("spaces nasbench201", ["node1_from_node0", "ICLR 2020", "--space_options.OPTION VALUE", "Cells N of each"]),
+        ("spaces timm/vit", ["patch_size", "Dosovitskiy et al.", "Number of classes of the networks."]),
+    ],
+)
+def test_a_whole_name_shows_formula_paper_and_options(
+    line: str, parts: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(line) == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    for part in parts:
+        assert part in shown
+
+
+def test_all_that_comes_from_a_paper_names_it() -> None:
+    ours = {"params", "macs", "effective_capacity", "knn", "logistic", "random", "exhaustive", "timm/zoo"}
+    ours |= {component.name for component in ds.get_proxy("effective_capacity").components}
+    for names, describe in (
+        (ds.list_distillers(), details.describe_distiller),
+        ([*ds.list_proxies(), *ds.list_aggregates()], details.describe_proxy),
+        (ds.list_measures(), details.describe_measure),
+        (ds.list_algorithms(), details.describe_algorithm),
+        (ds.list_spaces(), details.describe_options_of_space),
+    ):
+        for name in names:
+            text = " ".join(line for line in describe(name) if isinstance(line, str))
+            assert re.search(r"(19|20)\d\d", text) or name in ours, name
 
 
 @pytest.mark.usefixtures("no_pictures")

@@ -185,6 +185,32 @@ def description(documented: object) -> str:
     return (inspect.getdoc(documented) or "").partition("\nArgs:\n")[0].strip()
 
 
+_SECTION = re.compile(r"(Args|Attributes|Returns|Raises|Warns|Example|Examples):")
+
+
+def prose(documented: object) -> list[str]:
+    """The paragraphs of a docstring, lines joined, without its sections (Args, Returns, Raises, ...)."""
+    paragraphs: list[list[str]] = [[]]
+    is_in_section = False
+    for line in (inspect.getdoc(documented) or "").splitlines():
+        if _SECTION.fullmatch(line):
+            is_in_section = True
+        elif line and not line.startswith(" "):
+            is_in_section = False
+        if not line:
+            paragraphs.append([])
+        elif not is_in_section:
+            paragraphs[-1].append(line)
+    return [" ".join(lines) for lines in paragraphs if lines]
+
+
+def arguments_of(documented: object) -> dict[str, str]:
+    """The texts of the Args section of a function, or of a class and of those that it inherits, by argument."""
+    if isinstance(documented, type):
+        return _described_in(documented)
+    return _args_section(inspect.getdoc(documented) or "")
+
+
 def _docstring(cls: type[Options], sections: str) -> str:
     lines = [f"    {option.name}: {option.text}" for option in options_of(cls).values()]
     parts = [description(cls), "Args:\n" + "\n".join(lines), sections]

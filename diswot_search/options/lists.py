@@ -23,10 +23,10 @@ class ShowOptions(CodeOptions):
 
 @dataclass(frozen=True)
 class ListSpacesOptions(CodeOptions):
-    """List the search spaces, or the decisions of one.
+    """List the search spaces, or the decisions and options of one.
 
     Args:
-        name: The space to show; without it, all are listed.
+        name: The space to show, also as module:name, file.py:name or FILE.yaml; without it, all are listed.
     """
 
     name: str | None = field(default=None, metadata=POSITIONAL)
@@ -37,7 +37,8 @@ class ListProxiesOptions(CodeOptions):
     """List the proxies: whether they need a teacher, what they read of a network, and what they measure.
 
     Args:
-        pattern: The names to list, such as "zen*"; without it, all are listed.
+        pattern: The names to list, such as "zen*"; without it, all are listed. A whole name also shows
+            its formula and paper.
     """
 
     pattern: str = field(default="*", metadata=POSITIONAL)
@@ -48,7 +49,8 @@ class ListDistillersOptions(CodeOptions):
     """List the distillers: what they read of a network, their customary weights, and what they are.
 
     Args:
-        pattern: The names to list, such as "*kd"; without it, all are listed.
+        pattern: The names to list, such as "*kd"; without it, all are listed. A whole name also shows
+            its loss, options and paper.
     """
 
     pattern: str = field(default="*", metadata=POSITIONAL)
@@ -59,7 +61,8 @@ class ListMeasuresOptions(CodeOptions):
     """List the measures of how near a source is: what they need, and what they measure.
 
     Args:
-        pattern: The names to list, such as "*score"; without it, all are listed.
+        pattern: The names to list, such as "*score"; without it, all are listed. A whole name also shows
+            its formula and paper.
     """
 
     pattern: str = field(default="*", metadata=POSITIONAL)
@@ -70,7 +73,8 @@ class ListAlgorithmsOptions(CodeOptions):
     """List the algorithms of a search, with the options of one that is named.
 
     Args:
-        pattern: The names to list, such as "*evol*"; without it, all are listed.
+        pattern: The names to list, such as "*evol*"; without it, all are listed. A whole name also shows
+            its options and paper.
     """
 
     pattern: str = field(default="*", metadata=POSITIONAL)
