@@ -157,7 +157,7 @@ class ComparisonRun(Job[CompareOptions, Comparison]):
         self.bootstrap, self.top_k, self.bins = options.bootstrap, options.top_k, options.bins
         self.canonical = options.canonical
         self.retry_failed = options.retry_failed
-        self.progress = options.progress
+        self.progress = options.shows_progress
         self.interruption = Interruption()
         requested = None if options.architectures is None else list(map(str, options.architectures))
         self.architectures, self.left_out = choose_architectures(

@@ -97,7 +97,7 @@ class RankingRun(Job[RankSourcesOptions, SourceRanking]):
         )
         self.data = _describe_data(options.dataset, options.data_options)
         self.out = options.out
-        self.show_progress = options.progress
+        self.show_progress = options.shows_progress
         self._loaded: FrozenSource | None = None
         self._blas = ThreadpoolController().select(user_api="blas")
         self._draw(options.images, options.image_draws, options.seed)

@@ -185,7 +185,7 @@ class SearchJob(Job[SearchOptions, Study]):
     def _evaluate_all(self) -> None:
         count = 0
         curves = Curves(None if self.study.path is None else self.study.path / "curves")
-        with SearchProgress(self.evaluations, enabled=self.options.progress) as progress, curves:
+        with SearchProgress(self.evaluations, enabled=self.options.shows_progress) as progress, curves:
 
             def show(record: Record, replayed: bool) -> None:
                 best = self.pool.best if self.pool else None

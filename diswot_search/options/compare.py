@@ -131,7 +131,7 @@ class CompareOptions(
 
     OUT: ClassVar[str | None] = "runs/compare"
 
-    space: SearchSpace | str = "nasbench201"
+    space: SearchSpace | str | Sequence[str] = "nasbench201"
     proxies: ProxyLike | Sequence[ProxyLike] | Sequence[str] | str = DEFAULT_PROXY
     table: AccuracyTable | str | os.PathLike[str] | None = None
     probe: Probe | Sequence[Probe] | str = "digits"

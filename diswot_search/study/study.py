@@ -13,6 +13,7 @@ from typing import Any
 
 from torch import nn
 
+from search_spaces.plugins import UntrustedCodeError
 from search_spaces.recipes import recipe_of, space_from_recipe
 from search_spaces.space import Architecture, SearchSpace
 
@@ -200,10 +201,14 @@ class Study(RunFolder):
             RunFolderError: The space was not made by `create_space`, or has changed; pass it to `Study.load`.
         """
         if self._space is None:
-            space = space_from_recipe(self._recipe)
+            try:
+                space = space_from_recipe(self._recipe)
+            except UntrustedCodeError as error:
+                raise RunFolderError(str(error)) from error
             if space is None or as_json(space.config()) != self.config["space"]:
                 raise RunFolderError(
-                    f"The space of the study in {self.path} cannot be made by name; give it to Study.load as `space`."
+                    f"The space of the study in {self.path} cannot be made by name; import the code that registers it "
+                    "(--import), or give it to Study.load as `space`."
                 )
             self._space = space
         return self._space

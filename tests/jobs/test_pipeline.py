@@ -742,7 +742,7 @@ def test_the_command_line_ranks_searches_and_distils(
         save_student(network.build(seed).eval(), network.card((3, 8, 8), (0.5,) * 3, (0.2,) * 3), name)
     line = "run --sources '[near, far]' --labels_per_class 2 --data_options.image_size 8 --data_options.train_limit 40 "
     line += "--space_options.channels 4 --space_options.cells 1 --max_params 12e3 --evaluations 1 --algorithm random "
-    line += "--epochs 1 --batch_size 20 --device cpu --compare false --out all"
+    line += "--epochs 1 --batch_size 20 --device cpu --compare false --quiet --out all"
     assert main(shlex.split(line)) == 0
     shown = capsys.readouterr()
     assert shown.err == ""
