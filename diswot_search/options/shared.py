@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import KW_ONLY, dataclass
+from dataclasses import KW_ONLY, dataclass, field
 from typing import TYPE_CHECKING
 
-from .base import Options
+from .base import DATA_NAME, Options
 
 if TYPE_CHECKING:
     import numpy as np
@@ -156,10 +156,10 @@ class DataSetOptions(DataOptions):
     """The data set of a job.
 
     Args:
-        dataset: The data set: digits, PATH.npz, torch/cifar100, folder/PATH, ..., or splits.
+        dataset: The data set: digits, PATH.npz, torch/cifar100, a folder of images, ..., or splits.
     """
 
-    dataset: str | Splits = "digits"
+    dataset: str | os.PathLike[str] | Splits = field(default="digits", metadata=DATA_NAME)
     _: KW_ONLY
 
 
