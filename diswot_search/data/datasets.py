@@ -104,8 +104,11 @@ def folder_of(name: str, root: Path | None) -> Path | None:
     path = (root or Path()) / Path(name).expanduser()
     if is_path(name):
         return existing(path, name)
-    is_name = prefix in _PREFIXES or name in ("digits", "noise")
-    return path if not is_name and (path.is_dir() or (path.suffix == ".tar" and path.is_file())) else None
+    if prefix in _PREFIXES or name in ("digits", "noise"):
+        return None
+    if path.is_dir() or (path.suffix == ".tar" and path.is_file()):
+        return path
+    return existing(path, name) if "/" in name and path.parent.is_dir() else None
 
 
 def is_path(name: str) -> bool:

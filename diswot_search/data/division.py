@@ -15,7 +15,7 @@ from ..checks import check_whole, listed
 from ..runtime.seeding import stable_seed
 from .data_set import DataSet, Statistics, check_labels, shuffled_by_class
 from .errors import DataError, warn_of
-from .inventory import named_classes
+from .inventory import named_classes, quoted
 from .labelled import LabelRequest, Numbering, choose_labelled, evenly, ranks_in_class
 
 
@@ -120,7 +120,7 @@ def from_zero(opened: Sequence[DataSet], num_classes: int | None = None) -> tupl
     if lowest != 1 or int(train.labels.min()) != 1 or num_classes not in (None, highest) or has_first or is_partial:
         return list(opened), ""
     names = train.classes and train.classes[1:]
-    unused = f" ({train.classes[0]!r})" if train.classes else ""
+    unused = f" ('{train.classes[0]}')" if train.classes else ""
     shifted = [
         replace(data, labels=data.labels - 1, num_classes=data.num_classes - 1, classes=names) for data in opened
     ]
@@ -153,8 +153,8 @@ def _with_classes_of(train: DataSet, data: DataSet) -> DataSet:
     if unknown := [name for name in data.classes if name not in train.classes]:
         used = [name for name in unknown if np.any(data.labels == data.classes.index(name))]
         raise DataError(
-            f"{data.title} has classes that {train.title} does not have: {listed([repr(name) for name in used])}; "
-            f"that has {listed([repr(name) for name in train.classes])}. Rename or remove them, or add training images."
+            f"{data.title} has classes that {train.title} does not have: {listed(list(map(quoted, used)))}; "
+            f"that has {listed(list(map(quoted, train.classes)))}. Rename or remove them, or add training images."
         )
     numbers = np.array([train.classes.index(name) for name in data.classes])
     return replace(data, labels=numbers[data.labels], num_classes=train.num_classes, classes=train.classes)

@@ -15,7 +15,7 @@ import numpy as np
 from ..checks import listed
 from .data_set import DataSet, OpenRequest, imagenet_statistics, known_statistics
 from .errors import DataError, warn_of
-from .inventory import Inventory, Tally, inventory_of_headers, printable
+from .inventory import Inventory, Tally, counted, inventory_of_headers, printable, quoted
 from .pictures import (
     DeepGreyError,
     GreyRange,
@@ -74,8 +74,7 @@ class FolderReader:
         try:
             return read_pixels(functools.partial(self.tree.open, entry), self.grey_range)
         except (OSError, DeepGreyError) as error:
-            path = printable(self.tree.shown(entry))
-            raise DataError(f"Cannot read {path!r} of {self.title}: {error}") from error
+            raise DataError(f"Cannot read {quoted(self.tree.shown(entry))} of {self.title}: {error}") from error
 
     def files(self, chosen: np.ndarray) -> list[str]:
         """File names of the images, relative to the folder of the split."""
@@ -193,17 +192,17 @@ def _check_found(place: str, folders: list[str], loose: int, tally: Tally) -> No
         return
     if loose:
         raise DataError(
-            f"The {loose} images of {printable(place)!r} lie in the folder itself. Each class needs a sub-folder of "
+            f"The images ({loose}) of {quoted(place)} lie in the folder itself. Each class needs a sub-folder of "
             "its own, at least two; if this folder is a class and no split, give train_split='.' (split='.' for a "
             "probe) for the folder above it."
         )
     left_out = f" Left out: {tally}." if tally.counts else ""
-    raise DataError(f"Found 0 images in sub-folders of {printable(place)!r}.{left_out}")
+    raise DataError(f"Found 0 images in sub-folders of {quoted(place)}.{left_out}")
 
 
 def _unreadable_class(place: str, folder: str, reasons: list[str]) -> DataError:
     return DataError(
-        f"No image of the class {printable(folder)!r} in {printable(place)!r} can be read: {listed(reasons)}. Convert "
+        f"No image of the class {quoted(folder)} in {quoted(place)} can be read: {listed(reasons, 3)}. Convert "
         "them, or remove the folder."
     )
 
@@ -238,15 +237,15 @@ def _drop_repeated(listing: _Listing) -> None:
     for place in repeated.tolist():
         entry, other = listing.entries[place], listing.entries[original[place]]
         if entry.folders[0] != other.folders[0]:
-            names = " and ".join(repr(printable(each.name)) for each in (other, entry))
+            names = " and ".join(quoted(each.name) for each in (other, entry))
             raise DataError(
-                f"{names} of {printable(listing.place)!r} are the same file, by a link, in two classes. Remove one."
+                f"{names} of {quoted(listing.place)} are the same file, by a link, in two classes. Remove one."
             )
         listing.tally.add("links to a file that is read already", entry.name)
     mask = np.ones(len(keys), bool)
     mask[repeated] = False
     listing.keep(mask)
-    listing.warned.append(f"{len(repeated)} files are links to a file that is read already; each counts once")
+    listing.warned.append(f"{counted(len(repeated), 'link')} to a file that is read already: it counts once")
 
 
 def _advice(listing: _Listing) -> str:
@@ -254,8 +253,8 @@ def _advice(listing: _Listing) -> str:
     inner = sorted({entry.folders[1] for entry in listing.entries if len(entry.folders) > 1})
     if len(listing.folders) != 1 or not inner:
         return ""
-    path = printable(os.path.join(listing.place, listing.folders[0]))
-    return f" If the classes are its sub-folders, {listed([printable(name) for name in inner])}, give {path!r}."
+    path = quoted(os.path.join(listing.place, listing.folders[0]))
+    return f" If the classes are its sub-folders, {listed([printable(name) for name in inner])}, give {path}."
 
 
 # Reading headers
@@ -281,12 +280,8 @@ def _inspect(listing: _Listing, grey_range: GreyRange | None) -> Inventory:
     if unreadable:
         _drop_unreadable(listing, unreadable)
     return inventory_of_headers(
-        printable(listing.place), len(listing.entries), headers.values(), listing.tally.skipped(), _all_notes(listing)
+        printable(listing.place), len(listing.entries), headers.values(), listing.tally.skipped(), listing.notes
     )
-
-
-def _all_notes(listing: _Listing) -> list[str]:
-    return [*listing.notes, *listing.warned]
 
 
 def _drop_unreadable(listing: _Listing, unreadable: dict[int, str]) -> None:
@@ -298,7 +293,7 @@ def _drop_unreadable(listing: _Listing, unreadable: dict[int, str]) -> None:
         of_class = [text for place, text in zip(unreadable, shown, strict=True) if listing.labels[place] == label]
         raise _unreadable_class(listing.place, listing.folders[label], of_class)
     listing.keep(mask)
-    listing.warned.append(f"{len(shown)} images cannot be read and are left out: {listed(shown, 3)}")
+    listing.warned.append(f"{counted(len(shown), 'image')} that cannot be read and are left out: {listed(shown, 3)}")
 
 
 def _check_deep(listing: _Listing, deep: list[Entry], grey_range: GreyRange | None) -> None:
@@ -308,20 +303,24 @@ def _check_deep(listing: _Listing, deep: list[Entry], grey_range: GreyRange | No
     try:
         low, high = grey_extent(openers)
     except OSError as error:
-        raise DataError(f"Cannot read the 16- or 32-bit images of {printable(listing.place)!r}: {error}") from error
-    measured = f"{len(deep)} images have 16- or 32-bit grey values, from {low:g} to {high:g} in {len(chosen)} of them"
+        raise DataError(f"Cannot read the 16- or 32-bit images of {quoted(listing.place)}: {error}") from error
+    of_some = "" if len(chosen) == len(deep) else f" in {len(chosen)} of them"
+    measured = f"{counted(len(deep), 'image')} with 16- or 32-bit grey values, from {low:g} to {high:g}{of_some}"
     if grey_range is None:
-        first = printable(deep[0].name)
-        raise DataError(f"{printable(listing.place)!r}: {measured}, such as {first!r}. {range_advice(low, high)}.")
+        raise DataError(
+            f"{quoted(listing.place)}: {measured}, such as {quoted(deep[0].name)}. {range_advice(low, high)}."
+        )
     listing.notes.append(f"{measured}; {grey_range[0]:g} to {grey_range[1]:g} are read as black to white")
     if low < grey_range[0] or high > grey_range[1]:
-        listing.warned.append(f"grey values from {low:g} to {high:g} are cut at {list(grey_range)}")
+        cut = f"grey values from {low:g} to {high:g} are cut at {grey_range[0]:g} and {grey_range[1]:g}"
+        listing.notes.append(cut)
+        listing.warned.append(cut)
 
 
 def _by_suffix(listing: _Listing) -> Inventory:
     """The inventory of images whose headers were not read: formats by suffix."""
     formats = Counter(os.path.splitext(entry.name)[1].lower() for entry in listing.entries)
     found = inventory_of_headers(
-        printable(listing.place), len(listing.entries), (), listing.tally.skipped(), _all_notes(listing)
+        printable(listing.place), len(listing.entries), (), listing.tally.skipped(), listing.notes
     )
     return replace(found, formats={printable(suffix): count for suffix, count in formats.most_common()})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -97,13 +98,19 @@ class Tally:
 
 
 def printable(name: str) -> str:
-    r"""A name that can be printed and stored: bytes that are no UTF-8 are shown escaped.
+    r"""A name that can be printed and stored: control characters and bytes that are no UTF-8 are shown escaped.
 
     Example:
         >>> print(printable(b"caf\xe9".decode("utf-8", "surrogateescape")))
         caf\xe9
     """
-    return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    text = name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    return re.sub(r"[\x00-\x1f\x7f-\x9f]", lambda match: f"\\x{ord(match[0]):02x}", text)
+
+
+def quoted(name: str) -> str:
+    """A name in quotation marks, for a message."""
+    return f"'{printable(name)}'"
 
 
 def inventory_of_headers(
@@ -159,9 +166,19 @@ def _conversions(headers: list[Header]) -> list[str]:
         "CMYK, converted to RGB without a colour profile": sum(header.mode == "CMYK" for header in headers),
         "of several frames or pages, whose first is read": sum(header.has_more for header in headers),
     }
-    return [f"{count} images {what}" for what, count in counts.items() if count]
+    return [f"{counted(count, 'image')} {what}" for what, count in counts.items() if count]
+
+
+def counted(number: int, noun: str) -> str:
+    """A number with its noun, in the plural unless it is one.
+
+    Example:
+        >>> counted(1, "image"), counted(1200, "image")
+        ('1 image', '1,200 images')
+    """
+    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
 
 
 def named_classes(labels: Iterable[int], classes: tuple[str, ...] | None) -> str:
     """Classes for a message: by their names, if they have names, otherwise by their numbers."""
-    return listed([repr(classes[label]) if classes and label < len(classes) else str(label) for label in labels])
+    return listed([quoted(classes[label]) if classes and label < len(classes) else str(label) for label in labels])

@@ -14,7 +14,7 @@ from ..checks import listed
 from .data_set import DataSet
 from .errors import DataError
 from .image_sets import ImageSet, ResidentSet
-from .inventory import printable
+from .inventory import quoted
 from .labelled import Numbering
 
 _KEYED_AT_ONCE = 4096
@@ -35,15 +35,15 @@ def check_apart(opened: Sequence[DataSet]) -> None:
             continue
         paths = [os.path.realpath(data.folder) for data in (first, second) if data.folder is not None]
         shared = np.intersect1d(first.keys[first.keys != 0], second.keys)
-        if os.path.commonpath(paths) not in paths and not len(shared):
-            continue
-        if not len(shared):
+        if os.path.commonpath(paths) in paths:
             folders = " and ".join(map(repr, (first.folder, second.folder)))
             raise DataError(f"A split is used twice: of the folders {folders}, one contains the other.")
+        if not len(shared):
+            continue
         place = int(np.flatnonzero(np.isin(first.keys, shared))[0])
-        file = printable(first.files(np.array([place]))[0]) if first.files else str(place)
+        file = quoted(first.files(np.array([place]))[0]) if first.files else str(place)
         raise DataError(
-            f"A split is used twice: {len(shared)} files, such as {file!r}, are in both {first.title} and "
+            f"A split is used twice: {len(shared)} files, such as {file}, are in both {first.title} and "
             f"{second.title}. Name other splits, or remove the links."
         )
 

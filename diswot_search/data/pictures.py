@@ -5,13 +5,15 @@ from __future__ import annotations
 import math
 import struct
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from typing import BinaryIO
 
 import numpy as np
 from PIL import Image
+from PIL.TiffImagePlugin import TiffImageFile
 
 from .errors import DataError
 
@@ -123,12 +125,11 @@ def read_header(open_file: Opener) -> Header | str:
     The pixels are decoded only where the end of the file looks cut.
     """
     try:
-        with warnings.catch_warnings(), open_file() as file:
-            warnings.simplefilter("ignore")  # Pillow warns of odd metadata, which no pixel depends on
+        with open_file() as file:
             if not file.read(1):
                 return "the file is empty"
             file.seek(0)
-            with Image.open(file, formats=readable_formats()) as image:
+            with _opened(file) as image:
                 header = _header(image)
                 if not _is_whole(file, header.form):
                     image.load()
@@ -157,7 +158,7 @@ def read_pixels(open_file: Opener, grey_range: GreyRange | None) -> np.ndarray:
         OSError: The picture cannot be read.
     """
     try:
-        with open_file() as file, Image.open(file, formats=readable_formats()) as image:
+        with open_file() as file, _opened(file) as image:
             return rgb_pixels(image, grey_range)
     except (DataError, OSError):
         raise
@@ -220,7 +221,7 @@ def grey_extent(files: Sequence[Opener]) -> tuple[float, float]:
     lows, highs = [], []
     for open_file in files:
         try:
-            with open_file() as file, Image.open(file, formats=readable_formats()) as image:
+            with open_file() as file, _opened(file) as image:
                 low, high = _extent(image)
         except OSError:
             raise
@@ -231,12 +232,23 @@ def grey_extent(files: Sequence[Opener]) -> tuple[float, float]:
     return min(lows), max(highs)
 
 
+@contextmanager
+def _opened(file: BinaryIO) -> Iterator[Image.Image]:
+    """A picture, while Pillow keeps quiet about odd metadata, which no pixel depends on."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        with Image.open(file, formats=readable_formats()) as image:
+            yield image
+
+
 def _header(image: Image.Image) -> Header:
     form = image.format or "?"
     # To ask a PNG for its EXIF decodes the whole of it where the header has none.
     turned = form == "TIFF" or "exif" in image.info
     orientation = _orientation(image) if turned else 1
     width, height = image.size
+    if isinstance(image, TiffImageFile):  # in some versions Pillow gives its size as it is after turning
+        width, height = (int(image.tag_v2[tag]) for tag in (256, 257))
     return Header(
         size=(width, height) if orientation in (5, 6, 7, 8) else (height, width),
         mode=image.mode,

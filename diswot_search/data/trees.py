@@ -14,7 +14,7 @@ from typing import BinaryIO, NamedTuple
 
 from ..checks import listed
 from .errors import DataError, unknown_data
-from .inventory import Tally, printable
+from .inventory import Tally, printable, quoted
 from .split_names import TRAIN_SPLITS, WHOLE_FOLDER, is_split_name, lookalikes, synonyms
 
 _OF_SYSTEMS = frozenset(("__MACOSX", "@eaDir", "$RECYCLE.BIN", "System Volume Information", "lost+found"))
@@ -106,7 +106,7 @@ class Directory:
             status = entry.stat() if entry.is_symlink() else None
             kind = "folder" if entry.is_dir() else "file" if entry.is_file() else "special file"
         except FileNotFoundError:
-            return "link to nothing", None
+            return "broken link", None
         except OSError as error:
             if error.errno == errno.ELOOP:
                 raise self._loop(name) from None
@@ -115,7 +115,7 @@ class Directory:
 
     def _loop(self, name: str) -> DataError:
         return DataError(
-            f"The link {printable(name)!r} in {str(self.path)!r} leads back to a folder that contains it, so that its "
+            f"The link {quoted(name)} in {str(self.path)!r} leads back to a folder that contains it, so that its "
             "files would be read again and again. Remove the link."
         )
 

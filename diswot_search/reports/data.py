@@ -70,7 +70,7 @@ def _table(description: DataDescription) -> Table:
 
 def _lines(description: DataDescription) -> Iterator[str]:
     for inventory in description.found:
-        yield f"{inventory.place}: {', '.join(_facts(inventory))}"
+        yield f"{inventory.place}: {'; '.join(_facts(inventory))}"
         if inventory.skipped:
             yield f"  left out: {'; '.join(map(str, inventory.skipped))}"
         for note in inventory.notes:
@@ -81,7 +81,7 @@ def _lines(description: DataDescription) -> Iterator[str]:
 def _facts(inventory: Inventory) -> Iterator[str]:
     yield format_count(inventory.images, "image")
     if inventory.measured < inventory.images and inventory.sizes:
-        yield f"of {inventory.measured:,} of them:"
+        yield f"measured: {inventory.measured:,}"
     if inventory.sizes:
         yield _sizes(inventory.sizes)
     if inventory.modes:
@@ -100,7 +100,7 @@ def _mode(mode: str) -> str:
 
 def _counted(counts: Mapping[str, int]) -> str:
     """The only kind, or all kinds with their counts."""
-    return next(iter(counts)) if len(counts) == 1 else " + ".join(f"{count:,} {kind}" for kind, count in counts.items())
+    return next(iter(counts)) if len(counts) == 1 else ", ".join(f"{kind}: {count:,}" for kind, count in counts.items())
 
 
 def _sizes(sizes: Mapping[str, int]) -> str:

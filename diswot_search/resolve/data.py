@@ -51,8 +51,8 @@ def as_splits(
         return create_splits(dataset, **options | label_options)
     if not isinstance(dataset, Splits):
         raise TypeError(
-            f"The data set is a {type(dataset).__name__}; it must be a name that create_splits knows, a path, or splits, "
-            "such as those that Splits.from_arrays makes from images and labels."
+            f"The data set is a {type(dataset).__name__}; it must be a name that create_splits knows, a path, or "
+            "splits, such as those that Splits.from_arrays makes from images and labels."
         )
     if options:
         raise ValueError("The data set is given as splits; data_options cannot be set.")
