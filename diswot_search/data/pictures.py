@@ -94,9 +94,10 @@ class Header:
 
 @cache
 def readable_formats() -> tuple[str, ...]:
-    """The formats that are read: those of Pillow and its plugins, without those that need another program."""
+    """The formats that are read, common ones first: those of Pillow and its plugins that need no other program."""
     Image.init()
-    return tuple(form for form in Image.OPEN if form not in _NOT_READ)
+    others = (form for form in Image.OPEN if form not in _NOT_READ)
+    return tuple(dict.fromkeys((*(form for form in _SNIFFED if form in Image.OPEN), *others)))
 
 
 @cache
@@ -133,7 +134,7 @@ def read_header(open_file: Opener) -> Header | str:
                 header = _header(image)
                 if not _is_whole(file, header.form):
                     image.load()
-            Image.new(header.mode, (1, 1)).convert("RGB")
+            _check_convertible(header.mode)
             return header
     except Image.UnidentifiedImageError:
         return "it is no picture"
@@ -230,6 +231,12 @@ def grey_extent(files: Sequence[Opener]) -> tuple[float, float]:
         lows.append(low)
         highs.append(high)
     return min(lows), max(highs)
+
+
+@cache
+def _check_convertible(mode: str) -> None:
+    """Raise Pillow's error if colours of this mode cannot become RGB."""
+    Image.new(mode, (1, 1)).convert("RGB")
 
 
 @contextmanager

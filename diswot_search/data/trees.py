@@ -54,7 +54,7 @@ class Directory:
         """Names of the visible folders in it, in order."""
         try:
             with os.scandir(self.path) as entries:
-                return sorted(entry.name for entry in entries if not is_hidden(entry.name) and entry.is_dir())
+                return sorted(entry.name for entry in entries if not is_hidden(entry.name) and _is_folder(entry))
         except OSError as error:
             raise DataError(f"Cannot open the folder {str(self.path)!r}: {error.strerror or error}.") from error
 
@@ -262,6 +262,13 @@ def _matching(names: list[str], place: str, split: str) -> str | None:
 
 def _shown(names: list[str]) -> str:
     return listed([printable(name) for name in names])
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link to itself, which `Directory.entries` names
+        return False
 
 
 def _identity(status: os.stat_result) -> tuple[int, int]:
