@@ -29,7 +29,7 @@ from .datasets import open_data_set
 from .division import check_at_least_two, from_zero
 from .errors import DataError
 from .images import check_size, to_pixels
-from .inventory import Inventory, inventory_of_arrays
+from .inventory import Inventory, inventory_of_arrays, named_classes
 from .pictures import checked_range
 
 
@@ -261,7 +261,10 @@ def _draw(data: DataSet, num_classes: int, batch_size: int, balanced: bool, rng:
             "Set balanced=False, or give another num_classes."
         )
     shares = _even_shares(np.flatnonzero(class_counts), num_classes, batch_size, rng)
-    short = [f"{c} ({class_counts[c]} of {shares[c]})" for c in np.flatnonzero(class_counts < shares)]
+    short = [
+        f"{named_classes([c], data.classes)} ({class_counts[c]} of {shares[c]})"
+        for c in np.flatnonzero(class_counts < shares).tolist()
+    ]
     if short:
         raise DataError(
             f"{data.title} has too few images for a balanced batch of {batch_size} in the classes {listed(short)}. "

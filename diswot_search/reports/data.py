@@ -9,7 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ..data.description import DataDescription
-from ..data.inventory import Inventory
+from ..data.inventory import Inventory, printable
 from .style import format_count
 
 FILE = "data.json"
@@ -37,6 +37,8 @@ def data_report(descriptions: Sequence[DataDescription]) -> Iterator[object]:
     for description in descriptions:
         if description.name not in shown:
             shown.add(description.name)
+            size = " x ".join(map(str, description.input_size))
+            yield f"data: {printable(description.name)}, as {size} (channels x height x width)"
             yield _table(description)
             yield from _lines(description)
 
@@ -47,8 +49,7 @@ def data_json(descriptions: Sequence[DataDescription]) -> str:
 
 
 def _table(description: DataDescription) -> Table:
-    channels, height, width = description.input_size
-    table = Table(title=Text(f"data: {description.name}, read as {channels} x {height} x {width}"))
+    table = Table()
     table.add_column("class", overflow="fold")
     for part in description.parts:
         table.add_column(Text(f"{part.name}\n{part.origin}"), justify="right")
