@@ -29,6 +29,7 @@ from ..comparison.plan import (
 from ..comparison.results import ProxyResult, ScoreTable, summarise
 from ..comparison.scoring import ScoreSeries, Scoring, SeriesScores
 from ..comparison.store import ScoreStore, StoredScore
+from ..data.description import DataDescription, describe_probe
 from ..networks.network import Network, TeacherBank
 from ..options.base import changed, from_options
 from ..options.compare import CompareOptions
@@ -189,6 +190,9 @@ class ComparisonRun(Job[CompareOptions, Comparison]):
             "weight_draws": options.weight_draws,
             "include_untrainable": options.include_untrainable,
         }
+
+    def descriptions(self) -> Sequence[DataDescription]:
+        return [describe_probe(probe) for probe in self.probes]
 
     def open(self) -> ScoreStore:
         self.store = ScoreStore(self.options.out)

@@ -5,13 +5,14 @@ from __future__ import annotations
 import itertools
 import random
 import warnings
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from search_spaces.space import Architecture
 
 from ..checks import check_options, check_whole
+from ..data.description import DataDescription, describe_splits
 from ..data.probe import Probe
 from ..networks.network import Network, TeacherBank
 from ..networks.saved import DISTILLED
@@ -129,6 +130,9 @@ class PipelineJob(Job[PipelineOptions, PipelineResult]):
             raise ValueError("A pipeline runs in one process; `diswot distill` trains its student in several.")
         distillation = {key: value for key, value in job.training.config.items() if key != "student"}
         return self.guides.config(search.config, distillation)
+
+    def descriptions(self) -> Sequence[DataDescription]:
+        return (describe_splits(self.splits),)
 
     # -- the stages -----------------------------------------------------------------------------
 

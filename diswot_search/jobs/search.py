@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 import torch
 
 from search_spaces.space import Architecture
 
 from ..checks import check_whole
+from ..data.description import DataDescription, describe_probe
 from ..options.base import from_options
 from ..options.search import SearchOptions
 from ..proxies.aggregate import RankAggregate, elementary_proxies
@@ -143,6 +144,9 @@ class SearchJob(Job[SearchOptions, Study]):
             stop_if_machine_failed(error, "in the teacher")
             raise ValueError(str(error)) from error
         return trial
+
+    def descriptions(self) -> Sequence[DataDescription]:
+        return [describe_probe(probe) for probe in self.evaluator.probes]
 
     def open(self) -> Study:
         self.study = self._open_study()

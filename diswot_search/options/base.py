@@ -18,6 +18,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, dataclass, fields
 from typing import Any, ClassVar, Literal, ParamSpec, TypeVar
 
+DATA_NAME: Mapping[str, bool] = {"data_name": True}
+"""Metadata of a field that may be the name of a data set: a path object stands for the folder or file there."""
+
+
 POSITIONAL: Mapping[str, bool] = {"positional": True}
 """Metadata of a field whose value follows a command without its name, also where the field has a default."""
 
@@ -39,6 +43,26 @@ class Options:
 
     def prepare(self) -> None:
         """Do what has to be done before any name is resolved: import code of the user's own."""
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if field.metadata.get("data_name") and isinstance(value, os.PathLike):
+                object.__setattr__(self, field.name, as_data_name(value))
+
+
+def as_data_name(path: str | os.PathLike[str]) -> str:
+    """A path as the name of a data set, which no data set of another kind has; a name as it is.
+
+    Example:
+        >>> from pathlib import Path
+        >>> as_data_name(Path("digits")), as_data_name("digits")
+        ('./digits', 'digits')
+    """
+    if isinstance(path, str):
+        return path
+    text = os.fspath(path)
+    return text if os.path.isabs(text) or text[:1] in (".", "~") else os.path.join(".", text)
 
 
 P = ParamSpec("P")

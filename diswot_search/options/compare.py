@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import KW_ONLY, dataclass
+from dataclasses import KW_ONLY, dataclass, field
 from typing import TYPE_CHECKING, ClassVar
 
-from .base import Options
+from .base import DATA_NAME, Options
 from .search import DEFAULT_PROXY, ProbeOptions
 from .shared import PrecisionOptions, RunOptions, SpaceOptions, TeacherOptions, WeightDrawOptions
 
@@ -120,8 +120,8 @@ class CompareOptions(
             object whose value cannot be seen, such as a network, its stored scores are never used again.
         table: Accuracies by architecture: a table, or a CSV file; `diswot import` makes one of an official benchmark
             file.
-        probe: The batch that scores are computed on: the name of a data set (digits, PATH.npz, torch/cifar100, ...), a
-            Probe, or one for each weight draw, so that the spread over draws includes the batch.
+        probe: The batch that scores are computed on: the name of a data set (digits, PATH.npz, torch/cifar100, a folder
+            of images, ...), a Probe, or one for each weight draw, so that the spread over draws includes the batch.
         teacher: The reference network for proxies that compare with a teacher, as for a search, but one network. Random
             weights unless there is a checkpoint.
         fresh_probes: Draw a probe for each weight draw, so that the spread over draws includes the batch.
@@ -134,7 +134,7 @@ class CompareOptions(
     space: SearchSpace | str | Sequence[str] = "nasbench201"
     proxies: ProxyLike | Sequence[ProxyLike] | Sequence[str] | str = DEFAULT_PROXY
     table: AccuracyTable | str | os.PathLike[str] | None = None
-    probe: Probe | Sequence[Probe] | str = "digits"
+    probe: Probe | Sequence[Probe] | os.PathLike[str] | str = field(default="digits", metadata=DATA_NAME)
     _: KW_ONLY
     teacher: Network | nn.Module | Architecture | str | None = None
     fresh_probes: bool = False

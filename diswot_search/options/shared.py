@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, field
 from typing import TYPE_CHECKING
 
-from .base import ALIAS, Options
+from .base import ALIAS, DATA_NAME, Options
 
 if TYPE_CHECKING:
     import numpy as np
@@ -190,10 +190,10 @@ class DataSetOptions(DataOptions):
     """The data set of a job.
 
     Args:
-        dataset: The data set: digits, PATH.npz, torch/cifar100, folder/PATH, ..., or splits.
+        dataset: The data set: digits, PATH.npz, torch/cifar100, a folder of images, ..., or splits.
     """
 
-    dataset: str | Splits = "digits"
+    dataset: str | os.PathLike[str] | Splits = field(default="digits", metadata=DATA_NAME)
     _: KW_ONLY
 
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
-from dataclasses import KW_ONLY, dataclass
+from dataclasses import KW_ONLY, dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from .base import Options
+from .base import DATA_NAME, Options
 from .shared import DataOptions, LabelOptions, RunOptions, SpaceOptions, TeacherOptions, WeightingOptions
 
 if TYPE_CHECKING:
@@ -51,8 +52,8 @@ class TrainingOptions(RunOptions, DataOptions, LabelOptions, RecipeOptions):
     training images fill batches. Classes that inherit declare the field `dataset`, at its position in their function.
 
     Args:
-        dataset: The data: digits, PATH.npz, torch/cifar100, folder/PATH or another name that create_splits knows, or
-            the splits.
+        dataset: The data: digits, PATH.npz, torch/cifar100, a folder of images or another name that create_splits
+            knows, or the splits.
         seed: Seed of the initial weights, the order of the images and the augmentation. The images to validate and to
             test on depend on --data_options.seed instead.
     """
@@ -60,7 +61,7 @@ class TrainingOptions(RunOptions, DataOptions, LabelOptions, RecipeOptions):
     if TYPE_CHECKING:
 
         @property
-        def dataset(self) -> Splits | str: ...
+        def dataset(self) -> Splits | os.PathLike[str] | str: ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -152,7 +153,7 @@ class TrainOptions(TrainingOptions, UnlabelledBatchOptions, NetworkSpaceOptions)
     OUT: ClassVar[str | None] = "runs/train"
 
     model: NetworkLike | str = "cifar_resnet56"
-    dataset: Splits | str = "digits"
+    dataset: Splits | os.PathLike[str] | str = field(default="digits", metadata=DATA_NAME)
     _: KW_ONLY
     model_options: Mapping[str, object] | None = None
     unlabelled: str | None = None
@@ -187,6 +188,6 @@ class DistillOptions(
 
     student: NetworkLike | str = "runs/search"
     teacher: NetworkLike | str | None = "runs/train"
-    dataset: Splits | str = "digits"
+    dataset: Splits | os.PathLike[str] | str = field(default="digits", metadata=DATA_NAME)
     _: KW_ONLY
     student_options: Mapping[str, object] | None = None

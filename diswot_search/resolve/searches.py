@@ -41,13 +41,13 @@ def as_budget(options: BudgetOptions) -> Budget:
     raise ValueError(f"budget is {options.budget!r}; it must be a Budget, such as Budget(max_params=1e6).")
 
 
-def as_probes(probe: Probe | Sequence[Probe] | str) -> list[Probe]:
+def as_probes(probe: Probe | Sequence[Probe] | os.PathLike[str] | str) -> list[Probe]:
     """The probes; the name of a data set stands for one of it.
 
     Raises:
         ValueError: There is none, or something else among them.
     """
-    if isinstance(probe, str):
+    if isinstance(probe, str | os.PathLike):
         return [create_probe(probe)]
     probes = [probe] if isinstance(probe, Probe) else list(probe)
     if not probes or not all(isinstance(one, Probe) for one in probes):
