@@ -19,6 +19,7 @@ from ..networks.blocks import weighted_layers
 from ..networks.contract import ReadingError, has_timm_contract
 from ..networks.forward import Forward, run_forward
 from ..networks.layouts import FeatureMap
+from ..networks.memory_format import to_channels_last
 from .modes import TwiceDifferentiable, run_mode
 from .recording import Recorder
 from .timing import Timed, reading, readings_of
@@ -30,7 +31,8 @@ class Precision:
 
     Attributes:
         channels_last: Keep feature maps in NHWC memory order. Numbers are equal up to rounding, and most devices are
-            faster.
+            faster. Layers in which torch would write over foreign memory keep the plain order; see
+            `networks.memory_format`.
         bf16: Run under bfloat16 autocast.
     """
 
@@ -97,7 +99,7 @@ class Passes(Timed):
     def model(self) -> nn.Module:
         """The network, on the device."""
         model = self._make().to(self.device)
-        return model.to(memory_format=torch.channels_last) if self.precision.channels_last else model
+        return to_channels_last(model) if self.precision.channels_last else model
 
     @reading
     def cost(self) -> Cost:
