@@ -293,7 +293,8 @@ class ComparisonRun(Job[CompareOptions, Comparison]):
                 store.start()
                 if store.path is not None:
                     store.write_json("config.json", self.config)
-                self._compute()
+                with store.errors(), self.scoring.at_hand.watching():
+                    self._compute()
             table = self._score_table()
             comparison = Comparison(table, self._summarise(table), store.path)
             if store.path is not None:
