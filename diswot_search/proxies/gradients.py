@@ -28,8 +28,10 @@ import torch
 from torch import Tensor, nn
 
 from ..functional import similarities
+from ..networks.blocks import weighted_layers
 from ..networks.contract import ReadingError, call_with_tensors, evaluation_mode
 from ..readings.core import Readings
+from ..readings.gates import with_open_gates
 from ..readings.recording import out_of_place
 from .scaled_flow import ScaledFlow, exponent_of
 
@@ -55,7 +57,8 @@ def synflow(student: Readings, teacher: Readings | None = None) -> float:
     R is the sum of the logits, in double precision, with the absolute values of all parameters and with normalisation
     (batch, layer, group, instance and RMS) replaced by the identity. Attention keeps its softmax. It is nearly
     saturated then, so queries and keys count little. Values above 2^64 are carried with their scale apart, so that deep
-    networks have a score, too; see `scaled_flow`.
+    networks have a score, too; see `scaled_flow`. If nothing arrives, as in a network whose classifier starts at zero,
+    the network is scored with its gates open; see `readings.gates`.
 
     Raises:
         ReadingError: R is not finite, as in a network that divides by zero once normalisation is gone.
@@ -63,10 +66,17 @@ def synflow(student: Readings, teacher: Readings | None = None) -> float:
     Source: Tanaka et al., "Pruning neural networks without any data by iteratively conserving synaptic flow",
     NeurIPS 2020.
     """
-    model = student.model
+    score = _log_flow(student.model, student)
+    if score == -math.inf:
+        return _log_flow(with_open_gates(student.model, lambda: student.model), student)
+    return score
+
+
+def _log_flow(model: nn.Module, student: Readings) -> float:
+    """The log of the sum of |W dR/dW| over the weights of a network; minus infinity if it is zero."""
     tensors = {id(parameter): similarities.exact(parameter.detach()).abs() for parameter in model.parameters()}
     tensors |= {id(buffer): similarities.exact(buffer.detach()) for buffer in model.buffers()}
-    layer_weights = {id(layer.weight) for layer in student.layers}
+    layer_weights = {id(layer.weight) for layer in weighted_layers(model)}
     weights = [tensors[id(parameter)] for parameter in model.parameters() if id(parameter) in layer_weights]
     ones = similarities.exact(torch.ones(1, *student.probe.input_size, device=student.device))
     for weight in weights:

@@ -29,6 +29,7 @@ from diswot_search.networks.contract import ReadingError
 from diswot_search.proxies.proxy import Proxy
 from diswot_search.proxies.registry import get_proxy
 from diswot_search.readings.core import Readings
+from diswot_search.readings.gates import with_open_gates
 from diswot_search.study.evaluator import Evaluator
 from diswot_search.testing.proxies import ProxyContract
 from diswot_search.testing.randomness import random_state
@@ -571,6 +572,15 @@ class Residual(nn.Module):
         for block in self.blocks:
             x = x + block(x)
         return self.head(x.mean((2, 3)))
+
+
+def test_synflow_of_a_classifier_that_starts_at_zero_is_that_with_open_gates() -> None:
+    network, probe = chain(), make_probe()
+    network[-1].weight.data.zero_()
+    opened = with_open_gates(network, chain)
+    assert opened is not network
+    assert score("synflow", network, probe) == score("synflow", opened, probe)
+    assert not network[-1].weight.any()
 
 
 @given(st.floats(1e-3, 1e200))
