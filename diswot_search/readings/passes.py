@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from search_spaces.cost import Cost, count_cost
+from search_spaces.fixed_sizes import sizes_named
 from search_spaces.registry import UnknownNameError, unknown_name_message
 
 from ..data.probe import Probe
@@ -136,6 +137,7 @@ class Passes(Timed):
                 stack.enter_context(sdpa_kernel(SDPBackend.MATH))  # no other attention can be differentiated twice
                 stack.enter_context(TwiceDifferentiable())
             stack.enter_context(notes.recording(model))
+            stack.enter_context(sizes_named(model, images.shape, but=ReadingError))
             network_input = images.clone()
             result = run_forward(model, network_input, features_made=notes.mark_features)
         if notes.entry is not None and notes.entry.raw is network_input:
