@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 
 import torch
@@ -14,6 +15,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.overrides import TorchFunctionMode
 from torch.utils.flop_counter import FlopCounterMode
 
+from .fixed_sizes import sizes_named
 from .input_spec import InputSpec, as_input_spec
 
 
@@ -59,7 +61,11 @@ def count_cost(model: nn.Module, input_size: InputSpec | Sequence[int]) -> Cost:
         # Parameters are detached, because the counter's hooks fail on parameters that require gradients. Attention runs
         # as matrix products, because not every torch version counts all fused kernels.
         parameters = {name: parameter.detach() for name, parameter in model.named_parameters()}
-        with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), _ShapesOnly(), FlopCounterMode(display=False) as counter:
+        modes = torch.no_grad(), sdpa_kernel(SDPBackend.MATH), _ShapesOnly(), sizes_named(model, example.shape)
+        with ExitStack() as stack:
+            for mode in modes:
+                stack.enter_context(mode)
+            counter = stack.enter_context(FlopCounterMode(display=False))
             functional_call(model, parameters, (example,))
     finally:
         for module in was_training:

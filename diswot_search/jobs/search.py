@@ -18,6 +18,7 @@ from ..reports.progress import Curves, SearchProgress
 from ..reports.study import PICTURES, describe_study, format_parts, format_table
 from ..reports.style import to_png
 from ..resolve.searches import as_budget
+from ..runtime.at_hand import AtHand
 from ..runtime.devices import device_name
 from ..runtime.failures import MachineError, stop_if_machine_failed
 from ..runtime.files import RunFolderError
@@ -153,6 +154,7 @@ class SearchJob(Job[SearchOptions, Study]):
         with self.study.released_on_failure():
             self.costs = Costs(self.evaluator, self.budget, self.study, self.interruption)
             self.algorithm = self._create_algorithm(self.costs)
+        self.at_hand = AtHand(self.study.path)
         return self.study
 
     def _open_study(self) -> Study:
@@ -189,7 +191,8 @@ class SearchJob(Job[SearchOptions, Study]):
     def _evaluate_all(self) -> None:
         count = 0
         curves = Curves(None if self.study.path is None else self.study.path / "curves")
-        with SearchProgress(self.evaluations, enabled=self.options.shows_progress) as progress, curves:
+        bar = SearchProgress(self.evaluations, enabled=self.options.shows_progress)
+        with bar as progress, curves, self.at_hand.watching():
 
             def show(record: Record, replayed: bool) -> None:
                 best = self.pool.best if self.pool else None
@@ -203,6 +206,7 @@ class SearchJob(Job[SearchOptions, Study]):
                 show=show,
                 interruption=self.interruption,
                 describe=lambda proposal: f"in {proposal[1]}",
+                begin=self._begin,
             )
             while count < self.evaluations and (proposals := self.algorithm.ask()):
                 # No name for the records, so that those of one generation go before the next one begins.
@@ -241,6 +245,14 @@ class SearchJob(Job[SearchOptions, Study]):
                 f"but the algorithm proposes {architecture} now. Was it begun by another version of this program?"
             )
         return record and self._ranked(record)
+
+    def _begin(self, proposal: tuple[int, Architecture]) -> tuple[StoredCost, Score] | None:
+        """Note the candidate at hand; gives its failure if it ended the process in an earlier run."""
+        index, architecture = proposal
+        reason = self.at_hand.begin(f"evaluation {index}: {architecture}")
+        if reason is None:
+            return None
+        return self.study.cost(str(architecture)) or StoredCost(), Score("failed", reason=reason)
 
     def _evaluate(self, proposal: tuple[int, Architecture]) -> tuple[StoredCost, Score]:
         """Cost and score of an architecture."""

@@ -19,6 +19,7 @@ from search_spaces.cost import count_cost
 from ..checks import check_whole
 from ..data.splits import Splits, check_division
 from ..distillation.combination import Term
+from ..networks.memory_format import to_channels_last
 from ..networks.network import Network
 from ..networks.preprocessing import Preprocessor
 from ..networks.saved import CONFIG, FOLDER, WEIGHTS, load_student, save_student
@@ -227,7 +228,7 @@ class TrainingRun:
         except TypeError as error:  # an option that it does not know, or of the wrong type
             raise ValueError(f"{network.name} cannot be built: {error}") from error
         model = model.to(self.accelerator.device)
-        return model.to(memory_format=torch.channels_last) if self.recipe.channels_last else model
+        return to_channels_last(model) if self.recipe.channels_last else model
 
     def _images(self, count: int) -> Iterator[Tensor]:
         """Yield one batch of the first training images, augmented."""

@@ -95,7 +95,8 @@ class PrecisionOptions(Options):
     """How networks compute scores.
 
     Args:
-        channels_last: Keep feature maps in NHWC memory order.
+        channels_last: Keep feature maps in NHWC memory order. On a CPU, strided 1x1 convolutions with fewer than 16
+            input channels keep the plain order, since torch (2.14 at least) would write over foreign memory there.
         bf16: Compute under bfloat16 autocast.
     """
 

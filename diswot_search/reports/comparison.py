@@ -141,7 +141,7 @@ def to_json(table: ScoreTable, results: Sequence[ProxyResult]) -> str:
 
 
 def describe_comparison(table: ScoreTable, results: Sequence[ProxyResult]) -> Iterator[str]:
-    """The lines of the legend: the comparison, the meaning of the columns, the contents of the times, the failures."""
+    """The lines of the legend: the comparison, the columns, the contents of the times, ties, failures."""
     yield (
         f"compared: {format_count(len(table.architectures), 'architecture')} of {table.space} by column {table.column} "
         f"of {_file_name(table)}; {format_count(len(table.seeds), 'seed')} ({', '.join(map(str, table.seeds))}); "
@@ -171,6 +171,8 @@ def describe_comparison(table: ScoreTable, results: Sequence[ProxyResult]) -> It
     for passes, labels in _group(without_controls(results), _passes).items():
         yield f"time includes {passes}: {labels}"
     yield "scored: share of architectures and seeds that have a score, in %; failures rank below all scores"
+    for ties, labels in _group(results, lambda result: result.ties or "").items():
+        yield f"hardly tells architectures apart, being {ties}: {labels}"
     for reasons, labels in _group(results, _reasons).items():
         yield f"failed, {reasons}: {labels}"
 

@@ -123,6 +123,8 @@ def describe_study(study: Study) -> Iterator[str]:
         text += f" (latency: batch {budget['latency_batch_size']}, {study.config['device']}, float32)"
     yield f"budget: {text}"
     yield f"status: {study.status}, {study.failure_summary()}"
+    for name, ties in study.ties.items():
+        yield f"hardly tells the candidates apart: {name}, which is {ties}"
     requested = study.config["evaluations"]
     if study.status == "complete" and len(study) < requested:
         yield f"no other architectures within the budget: {len(study):,} of {requested:,} evaluations were made"

@@ -19,6 +19,7 @@ from search_spaces.space import Architecture, SearchSpace
 
 from ..proxies.aggregate import elementary_proxies
 from ..proxies.registry import get_proxy
+from ..proxies.ties import describe_ties
 from ..runtime.checksums import row_checksum
 from ..runtime.configuration import config_sha256, differences, versions
 from ..runtime.files import RunFolderError, as_json, csv_line
@@ -301,6 +302,22 @@ class Study(RunFolder):
         query = "SELECT reason, count(*) FROM records WHERE status != 'ok' GROUP BY reason ORDER BY 2 DESC, 1"
         return {str(reason): count for reason, count in self._read(query)}
 
+    @property
+    def ties(self) -> dict[str, str]:
+        """The value that many candidates share, by score or component, with their number; see `proxies.ties`.
+
+        The score of an aggregate is a rank, so that only its components count. Scores that differ are left out.
+        """
+        name, columns = str(self.config.get("proxy", "score")), dict[str, list[float]]()
+        for record in self.records:
+            if record.status != "ok" or record.score is None:
+                continue
+            own = {} if record.score_std is None else {name: record.score}  # an aggregate has no deviation
+            for column, value in (own | record.parts).items():
+                columns.setdefault(column, []).append(value)
+        described = {column: describe_ties(values, "candidates") for column, values in columns.items()}
+        return {column: text for column, text in described.items() if text is not None}
+
     def failure_summary(self, limit: int = 3) -> str:
         """The most frequent reasons of failure in one line."""
         failures = self.failures
@@ -426,6 +443,7 @@ class Study(RunFolder):
             "teachers": [{"name": name, "weight": weight} for name, weight in self.teachers],
             "ignores_teacher": self.ignores_teacher,
             "evaluations": {"all": total, "ok": total - failed, "failed": failed, "failures": failures},
+            "ties": self.ties,
             "timing": {"seconds": seconds, "covers": "building and scoring of all evaluations", **timing},
             "config_sha256": config_sha256(self.config),
             "versions": versions(),
