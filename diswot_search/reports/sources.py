@@ -18,7 +18,7 @@ from rich.text import Text
 from search_spaces.registry import UnknownNameError, unknown_name_message
 
 from ..sources.transferability import get_measure, list_measures
-from .style import BLUE, GREY, ORANGE, new_figure, style_axes
+from .style import BLUE, GREY, ORANGE, new_figure, shortened, style_axes
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -227,12 +227,6 @@ def _plot_measure(axes: Axes, ranking: SourceRanking, measure: str, names: tuple
         mean, std = similarities.mean(), similarities.std()
         axes.errorbar(mean, place, xerr=std, fmt="o", color=colour, capsize=3, markersize=5, label=kind)
     axes.axvline(0, color=ORANGE, linestyle="--", linewidth=1, label="features unrelated to the labels")
-    axes.set_yticks(range(len(names)), [_clipped(name) for name in names])
+    axes.set_yticks(range(len(names)), [shortened(name, _MAX_NAME_LENGTH) for name in names])
     axes.set_ylim(-0.6, len(names) - 0.4)
     axes.set_xlabel(f"{measure} above chance")
-
-
-def _clipped(name: str) -> str:
-    """A name of limited length: a longer one loses its middle, since paths and tags differ at their ends."""
-    half = (_MAX_NAME_LENGTH - 3) // 2
-    return name if len(name) <= _MAX_NAME_LENGTH else f"{name[:half]}...{name[-half:]}"

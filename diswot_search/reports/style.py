@@ -46,6 +46,17 @@ def format_count(number: int, noun: str) -> str:
     return f"{number:,} {noun if number == 1 else plural}"
 
 
+def shortened(text: str, length: int) -> str:
+    """A text of limited length: a longer one loses its middle, since names differ at their ends.
+
+    Example:
+        >>> shortened("a_rather_long_name_of_a_class", 16)
+        'a_rathe..._class'
+    """
+    letters = length - 3
+    return text if len(text) <= length else f"{text[: letters - letters // 2]}...{text[-(letters // 2) :]}"
+
+
 def to_png(figure: Figure) -> bytes:
     """A figure as the content of a PNG file."""
     content = io.BytesIO()

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from ..training.best_epoch import BEST_BY
 from ..training.result import EpochRow, SourceWeighting, TrainingResult
 from .style import (
     AMBER,
@@ -24,6 +25,7 @@ from .style import (
     label_log_axis,
     name_points,
     new_figure,
+    shortened,
     style_axes,
     to_png,
 )
@@ -76,7 +78,7 @@ def plot_losses(rows: Sequence[EpochRow], result: TrainingResult) -> Figure:
         if not np.isfinite(values).any() or (name == "loss" and len(terms) == 1):
             continue  # a loss of one term equals that term
         term = name.removeprefix("loss/")
-        label, style, colour = special[name] if name in special else (_shortened(term, 34), *styles[term])
+        label, style, colour = special[name] if name in special else (shortened(term, 34), *styles[term])
         axes.plot(epochs, values, style, color=colour, marker=marker, markersize=3, label=label)
     if _is_wide(lines.values()):
         axes.set_yscale("log")
@@ -106,12 +108,14 @@ def plot_accuracy(rows: Sequence[EpochRow], result: TrainingResult) -> Figure:
     for values, colour, label in (
         (_column(row.train_accuracy for row in rows), GREY, "training, augmented"),
         (_column(row.val_accuracy for row in rows), BLUE, "validation"),
+        (_balanced(rows), SKY, "validation, balanced"),
     ):
         if np.isfinite(values).any():
             axes.plot(epochs, values, color=colour, marker=marker, markersize=3, label=label)
     best, test, teacher = result.best, result.test, result.teacher
     if best is not None and best.epoch is not None and best.val_accuracy is not None:
-        label = f"best, epoch {best.epoch}: {best.val_accuracy:.2f} %"
+        by = "" if result.best_by == "accuracy" else f" by {BEST_BY[result.best_by].name}"
+        label = f"best{by}, epoch {best.epoch}: {best.val_accuracy:.2f} %"
         axes.plot(best.epoch, best.val_accuracy, "*", color=ORANGE, markeredgecolor="white", markersize=14, label=label)
     if test is not None:
         label = f"test, epoch {test.epoch}: {test.accuracy:.2f} %"
@@ -122,6 +126,12 @@ def plot_accuracy(rows: Sequence[EpochRow], result: TrainingResult) -> Figure:
     axes.set_ylabel("accuracy (%)")
     _finish(figure, axes, rows, result)
     return figure
+
+
+def _balanced(rows: Sequence[EpochRow]) -> NDArray[np.float64]:
+    """The balanced accuracy of each epoch; NaN if all are near the accuracy, as for classes of equal size."""
+    balanced, plain = _column(row.val_balanced_accuracy for row in rows), _column(row.val_accuracy for row in rows)
+    return balanced if (np.abs(balanced - plain) > _VISIBLE_DIFFERENCE).any() else np.full_like(balanced, np.nan)
 
 
 def plot_reliability(rows: Sequence[EpochRow], result: TrainingResult) -> Figure:
@@ -154,7 +164,7 @@ def plot_classes(rows: Sequence[EpochRow], result: TrainingResult) -> Figure:
     test = result.test
     assert test is not None
     accuracies = test.class_accuracy
-    names = [_shortened(name, 26) for name in class_names_of(result.classes, len(accuracies))]
+    names = [shortened(name, 26) for name in class_names_of(result.classes, len(accuracies))]
     bars = sorted(zip(accuracies, names, strict=True), key=lambda bar: math.inf if bar[0] is None else -bar[0])
     columns = math.ceil(len(bars) / _BARS_PER_COLUMN)
     size = math.ceil(len(bars) / columns)
@@ -163,7 +173,8 @@ def plot_classes(rows: Sequence[EpochRow], result: TrainingResult) -> Figure:
         _plot_bars(style_axes(axes), bars[place * size : (place + 1) * size], size)
         axes.axvline(test.accuracy, color=ORANGE, linestyle="--", linewidth=1.4)
         axes.set_xlabel("accuracy (%)")
-    subtitle = f"test accuracy of each class; dashed: {test.accuracy:.2f} % of all images"
+    balanced = "" if test.balanced_accuracy is None else f"; balanced {test.balanced_accuracy:.2f} %"
+    subtitle = f"test accuracy of each class; dashed: {test.accuracy:.2f} % of all images{balanced}"
     figure.suptitle(f"{_wrapped_title(result)}\n{subtitle}", fontsize=11, x=0.01, ha="left")
     return figure
 
@@ -196,7 +207,7 @@ def plot_weights(rows: Sequence[EpochRow], result: TrainingResult) -> Figure:
     axes.scatter(places, weights, s=36, c=[BLUE if weight else GREY for weight in weights], zorder=3)
     top = weights.max() or 1.0
     axes.set_ylim(-0.05 * top, 1.06 * top)
-    name_points(axes, places, weights, [_shortened(model.name, 34) for model in models], 0.17 / (height - 1.5))
+    name_points(axes, places, weights, [shortened(model.name, 34) for model in models], 0.17 / (height - 1.5))
     _label_similarities(axes, sources, places, is_measured)
     axes.set_ylabel("weight")
     subtitle = f"{format_count(len(models), 'source')}: {explain_weights(sources)}"
@@ -229,12 +240,6 @@ def _label_similarities(
         axes.set_xticks([unknown, *ticks], ["\nunknown", *(f"{tick:g}" for tick in ticks)])
 
 
-def _shortened(text: str, length: int) -> str:
-    """A text of limited length: a longer one loses its middle, since names differ at their ends."""
-    letters = length - 3
-    return text if len(text) <= length else f"{text[: letters - letters // 2]}...{text[-(letters // 2) :]}"
-
-
 TRAINING_PICTURES: dict[str, Callable[[Sequence[EpochRow], TrainingResult], Figure]] = {
     "loss.png": plot_losses,
     "accuracy.png": plot_accuracy,
@@ -247,6 +252,10 @@ TRAINING_PICTURES: dict[str, Callable[[Sequence[EpochRow], TrainingResult], Figu
 
 _TERM_COLOURS = (BLUE, ORANGE, GREEN, PINK, SKY, AMBER)
 """Colours of the terms of a loss, in order."""
+
+
+_VISIBLE_DIFFERENCE = 1.0
+"""Points of accuracy by which lines must differ to be drawn apart."""
 
 
 _MIN_SOURCE_SHARE = 0.001

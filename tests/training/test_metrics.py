@@ -175,7 +175,7 @@ def test_sums_over_batches_and_processes_say_what_one_batch_says(
     whole = MetricSums(size[1])
     whole.add(logits, labels, teacher)
     assert processes[0].metrics().samples == size[0]
-    assert whole.sums.shape == (9 + 3 * 15 + 2 * size[1],)
+    assert whole.sums.shape == (9 + 3 * 15 + 3 * size[1],)
     torch.testing.assert_close(processes[0].sums, whole.sums, rtol=1e-12, atol=1e-12)
 
 
