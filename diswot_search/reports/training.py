@@ -11,6 +11,8 @@ from typing import TypeVar
 from rich.table import Table
 from rich.text import Text
 
+from search_spaces.names import short_name
+
 from ..distillation.base import get_distiller, list_distillers
 from ..runtime.files import csv_line
 from ..training.best_epoch import BEST_BY
@@ -94,7 +96,8 @@ def describe_training(result: TrainingResult, path: str | os.PathLike[str] | Non
         done = f"{_epochs(result)} done, {format_count(result.steps, 'step')}"
         yield f"interrupted or running: {done}; the same command continues"
     if result.teacher is not None and result.teacher.trained is False:
-        yield f"the teacher {result.teacher.name} has random weights: it was neither trained nor given a checkpoint"
+        name = short_name(result.teacher.name)
+        yield f"the teacher {name} has random weights: it was neither trained nor given a checkpoint"
     if result.sources is not None and result.sources.fallback:
         yield f"{result.sources.fallback}; the student was trained on its labels alone"
     if (test := result.test) is not None:
@@ -184,7 +187,7 @@ def _compared(name: str, results: Mapping[str, TrainingResult], *, differences: 
 
 
 _COMPARED_FACTS: dict[str, Callable[[TrainingResult], str | None]] = {
-    "student": lambda result: result.student.name,
+    "student": lambda result: short_name(result.student.name),
     "teacher": lambda result: " and ".join(_teachers(result)),
     "labels": lambda result: _labelled(result),
     "loss": lambda result: " + ".join(_loss(result)),
@@ -233,12 +236,12 @@ def training_title(result: TrainingResult) -> str:
     teachers = " and ".join(_teachers(result))
     with_what = f"under {teachers}" if teachers else "with FixMatch" if _uses_fixmatch(result) else "alone"
     status = "" if result.is_complete else ", unfinished"
-    return f"{result.student.name} {with_what}: {_epochs(result)}{status}"
+    return f"{short_name(result.student.name)} {with_what}: {_epochs(result)}{status}"
 
 
 def _teachers(result: TrainingResult) -> list[str]:
     """Short names of the teacher and the sources that the student learns from."""
-    names = [] if result.teacher is None else [result.teacher.name]
+    names = [] if result.teacher is None else [short_name(result.teacher.name)]
     sources = result.sources
     if sources is None or sources.fallback or sources.lam == 1:
         return names

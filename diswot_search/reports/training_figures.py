@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import math
-import textwrap
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING
 
@@ -21,10 +20,15 @@ from .style import (
     ORANGE,
     PINK,
     SKY,
+    add_legend,
+    axis_number,
     format_count,
     label_log_axis,
+    legend_entries,
     name_points,
+    name_ticks,
     new_figure,
+    set_title,
     shortened,
     style_axes,
     to_png,
@@ -154,8 +158,9 @@ def plot_reliability(rows: Sequence[EpochRow], result: TrainingResult) -> Figure
     style_axes(lower).bar(middles, samples, 0.94 * width, color=GREY)
     lower.set(ylabel="images", xlabel="confidence: largest probability (%)")
     subtitle = f"calibration error {test.calibration_error:.2f} % on {format_count(test.samples, 'test image')}"
-    upper.set_title(f"{training_title(result)}\n{subtitle}", fontsize=11, loc="left")
-    figure.legend(loc="outside lower center", ncols=3, frameon=False)
+    set_title(figure, training_title(result), subtitle)
+    entries = legend_entries(figure)
+    add_legend(figure, list(entries.values()), list(entries))
     return figure
 
 
@@ -164,7 +169,7 @@ def plot_classes(rows: Sequence[EpochRow], result: TrainingResult) -> Figure:
     test = result.test
     assert test is not None
     accuracies = test.class_accuracy
-    names = [shortened(name, 26) for name in class_names_of(result.classes, len(accuracies))]
+    names = class_names_of(result.classes, len(accuracies))
     bars = sorted(zip(accuracies, names, strict=True), key=lambda bar: math.inf if bar[0] is None else -bar[0])
     columns = math.ceil(len(bars) / _BARS_PER_COLUMN)
     size = math.ceil(len(bars) / columns)
@@ -175,7 +180,7 @@ def plot_classes(rows: Sequence[EpochRow], result: TrainingResult) -> Figure:
         axes.set_xlabel("accuracy (%)")
     balanced = "" if test.balanced_accuracy is None else f"; balanced {test.balanced_accuracy:.2f} %"
     subtitle = f"test accuracy of each class; dashed: {test.accuracy:.2f} % of all images{balanced}"
-    figure.suptitle(f"{_wrapped_title(result)}\n{subtitle}", fontsize=11, x=0.01, ha="left")
+    set_title(figure, training_title(result), subtitle)
     return figure
 
 
@@ -185,7 +190,7 @@ def _plot_bars(axes: Axes, bars: Sequence[tuple[float | None, str]], size: int) 
     axes.barh(places, [accuracy or 0.0 for accuracy, _ in bars], 0.78, color=BLUE, alpha=0.8)
     for place, (accuracy, _) in enumerate(bars):
         axes.text(102, place, "-" if accuracy is None else f"{accuracy:.1f}", va="center", fontsize=7)
-    axes.set_yticks(places, [name for _, name in bars], fontsize=8, parse_math=False)
+    name_ticks(axes.yaxis, [name for _, name in bars], length=26)
     axes.set(xlim=(0, 116), xticks=range(0, 101, 25), ylim=(size - 0.4, -0.6))
     axes.grid(visible=False, axis="y")
 
@@ -207,14 +212,13 @@ def plot_weights(rows: Sequence[EpochRow], result: TrainingResult) -> Figure:
     axes.scatter(places, weights, s=36, c=[BLUE if weight else GREY for weight in weights], zorder=3)
     top = weights.max() or 1.0
     axes.set_ylim(-0.05 * top, 1.06 * top)
-    name_points(axes, places, weights, [shortened(model.name, 34) for model in models], 0.17 / (height - 1.5))
+    name_points(axes, places, weights, [model.name for model in models], 0.17 / (height - 1.5))
     _label_similarities(axes, sources, places, is_measured)
     axes.set_ylabel("weight")
     subtitle = f"{format_count(len(models), 'source')}: {explain_weights(sources)}"
     if reason := sources.fallback or ("" if weights.any() else "no source has a weight"):
         subtitle = f"{reason}; trained on labels alone"
-    title = f"{_wrapped_title(result)}\n{textwrap.fill(subtitle, 80)}"
-    axes.set_title(title, fontsize=11, loc="left", parse_math=False)
+    set_title(figure, training_title(result), subtitle)
     return figure
 
 
@@ -237,7 +241,7 @@ def _label_similarities(
     if not is_measured.all():
         unknown, right = places[~is_measured][0], axes.get_xlim()[1]
         ticks = [tick for tick in axes.get_xticks() if unknown < tick <= right]
-        axes.set_xticks([unknown, *ticks], ["\nunknown", *(f"{tick:g}" for tick in ticks)])
+        axes.set_xticks([unknown, *ticks], ["\nunknown", *map(axis_number, ticks)])
 
 
 TRAINING_PICTURES: dict[str, Callable[[Sequence[EpochRow], TrainingResult], Figure]] = {
@@ -293,12 +297,6 @@ def _finish(figure: Figure, axes: Axes, rows: Sequence[EpochRow], result: Traini
     axes.set_xlim(0.5, last + max(0.5, 0.02 * last))
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     axes.set_xlabel("epoch")
-    axes.set_title(_wrapped_title(result), fontsize=11, loc="left")
-    labels = axes.get_legend_handles_labels()[1]
-    columns = 3 if max(map(len, labels), default=0) <= 24 else 2
-    figure.set_figheight(figure.get_figheight() + 0.22 * max(0, math.ceil(len(labels) / columns) - 3))
-    figure.legend(loc="outside lower center", ncols=columns, frameon=False)
-
-
-def _wrapped_title(result: TrainingResult) -> str:
-    return textwrap.fill(training_title(result), 80)
+    set_title(figure, training_title(result))
+    entries = legend_entries(figure)
+    add_legend(figure, list(entries.values()), list(entries))

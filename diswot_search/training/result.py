@@ -10,6 +10,8 @@ from pathlib import Path
 
 from torch import nn
 
+from search_spaces.names import short_name
+
 from ..runtime.run_folder import COMPLETE, RUNNING
 from ..runtime.typed_json import Json, beside, decode, decode_stored, encode, encode_fields
 from .folder import TrainingFolder, read_training
@@ -353,7 +355,7 @@ class Training:
     student: nn.Module
 
     def __repr__(self) -> str:
-        name = self.result.student.name
+        name = short_name(self.result.student.name)
         return f"Training({name}, {len(self.rows)} epochs, test accuracy {self.accuracy:.2f} %, path={self.path})"
 
     @property

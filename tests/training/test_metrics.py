@@ -16,7 +16,14 @@ from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 from scipy.special import softmax
 from scipy.stats import entropy
-from sklearn.metrics import accuracy_score, log_loss, recall_score, top_k_accuracy_score
+from sklearn.metrics import (
+    accuracy_score,
+    balanced_accuracy_score,
+    f1_score,
+    log_loss,
+    recall_score,
+    top_k_accuracy_score,
+)
 from torch import Tensor
 
 from diswot_search.training.metrics import Metrics, MetricSums
@@ -96,6 +103,17 @@ def test_accuracy_by_class_is_the_recall_of_scikit_learn(seed: int, size: tuple[
     samples = labels.bincount(minlength=size[1]).tolist()
     right = sum(count * share for count, share in zip(samples, found.class_accuracy, strict=True) if count)
     assert right / size[0] == pytest.approx(found.accuracy, **EXACT)
+
+
+@given(seed=seeds, size=sizes)
+def test_balanced_accuracy_and_macro_f1_are_those_of_scikit_learn(seed: int, size: tuple[int, int]) -> None:
+    logits, labels, _ = sample(seed, size)
+    found, predicted = evaluate(logits, labels), logits.argmax(1)
+    recall = recall_score(labels, predicted, labels=labels.unique(), average="macro")
+    assert found.balanced_accuracy == pytest.approx(100 * recall, **EXACT)
+    if len(labels.unique()) > 1 and set(predicted.tolist()) <= set(labels.tolist()):  # scikit-learn warns otherwise
+        assert found.balanced_accuracy == pytest.approx(100 * balanced_accuracy_score(labels, predicted), **EXACT)
+    assert found.macro_f1 == pytest.approx(100 * f1_score(labels, predicted, average="macro"), **EXACT)
 
 
 @given(seed=seeds, size=sizes)
