@@ -24,6 +24,7 @@ from .style import (
     add_side_legend,
     axis_number,
     drawable,
+    format_count,
     human_number,
     label_log_axis,
     label_points,
@@ -81,7 +82,7 @@ def plot_correlations(table: ScoreTable, results: Sequence[ProxyResult]) -> Figu
     kinds = {
         "Spearman": [result.spearman for result in rows],
         "Kendall": [result.kendall for result in rows],
-        "Spearman, best 10 % of accuracy": [result.best_decile["spearman"] for result in rows],
+        "Spearman\nbest 10 % of accuracy": [result.best_decile["spearman"] for result in rows],
     }
     panels = figure.subplots(1, len(kinds), sharey=True)
     for axes, (name, estimates) in zip(panels, kinds.items(), strict=True):
@@ -130,7 +131,7 @@ def plot_regret(table: ScoreTable, results: Sequence[ProxyResult]) -> Figure:
     axes = style_axes(figure.add_subplot())
     others = [result for result in results if result.label not in colours]
     for place, result in enumerate(others):
-        name = f"{len(others)} others" if not place else None
+        name = format_count(len(others), "other") if not place else None
         axes.plot(*_regret_line(result), color=GREY, alpha=0.5, linewidth=0.8, label=name)
     named = [result for result in ranked if result.label in colours]
     for result in named:

@@ -219,6 +219,8 @@ def plot_ranking(ranking: SourceRanking) -> Figure:
 
 
 def _plot_measure(axes: Axes, ranking: SourceRanking, measure: str, names: tuple[str, ...]) -> None:
+    from matplotlib.ticker import MaxNLocator
+
     weights, measured = ranking.weights(measure=measure), ranking.found[measure]
     for place, name in enumerate(names):
         similarities = np.array(measured[name].similarities)
@@ -234,4 +236,5 @@ def _plot_measure(axes: Axes, ranking: SourceRanking, measure: str, names: tuple
     axes.axvline(0, color=ORANGE, linestyle="--", linewidth=1, label="features unrelated to the labels")
     name_ticks(axes.yaxis, names, length=_MAX_NAME_LENGTH, size=10)
     axes.set_ylim(-0.6, len(names) - 0.4)
+    axes.xaxis.set_major_locator(MaxNLocator(3))
     axes.set_xlabel(f"{drawable(measure)} above chance", parse_math=False)
