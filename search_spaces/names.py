@@ -32,7 +32,8 @@ def short_name(name: str) -> str:
     """The family of an architecture and a few letters of a hash of its canonical form.
 
     Architectures that compute the same function have the same short name where their space can tell. A name that is
-    short already, and one that is of no space, is returned as it is.
+    short already, one of no space, and one that ends in a single word, as models of a zoo and code of the user's do, is
+    returned as it is.
 
     Args:
         name: A name as `full_name` gives it: SPACE:ARCHITECTURE.
@@ -44,7 +45,8 @@ def short_name(name: str) -> str:
         'cifar_resnet_s0:3-5-7'
     """
     family, colon, text = name.partition(":")
-    if len(name) <= MAX_PLAIN_LENGTH or not colon or not family:
+    is_word = all(part.isidentifier() for part in text.split("."))
+    if len(name) <= MAX_PLAIN_LENGTH or not colon or not family or is_word:
         return name
     digest = hashlib.sha256(_canonical(family, text).encode(errors="surrogatepass")).hexdigest()
     return f"{family}-{digest[:_LETTERS]}"

@@ -29,6 +29,7 @@ from .style import (
     label_log_axis,
     label_points,
     legend_entries,
+    legend_name,
     name_ticks,
     new_figure,
     set_title,
@@ -136,7 +137,7 @@ def plot_regret(table: ScoreTable, results: Sequence[ProxyResult]) -> Figure:
     named = [result for result in ranked if result.label in colours]
     for result in named:
         style = "--" if result.label in _SIZE_COLOURS else "-"
-        label = f"{result.label} ({format_number(means[result.label], 2)})"
+        label = legend_name(f"{result.label} ({format_number(means[result.label], 2)})", 30)
         axes.plot(*_regret_line(result), f"o{style}", color=colours[result.label], markersize=4, label=label)
     worst = max((value for result in named for value in _regret_line(result)[1]), default=0.0)
     axes.set_ylim(0, 1.1 * worst or 1.0)  # a bad one among the others may leave the picture

@@ -92,10 +92,14 @@ def shortened(text: str, length: int) -> str:
     return text if len(text) <= length else f"{text[: letters - letters // 2]}...{text[-(letters // 2) :]}"
 
 
+_DPI = 150
+"""Resolution of all pictures in dots per inch; text is measured at the one at which it is drawn."""
+
+
 def to_png(figure: Figure) -> bytes:
     """A figure as the content of a PNG file."""
     content = io.BytesIO()
-    figure.savefig(content, format="png", dpi=150)
+    figure.savefig(content, format="png", dpi=_DPI)
     return content.getvalue()
 
 
@@ -111,7 +115,7 @@ def new_figure(width: float = 7, height: float = 4.2) -> Figure:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(width, height), layout="constrained")
+    figure = Figure(figsize=(width, height), dpi=_DPI, layout="constrained")
     FigureCanvasAgg(figure)
     return figure
 
@@ -263,7 +267,7 @@ def add_legend(figure: Figure, handles: Sequence[Artist], names: Sequence[str], 
     """
     if not names:
         return
-    labels = [_legend_name(name) for name in names]
+    labels = [legend_name(name) for name in names]
     column = max(_width(label, size) for label in labels) + 5 * size  # with the line before it and the space behind it
     columns = max(1, min(len(labels), int(0.97 * figure.get_figwidth() * 72 / column)))
     rows = math.ceil(len(labels) / columns)
@@ -276,14 +280,14 @@ def add_legend(figure: Figure, handles: Sequence[Artist], names: Sequence[str], 
 
 def add_side_legend(figure: Figure, handles: Sequence[Artist], names: Sequence[str], title: str) -> None:
     """Put a legend with a title right of the axes."""
-    labels = [_legend_name(name, 30) for name in names]
+    labels = [legend_name(name, 30) for name in names]
     legend = figure.legend(handles, labels, loc="outside right center", frameon=False, fontsize=8, title=title)
     for text in legend.get_texts():
         text.set_parse_math(False)
 
 
-def _legend_name(name: str, length: int = 60) -> str:
-    """A name in a legend, which would leave out one that begins with an underscore."""
+def legend_name(name: str, length: int = 60) -> str:
+    """A name as the label of a line: cut to a length, and without the underscore in front that hides a line."""
     name = shortened(drawable(name), length)
     return f" {name}" if name.startswith("_") else name
 
@@ -333,6 +337,9 @@ def label_points(
             place = Bbox.from_bounds(x, y - size.height / 2, size.width, size.height)
             if frame.x0 <= place.x0 and place.x1 <= frame.x1 and not place.count_overlaps(taken):
                 break
+        if shift_x < -size.width / scale:  # held at its end, which stays clear of the point at any resolution
+            text.set_horizontalalignment("right")
+            shift_x += size.width / scale
         text.set_position((shift_x, shift_y))
         taken.append(place)
 

@@ -25,11 +25,11 @@ from .style import (
     format_count,
     label_log_axis,
     legend_entries,
+    legend_name,
     name_points,
     name_ticks,
     new_figure,
     set_title,
-    shortened,
     style_axes,
     to_png,
 )
@@ -82,7 +82,7 @@ def plot_losses(rows: Sequence[EpochRow], result: TrainingResult) -> Figure:
         if not np.isfinite(values).any() or (name == "loss" and len(terms) == 1):
             continue  # a loss of one term equals that term
         term = name.removeprefix("loss/")
-        label, style, colour = special[name] if name in special else (shortened(term, 34), *styles[term])
+        label, style, colour = special[name] if name in special else (legend_name(term, 34), *styles[term])
         axes.plot(epochs, values, style, color=colour, marker=marker, markersize=3, label=label)
     if _is_wide(lines.values()):
         axes.set_yscale("log")

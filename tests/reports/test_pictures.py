@@ -181,6 +181,13 @@ def test_names_are_drawn_as_they_are() -> None:
     assert not any(text.get_parse_math() for text in labels)
 
 
+def test_names_with_an_underscore_in_front_are_in_the_legend() -> None:
+    figures = [pictures("_name")[kind]() for kind in ("training teacher loss.png", "comparison regret.png")]
+    for figure, count in zip(figures, (1, 4), strict=True):
+        (legend,) = figure.legends
+        assert len([text for text in legend.get_texts() if text.get_text().startswith(" _name")]) == count
+
+
 @settings(max_examples=20)
 @given(name=st.text(min_size=1, max_size=80))
 def test_any_text_is_a_title(name: str) -> None:
@@ -261,7 +268,14 @@ def test_short_names_are_of_the_canonical_architecture() -> None:
 
 
 def test_other_names_stay_as_they_are() -> None:
-    for name in ("cifar_resnet20", "cifar_resnet_s0:1-3-5", "mobilenetv3_small_050.lamb_in1k", ":x" * 30, ""):
+    for name in (
+        "cifar_resnet20",
+        "cifar_resnet_s0:1-3-5",
+        "mobilenetv3_small_050.lamb_in1k",
+        ":x" * 30,
+        "",
+        "a.py:" + "Net" * 20,
+    ):
         assert short_name(name) == name
     unknown = "own:" + "width=64," * 10
     assert re.fullmatch(r"own-[0-9a-f]{6}", short_name(unknown))
