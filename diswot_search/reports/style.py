@@ -189,8 +189,8 @@ def drawable(text: str) -> str:
     """A text that a picture can show: characters that the font lacks are escaped, as are line breaks and the like.
 
     Example:
-        >>> drawable("gr\u00fcn \u732b\t")
-        'grün \\u732b\\t'
+        >>> print(drawable("grün" + chr(9) + chr(0x732B)))
+        grün\\t\\u732b
     """
     known = _characters()
     return "".join(

@@ -326,16 +326,17 @@ def _class_accuracies(result: TrainingResult) -> str:
     values = result.test.class_accuracy if result.test else ()
     known = [(name, value) for name, value in _by_class(values, result.classes) if value is not None]
     if len(known) <= _MAX_LISTED_CLASSES:
-        return ", ".join(f"{name} {value:.1f} %" for name, value in known)
+        return ", ".join(f"{name}: {value:.1f} %" for name, value in known)
     lowest = sorted(known, key=lambda pair: pair[1])[:_MAX_LISTED_CLASSES]
-    return f"lowest of {len(known):,}: {', '.join(f'{name} {value:.1f} %' for name, value in lowest)}"
+    listed = ", ".join(f"{name}: {value:.1f} %" for name, value in lowest)
+    return f"lowest of {len(known):,}: {listed}"
 
 
 def _class_weights(result: TrainingResult) -> str:
     """The weight of each class; of many classes the range."""
     weights = result.class_weights or ()
     if len(weights) <= _MAX_LISTED_CLASSES:
-        return ", ".join(f"{name} {weight:.3g}" for name, weight in _by_class(weights, result.classes))
+        return ", ".join(f"{name}: {weight:.3g}" for name, weight in _by_class(weights, result.classes))
     return f"{min(weights):.3g} to {max(weights):.3g}"
 
 

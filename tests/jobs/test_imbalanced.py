@@ -89,7 +89,7 @@ def test_a_network_that_knows_one_class_is_seen_through(plain: Training) -> None
     assert plain.result.best.val_accuracy == pytest.approx(100 * 90 / 93)  # which looks good
     assert plain.result.best.val_balanced_accuracy == 50
     shown = text_of(format_training(plain.result))
-    for part in ("benign 100.0 %, malignant 0.0 %", "50.00 %, each class counts alike", "33.33 %", "96.77 %"):
+    for part in ("benign: 100.0 %, malignant: 0.0 %", "50.00 %, each class counts alike", "33.33 %", "96.77 %"):
         assert part in shown
 
 
@@ -101,7 +101,7 @@ def test_balanced_weights_and_the_choice_by_balanced_accuracy_help(plain: Traini
     assert test.macro_f1 == pytest.approx(100 * f1_score(labels, predicted, average="macro"))
     assert weighted.result.class_weights == pytest.approx((367 / 720, 367 / 14))
     shown = text_of(format_training(weighted.result))
-    assert "benign 0.51, malignant 26.2" in shown
+    assert "benign: 0.51, malignant: 26.2" in shown
     assert "best by balanced accuracy" in shown
     compared = text_of(compare_trainings({"plain": plain.result, "weighted": weighted.result}))
     assert "balanced test accuracy" in compared

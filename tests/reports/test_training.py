@@ -379,7 +379,7 @@ def test_the_table_says_what_the_result_says() -> None:
         "test accuracy": [f"{test.accuracy:.2f} % of 200 images, epoch 2"],
         "balanced": [f"{test.balanced_accuracy:.2f} %, each class counts alike"],
         "macro-F1": [f"{test.macro_f1:.2f} %"],
-        "of the classes": [", ".join(f"{place} {share:.1f} %" for place, share in enumerate(test.class_accuracy))],
+        "of the classes": [", ".join(f"{place}: {share:.1f} %" for place, share in enumerate(test.class_accuracy))],
         "among the first five": [f"{test.top5:.2f} %"],
         "of the teacher": ["95.50 %"],
         "validation accuracy": ["last 70.00 % (epoch 4), best 80.00 % (epoch 2)"],
