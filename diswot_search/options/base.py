@@ -260,15 +260,34 @@ def _members(node: ast.expr) -> list[Any]:
 # -- values as YAML has them --------------------------------------------------------------------
 
 
+_PLACEHOLDER_END = " that was given in Python>"
+
+
 def to_yaml(options: Options) -> str:
     """All options as YAML; `--config` reads them.
 
-    A value that only Python has, such as a module, is written as a text that no option accepts.
+    A value that only Python has, such as a module, is written as a text that no option accepts, and a comment in the
+    first line says so.
     """
     import yaml
 
     values = {name: _plain(getattr(options, name)) for name in options_of(type(options))}
-    return yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
+    names = only_in_python(values)
+    comment = f"# Given in Python, so that --config cannot read this file: {', '.join(names)}\n" if names else ""
+    return comment + yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
+
+
+def only_in_python(values: Mapping[str, object]) -> list[str]:
+    """Names of the options whose values, or parts of them, `to_yaml` could not write."""
+    return [name for name, value in values.items() if _has_placeholder(value)]
+
+
+def _has_placeholder(value: object) -> bool:
+    if isinstance(value, Mapping):
+        return any(map(_has_placeholder, value.values()))
+    if isinstance(value, list | tuple):
+        return any(map(_has_placeholder, value))
+    return isinstance(value, str) and value.startswith("<") and value.endswith(_PLACEHOLDER_END)
 
 
 def _plain(value: object) -> object:
@@ -288,8 +307,10 @@ def _plain(value: object) -> object:
         return _plain(to_dict())
     if isinstance(value, list | tuple):
         return [_plain(item) for item in value]
+    if callable(to_list := getattr(value, "tolist", None)):  # of arrays and tensors
+        return _plain(to_list())
     text = _as_text(value)
-    return f"<{type(value).__name__} that was given in Python>" if text is None else text
+    return f"<{type(value).__name__}{_PLACEHOLDER_END}" if text is None else text
 
 
 def _as_text(value: object) -> str | None:
