@@ -118,9 +118,13 @@ def plot_accuracy(rows: Sequence[EpochRow], result: TrainingResult) -> Figure:
             axes.plot(epochs, values, color=colour, marker=marker, markersize=3, label=label)
     best, test, teacher = result.best, result.test, result.teacher
     if best is not None and best.epoch is not None and best.val_accuracy is not None:
-        by = "" if result.best_by == "accuracy" else f" by {BEST_BY[result.best_by].name}"
-        label = f"best{by}, epoch {best.epoch}: {best.val_accuracy:.2f} %"
-        axes.plot(best.epoch, best.val_accuracy, "*", color=ORANGE, markeredgecolor="white", markersize=14, label=label)
+        height, by = best.val_accuracy, ""
+        if result.best_by != "accuracy":
+            by = f" ({BEST_BY[result.best_by].name.removesuffix(' accuracy')})"
+        if result.best_by == "balanced_accuracy" and best.val_balanced_accuracy is not None:
+            height = best.val_balanced_accuracy
+        label = f"best{by}, epoch {best.epoch}: {height:.2f} %"
+        axes.plot(best.epoch, height, "*", color=ORANGE, markeredgecolor="white", markersize=14, label=label)
     if test is not None:
         label = f"test, epoch {test.epoch}: {test.accuracy:.2f} %"
         axes.axhline(test.accuracy, color=ORANGE, linestyle="--", linewidth=1.4, label=label)

@@ -646,6 +646,18 @@ def test_the_picture_of_accuracy_has_training_validation_best_test_and_teacher()
     }
 
 
+def test_the_best_epoch_lies_on_the_line_that_chose_it() -> None:
+    rows = [replace(row, val_balanced_accuracy=50.0 + row.epoch) for row in make_rows()]
+    best = {"epoch": 4, "val_accuracy": 70.0, "val_balanced_accuracy": 54.0}
+    lines = lines_of(only_axes(plot_accuracy(rows, make_result(best=best, best_by="balanced_accuracy"))))
+    assert lines["validation, balanced"] == ([1, 2, 3, 4], [51, 52, 53, 54])
+    assert lines["best (balanced), epoch 4: 54.00 %"] == ([4], [54])
+    lines = lines_of(only_axes(plot_accuracy(rows, make_result(best=best, best_by="loss"))))
+    assert lines["best (loss), epoch 4: 70.00 %"] == ([4], [70])
+    balanced = [replace(row, val_balanced_accuracy=row.val_accuracy) for row in rows]
+    assert "validation, balanced" not in lines_of(only_axes(plot_accuracy(balanced, make_result())))
+
+
 def bars_of(axes: Axes) -> list[tuple[float, float]]:
     """Middle and height of each bar."""
     (bars,) = [part for part in axes.containers if isinstance(part, BarContainer)]
