@@ -32,6 +32,11 @@ class RecipeOptions(Options):
         lr: Learning rate, if not the recipe's.
         recipe_options: Other fields of the recipe and of its augmentation, such as --recipe_options.precision bf16.
         rule: Which weights are shipped and tested: best on validation images, or those of the last epoch.
+        best_by: The measure on validation images that chooses the best epoch: accuracy, balanced_accuracy, macro_f1 or
+            loss.
+        class_weights: Weights of the classes in the cross entropy: balanced, as in scikit-learn, in inverse proportion
+            to their numbers of labelled training images; or a weight for each class, by name, as in
+            '{malignant: 20}', where others have weight 1, or in order. By default all classes count alike.
         checkpoint_minutes: Minutes after which the state is stored within an epoch; at its end it always is.
     """
 
@@ -41,6 +46,8 @@ class RecipeOptions(Options):
     lr: float | None = None
     recipe_options: Mapping[str, object] | None = None
     rule: str = "best"
+    best_by: str = "accuracy"
+    class_weights: Mapping[str, Any] | Sequence[Any] | str | None = None
     checkpoint_minutes: float = 10.0
 
 

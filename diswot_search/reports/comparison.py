@@ -20,6 +20,8 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from search_spaces.names import short_name
+
 from ..comparison.results import Estimate, ProxyResult, ScoreTable, correlation_matrix
 from ..runtime.files import finite_only
 from .style import format_count
@@ -280,7 +282,7 @@ def _flatten(value: object, prefix: str = "") -> dict[str, object]:
 
 def series_title(table: ScoreTable) -> str:
     parts = [format_count(len(table.architectures), "architecture"), format_count(len(table.seeds), "seed")]
-    parts += [f"teacher {table.teacher}"] if table.teacher else []
+    parts += [f"teacher {short_name(table.teacher)}"] if table.teacher else []
     return f"{_file_name(table)}, {table.column}: {', '.join(parts)}"
 
 

@@ -374,6 +374,8 @@ def _scalars(row: EpochRow) -> dict[str, float | None]:
         **{f"{name}/unlabelled": value for name, value in row.notes.items()},
         "accuracy/train": row.train_accuracy,
         "accuracy/val": row.val_accuracy,
+        "accuracy/val_balanced": row.val_balanced_accuracy,
+        "macro_f1/val": row.val_macro_f1,
         "loss/val": row.val_loss,
         "images_per_second": row.images_per_second,
     }

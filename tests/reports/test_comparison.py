@@ -297,7 +297,7 @@ def test_bars_are_the_correlations_with_their_intervals() -> None:
     figure = plot_correlations(table, results)
     names = [text.get_text() for text in figure.axes[0].get_yticklabels()]
     assert names == [result.control or result.label for result in results]
-    assert [axes.get_title().split(",")[0] for axes in figure.axes] == ["Spearman", "Kendall", "Spearman"]
+    assert [axes.get_title().split("\n")[0] for axes in figure.axes] == ["Spearman", "Kendall", "Spearman"]
     for axes, name in zip(figure.axes[:2], ("spearman", "kendall"), strict=True):
         estimates = [getattr(result, name) for result in results]
         assert [bar.get_width() for bar in axes.patches] == [estimate.value for estimate in estimates]

@@ -222,7 +222,7 @@ def test_the_picture_of_progress_shows_each_score_and_the_best_so_far() -> None:
     assert lines_of(figure)["winner"] == ([4], [3.0])
     assert axes_of(figure).get_xlabel() == "evaluations"
     assert axes_of(figure).get_ylabel() == "score (relation)"
-    assert axes_of(figure).get_title(loc="left") == "cifar_resnet_s0, teacher cifar_resnet20: 6 evaluations"
+    assert figure.get_suptitle() == "cifar_resnet_s0, teacher cifar_resnet20: 6 evaluations"
 
 
 def test_a_score_that_grows_with_size_says_so_where_there_is_no_budget() -> None:
