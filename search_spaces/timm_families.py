@@ -13,6 +13,7 @@ from timm.models.mobilenetv3 import MobileNetV3
 from timm.models.resnet import BasicBlock, Bottleneck, ResNet
 from torch import nn
 
+from . import timm_costs
 from .space import Choice
 from .timm_models import entry_point
 from .timm_space import Assignments, TimmSpace
@@ -44,6 +45,7 @@ def resnet(num_classes: int = 1000, input_size: Size = (3, 224, 224)) -> TimmSpa
         fixed={"zero_init_last": False},
         num_classes=num_classes,
         input_size=input_size,
+        closed_form=timm_costs.resnet,
     )
 
 
@@ -63,6 +65,7 @@ def resnet_32(num_classes: int = 10, input_size: Size = (3, 32, 32)) -> TimmSpac
         fixed={"zero_init_last": False},
         num_classes=num_classes,
         input_size=input_size,
+        closed_form=functools.partial(timm_costs.resnet, small=True),
     )
 
 
@@ -99,6 +102,7 @@ def mobilenetv3(num_classes: int = 1000, input_size: Size = (3, 224, 224)) -> Ti
         fixed={"strides": [2, 2, 2, 1, 2]},
         num_classes=num_classes,
         input_size=input_size,
+        closed_form=timm_costs.mobilenetv3,
     )
 
 
@@ -112,6 +116,7 @@ def mobilenetv3_32(num_classes: int = 10, input_size: Size = (3, 32, 32)) -> Tim
         attributes={"conv_stem.stride": 1},
         num_classes=num_classes,
         input_size=input_size,
+        closed_form=functools.partial(timm_costs.mobilenetv3, stem_stride=1),
     )
 
 
@@ -124,6 +129,7 @@ def efficientnet(num_classes: int = 1000, input_size: Size = (3, 224, 224)) -> T
         fixed={"strides": [2, 2, 2, 1, 2]},
         num_classes=num_classes,
         input_size=input_size,
+        closed_form=timm_costs.efficientnet,
     )
 
 
@@ -137,6 +143,7 @@ def efficientnet_32(num_classes: int = 10, input_size: Size = (3, 32, 32)) -> Ti
         attributes={"conv_stem.stride": 1},
         num_classes=num_classes,
         input_size=input_size,
+        closed_form=functools.partial(timm_costs.efficientnet, stem_stride=1),
     )
 
 
@@ -214,6 +221,7 @@ def regnet(num_classes: int = 1000, input_size: Size = (3, 224, 224)) -> TimmSpa
         fixed={"zero_init_last": False},
         num_classes=num_classes,
         input_size=input_size,
+        closed_form=timm_costs.regnet,
     )
 
 
@@ -233,6 +241,7 @@ def regnet_32(num_classes: int = 10, input_size: Size = (3, 32, 32)) -> TimmSpac
         attributes={"stem.conv.stride": 1, "s1.b1.conv2.conv.stride": 1, "s1.b1.downsample.conv.stride": 1},
         num_classes=num_classes,
         input_size=input_size,
+        closed_form=functools.partial(timm_costs.regnet, strides=(1, 1)),
     )
 
 
@@ -263,6 +272,7 @@ def convnext(num_classes: int = 1000, input_size: Size = (3, 224, 224)) -> TimmS
         fixed={"ls_init_value": 1.0},
         num_classes=num_classes,
         input_size=input_size,
+        closed_form=timm_costs.convnext,
     )
 
 
@@ -283,6 +293,7 @@ def convnext_32(num_classes: int = 10, input_size: Size = (3, 32, 32)) -> TimmSp
         fixed={"ls_init_value": 1.0, "patch_size": 1},
         num_classes=num_classes,
         input_size=input_size,
+        closed_form=timm_costs.convnext,
     )
 
 
@@ -308,6 +319,7 @@ def vit(num_classes: int = 1000, input_size: Size = (3, 224, 224)) -> TimmSpace:
         },
         num_classes=num_classes,
         input_size=input_size,
+        closed_form=timm_costs.vit,
     )
 
 
@@ -325,6 +337,7 @@ def vit_32(num_classes: int = 10, input_size: Size = (3, 32, 32)) -> TimmSpace:
         },
         num_classes=num_classes,
         input_size=input_size,
+        closed_form=timm_costs.vit,
     )
 
 
@@ -348,6 +361,7 @@ def pit(num_classes: int = 1000, input_size: Size = (3, 224, 224)) -> TimmSpace:
         },
         num_classes=num_classes,
         input_size=input_size,
+        closed_form=timm_costs.pit,
     )
 
 
@@ -367,6 +381,7 @@ def pit_32(num_classes: int = 10, input_size: Size = (3, 32, 32)) -> TimmSpace:
         fixed={"patch_size": 4, "stride": 2},
         num_classes=num_classes,
         input_size=input_size,
+        closed_form=timm_costs.pit,
     )
 
 

@@ -19,6 +19,7 @@ from search_spaces.registry import unknown_name_message
 from ..checks import check_options, check_whole
 from ..data.image_sets import ImageSet
 from ..data.splits import Splits, create_splits
+from ..deployment.onnx_graph import ExportError, exporting, require_onnx
 from ..networks.saved import CONFIG, ModelCard, find_student, load_student, read_card
 from ..options.base import from_options, keywords
 from ..options.data import CreateSplitsOptions
@@ -27,7 +28,6 @@ from ..resolve.data import as_splits
 from .exported import (
     METADATA,
     Exported,
-    ExportError,
     ExportReport,
     accuracies,
     batches_of,
@@ -35,13 +35,11 @@ from .exported import (
     check_call,
     checked_export,
     example_batch,
-    exporting,
     metadata_of,
     network_runner,
     onnx_runner,
     prepared_network,
     program_runner,
-    require_onnx,
     write_exported,
 )
 from .quantisation import as_int8

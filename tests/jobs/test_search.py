@@ -402,16 +402,20 @@ class Stopwatch:
 
     def __init__(self) -> None:
         self.calls = 0
+        self.conditions: list[dict[str, Any]] = []
 
-    def __call__(self, model: nn.Module, input_size: tuple[int, int, int], **options: Any) -> float:
+    def __call__(
+        self, model: nn.Module, input_size: object, *, limit_ms: float | None, **conditions: Any
+    ) -> ds.Latency:
         self.calls += 1
-        return (self.calls - 1) % 10 / 10 + 0.1
+        self.conditions.append(conditions)
+        return ds.Latency((self.calls - 1) % 10 / 10 + 0.1, **conditions)
 
 
 @pytest.fixture
 def stopwatch(monkeypatch: pytest.MonkeyPatch) -> Stopwatch:
     watch = Stopwatch()
-    monkeypatch.setattr("diswot_search.study.costs.measure_latency", watch)
+    monkeypatch.setattr("diswot_search.study.cost_kinds.measure_latency", watch)
     return watch
 
 

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 import math
 import random
-import statistics
 from typing import Any
 
 import pytest
-import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from diswot_search.study.budget import Budget, BudgetError, cheapest, check_satisfiable, measure_latency
+from diswot_search.study.budget import Budget, BudgetError, cheapest, check_satisfiable
 from search_spaces import Architecture, Cost, SearchSpace, create_space
 
 limits = st.none() | st.floats(min_value=1e-3, max_value=1e12)
@@ -194,55 +191,3 @@ def test_error_states_the_smallest_costs() -> None:
         check_satisfiable(space, Budget(max_params=1e3))
     with pytest.raises(BudgetError, match=f"max_macs=1,000;.* params and {min(c.macs for c in costs):,} macs"):
         check_satisfiable(space, Budget(max_params=1e3, max_macs=1e3))
-
-
-# -- latency ------------------------------------------------------------------------------------
-
-
-class Counting(nn.Module):
-    """A network that notes how it is called, and whose dropout shows in which mode."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.frozen = nn.BatchNorm2d(3).eval()
-        self.layer = nn.Conv2d(3, 4, 3)
-        self.calls: list[tuple[torch.Size, bool, bool]] = []
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        x = self.layer(self.frozen(x))
-        self.calls.append((x.shape, self.training, x.requires_grad))
-        return x
-
-
-def test_latency_is_the_median_after_warm_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    durations = [50.0, 40.0, 3.0, 1.0, 8.0]
-    ticks = itertools.chain.from_iterable((10.0 * i, 10.0 * i + d / 1000) for i, d in enumerate(durations))
-    monkeypatch.setattr("time.perf_counter", lambda: next(ticks))
-    network = Counting()
-    assert measure_latency(network, (3, 8, 8), warmup=2, repeats=3) == pytest.approx(statistics.median(durations[2:]))
-
-
-def test_latency_is_taken_in_evaluation_mode_and_leaves_no_trace() -> None:
-    network = Counting()
-    before = {name: value.clone() for name, value in network.state_dict().items()}
-    state = torch.get_rng_state()
-    assert measure_latency(network, (3, 8, 8), batch_size=5, warmup=1, repeats=2) > 0
-    assert network.calls == [(torch.Size([5, 4, 6, 6]), False, False)] * 3
-    assert torch.equal(state, torch.get_rng_state())
-    assert network.training
-    assert not network.frozen.training
-    assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
-
-
-def test_modes_are_put_back_after_an_error() -> None:
-    network = Counting()
-    with pytest.raises(RuntimeError):
-        measure_latency(network, (5, 8, 8))
-    assert network.training
-    assert not network.frozen.training
-
-
-@pytest.mark.parametrize("wrong", [{"batch_size": 0}, {"warmup": -1}, {"repeats": 0}])
-def test_latency_options_are_checked(wrong: dict[str, int]) -> None:
-    with pytest.raises(ValueError, match=next(iter(wrong))):
-        measure_latency(Counting(), (3, 8, 8), **wrong)
