@@ -35,6 +35,7 @@ from .exported import (
     check_call,
     checked_export,
     example_batch,
+    latency_of,
     metadata_of,
     network_runner,
     onnx_runner,
@@ -63,7 +64,7 @@ Student = str | os.PathLike[str] | nn.Module
 def export(options: ExportOptions) -> ExportReport:
     """
     Returns:
-        The report of the file: sizes, difference from the network, accuracies.
+        The report of the file: sizes, difference from the network, latency, accuracies.
 
     Raises:
         ImportError: The packages of the extra "onnx" are missing.
@@ -104,10 +105,11 @@ def write_export(options: ExportOptions) -> ExportReport:
         assert splits is not None
         made = as_int8(made, path, _draw(splits.train, options.calibration, options.seed))
     write_exported(path, made.content)
+    report = replace(made.report, latency=latency_of(made, card))
     if splits is None:
-        return made.report
+        return report
     float_accuracy, accuracy = accuracies([network_runner(network, card), made.run], splits.test)
-    return replace(made.report, accuracy=accuracy, float_accuracy=float_accuracy, samples=len(splits.test))
+    return replace(report, accuracy=accuracy, float_accuracy=float_accuracy, samples=len(splits.test))
 
 
 def as_card(card: ModelCard | Mapping[str, object] | None) -> ModelCard | None:

@@ -20,7 +20,9 @@ from torch import Tensor, nn
 
 from ..checks import check_whole
 from ..data.image_sets import Images, ImageSet
+from ..deployment.latency import Latency, time_passes
 from ..deployment.onnx_graph import ExportError, exporting, require_onnx
+from ..deployment.runtimes import RUNTIMES, onnx_pass
 from ..networks.preprocessing import Preprocessed, Preprocessor
 from ..networks.saved import ModelCard
 from ..runtime.files import write_atomically
@@ -58,6 +60,8 @@ class ExportReport:
         accuracy: Share of test images that the file gets right, in percent.
         float_accuracy: The same of the network in single precision.
         samples: Test images.
+        latency: Time of one batch, or of one image for any number: of an ONNX file in onnxruntime, of a program in
+            PyTorch, with one thread; None if it was not measured.
     """
 
     format: str
@@ -72,6 +76,7 @@ class ExportReport:
     accuracy: float | None = None
     float_accuracy: float | None = None
     samples: int = 0
+    latency: Latency | None = None
 
     @property
     def lost(self) -> float | None:
@@ -84,6 +89,8 @@ class ExportReport:
         text = f"{self.path}: {self.bytes / 1e6:.2f} MB ({self.float_bytes / 1e6:.2f} MB in float32)"
         if self.difference is not None:
             text += f"; logits within {self.difference:.1e} of the network's largest, over {self.checked} images"
+        if self.latency is not None:
+            text += f"; {self.latency}"
         if self.lost is not None:
             text += (
                 f"; test accuracy {self.accuracy:.2f} %, {self.float_accuracy:.2f} % in float32: "
@@ -136,6 +143,17 @@ def with_metadata(path: Path, original: bytes) -> bytes:
 def filled_batch(images: Tensor, batch_size: int) -> Tensor:
     """A batch of the size, made full by images that it has."""
     return images[torch.arange(batch_size) % len(images)]
+
+
+def latency_of(made: Exported, card: ModelCard) -> Latency:
+    """The time of one pass of an exported file, with one thread on the CPU."""
+    batch_size = made.report.batch_size or 1
+    batch = example_batch(card, batch_size)
+    if made.report.format == "torch":
+        compute = made.run.compute
+        return time_passes(lambda: compute(batch), RUNTIMES["eager"], threads=1, batch_size=batch_size)
+    run = onnx_pass(made.content, batch, 1)
+    return time_passes(run, RUNTIMES["onnxruntime"], threads=1, batch_size=batch_size)
 
 
 def bytes_of(network: nn.Module) -> int:

@@ -121,7 +121,7 @@ def describe_study(study: Study) -> Iterator[str]:
     text = ", ".join(f"{name} {value:,.10g}" for name, value in limits.items()) or f"none{grows}"
     timed = "max_latency_ms" in limits or "latency_ms" in study.objectives
     if timed:
-        text += f" (latency: {Budget.from_dict(budget).conditions}, float32)"
+        text += f" (latency: {Budget.from_dict(budget).describe_latency()}, float32)"
     elif "max_memory_mb" in limits:
         text += f" (memory: batch {budget['latency_batch_size']}, float32)"
     yield f"budget: {text}"

@@ -12,7 +12,7 @@ from search_spaces.registry import unknown_name_message
 
 from ..deployment.latency import latency_conditions
 from ..deployment.runtimes import RUNTIMES, default_runtime, get_runtime
-from .cost_kinds import COSTS, CostValues
+from .cost_kinds import COSTS, Conditions, CostValues
 
 if TYPE_CHECKING:
     from search_spaces.cost import Cost
@@ -91,7 +91,11 @@ class Budget:
         return not self.limits
 
     @property
-    def conditions(self) -> str:
+    def conditions(self) -> Conditions:
+        """The conditions that latency and memory depend on."""
+        return Conditions(self.latency_runtime, self.latency_threads, self.latency_batch_size, self.max_latency_ms)
+
+    def describe_latency(self) -> str:
         """The conditions of latency in words."""
         return latency_conditions(
             self.latency_runtime or default_runtime(), self.latency_threads, self.latency_batch_size

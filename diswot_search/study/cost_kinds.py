@@ -4,16 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from search_spaces.cost import count_cost_of, count_memory_of
 from search_spaces.space import Architecture, SearchSpace
 
 from ..deployment.latency import measure_latency
 from ..runtime.seeding import isolated_random_state, stable_seed
-
-if TYPE_CHECKING:
-    from .budget import Budget
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,6 +51,23 @@ class StoredCost(CostValues):
 
 
 @dataclass(frozen=True)
+class Conditions:
+    """The conditions that latency and memory depend on.
+
+    Attributes:
+        runtime: Name of the runtime; None for the default.
+        threads: Number of threads.
+        batch_size: Number of images in the batch.
+        limit_ms: The limit on latency; a network that is far above it is measured roughly.
+    """
+
+    runtime: str | None = None
+    threads: int = 1
+    batch_size: int = 1
+    limit_ms: float | None = None
+
+
+@dataclass(frozen=True)
 class Computed:
     """A cost that was computed, and facts about how it was measured."""
 
@@ -72,7 +86,7 @@ class CostKind:
         heading: The name in tables.
         title: The name on an axis.
         unit: The unit; empty for counts.
-        compute: Computes the cost of an architecture as the budget's conditions say; None if `SearchSpace.cost` does.
+        compute: Computes the cost of an architecture under the conditions; None if `SearchSpace.cost` does.
         is_measured: Whether the cost is measured, so that each time gives another value.
         effort: Rank among the kinds that are computed; a candidate that is over a limit of a lower one needs no other.
     """
@@ -81,7 +95,7 @@ class CostKind:
     heading: str
     title: str
     unit: str = ""
-    compute: Callable[[SearchSpace, Architecture, Budget], Computed] | None = None
+    compute: Callable[[SearchSpace, Architecture, Conditions], Computed] | None = None
     is_measured: bool = False
     effort: int = 0
 
@@ -95,7 +109,7 @@ class CostKind:
         return f"{value:.2f} {self.unit}" if self.unit else f"{value:,.10g}"
 
 
-def _size(space: SearchSpace, architecture: Architecture, budget: Budget) -> Computed:
+def _size(space: SearchSpace, architecture: Architecture, conditions: Conditions) -> Computed:
     counted = space.cost(architecture).weight_bytes
     if counted is None:
         counted = count_cost_of(lambda: space.build(architecture), space.input_spec).weight_bytes
@@ -103,21 +117,21 @@ def _size(space: SearchSpace, architecture: Architecture, budget: Budget) -> Com
     return Computed(counted / 1e6)
 
 
-def _memory(space: SearchSpace, architecture: Architecture, budget: Budget) -> Computed:
-    memory = count_memory_of(lambda: space.build(architecture), space.input_spec, budget.latency_batch_size)
+def _memory(space: SearchSpace, architecture: Architecture, conditions: Conditions) -> Computed:
+    memory = count_memory_of(lambda: space.build(architecture), space.input_spec, conditions.batch_size)
     return Computed((memory.weights + memory.activations) / 1e6)
 
 
-def _latency(space: SearchSpace, architecture: Architecture, budget: Budget) -> Computed:
+def _latency(space: SearchSpace, architecture: Architecture, conditions: Conditions) -> Computed:
     with isolated_random_state(stable_seed(0, str(architecture))):
         model = space.build(architecture)
     latency = measure_latency(
         model,
         space.input_spec,
-        runtime=budget.latency_runtime,
-        threads=budget.latency_threads,
-        batch_size=budget.latency_batch_size,
-        limit_ms=budget.max_latency_ms,
+        runtime=conditions.runtime,
+        threads=conditions.threads,
+        batch_size=conditions.batch_size,
+        limit_ms=conditions.limit_ms,
     )
     return Computed(latency.ms, asdict(latency))
 

@@ -34,7 +34,9 @@ class Costs:
         interruption: Checked before each count.
 
     Attributes:
-        watch: Called with the number of architectures that were tried and of those within the budget, after each.
+        tried: Number of architectures whose cost is known.
+        within: Number of those that the budget admits.
+        watch: Called with these two numbers when they change.
     """
 
     def __init__(self, evaluator: Evaluator, budget: Budget, study: Study, interruption: Interruption) -> None:
@@ -46,7 +48,9 @@ class Costs:
         self.watch: Callable[[int, int], None] = lambda tried, within: None
         needed = {*budget.limits, *study.objectives}
         self.computed = [kind for kind in _by_effort() if kind.name in needed]
-        self._verdicts: dict[str, bool] = {}
+        self.tried = self.within = 0
+        for stored in study.costs:
+            self.tried, self.within = self.tried + 1, self.within + budget.admits(stored)
 
     @property
     def patience(self) -> int | None:
@@ -92,10 +96,10 @@ class Costs:
         assert kind.compute is not None
         self.interruption.check()
         try:
-            computed = kind.compute(self.space, architecture, self.budget)
+            computed = kind.compute(self.space, architecture, self.budget.conditions)
             measurements = 1
             if kind.is_measured and self._is_near(kind, computed.value):
-                computed = kind.compute(self.space, architecture, self.budget)
+                computed = kind.compute(self.space, architecture, self.budget.conditions)
                 measurements = 2
         except Exception as error:  # as above
             stored = replace(stored, failure=_reason(kind.heading, error, architecture))
@@ -120,9 +124,11 @@ class Costs:
 
     def feasible(self, architecture: Architecture) -> bool:
         """Whether the budget admits an architecture. One that cannot be built passes, to be recorded as failed."""
+        is_new = self.study.cost(str(architecture)) is None
         verdict = self._is_feasible(architecture)
-        self._verdicts[str(architecture)] = verdict
-        self.watch(len(self._verdicts), sum(self._verdicts.values()))
+        if is_new:
+            self.tried, self.within = self.tried + 1, self.within + verdict
+            self.watch(self.tried, self.within)
         return verdict
 
     def _is_feasible(self, architecture: Architecture) -> bool:
@@ -179,7 +185,7 @@ class Costs:
             for kind in kinds
             if kind.name in lowest
         )
-        conditions = f" ({self.budget.conditions})" if "latency_ms" in self.budget.limits else ""
+        conditions = f" ({self.budget.describe_latency()})" if "latency_ms" in self.budget.limits else ""
         return f"No architecture of {self.space.name} was found within {limits}; {found}{conditions}."
 
 
