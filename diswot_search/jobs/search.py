@@ -26,12 +26,13 @@ from ..runtime.interruption import Interruption
 from ..study.algorithm import Algorithm
 from ..study.algorithms import create_algorithm
 from ..study.budget import BudgetError
+from ..study.cost_kinds import StoredCost
 from ..study.costs import Costs
 from ..study.evaluator import Evaluator
 from ..study.loop import SerialLoop
 from ..study.pool import Pool
 from ..study.records import Record, Score
-from ..study.study import StoredCost, Study
+from ..study.study import Study
 from .job import Job
 from .subjects import search_subjects
 
@@ -77,7 +78,7 @@ class SearchJob(Job[SearchOptions, Study]):
     def check(self) -> None:
         options = self.options
         check_whole("seed", options.seed, least=0)
-        self.budget = as_budget(options)
+        self.budget = as_budget(options).settled(timed=_weighs_latency(options))
         self.evaluator = self._evaluator or self._create_evaluator()
         self.evaluations = self._resolve_evaluations()
         algorithm = self._create_algorithm()  # a wrong name or option shows here
@@ -122,7 +123,7 @@ class SearchJob(Job[SearchOptions, Study]):
     def _create_algorithm(self, costs: Costs | None = None) -> Algorithm:
         """The algorithm; with costs it proposes what the budget admits."""
         options = self.options
-        return create_algorithm(
+        algorithm = create_algorithm(
             options.algorithm,
             self.evaluator.space,
             seed=options.seed,
@@ -130,6 +131,8 @@ class SearchJob(Job[SearchOptions, Study]):
             start=None if costs is None else costs.find_start(),
             **(options.algorithm_options or {}),
         )
+        algorithm.patience = None if costs is None else costs.patience
+        return algorithm
 
     def _try_out(self) -> Study:
         """A study in memory with the costs that show that the budget can be met, after a run of each teacher."""
@@ -208,9 +211,10 @@ class SearchJob(Job[SearchOptions, Study]):
                 describe=lambda proposal: f"in {proposal[1]}",
                 begin=self._begin,
             )
-            while count < self.evaluations and (proposals := self.algorithm.ask()):
+            self.costs.watch = progress.tried
+            while count < self.evaluations and (proposals := self.algorithm.ask(self.evaluations - count)):
                 # No name for the records, so that those of one generation go before the next one begins.
-                count += self._tell(loop.run(enumerate(proposals[: self.evaluations - count], start=count)))
+                count += self._tell(loop.run(enumerate(proposals, start=count)))
                 if self.options.algorithm != "exhaustive":
                     self._check_not_all_fail(count)
 
@@ -273,9 +277,7 @@ class SearchJob(Job[SearchOptions, Study]):
                 index=index,
                 architecture=str(architecture),
                 canonical=str(self.evaluator.space.canonical(architecture)),
-                params=cost.params,
-                macs=cost.macs,
-                latency_ms=cost.latency_ms,
+                **cost.costs(),
             )
         )
         self.study.add([record], rescored=self.pool.scores if self.pool else None)
@@ -298,6 +300,12 @@ class SearchJob(Job[SearchOptions, Study]):
                 "precision": "bfloat16 autocast" if evaluator.precision.bf16 else "float32",
             },
         )
+
+
+def _weighs_latency(options: SearchOptions) -> bool:
+    """Whether the algorithm weighs latency against the score."""
+    objectives = (options.algorithm_options or {}).get("objectives", ())
+    return isinstance(objectives, list | tuple) and "latency_ms" in objectives
 
 
 def weight_seeds(seed: int, weight_draws: int) -> range:

@@ -18,6 +18,7 @@ from search_spaces.cost import count_cost
 
 from ..checks import check_whole
 from ..data.splits import Splits, check_division
+from ..deployment.latency import shipped_latency
 from ..distillation.combination import Term
 from ..networks.memory_format import to_channels_last
 from ..networks.network import Network
@@ -31,7 +32,6 @@ from ..runtime.configuration import versions
 from ..runtime.devices import device_name, resolve_device
 from ..runtime.files import RunFolderError
 from ..runtime.seeding import isolated_random_state, stable_seed
-from ..study.budget import measure_latency
 from ..training.best_epoch import check_best_by
 from ..training.checkpoint import BEST, LAST, Checkpoint, checked_best, load_shipped, read_checkpoint
 from ..training.class_weights import check_class_weights, class_weights
@@ -453,12 +453,14 @@ class TrainingRun:
 
     def _student_facts(self, model: nn.Module) -> StudentFacts:
         cost = count_cost(model, self.splits.input_size)
+        latency = shipped_latency(model, self.splits.input_size)
         return StudentFacts(
             name=self.student.name,
             params=cost.params,
             macs=cost.macs,
-            latency_ms=measure_latency(model, self.splits.input_size, batch_size=1),
-            latency="one image on the CPU, float32, median",
+            latency_ms=latency.ms,
+            latency=f"{latency.conditions}, float32",
+            latency_spread=latency.spread,
         )
 
     def _timing(self, trainer: Trainer, rows: tuple[EpochRow, ...]) -> Timing:

@@ -109,12 +109,17 @@ class BudgetOptions(Options):
     """The most that an architecture may cost.
 
     Args:
-        budget: All limits at once: a Budget, or a mapping with the names of the four options below, which then cannot
-            be set.
+        budget: All limits at once: a Budget, or a mapping with the names of the options below, which then cannot be
+            set.
         max_params: Largest number of trainable parameters.
         max_macs: Largest number of multiply-accumulates of one image.
-        max_latency_ms: Largest median time of one forward pass, in milliseconds, on the device of the study.
-        latency_batch_size: Number of images in that pass.
+        max_latency_ms: Largest time of one forward pass where the student ships, in milliseconds, in float32.
+        latency_batch_size: Number of images in that pass, and in the one whose memory is counted.
+        latency_runtime: Runtime of that pass: onnxruntime, compile, eager or cuda; by default onnxruntime on the CPU
+            where it is installed, or else eager.
+        latency_threads: Number of threads of that pass.
+        max_memory_mb: Largest memory of weights and the peak of activations of one batch, in MB (10^6 bytes).
+        max_size_mb: Largest size of the weights in float32, in MB.
     """
 
     budget: Budget | Mapping[str, object] | None = None
@@ -122,6 +127,10 @@ class BudgetOptions(Options):
     max_macs: float | None = None
     max_latency_ms: float | None = None
     latency_batch_size: int = 1
+    latency_runtime: str | None = None
+    latency_threads: int = 1
+    max_memory_mb: float | None = None
+    max_size_mb: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

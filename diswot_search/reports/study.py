@@ -20,13 +20,15 @@ from search_spaces.names import full_name, short_name
 from search_spaces.recipes import create_space, describe_space, list_spaces
 from search_spaces.space import SearchSpace
 
+from ..deployment.latency import AGREEMENT
 from ..options.base import summary
 from ..options.search import DEFAULT_PROXY
 from ..proxies.aggregate import RankAggregate
 from ..proxies.registry import get_proxy, match_proxies
 from ..runtime.files import RunFolderError, write_atomically
 from ..study.algorithms import get_algorithm, list_algorithms, option_names
-from ..study.budget import cheapest
+from ..study.budget import Budget, cheapest
+from ..study.cost_kinds import COSTS
 from ..study.study import Candidate, Study
 from .style import (
     BLUE,
@@ -51,7 +53,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-MEASURE_NAMES = {"params": "parameters", "macs": "multiply-accumulates of one image", "latency_ms": "latency"}
+MEASURE_NAMES = {kind.name: kind.title for kind in COSTS.values()}
 """Names of the measures on an axis."""
 
 
@@ -63,7 +65,7 @@ _MAX_LISTED_CHOICES = 40
 
 
 def format_table(study: Study, n: int = 5) -> Table:
-    """Format the best candidates: rank, score, parameters, multiply-accumulates, latency if measured, architecture.
+    """Format the best candidates: rank, score, parameters, multiply-accumulates, other known costs, architecture.
 
     A score that is a mean over weight draws or probes is followed by its standard deviation.
 
@@ -105,22 +107,23 @@ def _table_of(study: Study, best: Sequence[Candidate], title: str) -> Table:
     space = study.config["space"]["name"]
     names = [full_name(space, candidate.record.architecture) for candidate in best]
     has_short_names = any(short_name(name) != name for name in names)
-    timed = any(candidate.latency_ms is not None for candidate in best)
+    further = [kind for kind in COSTS.values() if kind.unit]
+    known = [kind for kind in further if any(getattr(c, kind.name) is not None for c in best)]
     spread = any(candidate.record.score_std for candidate in best)
     table = Table(title=title)
-    for column in ("rank", "score", "params", "MACs", *(["latency"] if timed else [])):
+    for column in ("rank", "score", "params", "MACs", *(kind.heading for kind in known)):
         table.add_column(column, justify="right", no_wrap=True)
     if has_short_names:
         table.add_column("name", overflow="fold")
     table.add_column("architecture", overflow="fold")
     for rank, (candidate, name) in enumerate(zip(best, names, strict=True), start=1):
-        latency = "" if candidate.latency_ms is None else f"{candidate.latency_ms:.2f} ms"
+        values = {kind: getattr(candidate, kind.name) for kind in known}
         table.add_row(
             str(rank),
             f"{candidate.score:.5g}" + (f" ± {candidate.record.score_std:.2g}" if spread else ""),
             human_number(candidate.params),
             human_number(candidate.macs),
-            *([latency] if timed else []),
+            *("" if value is None else kind.format(value) for kind, value in values.items()),
             *([Text(short_name(name))] if has_short_names else []),
             Text(candidate.record.architecture),
         )
@@ -141,9 +144,14 @@ def describe_study(study: Study) -> Iterator[str]:
     limits = {name: value for name, value in budget.items() if name.startswith("max_") and value}
     grows = ", and without one the largest candidates win" * (study.config.get("proxy") == DEFAULT_PROXY)
     text = ", ".join(f"{name} {value:,.10g}" for name, value in limits.items()) or f"none{grows}"
-    if "max_latency_ms" in limits or "latency_ms" in study.objectives:
-        text += f" (latency: batch {budget['latency_batch_size']}, {study.config['device']}, float32)"
+    timed = "max_latency_ms" in limits or "latency_ms" in study.objectives
+    if timed:
+        text += f" (latency: {Budget.from_dict(budget).describe_latency()}, float32)"
+    elif "max_memory_mb" in limits:
+        text += f" (memory: batch {budget['latency_batch_size']}, float32)"
     yield f"budget: {text}"
+    if timed:
+        yield from _describe_measurements(study)
     yield f"status: {study.status}, {study.failure_summary()}"
     for name, ties in study.ties.items():
         yield f"hardly tells the candidates apart: {name}, which is {ties}"
@@ -154,6 +162,17 @@ def describe_study(study: Study) -> Iterator[str]:
             f"{'was' if requested == 1 else 'were'} made"
         )
     yield f"run folder: {study.path}"
+
+
+def _describe_measurements(study: Study) -> Iterator[str]:
+    """How many latencies were measured, and how many of them did not become stable."""
+    spreads = [float(str(facts["spread"])) for cost in study.costs if (facts := cost.details.get("latency_ms"))]
+    unstable = [spread for spread in spreads if spread > AGREEMENT]
+    if unstable:
+        yield (
+            f"latency: {len(unstable):,} of {len(spreads):,} measurements are unstable: their quickest rounds differ "
+            f"by up to {max(unstable):.0%}, since the machine did something else"
+        )
 
 
 def explain_winner(study: Study) -> Iterator[str]:
@@ -243,7 +262,7 @@ def format_algorithms(pattern: str = "*") -> Table:
 
 
 def _params_range(space: SearchSpace) -> str:
-    if type(space).cost is SearchSpace.cost:
+    if not space.has_closed_cost:
         return ""
     _, least = cheapest(space, "params")
     _, most = cheapest(space, "params", lambda architecture: Cost(-space.cost(architecture).params, 0))
@@ -303,7 +322,8 @@ def plot_front(study: Study) -> Figure:
     winner, measure = study.winner, study.objectives[0]
     costs, scores = _columns(study, measure)
     limit = study.config.get("budget", {}).get(f"max_{measure}")
-    unit, unit_name = (1.0, "ms") if measure == "latency_ms" else _unit(costs.max(initial=0))
+    own_unit = COSTS[measure].unit
+    unit, unit_name = (1.0, own_unit) if own_unit else _unit(costs.max(initial=0))
     figure = new_figure()
     axes = style_axes(figure.add_subplot())
     _scatter(axes, costs * unit, scores)

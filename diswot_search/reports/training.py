@@ -366,7 +366,7 @@ def _student(student: StudentFacts) -> str:
         student.name,
         f"{human_number(student.params)} parameters" if student.params else "",
         f"{human_number(student.macs)} MACs" if student.macs else "",
-        _format(student.latency_ms, ".2f", " ms"),
+        _format(student.latency_ms, ".3g", f" ms ({student.latency})" if student.latency else " ms"),
     ]
     return ", ".join(filter(None, parts))
 

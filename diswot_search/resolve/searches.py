@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import fields
 from typing import Any, overload
 
 import timm
@@ -29,7 +30,7 @@ def as_budget(options: BudgetOptions) -> Budget:
     Raises:
         ValueError: It is given both ways, or a limit is out of range.
     """
-    limits = changed(options, "max_params", "max_macs", "max_latency_ms", "latency_batch_size")
+    limits = changed(options, *(f.name for f in fields(Budget)))
     if options.budget is None:
         return Budget.from_dict({name: getattr(options, name) for name in limits})
     if limits:

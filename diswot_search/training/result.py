@@ -145,8 +145,9 @@ class StudentFacts:
         name: Its name.
         params: Number of parameters; None until the training is complete, as all below.
         macs: Multiply-accumulate operations for one image.
-        latency_ms: Time of one image in milliseconds.
-        latency: The conditions of that measurement.
+        latency_ms: Time of one image where the student ships, in milliseconds.
+        latency: The conditions of that measurement: runtime, threads, batch, precision.
+        latency_spread: Difference between the quickest rounds of the measurement, as a share.
     """
 
     name: str
@@ -154,6 +155,7 @@ class StudentFacts:
     macs: int | None = None
     latency_ms: float | None = None
     latency: str | None = None
+    latency_spread: float | None = None
 
 
 @dataclass(frozen=True)
