@@ -7,6 +7,7 @@ import inspect
 import json
 from collections.abc import Callable, Collection, Mapping
 
+from .option_types import check_call
 from .registry import Registry
 from .space import SearchSpace
 from .stored_options import UnsafeOptionError, check_stored_options
@@ -62,12 +63,7 @@ def _is_file(name: str) -> bool:
 
 def _make_space(name: str, options: dict[str, object]) -> SearchSpace:
     factory = _SPACES[name]
-    signature = inspect.signature(factory)
-    try:
-        signature.bind(**options)
-    except TypeError as error:
-        allowed = ", ".join(signature.parameters)
-        raise ValueError(f"Search space {name!r}: {error}; its options: {allowed}.") from None
+    check_call(factory, options, f"Search space {name!r}")
     try:
         return factory(**options)
     except TypeError as error:

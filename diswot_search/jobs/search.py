@@ -8,7 +8,7 @@ import torch
 
 from search_spaces.space import Architecture
 
-from ..checks import check_whole
+from ..checks import check_whole, user_options
 from ..options.base import from_options
 from ..options.search import SearchOptions
 from ..proxies.aggregate import RankAggregate, elementary_proxies
@@ -34,6 +34,16 @@ from .job import Job
 from .subjects import search_subjects
 
 DEFAULT_EVALUATIONS = 1000
+
+
+_ALGORITHM_NAMES = {
+    "name": "by the option algorithm",
+    "space": "by the option space",
+    "seed": "by the option seed",
+    "feasible": "by the budget",
+    "start": "by the budget",
+}
+"""Names that algorithm_options cannot set, and how they are set."""
 
 
 MAX_UNIFORM_FAILURES = 32
@@ -126,7 +136,7 @@ class SearchJob(Job[SearchOptions, Study]):
             seed=options.seed,
             feasible=None if costs is None else costs.feasible,
             start=None if costs is None else costs.find_start(),
-            **(options.algorithm_options or {}),
+            **user_options("algorithm_options", options.algorithm_options, **_ALGORITHM_NAMES),
         )
 
     def _try_out(self) -> Study:

@@ -11,14 +11,13 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
-import timm
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import nn
 
 from search_spaces.recipes import space_from_recipe
-from search_spaces.registry import UnknownNameError, unknown_name_message
 from search_spaces.stored_options import check_stored_options
+from search_spaces.timm_models import create_timm_model
 from search_spaces.weights import load_checkpoint
 
 from ..runtime.checksums import CHECKSUM, ChecksumError, fill_checksum, verify_file
@@ -106,10 +105,7 @@ class ModelCard:
             ValueError: Neither timm nor a search space can build the network.
         """
         if self.timm is not None:
-            name, arguments = self.timm
-            if not timm.is_model(name):
-                raise UnknownNameError(unknown_name_message("timm model", name, timm.list_models()))
-            return timm.create_model(name, **arguments)
+            return create_timm_model(*self.timm)
         if self.space is None:
             raise ValueError(f"{self.name} is a module of its own; load its weights by load_student(path, model=...).")
         space = space_from_recipe(self.space["recipe"])
