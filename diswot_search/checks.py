@@ -102,6 +102,14 @@ def user_options(option: str, given: Mapping[str, Any] | None, **taken: str) -> 
     return dict(given or {})
 
 
+WORKING_SHARE = 1 / 8
+"""Share of the memory that the images of one batch may take, for a network holds many times as much for each."""
+
+
+TOO_LARGE = "Choose smaller sizes."
+"""The end of the message about sizes beyond the memory."""
+
+
 def memory_size() -> int | None:
     """Bytes of memory that this process can have at most; None if the system does not say."""
     sizes = []
@@ -116,7 +124,7 @@ def memory_size() -> int | None:
 
 
 def check_memory(what: str, size: float, *, share: float = 1.0, error: type[ValueError] = ValueError) -> None:
-    """Refuse what cannot be held in memory, before any of it is made.
+    """Refuse what cannot be held in memory, before any of it is made: the one rule for sizes.
 
     Args:
         what: The thing with the options that make it so large, as the subject of the message.
@@ -129,14 +137,9 @@ def check_memory(what: str, size: float, *, share: float = 1.0, error: type[Valu
     """
     memory = memory_size()
     if memory is not None and size > share * memory:
-        limit = (
-            "this machine has"
-            if share == 1
-            else f"at most {share * memory / 1e9:.3g} GB may be taken of this machine's"
-        )
-        raise error(
-            f"{what} would take {size / 1e9:,.3g} GB; {limit} {memory / 1e9:.3g} GB of memory. Choose smaller sizes."
-        )
+        limit = "" if share == 1 else f", of which it may take {share * memory / 1e9:.3g}"
+        has = f"this machine has {memory / 1e9:.3g} GB of memory{limit}"
+        raise error(f"{what} would take {size / 1e9:,.3g} GB; {has}. {TOO_LARGE}")
 
 
 def listed(values: Sequence[object], limit: int = 10) -> str:

@@ -66,7 +66,7 @@ def check_types(values: Mapping[str, object], annotations: Mapping[str, object],
         search_spaces.option_types.OptionTypeError: channels is 1.5; it must be a whole number.
     """
     for name, value in values.items():
-        if value is None or name not in annotations:
+        if name not in annotations:
             continue
         tree = _parsed(annotations[name])
         if tree is not None and not _fits(value, tree):
@@ -275,8 +275,8 @@ def _word(kind: ast.expr) -> str:
     if name in ("Sequence", "list", "Iterable", "tuple") and isinstance(kind, ast.Subscript):
         entries = _arguments(kind)
         entry = _ENTRIES.get(_name(entries[0]))
-        if entry and len(entries) > 1 and not isinstance(entries[1], ast.Constant):
-            return f"{len(entries)} {entry}"
+        if len(entries) > 1 and not isinstance(entries[1], ast.Constant):
+            return f"{len(entries)} {entry if len(set(map(_name, entries))) == 1 and entry else 'values'}"
         return f"a list of {entry}" if entry else "a list"
     return _WORDS.get(name) or f"a {name.removesuffix('Like').removesuffix('s')}"
 

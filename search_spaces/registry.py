@@ -13,16 +13,16 @@ LONGEST = 80
 """Length of the longest name or value that a message shows whole."""
 
 
-def shortened(text: str) -> str:
+def shortened(text: str, limit: int = LONGEST) -> str:
     """A text as messages show it: a long one without its middle.
 
     Example:
-        >>> shortened("a" * 3000)
-        'aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa...aaaaaaaaaaaaaaaaaaaa (3,000 characters)'
+        >>> shortened("a" * 3000, limit=20)
+        'aaaaaaaaaa...aaaaa (3,000 characters)'
     """
-    return (
-        text if len(text) <= LONGEST else f"{text[: LONGEST // 2]}...{text[-LONGEST // 4 :]} ({len(text):,} characters)"
-    )
+    if len(text) <= limit:
+        return text
+    return f"{text[: limit // 2]}...{text[-(limit // 4) :]} ({len(text):,} characters)"
 
 
 def near_names(name: str, allowed: Iterable[str], limit: int = 3) -> list[str]:

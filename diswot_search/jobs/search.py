@@ -8,7 +8,7 @@ import torch
 
 from search_spaces.space import Architecture
 
-from ..checks import check_whole, user_options
+from ..checks import TOO_LARGE, check_whole, user_options
 from ..options.base import from_options
 from ..options.search import SearchOptions
 from ..proxies.aggregate import RankAggregate, elementary_proxies
@@ -144,6 +144,7 @@ class SearchJob(Job[SearchOptions, Study]):
         trial = Study(self.config, space=self.evaluator.space)
         self.costs = Costs(self.evaluator, self.budget, trial, self.interruption)
         self.costs.find_start()
+        self._check_sizes()
         try:
             for readings in self.evaluator.read_teachers(self.evaluator.seeds[0], 0):
                 for proxy in elementary_proxies(self.evaluator.proxy):
@@ -153,6 +154,18 @@ class SearchJob(Job[SearchOptions, Study]):
             stop_if_machine_failed(error, "in the teacher")
             raise ValueError(str(error)) from error
         return trial
+
+    def _check_sizes(self) -> None:
+        """Refuse a space whose networks are too large for the memory, at both ends of its choices.
+
+        Raises:
+            ValueError: Their weights alone do not fit.
+        """
+        space = self.evaluator.space
+        ends = [space.architecture([choices[end] for choices in space.decisions.values()]) for end in (0, -1)]
+        failures = [self.costs.counted(architecture).failure for architecture in ends]
+        if all(failure is not None and TOO_LARGE in failure for failure in failures):
+            raise ValueError(f"The networks of {space.name} are too large: {failures[0]}")
 
     def open(self) -> Study:
         self.study = self._open_study()

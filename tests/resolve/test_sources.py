@@ -689,7 +689,7 @@ def test_what_shows_when_it_is_built_names_the_source(
             {**SMALL, "checkpoint": tmp_path / "bare.pth"},
             r"do not fit CifarResNet.*fc\.weight \(7, 8\) instead of \(10, 8\)",
         ),
-        ({**SMALL, "checkpoint": None, "drop_rate": None, "stem": "x"}, "cannot be built: "),
+        ({**VIT, "proj_drop_rate": "x"}, "cannot be built: "),
         ({"model": "resnet10t"}, "The weights of the source mine cannot be loaded: FileNotFoundError"),
         (
             bad(input_size=(3, 1, 1), model=timm.create_model("vit_tiny_patch16_224").eval()),
