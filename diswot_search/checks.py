@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import os
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -110,6 +111,7 @@ TOO_LARGE = "Choose smaller sizes."
 """The end of the message about sizes beyond the memory."""
 
 
+@functools.cache
 def memory_size() -> int | None:
     """Bytes of memory that this process can have at most; None if the system does not say."""
     sizes = []

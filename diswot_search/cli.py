@@ -223,13 +223,19 @@ def _parse(arguments: Sequence[str]) -> tuple[str, dict[str, object]]:
     return parsed.command, options
 
 
+_SHORT = 100
+"""Texts below this length cannot exceed the limits of YAML."""
+
+
 def _load_yaml(load: Callable[[str], Any]) -> Callable[[str], Any]:
     """The parser's reader of YAML, within our limits."""
     if hasattr(load, "limited"):
         return load
 
     def load_within_limits(text: str) -> Any:
-        from search_spaces.yaml_files import load_yaml  # loads timm
+        if len(text) < _SHORT:
+            return load(text)
+        from search_spaces.yaml_files import load_yaml  # loads timm, which help does not need
 
         return load_yaml(text, load)
 
