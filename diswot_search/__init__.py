@@ -89,7 +89,7 @@ if TYPE_CHECKING:
     from .study.budget import Budget, BudgetError, measure_latency
     from .study.evaluator import Evaluator
     from .study.records import Record, Score
-    from .study.study import Candidate, Study
+    from .study.study import Candidate, NoScoreError, Study
     from .training.recipe import Recipe, RecipeError, create_recipe
     from .training.result import EpochRow, Training, TrainingResult
     from .training.trainer import DivergenceError
@@ -225,6 +225,7 @@ _EXPORTS = {
     ),
     "diswot_search.study.study": (
         "Candidate",
+        "NoScoreError",
         "Study",
     ),
     "diswot_search.training.recipe": (
@@ -277,6 +278,7 @@ __all__ = [
     "MachineError",
     "Measure",
     "Network",
+    "NoScoreError",
     "PipelineResult",
     "Precision",
     "Probe",

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import functools
+import inspect
 import math
 import os
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 
 def check_whole(name: str, value: object, *, least: int, error: type[ValueError] = ValueError) -> int:
@@ -77,6 +78,29 @@ def check_options(kind: str, options: Iterable[str], allowed: Collection[str]) -
             near = near_names(str(option), allowed)
             hint = f"did you mean {' or '.join(map(repr, near))}? Allowed" if near else "allowed"
             raise ValueError(f"A {kind} has no option {shown(option)}; {hint}: {', '.join(allowed)}.")
+
+
+C = TypeVar("C", bound=type)
+
+
+def with_near_names(cls: C) -> C:
+    """Decorate a class so that a keyword that its constructor does not have is answered with those that come near."""
+    construct = cls.__init__  # type: ignore[misc]
+
+    @functools.wraps(construct)
+    def checked(self: object, *args: object, **kwargs: object) -> None:
+        names = inspect.signature(construct).parameters
+        for name in kwargs:
+            if name not in names:
+                from search_spaces.registry import near_names  # loads timm, which data of our own does not need
+
+                near = near_names(name, names)
+                hint = f"did you mean {' or '.join(map(repr, near))}?" if near else f"there are {', '.join(names)}."
+                raise TypeError(f"{cls.__name__} has no option {name!r}; {hint}")
+        construct(self, *args, **kwargs)
+
+    cls.__init__ = checked  # type: ignore[misc]
+    return cls
 
 
 def user_options(option: str, given: Mapping[str, Any] | None, **taken: str) -> dict[str, Any]:

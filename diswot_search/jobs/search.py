@@ -29,7 +29,7 @@ from ..study.evaluator import Evaluator
 from ..study.loop import SerialLoop
 from ..study.pool import Pool
 from ..study.records import Record, Score
-from ..study.study import StoredCost, Study
+from ..study.study import NoScoreError, StoredCost, Study
 from .job import Job
 from .subjects import search_subjects
 
@@ -59,7 +59,8 @@ def search(options: SearchOptions) -> Study:
     Raises:
         ValueError: A name or an option is unknown, or space, probe and teacher do not fit each other.
         BudgetError: No architecture of the space is within the budget.
-        RunFolderError: The run folder cannot be used, or no architecture could be scored.
+        RunFolderError: The run folder cannot be used.
+        NoScoreError: No architecture could be scored.
         OutOfMemory, MachineError: The machine failed; what was stored stays, and the same call continues.
     """
     return SearchJob(options).complete()
@@ -245,7 +246,7 @@ class SearchJob(Job[SearchOptions, Study]):
         failures = self.study.failures
         if evaluated >= MAX_UNIFORM_FAILURES and len(failures) == 1 and sum(failures.values()) == evaluated:
             self._finish("interrupted")
-            raise RunFolderError(
+            raise NoScoreError(
                 f"The first {evaluated} evaluations all failed for one reason: {next(iter(failures))}. "
                 "Nothing else was tried."
             )

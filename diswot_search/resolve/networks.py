@@ -70,7 +70,8 @@ def as_network(
         UnknownNameError: The text is not known; near names are given.
         ArchitectureError: The architecture is not one of the space.
         FileNotFoundError: There is no such file or folder.
-        RunFolderError: A run folder cannot be read, or its study has no winner.
+        RunFolderError: A run folder cannot be read.
+        NoScoreError: The study has no winner.
         ValueError: The arguments contradict each other; a trained network is damaged, has other classes, or does not
             take images of the data's size; or a network that is to have a new classifier has no weights to keep.
 

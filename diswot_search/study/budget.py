@@ -9,6 +9,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import TYPE_CHECKING, Any, Literal
 
+from ..checks import with_near_names
+
 if TYPE_CHECKING:
     import torch
     from torch import nn
@@ -24,6 +26,7 @@ class BudgetError(ValueError):
     """A budget that no architecture of the space meets."""
 
 
+@with_near_names
 @dataclass(frozen=True)
 class Budget:
     """The most that an architecture may cost. A limit of None does not bind.

@@ -74,6 +74,10 @@ _COLUMNS = ", ".join(f'"{name}"' for name in _FIELDS)
 _PAGE = 256
 
 
+class NoScoreError(RuntimeError):
+    """A search without a winner, because no architecture could be scored."""
+
+
 @dataclass(frozen=True)
 class StoredCost:
     """The cost of an architecture, counted or measured before it is scored.
@@ -226,11 +230,11 @@ class Study(RunFolder):
         """The highest score; among equals the one with fewest parameters, then the one asked first.
 
         Raises:
-            RunFolderError: No architecture has a score.
+            NoScoreError: No architecture has a score.
         """
         best = self.best(1)
         if not best:
-            raise RunFolderError(f"No architecture of this study has a score: {self.failure_summary()}.")
+            raise NoScoreError(f"No architecture of this study has a score: {self.failure_summary()}.")
         return best[0]
 
     def best(self, n: int = 10) -> list[Candidate]:
