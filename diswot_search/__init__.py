@@ -40,11 +40,13 @@ if TYPE_CHECKING:
         spearman,
     )
     from .compression.export import export
-    from .compression.exported import ExportError, ExportReport
+    from .compression.exported import ExportReport
     from .data.augmentation import Augmentation
     from .data.errors import DataError
     from .data.probe import Probe, create_probe, create_probes
     from .data.splits import Splits, create_splits
+    from .deployment.latency import Latency, measure_latency
+    from .deployment.onnx_graph import ExportError
     from .distillation.base import (
         Batch,
         Distiller,
@@ -89,7 +91,7 @@ if TYPE_CHECKING:
     from .sources.transferability import Measure, get_measure, list_measures, register_measure, source_weights
     from .study.algorithm import Algorithm
     from .study.algorithms import create_algorithm, list_algorithms, register_algorithm
-    from .study.budget import Budget, BudgetError, measure_latency
+    from .study.budget import Budget, BudgetError
     from .study.evaluator import Evaluator
     from .study.records import Record, Score
     from .study.study import Candidate, Study
@@ -120,10 +122,7 @@ _EXPORTS = {
         "spearman",
     ),
     "diswot_search.compression.export": ("export",),
-    "diswot_search.compression.exported": (
-        "ExportError",
-        "ExportReport",
-    ),
+    "diswot_search.compression.exported": ("ExportReport",),
     "diswot_search.data.augmentation": ("Augmentation",),
     "diswot_search.data.errors": ("DataError",),
     "diswot_search.data.probe": (
@@ -135,6 +134,11 @@ _EXPORTS = {
         "Splits",
         "create_splits",
     ),
+    "diswot_search.deployment.latency": (
+        "Latency",
+        "measure_latency",
+    ),
+    "diswot_search.deployment.onnx_graph": ("ExportError",),
     "diswot_search.distillation.base": (
         "Batch",
         "Distiller",
@@ -219,7 +223,6 @@ _EXPORTS = {
     "diswot_search.study.budget": (
         "Budget",
         "BudgetError",
-        "measure_latency",
     ),
     "diswot_search.study.evaluator": ("Evaluator",),
     "diswot_search.study.records": (
@@ -280,6 +283,7 @@ __all__ = [
     "ExportError",
     "ExportReport",
     "Features",
+    "Latency",
     "MachineError",
     "Measure",
     "Network",

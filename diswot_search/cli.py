@@ -22,7 +22,7 @@ from typing import Any
 
 from jsonargparse import ActionConfigFile, ArgumentParser
 
-from .options.base import Options, near_options, options_of, summary
+from .options.base import Options, near_options, only_in_python, options_of, summary
 from .options.compare import CompareOptions
 from .options.export import ExportOptions
 from .options.lists import (
@@ -105,6 +105,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         command, options = _parse(arguments)
     except ArgumentError as error:
         return _refuse(_explain(str(error), arguments))
+    if names := only_in_python(options):
+        return _refuse(
+            f"The values of {', '.join(names)} were given in Python; they cannot be read from a file. Give them anew, "
+            "or run a stage of a pipeline by the config.yaml of the pipeline."
+        )
     try:
         with _termination_as_interrupt(), _warnings_in_a_line():
             COMMANDS[command](options)

@@ -107,6 +107,11 @@ class SearchSpace(ABC):
         """Parameters and multiply-accumulates of one sample, counted on a network without weights by default."""
         return count_cost_of(lambda: self.build(architecture), self.input_spec)
 
+    @property
+    def has_closed_cost(self) -> bool:
+        """Whether `cost` is computed in closed form, so that it takes no time; building a network takes 0.1 s."""
+        return type(self).cost is not SearchSpace.cost
+
     def canonical(self, architecture: Architecture) -> Architecture:
         """The representative of all architectures that compute the same function; by default the argument itself."""
         return architecture

@@ -13,6 +13,7 @@ from timm.models.mobilenetv3 import MobileNetV3
 from timm.models.resnet import BasicBlock, Bottleneck, ResNet
 from torch import nn
 
+from . import timm_costs
 from .space import Choice
 from .timm_models import entry_point
 from .timm_space import Assignments, TimmSpace
@@ -47,6 +48,7 @@ def resnet(num_classes: int = 1000, input_size: Size = (3, 224, 224)) -> TimmSpa
         fixed={"zero_init_last": False},
         num_classes=num_classes,
         input_size=input_size,
+        closed_form=timm_costs.resnet,
     )
 
 
@@ -69,6 +71,7 @@ def resnet_32(num_classes: int = 10, input_size: Size = (3, 32, 32)) -> TimmSpac
         fixed={"zero_init_last": False},
         num_classes=num_classes,
         input_size=input_size,
+        closed_form=functools.partial(timm_costs.resnet, small=True),
     )
 
 
@@ -108,6 +111,7 @@ def mobilenetv3(num_classes: int = 1000, input_size: Size = (3, 224, 224)) -> Ti
         fixed={"strides": [2, 2, 2, 1, 2]},
         num_classes=num_classes,
         input_size=input_size,
+        closed_form=timm_costs.mobilenetv3,
     )
 
 
@@ -124,6 +128,7 @@ def mobilenetv3_32(num_classes: int = 10, input_size: Size = (3, 32, 32)) -> Tim
         attributes={"conv_stem.stride": 1},
         num_classes=num_classes,
         input_size=input_size,
+        closed_form=functools.partial(timm_costs.mobilenetv3, stem_stride=1),
     )
 
 
@@ -139,6 +144,7 @@ def efficientnet(num_classes: int = 1000, input_size: Size = (3, 224, 224)) -> T
         fixed={"strides": [2, 2, 2, 1, 2]},
         num_classes=num_classes,
         input_size=input_size,
+        closed_form=timm_costs.efficientnet,
     )
 
 
@@ -155,6 +161,7 @@ def efficientnet_32(num_classes: int = 10, input_size: Size = (3, 32, 32)) -> Ti
         attributes={"conv_stem.stride": 1},
         num_classes=num_classes,
         input_size=input_size,
+        closed_form=functools.partial(timm_costs.efficientnet, stem_stride=1),
     )
 
 
@@ -235,6 +242,7 @@ def regnet(num_classes: int = 1000, input_size: Size = (3, 224, 224)) -> TimmSpa
         fixed={"zero_init_last": False},
         num_classes=num_classes,
         input_size=input_size,
+        closed_form=timm_costs.regnet,
     )
 
 
@@ -257,6 +265,7 @@ def regnet_32(num_classes: int = 10, input_size: Size = (3, 32, 32)) -> TimmSpac
         attributes={"stem.conv.stride": 1, "s1.b1.conv2.conv.stride": 1, "s1.b1.downsample.conv.stride": 1},
         num_classes=num_classes,
         input_size=input_size,
+        closed_form=functools.partial(timm_costs.regnet, strides=(1, 1)),
     )
 
 
@@ -290,6 +299,7 @@ def convnext(num_classes: int = 1000, input_size: Size = (3, 224, 224)) -> TimmS
         fixed={"ls_init_value": 1.0},
         num_classes=num_classes,
         input_size=input_size,
+        closed_form=timm_costs.convnext,
     )
 
 
@@ -313,6 +323,7 @@ def convnext_32(num_classes: int = 10, input_size: Size = (3, 32, 32)) -> TimmSp
         fixed={"ls_init_value": 1.0, "patch_size": 1},
         num_classes=num_classes,
         input_size=input_size,
+        closed_form=timm_costs.convnext,
     )
 
 
@@ -341,6 +352,7 @@ def vit(num_classes: int = 1000, input_size: Size = (3, 224, 224)) -> TimmSpace:
         },
         num_classes=num_classes,
         input_size=input_size,
+        closed_form=timm_costs.vit,
     )
 
 
@@ -361,6 +373,7 @@ def vit_32(num_classes: int = 10, input_size: Size = (3, 32, 32)) -> TimmSpace:
         },
         num_classes=num_classes,
         input_size=input_size,
+        closed_form=timm_costs.vit,
     )
 
 
@@ -387,6 +400,7 @@ def pit(num_classes: int = 1000, input_size: Size = (3, 224, 224)) -> TimmSpace:
         },
         num_classes=num_classes,
         input_size=input_size,
+        closed_form=timm_costs.pit,
     )
 
 
@@ -409,6 +423,7 @@ def pit_32(num_classes: int = 10, input_size: Size = (3, 32, 32)) -> TimmSpace:
         fixed={"patch_size": 4, "stride": 2},
         num_classes=num_classes,
         input_size=input_size,
+        closed_form=timm_costs.pit,
     )
 
 

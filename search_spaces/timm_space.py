@@ -11,10 +11,12 @@ import torch
 import yaml
 from torch import nn
 
+from .cost import Cost
 from .input_spec import image_spec
 from .registry import near_names
 from .space import Architecture, Choice, SearchSpace
 from .stored_options import check_stored_options
+from .timm_costs import ClosedForm
 from .timm_models import Make, entry_point, make_network
 
 Assignments = dict[str, object]
@@ -56,6 +58,8 @@ class TimmSpace(SearchSpace):
             argument makes: `{"conv1.stride": 1}`. If the present value is a tuple, a number is repeated to its length.
         num_classes: Number of classes of the networks.
         input_size: Channels, height and width of one image.
+        closed_form: Computes the cost from the constructor's arguments, as `timm_costs` does for the built-in families;
+            by default a network is built without weights and counted.
 
     Raises:
         UnknownNameError: timm has no such model.
@@ -78,6 +82,7 @@ class TimmSpace(SearchSpace):
         attributes: Mapping[str, object] | None = None,
         num_classes: int = 1000,
         input_size: tuple[int, int, int] = (3, 224, 224),
+        closed_form: ClosedForm | None = None,
     ) -> None:
         options = {d: list(_read_choices(name, d, c)) for d, c in decisions.items()}
         super().__init__(
@@ -87,6 +92,7 @@ class TimmSpace(SearchSpace):
             input_size=input_size,
         )
         self.model = model
+        self.closed_form = closed_form
         self.fixed = dict(fixed or {})
         self.attributes = dict(attributes or {})
         self._options = {d: {str(choice): sets for choice, sets in pairs} for d, pairs in options.items()}
@@ -117,6 +123,15 @@ class TimmSpace(SearchSpace):
             ValueError: The network has no such attribute.
         """
         return self._build(architecture)[0]
+
+    @property
+    def has_closed_cost(self) -> bool:
+        return self.closed_form is not None
+
+    def cost(self, architecture: Architecture) -> Cost:
+        if self.closed_form is None:
+            return super().cost(architecture)
+        return self.closed_form(self.arguments(architecture), self.num_classes, image_spec(self.input_size).size)
 
     def timm_model(self, architecture: Architecture) -> tuple[str, dict[str, object]] | None:
         """Name and arguments with which `timm.create_model` builds the network.

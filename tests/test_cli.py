@@ -61,8 +61,8 @@ def test_a_search_prints_the_best_and_leaves_a_run_folder(capsys: pytest.Capture
     assert shown.err == ""
     names = {path.name for path in Path("run").iterdir()}
     assert names == {
-        "architectures.csv", "config.json", "config.yaml", "curves", "front.png", "lock", "progress.png", "result.json",
-        "study.sqlite",
+        "architectures.csv", "config.json", "config.yaml", "curves", "data.json", "front.png", "lock", "progress.png",
+        "result.json", "study.sqlite",
     }  # fmt: skip
 
 

@@ -20,6 +20,8 @@ from threadpoolctl import ThreadpoolController
 from torch import Tensor
 
 from ..checks import check_whole
+from ..data.datasets import needs_working_folder
+from ..data.description import DataDescription, describe_splits
 from ..data.image_sets import ResidentSet
 from ..data.splits import Splits, create_splits
 from ..networks.network import Network
@@ -114,8 +116,9 @@ class RankingRun(Job[RankSourcesOptions, SourceRanking]):
             check_images(source, self.splits)
         self._has_begun = self.out is not None and RankingFolder.has_begun(self.out)
         if self.out is not None and not self._has_begun:
+            for source in self.sources:  # one at a time: weights that do not fit show here
+                self._load(source)
             _ = self._reference_features
-            self._load(self.sources[0])
 
     def _draw(self, images: int, draws: int, seed: int) -> None:
         """Choose the images of each draw among those that have labels, and read them."""
@@ -137,6 +140,9 @@ class RankingRun(Job[RankSourcesOptions, SourceRanking]):
             "images": [len(draw) for draw in self.draws],
             "sources": {source.name: _facts_of(source) for source in self.sources},
         }
+
+    def descriptions(self) -> Sequence[DataDescription]:
+        return (describe_splits(self.splits),)
 
     def open(self) -> RankingFolder:
         self._files_before = None if self.out is None else ranking_files(Path(self.out))
@@ -446,14 +452,16 @@ def _describe_source(source: object) -> object:
     return None
 
 
-def _describe_data(dataset: str | Splits, options: Mapping[str, Any] | None) -> dict[str, object] | None:
+def _describe_data(
+    dataset: str | os.PathLike[str] | Splits, options: Mapping[str, Any] | None
+) -> dict[str, object] | None:
     """Name and options of the data, as JSON values, for use in any folder; None if the data is an object."""
     if not isinstance(dataset, str):
         return None
     chosen = {key: value for key, value in (options or {}).items() if not key.startswith("label")}
     if chosen.get("root") is not None:
         chosen["root"] = os.path.abspath(chosen["root"])
-    elif dataset.endswith(".npz") or dataset.startswith("folder/"):
+    elif needs_working_folder(dataset):
         chosen["root"] = os.getcwd()
     try:
         return {"name": dataset, "options": as_json(chosen)}

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 import torch
 
 from search_spaces.space import Architecture
 
 from ..checks import check_whole
+from ..data.description import DataDescription, describe_probe
 from ..options.base import from_options
 from ..options.search import SearchOptions
 from ..proxies.aggregate import RankAggregate, elementary_proxies
@@ -17,6 +18,7 @@ from ..reports.progress import Curves, SearchProgress
 from ..reports.study import PICTURES, describe_study, format_parts, format_table
 from ..reports.style import to_png
 from ..resolve.searches import as_budget
+from ..runtime.at_hand import AtHand
 from ..runtime.devices import device_name
 from ..runtime.failures import MachineError, stop_if_machine_failed
 from ..runtime.files import RunFolderError
@@ -24,12 +26,13 @@ from ..runtime.interruption import Interruption
 from ..study.algorithm import Algorithm
 from ..study.algorithms import create_algorithm
 from ..study.budget import BudgetError
+from ..study.cost_kinds import StoredCost
 from ..study.costs import Costs
 from ..study.evaluator import Evaluator
 from ..study.loop import SerialLoop
 from ..study.pool import Pool
 from ..study.records import Record, Score
-from ..study.study import StoredCost, Study
+from ..study.study import Study
 from .job import Job
 from .subjects import search_subjects
 
@@ -75,7 +78,7 @@ class SearchJob(Job[SearchOptions, Study]):
     def check(self) -> None:
         options = self.options
         check_whole("seed", options.seed, least=0)
-        self.budget = as_budget(options)
+        self.budget = as_budget(options).settled(timed=_weighs_latency(options))
         self.evaluator = self._evaluator or self._create_evaluator()
         self.evaluations = self._resolve_evaluations()
         algorithm = self._create_algorithm()  # a wrong name or option shows here
@@ -120,7 +123,7 @@ class SearchJob(Job[SearchOptions, Study]):
     def _create_algorithm(self, costs: Costs | None = None) -> Algorithm:
         """The algorithm; with costs it proposes what the budget admits."""
         options = self.options
-        return create_algorithm(
+        algorithm = create_algorithm(
             options.algorithm,
             self.evaluator.space,
             seed=options.seed,
@@ -128,6 +131,8 @@ class SearchJob(Job[SearchOptions, Study]):
             start=None if costs is None else costs.find_start(),
             **(options.algorithm_options or {}),
         )
+        algorithm.patience = None if costs is None else costs.patience
+        return algorithm
 
     def _try_out(self) -> Study:
         """A study in memory with the costs that show that the budget can be met, after a run of each teacher."""
@@ -144,11 +149,15 @@ class SearchJob(Job[SearchOptions, Study]):
             raise ValueError(str(error)) from error
         return trial
 
+    def descriptions(self) -> Sequence[DataDescription]:
+        return [describe_probe(probe) for probe in self.evaluator.probes]
+
     def open(self) -> Study:
         self.study = self._open_study()
         with self.study.released_on_failure():
             self.costs = Costs(self.evaluator, self.budget, self.study, self.interruption)
             self.algorithm = self._create_algorithm(self.costs)
+        self.at_hand = AtHand(self.study.path)
         return self.study
 
     def _open_study(self) -> Study:
@@ -185,7 +194,8 @@ class SearchJob(Job[SearchOptions, Study]):
     def _evaluate_all(self) -> None:
         count = 0
         curves = Curves(None if self.study.path is None else self.study.path / "curves")
-        with SearchProgress(self.evaluations, enabled=self.options.shows_progress) as progress, curves:
+        bar = SearchProgress(self.evaluations, enabled=self.options.shows_progress)
+        with bar as progress, curves, self.at_hand.watching():
 
             def show(record: Record, replayed: bool) -> None:
                 best = self.pool.best if self.pool else None
@@ -199,10 +209,12 @@ class SearchJob(Job[SearchOptions, Study]):
                 show=show,
                 interruption=self.interruption,
                 describe=lambda proposal: f"in {proposal[1]}",
+                begin=self._begin,
             )
-            while count < self.evaluations and (proposals := self.algorithm.ask()):
+            self.costs.watch = progress.tried
+            while count < self.evaluations and (proposals := self.algorithm.ask(self.evaluations - count)):
                 # No name for the records, so that those of one generation go before the next one begins.
-                count += self._tell(loop.run(enumerate(proposals[: self.evaluations - count], start=count)))
+                count += self._tell(loop.run(enumerate(proposals, start=count)))
                 if self.options.algorithm != "exhaustive":
                     self._check_not_all_fail(count)
 
@@ -238,6 +250,14 @@ class SearchJob(Job[SearchOptions, Study]):
             )
         return record and self._ranked(record)
 
+    def _begin(self, proposal: tuple[int, Architecture]) -> tuple[StoredCost, Score] | None:
+        """Note the candidate at hand; gives its failure if it ended the process in an earlier run."""
+        index, architecture = proposal
+        reason = self.at_hand.begin(f"evaluation {index}: {architecture}")
+        if reason is None:
+            return None
+        return self.study.cost(str(architecture)) or StoredCost(), Score("failed", reason=reason)
+
     def _evaluate(self, proposal: tuple[int, Architecture]) -> tuple[StoredCost, Score]:
         """Cost and score of an architecture."""
         _, architecture = proposal
@@ -257,9 +277,7 @@ class SearchJob(Job[SearchOptions, Study]):
                 index=index,
                 architecture=str(architecture),
                 canonical=str(self.evaluator.space.canonical(architecture)),
-                params=cost.params,
-                macs=cost.macs,
-                latency_ms=cost.latency_ms,
+                **cost.costs(),
             )
         )
         self.study.add([record], rescored=self.pool.scores if self.pool else None)
@@ -282,6 +300,12 @@ class SearchJob(Job[SearchOptions, Study]):
                 "precision": "bfloat16 autocast" if evaluator.precision.bf16 else "float32",
             },
         )
+
+
+def _weighs_latency(options: SearchOptions) -> bool:
+    """Whether the algorithm weighs latency against the score."""
+    objectives = (options.algorithm_options or {}).get("objectives", ())
+    return isinstance(objectives, list | tuple) and "latency_ms" in objectives
 
 
 def weight_seeds(seed: int, weight_draws: int) -> range:

@@ -56,7 +56,9 @@ def search_subjects(options: SearchOptions) -> Subjects:
     return Subjects(space, named_teacher(options, space, probes[0]), probes)
 
 
-def named_probes(options: ScoringOptions, probe: Probe | Sequence[Probe] | str | None, count: int) -> list[Probe]:
+def named_probes(
+    options: ScoringOptions, probe: Probe | Sequence[Probe] | os.PathLike[str] | str | None, count: int
+) -> list[Probe]:
     """The probes: those that are given, or `count` of the data set that is named.
 
     Args:
@@ -64,7 +66,7 @@ def named_probes(options: ScoringOptions, probe: Probe | Sequence[Probe] | str |
         probe: The option `probe`.
         count: Number of probes to draw.
     """
-    if probe is not None and not isinstance(probe, str):
+    if probe is not None and not isinstance(probe, str | os.PathLike):
         _refuse_with(
             "The probe is an object, not the name of a data set", options, "probes", "batch_size", "probe_options"
         )

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 from abc import abstractmethod
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TypeVar
 
 from search_spaces.recipes import create_space
 from search_spaces.space import SearchSpace
 
 from ..checks import check_options
+from ..data.description import DataDescription, describe_splits
 from ..data.splits import Splits
 from ..distillation.combination import Term, parse_distillers
 from ..networks.network import Network
@@ -86,6 +87,9 @@ class TrainingJob(Job[O, Training]):
     @abstractmethod
     def _resolve(self) -> TrainingSubjects:
         """Resolve everything that the options name."""
+
+    def descriptions(self) -> Sequence[DataDescription]:
+        return (describe_splits(self.training.splits),)
 
     def open(self) -> TrainingFolder | None:
         return self.training.open()

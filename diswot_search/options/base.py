@@ -18,6 +18,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, dataclass, fields
 from typing import Any, ClassVar, Literal, ParamSpec, TypeVar
 
+DATA_NAME: Mapping[str, bool] = {"data_name": True}
+"""Metadata of a field that may be the name of a data set: a path object stands for the folder or file there."""
+
+
 POSITIONAL: Mapping[str, bool] = {"positional": True}
 """Metadata of a field whose value follows a command without its name, also where the field has a default."""
 
@@ -39,6 +43,26 @@ class Options:
 
     def prepare(self) -> None:
         """Do what has to be done before any name is resolved: import code of the user's own."""
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if field.metadata.get("data_name") and isinstance(value, os.PathLike):
+                object.__setattr__(self, field.name, as_data_name(value))
+
+
+def as_data_name(path: str | os.PathLike[str]) -> str:
+    """A path as the name of a data set, which no data set of another kind has; a name as it is.
+
+    Example:
+        >>> from pathlib import Path
+        >>> as_data_name(Path("digits")), as_data_name("digits")
+        ('./digits', 'digits')
+    """
+    if isinstance(path, str):
+        return path
+    text = os.fspath(path)
+    return text if os.path.isabs(text) or text[:1] in (".", "~") else os.path.join(".", text)
 
 
 P = ParamSpec("P")
@@ -303,15 +327,34 @@ def _members(node: ast.expr) -> list[Any]:
 # -- values as YAML has them --------------------------------------------------------------------
 
 
+_PLACEHOLDER_END = " that was given in Python>"
+
+
 def to_yaml(options: Options) -> str:
     """All options as YAML; `--config` reads them.
 
-    A value that only Python has, such as a module, is written as a text that no option accepts.
+    A value that only Python has, such as a module, is written as a text that no option accepts, and a comment in the
+    first line says so.
     """
     import yaml
 
     values = {name: _plain(getattr(options, name)) for name in options_of(type(options))}
-    return yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
+    names = only_in_python(values)
+    comment = f"# Given in Python, so that --config cannot read this file: {', '.join(names)}\n" if names else ""
+    return comment + yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
+
+
+def only_in_python(values: Mapping[str, object]) -> list[str]:
+    """Names of the options whose values, or parts of them, `to_yaml` could not write."""
+    return [name for name, value in values.items() if _has_placeholder(value)]
+
+
+def _has_placeholder(value: object) -> bool:
+    if isinstance(value, Mapping):
+        return any(map(_has_placeholder, value.values()))
+    if isinstance(value, list | tuple):
+        return any(map(_has_placeholder, value))
+    return isinstance(value, str) and value.startswith("<") and value.endswith(_PLACEHOLDER_END)
 
 
 def _plain(value: object) -> object:
@@ -331,8 +374,10 @@ def _plain(value: object) -> object:
         return _plain(to_dict())
     if isinstance(value, list | tuple):
         return [_plain(item) for item in value]
+    if callable(to_list := getattr(value, "tolist", None)):  # of arrays and tensors
+        return _plain(to_list())
     text = _as_text(value)
-    return f"<{type(value).__name__} that was given in Python>" if text is None else text
+    return f"<{type(value).__name__}{_PLACEHOLDER_END}" if text is None else text
 
 
 def _as_text(value: object) -> str | None:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import KW_ONLY, dataclass
+from dataclasses import KW_ONLY, dataclass, field
 from typing import TYPE_CHECKING
 
+from .base import DATA_NAME
 from .shared import CodeOptions, DataOptions, SeedOptions
 
 if TYPE_CHECKING:
@@ -40,7 +41,7 @@ class ExportOptions(DataOptions, SeedOptions, CodeOptions):
     out: str | os.PathLike[str] | None = None
     _: KW_ONLY
     card: ModelCard | Mapping[str, object] | None = None
-    dataset: Splits | str | None = None
+    dataset: Splits | os.PathLike[str] | str | None = field(default=None, metadata=DATA_NAME)
     normalise: bool = False
     batch_size: int | None = None
     opset: int = 18

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
-from dataclasses import KW_ONLY, dataclass
+from dataclasses import KW_ONLY, dataclass, field
 from typing import TYPE_CHECKING, ClassVar
 
+from .base import DATA_NAME
 from .search import ProxyOptions
 from .shared import AlgorithmOptions, BudgetOptions, SpaceOptions, WeightDrawOptions
 from .training import (
@@ -94,7 +96,7 @@ class PipelineOptions(
 
     OUT: ClassVar[str | None] = "runs/run"
 
-    dataset: Splits | str = "digits"
+    dataset: Splits | os.PathLike[str] | str = field(default="digits", metadata=DATA_NAME)
     _: KW_ONLY
     teacher: NetworkLike | str | None = "cifar_resnet56"
     space: SearchSpace | str | Sequence[str] = "nasbench201"

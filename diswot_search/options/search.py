@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
-from dataclasses import KW_ONLY, dataclass
+from dataclasses import KW_ONLY, dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from .base import Options
+from .base import DATA_NAME, Options
 from .shared import (
     AlgorithmOptions,
     BudgetOptions,
@@ -95,13 +96,14 @@ class SearchOptions(
             that are given by name have random weights unless there is a checkpoint. It may also be a ranking of sources
             or its run folder: scores are then weighted means of those against each source, on labelled training images
             of the ranking's data. The default proxy needs no teacher.
-        probe: The batch that scores are computed on: the name of a data set (digits, PATH.npz, torch/cifar100, ...), a
-            Probe, or several to average over. By default digits, or the data and labels of the ranking.
+        probe: The batch that scores are computed on: the name of a data set (digits, PATH.npz, torch/cifar100, a folder
+            of images, ...), a Probe, or several to average over. By default digits, or the data and labels of the
+            ranking.
     """
 
     OUT: ClassVar[str | None] = "runs/search"
 
     space: SearchSpace | str | Sequence[str] = "nasbench201"
     teacher: Network | TeacherBank | SourceRanking | nn.Module | Architecture | str | None = None
-    probe: Probe | Sequence[Probe] | str | None = None
+    probe: Probe | Sequence[Probe] | os.PathLike[str] | str | None = field(default=None, metadata=DATA_NAME)
     _: KW_ONLY

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, field
 from typing import TYPE_CHECKING
 
-from .base import ALIAS, Options
+from .base import ALIAS, DATA_NAME, Options
 
 if TYPE_CHECKING:
     import numpy as np
@@ -95,7 +95,8 @@ class PrecisionOptions(Options):
     """How networks compute scores.
 
     Args:
-        channels_last: Keep feature maps in NHWC memory order.
+        channels_last: Keep feature maps in NHWC memory order. On a CPU, strided 1x1 convolutions with fewer than 16
+            input channels keep the plain order, since torch (2.14 at least) would write over foreign memory there.
         bf16: Compute under bfloat16 autocast.
     """
 
@@ -108,12 +109,17 @@ class BudgetOptions(Options):
     """The most that an architecture may cost.
 
     Args:
-        budget: All limits at once: a Budget, or a mapping with the names of the four options below, which then cannot
-            be set.
+        budget: All limits at once: a Budget, or a mapping with the names of the options below, which then cannot be
+            set.
         max_params: Largest number of trainable parameters.
         max_macs: Largest number of multiply-accumulates of one image.
-        max_latency_ms: Largest median time of one forward pass, in milliseconds, on the device of the study.
-        latency_batch_size: Number of images in that pass.
+        max_latency_ms: Largest time of one forward pass where the student ships, in milliseconds, in float32.
+        latency_batch_size: Number of images in that pass, and in the one whose memory is counted.
+        latency_runtime: Runtime of that pass: onnxruntime, compile, eager or cuda; by default onnxruntime on the CPU
+            where it is installed, or else eager.
+        latency_threads: Number of threads of that pass.
+        max_memory_mb: Largest memory of weights and the peak of activations of one batch, in MB (10^6 bytes).
+        max_size_mb: Largest size of the weights in float32, in MB.
     """
 
     budget: Budget | Mapping[str, object] | None = None
@@ -121,6 +127,10 @@ class BudgetOptions(Options):
     max_macs: float | None = None
     max_latency_ms: float | None = None
     latency_batch_size: int = 1
+    latency_runtime: str | None = None
+    latency_threads: int = 1
+    max_memory_mb: float | None = None
+    max_size_mb: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -190,10 +200,10 @@ class DataSetOptions(DataOptions):
     """The data set of a job.
 
     Args:
-        dataset: The data set: digits, PATH.npz, torch/cifar100, folder/PATH, ..., or splits.
+        dataset: The data set: digits, PATH.npz, torch/cifar100, a folder of images, ..., or splits.
     """
 
-    dataset: str | Splits = "digits"
+    dataset: str | os.PathLike[str] | Splits = field(default="digits", metadata=DATA_NAME)
     _: KW_ONLY
 
 

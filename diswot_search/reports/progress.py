@@ -130,6 +130,13 @@ class SearchProgress(ProgressBar):
     def __init__(self, total: int, *, enabled: bool = True, console: Console | None = None) -> None:
         super().__init__("searching", "candidates", total, enabled=enabled, console=console)
         self._best: float | None = None
+        self._tried = ""
+
+    def tried(self, tried: int, within: int) -> None:
+        """Show how many architectures were tried, and how many of them are within the budget, where not all are."""
+        self._tried = f"{tried:,} tried, {within:,} within the budget" if within < tried else ""
+        if not self._bar.disable:
+            self._bar.update(self._task, state=self.state())
 
     def add(self, record: Record, *, replayed: bool, best: Record | None = None) -> None:
         """Count one evaluation.
@@ -146,9 +153,9 @@ class SearchProgress(ProgressBar):
         self.advance(replayed=replayed)
 
     def state(self) -> str:
-        """Best score so far, candidates per second and time left; empty before there are any."""
-        parts = [] if self._best is None else [f"best {self._best:.5g}"]
-        return "  ".join([*parts, *filter(None, [super().state()])])
+        """Best score so far, architectures tried, candidates per second and time left, as far as there are any."""
+        best = "" if self._best is None else f"best {self._best:.5g}"
+        return "  ".join(filter(None, [best, self._tried, super().state()]))
 
 
 # -- curves -------------------------------------------------------------------------------------
@@ -197,9 +204,7 @@ class Curves:
         if self._writer is None:
             return
         values: dict[str, float | None] = {
-            "cost/params": record.params,
-            "cost/macs": record.macs,
-            "cost/latency_ms": record.latency_ms,
+            **{f"cost/{name}": value for name, value in record.costs().items()},
             "seconds per evaluation": record.seconds,
         }
         if record.score is not None:
@@ -374,6 +379,8 @@ def _scalars(row: EpochRow) -> dict[str, float | None]:
         **{f"{name}/unlabelled": value for name, value in row.notes.items()},
         "accuracy/train": row.train_accuracy,
         "accuracy/val": row.val_accuracy,
+        "accuracy/val_balanced": row.val_balanced_accuracy,
+        "macro_f1/val": row.val_macro_f1,
         "loss/val": row.val_loss,
         "images_per_second": row.images_per_second,
     }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import fields
 from typing import Any, overload
 
 import timm
@@ -29,7 +30,7 @@ def as_budget(options: BudgetOptions) -> Budget:
     Raises:
         ValueError: It is given both ways, or a limit is out of range.
     """
-    limits = changed(options, "max_params", "max_macs", "max_latency_ms", "latency_batch_size")
+    limits = changed(options, *(f.name for f in fields(Budget)))
     if options.budget is None:
         return Budget.from_dict({name: getattr(options, name) for name in limits})
     if limits:
@@ -41,13 +42,13 @@ def as_budget(options: BudgetOptions) -> Budget:
     raise ValueError(f"budget is {options.budget!r}; it must be a Budget, such as Budget(max_params=1e6).")
 
 
-def as_probes(probe: Probe | Sequence[Probe] | str) -> list[Probe]:
+def as_probes(probe: Probe | Sequence[Probe] | os.PathLike[str] | str) -> list[Probe]:
     """The probes; the name of a data set stands for one of it.
 
     Raises:
         ValueError: There is none, or something else among them.
     """
-    if isinstance(probe, str):
+    if isinstance(probe, str | os.PathLike):
         return [create_probe(probe)]
     probes = [probe] if isinstance(probe, Probe) else list(probe)
     if not probes or not all(isinstance(one, Probe) for one in probes):

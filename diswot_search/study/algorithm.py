@@ -40,6 +40,11 @@ class Algorithm(ABC):
         feasible: Whether an architecture is within the budget; by default all are. It must be a pure function.
         start: A feasible architecture. A random walk from it finds feasible architectures when even draws rarely do.
 
+    Attributes:
+        patience: Number of architectures over the budget in a row after which the next such ones are repaired: brought
+            to the budget by choices of `start`. None, the default, refuses them and walks from `start` instead; that
+            draws evenly, but asks about many architectures. It is set where the budget takes long to check.
+
     Raises:
         ValueError: `start` is not feasible.
 
@@ -71,7 +76,8 @@ class Algorithm(ABC):
         self._feasible = functools.lru_cache(maxsize=1024)(feasible or (lambda architecture: True))
         if start is not None and not self._feasible(start):
             raise ValueError(f"start is {str(start)!r}, which is not feasible; it must be within the budget.")
-        self._position = start
+        self.patience: int | None = None
+        self._start = self._position = start
         self._misses = 0
         self._asked: set[tuple[object, ...]] = set()
         self._pending: dict[str, Architecture] = {}
@@ -121,15 +127,18 @@ class Algorithm(ABC):
 
     # -- ask and tell ---------------------------------------------------------------------------
 
-    def ask(self) -> list[Architecture]:
+    def ask(self, most: int | None = None) -> list[Architecture]:
         """Propose architectures to evaluate.
 
+        Args:
+            most: Largest number of them; by default `batch_size`.
+
         Returns:
-            `batch_size` architectures, or fewer if nothing else is left. An empty list means that the space is
-            exhausted or, for a space too large to enumerate, that many draws gave nothing new.
+            `batch_size` architectures, or fewer if nothing else is left or fewer are wanted. An empty list means that
+            the space is exhausted or, for a space too large to enumerate, that many draws gave nothing new.
         """
         proposals: list[Architecture] = []
-        for _ in range(self.batch_size):
+        for _ in range(self.batch_size if most is None else min(most, self.batch_size)):
             proposal = self._propose()
             if proposal is None:
                 break
@@ -208,6 +217,8 @@ class Algorithm(ABC):
         The feasible part is sampled by a walk that stays in place when the next step is infeasible. In the long run it
         visits all feasible architectures in its reach equally often, because a mutation is as likely as its reverse.
         """
+        if self._start is not None and self.patience is not None and self._misses >= self.patience:
+            return self._repaired(self.space.sample(self.rng))
         if self._misses < MAX_SUGGESTIONS or self._position is None:
             architecture = self.space.sample(self.rng)
             self._misses = 0 if self._feasible(architecture) else self._misses + 1
@@ -217,6 +228,32 @@ class Algorithm(ABC):
             if self._feasible(step):
                 self._position = step
         return self._position
+
+    def _repaired(self, architecture: Architecture) -> Architecture:
+        """The architecture if it is within the budget, or else one between it and `start` that just is.
+
+        As few as possible of its choices, in random order, become those of `start`; how many is found by halving.
+        """
+        assert self._start is not None
+        if self._is_asked(architecture) or self._feasible(architecture):
+            return architecture
+        repaired, choices = self._start, self._start.choices
+        differing = [place for place, choice in enumerate(choices) if choice != architecture.choices[place]]
+        self.rng.shuffle(differing)
+        over, within = 0, len(differing)
+        while within - over > 1:
+            middle = (over + within) // 2
+            changed = set(differing[:middle])
+            mixed = [choices[k] if k in changed else choice for k, choice in enumerate(architecture.choices)]
+            candidate = self.space.architecture(mixed)
+            if self._feasible(candidate):
+                repaired, within = candidate, middle
+            else:
+                over = middle
+        return repaired
+
+    def _is_asked(self, architecture: Architecture) -> bool:
+        return self.space.canonical(architecture).choices in self._asked
 
     def form(self, architecture: Architecture) -> Architecture | None:
         """The form in which an architecture may be proposed, or None if it may not be proposed."""
@@ -230,6 +267,8 @@ class Algorithm(ABC):
             suggestion = self.suggest(attempt)
             if suggestion is None:
                 return None
+            if self._start is not None and self.patience is not None and attempt >= self.patience:
+                suggestion = self._repaired(suggestion)
             if (proposal := self._admit(suggestion)) is not None:
                 return proposal
         for _ in range(MAX_SUGGESTIONS):

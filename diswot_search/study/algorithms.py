@@ -16,6 +16,7 @@ from search_spaces.registry import Registry, UnknownNameError, near_names, unkno
 from search_spaces.space import Architecture, SearchSpace
 
 from .algorithm import MAX_EXHAUSTIVE, REFUSALS_PER_MUTATION, Algorithm, check_integer, check_probability, global_random
+from .cost_kinds import COSTS
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from .records import Record
 
 
-OBJECTIVES = {"score": 1.0, "params": -1.0, "macs": -1.0, "latency_ms": -1.0}
+OBJECTIVES = {"score": 1.0, **dict.fromkeys(COSTS, -1.0)}
 """Fields of a record that can be objectives, with DEAP's weight: 1 is maximised, -1 minimised."""
 
 
@@ -226,7 +227,7 @@ class AgeingEvolution(PopulationSearch):
 
 
 class NSGA2(PopulationSearch):
-    """NSGA-II: the whole Pareto front of score against parameters, multiply-accumulates or latency.
+    """NSGA-II: the whole Pareto front of score against parameters, multiply-accumulates, latency, memory or size.
 
     Source: Deb et al., "A fast and elitist multiobjective genetic algorithm: NSGA-II", 2002.
 
@@ -234,7 +235,7 @@ class NSGA2(PopulationSearch):
         space: The search space.
         population: Number of evenly drawn architectures at the start, of survivors, and of children of one generation.
         crossover: Probability that a child has two parents rather than one.
-        objectives: "score" and at least one of "params", "macs" and "latency_ms".
+        objectives: "score" and at least one of "params", "macs", "latency_ms", "memory_mb" and "size_mb".
         common: Arguments of `Algorithm`.
 
     Raises:

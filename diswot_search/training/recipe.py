@@ -57,7 +57,8 @@ class Recipe:
             saved. None for no average.
         augmentation: The augmentation of training images.
         precision: One of `PRECISIONS`; "bf16" and "fp16" use autocast.
-        channels_last: Whether feature maps are kept in NHWC memory order.
+        channels_last: Whether feature maps are kept in NHWC memory order, where that is safe; see
+            `networks.memory_format`.
         compile: Whether torch compiles the networks.
 
     Raises:

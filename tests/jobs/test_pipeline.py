@@ -211,6 +211,20 @@ def test_a_stage_runs_again_from_its_own_config(
     assert TrainingFolder.peek(tmp_path / "again").config == TrainingFolder.peek(folder).config
 
 
+def test_the_search_of_a_pipeline_is_run_again_with_the_pipeline(
+    finished: ds.PipelineResult, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = finished.path / "search/config.yaml"
+    assert config.read_text().startswith("# Given in Python, so that --config cannot read this file: space, ")
+    assert main(["search", "--config", str(config), "--out", str(tmp_path / "again")]) == 2
+    assert "by the config.yaml of the pipeline" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+    text = config.read_text()
+    config.unlink()
+    ds.run(out=finished.path, **TINY)
+    assert config.read_text() == text
+
+
 def test_another_configuration_is_refused_and_named(finished: ds.PipelineResult) -> None:
     before = times(finished.path)
     for changes, message in (

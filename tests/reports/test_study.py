@@ -70,6 +70,20 @@ def test_the_table_ranks_the_best() -> None:
     ]
 
 
+def test_scores_that_hardly_tell_candidates_apart_are_said() -> None:
+    study = make_study(proxy="effective_capacity", budget={}, evaluations=12)
+    assert study.ties == {}
+    for index in (9, 10, 11):
+        record = replace(study.winner.record, index=index, architecture=f"7-7-{index}", canonical=f"7-7-{index}")
+        study.add([replace(record, score=3.0, score_std=0.0, parts={"gradient_flow": 0.0, "other": float(index)})])
+    assert study.ties == {
+        "effective_capacity": "3 for all 3 candidates",
+        "gradient_flow": "0 for all 3 candidates",
+    }
+    lines = [line for line in describe_study(study) if "apart" in line]
+    assert "hardly tells the candidates apart: gradient_flow, which is 0 for all 3 candidates" in lines
+
+
 def test_the_parts_of_scores_fit_a_terminal() -> None:
     study = make_study(proxy="effective_capacity")
     parts = [component.name for component in get_proxy("effective_capacity").components]
@@ -208,7 +222,7 @@ def test_the_picture_of_progress_shows_each_score_and_the_best_so_far() -> None:
     assert lines_of(figure)["winner"] == ([4], [3.0])
     assert axes_of(figure).get_xlabel() == "evaluations"
     assert axes_of(figure).get_ylabel() == "score (relation)"
-    assert axes_of(figure).get_title(loc="left") == "cifar_resnet_s0, teacher cifar_resnet20: 6 evaluations"
+    assert figure.get_suptitle() == "cifar_resnet_s0, teacher cifar_resnet20: 6 evaluations"
 
 
 def test_a_score_that_grows_with_size_says_so_where_there_is_no_budget() -> None:

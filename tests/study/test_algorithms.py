@@ -178,6 +178,54 @@ def test_any_small_space_is_searched_wholly(name: str, decisions: int, choices: 
     assert sorted(map(str, asked)) == sorted(map(str, feasible))
 
 
+@pytest.mark.parametrize("name", ALL)
+@pytest.mark.parametrize("most", [1, 5, 1_000])
+def test_asking_for_fewer_gives_the_first_of_those(name: str, most: int) -> None:
+    whole, part = (create_algorithm(name, CountingSpace(6, 4), seed=1) for _ in range(2))
+    proposals = whole.ask()
+    assert part.ask(most) == proposals[:most]
+
+
+# -- budgets that take long to check ------------------------------------------------------------
+
+
+class Budgeted:
+    """A budget of small sums, which counts how often it is asked."""
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self.calls = 0
+
+    def __call__(self, architecture: Architecture) -> bool:
+        self.calls += 1
+        return sum(map(int, architecture.choices)) <= self.limit
+
+
+@pytest.mark.parametrize("name", ["evolution", "ageing", "nsga2", "random"])
+@pytest.mark.parametrize(("patience", "most"), [(0, 12.0), (10, 14.0)])
+def test_what_is_over_the_budget_is_repaired(name: str, patience: int, most: float) -> None:
+    space, feasible = CountingSpace(decisions=12, choices=5), Budgeted(8)
+    algorithm = create_algorithm(name, space, feasible=feasible, start=space.architecture([0] * 12))
+    algorithm.patience = patience
+    asked = run_algorithm(algorithm, lambda a: float(sum(map(int, a.choices))), 60)
+    assert len(set(asked)) == len(asked) >= 60
+    assert all(sum(map(int, a.choices)) <= 8 for a in asked)
+    assert feasible.calls <= most * len(asked)  # one of 3,900 even draws is within; a walk of 24 steps gives the next
+    assert max(sum(map(int, a.choices)) for a in asked) == 8
+
+
+@given(seed=st.integers(0, 10**6), limit=st.integers(0, 20))
+def test_a_repaired_architecture_takes_no_more_from_the_start_than_it_must(seed: int, limit: int) -> None:
+    space = CountingSpace(decisions=6, choices=5)
+    start = space.architecture([0] * 6)
+    algorithm = create_algorithm("random", space, seed=seed, feasible=Budgeted(limit), start=start)
+    algorithm.patience = 0
+    repaired = algorithm.draw()
+    assert sum(map(int, repaired.choices)) <= limit
+    if repaired != start:
+        assert repaired.choices != start.choices
+
+
 # -- which form is proposed ---------------------------------------------------------------------
 
 
