@@ -229,10 +229,10 @@ def _explain(message: str, arguments: Sequence[str]) -> str:
         value = next((after for before, after in pairwise(arguments) if before == option), "")
         return f"{message}; write {option}={value}" if value.startswith("-") and value[1:2] != "-" else message
     if match := re.match(r"Subcommand '\w+' does not accept option '(\w+)'", message):
-        if near := near_options(match[1], options_of(COMMANDS[arguments[0]].options)):
-            return f"{message}. Did you mean {' or '.join(near)}?"
-        others = [name for name in COMMANDS if match[1] in options_of(COMMANDS[name].options)]
-        return f"{message}; taken by: {', '.join(others)}" if others else message
+        if others := [name for name in COMMANDS if match[1] in options_of(COMMANDS[name].options)]:
+            return f"{message}; taken by: {', '.join(others)}"
+        near = near_options(match[1], options_of(COMMANDS[arguments[0]].options))
+        return f"{message}. Did you mean {' or '.join(near)}?" if near else message
     if message.startswith("unrecognized arguments: --"):
         nearest = _near_options(message.split()[2], arguments)
         return f"{message}. Did you mean {nearest}?" if nearest else message

@@ -131,7 +131,7 @@ def load_plugins() -> None:
             if callable(plugin):
                 plugin()
         except Exception as error:  # code of others may fail in any way
-            warnings.warn(f"The plugin {entry_point.name!r} cannot be loaded: {_failure(error)}.", stacklevel=2)
+            warnings.warn(f"The plugin {entry_point.name!r} cannot be loaded: {failure_of(error)}.", stacklevel=2)
 
 
 # -- importing ----------------------------------------------------------------------------------
@@ -159,7 +159,7 @@ def _import(source: str) -> ModuleType:
         if isinstance(error, ModuleNotFoundError) and error.name and f"{source}.".startswith(f"{error.name}."):
             hint = f" A file is given by its path: {source}.py." if Path(f"{source}.py").is_file() else ""
             raise OwnCodeError(f"There is no module {error.name}.{hint}") from error
-        raise OwnCodeError(f"The module {source} fails when it is imported: {_failure(error)}.") from error
+        raise OwnCodeError(f"The module {source} fails when it is imported: {failure_of(error)}.") from error
 
 
 def _import_file(path: Path, source: str) -> ModuleType:
@@ -179,7 +179,7 @@ def _import_file(path: Path, source: str) -> ModuleType:
         spec.loader.exec_module(module)
     except (Exception, SystemExit) as error:
         del sys.modules[name]
-        raise OwnCodeError(f"The file {source} fails when it is imported: {_failure(error)}.") from error
+        raise OwnCodeError(f"The file {source} fails when it is imported: {failure_of(error)}.") from error
     except BaseException:
         del sys.modules[name]
         raise
@@ -213,7 +213,7 @@ def _key(text: str) -> tuple[str, str]:
     return (Path(source).stem if source.endswith(".py") else source.rpartition(".")[2]), name
 
 
-def _failure(error: BaseException) -> str:
+def failure_of(error: BaseException) -> str:
     """The kind and message of an error, with the line that raised it."""
     frames = traceback.extract_tb(error.__traceback__)
     place = f" ({Path(frames[-1].filename).name}, line {frames[-1].lineno})" if frames else ""

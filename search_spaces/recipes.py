@@ -9,7 +9,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 from .option_types import check_call
-from .plugins import OwnCodeError, is_code, stored_code
+from .plugins import OwnCodeError, failure_of, is_code, stored_code
 from .registry import Registry, near_names
 from .space import SearchSpace
 from .stored_options import UnsafeOptionError, check_stored_options
@@ -170,6 +170,10 @@ def _make_space(name: str, factory: SpaceFactory, options: Mapping[str, Any]) ->
         space = factory(**options)
     except TypeError as error:
         raise ValueError(f"Search space {name!r}: an option has the wrong type: {error}.") from error
+    except (ValueError, OSError, MemoryError):
+        raise
+    except Exception as error:  # a user's own code may fail in any way
+        raise OwnCodeError(f"Search space {name!r} cannot be made: {failure_of(error)}.") from error
     if not isinstance(space, SearchSpace):
         raise OwnCodeError(f"{name} makes a {type(space).__name__}; it must make a SearchSpace.")
     return space

@@ -172,6 +172,10 @@ class UnionSpace(SearchSpace):
         space, inner = self._unwrap(architecture)
         return space.cost(inner)
 
+    @property
+    def has_closed_cost(self) -> bool:
+        return all(space.has_closed_cost for space in self.spaces.values())
+
     def canonical(self, architecture: Architecture) -> Architecture:
         space, inner = self._unwrap(architecture)
         return self._wrap(space, space.canonical(inner))

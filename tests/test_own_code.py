@@ -70,6 +70,10 @@ def no_net(num_classes):
     return 3
 
 
+def broken_space(num_classes, input_size):
+    raise KeyError("which")
+
+
 def spread(student, teacher=None):
     """Standard deviation of the logits."""
     return float(student.logits.std())
@@ -191,6 +195,20 @@ def test_teacher_student_and_distiller_are_named_in_a_file(capsys: pytest.Captur
     assert run("show next") == 0
 
 
+def test_a_space_that_fails_does_not_hide_the_others(capsys: pytest.CaptureFixture[str]) -> None:
+    Path("failing.py").write_text(
+        "import diswot_search as ds\n"
+        "def make(num_classes=10, input_size=(3, 32, 32)):\n    raise KeyError('which file?')\n"
+        "ds.register_space('registered_failing', make)\n"
+    )
+    assert run("spaces --import failing.py") == 0
+    shown = capsys.readouterr().out
+    assert " registered_failing " in shown
+    assert "cannot be made: KeyError" in shown
+    assert " nasbench201 " in shown
+    sys.modules.pop("failing")
+
+
 def test_code_that_loads_its_own_weights_is_trained() -> None:
     teachers = {name: ds.create_teacher(f"own.py:{name}") for name in ("trained_net", "made")}
     assert [teacher.trained for teacher in teachers.values()] == [True, True]
@@ -235,6 +253,7 @@ def test_what_is_imported_is_listed_and_known_by_name(form: str, capsys: pytest.
     ("line", "message"),
     [
         ("search --space own.py:spread", "Search space 'own.py:spread'"),
+        ("search --space own.py:broken_space", "cannot be made: KeyError: 'which' (own.py, line 49)."),
         ("search --space own.py:number", "own.py:number is a int; a search space is a class or function"),
         ("search --proxy own.py:Narrow", "own.py:Narrow is the class Narrow; a proxy is a function"),
         ("search --algorithm own.py:Narrow", "own.py:Narrow is no algorithm"),

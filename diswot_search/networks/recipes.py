@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from search_spaces.plugins import OwnCodeError, load_code
+from search_spaces.plugins import OwnCodeError, failure_of, load_code
 from search_spaces.recipes import space_from_recipe
 from search_spaces.registry import near_names
 from search_spaces.space import Architecture, SearchSpace
@@ -270,8 +270,10 @@ class OwnRecipe(Recipe):
         """
         try:
             network = self._factory()(**self.arguments)
-        except (TypeError, ValueError, KeyError, AttributeError, ImportError, OSError) as error:
-            raise OwnCodeError(f"{self.name} fails with {self.arguments}: {type(error).__name__}: {error}") from error
+        except (MemoryError, torch.OutOfMemoryError):
+            raise
+        except Exception as error:  # a user's own code may fail in any way
+            raise OwnCodeError(f"{self.name} fails with {self.arguments}: {failure_of(error)}.") from error
         if not isinstance(network, nn.Module):
             raise OwnCodeError(f"{self.name} makes a {type(network).__name__}; it must make a torch.nn.Module.")
         return network
@@ -281,7 +283,9 @@ class OwnRecipe(Recipe):
 
     @property
     def own(self) -> Config:
-        return {"name": self.name, "arguments": self.arguments}
+        """Name and arguments; a network that is built again gets its weights from its own file."""
+        arguments = {key: value for key, value in self.arguments.items() if key != "pretrained"}
+        return {"name": self.name, "arguments": arguments}
 
 
 def _factory_of_network(name: str) -> Callable[..., nn.Module]:

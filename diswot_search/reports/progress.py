@@ -135,8 +135,7 @@ class SearchProgress(ProgressBar):
     def tried(self, tried: int, within: int) -> None:
         """Show how many architectures were tried, and how many of them are within the budget, where not all are."""
         self._tried = f"{tried:,} tried, {within:,} within the budget" if within < tried else ""
-        if not self._bar.disable:
-            self._bar.update(self._task, state=self.state())
+        self.refresh()
 
     def add(self, record: Record, *, replayed: bool, best: Record | None = None) -> None:
         """Count one evaluation.

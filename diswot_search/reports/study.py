@@ -198,8 +198,13 @@ def format_spaces() -> Table:
     """
     table = Table("name", "architectures", "params", "what it is", title="Search spaces")
     for name in list_spaces():
-        space = create_space(name)
-        table.add_row(name, f"{space.size:,}", _params_range(space), describe_space(name))
+        try:
+            space = create_space(name)
+            size, params = f"{space.size:,}", _params_range(space)
+        except Exception as error:  # a user's own space may fail in any way; the others are listed
+            table.add_row(name, "", "", Text(str(error)))
+        else:
+            table.add_row(name, size, params, describe_space(name))
     return table
 
 

@@ -142,11 +142,14 @@ def test_progress_outside_a_terminal_is_a_line_for_many_candidates_or_a_while(
     assert len(progress_of()[0].splitlines()) == 6
 
 
-def test_a_line_is_told_while_nothing_is_counted() -> None:
+def test_a_line_is_told_while_nothing_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:
     output = io.StringIO()
     progress = SearchProgress(8, console=Console(file=output, width=120))
-    progress.refresh(is_due=True)
-    assert output.getvalue() == "searching  0/8 candidates\n"
+    progress.tried(20, 3)
+    assert output.getvalue() == ""
+    monkeypatch.setattr(SearchProgress, "SECONDS_PER_LINE", 0.0)
+    progress.tried(1153, 32)
+    assert output.getvalue() == "searching  0/8 candidates  1,153 tried, 32 within the budget\n"
 
 
 def test_progress_shows_evaluations_best_speed_and_time_left() -> None:

@@ -109,6 +109,14 @@ def test_the_least_cost_is_that_of_the_cheapest_space() -> None:
         assert check_satisfiable(space, ds.Budget(max_params=least)) == architecture
 
 
+def test_its_cost_is_closed_if_that_of_all_spaces_is() -> None:
+    spaces = [create_space(name) for name in NAMES]
+    assert union().has_closed_cost == all(space.has_closed_cost for space in spaces)
+    zoo = create_space("timm/zoo", pattern="lcnet_*", num_classes=10, input_size=(3, 32, 32))
+    assert not zoo.has_closed_cost
+    assert not UnionSpace([spaces[0], zoo]).has_closed_cost
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
