@@ -273,10 +273,10 @@ def test_a_config_of_another_command_is_told_whose_it_may_be(capsys: pytest.Capt
     assert "does not accept option 'student'; taken by: distill, export\n" in capsys.readouterr().err
 
 
-def test_a_folder_that_is_given_as_a_data_set_is_said_to_be_one(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_folder_that_is_given_as_a_data_set_is_read_as_one(capsys: pytest.CaptureFixture[str]) -> None:
     Path("imgs").mkdir()
     assert run("train --dataset imgs") == 2
-    assert "To read the folder 'imgs', give 'folder/imgs'" in capsys.readouterr().err
+    assert "Found 0 images in sub-folders of 'imgs'" in capsys.readouterr().err
 
 
 def test_a_run_folder_of_another_configuration_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
@@ -378,8 +378,8 @@ def test_a_comparison_prints_its_table_and_leaves_a_run_folder(known: Path, caps
     config = json.loads(Path("run/config.json").read_text())
     assert len({probe["fingerprint"] for probe in config["probes"]}) == 2
     assert {path.name for path in Path("run").iterdir()} == {
-        "comparison.csv", "comparison.json", "comparison.md", "config.json", "config.yaml", "lock", "scores.csv",
-        "scores.sqlite",
+        "comparison.csv", "comparison.json", "comparison.md", "config.json", "config.yaml", "data.json", "lock",
+        "scores.csv", "scores.sqlite",
     }  # fmt: skip
 
 
@@ -680,7 +680,7 @@ def test_sources_are_ranked_shown_and_stand_for_the_teacher_of_a_search(capsys: 
     assert "next: diswot search --teacher ranking --proxy diswot  # finds" in ranked.out
     assert f"then: diswot distill {of_data} --sources ranking  # teaches" in ranked.out
     assert {path.name for path in Path("ranking").iterdir()} == {
-        "config.json", "config.yaml", "labels.txt", "lock", "ranking.png", "result.json", "sources.csv",
+        "config.json", "config.yaml", "data.json", "labels.txt", "lock", "ranking.png", "result.json", "sources.csv",
         "sources.sqlite",
     }  # fmt: skip
     assert run("show ranking") == 0

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -69,6 +71,22 @@ class DataDescription:
             "found": [inventory.to_json() for inventory in self.found],
             "notes": list(self.notes),
         }
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> DataDescription:
+        """The description that `to_json` gave as these values."""
+        channels, height, width = values["input_size"]
+        return cls(
+            name=values["name"],
+            classes=tuple(values["classes"]),
+            input_size=(channels, height, width),
+            parts=tuple(
+                PartDescription(name, part["origin"], part["images"], tuple(part["by_class"]), part["labelled"])
+                for name, part in values["parts"].items()
+            ),
+            found=tuple(map(Inventory.from_json, values["found"])),
+            notes=tuple(values["notes"]),
+        )
 
 
 def describe_splits(splits: Splits) -> DataDescription:

@@ -6,6 +6,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
@@ -68,6 +69,12 @@ class Inventory:
         skipped = [{"reason": s.reason, "count": s.count, "examples": list(s.examples)} for s in self.skipped]
         numbers = {"place": self.place, "images": self.images, "measured": self.measured}
         return {**numbers, **counts, "skipped": skipped, "notes": list(self.notes)}
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> Inventory:
+        """The inventory that `to_json` gave as these values."""
+        skipped = (Skipped(s["reason"], s["count"], tuple(s["examples"])) for s in values["skipped"])
+        return cls(**{**values, "skipped": tuple(skipped), "notes": tuple(values["notes"])})
 
 
 @dataclass

@@ -160,20 +160,28 @@ def _create_dataset(name: str, root: Path | None, split: str, download: bool) ->
         folder_name = None if root is None else str(root)
         return timm.data.create_dataset(name, root=folder_name, split=split, download=download)
     names = ("digits", "noise", "PATH.npz", "folder", "folder/PATH", "hfds/NAME", "hfids/NAME", "tfds/NAME", "wds/NAME")
-    raise unknown_data("data set", name, (*names, *(f"torch/{n}" for n in _TIMM_TORCH_NAMES)))
+    of_torch = (f"torch/{n}" for n in _TIMM_TORCH_NAMES)
+    raise unknown_data("data set", name, (*names, *of_torch, *_near_neighbours((root or Path()) / name)))
 
 
 def existing(root: Path | None, name: str) -> Path:
     if root is None:
         raise DataError(f"The data set {name!r} needs root, the folder that contains it.")
     if not root.exists():
-        from search_spaces.registry import near_names
-
-        neighbours = [entry.name for entry in root.parent.iterdir()] if root.parent.is_dir() else []
-        near = [repr(str(root.with_name(neighbour))) for neighbour in near_names(root.name, neighbours)]
+        near = [repr(str(root.with_name(neighbour))) for neighbour in _near_neighbours(root)]
         hint = f" Did you mean {' or '.join(near)}?" if near else ""
         raise DataError(f"The folder {str(root)!r} of the data set {name!r} does not exist.{hint}")
     return root
+
+
+def _near_neighbours(path: Path) -> list[str]:
+    """Names in the folder of a path that is not there, which are spelt much like it."""
+    from search_spaces.registry import near_names
+
+    try:
+        return near_names(path.name, os.listdir(path.parent))
+    except OSError:
+        return []
 
 
 def _create_torch(name: str, root: Path | None, split: str, download: bool) -> object:

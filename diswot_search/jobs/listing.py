@@ -19,6 +19,7 @@ from ..options.lists import (
     ListSpacesOptions,
     ShowOptions,
 )
+from ..reports.data import data_report, read_descriptions
 from ..reports.details import (
     describe_algorithm,
     describe_distiller,
@@ -111,7 +112,7 @@ def show(options: ShowOptions) -> Lines:
     if kind not in reports:
         *kinds, last = reports
         raise RunFolderError(f"{run} is no run folder of a {', '.join(kinds)} or {last}: it has none of their stores.")
-    return reports[kind]()
+    return (*data_report(read_descriptions(run)), *reports[kind]())
 
 
 def _study(run: str, best: int) -> Lines:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 
 from rich.table import Table
 from rich.text import Text
 
 from ..data.description import DataDescription
 from ..data.inventory import Inventory, printable
+from ..runtime.files import RunFolderError
 from .style import format_count
 
 FILE = "data.json"
@@ -46,6 +49,21 @@ def data_report(descriptions: Sequence[DataDescription]) -> Iterator[object]:
 def data_json(descriptions: Sequence[DataDescription]) -> str:
     """The content of data.json: a list of all descriptions."""
     return json.dumps([description.to_json() for description in descriptions], indent=2, allow_nan=False) + "\n"
+
+
+def read_descriptions(folder: str | os.PathLike[str]) -> list[DataDescription]:
+    """The descriptions that a run folder has; none if it has no such file.
+
+    Raises:
+        RunFolderError: The file is damaged.
+    """
+    path = Path(folder, FILE)
+    if not path.is_file():
+        return []
+    try:
+        return [DataDescription.from_json(values) for values in json.loads(path.read_text(encoding="utf-8"))]
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise RunFolderError(f"{path} is damaged. The same command writes it again.") from error
 
 
 def _table(description: DataDescription) -> Table:

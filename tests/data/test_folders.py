@@ -394,6 +394,7 @@ def test_a_folder_may_be_given_by_its_path_in_any_form(tmp_path: Path, monkeypat
         ("./photo", "does not exist. Did you mean 'photos'"),
         ("../none", "does not exist"),
         (Path("photo"), "does not exist. Did you mean 'photos'"),
+        ("photo", "Unknown data set 'photo'. Did you mean 'photos'"),
         ("folder/photo", "does not exist. Did you mean 'photos'"),
         ("folder", "needs root"),
     ],

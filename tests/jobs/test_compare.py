@@ -761,8 +761,8 @@ def test_a_run_folder_has_the_scores_the_results_and_pictures(
     pictures.update(COMPARISON_PICTURES)
     comparison = run(["semantic", picky], teacher=TEACHER, weight_draws=2, out=tmp_path / "run")
     assert {path.name for path in (tmp_path / "run").iterdir()} == {
-        "scores.sqlite", "lock", "config.json", "config.yaml", "scores.csv", "comparison.csv", "comparison.json",
-        "comparison.md", *COMPARISON_PICTURES,
+        "scores.sqlite", "lock", "config.json", "config.yaml", "data.json", "scores.csv", "comparison.csv",
+        "comparison.json", "comparison.md", *COMPARISON_PICTURES,
     }  # fmt: skip
     with (tmp_path / "run/scores.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))

@@ -14,7 +14,8 @@ from diswot_search.cli import main
 from diswot_search.data.description import describe_probe, describe_splits
 from diswot_search.data.probe import create_probe
 from diswot_search.data.splits import Splits, create_splits
-from diswot_search.reports.data import data_json, data_report
+from diswot_search.reports.data import data_json, data_report, read_descriptions
+from diswot_search.runtime.files import RunFolderError
 
 from ..data.helpers import write_images
 
@@ -127,3 +128,13 @@ def test_bad_data_is_one_line_and_leaves_nothing(
     assert len(shown.err.splitlines()) == 1
     assert shown.out == ""
     assert not Path("run").exists()
+
+
+def test_the_stored_description_is_read_back(tmp_path: Path) -> None:
+    descriptions = [describe_splits(create_splits(photos(tmp_path), image_size=4))]
+    assert read_descriptions(tmp_path) == []
+    (tmp_path / "data.json").write_text(data_json(descriptions))
+    assert read_descriptions(tmp_path) == descriptions
+    (tmp_path / "data.json").write_text(data_json(descriptions)[:-200])
+    with pytest.raises(RunFolderError, match=r"data\.json is damaged"):
+        read_descriptions(tmp_path)
