@@ -34,6 +34,8 @@ class CifarResNetSpace(SearchSpace):
     Text form: blocks x width of each stage, `5x16-5x32-7x64`. If every stage has a single width to choose from, only
     the blocks: `5-5-7`.
 
+    Source: He et al., "Deep Residual Learning for Image Recognition", CVPR 2016, section 4.2.
+
     Args:
         num_classes: Classes of the classifier.
         input_size: Channels, height and width of one image.
@@ -152,6 +154,8 @@ def cifar_resnet_s0(
     num_classes: int = 10, input_size: tuple[int, int, int] = (3, 32, 32), shortcut: str = "projection"
 ) -> CifarResNetSpace:
     """DisWOT's S0: 64 CIFAR ResNets with 1, 3, 5 or 7 basic blocks in each of three stages.
+
+    Source: Dong et al., "DisWOT: Student Architecture Search for Distillation WithOut Training", CVPR 2023.
 
     Args:
         num_classes: Classes of the classifier.

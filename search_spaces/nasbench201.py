@@ -31,6 +31,8 @@ class NASBench201Space(SearchSpace):
 
     Text form, the benchmark's own: `|op~0|+|op~0|op~1|+|op~0|op~1|op~2|`.
 
+    Source: Dong and Yang, "NAS-Bench-201: Extending the Scope of Reproducible Neural Architecture Search", ICLR 2020.
+
     Args:
         num_classes: Classes of the classifier.
         input_size: Channels, height and width of one image.

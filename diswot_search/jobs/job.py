@@ -13,6 +13,10 @@ O = TypeVar("O", bound=Options)  # noqa: E741
 R = TypeVar("R")
 
 
+CONFIG = "config.yaml"
+"""The file of a run folder that holds all options."""
+
+
 class Folder(Protocol):
     """A run folder, as far as every job needs it."""
 
@@ -78,7 +82,7 @@ class Job(ABC, Generic[O, R]):
         folder = self.open()
         if folder is not None and folder.path is not None:
             try:
-                folder.write("config.yaml", text)
+                folder.write(CONFIG, text)
             except BaseException:
                 folder.release()
                 raise

@@ -38,7 +38,7 @@ from ..runtime.run_folder import COMPLETE
 from ..sources.ranking import SourceRanking
 from ..study.study import Study
 from .guides import Announce, Guide, Guides, SourceGuides, TeacherGuides
-from .job import Job
+from .job import CONFIG, Job
 from .pipeline_results import ALONE, SEARCH, show_stage, summarise
 from .search import SearchJob
 from .train import DistillJob, TrainJob, check_supervision, named_splits
@@ -194,7 +194,8 @@ class PipelineJob(Job[PipelineOptions, PipelineResult]):
 
     def _finished_search(self) -> Study | None:
         folder = self.path / SEARCH
-        study = Study.load(folder, space=self.space) if Study.has_begun(folder) else None
+        is_whole = Study.has_begun(folder) and (folder / CONFIG).is_file()
+        study = Study.load(folder, space=self.space) if is_whole else None
         return study if study is not None and study.status == COMPLETE and not study.missing_files() else None
 
     def _probe(self, teacher: Network | TeacherBank | None) -> Probe:

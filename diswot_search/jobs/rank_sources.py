@@ -97,7 +97,7 @@ class RankingRun(Job[RankSourcesOptions, SourceRanking]):
         )
         self.data = _describe_data(options.dataset, options.data_options)
         self.out = options.out
-        self.show_progress = options.progress
+        self.show_progress = options.shows_progress
         self._loaded: FrozenSource | None = None
         self._blas = ThreadpoolController().select(user_api="blas")
         self._draw(options.images, options.image_draws, options.seed)
@@ -114,8 +114,9 @@ class RankingRun(Job[RankSourcesOptions, SourceRanking]):
             check_images(source, self.splits)
         self._has_begun = self.out is not None and RankingFolder.has_begun(self.out)
         if self.out is not None and not self._has_begun:
+            for source in self.sources:  # one at a time: weights that do not fit show here
+                self._load(source)
             _ = self._reference_features
-            self._load(self.sources[0])
 
     def _draw(self, images: int, draws: int, seed: int) -> None:
         """Choose the images of each draw among those that have labels, and read them."""

@@ -187,7 +187,7 @@ class SearchJob(Job[SearchOptions, Study]):
     def _evaluate_all(self) -> None:
         count = 0
         curves = Curves(None if self.study.path is None else self.study.path / "curves")
-        bar = SearchProgress(self.evaluations, enabled=self.options.progress)
+        bar = SearchProgress(self.evaluations, enabled=self.options.shows_progress)
         with bar as progress, curves, self.at_hand.watching():
 
             def show(record: Record, replayed: bool) -> None:

@@ -77,7 +77,7 @@ def named_probes(options: ScoringOptions, probe: Probe | Sequence[Probe] | str |
 
 def named_space(options: ScoringOptions, probe: Probe) -> SearchSpace:
     """The space; one that is named is made for the classes and images of the probe unless its options say otherwise."""
-    if not isinstance(options.space, str):
+    if isinstance(options.space, SearchSpace):
         _refuse_with("The space is an object, not a name", options, "space_options")
     return as_space(options.space, probe, **(options.space_options or {}))
 

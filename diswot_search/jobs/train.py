@@ -166,7 +166,7 @@ def named_space(options: NetworkSpaceOptions) -> dict[str, SearchSpace]:
         if options.space_options:
             raise ValueError("space_options are given, but no space.")
         return {}
-    if isinstance(options.space, str):
+    if not isinstance(options.space, SearchSpace):
         return {"space": create_space(options.space, **(options.space_options or {}))}
     if options.space_options:
         raise ValueError("The space is an object, not a name; space_options cannot be set.")

@@ -304,7 +304,7 @@ class TrainingRun:
     def _observer(self, folder: TrainingFolder) -> _Observer:
         steps = len(self.splits.train) // self.recipe.batch_size * self.recipe.epochs
         weights = self.objective.weights if self.objective and self.objective.is_active else {}
-        return _Observer(folder, self.recipe, steps, self.options.progress, self.splits.classes, weights)
+        return _Observer(folder, self.recipe, steps, self.options.shows_progress, self.splits.classes, weights)
 
     def _checkpoint(self, folder: TrainingFolder | None, name: str) -> Checkpoint | None:
         """A checkpoint, which every process reads for itself."""
@@ -545,7 +545,6 @@ class _Observer:
 
     def finished_epoch(self, row: EpochRow) -> None:
         self._curves.add(row)
-        if row.val_accuracy is not None:
-            self._bar.validated(row.val_accuracy)
+        self._bar.finished_epoch(row)
         if self._folder.path is not None:
             self._folder.write("metrics.csv", metrics_csv(read_rows(self._folder)))

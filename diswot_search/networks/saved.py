@@ -16,6 +16,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import nn
 
+from search_spaces.plugins import is_code, stored_code
 from search_spaces.recipes import space_from_recipe
 from search_spaces.registry import UnknownNameError, unknown_name_message
 from search_spaces.stored_options import check_stored_options
@@ -64,6 +65,7 @@ class ModelCard:
         macs: Multiply-accumulates of one image.
         interpolation: How images of another size are resized.
         crop_pct: Share of a resized image's side that is kept.
+        own: Name and arguments of the user's own code that builds it; None if none does.
         made_of: Its history as JSON values: run, teacher, accuracy, and as "data" the `Splits.config()`.
 
     Raises:
@@ -83,6 +85,7 @@ class ModelCard:
     interpolation: str = "bicubic"
     crop_pct: float = 1.0
     made_of: dict[str, object] = field(default_factory=dict)
+    own: dict[str, Any] | None = None
 
     def __post_init__(self) -> None:
         channels = len(self.mean)
@@ -103,6 +106,7 @@ class ModelCard:
 
         Raises:
             UnknownNameError: timm has no such model.
+            UntrustedCodeError: Code of the user's own builds it, which was not named in this process.
             ValueError: Neither timm nor a search space can build the network.
         """
         if self.timm is not None:
@@ -110,6 +114,12 @@ class ModelCard:
             if not timm.is_model(name):
                 raise UnknownNameError(unknown_name_message("timm model", name, timm.list_models()))
             return timm.create_model(name, **arguments)
+        if self.own is not None:
+            factory = stored_code(self.own["name"], f"The network {self.name}")
+            network = factory(**self.own["arguments"]) if callable(factory) else None
+            if not isinstance(network, nn.Module):
+                raise ValueError(f"{self.own['name']} does not make the network {self.name}; it makes no module.")
+            return network
         if self.space is None:
             raise ValueError(f"{self.name} is a module of its own; load its weights by load_student(path, model=...).")
         space = space_from_recipe(self.space["recipe"])
@@ -187,7 +197,10 @@ def _timm_config(model: nn.Module, card: ModelCard) -> dict[str, Any]:
         "first_conv": built_with.get("first_conv") or _first_conv(model),
         "classifier": built_with.get("classifier") or _classifier(model),
     }
-    return config | {_CARD: asdict(card)}
+    described = asdict(card)
+    if card.own is None:  # as in files of versions that do not know it
+        del described["own"]
+    return config | {_CARD: described}
 
 
 def _first_conv(model: nn.Module) -> str | None:
@@ -199,6 +212,17 @@ def _classifier(model: nn.Module) -> str | None:
         return None
     classifier = cast(Any, model).get_classifier()
     return next((name for name, module in model.named_modules() if module is classifier), None)
+
+
+def own_code_of(path: str | os.PathLike[str]) -> list[str]:
+    """The user's own code that has to be named before a student is loaded, as its config.json says; mostly none."""
+    try:
+        card = json.loads(find_student(path).with_name(CONFIG).read_text())[_CARD]
+        recipe = (card.get("space") or {}).get("recipe") or {}
+        names = [(card.get("own") or {}).get("name"), recipe.get("name")]
+    except (OSError, ValueError, KeyError, AttributeError, TypeError):  # loading says what is wrong
+        return []
+    return [str(name) for name in names if is_code(name)]
 
 
 def find_student(path: str | os.PathLike[str]) -> Path:
@@ -258,6 +282,10 @@ def _read_card(weights: Path) -> ModelCard:
         raise _damaged(file, "the part that timm reads does not match its checksum")
     if isinstance(built_by := card.get("timm"), list) and len(built_by) == 2:
         check_stored_options(built_by[1], f"{file}: the arguments of {built_by[0]!r}")
+    if (own := card.get("own")) is not None:
+        if not isinstance(own, Mapping) or set(own) != {"name", "arguments"} or not isinstance(own["name"], str):
+            raise ValueError(f"{file} cannot be used: its own code is {own!r}, not a name with arguments.")
+        check_stored_options(own["arguments"], f"{file}: the arguments of {own['name']!r}")
     values: dict[str, Any] = {
         key: tuple(value) if isinstance(value, list) else value
         for key, value in card.items()

@@ -134,7 +134,7 @@ class CompareOptions(
 
     OUT: ClassVar[str | None] = "runs/compare"
 
-    space: SearchSpace | str = "nasbench201"
+    space: SearchSpace | str | Sequence[str] = "nasbench201"
     proxies: ProxyLike | Sequence[ProxyLike] | Sequence[str] | str = DEFAULT_PROXY
     table: AccuracyTable | Frame | Mapping[str, object] | str | os.PathLike[str] | None = None
     probe: Probe | Sequence[Probe] | str = "digits"

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import KW_ONLY, dataclass
 from typing import TYPE_CHECKING
 
-from .shared import DataOptions, SeedOptions
+from .shared import CodeOptions, DataOptions, SeedOptions
 
 if TYPE_CHECKING:
     from torch import nn
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class ExportOptions(DataOptions, SeedOptions):
+class ExportOptions(DataOptions, SeedOptions, CodeOptions):
     """Write a trained student in another format, check it, and state the accuracy that it loses.
 
     Args:

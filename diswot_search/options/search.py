@@ -88,8 +88,8 @@ class SearchOptions(
     one stops at once.
 
     Args:
-        space: The space to search; `diswot spaces` lists the names. A name makes the space for the classes and images
-            of the probe.
+        space: The space to search; `diswot spaces` lists the names, and several make one space: '[timm/mobilenetv3,
+            timm/vit]'. A name makes the space for the classes and images of the probe.
         teacher: The reference network for proxies that compare with a teacher: a timm name, the CIFAR ResNets included,
             an architecture of the space, a module, a Network, or a TeacherBank, which is several with weights. Networks
             that are given by name have random weights unless there is a checkpoint. It may also be a ranking of sources
@@ -101,7 +101,7 @@ class SearchOptions(
 
     OUT: ClassVar[str | None] = "runs/search"
 
-    space: SearchSpace | str = "nasbench201"
+    space: SearchSpace | str | Sequence[str] = "nasbench201"
     teacher: Network | TeacherBank | SourceRanking | nn.Module | Architecture | str | None = None
     probe: Probe | Sequence[Probe] | str | None = None
     _: KW_ONLY

@@ -83,7 +83,7 @@ class NetworkSpaceOptions(SpaceOptions):
         space: The space of an architecture; `diswot spaces` lists the names.
     """
 
-    space: SearchSpace | str | None = None
+    space: SearchSpace | str | Sequence[str] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -47,7 +47,10 @@ _MANY_CLASSES = 101
 
 
 def l2_norm(student: Readings, teacher: Readings | None = None) -> float:
-    """Sum over layers of the L2 norm of the weight."""
+    """Sum over layers of the L2 norm of the weight.
+
+    Source: Abdelfattah et al., "Zero-Cost Proxies for Lightweight NAS", ICLR 2021.
+    """
     return float(_sum(weight.norm() for weight in _weights(student)))
 
 
@@ -102,6 +105,8 @@ def grad_norm(student: Readings, teacher: Readings | None = None) -> float:
 
     Raises:
         ReadingError: No layer gets a gradient.
+
+    Source: Abdelfattah et al., "Zero-Cost Proxies for Lightweight NAS", ICLR 2021.
     """
     return float(_sum(gradient.norm() for gradient in _gradients(student)))
 
@@ -111,6 +116,8 @@ def plain(student: Readings, teacher: Readings | None = None) -> float:
 
     Raises:
         ReadingError: No layer gets a gradient.
+
+    Source: Abdelfattah et al., "Zero-Cost Proxies for Lightweight NAS", ICLR 2021.
     """
     return float(_sum((w * g).sum() for w, g in zip(_weights(student), _gradients(student), strict=True)))
 

@@ -1,8 +1,9 @@
-"""Progress on a terminal, and curves for TensorBoard."""
+"""Progress on a terminal or as lines of a log, and curves for TensorBoard."""
 
 from __future__ import annotations
 
 import math
+import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -27,22 +28,30 @@ if TYPE_CHECKING:
 
 
 class ProgressBar:
-    """A progress bar with speed and time left; silent outside a terminal.
+    """A progress bar with speed and time left; outside a terminal, lines of the same.
+
+    A line is written after `ITEMS_PER_LINE` new items or `SECONDS_PER_LINE`, whichever comes first. Items that were
+    read from the store are not told.
 
     Args:
         what: Name of the work, shown before the bar.
         unit: Name of the counted items, in the plural.
         total: Number of items in all.
-        enabled: False keeps the bar silent in a terminal, too.
+        enabled: False shows neither the bar nor lines.
         console: The console to draw on; standard error by default.
     """
 
     BAR: ClassVar[type[Progress]] = Progress
+    ITEMS_PER_LINE: ClassVar[int] = 100
+    SECONDS_PER_LINE: ClassVar[float] = 30.0
 
     def __init__(
         self, what: str, unit: str, total: int, *, enabled: bool = True, console: Console | None = None
     ) -> None:
         console = console or Console(stderr=True)
+        self._console, self._what = console, what
+        self._writes_lines = enabled and not console.is_terminal
+        self._last_line = time.monotonic()
         self._unit = unit
         self._total = total
         self._done = self._new = 0
@@ -80,8 +89,25 @@ class ProgressBar:
             self._started = time.monotonic()
         else:
             self._new += 1
+        self.refresh(is_due=not replayed and self._new % self.ITEMS_PER_LINE == 0)
+
+    def refresh(self, *, is_due: bool = False) -> None:
+        """Show the present state: in the bar, or in a line if one is due.
+
+        Args:
+            is_due: Whether a line is due although the last one is not long ago.
+        """
         if not self._bar.disable:
             self._bar.update(self._task, completed=self._done, state=self.state())
+        elif is_due or time.monotonic() - self._last_line >= self.SECONDS_PER_LINE:
+            self.write_line(f"{self._done:,}/{self._total:,} {self._unit}", self.state())
+
+    def write_line(self, *parts: str) -> None:
+        """Write a line of the log, outside a terminal only."""
+        if self._writes_lines:
+            self._last_line = time.monotonic()
+            line = "  ".join(filter(None, [self._what, *parts]))
+            self._console.print(line, markup=False, highlight=False, soft_wrap=True)
 
     def state(self) -> str:
         """Speed and time left; empty before the first new item."""
@@ -93,12 +119,18 @@ class ProgressBar:
         return f"{rate:.3g} {self._unit}/s  {left // 3600}:{left // 60 % 60:02}:{left % 60:02} left"
 
 
+class CostProgress(ProgressBar):
+    """The progress bar of counting costs. Many a cost is counted in no time, so lines come by time alone."""
+
+    ITEMS_PER_LINE = sys.maxsize
+
+
 class SearchProgress(ProgressBar):
     """The progress bar of a search, with the best score so far.
 
     Args:
         total: Number of evaluations in all.
-        enabled: False keeps the bar silent in a terminal, too.
+        enabled: False shows neither the bar nor lines.
         console: The console to draw on; standard error by default.
     """
 
@@ -207,7 +239,7 @@ class TrainingProgress(ProgressBar):
         epochs: Number of epochs in all.
         steps: Number of optimiser steps in all.
         done: Number of steps that an earlier run has done.
-        enabled: False keeps the bar silent in a terminal, too.
+        enabled: False shows neither the bar nor lines.
         console: The console to draw on; standard error by default.
     """
 
@@ -246,11 +278,14 @@ class TrainingProgress(ProgressBar):
             self._shown = now
             self._bar.update(self._task, completed=self._done, state=self.state(), details=self.details())
 
-    def validated(self, accuracy: float) -> None:
-        """Show a new validation accuracy, in percent."""
-        self._accuracy = accuracy
+    def finished_epoch(self, row: EpochRow) -> None:
+        """Show the end of an epoch: its validation accuracy, or a line of the log outside a terminal."""
+        if row.val_accuracy is not None:
+            self._accuracy = row.val_accuracy
         if not self._bar.disable:
             self._bar.update(self._task, details=self.details())
+        else:
+            self.write_line(self._summary(row.epoch, row.terms), self.state())
 
     def state(self) -> str:
         """Images per second and time left; empty before the first step."""
@@ -262,10 +297,12 @@ class TrainingProgress(ProgressBar):
 
     def details(self) -> str:
         """Epoch, last validation accuracy and weighted terms of the loss, without those that are not known yet."""
-        terms = {name: float(value) for name, value in self._losses.items()}
+        return self._summary(self._epoch, {name: float(value) for name, value in self._losses.items()})
+
+    def _summary(self, epoch: int, terms: Mapping[str, float]) -> str:
         total = " + ".join(f"{name} {value:.3g}" for name, value in terms.items())
         parts = [
-            f"epoch {self._epoch}/{self._epochs}" if self._epoch else "",
+            f"epoch {epoch}/{self._epochs}" if epoch else "",
             "" if self._accuracy is None else f"validation {self._accuracy:.1f} %",
             f"loss {sum(terms.values()):.3g} = {total}" if terms else "",
         ]

@@ -14,15 +14,18 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 from rich.table import Table
+from rich.text import Text
 
 from search_spaces.cost import Cost
 from search_spaces.recipes import create_space, describe_space, list_spaces
 from search_spaces.space import SearchSpace
 
+from ..options.base import summary
 from ..options.search import DEFAULT_PROXY
 from ..proxies.aggregate import RankAggregate
 from ..proxies.registry import get_proxy, match_proxies
 from ..runtime.files import RunFolderError, write_atomically
+from ..study.algorithms import get_algorithm, list_algorithms, option_names
 from ..study.budget import cheapest
 from ..study.study import Candidate, Study
 from .style import BLUE, GREEN, GREY, ORANGE, human_number, new_figure, style_axes, to_png
@@ -195,6 +198,22 @@ def format_proxies(pattern: str = "*") -> Table:
         if isinstance(proxy, RankAggregate):
             reads = f"{proxy.method} of {', '.join(proxy.component_names)}"
         table.add_row(name, "needed" if proxy.needs_teacher else "", reads, proxy.summary)
+    return table
+
+
+def format_algorithms(pattern: str = "*") -> Table:
+    """Format the algorithms by name, with their options and a description.
+
+    Args:
+        pattern: A shell pattern that names must match.
+
+    Raises:
+        UnknownNameError: No algorithm matches the pattern; the message gives near names.
+    """
+    table = Table("name", "options", "what it does", title="Algorithms of a search")
+    for name in list_algorithms(pattern):
+        algorithm = get_algorithm(name)
+        table.add_row(name, ", ".join(option_names(algorithm)), Text(summary(algorithm)))
     return table
 
 

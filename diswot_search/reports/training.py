@@ -11,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ..distillation.base import get_distiller, list_distillers
+from ..networks.saved import own_code_of
 from ..runtime.files import csv_line
 from ..training.result import EpochRow, FinalMetrics, SourceFacts, SourceWeighting, StudentFacts, TrainingResult
 from .style import format_count, human_number
@@ -84,7 +85,8 @@ def describe_training(result: TrainingResult, path: str | os.PathLike[str] | Non
         yield f"run folder: {path}"
     if path is not None and result.is_complete:
         yield "to load the student in Python:"
-        yield f"import diswot_search; model = diswot_search.load_student({str(path)!r})"
+        code = "".join(f" diswot_search.import_code({name!r});" for name in own_code_of(path))
+        yield f"import diswot_search;{code} model = diswot_search.load_student({str(path)!r})"
 
 
 _RULE_WORDS = {"last": "the last", "best": "the best on validation images"}

@@ -9,6 +9,7 @@ from typing import Any, overload
 import timm
 from torch import nn
 
+from search_spaces.plugins import is_code
 from search_spaces.recipes import create_space
 from search_spaces.registry import near_names
 from search_spaces.space import Architecture, ArchitectureError, SearchSpace
@@ -57,9 +58,9 @@ def as_probes(probe: Probe | Sequence[Probe] | str) -> list[Probe]:
     return probes
 
 
-def as_space(space: SearchSpace | str, probe: Probe, **options: object) -> SearchSpace:
+def as_space(space: SearchSpace | str | Sequence[str], probe: Probe, **options: object) -> SearchSpace:
     """The space; one given by name is made for the classes and images of the probe unless `options` say otherwise."""
-    if not isinstance(space, str):
+    if isinstance(space, SearchSpace):
         return space
     return create_space(space, **{"num_classes": probe.num_classes, "input_size": probe.input_size} | options)
 
@@ -122,7 +123,7 @@ def _ranking_at(teacher: object) -> str | None:
 
 def _means_architecture(text: str, space: SearchSpace) -> bool:
     """Whether a text is, or was meant to be, an architecture rather than the name of a timm model."""
-    if timm.is_model(text):
+    if timm.is_model(text) or is_code(text):
         return False
     try:
         space.parse(text)

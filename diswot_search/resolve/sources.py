@@ -17,12 +17,13 @@ import timm
 from torch import nn
 
 from search_spaces.input_spec import ImageSpec
+from search_spaces.plugins import is_code
 from search_spaces.recipes import create_space
 from search_spaces.registry import UnknownNameError, unknown_name_message
 from search_spaces.space import SearchSpace
 
 from ..networks.classifiers import classifier_names
-from ..networks.network import Network
+from ..networks.network import Network, create_teacher
 from ..networks.recipes import WithoutClassifier
 from ..networks.saved import DISTILLED, FOLDER, WEIGHTS, find_student, read_card
 from ..runtime.files import as_json
@@ -147,10 +148,12 @@ def _find(model: Any, options: dict[str, Any]) -> _Resolved:
         return _from_timm(model, **options)
     if (space := options.pop("space", None)) is not None:
         classes = {"num_classes": options["num_classes"]} if options.get("num_classes") else {}
-        space = create_space(space, **classes) if isinstance(space, str) else space
+        space = space if isinstance(space, SearchSpace) else create_space(space, **classes)
         return _from_space(model, space, options | {"space": space}, ())
     if isinstance(model, str) and model and Path(model).exists():
         return _from_path(Path(model), options)
+    if isinstance(model, str) and is_code(model):
+        return _from_code(model, options)
     as_network(model, num_classes=1, role="source")  # which says why it is none
     raise SourceError(f"A source cannot be made of {model!r}.")
 
@@ -196,6 +199,16 @@ def _from_network(network: Network, options: dict[str, Any]) -> _Resolved:
     assert network.num_classes is not None
     network = as_network(network, num_classes=network.num_classes, in_chans=channels, role="source", **options)
     return _Resolved(_with_classes(network, classes, network.input_size, channels), (network.name,))
+
+
+def _from_code(name: str, options: dict[str, Any]) -> _Resolved:
+    """A source that code of the user's own makes; it has the classes and images that the code gives it."""
+    classes = options.pop("num_classes", None)
+    checkpoint = options.pop("checkpoint", None)
+    file = None if checkpoint is None else find_student(checkpoint)
+    network = create_teacher(name, num_classes=classes or None, checkpoint=file, **options)
+    resolved = _from_network(network, {} if classes is None else {"num_classes": classes})
+    return resolved if checkpoint is None else resolved._replace(names=_names_of_path(Path(checkpoint)))
 
 
 def _from_space(model: Any, space: SearchSpace, options: dict[str, Any], names: tuple[str, ...]) -> _Resolved:

@@ -6,6 +6,7 @@ import json
 import math
 import os
 import sqlite3
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import Any
 
 from torch import nn
 
+from search_spaces.plugins import UntrustedCodeError
 from search_spaces.recipes import recipe_of, space_from_recipe
 from search_spaces.space import Architecture, SearchSpace
 
@@ -23,7 +25,7 @@ from ..runtime.checksums import row_checksum
 from ..runtime.configuration import config_sha256, differences, versions
 from ..runtime.files import RunFolderError, as_json, csv_line
 from ..runtime.run_folder import RunFolder
-from ..runtime.store import Layout, Table, as_real
+from ..runtime.store import SECONDS_UNTIL_STORED, Layout, Table, as_real
 from .evaluator import uses_teacher
 from .records import Record
 
@@ -172,6 +174,7 @@ class Study(RunFolder):
     ) -> None:
         self._space = space
         self._recipe: dict[str, object] | None = json.loads(recipe_of(space))
+        self._committed = time.monotonic()
         super().__init__(config, out)
 
     @classmethod
@@ -201,10 +204,14 @@ class Study(RunFolder):
             RunFolderError: The space was not made by `create_space`, or has changed; pass it to `Study.load`.
         """
         if self._space is None:
-            space = space_from_recipe(self._recipe)
+            try:
+                space = space_from_recipe(self._recipe)
+            except UntrustedCodeError as error:
+                raise RunFolderError(str(error)) from error
             if space is None or as_json(space.config()) != self.config["space"]:
                 raise RunFolderError(
-                    f"The space of the study in {self.path} cannot be made by name; give it to Study.load as `space`."
+                    f"The space of the study in {self.path} cannot be made by name; import the code that registers it "
+                    "(--import), or give it to Study.load as `space`."
                 )
             self._space = space
         return self._space
@@ -358,13 +365,18 @@ class Study(RunFolder):
         return StoredCost(*rows[0]) if rows else None
 
     def add_cost(self, architecture: str, cost: StoredCost) -> None:
-        """Store a cost. A measured one is committed at once, since measuring it again would give another value."""
+        """Store a cost.
+
+        A measured one is committed at once, since measuring it again would give another value. Counted ones are
+        committed together, with the next record or after `SECONDS_UNTIL_STORED`.
+        """
         row = (architecture, cost.params, cost.macs, cost.latency_ms, cost.failure)
         with self.errors():
             self._delete(_COSTS, "architecture = ?", [(architecture,)])
             self._insert(_COSTS, [row])
-            if cost.latency_ms is not None:
+            if cost.latency_ms is not None or time.monotonic() - self._committed > SECONDS_UNTIL_STORED:
                 self._store.commit()
+                self._committed = time.monotonic()
 
     def add_costs_of(self, other: Study) -> None:
         """Store the costs of another study."""

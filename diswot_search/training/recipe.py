@@ -12,6 +12,7 @@ from timm.scheduler.scheduler import Scheduler
 from torch import nn
 from torch.optim import Optimizer
 
+from search_spaces.plugins import OwnCodeError
 from search_spaces.registry import Registry, unknown_name_message
 
 from ..data.augmentation import Augmentation
@@ -204,7 +205,14 @@ def _check_between(name: str, value: object, lowest: float, highest: float) -> N
         raise RecipeError(f"{name} is {value!r}; it must be a number of at least {lowest:g}{limit}.")
 
 
-RECIPES: Registry[Recipe] = Registry("recipe")
+def _adopt(name: str, value: object) -> Recipe:
+    """The recipe that a user's own code has under a name."""
+    if not isinstance(value, Recipe):
+        raise OwnCodeError(f"{name} is a {type(value).__name__}; it must be a Recipe.")
+    return value
+
+
+RECIPES: Registry[Recipe] = Registry("recipe", _adopt)
 """Recipes by name.
 
 `cifar` is the recipe of the distillation literature for CIFAR-100 with 240 epochs; its milestones scale with the number

@@ -125,8 +125,27 @@ def progress_of(**console: Any) -> tuple[str, SearchProgress]:
     return output.getvalue(), progress
 
 
-def test_progress_is_silent_when_not_a_terminal() -> None:
-    assert progress_of()[0] == ""
+def test_progress_outside_a_terminal_is_a_line_for_many_candidates_or_a_while(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    assert progress_of()[0] == ""  # of few candidates, in no time, the report tells soon enough
+    monkeypatch.setattr(SearchProgress, "ITEMS_PER_LINE", 2)
+    lines = progress_of()[0].splitlines()
+    assert [line.split("  ")[:3] for line in lines] == [
+        ["searching", "4/8 candidates", "best 3"],
+        ["searching", "6/8 candidates", "best 3"],
+    ]
+    assert "candidates/s" in lines[0]
+    monkeypatch.setattr(SearchProgress, "ITEMS_PER_LINE", 100)
+    monkeypatch.setattr(SearchProgress, "SECONDS_PER_LINE", 0.0)
+    assert len(progress_of()[0].splitlines()) == 6
+
+
+def test_a_line_is_told_while_nothing_is_counted() -> None:
+    output = io.StringIO()
+    progress = SearchProgress(8, console=Console(file=output, width=120))
+    progress.refresh(is_due=True)
+    assert output.getvalue() == "searching  0/8 candidates\n"
 
 
 def test_progress_shows_evaluations_best_speed_and_time_left() -> None:
@@ -138,8 +157,11 @@ def test_progress_shows_evaluations_best_speed_and_time_left() -> None:
 
 def test_progress_can_be_turned_off_in_a_terminal() -> None:
     output = io.StringIO()
-    with SearchProgress(8, enabled=False, console=Console(file=output, force_terminal=True)) as progress:
-        progress.add(next(make_study().records), replayed=False)
+    for is_terminal in (True, False):
+        console = Console(file=output, force_terminal=is_terminal)
+        with SearchProgress(8, enabled=False, console=console) as progress:
+            progress.add(next(make_study().records), replayed=False)
+            progress.refresh(is_due=True)
     assert output.getvalue() == ""
 
 

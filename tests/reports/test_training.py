@@ -157,15 +157,21 @@ def cells_of(table: Table) -> dict[str, list[str]]:
 # -- progress -----------------------------------------------------------------------------------
 
 
+ROW = EpochRow(
+    epoch=1, step=10, lr=0.1, loss=1.5, terms={"ce": 0.5, "kd": 1.0}, notes={}, train_accuracy=50.0,
+    val_accuracy=63.25, images_per_second=100.0, seconds=1.0,
+)  # fmt: skip
+
+
 def run_bar(width: int = 100, done: int = 0, enabled: bool = True, **console: Any) -> tuple[str, TrainingProgress]:
     output = io.StringIO()
     shown_on = Console(file=output, width=width, color_system=None, **console)
     with TrainingProgress(3, 30, done=done, enabled=enabled, console=shown_on) as progress:
         for step in range(done, 30):
-            if step == 20:
-                progress.validated(63.25)
             loss = torch.tensor(1.5, requires_grad=True)  # as it comes from the loop
             progress.add(1 + step // 10, {"ce": 0.25, "kd": loss}, images=64)
+            if step % 10 == 9:
+                progress.finished_epoch(replace(ROW, epoch=1 + step // 10))
     return output.getvalue(), progress
 
 
@@ -186,9 +192,19 @@ def test_the_bar_goes_on_from_the_steps_that_were_done() -> None:
     assert "30/30" in output.getvalue()
 
 
-@pytest.mark.parametrize(("enabled", "console"), [(True, {}), (False, {"force_terminal": True})])
-def test_the_bar_is_silent_when_not_a_terminal_or_turned_off(enabled: bool, console: dict[str, bool]) -> None:
-    output, progress = run_bar(enabled=enabled, **console)
+def test_outside_a_terminal_each_epoch_is_a_line() -> None:
+    output, _ = run_bar()
+    lines = output.splitlines()
+    told = "validation 63.2 %  loss 1.5 = ce 0.5 + kd 1"
+    assert [line.partition(" images/s")[0].rpartition("  ")[0] for line in lines] == [
+        f"training  epoch {epoch}/3  {told}" for epoch in (1, 2, 3)
+    ]
+    assert lines[-1].endswith("0:00:00 left")
+
+
+@pytest.mark.parametrize("is_terminal", [True, False])
+def test_the_bar_can_be_turned_off(is_terminal: bool) -> None:
+    output, progress = run_bar(enabled=False, force_terminal=is_terminal)
     assert output == ""
     assert progress.details() == "epoch 3/3  validation 63.2 %  loss 1.75 = ce 0.25 + kd 1.5"
 
