@@ -174,8 +174,8 @@ class Study(RunFolder):
     ) -> None:
         self._space = space
         self._recipe: dict[str, object] | None = json.loads(recipe_of(space))
-        self._committed = time.monotonic()
         super().__init__(config, out)
+        self._committed = time.monotonic()
 
     @classmethod
     def load(cls, path: str | os.PathLike[str], *, space: SearchSpace | None = None) -> Study:
