@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -17,13 +18,14 @@ from ..proxies.proxy import Proxy
 from ..runtime.at_hand import AtHand
 from ..runtime.devices import device_name
 from ..runtime.interruption import Interruption
+from ..runtime.store import SECONDS_UNTIL_STORED
 from ..study.evaluator import NO_TEACHER, SIZES, Condition, ScoreTask, TaskEvaluator, WeightDraw, uses_teacher
 from ..study.loop import SerialLoop
 from ..study.records import NewScore
 from .store import ScoreStore, Selection, StoredScore
 
 _COSTS_AT_ONCE = 256
-"""Number of costs that are stored in one transaction; a cost is counted sooner than a transaction ends."""
+"""Most costs that are stored in one transaction, since many a cost is counted sooner than a transaction ends."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -126,9 +128,17 @@ class Scoring:
     # -- computing ------------------------------------------------------------------------------
 
     def count_costs(
-        self, series: Iterable[ScoreSeries], architectures: Sequence[Architecture]
+        self,
+        series: Iterable[ScoreSeries],
+        architectures: Sequence[Architecture],
+        show: Callable[[bool], None] = lambda replayed: None,
     ) -> dict[str, StoredScore]:
-        """Count the costs that were never counted.
+        """Count the costs that were never counted, and store them within `SECONDS_UNTIL_STORED`.
+
+        Args:
+            series: The series.
+            architectures: The architectures.
+            show: Called for each architecture; the flag tells whether its cost was stored before.
 
         Returns:
             The first of the sizes by architecture; its score is None if the cost cannot be counted.
@@ -140,20 +150,23 @@ class Scoring:
         by_text = {str(architecture): architecture for architecture in architectures}
         chosen = self.store.select(by_text)
         pending: dict[str, dict[int, NewScore]] = {}
+        since = time.monotonic()
 
         def flush() -> None:
+            nonlocal since
             if pending:
                 self.store.add(0, pending, self._measured_on(0))
                 pending.clear()
+            since = time.monotonic()
 
         def store(work: _Work, scores: dict[int, NewScore]) -> str:
             pending[work.text] = scores
-            if len(pending) == _COSTS_AT_ONCE:
+            if len(pending) == _COSTS_AT_ONCE or time.monotonic() - since > SECONDS_UNTIL_STORED:
                 flush()
             return work.text
 
         try:
-            self._run(self._work(0, sizes, chosen, by_text), store, lambda replayed: None)
+            self._run(self._work(0, sizes, chosen, by_text), store, show)
         finally:
             flush()
         return chosen.scores(sizes[0].numbers[0], 0)

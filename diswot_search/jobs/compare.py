@@ -39,7 +39,7 @@ from ..proxies.proxy import Proxy
 from ..readings.passes import Precision
 from ..reports.comparison import format_comparison, to_csv, to_json, to_markdown, to_text
 from ..reports.comparison_figures import COMPARISON_PICTURES
-from ..reports.progress import ProgressBar
+from ..reports.progress import CostProgress, ProgressBar
 from ..reports.style import to_png
 from ..resolve.searches import as_teacher
 from ..runtime.configuration import versions
@@ -335,7 +335,11 @@ class ComparisonRun(Job[CompareOptions, Comparison]):
         self.architectures = [a for a, countable in zip(self.architectures, has_cost, strict=True) if countable]
 
     def _compute(self) -> None:
-        self._leave_out_what_has_no_cost(self.scoring.count_costs(self._series, self.architectures))
+        with CostProgress("counting costs", "architectures", len(self.architectures), enabled=self.progress) as bar:
+            counted = self.scoring.count_costs(
+                self._series, self.architectures, lambda replayed: bar.advance(replayed=replayed)
+            )
+        self._leave_out_what_has_no_cost(counted)
         total = len(self.seeds) * len(set(map(self.scoring.scored, self.architectures)))
         with ProgressBar("comparing", "architectures", total, enabled=self.progress) as bar:
             self.scoring.compute(self._series, self.architectures, lambda replayed: bar.advance(replayed=replayed))

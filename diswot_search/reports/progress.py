@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -116,6 +117,12 @@ class ProgressBar:
         rate = self._new / seconds
         left = round((self._total - self._done) / rate)
         return f"{rate:.3g} {self._unit}/s  {left // 3600}:{left // 60 % 60:02}:{left % 60:02} left"
+
+
+class CostProgress(ProgressBar):
+    """The progress bar of counting costs. Many a cost is counted in no time, so lines come by time alone."""
+
+    ITEMS_PER_LINE = sys.maxsize
 
 
 class SearchProgress(ProgressBar):

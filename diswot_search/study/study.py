@@ -6,6 +6,7 @@ import json
 import math
 import os
 import sqlite3
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,7 +25,7 @@ from ..runtime.checksums import row_checksum
 from ..runtime.configuration import config_sha256, differences, versions
 from ..runtime.files import RunFolderError, as_json, csv_line
 from ..runtime.run_folder import RunFolder
-from ..runtime.store import Layout, Table, as_real
+from ..runtime.store import SECONDS_UNTIL_STORED, Layout, Table, as_real
 from .cost_kinds import COSTS, StoredCost
 from .evaluator import uses_teacher
 from .records import Record
@@ -175,6 +176,7 @@ class Study(RunFolder):
         self._space = space
         self._recipe: dict[str, object] | None = json.loads(recipe_of(space))
         super().__init__(config, out)
+        self._committed = time.monotonic()
 
     @classmethod
     def load(cls, path: str | os.PathLike[str], *, space: SearchSpace | None = None) -> Study:
@@ -368,13 +370,18 @@ class Study(RunFolder):
         return map(_to_cost, self._read(f"SELECT {_COST_FIELDS} FROM costs"))
 
     def add_cost(self, architecture: str, cost: StoredCost) -> None:
-        """Store a cost. A measured one is committed at once, since measuring it again would give another value."""
+        """Store a cost.
+
+        A measured one is committed at once, since measuring it again would give another value. Counted ones are
+        committed together, with the next record or after `SECONDS_UNTIL_STORED`.
+        """
         row = (architecture, *cost.costs().values(), cost.failure, json.dumps(dict(cost.details)))
         with self.errors():
             self._delete(_COSTS, "architecture = ?", [(architecture,)])
             self._insert(_COSTS, [row])
-            if cost.details:
+            if cost.details or time.monotonic() - self._committed > SECONDS_UNTIL_STORED:
                 self._store.commit()
+                self._committed = time.monotonic()
 
     def add_costs_of(self, other: Study) -> None:
         """Store the costs of another study."""

@@ -847,6 +847,24 @@ def test_a_table_may_be_a_mapping_or_name_its_column_of_architectures(
         compare(space, [], path, probe)
 
 
+def test_costs_are_stored_as_they_are_counted_and_shown(
+    space: Built, probe: ds.Probe, table: AccuracyTable, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    monkeypatch.setattr("diswot_search.comparison.scoring.SECONDS_UNTIL_STORED", 0.0)
+    monkeypatch.setattr("diswot_search.reports.progress.CostProgress.SECONDS_PER_LINE", 0.0)
+    stored: list[list[str]] = []
+    add = ScoreStore.add
+
+    def watched(store: ScoreStore, seed: int, scores: Mapping[str, Any], conditions: str) -> None:
+        stored.append(list(scores))
+        add(store, seed, scores, conditions)
+
+    monkeypatch.setattr(ScoreStore, "add", watched)
+    compare(space, [], table, probe, bootstrap=0)
+    assert stored == [[architecture] for architecture in table]
+    assert f"counting costs  {len(table)}/{len(table)} architectures" in capsys.readouterr().err
+
+
 # -- bad input ----------------------------------------------------------------------------------
 
 

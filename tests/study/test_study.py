@@ -102,7 +102,18 @@ def test_the_store_outlives_the_study(folder: Path) -> None:
     assert again.cost("1-1-3") is None
 
 
-def test_a_measured_cost_is_stored_at_once_and_a_counted_one_with_the_next_record(folder: Path) -> None:
+def test_counted_costs_are_stored_while_others_are_counted(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("diswot_search.study.study.SECONDS_UNTIL_STORED", -1.0)
+    study = Study(config_of(), out=folder)
+    for place, architecture in enumerate(map(str, ARCHITECTURES[:3])):
+        study.add_cost(architecture, StoredCost(place, 8))
+        assert Study.load(folder).cost(architecture) == StoredCost(place, 8)
+
+
+def test_a_measured_cost_is_stored_at_once_and_a_counted_one_with_the_next_record(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("diswot_search.study.study.SECONDS_UNTIL_STORED", math.inf)
     study = Study(config_of(), out=folder)
     study.add_cost("1-1-1", StoredCost(params=7, macs=8))
     reader = Study.load(folder)
