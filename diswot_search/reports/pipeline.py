@@ -23,6 +23,10 @@ def pipeline_report(result: PipelineResult) -> Iterator[str]:
     under = teacher if result.ranking is None else _count_sources(result.ranking)
     yield f"# {escape_markdown(f'{short_name(facts.student.name)} under {under} on {facts.data}')}"
     yield ""
+    for role, name in (("student", facts.student.name), ("teacher", facts.teacher.name if facts.teacher else "")):
+        if short_name(name) != name:
+            yield f"- {role}: {escape_markdown(short_name(name))} is ``{' '.join(name.replace('`', chr(39)).split())}``"
+            yield ""
     if result.teacher is not None:
         yield f"The teacher was trained first: {result.teacher.accuracy:.2f} % of the test images."
         yield ""

@@ -537,7 +537,8 @@ def test_report_result_and_show_name_the_sources(
             assert any(f"{name} " in line and f" {weight:.3f} " in line for line in lines)
         for needed in ("student alone", "distilled", f"{of_sources.alone.accuracy:.2f} %", "3 sources (weighted)"):
             assert needed in text
-    assert report.startswith("# nasbench201:")
+    assert report.startswith("# nasbench201-")
+    assert of_sources.distilled.result.student.name in report  # in full, once
     assert " under 3 sources on digits" in report
     assert "by parc to the power 1; labels count 0.8" in report
 

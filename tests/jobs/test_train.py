@@ -773,8 +773,9 @@ def test_what_is_shipped_is_what_was_tested(tmp_path: Path, monkeypatch: pytest.
     assert result == training.result.to_json()
     rows = training.rows
     first_best = max(rows, key=lambda row: row.val_accuracy)
-    assert result["best"] == {"epoch": first_best.epoch, "val_accuracy": first_best.val_accuracy}
-    assert result["last"] == {"epoch": rows[-1].epoch, "val_accuracy": rows[-1].val_accuracy}
+    measures = ("epoch", "val_accuracy", "val_loss", "val_balanced_accuracy", "val_macro_f1")
+    for name, row in (("best", first_best), ("last", rows[-1])):
+        assert result[name] == {measure: getattr(row, measure) for measure in measures}
     assert (result["rule"], result["test"]["epoch"]) == (rule, result[rule]["epoch"])
     loaded = load_student(out)
     assert accuracy_of(loaded) == accuracy_of(training.student) == pytest.approx(training.accuracy, abs=1e-9)
