@@ -13,8 +13,11 @@ if TYPE_CHECKING:
     from search_spaces import (
         AccuracyTable,
         ArchitectureError,
+        OwnCodeError,
         UnknownNameError,
+        UntrustedCodeError,
         create_space,
+        import_code,
         import_table,
         list_spaces,
         read_table,
@@ -91,7 +94,7 @@ if TYPE_CHECKING:
     from .study.budget import Budget, BudgetError
     from .study.evaluator import Evaluator
     from .study.records import Record, Score
-    from .study.study import Candidate, Study
+    from .study.study import Candidate, NoScoreError, Study
     from .training.recipe import Recipe, RecipeError, create_recipe
     from .training.result import EpochRow, Training, TrainingResult
     from .training.trainer import DivergenceError
@@ -228,6 +231,7 @@ _EXPORTS = {
     ),
     "diswot_search.study.study": (
         "Candidate",
+        "NoScoreError",
         "Study",
     ),
     "diswot_search.training.recipe": (
@@ -240,8 +244,11 @@ _EXPORTS = {
     "search_spaces": (
         "AccuracyTable",
         "ArchitectureError",
+        "OwnCodeError",
         "UnknownNameError",
+        "UntrustedCodeError",
         "create_space",
+        "import_code",
         "import_table",
         "list_spaces",
         "read_table",
@@ -281,6 +288,8 @@ __all__ = [
     "MachineError",
     "Measure",
     "Network",
+    "NoScoreError",
+    "OwnCodeError",
     "PipelineResult",
     "Precision",
     "Probe",
@@ -306,6 +315,7 @@ __all__ = [
     "TrainingResult",
     "TransferabilityError",
     "UnknownNameError",
+    "UntrustedCodeError",
     "as_network",
     "as_sources",
     "best_decile",
@@ -327,6 +337,7 @@ __all__ = [
     "get_distiller",
     "get_measure",
     "get_proxy",
+    "import_code",
     "import_table",
     "kendall",
     "list_aggregates",

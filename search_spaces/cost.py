@@ -19,6 +19,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
+from .fixed_sizes import sizes_named
 from .input_spec import InputSpec, as_input_spec
 
 
@@ -115,6 +116,7 @@ def _run(
         with contextlib.ExitStack() as stack:
             stack.enter_context(torch.no_grad())
             stack.enter_context(sdpa_kernel(SDPBackend.MATH))
+            stack.enter_context(sizes_named(model, example.shape))
             for mode in modes:
                 stack.enter_context(mode)
             functional_call(model, parameters, (example,))

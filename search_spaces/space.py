@@ -124,6 +124,23 @@ class SearchSpace(ABC):
         """Name and arguments with which `timm.create_model` builds the network; None if timm has no such name."""
         return None
 
+    def member(self, architecture: Architecture) -> tuple[SearchSpace, Architecture]:
+        """The space whose name the network of an architecture has, and the architecture there; a union has several."""
+        return self, architecture
+
+    @property
+    def starts(self) -> list[Architecture]:
+        """Architectures from which a descent in cost begins: the first choice of every decision."""
+        return [self.architecture([choices[0] for choices in self.decisions.values()])]
+
+    def at(self, index: int) -> Architecture:
+        """The architecture at an index of the space's order, without going through those before it."""
+        choices = []
+        for allowed in reversed(self.decisions.values()):
+            index, position = divmod(index, len(allowed))
+            choices.append(allowed[position])
+        return self.architecture(choices[::-1])
+
     def format(self, choices: tuple[Choice, ...]) -> str:
         """The text form of choices; they must be choices of this space."""
         return ",".join(f"{d}={c}" for d, c in zip(self.decisions, choices, strict=True))

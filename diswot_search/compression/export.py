@@ -274,7 +274,9 @@ def _files_of(student: str | os.PathLike[str]) -> set[Path]:
     return {weights.resolve(), weights.with_name(CONFIG).resolve()}
 
 
-def _fitting_splits(dataset: Splits | str | None, data_options: Mapping[str, object], card: ModelCard) -> Splits | None:
+def _fitting_splits(
+    dataset: Splits | os.PathLike[str] | str | None, data_options: Mapping[str, object], card: ModelCard
+) -> Splits | None:
     """The data set, for images of the network's size; the one that it was trained on is divided as it was then."""
     if isinstance(dataset, str):
         dataset = _as_in_training(dataset, data_options, card)

@@ -24,7 +24,7 @@ from ..proxies.registry import get_proxy
 from ..resolve.networks import network_for
 from ..resolve.runs import NEAR_ZERO_WEIGHT, StageResult
 from ..sources.frozen import source_teacher
-from ..sources.ranking import SourceRanking
+from ..sources.ranking import RankingError, SourceRanking
 from ..sources.transferability import source_weights
 from ..study.evaluator import uses_teacher
 from ..training.result import Training
@@ -243,7 +243,10 @@ class SourceGuides(Guides):
     def find(self, announce: Announce) -> Guide:
         ranking = self.ranking
         if isinstance(ranking, RankingRun):
-            ranking = ranking.complete()
+            try:
+                ranking = ranking.complete()
+            except RankingError as error:
+                raise RankingError(f"{error} Choose a new run folder for other options.") from error
             announce(SOURCES, ranking)
         guide = self._guide(ranking)
         if not guide.weights:
@@ -276,8 +279,8 @@ class SourceGuides(Guides):
         return TeacherBank(teachers, tuple(weights[source.name] for source in used))
 
     def named_in(self, stage: DistillOptions, guide: Guide) -> DistillOptions:
-        is_ranked_here = guide.ranking is not None and guide.ranking is not self.ranking
-        return replace(stage, sources=os.fspath(self.folder / SOURCES)) if is_ranked_here else stage
+        stored = None if guide.ranking is None else guide.ranking.path
+        return stage if stored is None else replace(stage, sources=os.fspath(stored))
 
     def config(self, search: Mapping[str, object], distillation: Mapping[str, object]) -> dict[str, object]:
         ranking = self.ranking

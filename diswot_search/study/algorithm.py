@@ -7,13 +7,11 @@ import functools
 import random
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING
 
+from search_spaces.option_types import LARGEST
 from search_spaces.space import Architecture, SearchSpace
 
-if TYPE_CHECKING:
-    from .records import Record
-
+from .records import Record, Score
 
 MAX_SUGGESTIONS = 100
 """Suggestions that are tried for one proposal before random draws take over, and after those an enumeration."""
@@ -86,6 +84,7 @@ class Algorithm(ABC):
         self._pending: dict[str, Architecture] = {}
         self._told: dict[str, Architecture] = {}  # used only if scores are relative
         self._rest: list[int] | None = None
+        self._scores_told = 0
 
     # -- what an algorithm defines --------------------------------------------------------------
 
@@ -148,19 +147,29 @@ class Algorithm(ABC):
             self._pending[str(proposal)] = proposal
         return proposals
 
-    def tell(self, records: Sequence[Record], *, scored: Iterable[Record] | None = None) -> None:
-        """Learn from the records of proposed architectures. A failed one only ceases to be pending.
+    def tell(self, records: Sequence[Record] | Sequence[Score], *, scored: Iterable[Record] | None = None) -> None:
+        """Learn from the scores of proposed architectures. A failed one only ceases to be pending.
 
         Args:
-            records: The new records, in the order of asking.
+            records: The new records, in the order of asking; or scores as `Evaluator.evaluate` gives them, which belong
+                to the architectures that have waited longest. An algorithm that learns gets the architectures' own
+                parameters and multiply-accumulates with them, but no latency.
             scored: All records with a score so far, the new ones included, in the order of asking, each with its
                 current score. They are given if scores are relative to each other, and replace everything learned.
 
         Raises:
-            ValueError: A record belongs to an architecture that was not proposed, or was told before.
+            ValueError: A record belongs to an architecture that was not proposed, or was told before; there are more
+                scores than architectures that wait; or a score is that of an aggregate, which ranks many together.
+
+        Example:
+            >>> import diswot_search as ds
+            >>> space = ds.create_space("nasbench201", channels=4, cells=1)
+            >>> evaluator = ds.Evaluator(space, None, ds.create_probe("digits", batch_size=4), "params", device="cpu")
+            >>> algorithm = ds.create_algorithm("random", space)
+            >>> algorithm.tell(evaluator.evaluate(algorithm.ask()))
         """
         evaluated = []
-        for record in records:
+        for record in self._as_records(records):
             architecture = self._pending.pop(record.architecture, None)
             if architecture is None:
                 raise ValueError(f"{record.architecture!r} was told, but no proposal of it waits for a record.")
@@ -173,6 +182,33 @@ class Algorithm(ABC):
             evaluated = [(self._told[record.architecture], record) for record in scored]
             self.forget()
         self.learn(evaluated)
+
+    def _as_records(self, told: Sequence[Record] | Sequence[Score]) -> Iterator[Record]:
+        """The records, those of plain scores made for the architectures that have waited longest."""
+        waiting = list(self._pending.values())
+        scores = [one for one in told if not isinstance(one, Record)]
+        if len(scores) > len(waiting):
+            raise ValueError(f"{len(scores)} scores were told, but {len(waiting)} proposals wait for one.")
+        if any(score.status == "ok" and score.score is None for score in scores):
+            raise ValueError(
+                "A score of an aggregate has no value of its own; tell records, and all that are `scored`."
+            )
+        proposals = iter(waiting)
+        for one in told:
+            if isinstance(one, Record):
+                yield one
+                continue
+            architecture = next(proposals)
+            cost = self.space.cost(architecture) if self._learns and one.status == "ok" else None
+            self._scores_told += 1
+            yield Record(
+                **vars(one),
+                index=self._scores_told - 1,
+                architecture=str(architecture),
+                canonical=str(self.space.canonical(architecture)),
+                params=cost.params if cost else None,
+                macs=cost.macs if cost else None,
+            )
 
     # -- proposals ------------------------------------------------------------------------------
 
@@ -247,7 +283,7 @@ class Algorithm(ABC):
             self._rest = list(range(self.space.size if self.space.size <= MAX_ENUMERATED else 0))
             self.rng.shuffle(self._rest)
         while self._rest:
-            if (proposal := self._admit(_architecture_at(self.space, self._rest.pop()))) is not None:
+            if (proposal := self._admit(self.space.at(self._rest.pop()))) is not None:
                 return proposal
         return None
 
@@ -258,15 +294,6 @@ class Algorithm(ABC):
             self._asked.add(self.space.canonical(form).choices)
             self._position = self._position or form
         return form
-
-
-def _architecture_at(space: SearchSpace, index: int) -> Architecture:
-    """The architecture at an index of the space's order."""
-    choices = []
-    for allowed in reversed(space.decisions.values()):
-        index, position = divmod(index, len(allowed))
-        choices.append(allowed[position])
-    return space.architecture(choices[::-1])
 
 
 @contextlib.contextmanager
@@ -286,7 +313,12 @@ def global_random(rng: random.Random) -> Iterator[None]:
 
 def check_integer(name: str, value: int, least: int, most: tuple[str, int] | None = None) -> int:
     limit = f" and at most {most[0]}, which is {most[1]}" if most else ""
-    if not isinstance(value, int) or isinstance(value, bool) or value < least or (most and value > most[1]):
+    if (
+        not isinstance(value, int)
+        or isinstance(value, bool)
+        or not least <= value <= LARGEST
+        or (most and value > most[1])
+    ):
         raise ValueError(f"{name} is {value!r}; it must be an integer of at least {least}{limit}.")
     return value
 

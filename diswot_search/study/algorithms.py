@@ -6,11 +6,13 @@ import inspect
 import operator
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatch
 from typing import TYPE_CHECKING, TypedDict
 
 from deap import base, tools
 
-from search_spaces.registry import Registry, near_names
+from search_spaces.plugins import OwnCodeError
+from search_spaces.registry import Registry, UnknownNameError, near_names, unknown_name_message
 from search_spaces.space import Architecture, SearchSpace
 
 from .algorithm import MAX_EXHAUSTIVE, REFUSALS_PER_MUTATION, Algorithm, check_integer, check_probability, global_random
@@ -283,27 +285,42 @@ def _objectives(names: Sequence[str]) -> Sequence[str]:
 
 # -- by name ------------------------------------------------------------------------------------
 
-_algorithms: Registry[type[Algorithm]] = Registry("algorithm")
 
+def _adopt(name: str, value: object) -> type[Algorithm]:
+    """The algorithm that a user's own code has under a name."""
+    if isinstance(value, type) and issubclass(value, Algorithm) and not inspect.isabstract(value):
+        return value
+    raise OwnCodeError(f"{name} is no algorithm; it must be a class that inherits from Algorithm and has `suggest`.")
+
+
+_algorithms: Registry[type[Algorithm]] = Registry("algorithm", _adopt)
 
 _algorithms.register("evolution", Evolution)
-
-
 _algorithms.register("ageing", AgeingEvolution)
-
-
 _algorithms.register("nsga2", NSGA2)
-
-
 _algorithms.register("random", RandomSearch)
-
-
 _algorithms.register("exhaustive", ExhaustiveSearch)
 
 
-def list_algorithms() -> list[str]:
-    """Names of the algorithms that `create_algorithm` can make, in order of registration."""
-    return list(_algorithms)
+def get_algorithm(name: str) -> type[Algorithm]:
+    """The class of an algorithm: of a registered name, or of `module:name` or `file.py:name`.
+
+    Raises:
+        UnknownNameError: There is no such algorithm; the message names those that come near.
+    """
+    return _algorithms[name]
+
+
+def list_algorithms(pattern: str = "*") -> list[str]:
+    """Names of the algorithms that match a shell pattern, in order of registration.
+
+    Raises:
+        UnknownNameError: No name matches; the message lists near names.
+    """
+    names = [name for name in _algorithms if fnmatch(name, pattern)]
+    if not names:
+        raise UnknownNameError(unknown_name_message("algorithm", pattern, _algorithms))
+    return names
 
 
 def register_algorithm(name: str, algorithm: type[Algorithm]) -> None:
@@ -331,7 +348,7 @@ def create_algorithm(
     """Make an algorithm by name.
 
     Args:
-        name: One of `list_algorithms()`.
+        name: One of `list_algorithms()`, or a class of your own as `module:name` or `file.py:name`.
         space: The search space.
         seed: Seed of all random choices.
         feasible: Whether an architecture is within the budget; by default all are.
@@ -352,7 +369,7 @@ def create_algorithm(
         20
     """
     algorithm = _algorithms[name]
-    allowed = _option_names(algorithm)
+    allowed = option_names(algorithm)
     for option in options:
         if option not in allowed:
             near = near_names(option, allowed)
@@ -363,7 +380,8 @@ def create_algorithm(
     return algorithm(space, seed=seed, feasible=feasible, start=start, **options)
 
 
-def _option_names(algorithm: type[Algorithm]) -> list[str]:
+def option_names(algorithm: type[Algorithm]) -> list[str]:
+    """Names of the options of an algorithm, without those that all algorithms share."""
     common = inspect.signature(Algorithm).parameters
     parameters = inspect.signature(algorithm).parameters.values()
     return [p.name for p in parameters if p.name not in common and p.kind is not p.VAR_KEYWORD]

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from search_spaces.registry import unknown_name_message
 
+from ..checks import with_near_names
 from ..deployment.latency import latency_conditions
 from ..deployment.runtimes import RUNTIMES, default_runtime, get_runtime
 from .cost_kinds import COSTS, Conditions, CostValues
@@ -26,6 +27,7 @@ class BudgetError(ValueError):
     """A budget that no architecture of the space meets."""
 
 
+@with_near_names
 @dataclass(frozen=True)
 class Budget:
     """The most that an architecture may cost. A limit of None does not bind; all others must be kept.
@@ -193,7 +195,8 @@ def cheapest(
     if measure not in ("params", "macs"):
         raise ValueError(f"measure is {measure!r}; it must be 'params' or 'macs'.")
     cost_of = cost or space.cost
-    return _descend(space, _first(space), lambda architecture: getattr(cost_of(architecture), measure))
+    ends = [_descend(space, start, lambda one: getattr(cost_of(one), measure)) for start in space.starts]
+    return min(ends, key=lambda end: end[1])
 
 
 def check_satisfiable(
@@ -223,9 +226,10 @@ def check_satisfiable(
         spending = cost_of(architecture)
         return max((getattr(spending, measure) / limit for measure, limit in limits.items()), default=0.0)
 
-    architecture, ratio = _descend(space, _first(space), overrun, enough=1.0)
-    if ratio <= 1:
-        return architecture
+    for start in space.starts:
+        architecture, ratio = _descend(space, start, overrun, enough=1.0)
+        if ratio <= 1:
+            return architecture
     smallest = {measure: cheapest(space, measure, cost_of) for measure in limits}
     for start, _ in smallest.values():
         architecture, ratio = _descend(space, start, overrun, enough=1.0)
@@ -236,10 +240,6 @@ def check_satisfiable(
     raise BudgetError(
         f"No architecture of {space.name} was found within {limit_texts}; the smallest cost of the space is {least}."
     )
-
-
-def _first(space: SearchSpace) -> Architecture:
-    return space.architecture([choices[0] for choices in space.decisions.values()])
 
 
 def _descend(

@@ -13,11 +13,13 @@ from typing import Any
 
 from torch import nn
 
+from search_spaces.plugins import UntrustedCodeError
 from search_spaces.recipes import recipe_of, space_from_recipe
 from search_spaces.space import Architecture, SearchSpace
 
 from ..proxies.aggregate import elementary_proxies
 from ..proxies.registry import get_proxy
+from ..proxies.ties import describe_ties
 from ..runtime.checksums import row_checksum
 from ..runtime.configuration import config_sha256, differences, versions
 from ..runtime.files import RunFolderError, as_json, csv_line
@@ -76,6 +78,10 @@ _COST_FIELDS = ", ".join(_COSTS.columns)
 
 
 _PAGE = 256
+
+
+class NoScoreError(RuntimeError):
+    """A search without a winner, because no architecture could be scored."""
 
 
 @dataclass(frozen=True)
@@ -197,10 +203,14 @@ class Study(RunFolder):
             RunFolderError: The space was not made by `create_space`, or has changed; pass it to `Study.load`.
         """
         if self._space is None:
-            space = space_from_recipe(self._recipe)
+            try:
+                space = space_from_recipe(self._recipe)
+            except UntrustedCodeError as error:
+                raise RunFolderError(str(error)) from error
             if space is None or as_json(space.config()) != self.config["space"]:
                 raise RunFolderError(
-                    f"The space of the study in {self.path} cannot be made by name; give it to Study.load as `space`."
+                    f"The space of the study in {self.path} cannot be made by name; import the code that registers it "
+                    "(--import), or give it to Study.load as `space`."
                 )
             self._space = space
         return self._space
@@ -223,11 +233,11 @@ class Study(RunFolder):
         """The highest score; among equals the one with fewest parameters, then the one asked first.
 
         Raises:
-            RunFolderError: No architecture has a score.
+            NoScoreError: No architecture has a score.
         """
         best = self.best(1)
         if not best:
-            raise RunFolderError(f"No architecture of this study has a score: {self.failure_summary()}.")
+            raise NoScoreError(f"No architecture of this study has a score: {self.failure_summary()}.")
         return best[0]
 
     def best(self, n: int = 10) -> list[Candidate]:
@@ -292,6 +302,22 @@ class Study(RunFolder):
         """How many evaluations failed, by reason, the most frequent first."""
         query = "SELECT reason, count(*) FROM records WHERE status != 'ok' GROUP BY reason ORDER BY 2 DESC, 1"
         return {str(reason): count for reason, count in self._read(query)}
+
+    @property
+    def ties(self) -> dict[str, str]:
+        """The value that many candidates share, by score or component, with their number; see `proxies.ties`.
+
+        The score of an aggregate is a rank, so that only its components count. Scores that differ are left out.
+        """
+        name, columns = str(self.config.get("proxy", "score")), dict[str, list[float]]()
+        for record in self.records:
+            if record.status != "ok" or record.score is None:
+                continue
+            own = {} if record.score_std is None else {name: record.score}  # an aggregate has no deviation
+            for column, value in (own | record.parts).items():
+                columns.setdefault(column, []).append(value)
+        described = {column: describe_ties(values, "candidates") for column, values in columns.items()}
+        return {column: text for column, text in described.items() if text is not None}
 
     def failure_summary(self, limit: int = 3) -> str:
         """The most frequent reasons of failure in one line."""
@@ -422,6 +448,7 @@ class Study(RunFolder):
             "teachers": [{"name": name, "weight": weight} for name, weight in self.teachers],
             "ignores_teacher": self.ignores_teacher,
             "evaluations": {"all": total, "ok": total - failed, "failed": failed, "failures": failures},
+            "ties": self.ties,
             "timing": {"seconds": seconds, "covers": "building and scoring of all evaluations", **timing},
             "config_sha256": config_sha256(self.config),
             "versions": versions(),

@@ -17,9 +17,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
+import diswot_search as ds
 from diswot_search.study import algorithms as evolution
 from diswot_search.study.algorithm import Algorithm
 from diswot_search.study.algorithms import create_algorithm, list_algorithms, register_algorithm
+from diswot_search.study.records import Record, Score
 from diswot_search.testing.algorithms import AlgorithmContract, records_of, run_algorithm
 from search_spaces import Architecture, Cost, SearchSpace, UnknownNameError, create_space, read_table
 
@@ -490,3 +492,48 @@ def test_algorithm_of_ones_own_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
     assert algorithm.first == 7
     with pytest.raises(ValueError, match="registered already"):
         register_algorithm("evolution", HillClimbing)
+
+
+# -- scores as an evaluator gives them ----------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["evolution", "ageing", "nsga2", "random", "exhaustive"])
+def test_scores_of_an_evaluator_are_told_as_they_are(name: str) -> None:
+    """They teach what the records of a study teach, since they belong to the architectures in the order of asking."""
+    space = create_space("nasbench201", channels=4, cells=1)
+    probe = ds.create_probe("digits", batch_size=4)
+    evaluator = ds.Evaluator(space, None, probe, "macs", device="cpu")
+    options = {} if name in ("random", "exhaustive") else {"population": 8}
+    by_scores, by_records = (create_algorithm(name, space, **options) for _ in range(2))
+    for index in range(4):
+        asked = by_scores.ask()
+        assert asked == by_records.ask()
+        scores = evaluator.evaluate(asked)
+        by_scores.tell(scores[:2])
+        by_scores.tell(scores[2:])
+        by_records.tell(_records(space, asked, scores, index)[:2])
+        by_records.tell(_records(space, asked, scores, index)[2:])
+    with pytest.raises(ValueError, match=r"scores were told, but 0 proposals wait"):
+        by_scores.tell(scores)
+
+
+def _records(space: SearchSpace, architectures: list[Architecture], scores: list[Score], start: int) -> list[Record]:
+    return [
+        Record(
+            **vars(score),
+            index=start + index,
+            architecture=str(architecture),
+            canonical=str(space.canonical(architecture)),
+            params=space.cost(architecture).params,
+            macs=space.cost(architecture).macs,
+        )
+        for index, (architecture, score) in enumerate(zip(architectures, scores, strict=True))
+    ]
+
+
+def test_a_score_without_a_value_of_its_own_is_refused() -> None:
+    algorithm = create_algorithm("random", create_space("nasbench201"))
+    algorithm.ask()
+    with pytest.raises(ValueError, match="A score of an aggregate has no value of its own"):
+        algorithm.tell([Score("ok", parts={"nwot": 1.0})])
+    algorithm.tell([Score("failed", reason="it did not run")])
