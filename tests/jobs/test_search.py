@@ -477,20 +477,19 @@ def test_a_real_latency_budget_is_kept(cells: SearchSpace, probe: ds.Probe) -> N
 def test_a_latency_near_the_limit_is_measured_again_and_the_second_counts(
     cells: SearchSpace, probe: ds.Probe, stopwatch: Stopwatch
 ) -> None:
-    budget = ds.Budget(max_latency_ms=0.35, latency_threads=2, latency_runtime="eager")
+    budget = ds.Budget(max_latency_ms=0.32, latency_threads=2, latency_runtime="eager")
     search = create_search(Tabular(cells, probe), algorithm="random", evaluations=4, budget=budget)
     study = search.run()
     measured = [cost for cost in study.costs if cost.latency_ms is not None]
     twice = [cost for cost in measured if cost.details["latency_ms"]["measurements"] == 2]
     assert len(measured) + len(twice) == stopwatch.calls
-    assert {cost.latency_ms for cost in twice} <= {pytest.approx(i / 10) for i in range(1, 11)}
     assert twice
-    assert all(record.latency_ms <= 0.35 for record in study.records)
+    assert all(record.latency_ms <= 0.32 for record in study.records)
     assert {tuple(sorted(conditions.items())) for conditions in stopwatch.conditions} == {
         (("batch_size", 1), ("runtime", "eager"), ("threads", 2))
     }
     assert any(
-        "max_latency_ms 0.35 (latency: eager, 2 threads, batch 1, float32)" in line for line in describe_study(study)
+        "max_latency_ms 0.32 (latency: eager, 2 threads, batch 1, float32)" in line for line in describe_study(study)
     )
 
 
@@ -517,8 +516,8 @@ def test_a_tight_budget_asks_about_few_architectures_and_says_so(monkeypatch: py
         shown.append(progress.state())
 
     monkeypatch.setattr(SearchProgress, "tried", note)
-    probe = ds.create_probe(batch_size=4, image_size=224, channels=3)
-    search = create_search(Tabular(space, probe), evaluations=10, budget=ds.Budget(max_params=1e6))
+    pixels = ds.Probe.from_tensors(torch.rand(2, 3, 224, 224), torch.tensor([0, 1]), num_classes=10)
+    search = create_search(Tabular(space, pixels), evaluations=10, budget=ds.Budget(max_params=1e6))
     assert len(search.run()) == 10
     assert search.costs.tried < 250
     assert f"{search.costs.tried} tried, {search.costs.within} within the budget" in shown[-1]
