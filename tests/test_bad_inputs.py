@@ -199,8 +199,6 @@ YAML: list[tuple[str, str]] = [
     ("? [a, b]\n: c\n", "unhashable key"),
     ("seed: " + "9" * 5000, "cannot be read"),
     ("- 2\n", ""),
-    ("", ""),
-    ("1: 2\n", " 1"),
 ]
 """Texts of files, with a part of the message."""
 
@@ -218,6 +216,12 @@ def test_a_yaml_file_is_read_within_limits(
 def test_a_file_that_is_no_text_is_refused(option: str, capsys: pytest.CaptureFixture[str]) -> None:
     Path("bad.yaml").write_bytes(bytes(range(256)))
     assert "decode byte" in refused(f"search --{option} bad.yaml", capsys)
+
+
+@pytest.mark.parametrize("text", ["", "1: 2\n"])
+def test_a_file_of_a_space_needs_its_names(text: str, capsys: pytest.CaptureFixture[str]) -> None:
+    Path("bad.yaml").write_text(text)
+    assert "bad.yaml" in refused("search --space bad.yaml", capsys)
 
 
 def test_deep_values_on_the_command_line_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
