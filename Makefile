@@ -1,6 +1,7 @@
 # make demo   train a teacher on embedded real images, search a student for it and print the best five, distil the best
 #             from 100 images, and compare it with the same student trained alone
 # make test   run the tests, in one process for each core and one thread in each
+# make lowest run the tests of bad and unsafe input with the lowest allowed versions of what reads files
 # make check  check style, formatting and types
 # Each target creates the environment in $(VENV) when it is first needed.
 
@@ -9,7 +10,7 @@ VENV ?= .venv
 RUN ?= runs/demo
 BIN := $(VENV)/bin
 
-.PHONY: demo test check
+.PHONY: demo test lowest check
 demo: $(VENV)/.installed
 	$(BIN)/diswot run --dataset digits --data_options.image_size 16 \
 		--teacher cifar_resnet20 --teacher_epochs 12 --teacher_recipe_options.batch_size 32 \
@@ -19,6 +20,14 @@ demo: $(VENV)/.installed
 
 test: $(VENV)/.installed
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto
+
+lowest:
+	$(PYTHON) -m venv $(VENV)-lowest
+	sed -nE 's/^ +"(torchvision|torch|timm|safetensors|jsonargparse)(\[[a-z,]*\])?>=([0-9.]+)",/\1==\3/p' pyproject.toml \
+		> $(VENV)-lowest/lowest.txt
+	$(VENV)-lowest/bin/python -m pip install --quiet --constraint $(VENV)-lowest/lowest.txt --editable . pytest hypothesis
+	OMP_NUM_THREADS=1 $(VENV)-lowest/bin/python -m pytest tests/test_bad_inputs.py \
+		tests/search_spaces/test_recipes.py tests/search_spaces/test_weights.py tests/networks/test_saved.py
 
 check: $(VENV)/.installed
 	$(BIN)/ruff check .

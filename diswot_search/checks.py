@@ -149,6 +149,10 @@ def memory_size() -> int | None:
     return min((size for size in sizes if size > 0), default=None)
 
 
+def _gigabytes(size: float) -> str:
+    return f"{size / 1e9:,.0f} GB" if 1e12 <= size < 1e15 else f"{size / 1e9:.3g} GB"
+
+
 def check_memory(what: str, size: float, *, share: float = 1.0, error: type[ValueError] = ValueError) -> None:
     """Refuse what cannot be held in memory, before any of it is made: the one rule for sizes.
 
@@ -165,7 +169,7 @@ def check_memory(what: str, size: float, *, share: float = 1.0, error: type[Valu
     if memory is not None and size > share * memory:
         limit = "" if share == 1 else f", of which it may take {share * memory / 1e9:.3g}"
         has = f"this machine has {memory / 1e9:.3g} GB of memory{limit}"
-        raise error(f"{what} would take {size / 1e9:,.3g} GB; {has}. {TOO_LARGE}")
+        raise error(f"{what} would take {_gigabytes(size)}; {has}. {TOO_LARGE}")
 
 
 def listed(values: Sequence[object], limit: int = 10) -> str:

@@ -172,7 +172,7 @@ def test_spaces_lists_all_and_shows_one(capsys: pytest.CaptureFixture[str]) -> N
         ("search --space nasbench21", "Unknown search space 'nasbench21'. Did you mean 'nasbench201'"),
         (
             "search --space_options.chanels 3",
-            "there is no option 'chanels'; did you mean 'channels'? its options: num_classes, input_size",
+            "there is no option 'chanels'; did you mean 'channels' or 'cells'?",
         ),
         ("search --space_options.num_classes 3", "has 10 classes, but the networks of 'nasbench201' have 3"),
         ("search --teacher resnet-18", "Unknown teacher 'resnet-18'. Did you mean 'resnet18'"),
@@ -202,7 +202,7 @@ def test_spaces_lists_all_and_shows_one(capsys: pytest.CaptureFixture[str]) -> N
         ),
         ("import nasbench201 file.pth", "arguments are required: import.out"),
         ("train --model resnet-18", "The student 'resnet-18' is no timm model"),
-        ("train --model_options.foo 3", "cannot be built"),
+        ("train --model_options.foo 3", "has no option 'foo'"),
         ("train --space_options.channels 3", "space_options are given, but no space"),
         ("train --epochs 0", "epochs is 0"),
         ("train --epochs two", "epochs is 'two'; it must be a whole number."),
@@ -332,7 +332,7 @@ def test_show_lists_the_front_of_nsga2_and_the_spread_of_several_draws(capsys: p
     ("arguments", "message"),
     [
         ("search --space_options.channels abc", "channels is 'abc'; it must be a whole number"),
-        ("search --teacher cifar_resnet20 --teacher_options.foo 3", "cannot be built"),
+        ("search --teacher cifar_resnet20 --teacher_options.foo 3", "has no option 'foo'"),
         ("show run --best 0", "at least 1"),
     ],
 )
