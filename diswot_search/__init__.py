@@ -94,7 +94,7 @@ if TYPE_CHECKING:
     from .study.budget import Budget, BudgetError
     from .study.evaluator import Evaluator
     from .study.records import Record, Score
-    from .study.study import Candidate, Study
+    from .study.study import Candidate, NoScoreError, Study
     from .training.recipe import Recipe, RecipeError, create_recipe
     from .training.result import EpochRow, Training, TrainingResult
     from .training.trainer import DivergenceError
@@ -231,6 +231,7 @@ _EXPORTS = {
     ),
     "diswot_search.study.study": (
         "Candidate",
+        "NoScoreError",
         "Study",
     ),
     "diswot_search.training.recipe": (
@@ -287,6 +288,7 @@ __all__ = [
     "MachineError",
     "Measure",
     "Network",
+    "NoScoreError",
     "OwnCodeError",
     "PipelineResult",
     "Precision",

@@ -14,13 +14,14 @@ import sys
 import threading
 import warnings
 from argparse import ArgumentError
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
-from jsonargparse import ActionConfigFile, ArgumentParser
+from jsonargparse import ActionConfigFile, ArgumentParser, get_loader, set_loader
+from yaml import YAMLError
 
 from .options.base import Options, near_options, only_in_python, options_of, summary
 from .options.compare import CompareOptions
@@ -98,29 +99,31 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # Two threads on busy cores wait for each other by spinning, many times longer than they compute.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     arguments = list(map(_underscored, sys.argv[1:] if arguments is None else arguments))
-    if message := _check_command(arguments):
-        return _refuse(message)
-    arguments = list(_written_out(arguments))
+    out: object = None
     try:
-        command, options = _parse(arguments)
+        if message := _check_command(arguments):
+            return _refuse(message)
+        arguments = list(_written_out(arguments))
+        with _termination_as_interrupt():
+            command, options = _parse(arguments)
+            out = options.get("out") if COMMANDS[command].options.OUT else None
+            if names := only_in_python(options):
+                return _refuse(
+                    f"The values of {', '.join(names)} were given in Python; they cannot be read from a file. Give "
+                    "them anew, or run a stage of a pipeline by the config.yaml of the pipeline."
+                )
+            with _warnings_in_a_line():
+                COMMANDS[command](options)
     except ArgumentError as error:
         return _refuse(_explain(str(error), arguments))
-    if names := only_in_python(options):
-        return _refuse(
-            f"The values of {', '.join(names)} were given in Python; they cannot be read from a file. Give them anew, "
-            "or run a stage of a pipeline by the config.yaml of the pipeline."
-        )
-    try:
-        with _termination_as_interrupt(), _warnings_in_a_line():
-            COMMANDS[command](options)
     except KeyboardInterrupt:
-        stored = "; what was done is stored, and the same command continues" if COMMANDS[command].options.OUT else ""
-        _complain(f"interrupted{stored}.")
+        is_stored = isinstance(out, str) and os.path.isdir(out)
+        _complain(f"interrupted{'; what was done is stored, and the same command continues' if is_stored else ''}.")
         return INTERRUPTED
     except Exception as error:
-        if not _explains_itself(error):
+        if (message := _explanation(error)) is None:
             raise
-        return _refuse(str(error))
+        return _refuse(message)
     return DONE
 
 
@@ -169,14 +172,37 @@ def _written_out(arguments: Sequence[str]) -> Iterator[str]:
             yield argument
 
 
-def _explains_itself(error: Exception) -> bool:
-    """Whether the message is meant for the user: bad input, or an error class of this program."""
+def _explanation(error: Exception) -> str | None:
+    """The message for the user: of bad input, of an error class of this program, or of a machine that failed.
+
+    Returns:
+        The message; None for an error of the program itself.
+    """
     ours = type(error).__module__.partition(".")[0] in ("diswot_search", "search_spaces")
-    return ours or isinstance(error, ValueError | OSError | ImportError | MemoryError)
+    if ours or isinstance(error, ValueError | OSError | ImportError | MemoryError):
+        return str(error) or type(error).__name__
+    from .runtime.failures import MachineError, stop_if_machine_failed  # loads torch
+
+    try:
+        stop_if_machine_failed(error, "in this command")
+    except MachineError as failure:
+        return str(failure)
+    return None
+
+
+_LONGEST_WORD = 250
+"""Length in characters of the longest word of a message, such as a path."""
+
+_LONGEST_MESSAGE = 2000
+"""Length in characters of the longest message."""
 
 
 def _refuse(message: str) -> int:
-    _complain(f"error: {' '.join(message.split())}")
+    from search_spaces.registry import shortened  # loads timm
+
+    words = " ".join(shortened(word, _LONGEST_WORD) for word in message.split())
+    cut = f" ... ({len(words) - _LONGEST_MESSAGE:,} more characters)" if len(words) > _LONGEST_MESSAGE else ""
+    _complain(f"error: {words[:_LONGEST_MESSAGE]}{cut}")
     return BAD_INPUT
 
 
@@ -236,13 +262,37 @@ def _parse(arguments: Sequence[str]) -> tuple[str, dict[str, object]]:
         allow_abbrev=False,
         version=importlib.metadata.version("diswot-search"),
     )
+    set_loader("yaml", _load_yaml(get_loader("yaml")), (YAMLError,))
     commands = parser.add_subcommands(dest="command", required=True)
     for name, entry in COMMANDS.items():
         commands.add_subcommand(name, _parser_of(entry), help=summary(entry.options))
-    parsed = parser.parse_args(arguments)
+    try:
+        parsed = parser.parse_args(arguments)
+    except (UnicodeError, RecursionError, MemoryError) as error:  # jsonargparse reads files and values
+        raise ArgumentError(None, f"the arguments cannot be read: {error}") from error
     options = parsed[parsed.command].as_dict()
     del options["config"]
     return parsed.command, options
+
+
+_SHORT = 100
+"""Texts below this length cannot exceed the limits of YAML."""
+
+
+def _load_yaml(load: Callable[[str], Any]) -> Callable[[str], Any]:
+    """The parser's reader of YAML, within our limits."""
+    if hasattr(load, "limited"):
+        return load
+
+    def load_within_limits(text: str) -> Any:
+        if len(text) < _SHORT:
+            return load(text)
+        from search_spaces.yaml_files import load_yaml  # loads timm, which help does not need
+
+        return load_yaml(text, load)
+
+    load_within_limits.limited = True  # type: ignore[attr-defined]
+    return load_within_limits
 
 
 def _parser_of(entry: Command) -> ArgumentParser:

@@ -388,7 +388,7 @@ def read_stages(text: str) -> dict[str, tuple[int, ...]]:
     Raises:
         ArchitectureError: The text has neither form.
     """
-    matches = [re.fullmatch(r"([1-9][0-9]*)(?:x([1-9][0-9]*))?", stage) for stage in text.strip().split("-")]
+    matches = [re.fullmatch(r"([1-9][0-9]{0,3})(?:x([1-9][0-9]{0,6}))?", stage) for stage in text.strip().split("-")]
     stages = [match.groups() for match in matches if match]
     if len(stages) < len(matches) or len({width is None for _, width in stages}) != 1:
         raise ArchitectureError(f"{text!r} is not a CIFAR ResNet; it must be like '5-5-7' or '5x16-5x32-7x64'.")

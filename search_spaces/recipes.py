@@ -8,6 +8,7 @@ import json
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
+from .option_types import check_call
 from .plugins import OwnCodeError, failure_of, is_code, stored_code
 from .registry import Registry, near_names
 from .space import SearchSpace
@@ -164,12 +165,7 @@ def _takes(factory: SpaceFactory | None, option: str) -> bool:
 
 
 def _make_space(name: str, factory: SpaceFactory, options: Mapping[str, Any]) -> SearchSpace:
-    signature = inspect.signature(factory)
-    try:
-        signature.bind(**options)
-    except TypeError as error:
-        allowed = ", ".join(signature.parameters)
-        raise ValueError(f"Search space {name!r}: {error}; its options: {allowed}.") from None
+    check_call(factory, options, f"Search space {name!r}")
     try:
         space = factory(**options)
     except TypeError as error:

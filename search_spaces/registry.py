@@ -11,6 +11,22 @@ from .plugins import is_code, load_code, load_plugins
 T = TypeVar("T")
 
 
+LONGEST = 80
+"""Length of the longest name or value that a message shows whole."""
+
+
+def shortened(text: str, limit: int = LONGEST) -> str:
+    """A text as messages show it: a long one without its middle.
+
+    Example:
+        >>> shortened("a" * 3000, limit=20)
+        'aaaaaaaaaa...aaaaa (3,000 characters)'
+    """
+    if len(text) <= limit:
+        return text
+    return f"{text[: limit // 2]}...{text[-(limit // 4) :]} ({len(text):,} characters)"
+
+
 def near_names(name: str, allowed: Iterable[str], limit: int = 3) -> list[str]:
     """The allowed names that are spelt most like `name`, nearest first; case is ignored.
 
@@ -18,19 +34,21 @@ def near_names(name: str, allowed: Iterable[str], limit: int = 3) -> list[str]:
         >>> near_names("resnet1", ["ResNet18", "vit"])
         ['ResNet18']
     """
+    if len(name) > LONGEST:
+        return []  # no name comes near, and comparing takes long
     by_folded = {candidate.lower(): candidate for candidate in allowed}
     matches = difflib.get_close_matches(name.lower(), list(by_folded), n=limit, cutoff=0.5)
     return [by_folded[match] for match in matches]
 
 
-def unknown_name_message(kind: str, name: str, allowed: Iterable[str]) -> str:
+def unknown_name_message(kind: str, name: object, allowed: Iterable[str]) -> str:
     """The message for an unknown name: the name, and near names, or all allowed names if none comes near."""
     allowed = sorted(allowed)
-    near = near_names(name, allowed)
+    near = near_names(str(name), allowed)
     hint = f"Did you mean {' or '.join(map(repr, near))}?" if near else f"Known: {', '.join(allowed)}."
-    if name.endswith(".py"):
+    if str(name).endswith(".py"):
         hint = f"Something in a file of your own is written {name}:NAME."
-    return f"Unknown {kind} {name!r}. {hint}"
+    return f"Unknown {kind} {shortened(repr(name))}. {hint}"
 
 
 class UnknownNameError(ValueError, KeyError):

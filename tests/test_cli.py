@@ -170,7 +170,10 @@ def test_spaces_lists_all_and_shows_one(capsys: pytest.CaptureFixture[str]) -> N
         ("search --evaluations 0", "evaluations is 0"),
         ("search --config none.yaml", "none.yaml"),
         ("search --space nasbench21", "Unknown search space 'nasbench21'. Did you mean 'nasbench201'"),
-        ("search --space_options.chanels 3", "'chanels'; its options: num_classes, input_size, channels, cells"),
+        (
+            "search --space_options.chanels 3",
+            "there is no option 'chanels'; did you mean 'channels'? its options: num_classes, input_size",
+        ),
         ("search --space_options.num_classes 3", "has 10 classes, but the networks of 'nasbench201' have 3"),
         ("search --teacher resnet-18", "Unknown teacher 'resnet-18'. Did you mean 'resnet18'"),
         ("search --teacher '|nor_conv_9x9~0|'", "is no architecture of nasbench201: a cell has 3 nodes"),
@@ -328,7 +331,7 @@ def test_show_lists_the_front_of_nsga2_and_the_spread_of_several_draws(capsys: p
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ("search --space_options.channels abc", "an option has the wrong type"),
+        ("search --space_options.channels abc", "channels is 'abc'; it must be a whole number"),
         ("search --teacher cifar_resnet20 --teacher_options.foo 3", "cannot be built"),
         ("show run --best 0", "at least 1"),
     ],

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..checks import check_whole, listed
+from ..checks import WORKING_SHARE, check_memory, check_whole, listed
 from ..options.base import as_data_name, from_options
 from ..options.data import CreateProbeOptions, CreateProbesOptions
 from .data_set import (
@@ -152,6 +152,9 @@ def _create_probes(options: CreateProbeOptions | CreateProbesOptions, count: int
             check_whole(key, optional, least=1, error=DataError)
     name, balanced = as_data_name(options.name), options.balanced
     grey_range = checked_range(options.grey_range)
+    if image_size is not None:
+        what = f"{count} x {batch_size} images of {image_size} x {image_size} pixels (image_size)"
+        check_memory(what, 12 * count * batch_size * image_size**2, share=WORKING_SHARE, error=DataError)
     statistics = given_statistics(options.mean, options.std)
     seeds = range(options.seed, options.seed + count)
     if name == "noise":

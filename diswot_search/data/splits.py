@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..checks import check_whole, listed
+from ..checks import WORKING_SHARE, check_memory, check_whole, listed
 from ..options.base import as_data_name, from_options
 from ..options.data import ArraySplitsOptions, CreateSplitsOptions, DivisionOptions
 from ..runtime.configuration import differences
@@ -451,6 +451,9 @@ def _image_sets(
 ) -> dict[str, ImageSet]:
     """The images of each part: all in memory if they fit into the limit, otherwise all streamed."""
     data, places = parts["train"]
+    if image_size is not None:
+        what = f"An image of {image_size} x {image_size} pixels (image_size)"
+        check_memory(what, 12 * image_size**2, share=WORKING_SHARE, error=DataError)
     shape = tuple(square(data.read(places[:1])[0], image_size).shape)
     needed = sum(len(places) for _, places in parts.values()) * math.prod(shape)
     if needed > resident_limit:

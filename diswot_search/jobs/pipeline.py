@@ -42,6 +42,7 @@ from .guides import Announce, Guide, Guides, SourceGuides, TeacherGuides
 from .job import CONFIG, Job
 from .pipeline_results import ALONE, SEARCH, show_stage, summarise
 from .search import SearchJob
+from .subjects import options_of_space
 from .train import DistillJob, TrainJob, check_supervision, named_splits
 from .training_run import TrainingSubjects, check_training
 
@@ -114,7 +115,7 @@ class PipelineJob(Job[PipelineOptions, PipelineResult]):
         self.splits = named_splits(options)
         has_sources = options.sources is not None
         self.guides: Guides = (SourceGuides if has_sources else TeacherGuides)(options, self.splits)
-        self.space = as_space(options.space, self._probe(None), **(options.space_options or {}))
+        self.space = as_space(options.space, self._probe(None), **options_of_space(options))
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # a stage repeats its warnings when it runs
             self.config = self._check_stages()

@@ -44,6 +44,7 @@ from ..sources.frozen import FrozenSource, check_images, load_source
 from ..sources.ranking import Measured, RankingError, SourceRanking
 from ..sources.transferability import Measure, balanced_draws, get_measure, list_measures
 from ..study.loop import SerialLoop
+from ..study.study import NoScoreError
 from .job import Job
 
 _BATCH_SIZE = 125
@@ -345,7 +346,7 @@ def _make_source(folder: RankingFolder, name: str) -> Network:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # random weights: the ranking has warned of them
             (source,) = as_sources({name: description})
-    except (ValueError, OSError, RunFolderError) as error:
+    except (ValueError, OSError, RunFolderError, NoScoreError) as error:
         raise RankingError(
             f"The source {name} of the ranking in {folder.path} cannot be made again: {error} Was it moved? Then rank "
             "the sources from where they are."

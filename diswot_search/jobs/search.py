@@ -8,7 +8,7 @@ import torch
 
 from search_spaces.space import Architecture
 
-from ..checks import check_whole
+from ..checks import TOO_LARGE, check_whole, user_options
 from ..data.description import DataDescription, describe_probe
 from ..options.base import from_options
 from ..options.search import SearchOptions
@@ -32,11 +32,21 @@ from ..study.evaluator import Evaluator
 from ..study.loop import SerialLoop
 from ..study.pool import Pool
 from ..study.records import Record, Score
-from ..study.study import Study
+from ..study.study import NoScoreError, Study
 from .job import Job
 from .subjects import search_subjects
 
 DEFAULT_EVALUATIONS = 1000
+
+
+_ALGORITHM_NAMES = {
+    "name": "by the option algorithm",
+    "space": "by the option space",
+    "seed": "by the option seed",
+    "feasible": "by the budget",
+    "start": "by the budget",
+}
+"""Names that algorithm_options cannot set, and how they are set."""
 
 
 MAX_UNIFORM_FAILURES = 32
@@ -52,7 +62,8 @@ def search(options: SearchOptions) -> Study:
     Raises:
         ValueError: A name or an option is unknown, or space, probe and teacher do not fit each other.
         BudgetError: No architecture of the space is within the budget.
-        RunFolderError: The run folder cannot be used, or no architecture could be scored.
+        RunFolderError: The run folder cannot be used.
+        NoScoreError: No architecture could be scored.
         OutOfMemory, MachineError: The machine failed; what was stored stays, and the same call continues.
     """
     return SearchJob(options).complete()
@@ -129,7 +140,7 @@ class SearchJob(Job[SearchOptions, Study]):
             seed=options.seed,
             feasible=None if costs is None else costs.feasible,
             start=None if costs is None else costs.find_start(),
-            **(options.algorithm_options or {}),
+            **user_options("algorithm_options", options.algorithm_options, **_ALGORITHM_NAMES),
         )
         algorithm.patience = None if costs is None else costs.patience
         return algorithm
@@ -139,6 +150,7 @@ class SearchJob(Job[SearchOptions, Study]):
         trial = Study(self.config, space=self.evaluator.space)
         self.costs = Costs(self.evaluator, self.budget, trial, self.interruption)
         self.costs.find_start()
+        self._check_sizes()
         try:
             for readings in self.evaluator.read_teachers(self.evaluator.seeds[0], 0):
                 for proxy in elementary_proxies(self.evaluator.proxy):
@@ -151,6 +163,18 @@ class SearchJob(Job[SearchOptions, Study]):
 
     def descriptions(self) -> Sequence[DataDescription]:
         return [describe_probe(probe) for probe in self.evaluator.probes]
+
+    def _check_sizes(self) -> None:
+        """Refuse a space whose networks are too large for the memory, at both ends of its choices.
+
+        Raises:
+            ValueError: Their weights alone do not fit.
+        """
+        space = self.evaluator.space
+        ends = [space.architecture([choices[end] for choices in space.decisions.values()]) for end in (0, -1)]
+        failures = [self.costs.counted(architecture).failure for architecture in ends]
+        if all(failure is not None and TOO_LARGE in failure for failure in failures):
+            raise ValueError(f"The networks of {space.name} are too large: {failures[0]}")
 
     def open(self) -> Study:
         self.study = self._open_study()
@@ -234,7 +258,7 @@ class SearchJob(Job[SearchOptions, Study]):
         failures = self.study.failures
         if evaluated >= MAX_UNIFORM_FAILURES and len(failures) == 1 and sum(failures.values()) == evaluated:
             self._finish("interrupted")
-            raise RunFolderError(
+            raise NoScoreError(
                 f"The first {evaluated} evaluations all failed for one reason: {next(iter(failures))}. "
                 "Nothing else was tried."
             )

@@ -32,6 +32,7 @@ from ..resolve.networks import network_for
 from ..training.folder import TrainingFolder
 from ..training.result import Training
 from .job import Job
+from .subjects import options_of_space
 from .supervision import source_objective, unlabelled_objective
 from .training_run import TrainingRun, TrainingSubjects, check_training
 
@@ -171,7 +172,7 @@ def named_space(options: NetworkSpaceOptions) -> dict[str, SearchSpace]:
             raise ValueError("space_options are given, but no space.")
         return {}
     if not isinstance(options.space, SearchSpace):
-        return {"space": create_space(options.space, **(options.space_options or {}))}
+        return {"space": create_space(options.space, **options_of_space(options))}
     if options.space_options:
         raise ValueError("The space is an object, not a name; space_options cannot be set.")
     return {"space": options.space}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ from torch import Tensor, nn
 
 from search_spaces.cost import count_cost
 
-from ..checks import check_whole
+from ..checks import WORKING_SHARE, check_memory, check_whole
 from ..data.splits import Splits, check_division
 from ..deployment.latency import shipped_latency
 from ..distillation.combination import Term
@@ -152,6 +153,10 @@ class TrainingRun:
                 f"batch_size is {recipe.batch_size}, but {splits.train.title} has only {len(splits.train)} images to "
                 f"train on, {len(splits.val)} to validate and {len(splits.test)} to test on."
             )
+        batch = recipe.batch_size // recipe.accumulate
+        size = " x ".join(map(str, splits.input_size))
+        what = f"A batch of {batch} images of {size} (batch_size, image_size)"
+        check_memory(what, 4 * batch * math.prod(splits.input_size), share=WORKING_SHARE, error=RecipeError)
         if self.options.rule == "best" and not len(splits.val):
             raise ValueError("There are no validation images, so no epoch is the best; pass rule='last'.")
         if self.options.best_by != "accuracy" and not len(splits.val):

@@ -13,9 +13,11 @@ import torch
 from torch import nn
 
 from search_spaces.input_spec import InputSpec
+from search_spaces.option_types import check_types
 from search_spaces.plugins import is_code, load_code
 from search_spaces.registry import UnknownNameError, unknown_name_message
 from search_spaces.space import Architecture, SearchSpace
+from search_spaces.stored_options import check_model_options
 
 from ..data.probe import Probe
 from ..runtime.seeding import isolated_random_state, stable_seed
@@ -233,6 +235,10 @@ class TeacherBank:
         return sorted(weighted, key=lambda pair: (-pair[1], pair[0].name))
 
 
+WEIGHTS_TYPES = {"checkpoint": "str | os.PathLike[str] | None", "pretrained": "bool"}
+"""Types of the options that say where the weights of a network come from."""
+
+
 def create_teacher(
     source: str | Architecture | nn.Module,
     *,
@@ -267,6 +273,7 @@ def create_teacher(
         >>> create_teacher("cifar_resnet20", num_classes=100).name
         'cifar_resnet20'
     """
+    check_types({"checkpoint": checkpoint, "pretrained": pretrained}, WEIGHTS_TYPES, "Of the teacher ")
     if isinstance(source, nn.Module):
         if num_classes is not None or space is not None or checkpoint is not None or pretrained or options:
             raise ValueError("A teacher given as a module is taken as it is; no other argument can be set.")
@@ -306,6 +313,7 @@ def _from_space(architecture: Architecture, space: SearchSpace, weights: Weights
 def _from_timm(name: str, arguments: Config, pretrained: bool, weights: WeightsFile | None) -> Network:
     if not timm.is_model(name):
         raise UnknownNameError(unknown_name_message("teacher", name, timm.list_models()))
+    check_model_options(name, arguments, f"The network {name}")
     recipe: Recipe = TimmRecipe(name, arguments, pretrained)
     return Network(
         name,

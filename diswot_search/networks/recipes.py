@@ -13,7 +13,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import timm
 import torch
 from torch import nn
 
@@ -21,6 +20,7 @@ from search_spaces.plugins import OwnCodeError, failure_of, load_code
 from search_spaces.recipes import space_from_recipe
 from search_spaces.registry import near_names
 from search_spaces.space import Architecture, SearchSpace
+from search_spaces.timm_models import create_timm_model
 
 from ..runtime.checksums import file_sha256
 from ..runtime.files import as_json
@@ -83,7 +83,7 @@ class TimmRecipe(Recipe):
     pretrained: bool = False
 
     def build(self) -> nn.Module:
-        return timm.create_model(self.name, pretrained=self.pretrained, **self.arguments)
+        return create_timm_model(self.name, self.arguments, pretrained=self.pretrained)
 
     def config(self) -> Config:
         pretrained = {"pretrained": True} if self.pretrained else {}

@@ -11,18 +11,20 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
-import timm
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import nn
 
+from search_spaces.option_types import check_types
 from search_spaces.plugins import is_code, stored_code
 from search_spaces.recipes import space_from_recipe
-from search_spaces.registry import UnknownNameError, unknown_name_message
 from search_spaces.stored_options import check_stored_options
+from search_spaces.timm_models import create_timm_model
 from search_spaces.weights import load_checkpoint
 
+from ..checks import WORKING_SHARE, check_memory, check_whole
 from ..runtime.checksums import CHECKSUM, ChecksumError, fill_checksum, verify_file
+from ..runtime.failures import stop_if_machine_failed
 from ..runtime.files import as_json, write_atomically
 from ..runtime.seeding import isolated_random_state
 
@@ -48,6 +50,11 @@ _REPAIR = (
 )
 
 
+_SPACE = {"recipe": "dict[str, Any] | None", "config": "dict[str, Any]", "architecture": "str"}
+_DATA = {"name": "str"}
+"""Types of the values of a card that are mappings."""
+
+
 @dataclass(frozen=True)
 class ModelCard:
     """A description of a trained student, with which it is built again.
@@ -69,7 +76,8 @@ class ModelCard:
         made_of: Its history as JSON values: run, teacher, accuracy, and as "data" the `Splits.config()`.
 
     Raises:
-        ValueError: Sizes, statistics and labels do not agree with each other.
+        ValueError: A value has another type, an image of this size does not fit into memory, or sizes, statistics and
+            labels do not agree with each other.
     """
 
     name: str
@@ -88,6 +96,16 @@ class ModelCard:
     own: dict[str, Any] | None = None
 
     def __post_init__(self) -> None:
+        check_types(vars(self), {name: field.type for name, field in type(self).__dataclass_fields__.items()})
+        check_whole("num_classes", self.num_classes, least=0)
+        for side in self.input_size:
+            check_whole("a part of input_size", side, least=1)
+        check_memory("An image of this input_size", 4 * math.prod(self.input_size), share=WORKING_SHARE)
+        for name, value, parts in (("space", self.space, _SPACE), ("data", self.made_of.get("data"), _DATA)):
+            if isinstance(value, Mapping):
+                check_types({key: value[key] for key in parts if key in value}, parts, f"In {name} ")
+        if self.space is not None and _SPACE.keys() - self.space.keys():
+            raise ValueError(f"space lacks {', '.join(sorted(_SPACE.keys() - self.space.keys()))}.")
         channels = len(self.mean)
         if len(self.input_size) != 3 or {channels, len(self.std)} != {self.input_size[0]}:
             raise ValueError(
@@ -111,9 +129,13 @@ class ModelCard:
         """
         if self.timm is not None:
             name, arguments = self.timm
-            if not timm.is_model(name):
-                raise UnknownNameError(unknown_name_message("timm model", name, timm.list_models()))
-            return timm.create_model(name, **arguments)
+            try:
+                return create_timm_model(name, arguments)
+            except ValueError:
+                raise
+            except Exception as error:  # a constructor may fail in any way over arguments that it does not check
+                stop_if_machine_failed(error, f"in {self.name}")
+                raise ValueError(f"{self.name} cannot be built: {error}") from error
         if self.own is not None:
             factory = stored_code(self.own["name"], f"The network {self.name}")
             network = factory(**self.own["arguments"]) if callable(factory) else None
@@ -267,7 +289,7 @@ def _read_card(weights: Path) -> ModelCard:
         raise FileNotFoundError(f"There is no {file}; weights alone do not say what they are.")
     try:
         stored = json.loads(file.read_text())
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise _damaged(file, str(error)) from error
     hashes = _stored_hashes(weights)
     if not isinstance(stored, Mapping) or not isinstance(card := stored.get(_CARD), Mapping):
@@ -335,7 +357,7 @@ def check_weights(path: Path) -> None:
 
 
 def _damaged(path: Path, reason: str) -> ValueError:
-    return ValueError(f"{path} is damaged: {reason}. {_REPAIR}")
+    return ValueError(f"{path} is damaged: {reason.rstrip('.')}. {_REPAIR}")
 
 
 def load_weights(model: nn.Module, path: Path, *, without: Collection[str] = ()) -> None:

@@ -36,7 +36,11 @@ PYTHON_ONLY: Mapping[str, bool] = {"python_only": True}
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """The options of one job. Subclasses declare them as fields and describe them in their docstrings."""
+    """The options of one job. Subclasses declare them as fields and describe them in their docstrings.
+
+    Raises:
+        OptionTypeError: A value has another type than its field.
+    """
 
     OUT: ClassVar[str | None] = None
     """The run folder where the command line names none; Python then keeps everything in memory."""
@@ -49,6 +53,15 @@ class Options:
             value = getattr(self, field.name)
             if field.metadata.get("data_name") and isinstance(value, os.PathLike):
                 object.__setattr__(self, field.name, as_data_name(value))
+        from search_spaces.option_types import check_types  # loads timm, which help does not need
+
+        check_types({field.name: getattr(self, field.name) for field in fields(self)}, _annotations(type(self).__mro__))
+
+
+@functools.cache
+def _annotations(classes: tuple[type, ...]) -> Mapping[str, object]:
+    """The annotation of each field of a class, which is given with its bases."""
+    return {field.name: field.type for field in fields(classes[0])}
 
 
 def as_data_name(path: str | os.PathLike[str]) -> str:

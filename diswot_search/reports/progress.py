@@ -16,10 +16,10 @@ from torch import Tensor
 
 from ..study.records import Record
 from ..training.result import EpochRow
+from .event_file import EventFile
 from .training import MAX_CLASSES, class_names_of
 
 if TYPE_CHECKING:
-    from torch.utils.tensorboard import SummaryWriter
     from typing_extensions import Self
 
 
@@ -171,16 +171,11 @@ class Curves:
     """
 
     def __init__(self, folder: Path | None) -> None:
-        self._writer: SummaryWriter | None = None
+        self._writer: EventFile | None = None
         self._best = -float("inf")
         if folder is None:
             return
-        from torch.utils.tensorboard import SummaryWriter
-
-        folder.mkdir(exist_ok=True)
-        for old in folder.glob("events.out.tfevents.*"):
-            old.unlink()
-        self._writer = SummaryWriter(str(folder))
+        self._writer = EventFile(folder)
 
     def __enter__(self) -> Curves:
         return self
@@ -212,7 +207,7 @@ class Curves:
             values |= {f"best/{name}": value for name, value in (best.parts if best else {}).items()}
         for name, value in values.items():
             if value is not None:
-                self._writer.add_scalar(name, value, global_step=record.index)
+                self._writer.add(name, value, record.index)
 
 
 # -- progress -----------------------------------------------------------------------------------
@@ -330,18 +325,13 @@ class TrainingCurves:
         classes: Sequence[str] = (),
         source_weights: Mapping[str, float] | None = None,
     ) -> None:
-        self._writer: SummaryWriter | None = None
+        self._writer: EventFile | None = None
         self._classes = classes
         if folder is None:
             return
-        from torch.utils.tensorboard import SummaryWriter
-
-        folder.mkdir(parents=True, exist_ok=True)
-        for old in folder.glob("events.out.tfevents.*"):
-            old.unlink()
-        self._writer = SummaryWriter(str(folder))
+        self._writer = EventFile(folder)
         for name, weight in (source_weights or {}).items():
-            self._writer.add_scalar(f"source_weight/{name}", weight, global_step=0)
+            self._writer.add(f"source_weight/{name}", weight, 0)
         for row in rows:
             self.add(row)
 
@@ -365,8 +355,7 @@ class TrainingCurves:
             values |= {f"class_accuracy/{name}": value for name, value in zip(names, accuracies, strict=True)}
         for tag, value in values.items():
             if value is not None:
-                self._writer.add_scalar(tag, value, global_step=row.step)
-        self._writer.flush()
+                self._writer.add(tag, value, row.step)
 
 
 def _scalars(row: EpochRow) -> dict[str, float | None]:

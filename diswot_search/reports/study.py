@@ -288,7 +288,7 @@ def plot_search(study: Study, path: str | os.PathLike[str]) -> list[Path]:
         Paths of the files written.
 
     Raises:
-        RunFolderError: No architecture has a score.
+        NoScoreError: No architecture has a score.
 
     Example:
         >>> plot_search(Study.load("runs/study"), "pictures")  # doctest: +SKIP

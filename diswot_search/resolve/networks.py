@@ -13,13 +13,14 @@ import torch
 from torch import nn
 
 from search_spaces.input_spec import ImageSpec
+from search_spaces.option_types import OptionTypeError, check_types
 from search_spaces.plugins import is_code
 from search_spaces.recipes import create_space, list_spaces
 from search_spaces.registry import UnknownNameError, near_names, unknown_name_message
 from search_spaces.space import Architecture, ArchitectureError, SearchSpace
 
 from ..data.splits import Splits
-from ..networks.network import Network, checkpoint_file, create_teacher
+from ..networks.network import WEIGHTS_TYPES, Network, checkpoint_file, create_teacher
 from ..networks.preprocessing import Preprocessing
 from ..networks.recipes import StudentRecipe, WithBody, WithNewClassifier
 from ..networks.saved import WEIGHTS, ModelCard, find_student, load_student, read_card
@@ -72,7 +73,8 @@ def as_network(
         UnknownNameError: The text is not known; near names are given.
         ArchitectureError: The architecture is not one of the space.
         FileNotFoundError: There is no such file or folder.
-        RunFolderError: A run folder cannot be read, or its study has no winner.
+        RunFolderError: A run folder cannot be read.
+        NoScoreError: The study has no winner.
         ValueError: The arguments contradict each other; a trained network is damaged, has other classes, or does not
             take images of the data's size; or a network that is to have a new classifier has no weights to keep.
 
@@ -82,6 +84,7 @@ def as_network(
     """
     if not isinstance(new_classifier, bool):
         raise ValueError(f"new_classifier of the {role} is {new_classifier!r}; it must be true or false.")
+    check_types({"checkpoint": checkpoint, "pretrained": pretrained}, WEIGHTS_TYPES, f"Of the {role} ")
     data = _Data(role, num_classes, in_chans, image_size)
     weights = {"checkpoint": checkpoint, "pretrained": pretrained, **options}
     make = _with_new_classifier if new_classifier else _resolve
@@ -226,7 +229,7 @@ class _Data:
 
 def _as_given(source: Network | nn.Module, data: _Data) -> Network:
     if not isinstance(source, Network | nn.Module):
-        raise TypeError(f"A {data.role} cannot be made of {type(source).__name__}.")
+        raise OptionTypeError(f"A {data.role} cannot be made of {type(source).__name__}.")
     if isinstance(source, nn.Module):
         source = replace(create_teacher(source), input_spec=data.spec)
     data.check(source.name, source.num_classes, source.channels)

@@ -17,10 +17,13 @@ import timm
 from torch import nn
 
 from search_spaces.input_spec import ImageSpec
+from search_spaces.option_types import check_names, check_types
 from search_spaces.plugins import is_code
 from search_spaces.recipes import create_space
 from search_spaces.registry import UnknownNameError, unknown_name_message
 from search_spaces.space import SearchSpace
+from search_spaces.stored_options import check_model_options
+from search_spaces.timm_models import create_timm_model
 
 from ..networks.classifiers import classifier_names
 from ..networks.network import Network, create_teacher
@@ -29,7 +32,7 @@ from ..networks.saved import DISTILLED, FOLDER, WEIGHTS, find_student, read_card
 from ..runtime.files import as_json
 from ..runtime.seeding import isolated_random_state
 from ..sources.frozen import unbuildable
-from ..sources.source import SOURCE_KEYS, SourceError, as_source
+from ..sources.source import SOURCE_KEYS, SOURCE_TYPES, SourceError, as_source
 from ..study.study import Candidate, Study
 from .networks import (
     NetworkLike,
@@ -115,23 +118,28 @@ def _as_source(source: SourceLike) -> _Resolved:
     if options.get("model") is None:
         keys = ", ".join(map(str, options)) or "nothing"
         raise SourceError(f"A source is given by {keys}; it needs 'model', which says what network it is.")
+    model = options.pop("model")
+    _check_keys(model, options)
     images = {key: options.pop(key, None) for key in ("mean", "std", "input_size")}
     classes = options.get("num_classes")
     if classes is not None and (isinstance(classes, bool) or not isinstance(classes, int) or classes < 0):
         raise SourceError(f"num_classes of a source is {classes!r}; it must be a whole number, 0 for features alone.")
-    model = options.pop("model")
-    _check_keys(model, options)
     network, names = _find(model, options)
     return _Resolved(as_source(_with_images(network, **images)), names)
 
 
 def _check_keys(model: object, options: Mapping[str, object]) -> None:
-    """Refuse keys that no source has, unless they may be options of timm."""
-    if isinstance(model, str) and (timm.is_model(model) or not Path(model).exists()):
+    """Refuse values of other types, and keys that neither a source has nor its model of timm."""
+    check_names(options, "A source")
+    check_types(options, SOURCE_TYPES, "Of a source ")
+    others = {key: value for key, value in options.items() if key not in SOURCE_KEYS}
+    if isinstance(model, str) and timm.is_model(model):
+        check_model_options(model, others, f"The source {model}")
         return
-    for key in options:
-        if key not in SOURCE_KEYS:
-            raise UnknownNameError(unknown_name_message("key of a source", key, SOURCE_KEYS))
+    if isinstance(model, str) and not os.path.exists(model):
+        return
+    for key in others:
+        raise UnknownNameError(unknown_name_message("key of a source", key, SOURCE_KEYS))
 
 
 def _find(model: Any, options: dict[str, Any]) -> _Resolved:
@@ -250,6 +258,7 @@ def _from_path(path: Path, options: dict[str, Any]) -> _Resolved:
 
 def _from_timm(
     name: str,
+    /,
     *,
     checkpoint: str | os.PathLike[str] | None = None,
     pretrained: bool | None = None,
@@ -288,7 +297,7 @@ def _built_as(name: str, options: dict[str, Any]) -> tuple[int, tuple[int, int, 
     """Classes and images of a network that timm has no weights for."""
     try:
         with isolated_random_state(0):
-            model: Any = timm.create_model(name, **options)
+            model: Any = create_timm_model(name, options)
     except TypeError as error:
         raise unbuildable(name, options, error) from error
     size = (getattr(model, "pretrained_cfg", None) or {}).get("input_size")

@@ -11,6 +11,13 @@ from ..runtime.files import as_json
 EXAMINED_BATCH = 64
 """Number of streamed images that are examined to see whether all are greyscale."""
 
+SOURCE_TYPES = {
+    "checkpoint": "str | os.PathLike[str] | None",
+    "pretrained": "bool | None",
+    "space": "SearchSpace | str | None",
+}
+"""Types of keys of the mapping that describes a source; the others are checked where their values are."""
+
 SOURCE_KEYS = ("model", "checkpoint", "pretrained", "num_classes", "mean", "std", "input_size", "space")
 """Keys of the mapping that describes a source. With a timm name, options of `timm.create_model` are allowed as well."""
 

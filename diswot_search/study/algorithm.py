@@ -8,6 +8,7 @@ import random
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
+from search_spaces.option_types import LARGEST
 from search_spaces.space import Architecture, SearchSpace
 
 from .records import Record, Score
@@ -312,7 +313,12 @@ def global_random(rng: random.Random) -> Iterator[None]:
 
 def check_integer(name: str, value: int, least: int, most: tuple[str, int] | None = None) -> int:
     limit = f" and at most {most[0]}, which is {most[1]}" if most else ""
-    if not isinstance(value, int) or isinstance(value, bool) or value < least or (most and value > most[1]):
+    if (
+        not isinstance(value, int)
+        or isinstance(value, bool)
+        or not least <= value <= LARGEST
+        or (most and value > most[1])
+    ):
         raise ValueError(f"{name} is {value!r}; it must be an integer of at least {least}{limit}.")
     return value
 

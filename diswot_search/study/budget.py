@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from search_spaces.registry import unknown_name_message
 
+from ..checks import with_near_names
 from ..deployment.latency import latency_conditions
 from ..deployment.runtimes import RUNTIMES, default_runtime, get_runtime
 from .cost_kinds import COSTS, Conditions, CostValues
@@ -26,6 +27,7 @@ class BudgetError(ValueError):
     """A budget that no architecture of the space meets."""
 
 
+@with_near_names
 @dataclass(frozen=True)
 class Budget:
     """The most that an architecture may cost. A limit of None does not bind; all others must be kept.

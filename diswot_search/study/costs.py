@@ -8,8 +8,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 from search_spaces.cost import Cost
+from search_spaces.registry import shortened
 from search_spaces.space import Architecture
 
+from ..checks import check_memory
 from ..runtime.failures import MAX_REASON, failure_reason
 from ..runtime.interruption import Interruption
 from .budget import Budget, BudgetError, cheapest, check_satisfiable
@@ -72,6 +74,7 @@ class Costs:
         if stored is None:
             try:
                 cost = self.space.cost(architecture)
+                check_memory(f"The weights of {shortened(str(architecture))}", 4 * cost.params)
                 stored = StoredCost(params=cost.params, macs=cost.macs)
             except Exception as error:  # a network may fail to be built in any way; it is recorded as failed
                 stored = StoredCost(failure=_reason("cost", error, architecture))

@@ -80,6 +80,10 @@ _COST_FIELDS = ", ".join(_COSTS.columns)
 _PAGE = 256
 
 
+class NoScoreError(RuntimeError):
+    """A search without a winner, because no architecture could be scored."""
+
+
 @dataclass(frozen=True)
 class Candidate:
     """A scored architecture with the space that builds it.
@@ -229,11 +233,11 @@ class Study(RunFolder):
         """The highest score; among equals the one with fewest parameters, then the one asked first.
 
         Raises:
-            RunFolderError: No architecture has a score.
+            NoScoreError: No architecture has a score.
         """
         best = self.best(1)
         if not best:
-            raise RunFolderError(f"No architecture of this study has a score: {self.failure_summary()}.")
+            raise NoScoreError(f"No architecture of this study has a score: {self.failure_summary()}.")
         return best[0]
 
     def best(self, n: int = 10) -> list[Candidate]:

@@ -15,6 +15,7 @@ from torch.optim import Optimizer
 from search_spaces.plugins import OwnCodeError
 from search_spaces.registry import Registry, unknown_name_message
 
+from ..checks import with_near_names
 from ..data.augmentation import Augmentation
 
 SCHEDULES = ("multistep", "cosine", "poly", "constant")
@@ -29,6 +30,7 @@ class RecipeError(ValueError):
     """A recipe has an unknown field, an unknown name or a value out of its range."""
 
 
+@with_near_names
 @dataclass(frozen=True)
 class Recipe:
     """How a network is trained, apart from its teacher and data.

@@ -24,6 +24,7 @@ from diswot_search.resolve.data import as_splits
 from diswot_search.runtime.configuration import differences
 from diswot_search.runtime.files import as_json
 from diswot_search.testing.randomness import random_state
+from search_spaces.option_types import OptionTypeError
 
 from .helpers import SEEDS, SKEWED, count_decoded, counts, filled, numbers, save, write_images
 
@@ -455,7 +456,7 @@ def test_a_probe_may_be_normalised_otherwise_and_is_of_no_more_images_than_have_
     ],
 )
 def test_bad_requests_are_refused(request_: dict[str, Any], message: str) -> None:
-    with pytest.raises(DataError, match=message):
+    with pytest.raises((DataError, OptionTypeError), match=message):
         Splits.from_arrays(SKEWED, **request_)
     if "label_seed" not in request_:
         with pytest.raises(DataError, match=message):

@@ -314,7 +314,7 @@ def test_what_makes_every_candidate_fail_ends_a_search_early(
     def hopeless(student: ds.Readings, teacher: ds.Readings | None) -> float:
         return math.nan
 
-    with pytest.raises(ds.RunFolderError, match="evaluations all failed for one reason"):
+    with pytest.raises(ds.NoScoreError, match="evaluations all failed for one reason"):
         ds.search(cells, None, probe, proxy=hopeless, evaluations=300, out=tmp_path / "run")
     study = ds.Study.load(tmp_path / "run")
     assert 32 <= len(study) < 100

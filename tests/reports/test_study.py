@@ -17,11 +17,12 @@ from rich.console import Console
 from rich.table import Table
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from diswot_search import Record, RunFolderError, Study, format_table, plot_search
+from diswot_search import Record, Study, format_table, plot_search
 from diswot_search.proxies.registry import get_proxy
 from diswot_search.reports.progress import Curves, SearchProgress
 from diswot_search.reports.study import describe_study, format_parts, plot_front, plot_progress
 from diswot_search.reports.style import human_number
+from diswot_search.study.study import NoScoreError
 from search_spaces import create_space
 
 SPACE = create_space("cifar_resnet_s0")
@@ -264,7 +265,7 @@ def test_pictures_are_written_as_png(tmp_path: Path) -> None:
 
 
 def test_a_study_without_scores_cannot_be_drawn(tmp_path: Path) -> None:
-    with pytest.raises(RunFolderError, match="has a score"):
+    with pytest.raises(NoScoreError, match="has a score"):
         plot_search(Study({"space": SPACE.config()}), tmp_path)
 
 
