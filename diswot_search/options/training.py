@@ -126,9 +126,14 @@ class TrainedTeacherOptions(TeacherOptions):
 
     Args:
         teacher_pretrained: Let timm fetch its pretrained weights of the teacher.
+        teacher_classes: Which classes a teacher of other classes than those of the data teaches: adapt fits a new
+            classifier to its features of the labelled images first; a list names the teacher's class for each of the
+            data's, and a mapping does so by name, as in '{cat: 281}'. By default its own: distillers that read
+            features alone need no others.
     """
 
     teacher_pretrained: bool = False
+    teacher_classes: Mapping[str, int] | Sequence[int] | str | None = None
 
 
 @dataclass(frozen=True)
