@@ -45,7 +45,6 @@ from .unlabelled import Views
 
 EVALUATION_BATCH = 256
 
-
 GRACE = 5.0
 """Seconds within which the signals of several processes count as one."""
 
@@ -458,10 +457,9 @@ class Trainer:
         return self._metrics(sums)
 
     def test(self) -> tuple[Metrics, Metrics | None]:
-        """Evaluate the shipped network on the test images, compared with the teacher, and the teacher if there is one.
+        """Evaluate the shipped network on the test images, compared with the teacher, and the teacher of its classes.
 
-        A teacher of other classes than those of the data is neither compared with nor evaluated. The evaluation is in
-        single precision, as the weights are stored, whatever the precision of the training.
+        The evaluation is in single precision, as the weights are stored, whatever the precision of the training.
         """
         sums, teacher_sums = (MetricSums(self.splits.num_classes, self.accelerator.device) for _ in range(2))
         teacher = self.teacher if self._task.predicts_alike else None

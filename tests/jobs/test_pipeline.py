@@ -40,6 +40,8 @@ from diswot_search.training.folder import TrainingFolder
 from diswot_search.training.result import LabelCounts
 from search_spaces import Architecture, NASBench201Space
 
+from ..trained_weights import as_trained
+
 
 def run_announcing(*, announce: Callable[[str, Any], None], **options: Any) -> ds.PipelineResult:
     return PipelineJob(PipelineOptions(**options), announce=announce).complete()
@@ -69,7 +71,7 @@ OF_A_TRAINED_TEACHER = TINY | {"teacher_options": None, "teacher_epochs": None, 
 
 def source(seed: int, num_classes: int = 5) -> nn.Module:
     with isolated_random_state(seed):
-        return timm.create_model("cifar_resnet", arch="1x4-1x8", num_classes=num_classes).eval()
+        return as_trained(timm.create_model("cifar_resnet", arch="1x4-1x8", num_classes=num_classes))
 
 
 BANK = {"first": source(1), "second": source(2, num_classes=3), "third": source(3, num_classes=2)}
@@ -253,7 +255,7 @@ def test_ones_own_arrays_and_module(tmp_path: Path) -> None:
     labels = torch.arange(60) % 3
     images = (torch.rand(60, 3, 8, 8) * 100 + 50 * labels.view(-1, 1, 1, 1)).to(torch.uint8)
     splits = Splits.from_arrays((images, labels))
-    teacher = ds.create_teacher("cifar_resnet", num_classes=3, arch="1x4-1x4-1x8").build().eval()
+    teacher = as_trained(ds.create_teacher("cifar_resnet", num_classes=3, arch="1x4-1x4-1x8").build())
     options = OF_A_TRAINED_TEACHER | {"data_options": None, "teacher": teacher, "epochs": 1}
     with pytest.raises(ValueError, match="cannot be built with random weights; give search_teacher='trained'"):
         ds.run(splits, out=tmp_path / "run", **options | {"proxy": "diswot"})
@@ -369,7 +371,7 @@ def test_a_distiller_that_does_not_fit_the_students_is_refused_before_the_first_
         def forward(self, images: torch.Tensor) -> torch.Tensor:
             return self.layer(images.flatten(1))
 
-    options = OF_A_TRAINED_TEACHER | {"teacher": Headless().eval(), "search_teacher": "trained"}
+    options = OF_A_TRAINED_TEACHER | {"teacher": as_trained(Headless()), "search_teacher": "trained"}
     with pytest.raises(DistillerError, match="AT reads stages, which the teacher Headless does not have"):
         ds.run(out=tmp_path / "run", **options | {"distiller": "at", "proxy": "nwot"})
     assert not (tmp_path / "run").exists()

@@ -39,6 +39,8 @@ from diswot_search.sources.source import SourceError
 from diswot_search.sources.transferability import balanced_draws, get_measure, list_measures, source_weights
 from search_spaces.registry import UnknownNameError
 
+from ..trained_weights import as_trained
+
 CLASSES, SIZE = 4, 8
 PLAIN = {"mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)}
 """A source that sees pixels between 0 and 1 as they are."""
@@ -339,7 +341,7 @@ def test_faint_sources_leave_no_weights_and_say_what_then(measure: str) -> None:
         ({"sources": {"a": looks(), "b": looks()}}, SourceError, "a.*b"),
         ({"labels_per_class": 999}, ValueError, "999"),
         ({"data_options": {"seed": 1}}, ValueError, "data_options cannot be set"),
-        ({"sources": [looks(), nn.Conv2d(1, 2, 3).eval()]}, SourceError, "Conv2d takes grey images"),
+        ({"sources": [looks(), as_trained(nn.Conv2d(1, 2, 3))]}, SourceError, "Conv2d takes grey images"),
     ],
 )
 def test_bad_input_stops_before_a_folder_is_made(

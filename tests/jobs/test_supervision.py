@@ -42,6 +42,8 @@ from diswot_search.training.trainer import Trainer
 from diswot_search.training.unlabelled import FixMatch, SourceDistillation, UnlabelledError, Views, WeightedSource
 from search_spaces.registry import UnknownNameError
 
+from ..trained_weights import as_trained
+
 CLASSES = 4
 
 
@@ -93,7 +95,7 @@ FEW = SPLITS.with_labels(labels_per_class=3)
 
 
 def source(seed: int, classes: int = 3) -> nn.Module:
-    return make(seed=seed, classes=classes).eval()
+    return as_trained(make(seed=seed, classes=classes))
 
 
 NEAR, FAR, OTHER = source(11), source(12, 5), source(13, 2)
@@ -346,7 +348,7 @@ def test_the_labels_of_unlabelled_images_are_never_seen() -> None:
 
 def test_distillers_see_labelled_images_alone() -> None:
     seen: set[int] = set()
-    teacher = make(seed=5).eval()
+    teacher = as_trained(make(seed=5))
     batches = ImageSet.batches
 
     def watched(self: ImageSet, order: Tensor, *args: Any, **options: Any) -> Any:
