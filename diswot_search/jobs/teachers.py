@@ -87,6 +87,8 @@ def with_classes(teacher: Network, classes: object, splits: Splits) -> Network:
 
 
 def _in_order(classes: object, splits: Splits) -> tuple[Any, ...]:
+    if isinstance(classes, Mapping) and not splits.classes:
+        raise ValueError("The classes of the data have no names; give teacher_classes as a list, in their order.")
     if isinstance(classes, Mapping):
         for name in classes:
             if name not in splits.classes:

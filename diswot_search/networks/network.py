@@ -370,9 +370,9 @@ def warn_of_mode(module: nn.Module, role: str) -> None:
     verdict = judge_weights(module)
     if verdict.trained != module.training:
         return
-    mode, taken, other = ("training", "trained", "false") if verdict.trained else ("evaluation", "random", "true")
+    mode, taken = ("training", "trained") if verdict.trained else ("evaluation", "random")
     warnings.warn(
         f"The {role} {type(module).__name__} comes in {mode} mode; it is taken as {taken}, since {verdict.reason}. "
-        f"If that is wrong, say so: trained={other}.",
+        f"If that is wrong, say so: trained={not verdict.trained}.",
         stacklevel=4,
     )

@@ -18,6 +18,7 @@ from search_spaces.registry import UnknownNameError, near_names, unknown_name_me
 from search_spaces.space import Architecture, ArchitectureError, SearchSpace
 from search_spaces.weights import classes_in_file
 
+from ..checks import check_whole
 from ..data.splits import Splits
 from ..networks.classifiers import classifier_names
 from ..networks.network import Network, checkpoint_file, create_teacher, from_module, warn_of_mode
@@ -188,14 +189,17 @@ def network_for(splits: Splits, source: NetworkLike, role: str, options: Mapping
         splits: The data.
         source: The network in any form that `as_network` takes.
         role: "student" or "teacher", for messages.
-        options: Other options of `as_network`.
+        options: Other options of `as_network`. With `in_chans` the network takes other channels than the data has, to
+            which images are converted.
 
     Raises:
         ValueError: One of the options comes from the data; and the errors of `as_network`.
     """
     channels, height, width = splits.input_size
     of_data: dict[str, Any] = {"num_classes": splits.num_classes, "in_chans": channels, "image_size": (height, width)}
-    options = options or {}
+    options = dict(options or {})
+    if "in_chans" in options:
+        of_data["in_chans"] = check_whole(f"in_chans of the {role}", options.pop("in_chans"), least=1)
     if set_twice := [name for name in of_data if name in options]:
         raise ValueError(f"{', '.join(set_twice)} of the {role} comes from the data and cannot be set.")
     if reserved := [name for name in ("role", "source") if name in options]:

@@ -197,7 +197,7 @@ class Tagged(nn.Module):
 def test_the_structure_of_a_module_is_the_same_in_each_process() -> None:
     first, second = Tagged(), Tagged()
     assert repr(first) != repr(second)
-    assert create_teacher(first).config() == create_teacher(second).config()
+    assert create_teacher(first, trained=True).config() == create_teacher(second, trained=True).config()
 
 
 def test_a_module_whose_weights_or_layers_changed_is_refused_until_it_is_given_again() -> None:
