@@ -16,7 +16,7 @@ from ..networks.soundness import check_logits
 from ..runtime.failures import failure_reason
 from .task import DistillationTask
 
-TRIAL_IMAGES = 8
+TRIAL_IMAGES = 2
 """Largest number of images of the trial step; a step of one image is tried with one."""
 
 
@@ -24,7 +24,7 @@ def try_task(task: DistillationTask, part: Images, names: tuple[str, str], preci
     """Run a single image and one step of training, so that what fails there fails before anything is written.
 
     Weights, running statistics, modes and gradients are the same afterwards; random numbers are drawn from torch's
-    global generators. The loss on unlabelled images is not tried.
+    global generators. The cross entropy is tried alone: distillers and losses on unlabelled images may count calls.
 
     Args:
         task: The task, on its device.
@@ -85,14 +85,15 @@ def _explained(what: str) -> Iterator[None]:
 
 @contextmanager
 def _unchanged(task: DistillationTask) -> Iterator[None]:
-    """Leave a task as it was: its modes, buffers and gradients. Its loss on unlabelled images is put aside."""
+    """Leave a task as it was: its modes, buffers and gradients. All losses but the cross entropy are put aside."""
     modes = [(module, module.training) for module in task.modules()]
     buffers = [(buffer, buffer.detach().clone()) for buffer in task.buffers()]
-    unlabelled, task.unlabelled = task.unlabelled, None
+    combination, unlabelled = task.combination, task.unlabelled
+    task.combination = task.unlabelled = None
     try:
         yield
     finally:
-        task.unlabelled = unlabelled
+        task.combination, task.unlabelled = combination, unlabelled
         with torch.no_grad():
             for buffer, values in buffers:
                 buffer.copy_(values)
