@@ -68,7 +68,9 @@ def test_trained_weights_are_told_from_those_of_an_initialisation_in_any_mode(na
     assert judge_weights(train(STARTS[name]()).train(training)).trained
 
 
-@pytest.mark.parametrize("name", ["test_vit", "resnet10t", "nf_resnet26", "mixer_s32_224", "convnext_atto", "repvgg_a0"])
+@pytest.mark.parametrize(
+    "name", ["test_vit", "resnet10t", "nf_resnet26", "mixer_s32_224", "convnext_atto", "repvgg_a0"]
+)
 def test_networks_of_timm_start_random(name: str) -> None:
     assert not judge_weights(timm.create_model(name).eval()).trained
 
