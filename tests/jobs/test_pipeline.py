@@ -377,10 +377,14 @@ def test_a_distiller_that_does_not_fit_the_students_is_refused_before_the_first_
     assert not (tmp_path / "run").exists()
 
 
-def test_a_teacher_of_other_classes_is_refused(finished: ds.PipelineResult, tmp_path: Path) -> None:
+def test_a_teacher_of_other_classes_is_refused_by_a_distiller_that_compares_them(
+    finished: ds.PipelineResult, tmp_path: Path
+) -> None:
     images, labels = torch.randint(0, 255, (60, 3, 8, 8), dtype=torch.uint8), torch.arange(60) % 3
     options = OF_A_TRAINED_TEACHER | {"data_options": None, "teacher": finished.path / "teacher"}
-    with pytest.raises(ValueError, match="is for 10 classes, but the data has 3"):
+    with pytest.raises(
+        ValueError, match=r"has 3 classes and the teacher .* has 10\. Three ways: teacher_classes='adapt'"
+    ):
         ds.run(Splits.from_arrays((images, labels)), out=tmp_path / "run", **options)
     assert not (tmp_path / "run").exists()
 
@@ -714,7 +718,7 @@ def test_students_without_a_linear_classifier_are_refused_before_the_first_stage
 
 
 def test_a_random_source_is_warned_of_once(tmp_path: Path) -> None:
-    bank = {"first": BANK["first"], "random": source(5).train()}
+    bank = {"first": BANK["first"], "random": {"model": source(5), "trained": False}}
     with warnings.catch_warnings(record=True) as warned:
         warnings.simplefilter("always")
         searched(tmp_path / "run", sources=bank, weighting={"first": 1})

@@ -467,8 +467,13 @@ def test_a_folder_that_cannot_be_written_costs_the_predictions_only(tmp_path: Pa
 
 @pytest.mark.parametrize("kept", [False, True])
 def test_a_source_that_gives_no_numbers_is_named(tmp_path: Path, kept: bool) -> None:
-    broken = copy.deepcopy(NEAR)
-    broken.head.bias.data[0] = math.nan
+    class Broken(Plain):
+        """Its weights are numbers, and so is what it gives for the few images that show whether it fits."""
+
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(x) * (math.nan if len(x) > 2 else 1)
+
+    broken = as_trained(make(Broken, seed=5))
     bank = {"near": NEAR, "broken": broken}
     with pytest.raises(UnlabelledError, match="source 'broken' gives no probabilities for 48 of 48 images"):
         run(sources=bank, weighting="uniform", out=tmp_path / "run" if kept else None)
