@@ -108,7 +108,7 @@ class TeacherOptions(Options):
     Args:
         teacher_checkpoint: File of the teacher's trained weights.
         teacher_options: Options of the teacher's model. With trained true or false a module is taken as such, whatever
-            its weights tell; mean, std and input_size (channels, height, width) describe the images of a trained one.
+            its weights tell.
     """
 
     teacher_checkpoint: str | os.PathLike[str] | None = None

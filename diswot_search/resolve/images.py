@@ -14,6 +14,7 @@ from search_spaces.input_spec import ImageSpec
 from ..networks.classifiers import classifier_names
 from ..networks.contract import evaluation_mode
 from ..networks.network import Network
+from ..runtime.seeding import isolated_random_state
 from ..sources.source import SourceError
 
 IMAGE_KEYS = ("mean", "std", "input_size")
@@ -99,7 +100,7 @@ def classes_by_run(model: nn.Module, input_size: tuple[int, int, int]) -> int | 
     """
     example = next(model.parameters(), torch.empty(0)).new_zeros(2, *input_size)
     try:
-        with evaluation_mode(model, batch_statistics=False), torch.no_grad():
+        with evaluation_mode(model, batch_statistics=False), torch.no_grad(), isolated_random_state(0):
             output = model(example)
     except (RuntimeError, AssertionError, ValueError, TypeError, IndexError):
         return None

@@ -97,8 +97,10 @@ def as_sources(sources: Sources) -> tuple[Network, ...]:
 def _why_random(source: Network) -> str:
     hint = "give its checkpoint"
     if isinstance(source.recipe, ModuleRecipe):
-        reason = judge_weights(source.recipe.module).reason
-        hint = f"{reason}. If it is trained, say so: {{'model': ..., 'trained': True}}"
+        verdict = judge_weights(source.recipe.module)
+        hint = f"{verdict.reason}. If it is trained, say so: {{'model': ..., 'trained': True}}"
+        if verdict.trained:
+            hint = "it is said to be untrained"
     return f"The source {source.name} has random weights, of which nothing can be learnt: {hint}."
 
 
