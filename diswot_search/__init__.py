@@ -13,8 +13,11 @@ if TYPE_CHECKING:
     from search_spaces import (
         AccuracyTable,
         ArchitectureError,
+        OwnCodeError,
         UnknownNameError,
+        UntrustedCodeError,
         create_space,
+        import_code,
         import_table,
         list_spaces,
         read_table,
@@ -37,11 +40,13 @@ if TYPE_CHECKING:
         spearman,
     )
     from .compression.export import export
-    from .compression.exported import ExportError, ExportReport
+    from .compression.exported import ExportReport
     from .data.augmentation import Augmentation
     from .data.errors import DataError
     from .data.probe import Probe, create_probe, create_probes
     from .data.splits import Splits, create_splits
+    from .deployment.latency import Latency, measure_latency
+    from .deployment.onnx_graph import ExportError
     from .distillation.base import (
         Batch,
         Distiller,
@@ -86,10 +91,10 @@ if TYPE_CHECKING:
     from .sources.transferability import Measure, get_measure, list_measures, register_measure, source_weights
     from .study.algorithm import Algorithm
     from .study.algorithms import create_algorithm, list_algorithms, register_algorithm
-    from .study.budget import Budget, BudgetError, measure_latency
+    from .study.budget import Budget, BudgetError
     from .study.evaluator import Evaluator
     from .study.records import Record, Score
-    from .study.study import Candidate, Study
+    from .study.study import Candidate, NoScoreError, Study
     from .training.recipe import Recipe, RecipeError, create_recipe
     from .training.result import EpochRow, Training, TrainingResult
     from .training.trainer import DivergenceError
@@ -117,10 +122,7 @@ _EXPORTS = {
         "spearman",
     ),
     "diswot_search.compression.export": ("export",),
-    "diswot_search.compression.exported": (
-        "ExportError",
-        "ExportReport",
-    ),
+    "diswot_search.compression.exported": ("ExportReport",),
     "diswot_search.data.augmentation": ("Augmentation",),
     "diswot_search.data.errors": ("DataError",),
     "diswot_search.data.probe": (
@@ -132,6 +134,11 @@ _EXPORTS = {
         "Splits",
         "create_splits",
     ),
+    "diswot_search.deployment.latency": (
+        "Latency",
+        "measure_latency",
+    ),
+    "diswot_search.deployment.onnx_graph": ("ExportError",),
     "diswot_search.distillation.base": (
         "Batch",
         "Distiller",
@@ -216,7 +223,6 @@ _EXPORTS = {
     "diswot_search.study.budget": (
         "Budget",
         "BudgetError",
-        "measure_latency",
     ),
     "diswot_search.study.evaluator": ("Evaluator",),
     "diswot_search.study.records": (
@@ -225,6 +231,7 @@ _EXPORTS = {
     ),
     "diswot_search.study.study": (
         "Candidate",
+        "NoScoreError",
         "Study",
     ),
     "diswot_search.training.recipe": (
@@ -237,8 +244,11 @@ _EXPORTS = {
     "search_spaces": (
         "AccuracyTable",
         "ArchitectureError",
+        "OwnCodeError",
         "UnknownNameError",
+        "UntrustedCodeError",
         "create_space",
+        "import_code",
         "import_table",
         "list_spaces",
         "read_table",
@@ -274,9 +284,12 @@ __all__ = [
     "ExportError",
     "ExportReport",
     "Features",
+    "Latency",
     "MachineError",
     "Measure",
     "Network",
+    "NoScoreError",
+    "OwnCodeError",
     "PipelineResult",
     "Precision",
     "Probe",
@@ -302,6 +315,7 @@ __all__ = [
     "TrainingResult",
     "TransferabilityError",
     "UnknownNameError",
+    "UntrustedCodeError",
     "as_network",
     "as_sources",
     "best_decile",
@@ -323,6 +337,7 @@ __all__ = [
     "get_distiller",
     "get_measure",
     "get_proxy",
+    "import_code",
     "import_table",
     "kendall",
     "list_aggregates",

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import functools
+import inspect
 import math
-from collections.abc import Collection, Iterable, Sequence
+import os
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
 
 
 def check_whole(name: str, value: object, *, least: int, error: type[ValueError] = ValueError) -> int:
@@ -18,8 +23,11 @@ def check_whole(name: str, value: object, *, least: int, error: type[ValueError]
     Raises:
         ValueError: Or its subclass `error`.
     """
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise error(f"{name} is {value!r}; it must be a whole number of at least {least}.")
+    from search_spaces.option_types import LARGEST, shown  # loads timm, which data of our own does not need
+
+    if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= LARGEST:
+        limit = f" and at most {LARGEST:,}" if isinstance(value, int) and value > LARGEST else ""
+        raise error(f"{name} is {shown(value)}; it must be a whole number of at least {least}{limit}.")
     return value
 
 
@@ -62,13 +70,102 @@ def check_options(kind: str, options: Iterable[str], allowed: Collection[str]) -
     Raises:
         ValueError: An option is not allowed; near names are given.
     """
-    from search_spaces.registry import near_names  # loads timm, which data of our own does not need
+    from search_spaces.option_types import shown  # loads timm, which data of our own does not need
+    from search_spaces.registry import near_names
 
     for option in options:
         if option not in allowed:
-            near = near_names(option, allowed)
+            near = near_names(str(option), allowed)
             hint = f"did you mean {' or '.join(map(repr, near))}? Allowed" if near else "allowed"
-            raise ValueError(f"A {kind} has no option {option!r}; {hint}: {', '.join(allowed)}.")
+            raise ValueError(f"A {kind} has no option {shown(option)}; {hint}: {', '.join(allowed)}.")
+
+
+C = TypeVar("C", bound=type)
+
+
+def with_near_names(cls: C) -> C:
+    """Decorate a class so that a keyword that its constructor does not have is answered with those that come near."""
+    construct = cls.__init__  # type: ignore[misc]
+
+    @functools.wraps(construct)
+    def checked(self: object, *args: object, **kwargs: object) -> None:
+        names = inspect.signature(construct).parameters
+        for name in kwargs:
+            if name not in names:
+                from search_spaces.registry import near_names  # loads timm, which data of our own does not need
+
+                near = near_names(name, names)
+                hint = f"did you mean {' or '.join(map(repr, near))}?" if near else f"there are {', '.join(names)}."
+                raise TypeError(f"{cls.__name__} has no option {name!r}; {hint}")
+        construct(self, *args, **kwargs)
+
+    cls.__init__ = checked  # type: ignore[misc]
+    return cls
+
+
+def user_options(option: str, given: Mapping[str, Any] | None, **taken: str) -> dict[str, Any]:
+    """A copy of the options that a user gave in a mapping, to be passed on beside those that a job sets.
+
+    Args:
+        option: Name of the mapping, such as "algorithm_options".
+        given: The mapping; None is an empty one.
+        taken: Names that the job sets, each with a text that says how it is set.
+
+    Raises:
+        ValueError: The mapping sets one of these names, or a name that is no text.
+
+    Example:
+        >>> user_options("algorithm_options", {"population": 20}, seed="by the job's seed")
+        {'population': 20}
+    """
+    from search_spaces.option_types import check_names
+
+    check_names(given or {}, option)
+    for name in given or {}:
+        if name in taken:
+            raise ValueError(f"{option} cannot set {name!r}: it is set {taken[name]}.")
+    return dict(given or {})
+
+
+WORKING_SHARE = 1 / 8
+"""Share of the memory that the images of one batch may take, for a network holds many times as much for each."""
+
+
+TOO_LARGE = "Choose smaller sizes."
+"""The end of the message about sizes beyond the memory."""
+
+
+@functools.cache
+def memory_size() -> int | None:
+    """Bytes of memory that this process can have at most; None if the system does not say."""
+    sizes = []
+    if hasattr(os, "sysconf") and {"SC_PAGE_SIZE", "SC_PHYS_PAGES"} <= set(os.sysconf_names):
+        sizes.append(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+    for file in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
+        try:
+            sizes.append(int(Path(file).read_text()))
+        except (OSError, ValueError):  # there is no limit
+            continue
+    return min((size for size in sizes if size > 0), default=None)
+
+
+def check_memory(what: str, size: float, *, share: float = 1.0, error: type[ValueError] = ValueError) -> None:
+    """Refuse what cannot be held in memory, before any of it is made: the one rule for sizes.
+
+    Args:
+        what: The thing with the options that make it so large, as the subject of the message.
+        size: Its size in bytes.
+        share: The part of the memory that it may take, where more is needed to work with it.
+        error: Class of the exception.
+
+    Raises:
+        ValueError: Or its subclass `error`.
+    """
+    memory = memory_size()
+    if memory is not None and size > share * memory:
+        limit = "" if share == 1 else f", of which it may take {share * memory / 1e9:.3g}"
+        has = f"this machine has {memory / 1e9:.3g} GB of memory{limit}"
+        raise error(f"{what} would take {size / 1e9:,.3g} GB; {has}. {TOO_LARGE}")
 
 
 def listed(values: Sequence[object], limit: int = 10) -> str:

@@ -221,7 +221,7 @@ def given_weights(name: str, setting: Setting) -> str:
 def bank(target: str, setting: Setting) -> dict[str, Any]:
     """Return the sources for a target, as `rank_sources` takes them."""
     ours = {name: str(source_folder(name, setting)) for name in SOURCES if name != TARGETS[target].same_data}
-    given = {
+    published = {
         name: {
             "model": model,
             "checkpoint": given_weights(name, setting),
@@ -232,7 +232,7 @@ def bank(target: str, setting: Setting) -> dict[str, Any]:
         }
         for name, model in GIVEN.items()
     }
-    return ours | given
+    return ours | published
 
 
 def train_source(name: str, setting: Setting) -> dict[str, Any]:

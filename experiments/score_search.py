@@ -238,8 +238,8 @@ def describe_statistics(judges: Judges, groups: Mapping[str, Mapping[str, float]
     """Return the tables of all statistics alone, and added to the chosen sum."""
     alone: list[str] = []
     added: list[str] = []
-    given = (f"{half}: given {what}" for what in ("the sum", "sum and pixels") for half in "AB")
-    titles = ("statistic", *given, *COLUMNS)
+    partial = (f"{half}: given {what}" for what in ("the sum", "sum and pixels") for half in "AB")
+    titles = ("statistic", *partial, *COLUMNS)
     for group, values in groups.items():
         rows: list[Row] = [(name, *judges.judge("alone", name, plain([name]))) for name in values]
         more: list[Row] = [

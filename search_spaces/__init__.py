@@ -11,6 +11,7 @@ from .cost import Cost, count_cost
 from .importers import import_table
 from .input_spec import ImageSpec, InputSpec, TokenSpec, input_spec_from_json
 from .nasbench201 import NASBench201Network, NASBench201Space
+from .plugins import OwnCodeError, UntrustedCodeError, import_code
 from .recipes import create_space, describe_space, list_spaces, register_space
 from .registry import UnknownNameError
 from .space import Architecture, ArchitectureError, SearchSpace
@@ -18,6 +19,7 @@ from .tables import AccuracyTable, list_columns, read_table, write_table
 from .timm_families import TIMM_FAMILIES
 from .timm_space import TimmSpace, load_space
 from .timm_zoo import TimmZoo
+from .union import UnionSpace
 from .weights import load_checkpoint
 
 __all__ = [
@@ -32,14 +34,18 @@ __all__ = [
     "InputSpec",
     "NASBench201Network",
     "NASBench201Space",
+    "OwnCodeError",
     "SearchSpace",
     "TimmSpace",
     "TimmZoo",
     "TokenSpec",
+    "UnionSpace",
     "UnknownNameError",
+    "UntrustedCodeError",
     "count_cost",
     "create_space",
     "describe_space",
+    "import_code",
     "import_table",
     "input_spec_from_json",
     "list_columns",

@@ -34,6 +34,8 @@ class CifarResNetSpace(SearchSpace):
     Text form: blocks x width of each stage, `5x16-5x32-7x64`. If every stage has a single width to choose from, only
     the blocks: `5-5-7`.
 
+    Source: He et al., "Deep Residual Learning for Image Recognition", CVPR 2016, section 4.2.
+
     Args:
         num_classes: Classes of the classifier.
         input_size: Channels, height and width of one image.
@@ -152,6 +154,8 @@ def cifar_resnet_s0(
     num_classes: int = 10, input_size: tuple[int, int, int] = (3, 32, 32), shortcut: str = "projection"
 ) -> CifarResNetSpace:
     """DisWOT's S0: 64 CIFAR ResNets with 1, 3, 5 or 7 basic blocks in each of three stages.
+
+    Source: Dong et al., "DisWOT: Student Architecture Search for Distillation WithOut Training", CVPR 2023.
 
     Args:
         num_classes: Classes of the classifier.
@@ -384,7 +388,7 @@ def read_stages(text: str) -> dict[str, tuple[int, ...]]:
     Raises:
         ArchitectureError: The text has neither form.
     """
-    matches = [re.fullmatch(r"([1-9][0-9]*)(?:x([1-9][0-9]*))?", stage) for stage in text.strip().split("-")]
+    matches = [re.fullmatch(r"([1-9][0-9]{0,3})(?:x([1-9][0-9]{0,6}))?", stage) for stage in text.strip().split("-")]
     stages = [match.groups() for match in matches if match]
     if len(stages) < len(matches) or len({width is None for _, width in stages}) != 1:
         raise ArchitectureError(f"{text!r} is not a CIFAR ResNet; it must be like '5-5-7' or '5x16-5x32-7x64'.")

@@ -22,6 +22,10 @@ from .space import Architecture, ArchitectureError, Choice, SearchSpace
 OPERATIONS = ("none", "skip_connect", "nor_conv_1x1", "nor_conv_3x3", "avg_pool_3x3")
 
 
+MAX_CELLS = 1000
+"""Most cells of a stage: to build more takes minutes, whatever they hold."""
+
+
 EDGES = ((1, 0), (2, 0), (2, 1), (3, 0), (3, 1), (3, 2))
 """(target node, source node) of each edge, in the order of the text form; node 0 is the cell's input."""
 
@@ -30,6 +34,8 @@ class NASBench201Space(SearchSpace):
     """The cell space of NAS-Bench-201.
 
     Text form, the benchmark's own: `|op~0|+|op~0|op~1|+|op~0|op~1|op~2|`.
+
+    Source: Dong and Yang, "NAS-Bench-201: Extending the Scope of Reproducible Neural Architecture Search", ICLR 2020.
 
     Args:
         num_classes: Classes of the classifier.
@@ -54,6 +60,8 @@ class NASBench201Space(SearchSpace):
     ) -> None:
         if channels < 1 or cells < 1:
             raise ValueError(f"channels is {channels} and cells is {cells}; both must be at least 1.")
+        if cells > MAX_CELLS:
+            raise ValueError(f"cells is {cells}; a network of this space has at most {MAX_CELLS:,} in a stage.")
         decisions = {f"node{t}_from_node{s}": OPERATIONS for t, s in EDGES}
         super().__init__("nasbench201", decisions, num_classes=num_classes, input_size=input_size)
         self.channels = channels

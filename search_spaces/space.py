@@ -107,6 +107,11 @@ class SearchSpace(ABC):
         """Parameters and multiply-accumulates of one sample, counted on a network without weights by default."""
         return count_cost_of(lambda: self.build(architecture), self.input_spec)
 
+    @property
+    def has_closed_cost(self) -> bool:
+        """Whether `cost` is computed in closed form, so that it takes no time; building a network takes 0.1 s."""
+        return type(self).cost is not SearchSpace.cost
+
     def canonical(self, architecture: Architecture) -> Architecture:
         """The representative of all architectures that compute the same function; by default the argument itself."""
         return architecture
@@ -118,6 +123,23 @@ class SearchSpace(ABC):
     def timm_model(self, architecture: Architecture) -> tuple[str, dict[str, object]] | None:
         """Name and arguments with which `timm.create_model` builds the network; None if timm has no such name."""
         return None
+
+    def member(self, architecture: Architecture) -> tuple[SearchSpace, Architecture]:
+        """The space whose name the network of an architecture has, and the architecture there; a union has several."""
+        return self, architecture
+
+    @property
+    def starts(self) -> list[Architecture]:
+        """Architectures from which a descent in cost begins: the first choice of every decision."""
+        return [self.architecture([choices[0] for choices in self.decisions.values()])]
+
+    def at(self, index: int) -> Architecture:
+        """The architecture at an index of the space's order, without going through those before it."""
+        choices = []
+        for allowed in reversed(self.decisions.values()):
+            index, position = divmod(index, len(allowed))
+            choices.append(allowed[position])
+        return self.architecture(choices[::-1])
 
     def format(self, choices: tuple[Choice, ...]) -> str:
         """The text form of choices; they must be choices of this space."""

@@ -1,17 +1,25 @@
-"""Which options a file may hand to a factory: plain values, and no name that makes a library load something.
+"""Which options may reach a factory: names that a network's constructor takes, and from files plain values only.
 
-A recipe of a space, a YAML file and the card of a student are read from disk and come from anybody. Their options reach
-functions such as `timm.create_model`, some of whose options open files, fetch weights or unpickle. Options from disk
-pass `check_stored_options` first; options from Python are the caller's own and pass unchecked.
+Options reach functions such as `timm.create_model`, some of whose own options open files, fetch weights or unpickle.
+All options of a model of timm pass `check_model_options`, whoever gives them: weights are loaded by this package, which
+runs no code from a file. A recipe of a space, a YAML file and the card of a student come from anybody; their options
+pass `check_stored_options` as well.
 """
 
 from __future__ import annotations
 
+import functools
 import inspect
-from collections.abc import Callable, Collection, Mapping
+import sys
+from collections.abc import Callable, Collection, Iterator, Mapping
+from types import ModuleType
 
 import timm
-from timm.models import build_model_with_cfg
+from timm.models import build_model_with_cfg, model_entrypoint
+from torch import nn
+
+from .option_types import check_names, shown
+from .registry import UnknownNameError, near_names
 
 
 def _loader_options() -> frozenset[str]:
@@ -37,7 +45,96 @@ REFUSED_OPTIONS = _loader_options() | {
 
 
 class UnsafeOptionError(ValueError):
-    """A stored option that could load files or code, or that is no plain value."""
+    """An option that could load files or code, or a stored one that is no plain value."""
+
+
+def check_model_options(model: str, options: Mapping[str, object], where: str) -> None:
+    """Refuse options that are no arguments of a model's constructor, whether they are stored or given.
+
+    Args:
+        model: A name that `timm.list_models()` knows.
+        options: Options by name; a name may be a path, as in `block_args.attn_layer`.
+        where: The network or file that they belong to, for messages.
+
+    Raises:
+        UnsafeOptionError: An option, at any depth, can load files or code.
+        UnknownNameError: The model has no such option; near names are given.
+
+    Example:
+        >>> check_model_options("resnet18", {"drop_rate": 0.1}, "The teacher")
+        >>> check_model_options("resnet18", {"checkpoint_path": "weights.pth"}, "The teacher")
+        Traceback (most recent call last):
+        ...
+        search_spaces.stored_options.UnsafeOptionError: The teacher: the option 'checkpoint_path' can load files or ...
+    """
+    check_names(options, where)
+    for name, value in options.items():
+        _check_loads_nothing(name, where)
+        _check_nested(value, where)
+        head = name.split(".")[0]
+        allowed = _arguments_of(model)
+        if allowed is not None and head not in allowed:
+            near = near_names(head, {*allowed, "checkpoint", "pretrained"})
+            hint = f" Did you mean {' or '.join(map(repr, near))}?" if near else ""
+            raise UnknownNameError(f"{where}: timm's model {model} has no option {shown(head)}.{hint}")
+
+
+def _check_loads_nothing(name: str, where: str) -> None:
+    for part in name.split("."):
+        if part in REFUSED_OPTIONS:
+            raise UnsafeOptionError(
+                f"{where}: the option {part!r} can load files or code, so it is not passed on. Trained weights are "
+                "given by the option checkpoint, or by pretrained where a network has it."
+            )
+
+
+def _check_nested(value: object, where: str) -> None:
+    """Refuse refused names within a value."""
+    if isinstance(value, Mapping):
+        for name, entry in value.items():
+            _check_loads_nothing(str(name), where)
+            _check_nested(entry, where)
+    elif isinstance(value, list | tuple):
+        for entry in value:
+            _check_nested(entry, where)
+
+
+@functools.cache
+def _arguments_of(model: str) -> frozenset[str] | None:
+    """Names that the constructors and builders in the module of a model take; None if the module is a user's own.
+
+    A user's function may pass any name on, which its signature does not show.
+    """
+    entry = model_entrypoint(model)
+    names = set(_parameters(entry))
+    if entry.__module__.partition(".")[0] not in ("timm", "search_spaces"):
+        takes_any = any(p.kind is p.VAR_KEYWORD for p in inspect.signature(entry).parameters.values())
+        return None if takes_any else frozenset(names)
+    module = sys.modules[entry.__module__]
+    for maker in _makers(module):
+        names.update(_parameters(maker))
+    return frozenset(names | _BATCH_NORM) - REFUSED_OPTIONS - {"self", "variant", "default_cfg"}
+
+
+_BATCH_NORM = {"bn_eps", "bn_momentum"}
+"""Options that timm's builders of EfficientNets take out of their keywords."""
+
+
+def _makers(module: ModuleType) -> Iterator[Callable[..., object]]:
+    """The constructors of networks and the builders of variants in a module."""
+    for value in vars(module).values():
+        if inspect.isclass(value) and issubclass(value, nn.Module):
+            yield from (
+                base.__init__ for base in value.__mro__ if issubclass(base, nn.Module) and base is not nn.Module
+            )
+        elif inspect.isfunction(value) and "variant" in inspect.signature(value).parameters:
+            yield value
+
+
+def _parameters(function: Callable[..., object]) -> Iterator[str]:
+    for parameter in inspect.signature(function).parameters.values():
+        if parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY):
+            yield parameter.name
 
 
 def check_stored_options(options: Mapping[str, object], where: str, *, documented: Collection[str] = ()) -> None:

@@ -19,6 +19,7 @@ import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any, Protocol
 
 from .registry import unknown_name_message
 from .space import Architecture, ArchitectureError, SearchSpace
@@ -28,6 +29,16 @@ ARCHITECTURE_COLUMNS = ("architecture", "arch", "depths")
 
 
 Row = dict[str, str]
+
+
+class Frame(Protocol):
+    """A table in memory, such as a pandas.DataFrame."""
+
+    columns: Any
+    index: Any
+
+    def __getitem__(self, column: Any, /) -> Any:
+        """The values of a column."""
 
 
 class AccuracyTable(Mapping[str, float]):
@@ -130,12 +141,86 @@ def read_table(
         table = read_table("nasbench201.csv.gz", "cifar100_test_accuracy")
         table[space.parse("|none~0|+|none~0|none~1|+|none~0|none~1|skip_connect~2|")]
     """
-    sheet = _read_sheet(Path(path), architecture_column).restricted(where or {})
+    return _table(_read_sheet(Path(path), architecture_column), column, where or {}, skip_missing)
+
+
+def table_of(
+    values: Mapping[Any, Any] | Frame,
+    column: str | None = None,
+    architecture_column: str | None = None,
+    *,
+    where: Mapping[str, str] | None = None,
+    skip_missing: bool = False,
+) -> AccuracyTable:
+    """Make a table of values in memory.
+
+    Args:
+        values: A mapping of architectures to numbers; a mapping of the names of columns to their cells; or a
+            pandas.DataFrame, whose index holds the architectures if no column does.
+        column: The column of numbers, as for `read_table`; the name of the numbers of a mapping, by default "accuracy".
+        architecture_column: The column of text forms, as for `read_table`.
+        where: Values that a row must have in other columns, as for `read_table`.
+        skip_missing: Leave out rows without a finite number, as for `read_table`.
+
+    Raises:
+        ValueError: See `read_table`.
+
+    Example:
+        >>> table = table_of({"1-1-1": 70.5, "1-1-3": 71.0})
+        >>> table.column, table["1-1-3"]
+        ('accuracy', 71.0)
+    """
+    columns = _columns_in_memory(values, column or "accuracy", architecture_column)
+    counts = {len(cells) for cells in columns.values()}
+    if len(counts) > 1:
+        lengths = ", ".join(f"{name} {len(cells):,}" for name, cells in columns.items())
+        raise ValueError(f"The columns of the table have different numbers of cells: {lengths}.")
+    rows = [dict(zip(columns, map(_text_of, cells), strict=True)) for cells in zip(*columns.values(), strict=True)]
+    sheet = _sheet("table", list(columns), list(enumerate(rows, start=1)), architecture_column)
+    if column is None and len(columns) == 2:  # whatever its cells are
+        column = next(name for name in columns if name != sheet.key)
+    return _table(sheet, column, where or {}, skip_missing)
+
+
+def _columns_in_memory(
+    values: Mapping[Any, Any] | Frame, column: str, architecture_column: str | None
+) -> dict[str, list[Any]]:
+    """The cells of each column, by name."""
+    key = architecture_column or ARCHITECTURE_COLUMNS[0]
+    if not isinstance(values, Mapping) and hasattr(values, "columns"):
+        names = list(map(str, values.columns))
+        if twice := [name for name in dict.fromkeys(names) if names.count(name) > 1]:
+            raise ValueError(f"The table has two columns {' and two columns '.join(map(repr, twice))}.")
+        cells = {str(name): list(values[name]) for name in values.columns}
+        return cells if _has_key(cells, architecture_column) else {key: list(values.index)} | cells
+    if not hasattr(values, "items"):
+        raise ValueError(f"The table is a {type(values).__name__}; it must be a file, a mapping or a pandas.DataFrame.")
+    pairs = dict(values.items())  # of a mapping, or of a pandas.Series
+    if not pairs or not all(isinstance(one, Mapping | list | tuple) for one in pairs.values()):
+        return {key: list(pairs), column: list(pairs.values())}
+    cells = {str(name): list(one.values() if isinstance(one, Mapping) else one) for name, one in pairs.items()}
+    index = next(iter(pairs.values()))
+    has_key = _has_key(cells, architecture_column) or not isinstance(index, Mapping)
+    return cells if has_key else {key: list(index)} | cells
+
+
+def _has_key(columns: Iterable[str], architecture_column: str | None) -> bool:
+    return bool({*([architecture_column] if architecture_column else ARCHITECTURE_COLUMNS)} & {*columns})
+
+
+def _text_of(cell: object) -> str:
+    """A cell as a file has it; nothing for one that is missing."""
+    return "" if cell is None or cell != cell else str(cell)
+
+
+def _table(sheet: _Sheet, column: str | None, where: Mapping[str, str], skip_missing: bool) -> AccuracyTable:
+    """The column of a sheet as a table, named by where it comes from."""
+    sheet = sheet.restricted(where)
     column = sheet.default_column() if column is None else sheet.column(column)
     if skip_missing:
         sheet = sheet.without_missing(column)
-    rows = ", ".join(f"{name}={value}" for name, value in (where or {}).items())
-    return AccuracyTable(f"{path} ({rows})" if rows else str(path), column, sheet.pairs(column))
+    rows = ", ".join(f"{name}={value}" for name, value in where.items())
+    return AccuracyTable(f"{sheet.path} ({rows})" if rows else str(sheet.path), column, sheet.pairs(column))
 
 
 def list_columns(path: str | os.PathLike[str], architecture_column: str | None = None) -> list[str]:
@@ -157,13 +242,13 @@ class _Sheet:
     """A file's cells as text.
 
     Attributes:
-        path: The file, for messages.
+        path: The file, or what stands for it in messages.
         key: The column of architectures.
         columns: The header.
         rows: Each row with the number of its line.
     """
 
-    path: Path
+    path: Path | str
     key: str
     columns: list[str]
     rows: list[tuple[int, Row]]
@@ -245,6 +330,13 @@ def _read_sheet(path: Path, architecture_column: str | None) -> _Sheet:
         raise ValueError(f"{path} cannot be read as a table: {error}") from error
     if twice := [c for c in dict.fromkeys(columns) if columns.count(c) > 1]:
         raise ValueError(f"{path} has two columns {' and two columns '.join(map(repr, twice))}.")
+    return _sheet(path, columns, rows, architecture_column)
+
+
+def _sheet(
+    path: Path | str, columns: list[str], rows: list[tuple[int, Row]], architecture_column: str | None
+) -> _Sheet:
+    """A sheet whose column of architectures is known."""
     key = architecture_column or next((c for c in ARCHITECTURE_COLUMNS if c in columns), None)
     if key is None:
         raise ValueError(f"{path} has no column {' or '.join(ARCHITECTURE_COLUMNS)}; name its architecture_column.")

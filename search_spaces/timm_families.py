@@ -13,6 +13,7 @@ from timm.models.mobilenetv3 import MobileNetV3
 from timm.models.resnet import BasicBlock, Bottleneck, ResNet
 from torch import nn
 
+from . import timm_costs
 from .space import Choice
 from .timm_models import entry_point
 from .timm_space import Assignments, TimmSpace
@@ -29,7 +30,10 @@ def _widths(*bases: int) -> dict[str, list[int]]:
 
 
 def resnet(num_classes: int = 1000, input_size: Size = (3, 224, 224)) -> TimmSpace:
-    """ResNets for 224x224: 6,144 of 1.5 to 78 M params, by block, width and depths."""
+    """ResNets for 224x224: 6,144 of 1.5 to 78 M params, by block, width and depths.
+
+    Source: He et al., "Deep Residual Learning for Image Recognition", CVPR 2016.
+    """
     return TimmSpace(
         "timm/resnet",
         ResNet,
@@ -44,11 +48,15 @@ def resnet(num_classes: int = 1000, input_size: Size = (3, 224, 224)) -> TimmSpa
         fixed={"zero_init_last": False},
         num_classes=num_classes,
         input_size=input_size,
+        closed_form=timm_costs.resnet,
     )
 
 
 def resnet_32(num_classes: int = 10, input_size: Size = (3, 32, 32)) -> TimmSpace:
-    """ResNets for 32x32: 2,560 of 0.32 to 26 M params, by block, width and depths."""
+    """ResNets for 32x32: 2,560 of 0.32 to 26 M params, by block, width and depths.
+
+    Source: He et al., "Deep Residual Learning for Image Recognition", CVPR 2016.
+    """
     return TimmSpace(
         "timm/resnet_32",
         _small_image_resnet,
@@ -63,6 +71,7 @@ def resnet_32(num_classes: int = 10, input_size: Size = (3, 32, 32)) -> TimmSpac
         fixed={"zero_init_last": False},
         num_classes=num_classes,
         input_size=input_size,
+        closed_form=functools.partial(timm_costs.resnet, small=True),
     )
 
 
@@ -91,7 +100,10 @@ _EFFICIENTNET = {"width": [0.5, 0.75, 1.0, 1.25], **_MBCONV, **_per_stage("expan
 
 
 def mobilenetv3(num_classes: int = 1000, input_size: Size = (3, 224, 224)) -> TimmSpace:
-    """MobileNetV3s for 224x224: 57,395,628 of 2.1 to 11 M params, by width, depths, kernels and expansions."""
+    """MobileNetV3s for 224x224: 57,395,628 of 2.1 to 11 M params, by width, depths, kernels and expansions.
+
+    Source: Howard et al., "Searching for MobileNetV3", ICCV 2019.
+    """
     return TimmSpace(
         "timm/mobilenetv3",
         _mobilenetv3,
@@ -99,11 +111,15 @@ def mobilenetv3(num_classes: int = 1000, input_size: Size = (3, 224, 224)) -> Ti
         fixed={"strides": [2, 2, 2, 1, 2]},
         num_classes=num_classes,
         input_size=input_size,
+        closed_form=timm_costs.mobilenetv3,
     )
 
 
 def mobilenetv3_32(num_classes: int = 10, input_size: Size = (3, 32, 32)) -> TimmSpace:
-    """MobileNetV3s for 32x32: 57,395,628 of 0.87 to 9.7 M params, by width, depths, kernels and expansions."""
+    """MobileNetV3s for 32x32: 57,395,628 of 0.87 to 9.7 M params, by width, depths, kernels and expansions.
+
+    Source: Howard et al., "Searching for MobileNetV3", ICCV 2019.
+    """
     return TimmSpace(
         "timm/mobilenetv3_32",
         _mobilenetv3,
@@ -112,11 +128,15 @@ def mobilenetv3_32(num_classes: int = 10, input_size: Size = (3, 32, 32)) -> Tim
         attributes={"conv_stem.stride": 1},
         num_classes=num_classes,
         input_size=input_size,
+        closed_form=functools.partial(timm_costs.mobilenetv3, stem_stride=1),
     )
 
 
 def efficientnet(num_classes: int = 1000, input_size: Size = (3, 224, 224)) -> TimmSpace:
-    """EfficientNets for 224x224: 7,558,272 of 1.2 to 8.9 M params, by width, depths, kernels and expansions."""
+    """EfficientNets for 224x224: 7,558,272 of 1.2 to 8.9 M params, by width, depths, kernels and expansions.
+
+    Source: Tan and Le, "EfficientNet: Rethinking Model Scaling for Convolutional Neural Networks", ICML 2019.
+    """
     return TimmSpace(
         "timm/efficientnet",
         _efficientnet,
@@ -124,11 +144,15 @@ def efficientnet(num_classes: int = 1000, input_size: Size = (3, 224, 224)) -> T
         fixed={"strides": [2, 2, 2, 1, 2]},
         num_classes=num_classes,
         input_size=input_size,
+        closed_form=timm_costs.efficientnet,
     )
 
 
 def efficientnet_32(num_classes: int = 10, input_size: Size = (3, 32, 32)) -> TimmSpace:
-    """EfficientNets for 32x32: 7,558,272 of 0.53 to 7.3 M params, by width, depths, kernels and expansions."""
+    """EfficientNets for 32x32: 7,558,272 of 0.53 to 7.3 M params, by width, depths, kernels and expansions.
+
+    Source: Tan and Le, "EfficientNet: Rethinking Model Scaling for Convolutional Neural Networks", ICML 2019.
+    """
     return TimmSpace(
         "timm/efficientnet_32",
         _efficientnet,
@@ -137,6 +161,7 @@ def efficientnet_32(num_classes: int = 10, input_size: Size = (3, 32, 32)) -> Ti
         attributes={"conv_stem.stride": 1},
         num_classes=num_classes,
         input_size=input_size,
+        closed_form=functools.partial(timm_costs.efficientnet, stem_stride=1),
     )
 
 
@@ -200,7 +225,10 @@ def _efficientnet(
 
 
 def regnet(num_classes: int = 1000, input_size: Size = (3, 224, 224)) -> TimmSpace:
-    """RegNets X and Y for 224x224: 840 of 0.7 to 82 M params, by first width, growth, depth and group size."""
+    """RegNets X and Y for 224x224: 840 of 0.7 to 82 M params, by first width, growth, depth and group size.
+
+    Source: Radosavovic et al., "Designing Network Design Spaces", CVPR 2020.
+    """
     return TimmSpace(
         "timm/regnet",
         _regnet,
@@ -214,11 +242,15 @@ def regnet(num_classes: int = 1000, input_size: Size = (3, 224, 224)) -> TimmSpa
         fixed={"zero_init_last": False},
         num_classes=num_classes,
         input_size=input_size,
+        closed_form=timm_costs.regnet,
     )
 
 
 def regnet_32(num_classes: int = 10, input_size: Size = (3, 32, 32)) -> TimmSpace:
-    """RegNets X and Y for 32x32: 432 of 0.2 to 14 M params, by first width, growth, depth and group size."""
+    """RegNets X and Y for 32x32: 432 of 0.2 to 14 M params, by first width, growth, depth and group size.
+
+    Source: Radosavovic et al., "Designing Network Design Spaces", CVPR 2020.
+    """
     return TimmSpace(
         "timm/regnet_32",
         _regnet,
@@ -233,6 +265,7 @@ def regnet_32(num_classes: int = 10, input_size: Size = (3, 32, 32)) -> TimmSpac
         attributes={"stem.conv.stride": 1, "s1.b1.conv2.conv.stride": 1, "s1.b1.downsample.conv.stride": 1},
         num_classes=num_classes,
         input_size=input_size,
+        closed_form=functools.partial(timm_costs.regnet, strides=(1, 1)),
     )
 
 
@@ -247,7 +280,10 @@ def _regnet(*, w0: int, wm: float, depth: int, **arguments: object) -> nn.Module
 
 
 def convnext(num_classes: int = 1000, input_size: Size = (3, 224, 224)) -> TimmSpace:
-    """ConvNeXts V1 and V2 for 224x224: 131,220 of 1.3 to 29 M params, by width, depths and kernels."""
+    """ConvNeXts V1 and V2 for 224x224: 131,220 of 1.3 to 29 M params, by width, depths and kernels.
+
+    Source: Liu et al., "A ConvNet for the 2020s", CVPR 2022.
+    """
     return TimmSpace(
         "timm/convnext",
         "convnext_atto",
@@ -263,11 +299,15 @@ def convnext(num_classes: int = 1000, input_size: Size = (3, 224, 224)) -> TimmS
         fixed={"ls_init_value": 1.0},
         num_classes=num_classes,
         input_size=input_size,
+        closed_form=timm_costs.convnext,
     )
 
 
 def convnext_32(num_classes: int = 10, input_size: Size = (3, 32, 32)) -> TimmSpace:
-    """ConvNeXts V1 and V2 for 32x32: 87,480 of 0.22 to 6.2 M params, by width, depths and kernels."""
+    """ConvNeXts V1 and V2 for 32x32: 87,480 of 0.22 to 6.2 M params, by width, depths and kernels.
+
+    Source: Liu et al., "A ConvNet for the 2020s", CVPR 2022.
+    """
     return TimmSpace(
         "timm/convnext_32",
         "convnext_atto",
@@ -283,6 +323,7 @@ def convnext_32(num_classes: int = 10, input_size: Size = (3, 32, 32)) -> TimmSp
         fixed={"ls_init_value": 1.0, "patch_size": 1},
         num_classes=num_classes,
         input_size=input_size,
+        closed_form=timm_costs.convnext,
     )
 
 
@@ -295,7 +336,10 @@ _VIT_POOL = {"token": {"global_pool": "token"}, "avg": {"global_pool": "avg", "c
 
 
 def vit(num_classes: int = 1000, input_size: Size = (3, 224, 224)) -> TimmSpace:
-    """Vision transformers for 224x224: 1,872 of 0.77 to 53 M params, by patch, heads, depth, MLP ratio and pooling."""
+    """Vision transformers for 224x224: 1,872 of 0.77 to 53 M params, by patch, heads, depth, MLP ratio and pooling.
+
+    Source: Dosovitskiy et al., "An Image is Worth 16x16 Words", ICLR 2021.
+    """
     return TimmSpace(
         "timm/vit",
         "vit_tiny_patch16_224",
@@ -308,11 +352,15 @@ def vit(num_classes: int = 1000, input_size: Size = (3, 224, 224)) -> TimmSpace:
         },
         num_classes=num_classes,
         input_size=input_size,
+        closed_form=timm_costs.vit,
     )
 
 
 def vit_32(num_classes: int = 10, input_size: Size = (3, 32, 32)) -> TimmSpace:
-    """Vision transformers for 32x32: 704 of 0.059 to 9.5 M params, by patch, heads, depth, MLP ratio and pooling."""
+    """Vision transformers for 32x32: 704 of 0.059 to 9.5 M params, by patch, heads, depth, MLP ratio and pooling.
+
+    Source: Dosovitskiy et al., "An Image is Worth 16x16 Words", ICLR 2021.
+    """
     return TimmSpace(
         "timm/vit_32",
         "vit_tiny_patch16_224",
@@ -325,6 +373,7 @@ def vit_32(num_classes: int = 10, input_size: Size = (3, 32, 32)) -> TimmSpace:
         },
         num_classes=num_classes,
         input_size=input_size,
+        closed_form=timm_costs.vit,
     )
 
 
@@ -334,7 +383,10 @@ def _pit_heads(*first: int) -> dict[str, list[int]]:
 
 
 def pit(num_classes: int = 1000, input_size: Size = (3, 224, 224)) -> TimmSpace:
-    """Pooling vision transformers for 224x224: 1,296 of 2 to 105 M params, by widths, heads, MLP ratio and depths."""
+    """Pooling vision transformers for 224x224: 1,296 of 2 to 105 M params, by widths, heads, MLP ratio and depths.
+
+    Source: Heo et al., "Rethinking Spatial Dimensions of Vision Transformers", ICCV 2021.
+    """
     return TimmSpace(
         "timm/pit",
         "pit_ti_224",
@@ -348,11 +400,15 @@ def pit(num_classes: int = 1000, input_size: Size = (3, 224, 224)) -> TimmSpace:
         },
         num_classes=num_classes,
         input_size=input_size,
+        closed_form=timm_costs.pit,
     )
 
 
 def pit_32(num_classes: int = 10, input_size: Size = (3, 32, 32)) -> TimmSpace:
-    """Pooling vision transformers for 32x32: 2,880 of 0.042 to 23 M params, by widths, heads, MLP ratio and depths."""
+    """Pooling vision transformers for 32x32: 2,880 of 0.042 to 23 M params, by widths, heads, MLP ratio and depths.
+
+    Source: Heo et al., "Rethinking Spatial Dimensions of Vision Transformers", ICCV 2021.
+    """
     return TimmSpace(
         "timm/pit_32",
         "pit_ti_224",
@@ -367,6 +423,7 @@ def pit_32(num_classes: int = 10, input_size: Size = (3, 32, 32)) -> TimmSpace:
         fixed={"patch_size": 4, "stride": 2},
         num_classes=num_classes,
         input_size=input_size,
+        closed_form=timm_costs.pit,
     )
 
 

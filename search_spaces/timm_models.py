@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import timm
 from timm.models import model_entrypoint
 from torch import nn
 
 from .input_spec import ImageSpec
-from .registry import UnknownNameError, near_names
+from .registry import UnknownNameError, near_names, shortened
+from .stored_options import check_model_options
 
 Make = Callable[..., nn.Module]
 """Makes a network from arguments by name, among them `num_classes` and `in_chans`."""
@@ -22,8 +24,26 @@ def entry_point(name: str) -> Make:
         UnknownNameError: timm has no such model; the message suggests near names.
     """
     if not timm.is_model(name):
-        raise UnknownNameError(f"Unknown timm model {name!r}. {near_models(name)}")
+        raise UnknownNameError(f"Unknown timm model {shortened(repr(name))}. {near_models(name)}")
     return model_entrypoint(name)
+
+
+def create_timm_model(name: str, arguments: Mapping[str, Any], *, pretrained: bool = False) -> nn.Module:
+    """Build a network by `timm.create_model`, which is called here alone, with arguments that can load nothing.
+
+    Args:
+        name: A name that `timm.list_models()` knows, with or without a tag; no address of weights.
+        arguments: Arguments of the network.
+        pretrained: Load timm's own pretrained weights.
+
+    Raises:
+        UnknownNameError: timm has no such model, or the model no such argument.
+        UnsafeOptionError: An argument can load files or code.
+        TypeError: The constructor does not take one of the arguments.
+    """
+    entry_point(name)
+    check_model_options(name, arguments, f"The network {name}")
+    return timm.create_model(name, pretrained=pretrained, **arguments)
 
 
 def near_models(name: str) -> str:

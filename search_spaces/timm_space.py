@@ -8,14 +8,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from torch import nn
 
+from .cost import Cost
 from .input_spec import image_spec
+from .option_types import check_types, shown
 from .registry import near_names
 from .space import Architecture, Choice, SearchSpace
-from .stored_options import check_stored_options
+from .stored_options import check_model_options, check_stored_options
+from .timm_costs import ClosedForm
 from .timm_models import Make, entry_point, make_network
+from .yaml_files import read_yaml
 
 Assignments = dict[str, object]
 """Values by argument path: `depth`, or `depths.0` for the first entry of the list `depths`."""
@@ -56,6 +59,8 @@ class TimmSpace(SearchSpace):
             argument makes: `{"conv1.stride": 1}`. If the present value is a tuple, a number is repeated to its length.
         num_classes: Number of classes of the networks.
         input_size: Channels, height and width of one image.
+        closed_form: Computes the cost from the constructor's arguments, as `timm_costs` does for the built-in families;
+            by default a network is built without weights and counted.
 
     Raises:
         UnknownNameError: timm has no such model.
@@ -78,6 +83,7 @@ class TimmSpace(SearchSpace):
         attributes: Mapping[str, object] | None = None,
         num_classes: int = 1000,
         input_size: tuple[int, int, int] = (3, 224, 224),
+        closed_form: ClosedForm | None = None,
     ) -> None:
         options = {d: list(_read_choices(name, d, c)) for d, c in decisions.items()}
         super().__init__(
@@ -87,6 +93,7 @@ class TimmSpace(SearchSpace):
             input_size=input_size,
         )
         self.model = model
+        self.closed_form = closed_form
         self.fixed = dict(fixed or {})
         self.attributes = dict(attributes or {})
         self._options = {d: {str(choice): sets for choice, sets in pairs} for d, pairs in options.items()}
@@ -117,6 +124,15 @@ class TimmSpace(SearchSpace):
             ValueError: The network has no such attribute.
         """
         return self._build(architecture)[0]
+
+    @property
+    def has_closed_cost(self) -> bool:
+        return self.closed_form is not None
+
+    def cost(self, architecture: Architecture) -> Cost:
+        if self.closed_form is None:
+            return super().cost(architecture)
+        return self.closed_form(self.arguments(architecture), self.num_classes, image_spec(self.input_size).size)
 
     def timm_model(self, architecture: Architecture) -> tuple[str, dict[str, object]] | None:
         """Name and arguments with which `timm.create_model` builds the network.
@@ -162,6 +178,11 @@ class TimmSpace(SearchSpace):
         first = self.architecture([choices[0] for choices in self.decisions.values()])
         for architecture in (first, *self.neighbours(first)):
             self.arguments(architecture)
+        if isinstance(self.model, str):
+            check_model_options(self.model, dict.fromkeys(setters), self.name)
+            check_model_options(
+                self.model, {path.split(".")[0]: value for path, value in self.fixed.items()}, self.name
+            )
 
     # -- from files -----------------------------------------------------------------------------
 
@@ -187,7 +208,8 @@ class TimmSpace(SearchSpace):
             raise ValueError(f"A timm space needs {', '.join(allowed[:3])}; there is no {', '.join(missing)}.")
         for key in ("decisions", "fixed", "attributes"):
             if not isinstance(arguments.get(key, {}), Mapping):
-                raise ValueError(f"{key!r} of a timm space must be a mapping, not {arguments[key]!r}.")
+                raise ValueError(f"{key!r} of a timm space must be a mapping, not {shown(arguments[key])}.")
+        check_types({"name": arguments["name"], "model": arguments["model"]}, {"name": "str", "model": "str | Make"})
         return cls(**arguments)
 
     @classmethod
@@ -204,12 +226,9 @@ class TimmSpace(SearchSpace):
             ValueError: The file is not YAML, or does not describe a space.
         """
         path = Path(path)
-        try:
-            mapping = yaml.safe_load(path.read_text(encoding="utf-8"))
-        except (yaml.YAMLError, UnicodeDecodeError) as error:
-            raise ValueError(f"{path} is not a YAML file: {error}") from None
+        mapping = read_yaml(path)
         if not isinstance(mapping, dict):
-            raise ValueError(f"{path} holds no mapping of model, decisions and so on, but {mapping!r}.")
+            raise ValueError(f"{path} holds no mapping of model, decisions and so on, but {shown(mapping)}.")
         check_stored_options(mapping, str(path))
         try:
             return cls.from_mapping({"name": path.stem, **mapping}, **options)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import json
 import os
+import re
 import shlex
 import signal
 import subprocess
@@ -20,6 +21,7 @@ import diswot_search as ds
 from diswot_search import Study
 from diswot_search.cli import main
 from diswot_search.proxies import registry
+from diswot_search.reports import details
 from search_spaces import CifarResNetSpace
 
 SMALL = (
@@ -59,8 +61,8 @@ def test_a_search_prints_the_best_and_leaves_a_run_folder(capsys: pytest.Capture
     assert shown.err == ""
     names = {path.name for path in Path("run").iterdir()}
     assert names == {
-        "architectures.csv", "config.json", "config.yaml", "curves", "front.png", "lock", "progress.png", "result.json",
-        "study.sqlite",
+        "architectures.csv", "config.json", "config.yaml", "curves", "data.json", "front.png", "lock", "progress.png",
+        "result.json", "study.sqlite",
     }  # fmt: skip
 
 
@@ -142,15 +144,36 @@ def test_spaces_lists_all_and_shows_one(capsys: pytest.CaptureFixture[str]) -> N
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ("", 'expected "command" to be one of'),
-        ("serch", "invalid choice: 'serch'"),
+        ("", "No command is given. Commands: search, show, "),
+        ("serch", "Unknown command 'serch'. Did you mean 'search'"),
+        ("qqqq", "Unknown command 'qqqq'. Known: algorithms, compare, "),
+        ("--evaluatons 3", "No command has the option --evaluatons. Did you mean --evaluations, after a command?"),
+        ("--evaluations 3 search", "--evaluations stands before the command; write it after one that takes it: search"),
+        ("--config x.yaml search", "--config stands before the command"),
+        ("--search", "Unknown command '--search'. Did you mean 'search'"),
+        ("--versoin", "There is no option --versoin without a command. Did you mean --version?"),
+        ("-x", "No command has the option -x."),
+        ("search --imprt x", "arguments: --imprt x. Did you mean --import"),
+        ("search --quite", "arguments: --quite. Did you mean --quiet"),
+        ("search --quiet maybe", "quiet is 'maybe'; it must be true or false."),
+        ("search --import none.py", "There is no file none.py."),
+        ("search --import none", "There is no module none."),
+        ("search --import 'a b'", "'a b' names no code; give a module, a file ending in .py"),
+        ("search --space none.py:Space", "There is no file none.py."),
+        ("search --space '[nasbench201, nasbench21]'", "Unknown search space 'nasbench21'. Did you mean 'nasbench201'"),
+        ("search --space '[nasbench201, nasbench201]'", "The search space nasbench201 is given twice."),
+        ("search --space '[]'", "[] names no search space"),
+        ("algorithms evolutio", "Unknown algorithm 'evolutio'. Did you mean 'evolution'"),
         ("search --evaluation_s 3", "arguments: --evaluation_s 3"),
         ("search --evaluations many", "evaluations is 'many'; it must be a whole number."),
         ("search --bf16 maybe", "bf16 is 'maybe'; it must be true or false."),
         ("search --evaluations 0", "evaluations is 0"),
         ("search --config none.yaml", "none.yaml"),
         ("search --space nasbench21", "Unknown search space 'nasbench21'. Did you mean 'nasbench201'"),
-        ("search --space_options.chanels 3", "'chanels'; its options: num_classes, input_size, channels, cells"),
+        (
+            "search --space_options.chanels 3",
+            "there is no option 'chanels'; did you mean 'channels'? its options: num_classes, input_size",
+        ),
         ("search --space_options.num_classes 3", "has 10 classes, but the networks of 'nasbench201' have 3"),
         ("search --teacher resnet-18", "Unknown teacher 'resnet-18'. Did you mean 'resnet18'"),
         ("search --teacher '|nor_conv_9x9~0|'", "is no architecture of nasbench201: a cell has 3 nodes"),
@@ -308,7 +331,7 @@ def test_show_lists_the_front_of_nsga2_and_the_spread_of_several_draws(capsys: p
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ("search --space_options.channels abc", "an option has the wrong type"),
+        ("search --space_options.channels abc", "channels is 'abc'; it must be a whole number"),
         ("search --teacher cifar_resnet20 --teacher_options.foo 3", "cannot be built"),
         ("show run --best 0", "at least 1"),
     ],
@@ -512,7 +535,12 @@ def test_a_teacher_is_trained_and_a_student_distilled(capsys: pytest.CaptureFixt
     shown = capsys.readouterr()
     assert "cifar_resnet alone: 2 epochs" in shown.out
     assert "run folder: teacher" in shown.out
-    assert shown.err == ""
+    lines = shown.err.splitlines()  # standard error is no terminal here
+    assert [line.split("  ")[:2] for line in lines] == [["training", "epoch 1/2"], ["training", "epoch 2/2"]]
+    assert "images/s" in lines[0]
+    assert run(f"{TRAIN} --out again --quiet") == 0
+    assert capsys.readouterr().err == ""
+    assert read_config("again")["quiet"] is True
     assert run(f"{DISTILL} --distiller kd+2*at --teacher_options null") == 0
     shown = capsys.readouterr().out
     assert "0.1 cross entropy + 0.9 kd + 2 at" in shown
@@ -740,6 +768,26 @@ def test_dashes_part_the_words_of_an_option_too(capsys: pytest.CaptureFixture[st
     assert "Did you mean --model_options" in capsys.readouterr().err
 
 
+def test_the_version_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match=r"^0$"):
+        run("--version")
+    assert capsys.readouterr().out == f"diswot {ds.__version__}\n"
+
+
+def test_a_switch_needs_no_value(capsys: pytest.CaptureFixture[str]) -> None:
+    for line in (f"{SMALL} --quiet --bf16 false", f"{SMALL} --bf16=false --quiet"):
+        assert run(line) == 0
+        assert read_config()["quiet"] is True
+        assert capsys.readouterr().err == ""
+
+
+def test_algorithms_lists_their_options(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("algorithms") == 0
+    shown = capsys.readouterr().out
+    assert all(f" {name} " in shown for name in ds.list_algorithms())
+    assert "population, tournament, crossover, offspring" in shown
+
+
 def test_measures_lists_what_each_needs(capsys: pytest.CaptureFixture[str]) -> None:
     assert run("measures") == 0
     shown = capsys.readouterr().out
@@ -760,6 +808,47 @@ def test_distillers_lists_what_each_reads(capsys: pytest.CaptureFixture[str]) ->
     shown = capsys.readouterr().out
     assert " dkd " in shown
     assert " fitnet " not in shown
+
+
+@pytest.mark.parametrize(
+    ("line", "parts"),
+    [
+        ("distillers dkd", ["Decoupled Knowledge Distillation", "CVPR 2022", "alpha", "8.0", "The divisor of logits"]),
+        ("proxies nwot", ["Log determinant", "Mellor et al.", "ICML 2021", "It needs no teacher.", "code_gram"]),
+        (
+            "proxies diswot",
+            ["CVPR 2023", "semantic, relation, channel_relation", "compares the student with a teacher"],
+        ),
+        ("proxies az_nas", ["log_rank of expressivity", "CVPR 2024"]),
+        ("measures leep", ["sum_z P(y given z)", "Nguyen et al.", "ICML 2020"]),
+        ("algorithms nsga2", ["Deb et al.", "objectives", "('score', 'params')"]),
+        ("algorithms random", ["It has no options."]),
+        ("spaces nasbench201", ["node1_from_node0", "ICLR 2020", "--space_options.OPTION VALUE", "Cells N of each"]),
+        ("spaces timm/vit", ["patch_size", "Dosovitskiy et al.", "Number of classes of the networks."]),
+    ],
+)
+def test_a_whole_name_shows_formula_paper_and_options(
+    line: str, parts: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(line) == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    for part in parts:
+        assert part in shown
+
+
+def test_all_that_comes_from_a_paper_names_it() -> None:
+    ours = {"params", "macs", "effective_capacity", "knn", "logistic", "random", "exhaustive", "timm/zoo"}
+    ours |= {component.name for component in ds.get_proxy("effective_capacity").components}
+    for names, describe in (
+        (ds.list_distillers(), details.describe_distiller),
+        ([*ds.list_proxies(), *ds.list_aggregates()], details.describe_proxy),
+        (ds.list_measures(), details.describe_measure),
+        (ds.list_algorithms(), details.describe_algorithm),
+        (ds.list_spaces(), details.describe_options_of_space),
+    ):
+        for name in names:
+            text = " ".join(line for line in describe(name) if isinstance(line, str))
+            assert re.search(r"(19|20)\d\d", text) or name in ours, name
 
 
 @pytest.mark.usefixtures("no_pictures")

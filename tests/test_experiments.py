@@ -16,7 +16,7 @@ from .source_tree import ROOT
 
 EXPERIMENTS = sorted((ROOT / "experiments").glob("*.py"))
 SCRIPTS = [path for path in EXPERIMENTS if not path.name.startswith("_")]
-THIRD_PARTY = {"matplotlib", "numpy", "scipy", "timm", "torch"}
+THIRD_PARTY = {"matplotlib", "numpy", "onnxruntime", "scipy", "timm", "torch"}
 by_name = pytest.mark.parametrize("path", EXPERIMENTS, ids=[path.stem for path in EXPERIMENTS])
 
 

@@ -24,6 +24,7 @@ ROOMS = [
     "diswot_search.functional",
     "diswot_search.data",
     "diswot_search.networks",
+    "diswot_search.deployment",
     "diswot_search.readings",
     "diswot_search.proxies",
     "diswot_search.distillation",

@@ -9,6 +9,7 @@ from functools import partial
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from ..proxies.ties import describe_ties
 from .statistics import (
     Counts,
     best_decile,
@@ -175,6 +176,7 @@ class ProxyResult:
         seconds: Median seconds per architecture for the passes and the proxy's own work; NaN if not measured.
         passes: Names of the passes that those seconds include.
         failures: Number of failed pairs of architecture and seed, by reason.
+        ties: The value that many scores share, and their number; None if most differ. See `proxies.ties`.
     """
 
     label: str
@@ -196,6 +198,7 @@ class ProxyResult:
     seconds: float
     passes: tuple[str, ...]
     failures: dict[str, int]
+    ties: str | None = None
 
 
 def summarise(
@@ -357,6 +360,7 @@ def _result(table: ScoreTable, row: int, label: str, regions: _Regions, top_k: i
         seconds=table.seconds.get(label, float("nan")),
         passes=table.passes.get(label, ()),
         failures=table.failures.get(label, {}),
+        ties=describe_ties(scores.flatten().tolist()),
     )
 
 

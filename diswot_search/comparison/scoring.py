@@ -14,6 +14,7 @@ from search_spaces.space import Architecture
 
 from ..data.probe import Probe
 from ..proxies.proxy import Proxy
+from ..runtime.at_hand import AtHand
 from ..runtime.devices import device_name
 from ..runtime.interruption import Interruption
 from ..study.evaluator import NO_TEACHER, SIZES, Condition, ScoreTask, TaskEvaluator, WeightDraw, uses_teacher
@@ -100,6 +101,7 @@ class Scoring:
         self.versions = dict(versions)
         self.retry_failed = retry_failed
         self.interruption = interruption
+        self.at_hand = AtHand(store.path)
 
     def series_of(self, proxy: Proxy, condition: Condition) -> ScoreSeries:
         """The series of a proxy under a condition, which holds all that its scores depend on."""
@@ -196,7 +198,17 @@ class Scoring:
             show=lambda text, replayed: show(replayed),
             interruption=self.interruption,
             describe=lambda one: f"in {one.text}",
+            begin=self._begin,
         ).run(work)
+
+    def _begin(self, work: _Work) -> dict[int, NewScore] | None:
+        """Note the work at hand; gives its failures if it ended the process in an earlier run.
+
+        Any of its proxies may have done so. All of them fail, and `retry_failed` computes them again.
+        """
+        series = [one.numbers[work.draw] for one in work.series]
+        reason = self.at_hand.begin(f"draw {work.draw} of series {series}: {work.text}")
+        return None if reason is None else {number: NewScore(None, reason, 0.0, ()) for number in series}
 
     def _scores(self, work: _Work) -> dict[int, NewScore]:
         """The missing scores of an architecture by the number of their series."""

@@ -19,6 +19,7 @@ from search_spaces.registry import unknown_name_message
 from ..checks import check_options, check_whole
 from ..data.image_sets import ImageSet
 from ..data.splits import Splits, create_splits
+from ..deployment.onnx_graph import ExportError, exporting, require_onnx
 from ..networks.saved import CONFIG, ModelCard, find_student, load_student, read_card
 from ..options.base import from_options, keywords
 from ..options.data import CreateSplitsOptions
@@ -27,7 +28,6 @@ from ..resolve.data import as_splits
 from .exported import (
     METADATA,
     Exported,
-    ExportError,
     ExportReport,
     accuracies,
     batches_of,
@@ -35,13 +35,12 @@ from .exported import (
     check_call,
     checked_export,
     example_batch,
-    exporting,
+    latency_of,
     metadata_of,
     network_runner,
     onnx_runner,
     prepared_network,
     program_runner,
-    require_onnx,
     write_exported,
 )
 from .quantisation import as_int8
@@ -65,7 +64,7 @@ Student = str | os.PathLike[str] | nn.Module
 def export(options: ExportOptions) -> ExportReport:
     """
     Returns:
-        The report of the file: sizes, difference from the network, accuracies.
+        The report of the file: sizes, difference from the network, latency, accuracies.
 
     Raises:
         ImportError: The packages of the extra "onnx" are missing.
@@ -106,10 +105,11 @@ def write_export(options: ExportOptions) -> ExportReport:
         assert splits is not None
         made = as_int8(made, path, _draw(splits.train, options.calibration, options.seed))
     write_exported(path, made.content)
+    report = replace(made.report, latency=latency_of(made, card))
     if splits is None:
-        return made.report
+        return report
     float_accuracy, accuracy = accuracies([network_runner(network, card), made.run], splits.test)
-    return replace(made.report, accuracy=accuracy, float_accuracy=float_accuracy, samples=len(splits.test))
+    return replace(report, accuracy=accuracy, float_accuracy=float_accuracy, samples=len(splits.test))
 
 
 def as_card(card: ModelCard | Mapping[str, object] | None) -> ModelCard | None:
@@ -274,7 +274,9 @@ def _files_of(student: str | os.PathLike[str]) -> set[Path]:
     return {weights.resolve(), weights.with_name(CONFIG).resolve()}
 
 
-def _fitting_splits(dataset: Splits | str | None, data_options: Mapping[str, object], card: ModelCard) -> Splits | None:
+def _fitting_splits(
+    dataset: Splits | os.PathLike[str] | str | None, data_options: Mapping[str, object], card: ModelCard
+) -> Splits | None:
     """The data set, for images of the network's size; the one that it was trained on is divided as it was then."""
     if isinstance(dataset, str):
         dataset = _as_in_training(dataset, data_options, card)

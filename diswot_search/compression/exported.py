@@ -2,32 +2,30 @@
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import errno
-import importlib
 import io
 import json
-import logging
 import math
 import os
 import tempfile
-import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 
 from ..checks import check_whole
 from ..data.image_sets import Images, ImageSet
+from ..deployment.latency import Latency, time_passes
+from ..deployment.onnx_graph import ExportError, exporting, require_onnx
+from ..deployment.runtimes import RUNTIMES, onnx_pass
 from ..networks.preprocessing import Preprocessed, Preprocessor
 from ..networks.saved import ModelCard
 from ..runtime.files import write_atomically
-from ..runtime.seeding import isolated_random_state
 
 TOLERANCE = 1e-4
 """How far an exported network's logits may be off, as a share of the largest one.
@@ -43,10 +41,6 @@ _BATCH_SIZES = (1, 2, 7)  # the network is traced with 2
 
 
 LARGEST_BATCH = 256
-
-
-class ExportError(RuntimeError):
-    """A network that cannot be exported, or an exported file that does not compute what the network does."""
 
 
 @dataclass(frozen=True)
@@ -66,6 +60,8 @@ class ExportReport:
         accuracy: Share of test images that the file gets right, in percent.
         float_accuracy: The same of the network in single precision.
         samples: Test images.
+        latency: Time of one batch, or of one image for any number: of an ONNX file in onnxruntime, of a program in
+            PyTorch, with one thread; None if it was not measured.
     """
 
     format: str
@@ -80,6 +76,7 @@ class ExportReport:
     accuracy: float | None = None
     float_accuracy: float | None = None
     samples: int = 0
+    latency: Latency | None = None
 
     @property
     def lost(self) -> float | None:
@@ -92,6 +89,8 @@ class ExportReport:
         text = f"{self.path}: {self.bytes / 1e6:.2f} MB ({self.float_bytes / 1e6:.2f} MB in float32)"
         if self.difference is not None:
             text += f"; logits within {self.difference:.1e} of the network's largest, over {self.checked} images"
+        if self.latency is not None:
+            text += f"; {self.latency}"
         if self.lost is not None:
             text += (
                 f"; test accuracy {self.accuracy:.2f} %, {self.float_accuracy:.2f} % in float32: "
@@ -146,42 +145,19 @@ def filled_batch(images: Tensor, batch_size: int) -> Tensor:
     return images[torch.arange(batch_size) % len(images)]
 
 
+def latency_of(made: Exported, card: ModelCard) -> Latency:
+    """The time of one pass of an exported file, with one thread on the CPU."""
+    batch_size = made.report.batch_size or 1
+    batch = example_batch(card, batch_size)
+    if made.report.format == "torch":
+        compute = made.run.compute
+        return time_passes(lambda: compute(batch), RUNTIMES["eager"], threads=1, batch_size=batch_size)
+    run = onnx_pass(made.content, batch, 1)
+    return time_passes(run, RUNTIMES["onnxruntime"], threads=1, batch_size=batch_size)
+
+
 def bytes_of(network: nn.Module) -> int:
     return sum(value.nbytes for value in network.state_dict().values())
-
-
-@contextlib.contextmanager
-def exporting(name: str | Path, target: str) -> Iterator[None]:
-    """Errors of an exporter in one line, no warnings of its own code, and the random state left as it was."""
-    root, handler = logging.getLogger(), logging.NullHandler()
-    root.addHandler(handler)  # onnxruntime writes to this logger, which would otherwise configure itself for good
-    of_torch = logging.getLogger("torch.onnx")
-    level = of_torch.level
-    of_torch.setLevel(logging.ERROR)
-    with isolated_random_state(0), warnings.catch_warnings():
-        for category in (DeprecationWarning, FutureWarning, torch.jit.TracerWarning):
-            warnings.filterwarnings("ignore", category=category)
-        warnings.filterwarnings("ignore", category=UserWarning, module=r"(torch|onnx\w*)\b")
-        try:
-            yield
-        except Exception as error:  # exporters fail in any way, some with pages of text
-            first = next((line for line in str(error).splitlines() if line.strip()), "")
-            raise ExportError(
-                f"{name} cannot be exported to {target}: {type(error).__name__}: {first.strip()[:300]}"
-            ) from error
-        finally:
-            root.removeHandler(handler)
-            of_torch.setLevel(level)
-
-
-def require_onnx() -> Any:
-    """Import onnx, and check that all packages of the extra are installed."""
-    try:
-        for package in ("onnxruntime", "onnxscript"):
-            importlib.import_module(package)
-        return importlib.import_module("onnx")
-    except ImportError as error:
-        raise ImportError(f"ONNX needs more packages ({error}): pip install 'diswot-search[onnx]'") from error
 
 
 def write_exported(path: Path, content: bytes) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 from torch import Tensor
 
+from ..deployment.onnx_graph import exporting, require_onnx
 from .exported import (
     LARGEST_BATCH,
     Exported,
@@ -17,10 +18,8 @@ from .exported import (
     check_call,
     check_image_size,
     difference_to_network,
-    exporting,
     filled_batch,
     onnx_runner,
-    require_onnx,
     with_metadata,
     write_exported,
 )

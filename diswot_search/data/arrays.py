@@ -13,6 +13,7 @@ from ..checks import listed
 from ..runtime.seeding import isolated_random_state
 from .data_set import ArrayReader, DataSet, Statistics, known_statistics
 from .errors import DataError, unknown_data
+from .inventory import inventory_of_arrays
 
 
 def open_digits(split: str) -> DataSet:
@@ -24,11 +25,18 @@ def open_digits(split: str) -> DataSet:
     bunch = load_digits()
     images = np.rint(bunch.images[..., None] * (255 / 16)).astype(np.uint8)
     labels = bunch.target.astype(np.int64)
-    return DataSet("'digits'", labels, ArrayReader(images), 10, known_statistics("digits"))
+    return DataSet(
+        "'digits'",
+        labels,
+        ArrayReader(images),
+        10,
+        known_statistics("digits"),
+        inventory=inventory_of_arrays("digits of scikit-learn", len(labels), images, "array"),
+    )
 
 
 def open_npz(name: str, root: Path, split: str) -> DataSet:
-    path = root / name
+    path = root / Path(name).expanduser()
     title = f"split {split!r} of {str(path)!r}"
     return data_set_of_arrays(*_read_npz(path, split), title, known_statistics(name))
 
@@ -54,7 +62,8 @@ def data_set_of_arrays(images: np.ndarray, labels: np.ndarray, title: str, stati
         )
     labels = labels.astype(np.int64)
     classes = int(labels.max(initial=-1)) + 1
-    return DataSet(title, labels, ArrayReader(images), classes, statistics)
+    inventory = inventory_of_arrays(title, len(labels), images, "array")
+    return DataSet(title, labels, ArrayReader(images), classes, statistics, inventory=inventory)
 
 
 def _read_npz(path: Path, split: str) -> tuple[np.ndarray, np.ndarray]:

@@ -13,6 +13,8 @@ import torch
 from torch import Tensor
 
 from .errors import DataError
+from .inventory import Inventory
+from .pictures import GreyRange
 
 _STATISTICS = {
     "cifar10": ((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)),
@@ -74,6 +76,10 @@ class DataSet:
         classes: Names of the classes in order, if they have names.
         stream: Whether the data set lacks random access.
         files: Returns the file names of the images at an array of indices; None unless each image is a file.
+        inventory: What was found when it was opened; None if nothing is known before images are read.
+        folder: The folder or tar file of this split; None for other data sets.
+        keys: (N,) numbers of the images' files, equal for the same file; None for other data sets.
+        advice: What helps if there is one class only, for a message.
     """
 
     title: str
@@ -85,6 +91,10 @@ class DataSet:
     classes: tuple[str, ...] | None = None
     stream: bool = False
     files: Callable[[np.ndarray], list[str]] | None = None
+    inventory: Inventory | None = None
+    folder: str | None = None
+    keys: np.ndarray | None = None
+    advice: str = ""
 
 
 @dataclass(frozen=True)
@@ -180,7 +190,14 @@ def known_statistics(name: str) -> Statistics | None:
     return None
 
 
-# Opening: data sets that are read here
+def imagenet_statistics() -> Statistics:
+    """The statistics of ImageNet, for data that timm or torchvision read as well."""
+    from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+
+    return Statistics("imagenet", IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD)
+
+
+# Opening
 
 
 class Whole(NamedTuple):
@@ -193,3 +210,17 @@ class Whole(NamedTuple):
 
     image_size: int | None = None
     limit: float = math.inf
+
+
+class OpenRequest(NamedTuple):
+    """How a data set is opened.
+
+    Attributes:
+        download: Download missing files.
+        whole: Open it in full; None opens a sample for a probe.
+        grey_range: The values of 16- and 32-bit grey images that become black and white; None refuses such images.
+    """
+
+    download: bool = False
+    whole: Whole | None = None
+    grey_range: GreyRange | None = None

@@ -2,14 +2,30 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from pathlib import Path, PurePath
 
 from .arrays import open_digits, open_npz, splits_of_npz
-from .data_set import DataSet, Whole
-from .with_timm import FOLDER_SPLITS, joined_names, open_with_timm, splits_of_torch
+from .data_set import DataSet, OpenRequest, Whole
+from .folders import open_folder
+from .pictures import GreyRange
+from .trees import open_tree, splits_of_tree
+from .with_timm import existing, open_with_timm, splits_of_torch
+
+_OF_FOLDER = ("", "folder", "torch/folder", "torch/image_folder")
+"""Names of the folder that `root` is."""
+
+_PREFIXES = ("folder", "torch", "hfds", "hfids", "tfds", "wds")
+"""What stands before the first slash of a name that is not a path."""
 
 
-def open_data_set(name: str, root: Path | None, split: str, download: bool, whole: Whole | None = None) -> DataSet:
+def open_data_set(
+    name: str,
+    root: Path | None,
+    split: str,
+    download: bool,
+    whole: Whole | None = None,
+    grey_range: GreyRange | None = None,
+) -> DataSet:
     """Open one split of a data set by its name.
 
     Args:
@@ -19,6 +35,7 @@ def open_data_set(name: str, root: Path | None, split: str, download: bool, whol
         download: Download missing files.
         whole: Read all labels, even if this decodes all images, and hold the images of a stream in memory. Without
             it, at most `UNLABELLED_LIMIT` samples are decoded for their labels.
+        grey_range: The values of 16- and 32-bit grey images that become black and white; None refuses such images.
 
     Raises:
         DataError: The name or split is unknown, the data set cannot be read, or a stream is too large. If a library
@@ -33,7 +50,11 @@ def open_data_set(name: str, root: Path | None, split: str, download: bool, whol
         return open_digits(split)
     if name.endswith(".npz"):
         return open_npz(name, root or Path(), split)
-    return open_with_timm(name, root, split, download, whole)
+    title = f"split {split!r} of {name or 'folder'!r}" + (f" in {str(root)!r}" if root else "")
+    request = OpenRequest(download, whole, grey_range)
+    if (folder := folder_of(name, root)) is not None:
+        return open_folder(name, folder, split, title, request, plain_order=name.startswith("torch/"))
+    return open_with_timm(name, root, split, title, request)
 
 
 def split_names(name: str, root: Path | None) -> tuple[str, ...] | None:
@@ -53,11 +74,49 @@ def split_names(name: str, root: Path | None) -> tuple[str, ...] | None:
     if name == "digits":
         return ("train",)
     if name.endswith(".npz"):
-        return splits_of_npz((root or Path()) / name)
-    if prefix in ("", "folder") or name in ("torch/folder", "torch/image_folder"):
-        folder = joined_names(root, "" if prefix == "torch" else rest) or Path()
-        return tuple(split for split in FOLDER_SPLITS if (folder / split).is_dir()) or ("train",)
+        return splits_of_npz((root or Path()) / Path(name).expanduser())
+    if (folder := folder_of(name, root)) is not None:
+        return splits_of_tree(open_tree(folder)[0])
     if prefix == "torch":
         return splits_of_torch(rest.lower())
     # A WebDataset has no named splits: its splits are its files.
     return None if prefix in ("hfds", "hfids", "tfds") else ()
+
+
+def folder_of(name: str, root: Path | None) -> Path | None:
+    """The folder or tar file of images that a name means: folder/PATH, a path, or the name of one that is there.
+
+    Args:
+        name: The name of a data set.
+        root: Folder that a relative path starts at; by default the working folder.
+
+    Returns:
+        The path; None if the name means another data set.
+
+    Raises:
+        DataError: The name means a folder, but there is none.
+    """
+    prefix, _, rest = name.partition("/")
+    if name in (*_OF_FOLDER, "folder/"):
+        return existing(root, name or "folder")
+    if prefix == "folder":
+        return existing((root or Path()) / Path(rest).expanduser(), name)
+    path = (root or Path()) / Path(name).expanduser()
+    if is_path(name):
+        return existing(path, name)
+    if prefix in _PREFIXES or name in ("digits", "noise"):
+        return None
+    if path.is_dir() or (path.suffix == ".tar" and path.is_file()):
+        return path
+    return existing(path, name) if "/" in name and path.parent.is_dir() else None
+
+
+def is_path(name: str) -> bool:
+    """Whether a name is a path by its form: it is absolute, or begins with a dot or a tilde."""
+    return PurePath(name).is_absolute() or name[:1] in (".", "~")
+
+
+def needs_working_folder(name: str) -> bool:
+    """Whether the name of a data set is a path that starts at the working folder, unless there is a root."""
+    is_file = name.endswith(".npz") or name.startswith("folder/") or is_path(name)
+    return is_file or (name.partition("/")[0] not in _PREFIXES and folder_of(name, None) is not None)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -14,9 +14,9 @@ from torch import Tensor
 from ..checks import check_whole, listed
 from ..runtime.seeding import stable_seed
 from .data_set import DataSet, Statistics, check_labels, shuffled_by_class
-from .errors import DataError
+from .errors import DataError, warn_of
+from .inventory import named_classes, quoted
 from .labelled import LabelRequest, Numbering, choose_labelled, evenly, ranks_in_class
-from .with_timm import EVAL_SPLITS, TRAIN_SPLITS
 
 
 @dataclass(frozen=True)
@@ -58,35 +58,126 @@ def division(config: Mapping[str, object]) -> dict[str, object]:
     return chosen | ({"seed": config.get("seed")} if drawn else {})
 
 
-# Finding the splits of a data set
+# The classes of the splits of a data set
 
 
-def same_split(first: str, second: str | None) -> bool:
-    """Whether two names may stand for the same images: folders and torchvision treat some names as synonyms."""
-    return first == second or any({first, second} <= set(group) for group in (TRAIN_SPLITS, EVAL_SPLITS))
+def reconcile(opened: Sequence[DataSet], num_classes: int | None) -> tuple[list[DataSet], int, list[str]]:
+    """Give all parts of a data set the same classes.
 
+    Labels that start at 1 are shifted to start at 0. Classes with names are matched by their names, so that a part may
+    lack some.
 
-def count_classes(opened: list[DataSet], num_classes: int | None) -> int:
-    """The number of classes, after a check that all parts agree on them and that each has training images."""
-    train = opened[0]
-    classes = num_classes or train.num_classes
+    Args:
+        opened: The parts, the training part first.
+        num_classes: Number of classes, if it is given.
+
+    Returns:
+        The parts, the number of classes, and what was changed or is missing, for the user.
+
+    Raises:
+        DataError: A part has no images; there are fewer than two classes; the parts do not agree on the classes; labels
+            lie outside them; or a class has no training images.
+    """
     for data in opened:
         if not len(data.labels):
             raise DataError(f"{data.title} has no images.")
-        if num_classes is None and data.num_classes != classes:
-            raise DataError(
-                f"{train.title} has {classes} classes, but {data.title} has {data.num_classes}. "
-                "If the same labels mean the same classes, give num_classes."
-            )
-        check_labels(data.labels.min(), data.labels.max(), classes, data.title)
-        if data.classes != train.classes:
-            in_one_only = sorted(set(data.classes or ()) ^ set(train.classes or ()))
-            difference = listed(in_one_only) or "their order differs"
-            raise DataError(f"{train.title} and {data.title} do not have the same classes: {difference}.")
-    empty = np.flatnonzero(np.bincount(train.labels, minlength=classes) == 0).tolist()
-    if empty:
-        raise DataError(f"{train.title} has no images of {len(empty)} of its {classes} classes: {listed(empty)}.")
-    return classes
+    parts, note = from_zero(opened, num_classes)
+    parts = [parts[0], *(_with_classes_of(parts[0], data) for data in parts[1:])]
+    classes = num_classes or parts[0].num_classes
+    check_at_least_two(parts[0], num_classes)
+    for data in parts:
+        _check_classes(parts[0], data, classes, num_classes is not None)
+    if len(empty := _empty(parts[0], classes)):
+        raise DataError(
+            f"{parts[0].title} has no images of {len(empty)} of its {classes} classes: {listed(empty)}. Add images of "
+            "them, or number the classes without gaps."
+        )
+    notes = [note] if note else []
+    for data in parts[1:]:
+        if len(empty := _empty(data, classes)):
+            missing = named_classes(empty, parts[0].classes)
+            notes.append(f"{data.title} has no images of {len(empty)} of the {classes} classes: {missing}")
+            if num_classes is None:
+                warn_of(notes[-1])
+    return parts, classes, notes
+
+
+def from_zero(opened: Sequence[DataSet], num_classes: int | None = None) -> tuple[list[DataSet], str]:
+    """Number the classes from 0 where the labels start at 1, with a warning.
+
+    Args:
+        opened: The parts of a data set, the training part first; none is empty.
+        num_classes: Number of classes, if it is given.
+
+    Returns:
+        The parts, and a note if they are changed.
+    """
+    train = opened[0]
+    lowest = min(int(data.labels.min()) for data in opened)
+    highest = max(int(data.labels.max()) for data in opened)
+    has_first = train.classes is not None and len(train.classes) != highest + 1
+    is_partial = not all(data.complete for data in opened)
+    if lowest != 1 or int(train.labels.min()) != 1 or num_classes not in (None, highest) or has_first or is_partial:
+        return list(opened), ""
+    names = train.classes and train.classes[1:]
+    unused = f" ('{train.classes[0]}')" if train.classes else ""
+    shifted = [
+        replace(data, labels=data.labels - 1, num_classes=data.num_classes - 1, classes=names) for data in opened
+    ]
+    note = (
+        f"labels of {train.title} start at 1, and no image has the label 0{unused}: labels 1 to {highest} are read as "
+        f"0 to {highest - 1}"
+    )
+    warn_of(note)
+    return shifted, note
+
+
+def check_at_least_two(data: DataSet, num_classes: int | None) -> None:
+    """Refuse a data set of a single class.
+
+    Raises:
+        DataError: There is one class only.
+    """
+    if (num_classes or data.num_classes) < 2:
+        name = named_classes([0], data.classes)
+        raise DataError(
+            f"All {len(data.labels)} images of {data.title} are of one class, {name}; at least two classes are needed."
+            f"{data.advice}"
+        )
+
+
+def _with_classes_of(train: DataSet, data: DataSet) -> DataSet:
+    """A part with the classes of the training part, matched by their names."""
+    if data.classes is None or train.classes is None or data.classes == train.classes:
+        return data
+    if unknown := [name for name in data.classes if name not in train.classes]:
+        used = [name for name in unknown if np.any(data.labels == data.classes.index(name))]
+        raise DataError(
+            f"{data.title} has classes that {train.title} does not have: {listed(list(map(quoted, used)))}; "
+            f"that has {listed(list(map(quoted, train.classes)))}. Rename or remove them, or add training images."
+        )
+    numbers = np.array([train.classes.index(name) for name in data.classes])
+    return replace(data, labels=numbers[data.labels], num_classes=train.num_classes, classes=train.classes)
+
+
+def _check_classes(train: DataSet, data: DataSet, classes: int, is_given: bool) -> None:
+    """Refuse a part with other classes than the training part."""
+    if not is_given and data.num_classes != classes:
+        fewer, more = sorted((data, train), key=lambda part: part.num_classes)
+        missing = listed(range(fewer.num_classes, more.num_classes))
+        raise DataError(
+            f"{train.title} has {classes} classes, but {data.title} has {data.num_classes}: {fewer.title} has no "
+            f"images of the classes {missing}. If the same labels mean the same classes, give "
+            f"num_classes={more.num_classes}."
+        )
+    check_labels(data.labels.min(), data.labels.max(), classes, data.title)
+    if (data.classes is None) != (train.classes is None):
+        raise DataError(f"{train.title} and {data.title} do not have the same classes: only one of them names them.")
+
+
+def _empty(data: DataSet, classes: int) -> list[int]:
+    """The classes without images."""
+    return np.flatnonzero(np.bincount(data.labels, minlength=classes) == 0).tolist()
 
 
 def divide(
@@ -112,13 +203,19 @@ def _stratified(data: DataSet, places: np.ndarray, part: str, share: float, seed
     labels = data.labels[places]
     class_counts = np.bincount(labels)
     apart = np.maximum(1, np.rint(share * class_counts)).astype(np.int64)
-    short = [
-        f"{label} ({class_counts[label]})" for label in np.flatnonzero((class_counts > 0) & (apart >= class_counts))
-    ]
-    if short:
+    short = np.flatnonzero((class_counts > 0) & (apart >= class_counts))
+    if len(short):
+        counts = listed([f"{named_classes([label], data.classes)} ({class_counts[label]})" for label in short.tolist()])
+        single = named_classes(np.flatnonzero(class_counts == 1).tolist(), data.classes)
+        advice = (
+            f"A class of one image cannot be divided: add images of {single}, or remove these classes, or give a "
+            f"{part}_split."
+            if single
+            else f"Give a smaller {part}_share, or a {part}_split."
+        )
         raise DataError(
             f"{data.title} has too few images to split off {part}_share={share:g} and to train on the rest in the "
-            f"classes {listed(short)}. Give another {part}_share, or a {part}_split."
+            f"classes {counts}. {advice}"
         )
     return _ranks(labels, stable_seed(seed, part)) < apart[labels]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable
 
 
@@ -14,3 +15,8 @@ def unknown_data(kind: str, name: str, names: Iterable[str]) -> DataError:
     from search_spaces.registry import unknown_name_message
 
     return DataError(unknown_name_message(kind, name, names))
+
+
+def warn_of(note: str) -> None:
+    """Warn the user of something in the data, by a note that begins with a small letter and has no full stop."""
+    warnings.warn(f"{note[:1].upper()}{note[1:]}.", stacklevel=2)

@@ -3,17 +3,49 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
+import os
+from collections.abc import Sequence
 
 import numpy as np
 from torch import Tensor
 
 from ..checks import listed
+from .data_set import DataSet
 from .errors import DataError
 from .image_sets import ImageSet, ResidentSet
+from .inventory import quoted
 from .labelled import Numbering
 
 _KEYED_AT_ONCE = 4096
 """Number of images whose keys are computed at a time."""
+
+
+def check_apart(opened: Sequence[DataSet]) -> None:
+    """Reject splits in folders that contain each other, or that have the same files.
+
+    Args:
+        opened: The splits of one data set.
+
+    Raises:
+        DataError: A file would be read for two splits.
+    """
+    for first, second in itertools.combinations(opened, 2):
+        if first.folder is None or second.folder is None or first.keys is None or second.keys is None:
+            continue
+        paths = [os.path.realpath(data.folder) for data in (first, second) if data.folder is not None]
+        shared = np.intersect1d(first.keys[first.keys != 0], second.keys)
+        if os.path.commonpath(paths) in paths:
+            folders = " and ".join(map(repr, (first.folder, second.folder)))
+            raise DataError(f"A split is used twice: of the folders {folders}, one contains the other.")
+        if not len(shared):
+            continue
+        place = int(np.flatnonzero(np.isin(first.keys, shared))[0])
+        file = quoted(first.files(np.array([place]))[0]) if first.files else str(place)
+        raise DataError(
+            f"A split is used twice: {len(shared)} files, such as {file}, are in both {first.title} and "
+            f"{second.title}. Name other splits, or remove the links."
+        )
 
 
 def check_unseen(train: ImageSet, labelled: Tensor | None, test: ImageSet, numbering: Numbering) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..checks import check_whole, listed
-from ..options.base import from_options
+from ..checks import WORKING_SHARE, check_memory, check_whole, listed
+from ..options.base import as_data_name, from_options
 from ..options.data import CreateProbeOptions, CreateProbesOptions
 from .data_set import (
     DataSet,
@@ -26,8 +26,11 @@ from .data_set import (
     shuffled_by_class,
 )
 from .datasets import open_data_set
+from .division import check_at_least_two, from_zero
 from .errors import DataError
 from .images import check_size, to_pixels
+from .inventory import Inventory, inventory_of_arrays, named_classes
+from .pictures import checked_range
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,6 +44,8 @@ class Probe:
         name: Name of the data set.
         fingerprint: SHA-256 in hex of the raw images, the labels and the processing; equal for equal probes.
         origin: How the probe was drawn and normalised, as JSON values.
+        classes: Names of the classes in order; empty if they have no names.
+        inventory: What was found when the data set was opened; None if nothing is known.
 
     Raises:
         DataError: The images have the wrong shape or dtype, NaN or infinite pixels, or number fewer than two; or
@@ -53,6 +58,8 @@ class Probe:
     name: str
     fingerprint: str
     origin: dict[str, Any] = field(repr=False)
+    classes: tuple[str, ...] = field(default=(), repr=False)
+    inventory: Inventory | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         _check_tensors(self.images, self.labels, self.num_classes, self.name)
@@ -143,19 +150,28 @@ def _create_probes(options: CreateProbeOptions | CreateProbesOptions, count: int
     for key, optional in (("image_size", image_size), ("num_classes", num_classes)):
         if optional is not None:
             check_whole(key, optional, least=1, error=DataError)
-    name, balanced = options.name, options.balanced
+    name, balanced = as_data_name(options.name), options.balanced
+    grey_range = checked_range(options.grey_range)
+    if image_size is not None:
+        what = f"{count} x {batch_size} images of {image_size} x {image_size} pixels (image_size)"
+        check_memory(what, 12 * count * batch_size * image_size**2, share=WORKING_SHARE, error=DataError)
     statistics = given_statistics(options.mean, options.std)
     seeds = range(options.seed, options.seed + count)
     if name == "noise":
         return [_noise_probe(batch_size, image_size, balanced, s, num_classes, statistics) for s in seeds]
 
-    data = open_data_set(name, None if options.root is None else Path(options.root), options.split, options.download)
+    root = None if options.root is None else Path(options.root).expanduser()
+    data = open_data_set(name, root, options.split, options.download, grey_range=grey_range)
     if batch_size > len(data.labels):
         raise DataError(f"batch_size is {batch_size}, but {data.title} has only {len(data.labels)} images.")
+    (data,), _ = from_zero([data], num_classes)
+    check_at_least_two(data, num_classes)
     classes = data.num_classes if num_classes is None else num_classes
     check_labels(data.labels.min(), data.labels.max(), classes, data.title)
     size = 32 if name == "digits" and image_size is None else image_size
     drawing = {"split": options.split, "batch_size": batch_size, "balanced": balanced, "image_size": size}
+    if grey_range is not None:
+        drawing["grey_range"] = list(grey_range)
     statistics = statistics or data.statistics
     return [_draw_probe(data, name or "folder", classes, statistics, drawing | {"seed": s}) for s in seeds]
 
@@ -202,7 +218,12 @@ def _draw_probe(
     statistics = statistics or _statistics_of(pixels, data.title)
     images = (pixels - per_channel(statistics.mean)) / per_channel(statistics.std)
     normalised = {"statistics": statistics.origin, "mean": list(statistics.mean), "std": list(statistics.std)}
-    return Probe(images, torch.from_numpy(labels), num_classes, name, fingerprint, drawing | normalised)
+    classes = data.classes or ()
+    found = data.inventory
+    if found is not None and not found.measured:
+        found = replace(found, measured=len(raw), sizes=inventory_of_arrays("", 0, raw, "").sizes)
+    labels_of_probe = torch.from_numpy(labels)
+    return Probe(images, labels_of_probe, num_classes, name, fingerprint, drawing | normalised, classes, found)
 
 
 def _noise_probe(
@@ -243,7 +264,10 @@ def _draw(data: DataSet, num_classes: int, batch_size: int, balanced: bool, rng:
             "Set balanced=False, or give another num_classes."
         )
     shares = _even_shares(np.flatnonzero(class_counts), num_classes, batch_size, rng)
-    short = [f"{c} ({class_counts[c]} of {shares[c]})" for c in np.flatnonzero(class_counts < shares)]
+    short = [
+        f"{named_classes([c], data.classes)} ({class_counts[c]} of {shares[c]})"
+        for c in np.flatnonzero(class_counts < shares).tolist()
+    ]
     if short:
         raise DataError(
             f"{data.title} has too few images for a balanced batch of {batch_size} in the classes {listed(short)}. "

@@ -6,6 +6,7 @@ import hashlib
 import json
 import math
 import os
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -16,8 +17,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..checks import check_whole, listed
-from ..options.base import from_options
+from ..checks import WORKING_SHARE, check_memory, check_whole, listed
+from ..options.base import as_data_name, from_options
 from ..options.data import ArraySplitsOptions, CreateSplitsOptions, DivisionOptions
 from ..runtime.configuration import differences
 from ..runtime.seeding import stable_seed
@@ -25,14 +26,17 @@ from . import with_timm
 from .arrays import data_set_of_arrays
 from .data_set import DataSet, Statistics, Whole, given_statistics, measured_statistics
 from .datasets import open_data_set, split_names
-from .division import SplitRequest, count_classes, divide, division, labelled_by_request, numbering_of, same_split
+from .division import SplitRequest, divide, division, labelled_by_request, numbering_of, reconcile
 from .errors import DataError
 from .image_sets import ImageSet, ResidentSet, StreamedSet
 from .images import check_size, square
+from .inventory import Inventory
 from .labelled import Labels, Numbering, format_indices, label_request
-from .overlap import check_unseen
+from .overlap import check_apart, check_unseen
+from .pictures import checked_range
 from .probe import Probe
-from .with_timm import EVAL_SPLITS, no_random_access
+from .split_names import EVAL_SPLITS, TEST_SPLITS, WHOLE_FOLDER, same_split
+from .with_timm import no_random_access
 
 
 def same_data(config: Mapping[str, Any], splits: Splits) -> bool:
@@ -87,6 +91,8 @@ class Splits:
         classes: Names of the classes in order; empty if they have no names.
         labelled: (n,) int64 places in `train` of the labelled subset, ascending; None if all images have labels.
         numbering: Indices of the images of `train` in the training part on disk; None if they are all of it.
+        inventories: What was found in each split of the data set that was opened.
+        notes: What was changed to give all splits the same classes, and which classes a split lacks.
     """
 
     name: str
@@ -102,6 +108,8 @@ class Splits:
     classes: tuple[str, ...] = field(default=(), repr=False)
     labelled: Tensor | None = field(default=None, repr=False)
     numbering: Numbering | None = field(default=None, repr=False)
+    inventories: tuple[Inventory, ...] = field(default=(), repr=False)
+    notes: tuple[str, ...] = field(default=(), repr=False)
 
     @staticmethod
     @from_options(ArraySplitsOptions)
@@ -262,7 +270,8 @@ def create_splits(options: CreateSplitsOptions) -> Splits:
         >>> len(splits.train), len(splits.labelled), len(splits.test)
         (200, 20, 359)
     """
-    name = options.name
+    name = as_data_name(options.name)
+    grey_range = checked_range(options.grey_range)
     size = 32 if name == "digits" and options.image_size is None else options.image_size
     request = _request(options, name or "folder", size)
     check_whole("resident_limit", options.resident_limit, least=0, error=DataError)
@@ -270,15 +279,17 @@ def create_splits(options: CreateSplitsOptions) -> Splits:
     check_whole("workers", workers, least=0, error=DataError)
     if name == "noise":
         raise DataError("The data set 'noise' cannot be learnt; it is for probes only.")
-    root = None if options.root is None else Path(options.root)
+    root = None if options.root is None else Path(options.root).expanduser()
+    whole = Whole(request.image_size, options.resident_limit)
 
     def open_split(split: str) -> DataSet:
-        return open_data_set(name, root, split, options.download, Whole(request.image_size, options.resident_limit))
+        return open_data_set(name, root, split, options.download, whole, grey_range)
 
     requested = (options.train_split, options.val_split, options.test_split)
     splits, (train, val, test) = _open_parts(open_split, name, root, requested)
+    ranged = {} if grey_range is None else {"grey_range": list(grey_range)}
     mirrored = _is_mirrored(name)
-    return _make_splits(train, val, test, request, splits, mirrored, options.resident_limit, workers)
+    return _make_splits(train, val, test, request, {**splits, **ranged}, mirrored, options.resident_limit, workers)
 
 
 def _request(options: DivisionOptions, name: str, image_size: int | None) -> SplitRequest:
@@ -309,8 +320,18 @@ def _open_parts(
     names = split_names(name, root)
     for split in requested if names is not None and name.startswith("torch/") else ():
         _check_known(split, names)
-    test_split, test = _find(open_split, names, test_split, ("test", *EVAL_SPLITS), (train_split, val_split))
-    val_split, val = _find(open_split, names, val_split, EVAL_SPLITS, (train_split, test_split))
+    is_folder = train.folder is not None
+    if train_split == WHOLE_FOLDER:
+        names = ("train",)
+    candidates = (*TEST_SPLITS, *EVAL_SPLITS)
+    test_split, test = _find(open_split, names, test_split, candidates, (train_split, val_split), is_folder)
+    val_split, val = _find(open_split, names, val_split, EVAL_SPLITS, (train_split, test_split), is_folder)
+    check_apart([data for data in (train, val, test) if data is not None])
+    read = {PurePath(data.folder).name.lower() for data in (train, val, test) if data is not None and data.folder}
+    if is_folder and len(names or ()) > 1 and (unread := [split for split in names or () if split not in read]):
+        warnings.warn(
+            f"Folders of {name or 'folder'!r} look like splits, but are not read: {listed(unread)}.", stacklevel=5
+        )
     return {"train_split": train_split, "val_split": val_split, "test_split": test_split}, (train, val, test)
 
 
@@ -335,19 +356,21 @@ def _find(
     requested: str | None,
     candidates: Sequence[str],
     taken: Sequence[str | None],
+    is_folder: bool,
 ) -> tuple[str | None, DataSet | None]:
     """Open the requested split, or else the first candidate that the data set has; None if it has none of them."""
     if requested is not None:
         if any(same_split(requested, split) for split in taken):
             raise DataError(f"The split {requested!r} is used twice; train, val and test must be different splits.")
-        if names == ("train",):
-            # A folder without sub-folders for splits would return the same images again.
+        if names == ("train",) and not is_folder:
             _check_known(requested, names)
         return requested, open_split(requested)
-    if any(split in EVAL_SPLITS for split in taken):  # some data sets treat all these names as one split
+    if any(
+        split is not None and split.lower() in EVAL_SPLITS for split in taken
+    ):  # some data sets treat all these names as one split
         candidates = [split for split in candidates if split not in EVAL_SPLITS]
     for split in candidates:
-        if split in taken or (names is not None and split not in names):
+        if any(same_split(split, other) for other in taken) or (names is not None and split not in names):
             continue
         try:
             return split, open_split(split)
@@ -372,13 +395,14 @@ def _make_splits(
     val: DataSet | None,
     test: DataSet | None,
     request: SplitRequest,
-    splits: dict[str, str | None],
+    splits: Mapping[str, object],
     mirrored: bool,
     resident_limit: float,
     workers: int,
 ) -> Splits:
     """Divide opened data sets into parts, choose the labelled subset, and read or prepare the images."""
-    classes = count_classes([train, *(data for data in (val, test) if data is not None)], request.num_classes)
+    (train, *others), classes, notes = reconcile([data for data in (train, val, test) if data], request.num_classes)
+    val, test = (None if data is None else others.pop(0) for data in (val, test))
     parts = divide(train, val, test, request, classes)
     names = train.classes if train.classes and len(train.classes) == classes else ()
     numbering = numbering_of(parts)
@@ -414,6 +438,8 @@ def _make_splits(
         classes=names,
         labelled=labelled,
         numbering=numbering,
+        inventories=tuple(data.inventory for data in (train, val, test) if data is not None and data.inventory),
+        notes=tuple(notes),
     )
 
 
@@ -425,6 +451,9 @@ def _image_sets(
 ) -> dict[str, ImageSet]:
     """The images of each part: all in memory if they fit into the limit, otherwise all streamed."""
     data, places = parts["train"]
+    if image_size is not None:
+        what = f"An image of {image_size} x {image_size} pixels (image_size)"
+        check_memory(what, 12 * image_size**2, share=WORKING_SHARE, error=DataError)
     shape = tuple(square(data.read(places[:1])[0], image_size).shape)
     needed = sum(len(places) for _, places in parts.values()) * math.prod(shape)
     if needed > resident_limit:

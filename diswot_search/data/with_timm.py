@@ -1,4 +1,4 @@
-"""Data sets that timm or torchvision read: folders, torchvision's sets, and streams."""
+"""Data sets that timm or torchvision read: torchvision's sets, and streams."""
 
 from __future__ import annotations
 
@@ -16,23 +16,19 @@ from typing import Any
 import numpy as np
 from torch.utils.data import IterableDataset
 
-from .data_set import DataSet, ListReader, Statistics, Whole, known_statistics
+from .data_set import DataSet, ListReader, OpenRequest, Whole, imagenet_statistics, known_statistics
 from .errors import DataError, unknown_data
 from .images import square
+from .inventory import Inventory, inventory_of_arrays
+from .pictures import DeepGreyError, GreyRange, rgb_pixels
+from .split_names import EVAL_SPLITS, TRAIN_SPLITS
 
 UNLABELLED_LIMIT = 4096
 """Number of samples read for their labels when a data set cannot give a label without decoding its image."""
 
 
-TRAIN_SPLITS = ("train", "training")
-"""Synonyms for the training split."""
-
-
-EVAL_SPLITS = ("val", "valid", "validation", "eval", "evaluation")
-"""Synonyms for the validation split."""
-
-
-FOLDER_SPLITS = (*TRAIN_SPLITS, *EVAL_SPLITS, "test")
+_MEASURED = 16
+"""Number of evenly spaced images that are decoded for their sizes."""
 
 
 _TRAIN_AND_TEST = ("cifar10", "cifar100", "mnist", "kmnist", "fashion_mnist", "qmnist")
@@ -45,25 +41,31 @@ _TIMM_TORCH_NAMES = (*_TRAIN_AND_TEST, "imagenet", "places365", "inaturalist", "
 # Opening: data sets that timm or torchvision reads
 
 
-def open_with_timm(name: str, root: Path | None, split: str, download: bool, whole: Whole | None) -> DataSet:
-    title = f"split {split!r} of {name or 'folder'!r}" + (f" in {str(root)!r}" if root else "")
+def open_with_timm(name: str, root: Path | None, split: str, title: str, request: OpenRequest) -> DataSet:
     reader: Callable[[np.ndarray], list[np.ndarray]]
-    files, complete = None, True
+    files, complete, whole = None, True, request.whole
     with _naming(title):
-        dataset = _create_dataset(name, root, split, download)
+        dataset = _create_dataset(name, root, split, request.download)
         stream = isinstance(dataset, IterableDataset)
         if stream and whole is not None:
-            images, labels = _read_stream(dataset, whole, title)
+            images, labels = _read_stream(dataset, whole, title, request.grey_range)
             reader = ListReader(images)
         else:
             limit = None if whole else UNLABELLED_LIMIT
             positions, labels, complete = (_labels_of_stream if stream else _labels_of)(dataset, limit, title)
-            reader = _Reader(dataset, positions, labels, title)
+            reader = _Reader(dataset, positions, labels, title, request.grey_range)
             files = reader.files if _has_files(dataset) else None
-    statistics = known_statistics(name) or _imagenet_statistics()
+    statistics = known_statistics(name) or imagenet_statistics()
     classes = _class_names(dataset)
     count = len(classes) if classes else int(labels.max(initial=-1)) + 1
-    return DataSet(title, labels, reader, count, statistics, complete, classes, stream, files)
+    inventory = _measured(title, reader, len(labels)) if whole else None
+    return DataSet(title, labels, reader, count, statistics, complete, classes, stream, files, inventory)
+
+
+def _measured(title: str, reader: Callable[[np.ndarray], list[np.ndarray]], count: int) -> Inventory:
+    """What a few images of the data set show; those of a stream are resized already."""
+    chosen = np.unique(np.linspace(0, count - 1, _MEASURED).round().astype(int)) if count else np.arange(0)
+    return inventory_of_arrays(title, count, reader(chosen) if count else (), "decoded")
 
 
 def _labels_of_stream(dataset: Any, limit: int | None, title: str) -> tuple[np.ndarray, np.ndarray, bool]:
@@ -71,12 +73,14 @@ def _labels_of_stream(dataset: Any, limit: int | None, title: str) -> tuple[np.n
     return np.arange(len(labels)), labels, limit is None or len(labels) < limit
 
 
-def _read_stream(dataset: Any, whole: Whole, title: str) -> tuple[list[np.ndarray], np.ndarray]:
+def _read_stream(
+    dataset: Any, whole: Whole, title: str, grey_range: GreyRange | None
+) -> tuple[list[np.ndarray], np.ndarray]:
     """All images of a stream, each resized as it is read, and their labels."""
     images: list[np.ndarray] = []
     labels: list[int] = []
     for image, label, *_ in dataset:
-        pixels = square(_as_rgb(image, title), whole.image_size).permute(1, 2, 0).contiguous().numpy()
+        pixels = square(_as_rgb(image, title, grey_range), whole.image_size).permute(1, 2, 0).contiguous().numpy()
         if (len(images) + 1) * pixels.nbytes > whole.limit:
             raise no_random_access(title)
         images.append(pixels)
@@ -112,16 +116,14 @@ class _Reader:
     positions: np.ndarray
     labels: np.ndarray
     title: str
+    grey_range: GreyRange | None
 
     def __call__(self, chosen: np.ndarray) -> list[np.ndarray]:
         with _naming(self.title):
-            try:
-                rows = _rows(self.dataset, self.positions[chosen].tolist(), self.title)
-            finally:
-                _close_tar_files(self.dataset)
+            rows = _rows(self.dataset, self.positions[chosen].tolist(), self.title)
             if [_as_label(label, self.title) for _, label in rows] != self.labels[chosen].tolist():
                 raise DataError(f"Labels of {self.title} changed between two reads.")
-            return [_as_rgb(image, self.title) for image, _ in rows]
+            return [_as_rgb(image, self.title, self.grey_range) for image, _ in rows]
 
     def files(self, chosen: np.ndarray) -> list[str]:
         """File names of the images, relative to the folder of the data set."""
@@ -147,76 +149,40 @@ def _naming(title: str | Callable[[], str]) -> Iterator[None]:
         raise DataError(f"Cannot read {title}: {str(error) or type(error).__name__}") from error
 
 
-def _imagenet_statistics() -> Statistics:
-    from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
-
-    return Statistics("imagenet", IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD)
-
-
 def _create_dataset(name: str, root: Path | None, split: str, download: bool) -> object:
     """The data set object of timm or torchvision."""
     import timm.data
 
     prefix, _, rest = name.partition("/")
-    if prefix in ("", "folder"):
-        return _create_folder("", joined_names(root, rest), split)
     if prefix == "torch":
         return _create_torch(rest.lower(), root, split, download)
     if prefix in ("hfds", "hfids", "tfds", "wds") and rest:
         folder_name = None if root is None else str(root)
         return timm.data.create_dataset(name, root=folder_name, split=split, download=download)
     names = ("digits", "noise", "PATH.npz", "folder", "folder/PATH", "hfds/NAME", "hfids/NAME", "tfds/NAME", "wds/NAME")
-    if (folder := joined_names(root, name)) is not None and folder.is_dir():
-        raise DataError(f"Unknown data set {name!r}. To read the folder {str(folder)!r}, give 'folder/{name}'.")
     raise unknown_data("data set", name, (*names, *(f"torch/{n}" for n in _TIMM_TORCH_NAMES)))
 
 
-def joined_names(root: Path | None, rest: str) -> Path | None:
-    return (root or Path()) / rest if rest else root
-
-
-def _existing(root: Path | None, name: str) -> Path:
+def existing(root: Path | None, name: str) -> Path:
     if root is None:
         raise DataError(f"The data set {name!r} needs root, the folder that contains it.")
     if not root.exists():
-        raise DataError(f"The folder {str(root)!r} of the data set {name!r} does not exist.")
-    return root
+        from search_spaces.registry import near_names
 
-
-def _create_folder(reader: str, root: Path | None, split: str) -> object:
-    """A folder or tar file with one folder per class, read by timm ("") or torchvision ("torch/image_folder")."""
-    import timm.data
-
-    root = _folder_of_split(_existing(root, reader or "folder"), split)
-    if root.is_dir():
-        return timm.data.create_dataset(reader, root=str(root), search_split=False)
-    if root.suffix != ".tar":
-        raise DataError(f"{str(root)!r} is a file; it must be a folder of images, or a .tar file of such a folder.")
-    # timm would store the table of contents of a large tar file as a pickle next to it, and later unpickle that.
-    return timm.data.create_dataset(reader, root=str(root), search_split=False, cache_tarinfo=False)
-
-
-def _folder_of_split(root: Path, split: str) -> Path:
-    """The sub-folder of the split, or `root` itself if it has no sub-folders for splits."""
-    synonyms = next((group for group in (TRAIN_SPLITS, EVAL_SPLITS) if split in group), ())
-    for folder in (split, *synonyms):
-        if (root / folder).is_dir():
-            return root / folder
-    present = [k for k in FOLDER_SPLITS if (root / k).is_dir()]
-    if present or split not in FOLDER_SPLITS:
-        raise unknown_data(f"split in {str(root)!r}:", split, present or FOLDER_SPLITS)
+        neighbours = [entry.name for entry in root.parent.iterdir()] if root.parent.is_dir() else []
+        near = [repr(str(root.with_name(neighbour))) for neighbour in near_names(root.name, neighbours)]
+        hint = f" Did you mean {' or '.join(near)}?" if near else ""
+        raise DataError(f"The folder {str(root)!r} of the data set {name!r} does not exist.{hint}")
     return root
 
 
 def _create_torch(name: str, root: Path | None, split: str, download: bool) -> object:
     import timm.data
 
-    if name in ("folder", "image_folder"):
-        return _create_folder("torch/image_folder", root, split)
     if name in _TIMM_TORCH_NAMES:
         if name in _TRAIN_AND_TEST:
             _is_training(split)
-        root = root if download and root else _existing(root, f"torch/{name}")
+        root = root if download and root else existing(root, f"torch/{name}")
         return timm.data.create_dataset(f"torch/{name}", root=str(root), split=split, download=download)
     classes = _torchvision_classes()
     if name not in classes:
@@ -256,7 +222,7 @@ def _create_torchvision(cls: Callable[..., object], name: str, root: Path | None
     accepted = inspect.signature(cls).parameters
     options: dict[str, object] = {}
     if "root" in accepted:
-        options["root"] = str(root if download and root else _existing(root, f"torch/{name}"))
+        options["root"] = str(root if download and root else existing(root, f"torch/{name}"))
     if "download" in accepted:
         options["download"] = download
     if "split" in accepted:
@@ -316,21 +282,6 @@ def _rows(dataset: object, positions: list[int], title: str) -> list[tuple[objec
     return [rows[i] for i in positions]
 
 
-def _close_tar_files(dataset: object) -> None:
-    """Close the tar files of timm's reader.
-
-    Worker processes that inherit an open file share its position, so that one would read at the place of another.
-    """
-    states = getattr(getattr(dataset, "reader", None), "tar_state", {})
-    pending = list(states.values()) if isinstance(states, dict) else [states]
-    while pending:
-        state = pending.pop()
-        pending.extend(state.children.values())
-        if state.tf is not None:
-            state.tf.close()
-        state.reset()
-
-
 def _named_row(dataset: object, position: int, title: str) -> tuple[object, object]:
     """The decoded image and the label of a sample; an error names the file."""
     from PIL import Image
@@ -376,7 +327,9 @@ def _row(dataset: Any, position: int) -> tuple[object, object]:
     # This bypasses timm's own indexing, which replaces an image that it cannot decode by the next one.
     file, label = dataset.reader[position][:2]
     with file:
-        return Image.open(file).convert("RGB"), label
+        image = Image.open(file)
+        image.load()
+        return image, label
 
 
 def _as_label(label: Any, title: str) -> int:
@@ -386,9 +339,12 @@ def _as_label(label: Any, title: str) -> int:
         raise DataError(f"Labels of {title} are {type(label).__name__}; they must be integers.") from None
 
 
-def _as_rgb(image: object, title: str) -> np.ndarray:
+def _as_rgb(image: object, title: str, grey_range: GreyRange | None) -> np.ndarray:
     from PIL import Image
 
     if not isinstance(image, Image.Image):
         raise DataError(f"Samples of {title} are {type(image).__name__}; they must be images.")
-    return np.array(image.convert("RGB"))
+    try:
+        return rgb_pixels(image, grey_range)
+    except DeepGreyError as error:
+        raise DataError(f"Cannot read an image of {title}: {error}.") from error

@@ -11,6 +11,7 @@ from typing import ClassVar
 
 from torch import Tensor, nn
 
+from search_spaces.plugins import OwnCodeError
 from search_spaces.registry import Registry, UnknownNameError, unknown_name_message
 
 from ..networks.features import READABLE, Features, Shapes
@@ -157,7 +158,16 @@ def check_classes(setting: Setting, what: str) -> None:
 
 # -- by name ------------------------------------------------------------------------------------
 
-_DISTILLERS: Registry[type[Distiller]] = Registry("distiller")
+
+def _adopt(name: str, value: object) -> type[Distiller]:
+    """The distiller that a user's own code has under a name."""
+    try:
+        return _check_distiller(value)
+    except ValueError as error:
+        raise OwnCodeError(f"{name}: {error}") from error
+
+
+_DISTILLERS: Registry[type[Distiller]] = Registry("distiller", _adopt)
 
 
 def register_distiller(name: str, distiller: type[Distiller]) -> type[Distiller]:
@@ -178,16 +188,21 @@ def register_distiller(name: str, distiller: type[Distiller]) -> type[Distiller]
         raise ValueError(f"{name!r} cannot be the name of a distiller; use letters, digits and underscores.")
     if name in RESERVED:
         raise ValueError(f"{name!r} cannot be the name of a distiller: {', '.join(RESERVED)} name other losses.")
+    return _DISTILLERS.register(name, _check_distiller(distiller))
+
+
+def _check_distiller(distiller: object) -> type[Distiller]:
+    """Refuse all but distillers."""
     if not (inspect.isclass(distiller) and issubclass(distiller, Distiller)):
         raise ValueError(f"{distiller!r} is not a distiller; it must be a class that inherits from Distiller.")
     if inspect.isabstract(distiller):
         raise ValueError(f"{distiller.__name__} has no forward; a distiller computes its loss there.")
     _check_reads(distiller)
-    return _DISTILLERS.register(name, distiller)
+    return distiller
 
 
 def get_distiller(name: str) -> type[Distiller]:
-    """Return the distiller class that is registered under a name.
+    """Return the distiller class that is registered under a name, or that `module:name` or `file.py:name` names.
 
     Raises:
         UnknownNameError: No distiller has this name; the message lists near names.

@@ -5,8 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import os
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -15,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from search_spaces.registry import UnknownNameError, unknown_name_message
-from search_spaces.tables import AccuracyTable, read_table
+from search_spaces.tables import AccuracyTable, read_table, table_of
 
 from ..checks import check_whole
 from ..comparison.plan import (
@@ -29,9 +30,10 @@ from ..comparison.plan import (
 from ..comparison.results import ProxyResult, ScoreTable, summarise
 from ..comparison.scoring import ScoreSeries, Scoring, SeriesScores
 from ..comparison.store import ScoreStore, StoredScore
+from ..data.description import DataDescription, describe_probe
 from ..networks.network import Network, TeacherBank
-from ..options.base import changed, from_options
-from ..options.compare import CompareOptions
+from ..options.base import changed, from_options, shared
+from ..options.compare import CompareOptions, TableOptions
 from ..proxies.aggregate import RankAggregate, elementary_proxies
 from ..proxies.proxy import Proxy
 from ..readings.passes import Precision
@@ -157,7 +159,7 @@ class ComparisonRun(Job[CompareOptions, Comparison]):
         self.bootstrap, self.top_k, self.bins = options.bootstrap, options.top_k, options.bins
         self.canonical = options.canonical
         self.retry_failed = options.retry_failed
-        self.progress = options.progress
+        self.progress = options.shows_progress
         self.interruption = Interruption()
         requested = None if options.architectures is None else list(map(str, options.architectures))
         self.architectures, self.left_out = choose_architectures(
@@ -189,6 +191,9 @@ class ComparisonRun(Job[CompareOptions, Comparison]):
             "weight_draws": options.weight_draws,
             "include_untrainable": options.include_untrainable,
         }
+
+    def descriptions(self) -> Sequence[DataDescription]:
+        return [describe_probe(probe) for probe in self.probes]
 
     def open(self) -> ScoreStore:
         self.store = ScoreStore(self.options.out)
@@ -293,7 +298,8 @@ class ComparisonRun(Job[CompareOptions, Comparison]):
                 store.start()
                 if store.path is not None:
                     store.write_json("config.json", self.config)
-                self._compute()
+                with store.errors(), self.scoring.at_hand.watching():
+                    self._compute()
             table = self._score_table()
             comparison = Comparison(table, self._summarise(table), store.path)
             if store.path is not None:
@@ -418,12 +424,13 @@ def _scores_csv(table: ScoreTable) -> Iterator[str]:
 
 
 def _read_table(options: CompareOptions) -> AccuracyTable:
-    """The table, read from its file unless it is an `AccuracyTable` already."""
+    """The table, read from its file or made of values in memory unless it is an `AccuracyTable` already."""
     if options.table is None:
         raise ValueError("Which table? --table names a CSV file of accuracies by architecture.")
     if not isinstance(options.table, AccuracyTable):
-        return read_table(options.table, options.column, where=options.where, skip_missing=options.skip_missing)
-    if names := changed(options, "where", "skip_missing"):
+        read: Callable[..., AccuracyTable] = read_table if isinstance(options.table, str | os.PathLike) else table_of
+        return read(options.table, **shared(options, TableOptions))
+    if names := changed(options, "architecture_column", "where", "skip_missing"):
         raise ValueError(f"The table is an AccuracyTable, not a file; {', '.join(names)} cannot be set.")
     return as_table(options.table, options.column)
 

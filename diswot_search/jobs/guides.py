@@ -28,7 +28,7 @@ from ..proxies.registry import get_proxy
 from ..resolve.networks import network_for
 from ..resolve.runs import NEAR_ZERO_WEIGHT, StageResult
 from ..sources.frozen import source_teacher
-from ..sources.ranking import SourceRanking
+from ..sources.ranking import RankingError, SourceRanking
 from ..sources.transferability import source_weights
 from ..study.evaluator import uses_teacher
 from ..training.result import Training
@@ -155,16 +155,16 @@ class TeacherGuides(Guides):
         if not teacher.trained:
             folder = self.folder / TEACHER
             trained = self._training(folder).complete()
-            teacher = self._trained(folder, trained)
+            teacher = self._trained(folder)
             announce(TEACHER, trained)
         is_trained = self.options.search_teacher == "trained"
         of_search = self._of_search(teacher) if is_trained else self._with_random_weights()
         return Guide(of_search, teacher, self.terms, trained=trained)
 
-    def _trained(self, folder: Path, training: Training) -> Network:
+    def _trained(self, folder: Path) -> Network:
         """The teacher that was trained here; a module has no card to be built from, but it is at hand."""
         teacher = self.teacher
-        if teacher.timm is not None or teacher.space is not None:
+        if any(built_by is not None for built_by in (teacher.timm, teacher.space, teacher.recipe.own)):
             return network_for(self.splits, folder, "teacher")
         weights = checkpoint_file(find_student(folder))
         return replace(teacher, recipe=WithWeights(teacher.recipe, weights), trained=True)
@@ -273,7 +273,10 @@ class SourceGuides(Guides):
     def find(self, announce: Announce) -> Guide:
         ranking = self.ranking
         if isinstance(ranking, RankingRun):
-            ranking = ranking.complete()
+            try:
+                ranking = ranking.complete()
+            except RankingError as error:
+                raise RankingError(f"{error} Choose a new run folder for other options.") from error
             announce(SOURCES, ranking)
         guide = self._guide(ranking)
         if not guide.weights:
@@ -306,8 +309,8 @@ class SourceGuides(Guides):
         return TeacherBank(teachers, tuple(weights[source.name] for source in used))
 
     def named_in(self, stage: DistillOptions, guide: Guide) -> DistillOptions:
-        is_ranked_here = guide.ranking is not None and guide.ranking is not self.ranking
-        return replace(stage, sources=os.fspath(self.folder / SOURCES)) if is_ranked_here else stage
+        stored = None if guide.ranking is None else guide.ranking.path
+        return stage if stored is None else replace(stage, sources=os.fspath(stored))
 
     def config(self, search: Mapping[str, object], distillation: Mapping[str, object]) -> dict[str, object]:
         ranking = self.ranking

@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Generic, Protocol, TypeVar
 
+from ..data.description import DataDescription
 from ..options.base import Options, to_yaml
+from ..reports.data import FILE, data_json, data_report
 
 O = TypeVar("O", bound=Options)  # noqa: E741
 R = TypeVar("R")
+
+
+CONFIG = "config.yaml"
+"""The file of a run folder that holds all options."""
 
 
 class Folder(Protocol):
@@ -65,6 +71,10 @@ class Job(ABC, Generic[O, R]):
     def report(self, result: R) -> Iterable[object]:
         """Tables and lines for a terminal."""
 
+    def descriptions(self) -> Sequence[DataDescription]:
+        """What the job reads, after it is checked; shown and stored before any work."""
+        return ()
+
     def check_once(self) -> None:
         """Check, unless that is done: a job with stages checks them all before it runs the first."""
         if not self._is_checked:
@@ -72,13 +82,21 @@ class Job(ABC, Generic[O, R]):
             self._is_checked = True
 
     def complete(self) -> R:
-        """Check, open and run; the run folder gets all options as config.yaml, which `--config` reads."""
+        """Check, open and run.
+
+        The run folder gets all options as config.yaml, which `--config` reads, and what is read as data.json.
+        """
         self.check_once()
         text = to_yaml(self.options)  # before a folder is made, so that none is left if it fails
+        descriptions = self.descriptions()
         folder = self.open()
-        if folder is not None and folder.path is not None:
+        if folder is not None:
             try:
-                folder.write("config.yaml", text)
+                if folder.path is not None:
+                    folder.write(CONFIG, text)
+                    if descriptions:
+                        folder.write(FILE, data_json(descriptions))
+                self.show(*data_report(descriptions))
             except BaseException:
                 folder.release()
                 raise

@@ -6,21 +6,31 @@ import os
 from collections.abc import Callable, Iterable
 
 from search_spaces.importers import import_table
+from search_spaces.plugins import is_code
 
 from ..checks import check_whole
 from ..comparison.store import ScoreStore  # noqa: F401 - so that its folders are known
 from ..options.lists import (
     ImportOptions,
+    ListAlgorithmsOptions,
     ListDistillersOptions,
     ListMeasuresOptions,
     ListProxiesOptions,
     ListSpacesOptions,
     ShowOptions,
 )
+from ..reports.details import (
+    describe_algorithm,
+    describe_distiller,
+    describe_measure,
+    describe_options_of_space,
+    describe_proxy,
+)
 from ..reports.sources import describe_ranking, format_measures, format_ranking
 from ..reports.study import (
     describe_study,
     explain_winner,
+    format_algorithms,
     format_front,
     format_parts,
     format_proxies,
@@ -43,27 +53,42 @@ Lines = Iterable[object]
 
 def spaces(options: ListSpacesOptions) -> Lines:
     """All search spaces, or one."""
-    return [format_spaces() if options.name is None else format_space(options.name)]
+    if options.name is None:
+        return [format_spaces()]
+    described = () if options.name.endswith((".yaml", ".yml")) else describe_options_of_space(options.name)
+    return [format_space(options.name), *described]
 
 
 def proxies(options: ListProxiesOptions) -> Lines:
     """The proxies whose names match."""
-    return [format_proxies(options.pattern)]
+    return _one_or_several(options.pattern, describe_proxy, format_proxies)
 
 
 def distillers(options: ListDistillersOptions) -> Lines:
     """The distillers whose names match."""
-    return [format_distillers(options.pattern)]
+    return _one_or_several(options.pattern, describe_distiller, format_distillers)
 
 
 def measures(options: ListMeasuresOptions) -> Lines:
     """The measures whose names match."""
-    return [format_measures(options.pattern)]
+    return _one_or_several(options.pattern, describe_measure, format_measures)
+
+
+def algorithms(options: ListAlgorithmsOptions) -> Lines:
+    """The algorithms whose names match."""
+    return _one_or_several(options.pattern, describe_algorithm, format_algorithms)
+
+
+def _one_or_several(pattern: str, describe: Callable[[str], Lines], format_all: Callable[[str], object]) -> Lines:
+    """The description of the one that has this name, or the table of those that match the pattern."""
+    if set(pattern) & set("*?["):
+        return [format_all(pattern)]
+    return [*([] if is_code(pattern) else [format_all(pattern)]), *describe(pattern)]
 
 
 def import_file(options: ImportOptions) -> Lines:
     """Convert a benchmark file."""
-    count = import_table(options.kind, options.path, options.out, trust=options.trust, progress=options.progress)
+    count = import_table(options.kind, options.path, options.out, trust=options.trust, progress=options.shows_progress)
     return [f"{count:,} rows: {options.out}"]
 
 

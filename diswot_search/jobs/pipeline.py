@@ -5,13 +5,14 @@ from __future__ import annotations
 import itertools
 import random
 import warnings
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from search_spaces.space import Architecture
 
 from ..checks import check_options, check_whole
+from ..data.description import DataDescription, describe_splits
 from ..data.probe import Probe
 from ..networks.network import Network, TeacherBank
 from ..networks.saved import DISTILLED
@@ -38,9 +39,10 @@ from ..runtime.run_folder import COMPLETE
 from ..sources.ranking import SourceRanking
 from ..study.study import Study
 from .guides import Announce, Guide, Guides, SourceGuides, TeacherGuides
-from .job import Job
+from .job import CONFIG, Job
 from .pipeline_results import ALONE, SEARCH, show_stage, summarise
 from .search import SearchJob
+from .subjects import options_of_space
 from .train import DistillJob, TrainJob, check_supervision, named_splits
 from .training_run import TrainingSubjects, check_training
 
@@ -113,7 +115,7 @@ class PipelineJob(Job[PipelineOptions, PipelineResult]):
         self.splits = named_splits(options)
         has_sources = options.sources is not None
         self.guides: Guides = (SourceGuides if has_sources else TeacherGuides)(options, self.splits)
-        self.space = as_space(options.space, self._probe(None), **(options.space_options or {}))
+        self.space = as_space(options.space, self._probe(None), **options_of_space(options))
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # a stage repeats its warnings when it runs
             self.config = self._check_stages()
@@ -129,6 +131,9 @@ class PipelineJob(Job[PipelineOptions, PipelineResult]):
             raise ValueError("A pipeline runs in one process; `diswot distill` trains its student in several.")
         distillation = {key: value for key, value in job.training.config.items() if key != "student"}
         return self.guides.config(search.config, distillation)
+
+    def descriptions(self) -> Sequence[DataDescription]:
+        return (describe_splits(self.splits),)
 
     # -- the stages -----------------------------------------------------------------------------
 
@@ -194,7 +199,8 @@ class PipelineJob(Job[PipelineOptions, PipelineResult]):
 
     def _finished_search(self) -> Study | None:
         folder = self.path / SEARCH
-        study = Study.load(folder, space=self.space) if Study.has_begun(folder) else None
+        is_whole = Study.has_begun(folder) and (folder / CONFIG).is_file()
+        study = Study.load(folder, space=self.space) if is_whole else None
         return study if study is not None and study.status == COMPLETE and not study.missing_files() else None
 
     def _probe(self, teacher: Network | TeacherBank | None) -> Probe:

@@ -20,6 +20,8 @@ from threadpoolctl import ThreadpoolController
 from torch import Tensor
 
 from ..checks import check_whole
+from ..data.datasets import needs_working_folder
+from ..data.description import DataDescription, describe_splits
 from ..data.image_sets import ResidentSet
 from ..data.splits import Splits, create_splits
 from ..networks.network import Network
@@ -42,6 +44,7 @@ from ..sources.frozen import FrozenSource, check_images, load_source
 from ..sources.ranking import Measured, RankingError, SourceRanking
 from ..sources.transferability import Measure, balanced_draws, get_measure, list_measures
 from ..study.loop import SerialLoop
+from ..study.study import NoScoreError
 from .job import Job
 
 _BATCH_SIZE = 125
@@ -97,7 +100,7 @@ class RankingRun(Job[RankSourcesOptions, SourceRanking]):
         )
         self.data = _describe_data(options.dataset, options.data_options)
         self.out = options.out
-        self.show_progress = options.progress
+        self.show_progress = options.shows_progress
         self._loaded: FrozenSource | None = None
         self._blas = ThreadpoolController().select(user_api="blas")
         self._draw(options.images, options.image_draws, options.seed)
@@ -114,8 +117,9 @@ class RankingRun(Job[RankSourcesOptions, SourceRanking]):
             check_images(source, self.splits)
         self._has_begun = self.out is not None and RankingFolder.has_begun(self.out)
         if self.out is not None and not self._has_begun:
+            for source in self.sources:  # one at a time: weights that do not fit show here
+                self._load(source)
             _ = self._reference_features
-            self._load(self.sources[0])
 
     def _draw(self, images: int, draws: int, seed: int) -> None:
         """Choose the images of each draw among those that have labels, and read them."""
@@ -137,6 +141,9 @@ class RankingRun(Job[RankSourcesOptions, SourceRanking]):
             "images": [len(draw) for draw in self.draws],
             "sources": {source.name: _facts_of(source) for source in self.sources},
         }
+
+    def descriptions(self) -> Sequence[DataDescription]:
+        return (describe_splits(self.splits),)
 
     def open(self) -> RankingFolder:
         self._files_before = None if self.out is None else ranking_files(Path(self.out))
@@ -339,7 +346,7 @@ def _make_source(folder: RankingFolder, name: str) -> Network:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # random weights: the ranking has warned of them
             (source,) = as_sources({name: description})
-    except (ValueError, OSError, RunFolderError) as error:
+    except (ValueError, OSError, RunFolderError, NoScoreError) as error:
         raise RankingError(
             f"The source {name} of the ranking in {folder.path} cannot be made again: {error} Was it moved? Then rank "
             "the sources from where they are."
@@ -446,14 +453,16 @@ def _describe_source(source: object) -> object:
     return None
 
 
-def _describe_data(dataset: str | Splits, options: Mapping[str, Any] | None) -> dict[str, object] | None:
+def _describe_data(
+    dataset: str | os.PathLike[str] | Splits, options: Mapping[str, Any] | None
+) -> dict[str, object] | None:
     """Name and options of the data, as JSON values, for use in any folder; None if the data is an object."""
     if not isinstance(dataset, str):
         return None
     chosen = {key: value for key, value in (options or {}).items() if not key.startswith("label")}
     if chosen.get("root") is not None:
         chosen["root"] = os.path.abspath(chosen["root"])
-    elif dataset.endswith(".npz") or dataset.startswith("folder/"):
+    elif needs_working_folder(dataset):
         chosen["root"] = os.getcwd()
     try:
         return {"name": dataset, "options": as_json(chosen)}

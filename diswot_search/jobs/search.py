@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 import torch
 
 from search_spaces.space import Architecture
 
-from ..checks import check_whole
+from ..checks import TOO_LARGE, check_whole, user_options
+from ..data.description import DataDescription, describe_probe
 from ..options.base import from_options
 from ..options.search import SearchOptions
 from ..proxies.aggregate import RankAggregate, elementary_proxies
@@ -17,6 +18,7 @@ from ..reports.progress import Curves, SearchProgress
 from ..reports.study import PICTURES, describe_study, format_parts, format_table
 from ..reports.style import to_png
 from ..resolve.searches import as_budget
+from ..runtime.at_hand import AtHand
 from ..runtime.devices import device_name
 from ..runtime.failures import MachineError, stop_if_machine_failed
 from ..runtime.files import RunFolderError
@@ -24,16 +26,27 @@ from ..runtime.interruption import Interruption
 from ..study.algorithm import Algorithm
 from ..study.algorithms import create_algorithm
 from ..study.budget import BudgetError
+from ..study.cost_kinds import StoredCost
 from ..study.costs import Costs
 from ..study.evaluator import Evaluator
 from ..study.loop import SerialLoop
 from ..study.pool import Pool
 from ..study.records import Record, Score
-from ..study.study import StoredCost, Study
+from ..study.study import NoScoreError, Study
 from .job import Job
 from .subjects import search_subjects
 
 DEFAULT_EVALUATIONS = 1000
+
+
+_ALGORITHM_NAMES = {
+    "name": "by the option algorithm",
+    "space": "by the option space",
+    "seed": "by the option seed",
+    "feasible": "by the budget",
+    "start": "by the budget",
+}
+"""Names that algorithm_options cannot set, and how they are set."""
 
 
 MAX_UNIFORM_FAILURES = 32
@@ -49,7 +62,8 @@ def search(options: SearchOptions) -> Study:
     Raises:
         ValueError: A name or an option is unknown, or space, probe and teacher do not fit each other.
         BudgetError: No architecture of the space is within the budget.
-        RunFolderError: The run folder cannot be used, or no architecture could be scored.
+        RunFolderError: The run folder cannot be used.
+        NoScoreError: No architecture could be scored.
         OutOfMemory, MachineError: The machine failed; what was stored stays, and the same call continues.
     """
     return SearchJob(options).complete()
@@ -75,7 +89,7 @@ class SearchJob(Job[SearchOptions, Study]):
     def check(self) -> None:
         options = self.options
         check_whole("seed", options.seed, least=0)
-        self.budget = as_budget(options)
+        self.budget = as_budget(options).settled(timed=_weighs_latency(options))
         self.evaluator = self._evaluator or self._create_evaluator()
         self.evaluations = self._resolve_evaluations()
         algorithm = self._create_algorithm()  # a wrong name or option shows here
@@ -120,20 +134,23 @@ class SearchJob(Job[SearchOptions, Study]):
     def _create_algorithm(self, costs: Costs | None = None) -> Algorithm:
         """The algorithm; with costs it proposes what the budget admits."""
         options = self.options
-        return create_algorithm(
+        algorithm = create_algorithm(
             options.algorithm,
             self.evaluator.space,
             seed=options.seed,
             feasible=None if costs is None else costs.feasible,
             start=None if costs is None else costs.find_start(),
-            **(options.algorithm_options or {}),
+            **user_options("algorithm_options", options.algorithm_options, **_ALGORITHM_NAMES),
         )
+        algorithm.patience = None if costs is None else costs.patience
+        return algorithm
 
     def _try_out(self) -> Study:
         """A study in memory with the costs that show that the budget can be met, after a run of each teacher."""
         trial = Study(self.config, space=self.evaluator.space)
         self.costs = Costs(self.evaluator, self.budget, trial, self.interruption)
         self.costs.find_start()
+        self._check_sizes()
         try:
             for readings in self.evaluator.read_teachers(self.evaluator.seeds[0], 0):
                 for proxy in elementary_proxies(self.evaluator.proxy):
@@ -144,11 +161,27 @@ class SearchJob(Job[SearchOptions, Study]):
             raise ValueError(str(error)) from error
         return trial
 
+    def descriptions(self) -> Sequence[DataDescription]:
+        return [describe_probe(probe) for probe in self.evaluator.probes]
+
+    def _check_sizes(self) -> None:
+        """Refuse a space whose networks are too large for the memory, at both ends of its choices.
+
+        Raises:
+            ValueError: Their weights alone do not fit.
+        """
+        space = self.evaluator.space
+        ends = [space.architecture([choices[end] for choices in space.decisions.values()]) for end in (0, -1)]
+        failures = [self.costs.counted(architecture).failure for architecture in ends]
+        if all(failure is not None and TOO_LARGE in failure for failure in failures):
+            raise ValueError(f"The networks of {space.name} are too large: {failures[0]}")
+
     def open(self) -> Study:
         self.study = self._open_study()
         with self.study.released_on_failure():
             self.costs = Costs(self.evaluator, self.budget, self.study, self.interruption)
             self.algorithm = self._create_algorithm(self.costs)
+        self.at_hand = AtHand(self.study.path)
         return self.study
 
     def _open_study(self) -> Study:
@@ -185,7 +218,8 @@ class SearchJob(Job[SearchOptions, Study]):
     def _evaluate_all(self) -> None:
         count = 0
         curves = Curves(None if self.study.path is None else self.study.path / "curves")
-        with SearchProgress(self.evaluations, enabled=self.options.progress) as progress, curves:
+        bar = SearchProgress(self.evaluations, enabled=self.options.shows_progress)
+        with bar as progress, curves, self.at_hand.watching():
 
             def show(record: Record, replayed: bool) -> None:
                 best = self.pool.best if self.pool else None
@@ -199,10 +233,12 @@ class SearchJob(Job[SearchOptions, Study]):
                 show=show,
                 interruption=self.interruption,
                 describe=lambda proposal: f"in {proposal[1]}",
+                begin=self._begin,
             )
-            while count < self.evaluations and (proposals := self.algorithm.ask()):
+            self.costs.watch = progress.tried
+            while count < self.evaluations and (proposals := self.algorithm.ask(self.evaluations - count)):
                 # No name for the records, so that those of one generation go before the next one begins.
-                count += self._tell(loop.run(enumerate(proposals[: self.evaluations - count], start=count)))
+                count += self._tell(loop.run(enumerate(proposals, start=count)))
                 if self.options.algorithm != "exhaustive":
                     self._check_not_all_fail(count)
 
@@ -222,7 +258,7 @@ class SearchJob(Job[SearchOptions, Study]):
         failures = self.study.failures
         if evaluated >= MAX_UNIFORM_FAILURES and len(failures) == 1 and sum(failures.values()) == evaluated:
             self._finish("interrupted")
-            raise RunFolderError(
+            raise NoScoreError(
                 f"The first {evaluated} evaluations all failed for one reason: {next(iter(failures))}. "
                 "Nothing else was tried."
             )
@@ -237,6 +273,14 @@ class SearchJob(Job[SearchOptions, Study]):
                 f"but the algorithm proposes {architecture} now. Was it begun by another version of this program?"
             )
         return record and self._ranked(record)
+
+    def _begin(self, proposal: tuple[int, Architecture]) -> tuple[StoredCost, Score] | None:
+        """Note the candidate at hand; gives its failure if it ended the process in an earlier run."""
+        index, architecture = proposal
+        reason = self.at_hand.begin(f"evaluation {index}: {architecture}")
+        if reason is None:
+            return None
+        return self.study.cost(str(architecture)) or StoredCost(), Score("failed", reason=reason)
 
     def _evaluate(self, proposal: tuple[int, Architecture]) -> tuple[StoredCost, Score]:
         """Cost and score of an architecture."""
@@ -257,9 +301,7 @@ class SearchJob(Job[SearchOptions, Study]):
                 index=index,
                 architecture=str(architecture),
                 canonical=str(self.evaluator.space.canonical(architecture)),
-                params=cost.params,
-                macs=cost.macs,
-                latency_ms=cost.latency_ms,
+                **cost.costs(),
             )
         )
         self.study.add([record], rescored=self.pool.scores if self.pool else None)
@@ -282,6 +324,12 @@ class SearchJob(Job[SearchOptions, Study]):
                 "precision": "bfloat16 autocast" if evaluator.precision.bf16 else "float32",
             },
         )
+
+
+def _weighs_latency(options: SearchOptions) -> bool:
+    """Whether the algorithm weighs latency against the score."""
+    objectives = (options.algorithm_options or {}).get("objectives", ())
+    return isinstance(objectives, list | tuple) and "latency_ms" in objectives
 
 
 def weight_seeds(seed: int, weight_draws: int) -> range:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from search_spaces.space import SearchSpace
 
-from ..checks import check_options, check_whole
+from ..checks import check_options, check_whole, user_options
 from ..data.probe import Probe, create_probes
 from ..data.splits import Splits
 from ..networks.network import Network, TeacherBank
@@ -16,6 +17,7 @@ from ..options.base import Options, changed, keywords
 from ..options.compare import CompareOptions
 from ..options.data import CreateProbeOptions
 from ..options.search import SearchOptions
+from ..options.shared import SpaceOptions
 from ..resolve.data import as_splits
 from ..resolve.searches import as_probes, as_space, as_teacher
 from ..sources.folder import RankingFolder
@@ -27,6 +29,12 @@ PROBE_IMAGES = 64
 
 ScoringOptions = SearchOptions | CompareOptions
 """Options of a job that scores architectures."""
+
+_TEACHER_NAMES = {"teacher": "by the option teacher", "source": "by the option teacher"} | {
+    "space": "by the option space",
+    "probe": "by the option probe",
+}
+"""Names that teacher_options cannot set, and how they are set."""
 
 _RANKING_OPTIONS = ("weighting", "measure", "power", "labels", "labels_per_class", "data_options")
 
@@ -56,7 +64,9 @@ def search_subjects(options: SearchOptions) -> Subjects:
     return Subjects(space, named_teacher(options, space, probes[0]), probes)
 
 
-def named_probes(options: ScoringOptions, probe: Probe | Sequence[Probe] | str | None, count: int) -> list[Probe]:
+def named_probes(
+    options: ScoringOptions, probe: Probe | Sequence[Probe] | os.PathLike[str] | str | None, count: int
+) -> list[Probe]:
     """The probes: those that are given, or `count` of the data set that is named.
 
     Args:
@@ -64,7 +74,7 @@ def named_probes(options: ScoringOptions, probe: Probe | Sequence[Probe] | str |
         probe: The option `probe`.
         count: Number of probes to draw.
     """
-    if probe is not None and not isinstance(probe, str):
+    if probe is not None and not isinstance(probe, str | os.PathLike):
         _refuse_with(
             "The probe is an object, not the name of a data set", options, "probes", "batch_size", "probe_options"
         )
@@ -77,9 +87,18 @@ def named_probes(options: ScoringOptions, probe: Probe | Sequence[Probe] | str |
 
 def named_space(options: ScoringOptions, probe: Probe) -> SearchSpace:
     """The space; one that is named is made for the classes and images of the probe unless its options say otherwise."""
-    if not isinstance(options.space, str):
+    if isinstance(options.space, SearchSpace):
         _refuse_with("The space is an object, not a name", options, "space_options")
-    return as_space(options.space, probe, **(options.space_options or {}))
+    return as_space(options.space, probe, **options_of_space(options))
+
+
+def options_of_space(options: SpaceOptions) -> dict[str, Any]:
+    """The options of a space that is given by its name.
+
+    Raises:
+        ValueError: One of them is no text, or the name itself.
+    """
+    return user_options("space_options", options.space_options, name="by the option space")
 
 
 def named_teacher(options: ScoringOptions, space: SearchSpace, probe: Probe) -> Network | TeacherBank | None:
@@ -92,7 +111,7 @@ def named_teacher(options: ScoringOptions, space: SearchSpace, probe: Probe) -> 
         if names:
             raise ValueError(f"The teacher is an object, not a name; {', '.join(names)} cannot be set.")
         return teacher
-    teacher_options = dict(options.teacher_options or {})
+    teacher_options = user_options("teacher_options", options.teacher_options, **_TEACHER_NAMES)
     if options.teacher_checkpoint:
         teacher_options = {"checkpoint": options.teacher_checkpoint, **teacher_options}
     return as_teacher(teacher, space, probe, **teacher_options)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 from abc import abstractmethod
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TypeVar
 
 from search_spaces.recipes import create_space
 from search_spaces.space import SearchSpace
 
 from ..checks import check_options
+from ..data.description import DataDescription, describe_splits
 from ..data.splits import Splits
 from ..distillation.combination import Term, parse_distillers
 from ..networks.network import Network
@@ -31,6 +32,7 @@ from ..resolve.networks import NetworkLike, network_for
 from ..training.folder import TrainingFolder
 from ..training.result import Training
 from .job import Job
+from .subjects import options_of_space
 from .supervision import source_objective, unlabelled_objective
 from .teachers import warn_of_random, with_classes
 from .training_run import TrainingRun, TrainingSubjects, check_training
@@ -87,6 +89,9 @@ class TrainingJob(Job[O, Training]):
     @abstractmethod
     def _resolve(self) -> TrainingSubjects:
         """Resolve everything that the options name."""
+
+    def descriptions(self) -> Sequence[DataDescription]:
+        return (describe_splits(self.training.splits),)
 
     def open(self) -> TrainingFolder | None:
         return self.training.open()
@@ -170,8 +175,8 @@ def named_space(options: NetworkSpaceOptions) -> dict[str, SearchSpace]:
         if options.space_options:
             raise ValueError("space_options are given, but no space.")
         return {}
-    if isinstance(options.space, str):
-        return {"space": create_space(options.space, **(options.space_options or {}))}
+    if not isinstance(options.space, SearchSpace):
+        return {"space": create_space(options.space, **options_of_space(options))}
     if options.space_options:
         raise ValueError("The space is an object, not a name; space_options cannot be set.")
     return {"space": options.space}

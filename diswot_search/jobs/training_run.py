@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -16,11 +17,13 @@ from torch import Tensor, nn
 
 from search_spaces.cost import count_cost
 
-from ..checks import check_whole
+from ..checks import WORKING_SHARE, check_memory, check_whole
 from ..data.image_sets import Images
 from ..data.splits import Splits, check_division
+from ..deployment.latency import shipped_latency
 from ..distillation.combination import Term
 from ..networks.conversion import preprocessing_for
+from ..networks.memory_format import to_channels_last
 from ..networks.network import Network
 from ..networks.preprocessing import Preprocessor
 from ..networks.saved import CONFIG, FOLDER, WEIGHTS, load_student, save_student
@@ -33,8 +36,9 @@ from ..runtime.configuration import versions
 from ..runtime.devices import device_name, resolve_device
 from ..runtime.files import RunFolderError
 from ..runtime.seeding import isolated_random_state, stable_seed
-from ..study.budget import measure_latency
+from ..training.best_epoch import check_best_by
 from ..training.checkpoint import BEST, LAST, Checkpoint, checked_best, load_shipped, read_checkpoint
+from ..training.class_weights import check_class_weights, class_weights
 from ..training.folder import TrainingFolder
 from ..training.metrics import Metrics
 from ..training.recipe import Recipe, RecipeError, create_recipe
@@ -96,6 +100,8 @@ def check_training(options: TrainingOptions) -> Recipe:
     check_whole("seed", options.seed, least=0)
     if options.rule not in RULES:
         raise ValueError(f"rule is {options.rule!r}; it must be 'best', on validation data, or 'last'.")
+    check_best_by(options.best_by)
+    check_class_weights(options.class_weights)
     if not options.checkpoint_minutes > 0:
         raise ValueError(f"checkpoint_minutes is {options.checkpoint_minutes!r}; it must be above 0.")
     shorthand = {"epochs": options.epochs, "batch_size": options.batch_size, "lr": options.lr}
@@ -141,6 +147,10 @@ class TrainingRun:
         )
         if self.objective is not None:
             self.objective.prepare(self.splits, self.recipe, options.seed, self.accelerator.device, self.out)
+        labels, labelled = self.splits.train.labels, self.splits.labelled
+        labels = labels if labelled is None else labels[labelled]
+        classes = self.splits.classes or tuple(map(str, range(self.splits.num_classes)))
+        self.class_weights = class_weights(options.class_weights, labels, classes)
         self.task, self.ema = self._create_task(subjects.ce_weight)
         self.config = self._config()
 
@@ -154,8 +164,14 @@ class TrainingRun:
                 f"batch_size is {recipe.batch_size}, but {splits.train.title} has only {len(splits.train)} images to "
                 f"train on, {len(splits.val)} to validate and {len(splits.test)} to test on."
             )
+        batch = recipe.batch_size // recipe.accumulate
+        size = " x ".join(map(str, splits.input_size))
+        what = f"A batch of {batch} images of {size} (batch_size, image_size)"
+        check_memory(what, 4 * batch * math.prod(splits.input_size), share=WORKING_SHARE, error=RecipeError)
         if self.options.rule == "best" and not len(splits.val):
             raise ValueError("There are no validation images, so no epoch is the best; pass rule='last'.")
+        if self.options.best_by != "accuracy" and not len(splits.val):
+            raise ValueError(f"best_by is {self.options.best_by!r}, but there are no validation images.")
         for role, network in (("student", self.student), ("teacher", self.teacher)):
             if network is not None and network.trained_on is not None:
                 check_division(f"The {role} {network.name}", network.trained_on, splits)
@@ -175,6 +191,11 @@ class TrainingRun:
         if self.objective is not None:
             batch = {"unlabelled_batch_size": self.unlabelled_batch_size}
             config["unlabelled"] = self.objective.config() | batch
+        # Left out by default, so that folders of older versions continue.
+        if self.options.best_by != "accuracy":
+            config["best_by"] = self.options.best_by
+        if self.class_weights is not None:
+            config["class_weights"] = list(self.class_weights)
         return config
 
     def _create_task(self, ce_weight: float | None) -> tuple[DistillationTask, ModelEmaV3 | None]:
@@ -199,6 +220,7 @@ class TrainingRun:
                 num_classes=data.num_classes,
                 ce_weight=ce_weight,
                 label_smoothing=self.recipe.label_smoothing,
+                class_weights=None if self.class_weights is None else torch.tensor(self.class_weights),
                 names=names,
             )
         self._try(task, names)
@@ -232,7 +254,7 @@ class TrainingRun:
             raise ValueError(f"{network.name} cannot be built: {error}") from error
         check_finite_weights(model, f"The {role} {network.name}")
         model = model.to(self.accelerator.device)
-        return model.to(memory_format=torch.channels_last) if self.recipe.channels_last else model
+        return to_channels_last(model) if self.recipe.channels_last else model
 
     def _images(self, count: int, places: Tensor | None = None) -> Images:
         """One batch of the first training images, or of those at some places, augmented."""
@@ -305,6 +327,7 @@ class TrainingRun:
             checkpoint_seconds=60 * self.options.checkpoint_minutes,
             checkpoint=self._checkpoint(folder, LAST),
             unlabelled_batch_size=self.unlabelled_batch_size,
+            best_by=self.options.best_by,
         )
 
     def _check_best(self, trainer: Trainer, folder: TrainingFolder | None) -> None:
@@ -316,7 +339,7 @@ class TrainingRun:
     def _observer(self, folder: TrainingFolder) -> _Observer:
         steps = len(self.splits.train) // self.recipe.batch_size * self.recipe.epochs
         weights = self.objective.weights if self.objective and self.objective.is_active else {}
-        return _Observer(folder, self.recipe, steps, self.options.progress, self.splits.classes, weights)
+        return _Observer(folder, self.recipe, steps, self.options.shows_progress, self.splits.classes, weights)
 
     def _checkpoint(self, folder: TrainingFolder | None, name: str) -> Checkpoint | None:
         """A checkpoint, which every process reads for itself."""
@@ -401,8 +424,8 @@ class TrainingRun:
         teacher_test: Metrics | None,
     ) -> TrainingResult:
         progress, splits, objective = trainer.progress, self.splits, self.objective
-        last = EpochAccuracy(self.recipe.epochs, rows[-1].val_accuracy, rows[-1].notes)
-        best = EpochAccuracy(progress.best_epoch, progress.best_accuracy)
+        last = rows[-1].accuracy()
+        best = EpochAccuracy(None, None) if progress.best_epoch is None else rows[progress.best_epoch - 1].accuracy()
         teacher = None
         if self.teacher is not None:
             accuracy = None if teacher_test is None else teacher_test.accuracy
@@ -414,12 +437,14 @@ class TrainingRun:
             rule=self.options.rule,
             last=last,
             best=best,
+            best_by=self.options.best_by,
             test=self._test_metrics(test, best.epoch if self.options.rule == "best" else last.epoch),
             teacher=teacher,
             agreement=None if teacher_test is None else Agreement(test.agreement, test.divergence),
             student=self._student_facts(model),
             data=splits.name,
             classes=splits.classes,
+            class_weights=self.class_weights,
             labels=_label_counts(splits),
             unlabelled=None if objective is None else objective.name,
             sources=None if objective is None else objective.sources_result(rows),
@@ -441,16 +466,20 @@ class TrainingRun:
             rule=self.options.rule,
             bins=test.bins,
             class_accuracy=test.class_accuracy,
+            balanced_accuracy=test.balanced_accuracy,
+            macro_f1=test.macro_f1,
         )
 
     def _student_facts(self, model: nn.Module) -> StudentFacts:
         cost = count_cost(model, self._student_size)
+        latency = shipped_latency(model, self._student_size)
         return StudentFacts(
             name=self.student.name,
             params=cost.params,
             macs=cost.macs,
-            latency_ms=measure_latency(model, self._student_size, batch_size=1),
-            latency="one image on the CPU, float32, median",
+            latency_ms=latency.ms,
+            latency=f"{latency.conditions}, float32",
+            latency_spread=latency.spread,
         )
 
     def _timing(self, trainer: Trainer, rows: tuple[EpochRow, ...]) -> Timing:
@@ -491,7 +520,7 @@ class TrainingRun:
 
     def _write_reports(self, folder: TrainingFolder, rows: tuple[EpochRow, ...], result: TrainingResult) -> None:
         """Write what is made of the stored rows and the result; the training is complete from then on."""
-        folder.write("metrics.csv", metrics_csv(rows))
+        folder.write("metrics.csv", metrics_csv(rows, self.splits.classes))
         pictures = plot_training(rows, result)
         for name, picture in pictures.items():
             folder.write(name, picture)
@@ -559,7 +588,6 @@ class _Observer:
 
     def finished_epoch(self, row: EpochRow) -> None:
         self._curves.add(row)
-        if row.val_accuracy is not None:
-            self._bar.validated(row.val_accuracy)
+        self._bar.finished_epoch(row)
         if self._folder.path is not None:
-            self._folder.write("metrics.csv", metrics_csv(read_rows(self._folder)))
+            self._folder.write("metrics.csv", metrics_csv(read_rows(self._folder), self._classes))

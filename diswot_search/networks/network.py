@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,16 +14,21 @@ import torch
 from torch import nn
 
 from search_spaces.input_spec import InputSpec
+from search_spaces.option_types import check_types
+from search_spaces.plugins import is_code, load_code
 from search_spaces.registry import UnknownNameError, unknown_name_message
 from search_spaces.space import Architecture, SearchSpace
+from search_spaces.stored_options import check_model_options
 
 from ..data.probe import Probe
 from ..runtime.seeding import isolated_random_state, stable_seed
 from .preprocessing import Preprocessing
 from .recipes import (
+    DATA_ARGUMENTS,
     Config,
     FactoryRecipe,
     ModuleRecipe,
+    OwnRecipe,
     Recipe,
     SpaceRecipe,
     TimmModel,
@@ -166,7 +171,8 @@ class Network:
             more: Other attributes of the card.
         """
         assert self.num_classes is not None
-        return ModelCard(self.name, self.num_classes, input_size, mean, std, timm=self.timm, space=self.space, **more)
+        built_by: dict[str, Any] = {"timm": self.timm, "space": self.space, "own": self.recipe.own}
+        return ModelCard(self.name, self.num_classes, input_size, mean, std, **built_by, **more)
 
 
 @dataclass(frozen=True)
@@ -232,6 +238,10 @@ class TeacherBank:
         return sorted(weighted, key=lambda pair: (-pair[1], pair[0].name))
 
 
+WEIGHTS_TYPES = {"checkpoint": "str | os.PathLike[str] | None", "pretrained": "bool"}
+"""Types of the options that say where the weights of a network come from."""
+
+
 def create_teacher(
     source: str | Architecture | nn.Module,
     *,
@@ -245,7 +255,8 @@ def create_teacher(
     """Make a network to compare students with.
 
     Args:
-        source: A timm name (the CIFAR ResNets of this package are among them), an architecture of `space`, or a
+        source: A timm name (the CIFAR ResNets of this package are among them), an architecture of `space`, a class or
+            function of your own as `module:name` or `file.py:name`, which gets `num_classes` if it takes that, or a
             module. Batch normalisation uses its running statistics in a module that is trained, those of the batch in
             any other, in whatever mode it comes.
         num_classes: Number of classes; by default that of the timm model, the space or the module.
@@ -253,13 +264,14 @@ def create_teacher(
         checkpoint: Trained weights to load: a .safetensors file or a state dict saved by torch.
         pretrained: Let timm fetch its pretrained weights.
         trained: Whether the weights of a module are trained; by default they tell, see `judge_weights`.
-        options: Options of `timm.create_model`.
+        options: Options of `timm.create_model`, or arguments of your own code.
 
     Warns:
         UserWarning: The weights of a module tell otherwise than its mode, or do not tell.
 
     Raises:
         UnknownNameError: No timm model has this name; near names are given.
+        OwnCodeError: Code of your own cannot be loaded, or makes no network.
         ArchitectureError: The text is not an architecture of `space`.
         ValueError: The arguments contradict each other, or the checkpoint is damaged. Whether it fits shows when the
             network is built.
@@ -269,6 +281,7 @@ def create_teacher(
         >>> create_teacher("cifar_resnet20", num_classes=100).name
         'cifar_resnet20'
     """
+    check_types({"checkpoint": checkpoint, "pretrained": pretrained}, WEIGHTS_TYPES, "Of the teacher ")
     if isinstance(source, nn.Module):
         if num_classes is not None or space is not None or checkpoint is not None or pretrained or options:
             raise ValueError(
@@ -296,10 +309,13 @@ def create_teacher(
         return _from_space(space.parse(str(source)), space, weights)
     if num_classes is not None:
         options["num_classes"] = num_classes
+    if is_code(source):
+        return _from_code(source, options | ({"pretrained": True} if pretrained else {}), weights)
     return _from_timm(source, options, pretrained, weights)
 
 
 def _from_space(architecture: Architecture, space: SearchSpace, weights: WeightsFile | None) -> Network:
+    space, architecture = space.member(architecture)
     recipe: Recipe = SpaceRecipe(space, architecture)
     return Network(
         f"{space.name}:{architecture}",
@@ -314,6 +330,7 @@ def _from_space(architecture: Architecture, space: SearchSpace, weights: Weights
 def _from_timm(name: str, arguments: Config, pretrained: bool, weights: WeightsFile | None) -> Network:
     if not timm.is_model(name):
         raise UnknownNameError(unknown_name_message("teacher", name, timm.list_models()))
+    check_model_options(name, arguments, f"The network {name}")
     recipe: Recipe = TimmRecipe(name, arguments, pretrained)
     return Network(
         name,
@@ -321,6 +338,57 @@ def _from_timm(name: str, arguments: Config, pretrained: bool, weights: WeightsF
         trained=pretrained or weights is not None,
         num_classes=arguments.get("num_classes"),
         preprocessing=Preprocessing(channels=arguments.get("in_chans", 3)),
+    )
+
+
+def _from_code(name: str, arguments: Config, weights: WeightsFile | None) -> Network:
+    """The network that code of the user's own makes.
+
+    Without a file of weights it counts as trained if two draws of random weights give the same weights: the code has
+    loaded them.
+    """
+    source, _, own_name = name.rpartition(":")
+    short = f"{Path(source).name}:{own_name}"
+    value = load_code(name)
+    if isinstance(value, nn.Module):
+        return _from_own_module(short, value, arguments, weights)
+    recipe: Recipe = OwnRecipe.of(name, arguments)
+    classes, channels = (recipe.own["arguments"].get(key) for key in ("num_classes", "in_chans"))  # type: ignore[index]
+    with isolated_random_state(0):
+        model = recipe.build()
+    declared = getattr(model, "num_classes", None)
+    if isinstance(declared, int):
+        classes = declared
+    trained = weights is not None
+    if not trained:
+        with isolated_random_state(1):
+            trained = _have_equal_weights(model, recipe.build())
+    return Network(
+        short,
+        recipe if weights is None else WithWeights(recipe, weights),
+        trained=trained,
+        num_classes=classes,
+        preprocessing=Preprocessing(channels=channels),
+    )
+
+
+def _from_own_module(name: str, module: nn.Module, arguments: Config, weights: WeightsFile | None) -> Network:
+    """The network of a module that code of the user's own has made already."""
+    if options := [key for key in arguments if key not in DATA_ARGUMENTS]:
+        raise ValueError(f"{name} is a module that is made already; {', '.join(options)} cannot be set.")
+    network = replace(from_module(module), name=name)
+    if weights is None:
+        return network
+    return replace(network, recipe=WithWeights(network.recipe, weights), trained=True)
+
+
+def _have_equal_weights(first: nn.Module, second: nn.Module) -> bool:
+    """Whether two modules have the same parameters, and any at all."""
+    weights, others = dict(first.named_parameters()), dict(second.named_parameters())
+    return (
+        bool(weights)
+        and weights.keys() == others.keys()
+        and all(weights[key].shape == others[key].shape and torch.equal(weights[key], others[key]) for key in weights)
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import inspect
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable
@@ -12,12 +13,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import timm
 import torch
 from torch import nn
 
+from search_spaces.plugins import OwnCodeError, load_code
 from search_spaces.recipes import space_from_recipe
+from search_spaces.registry import near_names
 from search_spaces.space import Architecture, SearchSpace
+from search_spaces.timm_models import create_timm_model
 
 from ..runtime.checksums import file_sha256
 from ..runtime.files import as_json
@@ -56,6 +59,11 @@ class Recipe(ABC):
         """Recipe, configuration and architecture of the search space that builds the network; None if none does."""
         return None
 
+    @property
+    def own(self) -> Config | None:
+        """Name and arguments of the user's own code that makes the network; None if none does."""
+        return None
+
 
 # -- what a network starts from -----------------------------------------------------------------
 
@@ -75,7 +83,7 @@ class TimmRecipe(Recipe):
     pretrained: bool = False
 
     def build(self) -> nn.Module:
-        return timm.create_model(self.name, pretrained=self.pretrained, **self.arguments)
+        return create_timm_model(self.name, self.arguments, pretrained=self.pretrained)
 
     def config(self) -> Config:
         pretrained = {"pretrained": True} if self.pretrained else {}
@@ -207,6 +215,82 @@ class FactoryRecipe(Recipe):
         return factory | ({"arguments": arguments} if arguments else {}) | {"fingerprint": self.fingerprint}
 
 
+DATA_ARGUMENTS = ("num_classes", "in_chans", "img_size")
+"""Arguments that follow from the data; the user's own code need not take them."""
+
+
+@dataclass(frozen=True)
+class OwnRecipe(Recipe):
+    """A network that code of the user's own makes.
+
+    Attributes:
+        name: The class or function, as `module:name` or `file.py:name`.
+        arguments: Its arguments by name, as plain values.
+        fingerprint: Where the code comes from, with a hash of what it computes with, as of a `FactoryRecipe`.
+    """
+
+    name: str
+    arguments: Config = field(default_factory=dict)
+    fingerprint: str = field(init=False, compare=False, repr=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "fingerprint", fingerprint(self._factory()))
+
+    @classmethod
+    def of(cls, name: str, arguments: Config) -> OwnRecipe:
+        """The recipe without those of `DATA_ARGUMENTS` that the code does not take.
+
+        Raises:
+            OwnCodeError: The code cannot be loaded, is no class or function, or does not take an argument.
+        """
+        factory = _factory_of_network(name)
+        parameters = inspect.signature(factory).parameters.values()
+        named = {p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
+        takes_all = any(p.kind is p.VAR_KEYWORD for p in parameters)
+        own = {
+            key: value
+            for key, value in arguments.items()
+            if key in named or (takes_all and key != "img_size") or key not in DATA_ARGUMENTS
+        }
+        if unknown := [key for key in own if key not in named and not takes_all]:
+            near = near_names(unknown[0], named)
+            hint = f"did you mean {' or '.join(map(repr, near))}? It takes" if near else "it takes"
+            raise OwnCodeError(f"{name} takes no {', '.join(unknown)}; {hint} {', '.join(sorted(named)) or 'nothing'}.")
+        return cls(name, own)
+
+    def _factory(self) -> Callable[..., nn.Module]:
+        return _factory_of_network(self.name)
+
+    def build(self) -> nn.Module:
+        """The network.
+
+        Raises:
+            OwnCodeError: The code fails, or makes no module.
+        """
+        try:
+            network = self._factory()(**self.arguments)
+        except (TypeError, ValueError, KeyError, AttributeError, ImportError, OSError) as error:
+            raise OwnCodeError(f"{self.name} fails with {self.arguments}: {type(error).__name__}: {error}") from error
+        if not isinstance(network, nn.Module):
+            raise OwnCodeError(f"{self.name} makes a {type(network).__name__}; it must make a torch.nn.Module.")
+        return network
+
+    def config(self) -> Config:
+        return {"own": self.name, "arguments": self.arguments, "fingerprint": self.fingerprint}
+
+    @property
+    def own(self) -> Config:
+        return {"name": self.name, "arguments": self.arguments}
+
+
+def _factory_of_network(name: str) -> Callable[..., nn.Module]:
+    factory = load_code(name)
+    if not callable(factory) or isinstance(factory, nn.Module):
+        kind = type(factory).__name__
+        raise OwnCodeError(f"{name} is a {kind}; a network is named by a class or function that makes it.")
+    return factory
+
+
 @dataclass(frozen=True)
 class CardRecipe(Recipe):
     """The network that a card describes, without its trained weights."""
@@ -226,6 +310,10 @@ class CardRecipe(Recipe):
     @property
     def space(self) -> Config | None:
         return self.card.space
+
+    @property
+    def own(self) -> Config | None:
+        return self.card.own
 
 
 @dataclass(frozen=True)
@@ -282,6 +370,10 @@ class StudentRecipe(Recipe):
     def space(self) -> Config | None:
         return self.card.space
 
+    @property
+    def own(self) -> Config | None:
+        return self.card.own
+
 
 # -- what is changed of it ----------------------------------------------------------------------
 
@@ -302,6 +394,10 @@ class ChangedRecipe(Recipe):
     @property
     def space(self) -> Config | None:
         return self.recipe.space
+
+    @property
+    def own(self) -> Config | None:
+        return self.recipe.own
 
 
 @dataclass(frozen=True)
@@ -354,6 +450,13 @@ class WithNewClassifier(ChangedRecipe):
 
     def config(self) -> Config:
         return {**self.recipe.config(), "new_classifier": self.num_classes}
+
+    @property
+    def own(self) -> Config | None:
+        built_by = self.recipe.own
+        if built_by is None or "num_classes" not in built_by["arguments"]:
+            return None
+        return {**built_by, "arguments": {**built_by["arguments"], "num_classes": self.num_classes}}
 
     @property
     def timm(self) -> TimmModel | None:

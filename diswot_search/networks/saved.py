@@ -11,17 +11,20 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
-import timm
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import nn
 
+from search_spaces.option_types import check_types
+from search_spaces.plugins import is_code, stored_code
 from search_spaces.recipes import space_from_recipe
-from search_spaces.registry import UnknownNameError, unknown_name_message
 from search_spaces.stored_options import check_stored_options
+from search_spaces.timm_models import create_timm_model
 from search_spaces.weights import load_checkpoint
 
+from ..checks import WORKING_SHARE, check_memory, check_whole
 from ..runtime.checksums import CHECKSUM, ChecksumError, fill_checksum, verify_file
+from ..runtime.failures import stop_if_machine_failed
 from ..runtime.files import as_json, write_atomically
 from ..runtime.seeding import isolated_random_state
 
@@ -47,6 +50,11 @@ _REPAIR = (
 )
 
 
+_SPACE = {"recipe": "dict[str, Any] | None", "config": "dict[str, Any]", "architecture": "str"}
+_DATA = {"name": "str"}
+"""Types of the values of a card that are mappings."""
+
+
 @dataclass(frozen=True)
 class ModelCard:
     """A description of a trained student, with which it is built again.
@@ -64,10 +72,12 @@ class ModelCard:
         macs: Multiply-accumulates of one image.
         interpolation: How images of another size are resized.
         crop_pct: Share of a resized image's side that is kept.
+        own: Name and arguments of the user's own code that builds it; None if none does.
         made_of: Its history as JSON values: run, teacher, accuracy, and as "data" the `Splits.config()`.
 
     Raises:
-        ValueError: Sizes, statistics and labels do not agree with each other.
+        ValueError: A value has another type, an image of this size does not fit into memory, or sizes, statistics and
+            labels do not agree with each other.
     """
 
     name: str
@@ -83,8 +93,19 @@ class ModelCard:
     interpolation: str = "bicubic"
     crop_pct: float = 1.0
     made_of: dict[str, object] = field(default_factory=dict)
+    own: dict[str, Any] | None = None
 
     def __post_init__(self) -> None:
+        check_types(vars(self), {name: field.type for name, field in type(self).__dataclass_fields__.items()})
+        check_whole("num_classes", self.num_classes, least=0)
+        for side in self.input_size:
+            check_whole("a part of input_size", side, least=1)
+        check_memory("An image of this input_size", 4 * math.prod(self.input_size), share=WORKING_SHARE)
+        for name, value, parts in (("space", self.space, _SPACE), ("data", self.made_of.get("data"), _DATA)):
+            if isinstance(value, Mapping):
+                check_types({key: value[key] for key in parts if key in value}, parts, f"In {name} ")
+        if self.space is not None and _SPACE.keys() - self.space.keys():
+            raise ValueError(f"space lacks {', '.join(sorted(_SPACE.keys() - self.space.keys()))}.")
         channels = len(self.mean)
         if len(self.input_size) != 3 or {channels, len(self.std)} != {self.input_size[0]}:
             raise ValueError(
@@ -103,13 +124,24 @@ class ModelCard:
 
         Raises:
             UnknownNameError: timm has no such model.
+            UntrustedCodeError: Code of the user's own builds it, which was not named in this process.
             ValueError: Neither timm nor a search space can build the network.
         """
         if self.timm is not None:
             name, arguments = self.timm
-            if not timm.is_model(name):
-                raise UnknownNameError(unknown_name_message("timm model", name, timm.list_models()))
-            return timm.create_model(name, **arguments)
+            try:
+                return create_timm_model(name, arguments)
+            except ValueError:
+                raise
+            except Exception as error:  # a constructor may fail in any way over arguments that it does not check
+                stop_if_machine_failed(error, f"in {self.name}")
+                raise ValueError(f"{self.name} cannot be built: {error}") from error
+        if self.own is not None:
+            factory = stored_code(self.own["name"], f"The network {self.name}")
+            network = factory(**self.own["arguments"]) if callable(factory) else None
+            if not isinstance(network, nn.Module):
+                raise ValueError(f"{self.own['name']} does not make the network {self.name}; it makes no module.")
+            return network
         if self.space is None:
             raise ValueError(f"{self.name} is a module of its own; load its weights by load_student(path, model=...).")
         space = space_from_recipe(self.space["recipe"])
@@ -187,7 +219,10 @@ def _timm_config(model: nn.Module, card: ModelCard) -> dict[str, Any]:
         "first_conv": built_with.get("first_conv") or _first_conv(model),
         "classifier": built_with.get("classifier") or _classifier(model),
     }
-    return config | {_CARD: asdict(card)}
+    described = asdict(card)
+    if card.own is None:  # as in files of versions that do not know it
+        del described["own"]
+    return config | {_CARD: described}
 
 
 def _first_conv(model: nn.Module) -> str | None:
@@ -199,6 +234,17 @@ def _classifier(model: nn.Module) -> str | None:
         return None
     classifier = cast(Any, model).get_classifier()
     return next((name for name, module in model.named_modules() if module is classifier), None)
+
+
+def own_code_of(path: str | os.PathLike[str]) -> list[str]:
+    """The user's own code that has to be named before a student is loaded, as its config.json says; mostly none."""
+    try:
+        card = json.loads(find_student(path).with_name(CONFIG).read_text())[_CARD]
+        recipe = (card.get("space") or {}).get("recipe") or {}
+        names = [(card.get("own") or {}).get("name"), recipe.get("name")]
+    except (OSError, ValueError, KeyError, AttributeError, TypeError):  # loading says what is wrong
+        return []
+    return [str(name) for name in names if is_code(name)]
 
 
 def find_student(path: str | os.PathLike[str]) -> Path:
@@ -243,7 +289,7 @@ def _read_card(weights: Path) -> ModelCard:
         raise FileNotFoundError(f"There is no {file}; weights alone do not say what they are.")
     try:
         stored = json.loads(file.read_text())
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise _damaged(file, str(error)) from error
     hashes = _stored_hashes(weights)
     if not isinstance(stored, Mapping) or not isinstance(card := stored.get(_CARD), Mapping):
@@ -258,6 +304,10 @@ def _read_card(weights: Path) -> ModelCard:
         raise _damaged(file, "the part that timm reads does not match its checksum")
     if isinstance(built_by := card.get("timm"), list) and len(built_by) == 2:
         check_stored_options(built_by[1], f"{file}: the arguments of {built_by[0]!r}")
+    if (own := card.get("own")) is not None:
+        if not isinstance(own, Mapping) or set(own) != {"name", "arguments"} or not isinstance(own["name"], str):
+            raise ValueError(f"{file} cannot be used: its own code is {own!r}, not a name with arguments.")
+        check_stored_options(own["arguments"], f"{file}: the arguments of {own['name']!r}")
     values: dict[str, Any] = {
         key: tuple(value) if isinstance(value, list) else value
         for key, value in card.items()
@@ -307,7 +357,7 @@ def check_weights(path: Path) -> None:
 
 
 def _damaged(path: Path, reason: str) -> ValueError:
-    return ValueError(f"{path} is damaged: {reason}. {_REPAIR}")
+    return ValueError(f"{path} is damaged: {reason.rstrip('.')}. {_REPAIR}")
 
 
 def load_weights(model: nn.Module, path: Path, *, without: Collection[str] = ()) -> None:

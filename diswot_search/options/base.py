@@ -18,8 +18,16 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, dataclass, fields
 from typing import Any, ClassVar, Literal, ParamSpec, TypeVar
 
+DATA_NAME: Mapping[str, bool] = {"data_name": True}
+"""Metadata of a field that may be the name of a data set: a path object stands for the folder or file there."""
+
+
 POSITIONAL: Mapping[str, bool] = {"positional": True}
 """Metadata of a field whose value follows a command without its name, also where the field has a default."""
+
+
+ALIAS = "alias"
+"""Key, in a field's metadata, of another name that the option has on the command line."""
 
 
 PYTHON_ONLY: Mapping[str, bool] = {"python_only": True}
@@ -28,10 +36,46 @@ PYTHON_ONLY: Mapping[str, bool] = {"python_only": True}
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """The options of one job. Subclasses declare them as fields and describe them in their docstrings."""
+    """The options of one job. Subclasses declare them as fields and describe them in their docstrings.
+
+    Raises:
+        OptionTypeError: A value has another type than its field.
+    """
 
     OUT: ClassVar[str | None] = None
     """The run folder where the command line names none; Python then keeps everything in memory."""
+
+    def prepare(self) -> None:
+        """Do what has to be done before any name is resolved: import code of the user's own."""
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if field.metadata.get("data_name") and isinstance(value, os.PathLike):
+                object.__setattr__(self, field.name, as_data_name(value))
+        from search_spaces.option_types import check_types  # loads timm, which help does not need
+
+        check_types({field.name: getattr(self, field.name) for field in fields(self)}, _annotations(type(self).__mro__))
+
+
+@functools.cache
+def _annotations(classes: tuple[type, ...]) -> Mapping[str, object]:
+    """The annotation of each field of a class, which is given with its bases."""
+    return {field.name: field.type for field in fields(classes[0])}
+
+
+def as_data_name(path: str | os.PathLike[str]) -> str:
+    """A path as the name of a data set, which no data set of another kind has; a name as it is.
+
+    Example:
+        >>> from pathlib import Path
+        >>> as_data_name(Path("digits")), as_data_name("digits")
+        ('./digits', 'digits')
+    """
+    if isinstance(path, str):
+        return path
+    text = os.fspath(path)
+    return text if os.path.isabs(text) or text[:1] in (".", "~") else os.path.join(".", text)
 
 
 P = ParamSpec("P")
@@ -50,6 +94,7 @@ class Option:
         text: The description.
         is_required: Whether there is no default.
         is_positional: Whether the value may follow a command without its name.
+        aliases: Other names on the command line.
     """
 
     name: str
@@ -58,6 +103,12 @@ class Option:
     text: str
     is_required: bool
     is_positional: bool
+    aliases: tuple[str, ...] = ()
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """All names on the command line."""
+        return self.name, *self.aliases
 
 
 def options_of(cls: type[Options]) -> Mapping[str, Option]:
@@ -83,6 +134,7 @@ def options_of(cls: type[Options]) -> Mapping[str, Option]:
             text=texts[field.name],
             is_required=is_required,
             is_positional=is_required or bool(field.metadata.get("positional")),
+            aliases=tuple(filter(None, [field.metadata.get(ALIAS)])),
         )
     return options
 
@@ -143,7 +195,9 @@ def from_options(options: Callable[P, O]) -> Callable[[Callable[[O], R]], Callab
         @functools.wraps(function)
         def call(*args: P.args, **kwargs: P.kwargs) -> R:
             check_names(cls, list(kwargs), function.__name__)
-            return function(options(*args, **kwargs))
+            chosen = options(*args, **kwargs)
+            chosen.prepare()
+            return function(chosen)
 
         returned = inspect.signature(function).return_annotation
         parameters = list(inspect.signature(cls).parameters.values())
@@ -166,6 +220,32 @@ def summary(documented: object) -> str:
 def description(documented: object) -> str:
     """A docstring without its Args section and what follows it."""
     return (inspect.getdoc(documented) or "").partition("\nArgs:\n")[0].strip()
+
+
+_SECTION = re.compile(r"(Args|Attributes|Returns|Raises|Warns|Example|Examples):")
+
+
+def prose(documented: object) -> list[str]:
+    """The paragraphs of a docstring, lines joined, without its sections (Args, Returns, Raises, ...)."""
+    paragraphs: list[list[str]] = [[]]
+    is_in_section = False
+    for line in (inspect.getdoc(documented) or "").splitlines():
+        if _SECTION.fullmatch(line):
+            is_in_section = True
+        elif line and not line.startswith(" "):
+            is_in_section = False
+        if not line:
+            paragraphs.append([])
+        elif not is_in_section:
+            paragraphs[-1].append(line)
+    return [" ".join(lines) for lines in paragraphs if lines]
+
+
+def arguments_of(documented: object) -> dict[str, str]:
+    """The texts of the Args section of a function, or of a class and of those that it inherits, by argument."""
+    if isinstance(documented, type):
+        return _described_in(documented)
+    return _args_section(inspect.getdoc(documented) or "")
 
 
 def _docstring(cls: type[Options], sections: str) -> str:
@@ -260,15 +340,34 @@ def _members(node: ast.expr) -> list[Any]:
 # -- values as YAML has them --------------------------------------------------------------------
 
 
+_PLACEHOLDER_END = " that was given in Python>"
+
+
 def to_yaml(options: Options) -> str:
     """All options as YAML; `--config` reads them.
 
-    A value that only Python has, such as a module, is written as a text that no option accepts.
+    A value that only Python has, such as a module, is written as a text that no option accepts, and a comment in the
+    first line says so.
     """
     import yaml
 
     values = {name: _plain(getattr(options, name)) for name in options_of(type(options))}
-    return yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
+    names = only_in_python(values)
+    comment = f"# Given in Python, so that --config cannot read this file: {', '.join(names)}\n" if names else ""
+    return comment + yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
+
+
+def only_in_python(values: Mapping[str, object]) -> list[str]:
+    """Names of the options whose values, or parts of them, `to_yaml` could not write."""
+    return [name for name, value in values.items() if _has_placeholder(value)]
+
+
+def _has_placeholder(value: object) -> bool:
+    if isinstance(value, Mapping):
+        return any(map(_has_placeholder, value.values()))
+    if isinstance(value, list | tuple):
+        return any(map(_has_placeholder, value))
+    return isinstance(value, str) and value.startswith("<") and value.endswith(_PLACEHOLDER_END)
 
 
 def _plain(value: object) -> object:
@@ -288,8 +387,10 @@ def _plain(value: object) -> object:
         return _plain(to_dict())
     if isinstance(value, list | tuple):
         return [_plain(item) for item in value]
+    if callable(to_list := getattr(value, "tolist", None)):  # of arrays and tensors
+        return _plain(to_list())
     text = _as_text(value)
-    return f"<{type(value).__name__} that was given in Python>" if text is None else text
+    return f"<{type(value).__name__}{_PLACEHOLDER_END}" if text is None else text
 
 
 def _as_text(value: object) -> str | None:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import KW_ONLY, dataclass
+from dataclasses import KW_ONLY, dataclass, field
 from typing import TYPE_CHECKING, ClassVar
 
-from .base import Options
+from .base import DATA_NAME, Options
 from .search import DEFAULT_PROXY, ProbeOptions
 from .shared import PrecisionOptions, RunOptions, SpaceOptions, TeacherOptions, WeightDrawOptions
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from search_spaces.space import Architecture, SearchSpace
-    from search_spaces.tables import AccuracyTable
+    from search_spaces.tables import AccuracyTable, Frame
 
     from ..comparison.plan import ProxyLike
     from ..data.probe import Probe
@@ -24,15 +24,17 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class TableOptions(Options):
-    """How a table of accuracies is read from its file.
+    """How a table of accuracies is read.
 
     Args:
         column: The column of accuracies; it need not be named if there is only one.
+        architecture_column: The column of architectures; by default architecture, arch or depths.
         where: Values that rows must have in other columns, such as --where.dataset cifar10.
         skip_missing: Leave out rows of the table that have no number in the column.
     """
 
     column: str | None = None
+    architecture_column: str | None = None
     where: Mapping[str, str] | None = None
     skip_missing: bool = False
 
@@ -118,10 +120,11 @@ class CompareOptions(
             names. In Python also functions of the student's and the teacher's readings. A proxy that is not of this
             package is identified by its code, its defaults and the values that it closes over; if it closes over an
             object whose value cannot be seen, such as a network, its stored scores are never used again.
-        table: Accuracies by architecture: a table, or a CSV file; `diswot import` makes one of an official benchmark
+        table: Accuracies by architecture: a CSV file, a mapping of architectures to numbers or of columns to cells, or
+            in Python a pandas.DataFrame or an AccuracyTable. `diswot import` makes a CSV file of an official benchmark
             file.
-        probe: The batch that scores are computed on: the name of a data set (digits, PATH.npz, torch/cifar100, ...), a
-            Probe, or one for each weight draw, so that the spread over draws includes the batch.
+        probe: The batch that scores are computed on: the name of a data set (digits, PATH.npz, torch/cifar100, a folder
+            of images, ...), a Probe, or one for each weight draw, so that the spread over draws includes the batch.
         teacher: The reference network for proxies that compare with a teacher, as for a search, but one network. Random
             weights unless there is a checkpoint.
         fresh_probes: Draw a probe for each weight draw, so that the spread over draws includes the batch.
@@ -131,10 +134,10 @@ class CompareOptions(
 
     OUT: ClassVar[str | None] = "runs/compare"
 
-    space: SearchSpace | str = "nasbench201"
+    space: SearchSpace | str | Sequence[str] = "nasbench201"
     proxies: ProxyLike | Sequence[ProxyLike] | Sequence[str] | str = DEFAULT_PROXY
-    table: AccuracyTable | str | os.PathLike[str] | None = None
-    probe: Probe | Sequence[Probe] | str = "digits"
+    table: AccuracyTable | Frame | Mapping[str, object] | str | os.PathLike[str] | None = None
+    probe: Probe | Sequence[Probe] | os.PathLike[str] | str = field(default="digits", metadata=DATA_NAME)
     _: KW_ONLY
     teacher: Network | nn.Module | Architecture | str | None = None
     fresh_probes: bool = False

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import KW_ONLY, dataclass, field
 from typing import TYPE_CHECKING
 
-from .base import PYTHON_ONLY, Options
+from .base import DATA_NAME, PYTHON_ONLY, Options
 from .shared import LabelOptions
 
 if TYPE_CHECKING:
@@ -36,7 +36,8 @@ class SplitOptions(Options):
     """Which part of a data set is used.
 
     Args:
-        split: Split to draw from.
+        split: Split to draw from. Of a folder: the sub-folder of that name, or of a synonym, in any case (train is also
+            Training); or "." for the folder itself, whose sub-folders are classes whatever their names.
     """
 
     split: str = "train"
@@ -77,7 +78,19 @@ class ImageOptions(Options):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ProbeDrawOptions(ImageOptions, DownloadOptions, SplitOptions, RootOptions):
+class GreyOptions(Options):
+    """How images with more grey values than a byte are read.
+
+    Args:
+        grey_range: The two values of 16- and 32-bit grey images that become black and white, such as [0, 4095]; values
+            outside are cut. Without it such images are refused, with the range that they have.
+    """
+
+    grey_range: Sequence[float] | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProbeDrawOptions(ImageOptions, GreyOptions, DownloadOptions, SplitOptions, RootOptions):
     """How a probe is drawn.
 
     Args:
@@ -95,10 +108,10 @@ class _DataSetName(Options):
     """The name of a data set.
 
     Args:
-        name: Name of the data set.
+        name: Name of the data set, or the path of a folder of images.
     """
 
-    name: str = "digits"
+    name: str | os.PathLike[str] = field(default="digits", metadata=DATA_NAME)
 
 
 @dataclass(frozen=True)
@@ -114,8 +127,10 @@ class CreateProbeOptions(ProbeDrawOptions, _DataSetName):
         `noise`: standard normal pixels; needs `num_classes`.
         `torch/NAME`: a data set of torchvision, by timm's name (`torch/cifar100`) or by its class name in lower
             case (`torch/svhn`).
-        `folder` or `folder/PATH`: a folder or tar file of images with one sub-folder per class; folders for splits
-            may stand above these.
+        `folder/PATH`, or a path such as `/data/photos`, `../photos`, `photos` or `Path("photos")`: a folder or tar file
+            of images; `folder` is the folder `root`. The first level is the class, and deeper levels are read into it.
+            Folders for splits, such as Training and Testing, may stand above these. Every format that Pillow reads is
+            read; hidden files and folders are left out.
         `hfds/NAME`, `hfids/NAME`, `tfds/NAME`, `wds/NAME`: a data set as timm reads it.
 
     If a data set cannot give labels without decoding images, the probe is drawn from at most `UNLABELLED_LIMIT`
@@ -160,7 +175,7 @@ class DivisionOptions(LabelOptions, ImageOptions):
 
 
 @dataclass(frozen=True)
-class CreateSplitsOptions(DivisionOptions, DownloadOptions, RootOptions, _DataSetName):
+class CreateSplitsOptions(DivisionOptions, GreyOptions, DownloadOptions, RootOptions, _DataSetName):
     """Open a data set to train on, with validation and test images. Global random state is neither used nor changed.
 
     Parts that the data set lacks are split off its training images, with the same share of each class: first the test
@@ -168,7 +183,8 @@ class CreateSplitsOptions(DivisionOptions, DownloadOptions, RootOptions, _DataSe
 
     Args:
         name: Name of the data set: one of those that `create_probe` lists, except `noise`.
-        train_split: Split to train on.
+        train_split: Split to train on. Splits of a folder are its sub-folders of that name, or of a synonym, in any
+            case (train is also Training); "." is the folder itself, whose sub-folders are classes whatever their names.
         val_split: Split to validate on; by default that of the data set, if it has one apart from the test split.
         test_split: Split to test on; by default that of the data set.
         resident_limit: Largest size in bytes of the images of all parts that are held in memory; larger data sets are

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import KW_ONLY, dataclass
+from dataclasses import KW_ONLY, dataclass, field
 from typing import TYPE_CHECKING
 
-from .shared import DataOptions, SeedOptions
+from .base import DATA_NAME
+from .shared import CodeOptions, DataOptions, SeedOptions
 
 if TYPE_CHECKING:
     from torch import nn
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class ExportOptions(DataOptions, SeedOptions):
+class ExportOptions(DataOptions, SeedOptions, CodeOptions):
     """Write a trained student in another format, check it, and state the accuracy that it loses.
 
     Args:
@@ -40,7 +41,7 @@ class ExportOptions(DataOptions, SeedOptions):
     out: str | os.PathLike[str] | None = None
     _: KW_ONLY
     card: ModelCard | Mapping[str, object] | None = None
-    dataset: Splits | str | None = None
+    dataset: Splits | os.PathLike[str] | str | None = field(default=None, metadata=DATA_NAME)
     normalise: bool = False
     batch_size: int | None = None
     opset: int = 18

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from .base import POSITIONAL, Options
-from .shared import ProgressOptions
+from .base import POSITIONAL
+from .shared import CodeOptions, ProgressOptions
 
 
 @dataclass(frozen=True)
-class ShowOptions(Options):
+class ShowOptions(CodeOptions):
     """Show what a run folder holds: a search, a training, a ranking of sources, or a pipeline.
 
     Args:
@@ -22,44 +22,59 @@ class ShowOptions(Options):
 
 
 @dataclass(frozen=True)
-class ListSpacesOptions(Options):
-    """List the search spaces, or the decisions of one.
+class ListSpacesOptions(CodeOptions):
+    """List the search spaces, or the decisions and options of one.
 
     Args:
-        name: The space to show; without it, all are listed.
+        name: The space to show, also as module:name, file.py:name or FILE.yaml; without it, all are listed.
     """
 
     name: str | None = field(default=None, metadata=POSITIONAL)
 
 
 @dataclass(frozen=True)
-class ListProxiesOptions(Options):
+class ListProxiesOptions(CodeOptions):
     """List the proxies: whether they need a teacher, what they read of a network, and what they measure.
 
     Args:
-        pattern: The names to list, such as "zen*"; without it, all are listed.
+        pattern: The names to list, such as "zen*"; without it, all are listed. A whole name also shows
+            its formula and paper.
     """
 
     pattern: str = field(default="*", metadata=POSITIONAL)
 
 
 @dataclass(frozen=True)
-class ListDistillersOptions(Options):
+class ListDistillersOptions(CodeOptions):
     """List the distillers: what they read of a network, their customary weights, and what they are.
 
     Args:
-        pattern: The names to list, such as "*kd"; without it, all are listed.
+        pattern: The names to list, such as "*kd"; without it, all are listed. A whole name also shows
+            its loss, options and paper.
     """
 
     pattern: str = field(default="*", metadata=POSITIONAL)
 
 
 @dataclass(frozen=True)
-class ListMeasuresOptions(Options):
+class ListMeasuresOptions(CodeOptions):
     """List the measures of how near a source is: what they need, and what they measure.
 
     Args:
-        pattern: The names to list, such as "*score"; without it, all are listed.
+        pattern: The names to list, such as "*score"; without it, all are listed. A whole name also shows
+            its formula and paper.
+    """
+
+    pattern: str = field(default="*", metadata=POSITIONAL)
+
+
+@dataclass(frozen=True)
+class ListAlgorithmsOptions(CodeOptions):
+    """List the algorithms of a search, with the options of one that is named.
+
+    Args:
+        pattern: The names to list, such as "*evol*"; without it, all are listed. A whole name also shows
+            its options and paper.
     """
 
     pattern: str = field(default="*", metadata=POSITIONAL)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import KW_ONLY, dataclass
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import KW_ONLY, dataclass, field
 from typing import TYPE_CHECKING, ClassVar
 
+from .base import DATA_NAME
 from .search import ProxyOptions
 from .shared import AlgorithmOptions, BudgetOptions, SpaceOptions, WeightDrawOptions
 from .training import (
@@ -81,8 +83,8 @@ class PipelineOptions(
         labels: Which training images have labels: a share such as 4%, a number of images, a file of their indices, or
             the indices. The ranking, the search and all trainings, that of a teacher included, look at no other labels;
             for the teacher, teacher_data_options may say otherwise.
-        space: The space to search; `diswot spaces` lists the names. A name makes the space for the classes and images
-            of the data.
+        space: The space to search; `diswot spaces` lists the names, and several make one space: '[timm/mobilenetv3,
+            timm/vit]'. A name makes the space for the classes and images of the data.
         probe_size: Number of labelled training images that candidates are scored on; by default 64, or all if they are
             fewer.
         search_teacher: The form of the teacher in the search, for proxies that compare with it: random, its
@@ -94,10 +96,10 @@ class PipelineOptions(
 
     OUT: ClassVar[str | None] = "runs/run"
 
-    dataset: Splits | str = "digits"
+    dataset: Splits | os.PathLike[str] | str = field(default="digits", metadata=DATA_NAME)
     _: KW_ONLY
     teacher: NetworkLike | str | None = "cifar_resnet56"
-    space: SearchSpace | str = "nasbench201"
+    space: SearchSpace | str | Sequence[str] = "nasbench201"
     probe_size: int | None = None
     search_teacher: str = "random"
     compare: bool = True

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
-from dataclasses import KW_ONLY, dataclass
+from dataclasses import KW_ONLY, dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from .base import Options
+from .base import DATA_NAME, Options
 from .shared import (
     AlgorithmOptions,
     BudgetOptions,
@@ -88,20 +89,21 @@ class SearchOptions(
     one stops at once.
 
     Args:
-        space: The space to search; `diswot spaces` lists the names. A name makes the space for the classes and images
-            of the probe.
+        space: The space to search; `diswot spaces` lists the names, and several make one space: '[timm/mobilenetv3,
+            timm/vit]'. A name makes the space for the classes and images of the probe.
         teacher: The reference network for proxies that compare with a teacher: a timm name, the CIFAR ResNets included,
             an architecture of the space, a module, a Network, or a TeacherBank, which is several with weights. Networks
             that are given by name have random weights unless there is a checkpoint. It may also be a ranking of sources
             or its run folder: scores are then weighted means of those against each source, on labelled training images
             of the ranking's data. The default proxy needs no teacher.
-        probe: The batch that scores are computed on: the name of a data set (digits, PATH.npz, torch/cifar100, ...), a
-            Probe, or several to average over. By default digits, or the data and labels of the ranking.
+        probe: The batch that scores are computed on: the name of a data set (digits, PATH.npz, torch/cifar100, a folder
+            of images, ...), a Probe, or several to average over. By default digits, or the data and labels of the
+            ranking.
     """
 
     OUT: ClassVar[str | None] = "runs/search"
 
-    space: SearchSpace | str = "nasbench201"
+    space: SearchSpace | str | Sequence[str] = "nasbench201"
     teacher: Network | TeacherBank | SourceRanking | nn.Module | Architecture | str | None = None
-    probe: Probe | Sequence[Probe] | str | None = None
+    probe: Probe | Sequence[Probe] | os.PathLike[str] | str | None = field(default=None, metadata=DATA_NAME)
     _: KW_ONLY

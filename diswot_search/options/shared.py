@@ -4,16 +4,41 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import KW_ONLY, dataclass
+from dataclasses import KW_ONLY, dataclass, field
 from typing import TYPE_CHECKING
 
-from .base import Options
+from .base import ALIAS, DATA_NAME, Options
 
 if TYPE_CHECKING:
     import numpy as np
 
     from ..data.splits import Splits
     from ..study.budget import Budget
+
+
+@dataclass(frozen=True, kw_only=True)
+class CodeOptions(Options):
+    """Code of the user's own.
+
+    Args:
+        imports: Code of your own to import first, so that what it registers is known by name: modules or files, such as
+            my_code or '[my_space.py, my_proxy.py]'. On the command line also --import, as often as needed. Without it,
+            my_module:name and my_file.py:name name what is in a module or file wherever the name of a space, a network,
+            a proxy, a distiller, an algorithm, a measure or a recipe is taken.
+    """
+
+    imports: str | Sequence[str] | None = field(default=None, metadata={ALIAS: "import"})
+
+    def prepare(self) -> None:
+        """Import the user's code.
+
+        Raises:
+            OwnCodeError: There is no such code, or it fails.
+        """
+        if self.imports is not None:
+            from search_spaces.plugins import import_code
+
+            import_code(self.imports)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,10 +57,18 @@ class ProgressOptions(Options):
     """How a job shows that it goes on.
 
     Args:
-        progress: Show a progress bar where standard error is a terminal.
+        progress: Show the progress on standard error: a bar in a terminal, lines anywhere else: one for each epoch, one
+            for 100 candidates or 30 seconds.
+        quiet: Show no progress at all, like progress false.
     """
 
     progress: bool = True
+    quiet: bool = False
+
+    @property
+    def shows_progress(self) -> bool:
+        """Whether progress is shown, in whatever form."""
+        return self.progress and not self.quiet
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,8 +86,8 @@ class PlaceOptions(Options):
 
 
 @dataclass(frozen=True, kw_only=True)
-class RunOptions(ProgressOptions, PlaceOptions, SeedOptions):
-    """The options that every long job has: its seed, its places and its progress."""
+class RunOptions(ProgressOptions, PlaceOptions, SeedOptions, CodeOptions):
+    """The options that every long job has: its code, its seed, its places and its progress."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,7 +95,8 @@ class PrecisionOptions(Options):
     """How networks compute scores.
 
     Args:
-        channels_last: Keep feature maps in NHWC memory order.
+        channels_last: Keep feature maps in NHWC memory order. On a CPU, strided 1x1 convolutions with fewer than 16
+            input channels keep the plain order, since torch (2.14 at least) would write over foreign memory there.
         bf16: Compute under bfloat16 autocast.
     """
 
@@ -75,12 +109,17 @@ class BudgetOptions(Options):
     """The most that an architecture may cost.
 
     Args:
-        budget: All limits at once: a Budget, or a mapping with the names of the four options below, which then cannot
-            be set.
+        budget: All limits at once: a Budget, or a mapping with the names of the options below, which then cannot be
+            set.
         max_params: Largest number of trainable parameters.
         max_macs: Largest number of multiply-accumulates of one image.
-        max_latency_ms: Largest median time of one forward pass, in milliseconds, on the device of the study.
-        latency_batch_size: Number of images in that pass.
+        max_latency_ms: Largest time of one forward pass where the student ships, in milliseconds, in float32.
+        latency_batch_size: Number of images in that pass, and in the one whose memory is counted.
+        latency_runtime: Runtime of that pass: onnxruntime, compile, eager or cuda; by default onnxruntime on the CPU
+            where it is installed, or else eager.
+        latency_threads: Number of threads of that pass.
+        max_memory_mb: Largest memory of weights and the peak of activations of one batch, in MB (10^6 bytes).
+        max_size_mb: Largest size of the weights in float32, in MB.
     """
 
     budget: Budget | Mapping[str, object] | None = None
@@ -88,6 +127,10 @@ class BudgetOptions(Options):
     max_macs: float | None = None
     max_latency_ms: float | None = None
     latency_batch_size: int = 1
+    latency_runtime: str | None = None
+    latency_threads: int = 1
+    max_memory_mb: float | None = None
+    max_size_mb: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,7 +138,8 @@ class SpaceOptions(Options):
     """How a search space is made that is given by its name.
 
     Args:
-        space_options: Options of the space, such as --space_options.channels 8.
+        space_options: Options of the space, such as --space_options.channels 8. Each of several spaces gets those that
+            it has; a mapping under the name of one holds options of that one alone.
     """
 
     space_options: Mapping[str, object] | None = None
@@ -157,10 +201,10 @@ class DataSetOptions(DataOptions):
     """The data set of a job.
 
     Args:
-        dataset: The data set: digits, PATH.npz, torch/cifar100, folder/PATH, ..., or splits.
+        dataset: The data set: digits, PATH.npz, torch/cifar100, a folder of images, ..., or splits.
     """
 
-    dataset: str | Splits = "digits"
+    dataset: str | os.PathLike[str] | Splits = field(default="digits", metadata=DATA_NAME)
     _: KW_ONLY
 
 
@@ -189,7 +233,7 @@ class AlgorithmOptions(Options):
     """How the space is searched.
 
     Args:
-        algorithm: evolution, ageing, nsga2, random or exhaustive.
+        algorithm: evolution, ageing, nsga2, random, exhaustive, or another that `diswot algorithms` lists.
         algorithm_options: Options of the algorithm, such as --algorithm_options.population 50.
         evaluations: Largest number of architectures to score, those of an earlier run included; by default 1000, for
             exhaustive all.

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
-from dataclasses import KW_ONLY, dataclass
+from dataclasses import KW_ONLY, dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from .base import Options
+from .base import DATA_NAME, Options
 from .shared import DataOptions, LabelOptions, RunOptions, SpaceOptions, TeacherOptions, WeightingOptions
 
 if TYPE_CHECKING:
@@ -31,6 +32,11 @@ class RecipeOptions(Options):
         lr: Learning rate, if not the recipe's.
         recipe_options: Other fields of the recipe and of its augmentation, such as --recipe_options.precision bf16.
         rule: Which weights are shipped and tested: best on validation images, or those of the last epoch.
+        best_by: The measure on validation images that chooses the best epoch: accuracy, balanced_accuracy, macro_f1 or
+            loss.
+        class_weights: Weights of the classes in the cross entropy: balanced, as in scikit-learn, in inverse proportion
+            to their numbers of labelled training images; or a weight for each class, by name, as in
+            '{malignant: 20}', where others have weight 1, or in order. By default all classes count alike.
         checkpoint_minutes: Minutes after which the state is stored within an epoch; at its end it always is.
     """
 
@@ -40,6 +46,8 @@ class RecipeOptions(Options):
     lr: float | None = None
     recipe_options: Mapping[str, object] | None = None
     rule: str = "best"
+    best_by: str = "accuracy"
+    class_weights: Mapping[str, Any] | Sequence[Any] | str | None = None
     checkpoint_minutes: float = 10.0
 
 
@@ -51,8 +59,8 @@ class TrainingOptions(RunOptions, DataOptions, LabelOptions, RecipeOptions):
     training images fill batches. Classes that inherit declare the field `dataset`, at its position in their function.
 
     Args:
-        dataset: The data: digits, PATH.npz, torch/cifar100, folder/PATH or another name that create_splits knows, or
-            the splits.
+        dataset: The data: digits, PATH.npz, torch/cifar100, a folder of images or another name that create_splits
+            knows, or the splits.
         seed: Seed of the initial weights, the order of the images and the augmentation. The images to validate and to
             test on depend on --data_options.seed instead.
     """
@@ -60,7 +68,7 @@ class TrainingOptions(RunOptions, DataOptions, LabelOptions, RecipeOptions):
     if TYPE_CHECKING:
 
         @property
-        def dataset(self) -> Splits | str: ...
+        def dataset(self) -> Splits | os.PathLike[str] | str: ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,7 +91,7 @@ class NetworkSpaceOptions(SpaceOptions):
         space: The space of an architecture; `diswot spaces` lists the names.
     """
 
-    space: SearchSpace | str | None = None
+    space: SearchSpace | str | Sequence[str] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -160,7 +168,7 @@ class TrainOptions(TrainingOptions, UnlabelledBatchOptions, NetworkSpaceOptions)
     OUT: ClassVar[str | None] = "runs/train"
 
     model: NetworkLike | str = "cifar_resnet56"
-    dataset: Splits | str = "digits"
+    dataset: Splits | os.PathLike[str] | str = field(default="digits", metadata=DATA_NAME)
     _: KW_ONLY
     model_options: Mapping[str, object] | None = None
     unlabelled: str | None = None
@@ -195,6 +203,6 @@ class DistillOptions(
 
     student: NetworkLike | str = "runs/search"
     teacher: NetworkLike | str | None = "runs/train"
-    dataset: Splits | str = "digits"
+    dataset: Splits | os.PathLike[str] | str = field(default="digits", metadata=DATA_NAME)
     _: KW_ONLY
     student_options: Mapping[str, object] | None = None

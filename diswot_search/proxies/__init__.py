@@ -52,18 +52,23 @@ register_proxy("linear_regions", activations.linear_regions, needs=("code_gram",
 register_proxy("ntk", activations.ntk, needs=("ntk",))
 register_proxy("meco", activations.meco, needs=("leaf_maps",))
 register_proxy("zen", zen.zen)
-register_aggregate("te_nas", ("ntk", "linear_regions"), "mean_rank", "TE-NAS: trainability and expressivity, by rank.")
+register_aggregate(
+    "te_nas",
+    ("ntk", "linear_regions"),
+    "mean_rank",
+    "TE-NAS: trainability and expressivity, by rank; Chen et al., ICLR 2021.",
+)
 register_aggregate(
     "az_nas",
     ("expressivity", "progressivity", "trainability", "macs"),
     "log_rank",
-    "AZ-NAS: expressivity, progressivity, trainability and size, by rank.",
+    "AZ-NAS: expressivity, progressivity, trainability and size, by rank; Lee and Ham, CVPR 2024.",
 )
 register_aggregate(
     "vkdnw_rank",
     ("vkdnw", "jacov", "expressivity", "trainability", "macs"),
     "log_rank",
-    "VKDNW with jacov, expressivity, trainability and size, by rank.",
+    "VKDNW with jacov, expressivity, trainability and size, by rank; Tybl and Neumann, CVPR 2025.",
 )
 
 __all__ = [

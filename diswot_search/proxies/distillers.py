@@ -82,6 +82,8 @@ def ickd(student: Readings, teacher: Readings | None = None) -> float:
 
     Raises:
         ReadingError: The numbers of channels differ.
+
+    Source: Liu et al., "Exploring Inter-Channel Correlation for Diversity-Preserved Knowledge Distillation", ICCV 2021.
     """
     return _minus(_correlation_loss, student.stage_maps[-1], require_teacher(teacher).stage_maps[-1])
 

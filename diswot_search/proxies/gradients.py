@@ -19,18 +19,21 @@ sums the pruning scores of weights to score a network.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+import math
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
-from torch.overrides import TorchFunctionMode
 
 from ..functional import similarities
+from ..networks.blocks import weighted_layers
 from ..networks.contract import ReadingError, call_with_tensors, evaluation_mode
 from ..readings.core import Readings
+from ..readings.gates import with_open_gates
+from ..readings.recording import out_of_place
+from .scaled_flow import ScaledFlow, exponent_of
 
 _STABILISER = 1e-5
 """Added to eigenvalues and to correlations, so that their logarithm is finite."""
@@ -44,7 +47,10 @@ _MANY_CLASSES = 101
 
 
 def l2_norm(student: Readings, teacher: Readings | None = None) -> float:
-    """Sum over layers of the L2 norm of the weight."""
+    """Sum over layers of the L2 norm of the weight.
+
+    Source: Abdelfattah et al., "Zero-Cost Proxies for Lightweight NAS", ICLR 2021.
+    """
     return float(_sum(weight.norm() for weight in _weights(student)))
 
 
@@ -53,29 +59,42 @@ def synflow(student: Readings, teacher: Readings | None = None) -> float:
 
     R is the sum of the logits, in double precision, with the absolute values of all parameters and with normalisation
     (batch, layer, group, instance and RMS) replaced by the identity. Attention keeps its softmax. It is nearly
-    saturated then, so queries and keys count little.
+    saturated then, so queries and keys count little. Values above 2^64 are carried with their scale apart, so that deep
+    networks have a score, too; see `scaled_flow`. If nothing arrives, as in a network whose classifier starts at zero,
+    the network is scored with its gates open; see `readings.gates`.
 
     Raises:
-        ReadingError: R overflows, as in deep networks that multiply queries by values, such as CoaT.
+        ReadingError: R is not finite, as in a network that divides by zero once normalisation is gone.
 
     Source: Tanaka et al., "Pruning neural networks without any data by iteratively conserving synaptic flow",
     NeurIPS 2020.
     """
-    model = student.model
+    score = _log_flow(student.model, student)
+    if score == -math.inf:
+        return _log_flow(with_open_gates(student.model, lambda: student.model), student)
+    return score
+
+
+def _log_flow(model: nn.Module, student: Readings) -> float:
+    """The log of the sum of |W dR/dW| over the weights of a network; minus infinity if it is zero."""
     tensors = {id(parameter): similarities.exact(parameter.detach()).abs() for parameter in model.parameters()}
     tensors |= {id(buffer): similarities.exact(buffer.detach()) for buffer in model.buffers()}
-    layer_weights = {id(layer.weight) for layer in student.layers}
+    layer_weights = {id(layer.weight) for layer in weighted_layers(model)}
     weights = [tensors[id(parameter)] for parameter in model.parameters() if id(parameter) in layer_weights]
     ones = similarities.exact(torch.ones(1, *student.probe.input_size, device=student.device))
     for weight in weights:
         weight.requires_grad_()
-    with torch.enable_grad(), evaluation_mode(model, batch_statistics=False), _own_caches(model), _NoNormalisation():
-        flow = call_with_tensors(model, tensors, ones).sum()
+    modes = evaluation_mode(model, batch_statistics=False), _own_caches(model), out_of_place(model), ScaledFlow()
+    with torch.enable_grad(), ExitStack() as stack:
+        for mode in modes:
+            stack.enter_context(mode)
+        logits = call_with_tensors(model, tensors, ones)
+        flow = logits.sum()
     gradients = torch.autograd.grad(flow, weights, materialize_grads=True)
     total = _sum((w.detach() * g).abs().sum() for w, g in zip(weights, gradients, strict=True))
     if not bool(total.isfinite()):
-        raise ReadingError("without normalisation the response overflows double precision, so synflow is not defined")
-    return float(total.log())
+        raise ReadingError("without normalisation the response is not finite, so synflow is not defined")
+    return float(total.log()) + exponent_of(logits) * math.log(2)
 
 
 # -- weights and their gradients ----------------------------------------------------------------
@@ -86,6 +105,8 @@ def grad_norm(student: Readings, teacher: Readings | None = None) -> float:
 
     Raises:
         ReadingError: No layer gets a gradient.
+
+    Source: Abdelfattah et al., "Zero-Cost Proxies for Lightweight NAS", ICLR 2021.
     """
     return float(_sum(gradient.norm() for gradient in _gradients(student)))
 
@@ -95,6 +116,8 @@ def plain(student: Readings, teacher: Readings | None = None) -> float:
 
     Raises:
         ReadingError: No layer gets a gradient.
+
+    Source: Abdelfattah et al., "Zero-Cost Proxies for Lightweight NAS", ICLR 2021.
     """
     return float(_sum((w * g).sum() for w, g in zip(_weights(student), _gradients(student), strict=True)))
 
@@ -227,21 +250,6 @@ def _gradients(student: Readings) -> list[Tensor]:
 
 def _sum(values: Iterable[Tensor]) -> Tensor:
     return torch.stack(list(values)).sum()
-
-
-class _NoNormalisation(TorchFunctionMode):
-    """Replaces normalisation by the identity."""
-
-    def __torch_function__(
-        self,
-        func: Callable[..., object],
-        types: object,
-        args: tuple[object, ...] = (),
-        kwargs: Mapping[str, object] | None = None,
-    ) -> object:
-        if func in (F.batch_norm, F.layer_norm, F.group_norm, F.instance_norm, F.rms_norm):
-            return args[0] if args else (kwargs or {})["input"]
-        return func(*args, **(kwargs or {}))
 
 
 @contextmanager

@@ -6,12 +6,22 @@ import re
 from collections.abc import Sequence
 from fnmatch import fnmatch
 
+from search_spaces.plugins import OwnCodeError
 from search_spaces.registry import Registry, UnknownNameError, unknown_name_message
 
 from .aggregate import RankAggregate
 from .proxy import Proxy, ProxyFunction
 
-_PROXIES: Registry[Proxy | RankAggregate] = Registry("proxy")
+
+def _adopt(name: str, value: object) -> Proxy | RankAggregate:
+    """The proxy that a user's own code has under a name."""
+    if isinstance(value, type) or not (callable(value) or isinstance(value, Proxy | RankAggregate)):
+        kind = f"the class {value.__name__}" if isinstance(value, type) else f"a {type(value).__name__}"
+        raise OwnCodeError(f"{name} is {kind}; a proxy is a function of the student's and the teacher's readings.")
+    return get_proxy(value)
+
+
+_PROXIES: Registry[Proxy | RankAggregate] = Registry("proxy", _adopt)
 
 
 def register_proxy(
@@ -122,8 +132,9 @@ def get_proxy(proxy: str | Proxy | RankAggregate | ProxyFunction) -> Proxy | Ran
     """Find a proxy or an aggregate by name, or make one from a text or a function.
 
     Args:
-        proxy: A registered name; a text such as "log_rank(nwot, macs)" or "mean_rank(nwot, macs)"; a function of two
-            readings, which becomes a proxy that may use the teacher; or a proxy or an aggregate, which is returned.
+        proxy: A registered name; a function of your own as `module:name` or `file.py:name`; a text such as
+            "log_rank(nwot, macs)" or "mean_rank(nwot, macs)"; a function of two readings, which becomes a proxy that
+            may use the teacher; or a proxy or an aggregate, which is returned.
 
     Returns:
         The proxy or the aggregate.

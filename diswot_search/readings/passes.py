@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from search_spaces.cost import Cost, count_cost
+from search_spaces.fixed_sizes import sizes_named
 from search_spaces.registry import UnknownNameError, unknown_name_message
 
 from ..data.probe import Probe
@@ -19,6 +20,7 @@ from ..networks.blocks import weighted_layers
 from ..networks.contract import ReadingError, has_timm_contract
 from ..networks.forward import Forward, run_forward
 from ..networks.layouts import FeatureMap
+from ..networks.memory_format import to_channels_last
 from .modes import TwiceDifferentiable, run_mode
 from .recording import Recorder
 from .timing import Timed, reading, readings_of
@@ -30,7 +32,8 @@ class Precision:
 
     Attributes:
         channels_last: Keep feature maps in NHWC memory order. Numbers are equal up to rounding, and most devices are
-            faster.
+            faster. Layers in which torch would write over foreign memory keep the plain order; see
+            `networks.memory_format`.
         bf16: Run under bfloat16 autocast.
     """
 
@@ -97,7 +100,7 @@ class Passes(Timed):
     def model(self) -> nn.Module:
         """The network, on the device."""
         model = self._make().to(self.device)
-        return model.to(memory_format=torch.channels_last) if self.precision.channels_last else model
+        return to_channels_last(model) if self.precision.channels_last else model
 
     @reading
     def cost(self) -> Cost:
@@ -134,6 +137,7 @@ class Passes(Timed):
                 stack.enter_context(sdpa_kernel(SDPBackend.MATH))  # no other attention can be differentiated twice
                 stack.enter_context(TwiceDifferentiable())
             stack.enter_context(notes.recording(model))
+            stack.enter_context(sizes_named(model, images.shape, but=ReadingError))
             network_input = images.clone()
             result = run_forward(model, network_input, features_made=notes.mark_features)
         if notes.entry is not None and notes.entry.raw is network_input:

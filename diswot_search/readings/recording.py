@@ -105,7 +105,7 @@ class Recorder:
         with ExitStack() as stack:
             stack.callback(setattr, self, "_model", None)
             if self.kinds:
-                stack.enter_context(_out_of_place(model))
+                stack.enter_context(out_of_place(model))
             for kind, modules, note in (
                 ("layers", weighted_layers(model), self._note_layer),
                 ("blocks", find_blocks(model), self._note_block),
@@ -184,8 +184,8 @@ def _without_autocast(device: torch.device) -> AbstractContextManager[object]:
 
 
 @contextmanager
-def _out_of_place(model: nn.Module) -> Iterator[None]:
-    """Let activations leave their input unchanged, so that records keep their values."""
+def out_of_place(model: nn.Module) -> Iterator[None]:
+    """Let activations leave their input unchanged in the block, so that what is kept of it keeps its values."""
     changed = [module for module in model.modules() if getattr(module, "inplace", False) is True]
     for module in changed:
         module.inplace = False  # type: ignore[assignment]

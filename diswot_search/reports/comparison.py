@@ -20,6 +20,8 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from search_spaces.names import short_name
+
 from ..comparison.results import Estimate, ProxyResult, ScoreTable, correlation_matrix
 from ..runtime.files import finite_only
 from .style import format_count
@@ -141,7 +143,7 @@ def to_json(table: ScoreTable, results: Sequence[ProxyResult]) -> str:
 
 
 def describe_comparison(table: ScoreTable, results: Sequence[ProxyResult]) -> Iterator[str]:
-    """The lines of the legend: the comparison, the meaning of the columns, the contents of the times, the failures."""
+    """The lines of the legend: the comparison, the columns, the contents of the times, ties, failures."""
     yield (
         f"compared: {format_count(len(table.architectures), 'architecture')} of {table.space} by column {table.column} "
         f"of {_file_name(table)}; {format_count(len(table.seeds), 'seed')} ({', '.join(map(str, table.seeds))}); "
@@ -171,6 +173,8 @@ def describe_comparison(table: ScoreTable, results: Sequence[ProxyResult]) -> It
     for passes, labels in _group(without_controls(results), _passes).items():
         yield f"time includes {passes}: {labels}"
     yield "scored: share of architectures and seeds that have a score, in %; failures rank below all scores"
+    for ties, labels in _group(results, lambda result: result.ties or "").items():
+        yield f"hardly tells architectures apart, being {ties}: {labels}"
     for reasons, labels in _group(results, _reasons).items():
         yield f"failed, {reasons}: {labels}"
 
@@ -278,7 +282,7 @@ def _flatten(value: object, prefix: str = "") -> dict[str, object]:
 
 def series_title(table: ScoreTable) -> str:
     parts = [format_count(len(table.architectures), "architecture"), format_count(len(table.seeds), "seed")]
-    parts += [f"teacher {table.teacher}"] if table.teacher else []
+    parts += [f"teacher {short_name(table.teacher)}"] if table.teacher else []
     return f"{_file_name(table)}, {table.column}: {', '.join(parts)}"
 
 

@@ -20,10 +20,20 @@ from .style import (
     ORANGE,
     PINK,
     SKY,
+    add_legend,
+    add_side_legend,
+    axis_number,
+    drawable,
+    format_count,
     human_number,
     label_log_axis,
     label_points,
+    legend_entries,
+    legend_name,
+    name_ticks,
     new_figure,
+    set_title,
+    shortened,
     style_axes,
 )
 
@@ -58,11 +68,11 @@ def plot_scatter(table: ScoreTable, results: Sequence[ProxyResult]) -> Figure:
         _plot_scatter(axes, result, _mean_score(table.scores[result.label]), table.accuracies)
     for axes in panels[len(proxies) :]:
         axes.remove()
-    figure.supylabel(f"{table.column} (%){', spaced by rank' * _is_crowded(table.accuracies)}", fontsize=10)
-    figure.supxlabel(
-        "score, mean over seeds (by rank where the axis has no numbers); beside the name: Spearman", fontsize=9
-    )
-    _set_title(figure, series_title(table))
+    column = f"{shortened(drawable(table.column), 34)} (%)"
+    ranked = ", spaced by rank" * _is_crowded(table.accuracies)
+    figure.supylabel(column + ranked, fontsize=10, parse_math=False)
+    figure.supxlabel("score, mean over seeds (uneven numbers: spaced by rank)\nbeside the name: Spearman", fontsize=9)
+    set_title(figure, series_title(table))
     return figure
 
 
@@ -73,19 +83,19 @@ def plot_correlations(table: ScoreTable, results: Sequence[ProxyResult]) -> Figu
     kinds = {
         "Spearman": [result.spearman for result in rows],
         "Kendall": [result.kendall for result in rows],
-        "Spearman, best 10 % of accuracy": [result.best_decile["spearman"] for result in rows],
+        "Spearman\nbest 10 % of accuracy": [result.best_decile["spearman"] for result in rows],
     }
     panels = figure.subplots(1, len(kinds), sharey=True)
     for axes, (name, estimates) in zip(panels, kinds.items(), strict=True):
         _plot_bars(axes, rows, estimates)
         axes.set_title(name, fontsize=10)
     panels[0].set_ylim(len(rows) - 0.4, -0.6)
-    panels[0].set_yticks(range(len(rows)), [result.control or result.label for result in rows], fontsize=8)
+    name_ticks(panels[0].yaxis, [result.control or result.label for result in rows])
     for text, result in zip(panels[0].get_yticklabels(), rows, strict=True):
         text.set_color(GREY if result.control else _SIZE_COLOURS.get(result.label, "black"))
         text.set_style("italic" if result.control else "normal")
     figure.supxlabel("lines: 95 % bootstrap intervals" + "; hatched: controls" * bool(table.controls), fontsize=9)
-    _set_title(figure, series_title(table))
+    set_title(figure, series_title(table))
     return figure
 
 
@@ -101,14 +111,14 @@ def plot_heatmap(table: ScoreTable, results: Sequence[ProxyResult]) -> Figure:
     axes = figure.add_subplot()
     axes.set_facecolor(GREY)  # visible where a correlation is undefined
     image = axes.imshow(np.ma.masked_invalid(values), cmap="RdBu_r", vmin=-1, vmax=1)
-    axes.set_xticks(range(len(names)), names, rotation=90, fontsize=8)
-    axes.set_yticks(range(len(names)), names, fontsize=8)
+    name_ticks(axes.xaxis, names, length=28, rotation=90)
+    name_ticks(axes.yaxis, names, length=28)
     if len(names) <= 16:
         for (row, column), value in np.ndenumerate(values):
             colour = "white" if abs(value) > 0.6 else "black"
             axes.text(column, row, format_number(value, 2), ha="center", va="center", fontsize=7, color=colour)
     figure.colorbar(image, ax=axes, shrink=0.7, label="Spearman between scores")
-    _set_title(figure, series_title(table))
+    set_title(figure, series_title(table))
     return figure
 
 
@@ -122,12 +132,12 @@ def plot_regret(table: ScoreTable, results: Sequence[ProxyResult]) -> Figure:
     axes = style_axes(figure.add_subplot())
     others = [result for result in results if result.label not in colours]
     for place, result in enumerate(others):
-        name = f"{len(others)} others" if not place else None
+        name = format_count(len(others), "other") if not place else None
         axes.plot(*_regret_line(result), color=GREY, alpha=0.5, linewidth=0.8, label=name)
     named = [result for result in ranked if result.label in colours]
     for result in named:
         style = "--" if result.label in _SIZE_COLOURS else "-"
-        label = f"{result.label} ({format_number(means[result.label], 2)})"
+        label = legend_name(f"{result.label} ({format_number(means[result.label], 2)})", 30)
         axes.plot(*_regret_line(result), f"o{style}", color=colours[result.label], markersize=4, label=label)
     worst = max((value for result in named for value in _regret_line(result)[1]), default=0.0)
     axes.set_ylim(0, 1.1 * worst or 1.0)  # a bad one among the others may leave the picture
@@ -138,11 +148,8 @@ def plot_regret(table: ScoreTable, results: Sequence[ProxyResult]) -> Figure:
     axes.set_ylabel("regret (points of accuracy)")
     handles, names = axes.get_legend_handles_labels()
     first = 1 if others else 0  # the others are plotted first, below the rest, and named last
-    figure.legend(
-        handles[first:] + handles[:first], names[first:] + names[:first],
-        loc="outside right center", frameon=False, fontsize=8, title="mean over budgets",
-    )  # fmt: skip
-    _set_title(figure, series_title(table))
+    add_side_legend(figure, handles[first:] + handles[:first], names[first:] + names[:first], "mean over budgets")
+    set_title(figure, series_title(table))
     return figure
 
 
@@ -175,9 +182,9 @@ def plot_cost(table: ScoreTable, results: Sequence[ProxyResult]) -> Figure:
         axes.margins(x=0.12, y=0.08)
     axes.set_xlabel("seconds per architecture: building, its passes and its own work, measured beside all others")
     axes.set_ylabel("Spearman")
-    if axes.get_legend_handles_labels()[0]:
-        figure.legend(loc="outside lower center", ncols=4, frameon=False)
-    _set_title(figure, series_title(table))
+    entries = legend_entries(figure)
+    add_legend(figure, list(entries.values()), list(entries))
+    set_title(figure, series_title(table))
     label_points(figure, axes, points, front)
     return figure
 
@@ -190,10 +197,6 @@ COMPARISON_PICTURES: dict[str, Callable[[ScoreTable, Sequence[ProxyResult]], Fig
     "cost.png": plot_cost,
 }
 """The functions that plot the pictures of a comparison, by file name."""
-
-
-def _set_title(figure: Figure, title: str) -> None:
-    figure.suptitle(textwrap.fill(title, int(11 * figure.get_figwidth())), x=0.01, ha="left", fontsize=11)
 
 
 def _mean_score(scores: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -211,8 +214,8 @@ def _plot_scatter(
 
     style_axes(axes)
     axes.tick_params(labelsize=7)
-    axes.xaxis.get_offset_text().set_fontsize(7)
-    axes.set_title(textwrap.fill(f"{result.label}  {format_number(result.spearman.value, 2)}", 22), fontsize=8)
+    title = f"{shortened(drawable(result.label), 56)}  {format_number(result.spearman.value, 2)}"
+    axes.set_title(textwrap.fill(title, 22), fontsize=8, parse_math=False)
     is_scored = np.isfinite(scores)
     if not is_scored.any():
         axes.text(0.5, 0.5, "no score", ha="center", va="center", color=GREY, transform=axes.transAxes)
@@ -220,8 +223,9 @@ def _plot_scatter(
         return
     x, y = scores[is_scored], accuracies[is_scored]
     if _is_crowded(x):
+        levels = np.quantile(x, (0, 0.5, 1), method="nearest")
+        axes.set_xticks(np.searchsorted(np.sort(x), levels) + 1, [axis_number(level, 2) for level in levels])
         x = rankdata(x)
-        axes.set_xticks([])
     else:
         axes.xaxis.set_major_locator(MaxNLocator(3))
     if _is_crowded(accuracies):

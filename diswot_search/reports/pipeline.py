@@ -7,18 +7,21 @@ from collections.abc import Iterator
 
 from rich.console import Console, RenderableType
 
+from search_spaces.names import short_name
+
 from ..resolve.runs import NEAR_ZERO_WEIGHT, PipelineResult
 from ..sources.ranking import SourceRanking
 from .sources import format_ranking
 from .study import describe_study, format_parts, format_table
+from .style import escape_markdown
 from .training import compare_trainings
 
 
 def pipeline_report(result: PipelineResult) -> Iterator[str]:
     facts = result.distilled.result
-    teacher = facts.teacher.name if facts.teacher else ""
+    teacher = short_name(facts.teacher.name) if facts.teacher else ""
     under = teacher if result.ranking is None else _count_sources(result.ranking)
-    yield f"# {facts.student.name} under {under} on {facts.data}"
+    yield f"# {escape_markdown(f'{short_name(facts.student.name)} under {under} on {facts.data}')}"
     yield ""
     if result.teacher is not None:
         yield f"The teacher was trained first: {result.teacher.accuracy:.2f} % of the test images."

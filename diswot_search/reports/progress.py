@@ -1,4 +1,4 @@
-"""Progress on a terminal, and curves for TensorBoard."""
+"""Progress on a terminal or as lines of a log, and curves for TensorBoard."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from torch import Tensor
 
 from ..study.records import Record
 from ..training.result import EpochRow
+from .event_file import EventFile
 from .training import MAX_CLASSES, class_names_of
 
 if TYPE_CHECKING:
-    from torch.utils.tensorboard import SummaryWriter
     from typing_extensions import Self
 
 
@@ -27,22 +27,30 @@ if TYPE_CHECKING:
 
 
 class ProgressBar:
-    """A progress bar with speed and time left; silent outside a terminal.
+    """A progress bar with speed and time left; outside a terminal, lines of the same.
+
+    A line is written after `ITEMS_PER_LINE` new items or `SECONDS_PER_LINE`, whichever comes first. Items that were
+    read from the store are not told.
 
     Args:
         what: Name of the work, shown before the bar.
         unit: Name of the counted items, in the plural.
         total: Number of items in all.
-        enabled: False keeps the bar silent in a terminal, too.
+        enabled: False shows neither the bar nor lines.
         console: The console to draw on; standard error by default.
     """
 
     BAR: ClassVar[type[Progress]] = Progress
+    ITEMS_PER_LINE: ClassVar[int] = 100
+    SECONDS_PER_LINE: ClassVar[float] = 30.0
 
     def __init__(
         self, what: str, unit: str, total: int, *, enabled: bool = True, console: Console | None = None
     ) -> None:
         console = console or Console(stderr=True)
+        self._console, self._what = console, what
+        self._writes_lines = enabled and not console.is_terminal
+        self._last_line = time.monotonic()
         self._unit = unit
         self._total = total
         self._done = self._new = 0
@@ -80,8 +88,25 @@ class ProgressBar:
             self._started = time.monotonic()
         else:
             self._new += 1
+        self.refresh(is_due=not replayed and self._new % self.ITEMS_PER_LINE == 0)
+
+    def refresh(self, *, is_due: bool = False) -> None:
+        """Show the present state: in the bar, or in a line if one is due.
+
+        Args:
+            is_due: Whether a line is due although the last one is not long ago.
+        """
         if not self._bar.disable:
             self._bar.update(self._task, completed=self._done, state=self.state())
+        elif is_due or time.monotonic() - self._last_line >= self.SECONDS_PER_LINE:
+            self.write_line(f"{self._done:,}/{self._total:,} {self._unit}", self.state())
+
+    def write_line(self, *parts: str) -> None:
+        """Write a line of the log, outside a terminal only."""
+        if self._writes_lines:
+            self._last_line = time.monotonic()
+            line = "  ".join(filter(None, [self._what, *parts]))
+            self._console.print(line, markup=False, highlight=False, soft_wrap=True)
 
     def state(self) -> str:
         """Speed and time left; empty before the first new item."""
@@ -98,13 +123,20 @@ class SearchProgress(ProgressBar):
 
     Args:
         total: Number of evaluations in all.
-        enabled: False keeps the bar silent in a terminal, too.
+        enabled: False shows neither the bar nor lines.
         console: The console to draw on; standard error by default.
     """
 
     def __init__(self, total: int, *, enabled: bool = True, console: Console | None = None) -> None:
         super().__init__("searching", "candidates", total, enabled=enabled, console=console)
         self._best: float | None = None
+        self._tried = ""
+
+    def tried(self, tried: int, within: int) -> None:
+        """Show how many architectures were tried, and how many of them are within the budget, where not all are."""
+        self._tried = f"{tried:,} tried, {within:,} within the budget" if within < tried else ""
+        if not self._bar.disable:
+            self._bar.update(self._task, state=self.state())
 
     def add(self, record: Record, *, replayed: bool, best: Record | None = None) -> None:
         """Count one evaluation.
@@ -121,9 +153,9 @@ class SearchProgress(ProgressBar):
         self.advance(replayed=replayed)
 
     def state(self) -> str:
-        """Best score so far, candidates per second and time left; empty before there are any."""
-        parts = [] if self._best is None else [f"best {self._best:.5g}"]
-        return "  ".join([*parts, *filter(None, [super().state()])])
+        """Best score so far, architectures tried, candidates per second and time left, as far as there are any."""
+        best = "" if self._best is None else f"best {self._best:.5g}"
+        return "  ".join(filter(None, [best, self._tried, super().state()]))
 
 
 # -- curves -------------------------------------------------------------------------------------
@@ -140,16 +172,11 @@ class Curves:
     """
 
     def __init__(self, folder: Path | None) -> None:
-        self._writer: SummaryWriter | None = None
+        self._writer: EventFile | None = None
         self._best = -float("inf")
         if folder is None:
             return
-        from torch.utils.tensorboard import SummaryWriter
-
-        folder.mkdir(exist_ok=True)
-        for old in folder.glob("events.out.tfevents.*"):
-            old.unlink()
-        self._writer = SummaryWriter(str(folder))
+        self._writer = EventFile(folder)
 
     def __enter__(self) -> Curves:
         return self
@@ -172,9 +199,7 @@ class Curves:
         if self._writer is None:
             return
         values: dict[str, float | None] = {
-            "cost/params": record.params,
-            "cost/macs": record.macs,
-            "cost/latency_ms": record.latency_ms,
+            **{f"cost/{name}": value for name, value in record.costs().items()},
             "seconds per evaluation": record.seconds,
         }
         if record.score is not None:
@@ -183,7 +208,7 @@ class Curves:
             values |= {f"best/{name}": value for name, value in (best.parts if best else {}).items()}
         for name, value in values.items():
             if value is not None:
-                self._writer.add_scalar(name, value, global_step=record.index)
+                self._writer.add(name, value, record.index)
 
 
 # -- progress -----------------------------------------------------------------------------------
@@ -207,7 +232,7 @@ class TrainingProgress(ProgressBar):
         epochs: Number of epochs in all.
         steps: Number of optimiser steps in all.
         done: Number of steps that an earlier run has done.
-        enabled: False keeps the bar silent in a terminal, too.
+        enabled: False shows neither the bar nor lines.
         console: The console to draw on; standard error by default.
     """
 
@@ -246,11 +271,14 @@ class TrainingProgress(ProgressBar):
             self._shown = now
             self._bar.update(self._task, completed=self._done, state=self.state(), details=self.details())
 
-    def validated(self, accuracy: float) -> None:
-        """Show a new validation accuracy, in percent."""
-        self._accuracy = accuracy
+    def finished_epoch(self, row: EpochRow) -> None:
+        """Show the end of an epoch: its validation accuracy, or a line of the log outside a terminal."""
+        if row.val_accuracy is not None:
+            self._accuracy = row.val_accuracy
         if not self._bar.disable:
             self._bar.update(self._task, details=self.details())
+        else:
+            self.write_line(self._summary(row.epoch, row.terms), self.state())
 
     def state(self) -> str:
         """Images per second and time left; empty before the first step."""
@@ -262,10 +290,12 @@ class TrainingProgress(ProgressBar):
 
     def details(self) -> str:
         """Epoch, last validation accuracy and weighted terms of the loss, without those that are not known yet."""
-        terms = {name: float(value) for name, value in self._losses.items()}
+        return self._summary(self._epoch, {name: float(value) for name, value in self._losses.items()})
+
+    def _summary(self, epoch: int, terms: Mapping[str, float]) -> str:
         total = " + ".join(f"{name} {value:.3g}" for name, value in terms.items())
         parts = [
-            f"epoch {self._epoch}/{self._epochs}" if self._epoch else "",
+            f"epoch {epoch}/{self._epochs}" if epoch else "",
             "" if self._accuracy is None else f"validation {self._accuracy:.1f} %",
             f"loss {sum(terms.values()):.3g} = {total}" if terms else "",
         ]
@@ -296,18 +326,13 @@ class TrainingCurves:
         classes: Sequence[str] = (),
         source_weights: Mapping[str, float] | None = None,
     ) -> None:
-        self._writer: SummaryWriter | None = None
+        self._writer: EventFile | None = None
         self._classes = classes
         if folder is None:
             return
-        from torch.utils.tensorboard import SummaryWriter
-
-        folder.mkdir(parents=True, exist_ok=True)
-        for old in folder.glob("events.out.tfevents.*"):
-            old.unlink()
-        self._writer = SummaryWriter(str(folder))
+        self._writer = EventFile(folder)
         for name, weight in (source_weights or {}).items():
-            self._writer.add_scalar(f"source_weight/{name}", weight, global_step=0)
+            self._writer.add(f"source_weight/{name}", weight, 0)
         for row in rows:
             self.add(row)
 
@@ -331,8 +356,7 @@ class TrainingCurves:
             values |= {f"class_accuracy/{name}": value for name, value in zip(names, accuracies, strict=True)}
         for tag, value in values.items():
             if value is not None:
-                self._writer.add_scalar(tag, value, global_step=row.step)
-        self._writer.flush()
+                self._writer.add(tag, value, row.step)
 
 
 def _scalars(row: EpochRow) -> dict[str, float | None]:
@@ -344,6 +368,8 @@ def _scalars(row: EpochRow) -> dict[str, float | None]:
         **{f"{name}/unlabelled": value for name, value in row.notes.items()},
         "accuracy/train": row.train_accuracy,
         "accuracy/val": row.val_accuracy,
+        "accuracy/val_balanced": row.val_balanced_accuracy,
+        "macro_f1/val": row.val_macro_f1,
         "loss/val": row.val_loss,
         "images_per_second": row.images_per_second,
     }

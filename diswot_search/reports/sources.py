@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 import shlex
-import textwrap
 from collections.abc import Iterator, Mapping
 from pathlib import PurePath
 from statistics import fmean, pstdev
@@ -18,7 +17,18 @@ from rich.text import Text
 from search_spaces.registry import UnknownNameError, unknown_name_message
 
 from ..sources.transferability import get_measure, list_measures
-from .style import BLUE, GREY, ORANGE, new_figure, style_axes
+from .style import (
+    BLUE,
+    GREY,
+    ORANGE,
+    add_legend,
+    drawable,
+    legend_entries,
+    name_ticks,
+    new_figure,
+    set_title,
+    style_axes,
+)
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -60,7 +70,7 @@ def format_ranking(ranking: SourceRanking, weights: Mapping[str, float] | None =
         >>> from rich import print
         >>> print(format_ranking(load_ranking("runs/ranking")))  # doctest: +SKIP
     """
-    table = Table(title=_title(ranking))
+    table = Table(title=Text(_title(ranking)))
     table.add_column("source", overflow="fold")
     table.add_column("trained on")
     table.add_column("classes", justify="right")
@@ -71,8 +81,8 @@ def format_ranking(ranking: SourceRanking, weights: Mapping[str, float] | None =
     for name in ranking.order():
         source = ranking.facts["sources"][name]
         table.add_row(
-            name,
-            _short(source["trained_on"] or "") or ("" if source["trained"] else "random weights"),
+            Text(name),
+            Text(_short(source["trained_on"] or "") or ("" if source["trained"] else "random weights")),
             "none" if source["classes"] is None else f"{source['classes']:,}",
             *(_value(ranking.found[measure][name]) for measure in ranking.measures),
             f"{weights.get(name, 0.0):.3f}",
@@ -194,26 +204,23 @@ def plot_ranking(ranking: SourceRanking) -> Figure:
     names = ranking.order()[::-1]
     columns = min(_MAX_PANEL_COLUMNS, len(ranking.measures))
     rows = math.ceil(len(ranking.measures) / columns)
-    longest = min(max(map(len, names)), _MAX_NAME_LENGTH)
+    longest = min(max(len(drawable(name)) for name in names), _MAX_NAME_LENGTH)
     width = 4 + 0.08 * longest + 3.2 * (columns - 1)
-    title = textwrap.wrap(_title(ranking), int(width / 0.1))
-    side_by_side = int(width / 2.8)
-    margins = 0.4 + 0.2 * len(title) + 0.2 * math.ceil(4 / side_by_side)
-    figure = new_figure(width, margins + rows * (0.8 + 0.27 * len(names)))
+    figure = new_figure(width, 0.8 + rows * (0.8 + 0.27 * len(names)))
     panels = figure.subplots(rows, columns, sharey=True, squeeze=False).flatten()
     for axes, measure in zip(panels, ranking.measures, strict=False):
         _plot_measure(style_axes(axes), ranking, measure, names)
     for axes in panels[len(ranking.measures) :]:
         axes.remove()
-    figure.suptitle("\n".join(title), fontsize=11, x=0.01, ha="left")
-    kinds = {
-        text: handle for axes in figure.axes for handle, text in zip(*axes.get_legend_handles_labels(), strict=True)
-    }
-    figure.legend(kinds.values(), kinds, loc="outside lower left", ncols=side_by_side, frameon=False, fontsize=8)
+    set_title(figure, _title(ranking))
+    entries = legend_entries(figure)
+    add_legend(figure, list(entries.values()), list(entries), size=8)
     return figure
 
 
 def _plot_measure(axes: Axes, ranking: SourceRanking, measure: str, names: tuple[str, ...]) -> None:
+    from matplotlib.ticker import MaxNLocator
+
     weights, measured = ranking.weights(measure=measure), ranking.found[measure]
     for place, name in enumerate(names):
         similarities = np.array(measured[name].similarities)
@@ -227,12 +234,7 @@ def _plot_measure(axes: Axes, ranking: SourceRanking, measure: str, names: tuple
         mean, std = similarities.mean(), similarities.std()
         axes.errorbar(mean, place, xerr=std, fmt="o", color=colour, capsize=3, markersize=5, label=kind)
     axes.axvline(0, color=ORANGE, linestyle="--", linewidth=1, label="features unrelated to the labels")
-    axes.set_yticks(range(len(names)), [_clipped(name) for name in names])
+    name_ticks(axes.yaxis, names, length=_MAX_NAME_LENGTH, size=10)
     axes.set_ylim(-0.6, len(names) - 0.4)
-    axes.set_xlabel(f"{measure} above chance")
-
-
-def _clipped(name: str) -> str:
-    """A name of limited length: a longer one loses its middle, since paths and tags differ at their ends."""
-    half = (_MAX_NAME_LENGTH - 3) // 2
-    return name if len(name) <= _MAX_NAME_LENGTH else f"{name[:half]}...{name[-half:]}"
+    axes.xaxis.set_major_locator(MaxNLocator(3))
+    axes.set_xlabel(f"{drawable(measure)} above chance", parse_math=False)

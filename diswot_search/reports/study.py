@@ -6,7 +6,6 @@ It also holds what all reports share: colours, number formats, progress bars and
 from __future__ import annotations
 
 import os
-import textwrap
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,25 +13,47 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 from rich.table import Table
+from rich.text import Text
 
 from search_spaces.cost import Cost
+from search_spaces.names import full_name, short_name
 from search_spaces.recipes import create_space, describe_space, list_spaces
 from search_spaces.space import SearchSpace
 
+from ..deployment.latency import AGREEMENT
+from ..options.base import summary
 from ..options.search import DEFAULT_PROXY
 from ..proxies.aggregate import RankAggregate
 from ..proxies.registry import get_proxy, match_proxies
 from ..runtime.files import RunFolderError, write_atomically
-from ..study.budget import cheapest
+from ..study.algorithms import get_algorithm, list_algorithms, option_names
+from ..study.budget import Budget, cheapest
+from ..study.cost_kinds import COSTS
 from ..study.study import Candidate, Study
-from .style import BLUE, GREEN, GREY, ORANGE, human_number, new_figure, style_axes, to_png
+from .style import (
+    BLUE,
+    GREEN,
+    GREY,
+    ORANGE,
+    add_legend,
+    axis_number,
+    drawable,
+    format_count,
+    human_number,
+    legend_entries,
+    new_figure,
+    set_title,
+    shortened,
+    style_axes,
+    to_png,
+)
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 
-MEASURE_NAMES = {"params": "parameters", "macs": "multiply-accumulates of one image", "latency_ms": "latency"}
+MEASURE_NAMES = {kind.name: kind.title for kind in COSTS.values()}
 """Names of the measures on an axis."""
 
 
@@ -44,7 +65,7 @@ _MAX_LISTED_CHOICES = 40
 
 
 def format_table(study: Study, n: int = 5) -> Table:
-    """Format the best candidates: rank, score, parameters, multiply-accumulates, latency if measured, architecture.
+    """Format the best candidates: rank, score, parameters, multiply-accumulates, other known costs, architecture.
 
     A score that is a mean over weight draws or probes is followed by its standard deviation.
 
@@ -57,7 +78,7 @@ def format_table(study: Study, n: int = 5) -> Table:
         >>> print(format_table(Study.load("runs/study"), n=3))  # doctest: +SKIP
     """
     best = study.best(n)
-    return _table_of(best, f"Best {len(best)} of {len(study)} evaluations")
+    return _table_of(study, best, f"Best {len(best)} of {format_count(len(study), 'evaluation')}")
 
 
 def format_parts(study: Study, n: int = 5) -> Iterator[Table]:
@@ -79,25 +100,32 @@ def format_parts(study: Study, n: int = 5) -> Iterator[Table]:
 def format_front(study: Study) -> Table:
     """Format the Pareto front of a study, the smallest first, with the columns of `format_table`."""
     front = study.front
-    return _table_of(front, f"Pareto front of score against {', '.join(study.objectives)}: {len(front)}")
+    return _table_of(study, front, f"Pareto front of score against {', '.join(study.objectives)}: {len(front)}")
 
 
-def _table_of(best: Sequence[Candidate], title: str) -> Table:
-    timed = any(candidate.latency_ms is not None for candidate in best)
+def _table_of(study: Study, best: Sequence[Candidate], title: str) -> Table:
+    space = study.config["space"]["name"]
+    names = [full_name(space, candidate.record.architecture) for candidate in best]
+    has_short_names = any(short_name(name) != name for name in names)
+    further = [kind for kind in COSTS.values() if kind.unit]
+    known = [kind for kind in further if any(getattr(c, kind.name) is not None for c in best)]
     spread = any(candidate.record.score_std for candidate in best)
     table = Table(title=title)
-    for column in ("rank", "score", "params", "MACs", *(["latency"] if timed else [])):
+    for column in ("rank", "score", "params", "MACs", *(kind.heading for kind in known)):
         table.add_column(column, justify="right", no_wrap=True)
+    if has_short_names:
+        table.add_column("name", overflow="fold")
     table.add_column("architecture", overflow="fold")
-    for rank, candidate in enumerate(best, start=1):
-        latency = "" if candidate.latency_ms is None else f"{candidate.latency_ms:.2f} ms"
+    for rank, (candidate, name) in enumerate(zip(best, names, strict=True), start=1):
+        values = {kind: getattr(candidate, kind.name) for kind in known}
         table.add_row(
             str(rank),
             f"{candidate.score:.5g}" + (f" ± {candidate.record.score_std:.2g}" if spread else ""),
             human_number(candidate.params),
             human_number(candidate.macs),
-            *([latency] if timed else []),
-            candidate.record.architecture,
+            *("" if value is None else kind.format(value) for kind, value in values.items()),
+            *([Text(short_name(name))] if has_short_names else []),
+            Text(candidate.record.architecture),
         )
     return table
 
@@ -111,19 +139,40 @@ def describe_study(study: Study) -> Iterator[str]:
         names = ", ".join(name for name, _ in study.teachers)
         yield f"score: {study.config['proxy']}, which does not look at the teacher ({names})"
     elif len(study.teachers) > 1:
-        yield "teachers: " + ", ".join(f"{name} (weight {weight:.3g})" for name, weight in study.teachers)
+        yield "teachers: " + ", ".join(f"{short_name(name)} (weight {weight:.3g})" for name, weight in study.teachers)
     budget = study.config["budget"]
     limits = {name: value for name, value in budget.items() if name.startswith("max_") and value}
     grows = ", and without one the largest candidates win" * (study.config.get("proxy") == DEFAULT_PROXY)
     text = ", ".join(f"{name} {value:,.10g}" for name, value in limits.items()) or f"none{grows}"
-    if "max_latency_ms" in limits or "latency_ms" in study.objectives:
-        text += f" (latency: batch {budget['latency_batch_size']}, {study.config['device']}, float32)"
+    timed = "max_latency_ms" in limits or "latency_ms" in study.objectives
+    if timed:
+        text += f" (latency: {Budget.from_dict(budget).describe_latency()}, float32)"
+    elif "max_memory_mb" in limits:
+        text += f" (memory: batch {budget['latency_batch_size']}, float32)"
     yield f"budget: {text}"
+    if timed:
+        yield from _describe_measurements(study)
     yield f"status: {study.status}, {study.failure_summary()}"
+    for name, ties in study.ties.items():
+        yield f"hardly tells the candidates apart: {name}, which is {ties}"
     requested = study.config["evaluations"]
     if study.status == "complete" and len(study) < requested:
-        yield f"no other architectures within the budget: {len(study):,} of {requested:,} evaluations were made"
+        yield (
+            f"no other architectures within the budget: {len(study):,} of {format_count(requested, 'evaluation')} "
+            f"{'was' if requested == 1 else 'were'} made"
+        )
     yield f"run folder: {study.path}"
+
+
+def _describe_measurements(study: Study) -> Iterator[str]:
+    """How many latencies were measured, and how many of them did not become stable."""
+    spreads = [float(str(facts["spread"])) for cost in study.costs if (facts := cost.details.get("latency_ms"))]
+    unstable = [spread for spread in spreads if spread > AGREEMENT]
+    if unstable:
+        yield (
+            f"latency: {len(unstable):,} of {len(spreads):,} measurements are unstable: their quickest rounds differ "
+            f"by up to {max(unstable):.0%}, since the machine did something else"
+        )
 
 
 def explain_winner(study: Study) -> Iterator[str]:
@@ -196,8 +245,24 @@ def format_proxies(pattern: str = "*") -> Table:
     return table
 
 
+def format_algorithms(pattern: str = "*") -> Table:
+    """Format the algorithms by name, with their options and a description.
+
+    Args:
+        pattern: A shell pattern that names must match.
+
+    Raises:
+        UnknownNameError: No algorithm matches the pattern; the message gives near names.
+    """
+    table = Table("name", "options", "what it does", title="Algorithms of a search")
+    for name in list_algorithms(pattern):
+        algorithm = get_algorithm(name)
+        table.add_row(name, ", ".join(option_names(algorithm)), Text(summary(algorithm)))
+    return table
+
+
 def _params_range(space: SearchSpace) -> str:
-    if type(space).cost is SearchSpace.cost:
+    if not space.has_closed_cost:
         return ""
     _, least = cheapest(space, "params")
     _, most = cheapest(space, "params", lambda architecture: Cost(-space.cost(architecture).params, 0))
@@ -218,7 +283,7 @@ def plot_search(study: Study, path: str | os.PathLike[str]) -> list[Path]:
         Paths of the files written.
 
     Raises:
-        RunFolderError: No architecture has a score.
+        NoScoreError: No architecture has a score.
 
     Example:
         >>> plot_search(Study.load("runs/study"), "pictures")  # doctest: +SKIP
@@ -235,6 +300,8 @@ def plot_search(study: Study, path: str | os.PathLike[str]) -> list[Path]:
 
 def plot_progress(study: Study) -> Figure:
     """Plot the score of each evaluation and the best score so far."""
+    from matplotlib.ticker import MaxNLocator
+
     winner = study.winner
     places, scores = _columns(study, "index")
     figure = new_figure()
@@ -242,6 +309,9 @@ def plot_progress(study: Study) -> Figure:
     _scatter(axes, places + 1, scores)
     axes.step(places + 1, np.maximum.accumulate(scores), where="post", color=BLUE, linewidth=2, label="best so far")
     axes.plot(winner.record.index + 1, winner.score, "*", color=ORANGE, markersize=14, label="winner")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+    count = len(study)
+    axes.set_xlim(1 - max(0.5, 0.03 * count), count + max(0.5, 0.03 * count))
     axes.set_xlabel("evaluations")
     _finish(figure, axes, study)
     return figure
@@ -252,7 +322,8 @@ def plot_front(study: Study) -> Figure:
     winner, measure = study.winner, study.objectives[0]
     costs, scores = _columns(study, measure)
     limit = study.config.get("budget", {}).get(f"max_{measure}")
-    unit, unit_name = (1.0, "ms") if measure == "latency_ms" else _unit(max(costs.max(initial=0), limit or 0))
+    own_unit = COSTS[measure].unit
+    unit, unit_name = (1.0, own_unit) if own_unit else _unit(costs.max(initial=0))
     figure = new_figure()
     axes = style_axes(figure.add_subplot())
     _scatter(axes, costs * unit, scores)
@@ -265,8 +336,10 @@ def plot_front(study: Study) -> Figure:
     winner_cost = getattr(winner, measure)
     if winner_cost is not None:
         axes.plot(winner_cost * unit, winner.score, "*", color=ORANGE, markersize=14, label="winner")
-    if limit is not None:
+    if limit is not None and limit <= _FAR * costs.max(initial=0):
         axes.axvline(limit * unit, color=GREEN, linestyle="--", linewidth=1.5, label="budget")
+    elif limit is not None:  # in the picture it would push all points into a corner
+        axes.plot([], [], color=GREEN, linestyle="--", linewidth=1.5, label=f"budget {axis_number(limit)}, far right")
     axes.set_xlabel(f"{MEASURE_NAMES[measure]} ({unit_name})" if unit_name else MEASURE_NAMES[measure])
     _finish(figure, axes, study)
     return figure
@@ -289,12 +362,18 @@ def _scatter(axes: Axes, x: NDArray[np.float64], y: NDArray[np.float64]) -> None
 
 def _finish(figure: Figure, axes: Axes, study: Study) -> None:
     config = study.config
-    axes.set_ylabel(textwrap.shorten(f"score ({config.get('proxy', 'higher is better')})", 45, placeholder=" ...)"))
+    proxy = shortened(drawable(str(config.get("proxy", "higher is better"))), 34)
+    axes.set_ylabel(f"score ({proxy})", parse_math=False)
     teachers = [] if study.ignores_teacher else study.teachers
-    roles = [f"{len(teachers)} teachers"] if len(teachers) > 1 else [f"teacher {name}" for name, _ in teachers]
+    roles = [f"{len(teachers)} teachers"] if len(teachers) > 1 else [f"teacher {short_name(n)}" for n, _ in teachers]
     names = [config["space"]["name"], *roles]
-    axes.set_title(f"{', '.join(names)}: {len(study)} evaluations", fontsize=11, loc="left")
-    figure.legend(loc="outside lower center", ncols=4, frameon=False)
+    set_title(figure, f"{', '.join(names)}: {format_count(len(study), 'evaluation')}")
+    entries = legend_entries(figure)
+    add_legend(figure, list(entries.values()), list(entries))
+
+
+_FAR = 2.0
+"""Multiple of the largest cost beyond which a budget is named instead of drawn."""
 
 
 def _unit(largest: float) -> tuple[float, str]:

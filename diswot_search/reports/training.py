@@ -6,17 +6,33 @@ import inspect
 import math
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import TypeVar
 
 from rich.table import Table
 from rich.text import Text
 
+from search_spaces.names import short_name
+
 from ..distillation.base import get_distiller, list_distillers
+from ..networks.saved import own_code_of
 from ..runtime.files import csv_line
+from ..training.best_epoch import BEST_BY
 from ..training.result import EpochRow, FinalMetrics, SourceFacts, SourceWeighting, StudentFacts, TrainingResult
-from .style import format_count, human_number
+from .style import format_count, human_number, shortened
+
+V = TypeVar("V")
+
 
 MAX_CLASSES = 100
 """Most classes that get curves and bars of their own; more could not be told apart."""
+
+
+_MAX_LISTED_CLASSES = 10
+"""Most classes whose numbers a table lists one by one."""
+
+
+_MAX_CLASS_NAME = 40
+"""Most characters of a class's name in a table."""
 
 
 _MAX_TRAININGS_IN_COLUMNS = 3
@@ -28,17 +44,28 @@ def class_names_of(classes: Sequence[str], count: int) -> Sequence[str]:
     return classes if len(classes) == len(set(classes)) == count else [str(place) for place in range(count)]
 
 
-def metrics_csv(rows: Sequence[EpochRow]) -> Iterator[str]:
-    """The lines of `metrics.csv`: a row for each epoch, without accuracies of classes; a missing value is empty.
+def metrics_csv(rows: Sequence[EpochRow], classes: Sequence[str] = ()) -> Iterator[str]:
+    """The lines of `metrics.csv`: a row for each epoch; a missing value is empty.
 
     Args:
         rows: Rows of the epochs, in order.
+        classes: Names of the classes, whose validation accuracies get a column each, `val_accuracy/NAME`. There are
+            none without names, and for more than `MAX_CLASSES` classes.
     """
-    values = [row.to_json() for row in rows]
+    values = [row.to_json() | _class_columns(row, classes) for row in rows]
     columns = list(dict.fromkeys(name for row in values for name in row if name != "val_class_accuracy"))
     yield csv_line(columns)
     for row in values:
         yield csv_line([row.get(name) for name in columns])
+
+
+def _class_columns(row: EpochRow, classes: Sequence[str]) -> dict[str, float | None]:
+    """The validation accuracy of each class, by column."""
+    accuracies = row.val_class_accuracy or ()
+    if not classes or len(accuracies) > MAX_CLASSES:
+        return {}
+    names = class_names_of(classes, len(accuracies))
+    return {f"val_accuracy/{name}": accuracy for name, accuracy in zip(names, accuracies, strict=True)}
 
 
 # -- tables -------------------------------------------------------------------------------------
@@ -70,11 +97,14 @@ def describe_training(result: TrainingResult, path: str | os.PathLike[str] | Non
         done = f"{_epochs(result)} done, {format_count(result.steps, 'step')}"
         yield f"interrupted or running: {done}; the same command continues"
     if result.teacher is not None and result.teacher.trained is False:
-        yield f"the teacher {result.teacher.name} has random weights: it was neither trained nor given a checkpoint"
+        name = short_name(result.teacher.name)
+        yield f"the teacher {name} has random weights: it was neither trained nor given a checkpoint"
     if result.sources is not None and result.sources.fallback:
         yield f"{result.sources.fallback}; the student was trained on its labels alone"
     if (test := result.test) is not None:
         chosen = _RULE_WORDS[result.rule]
+        if result.rule == "best" and result.best_by != "accuracy":
+            chosen += f" by {BEST_BY[result.best_by].name}"
         yield f"the student is that of epoch {test.epoch}, {chosen}; it was tested after it was chosen"
         yield (
             f"one of {test.samples:,} test images is {100 / test.samples:.2g} points of accuracy, and another "
@@ -84,7 +114,8 @@ def describe_training(result: TrainingResult, path: str | os.PathLike[str] | Non
         yield f"run folder: {path}"
     if path is not None and result.is_complete:
         yield "to load the student in Python:"
-        yield f"import diswot_search; model = diswot_search.load_student({str(path)!r})"
+        code = "".join(f" diswot_search.import_code({name!r});" for name in own_code_of(path))
+        yield f"import diswot_search;{code} model = diswot_search.load_student({str(path)!r})"
 
 
 _RULE_WORDS = {"last": "the last", "best": "the best on validation images"}
@@ -158,7 +189,7 @@ def _compared(name: str, results: Mapping[str, TrainingResult], *, differences: 
 
 
 _COMPARED_FACTS: dict[str, Callable[[TrainingResult], str | None]] = {
-    "student": lambda result: result.student.name,
+    "student": lambda result: short_name(result.student.name),
     "teacher": lambda result: " and ".join(_teachers(result)),
     "labels": lambda result: _labelled(result),
     "loss": lambda result: " + ".join(_loss(result)),
@@ -169,6 +200,8 @@ _COMPARED_FACTS: dict[str, Callable[[TrainingResult], str | None]] = {
 
 _COMPARED_NUMBERS: dict[str, tuple[Callable[[TrainingResult], float | None], str, int]] = {
     "test accuracy": (lambda result: result.test.accuracy if result.test else None, " %", 2),
+    "balanced test accuracy": (lambda result: result.test.balanced_accuracy if result.test else None, " %", 2),
+    "test macro-F1": (lambda result: result.test.macro_f1 if result.test else None, " %", 2),
     "test accuracy, top 5": (lambda result: result.test.top5 if result.test else None, " %", 2),
     "test loss": (lambda result: result.test.nll if result.test else None, "", 4),
     "calibration error": (lambda result: result.test.calibration_error if result.test else None, " %", 2),
@@ -205,12 +238,12 @@ def training_title(result: TrainingResult) -> str:
     teachers = " and ".join(_teachers(result))
     with_what = f"under {teachers}" if teachers else "with FixMatch" if _uses_fixmatch(result) else "alone"
     status = "" if result.is_complete else ", unfinished"
-    return f"{result.student.name} {with_what}: {_epochs(result)}{status}"
+    return f"{short_name(result.student.name)} {with_what}: {_epochs(result)}{status}"
 
 
 def _teachers(result: TrainingResult) -> list[str]:
     """Short names of the teacher and the sources that the student learns from."""
-    names = [] if result.teacher is None else [result.teacher.name]
+    names = [] if result.teacher is None else [short_name(result.teacher.name)]
     sources = result.sources
     if sources is None or sources.fallback or sources.lam == 1:
         return names
@@ -249,6 +282,7 @@ def _facts(result: TrainingResult) -> dict[str, str | Table]:
         "sources": _sources_table(sources) if sources else "",
         "  their weights": explain_weights(sources) if sources else "",
         "loss": " + ".join(_loss(result)),
+        "class weights": _class_weights(result),
         **_accuracies(result),
         **_probabilities(result),
         "training": _work(result),
@@ -263,14 +297,55 @@ def _accuracies(result: TrainingResult) -> dict[str, str]:
         "test accuracy": (
             f"{test.accuracy:.2f} % of {format_count(test.samples, 'image')}, epoch {test.epoch}" if test else ""
         ),
+        "  balanced": _format(test.balanced_accuracy if test else None, ".2f", " %, each class counts alike"),
+        "  macro-F1": _format(test.macro_f1 if test else None, ".2f", " %"),
+        "  of the classes": _class_accuracies(result),
         "  among the first five": _format(test.top5 if test else None, ".2f", " %"),
         "  of the teacher": _format(result.teacher.accuracy if result.teacher else None, ".2f", " %"),
-        "validation accuracy": ", ".join(
-            f"{name} {epoch.val_accuracy:.2f} % (epoch {epoch.epoch})"
-            for name, epoch in (("last", result.last), ("best", result.best))
-            if epoch is not None and epoch.val_accuracy is not None
-        ),
+        **_validation(result),
     }
+
+
+def _validation(result: TrainingResult) -> dict[str, str]:
+    """The last and the best epoch by each measure on validation images, the accuracy first."""
+    best = "best" if result.best_by == "accuracy" else f"best by {BEST_BY[result.best_by].name}"
+    epochs = [(name, epoch) for name, epoch in (("last", result.last), (best, result.best)) if epoch is not None]
+    rows = {
+        "validation accuracy": [(name, epoch, epoch.val_accuracy) for name, epoch in epochs],
+        "  balanced, validation": [(name, epoch, epoch.val_balanced_accuracy) for name, epoch in epochs],
+        "  macro-F1, validation": [(name, epoch, epoch.val_macro_f1) for name, epoch in epochs],
+    }
+    return {
+        heading: ", ".join(
+            f"{name} {value:.2f} % (epoch {epoch.epoch})" for name, epoch, value in cells if value is not None
+        )
+        for heading, cells in rows.items()
+    }
+
+
+def _class_accuracies(result: TrainingResult) -> str:
+    """The test accuracy of each class; of many classes only the lowest ones."""
+    values = result.test.class_accuracy if result.test else ()
+    known = [(name, value) for name, value in _by_class(values, result.classes) if value is not None]
+    if len(known) <= _MAX_LISTED_CLASSES:
+        return ", ".join(f"{name}: {value:.1f} %" for name, value in known)
+    lowest = sorted(known, key=lambda pair: pair[1])[:_MAX_LISTED_CLASSES]
+    listed = ", ".join(f"{name}: {value:.1f} %" for name, value in lowest)
+    return f"lowest of {len(known):,}: {listed}"
+
+
+def _class_weights(result: TrainingResult) -> str:
+    """The weight of each class; of many classes the range."""
+    weights = result.class_weights or ()
+    if len(weights) <= _MAX_LISTED_CLASSES:
+        return ", ".join(f"{name}: {weight:.3g}" for name, weight in _by_class(weights, result.classes))
+    return f"{min(weights):.3g} to {max(weights):.3g}"
+
+
+def _by_class(values: Sequence[V], classes: Sequence[str]) -> Iterator[tuple[str, V]]:
+    """Pairs of a class, its name cut to a length that fits a table, and its value."""
+    names = class_names_of(classes, len(values))
+    return zip((shortened(name, _MAX_CLASS_NAME) for name in names), values, strict=True)
 
 
 def _probabilities(result: TrainingResult) -> dict[str, str]:
@@ -291,7 +366,7 @@ def _student(student: StudentFacts) -> str:
         student.name,
         f"{human_number(student.params)} parameters" if student.params else "",
         f"{human_number(student.macs)} MACs" if student.macs else "",
-        _format(student.latency_ms, ".2f", " ms"),
+        _format(student.latency_ms, ".3g", f" ms ({student.latency})" if student.latency else " ms"),
     ]
     return ", ".join(filter(None, parts))
 

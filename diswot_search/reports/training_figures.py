@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import itertools
 import math
-import textwrap
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ..training.best_epoch import BEST_BY
 from ..training.result import EpochRow, SourceWeighting, TrainingResult
 from .style import (
     AMBER,
@@ -20,10 +20,16 @@ from .style import (
     ORANGE,
     PINK,
     SKY,
+    add_legend,
+    axis_number,
     format_count,
     label_log_axis,
+    legend_entries,
+    legend_name,
     name_points,
+    name_ticks,
     new_figure,
+    set_title,
     style_axes,
     to_png,
 )
@@ -76,7 +82,7 @@ def plot_losses(rows: Sequence[EpochRow], result: TrainingResult) -> Figure:
         if not np.isfinite(values).any() or (name == "loss" and len(terms) == 1):
             continue  # a loss of one term equals that term
         term = name.removeprefix("loss/")
-        label, style, colour = special[name] if name in special else (_shortened(term, 34), *styles[term])
+        label, style, colour = special[name] if name in special else (legend_name(term, 34), *styles[term])
         axes.plot(epochs, values, style, color=colour, marker=marker, markersize=3, label=label)
     if _is_wide(lines.values()):
         axes.set_yscale("log")
@@ -106,13 +112,19 @@ def plot_accuracy(rows: Sequence[EpochRow], result: TrainingResult) -> Figure:
     for values, colour, label in (
         (_column(row.train_accuracy for row in rows), GREY, "training, augmented"),
         (_column(row.val_accuracy for row in rows), BLUE, "validation"),
+        (_balanced(rows), SKY, "validation, balanced"),
     ):
         if np.isfinite(values).any():
             axes.plot(epochs, values, color=colour, marker=marker, markersize=3, label=label)
     best, test, teacher = result.best, result.test, result.teacher
     if best is not None and best.epoch is not None and best.val_accuracy is not None:
-        label = f"best, epoch {best.epoch}: {best.val_accuracy:.2f} %"
-        axes.plot(best.epoch, best.val_accuracy, "*", color=ORANGE, markeredgecolor="white", markersize=14, label=label)
+        height, by = best.val_accuracy, ""
+        if result.best_by != "accuracy":
+            by = f" ({BEST_BY[result.best_by].name.removesuffix(' accuracy')})"
+        if result.best_by == "balanced_accuracy" and best.val_balanced_accuracy is not None:
+            height = best.val_balanced_accuracy
+        label = f"best{by}, epoch {best.epoch}: {height:.2f} %"
+        axes.plot(best.epoch, height, "*", color=ORANGE, markeredgecolor="white", markersize=14, label=label)
     if test is not None:
         label = f"test, epoch {test.epoch}: {test.accuracy:.2f} %"
         axes.axhline(test.accuracy, color=ORANGE, linestyle="--", linewidth=1.4, label=label)
@@ -122,6 +134,12 @@ def plot_accuracy(rows: Sequence[EpochRow], result: TrainingResult) -> Figure:
     axes.set_ylabel("accuracy (%)")
     _finish(figure, axes, rows, result)
     return figure
+
+
+def _balanced(rows: Sequence[EpochRow]) -> NDArray[np.float64]:
+    """The balanced accuracy of each epoch; NaN if all are near the accuracy, as for classes of equal size."""
+    balanced, plain = _column(row.val_balanced_accuracy for row in rows), _column(row.val_accuracy for row in rows)
+    return balanced if (np.abs(balanced - plain) > _VISIBLE_DIFFERENCE).any() else np.full_like(balanced, np.nan)
 
 
 def plot_reliability(rows: Sequence[EpochRow], result: TrainingResult) -> Figure:
@@ -144,8 +162,9 @@ def plot_reliability(rows: Sequence[EpochRow], result: TrainingResult) -> Figure
     style_axes(lower).bar(middles, samples, 0.94 * width, color=GREY)
     lower.set(ylabel="images", xlabel="confidence: largest probability (%)")
     subtitle = f"calibration error {test.calibration_error:.2f} % on {format_count(test.samples, 'test image')}"
-    upper.set_title(f"{training_title(result)}\n{subtitle}", fontsize=11, loc="left")
-    figure.legend(loc="outside lower center", ncols=3, frameon=False)
+    set_title(figure, training_title(result), subtitle)
+    entries = legend_entries(figure)
+    add_legend(figure, list(entries.values()), list(entries))
     return figure
 
 
@@ -154,7 +173,7 @@ def plot_classes(rows: Sequence[EpochRow], result: TrainingResult) -> Figure:
     test = result.test
     assert test is not None
     accuracies = test.class_accuracy
-    names = [_shortened(name, 26) for name in class_names_of(result.classes, len(accuracies))]
+    names = class_names_of(result.classes, len(accuracies))
     bars = sorted(zip(accuracies, names, strict=True), key=lambda bar: math.inf if bar[0] is None else -bar[0])
     columns = math.ceil(len(bars) / _BARS_PER_COLUMN)
     size = math.ceil(len(bars) / columns)
@@ -163,8 +182,9 @@ def plot_classes(rows: Sequence[EpochRow], result: TrainingResult) -> Figure:
         _plot_bars(style_axes(axes), bars[place * size : (place + 1) * size], size)
         axes.axvline(test.accuracy, color=ORANGE, linestyle="--", linewidth=1.4)
         axes.set_xlabel("accuracy (%)")
-    subtitle = f"test accuracy of each class; dashed: {test.accuracy:.2f} % of all images"
-    figure.suptitle(f"{_wrapped_title(result)}\n{subtitle}", fontsize=11, x=0.01, ha="left")
+    balanced = "" if test.balanced_accuracy is None else f"; balanced {test.balanced_accuracy:.2f} %"
+    subtitle = f"test accuracy of each class; dashed: {test.accuracy:.2f} % of all images{balanced}"
+    set_title(figure, training_title(result), subtitle)
     return figure
 
 
@@ -174,7 +194,7 @@ def _plot_bars(axes: Axes, bars: Sequence[tuple[float | None, str]], size: int) 
     axes.barh(places, [accuracy or 0.0 for accuracy, _ in bars], 0.78, color=BLUE, alpha=0.8)
     for place, (accuracy, _) in enumerate(bars):
         axes.text(102, place, "-" if accuracy is None else f"{accuracy:.1f}", va="center", fontsize=7)
-    axes.set_yticks(places, [name for _, name in bars], fontsize=8, parse_math=False)
+    name_ticks(axes.yaxis, [name for _, name in bars], length=26)
     axes.set(xlim=(0, 116), xticks=range(0, 101, 25), ylim=(size - 0.4, -0.6))
     axes.grid(visible=False, axis="y")
 
@@ -196,14 +216,13 @@ def plot_weights(rows: Sequence[EpochRow], result: TrainingResult) -> Figure:
     axes.scatter(places, weights, s=36, c=[BLUE if weight else GREY for weight in weights], zorder=3)
     top = weights.max() or 1.0
     axes.set_ylim(-0.05 * top, 1.06 * top)
-    name_points(axes, places, weights, [_shortened(model.name, 34) for model in models], 0.17 / (height - 1.5))
+    name_points(axes, places, weights, [model.name for model in models], 0.17 / (height - 1.5))
     _label_similarities(axes, sources, places, is_measured)
     axes.set_ylabel("weight")
     subtitle = f"{format_count(len(models), 'source')}: {explain_weights(sources)}"
     if reason := sources.fallback or ("" if weights.any() else "no source has a weight"):
         subtitle = f"{reason}; trained on labels alone"
-    title = f"{_wrapped_title(result)}\n{textwrap.fill(subtitle, 80)}"
-    axes.set_title(title, fontsize=11, loc="left", parse_math=False)
+    set_title(figure, training_title(result), subtitle)
     return figure
 
 
@@ -226,13 +245,7 @@ def _label_similarities(
     if not is_measured.all():
         unknown, right = places[~is_measured][0], axes.get_xlim()[1]
         ticks = [tick for tick in axes.get_xticks() if unknown < tick <= right]
-        axes.set_xticks([unknown, *ticks], ["\nunknown", *(f"{tick:g}" for tick in ticks)])
-
-
-def _shortened(text: str, length: int) -> str:
-    """A text of limited length: a longer one loses its middle, since names differ at their ends."""
-    letters = length - 3
-    return text if len(text) <= length else f"{text[: letters - letters // 2]}...{text[-(letters // 2) :]}"
+        axes.set_xticks([unknown, *ticks], ["\nunknown", *map(axis_number, ticks)])
 
 
 TRAINING_PICTURES: dict[str, Callable[[Sequence[EpochRow], TrainingResult], Figure]] = {
@@ -247,6 +260,10 @@ TRAINING_PICTURES: dict[str, Callable[[Sequence[EpochRow], TrainingResult], Figu
 
 _TERM_COLOURS = (BLUE, ORANGE, GREEN, PINK, SKY, AMBER)
 """Colours of the terms of a loss, in order."""
+
+
+_VISIBLE_DIFFERENCE = 1.0
+"""Points of accuracy by which lines must differ to be drawn apart."""
 
 
 _MIN_SOURCE_SHARE = 0.001
@@ -284,12 +301,6 @@ def _finish(figure: Figure, axes: Axes, rows: Sequence[EpochRow], result: Traini
     axes.set_xlim(0.5, last + max(0.5, 0.02 * last))
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     axes.set_xlabel("epoch")
-    axes.set_title(_wrapped_title(result), fontsize=11, loc="left")
-    labels = axes.get_legend_handles_labels()[1]
-    columns = 3 if max(map(len, labels), default=0) <= 24 else 2
-    figure.set_figheight(figure.get_figheight() + 0.22 * max(0, math.ceil(len(labels) / columns) - 3))
-    figure.legend(loc="outside lower center", ncols=columns, frameon=False)
-
-
-def _wrapped_title(result: TrainingResult) -> str:
-    return textwrap.fill(training_title(result), 80)
+    set_title(figure, training_title(result))
+    entries = legend_entries(figure)
+    add_legend(figure, list(entries.values()), list(entries))

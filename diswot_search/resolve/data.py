@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,7 +14,7 @@ from ..options.data import CreateSplitsOptions
 
 
 def as_splits(
-    dataset: str | Splits,
+    dataset: str | os.PathLike[str] | Splits,
     options: Mapping[str, Any] | None = None,
     *,
     labels: Labels = None,
@@ -22,7 +23,7 @@ def as_splits(
     """Resolve a data set: return splits as they are, or open a name with `create_splits`.
 
     Args:
-        dataset: Name of a data set, or splits.
+        dataset: Name of a data set, path of a folder of images, or splits.
         options: Keyword arguments of `create_splits`; only allowed with a name.
         labels: The labelled subset, in one of the forms of `create_splits`. Splits keep their own labelled subset
             unless this or `labels_per_class` is given.
@@ -39,7 +40,7 @@ def as_splits(
     """
     label_arguments = {"labels": labels, "labels_per_class": labels_per_class}
     label_options: dict[str, Any] = {key: value for key, value in label_arguments.items() if value is not None}
-    if isinstance(dataset, str):
+    if isinstance(dataset, str | os.PathLike):
         options = dict(options or {})
         check_options("data set", options, keywords(CreateSplitsOptions))
         duplicates = [key for key in label_arguments if options.get(key) is not None]
@@ -50,8 +51,8 @@ def as_splits(
         return create_splits(dataset, **options | label_options)
     if not isinstance(dataset, Splits):
         raise TypeError(
-            f"The data set is a {type(dataset).__name__}; it must be a name that create_splits knows, or splits, such "
-            "as those that Splits.from_arrays makes from images and labels."
+            f"The data set is a {type(dataset).__name__}; it must be a name that create_splits knows, a path, or "
+            "splits, such as those that Splits.from_arrays makes from images and labels."
         )
     if options:
         raise ValueError("The data set is given as splits; data_options cannot be set.")

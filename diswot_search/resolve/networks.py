@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,6 +13,8 @@ import torch
 from torch import nn
 
 from search_spaces.input_spec import ImageSpec
+from search_spaces.option_types import OptionTypeError, check_types
+from search_spaces.plugins import is_code
 from search_spaces.recipes import create_space, list_spaces
 from search_spaces.registry import UnknownNameError, near_names, unknown_name_message
 from search_spaces.space import Architecture, ArchitectureError, SearchSpace
@@ -21,7 +23,14 @@ from search_spaces.weights import classes_in_file
 from ..checks import check_whole
 from ..data.splits import Splits
 from ..networks.classifiers import classifier_names
-from ..networks.network import Network, checkpoint_file, create_teacher, from_module, warn_of_mode
+from ..networks.network import (
+    WEIGHTS_TYPES,
+    Network,
+    checkpoint_file,
+    create_teacher,
+    from_module,
+    warn_of_mode,
+)
 from ..networks.preprocessing import Preprocessing
 from ..networks.recipes import StudentRecipe, WithBody, WithNewClassifier
 from ..networks.saved import WEIGHTS, ModelCard, find_student, load_student, read_card
@@ -52,7 +61,7 @@ def as_network(
     in_chans: int = 3,
     image_size: tuple[int, int] | None = None,
     role: str = "student",
-    space: SearchSpace | str | None = None,
+    space: SearchSpace | str | Sequence[str] | None = None,
     checkpoint: str | os.PathLike[str] | None = None,
     pretrained: bool = False,
     new_classifier: bool = False,
@@ -64,7 +73,9 @@ def as_network(
         source: A network or module, which is taken as it is; a study (its winner) or one of its candidates; an
             architecture of `space`; or a text: a timm name, the text of an architecture of `space`, the run folder of
             a search (its winner, untrained), of a training or of a pipeline (its student, trained), or the folder or
-            file of a student that `save_student` wrote. A folder with the name of a timm model is given as "./NAME".
+            file of a student that `save_student` wrote. A folder with the name of a timm model is given as "./NAME". A
+            class or function of your own is named as `module:name` or `file.py:name`; of num_classes, in_chans and
+            img_size it gets those that it takes.
         num_classes: Number of classes of the data. A trained teacher may have others.
         in_chans: Number of channels of its images.
         image_size: Height and width of its images, for networks that depend on it.
@@ -75,9 +86,10 @@ def as_network(
         pretrained: Let timm fetch its pretrained weights. A student gets a new classifier if the classes differ.
         new_classifier: Keep the weights of a trained student except those of its classifier, which is made anew for
             the classes of the data. Images keep the normalisation that its weights were trained with.
-        options: Options of `timm.create_model`, for a timm name. Of a teacher or a module also "trained", whether its
-            weights are trained, which by default they tell; and of a teacher "mean", "std" and "input_size" (channels,
-            height, width) of its images, to which those of the data are converted.
+        options: Options of `timm.create_model`, for a timm name; arguments of code of your own. Of a teacher or a
+            module also "trained", whether its weights are trained, which by default they tell; and of a teacher
+            "mean", "std" and "input_size" (channels, height, width) of its images, to which those of the data are
+            converted.
 
     Warns:
         UserWarning: The weights of a module tell otherwise than its mode.
@@ -86,7 +98,8 @@ def as_network(
         UnknownNameError: The text is not known; near names are given.
         ArchitectureError: The architecture is not one of the space.
         FileNotFoundError: There is no such file or folder.
-        RunFolderError: A run folder cannot be read, or its study has no winner.
+        RunFolderError: A run folder cannot be read.
+        NoScoreError: The study has no winner.
         ValueError: The arguments contradict each other; a trained network is damaged, has other classes, or does not
             take images of the data's size; or a network that is to have a new classifier has no weights to keep.
 
@@ -96,6 +109,7 @@ def as_network(
     """
     if not isinstance(new_classifier, bool):
         raise ValueError(f"new_classifier of the {role} is {new_classifier!r}; it must be true or false.")
+    check_types({"checkpoint": checkpoint, "pretrained": pretrained}, WEIGHTS_TYPES, f"Of the {role} ")
     data = _Data(role, num_classes, in_chans, image_size)
     images = {key: options.pop(key, None) for key in IMAGE_KEYS} if role == "teacher" else {}
     weights = {"checkpoint": checkpoint, "pretrained": pretrained, **options}
@@ -104,7 +118,9 @@ def as_network(
     return with_images(network, role, **images) if images else network
 
 
-def _resolve(source: NetworkLike, data: _Data, space: SearchSpace | str | None, weights: dict[str, Any]) -> Network:
+def _resolve(
+    source: NetworkLike, data: _Data, space: SearchSpace | str | Sequence[str] | None, weights: dict[str, Any]
+) -> Network:
     if not isinstance(source, Network | nn.Module):
         refuse_trained(weights.pop("trained", None), data.role)
     if isinstance(source, Study):
@@ -126,7 +142,7 @@ def _resolve(source: NetworkLike, data: _Data, space: SearchSpace | str | None, 
 
 
 def _with_new_classifier(
-    source: NetworkLike, data: _Data, space: SearchSpace | str | None, weights: dict[str, Any]
+    source: NetworkLike, data: _Data, space: SearchSpace | str | Sequence[str] | None, weights: dict[str, Any]
 ) -> Network:
     """A trained student with a new classifier for the classes of the data."""
     if data.role != "student":
@@ -216,9 +232,9 @@ class _Data:
     in_chans: int
     image_size: tuple[int, int] | None
 
-    def space(self, space: SearchSpace | str) -> SearchSpace:
+    def space(self, space: SearchSpace | str | Sequence[str]) -> SearchSpace:
         """The space for these classes and images; one for others is made again."""
-        if isinstance(space, str):
+        if not isinstance(space, SearchSpace):
             space = create_space(space, num_classes=self.num_classes)
         size = (self.in_chans, *(self.image_size or space.input_size[1:]))
         if (space.num_classes, space.input_size) == (self.num_classes, size):
@@ -277,7 +293,7 @@ def refuse_trained(trained: object, role: str) -> None:
 
 def _as_given(source: Network | nn.Module, data: _Data, trained: bool | None) -> Network:
     if not isinstance(source, Network | nn.Module):
-        raise TypeError(f"A {data.role} cannot be made of {type(source).__name__}.")
+        raise OptionTypeError(f"A {data.role} cannot be made of {type(source).__name__}.")
     if isinstance(source, nn.Module):
         if trained is None and data.role == "teacher":
             warn_of_mode(source, data.role)
@@ -317,6 +333,8 @@ def _from_text(text: str, data: _Data, space: SearchSpace | None, weights: dict[
             malformed = error
     if Path(text).exists():
         return _from_path(Path(text), data, weights)
+    if is_code(text):
+        return _from_code(text, data, **weights)
     if hint := _hint_at_form(text, data.role):
         raise UnknownNameError(f"The {data.role} {text!r} is no timm model, run folder or file. {hint}")
     if text.endswith(".safetensors") or os.sep in text:
@@ -394,6 +412,27 @@ def _of_trained_teacher(
     assert classes is not None
     is_timms = config is not None and config.num_classes == classes
     return replace(data, num_classes=classes, image_size=size if is_timms else data.image_size)
+
+
+def _from_code(
+    name: str,
+    data: _Data,
+    *,
+    checkpoint: str | os.PathLike[str] | None = None,
+    pretrained: bool = False,
+    **options: Any,
+) -> Network:
+    """The network that code of the user's own makes for the classes and images of the data."""
+    size = {} if data.image_size is None else {"img_size": list(data.image_size)}
+    options = {"num_classes": data.num_classes, "in_chans": data.in_chans, **size, **options}
+    file, card = (None, None) if checkpoint is None else _read_checkpoint(checkpoint, data)
+    network = create_teacher(name, checkpoint=file, pretrained=pretrained, **options)
+    if data.converts(network):
+        classes = classes_of(network.build()) if network.num_classes is None else network.num_classes
+    else:
+        data.check(name, network.num_classes, network.channels)
+        classes = data.num_classes
+    return _with_card(replace(network, num_classes=classes, input_spec=data.spec), card)
 
 
 def pretrained_config(name: str, role: str) -> PretrainedCfg | None:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import fields
 from typing import Any, overload
 
 import timm
 from torch import nn
 
+from search_spaces.plugins import is_code
 from search_spaces.recipes import create_space
 from search_spaces.registry import near_names
 from search_spaces.space import Architecture, ArchitectureError, SearchSpace
@@ -28,7 +30,7 @@ def as_budget(options: BudgetOptions) -> Budget:
     Raises:
         ValueError: It is given both ways, or a limit is out of range.
     """
-    limits = changed(options, "max_params", "max_macs", "max_latency_ms", "latency_batch_size")
+    limits = changed(options, *(f.name for f in fields(Budget)))
     if options.budget is None:
         return Budget.from_dict({name: getattr(options, name) for name in limits})
     if limits:
@@ -40,13 +42,13 @@ def as_budget(options: BudgetOptions) -> Budget:
     raise ValueError(f"budget is {options.budget!r}; it must be a Budget, such as Budget(max_params=1e6).")
 
 
-def as_probes(probe: Probe | Sequence[Probe] | str) -> list[Probe]:
+def as_probes(probe: Probe | Sequence[Probe] | os.PathLike[str] | str) -> list[Probe]:
     """The probes; the name of a data set stands for one of it.
 
     Raises:
         ValueError: There is none, or something else among them.
     """
-    if isinstance(probe, str):
+    if isinstance(probe, str | os.PathLike):
         return [create_probe(probe)]
     probes = [probe] if isinstance(probe, Probe) else list(probe)
     if not probes or not all(isinstance(one, Probe) for one in probes):
@@ -57,9 +59,9 @@ def as_probes(probe: Probe | Sequence[Probe] | str) -> list[Probe]:
     return probes
 
 
-def as_space(space: SearchSpace | str, probe: Probe, **options: object) -> SearchSpace:
+def as_space(space: SearchSpace | str | Sequence[str], probe: Probe, **options: object) -> SearchSpace:
     """The space; one given by name is made for the classes and images of the probe unless `options` say otherwise."""
-    if not isinstance(space, str):
+    if isinstance(space, SearchSpace):
         return space
     return create_space(space, **{"num_classes": probe.num_classes, "input_size": probe.input_size} | options)
 
@@ -122,7 +124,7 @@ def _ranking_at(teacher: object) -> str | None:
 
 def _means_architecture(text: str, space: SearchSpace) -> bool:
     """Whether a text is, or was meant to be, an architecture rather than the name of a timm model."""
-    if timm.is_model(text):
+    if timm.is_model(text) or is_code(text):
         return False
     try:
         space.parse(text)

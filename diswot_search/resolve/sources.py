@@ -15,18 +15,22 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import timm
 from torch import nn
 
+from search_spaces.option_types import check_names, check_types
+from search_spaces.plugins import is_code
 from search_spaces.recipes import create_space
 from search_spaces.registry import UnknownNameError, unknown_name_message
 from search_spaces.space import SearchSpace
+from search_spaces.stored_options import check_model_options
+from search_spaces.timm_models import create_timm_model
 
-from ..networks.network import Network, warn_of_mode
+from ..networks.network import Network, create_teacher, warn_of_mode
 from ..networks.recipes import ModuleRecipe, WithoutClassifier
 from ..networks.saved import DISTILLED, FOLDER, WEIGHTS, find_student, read_card
 from ..networks.trained import judge_weights
 from ..runtime.files import as_json
 from ..runtime.seeding import isolated_random_state
 from ..sources.frozen import unbuildable
-from ..sources.source import SOURCE_KEYS, SourceError, as_source
+from ..sources.source import SOURCE_KEYS, SOURCE_TYPES, SourceError, as_source
 from ..study.study import Candidate, Study
 from .images import IMAGE_KEYS, channels_of_first, classes_of, with_images, with_normalisation, with_size
 from .networks import (
@@ -116,12 +120,12 @@ def _as_source(source: SourceLike) -> _Resolved:
     if options.get("model") is None:
         keys = ", ".join(map(str, options)) or "nothing"
         raise SourceError(f"A source is given by {keys}; it needs 'model', which says what network it is.")
+    model = options.pop("model")
+    _check_keys(model, options)
     images = {key: options.pop(key, None) for key in IMAGE_KEYS}
     classes = options.get("num_classes")
     if classes is not None and (isinstance(classes, bool) or not isinstance(classes, int) or classes < 0):
         raise SourceError(f"num_classes of a source is {classes!r}; it must be a whole number, 0 for features alone.")
-    model = options.pop("model")
-    _check_keys(model, options)
     trained = options.get("trained")
     if isinstance(model, nn.Module) and trained is None and model.training and judge_weights(model).trained:
         warn_of_mode(model, "source")
@@ -130,12 +134,17 @@ def _as_source(source: SourceLike) -> _Resolved:
 
 
 def _check_keys(model: object, options: Mapping[str, object]) -> None:
-    """Refuse keys that no source has, unless they may be options of timm."""
-    if isinstance(model, str) and (timm.is_model(model) or not Path(model).exists()):
+    """Refuse values of other types, and keys that neither a source has nor its model of timm."""
+    check_names(options, "A source")
+    check_types(options, SOURCE_TYPES, "Of a source ")
+    others = {key: value for key, value in options.items() if key not in SOURCE_KEYS}
+    if isinstance(model, str) and timm.is_model(model):
+        check_model_options(model, others, f"The source {model}")
         return
-    for key in options:
-        if key not in SOURCE_KEYS:
-            raise UnknownNameError(unknown_name_message("key of a source", key, SOURCE_KEYS))
+    if isinstance(model, str) and not os.path.exists(model):
+        return
+    for key in others:
+        raise UnknownNameError(unknown_name_message("key of a source", key, SOURCE_KEYS))
 
 
 def _find(model: Any, options: dict[str, Any]) -> _Resolved:
@@ -152,10 +161,12 @@ def _find(model: Any, options: dict[str, Any]) -> _Resolved:
         return _from_timm(model, **options)
     if (space := options.pop("space", None)) is not None:
         classes = {"num_classes": options["num_classes"]} if options.get("num_classes") else {}
-        space = create_space(space, **classes) if isinstance(space, str) else space
+        space = space if isinstance(space, SearchSpace) else create_space(space, **classes)
         return _from_space(model, space, options | {"space": space}, ())
     if isinstance(model, str) and model and Path(model).exists():
         return _from_path(Path(model), options)
+    if isinstance(model, str) and is_code(model):
+        return _from_code(model, options)
     as_network(model, num_classes=1, role="source")  # which says why it is none
     raise SourceError(f"A source cannot be made of {model!r}.")
 
@@ -183,6 +194,16 @@ def _from_network(network: Network, options: dict[str, Any]) -> _Resolved:
     assert network.num_classes is not None
     network = as_network(network, num_classes=network.num_classes, in_chans=channels, role="source", **options)
     return _Resolved(_with_classes(network, classes, network.input_size, channels), (network.name,))
+
+
+def _from_code(name: str, options: dict[str, Any]) -> _Resolved:
+    """A source that code of the user's own makes; it has the classes and images that the code gives it."""
+    classes = options.pop("num_classes", None)
+    checkpoint = options.pop("checkpoint", None)
+    file = None if checkpoint is None else find_student(checkpoint)
+    network = create_teacher(name, num_classes=classes or None, checkpoint=file, **options)
+    resolved = _from_network(network, {} if classes is None else {"num_classes": classes})
+    return resolved if checkpoint is None else resolved._replace(names=_names_of_path(Path(checkpoint)))
 
 
 def _from_space(model: Any, space: SearchSpace, options: dict[str, Any], names: tuple[str, ...]) -> _Resolved:
@@ -224,6 +245,7 @@ def _from_path(path: Path, options: dict[str, Any]) -> _Resolved:
 
 def _from_timm(
     name: str,
+    /,
     *,
     checkpoint: str | os.PathLike[str] | None = None,
     pretrained: bool | None = None,
@@ -264,7 +286,7 @@ def _built_as(name: str, options: dict[str, Any]) -> tuple[int, tuple[int, int, 
     """Classes and images of a network that timm has no weights for."""
     try:
         with isolated_random_state(0):
-            model: Any = timm.create_model(name, **options)
+            model: Any = create_timm_model(name, options)
     except TypeError as error:
         raise unbuildable(name, options, error) from error
     size = (getattr(model, "pretrained_cfg", None) or {}).get("input_size")

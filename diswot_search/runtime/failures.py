@@ -63,7 +63,7 @@ def stop_if_machine_failed(error: Exception, where: str) -> None:
                 f"The device failed {where} ({_first_line(cause)}). What was stored stays: run the same again in a new "
                 "process to continue, or begin anew with another device."
             ) from error
-        if isinstance(cause, BrokenExecutor):
+        if isinstance(cause, BrokenExecutor) or _is_dead_data_worker(cause):
             raise MachineError(
                 f"A worker process died {where} ({_first_line(cause)}), perhaps for lack of memory. What was stored "
                 "stays: run the same again to continue, or with fewer workers."
@@ -90,6 +90,11 @@ def _is_out_of_memory(error: BaseException) -> bool:
     # For the CPU, for MPS and for the libraries of CUDA, torch has no class of its own.
     texts = ("DefaultCPUAllocator", "out of memory", "STATUS_ALLOC_FAILED")
     return isinstance(error, RuntimeError) and any(text in str(error) for text in texts)
+
+
+def _is_dead_data_worker(error: BaseException) -> bool:
+    """Whether a process that reads images for torch's DataLoader has died."""
+    return isinstance(error, RuntimeError) and "DataLoader worker" in str(error)
 
 
 def _is_device_error(error: BaseException) -> bool:

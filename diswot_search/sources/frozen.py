@@ -18,6 +18,7 @@ from ..networks.classifiers import ClassifierError
 from ..networks.contract import ReadingError
 from ..networks.conversion import preprocessing_for
 from ..networks.features import embed_classifier, embed_network
+from ..networks.memory_format import to_channels_last
 from ..networks.network import Network
 from ..networks.preprocessing import Preprocessing, ProbeConversion
 from ..networks.recipes import WithNewClassifier
@@ -137,7 +138,7 @@ class FrozenSource:
         with _refused():
             check_finite_weights(model, f"The source {source.name}")
         model = model.float().eval().requires_grad_(False).to(self._device)
-        self.model: nn.Module = model.to(memory_format=torch.channels_last) if channels_last else model
+        self.model: nn.Module = to_channels_last(model) if channels_last else model
         example = torch.rand(2, *splits.input_size, generator=torch.Generator().manual_seed(0)).to(self._device)
         with torch.no_grad(), torch.autocast(self._device.type, enabled=False):
             self._run = _embed(self.model, self.convert(example), source)

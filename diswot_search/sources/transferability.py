@@ -12,6 +12,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import ArrayLike
 
+from search_spaces.plugins import OwnCodeError
 from search_spaces.registry import Registry, unknown_name_message
 
 from ..runtime.seeding import stable_seed
@@ -79,7 +80,16 @@ class Measure:
         return math.exp(value) - math.exp(chance) if self.scale == "log" else value - chance
 
 
-MEASURES: Registry[Measure] = Registry("measure")
+def _adopt(name: str, value: object) -> Measure:
+    """The measure that a user's own code has under a name."""
+    if isinstance(value, Measure):
+        return value
+    if isinstance(value, type) or not callable(value):
+        raise OwnCodeError(f"{name} is no measure; it must be a function of the evidence, or a Measure.")
+    return Measure(name, value, "features", _summary(value), lambda evidence: 0.0, "linear")
+
+
+MEASURES: Registry[Measure] = Registry("measure", _adopt)
 
 
 def register_measure(
@@ -112,6 +122,9 @@ def register_measure(
 
 def get_measure(measure: str | Measure) -> Measure:
     """Return the measure that is registered under a name; a measure is returned as it is.
+
+    A measure of your own is named as `module:name` or `file.py:name`: a `Measure`, or a function of the evidence whose
+    chance level is 0.
 
     Raises:
         UnknownNameError: No measure has this name; the message lists near names.

@@ -7,13 +7,11 @@ import functools
 import random
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING
 
+from search_spaces.option_types import LARGEST
 from search_spaces.space import Architecture, SearchSpace
 
-if TYPE_CHECKING:
-    from .records import Record
-
+from .records import Record, Score
 
 MAX_SUGGESTIONS = 100
 """Suggestions that are tried for one proposal before random draws take over, and after those an enumeration."""
@@ -42,6 +40,11 @@ class Algorithm(ABC):
         seed: Seed of all random choices.
         feasible: Whether an architecture is within the budget; by default all are. It must be a pure function.
         start: A feasible architecture. A random walk from it finds feasible architectures when even draws rarely do.
+
+    Attributes:
+        patience: Number of architectures over the budget in a row after which the next such ones are repaired: brought
+            to the budget by choices of `start`. None, the default, refuses them and walks from `start` instead; that
+            draws evenly, but asks about many architectures. It is set where the budget takes long to check.
 
     Raises:
         ValueError: `start` is not feasible.
@@ -74,12 +77,14 @@ class Algorithm(ABC):
         self._feasible = functools.lru_cache(maxsize=1024)(feasible or (lambda architecture: True))
         if start is not None and not self._feasible(start):
             raise ValueError(f"start is {str(start)!r}, which is not feasible; it must be within the budget.")
-        self._position = start
+        self.patience: int | None = None
+        self._start = self._position = start
         self._misses = 0
         self._asked: set[tuple[object, ...]] = set()
         self._pending: dict[str, Architecture] = {}
         self._told: dict[str, Architecture] = {}  # used only if scores are relative
         self._rest: list[int] | None = None
+        self._scores_told = 0
 
     # -- what an algorithm defines --------------------------------------------------------------
 
@@ -123,15 +128,18 @@ class Algorithm(ABC):
 
     # -- ask and tell ---------------------------------------------------------------------------
 
-    def ask(self) -> list[Architecture]:
+    def ask(self, most: int | None = None) -> list[Architecture]:
         """Propose architectures to evaluate.
 
+        Args:
+            most: Largest number of them; by default `batch_size`.
+
         Returns:
-            `batch_size` architectures, or fewer if nothing else is left. An empty list means that the space is
-            exhausted or, for a space too large to enumerate, that many draws gave nothing new.
+            `batch_size` architectures, or fewer if nothing else is left or fewer are wanted. An empty list means that
+            the space is exhausted or, for a space too large to enumerate, that many draws gave nothing new.
         """
         proposals: list[Architecture] = []
-        for _ in range(self.batch_size):
+        for _ in range(self.batch_size if most is None else min(most, self.batch_size)):
             proposal = self._propose()
             if proposal is None:
                 break
@@ -139,19 +147,29 @@ class Algorithm(ABC):
             self._pending[str(proposal)] = proposal
         return proposals
 
-    def tell(self, records: Sequence[Record], *, scored: Iterable[Record] | None = None) -> None:
-        """Learn from the records of proposed architectures. A failed one only ceases to be pending.
+    def tell(self, records: Sequence[Record] | Sequence[Score], *, scored: Iterable[Record] | None = None) -> None:
+        """Learn from the scores of proposed architectures. A failed one only ceases to be pending.
 
         Args:
-            records: The new records, in the order of asking.
+            records: The new records, in the order of asking; or scores as `Evaluator.evaluate` gives them, which belong
+                to the architectures that have waited longest. An algorithm that learns gets the architectures' own
+                parameters and multiply-accumulates with them, but no latency.
             scored: All records with a score so far, the new ones included, in the order of asking, each with its
                 current score. They are given if scores are relative to each other, and replace everything learned.
 
         Raises:
-            ValueError: A record belongs to an architecture that was not proposed, or was told before.
+            ValueError: A record belongs to an architecture that was not proposed, or was told before; there are more
+                scores than architectures that wait; or a score is that of an aggregate, which ranks many together.
+
+        Example:
+            >>> import diswot_search as ds
+            >>> space = ds.create_space("nasbench201", channels=4, cells=1)
+            >>> evaluator = ds.Evaluator(space, None, ds.create_probe("digits", batch_size=4), "params", device="cpu")
+            >>> algorithm = ds.create_algorithm("random", space)
+            >>> algorithm.tell(evaluator.evaluate(algorithm.ask()))
         """
         evaluated = []
-        for record in records:
+        for record in self._as_records(records):
             architecture = self._pending.pop(record.architecture, None)
             if architecture is None:
                 raise ValueError(f"{record.architecture!r} was told, but no proposal of it waits for a record.")
@@ -165,6 +183,33 @@ class Algorithm(ABC):
             self.forget()
         self.learn(evaluated)
 
+    def _as_records(self, told: Sequence[Record] | Sequence[Score]) -> Iterator[Record]:
+        """The records, those of plain scores made for the architectures that have waited longest."""
+        waiting = list(self._pending.values())
+        scores = [one for one in told if not isinstance(one, Record)]
+        if len(scores) > len(waiting):
+            raise ValueError(f"{len(scores)} scores were told, but {len(waiting)} proposals wait for one.")
+        if any(score.status == "ok" and score.score is None for score in scores):
+            raise ValueError(
+                "A score of an aggregate has no value of its own; tell records, and all that are `scored`."
+            )
+        proposals = iter(waiting)
+        for one in told:
+            if isinstance(one, Record):
+                yield one
+                continue
+            architecture = next(proposals)
+            cost = self.space.cost(architecture) if self._learns and one.status == "ok" else None
+            self._scores_told += 1
+            yield Record(
+                **vars(one),
+                index=self._scores_told - 1,
+                architecture=str(architecture),
+                canonical=str(self.space.canonical(architecture)),
+                params=cost.params if cost else None,
+                macs=cost.macs if cost else None,
+            )
+
     # -- proposals ------------------------------------------------------------------------------
 
     def draw(self) -> Architecture:
@@ -173,6 +218,8 @@ class Algorithm(ABC):
         The feasible part is sampled by a walk that stays in place when the next step is infeasible. In the long run it
         visits all feasible architectures in its reach equally often, because a mutation is as likely as its reverse.
         """
+        if self._start is not None and self.patience is not None and self._misses >= self.patience:
+            return self._repaired(self.space.sample(self.rng))
         if self._misses < MAX_SUGGESTIONS or self._position is None:
             architecture = self.space.sample(self.rng)
             self._misses = 0 if self._feasible(architecture) else self._misses + 1
@@ -182,6 +229,32 @@ class Algorithm(ABC):
             if self._feasible(step):
                 self._position = step
         return self._position
+
+    def _repaired(self, architecture: Architecture) -> Architecture:
+        """The architecture if it is within the budget, or else one between it and `start` that just is.
+
+        As few as possible of its choices, in random order, become those of `start`; how many is found by halving.
+        """
+        assert self._start is not None
+        if self._is_asked(architecture) or self._feasible(architecture):
+            return architecture
+        repaired, choices = self._start, self._start.choices
+        differing = [place for place, choice in enumerate(choices) if choice != architecture.choices[place]]
+        self.rng.shuffle(differing)
+        over, within = 0, len(differing)
+        while within - over > 1:
+            middle = (over + within) // 2
+            changed = set(differing[:middle])
+            mixed = [choices[k] if k in changed else choice for k, choice in enumerate(architecture.choices)]
+            candidate = self.space.architecture(mixed)
+            if self._feasible(candidate):
+                repaired, within = candidate, middle
+            else:
+                over = middle
+        return repaired
+
+    def _is_asked(self, architecture: Architecture) -> bool:
+        return self.space.canonical(architecture).choices in self._asked
 
     def form(self, architecture: Architecture) -> Architecture | None:
         """The form in which an architecture may be proposed, or None if it may not be proposed."""
@@ -195,6 +268,8 @@ class Algorithm(ABC):
             suggestion = self.suggest(attempt)
             if suggestion is None:
                 return None
+            if self._start is not None and self.patience is not None and attempt >= self.patience:
+                suggestion = self._repaired(suggestion)
             if (proposal := self._admit(suggestion)) is not None:
                 return proposal
         for _ in range(MAX_SUGGESTIONS):
@@ -208,7 +283,7 @@ class Algorithm(ABC):
             self._rest = list(range(self.space.size if self.space.size <= MAX_ENUMERATED else 0))
             self.rng.shuffle(self._rest)
         while self._rest:
-            if (proposal := self._admit(_architecture_at(self.space, self._rest.pop()))) is not None:
+            if (proposal := self._admit(self.space.at(self._rest.pop()))) is not None:
                 return proposal
         return None
 
@@ -219,15 +294,6 @@ class Algorithm(ABC):
             self._asked.add(self.space.canonical(form).choices)
             self._position = self._position or form
         return form
-
-
-def _architecture_at(space: SearchSpace, index: int) -> Architecture:
-    """The architecture at an index of the space's order."""
-    choices = []
-    for allowed in reversed(space.decisions.values()):
-        index, position = divmod(index, len(allowed))
-        choices.append(allowed[position])
-    return space.architecture(choices[::-1])
 
 
 @contextlib.contextmanager
@@ -247,7 +313,12 @@ def global_random(rng: random.Random) -> Iterator[None]:
 
 def check_integer(name: str, value: int, least: int, most: tuple[str, int] | None = None) -> int:
     limit = f" and at most {most[0]}, which is {most[1]}" if most else ""
-    if not isinstance(value, int) or isinstance(value, bool) or value < least or (most and value > most[1]):
+    if (
+        not isinstance(value, int)
+        or isinstance(value, bool)
+        or not least <= value <= LARGEST
+        or (most and value > most[1])
+    ):
         raise ValueError(f"{name} is {value!r}; it must be an integer of at least {least}{limit}.")
     return value
 

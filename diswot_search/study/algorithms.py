@@ -6,14 +6,17 @@ import inspect
 import operator
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatch
 from typing import TYPE_CHECKING, TypedDict
 
 from deap import base, tools
 
-from search_spaces.registry import Registry, near_names
+from search_spaces.plugins import OwnCodeError
+from search_spaces.registry import Registry, UnknownNameError, near_names, unknown_name_message
 from search_spaces.space import Architecture, SearchSpace
 
 from .algorithm import MAX_EXHAUSTIVE, REFUSALS_PER_MUTATION, Algorithm, check_integer, check_probability, global_random
+from .cost_kinds import COSTS
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -21,7 +24,7 @@ if TYPE_CHECKING:
     from .records import Record
 
 
-OBJECTIVES = {"score": 1.0, "params": -1.0, "macs": -1.0, "latency_ms": -1.0}
+OBJECTIVES = {"score": 1.0, **dict.fromkeys(COSTS, -1.0)}
 """Fields of a record that can be objectives, with DEAP's weight: 1 is maximised, -1 minimised."""
 
 
@@ -224,7 +227,7 @@ class AgeingEvolution(PopulationSearch):
 
 
 class NSGA2(PopulationSearch):
-    """NSGA-II: the whole Pareto front of score against parameters, multiply-accumulates or latency.
+    """NSGA-II: the whole Pareto front of score against parameters, multiply-accumulates, latency, memory or size.
 
     Source: Deb et al., "A fast and elitist multiobjective genetic algorithm: NSGA-II", 2002.
 
@@ -232,7 +235,7 @@ class NSGA2(PopulationSearch):
         space: The search space.
         population: Number of evenly drawn architectures at the start, of survivors, and of children of one generation.
         crossover: Probability that a child has two parents rather than one.
-        objectives: "score" and at least one of "params", "macs" and "latency_ms".
+        objectives: "score" and at least one of "params", "macs", "latency_ms", "memory_mb" and "size_mb".
         common: Arguments of `Algorithm`.
 
     Raises:
@@ -282,27 +285,42 @@ def _objectives(names: Sequence[str]) -> Sequence[str]:
 
 # -- by name ------------------------------------------------------------------------------------
 
-_algorithms: Registry[type[Algorithm]] = Registry("algorithm")
 
+def _adopt(name: str, value: object) -> type[Algorithm]:
+    """The algorithm that a user's own code has under a name."""
+    if isinstance(value, type) and issubclass(value, Algorithm) and not inspect.isabstract(value):
+        return value
+    raise OwnCodeError(f"{name} is no algorithm; it must be a class that inherits from Algorithm and has `suggest`.")
+
+
+_algorithms: Registry[type[Algorithm]] = Registry("algorithm", _adopt)
 
 _algorithms.register("evolution", Evolution)
-
-
 _algorithms.register("ageing", AgeingEvolution)
-
-
 _algorithms.register("nsga2", NSGA2)
-
-
 _algorithms.register("random", RandomSearch)
-
-
 _algorithms.register("exhaustive", ExhaustiveSearch)
 
 
-def list_algorithms() -> list[str]:
-    """Names of the algorithms that `create_algorithm` can make, in order of registration."""
-    return list(_algorithms)
+def get_algorithm(name: str) -> type[Algorithm]:
+    """The class of an algorithm: of a registered name, or of `module:name` or `file.py:name`.
+
+    Raises:
+        UnknownNameError: There is no such algorithm; the message names those that come near.
+    """
+    return _algorithms[name]
+
+
+def list_algorithms(pattern: str = "*") -> list[str]:
+    """Names of the algorithms that match a shell pattern, in order of registration.
+
+    Raises:
+        UnknownNameError: No name matches; the message lists near names.
+    """
+    names = [name for name in _algorithms if fnmatch(name, pattern)]
+    if not names:
+        raise UnknownNameError(unknown_name_message("algorithm", pattern, _algorithms))
+    return names
 
 
 def register_algorithm(name: str, algorithm: type[Algorithm]) -> None:
@@ -330,7 +348,7 @@ def create_algorithm(
     """Make an algorithm by name.
 
     Args:
-        name: One of `list_algorithms()`.
+        name: One of `list_algorithms()`, or a class of your own as `module:name` or `file.py:name`.
         space: The search space.
         seed: Seed of all random choices.
         feasible: Whether an architecture is within the budget; by default all are.
@@ -351,7 +369,7 @@ def create_algorithm(
         20
     """
     algorithm = _algorithms[name]
-    allowed = _option_names(algorithm)
+    allowed = option_names(algorithm)
     for option in options:
         if option not in allowed:
             near = near_names(option, allowed)
@@ -362,7 +380,8 @@ def create_algorithm(
     return algorithm(space, seed=seed, feasible=feasible, start=start, **options)
 
 
-def _option_names(algorithm: type[Algorithm]) -> list[str]:
+def option_names(algorithm: type[Algorithm]) -> list[str]:
+    """Names of the options of an algorithm, without those that all algorithms share."""
     common = inspect.signature(Algorithm).parameters
     parameters = inspect.signature(algorithm).parameters.values()
     return [p.name for p in parameters if p.name not in common and p.kind is not p.VAR_KEYWORD]

@@ -1,18 +1,21 @@
-"""Budgets: limits on parameters, multiply-accumulates and latency, and whether a space can meet them."""
+"""Budgets: limits on the costs of an architecture, and whether a space can meet those that are counted."""
 
 from __future__ import annotations
 
 import math
-import statistics
-import time
+import warnings
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from typing import TYPE_CHECKING, Any, Literal
 
-if TYPE_CHECKING:
-    import torch
-    from torch import nn
+from search_spaces.registry import unknown_name_message
 
+from ..checks import with_near_names
+from ..deployment.latency import latency_conditions
+from ..deployment.runtimes import RUNTIMES, default_runtime, get_runtime
+from .cost_kinds import COSTS, Conditions, CostValues
+
+if TYPE_CHECKING:
     from search_spaces.cost import Cost
     from search_spaces.space import Architecture, SearchSpace
 
@@ -24,18 +27,26 @@ class BudgetError(ValueError):
     """A budget that no architecture of the space meets."""
 
 
+@with_near_names
 @dataclass(frozen=True)
 class Budget:
-    """The most that an architecture may cost. A limit of None does not bind.
+    """The most that an architecture may cost. A limit of None does not bind; all others must be kept.
 
     Attributes:
         max_params: Largest number of trainable parameters.
         max_macs: Largest number of multiply-accumulates of one image.
-        max_latency_ms: Largest median time of one forward pass, in milliseconds, on the device of the study.
-        latency_batch_size: Number of images in that pass.
+        max_latency_ms: Largest time of one forward pass where the student ships, in milliseconds; see
+            `measure_latency`.
+        latency_batch_size: Number of images in that pass, and in the one whose memory is counted.
+        latency_runtime: Runtime of that pass: onnxruntime, compile, eager or cuda; by default onnxruntime on the CPU
+            where it is installed, or else eager.
+        latency_threads: Number of threads of that pass.
+        max_memory_mb: Largest memory of weights and the peak of activations of one batch, in MB (10^6 bytes).
+        max_size_mb: Largest size of the weights in float32, in MB.
 
     Raises:
-        ValueError: A limit is not a positive, finite number, or the batch is not a positive integer.
+        ValueError: A limit is not a positive, finite number, a number is not a positive integer, or there is no such
+            runtime.
 
     Example:
         >>> from diswot_search import Budget
@@ -48,35 +59,92 @@ class Budget:
     max_macs: float | None = None
     max_latency_ms: float | None = None
     latency_batch_size: int = 1
+    latency_runtime: str | None = None
+    latency_threads: int = 1
+    max_memory_mb: float | None = None
+    max_size_mb: float | None = None
 
     def __post_init__(self) -> None:
-        for name in ("max_params", "max_macs", "max_latency_ms"):
-            limit = getattr(self, name)
+        for kind in COSTS.values():
+            limit = getattr(self, kind.limit)
             if limit is not None and not (_is_number(limit) and math.isfinite(limit) and limit > 0):
-                raise ValueError(f"{name} is {limit!r}; it must be a positive, finite number.")
-        batch = self.latency_batch_size
-        if not isinstance(batch, int) or isinstance(batch, bool) or batch < 1:
-            raise ValueError(f"latency_batch_size is {batch!r}; it must be an integer of at least 1.")
+                raise ValueError(f"{kind.limit} is {limit!r}; it must be a positive, finite number.")
+        for name in ("latency_batch_size", "latency_threads"):
+            value = getattr(self, name)
+            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+                raise ValueError(f"{name} is {value!r}; it must be an integer of at least 1.")
+        if self.latency_runtime is not None and self.latency_runtime not in RUNTIMES:
+            raise ValueError(unknown_name_message("latency_runtime", str(self.latency_runtime), RUNTIMES))
+
+    @property
+    def limits(self) -> dict[str, float]:
+        """The limits that bind, by name of the cost, in the order of `COSTS`.
+
+        Example:
+            >>> Budget(max_params=3e4, max_latency_ms=2).limits
+            {'params': 30000.0, 'latency_ms': 2}
+        """
+        limits = {kind.name: getattr(self, kind.limit) for kind in COSTS.values()}
+        return {name: limit for name, limit in limits.items() if limit is not None}
 
     @property
     def is_empty(self) -> bool:
         """Whether no limit is set, so that every architecture is within the budget."""
-        return self.max_params is None and self.max_macs is None and self.max_latency_ms is None
+        return not self.limits
 
-    def admits(self, cost: Cost, latency_ms: float | None = None) -> bool:
+    @property
+    def conditions(self) -> Conditions:
+        """The conditions that latency and memory depend on."""
+        return Conditions(self.latency_runtime, self.latency_threads, self.latency_batch_size, self.max_latency_ms)
+
+    def describe_latency(self) -> str:
+        """The conditions of latency in words."""
+        return latency_conditions(
+            self.latency_runtime or default_runtime(), self.latency_threads, self.latency_batch_size
+        )
+
+    def admits(self, cost: Cost | CostValues, latency_ms: float | None = None) -> bool:
         """Whether an architecture of this cost is within the limits.
 
         Args:
-            cost: Parameters and multiply-accumulates of the architecture.
-            latency_ms: Latency of the architecture in milliseconds. Without it the limit on latency is not checked, so
-                that the cheap limits can be checked before a network is built.
+            cost: Costs of the architecture. A limit on a cost that is not known is not checked, so that the cheap
+                limits can be checked before a network is built.
+            latency_ms: Latency of the architecture in milliseconds, if `cost` does not have it.
         """
-        pairs = (cost.params, self.max_params), (cost.macs, self.max_macs), (latency_ms, self.max_latency_ms)
-        return all(value <= limit for value, limit in pairs if value is not None and limit is not None)
+        values = {name: getattr(cost, name, None) for name in COSTS}
+        if latency_ms is not None:
+            values["latency_ms"] = latency_ms
+        pairs = ((values[name], limit) for name, limit in self.limits.items())
+        return all(value is None or value <= limit for value, limit in pairs)
+
+    def settled(self, *, timed: bool = False) -> Budget:
+        """The budget with the runtime that its latency is measured in, which this machine must have.
+
+        Args:
+            timed: Whether latency is measured without a limit, too.
+
+        Raises:
+            ValueError: This machine has no such device.
+            ImportError: onnxruntime is asked for and not installed.
+        """
+        if self.max_latency_ms is None and not timed:
+            return self
+        if self.latency_runtime is None and default_runtime() != "onnxruntime":
+            warnings.warn(
+                "onnxruntime is not installed, so latency is that of eager PyTorch, where mobile networks are some ten "
+                "times slower: pip install 'diswot-search[onnx]', or choose a latency_runtime.",
+                stacklevel=2,
+            )
+        runtime = get_runtime(self.latency_runtime or default_runtime())
+        return replace(self, latency_runtime=runtime.name)
 
     def to_dict(self) -> dict[str, object]:
-        """The fields as JSON values; `from_dict` reads them."""
-        return asdict(self)
+        """The fields as JSON values; `from_dict` reads them. Those that say nothing are left out."""
+        first = tuple(f.name for f in fields(self))[:4]
+        values = asdict(self)
+        if self.latency_runtime is None and self.latency_threads == 1:
+            del values["latency_threads"]
+        return {name: value for name, value in values.items() if name in first or value is not None}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Budget:
@@ -97,66 +165,6 @@ class Budget:
 
 def _is_number(value: object) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool)
-
-
-def measure_latency(
-    model: nn.Module,
-    input_size: tuple[int, int, int],
-    *,
-    batch_size: int = 1,
-    device: str | torch.device = "cpu",
-    warmup: int = 3,
-    repeats: int = 10,
-) -> float:
-    """Measure the median time of one forward pass, in evaluation mode and without gradients.
-
-    The model is moved to the device and stays there. Its modules are put back into their modes.
-
-    Args:
-        model: The network.
-        input_size: Channels, height and width of one image.
-        batch_size: Number of images in one pass.
-        device: Device of the passes, such as "cpu" or "cuda:0".
-        warmup: Number of passes before timing starts.
-        repeats: Number of timed passes.
-
-    Returns:
-        Milliseconds per pass, of the images' random float32 batch, without the transfer of the images to the device.
-
-    Raises:
-        ValueError: A number is too small.
-    """
-    import torch
-
-    for name, value, least in (("batch_size", batch_size, 1), ("warmup", warmup, 0), ("repeats", repeats, 1)):
-        if value < least:
-            raise ValueError(f"{name} is {value}; it must be at least {least}.")
-    device = torch.device(device)
-    generator = torch.Generator().manual_seed(0)
-    images = torch.randn(batch_size, *input_size, generator=generator).to(device)
-    training = [module for module in model.modules() if module.training]
-    model.to(device).eval()
-    milliseconds = []
-    try:
-        with torch.no_grad():
-            for _ in range(warmup + repeats):
-                started = time.perf_counter()
-                model(images)
-                _synchronise(device)
-                milliseconds.append(1000 * (time.perf_counter() - started))
-    finally:
-        for module in training:
-            module.training = True
-    return statistics.median(milliseconds[warmup:])
-
-
-def _synchronise(device: torch.device) -> None:
-    import torch
-
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    elif device.type == "mps":
-        torch.mps.synchronize()
 
 
 def cheapest(
@@ -187,7 +195,8 @@ def cheapest(
     if measure not in ("params", "macs"):
         raise ValueError(f"measure is {measure!r}; it must be 'params' or 'macs'.")
     cost_of = cost or space.cost
-    return _descend(space, _first(space), lambda architecture: getattr(cost_of(architecture), measure))
+    ends = [_descend(space, start, lambda one: getattr(cost_of(one), measure)) for start in space.starts]
+    return min(ends, key=lambda end: end[1])
 
 
 def check_satisfiable(
@@ -217,9 +226,10 @@ def check_satisfiable(
         spending = cost_of(architecture)
         return max((getattr(spending, measure) / limit for measure, limit in limits.items()), default=0.0)
 
-    architecture, ratio = _descend(space, _first(space), overrun, enough=1.0)
-    if ratio <= 1:
-        return architecture
+    for start in space.starts:
+        architecture, ratio = _descend(space, start, overrun, enough=1.0)
+        if ratio <= 1:
+            return architecture
     smallest = {measure: cheapest(space, measure, cost_of) for measure in limits}
     for start, _ in smallest.values():
         architecture, ratio = _descend(space, start, overrun, enough=1.0)
@@ -230,10 +240,6 @@ def check_satisfiable(
     raise BudgetError(
         f"No architecture of {space.name} was found within {limit_texts}; the smallest cost of the space is {least}."
     )
-
-
-def _first(space: SearchSpace) -> Architecture:
-    return space.architecture([choices[0] for choices in space.decisions.values()])
 
 
 def _descend(

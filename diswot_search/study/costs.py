@@ -4,16 +4,26 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 
 from search_spaces.cost import Cost
+from search_spaces.registry import shortened
 from search_spaces.space import Architecture
 
+from ..checks import check_memory
 from ..runtime.failures import MAX_REASON, failure_reason
 from ..runtime.interruption import Interruption
-from ..runtime.seeding import isolated_random_state, stable_seed
-from .budget import Budget, BudgetError, cheapest, check_satisfiable, measure_latency
+from .budget import Budget, BudgetError, cheapest, check_satisfiable
+from .cost_kinds import COSTS, CostKind, StoredCost
 from .evaluator import Evaluator
-from .study import StoredCost, Study
+from .study import Study
+
+NEAR = 0.1
+"""A latency within this share of its limit is measured again, and the second value counts."""
+
+MAX_STARTS = 12
+"""Architectures whose latency is measured in search of one within the limit."""
 
 
 class Costs:
@@ -21,9 +31,14 @@ class Costs:
 
     Args:
         evaluator: Evaluator with the space and the device.
-        budget: Limits that decide what is feasible and whether latency is measured.
+        budget: Limits that decide what is feasible and which costs are needed.
         study: Study that stores the costs.
         interruption: Checked before each count.
+
+    Attributes:
+        tried: Number of architectures whose cost is known.
+        within: Number of those that the budget admits.
+        watch: Called with these two numbers when they change.
     """
 
     def __init__(self, evaluator: Evaluator, budget: Budget, study: Study, interruption: Interruption) -> None:
@@ -32,7 +47,21 @@ class Costs:
         self.budget = budget
         self.study = study
         self.interruption = interruption
-        self.timed = budget.max_latency_ms is not None or "latency_ms" in study.objectives
+        self.watch: Callable[[int, int], None] = lambda tried, within: None
+        needed = {*budget.limits, *study.objectives}
+        self.computed = [kind for kind in _by_effort() if kind.name in needed]
+        self.tried = self.within = 0
+        for stored in study.costs:
+            self.tried, self.within = self.tried + 1, self.within + budget.admits(stored)
+
+    @property
+    def patience(self) -> int | None:
+        """Number of refused architectures in a row after which the next are repaired; see `Algorithm.patience`."""
+        if any(kind.name in self.budget.limits for kind in self.computed if kind.name != "size_mb"):
+            return 0
+        return None if self.space.has_closed_cost else 10
+
+    # -- one architecture -------------------------------------------------------------------------
 
     def counted(self, architecture: Architecture) -> StoredCost:
         """Parameters and multiply-accumulates, or the reason why they cannot be counted.
@@ -45,35 +74,47 @@ class Costs:
         if stored is None:
             try:
                 cost = self.space.cost(architecture)
-                stored = StoredCost(cost.params, cost.macs)
+                check_memory(f"The weights of {shortened(str(architecture))}", 4 * cost.params)
+                stored = StoredCost(params=cost.params, macs=cost.macs)
             except Exception as error:  # a network may fail to be built in any way; it is recorded as failed
                 stored = StoredCost(failure=_reason("cost", error, architecture))
             self.study.add_cost(str(architecture), stored)
         return stored
 
     def stored(self, architecture: Architecture) -> StoredCost:
-        """All costs that the study needs, from its store or computed now; latency only if limited or an objective.
+        """All costs that the study needs, from its store or computed now; the others only if limited or an objective.
 
         Raises:
             OutOfMemory, MachineError: The machine failed.
         """
         stored = self.counted(architecture)
-        if not self.timed or stored.failure is not None or stored.latency_ms is not None:
+        for kind in self.computed:
+            stored = self._with(kind, architecture, stored)
+        return stored
+
+    def _with(self, kind: CostKind, architecture: Architecture, stored: StoredCost) -> StoredCost:
+        """The costs with one more of them, which is stored at once."""
+        if stored.failure is not None or getattr(stored, kind.name) is not None:
             return stored
+        assert kind.compute is not None
+        self.interruption.check()
         try:
-            stored = StoredCost(stored.params, stored.macs, self._measure(architecture))
+            computed = kind.compute(self.space, architecture, self.budget.conditions)
+            measurements = 1
+            if kind.is_measured and self._is_near(kind, computed.value):
+                computed = kind.compute(self.space, architecture, self.budget.conditions)
+                measurements = 2
         except Exception as error:  # as above
-            reason = _reason("latency", error, architecture)
-            stored = StoredCost(stored.params, stored.macs, failure=reason)
+            stored = replace(stored, failure=_reason(kind.heading, error, architecture))
+        else:
+            facts = {kind.name: {**computed.details, "measurements": measurements}} if kind.is_measured else {}
+            stored = replace(stored, **{kind.name: computed.value}, details={**stored.details, **facts})  # type: ignore[arg-type]
         self.study.add_cost(str(architecture), stored)
         return stored
 
-    def _measure(self, architecture: Architecture) -> float:
-        with isolated_random_state(stable_seed(0, str(architecture))):
-            model = self.space.build(architecture)
-        return measure_latency(
-            model, self.space.input_size, batch_size=self.budget.latency_batch_size, device=self.evaluator.device
-        )
+    def _is_near(self, kind: CostKind, value: float) -> bool:
+        limit = self.budget.limits.get(kind.name)
+        return limit is not None and abs(value / limit - 1) <= NEAR
 
     def cost(self, architecture: Architecture) -> Cost:
         """The cost; infinite if it cannot be counted, so that no budget admits it."""
@@ -82,20 +123,31 @@ class Costs:
             return Cost(math.inf, math.inf)  # type: ignore[arg-type]
         return Cost(counted.params or 0, counted.macs or 0)
 
+    # -- what the budget admits -------------------------------------------------------------------
+
     def feasible(self, architecture: Architecture) -> bool:
         """Whether the budget admits an architecture. One that cannot be built passes, to be recorded as failed."""
-        if self.counted(architecture).failure is not None:
-            return True
-        cost = self.cost(architecture)
-        if not self.budget.admits(cost) or self.budget.max_latency_ms is None:
-            return self.budget.admits(cost)
-        stored = self.stored(architecture)
-        return stored.failure is not None or self.budget.admits(cost, stored.latency_ms)
+        is_new = self.study.cost(str(architecture)) is None
+        verdict = self._is_feasible(architecture)
+        if is_new:
+            self.tried, self.within = self.tried + 1, self.within + verdict
+            self.watch(self.tried, self.within)
+        return verdict
+
+    def _is_feasible(self, architecture: Architecture) -> bool:
+        stored = self.counted(architecture)
+        for kind in self.computed:
+            if stored.failure is not None or not self.budget.admits(stored):
+                break
+            if kind.name in self.budget.limits:
+                stored = self._with(kind, architecture, stored)
+        return stored.failure is not None or self.budget.admits(stored)
 
     def find_start(self) -> Architecture | None:
         """An architecture within the budget; None without limits.
 
-        A limit of latency is tried on the architecture with the fewest multiply-accumulates and on its neighbours.
+        Limits that take more than counting are tried on the architecture with the fewest multiply-accumulates, on the
+        smallest within the other limits, and on the neighbours of the first, those with the fewest first.
 
         Raises:
             BudgetError: No architecture within the budget was found.
@@ -103,22 +155,46 @@ class Costs:
         if self.budget.is_empty:
             return None
         start = check_satisfiable(self.space, self.budget, self.cost)
-        if self.budget.max_latency_ms is None:
+        if not any(kind.name in self.budget.limits for kind in self.computed):
             return start
-        fewest, _ = cheapest(self.space, "macs", self.cost)
-        fastest = math.inf
-        for architecture in itertools.chain([start, fewest], self.space.neighbours(fewest)):
-            latency = self.stored(architecture).latency_ms
-            if latency is None:
+        lowest: dict[str, float] = {}
+        for architecture in itertools.islice(self._smallest(start), MAX_STARTS):
+            if self._is_feasible(architecture):
+                if self.stored(architecture).failure is None:
+                    return architecture
                 continue
-            fastest = min(fastest, latency)
-            if self.budget.admits(self.cost(architecture), latency):
-                return architecture
-        raise BudgetError(
-            f"No architecture of {self.space.name} was found within max_latency_ms={self.budget.max_latency_ms:g}; "
-            f"the lowest latency measured is {fastest:.3g} ms "
-            f"(batch {self.budget.latency_batch_size}, {self.evaluator.device})."
+            for name in self.budget.limits:
+                value = getattr(self.counted(architecture), name)
+                if value is not None:
+                    lowest[name] = min(value, lowest.get(name, math.inf))
+        raise BudgetError(self._not_found(lowest))
+
+    def _smallest(self, start: Architecture) -> Iterator[Architecture]:
+        """Architectures within the counted limits, first those that are probably the least costly."""
+        fewest, _ = cheapest(self.space, "macs", self.cost)
+        nearby = sorted(self.space.neighbours(fewest), key=lambda architecture: self.cost(architecture).macs)
+        seen: set[str] = set()
+        for architecture in itertools.chain([fewest, start], nearby):
+            if str(architecture) not in seen and self.budget.admits(self.cost(architecture)):
+                seen.add(str(architecture))
+                yield architecture
+
+    def _not_found(self, lowest: dict[str, float]) -> str:
+        kinds = [kind for kind in COSTS.values() if kind.name in self.budget.limits and kind.compute is not None]
+        limits = " and ".join(f"{kind.limit}={self.budget.limits[kind.name]:g}" for kind in kinds)
+        found = ", ".join(
+            f"the lowest {kind.heading} {'measured' if kind.is_measured else 'counted'} is "
+            f"{lowest[kind.name]:.3g} {kind.unit}"
+            for kind in kinds
+            if kind.name in lowest
         )
+        conditions = f" ({self.budget.describe_latency()})" if "latency_ms" in self.budget.limits else ""
+        return f"No architecture of {self.space.name} was found within {limits}; {found}{conditions}."
+
+
+def _by_effort() -> list[CostKind]:
+    """The kinds that take more than counting, the quickest to compute first."""
+    return sorted((kind for kind in COSTS.values() if kind.compute), key=lambda kind: kind.effort)
 
 
 def _reason(prefix: str, error: Exception, architecture: Architecture) -> str:

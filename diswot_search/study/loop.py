@@ -28,6 +28,7 @@ class SerialLoop(Generic[Item, Result, Entry]):
         show: Shows an entry; the flag tells whether it was stored before.
         interruption: Checked before each item.
         describe: Names an item in messages, such as "in the source 'near'".
+        begin: Called before an item is computed. It may give the result, if an earlier run ended at the item.
 
     Example:
         >>> squares: dict[int, int] = {2: 4}
@@ -49,6 +50,7 @@ class SerialLoop(Generic[Item, Result, Entry]):
     show: Callable[[Entry, bool], None]
     interruption: Interruption
     describe: Callable[[Item], str]
+    begin: Callable[[Item], Result | None] | None = None
 
     def run(self, items: Iterable[Item]) -> list[Entry]:
         """Go through the items in order.
@@ -72,6 +74,9 @@ class SerialLoop(Generic[Item, Result, Entry]):
         return entries
 
     def _computed(self, item: Item) -> Result:
+        result = None if self.begin is None else self.begin(item)
+        if result is not None:
+            return result
         try:
             return self.compute(item)
         except Exception as error:

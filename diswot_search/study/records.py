@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from .cost_kinds import CostValues
+
 
 @dataclass(frozen=True)
 class Score:
@@ -28,24 +30,18 @@ class Score:
 
 
 @dataclass(frozen=True)
-class Record(Score):
-    """One scored architecture of a study, with its place and its cost.
+class Record(Score, CostValues):
+    """One scored architecture of a study, with its place and its costs, of which None are those that it has not.
 
     Attributes:
         index: Number of the proposal, from 0.
         architecture: The architecture as text.
         canonical: The canonical architecture with the same function, as text.
-        params: Trainable parameters; None if they could not be counted.
-        macs: Multiply-accumulates of one image; None if they could not be counted.
-        latency_ms: Median latency in milliseconds; None if the study does not measure it.
     """
 
     index: int = field(kw_only=True)
     architecture: str = field(kw_only=True)
     canonical: str = field(kw_only=True)
-    params: int | None = field(kw_only=True)
-    macs: int | None = field(kw_only=True)
-    latency_ms: float | None = field(default=None, kw_only=True)
 
 
 @dataclass(frozen=True)

@@ -13,21 +13,27 @@ from typing import Any
 
 from torch import nn
 
+from search_spaces.plugins import UntrustedCodeError
 from search_spaces.recipes import recipe_of, space_from_recipe
 from search_spaces.space import Architecture, SearchSpace
 
 from ..proxies.aggregate import elementary_proxies
 from ..proxies.registry import get_proxy
+from ..proxies.ties import describe_ties
 from ..runtime.checksums import row_checksum
 from ..runtime.configuration import config_sha256, differences, versions
 from ..runtime.files import RunFolderError, as_json, csv_line
 from ..runtime.run_folder import RunFolder
 from ..runtime.store import Layout, Table, as_real
+from .cost_kinds import COSTS, StoredCost
 from .evaluator import uses_teacher
 from .records import Record
 
-MEASURES = ("params", "macs", "latency_ms")
+MEASURES = tuple(COSTS)
 """Costs that a score can be weighed against on a Pareto front; less is better."""
+
+
+_COST_COLUMNS = {kind.name: "REAL" if kind.unit else "INTEGER" for kind in COSTS.values()}
 
 
 _RECORDS = Table(
@@ -36,9 +42,7 @@ _RECORDS = Table(
         "index": "INTEGER PRIMARY KEY",
         "architecture": "TEXT NOT NULL",
         "canonical": "TEXT NOT NULL UNIQUE",
-        "params": "INTEGER",
-        "macs": "INTEGER",
-        "latency_ms": "REAL",
+        **_COST_COLUMNS,
         "status": "TEXT NOT NULL",
         "reason": "TEXT",
         "score": "REAL",
@@ -56,10 +60,9 @@ _COSTS = Table(
     "costs",
     {
         "architecture": "TEXT PRIMARY KEY",
-        "params": "INTEGER",
-        "macs": "INTEGER",
-        "latency_ms": "REAL",
+        **_COST_COLUMNS,
         "failure": "TEXT",
+        "details": "TEXT NOT NULL",
     },
 )
 
@@ -71,24 +74,14 @@ _FIELDS = tuple(_RECORDS.columns)
 _COLUMNS = ", ".join(f'"{name}"' for name in _FIELDS)
 
 
+_COST_FIELDS = ", ".join(_COSTS.columns)
+
+
 _PAGE = 256
 
 
-@dataclass(frozen=True)
-class StoredCost:
-    """The cost of an architecture, counted or measured before it is scored.
-
-    Attributes:
-        params: Trainable parameters.
-        macs: Multiply-accumulates of one image.
-        latency_ms: Median latency, where it was measured.
-        failure: Why the cost could not be counted or measured.
-    """
-
-    params: int | None = None
-    macs: int | None = None
-    latency_ms: float | None = None
-    failure: str | None = None
+class NoScoreError(RuntimeError):
+    """A search without a winner, because no architecture could be scored."""
 
 
 @dataclass(frozen=True)
@@ -128,8 +121,18 @@ class Candidate:
 
     @property
     def latency_ms(self) -> float | None:
-        """Median latency, where the study measured it."""
+        """Latency where the student ships, where the study measured it."""
         return self.record.latency_ms
+
+    @property
+    def memory_mb(self) -> float | None:
+        """Memory of weights and activations, where the study counted it."""
+        return self.record.memory_mb
+
+    @property
+    def size_mb(self) -> float | None:
+        """Size of the weights, where the study counted it."""
+        return self.record.size_mb
 
     @property
     def parts(self) -> dict[str, float]:
@@ -159,7 +162,7 @@ class Study(RunFolder):
             configuration, its store is damaged, or its disk is full.
     """
 
-    LAYOUT = Layout("search", "study.sqlite", version=2, tables=(_RECORDS, _COSTS))
+    LAYOUT = Layout("search", "study.sqlite", version=3, tables=(_RECORDS, _COSTS))
     FACTS = ("recipe",)
 
     def __init__(
@@ -200,10 +203,14 @@ class Study(RunFolder):
             RunFolderError: The space was not made by `create_space`, or has changed; pass it to `Study.load`.
         """
         if self._space is None:
-            space = space_from_recipe(self._recipe)
+            try:
+                space = space_from_recipe(self._recipe)
+            except UntrustedCodeError as error:
+                raise RunFolderError(str(error)) from error
             if space is None or as_json(space.config()) != self.config["space"]:
                 raise RunFolderError(
-                    f"The space of the study in {self.path} cannot be made by name; give it to Study.load as `space`."
+                    f"The space of the study in {self.path} cannot be made by name; import the code that registers it "
+                    "(--import), or give it to Study.load as `space`."
                 )
             self._space = space
         return self._space
@@ -226,11 +233,11 @@ class Study(RunFolder):
         """The highest score; among equals the one with fewest parameters, then the one asked first.
 
         Raises:
-            RunFolderError: No architecture has a score.
+            NoScoreError: No architecture has a score.
         """
         best = self.best(1)
         if not best:
-            raise RunFolderError(f"No architecture of this study has a score: {self.failure_summary()}.")
+            raise NoScoreError(f"No architecture of this study has a score: {self.failure_summary()}.")
         return best[0]
 
     def best(self, n: int = 10) -> list[Candidate]:
@@ -270,7 +277,7 @@ class Study(RunFolder):
         """All candidates that no other equals or beats in the score and in every measure, the smallest first.
 
         Args:
-            measures: Some of "params", "macs" and "latency_ms".
+            measures: Names of `COSTS`, such as "params", "macs" and "latency_ms".
 
         Raises:
             ValueError: There is no measure, or an unknown one.
@@ -295,6 +302,22 @@ class Study(RunFolder):
         """How many evaluations failed, by reason, the most frequent first."""
         query = "SELECT reason, count(*) FROM records WHERE status != 'ok' GROUP BY reason ORDER BY 2 DESC, 1"
         return {str(reason): count for reason, count in self._read(query)}
+
+    @property
+    def ties(self) -> dict[str, str]:
+        """The value that many candidates share, by score or component, with their number; see `proxies.ties`.
+
+        The score of an aggregate is a rank, so that only its components count. Scores that differ are left out.
+        """
+        name, columns = str(self.config.get("proxy", "score")), dict[str, list[float]]()
+        for record in self.records:
+            if record.status != "ok" or record.score is None:
+                continue
+            own = {} if record.score_std is None else {name: record.score}  # an aggregate has no deviation
+            for column, value in (own | record.parts).items():
+                columns.setdefault(column, []).append(value)
+        described = {column: describe_ties(values, "candidates") for column, values in columns.items()}
+        return {column: text for column, text in described.items() if text is not None}
 
     def failure_summary(self, limit: int = 3) -> str:
         """The most frequent reasons of failure in one line."""
@@ -336,22 +359,26 @@ class Study(RunFolder):
 
     def cost(self, architecture: str) -> StoredCost | None:
         """The stored cost of an architecture; None if no cost is stored."""
-        query = "SELECT params, macs, latency_ms, failure FROM costs WHERE architecture = ?"
-        rows = self._read(query, architecture)
-        return StoredCost(*rows[0]) if rows else None
+        rows = self._read(f"SELECT {_COST_FIELDS} FROM costs WHERE architecture = ?", architecture)
+        return _to_cost(rows[0]) if rows else None
+
+    @property
+    def costs(self) -> Iterator[StoredCost]:
+        """The costs of all architectures that were tried, within the budget or not, in no order."""
+        return map(_to_cost, self._read(f"SELECT {_COST_FIELDS} FROM costs"))
 
     def add_cost(self, architecture: str, cost: StoredCost) -> None:
         """Store a cost. A measured one is committed at once, since measuring it again would give another value."""
-        row = (architecture, cost.params, cost.macs, cost.latency_ms, cost.failure)
+        row = (architecture, *cost.costs().values(), cost.failure, json.dumps(dict(cost.details)))
         with self.errors():
             self._delete(_COSTS, "architecture = ?", [(architecture,)])
             self._insert(_COSTS, [row])
-            if cost.latency_ms is not None:
+            if cost.details:
                 self._store.commit()
 
     def add_costs_of(self, other: Study) -> None:
         """Store the costs of another study."""
-        costs = other._read("SELECT architecture, params, macs, latency_ms, failure FROM costs")
+        costs = other._read(f"SELECT {_COST_FIELDS} FROM costs")
         with self.errors(), self._store:
             self._delete(_COSTS, "architecture = ?", [(architecture,) for architecture, *_ in costs])
             self._insert(_COSTS, costs)
@@ -421,6 +448,7 @@ class Study(RunFolder):
             "teachers": [{"name": name, "weight": weight} for name, weight in self.teachers],
             "ignores_teacher": self.ignores_teacher,
             "evaluations": {"all": total, "ok": total - failed, "failed": failed, "failures": failures},
+            "ties": self.ties,
             "timing": {"seconds": seconds, "covers": "building and scoring of all evaluations", **timing},
             "config_sha256": config_sha256(self.config),
             "versions": versions(),
@@ -442,6 +470,11 @@ def _covers(one: Candidate, other: Candidate, measures: Sequence[str]) -> bool:
 def _to_record(row: Sequence[Any]) -> Record:
     values = dict(zip(_FIELDS, row, strict=True))
     return Record(**values | {"parts": json.loads(values["parts"])})
+
+
+def _to_cost(row: Sequence[Any]) -> StoredCost:
+    _, *costs, failure, details = row
+    return StoredCost(**dict(zip(COSTS, costs, strict=True)), failure=failure, details=json.loads(details))
 
 
 def _to_row(record: Record) -> tuple[object, ...]:

@@ -13,6 +13,7 @@ from typing import Any
 from ..runtime.files import RunFolderError, finite_only, read_json
 from ..runtime.run_folder import COMPLETE, RUNNING, RunFolder
 from ..runtime.store import Layout, Table
+from .best_epoch import Progress
 from .checkpoint import Checkpoint, read_checkpoint
 
 RESULT = "result.json"
@@ -135,7 +136,11 @@ def read_training(path: str | os.PathLike[str]) -> dict[str, object]:
         return result
     config, rows = folder.config, folder.rows
     validated = [row for row in rows if row["val_accuracy"] is not None]
-    best = max(validated, key=lambda row: row["val_accuracy"], default=None)
+    best_by = config.get("best_by", "accuracy")
+    progress = Progress()
+    for row in rows:
+        progress.note(row, best_by)
+    best = next((row for row in rows if row["epoch"] == progress.best_epoch), None)
     return {
         "status": RUNNING,
         "epochs": len(rows),
@@ -143,6 +148,8 @@ def read_training(path: str | os.PathLike[str]) -> dict[str, object]:
         "steps": rows[-1]["step"] if rows else 0,
         "last": validated[-1] if validated else None,
         "best": best,
+        "best_by": best_by,
+        "class_weights": config.get("class_weights"),
         "student": {"name": config["student"]["name"]},
         "teacher": config["teacher"] and {"name": config["teacher"]["name"]},
         "data": config["data"]["name"],

@@ -1,8 +1,9 @@
-"""Metrics of a trained classifier: accuracy overall and by class, likelihood, calibration, agreement with a teacher."""
+"""Metrics of a trained classifier: accuracy overall and by class, F1, likelihood, calibration, agreement."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from statistics import fmean
 
 import torch
 from torch import Tensor
@@ -46,6 +47,11 @@ class Metrics:
             end.
         class_accuracy: The share of each class's samples that is classified correctly, in percent; None for a class
             without samples.
+        balanced_accuracy: The mean of the classes' accuracies, in percent, without classes that have no samples: each
+            class counts alike, however many samples it has.
+        macro_f1: The mean over classes of F1, the harmonic mean of precision and recall, in percent. F1 is 0 for a
+            class that is never predicted correctly; classes that neither occur nor are predicted are left out. Both
+            definitions are those of scikit-learn.
     """
 
     accuracy: float
@@ -57,6 +63,8 @@ class Metrics:
     divergence: float | None = None
     bins: tuple[ConfidenceBin, ...] = ()
     class_accuracy: tuple[float | None, ...] = ()
+    balanced_accuracy: float | None = None
+    macro_f1: float | None = None
 
 
 class MetricSums:
@@ -71,7 +79,7 @@ class MetricSums:
         bins: The number of confidence bins.
 
     Attributes:
-        sums: The sums (9 + 3 * bins + 2 * N,) in double precision.
+        sums: The sums (9 + 3 * bins + 3 * N,) in double precision.
 
     Raises:
         ValueError: `num_classes` or `bins` is below 1.
@@ -90,7 +98,7 @@ class MetricSums:
         if bins < 1:
             raise ValueError(f"bins is {bins}; it must be at least 1.")
         self._classes, self._bins = num_classes, bins
-        self._sizes = (len(_TOTALS), 3 * bins, 2 * num_classes)
+        self._sizes = (len(_TOTALS), 3 * bins, 3 * num_classes)
         self.sums = torch.zeros(sum(self._sizes), dtype=torch.float64, device=_place(torch.device(device)))
 
     def add(self, logits: Tensor, labels: Tensor, teacher_logits: Tensor | None = None) -> None:
@@ -136,7 +144,7 @@ class MetricSums:
             totals["divergence"] = _divergences(logits, teacher)
         zero = torch.zeros_like(self.sums[0])
         sums = [totals[name].to(torch.float64).sum() if name in totals else zero for name in _TOTALS]
-        bins, classes = _bin_sums(logits, indices, self._bins), _class_sums(ranks < 1, indices, self._classes)
+        bins, classes = _bin_sums(logits, indices, self._bins), _class_sums(logits, indices, self._classes)
         self.sums += torch.cat([torch.stack(sums), bins.flatten(), classes.flatten()])
 
     def metrics(self) -> Metrics:
@@ -147,8 +155,9 @@ class MetricSums:
         """
         total_sums, bin_sums, class_sums = self.sums.cpu().split(self._sizes)
         totals = dict(zip(_TOTALS, total_sums.tolist(), strict=True))
-        bins, classes = bin_sums.view(3, self._bins), class_sums.view(2, self._classes)
+        bins, classes = bin_sums.view(3, self._bins), class_sums.view(3, self._classes)
         samples, compared = totals["samples"], totals["compared"]
+        by_class = classes.T.tolist()
         if not samples:
             raise ValueError("There are no samples to evaluate.")
         if totals["unusable"]:
@@ -169,7 +178,10 @@ class MetricSums:
             agreement=100 * totals["agreeing"] / compared if compared else None,
             divergence=totals["divergence"] / compared if compared else None,
             bins=tuple(_confidence_bin(*column) for column in bins.T.tolist()),
-            class_accuracy=tuple(100 * right / count if count else None for count, right in classes.T.tolist()),
+            class_accuracy=tuple(100 * right / count if count else None for count, right, _ in by_class),
+            balanced_accuracy=100 * fmean(right / count for count, right, _ in by_class if count),
+            macro_f1=100
+            * fmean(2 * right / (count + predicted) for count, right, predicted in by_class if count + predicted),
         )
 
 
@@ -200,10 +212,11 @@ def _bin_sums(logits: Tensor, labels: Tensor, bins: int) -> Tensor:
     return values @ membership  # unlike scattered sums, this adds in the same order on every device
 
 
-def _class_sums(right: Tensor, labels: Tensor, classes: int) -> Tensor:
-    """Return number of samples and number of correct samples of each class, (2, N)."""
-    membership = F.one_hot(labels, classes).to(torch.float64)
-    return torch.stack([torch.ones_like(right), right]).to(torch.float64) @ membership
+def _class_sums(logits: Tensor, labels: Tensor, classes: int) -> Tensor:
+    """Return numbers of samples, of correct samples, and of predictions of each class, (3, N)."""
+    predicted = F.one_hot(logits.argmax(1), classes).to(torch.float64)
+    actual = F.one_hot(labels, classes).to(torch.float64)
+    return torch.stack([actual.sum(0), (actual * predicted).sum(0), predicted.sum(0)])
 
 
 def _calibration_error(bin_sums: Tensor) -> float:

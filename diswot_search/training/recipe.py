@@ -12,8 +12,10 @@ from timm.scheduler.scheduler import Scheduler
 from torch import nn
 from torch.optim import Optimizer
 
+from search_spaces.plugins import OwnCodeError
 from search_spaces.registry import Registry, unknown_name_message
 
+from ..checks import with_near_names
 from ..data.augmentation import Augmentation
 
 SCHEDULES = ("multistep", "cosine", "poly", "constant")
@@ -28,6 +30,7 @@ class RecipeError(ValueError):
     """A recipe has an unknown field, an unknown name or a value out of its range."""
 
 
+@with_near_names
 @dataclass(frozen=True)
 class Recipe:
     """How a network is trained, apart from its teacher and data.
@@ -56,7 +59,8 @@ class Recipe:
             saved. None for no average.
         augmentation: The augmentation of training images.
         precision: One of `PRECISIONS`; "bf16" and "fp16" use autocast.
-        channels_last: Whether feature maps are kept in NHWC memory order.
+        channels_last: Whether feature maps are kept in NHWC memory order, where that is safe; see
+            `networks.memory_format`.
         compile: Whether torch compiles the networks.
 
     Raises:
@@ -203,7 +207,14 @@ def _check_between(name: str, value: object, lowest: float, highest: float) -> N
         raise RecipeError(f"{name} is {value!r}; it must be a number of at least {lowest:g}{limit}.")
 
 
-RECIPES: Registry[Recipe] = Registry("recipe")
+def _adopt(name: str, value: object) -> Recipe:
+    """The recipe that a user's own code has under a name."""
+    if not isinstance(value, Recipe):
+        raise OwnCodeError(f"{name} is a {type(value).__name__}; it must be a Recipe.")
+    return value
+
+
+RECIPES: Registry[Recipe] = Registry("recipe", _adopt)
 """Recipes by name.
 
 `cifar` is the recipe of the distillation literature for CIFAR-100 with 240 epochs; its milestones scale with the number

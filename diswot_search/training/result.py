@@ -5,10 +5,12 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import KW_ONLY, dataclass, field
 from pathlib import Path
 
 from torch import nn
+
+from search_spaces.names import short_name
 
 from ..runtime.run_folder import COMPLETE, RUNNING
 from ..runtime.typed_json import Json, beside, decode, decode_stored, encode, encode_fields
@@ -31,6 +33,8 @@ class EpochRow:
         train_accuracy: Accuracy on the augmented training images, in percent.
         val_accuracy: Accuracy on the validation images, in percent; None without validation images.
         val_loss: Mean cross entropy of the validation images, in nats; likewise.
+        val_balanced_accuracy: Mean of the classes' accuracies on the validation images, in percent; likewise.
+        val_macro_f1: Mean of the classes' F1 on them, in percent; likewise.
         val_class_accuracy: Accuracy of each class on them, in percent; None for a class without images.
         images_per_second: Training speed; validation is not included.
         seconds: Training time; validation is not included.
@@ -45,6 +49,8 @@ class EpochRow:
     train_accuracy: float
     val_accuracy: float | None = None
     val_loss: float | None = None
+    val_balanced_accuracy: float | None = None
+    val_macro_f1: float | None = None
     val_class_accuracy: tuple[float | None, ...] | None = None
     images_per_second: float
     seconds: float
@@ -62,20 +68,36 @@ class EpochRow:
         """Convert the row to a flat JSON object."""
         return encode_fields(self)
 
+    def accuracy(self) -> EpochAccuracy:
+        """The measurements of the epoch on validation images."""
+        return EpochAccuracy(
+            self.epoch,
+            self.val_accuracy,
+            self.notes,
+            val_loss=self.val_loss,
+            val_balanced_accuracy=self.val_balanced_accuracy,
+            val_macro_f1=self.val_macro_f1,
+        )
+
 
 @dataclass(frozen=True)
 class EpochAccuracy:
-    """The validation accuracy of one epoch.
+    """The measurements of one epoch on validation images.
 
     Attributes:
         epoch: The epoch, from 1; None if no epoch was validated.
         val_accuracy: Accuracy on the validation images, in percent; None without validation images.
         notes: Further measurements by name, as in `EpochRow`.
+        val_loss, val_balanced_accuracy, val_macro_f1: As in `EpochRow`.
     """
 
     epoch: int | None
     val_accuracy: float | None
     notes: Mapping[str, float] = beside()
+    _: KW_ONLY
+    val_loss: float | None = None
+    val_balanced_accuracy: float | None = None
+    val_macro_f1: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,6 +106,7 @@ class FinalMetrics:
 
     Attributes:
         accuracy, top5, nll, calibration_error, samples, bins, class_accuracy: As in `Metrics`.
+        balanced_accuracy, macro_f1: Likewise; None in results of older versions.
         epoch: The epoch that the tested weights are from.
         rule: The rule that chose it, "best" or "last".
     """
@@ -97,6 +120,8 @@ class FinalMetrics:
     rule: str
     bins: tuple[ConfidenceBin, ...] = ()
     class_accuracy: tuple[float | None, ...] = ()
+    balanced_accuracy: float | None = None
+    macro_f1: float | None = None
 
 
 @dataclass(frozen=True)
@@ -120,8 +145,9 @@ class StudentFacts:
         name: Its name.
         params: Number of parameters; None until the training is complete, as all below.
         macs: Multiply-accumulate operations for one image.
-        latency_ms: Time of one image in milliseconds.
-        latency: The conditions of that measurement.
+        latency_ms: Time of one image where the student ships, in milliseconds.
+        latency: The conditions of that measurement: runtime, threads, batch, precision.
+        latency_spread: Difference between the quickest rounds of the measurement, as a share.
     """
 
     name: str
@@ -129,6 +155,7 @@ class StudentFacts:
     macs: int | None = None
     latency_ms: float | None = None
     latency: str | None = None
+    latency_spread: float | None = None
 
 
 @dataclass(frozen=True)
@@ -249,13 +276,15 @@ class TrainingResult:
         steps: Optimiser steps that are done.
         rule: The rule that chooses the epoch of the student, "best" or "last".
         last: The last epoch; None before the first one.
-        best: The epoch with the highest validation accuracy; likewise.
+        best: The epoch that is best on validation images; likewise.
+        best_by: The measure that it is best by: "accuracy", "balanced_accuracy", "macro_f1" or "loss".
         test: Metrics of the student on the test images; None until the training is complete.
         teacher: The teacher; None without one.
         agreement: Agreement with the teacher; None without one, and until the training is complete.
         student: The student.
         data: Name of the data set.
         classes: Names of the classes.
+        class_weights: Weight of each class in the cross entropy; None if all count alike.
         labels: The labelled subset; None if all training images are labelled.
         unlabelled: Name of the unlabelled objective, "sources" or "fixmatch"; None without one.
         sources: The sources and their weights; None without sources.
@@ -273,12 +302,14 @@ class TrainingResult:
     rule: str
     last: EpochAccuracy | None = None
     best: EpochAccuracy | None = None
+    best_by: str = "accuracy"
     test: FinalMetrics | None = None
     teacher: TeacherFacts | None = None
     agreement: Agreement | None = None
     student: StudentFacts
     data: str
     classes: tuple[str, ...] = ()
+    class_weights: tuple[float, ...] | None = None
     labels: LabelCounts | None = None
     unlabelled: str | None = None
     sources: SourceWeighting | None = None
@@ -326,7 +357,7 @@ class Training:
     student: nn.Module
 
     def __repr__(self) -> str:
-        name = self.result.student.name
+        name = short_name(self.result.student.name)
         return f"Training({name}, {len(self.rows)} epochs, test accuracy {self.accuracy:.2f} %, path={self.path})"
 
     @property
@@ -350,7 +381,7 @@ def read_result(path: str | os.PathLike[str]) -> TrainingResult:
         for name in ("last", "best"):
             if values.get(name) is not None:
                 row = decode_stored(EpochRow, values[name], store, _RESTORE)
-                values[name] = encode(EpochAccuracy(row.epoch, row.val_accuracy, row.notes))
+                values[name] = encode(row.accuracy())
     return decode_stored(TrainingResult, values, store, _RESTORE)
 
 

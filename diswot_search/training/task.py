@@ -7,13 +7,13 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from ..distillation.base import Batch, DistillerError, Setting
 from ..distillation.combination import Combination, Term
 from ..networks.features import FeatureReader, Features, Shapes
 from ..networks.frozen import FrozenNetwork
 from ..networks.preprocessing import Preprocessor
+from .class_weights import weighted_cross_entropy
 from .unlabelled import UnlabelledLoss, Views
 
 
@@ -47,10 +47,12 @@ class DistillationTask(nn.Module):
         num_classes: Number of classes of the data.
         ce_weight: Factor of the cross entropy; by default the customary one.
         label_smoothing: Share of the target that is spread over all classes.
+        class_weights: Weight of each class in the cross entropy, (N,); None for plain cross entropy.
         names: Names of student and teacher in messages.
 
     Attributes:
         student: The student.
+        class_weights: Weight of each class in the cross entropy, on the device; None without.
         combination: The distillers; None without a teacher.
         unlabelled: The loss on unlabelled images; None without any.
         ce_weight: Factor of the cross entropy.
@@ -60,6 +62,8 @@ class DistillationTask(nn.Module):
         ReadingError: A network cannot be read.
         ValueError: The student has another number of classes than the data.
     """
+
+    class_weights: Tensor | None
 
     def __init__(
         self,
@@ -74,6 +78,7 @@ class DistillationTask(nn.Module):
         num_classes: int,
         ce_weight: float | None = None,
         label_smoothing: float = 0.0,
+        class_weights: Tensor | None = None,
         names: tuple[str, str] = ("student", "teacher"),
     ) -> None:
         super().__init__()
@@ -82,6 +87,8 @@ class DistillationTask(nn.Module):
         self.student = student
         self.normalise = normalise
         self.label_smoothing = label_smoothing
+        weights = None if class_weights is None else class_weights.to(example.device)
+        self.register_buffer("class_weights", weights, persistent=False)
         self.combination: Combination | None = None
         self._teacher: tuple[FrozenNetwork, ...] = ()  # in a tuple, which hides it from the parameters
         self._reader = FeatureReader(student, normalise(example), names[0])
@@ -165,8 +172,12 @@ class DistillationTask(nn.Module):
         """
         features, view_features = self._read(images, views)
         with torch.autocast(images.device.type, enabled=False):
-            classes = labels if targets is None else targets
-            cross_entropy = F.cross_entropy(features.logits, classes, label_smoothing=self.label_smoothing)
+            cross_entropy = weighted_cross_entropy(
+                features.logits,
+                labels if targets is None else targets,
+                self.class_weights,
+                label_smoothing=self.label_smoothing,
+            )
             losses, notes = {"ce": self.ce_weight * cross_entropy}, {}
         if self.combination is not None and self.teacher is not None:
             teacher_features = self.teacher(images)

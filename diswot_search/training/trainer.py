@@ -6,7 +6,7 @@ import random
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -26,6 +26,7 @@ from ..networks.frozen import FrozenNetwork
 from ..runtime.files import RunFolderError
 from ..runtime.interruption import Interruption
 from ..runtime.seeding import isolated_random_state, stable_seed
+from .best_epoch import Progress
 from .checkpoint import (
     BEST,
     LAST,
@@ -59,25 +60,6 @@ ASKED_EVERY = 10
 
 class DivergenceError(RuntimeError):
     """The loss, or a weight, is not a number."""
-
-
-@dataclass
-class Progress:
-    """The progress of a training.
-
-    Attributes:
-        step: Optimiser steps that are done.
-        seconds: Time of all finished epochs, evaluation included.
-        epoch_seconds: Training time of the current epoch so far.
-        best_epoch: The epoch with the highest validation accuracy, from 1; the first of equal ones.
-        best_accuracy: That accuracy, in percent.
-    """
-
-    step: int = 0
-    seconds: float = 0.0
-    epoch_seconds: float = 0.0
-    best_epoch: int | None = None
-    best_accuracy: float | None = None
 
 
 class Part(NamedTuple):
@@ -148,6 +130,7 @@ class Trainer:
         checkpoint_seconds: Time after which the state is stored within an epoch.
         checkpoint: The state to go on from; None starts anew.
         unlabelled_batch_size: Unlabelled images in a step; None lets the loss on them look at the labelled ones alone.
+        best_by: The measure that chooses the best epoch; one of `BEST_BY`.
 
     Attributes:
         progress: The progress.
@@ -174,6 +157,7 @@ class Trainer:
         checkpoint_seconds: float = 600.0,
         checkpoint: Checkpoint | None = None,
         unlabelled_batch_size: int | None = None,
+        best_by: str = "accuracy",
     ) -> None:
         self.splits = splits
         self.recipe = recipe
@@ -185,6 +169,7 @@ class Trainer:
         self.steps_per_epoch = len(splits.train) // recipe.batch_size
         self.steps = self.steps_per_epoch * recipe.epochs
         self.ema = ema
+        self.best_by = best_by
         self.interruption = Interruption(GRACE if accelerator.num_processes > 1 else 0.0)
         self.terms, self.notes = task.terms, task.notes
         usual, loss = recipe.augmentation, task.unlabelled
@@ -417,8 +402,6 @@ class Trainer:
         progress = self.progress
         started = time.perf_counter()
         evaluation = self.evaluate(self.splits.val) if len(self.splits.val) else None
-        if evaluation is not None and (progress.best_accuracy is None or evaluation.accuracy > progress.best_accuracy):
-            progress.best_epoch, progress.best_accuracy = epoch, evaluation.accuracy
         seconds = progress.epoch_seconds
         progress.seconds += seconds + time.perf_counter() - started
         totals = (self._summed(self._sums) / self.steps_per_epoch).tolist()
@@ -434,13 +417,17 @@ class Trainer:
             val_accuracy=evaluation.accuracy if evaluation else None,
             val_loss=evaluation.nll if evaluation else None,
             val_class_accuracy=evaluation.class_accuracy if evaluation else None,
+            val_balanced_accuracy=evaluation.balanced_accuracy if evaluation else None,
+            val_macro_f1=evaluation.macro_f1 if evaluation else None,
             images_per_second=self.steps_per_epoch * self.images_per_step / seconds,
             seconds=seconds,
         )
+        values = row.to_json()
+        progress.note(values, self.best_by)
         self._sums.zero_()
         progress.epoch_seconds = 0.0
         if self.folder is not None:
-            self.folder.add_row(row.to_json())
+            self.folder.add_row(values)
         self._save()
         if progress.best_epoch == epoch:
             self._save_best()
@@ -533,7 +520,7 @@ class Trainer:
             load_optimizer_state(self._optimizer.optimizer, without_prefix("optimizer", tensors), values["optimizer"])
             if self.accelerator.scaler is not None:
                 self.accelerator.scaler.load_state_dict(values["scaler"])
-            self.progress = Progress(**values["progress"])
+            self.progress = Progress.restored(values["progress"])
             if self.accelerator.is_main_process:
                 self._sums.copy_(tensors["sums"])
         if self.progress.best_epoch and self.progress.step == self.progress.best_epoch * self.steps_per_epoch:

@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 from hypothesis import strategies as st
-from PIL import Image
+from PIL import Image, ImageFile
 
 from diswot_search.data.image_sets import ImageSet
 
@@ -56,3 +57,17 @@ def write_images(folder: Path, classes: Sequence[str] = "ab", each: int = 10, fi
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.new("RGB", (6, 4 + i % 2), (first + i, 0, 0)).save(path)
     return folder
+
+
+def count_decoded(monkeypatch: pytest.MonkeyPatch) -> list[object]:
+    """A list that collects each picture that Pillow decodes from now on; headers do not count."""
+    decoded: list[object] = []
+    load = ImageFile.ImageFile.load
+
+    def counting(image: ImageFile.ImageFile) -> object:
+        if image.tile:
+            decoded.append(image)
+        return load(image)
+
+    monkeypatch.setattr(ImageFile.ImageFile, "load", counting)
+    return decoded

@@ -21,7 +21,7 @@ from diswot_search.data.probe import create_probe
 from diswot_search.data.splits import Splits, create_splits
 from diswot_search.testing.randomness import random_state
 
-from .helpers import SEEDS, SKEWED, counts, filled, numbers, pixels, save, write_images
+from .helpers import SEEDS, SKEWED, count_decoded, counts, filled, numbers, pixels, save, write_images
 
 # Parts split off the training images
 
@@ -160,17 +160,11 @@ def test_streamed_and_resident_splits_are_the_same_images(tmp_path: Path) -> Non
 
 def test_labels_of_streamed_images_are_known_without_decoding(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_images(tmp_path)
-    opened, open_image = [], Image.open
-
-    def counting(file: Any) -> Image.Image:
-        opened.append(file)
-        return open_image(file)
-
-    monkeypatch.setattr(Image, "open", counting)
+    decoded = count_decoded(monkeypatch)
     splits = create_splits("folder", root=tmp_path, image_size=4, resident_limit=0, workers=0)
-    assert len(opened) <= 4  # to learn the number of channels
+    assert len(decoded) <= 4  # to learn the number of channels
     assert [n // 10 for n in numbers(splits.train)] == splits.train.labels.tolist()
-    assert len(opened) > 14
+    assert len(decoded) > 14
 
 
 @pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")  # Python 3.12's, of fork
@@ -448,13 +442,12 @@ def test_corrupt_archives_are_refused(tmp_path: Path) -> None:
 
 def test_folders_with_other_classes_are_refused(tmp_path: Path) -> None:
     write_images(tmp_path / "train", "abc")
-    write_images(tmp_path / "val", "ac")
-    with pytest.raises(DataError, match=r"'train' of .* has 3 classes, but split 'val' of .* has 2"):
-        create_splits("folder", root=tmp_path, image_size=4)
-    with pytest.raises(DataError, match="do not have the same classes: b"):
-        create_splits("folder", root=tmp_path, image_size=4, num_classes=3)
+    write_images(tmp_path / "val", "ac", first=100)
+    with pytest.warns(UserWarning, match="'val' of .* has no images of 1 of the 3 classes: 'b'"):
+        splits = create_splits("folder", root=tmp_path, image_size=4)
+    assert counts(splits.test, 3) == [10, 0, 10]
     write_images(tmp_path / "val", "d")
-    with pytest.raises(DataError, match="do not have the same classes: b, d"):
+    with pytest.raises(DataError, match=r"'val' of .* has classes that .*'train' .* does not have: 'd'; that"):
         create_splits("folder", root=tmp_path, image_size=4)
     (tmp_path / "empty").mkdir()
     with pytest.raises(DataError, match="Found 0 images"):

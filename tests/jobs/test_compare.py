@@ -20,6 +20,7 @@ from typing import Any, ClassVar
 import numpy as np
 import pytest
 import torch
+import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import nn
@@ -829,6 +830,21 @@ def test_a_table_is_read_from_its_file(space: Built, probe: ds.Probe, table: Acc
     second = compare(space, [], path, probe, column="other", bootstrap=0)
     assert first["macs"].kendall.value == -second["macs"].kendall.value != 0
     assert second.scores.column == "other"
+
+
+def test_a_table_may_be_a_mapping_or_name_its_column_of_architectures(
+    space: Built, probe: ds.Probe, table: AccuracyTable, tmp_path: Path
+) -> None:
+    path, out = tmp_path / "known.csv", tmp_path / "run"
+    path.write_text("net,accuracy\n" + "".join(f"{a},{v}\n" for a, v in table.items()))
+    given = compare(space, [], table, probe, bootstrap=0)
+    for values, options in ((dict(table), {}), (path, {"architecture_column": "net"})):
+        result = compare(space, [], values, probe, bootstrap=0, **options)
+        assert result["macs"].kendall.value == given["macs"].kendall.value
+    compare(space, [], dict(table), probe, bootstrap=0, out=out)
+    assert yaml.safe_load((out / "config.yaml").read_text())["table"] == dict(table)
+    with pytest.raises(ValueError, match="name its architecture_column"):
+        compare(space, [], path, probe)
 
 
 # -- bad input ----------------------------------------------------------------------------------

@@ -213,6 +213,20 @@ def test_a_stage_runs_again_from_its_own_config(
     assert TrainingFolder.peek(tmp_path / "again").config == TrainingFolder.peek(folder).config
 
 
+def test_the_search_of_a_pipeline_is_run_again_with_the_pipeline(
+    finished: ds.PipelineResult, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = finished.path / "search/config.yaml"
+    assert config.read_text().startswith("# Given in Python, so that --config cannot read this file: space, ")
+    assert main(["search", "--config", str(config), "--out", str(tmp_path / "again")]) == 2
+    assert "by the config.yaml of the pipeline" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+    text = config.read_text()
+    config.unlink()
+    ds.run(out=finished.path, **TINY)
+    assert config.read_text() == text
+
+
 def test_another_configuration_is_refused_and_named(finished: ds.PipelineResult) -> None:
     before = times(finished.path)
     for changes, message in (
@@ -734,7 +748,7 @@ def test_the_command_line_ranks_searches_and_distils(
         save_student(network.build(seed).eval(), network.card((3, 8, 8), (0.5,) * 3, (0.2,) * 3), name)
     line = "run --sources '[near, far]' --labels_per_class 2 --data_options.image_size 8 --data_options.train_limit 40 "
     line += "--space_options.channels 4 --space_options.cells 1 --max_params 12e3 --evaluations 1 --algorithm random "
-    line += "--epochs 1 --batch_size 20 --device cpu --compare false --out all"
+    line += "--epochs 1 --batch_size 20 --device cpu --compare false --quiet --out all"
     assert main(shlex.split(line)) == 0
     shown = capsys.readouterr()
     assert shown.err == ""

@@ -474,6 +474,7 @@ def test_a_source_that_does_not_fit_can_be_replaced(tmp_path: Path) -> None:
     wide = Linear(torch.ones(4, 7))
     with pytest.raises(SourceError, match="wide"):
         rank({"near": looks(), "wide": wide}, out=tmp_path)
+    assert not list(tmp_path.iterdir())  # the second source, too, is tried before anything is written
     assert rank({"near": looks(), "far": looks(2)}, out=tmp_path).order() == ("near", "far")
 
 

@@ -30,9 +30,12 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch import nn
 
 import diswot_search as ds
+from diswot_search.reports.progress import SearchProgress
+from diswot_search.reports.study import describe_study, format_table
 from diswot_search.study.evaluator import Evaluator
 from diswot_search.study.records import Record, Score
 from search_spaces import Architecture, CifarResNetSpace, Cost, SearchSpace, create_space
+from search_spaces.cost import count_cost_of
 
 from ..killing import killed_when
 from ..searching import create_search
@@ -311,7 +314,7 @@ def test_what_makes_every_candidate_fail_ends_a_search_early(
     def hopeless(student: ds.Readings, teacher: ds.Readings | None) -> float:
         return math.nan
 
-    with pytest.raises(ds.RunFolderError, match="evaluations all failed for one reason"):
+    with pytest.raises(ds.NoScoreError, match="evaluations all failed for one reason"):
         ds.search(cells, None, probe, proxy=hopeless, evaluations=300, out=tmp_path / "run")
     study = ds.Study.load(tmp_path / "run")
     assert 32 <= len(study) < 100
@@ -331,7 +334,8 @@ def test_an_algorithm_cannot_make_an_untrainable_architecture_win(
     run = create_search(Tabular(cells, probe), algorithm="random", evaluations=3)
     nothing = cells.parse("|none~0|+|none~0|none~1|+|none~0|none~1|none~2|")
     some = cells.parse("|none~0|+|none~0|none~1|+|nor_conv_3x3~0|none~1|none~2|")
-    monkeypatch.setattr(run.algorithm, "ask", iter([[nothing, some], []]).__next__)
+    answers = iter([[nothing, some], []])
+    monkeypatch.setattr(run.algorithm, "ask", lambda most: next(answers))
     monkeypatch.setattr(run.algorithm, "tell", lambda records: None)
     first, second = run.run().records
     assert (first.status, first.reason) == ("failed", "not trainable: the output does not depend on the input")
@@ -402,16 +406,20 @@ class Stopwatch:
 
     def __init__(self) -> None:
         self.calls = 0
+        self.conditions: list[dict[str, Any]] = []
 
-    def __call__(self, model: nn.Module, input_size: tuple[int, int, int], **options: Any) -> float:
+    def __call__(
+        self, model: nn.Module, input_size: object, *, limit_ms: float | None, **conditions: Any
+    ) -> ds.Latency:
         self.calls += 1
-        return (self.calls - 1) % 10 / 10 + 0.1
+        self.conditions.append(conditions)
+        return ds.Latency((self.calls - 1) % 10 / 10 + 0.1, **conditions)
 
 
 @pytest.fixture
 def stopwatch(monkeypatch: pytest.MonkeyPatch) -> Stopwatch:
     watch = Stopwatch()
-    monkeypatch.setattr("diswot_search.study.costs.measure_latency", watch)
+    monkeypatch.setattr("diswot_search.study.cost_kinds.measure_latency", watch)
     return watch
 
 
@@ -450,7 +458,9 @@ def test_latency_as_an_objective_is_measured_for_every_candidate(
 def test_a_latency_that_nothing_meets_is_refused_with_the_lowest_measured(
     cells: SearchSpace, probe: ds.Probe, stopwatch: Stopwatch, tmp_path: Path
 ) -> None:
-    with pytest.raises(ds.BudgetError, match=r"max_latency_ms=0.05; the lowest latency measured is 0.1 ms \(batch 4"):
+    with pytest.raises(
+        ds.BudgetError, match=r"max_latency_ms=0.05; the lowest latency measured is 0.1 ms \(\w+, 1 thread, batch 4"
+    ):
         create_search(
             Tabular(cells, probe), budget=ds.Budget(max_latency_ms=0.05, latency_batch_size=4), out=tmp_path / "run"
         )
@@ -462,6 +472,56 @@ def test_a_real_latency_budget_is_kept(cells: SearchSpace, probe: ds.Probe) -> N
         Tabular(cells, probe), algorithm="random", evaluations=3, budget=ds.Budget(max_latency_ms=1000)
     ).run()
     assert all(0 < r.latency_ms < 1000 for r in study.records)
+
+
+def test_a_latency_near_the_limit_is_measured_again_and_the_second_counts(
+    cells: SearchSpace, probe: ds.Probe, stopwatch: Stopwatch
+) -> None:
+    budget = ds.Budget(max_latency_ms=0.35, latency_threads=2, latency_runtime="eager")
+    search = create_search(Tabular(cells, probe), algorithm="random", evaluations=4, budget=budget)
+    study = search.run()
+    measured = [cost for cost in study.costs if cost.latency_ms is not None]
+    twice = [cost for cost in measured if cost.details["latency_ms"]["measurements"] == 2]
+    assert len(measured) + len(twice) == stopwatch.calls
+    assert {cost.latency_ms for cost in twice} <= {pytest.approx(i / 10) for i in range(1, 11)}
+    assert twice
+    assert all(record.latency_ms <= 0.35 for record in study.records)
+    assert {tuple(sorted(conditions.items())) for conditions in stopwatch.conditions} == {
+        (("batch_size", 1), ("runtime", "eager"), ("threads", 2))
+    }
+    assert any(
+        "max_latency_ms 0.35 (latency: eager, 2 threads, batch 1, float32)" in line for line in describe_study(study)
+    )
+
+
+def test_limits_on_memory_and_size_are_kept_together(probe: ds.Probe) -> None:
+    space = create_space("cifar_resnet_s0")
+    budget = ds.Budget(max_memory_mb=3.5, max_size_mb=2.0, latency_batch_size=8)
+    study = create_search(Tabular(space, probe), algorithm="random", evaluations=8, budget=budget).run()
+    for record in study.records:
+        cost = count_cost_of(lambda a=record.architecture: space.build(space.parse(a)), space.input_spec)
+        assert record.size_mb == cost.weight_bytes / 1e6 <= 2.0  # type: ignore[operator]
+        assert record.size_mb < record.memory_mb <= 3.5  # type: ignore[operator]
+    assert [str(column.header) for column in format_table(study).columns][-3:] == ["memory", "size", "architecture"]
+    with pytest.raises(ds.BudgetError, match=r"within max_memory_mb=0.1; the lowest memory counted is [\d.]+ MB"):
+        create_search(Tabular(space, probe), budget=ds.Budget(max_memory_mb=0.1))
+
+
+def test_a_tight_budget_asks_about_few_architectures_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    space = create_space("timm/vit", num_classes=10)
+    shown: list[str] = []
+    tried = SearchProgress.tried
+
+    def note(progress: SearchProgress, *numbers: int) -> None:
+        tried(progress, *numbers)
+        shown.append(progress.state())
+
+    monkeypatch.setattr(SearchProgress, "tried", note)
+    probe = ds.create_probe(batch_size=4, image_size=224, channels=3)
+    search = create_search(Tabular(space, probe), evaluations=10, budget=ds.Budget(max_params=1e6))
+    assert len(search.run()) == 10
+    assert search.costs.tried < 250
+    assert f"{search.costs.tried} tried, {search.costs.within} within the budget" in shown[-1]
 
 
 # -- stopping and going on ----------------------------------------------------------------------
@@ -700,7 +760,7 @@ class Listing:
     def __init__(self, space: SearchSpace) -> None:
         self.rest = (a for a in space if space.canonical(a) == a and space.is_trainable(a))
 
-    def ask(self) -> list[Architecture]:
+    def ask(self, most: int | None = None) -> list[Architecture]:
         return list(itertools.islice(self.rest, 16))
 
     def tell(self, records: Sequence[Record]) -> None:

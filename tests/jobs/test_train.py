@@ -158,7 +158,7 @@ def without_times(rows: Sequence[EpochRow]) -> list[EpochRow]:
 
 def lasting(result: TrainingResult) -> TrainingResult:
     """All of a result that is not measured time."""
-    return replace(result, timing=None, student=replace(result.student, latency_ms=None))
+    return replace(result, timing=None, student=replace(result.student, latency_ms=None, latency_spread=None))
 
 
 def weights_of(folder: Path) -> dict[str, Tensor]:

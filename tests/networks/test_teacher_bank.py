@@ -407,7 +407,7 @@ def test_what_people_read_of_a_study_names_the_teachers_and_their_weights(
     result = json.loads((tmp_path / "run" / "result.json").read_text())
     assert result["teachers"] == [{"name": name, "weight": weight} for name, weight in expected]
     assert study.config["teacher"]["name"] == "0.5 cifar_resnet + 0.3 enlarged + 0.2 CifarResNet"
-    assert "3 teachers" in plot_front(study).axes[0].get_title(loc="left")
+    assert "3 teachers" in plot_front(study).get_suptitle()
     assert main(["show", str(tmp_path / "run")]) == 0
     line = "teachers: cifar_resnet (weight 0.5), enlarged (weight 0.3), CifarResNet (weight 0.2)"
     assert line in " ".join(capsys.readouterr().out.split())

@@ -303,7 +303,7 @@ def test_an_option_of_one_class_appears_everywhere(
     command: str, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     assert list(inspect.signature(paint).parameters) == [
-        "subject", "colour", "seed", "out", "device", "progress", "sizes",
+        "subject", "colour", "imports", "seed", "out", "device", "progress", "quiet", "sizes",
     ]  # fmt: skip
     assert inspect.signature(paint).parameters["colour"].kind is inspect.Parameter.KEYWORD_ONLY
     assert inspect.signature(paint).return_annotation == "str"
@@ -320,8 +320,8 @@ def test_an_option_of_one_class_appears_everywhere(
     assert capsys.readouterr().out == "painting\nblue apple\n"
     written = yaml.safe_load(Path("runs/paint/config.yaml").read_text())
     assert written == {
-        "subject": "apple", "colour": "blue", "seed": 0, "out": "runs/paint", "device": "auto", "progress": True,
-        "sizes": {"a": 2.0},
+        "subject": "apple", "colour": "blue", "imports": None, "seed": 0, "out": "runs/paint", "device": "auto",
+        "progress": True, "quiet": False, "sizes": {"a": 2.0},
     }  # fmt: skip
     assert cli.main([command, "--config", "runs/paint/config.yaml", "--out", "again"]) == 0
     assert yaml.safe_load(Path("again/config.yaml").read_text()) == written | {"out": "again"}

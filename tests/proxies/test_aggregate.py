@@ -330,8 +330,8 @@ class Watched:
         self.told: list[Record] = []
         self.generations: list[tuple[list[Record], list[Record], list[tuple[str, tuple[float, ...]]]]] = []
 
-    def ask(self) -> list[Architecture]:
-        return self.algorithm.ask()
+    def ask(self, most: int | None = None) -> list[Architecture]:
+        return self.algorithm.ask(most)
 
     def tell(self, records: Sequence[Record], *, scored: Any) -> None:
         scored = list(scored)

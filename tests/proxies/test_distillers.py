@@ -6,6 +6,7 @@ of networks are in single precision; where those of two runs are compared, losse
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable
 from typing import Any
@@ -125,6 +126,29 @@ def test_temperature_and_weights_are_taken() -> None:
     parts = [float(losses.rkd_loss(student, teacher, *weights)) for weights in ((1.0, 0.0), (0.0, 1.0))]
     assert float(losses.rkd_loss(student, teacher)) == pytest.approx(25 * parts[0] + 50 * parts[1])
     assert float(losses.cc_loss(student, teacher, gamma=1e-9)) == pytest.approx(0, abs=1e-15)
+
+
+@pytest.mark.parametrize("positions", [4, 36], ids=["more channels", "more positions"])
+def test_selectivity_is_the_same_by_outer_products_and_by_kernels(positions: int) -> None:
+    student, teacher = normal(3, 5, positions).requires_grad_(), normal(3, 7, positions, seed=1)
+    maps = [values / values.norm(dim=2, keepdim=True) for values in (student, teacher)]
+    expected = torch.tensor(0.0, dtype=student.dtype)
+    for sample in range(3):
+        kernels = {}
+        for place, (one, other) in enumerate(((0, 0), (1, 1), (0, 1))):
+            pairs = itertools.product(maps[one][sample], maps[other][sample])
+            kernels[place] = torch.stack([(x @ y) ** 2 for x, y in pairs]).mean()
+        expected = expected + (kernels[0] + kernels[1] - 2 * kernels[2]) / 3
+    # Doubles, and sums of some thousand terms below 1.
+    loss = losses.nst_loss(student, teacher)
+    torch.testing.assert_close(loss, expected, rtol=1e-10, atol=1e-12)
+    gradients = [torch.autograd.grad(value, student, retain_graph=True)[0] for value in (loss, expected)]
+    torch.testing.assert_close(*gradients, rtol=1e-8, atol=1e-12)
+    assert float(losses.nst_loss(teacher, teacher)) == 0
+    # In single precision near maps must not cancel: the true value is some 1e-9, one rounding of the kernel 1e-8.
+    near = (teacher + 1e-4 * normal(3, 7, positions, seed=2)).float()
+    exact = float(losses.nst_loss(near.double(), teacher.float().double()))
+    assert float(losses.nst_loss(near, teacher.float())) == pytest.approx(exact, rel=1e-2)
 
 
 def test_square_grids_are_averaged_to_the_smaller_one() -> None:

@@ -29,6 +29,7 @@ from diswot_search.networks.contract import ReadingError
 from diswot_search.proxies.proxy import Proxy
 from diswot_search.proxies.registry import get_proxy
 from diswot_search.readings.core import Readings
+from diswot_search.readings.gates import with_open_gates
 from diswot_search.study.evaluator import Evaluator
 from diswot_search.testing.proxies import ProxyContract
 from diswot_search.testing.randomness import random_state
@@ -535,11 +536,89 @@ def test_modules_with_several_names_keep_their_weights(name: str) -> None:
     assert bool(readings.logits.isfinite().all())  # later passes work
 
 
-def test_a_response_that_overflows_is_a_reason_and_no_score() -> None:
-    """CoaT multiplies queries by values in each block, so that the response is squared each time."""
-    model = timm.create_model("coat_lite_tiny", num_classes=CLASSES, img_size=32)
-    readings = read(model, make_probe(size=32))
-    with pytest.raises(ReadingError, match="overflows double precision"):
-        get_proxy("synflow")(readings)  # type: ignore[operator]
-    assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
-    assert bool(readings.logits.isfinite().all())
+@pytest.mark.parametrize("name", ["mobilevit_xxs", "efficientvit_b0", "dpn68", "coat_lite_tiny", "pit_ti_224"])
+def test_synflow_is_finite_wherever_a_forward_is(name: str) -> None:
+    """These multiply values many times, and dpn68 changes them in place."""
+    size = {"img_size": 32} if name.startswith("coat") else {"img_size": 64} if name.startswith("pit") else {}
+    model = timm.create_model(name, num_classes=CLASSES, **size)
+    value = score("synflow", model, make_probe(size=size.get("img_size", 64)))
+    assert math.isfinite(value)
+    assert score("synflow", model, make_probe(size=size.get("img_size", 64))) == value
+
+
+@given(st.integers(1, 400), st.floats(1e-3, 1e12))
+@settings(max_examples=20)
+def test_synflow_of_a_residual_chain_is_its_closed_form_at_any_depth(depth: int, factor: float) -> None:
+    """With x + w x in each of n blocks, the response is 3 (1 + w)^n, of which a block's weight has w / (1 + w)."""
+    network = Residual(depth, factor)
+    ones = Probe.from_tensors(torch.ones(2, 3, 4, 4), torch.arange(2), 2)
+    log_response = math.log(3) + depth * math.log1p(factor)
+    expected = log_response + math.log(1 + depth * factor / (1 + factor))
+    assert score("synflow", network, ones) == pytest.approx(expected, rel=1e-6)
+
+
+class Residual(nn.Module):
+    """Blocks of one channel that add a multiple of their input to it, and a classifier of ones."""
+
+    def __init__(self, depth: int, factor: float) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList(nn.Conv2d(3, 3, 1, groups=3, bias=False) for _ in range(depth))
+        self.head = nn.Linear(3, 1, bias=False)
+        for block in self.blocks:
+            nn.init.constant_(block.weight, -factor)
+        nn.init.constant_(self.head.weight, 1.0)
+
+    def forward(self, x: Tensor) -> Tensor:
+        for block in self.blocks:
+            x = x + block(x)
+        return self.head(x.mean((2, 3)))
+
+
+def test_synflow_of_a_classifier_that_starts_at_zero_is_that_with_open_gates() -> None:
+    network, probe = chain(), make_probe()
+    network[-1].weight.data.zero_()
+    opened = with_open_gates(network, chain)
+    assert opened is not network
+    assert score("synflow", network, probe) == score("synflow", opened, probe)
+    assert not network[-1].weight.any()
+
+
+@given(st.floats(1e-3, 1e200))
+@settings(max_examples=20)
+def test_synflow_grows_with_the_log_of_its_weights(factor: float) -> None:
+    network, probe = chain().double(), make_probe()
+    before = score("synflow", network, probe)
+    for layer in network:
+        if hasattr(layer, "weight"):
+            layer.weight.data *= factor
+    assert score("synflow", network, probe) == pytest.approx(before + 3 * math.log(factor), rel=1e-5, abs=1e-5)
+
+
+def test_saturated_attention_passes_on_the_flow_and_no_rounding_errors() -> None:
+    """Equal tokens have equal scores, so that queries and keys get no gradient, however large the scores are."""
+    torch.manual_seed(0)
+    attention = Attention().double()
+    for weight in (attention.query.weight, attention.key.weight):
+        weight.data *= 1e9
+    probe = make_probe()
+    flow = attention.response(torch.ones(1, *probe.input_size).double())
+    assert score("synflow", attention, probe) == pytest.approx(math.log(2 * flow), rel=1e-9)
+
+
+class Attention(nn.Module):
+    """Attention over positions, and a classifier."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.query, self.key, self.value = (nn.Linear(3, 4, bias=False) for _ in range(3))
+        self.head = nn.Linear(4, CLASSES, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        tokens = x.flatten(2).mT
+        weights = (self.query(tokens) @ self.key(tokens).mT).softmax(-1)
+        return self.head((weights @ self.value(tokens)).mean(1))
+
+    def response(self, ones: Tensor) -> float:
+        """The response of weights without signs, where all tokens are equal."""
+        token = ones.flatten(2).mT[0, 0]
+        return float((self.head.weight.abs() @ (self.value.weight.abs() @ token)).sum().detach())

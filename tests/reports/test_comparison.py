@@ -297,7 +297,7 @@ def test_bars_are_the_correlations_with_their_intervals() -> None:
     figure = plot_correlations(table, results)
     names = [text.get_text() for text in figure.axes[0].get_yticklabels()]
     assert names == [result.control or result.label for result in results]
-    assert [axes.get_title().split(",")[0] for axes in figure.axes] == ["Spearman", "Kendall", "Spearman"]
+    assert [axes.get_title().split("\n")[0] for axes in figure.axes] == ["Spearman", "Kendall", "Spearman"]
     for axes, name in zip(figure.axes[:2], ("spearman", "kendall"), strict=True):
         estimates = [getattr(result, name) for result in results]
         assert [bar.get_width() for bar in axes.patches] == [estimate.value for estimate in estimates]
@@ -410,3 +410,20 @@ def test_degenerate_comparisons_are_shown(make: Any) -> None:
     assert len([line for line in to_markdown(table, results).splitlines() if line.startswith("|")]) == 2 + len(results)
     for draw in COMPARISON_PICTURES.values():
         assert to_png(draw(table, results)).startswith(b"\x89PNG")
+
+
+def test_scores_that_hardly_tell_architectures_apart_are_said() -> None:
+    table = make_table()
+    ceiling = table.scores["p1"].clip(max=np.quantile(table.scores["p1"], 0.75))
+    constant = {"p0": np.zeros_like(ceiling), "p0 (no teacher)": np.zeros_like(ceiling), "p1": ceiling}
+    table = replace(table, scores=table.scores | constant)
+    results = {result.label: result for result in summarise(table, bootstrap=0)}
+    assert results["p0"].ties == "0 for all 60 scores"
+    assert results["p1"].ties == f"{ceiling.max():.6g}, the highest, for 15 of 60 scores"
+    assert results["p2"].ties is None
+    lines = [line for line in describe_comparison(table, list(results.values())) if "apart" in line]
+    assert lines == [
+        "hardly tells architectures apart, being 0 for all 60 scores: p0, p0 (no teacher)",
+        f"hardly tells architectures apart, being {results['p1'].ties}: p1",
+    ]
+    assert json.loads(to_json(table, list(results.values())))["results"][2]["ties"] == "0 for all 60 scores"

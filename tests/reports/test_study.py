@@ -17,11 +17,12 @@ from rich.console import Console
 from rich.table import Table
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from diswot_search import Record, RunFolderError, Study, format_table, plot_search
+from diswot_search import Record, Study, format_table, plot_search
 from diswot_search.proxies.registry import get_proxy
 from diswot_search.reports.progress import Curves, SearchProgress
 from diswot_search.reports.study import describe_study, format_parts, plot_front, plot_progress
 from diswot_search.reports.style import human_number
+from diswot_search.study.study import NoScoreError
 from search_spaces import create_space
 
 SPACE = create_space("cifar_resnet_s0")
@@ -70,6 +71,20 @@ def test_the_table_ranks_the_best() -> None:
     ]
 
 
+def test_scores_that_hardly_tell_candidates_apart_are_said() -> None:
+    study = make_study(proxy="effective_capacity", budget={}, evaluations=12)
+    assert study.ties == {}
+    for index in (9, 10, 11):
+        record = replace(study.winner.record, index=index, architecture=f"7-7-{index}", canonical=f"7-7-{index}")
+        study.add([replace(record, score=3.0, score_std=0.0, parts={"gradient_flow": 0.0, "other": float(index)})])
+    assert study.ties == {
+        "effective_capacity": "3 for all 3 candidates",
+        "gradient_flow": "0 for all 3 candidates",
+    }
+    lines = [line for line in describe_study(study) if "apart" in line]
+    assert "hardly tells the candidates apart: gradient_flow, which is 0 for all 3 candidates" in lines
+
+
 def test_the_parts_of_scores_fit_a_terminal() -> None:
     study = make_study(proxy="effective_capacity")
     parts = [component.name for component in get_proxy("effective_capacity").components]
@@ -111,8 +126,27 @@ def progress_of(**console: Any) -> tuple[str, SearchProgress]:
     return output.getvalue(), progress
 
 
-def test_progress_is_silent_when_not_a_terminal() -> None:
-    assert progress_of()[0] == ""
+def test_progress_outside_a_terminal_is_a_line_for_many_candidates_or_a_while(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    assert progress_of()[0] == ""  # of few candidates, in no time, the report tells soon enough
+    monkeypatch.setattr(SearchProgress, "ITEMS_PER_LINE", 2)
+    lines = progress_of()[0].splitlines()
+    assert [line.split("  ")[:3] for line in lines] == [
+        ["searching", "4/8 candidates", "best 3"],
+        ["searching", "6/8 candidates", "best 3"],
+    ]
+    assert "candidates/s" in lines[0]
+    monkeypatch.setattr(SearchProgress, "ITEMS_PER_LINE", 100)
+    monkeypatch.setattr(SearchProgress, "SECONDS_PER_LINE", 0.0)
+    assert len(progress_of()[0].splitlines()) == 6
+
+
+def test_a_line_is_told_while_nothing_is_counted() -> None:
+    output = io.StringIO()
+    progress = SearchProgress(8, console=Console(file=output, width=120))
+    progress.refresh(is_due=True)
+    assert output.getvalue() == "searching  0/8 candidates\n"
 
 
 def test_progress_shows_evaluations_best_speed_and_time_left() -> None:
@@ -124,8 +158,11 @@ def test_progress_shows_evaluations_best_speed_and_time_left() -> None:
 
 def test_progress_can_be_turned_off_in_a_terminal() -> None:
     output = io.StringIO()
-    with SearchProgress(8, enabled=False, console=Console(file=output, force_terminal=True)) as progress:
-        progress.add(next(make_study().records), replayed=False)
+    for is_terminal in (True, False):
+        console = Console(file=output, force_terminal=is_terminal)
+        with SearchProgress(8, enabled=False, console=console) as progress:
+            progress.add(next(make_study().records), replayed=False)
+            progress.refresh(is_due=True)
     assert output.getvalue() == ""
 
 
@@ -186,7 +223,7 @@ def test_the_picture_of_progress_shows_each_score_and_the_best_so_far() -> None:
     assert lines_of(figure)["winner"] == ([4], [3.0])
     assert axes_of(figure).get_xlabel() == "evaluations"
     assert axes_of(figure).get_ylabel() == "score (relation)"
-    assert axes_of(figure).get_title(loc="left") == "cifar_resnet_s0, teacher cifar_resnet20: 6 evaluations"
+    assert figure.get_suptitle() == "cifar_resnet_s0, teacher cifar_resnet20: 6 evaluations"
 
 
 def test_a_score_that_grows_with_size_says_so_where_there_is_no_budget() -> None:
@@ -225,7 +262,7 @@ def test_pictures_are_written_as_png(tmp_path: Path) -> None:
 
 
 def test_a_study_without_scores_cannot_be_drawn(tmp_path: Path) -> None:
-    with pytest.raises(RunFolderError, match="has a score"):
+    with pytest.raises(NoScoreError, match="has a score"):
         plot_search(Study({"space": SPACE.config()}), tmp_path)
 
 

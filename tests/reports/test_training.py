@@ -157,15 +157,21 @@ def cells_of(table: Table) -> dict[str, list[str]]:
 # -- progress -----------------------------------------------------------------------------------
 
 
+ROW = EpochRow(
+    epoch=1, step=10, lr=0.1, loss=1.5, terms={"ce": 0.5, "kd": 1.0}, notes={}, train_accuracy=50.0,
+    val_accuracy=63.25, images_per_second=100.0, seconds=1.0,
+)  # fmt: skip
+
+
 def run_bar(width: int = 100, done: int = 0, enabled: bool = True, **console: Any) -> tuple[str, TrainingProgress]:
     output = io.StringIO()
     shown_on = Console(file=output, width=width, color_system=None, **console)
     with TrainingProgress(3, 30, done=done, enabled=enabled, console=shown_on) as progress:
         for step in range(done, 30):
-            if step == 20:
-                progress.validated(63.25)
             loss = torch.tensor(1.5, requires_grad=True)  # as it comes from the loop
             progress.add(1 + step // 10, {"ce": 0.25, "kd": loss}, images=64)
+            if step % 10 == 9:
+                progress.finished_epoch(replace(ROW, epoch=1 + step // 10))
     return output.getvalue(), progress
 
 
@@ -186,9 +192,19 @@ def test_the_bar_goes_on_from_the_steps_that_were_done() -> None:
     assert "30/30" in output.getvalue()
 
 
-@pytest.mark.parametrize(("enabled", "console"), [(True, {}), (False, {"force_terminal": True})])
-def test_the_bar_is_silent_when_not_a_terminal_or_turned_off(enabled: bool, console: dict[str, bool]) -> None:
-    output, progress = run_bar(enabled=enabled, **console)
+def test_outside_a_terminal_each_epoch_is_a_line() -> None:
+    output, _ = run_bar()
+    lines = output.splitlines()
+    told = "validation 63.2 %  loss 1.5 = ce 0.5 + kd 1"
+    assert [line.partition(" images/s")[0].rpartition("  ")[0] for line in lines] == [
+        f"training  epoch {epoch}/3  {told}" for epoch in (1, 2, 3)
+    ]
+    assert lines[-1].endswith("0:00:00 left")
+
+
+@pytest.mark.parametrize("is_terminal", [True, False])
+def test_the_bar_can_be_turned_off(is_terminal: bool) -> None:
+    output, progress = run_bar(enabled=False, force_terminal=is_terminal)
     assert output == ""
     assert progress.details() == "epoch 3/3  validation 63.2 %  loss 1.75 = ce 0.25 + kd 1.5"
 
@@ -377,6 +393,9 @@ def test_the_table_says_what_the_result_says() -> None:
         "data": ["digits"],
         "loss": ["0.1 cross entropy + 0.9 kd + diswot"],
         "test accuracy": [f"{test.accuracy:.2f} % of 200 images, epoch 2"],
+        "balanced": [f"{test.balanced_accuracy:.2f} %, each class counts alike"],
+        "macro-F1": [f"{test.macro_f1:.2f} %"],
+        "of the classes": [", ".join(f"{place}: {share:.1f} %" for place, share in enumerate(test.class_accuracy))],
         "among the first five": [f"{test.top5:.2f} %"],
         "of the teacher": ["95.50 %"],
         "validation accuracy": ["last 70.00 % (epoch 4), best 80.00 % (epoch 2)"],
@@ -643,6 +662,18 @@ def test_the_picture_of_accuracy_has_training_validation_best_test_and_teacher()
     }
 
 
+def test_the_best_epoch_lies_on_the_line_that_chose_it() -> None:
+    rows = [replace(row, val_balanced_accuracy=50.0 + row.epoch) for row in make_rows()]
+    best = {"epoch": 4, "val_accuracy": 70.0, "val_balanced_accuracy": 54.0}
+    lines = lines_of(only_axes(plot_accuracy(rows, make_result(best=best, best_by="balanced_accuracy"))))
+    assert lines["validation, balanced"] == ([1, 2, 3, 4], [51, 52, 53, 54])
+    assert lines["best (balanced), epoch 4: 54.00 %"] == ([4], [54])
+    lines = lines_of(only_axes(plot_accuracy(rows, make_result(best=best, best_by="loss"))))
+    assert lines["best (loss), epoch 4: 70.00 %"] == ([4], [70])
+    balanced = [replace(row, val_balanced_accuracy=row.val_accuracy) for row in rows]
+    assert "validation, balanced" not in lines_of(only_axes(plot_accuracy(balanced, make_result())))
+
+
 def bars_of(axes: Axes) -> list[tuple[float, float]]:
     """Middle and height of each bar."""
     (bars,) = [part for part in axes.containers if isinstance(part, BarContainer)]
@@ -652,13 +683,14 @@ def bars_of(axes: Axes) -> list[tuple[float, float]]:
 def test_the_picture_of_reliability_has_accuracy_confidence_and_samples_of_each_bin() -> None:
     result = make_result()
     filled = [(100 * (i + 0.5) / 15, part) for i, part in enumerate(result.test.bins) if part.samples]
-    upper, lower = plot_reliability([], result).axes
+    figure = plot_reliability([], result)
+    upper, lower = figure.axes
     assert len(filled) > 5
     assert bars_of(upper) == [pytest.approx((middle, part.accuracy)) for middle, part in filled]
     assert bars_of(lower) == [pytest.approx((middle, part.samples)) for middle, part in filled]
     (marks,) = upper.collections
     assert [y for (_, y), _ in marks.get_segments()] == [part.confidence for _, part in filled]
-    assert f"calibration error {result.test.calibration_error:.2f} %" in upper.get_title(loc="left")
+    assert f"calibration error {result.test.calibration_error:.2f} %" in figure.get_suptitle()
 
 
 def make_classes(accuracies: list[float | None], names: Sequence[str] = ()) -> TrainingResult:
@@ -694,7 +726,8 @@ def test_names_of_many_classes_do_not_overlap(classes: int, columns: int) -> Non
 
 
 def test_the_picture_of_weights_has_a_named_point_for_each_source() -> None:
-    axes = only_axes(plot_weights([], make_related()))
+    figure = plot_weights([], make_related())
+    axes = only_axes(figure)
     found = {text.get_text(): text.xy for text in axes.texts}
     assert set(found) == {"usps", "mnist", "a [b] (2)"}
     assert (found["usps"], found["mnist"]) == ((-1.5, 0), (20.125, 0.9996))
@@ -706,7 +739,7 @@ def test_the_picture_of_weights_has_a_named_point_for_each_source() -> None:
     assert places["10"] == 10
     assert [tuple(point) for point in axes.collections[-1].get_offsets()] == list(found.values())
     assert axes.get_xlabel() == "similarity to the data (parc)"
-    assert "3 sources: weighted, power 10, fixed views" in axes.get_title(loc="left")
+    assert "3 sources: weighted, power 10, fixed views" in figure.get_suptitle()
 
 
 def test_sources_that_were_not_measured_are_drawn_by_weight_alone() -> None:
@@ -718,10 +751,10 @@ def test_sources_that_were_not_measured_are_drawn_by_weight_alone() -> None:
 
 
 def test_the_picture_of_weights_says_that_none_counts() -> None:
-    title = only_axes(plot_weights([], make_fallback())).get_title(loc="left")
+    title = plot_weights([], make_fallback()).get_suptitle()
     assert " ".join(title.split()).endswith(f"{REASON}; trained on labels alone")
     none = [model | {"weight": 0.0} for model in make_sources()["models"]]
-    title = only_axes(plot_weights([], make_related(sources=make_sources(models=none)))).get_title(loc="left")
+    title = plot_weights([], make_related(sources=make_sources(models=none))).get_suptitle()
     assert title.endswith("no source has a weight; trained on labels alone")
 
 

@@ -29,8 +29,8 @@ from diswot_search.runtime.files import RunFolderError, read_json
 from diswot_search.runtime.run_folder import RunFolder
 from diswot_search.sources.folder import RankingFolder
 from diswot_search.sources.ranking import Measured
+from diswot_search.study.cost_kinds import StoredCost
 from diswot_search.study.records import NewScore
-from diswot_search.study.study import StoredCost
 from diswot_search.training.folder import TrainingFolder
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -57,7 +57,7 @@ class Kind:
 
 def fill_study(study: Study) -> None:
     for place, score in enumerate((1.0, 14.3, 3.0)):
-        study.add_cost(str(place), StoredCost(1, 2))
+        study.add_cost(str(place), StoredCost(params=1, macs=2))
         values: dict[str, Any] = {"index": place, "architecture": str(place), "canonical": str(place)}
         study.add([Record("ok", score=score, parts={"part": score}, params=1, macs=2, **values)])
 
@@ -317,7 +317,7 @@ def test_every_number_that_is_stored_matches_its_checksum(value: Any, tmp_path: 
     store.release()
     assert ScoreStore(tmp_path / "run").select(["a"]).scores(series, 0)["a"].score == stored
     study = Study(STUDY, out=tmp_path / "study")
-    study.add_cost("a", StoredCost(value, value, value))  # type: ignore[arg-type]
+    study.add_cost("a", StoredCost(params=value, macs=value, latency_ms=value))  # type: ignore[arg-type]
     if value is not None and math.isfinite(value):
         study.add([Record("ok", score=value, index=0, architecture="a", canonical="a", params=value, macs=7)])
         study.add([], rescored={0: value})

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import gzip
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from search_spaces import ArchitectureError, create_space, read_table
-from search_spaces.tables import list_columns, write_table
+from search_spaces.tables import list_columns, table_of, write_table
 
 
 def test_the_nasbench201_table_has_every_cell(shared_data: Path) -> None:
@@ -284,3 +285,70 @@ def test_a_table_of_some_rows_says_which(tmp_path: Path) -> None:
     path.write_text("arch,dataset,accuracy\na,one,1\na,two,2\n")
     assert read_table(path, where={"dataset": "one"}).name == f"{path} (dataset=one)"
     assert dict(read_table(path, where={"dataset": "two"})) == {"a": 2.0}
+
+
+# -- tables in memory ---------------------------------------------------------------------------
+
+
+class Frame:
+    """What a pandas.DataFrame has of a table."""
+
+    def __init__(self, columns: dict[str, list[Any]], index: list[Any] | None = None) -> None:
+        self.columns = list(columns)
+        self.index = list(range(len(next(iter(columns.values()))))) if index is None else index
+        self._cells = columns
+
+    def __getitem__(self, column: str) -> list[Any]:
+        return self._cells[column]
+
+
+CELLS = {"arch": ["a", "b", "c"], "accuracy": [70.5, 71, None], "set": ["x", "x", "y"], "flops": [1, 2, 3]}
+INDEXED = {name: cells for name, cells in CELLS.items() if name != "arch"}
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        CELLS,
+        Frame(CELLS),
+        Frame(INDEXED, ["a", "b", "c"]),
+        {name: dict(zip("012", cells, strict=True)) for name, cells in CELLS.items()},
+        {name: dict(zip("abc", cells, strict=True)) for name, cells in INDEXED.items()},
+    ],
+)
+def test_columns_in_memory_are_read_as_those_of_a_file(values: Any) -> None:
+    table = table_of(values, "accuracy", where={"set": "x"})
+    assert (table.name, table.column, dict(table)) == ("table (set=x)", "accuracy", {"a": 70.5, "b": 71.0})
+    assert dict(table_of(values, "accuracy", skip_missing=True)) == dict(table)
+    with pytest.raises(ValueError, match="table, line 3: c has no number in column accuracy"):
+        table_of(values, "accuracy")
+
+
+def test_a_mapping_of_numbers_is_a_table() -> None:
+    table = table_of({"1-1-1": 70.5, "1-1-3": 71})
+    assert (table.column, dict(table)) == ("accuracy", {"1-1-1": 70.5, "1-1-3": 71.0})
+    assert table_of({"a": 1.0}, "top1").column == "top1"
+    assert dict(table_of(Frame({"net": ["a"], "top1": [3.0]}), architecture_column="net")) == {"a": 3.0}
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"a": "good"}, "line 1: a has no number in column accuracy, but 'good'"),
+        ({"arch": ["a", "b"], "accuracy": [1.0]}, "different numbers of cells: arch 2, accuracy 1"),
+        ({"net": ["a"], "accuracy": [1.0]}, "table has no column architecture or arch or depths; name its"),
+        ([1.0, 2.0], "The table is a list; it must be a file, a mapping or a pandas.DataFrame"),
+        ({"arch": ["a", "a"], "accuracy": [1.0, 2.0]}, "line 2: a is there twice"),
+    ],
+)
+def test_bad_values_in_memory_are_refused(values: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        table_of(values)
+
+
+def test_a_frame_of_pandas_is_a_table() -> None:
+    pandas = pytest.importorskip("pandas")
+    frame = pandas.DataFrame(CELLS)
+    for values in (frame, frame.set_index("arch"), frame.to_dict(), frame.set_index("arch").to_dict()):
+        assert dict(table_of(values, "accuracy", skip_missing=True)) == {"a": 70.5, "b": 71.0}
+    assert dict(table_of(frame.set_index("arch")["flops"])) == {"a": 1.0, "b": 2.0, "c": 3.0}

@@ -340,7 +340,9 @@ def test_what_cannot_be_is_refused_at_once(changed: dict[str, Any], message: str
 
 
 def test_an_argument_that_the_model_lacks_is_named() -> None:
-    space = TimmSpace("typo", "resnet10t", {"depht": [1, 2]}, **SMALL_IMAGES)
+    with pytest.raises(UnknownNameError, match=r"typo: timm's model resnet10t has no option 'stemwidth'.*'stem_width'"):
+        TimmSpace("typo", "resnet10t", {"stemwidth": [16, 32]}, **SMALL_IMAGES)
+    space = TimmSpace("typo", timm.models.resnet10t, {"depht": [1, 2]}, **SMALL_IMAGES)
     for attempt in (space.build, space.cost):
         with pytest.raises(TypeError, match=r"resnet10t does not take the arguments depht: .*'depht'"):
             attempt(smallest(space))

@@ -17,9 +17,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
+import diswot_search as ds
 from diswot_search.study import algorithms as evolution
 from diswot_search.study.algorithm import Algorithm
 from diswot_search.study.algorithms import create_algorithm, list_algorithms, register_algorithm
+from diswot_search.study.records import Record, Score
 from diswot_search.testing.algorithms import AlgorithmContract, records_of, run_algorithm
 from search_spaces import Architecture, Cost, SearchSpace, UnknownNameError, create_space, read_table
 
@@ -174,6 +176,54 @@ def test_any_small_space_is_searched_wholly(name: str, decisions: int, choices: 
     algorithm = create_algorithm(name, space, seed=seed, feasible=lambda a: sum(a.choices) <= limit)
     asked = run_algorithm(algorithm, AlgorithmContract.uneven, 1_000)
     assert sorted(map(str, asked)) == sorted(map(str, feasible))
+
+
+@pytest.mark.parametrize("name", ALL)
+@pytest.mark.parametrize("most", [1, 5, 1_000])
+def test_asking_for_fewer_gives_the_first_of_those(name: str, most: int) -> None:
+    whole, part = (create_algorithm(name, CountingSpace(6, 4), seed=1) for _ in range(2))
+    proposals = whole.ask()
+    assert part.ask(most) == proposals[:most]
+
+
+# -- budgets that take long to check ------------------------------------------------------------
+
+
+class Budgeted:
+    """A budget of small sums, which counts how often it is asked."""
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self.calls = 0
+
+    def __call__(self, architecture: Architecture) -> bool:
+        self.calls += 1
+        return sum(map(int, architecture.choices)) <= self.limit
+
+
+@pytest.mark.parametrize("name", ["evolution", "ageing", "nsga2", "random"])
+@pytest.mark.parametrize(("patience", "most"), [(0, 12.0), (10, 14.0)])
+def test_what_is_over_the_budget_is_repaired(name: str, patience: int, most: float) -> None:
+    space, feasible = CountingSpace(decisions=12, choices=5), Budgeted(8)
+    algorithm = create_algorithm(name, space, feasible=feasible, start=space.architecture([0] * 12))
+    algorithm.patience = patience
+    asked = run_algorithm(algorithm, lambda a: float(sum(map(int, a.choices))), 60)
+    assert len(set(asked)) == len(asked) >= 60
+    assert all(sum(map(int, a.choices)) <= 8 for a in asked)
+    assert feasible.calls <= most * len(asked)  # one of 3,900 even draws is within; a walk of 24 steps gives the next
+    assert max(sum(map(int, a.choices)) for a in asked) == 8
+
+
+@given(seed=st.integers(0, 10**6), limit=st.integers(0, 20))
+def test_a_repaired_architecture_takes_no_more_from_the_start_than_it_must(seed: int, limit: int) -> None:
+    space = CountingSpace(decisions=6, choices=5)
+    start = space.architecture([0] * 6)
+    algorithm = create_algorithm("random", space, seed=seed, feasible=Budgeted(limit), start=start)
+    algorithm.patience = 0
+    repaired = algorithm.draw()
+    assert sum(map(int, repaired.choices)) <= limit
+    if repaired != start:
+        assert repaired.choices != start.choices
 
 
 # -- which form is proposed ---------------------------------------------------------------------
@@ -442,3 +492,48 @@ def test_algorithm_of_ones_own_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
     assert algorithm.first == 7
     with pytest.raises(ValueError, match="registered already"):
         register_algorithm("evolution", HillClimbing)
+
+
+# -- scores as an evaluator gives them ----------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["evolution", "ageing", "nsga2", "random", "exhaustive"])
+def test_scores_of_an_evaluator_are_told_as_they_are(name: str) -> None:
+    """They teach what the records of a study teach, since they belong to the architectures in the order of asking."""
+    space = create_space("nasbench201", channels=4, cells=1)
+    probe = ds.create_probe("digits", batch_size=4)
+    evaluator = ds.Evaluator(space, None, probe, "macs", device="cpu")
+    options = {} if name in ("random", "exhaustive") else {"population": 8}
+    by_scores, by_records = (create_algorithm(name, space, **options) for _ in range(2))
+    for index in range(4):
+        asked = by_scores.ask()
+        assert asked == by_records.ask()
+        scores = evaluator.evaluate(asked)
+        by_scores.tell(scores[:2])
+        by_scores.tell(scores[2:])
+        by_records.tell(_records(space, asked, scores, index)[:2])
+        by_records.tell(_records(space, asked, scores, index)[2:])
+    with pytest.raises(ValueError, match=r"scores were told, but 0 proposals wait"):
+        by_scores.tell(scores)
+
+
+def _records(space: SearchSpace, architectures: list[Architecture], scores: list[Score], start: int) -> list[Record]:
+    return [
+        Record(
+            **vars(score),
+            index=start + index,
+            architecture=str(architecture),
+            canonical=str(space.canonical(architecture)),
+            params=space.cost(architecture).params,
+            macs=space.cost(architecture).macs,
+        )
+        for index, (architecture, score) in enumerate(zip(architectures, scores, strict=True))
+    ]
+
+
+def test_a_score_without_a_value_of_its_own_is_refused() -> None:
+    algorithm = create_algorithm("random", create_space("nasbench201"))
+    algorithm.ask()
+    with pytest.raises(ValueError, match="A score of an aggregate has no value of its own"):
+        algorithm.tell([Score("ok", parts={"nwot": 1.0})])
+    algorithm.tell([Score("failed", reason="it did not run")])

@@ -1,21 +1,23 @@
-"""Budgets: what they admit, whether a space can meet them, and how latency is taken."""
+"""Budgets: what they admit, and whether a space can meet them."""
 
 from __future__ import annotations
 
-import itertools
 import json
 import math
 import random
-import statistics
+from dataclasses import fields
 from typing import Any
 
 import pytest
-import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from diswot_search.study.budget import Budget, BudgetError, cheapest, check_satisfiable, measure_latency
+from diswot_search.options.search import SearchOptions
+from diswot_search.study.budget import Budget, BudgetError, cheapest, check_satisfiable
+from diswot_search.study.cost_kinds import COSTS, CostValues
+from diswot_search.study.records import Record
+from diswot_search.study.study import Candidate
 from search_spaces import Architecture, Cost, SearchSpace, create_space
 
 limits = st.none() | st.floats(min_value=1e-3, max_value=1e12)
@@ -72,7 +74,7 @@ def test_reads_back_from_a_part() -> None:
 
 
 @pytest.mark.parametrize("limit", [0, -1, math.nan, math.inf, True, "1e6"])
-@pytest.mark.parametrize("name", ["max_params", "max_macs", "max_latency_ms"])
+@pytest.mark.parametrize("name", [kind.limit for kind in COSTS.values()])
 def test_limits_that_are_none_are_refused(name: str, limit: Any) -> None:
     with pytest.raises(ValueError, match=f"{name} is {limit!r}"):
         Budget(**{name: limit})
@@ -196,53 +198,52 @@ def test_error_states_the_smallest_costs() -> None:
         check_satisfiable(space, Budget(max_params=1e3, max_macs=1e3))
 
 
-# -- latency ------------------------------------------------------------------------------------
+# -- all costs ----------------------------------------------------------------------------------
 
 
-class Counting(nn.Module):
-    """A network that notes how it is called, and whose dropout shows in which mode."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.frozen = nn.BatchNorm2d(3).eval()
-        self.layer = nn.Conv2d(3, 4, 3)
-        self.calls: list[tuple[torch.Size, bool, bool]] = []
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        x = self.layer(self.frozen(x))
-        self.calls.append((x.shape, self.training, x.requires_grad))
-        return x
+def test_every_cost_has_a_limit_an_option_and_a_place_in_records() -> None:
+    assert set(COSTS) == {field.name for field in fields(CostValues)}
+    assert {kind.limit for kind in COSTS.values()} <= {field.name for field in fields(Budget)}
+    assert {field.name for field in fields(Budget)} <= {field.name for field in fields(SearchOptions)}
+    assert set(COSTS) <= {field.name for field in fields(Record)}
+    assert all(hasattr(Candidate, name) for name in COSTS)
 
 
-def test_latency_is_the_median_after_warm_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    durations = [50.0, 40.0, 3.0, 1.0, 8.0]
-    ticks = itertools.chain.from_iterable((10.0 * i, 10.0 * i + d / 1000) for i, d in enumerate(durations))
-    monkeypatch.setattr("time.perf_counter", lambda: next(ticks))
-    network = Counting()
-    assert measure_latency(network, (3, 8, 8), warmup=2, repeats=3) == pytest.approx(statistics.median(durations[2:]))
+@given(limits=st.dictionaries(st.sampled_from(sorted(COSTS)), st.integers(1, 100)), data=st.data())
+def test_limits_combine(limits: dict[str, int], data: st.DataObject) -> None:
+    values = {name: data.draw(st.one_of(st.none(), st.integers(0, 200)), label=name) for name in COSTS}
+    budget = Budget(**{COSTS[name].limit: limit for name, limit in limits.items()})  # type: ignore[arg-type]
+    assert budget.limits == limits
+    known = {name: value for name, value in values.items() if value is not None}
+    kept = all(known[name] <= limit for name, limit in limits.items() if name in known)
+    assert budget.admits(CostValues(**values)) == kept  # type: ignore[arg-type]
 
 
-def test_latency_is_taken_in_evaluation_mode_and_leaves_no_trace() -> None:
-    network = Counting()
-    before = {name: value.clone() for name, value in network.state_dict().items()}
-    state = torch.get_rng_state()
-    assert measure_latency(network, (3, 8, 8), batch_size=5, warmup=1, repeats=2) > 0
-    assert network.calls == [(torch.Size([5, 4, 6, 6]), False, False)] * 3
-    assert torch.equal(state, torch.get_rng_state())
-    assert network.training
-    assert not network.frozen.training
-    assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
+def test_conditions_of_latency_are_stored_with_it() -> None:
+    budget = Budget(max_latency_ms=2, latency_threads=4, latency_batch_size=8, latency_runtime="eager").settled()
+    assert budget.describe_latency() == "eager, 4 threads, batch 8"
+    assert Budget.from_dict(budget.to_dict()) == budget
+    assert {"latency_runtime": "eager", "latency_threads": 4}.items() <= budget.to_dict().items()
 
 
-def test_modes_are_put_back_after_an_error() -> None:
-    network = Counting()
-    with pytest.raises(RuntimeError):
-        measure_latency(network, (5, 8, 8))
-    assert network.training
-    assert not network.frozen.training
+def test_a_budget_without_latency_says_nothing_of_runtimes() -> None:
+    assert Budget(max_params=5).settled().to_dict() == {
+        "max_params": 5,
+        "max_macs": None,
+        "max_latency_ms": None,
+        "latency_batch_size": 1,
+    }
 
 
-@pytest.mark.parametrize("wrong", [{"batch_size": 0}, {"warmup": -1}, {"repeats": 0}])
-def test_latency_options_are_checked(wrong: dict[str, int]) -> None:
-    with pytest.raises(ValueError, match=next(iter(wrong))):
-        measure_latency(Counting(), (3, 8, 8), **wrong)
+def test_without_onnxruntime_a_limit_on_latency_gives_notice(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("diswot_search.study.budget.default_runtime", lambda: "eager")
+    with pytest.warns(UserWarning, match="onnxruntime is not installed, so latency is that of eager PyTorch"):
+        assert Budget(max_latency_ms=1).settled().latency_runtime == "eager"
+    assert Budget(max_latency_ms=1, latency_runtime="eager").settled().latency_runtime == "eager"
+
+
+def test_wrong_conditions_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"Unknown latency_runtime 'onnx'\. Did you mean 'onnxruntime'"):
+        Budget(latency_runtime="onnx")
+    with pytest.raises(ValueError, match="latency_threads is 0"):
+        Budget(latency_threads=0)

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from diswot_search import Record, RunFolderError, Study
 from diswot_search.runtime.files import write_atomically
-from diswot_search.study.study import StoredCost
+from diswot_search.study.cost_kinds import StoredCost
 from search_spaces import NASBench201Space, SearchSpace, create_space
 
 SPACE = create_space("cifar_resnet_s0")
@@ -94,21 +94,21 @@ def test_many_records_come_back_page_by_page() -> None:
 def test_the_store_outlives_the_study(folder: Path) -> None:
     study = Study(config_of(), out=folder, space=SPACE)
     study.add([record(0), record(1, None)])
-    study.add_cost("1-1-1", StoredCost(7, 8, 1.25))
+    study.add_cost("1-1-1", StoredCost(params=7, macs=8, latency_ms=1.25, details={"latency_ms": {"spread": 0.0}}))
     study.release()
     again = Study(config_of(), out=folder)
     assert list(again.records) == [record(0), record(1, None)]
-    assert again.cost("1-1-1") == StoredCost(7, 8, 1.25)
+    assert again.cost("1-1-1") == StoredCost(params=7, macs=8, latency_ms=1.25, details={"latency_ms": {"spread": 0.0}})
     assert again.cost("1-1-3") is None
 
 
 def test_a_measured_cost_is_stored_at_once_and_a_counted_one_with_the_next_record(folder: Path) -> None:
     study = Study(config_of(), out=folder)
-    study.add_cost("1-1-1", StoredCost(7, 8))
+    study.add_cost("1-1-1", StoredCost(params=7, macs=8))
     reader = Study.load(folder)
     assert reader.cost("1-1-1") is None
-    study.add_cost("1-1-3", StoredCost(7, 8, 1.5))
-    assert reader.cost("1-1-3") == StoredCost(7, 8, 1.5)
+    study.add_cost("1-1-3", StoredCost(params=7, macs=8, latency_ms=1.5, details={"latency_ms": {"spread": 0.0}}))
+    assert reader.cost("1-1-3") == StoredCost(params=7, macs=8, latency_ms=1.5, details={"latency_ms": {"spread": 0.0}})
 
 
 @pytest.mark.parametrize("score", [math.nan, math.inf, None])
@@ -388,7 +388,7 @@ def test_a_store_of_another_format_is_refused(folder: Path) -> None:
     store = sqlite3.connect(folder / "study.sqlite")
     store.execute("PRAGMA user_version = 99")
     store.close()
-    with pytest.raises(RunFolderError, match="has format 99; this version reads 2"):
+    with pytest.raises(RunFolderError, match="has format 99; this version reads 3"):
         Study(config_of(), out=folder)
 
 

@@ -16,7 +16,14 @@ from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 from scipy.special import softmax
 from scipy.stats import entropy
-from sklearn.metrics import accuracy_score, log_loss, recall_score, top_k_accuracy_score
+from sklearn.metrics import (
+    accuracy_score,
+    balanced_accuracy_score,
+    f1_score,
+    log_loss,
+    recall_score,
+    top_k_accuracy_score,
+)
 from torch import Tensor
 
 from diswot_search.training.metrics import Metrics, MetricSums
@@ -99,6 +106,17 @@ def test_accuracy_by_class_is_the_recall_of_scikit_learn(seed: int, size: tuple[
 
 
 @given(seed=seeds, size=sizes)
+def test_balanced_accuracy_and_macro_f1_are_those_of_scikit_learn(seed: int, size: tuple[int, int]) -> None:
+    logits, labels, _ = sample(seed, size)
+    found, predicted = evaluate(logits, labels), logits.argmax(1)
+    recall = recall_score(labels, predicted, labels=labels.unique(), average="macro")
+    assert found.balanced_accuracy == pytest.approx(100 * recall, **EXACT)
+    if len(labels.unique()) > 1 and set(predicted.tolist()) <= set(labels.tolist()):  # scikit-learn warns otherwise
+        assert found.balanced_accuracy == pytest.approx(100 * balanced_accuracy_score(labels, predicted), **EXACT)
+    assert found.macro_f1 == pytest.approx(100 * f1_score(labels, predicted, average="macro"), **EXACT)
+
+
+@given(seed=seeds, size=sizes)
 def test_likelihood_is_that_of_scikit_learn(seed: int, size: tuple[int, int]) -> None:
     logits, labels, _ = sample(seed, size)
     expected = log_loss(labels, probabilities(logits), labels=range(size[1]))
@@ -175,7 +193,7 @@ def test_sums_over_batches_and_processes_say_what_one_batch_says(
     whole = MetricSums(size[1])
     whole.add(logits, labels, teacher)
     assert processes[0].metrics().samples == size[0]
-    assert whole.sums.shape == (9 + 3 * 15 + 2 * size[1],)
+    assert whole.sums.shape == (9 + 3 * 15 + 3 * size[1],)
     torch.testing.assert_close(processes[0].sums, whole.sums, rtol=1e-12, atol=1e-12)
 
 

@@ -1,0 +1,326 @@
+"""Folders and tar files of images with one sub-folder for each class, whatever the formats of the images."""
+
+from __future__ import annotations
+
+import functools
+import os
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+
+from ..checks import listed
+from .data_set import DataSet, OpenRequest, imagenet_statistics, known_statistics
+from .errors import DataError, warn_of
+from .inventory import Inventory, Tally, counted, inventory_of_headers, printable, quoted
+from .pictures import (
+    DeepGreyError,
+    GreyRange,
+    Header,
+    grey_extent,
+    is_foreign_picture,
+    looks_like_picture,
+    picture_suffixes,
+    range_advice,
+    read_header,
+    read_pixels,
+)
+from .trees import Entry, Tree, enter_split, open_tree
+
+MAX_HEADERS = 200_000
+"""Number of image files whose headers are read before any work; of more files, evenly spaced ones are taken."""
+
+_MAX_DEEP = 256
+"""Number of deep grey images whose values are measured."""
+
+_READ_AT_ONCE = 16
+"""Number of bytes by which a format is recognised."""
+
+
+@dataclass
+class _Listing:
+    """The images below a folder: `entries` in order, the class of each, and what is left out."""
+
+    tree: Tree
+    place: str
+    entries: list[Entry]
+    labels: np.ndarray
+    folders: list[str]
+    tally: Tally
+    notes: list[str] = field(default_factory=list)
+    warned: list[str] = field(default_factory=list)
+
+    def keep(self, mask: np.ndarray) -> None:
+        self.entries = [entry for entry, kept in zip(self.entries, mask, strict=True) if kept]
+        self.labels = self.labels[mask]
+
+
+@dataclass(frozen=True)
+class FolderReader:
+    """Reads images of a folder or tar file."""
+
+    tree: Tree
+    entries: Sequence[Entry]
+    title: str
+    grey_range: GreyRange | None
+
+    def __call__(self, chosen: np.ndarray) -> list[np.ndarray]:
+        return [self._read(self.entries[place]) for place in chosen.tolist()]
+
+    def _read(self, entry: Entry) -> np.ndarray:
+        try:
+            return read_pixels(functools.partial(self.tree.open, entry), self.grey_range)
+        except (OSError, DeepGreyError) as error:
+            raise DataError(f"Cannot read {quoted(self.tree.shown(entry))} of {self.title}: {error}") from error
+
+    def files(self, chosen: np.ndarray) -> list[str]:
+        """File names of the images, relative to the folder of the split."""
+        return [self.entries[place].name for place in chosen.tolist()]
+
+
+def open_folder(
+    name: str, path: Path, split: str, title: str, request: OpenRequest, *, plain_order: bool = False
+) -> DataSet:
+    """Open one split of a folder or tar file of images.
+
+    The first level below the split is the class; deeper levels are read into it. Hidden files and folders are left
+    out, links are followed, and a file that is found twice in a class counts once.
+
+    Args:
+        name: Name of the data set, as it was given.
+        path: The folder or tar file.
+        split: The split; see `enter_split`.
+        title: Description of the split in messages.
+        request: How it is opened. In full, the header of each image is read, and images that cannot be read are left
+            out, with a warning.
+        plain_order: Order classes and images as torchvision does, instead of by the numbers in their names.
+
+    Raises:
+        DataError: There are no images, or no classes; all images of a class are unreadable; a link leads back to its
+            folder; a file is in two classes; or images are deep grey and no range is given.
+    """
+    outer, note = open_tree(path)
+    tree, neighbours = enter_split(outer, str(path), split)
+    listing = _list_images(tree, _place_of(tree), plain_order)
+    listing.notes += filter(None, (note, neighbours))
+    _drop_repeated(listing)
+    inventory = None
+    if request.whole is not None:
+        inventory = _inspect(listing, request.grey_range)
+        for text in listing.warned:
+            warn_of(f"{title}: {text}")
+    return DataSet(
+        title,
+        listing.labels,
+        FolderReader(tree, listing.entries, title, request.grey_range),
+        len(listing.folders),
+        known_statistics(name) or imagenet_statistics(),
+        classes=tuple(map(printable, listing.folders)),
+        files=FolderReader(tree, listing.entries, title, request.grey_range).files,
+        inventory=inventory or _by_suffix(listing),
+        folder=_place_of(tree),
+        keys=np.array([entry.key for entry in listing.entries], np.uint64),
+        advice=_advice(listing),
+    )
+
+
+def _place_of(tree: Tree) -> str:
+    return os.path.join(tree.path, *getattr(tree, "above", ()))
+
+
+# Listing
+
+
+def _list_images(tree: Tree, place: str, plain_order: bool) -> _Listing:
+    """The images below the class folders, in order."""
+    tally = Tally()
+    images, loose = [], []
+    of_class: dict[str, Counter[str]] = {}
+    for entry in tree.entries(tally):
+        suffix = os.path.splitext(entry.name)[1].lower()
+        kinds = of_class.setdefault(entry.folders[0], Counter()) if entry.folders else Counter[str]()
+        if not _is_image(tree, entry, suffix):
+            kinds[suffix] += 1
+            tally.add(f"files that are no image that Pillow reads, {printable(suffix) or 'without suffix'}", entry.name)
+        elif entry.folders:
+            kinds["image"] += 1
+            images.append(entry)
+        else:
+            loose.append(entry)
+    folders = [folder for folder, kinds in of_class.items() if kinds["image"]]
+    _check_found(place, folders, len(loose), tally)
+    for entry in loose:
+        tally.add("images outside the class folders", entry.name)
+    foreign = Counter[str]()
+    for folder in tree.folders():
+        kinds = of_class.get(folder, Counter())
+        of_folder = Counter({suffix: count for suffix, count in kinds.items() if is_foreign_picture(suffix)})
+        foreign += of_folder
+        if of_folder and not kinds["image"]:
+            raise _unreadable_class(place, folder, [f"{count} {suffix}" for suffix, count in of_folder.items()])
+        if not kinds["image"]:
+            tally.add("folders without images", folder)
+    folder_order, image_order = (_plain_orders if plain_order else _natural_orders)()
+    folders.sort(key=folder_order)
+    images.sort(key=image_order)
+    numbers = {folder: number for number, folder in enumerate(folders)}
+    labels = np.array([numbers[entry.folders[0]] for entry in images], np.int64)
+    listing = _Listing(tree, place, images, labels, folders, tally)
+    if foreign:
+        counts = listed([f"{count} {suffix}" for suffix, count in foreign.most_common()])
+        listing.warned.append(f"images in formats that Pillow does not read are left out: {counts}")
+    return listing
+
+
+def _is_image(tree: Tree, entry: Entry, suffix: str) -> bool:
+    """Whether a file is an image, by its suffix, or else by its first bytes."""
+    if suffix in picture_suffixes():
+        return True
+    try:
+        with tree.open(entry) as file:
+            start = file.read(_READ_AT_ONCE)
+    except OSError:
+        return False
+    return len(start) == _READ_AT_ONCE and looks_like_picture(start)
+
+
+def _check_found(place: str, folders: list[str], loose: int, tally: Tally) -> None:
+    if folders:
+        return
+    if loose:
+        raise DataError(
+            f"The images ({loose}) of {quoted(place)} lie in the folder itself. Each class needs a sub-folder of "
+            "its own, at least two; if this folder is a class and no split, give train_split='.' (split='.' for a "
+            "probe) for the folder above it."
+        )
+    left_out = f" Left out: {tally}." if tally.counts else ""
+    raise DataError(f"Found 0 images in sub-folders of {quoted(place)}.{left_out}")
+
+
+def _unreadable_class(place: str, folder: str, reasons: list[str]) -> DataError:
+    return DataError(
+        f"No image of the class {quoted(folder)} in {quoted(place)} can be read: {listed(reasons, 3)}. Convert "
+        "them, or remove the folder."
+    )
+
+
+Order = Callable[[str], object]
+
+
+def _natural_orders() -> tuple[Callable[[str], tuple[object, str]], Callable[[Entry], tuple[object, str]]]:
+    """Orders by the numbers in names, as timm has them; names that differ by case alone keep one order."""
+    from timm.utils.misc import natural_key
+
+    return lambda folder: (natural_key(folder), folder), lambda entry: (natural_key(entry.name), entry.name)
+
+
+def _plain_orders() -> tuple[Callable[[str], str], Callable[[Entry], tuple[str, str, str]]]:
+    """Orders by the characters of names, folder by folder, as torchvision has them."""
+    return lambda folder: folder, lambda entry: (entry.folders[0], *os.path.split(entry.name))
+
+
+def _drop_repeated(listing: _Listing) -> None:
+    """Leave out files that are found a second time in their class.
+
+    Raises:
+        DataError: A file is found in two classes.
+    """
+    keys = np.array([entry.key for entry in listing.entries], np.uint64)
+    _, first, inverse = np.unique(keys, return_index=True, return_inverse=True)
+    original = first[inverse.reshape(-1)]
+    repeated = np.flatnonzero((original != np.arange(len(keys))) & (keys != 0))
+    if not len(repeated):
+        return
+    for place in repeated.tolist():
+        entry, other = listing.entries[place], listing.entries[original[place]]
+        if entry.folders[0] != other.folders[0]:
+            names = " and ".join(quoted(each.name) for each in (other, entry))
+            raise DataError(
+                f"{names} of {quoted(listing.place)} are the same file, by a link, in two classes. Remove one."
+            )
+        listing.tally.add("links to a file that is read already", entry.name)
+    mask = np.ones(len(keys), bool)
+    mask[repeated] = False
+    listing.keep(mask)
+    listing.warned.append(f"{counted(len(repeated), 'link')} to a file that is read already: it counts once")
+
+
+def _advice(listing: _Listing) -> str:
+    """What helps if there is one class only."""
+    inner = sorted({entry.folders[1] for entry in listing.entries if len(entry.folders) > 1})
+    if len(listing.folders) != 1 or not inner:
+        return ""
+    path = quoted(os.path.join(listing.place, listing.folders[0]))
+    return f" If the classes are its sub-folders, {listed([printable(name) for name in inner])}, give {path}."
+
+
+# Reading headers
+
+
+def _inspect(listing: _Listing, grey_range: GreyRange | None) -> Inventory:
+    """Read the headers of the images, and leave out those that cannot be read."""
+    total = len(listing.entries)
+    places = np.linspace(0, total - 1, min(total, MAX_HEADERS)).round().astype(int)
+    headers: dict[int, Header] = {}
+    unreadable: dict[int, str] = {}
+    for place in places.tolist():
+        entry = listing.entries[place]
+        header = read_header(functools.partial(listing.tree.open, entry))
+        if isinstance(header, str):
+            unreadable[place] = header
+            listing.tally.add("images that cannot be read", f"{entry.name}: {header}")
+        else:
+            headers[place] = header
+    deep = [listing.entries[place] for place, header in headers.items() if header.is_deep]
+    if deep:
+        _check_deep(listing, deep, grey_range)
+    if unreadable:
+        _drop_unreadable(listing, unreadable)
+    return inventory_of_headers(
+        printable(listing.place), len(listing.entries), headers.values(), listing.tally.skipped(), listing.notes
+    )
+
+
+def _drop_unreadable(listing: _Listing, unreadable: dict[int, str]) -> None:
+    mask = np.ones(len(listing.entries), bool)
+    mask[list(unreadable)] = False
+    shown = [f"{printable(listing.entries[place].name)} ({why})" for place, why in unreadable.items()]
+    counts = np.bincount(listing.labels[mask], minlength=len(listing.folders))
+    for label in np.flatnonzero(counts == 0).tolist():
+        of_class = [text for place, text in zip(unreadable, shown, strict=True) if listing.labels[place] == label]
+        raise _unreadable_class(listing.place, listing.folders[label], of_class)
+    listing.keep(mask)
+    listing.warned.append(f"{counted(len(shown), 'image')} that cannot be read and are left out: {listed(shown, 3)}")
+
+
+def _check_deep(listing: _Listing, deep: list[Entry], grey_range: GreyRange | None) -> None:
+    """Refuse deep grey images without a range, and say what a range cuts."""
+    chosen = [deep[place] for place in np.linspace(0, len(deep) - 1, min(len(deep), _MAX_DEEP)).round().astype(int)]
+    openers: list[Callable[[], BinaryIO]] = [functools.partial(listing.tree.open, entry) for entry in chosen]
+    try:
+        low, high = grey_extent(openers)
+    except OSError as error:
+        raise DataError(f"Cannot read the 16- or 32-bit images of {quoted(listing.place)}: {error}") from error
+    of_some = "" if len(chosen) == len(deep) else f" in {len(chosen)} of them"
+    measured = f"{counted(len(deep), 'image')} with 16- or 32-bit grey values, from {low:g} to {high:g}{of_some}"
+    if grey_range is None:
+        raise DataError(
+            f"{quoted(listing.place)}: {measured}, such as {quoted(deep[0].name)}. {range_advice(low, high)}."
+        )
+    listing.notes.append(f"{measured}; {grey_range[0]:g} to {grey_range[1]:g} are read as black to white")
+    if low < grey_range[0] or high > grey_range[1]:
+        cut = f"grey values from {low:g} to {high:g} are cut at {grey_range[0]:g} and {grey_range[1]:g}"
+        listing.notes.append(cut)
+        listing.warned.append(cut)
+
+
+def _by_suffix(listing: _Listing) -> Inventory:
+    """The inventory of images whose headers were not read: formats by suffix."""
+    formats = Counter(os.path.splitext(entry.name)[1].lower() for entry in listing.entries)
+    found = inventory_of_headers(
+        printable(listing.place), len(listing.entries), (), listing.tally.skipped(), listing.notes
+    )
+    return replace(found, formats={printable(suffix): count for suffix, count in formats.most_common()})

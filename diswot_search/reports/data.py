@@ -1,0 +1,117 @@
+"""Report of the data of a job: a table of images by class and part, and lines on what was read and left out."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+
+from rich.table import Table
+from rich.text import Text
+
+from ..data.description import DataDescription
+from ..data.inventory import Inventory, printable
+from .style import format_count
+
+FILE = "data.json"
+"""File of a run folder with the whole description of its data."""
+
+_MAX_ROWS = 20
+"""Most classes that get a row of their own."""
+
+_MAX_KINDS = 4
+"""Most sizes that are listed with their counts."""
+
+_CHANNELS = {"1": 1, "L": 1, "P": 1, "I": 1, "F": 1, "LA": 2, "PA": 2, "RGB": 3, "YCbCr": 3, "LAB": 3, "HSV": 3}
+"""Channels by mode; modes of 16-bit grey have one, all others four."""
+
+_MODE_WORDS = {"L": "grey", "1": "black and white", "P": "palette", "RGBA": "RGB and alpha", "F": "grey", "I": "grey"}
+
+
+def data_report(descriptions: Sequence[DataDescription]) -> Iterator[object]:
+    """The table and the lines of each data set; probes of one data set, which differ by their seeds, are shown once.
+
+    Args:
+        descriptions: What a job reads.
+    """
+    shown = set()
+    for description in descriptions:
+        if description.name not in shown:
+            shown.add(description.name)
+            size = " x ".join(map(str, description.input_size))
+            yield f"data: {printable(description.name)}, as {size} (channels x height x width)"
+            yield _table(description)
+            yield from _lines(description)
+
+
+def data_json(descriptions: Sequence[DataDescription]) -> str:
+    """The content of data.json: a list of all descriptions."""
+    return json.dumps([description.to_json() for description in descriptions], indent=2, allow_nan=False) + "\n"
+
+
+def _table(description: DataDescription) -> Table:
+    table = Table()
+    table.add_column("class", overflow="fold")
+    for part in description.parts:
+        table.add_column(Text(f"{part.name}\n{part.origin}"), justify="right")
+    rows = len(description.classes)
+    for label in range(rows if rows <= _MAX_ROWS else _MAX_ROWS - 1):
+        counts = [f"{part.by_class[label]:,}" for part in description.parts]
+        table.add_row(Text(description.classes[label]), *counts)
+    if rows > _MAX_ROWS:
+        rest = [part.by_class[_MAX_ROWS - 1 :] for part in description.parts]
+        counts = [f"{min(counts):,} to {max(counts):,}" for counts in rest]
+        table.add_row(Text(f"{rows - _MAX_ROWS + 1} more, each"), *counts)
+    table.add_section()
+    table.add_row(Text(format_count(rows, "class")), *(f"{part.images:,}" for part in description.parts))
+    labelled = [part.labelled for part in description.parts]
+    if any(count is not None for count in labelled):
+        table.add_row("with labels", *("all" if count is None else f"{count:,}" for count in labelled))
+    return table
+
+
+def _lines(description: DataDescription) -> Iterator[str]:
+    for inventory in description.found:
+        yield f"{inventory.place}: {'; '.join(_facts(inventory))}"
+        if inventory.skipped:
+            yield f"  left out: {'; '.join(map(str, inventory.skipped))}"
+        for note in inventory.notes:
+            yield f"  {note}"
+    yield from description.notes
+
+
+def _facts(inventory: Inventory) -> Iterator[str]:
+    yield format_count(inventory.images, "image")
+    if inventory.measured < inventory.images and inventory.sizes:
+        yield f"measured: {inventory.measured:,}"
+    if inventory.sizes:
+        yield _sizes(inventory.sizes)
+    if inventory.modes:
+        yield _counted({_mode(mode): count for mode, count in inventory.modes.items()})
+    if inventory.bits:
+        yield _counted({f"{bits} bits": count for bits, count in inventory.bits.items()})
+    if inventory.formats:
+        yield _counted(inventory.formats)
+
+
+def _mode(mode: str) -> str:
+    channels = 1 if mode.startswith("I;") else _CHANNELS.get(mode, 4)
+    words = _MODE_WORDS.get(mode, "grey" if mode.startswith("I;") else mode)
+    return f"{format_count(channels, 'channel')} ({words})"
+
+
+def _counted(counts: Mapping[str, int]) -> str:
+    """The only kind, or all kinds with their counts."""
+    return next(iter(counts)) if len(counts) == 1 else ", ".join(f"{kind}: {count:,}" for kind, count in counts.items())
+
+
+def _sizes(sizes: Mapping[str, int]) -> str:
+    """Heights and widths: all of them with their counts if they are few, otherwise the smallest and the largest."""
+    if len(sizes) <= _MAX_KINDS:
+        return _counted(sizes)
+    by_area = sorted(sizes, key=_area)
+    return f"{len(sizes)} sizes from {by_area[0]} to {by_area[-1]}, most often {next(iter(sizes))}"
+
+
+def _area(size: str) -> int:
+    height, width = map(int, size.split(" x "))
+    return height * width

@@ -1,0 +1,229 @@
+"""Code of a user's own: named as `module:name` or `file.py:name`, imported by request, or installed as a plugin.
+
+Naming code, or asking for its import, loads it: the user did so. What is read from disk (the recipe of a space, the
+card of a student) never loads code; it may only use what the user named in this process, see `stored_code`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import importlib.metadata
+import importlib.util
+import os
+import re
+import sys
+import traceback
+import warnings
+from collections.abc import Iterable
+from pathlib import Path
+from types import ModuleType
+
+GROUP = "diswot_search.plugins"
+"""Entry points of this group are loaded when a registry is listed, or is asked for a name that it does not have."""
+
+_NAME = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*")
+
+_named: dict[tuple[str, str], object] = {}
+"""What the user named in this process, by the last part of the module's name and the name in it."""
+
+_plugins_are_loaded = False
+
+
+class OwnCodeError(ValueError):
+    """Code of a user's own cannot be loaded, lacks a name, or has another kind of thing under it."""
+
+
+class UntrustedCodeError(OwnCodeError):
+    """A file names code that the user did not name in this process."""
+
+
+def is_code(text: object) -> bool:
+    """Whether a text has the form `module:name` or `file.py:name`.
+
+    Example:
+        >>> [is_code(text) for text in ("my_spaces:Narrow", "own/spaces.py:Narrow", "timm/vit", "kd", "a:b=1")]
+        [True, True, False, False, False]
+    """
+    if not isinstance(text, str):
+        return False
+    module, _, name = text.rpartition(":")
+    return bool(_NAME.fullmatch(name)) and (module.endswith(".py") or bool(_NAME.fullmatch(module)))
+
+
+def load_code(text: str) -> object:
+    """What `module:name` or `file.py:name` names; the module or the file is imported.
+
+    Args:
+        text: The name. Modules are found where Python finds them and in the working folder; a file is a path.
+
+    Raises:
+        OwnCodeError: There is no such file or module, it fails when it is imported, or it lacks the name.
+    """
+    source, _, name = text.rpartition(":")
+    module = _import(source)
+    value: object = module
+    for part in name.split("."):
+        if not hasattr(value, part):
+            raise OwnCodeError(_without_name(source, name, module))
+        value = getattr(value, part)
+    _named[_key(text)] = value
+    return value
+
+
+def stored_code(text: str, where: str) -> object:
+    """What a file on disk names, if the user named it in this process; nothing is imported.
+
+    Args:
+        text: `module:name` or `file.py:name`; the folder of a file may be another one by now.
+        where: What the file describes, for the message.
+
+    Raises:
+        UntrustedCodeError: The user did not name it.
+    """
+    if _key(text) not in _named:
+        raise UntrustedCodeError(
+            f"{where} is made by {text}. That code does not run because a file names it: if you trust it, name it "
+            f"yourself, by --import {text}, or diswot_search.import_code({text!r}) in Python."
+        )
+    return _named[_key(text)]
+
+
+def import_code(sources: str | os.PathLike[str] | Iterable[str | os.PathLike[str]] | None) -> None:
+    """Import code of your own, so that what it registers is known by name.
+
+    Args:
+        sources: Modules, files ending in .py, or names in them (`module:name`, `file.py:name`); one or several. A name
+            may afterwards be used by the files of a run, such as the card of a student whose network it makes.
+
+    Raises:
+        OwnCodeError: There is no such module or file, it fails when it is imported, or it lacks a name.
+
+    Example:
+        import diswot_search as ds
+
+        ds.import_code("my_proxies.py")
+        ds.search("nasbench201", proxy="my_proxy")
+    """
+    if sources is None:
+        return
+    for source in [sources] if isinstance(sources, str | os.PathLike) else sources:
+        text = os.fspath(source)
+        if is_code(text):
+            load_code(text)
+        else:
+            _import(text)
+
+
+def load_plugins() -> None:
+    """Load the installed plugins, once: the modules, or functions without arguments, of the group's entry points.
+
+    Warns:
+        UserWarning: A plugin fails; the others are loaded.
+    """
+    global _plugins_are_loaded
+    if _plugins_are_loaded:
+        return
+    _plugins_are_loaded = True  # first, because plugins look up names while they are loaded
+    for entry_point in importlib.metadata.entry_points(group=GROUP):
+        try:
+            plugin = entry_point.load()
+            if callable(plugin):
+                plugin()
+        except Exception as error:  # code of others may fail in any way
+            warnings.warn(f"The plugin {entry_point.name!r} cannot be loaded: {_failure(error)}.", stacklevel=2)
+
+
+# -- importing ----------------------------------------------------------------------------------
+
+
+def _import(source: str) -> ModuleType:
+    """The module of this name, or that of a file."""
+    if source.endswith(".py"):
+        return _import_file(Path(source).expanduser().resolve(), source)
+    if not _NAME.fullmatch(source):
+        raise OwnCodeError(
+            f"{source!r} names no code; give a module, a file ending in .py, or a name in one, as in my_code.py:name."
+        )
+    _find_also_in(os.getcwd())
+    try:
+        spec = None if source in sys.modules else importlib.util.find_spec(source)
+        if (
+            spec is not None
+            and spec.origin is not None
+            and (module := _imported_from(Path(spec.origin).resolve())) is not None
+        ):
+            return module  # from its file, by another name; what it registers cannot be registered twice
+        return importlib.import_module(source)
+    except (Exception, SystemExit) as error:
+        if isinstance(error, ModuleNotFoundError) and error.name and f"{source}.".startswith(f"{error.name}."):
+            hint = f" A file is given by its path: {source}.py." if Path(f"{source}.py").is_file() else ""
+            raise OwnCodeError(f"There is no module {error.name}.{hint}") from error
+        raise OwnCodeError(f"The module {source} fails when it is imported: {_failure(error)}.") from error
+
+
+def _import_file(path: Path, source: str) -> ModuleType:
+    if not path.is_file():
+        raise OwnCodeError(f"There is no file {source}.")
+    if (module := _imported_from(path)) is not None:
+        return module
+    name = path.stem
+    if not name.isidentifier() or name in sys.modules or _is_elsewhere(name, path):
+        name = f"{re.sub(r'[^0-9A-Za-z_]', '_', name)}_{hashlib.sha256(str(path).encode()).hexdigest()[:8]}"
+    spec = importlib.util.spec_from_file_location(name, path)
+    assert spec is not None
+    assert spec.loader is not None
+    _find_also_in(str(path.parent))
+    module = sys.modules[name] = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+    except (Exception, SystemExit) as error:
+        del sys.modules[name]
+        raise OwnCodeError(f"The file {source} fails when it is imported: {_failure(error)}.") from error
+    except BaseException:
+        del sys.modules[name]
+        raise
+    return module
+
+
+def _imported_from(path: Path) -> ModuleType | None:
+    """The module that was imported from a file, by whatever name."""
+    for module in list(sys.modules.values()):
+        file = getattr(module, "__dict__", {}).get("__file__")
+        if isinstance(file, str) and file.endswith(path.name) and Path(file).resolve() == path:
+            return module
+    return None
+
+
+def _is_elsewhere(name: str, path: Path) -> bool:
+    """Whether a module of this name comes from another file."""
+    spec = importlib.util.find_spec(name)
+    return spec is not None and (spec.origin is None or Path(spec.origin).resolve() != path)
+
+
+def _find_also_in(folder: str) -> None:
+    """Let imports find the modules of a folder, after all others; processes that are started from here do so, too."""
+    if folder not in sys.path:
+        sys.path.append(folder)
+
+
+def _key(text: str) -> tuple[str, str]:
+    """The last part of the module's name, without its folder, and the name in it."""
+    source, _, name = text.rpartition(":")
+    return (Path(source).stem if source.endswith(".py") else source.rpartition(".")[2]), name
+
+
+def _failure(error: BaseException) -> str:
+    """The kind and message of an error, with the line that raised it."""
+    frames = traceback.extract_tb(error.__traceback__)
+    place = f" ({Path(frames[-1].filename).name}, line {frames[-1].lineno})" if frames else ""
+    return f"{type(error).__name__}: {error}{place}"
+
+
+def _without_name(source: str, name: str, module: ModuleType) -> str:
+    import difflib
+
+    own = [key for key in vars(module) if not key.startswith("_")]
+    near = difflib.get_close_matches(name, own, n=3, cutoff=0.5)
+    hint = f" Did you mean {' or '.join(map(repr, near))}?" if near else f" It has {', '.join(own[:20]) or 'nothing'}."
+    return f"{source} has no {name!r}.{hint}"
