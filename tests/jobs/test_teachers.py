@@ -234,7 +234,7 @@ WRONG_CLASSES: list[tuple[Any, str]] = [
     ([0, 1, 2], "teacher_classes has 3 classes; it must have one for each of the 4"),
     ([0, 1, 2, 9], "4 classes, 9 among them; .* whole numbers from 0 to 5, those of the teacher Own"),
     ([0, 1, 2, -1], "-1 among them"),
-    ([0, 1, 2, True], "True among them"),
+    ([0, 1, 2, True], r"teacher_classes is \[0, 1, 2, True\]; it must be"),
     ({"cat": 3}, "The classes of the data have no names; give teacher_classes as a list"),
 ]
 

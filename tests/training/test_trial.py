@@ -66,6 +66,21 @@ def test_of_several_outputs_while_it_trains_the_class_scores_are_learnt(form: st
     assert all(torch.equal(value, weights[key]) for key, value in expected.items())
 
 
+class Deep(Net):
+    """Has a weight of five dimensions, as networks with lambda layers have."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.deep = nn.Conv3d(1, 1, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(self.deep(x[:, None])[:, 0])
+
+
+def test_weights_of_five_dimensions_are_trained_in_channels_last() -> None:
+    assert learn(Deep(), recipe_options={"channels_last": True}).result.test is not None
+
+
 class Paired(Net):
     """Normalises its scores over the batch, which a single image has not enough of."""
 
