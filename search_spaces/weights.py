@@ -4,19 +4,70 @@ from __future__ import annotations
 
 import os
 import pickle
-from collections.abc import Collection
+import warnings
+from collections.abc import Collection, Mapping
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from timm.models import load_state_dict
+from safetensors.torch import load_file
 from torch import nn
+
+State = dict[str, torch.Tensor]
+
+_WRAPPERS = (
+    "state_dict_ema",
+    "model_ema",
+    "ema_state_dict",
+    "state_dict",
+    "model_state_dict",
+    "model_state",
+    "model",
+    "net",
+    "network",
+    "weights",
+)
+"""Keys that programs store a state dict under, averaged weights first."""
+
+_PARALLEL = ("module.", "_orig_mod.")
+"""Prefixes of parallel and of compiled models."""
+
+_IGNORED = (
+    *(f"numpy.{core}.multiarray.{name}" for core in ("core", "_core") for name in ("scalar", "_reconstruct")),
+    *(f"numpy.{core}.numeric._frombuffer" for core in ("core", "_core")),
+    "numpy.dtype",
+    "numpy.ndarray",
+    *(f"numpy.dtypes.{kind}DType" for kind in ("Bool", "Int32", "Int64", "UInt8", "Float16", "Float32", "Float64")),
+    "argparse.Namespace",
+    *(f"pathlib.{kind}" for kind in ("Path", "PosixPath", "WindowsPath", "PurePosixPath", "PureWindowsPath")),
+    *(f"pathlib._local.{kind}" for kind in ("Path", "PosixPath", "WindowsPath")),
+    *(f"datetime.{kind}" for kind in ("date", "datetime", "timedelta", "timezone")),
+    *(
+        f"{module}.{kind}"
+        for module in ("builtins", "__builtin__")
+        for kind in ("bool", "dict", "float", "int", "list")
+    ),
+)
+"""Kinds of values that are stored beside weights. An inert object is read in the place of each."""
+
+
+class _Ignored:
+    """Stands for a value beside the weights. Whatever a file asks of it, it does nothing."""
+
+    def __init__(self, *args: object) -> None: ...
+
+    def __setstate__(self, state: object) -> None: ...
+
+    def __setitem__(self, key: object, value: object) -> None: ...
 
 
 def load_checkpoint(model: nn.Module, path: str | os.PathLike[str], *, without: Collection[str] = ()) -> None:
     """Load the weights in `path` into `model`; if they do not fit, the model stays as it was.
 
-    The file is safetensors or torch's own format: a state dict, bare or wrapped as by timm. Only tensors and plain
-    values are read, so that no file can run code. Prefixes of parallel and compiled models are dropped.
+    The file is safetensors or torch's own format: a state dict, bare, or under one of the customary keys ("state_dict",
+    "model_state_dict", "model", "net", ...) beside an epoch, an accuracy or the state of an optimiser. Only tensors and
+    plain values are read, and NumPy's scalars beside them are left out, so that no file can run code. Prefixes that all
+    names have, such as those of parallel and compiled models, are dropped.
 
     Args:
         model: Any model, on any device.
@@ -29,9 +80,9 @@ def load_checkpoint(model: nn.Module, path: str | os.PathLike[str], *, without: 
             missing, unexpected or of another shape.
     """
     excluded = tuple(f"{name}." for name in without)
-    expected = {key: value for key, value in model.state_dict().items() if not key.startswith(excluded)}
-    state = _renamed(_read_state(os.fspath(path)), model.state_dict())
-    state = {key: value for key, value in state.items() if not key.startswith(excluded)}
+    present = model.state_dict()
+    expected = {key: value for key, value in present.items() if not key.startswith(excluded)}
+    state = {key: value for key, value in _read_for(path, present).items() if not key.startswith(excluded)}
     # Batch counters do not affect the output, and old files lack them.
     missing = [k for k in expected if k not in state and not k.endswith("num_batches_tracked")]
     unexpected = [k for k in state if k not in expected]
@@ -44,23 +95,117 @@ def load_checkpoint(model: nn.Module, path: str | os.PathLike[str], *, without: 
     if any(problems.values()):
         details = "; ".join(f"{problem}: {_first(names)}" for problem, names in problems.items() if names)
         raise ValueError(f"The weights in {path} do not fit {type(model).__name__}. Tensors {details}.")
-    model.load_state_dict(model.state_dict() | state)
+    model.load_state_dict(present | state)
 
 
-def _read_state(path: str) -> dict[str, torch.Tensor]:
+def classes_in_file(path: str | os.PathLike[str], model: nn.Module, classifier: Collection[str]) -> int | None:
+    """Number of classes of the weights in a file, for a model whose own number may be another one.
+
+    Args:
+        path: The file, as for `load_checkpoint`.
+        model: The model, which stays as it is.
+        classifier: Names of the linear layers that give its logits.
+
+    Returns:
+        The number; None if the file has no such layer.
+
+    Raises:
+        FileNotFoundError, ValueError: See `load_checkpoint`.
+    """
+    state = _read_for(path, model.state_dict())
+    counts = {len(state[f"{name}.weight"]) for name in classifier if f"{name}.weight" in state}
+    return counts.pop() if len(counts) == 1 else None
+
+
+def _read_for(path: str | os.PathLike[str], expected: Mapping[str, torch.Tensor]) -> State:
+    """The state dict in a file, with the names that a model has."""
+    return _renamed(_without_prefix(_read_state(os.fspath(path)), expected), expected)
+
+
+def _read_state(path: str) -> State:
     if not os.path.isfile(path):
         raise FileNotFoundError(f"There is no file {path}.")
     try:
-        state = load_state_dict(path, weights_only=True)
+        stored = load_file(path) if path.endswith(".safetensors") else _read_torch(path)
     except (pickle.UnpicklingError, SafetensorError, RuntimeError, AttributeError, EOFError, LookupError) as error:
-        raise ValueError(f"{path} cannot be read as a state dict: {error}") from error
-    others = [key for key, value in state.items() if not isinstance(value, torch.Tensor)]
-    if others:
-        raise ValueError(f"{path} is not a state dict; not tensors: {_first(others)}.")
+        raise ValueError(f"{path} cannot be read as a state dict: {_reason(error)}") from error
+    state = _find_state(stored)
+    if state is None:
+        kind = type(stored).__name__
+        holds = f"it holds {_first(list(map(str, stored)))}" if isinstance(stored, Mapping) and stored else kind
+        raise ValueError(
+            f"{path} cannot be read as a state dict: {holds}. Save one by torch.save(model.state_dict(), PATH), alone "
+            f"or under one of {', '.join(_WRAPPERS)}."
+        )
     return state
 
 
-def _renamed(state: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+def _read_torch(path: str) -> object:
+    inert: list[Any] = [*((_Ignored, name) for name in _IGNORED), (_new_dict, "collections.defaultdict")]
+    with warnings.catch_warnings(), torch.serialization.safe_globals(inert):
+        warnings.filterwarnings("ignore", "Detected pickle protocol")  # where it matters, reading fails
+        return torch.load(path, map_location="cpu", weights_only=True)
+
+
+def _new_dict(*args: object) -> dict[object, object]:
+    """A plain dictionary, which torch fills, for one with a default."""
+    return {}
+
+
+def _reason(error: Exception) -> str:
+    """The error of torch in short; it is long where a file asks for code."""
+    text = str(error)
+    if "Unsupported operand" in text:
+        return "it was saved with another pickle protocol; save it by torch.save without pickle_protocol"
+    if "Unsupported global" in text or "Unsupported class" in text:
+        name = text.partition("GLOBAL ")[2].partition(" ")[0] or "an object of its own"
+        return (
+            f"it asks for code ({name}), which is not run. It may hold a whole model; save model.state_dict() instead"
+        )
+    if "WeightsUnpickler error:" in text:  # and not torch's advice to run the code
+        return " ".join(text.partition("WeightsUnpickler error:")[2].partition("Check the documentation")[0].split())
+    return text
+
+
+def _find_state(stored: Any) -> State | None:
+    """The state dict of a file: the whole, the part under a customary key, or the only part that is one."""
+    if not isinstance(stored, Mapping):
+        return None
+    tensors = {key: value for key, value in stored.items() if isinstance(value, torch.Tensor)}
+    parts = {key: value for key, value in stored.items() if _is_state(value)}
+    for key in (*_WRAPPERS, *(parts if len(parts) == 1 else ())):
+        if key in parts:
+            return dict(parts[key])
+    for key in _WRAPPERS:  # wrapped twice, as by trainers that keep several models
+        if isinstance(stored.get(key), Mapping) and (inner := _find_state(stored[key])) is not None:
+            return inner
+    return tensors if tensors and all(isinstance(key, str) for key in tensors) else None
+
+
+def _is_state(value: object) -> bool:
+    """Whether a value is a state dict: names with tensors, and nothing else."""
+    return (
+        isinstance(value, Mapping)
+        and bool(value)
+        and all(isinstance(key, str) and isinstance(each, torch.Tensor) for key, each in value.items())
+    )
+
+
+def _without_prefix(state: State, expected: Mapping[str, torch.Tensor]) -> State:
+    """The state dict without prefixes that no name of the model has: of parallel models, and of an owner of it all."""
+    changed = True
+    while changed and not state.keys() & expected.keys():
+        changed = False
+        owners = {key.partition(".")[0] + "." for key in state}
+        owner = owners.pop() if len(owners) == 1 else ""
+        for prefix in (*_PARALLEL, owner):
+            if prefix and any(key.startswith(prefix) for key in state) and not changed:
+                state = {key.removeprefix(prefix): value for key, value in state.items()}
+                changed = True
+    return state
+
+
+def _renamed(state: State, expected: Mapping[str, torch.Tensor]) -> State:
     """The state dict with the model's keys: some public CIFAR ResNets name the classifier `linear`, not `fc`."""
     renamed = {}
     for key, value in state.items():

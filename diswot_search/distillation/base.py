@@ -24,6 +24,10 @@ class DistillerError(ValueError):
     """A distiller does not fit its student and teacher, or its specification is wrong."""
 
 
+class OtherClassesError(DistillerError):
+    """A distiller compares classes, but student and teacher have different numbers of them."""
+
+
 @dataclass(frozen=True)
 class Batch:
     """The labelled images of one training step.
@@ -142,11 +146,11 @@ def check_classes(setting: Setting, what: str) -> None:
         what: The name, in the message, of the distiller that compares classes.
 
     Raises:
-        DistillerError: The numbers of classes differ.
+        OtherClassesError: The numbers of classes differ.
     """
     student, teacher = setting.student, setting.teacher
     if student.classes != teacher.classes:
-        raise DistillerError(
+        raise OtherClassesError(
             f"{what} compares classes, but the student {student.name} has {student.classes} classes and the teacher "
             f"{teacher.name} has {teacher.classes}."
         )

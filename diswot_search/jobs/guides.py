@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import os
 import warnings
@@ -12,8 +13,11 @@ from pathlib import Path
 
 from ..data.splits import Splits, check_division
 from ..distillation.combination import Term
-from ..networks.network import Network, TeacherBank
-from ..networks.recipes import CardRecipe
+from ..networks.conversion import input_size_for, preprocessing_for
+from ..networks.network import Network, TeacherBank, checkpoint_file
+from ..networks.preprocessing import ProbeConversion
+from ..networks.recipes import CardRecipe, WithNewClassifier, WithWeights
+from ..networks.saved import find_student
 from ..options.base import changed, keywords, shared
 from ..options.pipeline import PipelineOptions
 from ..options.shared import DataOptions, LabelOptions, RunOptions
@@ -31,7 +35,7 @@ from ..training.result import Training
 from .pipeline_results import SOURCES, TEACHER
 from .rank_sources import RankingRun, load_ranking
 from .supervision import Bank, SourceObjective, source_objective
-from .train import TrainJob, named_distillers, named_splits, teacher_options
+from .train import TrainJob, named_distillers, named_splits, named_teacher, teacher_options
 from .training_run import TrainingSubjects
 
 Announce = Callable[[str, StageResult], None]
@@ -118,7 +122,7 @@ class TeacherGuides(Guides):
         if options.teacher is None:
             raise ValueError("No teacher: pass `teacher=` or `sources=`.")
         self.terms = named_distillers(options)
-        self.teacher = network_for(splits, options.teacher, "teacher", teacher_options(options))
+        self.teacher = named_teacher(splits, options.teacher, options)
         names = changed(options, "teacher_epochs", "teacher_recipe_options", "teacher_data_options")
         if self.teacher.trained and (names := [name for name in names if getattr(options, name) != {}]):
             raise ValueError(f"The teacher {self.teacher.name} is trained already; {', '.join(names)} cannot be set.")
@@ -137,20 +141,46 @@ class TeacherGuides(Guides):
                     f"The teacher {teacher.name} is a module, which cannot be built with random weights; give "
                     "search_teacher='trained'."
                 )
-            return teacher
-        card = teacher.card(self.splits.input_size, self.splits.mean, self.splits.std)
-        return Network(card.name, CardRecipe(card), num_classes=card.num_classes)
+            return self._of_search(teacher)
+        splits = self.splits
+        if input_size_for(teacher, splits) == splits.input_size:
+            card = teacher.card(splits.input_size, splits.mean, splits.std)
+            return self._of_search(Network(card.name, CardRecipe(card), num_classes=card.num_classes))
+        own = teacher.preprocessing.filled(splits.mean, splits.std)
+        card = teacher.card(input_size_for(teacher, splits), own.mean or splits.mean, own.std or splits.std)
+        return self._of_search(Network(card.name, CardRecipe(card), num_classes=card.num_classes, preprocessing=own))
 
     def find(self, announce: Announce) -> Guide:
         trained, teacher = None, self.teacher
         if not teacher.trained:
             folder = self.folder / TEACHER
             trained = self._training(folder).complete()
-            teacher = network_for(self.splits, folder, "teacher")
+            teacher = self._trained(folder)
             announce(TEACHER, trained)
         is_trained = self.options.search_teacher == "trained"
-        of_search = teacher if is_trained else self._with_random_weights()
+        of_search = self._of_search(teacher) if is_trained else self._with_random_weights()
         return Guide(of_search, teacher, self.terms, trained=trained)
+
+    def _trained(self, folder: Path) -> Network:
+        """The teacher that was trained here; a module has no card to be built from, but it is at hand."""
+        teacher = self.teacher
+        if any(built_by is not None for built_by in (teacher.timm, teacher.space, teacher.recipe.own)):
+            return network_for(self.splits, folder, "teacher")
+        weights = checkpoint_file(find_student(folder))
+        return replace(teacher, recipe=WithWeights(teacher.recipe, weights), trained=True)
+
+    def _of_search(self, teacher: Network) -> Network:
+        """The trained teacher as candidates are compared with it, for the classes and images of the data."""
+        splits = self.splits
+        if teacher.num_classes != splits.num_classes:
+            recipe = WithNewClassifier(teacher.recipe, splits.num_classes)
+            teacher = replace(teacher, recipe=recipe, num_classes=splits.num_classes)
+        if input_size_for(teacher, splits) == splits.input_size:
+            return teacher
+        conversion = ProbeConversion(preprocessing_for(teacher, splits, "teacher"), splits.mean, splits.std, "")
+        teacher = replace(teacher, settings={**teacher.settings, **conversion.config()})
+        identity = json.dumps(teacher.config(), sort_keys=True)
+        return replace(teacher, conversion=replace(conversion, identity=identity))
 
     def _training(self, out: Path | None) -> TrainJob:
         """The training of the teacher, whose options go before those of the student."""

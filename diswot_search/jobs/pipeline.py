@@ -214,7 +214,8 @@ class PipelineJob(Job[PipelineOptions, PipelineResult]):
         if size > labelled:
             have = "" if splits.labelled is None else " that have labels"
             raise ValueError(f"probe_size is {size}, but there are only {labelled} training images{have}.")
-        mean, std = (getattr(teacher, name, None) for name in ("mean", "std"))
+        converts = getattr(teacher, "conversion", None) is not None  # images that are normalised as the data is
+        mean, std = (None if converts else getattr(teacher, name, None) for name in ("mean", "std"))
         return splits.probe(size, self.options.seed, mean=mean, std=std)
 
 

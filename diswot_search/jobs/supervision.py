@@ -18,6 +18,7 @@ from accelerate.utils import broadcast_object_list
 
 from search_spaces.registry import unknown_name_message
 
+from ..checks import check_whole
 from ..data.splits import Splits, check_division, same_data
 from ..networks.features import Shapes
 from ..networks.network import Network
@@ -29,7 +30,7 @@ from ..sources.frozen import load_source
 from ..sources.ranking import SourceRanking
 from ..sources.transferability import WEIGHTINGS, get_measure, source_weights
 from ..training.folder import TrainingFolder
-from ..training.recipe import Recipe
+from ..training.recipe import Recipe, RecipeError
 from ..training.result import EpochRow, SourceFacts, SourceWeighting
 from ..training.unlabelled import (
     VIEWS,
@@ -161,6 +162,47 @@ def unlabelled_objective(name: str | None, options: Mapping[str, object] | None)
     if name != "fixmatch":
         raise UnlabelledError(unknown_name_message("unlabelled objective", name, ["fixmatch"]))
     return FixMatchObjective(options)
+
+
+def unlabelled_batch_size(
+    objective: UnlabelledObjective | None,
+    requested: int | None,
+    recipe: Recipe,
+    *,
+    processes: int,
+    all_labelled: bool,
+) -> int | None:
+    """The number of unlabelled images in a step; None if the labelled images serve for both losses.
+
+    Args:
+        objective: The objective on unlabelled images; None without one.
+        requested: The number that was asked for; None for the default of the objective.
+        recipe: The recipe of the student.
+        processes: Number of processes that train.
+        all_labelled: Whether all training images have labels.
+
+    Raises:
+        ValueError: A number is asked for without an objective, or one that processes cannot share.
+    """
+    if objective is None:
+        if requested is not None:
+            raise ValueError(
+                "unlabelled_batch_size is given, but nothing is learnt from unlabelled images: pass `sources=`, or "
+                "`unlabelled=` to `train`."
+            )
+        return None
+    is_mixed = recipe.mixup or recipe.cutmix
+    if requested is None and objective.shared and all_labelled and not is_mixed:
+        return None
+    size = objective.ratio * recipe.batch_size if requested is None else requested
+    check_whole("unlabelled_batch_size", size, least=1)
+    parts = recipe.accumulate * processes
+    if size % parts:
+        raise RecipeError(
+            f"unlabelled_batch_size is {size}, which {processes} processes cannot share in {recipe.accumulate} parts "
+            f"each; choose one that {parts} divides."
+        )
+    return size
 
 
 def source_objective(

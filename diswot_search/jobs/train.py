@@ -28,12 +28,13 @@ from ..options.training import (
 )
 from ..reports.training import describe_training, format_training
 from ..resolve.data import as_splits
-from ..resolve.networks import network_for
+from ..resolve.networks import NetworkLike, network_for
 from ..training.folder import TrainingFolder
 from ..training.result import Training
 from .job import Job
 from .subjects import options_of_space
 from .supervision import source_objective, unlabelled_objective
+from .teachers import warn_of_random, with_classes
 from .training_run import TrainingRun, TrainingSubjects, check_training
 
 O = TypeVar("O", bound=TrainingOptions)  # noqa: E741
@@ -132,10 +133,13 @@ class DistillJob(TrainingJob[DistillOptions]):
         splits = named_splits(options)
         student_options = {**(options.student_options or {}), **named_space(options)}
         student = network_for(splits, options.student, "student", student_options)
+        teacher = None if has_sources else self._teacher(splits)
+        if teacher is not None:
+            warn_of_random(teacher)
         return TrainingSubjects(
             splits=splits,
             student=student,
-            teacher=None if has_sources else self._teacher(splits),
+            teacher=teacher,
             terms=terms,
             ce_weight=options.ce_weight,
             objective=objective,
@@ -147,7 +151,7 @@ class DistillJob(TrainingJob[DistillOptions]):
         if teacher is None or (not changed(self.options, "teacher") and not os.path.exists(str(teacher))):
             missing = "" if teacher is None else f" The default, {teacher}, does not exist."
             raise ValueError(f"No teacher: pass `teacher=` or `sources=`.{missing}")
-        return network_for(splits, teacher, "teacher", teacher_options(self.options))
+        return named_teacher(splits, teacher, self.options)
 
 
 # -- subjects that the options of several jobs name ---------------------------------------------
@@ -181,6 +185,12 @@ def named_space(options: NetworkSpaceOptions) -> dict[str, SearchSpace]:
 def named_distillers(options: DistillerOptions) -> tuple[Term, ...]:
     """The distillers."""
     return parse_distillers("kd" if options.distiller is None else options.distiller)
+
+
+def named_teacher(splits: Splits, teacher: NetworkLike | str, options: TrainedTeacherOptions) -> Network:
+    """The teacher, with the classes that it is to teach."""
+    network = network_for(splits, teacher, "teacher", teacher_options(options))
+    return with_classes(network, options.teacher_classes, splits)
 
 
 def teacher_options(options: TrainedTeacherOptions) -> dict[str, object]:

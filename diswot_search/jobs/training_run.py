@@ -5,8 +5,8 @@ from __future__ import annotations
 import contextlib
 import math
 import shutil
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
 
@@ -18,13 +18,16 @@ from torch import Tensor, nn
 from search_spaces.cost import count_cost
 
 from ..checks import WORKING_SHARE, check_memory, check_whole
+from ..data.image_sets import Images
 from ..data.splits import Splits, check_division
 from ..deployment.latency import shipped_latency
 from ..distillation.combination import Term
+from ..networks.conversion import preprocessing_for
 from ..networks.memory_format import to_channels_last
 from ..networks.network import Network
 from ..networks.preprocessing import Preprocessor
 from ..networks.saved import CONFIG, FOLDER, WEIGHTS, load_student, save_student
+from ..networks.soundness import check_finite_weights
 from ..options.training import TrainingOptions
 from ..reports.progress import TrainingCurves, TrainingProgress
 from ..reports.training import metrics_csv
@@ -55,7 +58,9 @@ from ..training.result import (
 )
 from ..training.task import DistillationTask
 from ..training.trainer import Trainer, create_accelerator
-from .supervision import PREDICTIONS, STATE, UnlabelledObjective
+from ..training.trial import TRIAL_IMAGES, try_task
+from .supervision import PREDICTIONS, STATE, UnlabelledObjective, unlabelled_batch_size
+from .teachers import naming_ways, prepare_teacher
 
 _STUDENT_FILES = (f"{FOLDER}/{WEIGHTS}", f"{FOLDER}/{CONFIG}")
 
@@ -133,7 +138,13 @@ class TrainingRun:
         self._check_fit(recipe)
         mirrored = self.splits.mirrored or "flip" in (options.recipe_options or {})
         self.recipe = recipe if mirrored else create_recipe(recipe, flip=0.0)
-        self.unlabelled_batch_size = self._unlabelled_batch_size(subjects.unlabelled_batch_size)
+        self.unlabelled_batch_size = unlabelled_batch_size(
+            self.objective,
+            subjects.unlabelled_batch_size,
+            self.recipe,
+            processes=self.accelerator.num_processes,
+            all_labelled=self.splits.labelled is None,
+        )
         if self.objective is not None:
             self.objective.prepare(self.splits, self.recipe, options.seed, self.accelerator.device, self.out)
         labels, labelled = self.splits.train.labels, self.splits.labelled
@@ -187,42 +198,21 @@ class TrainingRun:
             config["class_weights"] = list(self.class_weights)
         return config
 
-    def _unlabelled_batch_size(self, requested: int | None) -> int | None:
-        """The number of unlabelled images in a step; None if the labelled images serve for both losses."""
-        objective, recipe = self.objective, self.recipe
-        if objective is None:
-            if requested is not None:
-                raise ValueError(
-                    "unlabelled_batch_size is given, but nothing is learnt from unlabelled images: pass `sources=`, or "
-                    "`unlabelled=` to `train`."
-                )
-            return None
-        is_mixed = recipe.mixup or recipe.cutmix
-        if requested is None and objective.shared and self.splits.labelled is None and not is_mixed:
-            return None
-        size = objective.ratio * recipe.batch_size if requested is None else requested
-        check_whole("unlabelled_batch_size", size, least=1)
-        parts = recipe.accumulate * self.accelerator.num_processes
-        if size % parts:
-            raise RecipeError(
-                f"unlabelled_batch_size is {size}, which {self.accelerator.num_processes} processes cannot share in "
-                f"{recipe.accumulate} parts each; choose one that {parts} divides."
-            )
-        return size
-
     def _create_task(self, ce_weight: float | None) -> tuple[DistillationTask, ModelEmaV3 | None]:
         """The task on its device; networks and distillers that do not fit are rejected before anything is written."""
         data = self.splits
-        model = self._built(self.student)
+        model = self._built(self.student, "student")
         ema = None if self.recipe.ema is None else ModelEmaV3(model, decay=self.recipe.ema)
+        of_student = self._normalised(self.student, "student")
         teacher = None
         if self.teacher is not None:
-            teacher = (self._built(self.teacher), self._normalised(self.teacher))
-        with isolated_random_state(stable_seed(self.options.seed, "distillers")):
+            teacher = (self._built(self.teacher, "teacher"), self._normalised(self.teacher, "teacher"))
+        names = (self.student.name, self.teacher.name if self.teacher else "")
+        with isolated_random_state(stable_seed(self.options.seed, "distillers")), naming_ways():
             task = DistillationTask(
                 model,
-                self._normalised(self.student),
-                next(self._images(2)),
+                of_student,
+                self._images(2).images,
                 teacher=teacher,
                 terms=self.subjects.terms,
                 unlabelled=self.objective.create if self.objective and self.objective.is_active else None,
@@ -231,33 +221,54 @@ class TrainingRun:
                 ce_weight=ce_weight,
                 label_smoothing=self.recipe.label_smoothing,
                 class_weights=None if self.class_weights is None else torch.tensor(self.class_weights),
-                names=(self.student.name, self.teacher.name if self.teacher else ""),
+                names=names,
             )
+        self._try(task, names)
         if self.recipe.compile:
             task.compile()
         return task, ema
 
-    def _normalised(self, network: Network) -> Preprocessor:
-        """The normalisation of its weights' training; for new weights, the statistics of the data."""
-        mean, std = network.mean or self.splits.mean, network.std or self.splits.std
-        return Preprocessor(mean, std, channels_last=self.recipe.channels_last).to(self.accelerator.device)
+    def _try(self, task: DistillationTask, names: tuple[str, str]) -> None:
+        """Try a step of training and a single image, of which nothing stays."""
+        parts = self.recipe.accumulate * self.accelerator.num_processes
+        images = self._images(min(TRIAL_IMAGES, self.recipe.batch_size // parts), self.splits.labelled)
+        device = self.accelerator.device
+        with (
+            isolated_random_state(stable_seed(self.options.seed, "trial")),
+            torch.random.fork_rng(devices=[device] if device.type == "cuda" else []),
+        ):
+            try_task(task, images, names, self.accelerator.autocast())
 
-    def _built(self, network: Network) -> nn.Module:
+    def _normalised(self, network: Network, role: str) -> Preprocessor:
+        """The preprocessing of its weights' training; for new weights, the statistics of the data."""
+        preprocessing = preprocessing_for(network, self.splits, role)
+        if role == "student":  # which is made for images of the data's size
+            preprocessing = replace(preprocessing, size=None)
+        return preprocessing.preprocessor(self.recipe.channels_last).to(self.accelerator.device)
+
+    def _built(self, network: Network, role: str) -> nn.Module:
         """Build a network on the device."""
         try:
             model = network.build(self.options.seed)
         except TypeError as error:  # an option that it does not know, or of the wrong type
             raise ValueError(f"{network.name} cannot be built: {error}") from error
+        check_finite_weights(model, f"The {role} {network.name}")
         model = model.to(self.accelerator.device)
         return to_channels_last(model) if self.recipe.channels_last else model
 
-    def _images(self, count: int) -> Iterator[Tensor]:
-        """Yield one batch of the first training images, augmented."""
-        order = torch.arange(min(count, len(self.splits.train)))
+    def _images(self, count: int, places: Tensor | None = None) -> Images:
+        """One batch of the first training images, or of those at some places, augmented."""
+        order = (torch.arange(len(self.splits.train)) if places is None else places)[:count]
         batches = self.splits.train.batches(
-            order, count, device=self.accelerator.device, augment=self.recipe.augmentation, seed=0
+            order, len(order), device=self.accelerator.device, augment=self.recipe.augmentation, seed=0
         )
-        return (batch.images for batch in batches)
+        return next(iter(batches))
+
+    @property
+    def _student_size(self) -> tuple[int, int, int]:
+        """Channels, height and width of the images that the student takes."""
+        channels, height, width = self.splits.input_size
+        return self.student.channels or channels, height, width
 
     def open(self) -> TrainingFolder | None:
         """Open the run folder in the main process, and write the labelled subset into it.
@@ -291,6 +302,8 @@ class TrainingRun:
             self.accelerator.wait_for_everyone()
             if (finished := self._finished(folder)) is not None:
                 return finished
+            if self.teacher is not None:
+                prepare_teacher(self.teacher, self.task, self.splits, folder, self.accelerator, self.options.seed)
             observer = None if folder is None else self._observer(folder)
             trainer = self._trainer(folder, observer)
             self._check_best(trainer, folder)
@@ -414,8 +427,9 @@ class TrainingRun:
         last = rows[-1].accuracy()
         best = EpochAccuracy(None, None) if progress.best_epoch is None else rows[progress.best_epoch - 1].accuracy()
         teacher = None
-        if self.teacher is not None and teacher_test is not None:
-            teacher = TeacherFacts(self.teacher.name, self.teacher.trained, teacher_test.accuracy)
+        if self.teacher is not None:
+            accuracy = None if teacher_test is None else teacher_test.accuracy
+            teacher = TeacherFacts(self.teacher.name, self.teacher.trained, accuracy)
         return TrainingResult(
             status="complete",
             epochs=self.recipe.epochs,
@@ -426,7 +440,7 @@ class TrainingRun:
             best_by=self.options.best_by,
             test=self._test_metrics(test, best.epoch if self.options.rule == "best" else last.epoch),
             teacher=teacher,
-            agreement=None if teacher is None else Agreement(test.agreement, test.divergence),
+            agreement=None if teacher_test is None else Agreement(test.agreement, test.divergence),
             student=self._student_facts(model),
             data=splits.name,
             classes=splits.classes,
@@ -457,8 +471,8 @@ class TrainingRun:
         )
 
     def _student_facts(self, model: nn.Module) -> StudentFacts:
-        cost = count_cost(model, self.splits.input_size)
-        latency = shipped_latency(model, self.splits.input_size)
+        cost = count_cost(model, self._student_size)
+        latency = shipped_latency(model, self._student_size)
         return StudentFacts(
             name=self.student.name,
             params=cost.params,
@@ -486,10 +500,11 @@ class TrainingRun:
     def _write_student(self, folder: TrainingFolder, model: nn.Module, result: TrainingResult) -> None:
         assert folder.path is not None
         splits, values = self.splits, result.to_json()
+        images = self.student.preprocessing.filled(splits.mean, splits.std)
         card = self.student.card(
-            splits.input_size,
-            self.student.mean or splits.mean,
-            self.student.std or splits.std,
+            self._student_size,
+            images.mean or splits.mean,
+            images.std or splits.std,
             labels=splits.classes,
             params=result.student.params,
             macs=result.student.macs,

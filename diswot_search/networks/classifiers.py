@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -62,6 +62,40 @@ def remove_classifier(model: nn.Module) -> nn.Module:
         ClassifierError: The network has no linear classifier.
     """
     _reset(model, 0, lambda layer: nn.Identity())
+    return model
+
+
+def select_classes(model: nn.Module, classes: Sequence[int]) -> nn.Module:
+    """Give a network some of its classes alone, in another order; all weights are its own.
+
+    Args:
+        model: The network; it is changed in place.
+        classes: The class of the network for each new class.
+
+    Returns:
+        The same network.
+
+    Raises:
+        ClassifierError: The network has no linear classifier, or too few classes.
+
+    Example:
+        >>> from torch import nn
+        >>> from diswot_search.networks.classifiers import select_classes
+        >>> select_classes(nn.Sequential(nn.Flatten(), nn.Linear(12, 10)), [7, 2])[1]
+        Linear(in_features=12, out_features=2, bias=True)
+    """
+    places = torch.as_tensor(classes)
+    layers: list[Any] = [model.get_submodule(name) for name in classifier_names(model)]
+    if any(int(places.max()) >= len(layer.weight) for layer in layers):
+        fewest = min(len(layer.weight) for layer in layers)
+        raise ClassifierError(f"{type(model).__name__} has {fewest} classes, 0 to {fewest - 1}, not {max(classes)}.")
+    replace_classifier(model, len(places))
+    with torch.no_grad():
+        for layer, name in zip(layers, classifier_names(model), strict=True):
+            new: Any = model.get_submodule(name)
+            new.weight.copy_(layer.weight[places])
+            if layer.bias is not None:
+                new.bias.copy_(layer.bias[places])
     return model
 
 

@@ -86,6 +86,29 @@ def call_with_tensors(module: nn.Module, tensors: Mapping[int, Tensor], inputs: 
     return output
 
 
+def pick_logits(output: Any, classes: int) -> Tensor:
+    """The class scores of a network that may give several outputs, as those with auxiliary heads do while they train.
+
+    Args:
+        output: A tensor, or a tuple, a named tuple or a mapping of outputs. Of several, the one called "logits" or
+            "out" is taken, or else the first of scores of all classes.
+        classes: Number of classes.
+
+    Raises:
+        ReadingError: None of the outputs are scores of all classes.
+    """
+    if isinstance(output, Tensor):
+        return output
+    named = output if isinstance(output, Mapping) else getattr(output, "_asdict", dict)()
+    several = [*(named[key] for key in ("logits", "out") if key in named), *named.values()]
+    if not named and isinstance(output, tuple | list):
+        several = list(output)
+    for each in several:
+        if isinstance(each, Tensor) and each.ndim == 2 and each.shape[1] == classes:
+            return each
+    raise ReadingError(f"a network gives {describe(output)} while it trains, none of it scores of {classes} classes")
+
+
 def first_given(args: tuple[object, ...], kwargs: Mapping[str, object]) -> Any:
     """The first argument of a module's call, by position or by name; None without arguments."""
     return next(iter((*args, *kwargs.values())), None)
@@ -129,4 +152,6 @@ def pick_scores(output: Tensor, logits: Tensor) -> Callable[[Tensor], Tensor] | 
 
 def describe(value: object) -> str:
     """A value's shape, or its type if it is no tensor, for messages."""
+    if isinstance(value, Mapping):
+        return f"a mapping of {', '.join(map(str, value)) or 'nothing'}"
     return f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__

@@ -30,7 +30,7 @@ import torch
 from torch import Tensor, nn
 
 from .anatomy import Anatomy, HookPoint
-from .contract import ReadingError, evaluation_mode, first_given, is_linear
+from .contract import ReadingError, evaluation_mode, first_given, is_linear, pick_logits
 from .layouts import FeatureMap, as_size, declared_layout, find_layout, first_map
 
 Key = str | tuple[str, int]
@@ -223,6 +223,27 @@ class FeatureReader:
             mask=mask,
         )
 
+    def set_classifier(self, weight: Tensor, bias: Tensor) -> None:
+        """Give the classifier other weights: logits are pooled @ weight^T + bias from then on.
+
+        Args:
+            weight: The weight (N, D), concatenated where several layers are averaged.
+            bias: The bias (N,), which a classifier without bias leaves out.
+        """
+        start = 0
+        with torch.no_grad():
+            for layer in self._layers:
+                width = layer.weight.flatten(1).shape[1]
+                layer.weight.copy_(weight[:, start : start + width].reshape(layer.weight.shape))
+                if layer.bias is not None:
+                    layer.bias.copy_(bias)
+                start += width
+
+    @property
+    def has_bias(self) -> bool:
+        """Whether the classifier adds a bias."""
+        return all(layer.bias is not None for layer in self._layers)
+
     def _maps(self, what: str, caught: dict[Key, Tensor]) -> tuple[Tensor, ...]:
         places = enumerate(self._stages)
         return tuple(stage.layout.to_map(caught[what, i]) for i, stage in places if (what, i) in caught)
@@ -245,7 +266,7 @@ class FeatureReader:
             logits = self.model.forward_head(features)
         else:
             logits = self.model(inputs)
-        return logits, raw, dict(self._caught)
+        return pick_logits(logits, self.shapes.classes), raw, dict(self._caught)
 
     def _hook(self, key: Key, point: HookPoint) -> None:
         def keep(module: nn.Module, args: tuple[object, ...], kwargs: Mapping[str, object], output: Any = None) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -36,6 +37,8 @@ from .recipes import (
     WithWeights,
 )
 from .saved import ModelCard, check_weights
+from .soundness import check_finite_weights
+from .trained import judge_weights
 
 
 @dataclass(frozen=True)
@@ -246,6 +249,7 @@ def create_teacher(
     space: SearchSpace | None = None,
     checkpoint: str | Path | None = None,
     pretrained: bool = False,
+    trained: bool | None = None,
     **options: Any,
 ) -> Network:
     """Make a network to compare students with.
@@ -253,13 +257,17 @@ def create_teacher(
     Args:
         source: A timm name (the CIFAR ResNets of this package are among them), an architecture of `space`, a class or
             function of your own as `module:name` or `file.py:name`, which gets `num_classes` if it takes that, or a
-            module. A module is read as it is: in training mode with batch statistics, in evaluation mode with its
-            running statistics.
+            module. Batch normalisation uses its running statistics in a module that is trained, those of the batch in
+            any other, in whatever mode it comes.
         num_classes: Number of classes; by default that of the timm model, the space or the module.
         space: The space that an architecture, or its text, belongs to.
         checkpoint: Trained weights to load: a .safetensors file or a state dict saved by torch.
         pretrained: Let timm fetch its pretrained weights.
+        trained: Whether the weights of a module are trained; by default they tell, see `judge_weights`.
         options: Options of `timm.create_model`, or arguments of your own code.
+
+    Warns:
+        UserWarning: The weights of a module tell otherwise than its mode, or do not tell.
 
     Raises:
         UnknownNameError: No timm model has this name; near names are given.
@@ -276,8 +284,17 @@ def create_teacher(
     check_types({"checkpoint": checkpoint, "pretrained": pretrained}, WEIGHTS_TYPES, "Of the teacher ")
     if isinstance(source, nn.Module):
         if num_classes is not None or space is not None or checkpoint is not None or pretrained or options:
-            raise ValueError("A teacher given as a module is taken as it is; no other argument can be set.")
-        return _from_module(source)
+            raise ValueError(
+                "A teacher given as a module is taken as it is; no other argument than `trained` can be set."
+            )
+        if trained is None:
+            warn_of_mode(source, "teacher")
+        return from_module(source, trained)
+    if trained is not None:
+        raise ValueError(
+            "trained is for a module, whose weights may be either; a teacher given by name is trained with a "
+            "checkpoint or pretrained weights, and random without."
+        )
     if pretrained and checkpoint is not None:
         raise ValueError("A teacher takes its weights from one place: either `pretrained` or `checkpoint`, not both.")
     weights = None if checkpoint is None else checkpoint_file(checkpoint)
@@ -359,7 +376,7 @@ def _from_own_module(name: str, module: nn.Module, arguments: Config, weights: W
     """The network of a module that code of the user's own has made already."""
     if options := [key for key in arguments if key not in DATA_ARGUMENTS]:
         raise ValueError(f"{name} is a module that is made already; {', '.join(options)} cannot be set.")
-    network = replace(_from_module(module), name=name)
+    network = replace(from_module(module), name=name)
     if weights is None:
         return network
     return replace(network, recipe=WithWeights(network.recipe, weights), trained=True)
@@ -389,11 +406,41 @@ def checkpoint_file(path: str | Path) -> WeightsFile:
     return WeightsFile.at(path)
 
 
-def _from_module(module: nn.Module) -> Network:
+def from_module(module: nn.Module, trained: bool | None = None) -> Network:
+    """The network that a module is.
+
+    Args:
+        module: The module.
+        trained: Whether its weights are trained; by default they tell.
+
+    Raises:
+        ValueError: Weights are NaN or infinite, or `trained` is no truth value.
+    """
+    if trained is not None and not isinstance(trained, bool):
+        raise ValueError(f"trained is {trained!r}; it must be true or false.")
+    check_finite_weights(module, f"The module {type(module).__name__}")
     classes = getattr(module, "num_classes", None)
     return Network(
         type(module).__name__,
         ModuleRecipe.of(module),
-        trained=not module.training,
+        trained=judge_weights(module).trained if trained is None else trained,
         num_classes=classes if isinstance(classes, int) else None,
+    )
+
+
+def warn_of_mode(module: nn.Module, role: str) -> None:
+    """Say what a module is taken for where its mode could suggest the opposite.
+
+    Args:
+        module: The module.
+        role: "teacher" or "source".
+    """
+    verdict = judge_weights(module)
+    if verdict.trained != module.training:
+        return
+    mode, taken = ("training", "trained") if verdict.trained else ("evaluation", "random")
+    warnings.warn(
+        f"The {role} {type(module).__name__} comes in {mode} mode; it is taken as {taken}, since {verdict.reason}. "
+        f"If that is wrong, say so: trained={not verdict.trained}.",
+        stacklevel=4,
     )

@@ -40,8 +40,12 @@ class Preprocessing:
             mean: Mean of each channel of the data.
             std: Standard deviation of each channel of the data.
         """
-        first = slice(self.channels)
-        return replace(self, mean=self.mean or tuple(mean)[first], std=self.std or tuple(std)[first])
+        own_mean, own_std = self.mean or self._per_channel(mean), self.std or self._per_channel(std)
+        return replace(self, mean=own_mean, std=own_std)
+
+    def _per_channel(self, values: Sequence[float]) -> tuple[float, ...]:
+        """As many of the values as there are channels; those of a single channel are repeated."""
+        return tuple(values) * (self.channels or 1) if len(values) == 1 else tuple(values)[: self.channels]
 
     def preprocessor(self, channels_last: bool = False) -> Preprocessor:
         """The module that does this to images between 0 and 1. Mean and standard deviation must be known.

@@ -25,7 +25,7 @@ from search_spaces.timm_models import create_timm_model
 from ..runtime.checksums import file_sha256
 from ..runtime.files import as_json
 from ..runtime.identity import fingerprint
-from .classifiers import classifier_names, remove_classifier, replace_classifier
+from .classifiers import classifier_names, remove_classifier, replace_classifier, select_classes
 from .saved import ModelCard, load_student, load_weights
 
 Config = dict[str, Any]
@@ -182,7 +182,6 @@ class ModuleRecipe(Recipe):
             "module": type(self.module).__qualname__,
             "weights_sha256": self.sha256,
             "structure_sha256": self.structure_sha256,
-            "training": self.module.training,
         }
 
 
@@ -478,6 +477,35 @@ class WithNewClassifier(ChangedRecipe):
         space = space_from_recipe(recipe)
         config = {**built_by["config"], "num_classes": self.num_classes} if space is None else as_json(space.config())
         return {**built_by, "recipe": recipe, "config": config}
+
+
+@dataclass(frozen=True)
+class WithFittedClassifier(WithNewClassifier):
+    """A trained network for other classes, whose new classifier is fitted before it teaches.
+
+    What is built has a random classifier: a training fits it by logistic regression on the network's features of its
+    labelled images.
+    """
+
+    def config(self) -> Config:
+        return {**super().config(), "classifier": "logistic regression"}
+
+
+@dataclass(frozen=True)
+class WithClasses(ChangedRecipe):
+    """A network with some of its classes, in another order.
+
+    Attributes:
+        classes: For each class of the data, the class of the network that stands for it.
+    """
+
+    classes: tuple[int, ...]
+
+    def build(self) -> nn.Module:
+        return select_classes(self.recipe.build(), self.classes)
+
+    def config(self) -> Config:
+        return {**self.recipe.config(), "classes": list(self.classes)}
 
 
 @dataclass(frozen=True)

@@ -151,7 +151,8 @@ class TeacherOptions(Options):
 
     Args:
         teacher_checkpoint: File of the teacher's trained weights.
-        teacher_options: Options of the teacher's model.
+        teacher_options: Options of the teacher's model. With trained true or false a module is taken as such, whatever
+            its weights tell.
     """
 
     teacher_checkpoint: str | os.PathLike[str] | None = None

@@ -18,15 +18,34 @@ from search_spaces.plugins import is_code
 from search_spaces.recipes import create_space, list_spaces
 from search_spaces.registry import UnknownNameError, near_names, unknown_name_message
 from search_spaces.space import Architecture, ArchitectureError, SearchSpace
+from search_spaces.weights import classes_in_file
 
+from ..checks import check_whole
 from ..data.splits import Splits
-from ..networks.network import WEIGHTS_TYPES, Network, checkpoint_file, create_teacher
+from ..networks.classifiers import classifier_names
+from ..networks.network import (
+    WEIGHTS_TYPES,
+    Network,
+    checkpoint_file,
+    create_teacher,
+    from_module,
+    warn_of_mode,
+)
 from ..networks.preprocessing import Preprocessing
 from ..networks.recipes import StudentRecipe, WithBody, WithNewClassifier
 from ..networks.saved import WEIGHTS, ModelCard, find_student, load_student, read_card
 from ..sources.source import without_images
 from ..study.study import Candidate, Study
 from .folders import kind_of
+from .images import (
+    IMAGE_KEYS,
+    channels_of_first,
+    classes_by_run,
+    classes_of,
+    with_images,
+    with_normalisation,
+    with_size,
+)
 
 if TYPE_CHECKING:
     from timm.models import PretrainedCfg
@@ -57,17 +76,23 @@ def as_network(
             file of a student that `save_student` wrote. A folder with the name of a timm model is given as "./NAME". A
             class or function of your own is named as `module:name` or `file.py:name`; of num_classes, in_chans and
             img_size it gets those that it takes.
-        num_classes: Number of classes of the data.
+        num_classes: Number of classes of the data. A trained teacher may have others.
         in_chans: Number of channels of its images.
         image_size: Height and width of its images, for networks that depend on it.
-        role: "student", "teacher" or "source", for messages.
+        role: "student", "teacher" or "source", for messages. Images are converted for a trained teacher.
         space: The space of an architecture, or its name. A space for other classes or images is made again for those
             of the data.
         checkpoint: Trained weights for a timm name or an architecture: a file, or a folder with a student.
         pretrained: Let timm fetch its pretrained weights. A student gets a new classifier if the classes differ.
         new_classifier: Keep the weights of a trained student except those of its classifier, which is made anew for
             the classes of the data. Images keep the normalisation that its weights were trained with.
-        options: Options of `timm.create_model`, for a timm name; arguments of code of your own.
+        options: Options of `timm.create_model`, for a timm name; arguments of code of your own. Of a teacher or a
+            module also "trained", whether its weights are trained, which by default they tell; and of a teacher
+            "mean", "std" and "input_size" (channels, height, width) of its images, to which those of the data are
+            converted.
+
+    Warns:
+        UserWarning: The weights of a module tell otherwise than its mode.
 
     Raises:
         UnknownNameError: The text is not known; near names are given.
@@ -86,14 +111,18 @@ def as_network(
         raise ValueError(f"new_classifier of the {role} is {new_classifier!r}; it must be true or false.")
     check_types({"checkpoint": checkpoint, "pretrained": pretrained}, WEIGHTS_TYPES, f"Of the {role} ")
     data = _Data(role, num_classes, in_chans, image_size)
+    images = {key: options.pop(key, None) for key in IMAGE_KEYS} if role == "teacher" else {}
     weights = {"checkpoint": checkpoint, "pretrained": pretrained, **options}
     make = _with_new_classifier if new_classifier else _resolve
-    return make(source, data, space, weights)
+    network = make(source, data, space, weights)
+    return with_images(network, role, **images) if images else network
 
 
 def _resolve(
     source: NetworkLike, data: _Data, space: SearchSpace | str | Sequence[str] | None, weights: dict[str, Any]
 ) -> Network:
+    if not isinstance(source, Network | nn.Module):
+        refuse_trained(weights.pop("trained", None), data.role)
     if isinstance(source, Study):
         source = source.winner
     if isinstance(source, Candidate):
@@ -104,11 +133,12 @@ def _resolve(
         return _from_space(source, data.space(space), data, **weights)
     if isinstance(source, str | os.PathLike):
         return _from_text(os.fspath(source), data, data.space(space) if space is not None else None, weights)
+    trained = weights.pop("trained", None)
     if space is not None or weights != {"checkpoint": None, "pretrained": False}:
         raise ValueError(
             f"The {data.role} is an object, not a name; space, checkpoint, pretrained and options cannot be set."
         )
-    return _as_given(source, data)
+    return _as_given(source, data, trained)
 
 
 def _with_new_classifier(
@@ -175,14 +205,17 @@ def network_for(splits: Splits, source: NetworkLike, role: str, options: Mapping
         splits: The data.
         source: The network in any form that `as_network` takes.
         role: "student" or "teacher", for messages.
-        options: Other options of `as_network`.
+        options: Other options of `as_network`. With `in_chans` the network takes other channels than the data has, to
+            which images are converted.
 
     Raises:
         ValueError: One of the options comes from the data; and the errors of `as_network`.
     """
     channels, height, width = splits.input_size
     of_data: dict[str, Any] = {"num_classes": splits.num_classes, "in_chans": channels, "image_size": (height, width)}
-    options = options or {}
+    options = dict(options or {})
+    if "in_chans" in options:
+        of_data["in_chans"] = check_whole(f"in_chans of the {role}", options.pop("in_chans"), least=1)
     if set_twice := [name for name in of_data if name in options]:
         raise ValueError(f"{', '.join(set_twice)} of the {role} comes from the data and cannot be set.")
     if reserved := [name for name in ("role", "source") if name in options]:
@@ -221,19 +254,70 @@ class _Data:
             if own is not None and own != needed:
                 raise ValueError(f"The {self.role} {name} is for {own} {what}, but the data has {needed} {what}.")
 
+    def of(self, card: ModelCard) -> _Data:
+        """The classes and images of trained weights, for a teacher, for which those of the data are converted."""
+        if self.role != "teacher":
+            return self
+        channels, height, width = card.input_size
+        size = (height, width) if self.image_size is not None else None
+        return replace(self, num_classes=card.num_classes, in_chans=channels, image_size=size)
+
+    def sized(self, network: Network, data: _Data) -> Network:
+        """The network, for which images of the data are resized to these if they have another size."""
+        if self.image_size == data.image_size:
+            return network
+        return with_size(network, self.in_chans, self.image_size)
+
+    def converts(self, network: Network) -> bool:
+        """Whether the network may have other classes and images than the data: those of the data are converted."""
+        return self.role == "teacher" and network.trained
+
     @property
     def spec(self) -> ImageSpec | None:
         """The images of the data, if their size is known."""
         return None if self.image_size is None else ImageSpec(self.in_chans, *self.image_size)
 
 
-def _as_given(source: Network | nn.Module, data: _Data) -> Network:
+def refuse_trained(trained: object, role: str) -> None:
+    """Refuse to be told whether a network is trained that is no module.
+
+    Raises:
+        ValueError: It is told.
+    """
+    if trained is not None:
+        raise ValueError(
+            f"trained is for a module, whose weights may be either; a {role} given by name is trained with a "
+            "checkpoint or pretrained weights, and random without."
+        )
+
+
+def _as_given(source: Network | nn.Module, data: _Data, trained: bool | None) -> Network:
     if not isinstance(source, Network | nn.Module):
         raise OptionTypeError(f"A {data.role} cannot be made of {type(source).__name__}.")
     if isinstance(source, nn.Module):
-        source = replace(create_teacher(source), input_spec=data.spec)
+        if trained is None and data.role == "teacher":
+            warn_of_mode(source, data.role)
+        source = _from_module(source, data, trained)
+    elif trained is not None:
+        source = replace(source, trained=trained)
+    if data.converts(source):
+        return source if source.num_classes is not None else replace(source, num_classes=classes_of(source.build()))
     data.check(source.name, source.num_classes, source.channels)
     return source if source.num_classes is not None else replace(source, num_classes=data.num_classes)
+
+
+def _from_module(module: nn.Module, data: _Data, trained: bool | None) -> Network:
+    """The network of a module, with the channels and classes that it has if they are others than those of the data."""
+    network = replace(from_module(module, trained), input_spec=data.spec)
+    if data.role == "source" or data.spec is None:
+        return network
+    channels = channels_of_first(module)
+    classes = classes_by_run(module, data.spec.size)
+    if classes is None and channels != data.in_chans:
+        classes = classes_by_run(module, (channels, data.spec.height, data.spec.width))
+        if classes is not None:
+            network = replace(network, preprocessing=replace(network.preprocessing, channels=channels))
+    return network if classes is None else replace(network, num_classes=classes)
 
 
 def _from_text(text: str, data: _Data, space: SearchSpace | None, weights: dict[str, Any]) -> Network:
@@ -283,22 +367,51 @@ def _from_timm(
     **options: Any,
 ) -> Network:
     config = pretrained_config(name, data.role)
-    if data.in_chans != 3:
-        options.setdefault("in_chans", data.in_chans)
-    if data.image_size is not None and config is not None and config.fixed_input_size:
-        options.setdefault("img_size", list(data.image_size))
-    if pretrained:
-        if config is None or not config.has_weights:
-            raise ValueError(f"timm has no pretrained weights for the {data.role} {name}.")
-        if data.role == "teacher":  # a student's new classifier is trained
-            data.check(f"{name} with its pretrained weights", config.num_classes)
-    classes = options.pop("num_classes", data.num_classes)
-    data.check(name, classes)
+    if pretrained and (config is None or not config.has_weights):
+        raise ValueError(f"timm has no pretrained weights for the {data.role} {name}.")
     file, card = (None, None) if checkpoint is None else _read_checkpoint(checkpoint, data)
+    own = data if card is None else data.of(card)
+    if own.in_chans != 3:
+        options.setdefault("in_chans", own.in_chans)
+    if data.role == "teacher" and card is None:
+        own = _of_trained_teacher(name, own, file, pretrained, config, options)
+    if own.image_size is not None and config is not None and config.fixed_input_size:
+        options.setdefault("img_size", list(own.image_size))
+    classes = options.pop("num_classes", own.num_classes)
+    own.check(name, classes)
     network = create_teacher(name, num_classes=classes, checkpoint=file, pretrained=pretrained, **options)
-    if pretrained and config is not None:
+    if config is not None and (pretrained or (file is not None and card is None and own is not data)):
         network = with_normalisation(network, *pretrained_normalisation(config, options.get("in_chans", 3)))
-    return _with_card(replace(network, input_spec=data.spec), card)
+    return _with_card(own.sized(replace(network, input_spec=own.spec), data), card)
+
+
+def _of_trained_teacher(
+    name: str,
+    data: _Data,
+    file: Path | None,
+    pretrained: bool,
+    config: PretrainedCfg | None,
+    options: dict[str, Any],
+) -> _Data:
+    """The classes and images that the weights of a teacher are for, if they are other ones than those of the data.
+
+    A file without a card is of the weights that timm has if it is of as many classes, which the data has not.
+    """
+    if "img_size" in options or config is None or not (pretrained or file):
+        size = data.image_size
+    else:
+        size = config.input_size[1:]
+    if pretrained and config is not None:
+        return replace(data, num_classes=config.num_classes, image_size=size)
+    if file is None:
+        return data
+    model = create_teacher(name, num_classes=data.num_classes, **options).build()
+    classes = classes_in_file(file, model, classifier_names(model))
+    if classes in (None, data.num_classes):
+        return data
+    assert classes is not None
+    is_timms = config is not None and config.num_classes == classes
+    return replace(data, num_classes=classes, image_size=size if is_timms else data.image_size)
 
 
 def _from_code(
@@ -314,9 +427,12 @@ def _from_code(
     options = {"num_classes": data.num_classes, "in_chans": data.in_chans, **size, **options}
     file, card = (None, None) if checkpoint is None else _read_checkpoint(checkpoint, data)
     network = create_teacher(name, checkpoint=file, pretrained=pretrained, **options)
-    data.check(name, network.num_classes, network.channels)
-    network = replace(network, num_classes=data.num_classes, input_spec=data.spec)
-    return _with_card(network, card)
+    if data.converts(network):
+        classes = classes_of(network.build()) if network.num_classes is None else network.num_classes
+    else:
+        data.check(name, network.num_classes, network.channels)
+        classes = data.num_classes
+    return _with_card(replace(network, num_classes=classes, input_spec=data.spec), card)
 
 
 def pretrained_config(name: str, role: str) -> PretrainedCfg | None:
@@ -342,11 +458,6 @@ def pretrained_normalisation(config: PretrainedCfg, channels: int) -> tuple[tupl
     return mean, std
 
 
-def with_normalisation(network: Network, mean: tuple[float, ...], std: tuple[float, ...]) -> Network:
-    """The network with the statistics that its weights were trained with."""
-    return replace(network, preprocessing=replace(network.preprocessing, mean=mean, std=std))
-
-
 def _from_space(
     architecture: Architecture,
     space: SearchSpace,
@@ -356,8 +467,9 @@ def _from_space(
     **options: Any,
 ) -> Network:
     file, card = (None, None) if checkpoint is None else _read_checkpoint(checkpoint, data)
-    network = create_teacher(architecture, space=data.space(space), checkpoint=file, **options)
-    return _with_card(network, card)
+    own = data if card is None else data.of(card)
+    network = create_teacher(architecture, space=own.space(space), checkpoint=file, **options)
+    return _with_card(own.sized(network, data), card)
 
 
 def _from_path(path: Path, data: _Data, weights: dict[str, Any]) -> Network:
@@ -374,18 +486,20 @@ def _from_path(path: Path, data: _Data, weights: dict[str, Any]) -> Network:
         reason = f"It is the run folder of a {kind} without a finished student." if kind else error
         raise FileNotFoundError(f"The {data.role} {path} holds no network. {reason}") from error
     card = read_card(file)
-    data.check(str(path), card.num_classes, card.input_size[0])
+    own = data.of(card)
+    own.check(str(path), card.num_classes, card.input_size[0])
     recipe = StudentRecipe(card, checkpoint_file(file))
-    _check_size(file, card, path, data)
+    if own is data:
+        _check_size(file, card, path, data)
     network = Network(
         card.name,
         recipe,
         trained=True,
-        num_classes=data.num_classes,
+        num_classes=own.num_classes,
         preprocessing=Preprocessing(channels=card.input_size[0]),
         input_spec=ImageSpec(*card.input_size),
     )
-    return _with_card(network, card)
+    return _with_card(own.sized(network, data), card)
 
 
 def _check_size(file: Path, card: ModelCard, path: Path, data: _Data) -> None:
@@ -410,7 +524,7 @@ def _read_checkpoint(checkpoint: str | os.PathLike[str], data: _Data) -> tuple[P
     file = find_student(checkpoint)
     card = card_of(file)
     if card is not None:
-        data.check(f"checkpoint {checkpoint}", card.num_classes, card.input_size[0])
+        data.of(card).check(f"checkpoint {checkpoint}", card.num_classes, card.input_size[0])
     return file, card
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import json
-import math
 import os
 import warnings
 from collections import Counter
@@ -16,7 +15,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import timm
 from torch import nn
 
-from search_spaces.input_spec import ImageSpec
 from search_spaces.option_types import check_names, check_types
 from search_spaces.plugins import is_code
 from search_spaces.recipes import create_space
@@ -25,23 +23,24 @@ from search_spaces.space import SearchSpace
 from search_spaces.stored_options import check_model_options
 from search_spaces.timm_models import create_timm_model
 
-from ..networks.classifiers import classifier_names
-from ..networks.network import Network, create_teacher
-from ..networks.recipes import WithoutClassifier
+from ..networks.network import Network, create_teacher, warn_of_mode
+from ..networks.recipes import ModuleRecipe, WithoutClassifier
 from ..networks.saved import DISTILLED, FOLDER, WEIGHTS, find_student, read_card
+from ..networks.trained import judge_weights
 from ..runtime.files import as_json
 from ..runtime.seeding import isolated_random_state
 from ..sources.frozen import unbuildable
 from ..sources.source import SOURCE_KEYS, SOURCE_TYPES, SourceError, as_source
 from ..study.study import Candidate, Study
+from .images import IMAGE_KEYS, channels_of_first, classes_of, with_images, with_normalisation, with_size
 from .networks import (
     NetworkLike,
     as_network,
     card_of,
     pretrained_config,
     pretrained_normalisation,
+    refuse_trained,
     with_body,
-    with_normalisation,
 )
 
 if TYPE_CHECKING:
@@ -63,13 +62,13 @@ def as_sources(sources: Sources) -> tuple[Network, ...]:
     Args:
         sources: A sequence, or a mapping of names; a text alone is one source. Each is a text: the run folder of a
             training or pipeline, the folder or file of a student, or a timm name, with timm's pretrained weights if
-            there are some; a module, in evaluation mode; anything else that stands for a network; or a mapping with one
+            there are some; a module; anything else that stands for a network; or a mapping with one
             of these as "model", and any of "checkpoint", "pretrained", "num_classes" (0: features alone; of a module,
-            that is its output), "mean", "std", "input_size" (channels, height, width), "space" and options of
-            `timm.create_model`.
+            that is its output), "mean", "std", "input_size" (channels, height, width), "space", "trained" (of a module,
+            whose weights tell by default) and options of `timm.create_model`.
 
     Warns:
-        UserWarning: A source has random weights.
+        UserWarning: A source has random weights, or is a trained module in training mode.
 
     Raises:
         SourceError: There is no source, or one is given twice or wrongly.
@@ -101,8 +100,11 @@ def as_sources(sources: Sources) -> tuple[Network, ...]:
 
 def _why_random(source: Network) -> str:
     hint = "give its checkpoint"
-    if "module" in source.recipe.config():
-        hint = "it is in training mode, as a new module is; if it is trained, give it after eval()"
+    if isinstance(source.recipe, ModuleRecipe):
+        verdict = judge_weights(source.recipe.module)
+        hint = f"{verdict.reason}. If it is trained, say so: {{'model': ..., 'trained': True}}"
+        if verdict.trained:
+            hint = "it is said to be untrained"
     return f"The source {source.name} has random weights, of which nothing can be learnt: {hint}."
 
 
@@ -120,12 +122,15 @@ def _as_source(source: SourceLike) -> _Resolved:
         raise SourceError(f"A source is given by {keys}; it needs 'model', which says what network it is.")
     model = options.pop("model")
     _check_keys(model, options)
-    images = {key: options.pop(key, None) for key in ("mean", "std", "input_size")}
+    images = {key: options.pop(key, None) for key in IMAGE_KEYS}
     classes = options.get("num_classes")
     if classes is not None and (isinstance(classes, bool) or not isinstance(classes, int) or classes < 0):
         raise SourceError(f"num_classes of a source is {classes!r}; it must be a whole number, 0 for features alone.")
+    trained = options.get("trained")
+    if isinstance(model, nn.Module) and trained is None and model.training and judge_weights(model).trained:
+        warn_of_mode(model, "source")
     network, names = _find(model, options)
-    return _Resolved(as_source(_with_images(network, **images)), names)
+    return _Resolved(as_source(with_images(network, "source", **images)), names)
 
 
 def _check_keys(model: object, options: Mapping[str, object]) -> None:
@@ -168,7 +173,7 @@ def _find(model: Any, options: dict[str, Any]) -> _Resolved:
 
 def _from_module(module: nn.Module, options: dict[str, Any]) -> _Resolved:
     classes = options.pop("num_classes", None)
-    own = _classes_of(module)
+    own = classes_of(module)
     network = as_network(module, num_classes=own, role="source", **options)
     # Whether the last layer of a module is its classifier is for its owner to say: nothing is removed from it.
     network = replace(_with_channels(network, module), num_classes=own if classes is None else classes)
@@ -177,32 +182,14 @@ def _from_module(module: nn.Module, options: dict[str, Any]) -> _Resolved:
 
 def _with_channels(network: Network, model: nn.Module) -> Network:
     """The network with the number of channels that its model takes."""
-    return replace(network, preprocessing=replace(network.preprocessing, channels=_channels_of_first(model)))
-
-
-def _classes_of(model: nn.Module) -> int:
-    """Number of classes that a model declares, else of its linear classifier; 0 if it has neither."""
-    declared = getattr(model, "num_classes", None)
-    return declared if isinstance(declared, int) else _scores_of(model)
-
-
-def _scores_of(module: nn.Module) -> int:
-    """Number of values that the last layer of a module returns if it is linear; else 0."""
-    layers: list[Any] = [module.get_submodule(name) for name in classifier_names(module)]
-    return len(layers[-1].weight) if layers else 0
-
-
-def _channels_of_first(module: nn.Module) -> int:
-    """Number of channels that a module takes: 1 if its first convolution takes 1, else 3, as some take patches."""
-    first = next((layer.in_channels for layer in module.modules() if isinstance(layer, nn.Conv2d)), 3)
-    return 1 if first == 1 else 3
+    return replace(network, preprocessing=replace(network.preprocessing, channels=channels_of_first(model)))
 
 
 def _from_network(network: Network, options: dict[str, Any]) -> _Resolved:
     classes = options.pop("num_classes", None)
     if network.num_classes is None:
         model = network.build()
-        network = replace(_with_channels(network, model), num_classes=_classes_of(model))
+        network = replace(_with_channels(network, model), num_classes=classes_of(model))
     channels = network.channels or 3
     assert network.num_classes is not None
     network = as_network(network, num_classes=network.num_classes, in_chans=channels, role="source", **options)
@@ -263,8 +250,10 @@ def _from_timm(
     checkpoint: str | os.PathLike[str] | None = None,
     pretrained: bool | None = None,
     num_classes: int | None = None,
+    trained: bool | None = None,
     **options: Any,
 ) -> _Resolved:
+    refuse_trained(trained, "source")
     config = pretrained_config(name, "source")
     file = None if checkpoint is None else find_student(checkpoint)
     card = None if file is None else card_of(file)
@@ -340,53 +329,12 @@ def _with_classes(
             "for features alone."
         )
     if input_size is None:
-        network = _with_size(network, channels or 3, None)
+        network = with_size(network, channels or 3, None)
     else:
-        network = _with_size(network, input_size[0], input_size[1:])
+        network = with_size(network, input_size[0], input_size[1:])
     if num_classes != 0 or own == 0:
         return network
     return replace(network, recipe=WithoutClassifier(network.recipe), num_classes=0)
-
-
-def _with_size(network: Network, channels: int, size: tuple[int, int] | None) -> Network:
-    """The network with images that are converted to these channels, and to this size unless it is None."""
-    spec = network.input_spec if size is None else ImageSpec(channels, *size)
-    return replace(network, preprocessing=replace(network.preprocessing, channels=channels, size=size), input_spec=spec)
-
-
-def _with_images(source: Network, mean: object, std: object, input_size: object) -> Network:
-    """The source with the image size and normalisation that its description gives."""
-    if input_size is not None:
-        size = tuple(input_size) if isinstance(input_size, Sequence) else (input_size,)
-        if len(size) != 3 or not all(isinstance(part, int) and part > 0 for part in size):
-            raise SourceError(
-                f"input_size of the source {source.name} is {input_size!r}; it must be channels, height and width."
-            )
-        source = _with_size(source, size[0], size[1:])
-    if (mean is None) != (std is None):
-        raise SourceError(f"Of the source {source.name} mean is {mean} and std is {std}; give both or neither.")
-    if mean is not None:
-        source = with_normalisation(source, _per_channel("mean", mean, source), _per_channel("std", std, source))
-    for key in ("mean", "std"):
-        if (values := getattr(source, key)) is not None and len(values) != source.channels:
-            raise SourceError(f"{key} of the source {source.name} is {values}; it takes {source.channels} channels.")
-    return source
-
-
-def _per_channel(key: str, value: object, source: Network) -> tuple[float, ...]:
-    """One share of the full scale for each channel, from one number or as many."""
-    try:
-        values = tuple(map(float, value if isinstance(value, Sequence) and not isinstance(value, str) else (value,)))
-    except (TypeError, ValueError):
-        values = ()
-    lowest = 0.0 if key == "mean" else math.ulp(0)
-    if not values or not all(lowest <= one <= 1 for one in values):
-        bound = "0 to 1" if key == "mean" else "above 0, at most 1"
-        raise SourceError(
-            f"{key} of the source {source.name} is {value!r}; it must be a number, or one for each channel, as a share "
-            f"of the full scale: {bound}."
-        )
-    return values * (source.channels or 3) if len(values) == 1 else values
 
 
 # -- names and duplicates -----------------------------------------------------------------------

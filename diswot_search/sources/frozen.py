@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -12,16 +13,17 @@ from torch import Tensor, nn
 
 from search_spaces.registry import near_names
 
-from ..data.image_sets import ImageSet, ResidentSet
 from ..data.splits import Splits
 from ..networks.classifiers import ClassifierError
 from ..networks.contract import ReadingError
+from ..networks.conversion import preprocessing_for
 from ..networks.features import embed_classifier, embed_network
 from ..networks.memory_format import to_channels_last
 from ..networks.network import Network
 from ..networks.preprocessing import Preprocessing, ProbeConversion
 from ..networks.recipes import WithNewClassifier
-from .source import EXAMINED_BATCH, SOURCE_KEYS, SourceError
+from ..networks.soundness import check_finite_weights, check_logits
+from .source import SOURCE_KEYS, SourceError
 
 
 class SourceReading(NamedTuple):
@@ -43,7 +45,12 @@ def check_images(source: Network, splits: Splits) -> None:
     Raises:
         SourceError: Its channels do not fit.
     """
-    preprocessing_for(source, splits)
+    _preprocessing(source, splits)
+
+
+def _preprocessing(source: Network, splits: Splits) -> Preprocessing:
+    with _refused():
+        return preprocessing_for(source, splits, "source")
 
 
 def load_source(
@@ -77,7 +84,7 @@ def source_teacher(source: Network, splits: Splits) -> Network:
     Raises:
         SourceError: It does not take the data's images.
     """
-    preprocessing = preprocessing_for(source, splits)
+    preprocessing = _preprocessing(source, splits)
     conversion = ProbeConversion(preprocessing, splits.mean, splits.std, identity="")
     teacher = replace(
         source,
@@ -126,8 +133,11 @@ class FrozenSource:
     ) -> None:
         self.source = source
         self._device = torch.device(device)
-        self.convert = preprocessing_for(source, splits).preprocessor(channels_last).to(self._device)
-        model = build_source(source).float().eval().requires_grad_(False).to(self._device)
+        self.convert = _preprocessing(source, splits).preprocessor(channels_last).to(self._device)
+        model = build_source(source)
+        with _refused():
+            check_finite_weights(model, f"The source {source.name}")
+        model = model.float().eval().requires_grad_(False).to(self._device)
         self.model: nn.Module = to_channels_last(model) if channels_last else model
         example = torch.rand(2, *splits.input_size, generator=torch.Generator().manual_seed(0)).to(self._device)
         with torch.no_grad(), torch.autocast(self._device.type, enabled=False):
@@ -165,11 +175,17 @@ class FrozenSource:
                 f"The source {source.name} declares {source.num_classes} classes, but returns {self.num_classes} "
                 "values; set its num_classes, or 0 if the values are features."
             )
-        if self.num_classes > 1 and bool(((logits >= 0).all(1) & ((logits.sum(1) - 1).abs() < 1e-3)).all()):
-            raise SourceError(
-                f"The source {source.name} gives probabilities where logits are needed; take off the softmax behind "
-                "its last layer."
-            )
+        with _refused():
+            check_logits(logits, f"The source {source.name}")
+
+
+@contextmanager
+def _refused() -> Iterator[None]:
+    """Turn the error of a check of any network into that of a source."""
+    try:
+        yield
+    except ValueError as error:
+        raise SourceError(str(error)) from error
 
 
 _Run = Callable[[Tensor], tuple[Tensor, Tensor | None]]
@@ -190,36 +206,6 @@ def _embed(model: nn.Module, example: Tensor, source: Network) -> _Run:
 
 def _unfit(name: str, why: str) -> str:
     return f"The source {name} {why.rstrip('.')}. Give the input_size (channels, height, width) that it was trained on."
-
-
-def preprocessing_for(source: Network, splits: Splits) -> Preprocessing:
-    """The source's preprocessing, with the data's statistics in place of missing ones.
-
-    Raises:
-        SourceError: The source takes images of other channels than the data's can be converted to.
-    """
-    if source.channels not in (1, 3):
-        raise SourceError(
-            f"The source {source.name} takes images of {source.channels} channels; the data's can be given to it in 3, "
-            "or in 1 where they are grey."
-        )
-    if source.channels == 1 and not _is_grey(splits.train):
-        raise SourceError(
-            f"The source {source.name} takes grey images, but those of {splits.name} are in colour; a source for them "
-            "takes 3 channels."
-        )
-    return source.preprocessing.filled(splits.mean, splits.std)
-
-
-def _is_grey(images: ImageSet) -> bool:
-    """Whether the channels of all images are equal; of streamed images, a few are examined."""
-    if isinstance(images, ResidentSet):
-        pixels = images.images
-    else:
-        places = torch.linspace(0, len(images) - 1, min(EXAMINED_BATCH, len(images))).long()
-        batches = images.batches(places, len(places), device=torch.device("cpu"), augment=None, seed=0)
-        pixels = next(iter(batches)).images
-    return pixels.shape[1] == 1 or all(torch.equal(pixels[:, 0], pixels[:, other]) for other in (1, 2))
 
 
 def build_source(source: Network) -> nn.Module:

@@ -60,7 +60,7 @@ class DistillationTask(nn.Module):
     Raises:
         DistillerError: A distiller does not fit, or there are distillers without a teacher.
         ReadingError: A network cannot be read.
-        ValueError: A network has another number of classes than the data.
+        ValueError: The student has another number of classes than the data.
     """
 
     class_weights: Tensor | None
@@ -101,7 +101,6 @@ class DistillationTask(nn.Module):
         if teacher is not None:
             model, of_teacher = teacher
             reader = FeatureReader(model, of_teacher(example), names[1])
-            _check_classes("teacher", reader.shapes, num_classes)
             setting = Setting(self._reader.shapes, reader.shapes, labels, reader.norms)
             self.combination = Combination(terms, setting, ce_weight).to(example.device)
             self.ce_weight = self.combination.ce_weight
@@ -114,6 +113,11 @@ class DistillationTask(nn.Module):
     def teacher(self) -> FrozenNetwork | None:
         """The teacher."""
         return self._teacher[0] if self._teacher else None
+
+    @property
+    def predicts_alike(self) -> bool:
+        """Whether there is a teacher, and its classes are as many as the student's."""
+        return bool(self._teacher) and self._teacher[0].reader.shapes.classes == self._reader.shapes.classes
 
     @property
     def terms(self) -> tuple[str, ...]:

@@ -46,7 +46,6 @@ from .unlabelled import Views
 
 EVALUATION_BATCH = 256
 
-
 GRACE = 5.0
 """Seconds within which the signals of several processes count as one."""
 
@@ -445,17 +444,18 @@ class Trainer:
         return self._metrics(sums)
 
     def test(self) -> tuple[Metrics, Metrics | None]:
-        """Evaluate the shipped network on the test images, compared with the teacher, and the teacher if there is one.
+        """Evaluate the shipped network on the test images, compared with the teacher, and the teacher of its classes.
 
         The evaluation is in single precision, as the weights are stored, whatever the precision of the training.
         """
         sums, teacher_sums = (MetricSums(self.splits.num_classes, self.accelerator.device) for _ in range(2))
+        teacher = self.teacher if self._task.predicts_alike else None
         for part in self._in_order(self.splits.test):
-            teacher_logits = None if self.teacher is None else self.teacher.logits(part.images)
+            teacher_logits = None if teacher is None else teacher.logits(part.images)
             sums.add(self._student_logits(part.images), part.labels, teacher_logits)
             if teacher_logits is not None:
                 teacher_sums.add(teacher_logits, part.labels)
-        return self._metrics(sums), self._metrics(teacher_sums) if self.teacher else None
+        return self._metrics(sums), self._metrics(teacher_sums) if teacher else None
 
     def _in_order(self, images: ImageSet) -> Iterator[Images]:
         """This process's share of the images, in batches."""

@@ -25,6 +25,8 @@ from diswot_search.runtime.failures import MachineError, OutOfMemory
 from diswot_search.sources.evidence import Evidence
 from search_spaces import AccuracyTable, Architecture, CifarResNetSpace, Cost
 
+from ..trained_weights import as_trained
+
 CANDIDATES = 6
 FAILS_AT = 4
 """The call of the proxy, or of the measure, that raises."""
@@ -80,7 +82,7 @@ class Linear(nn.Module):
         with torch.random.fork_rng():
             torch.manual_seed(seed)
             self.features, self.fc = nn.Linear(192, 8), nn.Linear(8, 3)
-        self.eval()
+        as_trained(self)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self.fc(self.features(x.flatten(1)))

@@ -28,6 +28,8 @@ from diswot_search.training.checkpoint import LAST, read_checkpoint, without_pre
 from diswot_search.training.folder import TrainingFolder
 from diswot_search.training.result import EpochRow, Training
 
+from ..trained_weights import as_trained
+
 CLASSES = 4
 HARD: dict[str, Any] = {"accumulate": 2, "ema": 0.5, "mixup": 0.2, "cutmix": 1.0, "precision": "bf16"}
 """All of a recipe that has a state, draws at random, or rounds."""
@@ -68,7 +70,7 @@ def make_splits() -> Splits:
 
 ALL = make_splits()
 FEW = ALL.with_labels(labels_per_class=3)
-BANK = {"near": make(11, 3).eval(), "far": make(12, 5).eval(), "other": make(13, 2).eval()}
+BANK = {"near": as_trained(make(11, 3)), "far": as_trained(make(12, 5)), "other": as_trained(make(13, 2))}
 BY_HAND = {"near": 0.7, "far": 0.3, "other": 0.0}
 USUAL: dict[str, Any] = {"epochs": 2, "batch_size": 12, "rule": "last", "device": "cpu", "progress": False}
 
@@ -121,7 +123,7 @@ def lied_to(splits: Splits) -> Splits:
 
 def learn_from_teacher(dataset: Splits, **changes: Any) -> Training:
     distillers = {"kd": None, "crd": {"width": 8}}
-    return distill(make(), make(5).eval(), dataset, distiller=distillers, **{**USUAL, "rule": "best", **changes})
+    return distill(make(), as_trained(make(5)), dataset, distiller=distillers, **{**USUAL, "rule": "best", **changes})
 
 
 WAYS: dict[str, Callable[[Splits], Training]] = {

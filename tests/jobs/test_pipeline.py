@@ -40,6 +40,8 @@ from diswot_search.training.folder import TrainingFolder
 from diswot_search.training.result import LabelCounts
 from search_spaces import Architecture, NASBench201Space
 
+from ..trained_weights import as_trained
+
 
 def run_announcing(*, announce: Callable[[str, Any], None], **options: Any) -> ds.PipelineResult:
     return PipelineJob(PipelineOptions(**options), announce=announce).complete()
@@ -69,7 +71,7 @@ OF_A_TRAINED_TEACHER = TINY | {"teacher_options": None, "teacher_epochs": None, 
 
 def source(seed: int, num_classes: int = 5) -> nn.Module:
     with isolated_random_state(seed):
-        return timm.create_model("cifar_resnet", arch="1x4-1x8", num_classes=num_classes).eval()
+        return as_trained(timm.create_model("cifar_resnet", arch="1x4-1x8", num_classes=num_classes))
 
 
 BANK = {"first": source(1), "second": source(2, num_classes=3), "third": source(3, num_classes=2)}
@@ -267,7 +269,7 @@ def test_ones_own_arrays_and_module(tmp_path: Path) -> None:
     labels = torch.arange(60) % 3
     images = (torch.rand(60, 3, 8, 8) * 100 + 50 * labels.view(-1, 1, 1, 1)).to(torch.uint8)
     splits = Splits.from_arrays((images, labels))
-    teacher = ds.create_teacher("cifar_resnet", num_classes=3, arch="1x4-1x4-1x8").build().eval()
+    teacher = as_trained(ds.create_teacher("cifar_resnet", num_classes=3, arch="1x4-1x4-1x8").build())
     options = OF_A_TRAINED_TEACHER | {"data_options": None, "teacher": teacher, "epochs": 1}
     with pytest.raises(ValueError, match="cannot be built with random weights; give search_teacher='trained'"):
         ds.run(splits, out=tmp_path / "run", **options | {"proxy": "diswot"})
@@ -383,16 +385,20 @@ def test_a_distiller_that_does_not_fit_the_students_is_refused_before_the_first_
         def forward(self, images: torch.Tensor) -> torch.Tensor:
             return self.layer(images.flatten(1))
 
-    options = OF_A_TRAINED_TEACHER | {"teacher": Headless().eval(), "search_teacher": "trained"}
+    options = OF_A_TRAINED_TEACHER | {"teacher": as_trained(Headless()), "search_teacher": "trained"}
     with pytest.raises(DistillerError, match="AT reads stages, which the teacher Headless does not have"):
         ds.run(out=tmp_path / "run", **options | {"distiller": "at", "proxy": "nwot"})
     assert not (tmp_path / "run").exists()
 
 
-def test_a_teacher_of_other_classes_is_refused(finished: ds.PipelineResult, tmp_path: Path) -> None:
+def test_a_teacher_of_other_classes_is_refused_by_a_distiller_that_compares_them(
+    finished: ds.PipelineResult, tmp_path: Path
+) -> None:
     images, labels = torch.randint(0, 255, (60, 3, 8, 8), dtype=torch.uint8), torch.arange(60) % 3
     options = OF_A_TRAINED_TEACHER | {"data_options": None, "teacher": finished.path / "teacher"}
-    with pytest.raises(ValueError, match="is for 10 classes, but the data has 3"):
+    with pytest.raises(
+        ValueError, match=r"has 3 classes and the teacher .* has 10\. Three ways: teacher_classes='adapt'"
+    ):
         ds.run(Splits.from_arrays((images, labels)), out=tmp_path / "run", **options)
     assert not (tmp_path / "run").exists()
 
@@ -728,7 +734,7 @@ def test_students_without_a_linear_classifier_are_refused_before_the_first_stage
 
 
 def test_a_random_source_is_warned_of_once(tmp_path: Path) -> None:
-    bank = {"first": BANK["first"], "random": source(5).train()}
+    bank = {"first": BANK["first"], "random": {"model": source(5), "trained": False}}
     with warnings.catch_warnings(record=True) as warned:
         warnings.simplefilter("always")
         searched(tmp_path / "run", sources=bank, weighting={"first": 1})

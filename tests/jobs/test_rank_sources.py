@@ -39,6 +39,8 @@ from diswot_search.sources.source import SourceError
 from diswot_search.sources.transferability import balanced_draws, get_measure, list_measures, source_weights
 from search_spaces.registry import UnknownNameError
 
+from ..trained_weights import as_trained
+
 CLASSES, SIZE = 4, 8
 PLAIN = {"mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)}
 """A source that sees pixels between 0 and 1 as they are."""
@@ -56,6 +58,7 @@ class Linear(nn.Module):
             self.features = nn.Linear(weight.shape[1], weight.shape[0])
             self.fc = nn.Linear(weight.shape[0], classes)
         self.features.weight.data.copy_(weight)
+        self.fc.bias.data[0] = 1.0  # which no initialisation gives
         self.eval()
 
     def forward(self, x: Tensor) -> Tensor:
@@ -89,11 +92,18 @@ def make_splits(images: int = 120, **options: Any) -> Splits:
     return Splits.from_arrays(part(images), part(24), part(40), name="patterns", **options)
 
 
-def looks(pixels: int = 3 * SIZE * SIZE, seed: int = 0, width: int = 8) -> Linear:
+class PredictsNaN(Linear):
+    """Its weights are numbers, and so are its scores of the few images that show whether it fits."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x) * (math.nan if len(x) > 2 else 1)
+
+
+def looks(pixels: int = 3 * SIZE * SIZE, seed: int = 0, width: int = 8, kind: type[Linear] = Linear) -> Linear:
     """A source that looks at this many values of an image: the more of them, the more it tells of the class."""
     weight = torch.randn(width, 3 * SIZE * SIZE, generator=torch.Generator().manual_seed(seed))
     weight[:, pixels:] = 0
-    return Linear(weight)
+    return kind(weight)
 
 
 def constant() -> Linear:
@@ -238,8 +248,7 @@ def test_what_cannot_be_had_has_a_reason_no_weight_and_the_last_place() -> None:
 
 
 def test_a_measure_is_refused_for_what_it_needs_alone() -> None:
-    predicts_nan = looks()
-    predicts_nan.fc.bias.data.fill_(math.nan)
+    predicts_nan = looks(kind=PredictsNaN)
     ranking = rank({"constant": constant(), "nan": predicts_nan}, measures=["leep", "parc"])
     assert set(ranking.reasons) == {("constant", "parc"), ("nan", "leep")}
     assert "probabilities of 60 of 60 images have NaN" in ranking.reasons["nan", "leep"]
@@ -248,9 +257,11 @@ def test_a_measure_is_refused_for_what_it_needs_alone() -> None:
 
 
 def test_a_source_that_gives_nan_has_no_similarity() -> None:
-    broken = looks()
-    broken.features.bias.data.fill_(math.nan)
-    ranking = rank({"broken": broken, **make_sources()})
+    class Broken(Linear):
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(x * (math.nan if len(x) > 2 else 1))
+
+    ranking = rank({"broken": looks(kind=Broken), **make_sources()})
     assert ranking.order()[-1] == "broken"
     assert "NaN" in ranking.reasons["broken", "parc"]
 
@@ -283,8 +294,7 @@ def test_a_folder_without_a_ranking_is_removed_while_it_is_held(
 
 @pytest.mark.usefixtures("no_pictures")
 def test_if_no_source_has_a_value_it_is_said_of_each_why(tmp_path: Path) -> None:
-    broken = looks()
-    broken.fc.bias.data.fill_(math.nan)
+    broken = looks(kind=PredictsNaN)
     sources = {"one": broken, "two": {"model": looks(), "num_classes": 0}}
     message = r"No source has a value of leep\. one: .* NaN .*; two: .*classifier\. Try more labelled images or"
     with pytest.raises(RankingError, match=message):
@@ -339,7 +349,7 @@ def test_faint_sources_leave_no_weights_and_say_what_then(measure: str) -> None:
         ({"sources": {"a": looks(), "b": looks()}}, SourceError, "a.*b"),
         ({"labels_per_class": 999}, ValueError, "999"),
         ({"data_options": {"seed": 1}}, ValueError, "data_options cannot be set"),
-        ({"sources": [looks(), nn.Conv2d(1, 2, 3).eval()]}, SourceError, "Conv2d takes grey images"),
+        ({"sources": [looks(), as_trained(nn.Conv2d(1, 2, 3))]}, SourceError, "Conv2d takes grey images"),
     ],
 )
 def test_bad_input_stops_before_a_folder_is_made(
@@ -694,7 +704,7 @@ def test_the_picture_has_a_panel_for_each_measure_and_a_line_for_each_source(tmp
 @pytest.mark.parametrize("measures", [["parc"], ["parc", "leep"]])
 @pytest.mark.parametrize("name", ["a", "a-long-name-of-a-source/of-a-long-name-of-a-folder"])
 def test_titles_and_legends_stay_on_the_page(measures: list[str], name: str) -> None:
-    random = looks(5).train()
+    random = {"model": looks(5), "trained": False}
     with pytest.warns(UserWarning, match="random weights"):
         figure = plot_ranking(rank({name: looks(), "random": random}, measures=measures))
     figure.canvas.draw()

@@ -23,6 +23,8 @@ from diswot_search.study.costs import Costs
 from diswot_search.training.checkpoint import BEST, LAST, Checkpoint, read_checkpoint
 from diswot_search.training.folder import TrainingFolder
 
+from ..trained_weights import as_trained
+
 SEARCH = (
     "search --space_options.channels 4 --space_options.cells 1 --batch_size 8 --probe_options.image_size 8 "
     "--proxy macs --device cpu --evaluations 4 --algorithm random --out run"
@@ -345,7 +347,7 @@ def test_a_ranking_of_sources_that_was_killed_before_it_began_goes_on() -> None:
     Path("run/sources").mkdir(parents=True)
     for name in ("lock", "lock-journal", RankingFolder.LAYOUT.store):
         Path("run/sources", name).touch()
-    sources = {"one": torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3 * 8 * 8, 6)).eval()}
+    sources = {"one": as_trained(torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3 * 8 * 8, 6)))}
     ranking = ds.rank_sources(
         sources,
         "digits",

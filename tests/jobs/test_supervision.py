@@ -42,6 +42,8 @@ from diswot_search.training.trainer import Trainer
 from diswot_search.training.unlabelled import FixMatch, SourceDistillation, UnlabelledError, Views, WeightedSource
 from search_spaces.registry import UnknownNameError
 
+from ..trained_weights import as_trained
+
 CLASSES = 4
 
 
@@ -93,7 +95,7 @@ FEW = SPLITS.with_labels(labels_per_class=3)
 
 
 def source(seed: int, classes: int = 3) -> nn.Module:
-    return make(seed=seed, classes=classes).eval()
+    return as_trained(make(seed=seed, classes=classes))
 
 
 NEAR, FAR, OTHER = source(11), source(12, 5), source(13, 2)
@@ -346,7 +348,7 @@ def test_the_labels_of_unlabelled_images_are_never_seen() -> None:
 
 def test_distillers_see_labelled_images_alone() -> None:
     seen: set[int] = set()
-    teacher = make(seed=5).eval()
+    teacher = as_trained(make(seed=5))
     batches = ImageSet.batches
 
     def watched(self: ImageSet, order: Tensor, *args: Any, **options: Any) -> Any:
@@ -465,8 +467,13 @@ def test_a_folder_that_cannot_be_written_costs_the_predictions_only(tmp_path: Pa
 
 @pytest.mark.parametrize("kept", [False, True])
 def test_a_source_that_gives_no_numbers_is_named(tmp_path: Path, kept: bool) -> None:
-    broken = copy.deepcopy(NEAR)
-    broken.head.bias.data[0] = math.nan
+    class Broken(Plain):
+        """Its weights are numbers, and so is what it gives for the few images that show whether it fits."""
+
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(x) * (math.nan if len(x) > 2 else 1)
+
+    broken = as_trained(make(Broken, seed=5))
     bank = {"near": NEAR, "broken": broken}
     with pytest.raises(UnlabelledError, match="source 'broken' gives no probabilities for 48 of 48 images"):
         run(sources=bank, weighting="uniform", out=tmp_path / "run" if kept else None)

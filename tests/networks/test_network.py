@@ -11,6 +11,7 @@ import pickle
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -29,6 +30,8 @@ from diswot_search.networks.network import Network, TeacherBank, create_teacher
 from diswot_search.readings.network import read_network
 from diswot_search.testing.randomness import random_state
 from search_spaces import ArchitectureError, UnknownNameError, create_space
+
+from ..trained_weights import as_trained
 
 IMAGENET_MEAN, IMAGENET_STD = np.array([0.485, 0.456, 0.406], np.float32), np.array([0.229, 0.224, 0.225], np.float32)
 CELL = "|nor_conv_3x3~0|+|none~0|skip_connect~1|+|nor_conv_1x1~0|none~1|nor_conv_3x3~2|"
@@ -73,8 +76,9 @@ SOURCES: dict[str, tuple[Callable[[], Network], str, bool]] = {
     "ours": (lambda: create_teacher("cifar_resnet20"), "CifarResNet", False),
     "architecture": (from_architecture, "NASBench201Network", False),
     "text": (from_text, "NASBench201Network", False),
-    "module in training mode": (lambda: create_teacher(linear()), "Sequential", False),
-    "module in evaluation mode": (lambda: create_teacher(linear().eval()), "Sequential", True),
+    "random module": (lambda: create_teacher(linear()), "Sequential", False),
+    "trained module": (lambda: create_teacher(as_trained(linear())), "Sequential", True),
+    "module that is said to be trained": (lambda: create_teacher(linear(), trained=True), "Sequential", True),
 }
 
 
@@ -108,7 +112,7 @@ def test_configs_tell_teachers_apart() -> None:
         create_teacher(CELL, space=create_space("nasbench201", num_classes=10, cells=2)),
         create_teacher(small().build(0)),
         create_teacher(small().build(1)),
-        create_teacher(small().build(0).eval()),
+        create_teacher(small().build(1), trained=True),
     ]
     configs = [json.dumps(teacher.config(), sort_keys=True) for teacher in teachers]
     assert len(set(configs)) == len(configs)
@@ -148,15 +152,18 @@ def test_random_teachers_normalise_by_the_batch(probe: Probe) -> None:
 
 
 @pytest.mark.parametrize("training", [True, False])
-def test_a_module_is_read_as_it_stands_and_left_alone(training: bool, probe: Probe) -> None:
-    module = small().build(0)
-    module(probe.images)  # moves the running statistics away from their start
-    module.train(training)
+@pytest.mark.parametrize("trained", [True, False])
+def test_a_module_is_read_by_its_weights_and_left_alone(training: bool, trained: bool, probe: Probe) -> None:
+    module = as_trained(small().build(0)) if trained else small().build(0)
     before = {key: value.clone() for key, value in module.state_dict().items()}
-    expected = module.train(training)(probe.images).detach()
+    expected = module.train(not trained)(probe.images).detach()  # running statistics if it is trained, else the batch's
     module.load_state_dict(before)
-
-    readings = read_network(create_teacher(module), probe)
+    module.train(training)
+    with nullcontext() if trained != training else pytest.warns(UserWarning, match="comes in .* mode; it is taken as"):
+        teacher = create_teacher(module)
+    assert teacher.trained == trained
+    assert create_teacher(module, trained=not trained).trained != trained
+    readings = read_network(teacher, probe)
     # Images and maps may lie in another order in memory, which changes the order of sums: 1e-4.
     torch.testing.assert_close(readings.logits, expected, rtol=1e-4, atol=1e-4)
     assert all(m.training == training for m in module.modules())
@@ -166,7 +173,7 @@ def test_a_module_is_read_as_it_stands_and_left_alone(training: bool, probe: Pro
 
 
 def test_modules_of_equal_weights_and_other_layers_are_other_teachers() -> None:
-    plain = linear().eval()
+    plain = as_trained(linear())
     rectified = nn.Sequential(*plain, nn.ReLU()).eval()
     first, second = create_teacher(plain).config(), create_teacher(rectified).config()
     assert first["weights_sha256"] == second["weights_sha256"]
@@ -190,7 +197,7 @@ class Tagged(nn.Module):
 def test_the_structure_of_a_module_is_the_same_in_each_process() -> None:
     first, second = Tagged(), Tagged()
     assert repr(first) != repr(second)
-    assert create_teacher(first).config() == create_teacher(second).config()
+    assert create_teacher(first, trained=True).config() == create_teacher(second, trained=True).config()
 
 
 def test_a_module_whose_weights_or_layers_changed_is_refused_until_it_is_given_again() -> None:
@@ -381,7 +388,7 @@ def wide() -> Network:
 
 
 def test_a_bank_is_told_by_its_teachers_and_weights_alone() -> None:
-    first, second, third = small(), wide(), create_teacher(linear().eval())
+    first, second, third = small(), wide(), create_teacher(as_trained(linear()))
     bank = TeacherBank((first, second, third), (0.25, 0.75, 0.0))
     assert (bank.teachers, bank.weights) == ((first, second), (0.25, 0.75))
     assert bank.name == "0.75 cifar_resnet + 0.25 cifar_resnet"
@@ -397,7 +404,7 @@ def test_a_bank_is_told_by_its_teachers_and_weights_alone() -> None:
 
 
 def test_a_bank_of_trained_teachers_is_trained() -> None:
-    trained = create_teacher(linear().eval())
+    trained = create_teacher(as_trained(linear()))
     assert TeacherBank((trained, small()), (1.0, 0.0)).trained
     assert not TeacherBank((trained, small()), (0.5, 0.5)).trained
 

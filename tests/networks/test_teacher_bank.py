@@ -66,7 +66,7 @@ def trained_teacher() -> Network:
     """Its batch normalisation has seen images, and uses what it has seen."""
     model = random_teacher(arch="1x4-2x8").build(3)
     model(make_probe(9).images)
-    return create_teacher(model.eval())
+    return create_teacher(model, trained=True)
 
 
 def enlarged(probe: ds.Probe) -> ds.Probe:

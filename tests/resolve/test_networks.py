@@ -7,16 +7,20 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
 import diswot_search as ds
 from diswot_search.networks.network import Network
+from diswot_search.networks.preprocessing import Preprocessing
 from diswot_search.networks.saved import ModelCard, save_student
 from diswot_search.resolve.networks import as_network
 from diswot_search.runtime.files import RunFolderError
 from search_spaces import Architecture, ArchitectureError, SearchSpace, UnknownNameError, create_space
+
+from ..trained_weights import as_trained
 
 CELL = "|nor_conv_3x3~0|+|skip_connect~0|none~1|+|skip_connect~0|nor_conv_1x1~1|avg_pool_3x3~2|"
 MEAN, STD = (0.5, 0.4, 0.3), (0.2, 0.25, 0.3)
@@ -43,7 +47,7 @@ def small(**options: Any) -> Network:
 def saved(folder: Path) -> nn.Module:
     """A student in `folder`."""
     network = small()
-    model = network.build(3).eval()
+    model = as_trained(network.build(3))
     save_student(model, network.card((3, 32, 32), MEAN, STD), folder)
     return model
 
@@ -300,16 +304,51 @@ def test_folders_without_a_network_are_told_from_each_other(tmp_path: Path) -> N
 
 def test_a_trained_network_of_other_classes_or_channels_is_refused(tmp_path: Path) -> None:
     saved(tmp_path)
-    with pytest.raises(ValueError, match=r"teacher .* is for 7 classes, but the data has 10 classes"):
-        as_network(tmp_path, num_classes=10, role="teacher")
     with pytest.raises(ValueError, match=r"is for 3 channels, but the data has 1 channels"):
         as_network(tmp_path, num_classes=7, in_chans=1)
     with pytest.raises(ValueError, match=r"student checkpoint .* is for 7 classes"):
         as_network("cifar_resnet", arch="1x4-1x8-1x8", num_classes=9, checkpoint=tmp_path)
     with pytest.raises(ValueError, match=r"student CifarResNet is for 7 classes"):
         as_network(small().build(), num_classes=9)
-    with pytest.raises(ValueError, match=r"teacher resnet18 with its pretrained weights is for 1000 classes"):
-        as_network("resnet18", num_classes=9, role="teacher", pretrained=True)
+
+
+def test_a_trained_teacher_may_have_other_classes_and_images(tmp_path: Path) -> None:
+    """Images are converted to those that its weights were trained on, as for a source."""
+    trained = saved(tmp_path)
+    for teacher in (
+        as_network(tmp_path, num_classes=10, in_chans=1, image_size=(16, 16), role="teacher"),
+        as_network("cifar_resnet", arch="1x4-1x8-1x8", num_classes=10, checkpoint=tmp_path, role="teacher", in_chans=1),
+    ):
+        assert (teacher.num_classes, teacher.channels, teacher.mean) == (7, 3, MEAN)
+        assert same(teacher.build(), trained)
+    assert as_network(tmp_path, num_classes=10, image_size=(16, 16), role="teacher").preprocessing.size == (32, 32)
+    assert as_network(tmp_path, num_classes=10, image_size=(32, 32), role="teacher").preprocessing.size is None
+    pretrained = as_network("resnet18", num_classes=9, image_size=(32, 32), role="teacher", pretrained=True)
+    assert (pretrained.num_classes, pretrained.input_size) == (1000, (3, 224, 224))
+    module = as_network(trained, num_classes=10, in_chans=1, image_size=(32, 32), role="teacher")
+    assert (module.num_classes, module.channels, module.trained) == (7, 3, True)
+    described = as_network(
+        trained, num_classes=7, role="teacher", mean=0.5, std=[0.2, 0.3, 0.4], input_size=[3, 24, 24], trained=True
+    )
+    assert described.preprocessing == Preprocessing(3, (24, 24), (0.5, 0.5, 0.5), (0.2, 0.3, 0.4))
+
+
+def test_a_teachers_file_of_other_classes_tells_them_itself(tmp_path: Path) -> None:
+    model = small().build()
+    torch.save({"net": model.state_dict(), "acc": np.float64(91.0)}, tmp_path / "seven.pth")
+    options: dict[str, Any] = {"arch": "1x4-1x8-1x8", "checkpoint": tmp_path / "seven.pth"}
+    teacher = as_network("cifar_resnet", num_classes=4, role="teacher", **options)
+    assert (teacher.num_classes, teacher.trained) == (7, True)
+    assert same(teacher.build(), model)
+
+
+def test_whether_a_name_is_trained_is_not_for_the_user_to_say(tmp_path: Path) -> None:
+    saved(tmp_path)
+    for source in ("resnet18", tmp_path):
+        with pytest.raises(ValueError, match="trained is for a module, whose weights may be either"):
+            as_network(source, num_classes=7, role="teacher", trained=True)
+    with pytest.raises(ValueError, match="trained is 'yes'; it must be true or false"):
+        as_network(small().build(), num_classes=7, role="teacher", trained="yes")
 
 
 def test_a_teacher_or_network_as_given_is_held_to_the_data(space: SearchSpace) -> None:
@@ -330,8 +369,8 @@ def test_a_trained_network_that_is_bound_to_a_size_is_held_to_it(tmp_path: Path)
     vit = as_network("vit_tiny_patch16_224", num_classes=7, image_size=(32, 32), depth=1, embed_dim=12, num_heads=1)
     save_student(vit.build(), vit.card((3, 32, 32), MEAN, STD), tmp_path / "vit")
     assert as_network(tmp_path / "vit", num_classes=7, image_size=(32, 32)).trained
-    with pytest.raises(ValueError, match=r"teacher .*vit was trained on images of 32 x 32 and does not .* 64 x 64: "):
-        as_network(tmp_path / "vit", num_classes=7, image_size=(64, 64), role="teacher")
+    with pytest.raises(ValueError, match=r"student .*vit was trained on images of 32 x 32 and does not .* 64 x 64: "):
+        as_network(tmp_path / "vit", num_classes=7, image_size=(64, 64))
     saved(tmp_path / "resnet")
     assert as_network(tmp_path / "resnet", num_classes=7, image_size=(64, 64)).trained
 

@@ -27,6 +27,8 @@ from diswot_search.sources.frozen import source_teacher
 from diswot_search.study.evaluator import Evaluator
 from search_spaces import SearchSpace, create_space
 
+from ..trained_weights import as_trained
+
 CELL = "|nor_conv_3x3~0|+|skip_connect~0|none~1|+|skip_connect~0|nor_conv_1x1~1|avg_pool_3x3~2|"
 CLASSES = 4
 
@@ -87,7 +89,7 @@ KINDS: dict[str, Callable[[Files], Network]] = {
     "checkpoint": lambda files: named(checkpoint=files.path / "bare.pth"),
     "checkpoint with a card": lambda files: named(checkpoint=files.path / "student"),
     "module": lambda files: as_network(make_module(), num_classes=CLASSES),
-    "module in evaluation mode": lambda files: as_network(make_module().eval(), num_classes=CLASSES),
+    "module in evaluation mode": lambda files: as_network(as_trained(make_module()), num_classes=CLASSES),
     "function": lambda files: Network.from_factory("mine", make_module, num_classes=CLASSES),
     "new classifier": lambda files: as_network(files.path / "student", num_classes=CLASSES, new_classifier=True),
     "new classifier on bare weights": lambda files: named(checkpoint=files.path / "bare.pth", new_classifier=True),
@@ -202,6 +204,6 @@ def test_paths_do_not_depend_on_where_a_process_runs(
 def test_as_sources_of_sources_are_the_same_sources(files: Files) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        first = as_sources([files.path / "student", make_module().eval()])
+        first = as_sources([files.path / "student", as_trained(make_module())])
         assert as_sources(first) == first
         assert [again(source).config() for source in first] == [source.config() for source in first]

@@ -30,6 +30,8 @@ from diswot_search.sources.frozen import load_source, source_teacher
 from diswot_search.sources.source import SourceError
 from search_spaces import UnknownNameError, create_space
 
+from ..trained_weights import as_trained
+
 MEAN, STD = (0.5, 0.4, 0.3), (0.2, 0.25, 0.3)
 CELL = "|nor_conv_3x3~0|+|skip_connect~0|none~1|+|skip_connect~0|nor_conv_1x1~1|avg_pool_3x3~2|"
 TOKENS: dict[str, Any] = {"img_size": 32, "depth": 1, "embed_dim": 12, "num_heads": 2}
@@ -71,7 +73,7 @@ def grey() -> Splits:
 
 def small(seed: int = 0, **options: Any) -> nn.Module:
     with isolated_random_state(seed):
-        return timm.create_model("cifar_resnet", arch="1x4-1x8", **options).eval()
+        return as_trained(timm.create_model("cifar_resnet", arch="1x4-1x8", **options))
 
 
 def saved(folder: Path, seed: int = 0, num_classes: int = 7, size: tuple[int, int, int] = (3, 16, 16)) -> nn.Module:
@@ -139,7 +141,7 @@ def test_pretrained_weights_are_loaded_with_what_is_known_of_them(
     tmp_path: Path, splits: Splits, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with isolated_random_state(1):
-        model = timm.create_model("resnet10t").eval()
+        model = as_trained(timm.create_model("resnet10t"))
     torch.save(model.state_dict(), tmp_path / "resnet10t.pth")
     images = torch.rand(3, 3, 16, 16)
     known = timm.get_pretrained_cfg("resnet10t")
@@ -255,7 +257,7 @@ def test_names_are_told_apart_by_folders_and_else_by_numbers(tmp_path: Path) -> 
 
 
 def test_modules_of_equal_weights_and_other_layers_are_two_sources() -> None:
-    plain = nn.Sequential(nn.Flatten(), nn.Linear(3 * 16 * 16, 4)).eval()
+    plain = as_trained(nn.Sequential(nn.Flatten(), nn.Linear(3 * 16 * 16, 4)))
     rectified = nn.Sequential(*plain, nn.ReLU()).eval()
     sources = as_sources({"plain": plain, "rectified": rectified})
     assert [source.name for source in sources] == ["plain", "rectified"]
@@ -284,8 +286,13 @@ def test_random_weights_are_warned_of_by_name(tmp_path: Path) -> None:
     with pytest.warns(UserWarning, match="The source resnet18 has random weights") as caught:
         as_sources(["resnet10t", {"model": "resnet18", "pretrained": False}])
     assert len(caught) == 1
-    with pytest.warns(UserWarning, match="The source mine has random weights.*it is in training mode"):
-        as_sources({"mine": small().train()})
+    with pytest.warns(
+        UserWarning, match="The source mine has random weights.*those of an init.*say so: .*'trained': True"
+    ):
+        as_sources({"mine": nn.Linear(3, 4)})
+    assert as_sources({"mine": {"model": nn.Linear(3, 4), "trained": True}})[0].trained
+    with pytest.warns(UserWarning, match="The source CifarResNet comes in training mode; it is taken as trained"):
+        assert as_sources({"mine": small().train()})[0].trained
     with pytest.warns(UserWarning, match="The source cifar_resnet20 has random weights"):
         as_sources(["cifar_resnet20"])
 
@@ -460,7 +467,7 @@ class Averaged(nn.Module):
 
 @pytest.mark.parametrize("tokens", [False, True])
 def test_of_a_classifier_that_is_run_on_positions_the_mean_of_its_inputs_counts(splits: Splits, tokens: bool) -> None:
-    model: Any = Averaged(tokens).eval()
+    model: Any = as_trained(Averaged(tokens))
     images = torch.rand(3, 3, 16, 16)
     source = one({"model": model, "num_classes": 5, "mean": 0.0, "std": 1.0})
     frozen = load_source(source, splits)
@@ -474,7 +481,7 @@ def test_of_a_classifier_that_is_run_on_positions_the_mean_of_its_inputs_counts(
 
 
 def test_a_convolution_of_torchvision_is_a_classifier(splits: Splits) -> None:
-    model = torchvision.models.squeezenet1_1(num_classes=6).eval()
+    model = as_trained(torchvision.models.squeezenet1_1(num_classes=6))
     frozen = load_source(one({"model": model, "input_size": (3, 32, 32)}), splits)
     assert (frozen.num_features, frozen.num_classes) == (512, 6)
 
@@ -498,7 +505,7 @@ class Cosine(nn.Module):
 def test_without_a_linear_classifier_features_are_the_mean_of_the_last_map_or_the_output(splits: Splits) -> None:
     images = torch.rand(3, 3, 16, 16)
     for mapped in (True, False):
-        model = Cosine(mapped).eval()
+        model = as_trained(Cosine(mapped))
         features, logits = load_source(one({"model": model, "mean": 0.0, "std": 1.0}), splits)(images)
         with torch.no_grad():
             assert logits is not None
@@ -527,7 +534,7 @@ def test_the_mean_of_two_classifiers_is_that_of_their_features(splits: Splits) -
 def test_of_a_network_without_a_classifier_the_output_is_its_features(
     make: Callable[[], nn.Module], width: int, splits: Splits
 ) -> None:
-    model = make().eval()
+    model = as_trained(make())
     source = one({"model": model, "input_size": (3, 32, 32) if hasattr(model, "num_features") else (3, 16, 16)})
     assert not source.classifier
     frozen = load_source(source, splits)
@@ -570,7 +577,7 @@ def test_as_a_teacher_it_has_a_new_classifier_and_sees_a_probe_as_a_source_does(
 def test_a_search_takes_a_source_as_its_teacher(splits: Splits, tmp_path: Path) -> None:
     space = create_space("nasbench201", num_classes=4, input_size=(3, 16, 16), channels=4, cells=1)
     probe = ds.Probe.from_tensors(torch.randn(8, 3, 16, 16), torch.arange(8) % 4, 4)
-    teacher = source_teacher(one(saved(tmp_path)), splits)
+    teacher = source_teacher(one(as_trained(saved(tmp_path))), splits)
     study = ds.search(
         space, teacher, probe, proxy="diswot", algorithm="random", evaluations=2, seed=0, out=None, progress=False
     )
@@ -594,7 +601,7 @@ def test_a_teacher_says_all_that_tells_it_from_others(splits: Splits) -> None:
 
 
 def test_a_source_whose_body_takes_no_classifier_is_no_teacher(splits: Splits) -> None:
-    teacher = source_teacher(one(nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4)).eval()), splits)
+    teacher = source_teacher(one(as_trained(nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4)))), splits)
     with pytest.raises(SourceError, match="source Sequential cannot be the teacher of a search"):
         teacher.build()
 
@@ -692,11 +699,11 @@ def test_what_shows_when_it_is_built_names_the_source(
         ({**VIT, "proj_drop_rate": "x"}, "cannot be built: "),
         ({"model": "resnet10t"}, "The weights of the source mine cannot be loaded: FileNotFoundError"),
         (
-            bad(input_size=(3, 1, 1), model=timm.create_model("vit_tiny_patch16_224").eval()),
+            bad(input_size=(3, 1, 1), model=as_trained(timm.create_model("vit_tiny_patch16_224"))),
             "cannot be run on .*Give the input_size",
         ),
         (
-            bad(model=timm.create_model("vit_tiny_patch16_224", num_classes=0).eval()),
+            bad(model=as_trained(timm.create_model("vit_tiny_patch16_224", num_classes=0))),
             "cannot be run on .*Give the input_size",
         ),
         (bad(input_size=(2, 16, 16)), "takes images of 2 channels; the data's can be given to it in 3, or in 1"),
@@ -704,7 +711,7 @@ def test_what_shows_when_it_is_built_names_the_source(
         (bad(model=nn.Sequential(small(), nn.Unflatten(1, (5, 2)).eval()).eval(), num_classes=10), r"must give logits"),
         (bad(model=Pair(), num_classes=0), "must give one tensor of features"),
         (
-            bad(model=nn.Sequential(nn.Flatten(), nn.Linear(768, 9)).eval(), num_classes=4),
+            bad(model=as_trained(nn.Sequential(nn.Flatten(), nn.Linear(768, 9))), num_classes=4),
             "declares 4 classes, but returns 9 values",
         ),
     ]

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import argparse
+import collections
+import datetime
 import pickle
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import timm
 import torch
@@ -13,6 +17,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from search_spaces import load_checkpoint
+from search_spaces.weights import classes_in_file
 
 
 def small_resnet(seed: int, **options: Any) -> nn.Module:
@@ -28,12 +33,34 @@ def copied(model: nn.Module) -> dict[str, torch.Tensor]:
     return {k: v.clone() for k, v in model.state_dict().items()}
 
 
+BESIDE = {
+    "epoch": np.int64(3),
+    "acc": np.float64(0.93),
+    "best": np.float32(0.5),
+    "confusion": np.eye(3),
+    "args": argparse.Namespace(lr=0.1, out=Path("runs")),
+    "seen": collections.defaultdict(list, {"cat": [1]}),
+    "saved_at": datetime.datetime(2024, 5, 1),
+}
+"""Values that training scripts store beside weights."""
+
 WRAPPINGS = {
     "bare.pth": lambda state: state,
+    "beside.pth": lambda state: state | BESIDE,
     "wrapped.th": lambda state: {"state_dict": state, "epoch": 3},
+    "net.pth": lambda state: {"net": state, "acc": 93.1, "epoch": 3},
+    "model.pt": lambda state: {"model": state, **BESIDE},
+    "model_state_dict.pt": lambda state: {"epoch": 3, "model_state_dict": state, "optimizer_state_dict": OPTIMISER},
+    "own_key.pt": lambda state: {"best_student": state, **BESIDE},
+    "parallel_net.pt": lambda state: {"net": {f"module.{k}": v for k, v in state.items()}, "acc": np.float32(9)},
+    "compiled.pt": lambda state: {f"_orig_mod.module.{k}": v for k, v in state.items()},
+    "owned.ckpt": lambda state: {"state_dict": {f"model.{k}": v for k, v in state.items()}, **BESIDE},
     "parallel.pt": lambda state: {"state_dict": {f"module.{k}": v for k, v in state.items()}},
     "other_names.th": lambda state: {k.replace("fc.", "linear."): v for k, v in state.items()},
 }
+
+
+OPTIMISER = torch.optim.AdamW(nn.Linear(2, 2).parameters()).state_dict()
 
 
 @pytest.mark.parametrize("name", WRAPPINGS)
@@ -106,9 +133,38 @@ def test_files_of_something_else_are_refused(tmp_path: Path) -> None:
     torch.save([torch.zeros(1)], tmp_path / "list.pth")
     with pytest.raises(ValueError, match=r"list\.pth cannot be read as a state dict"):
         load_checkpoint(small_resnet(0), tmp_path / "list.pth")
-    torch.save({"net": small_resnet(1).state_dict(), "epoch": 3}, tmp_path / "nested.pth")
-    with pytest.raises(ValueError, match=r"nested\.pth is not a state dict; not tensors: net, epoch"):
-        load_checkpoint(small_resnet(0), tmp_path / "nested.pth")
+    torch.save({"history": [1, 2], "epoch": 3}, tmp_path / "history.pth")
+    with pytest.raises(
+        ValueError, match=r"history\.pth cannot be read as a state dict: it holds history, epoch\. Save"
+    ):
+        load_checkpoint(small_resnet(0), tmp_path / "history.pth")
+    torch.save(small_resnet(1), tmp_path / "whole.pth")
+    with pytest.raises(ValueError, match=r"asks for code \(.*CifarResNet\).*save model\.state_dict\(\) instead"):
+        load_checkpoint(small_resnet(0), tmp_path / "whole.pth")
+    torch.save(small_resnet(1).state_dict(), tmp_path / "newer.pth", pickle_protocol=4)
+    with pytest.raises(ValueError, match="another pickle protocol"):
+        load_checkpoint(small_resnet(0), tmp_path / "newer.pth")
+
+
+def test_several_state_dicts_under_unknown_keys_are_refused(tmp_path: Path) -> None:
+    state = small_resnet(1).state_dict()
+    torch.save({"first": state, "second": state}, tmp_path / "two.pth")
+    with pytest.raises(ValueError, match="it holds first, second"):
+        load_checkpoint(small_resnet(0), tmp_path / "two.pth")
+
+
+def test_code_among_values_beside_the_weights_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    torch.save({"net": small_resnet(1).state_dict(), "acc": Harmful()}, "harmful.pth")
+    with pytest.raises(ValueError, match="it asks for code"):
+        load_checkpoint(small_resnet(0), "harmful.pth")
+    assert not Path("harm-was-done").exists()
+
+
+def test_classes_are_counted_in_a_file_of_another_classifier(tmp_path: Path) -> None:
+    torch.save({"net": small_resnet(1, num_classes=7).state_dict()}, tmp_path / "seven.pth")
+    assert classes_in_file(tmp_path / "seven.pth", small_resnet(0), ("fc",)) == 7
+    assert classes_in_file(tmp_path / "seven.pth", small_resnet(0), ("head",)) is None
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:

@@ -1,0 +1,254 @@
+"""The teacher of a training: of other classes, adapted to those of the data, and checked before the first step."""
+
+from __future__ import annotations
+
+import base64
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from accelerate.utils import broadcast_object_list
+from numpy.typing import NDArray
+from scipy.stats import binom
+from torch import Tensor
+
+from search_spaces.registry import unknown_name_message
+
+from ..data.splits import Splits
+from ..distillation.base import DistillerError, OtherClassesError
+from ..networks.features import FeatureReader
+from ..networks.frozen import FrozenNetwork
+from ..networks.network import Network
+from ..networks.recipes import WithClasses, WithFittedClassifier
+from ..sources.transferability import balanced_draws
+from ..training.folder import TrainingFolder
+from ..training.task import DistillationTask
+
+ADAPT = "adapt"
+"""The value of `teacher_classes` that asks for a new classifier."""
+
+CLASSIFIER = "teacher_classifier"
+"""Key of the fitted classifier of a teacher in the store of a training."""
+
+WAYS = (
+    "Three ways: teacher_classes='adapt' first fits a new classifier of the teacher to the data's classes; "
+    "teacher_classes='[4, 0, ...]' names the teacher's class for each of the data's; and sources= in place of the "
+    "teacher lets the student learn the teacher's own classes. Distillers that read features alone, such as at or "
+    "fitnet, work as they are."
+)
+"""What can be done where classes are compared that are not the same."""
+
+FITTED_IMAGES = 20_000
+"""Largest number of labelled images that a classifier is fitted to."""
+
+_BATCH_SIZE = 64
+"""Images that the teacher is run on at a time, and that its accuracy is estimated on before the first step."""
+
+_CHANCE = 0.01
+"""Probability that guessing is as often right, above which an accuracy is called one of chance."""
+
+
+def with_classes(teacher: Network, classes: object, splits: Splits) -> Network:
+    """The teacher for the classes of the data.
+
+    Args:
+        teacher: The teacher.
+        classes: None leaves it as it is; "adapt" gives it a new classifier, which is fitted before the first step; or
+            the teacher's class for each of the data's, in order or by name.
+        splits: The data.
+
+    Raises:
+        ValueError: They are given in another form, or for a teacher without trained weights.
+    """
+    if classes is None:
+        return teacher
+    if not teacher.trained:
+        raise ValueError(
+            f"teacher_classes is given, but the teacher {teacher.name} has random weights, which know no classes."
+        )
+    if classes == ADAPT:
+        recipe = WithFittedClassifier(teacher.recipe, splits.num_classes)
+        return replace(teacher, recipe=recipe, num_classes=splits.num_classes)
+    chosen = _in_order(classes, splits)
+    own = teacher.num_classes
+    wrong = [each for each in chosen if type(each) is not int or each < 0 or (own and each >= own)]
+    if len(chosen) != splits.num_classes or wrong:
+        raise ValueError(
+            f"teacher_classes has {len(chosen)} classes{f', {wrong[0]!r} among them' if wrong else ''}; it must have "
+            f"one for each of the {splits.num_classes} of the data, whole numbers from 0"
+            f"{f' to {own - 1}, those of the teacher {teacher.name}' if own else ''}."
+        )
+    return replace(teacher, recipe=WithClasses(teacher.recipe, chosen), num_classes=len(chosen))
+
+
+def _in_order(classes: object, splits: Splits) -> tuple[Any, ...]:
+    if isinstance(classes, Mapping) and not splits.classes:
+        raise ValueError("The classes of the data have no names; give teacher_classes as a list, in their order.")
+    if isinstance(classes, Mapping):
+        for name in classes:
+            if name not in splits.classes:
+                raise ValueError(unknown_name_message("class of the data", str(name), splits.classes))
+        return tuple(classes[name] for name in splits.classes if name in classes)
+    if isinstance(classes, Sequence) and not isinstance(classes, str):
+        return tuple(classes)
+    raise ValueError(
+        f"teacher_classes is {classes!r}; it must be 'adapt', a list of the teacher's classes, or a mapping of the "
+        "data's classes to them."
+    )
+
+
+# -- a new classifier ---------------------------------------------------------------------------
+
+
+class Classifier(NamedTuple):
+    """A linear classifier: weight (N, D) and bias (N,)."""
+
+    weight: NDArray[np.float32]
+    bias: NDArray[np.float32]
+
+    def encoded(self) -> dict[str, object]:
+        """The classifier as JSON values."""
+        return {
+            "shape": list(self.weight.shape),
+            "weight": base64.b64encode(self.weight.tobytes()).decode(),
+            "bias": base64.b64encode(self.bias.tobytes()).decode(),
+        }
+
+    @classmethod
+    def decoded(cls, stored: Mapping[str, Any]) -> Classifier:
+        """The classifier from `encoded`."""
+        weight, bias = (np.frombuffer(base64.b64decode(stored[key]), np.float32) for key in ("weight", "bias"))
+        return cls(weight.reshape(stored["shape"]), bias)
+
+
+def fit_classifier(teacher: FrozenNetwork, splits: Splits, device: torch.device, seed: int) -> Classifier:
+    """Fit a new classifier of a teacher to the data's classes, by logistic regression on its pooled features.
+
+    It sees the labelled training images without augmentation, at most `FITTED_IMAGES` of them.
+
+    Args:
+        teacher: The teacher.
+        splits: The data.
+        device: The teacher's device.
+        seed: Seed of the choice of images, where there are more.
+    """
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    places = _labelled(splits)
+    if len(places) > FITTED_IMAGES:
+        (draw,) = balanced_draws(splits.train.labels[places].numpy(), FITTED_IMAGES, 1, seed)
+        places = places[torch.from_numpy(draw)]
+    with torch.no_grad():
+        first = next(splits.train.batches(places[:2], 2, device=device, augment=None, seed=0))
+        reader = FeatureReader(teacher.model, teacher.preprocessor(first.images), "the teacher")
+        reader.want(("pooled",))
+        pooled = [
+            reader.read(teacher.preprocessor(batch.images)).pooled
+            for batch in splits.train.batches(places, _BATCH_SIZE, device=device, augment=None, seed=0)
+        ]
+        reader.release()
+    features = torch.cat([part for part in pooled if part is not None]).double().cpu().numpy()
+    labels = splits.train.labels[places].numpy()
+    has_bias = reader.has_bias
+    fit = make_pipeline(
+        StandardScaler(with_mean=has_bias), LogisticRegression(max_iter=1000, fit_intercept=has_bias)
+    ).fit(features, labels)
+    scaler, regression = fit[0], fit[1]
+    rows = regression.coef_ / scaler.scale_
+    offsets = np.broadcast_to(regression.intercept_, len(rows)) - (rows @ scaler.mean_ if has_bias else 0)
+    if len(regression.classes_) == 2:  # one row, the difference of both classes
+        rows, offsets = np.concatenate([-rows, rows]) / 2, np.concatenate([-offsets, offsets]) / 2
+    weight = np.zeros((splits.num_classes, features.shape[1]), np.float32)
+    bias = np.full(splits.num_classes, offsets.min() - 10, np.float32)  # of classes without an image
+    weight[regression.classes_], bias[regression.classes_] = rows, offsets
+    return Classifier(weight, bias)
+
+
+def set_classifier(teacher: FrozenNetwork, classifier: Classifier) -> None:
+    """Give a teacher a fitted classifier."""
+    device = next(teacher.model.parameters()).device
+    weight, bias = (torch.tensor(part, device=device) for part in classifier)
+    teacher.reader.set_classifier(weight, bias)
+
+
+# -- before the first step ----------------------------------------------------------------------
+
+
+@contextmanager
+def naming_ways() -> Iterator[None]:
+    """Name the ways out where a distiller compares classes that are not the same."""
+    try:
+        yield
+    except DistillerError as error:
+        if isinstance(error.__cause__, OtherClassesError):
+            raise DistillerError(f"{error} {WAYS}") from error
+        raise
+
+
+def prepare_teacher(
+    network: Network,
+    task: DistillationTask,
+    splits: Splits,
+    folder: TrainingFolder | None,
+    accelerator: Accelerator,
+    seed: int,
+) -> None:
+    """Fit the new classifier of a teacher, or take that of an earlier run, and say if the teacher knows nothing.
+
+    Args:
+        network: The teacher.
+        task: The task that learns from it.
+        splits: The data.
+        folder: The run folder; None in all processes but the main one.
+        accelerator: The processes of the training.
+        seed: Seed of the training.
+    """
+    teacher, device = task.teacher, accelerator.device
+    assert teacher is not None
+    if isinstance(network.recipe, WithFittedClassifier):
+        stored = [None if folder is None else folder.recall(CLASSIFIER)]
+        if folder is not None and stored[0] is None:
+            stored = [fit_classifier(teacher, splits, device, seed).encoded()]
+            folder.remember(CLASSIFIER, stored[0])
+        set_classifier(teacher, Classifier.decoded(broadcast_object_list(stored)[0]))
+    if network.trained and task.predicts_alike and accelerator.is_main_process:
+        warn_of_chance(teacher, network.name, splits, device)
+
+
+def warn_of_random(teacher: Network) -> None:
+    """Say that a teacher that is to teach has random weights."""
+    if not teacher.trained:
+        warnings.warn(
+            f"The teacher {teacher.name} has random weights, so that the student learns from noise: give its "
+            "checkpoint or pretrained weights; or, of a module whose weights are trained, "
+            "teacher_options={'trained': True}.",
+            stacklevel=5,
+        )
+
+
+def warn_of_chance(teacher: FrozenNetwork, name: str, splits: Splits, device: torch.device) -> None:
+    """Say that a trained teacher knows no more of the data's classes than chance does, by a few training images."""
+    places = _labelled(splits)
+    places = places[torch.linspace(0, len(places) - 1, min(_BATCH_SIZE, len(places))).long()]
+    (batch,) = splits.train.batches(places, len(places), device=device, augment=None, seed=0)
+    right = int((teacher.logits(batch.images).argmax(1) == batch.labels).sum())
+    share = float(torch.bincount(batch.labels).max()) / len(places)
+    if binom.sf(right - 1, len(places), share) > _CHANCE:
+        warnings.warn(
+            f"The teacher {name} is right on {right} of {len(places)} training images, no more than chance. Are its "
+            "classes in another order, its images normalised otherwise (teacher_options mean and std), or its "
+            "classifier new?",
+            stacklevel=5,
+        )
+
+
+def _labelled(splits: Splits) -> Tensor:
+    """The places of the labelled training images."""
+    return torch.arange(len(splits.train)) if splits.labelled is None else splits.labelled
