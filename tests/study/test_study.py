@@ -106,8 +106,8 @@ def test_counted_costs_are_stored_while_others_are_counted(folder: Path, monkeyp
     monkeypatch.setattr("diswot_search.study.study.SECONDS_UNTIL_STORED", -1.0)
     study = Study(config_of(), out=folder)
     for place, architecture in enumerate(map(str, ARCHITECTURES[:3])):
-        study.add_cost(architecture, StoredCost(place, 8))
-        assert Study.load(folder).cost(architecture) == StoredCost(place, 8)
+        study.add_cost(architecture, StoredCost(params=place, macs=8))
+        assert Study.load(folder).cost(architecture) == StoredCost(params=place, macs=8)
 
 
 def test_a_measured_cost_is_stored_at_once_and_a_counted_one_with_the_next_record(
