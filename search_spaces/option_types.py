@@ -138,6 +138,8 @@ def shown(value: object) -> str:
     """
     if isinstance(value, int) and abs(value) >= 10**30:
         return f"a number of about {value.bit_length() * math.log10(2):,.0f} digits"
+    if isinstance(value, list | tuple) and not all(isinstance(entry, (*_PLAIN, type(None))) for entry in value):
+        return f"a {type(value).__name__}"  # of objects, such as tensors, whose texts say nothing
     try:
         return shortened(repr(value))
     except (ValueError, RecursionError):  # a number of thousands of digits within it, or something nested too deep
@@ -278,7 +280,8 @@ def _word(kind: ast.expr) -> str:
         if len(entries) > 1 and not isinstance(entries[1], ast.Constant):
             return f"{len(entries)} {entry if len(set(map(_name, entries))) == 1 and entry else 'values'}"
         return f"a list of {entry}" if entry else "a list"
-    return _WORDS.get(name) or f"a {name.removesuffix('Like').removesuffix('s')}"
+    name = name.removesuffix("Like")
+    return _WORDS.get(name) or (name if name.endswith("s") else f"a {name}")
 
 
 _ENTRIES = {"int": "whole numbers", "float": "numbers", "str": "texts"}
