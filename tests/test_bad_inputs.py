@@ -146,7 +146,7 @@ LINES: dict[str, list[tuple[str, str]]] = {
         (SEARCH + f"--algorithm {NAME}", "Unknown algorithm 'xxx"),
         (SEARCH + f"--device {NAME}", "Unknown device 'xxx"),
         (SEARCH + f"--out {NAME}", "File name too long"),
-        (SEARCH + f"--probe {NAME}", "Cannot read"),
+        (SEARCH + f"--probe {NAME}", "File name too long"),
         (TRAIN + f"--recipe {NAME}", "Unknown recipe 'xxx"),
         (DISTILL + f"--distiller {NAME}", "Unknown distiller 'xxx"),
         (f"show {NAME}", "There is no run folder xxx"),
