@@ -14,7 +14,7 @@ from torch import nn
 
 from search_spaces.input_spec import ImageSpec
 from search_spaces.option_types import OptionTypeError, check_types
-from search_spaces.plugins import is_code
+from search_spaces.plugins import hint_at_form, is_code
 from search_spaces.recipes import create_space, list_spaces
 from search_spaces.registry import UnknownNameError, near_names, unknown_name_message
 from search_spaces.space import Architecture, ArchitectureError, SearchSpace
@@ -331,6 +331,8 @@ def _from_text(text: str, data: _Data, space: SearchSpace | None, weights: dict[
             return _from_space(space.parse(text), space, data, **weights)
         except ArchitectureError as error:
             malformed = error
+    if (hint := hint_at_form(text)) and not Path(text).is_dir():
+        raise UnknownNameError(f"The {data.role} {text!r} names a file of code. {hint}")
     if Path(text).exists():
         return _from_path(Path(text), data, weights)
     if is_code(text):

@@ -16,7 +16,7 @@ import timm
 from torch import nn
 
 from search_spaces.option_types import check_names, check_types
-from search_spaces.plugins import is_code
+from search_spaces.plugins import hint_at_form, is_code
 from search_spaces.recipes import create_space
 from search_spaces.registry import UnknownNameError, unknown_name_message
 from search_spaces.space import SearchSpace
@@ -163,7 +163,7 @@ def _find(model: Any, options: dict[str, Any]) -> _Resolved:
         classes = {"num_classes": options["num_classes"]} if options.get("num_classes") else {}
         space = space if isinstance(space, SearchSpace) else create_space(space, **classes)
         return _from_space(model, space, options | {"space": space}, ())
-    if isinstance(model, str) and model and Path(model).exists():
+    if isinstance(model, str) and model and not hint_at_form(model) and Path(model).exists():
         return _from_path(Path(model), options)
     if isinstance(model, str) and is_code(model):
         return _from_code(model, options)
