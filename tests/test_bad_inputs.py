@@ -226,6 +226,29 @@ def test_names_in_a_file_are_told_without_running_it(capsys: pytest.CaptureFixtu
     assert "there is no file other.py.\n" in refused(TRAIN + "--model other.py", capsys)
 
 
+@pytest.mark.parametrize(
+    ("line", "role", "option"),
+    [
+        (DISTILL + "--teacher own.pt", "teacher", "--teacher_checkpoint"),
+        (DISTILL + "--teacher own.pt --teacher_checkpoint own.pt", "teacher", "--teacher_checkpoint"),
+        (DISTILL + "--student own.pt", "student", "the option checkpoint"),
+        (TRAIN + "--model own.pt", "student", "the option checkpoint"),
+    ],
+)
+def test_weights_without_their_network_name_the_way(
+    line: str, role: str, option: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    torch.save({}, "own.pt")
+    error = refused(line, capsys)
+    assert f"The {role} own.pt is a file without a config.json that says which network its weights are of" in error
+    assert f"by a timm name or as file.py:NAME, and own.pt as its weights: {option}.\n" in error
+
+
+def test_a_student_without_its_card_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+    torch.save({}, "own.pt")
+    assert "There is no config.json for own.pt; weights alone" in refused("export own.pt", capsys)
+
+
 # -- YAML ---------------------------------------------------------------------------------------
 
 BOMB = "a: &a [x, x, x, x, x, x, x, x, x]\n" + "".join(

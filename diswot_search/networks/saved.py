@@ -286,7 +286,7 @@ def read_card(path: str | os.PathLike[str]) -> ModelCard:
 def _read_card(weights: Path) -> ModelCard:
     file = weights.with_name(CONFIG)
     if not file.is_file():
-        raise FileNotFoundError(f"There is no {file}; weights alone do not say what they are.")
+        raise FileNotFoundError(f"There is no {file} for {weights}; weights alone do not say what they are.")
     try:
         stored = json.loads(file.read_text())
     except (ValueError, RecursionError) as error:

@@ -33,7 +33,7 @@ from ..networks.network import (
 )
 from ..networks.preprocessing import Preprocessing
 from ..networks.recipes import StudentRecipe, WithBody, WithNewClassifier
-from ..networks.saved import WEIGHTS, ModelCard, find_student, load_student, read_card
+from ..networks.saved import CONFIG, WEIGHTS, ModelCard, find_student, load_student, read_card
 from ..sources.source import without_images
 from ..study.study import Candidate, Study
 from .folders import kind_of
@@ -481,6 +481,12 @@ def _from_path(path: Path, data: _Data, weights: dict[str, Any]) -> Network:
     if Study.exists(path):
         winner = Study.load(path).winner
         return _from_space(winner.architecture, winner.study.space, data, **weights)
+    if path.is_file() and not path.with_name(CONFIG).is_file():
+        option = "--teacher_checkpoint" if data.role == "teacher" else "the option checkpoint"
+        raise FileNotFoundError(
+            f"The {data.role} {path} is a file without a {CONFIG} that says which network its weights are of. Give "
+            f"that network as the {data.role}, by a timm name or as file.py:NAME, and {path} as its weights: {option}."
+        )
     if any(value not in (None, False) for value in weights.values()):
         names = ", ".join(key for key, value in weights.items() if value not in (None, False))
         raise ValueError(f"The {data.role} {path} has trained weights; {names} cannot be set.")
