@@ -249,6 +249,22 @@ def test_a_student_without_its_card_is_named(capsys: pytest.CaptureFixture[str])
     assert "There is no config.json for own.pt; weights alone" in refused("export own.pt", capsys)
 
 
+@pytest.mark.parametrize(
+    ("line", "role"),
+    [
+        (DISTILL + "--teacher_checkpoint none.pt", "teacher"),
+        (DISTILL + "--teacher own.py:network --teacher_checkpoint none.pt", "teacher"),
+        (DISTILL + "--student_options.checkpoint none.pt", "student"),
+        (SOURCES + "'[{model: resnet10t, checkpoint: none.pt}]'", "source"),
+        (SOURCES + "'[{model: own.py:network, checkpoint: none.pt}]'", "source"),
+    ],
+)
+def test_a_missing_checkpoint_is_a_missing_file(line: str, role: str, capsys: pytest.CaptureFixture[str]) -> None:
+    Path("own.py").write_text(OWN)
+    Path("__pycache__").mkdir()
+    assert f"There is no file none.pt for the checkpoint of the {role}.\n" in refused(line, capsys)
+
+
 # -- YAML ---------------------------------------------------------------------------------------
 
 BOMB = "a: &a [x, x, x, x, x, x, x, x, x]\n" + "".join(

@@ -33,7 +33,7 @@ from ..networks.network import (
 )
 from ..networks.preprocessing import Preprocessing
 from ..networks.recipes import StudentRecipe, WithBody, WithNewClassifier
-from ..networks.saved import CONFIG, WEIGHTS, ModelCard, find_student, load_student, read_card
+from ..networks.saved import CONFIG, WEIGHTS, ModelCard, find_student, find_weights, load_student, read_card
 from ..sources.source import without_images
 from ..study.study import Candidate, Study
 from .folders import kind_of
@@ -150,7 +150,7 @@ def _with_new_classifier(
     if weights["pretrained"]:
         return _resolve(source, data, space, weights)
     checkpoint = weights["checkpoint"]
-    file = None if checkpoint is None else find_student(checkpoint)
+    file = None if checkpoint is None else find_weights(checkpoint, data.role)
     card = _card_of_student(source) if file is None else card_of(file)
     if file is not None and card is None:  # the classes of the weights are not known
         return with_body(_resolve(source, data, space, weights | {"checkpoint": None}), file)
@@ -532,7 +532,7 @@ def _check_size(file: Path, card: ModelCard, path: Path, data: _Data) -> None:
 
 def _read_checkpoint(checkpoint: str | os.PathLike[str], data: _Data) -> tuple[Path, ModelCard | None]:
     """The file of trained weights, and their card if they have one."""
-    file = find_student(checkpoint)
+    file = find_weights(checkpoint, data.role)
     card = card_of(file)
     if card is not None:
         data.of(card).check(f"checkpoint {checkpoint}", card.num_classes, card.input_size[0])
