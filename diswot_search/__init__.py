@@ -65,7 +65,7 @@ if TYPE_CHECKING:
     from .networks.contract import ReadingError, evaluation_mode
     from .networks.features import Features, Shapes
     from .networks.network import Network, TeacherBank, create_teacher
-    from .networks.saved import load_student, save_student
+    from .networks.saved import ModelCard, load_student, read_card, save_student
     from .proxies.aggregate import RankAggregate
     from .proxies.proxy import Proxy
     from .proxies.registry import (
@@ -176,7 +176,9 @@ _EXPORTS = {
         "create_teacher",
     ),
     "diswot_search.networks.saved": (
+        "ModelCard",
         "load_student",
+        "read_card",
         "save_student",
     ),
     "diswot_search.proxies.aggregate": ("RankAggregate",),
@@ -287,6 +289,7 @@ __all__ = [
     "Latency",
     "MachineError",
     "Measure",
+    "ModelCard",
     "Network",
     "NoScoreError",
     "OwnCodeError",
@@ -356,6 +359,7 @@ __all__ = [
     "plot_search",
     "precision_at_k",
     "rank_sources",
+    "read_card",
     "read_network",
     "read_table",
     "register_aggregate",

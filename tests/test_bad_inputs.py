@@ -265,6 +265,44 @@ def test_a_missing_checkpoint_is_a_missing_file(line: str, role: str, capsys: py
     assert f"There is no file none.pt for the checkpoint of the {role}.\n" in refused(line, capsys)
 
 
+@pytest.mark.parametrize("option", [SEARCH + "--probe", TRAIN + "--dataset"])
+def test_what_is_no_data_is_named(option: str, capsys: pytest.CaptureFixture[str]) -> None:
+    for name in ("own.pt", "ten.pt"):
+        torch.save({}, name)
+    Path("tens").mkdir()
+    assert "The data set 'own.pt' is a file of another kind; data is a folder" in refused(f"{option} own.pt", capsys)
+    error = refused(f"{option} ten", capsys)
+    assert "Unknown data set 'ten'. Did you mean 'tens'" in error
+    assert "ten.pt" not in error
+    assert error.endswith("There is no folder 'ten'.\n")
+    assert "There is no folder 'nofolder'.\n" in refused(f"{option} nofolder", capsys)
+
+
+def test_a_search_without_scores_yet_is_shown(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted(*arguments: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr("diswot_search.study.evaluator.Evaluator.evaluate", interrupted)
+        assert main(shlex.split(SEARCH + "--out run")) == 130
+    capsys.readouterr()
+    assert main(["show", "run"]) == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "Nothing is scored yet: 0 evaluations. The same command as before continues the search." in shown
+    assert main(shlex.split(SEARCH + "--out run")) == 0
+    assert main(["show", "run"]) == 0
+    assert "Best 2 of 2 evaluations" in capsys.readouterr().out
+
+
+def test_the_card_of_a_student_is_public() -> None:
+    model = ds.create_teacher("cifar_resnet20", num_classes=3).build(seed=0)
+    card = ds.ModelCard("cifar_resnet20", 3, (3, 32, 32), (0.5,) * 3, (0.5,) * 3, timm=("cifar_resnet20", {}))
+    ds.save_student(model, card, "student")
+    assert ds.read_card("student").num_classes == 3
+
+
 # -- YAML ---------------------------------------------------------------------------------------
 
 BOMB = "a: &a [x, x, x, x, x, x, x, x, x]\n" + "".join(

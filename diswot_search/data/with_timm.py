@@ -161,7 +161,14 @@ def _create_dataset(name: str, root: Path | None, split: str, download: bool) ->
         return timm.data.create_dataset(name, root=folder_name, split=split, download=download)
     names = ("digits", "noise", "PATH.npz", "folder", "folder/PATH", "hfds/NAME", "hfids/NAME", "tfds/NAME", "wds/NAME")
     of_torch = (f"torch/{n}" for n in _TIMM_TORCH_NAMES)
-    raise unknown_data("data set", name, (*names, *of_torch, *_near_neighbours((root or Path()) / name)))
+    path = (root or Path()) / name
+    if path.is_file():
+        raise DataError(
+            f"The data set {name!r} is a file of another kind; data is a folder of images, a .tar file of them, a .npz "
+            "file of arrays, or the name of a data set."
+        )
+    unknown = unknown_data("data set", name, (*names, *of_torch, *_near_neighbours(path)))
+    raise DataError(f"{unknown} There is no folder {str(path)!r}.")
 
 
 def existing(root: Path | None, name: str) -> Path:
@@ -175,13 +182,14 @@ def existing(root: Path | None, name: str) -> Path:
 
 
 def _near_neighbours(path: Path) -> list[str]:
-    """Names in the folder of a path that is not there, which are spelt much like it."""
+    """Names of data in the folder of a path that is not there, which are spelt much like it."""
     from search_spaces.registry import near_names
 
     try:
-        return near_names(path.name, os.listdir(path.parent))
+        entries = [entry for entry in path.parent.iterdir() if entry.suffix in (".tar", ".npz") or entry.is_dir()]
     except OSError:
         return []
+    return near_names(path.name, [entry.name for entry in entries])
 
 
 def _create_torch(name: str, root: Path | None, split: str, download: bool) -> object:

@@ -43,6 +43,7 @@ from ..reports.training import compare_trainings, describe_training, format_dist
 from ..resolve.folders import kind_of
 from ..runtime.files import RunFolderError
 from ..runtime.lock import holds_only_lock
+from ..runtime.run_folder import COMPLETE
 from ..study.study import Study
 from ..training.result import read_result
 from .pipeline_results import SEARCH, read_ranking, read_trainings
@@ -117,6 +118,8 @@ def show(options: ShowOptions) -> Lines:
 
 def _study(run: str, best: int) -> Lines:
     study = Study.load(run)
+    if study.status != COMPLETE and not study.best(1):
+        return [f"Nothing is scored yet: {study.failure_summary()}. The same command as before continues the search."]
     front = [format_front(study)] if study.config["algorithm"]["name"] == "nsga2" else []
     tables = (format_table(study, best), *format_parts(study, best), *front)
     return (*tables, *describe_study(study), *explain_winner(study))

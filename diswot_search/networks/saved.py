@@ -408,7 +408,7 @@ def load_student(path: str | os.PathLike[str], *, model: nn.Module | None = None
         A training writes its student into its run folder:
 
             student = load_student("runs/distilled")
-            logits = student(images)  # normalised as `read_card("runs/distilled")` says
+            logits = student(images)  # normalised by the mean and std of `read_card("runs/distilled")`
     """
     weights = find_student(path)
     check_weights(weights)  # first, so that damage to hashes within it is not blamed on config.json
