@@ -94,11 +94,6 @@ def create_space(name: str | Sequence[str], **options: object) -> SearchSpace:
     return _built(factories, _shares(factories, options), options)
 
 
-def is_name_of_space(value: object) -> bool:
-    """Whether a value names a space, or several, rather than being one."""
-    return isinstance(value, str | Sequence)
-
-
 def _is_file(name: str) -> bool:
     return name.endswith((".yaml", ".yml"))
 

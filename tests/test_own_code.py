@@ -195,6 +195,25 @@ def test_teacher_student_and_distiller_are_named_in_a_file(capsys: pytest.Captur
     assert run("show next") == 0
 
 
+def test_the_weights_of_own_code_may_be_of_other_classes(capsys: pytest.CaptureFixture[str]) -> None:
+    network = trained_five_classes()
+    weights = {f"module.{name}": value for name, value in network.state_dict().items()}
+    torch.save({"net": weights, "acc": 91.5, "epoch": 3}, "five.pt")
+    line = f"distill --teacher own.py:make_net --teacher_checkpoint five.pt --student cifar_resnet20 {DATA} --out run"
+    assert run(line) == 2
+    assert "has 5. Three ways: teacher_classes='adapt'" in capsys.readouterr().err
+    assert not Path("run").exists()
+    assert run(f"{line} --teacher_classes adapt") == 0
+
+
+def trained_five_classes() -> nn.Module:
+    """The network of `make_net` for five classes, with weights that are no initialisation."""
+    network = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 5))
+    for parameter in network.parameters():
+        parameter.data.normal_()
+    return network
+
+
 def test_a_space_that_fails_does_not_hide_the_others(capsys: pytest.CaptureFixture[str]) -> None:
     Path("failing.py").write_text(
         "import diswot_search as ds\n"

@@ -194,7 +194,8 @@ def register_distiller(name: str, distiller: type[Distiller]) -> type[Distiller]
 def _check_distiller(distiller: object) -> type[Distiller]:
     """Refuse all but distillers."""
     if not (inspect.isclass(distiller) and issubclass(distiller, Distiller)):
-        raise ValueError(f"{distiller!r} is not a distiller; it must be a class that inherits from Distiller.")
+        what = getattr(distiller, "__name__", None) or f"A {type(distiller).__name__}"
+        raise ValueError(f"{what} is not a distiller; it must be a class that inherits from Distiller.")
     if inspect.isabstract(distiller):
         raise ValueError(f"{distiller.__name__} has no forward; a distiller computes its loss there.")
     _check_reads(distiller)

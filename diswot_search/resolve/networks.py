@@ -426,6 +426,9 @@ def _from_code(
     size = {} if data.image_size is None else {"img_size": list(data.image_size)}
     options = {"num_classes": data.num_classes, "in_chans": data.in_chans, **size, **options}
     file, card = (None, None) if checkpoint is None else _read_checkpoint(checkpoint, data)
+    if data.role == "teacher" and file is not None and card is None:
+        model = create_teacher(name, **options).build()
+        options["num_classes"] = classes_in_file(file, model, classifier_names(model)) or options["num_classes"]
     network = create_teacher(name, checkpoint=file, pretrained=pretrained, **options)
     if data.converts(network):
         classes = classes_of(network.build()) if network.num_classes is None else network.num_classes

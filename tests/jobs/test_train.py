@@ -858,7 +858,7 @@ BAD: list[tuple[dict[str, Any], type[Exception], str]] = [
     ({"seed": -1}, ValueError, "seed"),
     ({"checkpoint_minutes": 0}, ValueError, "checkpoint_minutes is 0"),
     ({"data_options": {"root": "x"}}, ValueError, "data_options cannot be set"),
-    ({"dataset": (torch.zeros(4, 3, 8, 8), torch.zeros(4))}, TypeError, "dataset is a tuple; it must be Splits or a text"),
+    ({"dataset": (torch.zeros(4, 3, 8, 8), torch.zeros(4))}, TypeError, "dataset is a tuple; it must be Splits or"),
     ({"student_options": {"num_classes": 7}}, ValueError, "num_classes of the student comes from the data"),
     ({"teacher_options": {"image_size": 8}}, ValueError, "image_size of the teacher comes from the data"),
     ({"teacher_options": {"role": "x"}}, ValueError, "role is no option of the teacher"),
