@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Generic, Protocol, TypeVar
 
 from ..data.description import DataDescription
-from ..data.trees import is_output
+from ..data.trees import is_run_folder
 from ..options.base import Options, to_yaml
 from ..reports.data import FILE, data_json, data_report
 
@@ -109,7 +109,10 @@ class Job(ABC, Generic[O, R]):
 
 def _warn_of_run_among_images(out: object, descriptions: Iterable[DataDescription]) -> None:
     """Warn of a run folder in a folder that images are read from; a pipeline says it for all its stages."""
-    if not isinstance(out, str | os.PathLike) or is_output(Path(out).parent):
+    if not isinstance(out, str | os.PathLike):
+        return
+    above = Path(out).parent
+    if above.is_dir() and os.access(above, os.R_OK) and is_run_folder(os.listdir(above)):
         return
     path = Path(os.path.realpath(out))
     places = dict.fromkeys(inventory.place for each in descriptions for inventory in each.found)

@@ -101,6 +101,8 @@ def test_a_run_among_the_images_is_warned_of_and_left_out_of_them(
     assert main(["train", "--dataset", "../photos", *size.split()]) == 0
     assert "'runs/train' lies among the images in '../photos'" in capsys.readouterr().err
     assert list(Path("runs/train").glob("*.png"))
+    assert main(["train", "--dataset", "../photos", *size.split(), "--out", "runs/next"]) == 0
+    assert "'runs/next' lies among the images in '../photos'" in capsys.readouterr().err
     assert main(["train", "--dataset", ".", *size.split(), "--out", "../run"]) == 0
     shown = capsys.readouterr()
     assert "lies among" not in shown.err
