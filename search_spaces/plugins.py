@@ -6,6 +6,7 @@ card of a student) never loads code; it may only use what the user named in this
 
 from __future__ import annotations
 
+import ast
 import hashlib
 import importlib
 import importlib.metadata
@@ -49,6 +50,32 @@ def is_code(text: object) -> bool:
         return False
     module, _, name = text.rpartition(":")
     return bool(_NAME.fullmatch(name)) and (module.endswith(".py") or bool(_NAME.fullmatch(module)))
+
+
+def hint_at_form(text: str) -> str:
+    """How something in a file of code is named, for a text that is the file alone; empty for any other text.
+
+    The file is read, not run.
+
+    Example:
+        >>> hint_at_form("my_code.py"), hint_at_form("my_code")
+        ('Something in a file of your own is written my_code.py:NAME; there is no file my_code.py.', '')
+    """
+    if not text.endswith(".py"):
+        return ""
+    form = f"Something in a file of your own is written {text}:NAME"
+    path = Path(text).expanduser()
+    if not path.is_file():
+        return f"{form}; there is no file {text}."
+    try:
+        statements = ast.parse(path.read_bytes()).body
+    except (OSError, SyntaxError, ValueError, RecursionError, MemoryError):
+        return f"{form}."
+    kinds = (ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
+    names = [each.name for each in statements if isinstance(each, kinds) and not each.name.startswith("_")]
+    more = f" and {len(names) - 10} more" if len(names) > 10 else ""
+    written = ", ".join(f"{text}:{name}" for name in names[:10])
+    return f"{form}; it defines {written}{more}." if names else f"{form}; it defines no class or function."
 
 
 def load_code(text: str) -> object:

@@ -6,7 +6,7 @@ import difflib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Generic, TypeVar
 
-from .plugins import is_code, load_code, load_plugins
+from .plugins import hint_at_form, is_code, load_code, load_plugins
 
 T = TypeVar("T")
 
@@ -46,9 +46,7 @@ def unknown_name_message(kind: str, name: object, allowed: Iterable[str]) -> str
     allowed = sorted(allowed)
     near = near_names(str(name), allowed)
     hint = f"Did you mean {' or '.join(map(repr, near))}?" if near else f"Known: {', '.join(allowed)}."
-    if str(name).endswith(".py"):
-        hint = f"Something in a file of your own is written {name}:NAME."
-    return f"Unknown {kind} {shortened(repr(name))}. {hint}"
+    return f"Unknown {kind} {shortened(repr(name))}. {hint_at_form(str(name)) or hint}"
 
 
 class UnknownNameError(ValueError, KeyError):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import tarfile
 import warnings
 from collections.abc import Collection, Mapping
 from typing import Any
@@ -128,7 +129,7 @@ def _read_state(path: str) -> State:
     try:
         stored = load_file(path) if path.endswith(".safetensors") else _read_torch(path)
     except (pickle.UnpicklingError, SafetensorError, RuntimeError, AttributeError, EOFError, LookupError) as error:
-        raise ValueError(f"{path} cannot be read as a state dict: {_reason(error)}") from error
+        raise ValueError(f"{path} cannot be read as a state dict: {_reason(error, path)}") from error
     state = _find_state(stored)
     if state is None:
         kind = type(stored).__name__
@@ -147,13 +148,30 @@ def _read_torch(path: str) -> object:
         return torch.load(path, map_location="cpu", weights_only=True)
 
 
+def _foreign(path: str) -> str:
+    """Say of a file that begins like none that is read by its name; empty for one that does."""
+    with open(path, "rb") as file:
+        head = file.read(32)
+    is_safetensors = head[8:9] == b"{"
+    if path.endswith(".safetensors"):
+        return "" if is_safetensors else "it is no file that safetensors wrote"
+    # An archive; a pickle of protocol 2 and later; the number that torch's older files of other protocols begin with.
+    if head.startswith((b"PK", b"\x80", b"L119547037146038801333356L")) or tarfile.is_tarfile(path):
+        return ""
+    if is_safetensors:
+        return "it is a file of safetensors; give it a name that ends in .safetensors"
+    return "it is no file that torch.save or safetensors wrote"
+
+
 def _new_dict(*args: object) -> dict[object, object]:
     """A plain dictionary, which torch fills, for one with a default."""
     return {}
 
 
-def _reason(error: Exception) -> str:
+def _reason(error: Exception, path: str) -> str:
     """The error of torch in short; it is long where a file asks for code."""
+    if foreign := _foreign(path):
+        return foreign
     text = str(error)
     if "Unsupported operand" in text:
         return "it was saved with another pickle protocol; save it by torch.save without pickle_protocol"
@@ -164,7 +182,7 @@ def _reason(error: Exception) -> str:
         )
     if "WeightsUnpickler error:" in text:  # and not torch's advice to run the code
         return " ".join(text.partition("WeightsUnpickler error:")[2].partition("Check the documentation")[0].split())
-    return text
+    return text or "it ends too early"
 
 
 def _find_state(stored: Any) -> State | None:

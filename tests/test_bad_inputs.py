@@ -184,6 +184,87 @@ def test_bad_input_is_one_line_and_leaves_nothing(line: str, message: str, capsy
     assert "x" * 300 not in error
 
 
+# -- files that are something else --------------------------------------------------------------
+
+OWN = """
+from timm.models.resnet import BasicBlock, ResNet
+
+def network(num_classes=10, in_chans=3):
+    return ResNet(BasicBlock, (1, 1, 1, 1), num_classes=num_classes, in_chans=in_chans)
+
+class _Hidden: ...
+"""
+HINT = "Something in a file of your own is written own.py:NAME; it defines own.py:network.\n"
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        (DISTILL + "--teacher own.py --teacher_checkpoint own.pt", "The teacher 'own.py' names a file of code. "),
+        (DISTILL + "--student own.py", "The student 'own.py' names a file of code. "),
+        (TRAIN + "--model own.py", "The student 'own.py' names a file of code. "),
+        (DISTILL + "--distiller own.py", "Unknown distiller 'own.py'. "),
+        (SOURCES + "'[own.py]'", "The source 'own.py' names a file of code. "),
+        (SOURCES + "'{a: {model: own.py, checkpoint: own.pt}}'", "The source 'own.py' names a file of code. "),
+        (SEARCH + "--proxy diswot --teacher own.py", "Unknown teacher 'own.py'. "),
+        (SEARCH + "--proxy own.py", "Unknown proxy 'own.py'. "),
+        (SEARCH + "--algorithm own.py", "Unknown algorithm 'own.py'. "),
+        ("search --space own.py", "Unknown search space 'own.py'. "),
+    ],
+)
+def test_a_file_of_code_without_a_name_in_it(line: str, message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    Path("own.py").write_text(OWN)
+    Path("own.pt").touch()
+    assert message + HINT in refused(line, capsys)
+
+
+def test_names_in_a_file_are_told_without_running_it(capsys: pytest.CaptureFixture[str]) -> None:
+    Path("own.py").write_text("raise SystemExit\nclass A: ...\ndef b(): ...\n")
+    assert "it defines own.py:A, own.py:b.\n" in refused(TRAIN + "--model own.py", capsys)
+    Path("own.py").write_text("def :")
+    assert "own.py:NAME.\n" in refused(TRAIN + "--model own.py", capsys)
+    assert "there is no file other.py.\n" in refused(TRAIN + "--model other.py", capsys)
+
+
+@pytest.mark.parametrize(
+    ("line", "role", "option"),
+    [
+        (DISTILL + "--teacher own.pt", "teacher", "--teacher_checkpoint"),
+        (DISTILL + "--teacher own.pt --teacher_checkpoint own.pt", "teacher", "--teacher_checkpoint"),
+        (DISTILL + "--student own.pt", "student", "the option checkpoint"),
+        (TRAIN + "--model own.pt", "student", "the option checkpoint"),
+    ],
+)
+def test_weights_without_their_network_name_the_way(
+    line: str, role: str, option: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    torch.save({}, "own.pt")
+    error = refused(line, capsys)
+    assert f"The {role} own.pt is a file without a config.json that says which network its weights are of" in error
+    assert f"by a timm name or as file.py:NAME, and own.pt as its weights: {option}.\n" in error
+
+
+def test_a_student_without_its_card_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+    torch.save({}, "own.pt")
+    assert "There is no config.json for own.pt; weights alone" in refused("export own.pt", capsys)
+
+
+@pytest.mark.parametrize(
+    ("line", "role"),
+    [
+        (DISTILL + "--teacher_checkpoint none.pt", "teacher"),
+        (DISTILL + "--teacher own.py:network --teacher_checkpoint none.pt", "teacher"),
+        (DISTILL + "--student_options.checkpoint none.pt", "student"),
+        (SOURCES + "'[{model: resnet10t, checkpoint: none.pt}]'", "source"),
+        (SOURCES + "'[{model: own.py:network, checkpoint: none.pt}]'", "source"),
+    ],
+)
+def test_a_missing_checkpoint_is_a_missing_file(line: str, role: str, capsys: pytest.CaptureFixture[str]) -> None:
+    Path("own.py").write_text(OWN)
+    Path("__pycache__").mkdir()
+    assert f"There is no file none.pt for the checkpoint of the {role}.\n" in refused(line, capsys)
+
+
 # -- YAML ---------------------------------------------------------------------------------------
 
 BOMB = "a: &a [x, x, x, x, x, x, x, x, x]\n" + "".join(

@@ -268,6 +268,22 @@ def find_student(path: str | os.PathLike[str]) -> Path:
     raise FileNotFoundError(f"No trained student at {path}: {reason}.")
 
 
+def find_weights(checkpoint: str | os.PathLike[str], role: str) -> Path:
+    """The path of the trained weights that a user gives for a network: any file of them, or the folder of a student.
+
+    Args:
+        checkpoint: A file, or a folder as for `find_student`.
+        role: "student", "teacher" or "source", for messages.
+
+    Raises:
+        FileNotFoundError: There is no such file or folder, or the folder has no student.
+    """
+    path = Path(checkpoint)
+    if not path.exists():
+        raise FileNotFoundError(f"There is no file {path} for the checkpoint of the {role}.")
+    return find_student(path)
+
+
 def read_card(path: str | os.PathLike[str]) -> ModelCard:
     """The description of a student.
 
@@ -287,7 +303,7 @@ def read_card(path: str | os.PathLike[str]) -> ModelCard:
 def _read_card(weights: Path) -> ModelCard:
     file = weights.with_name(CONFIG)
     if not file.is_file():
-        raise FileNotFoundError(f"There is no {file}; weights alone do not say what they are.")
+        raise FileNotFoundError(f"There is no {file} for {weights}; weights alone do not say what they are.")
     try:
         stored = json.loads(file.read_text())
     except (ValueError, RecursionError) as error:

@@ -14,7 +14,7 @@ from torch import nn
 
 from search_spaces.input_spec import ImageSpec
 from search_spaces.option_types import OptionTypeError, check_types
-from search_spaces.plugins import is_code
+from search_spaces.plugins import hint_at_form, is_code
 from search_spaces.recipes import create_space, list_spaces
 from search_spaces.registry import UnknownNameError, near_names, unknown_name_message
 from search_spaces.space import Architecture, ArchitectureError, SearchSpace
@@ -33,7 +33,7 @@ from ..networks.network import (
 )
 from ..networks.preprocessing import Preprocessing
 from ..networks.recipes import StudentRecipe, WithBody, WithNewClassifier
-from ..networks.saved import WEIGHTS, ModelCard, find_student, load_student, read_card
+from ..networks.saved import CONFIG, WEIGHTS, ModelCard, find_student, find_weights, load_student, read_card
 from ..sources.source import without_images
 from ..study.study import Candidate, Study
 from .folders import kind_of
@@ -150,7 +150,7 @@ def _with_new_classifier(
     if weights["pretrained"]:
         return _resolve(source, data, space, weights)
     checkpoint = weights["checkpoint"]
-    file = None if checkpoint is None else find_student(checkpoint)
+    file = None if checkpoint is None else find_weights(checkpoint, data.role)
     card = _card_of_student(source) if file is None else card_of(file)
     if file is not None and card is None:  # the classes of the weights are not known
         return with_body(_resolve(source, data, space, weights | {"checkpoint": None}), file)
@@ -331,6 +331,8 @@ def _from_text(text: str, data: _Data, space: SearchSpace | None, weights: dict[
             return _from_space(space.parse(text), space, data, **weights)
         except ArchitectureError as error:
             malformed = error
+    if (hint := hint_at_form(text)) and not Path(text).is_dir():
+        raise UnknownNameError(f"The {data.role} {text!r} names a file of code. {hint}")
     if Path(text).exists():
         return _from_path(Path(text), data, weights)
     if is_code(text):
@@ -479,6 +481,12 @@ def _from_path(path: Path, data: _Data, weights: dict[str, Any]) -> Network:
     if Study.exists(path):
         winner = Study.load(path).winner
         return _from_space(winner.architecture, winner.study.space, data, **weights)
+    if path.is_file() and not path.with_name(CONFIG).is_file():
+        option = "--teacher_checkpoint" if data.role == "teacher" else "the option checkpoint"
+        raise FileNotFoundError(
+            f"The {data.role} {path} is a file without a {CONFIG} that says which network its weights are of. Give "
+            f"that network as the {data.role}, by a timm name or as file.py:NAME, and {path} as its weights: {option}."
+        )
     if any(value not in (None, False) for value in weights.values()):
         names = ", ".join(key for key, value in weights.items() if value not in (None, False))
         raise ValueError(f"The {data.role} {path} has trained weights; {names} cannot be set.")
@@ -524,7 +532,7 @@ def _check_size(file: Path, card: ModelCard, path: Path, data: _Data) -> None:
 
 def _read_checkpoint(checkpoint: str | os.PathLike[str], data: _Data) -> tuple[Path, ModelCard | None]:
     """The file of trained weights, and their card if they have one."""
-    file = find_student(checkpoint)
+    file = find_weights(checkpoint, data.role)
     card = card_of(file)
     if card is not None:
         data.of(card).check(f"checkpoint {checkpoint}", card.num_classes, card.input_size[0])

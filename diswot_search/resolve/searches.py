@@ -10,7 +10,7 @@ from typing import Any, overload
 import timm
 from torch import nn
 
-from search_spaces.plugins import is_code
+from search_spaces.plugins import hint_at_form, is_code
 from search_spaces.recipes import create_space
 from search_spaces.registry import near_names
 from search_spaces.space import Architecture, ArchitectureError, SearchSpace
@@ -124,7 +124,7 @@ def _ranking_at(teacher: object) -> str | None:
 
 def _means_architecture(text: str, space: SearchSpace) -> bool:
     """Whether a text is, or was meant to be, an architecture rather than the name of a timm model."""
-    if timm.is_model(text) or is_code(text):
+    if timm.is_model(text) or is_code(text) or hint_at_form(text):
         return False
     try:
         space.parse(text)

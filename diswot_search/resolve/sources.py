@@ -16,7 +16,7 @@ import timm
 from torch import nn
 
 from search_spaces.option_types import check_names, check_types
-from search_spaces.plugins import is_code
+from search_spaces.plugins import hint_at_form, is_code
 from search_spaces.recipes import create_space
 from search_spaces.registry import UnknownNameError, unknown_name_message
 from search_spaces.space import SearchSpace
@@ -25,7 +25,7 @@ from search_spaces.timm_models import create_timm_model
 
 from ..networks.network import Network, create_teacher, warn_of_mode
 from ..networks.recipes import ModuleRecipe, WithoutClassifier
-from ..networks.saved import DISTILLED, FOLDER, WEIGHTS, find_student, read_card
+from ..networks.saved import DISTILLED, FOLDER, WEIGHTS, find_weights, read_card
 from ..networks.trained import judge_weights
 from ..runtime.files import as_json
 from ..runtime.seeding import isolated_random_state
@@ -163,7 +163,7 @@ def _find(model: Any, options: dict[str, Any]) -> _Resolved:
         classes = {"num_classes": options["num_classes"]} if options.get("num_classes") else {}
         space = space if isinstance(space, SearchSpace) else create_space(space, **classes)
         return _from_space(model, space, options | {"space": space}, ())
-    if isinstance(model, str) and model and Path(model).exists():
+    if isinstance(model, str) and model and not hint_at_form(model) and Path(model).exists():
         return _from_path(Path(model), options)
     if isinstance(model, str) and is_code(model):
         return _from_code(model, options)
@@ -200,7 +200,7 @@ def _from_code(name: str, options: dict[str, Any]) -> _Resolved:
     """A source that code of the user's own makes; it has the classes and images that the code gives it."""
     classes = options.pop("num_classes", None)
     checkpoint = options.pop("checkpoint", None)
-    file = None if checkpoint is None else find_student(checkpoint)
+    file = None if checkpoint is None else find_weights(checkpoint, "source")
     network = create_teacher(name, num_classes=classes or None, checkpoint=file, **options)
     resolved = _from_network(network, {} if classes is None else {"num_classes": classes})
     return resolved if checkpoint is None else resolved._replace(names=_names_of_path(Path(checkpoint)))
@@ -210,7 +210,7 @@ def _from_space(model: Any, space: SearchSpace, options: dict[str, Any], names: 
     """An architecture of a space; `options` hold the space unless the model knows it."""
     classes = options.pop("num_classes", None)
     checkpoint = options.get("checkpoint")
-    card = None if checkpoint is None else card_of(find_student(checkpoint))
+    card = None if checkpoint is None else card_of(find_weights(checkpoint, "source"))
     channels, height, width = card.input_size if card else space.input_size
     network = as_network(
         model,
@@ -255,7 +255,7 @@ def _from_timm(
 ) -> _Resolved:
     refuse_trained(trained, "source")
     config = pretrained_config(name, "source")
-    file = None if checkpoint is None else find_student(checkpoint)
+    file = None if checkpoint is None else find_weights(checkpoint, "source")
     card = None if file is None else card_of(file)
     if pretrained is None:
         pretrained = config is not None and config.has_weights and file is None

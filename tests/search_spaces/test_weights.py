@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import timm
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import save, save_file
 from torch import nn
 
 from search_spaces import load_checkpoint
@@ -144,6 +144,38 @@ def test_files_of_something_else_are_refused(tmp_path: Path) -> None:
     torch.save(small_resnet(1).state_dict(), tmp_path / "newer.pth", pickle_protocol=4)
     with pytest.raises(ValueError, match="another pickle protocol"):
         load_checkpoint(small_resnet(0), tmp_path / "newer.pth")
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("text.pt", b"nope", "it is no file that torch.save or safetensors wrote"),
+        ("README.md", b"# A title", "it is no file that torch.save or safetensors wrote"),
+        ("empty.pth", b"", "it is no file that torch.save or safetensors wrote"),
+        ("text.safetensors", b"nope, nor this", "it is no file that safetensors wrote"),
+        ("renamed.pt", save({"a": torch.zeros(1)}), "it is a file of safetensors; give it a name that ends in .saf"),
+        ("cut.pt", b"\x80\x02", "it ends too early"),
+    ],
+)
+def test_files_of_no_weights_are_told_from_those_of_another_protocol(
+    tmp_path: Path, name: str, content: bytes, message: str
+) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(ValueError, match=f"{name} cannot be read as a state dict: {message}"):
+        load_checkpoint(small_resnet(0), tmp_path / name)
+
+
+@pytest.mark.parametrize("protocol", [0, 1, 4])
+@pytest.mark.parametrize("zipped", [False, True])
+def test_another_protocol_is_told(tmp_path: Path, protocol: int, zipped: bool) -> None:
+    torch.save(
+        small_resnet(1).state_dict(),
+        tmp_path / "other.pt",
+        pickle_protocol=protocol,
+        _use_new_zipfile_serialization=zipped,
+    )
+    with pytest.raises(ValueError, match="it was saved with another pickle protocol"):
+        load_checkpoint(small_resnet(0), tmp_path / "other.pt")
 
 
 def test_several_state_dicts_under_unknown_keys_are_refused(tmp_path: Path) -> None:
