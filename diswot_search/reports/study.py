@@ -110,20 +110,25 @@ def _table_of(study: Study, best: Sequence[Candidate], title: str) -> Table:
     further = [kind for kind in COSTS.values() if kind.unit]
     known = [kind for kind in further if any(getattr(c, kind.name) is not None for c in best)]
     spread = any(candidate.record.score_std for candidate in best)
-    table = Table(title=title)
-    for column in ("rank", "score", "params", "MACs", *(kind.heading for kind in known)):
+    timed = any(kind.name == "latency_ms" for kind in known) and study.config.get("budget")
+    caption = f"latency: {Budget.from_dict(study.config['budget']).describe_latency()}, float32" if timed else None
+    table = Table(title=title, caption=caption)
+    for column in ("rank", "score", "params", "MACs"):
         table.add_column(column, justify="right", no_wrap=True)
+    if known:  # one column, so that several leave room for the architecture
+        table.add_column("\n".join(kind.heading for kind in known), justify="right", no_wrap=True)
     if has_short_names:
         table.add_column("name", overflow="fold")
     table.add_column("architecture", overflow="fold")
     for rank, (candidate, name) in enumerate(zip(best, names, strict=True), start=1):
-        values = {kind: getattr(candidate, kind.name) for kind in known}
+        values = ((kind, getattr(candidate, kind.name)) for kind in known)
+        costs = "\n".join("" if value is None else kind.format(value) for kind, value in values)
         table.add_row(
             str(rank),
             f"{candidate.score:.5g}" + (f" ± {candidate.record.score_std:.2g}" if spread else ""),
             human_number(candidate.params),
             human_number(candidate.macs),
-            *("" if value is None else kind.format(value) for kind, value in values.items()),
+            *([costs] if known else []),
             *([Text(short_name(name))] if has_short_names else []),
             Text(candidate.record.architecture),
         )

@@ -501,7 +501,7 @@ def test_limits_on_memory_and_size_are_kept_together(probe: ds.Probe) -> None:
         cost = count_cost_of(lambda a=record.architecture: space.build(space.parse(a)), space.input_spec)
         assert record.size_mb == cost.weight_bytes / 1e6 <= 2.0  # type: ignore[operator]
         assert record.size_mb < record.memory_mb <= 3.5  # type: ignore[operator]
-    assert [str(column.header) for column in format_table(study).columns][-3:] == ["memory", "size", "architecture"]
+    assert "memory\nsize" in [column.header for column in format_table(study).columns]
     with pytest.raises(ds.BudgetError, match=r"within max_memory_mb=0.1; the lowest memory counted is [\d.]+ MB"):
         create_search(Tabular(space, probe), budget=ds.Budget(max_memory_mb=0.1))
 
