@@ -96,7 +96,8 @@ class ModelCard:
     own: dict[str, Any] | None = None
 
     def __post_init__(self) -> None:
-        check_types(vars(self), {name: field.type for name, field in type(self).__dataclass_fields__.items()})
+        types = {name: field.type for name, field in type(self).__dataclass_fields__.items()}
+        check_types(vars(self), types, f"{self.name}: " if isinstance(self.name, str) else "")
         check_whole("num_classes", self.num_classes, least=0)
         for side in self.input_size:
             check_whole("a part of input_size", side, least=1)
