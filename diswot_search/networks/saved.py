@@ -97,7 +97,7 @@ class ModelCard:
 
     def __post_init__(self) -> None:
         types = {name: field.type for name, field in type(self).__dataclass_fields__.items()}
-        check_types(vars(self), types, f"{self.name}: " if isinstance(self.name, str) else "")
+        check_types(vars(self), types, f"{self.name}: ")
         check_whole("num_classes", self.num_classes, least=0)
         for side in self.input_size:
             check_whole("a part of input_size", side, least=1)

@@ -349,7 +349,7 @@ def test_a_search_that_scores_nothing_says_why_and_keeps_its_folder(
         """Fails."""
         raise ValueError("no such luck")
 
-    with pytest.raises(ds.RunFolderError, match="5 of 5 evaluations failed \\(5 x ValueError: no such luck\\)"):
+    with pytest.raises(ds.NoScoreError, match="5 of 5 evaluations failed \\(5 x ValueError: no such luck\\)"):
         ds.search(cells, None, probe, proxy=broken, evaluations=5, out=tmp_path / "run")
     assert len(ds.Study.load(tmp_path / "run")) == 5
     assert json.loads((tmp_path / "run" / "result.json").read_text())["winner"] is None

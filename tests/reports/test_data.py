@@ -111,7 +111,7 @@ def test_a_search_says_what_its_probe_is_drawn_from(
         ("train --dataset photos/Training/cat", "lie in the folder itself"),
         ("train --dataset ./phtos", "does not exist. Did you mean 'photos'"),
         ("train --dataset photos --data_options.test_split Validation", "Unknown split in 'photos': 'Validation'"),
-        ("train --dataset photos --data_options.grey_range 5", "grey_range is 5; it must be two numbers"),
+        ("train --dataset photos --data_options.grey_range 5", "grey_range is 5; it must be a list of numbers"),
         ("search --probe ../none", "does not exist"),
         ("run --dataset one", "of one class, 'cat'"),
     ],
