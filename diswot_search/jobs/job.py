@@ -13,12 +13,13 @@ from ..data.description import DataDescription
 from ..data.trees import is_run_folder
 from ..options.base import Options, to_yaml
 from ..reports.data import FILE, data_json, data_report
+from ..runtime.files import RUN_OPTIONS
 
 O = TypeVar("O", bound=Options)  # noqa: E741
 R = TypeVar("R")
 
 
-CONFIG = "config.yaml"
+CONFIG = RUN_OPTIONS
 """The file of a run folder that holds all options."""
 
 

@@ -170,14 +170,24 @@ def describe_study(study: Study) -> Iterator[str]:
 
 
 def _describe_measurements(study: Study) -> Iterator[str]:
-    """How many latencies were measured, and how many of them did not become stable."""
+    """How many latencies were measured, how many of them did not become stable, and whether the winner's did."""
     spreads = [float(str(facts["spread"])) for cost in study.costs if (facts := cost.details.get("latency_ms"))]
     unstable = [spread for spread in spreads if spread > AGREEMENT]
     if unstable:
         yield (
             f"latency: {len(unstable):,} of {len(spreads):,} measurements are unstable: their quickest rounds differ "
-            f"by up to {max(unstable):.0%}, since the machine did something else"
+            f"by up to {max(unstable):.0%}, since the machine did something else{_winners_measurement(study)}"
         )
+
+
+def _winners_measurement(study: Study) -> str:
+    """Whether the winner's latency is stable, as the end of a sentence; empty where it was not measured."""
+    for winner in study.best(1):
+        cost = study.cost(winner.record.architecture)
+        if cost is not None and (facts := cost.details.get("latency_ms")):
+            spread = float(str(facts["spread"]))
+            return f"; the winner's is {'stable' if spread <= AGREEMENT else f'one of them, by {spread:.0%}'}"
+    return ""
 
 
 def explain_winner(study: Study) -> Iterator[str]:

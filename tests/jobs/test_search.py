@@ -520,7 +520,7 @@ def test_a_tight_budget_asks_about_few_architectures_and_says_so(monkeypatch: py
     search = create_search(Tabular(space, pixels), evaluations=10, budget=ds.Budget(max_params=1e6))
     assert len(search.run()) == 10
     assert search.costs.tried < 250
-    assert f"{search.costs.tried} tried, {search.costs.within} within the budget" in shown[-1]
+    assert f"{search.costs.tried} architectures tried, {search.costs.within} within the budget" in shown[-1]
 
 
 # -- stopping and going on ----------------------------------------------------------------------
