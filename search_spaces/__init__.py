@@ -14,6 +14,7 @@ from .nasbench201 import NASBench201Network, NASBench201Space
 from .plugins import OwnCodeError, UntrustedCodeError, import_code
 from .recipes import create_space, describe_space, list_spaces, register_space
 from .registry import UnknownNameError
+from .searched import searched_network
 from .space import Architecture, ArchitectureError, SearchSpace
 from .tables import AccuracyTable, list_columns, read_table, write_table
 from .timm_families import TIMM_FAMILIES
@@ -54,6 +55,7 @@ __all__ = [
     "load_space",
     "read_table",
     "register_space",
+    "searched_network",
     "write_table",
 ]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 import torch
@@ -10,6 +11,33 @@ from timm.models import build_model_with_cfg
 from torch import nn
 
 N = TypeVar("N", bound="ClassifierMixin")
+M = TypeVar("M")
+
+
+def build_for_timm(
+    make: Callable[..., M], name: str, pretrained: bool, kwargs: Mapping[str, Any], config: object, **shape: Any
+) -> M:
+    """Make a network for an entry point of timm, by timm's own builder.
+
+    Args:
+        make: Makes the network from the arguments that timm leaves and `shape`.
+        name: Name of the entry point.
+        pretrained: Load the weights that `kwargs` name, as `timm.create_model("local-dir:...")` does.
+        kwargs: Arguments that timm passes to the entry point.
+        config: The network's `pretrained_cfg` where timm passes none.
+        shape: The network's own arguments.
+
+    Raises:
+        RuntimeError: `pretrained` without a source of weights, or `features_only`, which these networks lack.
+    """
+    if kwargs.get("features_only"):
+        raise RuntimeError(f"features_only is not for {name!r}; hook its modules to read feature maps on the way.")
+    source = kwargs.get("pretrained_cfg")
+    if pretrained and not source and not kwargs.get("pretrained_cfg_overlay"):
+        raise RuntimeError(f"There are no pretrained weights for {name!r}; load a checkpoint instead.")
+    build: Any = build_model_with_cfg
+    network: M = build(make, name, pretrained, **{**kwargs, "pretrained_cfg": source or config}, **shape)
+    return network
 
 
 class ClassifierMixin:
@@ -32,25 +60,9 @@ class ClassifierMixin:
 
     @classmethod
     def for_timm(cls: type[N], name: str, pretrained: bool, kwargs: dict[str, Any], **shape: Any) -> N:
-        """Make the network for an entry point of timm.
-
-        Args:
-            name: Name of the entry point.
-            pretrained: Load the weights that `kwargs` name, as `timm.create_model("local-dir:...")` does.
-            kwargs: Arguments that timm passes to the entry point.
-            shape: The network's own arguments.
-
-        Raises:
-            RuntimeError: `pretrained` without a source of weights, or `features_only`, which these networks lack.
-        """
-        if kwargs.get("features_only"):
-            raise RuntimeError(f"features_only is not for {name!r}; hook its modules to read feature maps on the way.")
-        source = kwargs.get("pretrained_cfg")
-        if pretrained and not source and not kwargs.get("pretrained_cfg_overlay"):
-            raise RuntimeError(f"There are no pretrained weights for {name!r}; load a checkpoint instead.")
-        config = source or {"num_classes": 10, "input_size": (3, 32, 32), "crop_pct": 1.0, "classifier": "fc"}
-        make: Any = cls
-        return build_model_with_cfg(make, name, pretrained, **kwargs | {"pretrained_cfg": config}, **shape)
+        """Make the network for an entry point of timm; see `build_for_timm`."""
+        config = {"num_classes": 10, "input_size": (3, 32, 32), "crop_pct": 1.0, "classifier": "fc"}
+        return build_for_timm(cls, name, pretrained, kwargs, config, **shape)
 
     def get_classifier(self) -> nn.Module:
         """The last linear layer."""

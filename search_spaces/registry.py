@@ -34,7 +34,7 @@ def near_names(name: str, allowed: Iterable[str], limit: int = 3) -> list[str]:
         >>> near_names("resnet1", ["ResNet18", "vit"])
         ['ResNet18']
     """
-    if len(name) > LONGEST:
+    if len(name) > 4 * LONGEST:
         return []  # no name comes near, and comparing takes long
     by_folded = {candidate.lower(): candidate for candidate in allowed}
     matches = difflib.get_close_matches(name.lower(), list(by_folded), n=limit, cutoff=0.5)

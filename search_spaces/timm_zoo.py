@@ -10,6 +10,7 @@ from torch import nn
 
 from .input_spec import image_spec
 from .registry import UnknownNameError
+from .searched import searched_network
 from .space import Architecture, Choice, SearchSpace
 from .timm_models import entry_point, make_network, near_models
 
@@ -45,14 +46,16 @@ class TimmZoo(SearchSpace):
         input_size: tuple[int, int, int] = (3, 224, 224),
     ) -> None:
         patterns, excluded = _split_patterns(pattern), _split_patterns(exclude)
+        # This entry point is no model: it needs an architecture of another space.
+        without = [*excluded, searched_network.__name__]
         if not patterns:
             raise ValueError("The timm zoo needs a pattern of names; '*' stands for all.")
         for each in patterns:
             if not timm.list_models(each):
                 raise UnknownNameError(f"No timm model matches {each!r}. {near_models(each.strip('*'))}")
-        models = timm.list_models(patterns, exclude_filters=excluded)
+        models = timm.list_models(patterns, exclude_filters=without)
         if not models:
-            raise UnknownNameError(f"No timm model is left of {', '.join(patterns)} without {', '.join(excluded)}.")
+            raise UnknownNameError(f"No timm model is left of {', '.join(patterns)} without {', '.join(without)}.")
         super().__init__("timm/zoo", {"model": models}, num_classes=num_classes, input_size=input_size)
 
     def build(self, architecture: Architecture) -> nn.Module:

@@ -229,7 +229,7 @@ def test_spaces_lists_all_and_shows_one(capsys: pytest.CaptureFixture[str]) -> N
         ("distill --distiller '-1*kd'", "expected one argument; write --distiller=-1*kd"),
         ("distill --distiller=-1*kd", "the weight of kd is -1"),
         ("distill --ce_weight nan", "ce_weight is 'nan'; it must be a number."),
-        ("distill --student cifar_resnet20 --teacher resnet18 --teacher_pretrained true", "for 1000 classes"),
+        ("distill --student cifar_resnet20 --teacher resnet18 --teacher_pretrained true", "has 1000. Three ways"),
         ("distill --student cifar_resnet20 --teacher resnet18 --teacher_checkpoint none.pt", "none.pt"),
         ("distill --student cifar_resnet20 --teacher cifar_resnet20 --ce_weight -1", "ce_weight is -1.0"),
         ("sources", "Which sources? --sources '[runs/mnist, resnet18]' names"),

@@ -15,16 +15,19 @@ import torch
 from torch import Tensor, nn
 
 from search_spaces.registry import unknown_name_message
+from search_spaces.yaml_files import read_yaml
 
 from ..checks import check_options, check_whole
 from ..data.image_sets import ImageSet
 from ..data.splits import Splits, create_splits
 from ..deployment.onnx_graph import ExportError, exporting, require_onnx
-from ..networks.saved import CONFIG, ModelCard, find_student, load_student, read_card
+from ..networks.saved import CONFIG, DISTILLED, ModelCard, find_student, load_student, read_card
 from ..options.base import from_options, keywords
 from ..options.data import CreateSplitsOptions
 from ..options.export import ExportOptions
+from ..options.shared import LabelOptions
 from ..resolve.data import as_splits
+from ..runtime.files import RUN_OPTIONS
 from .exported import (
     METADATA,
     Exported,
@@ -49,12 +52,11 @@ FORMATS = {"onnx": "student.onnx", "torch": "student.pt2", "int8": "student.int8
 """The formats, with the name of the file."""
 
 
-_DIVISION = (
-    *("image_size", "train_split", "val_split", "test_split", "val_share", "test_share", "train_limit", "seed"),
-    *("num_classes", "mean", "std"),
-)
-"""Options of `create_splits` that fix the division and the normalisation, by their names in `Splits.config`."""
+_DIVISION = tuple(key for key in keywords(CreateSplitsOptions) if key not in keywords(LabelOptions))
+"""Options of `create_splits` that stand again for the data of a training, as far as `Splits.config` holds them."""
 
+_OPENING = ("root", "resident_limit")
+"""Options of `create_splits` that say where the images lie and how they are held, which no card tells."""
 
 Student = str | os.PathLike[str] | nn.Module
 """A run folder of a training, the folder or file of a student, or a module."""
@@ -96,7 +98,7 @@ def write_export(options: ExportOptions) -> ExportReport:
     network, card = _read_student(options.student, as_card(options.card))
     path = _target(options.student, format, options.out)
     check_call(path, batch_size, options.opset if format != "torch" else None)
-    splits = _fitting_splits(options.dataset, options.data_options or {}, card)
+    splits = _fitting_splits(options.dataset, options.data_options or {}, card, options.student)
     if format == "torch":
         made = checked_export(_as_program(network, path, card, normalise, batch_size), network, card)
     else:
@@ -275,11 +277,14 @@ def _files_of(student: str | os.PathLike[str]) -> set[Path]:
 
 
 def _fitting_splits(
-    dataset: Splits | os.PathLike[str] | str | None, data_options: Mapping[str, object], card: ModelCard
+    dataset: Splits | os.PathLike[str] | str | None,
+    data_options: Mapping[str, object],
+    card: ModelCard,
+    student: Student,
 ) -> Splits | None:
     """The data set, for images of the network's size; the one that it was trained on is divided as it was then."""
     if isinstance(dataset, str):
-        dataset = _as_in_training(dataset, data_options, card)
+        dataset = _as_in_training(dataset, data_options, card, student)
     elif data_options:
         raise ValueError("data_options are for a data set that is given by its name.")
     if dataset is None:
@@ -292,13 +297,13 @@ def _fitting_splits(
     return splits
 
 
-def _as_in_training(name: str, data_options: Mapping[str, Any], card: ModelCard) -> Splits:
+def _as_in_training(name: str, data_options: Mapping[str, Any], card: ModelCard, student: Student) -> Splits:
     """Open the data set of this name; that of the training is divided as it was, unless the options differ."""
     trained = card.made_of.get("data")
     if not isinstance(trained, Mapping) or trained.get("name") != (name or "folder"):
         return create_splits(name, **{"image_size": card.input_size[1], **data_options})
     stored = {key: trained[key] for key in _DIVISION if trained.get(key) is not None}
-    splits = create_splits(name, **stored | dict(data_options))
+    splits = create_splits(name, **_opened_by(student, name) | stored | dict(data_options))
     divided_anew = any(data_options[key] != trained.get(key) for key in _DIVISION if key in data_options)
     if divided_anew or splits.fingerprint == trained.get("fingerprint"):
         return splits
@@ -307,6 +312,19 @@ def _as_in_training(name: str, data_options: Mapping[str, Any], card: ModelCard)
         "its accuracy would be of others. Give the data_options that it was trained with, such as root or "
         "resident_limit, or make splits and give those as `dataset`."
     )
+
+
+def _opened_by(student: Student, name: str) -> dict[str, Any]:
+    """Where and how the run of a training opened its data set, which only its config.yaml says; empty without one."""
+    if isinstance(student, nn.Module):
+        return {}
+    run = find_student(student).absolute().parent.parent
+    files = [run / RUN_OPTIONS, *([run.parent / RUN_OPTIONS] if run.name == DISTILLED else [])]
+    options = next((read_yaml(file) for file in files if file.is_file()), None)
+    if not isinstance(options, Mapping) or options.get("dataset") != name:
+        return {}
+    given = options.get("data_options")
+    return {key: given[key] for key in _OPENING if key in given} if isinstance(given, Mapping) else {}
 
 
 def _draw(images: ImageSet, number: int, seed: int) -> Tensor:

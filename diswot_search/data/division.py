@@ -96,9 +96,8 @@ def reconcile(opened: Sequence[DataSet], num_classes: int | None) -> tuple[list[
     for data in parts[1:]:
         if len(empty := _empty(data, classes)):
             missing = named_classes(empty, parts[0].classes)
-            notes.append(f"{data.title} has no images of {len(empty)} of the {classes} classes: {missing}")
-            if num_classes is None:
-                warn_of(notes[-1])
+            text = f"{data.title} has no images of {len(empty)} of the {classes} classes: {missing}"
+            notes.append(warn_of(text) if num_classes is None else text)
     return parts, classes, notes
 
 
@@ -128,8 +127,7 @@ def from_zero(opened: Sequence[DataSet], num_classes: int | None = None) -> tupl
         f"labels of {train.title} start at 1, and no image has the label 0{unused}: labels 1 to {highest} are read as "
         f"0 to {highest - 1}"
     )
-    warn_of(note)
-    return shifted, note
+    return shifted, warn_of(note)
 
 
 def check_at_least_two(data: DataSet, num_classes: int | None) -> None:

@@ -17,6 +17,11 @@ def unknown_data(kind: str, name: str, names: Iterable[str]) -> DataError:
     return DataError(unknown_name_message(kind, name, names))
 
 
-def warn_of(note: str) -> None:
+class Warned(str):
+    """A note that a warning has said, so that the report of the same job does not say it again."""
+
+
+def warn_of(note: str) -> Warned:
     """Warn the user of something in the data, by a note that begins with a small letter and has no full stop."""
     warnings.warn(f"{note[:1].upper()}{note[1:]}.", stacklevel=2)
+    return Warned(note)

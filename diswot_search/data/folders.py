@@ -14,7 +14,7 @@ import numpy as np
 
 from ..checks import listed
 from .data_set import DataSet, OpenRequest, imagenet_statistics, known_statistics
-from .errors import DataError, warn_of
+from .errors import DataError, Warned, warn_of
 from .inventory import Inventory, Tally, counted, inventory_of_headers, printable, quoted
 from .pictures import (
     DeepGreyError,
@@ -313,7 +313,7 @@ def _check_deep(listing: _Listing, deep: list[Entry], grey_range: GreyRange | No
     listing.notes.append(f"{measured}; {grey_range[0]:g} to {grey_range[1]:g} are read as black to white")
     if low < grey_range[0] or high > grey_range[1]:
         cut = f"grey values from {low:g} to {high:g} are cut at {grey_range[0]:g} and {grey_range[1]:g}"
-        listing.notes.append(cut)
+        listing.notes.append(Warned(cut))
         listing.warned.append(cut)
 
 

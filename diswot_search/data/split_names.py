@@ -8,7 +8,13 @@ from collections.abc import Iterable
 TRAIN_SPLITS = ("train", "training")
 """Synonyms for the training split."""
 
-EVAL_SPLITS = ("val", "valid", "validation", "eval", "evaluation")
+VALIDATION_SPLITS = ("val", "valid", "validation")
+"""Names of the validation split, whatever other splits there are."""
+
+EVALUATION_SPLITS = ("eval", "evaluation")
+"""Names of the validation split; of the test split, if there are a validation split by another name and no test."""
+
+EVAL_SPLITS = (*VALIDATION_SPLITS, *EVALUATION_SPLITS)
 """Synonyms for the validation split."""
 
 TEST_SPLITS = ("test", "testing")
@@ -27,20 +33,56 @@ _WORDS = tuple({*group, *(f"{name}set" for name in group)} for group in _GROUPS)
 
 
 def synonyms(split: str) -> tuple[str, ...]:
-    """A split's name in lower case, and the other names of the same split.
+    """A split's name in lower case, and the other names of the same split, the nearest first.
 
     Example:
         >>> synonyms("Training")
         ('training', 'train')
+        >>> synonyms("eval")
+        ('eval', 'evaluation', 'val', 'valid', 'validation')
     """
     name = split.lower()
     group = next((group for group in _GROUPS if name in group), ())
-    return (name, *(other for other in group if other != name))
+    others = [other for other in group if other != name]
+    return (name, *sorted(others, key=lambda other: _is_evaluation(other) != _is_evaluation(name)))
 
 
-def same_split(first: str, second: str | None) -> bool:
-    """Whether two names may stand for the same images: folders and torchvision treat some names as synonyms."""
-    return second is not None and (first == second or second.lower() in synonyms(first))
+def same_split(first: str, second: str | None, names: Iterable[str] | None = None) -> bool:
+    """Whether two names may stand for the same images: folders and torchvision treat some names as synonyms.
+
+    Args:
+        first: A name.
+        second: The other name; None is no split.
+        names: The splits of the data set, if they are known.
+    """
+    if second is None or first == second:
+        return second is not None
+    if _is_evaluation(first) != _is_evaluation(second) and has_evaluation_apart(names):
+        return False
+    return second.lower() in synonyms(first)
+
+
+def has_evaluation_apart(names: Iterable[str] | None) -> bool:
+    """Whether a data set with these splits has `eval` or `evaluation` next to a validation split by another name."""
+    known = {name.lower() for name in names or ()}
+    return not known.isdisjoint(VALIDATION_SPLITS) and not known.isdisjoint(EVALUATION_SPLITS)
+
+
+def tests_on_evaluation(names: Iterable[str] | None) -> bool:
+    """Whether the evaluation split of a data set with these splits is its test split.
+
+    Example:
+        >>> tests_on_evaluation(["train", "valid", "evaluation"])
+        True
+        >>> tests_on_evaluation(["train", "valid", "evaluation", "test"])
+        False
+    """
+    names = list(names or ())
+    return has_evaluation_apart(names) and not {name.lower() for name in names} & set(TEST_SPLITS)
+
+
+def _is_evaluation(name: str) -> bool:
+    return name.lower() in EVALUATION_SPLITS
 
 
 def is_split_name(name: str) -> bool:

@@ -35,7 +35,16 @@ from .labelled import Labels, Numbering, format_indices, label_request
 from .overlap import check_apart, check_unseen
 from .pictures import checked_range
 from .probe import Probe
-from .split_names import EVAL_SPLITS, TEST_SPLITS, WHOLE_FOLDER, same_split
+from .split_names import (
+    EVAL_SPLITS,
+    EVALUATION_SPLITS,
+    TEST_SPLITS,
+    VALIDATION_SPLITS,
+    WHOLE_FOLDER,
+    has_evaluation_apart,
+    same_split,
+    tests_on_evaluation,
+)
 from .with_timm import no_random_access
 
 
@@ -92,7 +101,8 @@ class Splits:
         labelled: (n,) int64 places in `train` of the labelled subset, ascending; None if all images have labels.
         numbering: Indices of the images of `train` in the training part on disk; None if they are all of it.
         inventories: What was found in each split of the data set that was opened.
-        notes: What was changed to give all splits the same classes, and which classes a split lacks.
+        notes: What was changed to give all splits the same classes, which classes a split lacks, and which split is
+            read as the test split under another name.
     """
 
     name: str
@@ -289,7 +299,11 @@ def create_splits(options: CreateSplitsOptions) -> Splits:
     splits, (train, val, test) = _open_parts(open_split, name, root, requested)
     ranged = {} if grey_range is None else {"grey_range": list(grey_range)}
     mirrored = _is_mirrored(name)
-    return _make_splits(train, val, test, request, {**splits, **ranged}, mirrored, options.resident_limit, workers)
+    made = _make_splits(train, val, test, request, {**splits, **ranged}, mirrored, options.resident_limit, workers)
+    if options.test_split is None and splits["val_split"] and splits["test_split"] in EVALUATION_SPLITS:
+        note = f"no split is named test: {splits['val_split']!r} validates, and {splits['test_split']!r} tests"
+        made = replace(made, notes=(*made.notes, note))
+    return made
 
 
 def _request(options: DivisionOptions, name: str, image_size: int | None) -> SplitRequest:
@@ -323,9 +337,11 @@ def _open_parts(
     is_folder = train.folder is not None
     if train_split == WHOLE_FOLDER:
         names = ("train",)
-    candidates = (*TEST_SPLITS, *EVAL_SPLITS)
-    test_split, test = _find(open_split, names, test_split, candidates, (train_split, val_split), is_folder)
-    val_split, val = _find(open_split, names, val_split, EVAL_SPLITS, (train_split, test_split), is_folder)
+    on_evaluation = tests_on_evaluation(names)
+    of_val = VALIDATION_SPLITS if on_evaluation else EVAL_SPLITS
+    of_test = EVALUATION_SPLITS if on_evaluation else (*TEST_SPLITS, *EVAL_SPLITS)
+    test_split, test = _find(open_split, names, test_split, of_test, (train_split, val_split), is_folder)
+    val_split, val = _find(open_split, names, val_split, of_val, (train_split, test_split), is_folder)
     check_apart([data for data in (train, val, test) if data is not None])
     read = {PurePath(data.folder).name.lower() for data in (train, val, test) if data is not None and data.folder}
     if is_folder and len(names or ()) > 1 and (unread := [split for split in names or () if split not in read]):
@@ -360,17 +376,16 @@ def _find(
 ) -> tuple[str | None, DataSet | None]:
     """Open the requested split, or else the first candidate that the data set has; None if it has none of them."""
     if requested is not None:
-        if any(same_split(requested, split) for split in taken):
+        if any(same_split(requested, split, names) for split in taken):
             raise DataError(f"The split {requested!r} is used twice; train, val and test must be different splits.")
         if names == ("train",) and not is_folder:
             _check_known(requested, names)
         return requested, open_split(requested)
-    if any(
-        split is not None and split.lower() in EVAL_SPLITS for split in taken
-    ):  # some data sets treat all these names as one split
+    if not has_evaluation_apart(names) and any(split is not None and split.lower() in EVAL_SPLITS for split in taken):
+        # Some data sets treat all these names as one split.
         candidates = [split for split in candidates if split not in EVAL_SPLITS]
     for split in candidates:
-        if any(same_split(split, other) for other in taken) or (names is not None and split not in names):
+        if any(same_split(split, other, names) for other in taken) or (names is not None and split not in names):
             continue
         try:
             return split, open_split(split)

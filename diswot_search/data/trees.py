@@ -7,18 +7,24 @@ import functools
 import io
 import os
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
 from ..checks import listed
+from ..runtime.lock import LOCK
+from ..runtime.run_folder import CONFIG
 from .errors import DataError, unknown_data
 from .inventory import Tally, printable, quoted
 from .split_names import TRAIN_SPLITS, WHOLE_FOLDER, is_split_name, lookalikes, synonyms
 
 _OF_SYSTEMS = frozenset(("__MACOSX", "@eaDir", "$RECYCLE.BIN", "System Volume Information", "lost+found"))
 """Folders that operating systems put anywhere, such as those for thumbnails and deleted files."""
+
+
+_CONFIGS = (CONFIG, "config.yaml")
+"""Files of which each run folder has one; that of a comparison has the second alone."""
 
 
 class Entry(NamedTuple):
@@ -44,6 +50,41 @@ def is_hidden(name: str) -> bool:
     return name.startswith(".") or name in _OF_SYSTEMS
 
 
+def is_run_folder(names: Iterable[str]) -> bool:
+    """Whether a folder with files of these names is a run folder of ours, whose pictures are no images to read."""
+    names = set(names)
+    return not names.isdisjoint(_CONFIGS) and any(map(_is_mark, names))
+
+
+def _is_mark(name: str) -> bool:
+    """Whether a file of this name is a lock or a store."""
+    return name == LOCK or name.endswith(".sqlite")
+
+
+def is_output(path: str | os.PathLike[str]) -> bool:
+    """Whether a folder is a run folder, or holds such ones at any depth and no other visible file."""
+    pending, found = [os.fspath(path)], False
+    while pending:
+        folder = pending.pop()
+        try:
+            # A folder of images may hold millions, so that its names are listed only if it looks like a run folder.
+            if any(os.path.isfile(os.path.join(folder, name)) for name in _CONFIGS):
+                if not is_run_folder(os.listdir(folder)):
+                    return False
+                found = True
+                continue
+            with os.scandir(folder) as entries:
+                for entry in entries:
+                    if is_hidden(entry.name):
+                        continue
+                    if not entry.is_dir(follow_symlinks=False):
+                        return False
+                    pending.append(entry.path)
+        except OSError:
+            return False
+    return found
+
+
 @dataclass(frozen=True)
 class Directory:
     """A folder on disk."""
@@ -51,17 +92,18 @@ class Directory:
     path: Path
 
     def folders(self) -> list[str]:
-        """Names of the visible folders in it, in order."""
+        """Names of the visible folders in it, in order, without those of runs."""
         try:
             with os.scandir(self.path) as entries:
-                return sorted(entry.name for entry in entries if not is_hidden(entry.name) and _is_folder(entry))
+                names = [entry.name for entry in entries if not is_hidden(entry.name) and _is_folder(entry)]
+            return sorted(name for name in names if not is_output(self.path / name))
         except OSError as error:
             raise DataError(f"Cannot open the folder {str(self.path)!r}: {error.strerror or error}.") from error
 
     def inside(self, folder: str) -> Directory | None:
-        """A folder in it, by its name or relative path; None if there is none."""
+        """A folder in it that is none of a run, by its name or relative path; None if there is none."""
         path = self.path / folder
-        return Directory(path) if path.is_dir() else None
+        return Directory(path) if path.is_dir() and not is_output(path) else None
 
     def entries(self, tally: Tally) -> Iterator[Entry]:
         """All visible files below it. Links are followed.
@@ -89,6 +131,8 @@ class Directory:
                 kind, status = self._kind(entry, name)
                 if is_hidden(entry.name):
                     tally.add(f"hidden {kind}s", name)
+                elif kind == "folder" and is_output(entry.path):
+                    tally.add("folders of runs", name)
                 elif kind == "folder":
                     identity = _identity(status or entry.stat())
                     if identity in above:
@@ -136,16 +180,18 @@ class Archive:
     above: tuple[str, ...] = ()
 
     def folders(self) -> list[str]:
-        """Names of the visible folders in it, in order."""
+        """Names of the visible folders in it, in order, without those of runs."""
         depth = len(self.above)
-        members = (folders for _, folders, *_ in _members_of(self.path) if folders[:depth] == self.above)
+        inner = (folders for _, folders, *_ in _members_of(self.path) if folders[:depth] == self.above)
+        members = (folders for folders in inner if not self._is_of_run(folders))
         return sorted({folders[depth] for folders in members if len(folders) > depth and not is_hidden(folders[depth])})
 
     def inside(self, folder: str) -> Archive | None:
-        """A folder in it, by its name or relative path; None if there is none."""
+        """A folder in it that is none of a run, by its name or relative path; None if there is none."""
         inner = Archive(self.path, (*self.above, *_parts(folder)))
         depth = len(inner.above)
-        return inner if any(entry.folders[:depth] == inner.above for entry in _members_of(self.path)) else None
+        is_there = any(entry.folders[:depth] == inner.above for entry in _members_of(self.path))
+        return inner if is_there and not self._is_of_run(inner.above) else None
 
     def entries(self, tally: Tally) -> Iterator[Entry]:
         """All visible files below it; links are left out.
@@ -159,10 +205,27 @@ class Archive:
                 continue
             if any(map(is_hidden, (*entry.folders[depth:], os.path.basename(entry.name)))):
                 tally.add("hidden files", entry.name)
+            elif self._is_of_run(entry.folders):
+                tally.add("files in folders of runs", entry.name)
             elif entry.start < 0:
                 tally.add("links and special files in the tar file", entry.name)
             else:
                 yield entry._replace(folders=entry.folders[depth:])
+
+    def _is_of_run(self, folders: tuple[str, ...]) -> bool:
+        """Whether one of these folders, below this one, is a run folder."""
+        runs = self._runs
+        return bool(runs) and any(folders[:depth] in runs for depth in range(len(self.above) + 1, len(folders) + 1))
+
+    @functools.cached_property
+    def _runs(self) -> frozenset[tuple[str, ...]]:
+        """The run folders in the tar file."""
+        members = _members_of(self.path)
+        names = {entry.folders: set[str]() for entry in members if os.path.basename(entry.name) in _CONFIGS}
+        for entry in members if names else ():
+            if entry.folders in names:
+                names[entry.folders].add(os.path.basename(entry.name))
+        return frozenset(folders for folders, of_folder in names.items() if is_run_folder(of_folder))
 
     def open(self, entry: Entry) -> BinaryIO:
         """Read a file of it into memory and open that."""

@@ -23,10 +23,10 @@ AGREEMENT = 0.03
 """The three quickest rounds agree within this share where a measurement is stable."""
 
 _QUIET = 1.05
-"""In a round that counts, the reference network takes at most this many times what it took at its quickest."""
+"""On a quiet machine, the wide reference network takes at most this many times what it took at its quickest."""
 
 _AGREEING = 3
-_MIN_ROUNDS = 5
+_MIN_ROUNDS = 8
 _MAX_ROUNDS = 60
 _MAX_SECONDS = 5.0
 _BLOCK_SECONDS = 0.01
@@ -97,11 +97,11 @@ def measure_latency(
 ) -> Latency:
     """Measure the time of one forward pass where a network ships, in evaluation mode, without gradients, in float32.
 
-    Passes are timed in rounds that alternate with a reference network in the same runtime, until the three quickest
-    rounds agree in which the reference is about as quick as it ever was, or for five seconds; `Latency.is_stable` tells
-    which. If the reference is never that quick, the machine has become slower, and the latency is less by as much. With
-    one thread on the CPU, time in which
-    the machine ran something else is not counted. The model is left as it was.
+    Passes are timed in rounds that alternate with two reference networks in the same runtime: a small one, which tells
+    how quick the processor is, and a wide one, which tells whether something else uses its caches. Rounds go on until
+    three of them were quiet and the three quickest agree, or for five seconds; `Latency.is_stable` tells which. If the
+    small reference is slower than it was at its quickest, so is the machine, and the latency is less by as much. With
+    one thread on the CPU, time in which the machine ran something else is not counted. The model is left as it was.
 
     Args:
         model: The network.
@@ -152,23 +152,24 @@ def time_passes(
     clock = time.thread_time if threads == 1 and runtime.device == "cpu" else time.perf_counter
     with torch_threads(threads), torch.no_grad():
         reference = _reference(runtime, threads)
-        for warm_up in (reference.run, run, run):
+        for warm_up in (reference.small, reference.wide, run, run):
             warm_up()
         rounds: list[_Round] = []
         started = time.perf_counter()
         while not _is_enough(rounds, reference, time.perf_counter() - started):
-            pace = min(_block(reference.run, clock, _REFERENCE_SECONDS))
-            reference.quickest = min(reference.quickest, pace)
-            rounds.append(_Round(pace, _block(run, clock, _BLOCK_SECONDS)))
+            pace = min(_block(reference.small, clock, _REFERENCE_SECONDS))
+            wide = min(_block(reference.wide, clock, _REFERENCE_SECONDS))
+            reference.note(pace, wide)
+            rounds.append(_Round(pace, wide, _block(run, clock, _BLOCK_SECONDS)))
             if limit_ms is not None and 1000 * min(r.quickest for r in rounds) > _BEYOND * limit_ms and len(rounds) > 1:
                 break
-    counting = _counting(rounds, reference)
-    slower = min(r.reference for r in counting) / reference.quickest if reference.quickest else 1.0
+    quickest = sorted(r.quickest for r in rounds)
+    pace = min(r.pace for r in rounds)
     return Latency(
-        1000 * counting[0].quickest / slower,
+        1000 * quickest[0] * (reference.pace / pace if pace else 1.0),
         median_ms=1000 * statistics.median(seconds for r in rounds for seconds in r.passes),
-        min_ms=1000 * min(r.quickest for r in rounds),
-        spread=_spread(counting),
+        min_ms=1000 * quickest[0],
+        spread=_spread(quickest),
         rounds=len(rounds),
         runtime=runtime.name,
         threads=threads,
@@ -178,9 +179,10 @@ def time_passes(
 
 @dataclass(frozen=True)
 class _Round:
-    """One round: the quickest pass of the reference, and all passes of the network after it."""
+    """One round: the quickest pass of each reference, and all passes of the network after them."""
 
-    reference: float
+    pace: float
+    wide: float
     passes: list[float]
 
     @property
@@ -188,25 +190,19 @@ class _Round:
         return min(self.passes)
 
 
-def _counting(rounds: list[_Round], reference: _Reference) -> list[_Round]:
-    """The rounds that count, the quickest first: those on a quiet machine, or all where there are too few."""
-    quiet = [r for r in rounds if r.reference <= _QUIET * reference.quickest]
-    return sorted(quiet if len(quiet) >= _AGREEING else rounds, key=lambda r: r.quickest)
-
-
 def _is_enough(rounds: list[_Round], reference: _Reference, seconds: float) -> bool:
     if len(rounds) < _MIN_ROUNDS:
         return False
-    counting = _counting(rounds, reference)
-    is_quiet = counting[0].reference <= _QUIET * reference.quickest
-    return (is_quiet and _spread(counting) <= AGREEMENT) or len(rounds) >= _MAX_ROUNDS or seconds >= _MAX_SECONDS
+    quiet = sum(r.wide <= _QUIET * reference.width for r in rounds)
+    agree = _spread(sorted(r.quickest for r in rounds)) <= AGREEMENT
+    return (agree and quiet >= _AGREEING) or len(rounds) >= _MAX_ROUNDS or seconds >= _MAX_SECONDS
 
 
-def _spread(counting: Sequence[_Round]) -> float:
-    """The difference between the quickest of the rounds that count, as a share of the quickest."""
-    if not counting[0].quickest:
+def _spread(quickest: Sequence[float]) -> float:
+    """The difference between the quickest rounds, of times in rising order, as a share of the quickest."""
+    if not quickest[0]:
         return 0.0
-    return counting[min(_AGREEING, len(counting)) - 1].quickest / counting[0].quickest - 1
+    return quickest[min(_AGREEING, len(quickest)) - 1] / quickest[0] - 1
 
 
 def _block(run: Pass, clock: Callable[[], float], seconds: float) -> list[float]:
@@ -225,23 +221,30 @@ def _block(run: Pass, clock: Callable[[], float], seconds: float) -> list[float]
 
 @dataclass
 class _Reference:
-    """The reference network in one runtime, with its quickest pass so far."""
+    """The reference networks in one runtime, with the quickest pass of each so far."""
 
-    run: Pass
-    quickest: float = math.inf
+    small: Pass
+    wide: Pass
+    pace: float = math.inf
+    width: float = math.inf
+
+    def note(self, pace: float, wide: float) -> None:
+        self.pace, self.width = min(self.pace, pace), min(self.width, wide)
 
 
 @functools.cache
 def _reference(runtime: Runtime, threads: int) -> _Reference:
-    """The reference: convolutions, which compute, and 8 MB of weights, which have to be read. Made once per process."""
+    """The references, made once per process: a few convolutions, and 8 MB of weights, which have to be read."""
     with isolated_random_state(0):
-        layers = (
+        small = nn.Sequential(
             *(nn.Conv2d(3, 32, 3, stride=2, padding=1), nn.ReLU()),
             *(nn.Conv2d(32, 64, 3, stride=2, padding=1), nn.ReLU()),
             *(nn.Conv2d(64, 64, 3, padding=1, groups=64), nn.ReLU()),
-            *(nn.Conv2d(64, 128, 1), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten()),
-            *(nn.Linear(128, 2048), nn.ReLU(), nn.Linear(2048, 1024)),
+            *(nn.Conv2d(64, 128, 1), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(128, 128)),
         )
-        network = nn.Sequential(*layers)
-    batch = as_input_spec((3, 64, 64)).example(1)
-    return _Reference(runtime.prepare(shipped(network), batch, threads))
+        wide = nn.Sequential(nn.Flatten(), nn.Linear(48, 2048), nn.ReLU(), nn.Linear(2048, 1024))
+    images = as_input_spec((3, 64, 64)).example(1)
+    return _Reference(
+        runtime.prepare(shipped(small), images, threads),
+        runtime.prepare(shipped(wide), images[:, :, :4, :4].contiguous(), threads),
+    )

@@ -54,7 +54,7 @@ def onnx_pass(content: bytes, batch: Tensor, threads: int) -> Pass:
     options.inter_op_num_threads = 1
     options.log_severity_level = 3  # errors only; its warnings are about speed
     session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
-    inputs = {session.get_inputs()[0].name: batch.numpy()}
+    inputs = {item.name: batch.numpy() for item in session.get_inputs()}  # none if the output is constant
     return lambda: session.run(None, inputs)
 
 

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import os
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Generic, Protocol, TypeVar
 
 from ..data.description import DataDescription
+from ..data.trees import is_run_folder
 from ..options.base import Options, to_yaml
 from ..reports.data import FILE, data_json, data_report
+from ..runtime.files import RUN_OPTIONS
 
 O = TypeVar("O", bound=Options)  # noqa: E741
 R = TypeVar("R")
 
 
-CONFIG = "config.yaml"
+CONFIG = RUN_OPTIONS
 """The file of a run folder that holds all options."""
 
 
@@ -89,6 +93,7 @@ class Job(ABC, Generic[O, R]):
         self.check_once()
         text = to_yaml(self.options)  # before a folder is made, so that none is left if it fails
         descriptions = self.descriptions()
+        _warn_of_run_among_images(getattr(self.options, "out", None), descriptions)
         folder = self.open()
         if folder is not None:
             try:
@@ -101,3 +106,21 @@ class Job(ABC, Generic[O, R]):
                 folder.release()
                 raise
         return self.run()
+
+
+def _warn_of_run_among_images(out: object, descriptions: Iterable[DataDescription]) -> None:
+    """Warn of a run folder in a folder that images are read from; a pipeline says it for all its stages."""
+    if not isinstance(out, str | os.PathLike):
+        return
+    above = Path(out).parent
+    if above.is_dir() and os.access(above, os.R_OK) and is_run_folder(os.listdir(above)):
+        return
+    path = Path(os.path.realpath(out))
+    places = dict.fromkeys(inventory.place for each in descriptions for inventory in each.found)
+    for place in places:
+        if os.path.isdir(place) and path.is_relative_to(os.path.realpath(place)):
+            warnings.warn(
+                f"The run folder {os.fspath(out)!r} lies among the images in {place!r}. It is left out when they are "
+                "read again; give another out to keep them apart.",
+                stacklevel=3,
+            )

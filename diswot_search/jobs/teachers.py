@@ -20,7 +20,8 @@ from torch import Tensor
 from search_spaces.registry import unknown_name_message
 
 from ..data.splits import Splits
-from ..distillation.base import DistillerError, OtherClassesError
+from ..distillation.base import DistillerError, OtherClassesError, get_distiller
+from ..distillation.combination import Term
 from ..networks.features import FeatureReader
 from ..networks.frozen import FrozenNetwork
 from ..networks.network import Network
@@ -179,6 +180,22 @@ def set_classifier(teacher: FrozenNetwork, classifier: Classifier) -> None:
 
 
 # -- before the first step ----------------------------------------------------------------------
+
+
+def check_classes(teacher: Network, terms: Sequence[Term], num_classes: int) -> None:
+    """Refuse a teacher of other classes for distillers that compare classes, before its weights are fetched.
+
+    Raises:
+        DistillerError: There is such a distiller; the ways out are named.
+    """
+    if teacher.num_classes in (None, num_classes):
+        return
+    names = [term.name for term in terms if "logits" in get_distiller(term.name).reads]
+    if names:
+        raise DistillerError(
+            f"The distiller {names[0]!r} compares classes, but the data has {num_classes} classes and the teacher "
+            f"{teacher.name} has {teacher.num_classes}. {WAYS}"
+        )
 
 
 @contextmanager

@@ -60,7 +60,7 @@ from ..training.task import DistillationTask
 from ..training.trainer import Trainer, create_accelerator
 from ..training.trial import TRIAL_IMAGES, try_task
 from .supervision import PREDICTIONS, STATE, UnlabelledObjective, unlabelled_batch_size
-from .teachers import naming_ways, prepare_teacher
+from .teachers import check_classes, naming_ways, prepare_teacher
 
 _STUDENT_FILES = (f"{FOLDER}/{WEIGHTS}", f"{FOLDER}/{CONFIG}")
 
@@ -175,6 +175,8 @@ class TrainingRun:
         for role, network in (("student", self.student), ("teacher", self.teacher)):
             if network is not None and network.trained_on is not None:
                 check_division(f"The {role} {network.name}", network.trained_on, splits)
+        if self.teacher is not None:
+            check_classes(self.teacher, self.subjects.terms, splits.num_classes)
 
     def _config(self) -> dict[str, object]:
         """Everything that the result depends on, as JSON values."""

@@ -17,7 +17,7 @@ from torch import nn
 
 from search_spaces.option_types import check_types
 from search_spaces.plugins import is_code, stored_code
-from search_spaces.recipes import space_from_recipe
+from search_spaces.searched import searched_network, stored_space
 from search_spaces.stored_options import check_stored_options
 from search_spaces.timm_models import create_timm_model
 from search_spaces.weights import load_checkpoint
@@ -25,7 +25,7 @@ from search_spaces.weights import load_checkpoint
 from ..checks import WORKING_SHARE, check_memory, check_whole
 from ..runtime.checksums import CHECKSUM, ChecksumError, fill_checksum, verify_file
 from ..runtime.failures import stop_if_machine_failed
-from ..runtime.files import as_json, write_atomically
+from ..runtime.files import write_atomically
 from ..runtime.seeding import isolated_random_state
 
 WEIGHTS = "student.safetensors"
@@ -96,7 +96,8 @@ class ModelCard:
     own: dict[str, Any] | None = None
 
     def __post_init__(self) -> None:
-        check_types(vars(self), {name: field.type for name, field in type(self).__dataclass_fields__.items()})
+        types = {name: field.type for name, field in type(self).__dataclass_fields__.items()}
+        check_types(vars(self), types, f"{self.name}: ")
         check_whole("num_classes", self.num_classes, least=0)
         for side in self.input_size:
             check_whole("a part of input_size", side, least=1)
@@ -144,12 +145,7 @@ class ModelCard:
             return network
         if self.space is None:
             raise ValueError(f"{self.name} is a module of its own; load its weights by load_student(path, model=...).")
-        space = space_from_recipe(self.space["recipe"])
-        if space is None or as_json(space.config()) != self.space["config"]:
-            raise ValueError(
-                f"The space of {self.name} cannot be made again by name; build the architecture "
-                f"{self.space['architecture']} yourself and load its weights by load_student(path, model=...)."
-            )
+        space = stored_space(self.space, self.name)
         return space.build(space.parse(self.space["architecture"]))
 
 
@@ -159,9 +155,10 @@ def save_student(model: nn.Module, card: ModelCard, folder: str | os.PathLike[st
     The file of weights holds checksums of its content, of the card and of the whole config.json. Damage is noticed when
     it is read, and the weights of one student are not taken for another's.
 
-    `load_student` reads the folder. If the card has a timm name, timm reads it as well: from version 1.0.16 on by
-    `timm.create_model("local-dir:FOLDER", pretrained=True)`, after `import search_spaces` for the networks of this
-    package, and in any version by `timm.create_model(name, checkpoint_path=".../student.safetensors", **arguments)`.
+    `load_student` reads the folder. timm reads it as well, if the card has a timm name or the recipe of a space: from
+    version 1.0.16 on by `timm.create_model("local-dir:FOLDER", pretrained=True)`, after `import search_spaces` for the
+    networks and spaces of this package. With a timm name, any version reads it by
+    `timm.create_model(name, checkpoint_path=".../student.safetensors", **arguments)`.
 
     Args:
         model: The trained network.
@@ -198,14 +195,17 @@ def _sha256(values: Mapping[str, object]) -> str:
 
 def _timm_config(model: nn.Module, card: ModelCard) -> dict[str, Any]:
     """The configuration as timm reads it, with the card under a key of its own."""
-    config: dict[str, object] = {"architecture": card.timm[0] if card.timm else card.name}
+    entry_point, arguments = card.timm or (card.name, {})
+    if card.timm is None and card.space is not None and card.space["recipe"]:
+        entry_point, arguments = searched_network.__name__, {"space": card.space}
+    config: dict[str, object] = {"architecture": entry_point}
     config["num_classes"] = card.num_classes
     if isinstance(num_features := getattr(model, "num_features", None), int):
         config["num_features"] = num_features
     if card.labels:
         config["label_names"] = list(card.labels)
-    if card.timm and card.timm[1]:
-        config["model_args"] = card.timm[1]
+    if arguments:
+        config["model_args"] = arguments
     built_with = getattr(model, "pretrained_cfg", None) or {}
     config["pretrained_cfg"] = {
         "num_classes": card.num_classes,

@@ -180,6 +180,7 @@ class CreateSplitsOptions(DivisionOptions, GreyOptions, DownloadOptions, RootOpt
 
     Parts that the data set lacks are split off its training images, with the same share of each class: first the test
     images, then the validation images from the rest. If the data set has only one other split, it is the test split.
+    Of `val` and `evaluation` (`eval`) without `test`, `val` validates and `evaluation` tests.
 
     Args:
         name: Name of the data set: one of those that `create_probe` lists, except `noise`.

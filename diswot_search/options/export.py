@@ -28,8 +28,8 @@ class ExportOptions(DataOptions, SeedOptions, CodeOptions):
         card: Description of the network, for a module or in place of the student's own: a ModelCard, or a mapping of
             its fields.
         dataset: Data set, or its name, for test accuracy; int8 is calibrated on its training images. The name of the
-            data that the student was trained on stands for the same division of it; data_options go before that
-            division.
+            data that the student was trained on stands for the same images, sizes, grey values and division; its
+            data_options need not be given again, and those that are given go before.
         normalise: Let the file normalise its images, which are then between 0 and 1.
         batch_size: Number of images in a batch; by default any number.
         opset: Version of ONNX's operators.

@@ -47,7 +47,7 @@ class RecipeOptions(Options):
     recipe_options: Mapping[str, object] | None = None
     rule: str = "best"
     best_by: str = "accuracy"
-    class_weights: Mapping[str, Any] | Sequence[Any] | str | None = None
+    class_weights: Mapping[Any, Any] | Sequence[Any] | str | None = None
     checkpoint_minutes: float = 10.0
 
 

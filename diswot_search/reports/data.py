@@ -11,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ..data.description import DataDescription
+from ..data.errors import Warned
 from ..data.inventory import Inventory, printable
 from ..runtime.files import RunFolderError
 from .style import format_count
@@ -92,9 +93,13 @@ def _lines(description: DataDescription) -> Iterator[str]:
         yield f"{inventory.place}: {'; '.join(_facts(inventory))}"
         if inventory.skipped:
             yield f"  left out: {'; '.join(map(str, inventory.skipped))}"
-        for note in inventory.notes:
-            yield f"  {note}"
-    yield from description.notes
+        yield from (f"  {note}" for note in _unsaid(inventory.notes))
+    yield from _unsaid(description.notes)
+
+
+def _unsaid(notes: Sequence[str]) -> list[str]:
+    """The notes that no warning of this process has said; of a stored description, all."""
+    return [note for note in notes if not isinstance(note, Warned)]
 
 
 def _facts(inventory: Inventory) -> Iterator[str]:

@@ -100,7 +100,11 @@ class ProgressBar:
         if not self._bar.disable:
             self._bar.update(self._task, completed=self._done, state=self.state())
         elif is_due or time.monotonic() - self._last_line >= self.SECONDS_PER_LINE:
-            self.write_line(f"{self._done:,}/{self._total:,} {self._unit}", self.state())
+            self.write_line(self.count(), self.state())
+
+    def count(self) -> str:
+        """How many items are done, for a line of the log."""
+        return f"{self._done:,}/{self._total:,} {self._unit}"
 
     def write_line(self, *parts: str) -> None:
         """Write a line of the log, outside a terminal only."""
@@ -141,7 +145,7 @@ class SearchProgress(ProgressBar):
 
     def tried(self, tried: int, within: int) -> None:
         """Show how many architectures were tried, and how many of them are within the budget, where not all are."""
-        self._tried = f"{tried:,} tried, {within:,} within the budget" if within < tried else ""
+        self._tried = f"{tried:,} architectures tried, {within:,} within the budget" if within < tried else ""
         self.refresh()
 
     def add(self, record: Record, *, replayed: bool, best: Record | None = None) -> None:
@@ -157,6 +161,9 @@ class SearchProgress(ProgressBar):
         elif record.score is not None and (self._best is None or record.score > self._best):
             self._best = record.score
         self.advance(replayed=replayed)
+
+    def count(self) -> str:
+        return f"{self._done:,} of {self._total:,} {self._unit} scored"
 
     def state(self) -> str:
         """Best score so far, architectures tried, candidates per second and time left, as far as there are any."""

@@ -110,20 +110,25 @@ def _table_of(study: Study, best: Sequence[Candidate], title: str) -> Table:
     further = [kind for kind in COSTS.values() if kind.unit]
     known = [kind for kind in further if any(getattr(c, kind.name) is not None for c in best)]
     spread = any(candidate.record.score_std for candidate in best)
-    table = Table(title=title)
-    for column in ("rank", "score", "params", "MACs", *(kind.heading for kind in known)):
+    timed = any(kind.name == "latency_ms" for kind in known) and study.config.get("budget")
+    caption = f"latency: {Budget.from_dict(study.config['budget']).describe_latency()}, float32" if timed else None
+    table = Table(title=title, caption=caption)
+    for column in ("rank", "score", "params", "MACs"):
         table.add_column(column, justify="right", no_wrap=True)
+    if known:  # one column, so that several leave room for the architecture
+        table.add_column("\n".join(kind.heading for kind in known), justify="right", no_wrap=True)
     if has_short_names:
         table.add_column("name", overflow="fold")
     table.add_column("architecture", overflow="fold")
     for rank, (candidate, name) in enumerate(zip(best, names, strict=True), start=1):
-        values = {kind: getattr(candidate, kind.name) for kind in known}
+        values = ((kind, getattr(candidate, kind.name)) for kind in known)
+        costs = "\n".join("" if value is None else kind.format(value) for kind, value in values)
         table.add_row(
             str(rank),
             f"{candidate.score:.5g}" + (f" ± {candidate.record.score_std:.2g}" if spread else ""),
             human_number(candidate.params),
             human_number(candidate.macs),
-            *("" if value is None else kind.format(value) for kind, value in values.items()),
+            *([costs] if known else []),
             *([Text(short_name(name))] if has_short_names else []),
             Text(candidate.record.architecture),
         )
@@ -165,14 +170,24 @@ def describe_study(study: Study) -> Iterator[str]:
 
 
 def _describe_measurements(study: Study) -> Iterator[str]:
-    """How many latencies were measured, and how many of them did not become stable."""
+    """How many latencies were measured, how many of them did not become stable, and whether the winner's did."""
     spreads = [float(str(facts["spread"])) for cost in study.costs if (facts := cost.details.get("latency_ms"))]
     unstable = [spread for spread in spreads if spread > AGREEMENT]
     if unstable:
         yield (
             f"latency: {len(unstable):,} of {len(spreads):,} measurements are unstable: their quickest rounds differ "
-            f"by up to {max(unstable):.0%}, since the machine did something else"
+            f"by up to {max(unstable):.0%}, since the machine did something else{_winners_measurement(study)}"
         )
+
+
+def _winners_measurement(study: Study) -> str:
+    """Whether the winner's latency is stable, as the end of a sentence; empty where it was not measured."""
+    for winner in study.best(1):
+        cost = study.cost(winner.record.architecture)
+        if cost is not None and (facts := cost.details.get("latency_ms")):
+            spread = float(str(facts["spread"]))
+            return f"; the winner's is {'stable' if spread <= AGREEMENT else f'one of them, by {spread:.0%}'}"
+    return ""
 
 
 def explain_winner(study: Study) -> Iterator[str]:

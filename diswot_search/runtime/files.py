@@ -11,6 +11,9 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+RUN_OPTIONS = "config.yaml"
+"""The file in a run folder with all options of its run."""
+
 
 class RunFolderError(RuntimeError):
     """A run folder that cannot be used as asked: taken, damaged, of another configuration, or on a full disk."""

@@ -17,6 +17,7 @@ import timm
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 from safetensors.torch import load_file, save_file
 from timm.data import resolve_data_config
 from timm.layers import SqueezeExcite
@@ -508,6 +509,45 @@ def test_the_data_it_was_trained_on_is_divided_as_it_was_then(
     assert 170 < fewer.samples < 190
 
 
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("photos", {"train_split": "."}),
+        ("photos", {"root": "elsewhere", "resident_limit": 0}),
+        ("folder/photos", {"mean": 0.4, "std": 0.2}),
+    ],
+)
+def test_the_data_options_of_the_training_stand_again_for_its_own_data(
+    name: str, options: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("diswot_search.jobs.training_run.plot_training", lambda rows, result: {})
+    drawn = np.random.default_rng(0)
+    for label in "ab":
+        folder = tmp_path / options.get("root", "") / "photos" / label
+        folder.mkdir(parents=True)
+        for index in range(20):
+            Image.fromarray(drawn.integers(0, 4000, (20, 22 + index % 3), dtype=np.uint16)).save(
+                folder / f"{index}.png"
+            )
+    given = {"image_size": 16, "grey_range": [0, 4095], "train_limit": 20, "seed": 2, "test_share": 0.3, "workers": 0}
+    ds.train(
+        *("cifar_resnet", name),
+        model_options={"arch": "1x4-1x4"},
+        data_options=given | options,
+        epochs=1,
+        batch_size=10,
+        out="run",
+        progress=False,
+    )
+    tested = json.loads(Path("run/result.json").read_text())["test"]
+    assert main(["export", "run", "--format=torch", f"--dataset={name}"]) == 0
+    report = export("run", "torch", "again.pt2", dataset=name)
+    assert (report.float_accuracy, report.samples) == (pytest.approx(tested["accuracy"]), tested["samples"])
+    more = export("run", "torch", "again.pt2", dataset=name, data_options={"test_share": 0.4})
+    assert more.samples == 16
+
+
 def test_other_images_under_the_name_of_those_of_the_training_are_refused(trained: Path, tmp_path: Path) -> None:
     card = read_card(trained)
     data = card.made_of["data"] | {"fingerprint": "0" * 64}
@@ -564,7 +604,7 @@ def test_data_of_other_classes_is_refused(coloured: Splits, tmp_path: Path) -> N
     others = replace(card, num_classes=3, input_size=(3, 9, 9))
     with pytest.raises(ValueError, match=r"arrays has images of \(3, 8, 8\), but resnet is for \(3, 9, 9\)"):
         export(network, "onnx", tmp_path, card=others, dataset=coloured)
-    with pytest.raises(TypeError, match=r"is a tuple; .* Splits\.from_arrays"):
+    with pytest.raises(TypeError, match=r"dataset is a tuple; it must be Splits or a text"):
         export(network, "onnx", tmp_path, card=card, dataset=(torch.rand(2, 3, 8, 8), torch.zeros(2)))  # type: ignore[arg-type]
 
 

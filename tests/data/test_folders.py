@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import tarfile
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -279,6 +280,43 @@ def test_a_second_validation_folder_is_said_to_be_unread(tmp_path: Path) -> None
     assert numbers(splits.val) == list(range(50, 70))
 
 
+@pytest.mark.parametrize(
+    ("folders", "val", "test"),
+    [
+        (("TRAIN", "valid", "Evaluation"), "valid", "Evaluation"),
+        (("train", "Val", "eval"), "Val", "eval"),
+        (("train", "val", "evaluation", "Test"), "val", "Test"),
+    ],
+)
+def test_evaluation_next_to_a_validation_folder_is_the_test_split_unless_there_is_one(
+    tmp_path: Path, folders: tuple[str, ...], val: str, test: str
+) -> None:
+    for place, folder in enumerate(folders):
+        write_images(tmp_path / folder, "ab", first=60 * place)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Folders of .* look like splits, but are not read: evaluation")
+        splits = read(tmp_path)
+    assert numbers(splits.train) == list(range(20))
+    for part, folder in (("val", val), ("test", test)):
+        first = 60 * folders.index(folder)
+        assert numbers(getattr(splits, part)) == list(range(first, first + 20))
+    said = [f"no split is named test: {val.lower()!r} validates, and {test.lower()!r} tests"]
+    assert list(splits.notes) == (said if "Test" not in folders else [])
+
+
+def test_validation_and_evaluation_may_both_be_named(tmp_path: Path) -> None:
+    for place, folder in enumerate(("train", "valid", "Evaluation")):
+        write_images(tmp_path / folder, "ab", first=60 * place)
+    for test_split in ("Evaluation", "evaluation", "eval"):
+        splits = read(tmp_path, val_split="valid", test_split=test_split)
+        assert (numbers(splits.val)[0], numbers(splits.test)[0]) == (60, 120)
+    assert numbers(read(tmp_path, test_split="eval").val)[0] == 60
+    assert numbers(read(tmp_path, val_split="valid").test)[0] == 120
+    for names in ({"val_split": "eval", "test_split": "evaluation"}, {"val_split": "val", "test_split": "valid"}):
+        with pytest.raises(DataError, match="used twice"):
+            read(tmp_path, **names)
+
+
 def test_the_link_of_a_split_to_another_is_refused(tmp_path: Path) -> None:
     write_images(tmp_path / "train", "ab")
     (tmp_path / "test").symlink_to("train")
@@ -325,6 +363,46 @@ def test_hidden_and_broken_files_are_counted_and_named(tmp_path: Path) -> None:
         "images outside the class folders": 1,
     }
     assert "cat/page.jpg: it is no picture" in skipped(splits)["images that cannot be read"].examples
+
+
+def write_run(folder: Path, *files: str) -> None:
+    """A folder with these empty files and ten pictures."""
+    write_images(folder.parent, (folder.name,), first=200)
+    for name in files:
+        (folder / name).touch()
+
+
+@pytest.mark.parametrize("in_tar", [False, True])
+def test_run_folders_are_no_classes(tmp_path: Path, in_tar: bool) -> None:
+    folder = write_images(tmp_path / "photos")
+    write_run(folder / "runs/all", "config.json", "lock", "pipeline.sqlite")
+    write_run(folder / "runs/all/student", "config.json", "lock", "training.sqlite")
+    write_run(folder / "runs/old", "config.json", "study.sqlite")
+    write_run(folder / "deep/er/compare", "config.yaml", "lock", "scores.sqlite")
+    write_run(folder / "train", "config.json", "lock")
+    write_run(folder / "a/run", "config.json", "lock")
+    if in_tar:
+        with tarfile.open(tmp_path / "photos.tar", "w") as archive:
+            archive.add(folder, "photos")
+    splits = read(tmp_path / "photos.tar" if in_tar else folder)
+    assert splits.classes == ("a", "b")
+    assert all_numbers(splits) == list(range(20))
+    counted = {reason: entry.count for reason, entry in skipped(splits).items()}
+    # A tar file lists files: ten pictures and the others of each of the six runs.
+    assert counted == (
+        {"files in folders of runs": 6 * 10 + 3 + 3 + 2 + 3 + 2 + 2} if in_tar else {"folders of runs": 4}
+    )
+
+
+def test_folders_that_hold_other_things_than_runs_are_classes(tmp_path: Path) -> None:
+    write_run(tmp_path / "configured", "config.json")
+    write_run(tmp_path / "locked", "lock")
+    write_run(tmp_path / "both/run", "config.json", "lock")
+    write_images(tmp_path / "both", ("own",), first=100)
+    splits = read(tmp_path, test_share=0.1)
+    assert splits.classes == ("both", "configured", "locked")
+    assert skipped(splits)["folders of runs"].examples == ("both/run",)
+    assert sum(number < 200 for number in all_numbers(splits)) == 10
 
 
 def test_images_that_a_class_has_in_other_formats_are_said_to_be_left_out(tmp_path: Path) -> None:

@@ -61,7 +61,7 @@ def plain(tmp_path_factory: pytest.TempPathFactory) -> Training:
 @pytest.fixture(scope="module")
 def weighted(tmp_path_factory: pytest.TempPathFactory) -> Training:
     out = tmp_path_factory.mktemp("weighted") / "run"
-    return learn(out, class_weights="balanced", best_by="balanced_accuracy")
+    return learn(out, class_weights="balanced", best_by="balanced_accuracy", epochs=8)
 
 
 def predictions(training: Training) -> torch.Tensor:

@@ -340,7 +340,7 @@ def test_a_pipeline_killed_within_a_stage_ends_the_same(finished: ds.PipelineRes
         ({"budget": 10}, "budget is 10; it must be a Budget"),
         ({"teacher": "cifar_resnet9", "teacher_options": None}, "'cifar_resnet9' is no timm model"),
         ({"teacher_options": {"num_classes": 7}}, "num_classes of the teacher comes from the data"),
-        ({"teacher_options": {"archh": "1x4-1x4-1x8"}}, "cannot be built"),
+        ({"teacher_options": {"archh": "1x4-1x4-1x8"}}, "has no option 'archh'. Did you mean 'arch'?"),
         ({"space": "nasbench21"}, "Unknown search space 'nasbench21'. Did you mean 'nasbench201'"),
         ({"space_options": {"chanels": 3}}, "'chanels'"),
         ({"algorithm": "evolutio"}, "Unknown algorithm 'evolutio'. Did you mean 'evolution'"),

@@ -349,7 +349,7 @@ def test_a_search_that_scores_nothing_says_why_and_keeps_its_folder(
         """Fails."""
         raise ValueError("no such luck")
 
-    with pytest.raises(ds.RunFolderError, match="5 of 5 evaluations failed \\(5 x ValueError: no such luck\\)"):
+    with pytest.raises(ds.NoScoreError, match="5 of 5 evaluations failed \\(5 x ValueError: no such luck\\)"):
         ds.search(cells, None, probe, proxy=broken, evaluations=5, out=tmp_path / "run")
     assert len(ds.Study.load(tmp_path / "run")) == 5
     assert json.loads((tmp_path / "run" / "result.json").read_text())["winner"] is None
@@ -501,7 +501,7 @@ def test_limits_on_memory_and_size_are_kept_together(probe: ds.Probe) -> None:
         cost = count_cost_of(lambda a=record.architecture: space.build(space.parse(a)), space.input_spec)
         assert record.size_mb == cost.weight_bytes / 1e6 <= 2.0  # type: ignore[operator]
         assert record.size_mb < record.memory_mb <= 3.5  # type: ignore[operator]
-    assert [str(column.header) for column in format_table(study).columns][-3:] == ["memory", "size", "architecture"]
+    assert "memory\nsize" in [column.header for column in format_table(study).columns]
     with pytest.raises(ds.BudgetError, match=r"within max_memory_mb=0.1; the lowest memory counted is [\d.]+ MB"):
         create_search(Tabular(space, probe), budget=ds.Budget(max_memory_mb=0.1))
 
@@ -520,7 +520,7 @@ def test_a_tight_budget_asks_about_few_architectures_and_says_so(monkeypatch: py
     search = create_search(Tabular(space, pixels), evaluations=10, budget=ds.Budget(max_params=1e6))
     assert len(search.run()) == 10
     assert search.costs.tried < 250
-    assert f"{search.costs.tried} tried, {search.costs.within} within the budget" in shown[-1]
+    assert f"{search.costs.tried} architectures tried, {search.costs.within} within the budget" in shown[-1]
 
 
 # -- stopping and going on ----------------------------------------------------------------------

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
+import timm
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -14,9 +16,10 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from diswot_search.networks.network import create_teacher
-from diswot_search.networks.saved import load_student, read_card, save_student
+from diswot_search.networks.saved import ModelCard, load_student, read_card, save_student
 from diswot_search.resolve.networks import as_network
 from diswot_search.resolve.sources import as_sources
+from search_spaces import UntrustedCodeError, create_space, list_spaces
 
 REPAIR = r"delete the folder of the student and run the same training again, which makes it anew from best\.safetensors"
 
@@ -125,3 +128,63 @@ def test_equal_students_are_equal_files(tmp_path: Path) -> None:
         saved(tmp_path / name)
     for file in ("student.safetensors", "config.json"):
         assert (tmp_path / "first" / file).read_bytes() == (tmp_path / "second" / file).read_bytes()
+
+
+# -- timm ---------------------------------------------------------------------------------------
+
+FAMILIES = [name for name in list_spaces() if name.endswith("_32")]
+SPACES: list[str | list[str]] = [
+    *FAMILIES,
+    *("nasbench201", "cifar_resnet", "cifar_resnet_s0"),
+    ["cifar_resnet_s0", "timm/resnet_32"],
+    ["timm/mobilenetv3_32", "nasbench201"],
+]
+
+
+def saved_from_space(name: str | list[str], folder: Path, **options: Any) -> nn.Module:
+    space = create_space(name, num_classes=4, **options)
+    architecture = next(iter(space.starts))
+    if isinstance(name, list):  # of the space whose networks timm builds by no model of its own
+        architecture = next(start for start in space.starts if start.choices[-1].startswith("timm/"))
+    network = space.build(architecture).eval()
+    stored = json.loads(json.dumps({"recipe": space.recipe, "config": space.config()}))
+    card = ModelCard(
+        str(architecture),
+        *(4, space.input_size, (0.5,) * space.input_size[0], (0.2,) * space.input_size[0]),
+        timm=space.timm_model(architecture),
+        space=stored | {"architecture": str(architecture)},
+    )
+    save_student(network, card, folder)
+    return network
+
+
+@pytest.mark.skipif(not hasattr(timm.models._hub, "load_model_config_from_path"), reason="timm before 1.0.16")
+@pytest.mark.parametrize("name", SPACES, ids=str)
+def test_timm_loads_the_students_of_every_space(name: str | list[str], tmp_path: Path) -> None:
+    network = saved_from_space(name, tmp_path)
+    images = torch.randn(2, 3, 32, 32)
+    loaded = timm.create_model(f"local-dir:{tmp_path}", pretrained=True).eval()
+    assert torch.equal(loaded(images), network(images))
+    assert torch.equal(load_student(tmp_path)(images), network(images))
+    assert loaded.pretrained_cfg["mean"] == [0.5] * 3
+    if name in FAMILIES:
+        other = timm.create_model(f"local-dir:{tmp_path}", pretrained=True, num_classes=2, in_chans=1).eval()
+        assert other(images[:, :1]).shape == (2, 2)
+
+
+def test_an_entry_point_for_stored_architectures_says_what_it_needs(tmp_path: Path) -> None:
+    with pytest.raises(TypeError, match="searched_network needs `space`"):
+        timm.create_model("searched_network")
+    saved_from_space("timm/resnet_32", tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    assert config["architecture"] == "searched_network"
+    stored = config["model_args"]["space"]
+    assert timm.create_model("searched_network", space=stored).get_classifier().out_features == 4
+    with pytest.raises(RuntimeError, match="no pretrained weights"):
+        timm.create_model("searched_network", pretrained=True, space=stored)
+    with pytest.raises(ValueError, match="cannot be made again by name"):
+        timm.create_model("searched_network", space=stored | {"recipe": {"name": "no_space"}})
+    with pytest.raises(UntrustedCodeError, match=r"os:getcwd"):
+        timm.create_model("searched_network", space=stored | {"recipe": {"name": "os:getcwd"}})
+    with pytest.raises(ValueError, match="made for images of"):
+        timm.create_model("searched_network", space=stored, img_size=64)

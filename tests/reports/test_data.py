@@ -92,6 +92,40 @@ def test_a_training_shows_what_it_reads_first_and_stores_it(
     }
 
 
+@pytest.mark.filterwarnings("default")
+def test_a_run_among_the_images_is_warned_of_and_left_out_of_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(write_images(tmp_path / "photos", ("cat", "dog")))
+    size = "--data_options.image_size 16 --epochs 1 --batch_size 4 --device cpu --model cifar_resnet20"
+    assert main(["train", "--dataset", "../photos", *size.split()]) == 0
+    assert "'runs/train' lies among the images in '../photos'" in capsys.readouterr().err
+    assert list(Path("runs/train").glob("*.png"))
+    assert main(["train", "--dataset", "../photos", *size.split(), "--out", "runs/next"]) == 0
+    assert "'runs/next' lies among the images in '../photos'" in capsys.readouterr().err
+    assert main(["train", "--dataset", ".", *size.split(), "--out", "../run"]) == 0
+    shown = capsys.readouterr()
+    assert "lies among" not in shown.err
+    assert "folders of runs: 1 (runs)" in shown.out
+    assert json.loads(Path("../run/data.json").read_text())[0]["classes"] == ["cat", "dog"]
+
+
+@pytest.mark.filterwarnings("default")
+def test_a_class_that_a_split_lacks_is_said_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_images(tmp_path / "photos/train", ("bee", "cat", "dog"))
+    write_images(tmp_path / "photos/test", ("bee", "dog"), first=100)
+    size = "--data_options.image_size 16 --epochs 1 --batch_size 4 --device cpu --out run"
+    assert main(["train", "--model", "cifar_resnet20", "--dataset", "photos", *size.split()]) == 0
+    said = capsys.readouterr()
+    assert (said.out + said.err).count("no images of 1 of the 3 classes: 'cat'") == 1
+    assert main(["show", "run"]) == 0
+    said = capsys.readouterr()
+    assert (said.out + said.err).count("no images of 1 of the 3 classes: 'cat'") == 1
+
+
 def test_a_search_says_what_its_probe_is_drawn_from(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -111,7 +145,7 @@ def test_a_search_says_what_its_probe_is_drawn_from(
         ("train --dataset photos/Training/cat", "lie in the folder itself"),
         ("train --dataset ./phtos", "does not exist. Did you mean 'photos'"),
         ("train --dataset photos --data_options.test_split Validation", "Unknown split in 'photos': 'Validation'"),
-        ("train --dataset photos --data_options.grey_range 5", "grey_range is 5; it must be two numbers"),
+        ("train --dataset photos --data_options.grey_range 5", "grey_range is 5; it must be a list of numbers"),
         ("search --probe ../none", "does not exist"),
         ("run --dataset one", "of one class, 'cat'"),
     ],

@@ -17,11 +17,12 @@ from rich.console import Console
 from rich.table import Table
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from diswot_search import Record, Study, format_table, plot_search
+from diswot_search import Budget, Record, Study, format_table, plot_search
 from diswot_search.proxies.registry import get_proxy
 from diswot_search.reports.progress import Curves, SearchProgress
 from diswot_search.reports.study import describe_study, format_parts, plot_front, plot_progress
 from diswot_search.reports.style import human_number
+from diswot_search.study.cost_kinds import StoredCost
 from diswot_search.study.study import NoScoreError
 from search_spaces import create_space
 
@@ -133,8 +134,8 @@ def test_progress_outside_a_terminal_is_a_line_for_many_candidates_or_a_while(
     monkeypatch.setattr(SearchProgress, "ITEMS_PER_LINE", 2)
     lines = progress_of()[0].splitlines()
     assert [line.split("  ")[:3] for line in lines] == [
-        ["searching", "4/8 candidates", "best 3"],
-        ["searching", "6/8 candidates", "best 3"],
+        ["searching", "4 of 8 candidates scored", "best 3"],
+        ["searching", "6 of 8 candidates scored", "best 3"],
     ]
     assert "candidates/s" in lines[0]
     monkeypatch.setattr(SearchProgress, "ITEMS_PER_LINE", 100)
@@ -149,7 +150,8 @@ def test_a_line_is_told_while_nothing_is_counted(monkeypatch: pytest.MonkeyPatch
     assert output.getvalue() == ""
     monkeypatch.setattr(SearchProgress, "SECONDS_PER_LINE", 0.0)
     progress.tried(1153, 32)
-    assert output.getvalue() == "searching  0/8 candidates  1,153 tried, 32 within the budget\n"
+    line = "searching  0 of 8 candidates scored  1,153 architectures tried, 32 within the budget\n"
+    assert output.getvalue() == line
 
 
 def test_progress_shows_evaluations_best_speed_and_time_left() -> None:
@@ -227,6 +229,30 @@ def test_the_picture_of_progress_shows_each_score_and_the_best_so_far() -> None:
     assert axes_of(figure).get_xlabel() == "evaluations"
     assert axes_of(figure).get_ylabel() == "score (relation)"
     assert figure.get_suptitle() == "cifar_resnet_s0, teacher cifar_resnet20: 6 evaluations"
+
+
+@pytest.mark.parametrize(
+    ("spreads", "end"),
+    [
+        ((0.2, 0.01), "1 of 2 measurements are unstable: their quickest rounds differ by up to 20%"),
+        ((0.01, 0.2), "1 of 2 measurements are unstable: their quickest rounds differ by up to 20%"),
+        ((0.01, 0.02), None),
+    ],
+)
+def test_unstable_latencies_are_told_with_whether_the_winners_is_one(
+    spreads: tuple[float, float], end: str | None
+) -> None:
+    budget = Budget(max_latency_ms=9).to_dict()
+    study = make_study(latency=True, budget=budget, evaluations=6)
+    other = study.best(2)[1]
+    for candidate, spread in zip((study.winner, other), spreads, strict=True):
+        cost = StoredCost(latency_ms=1.5, details={"latency_ms": {"spread": spread}})
+        study.add_cost(candidate.record.architecture, cost)
+    lines = [line for line in describe_study(study) if "unstable" in line]
+    assert len(lines) == (end is not None)
+    if end is not None:
+        winner = "one of them, by 20%" if spreads[0] > 0.1 else "stable"
+        assert lines == [f"latency: {end}, since the machine did something else; the winner's is {winner}"]
 
 
 def test_a_score_that_grows_with_size_says_so_where_there_is_no_budget() -> None:

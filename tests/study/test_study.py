@@ -16,7 +16,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from diswot_search import Record, RunFolderError, Study
+from diswot_search import NoScoreError, Record, RunFolderError, Study
 from diswot_search.runtime.files import write_atomically
 from diswot_search.study.cost_kinds import StoredCost
 from search_spaces import NASBench201Space, SearchSpace, create_space
@@ -167,9 +167,7 @@ def test_a_study_without_scores_says_why_it_has_no_winner() -> None:
     study = Study(config_of())
     study.add([record(0, None), record(1, None), record(2, None, reason="ValueError: odd")])
     assert study.failures == {"RuntimeError: no": 2, "ValueError: odd": 1}
-    with pytest.raises(
-        RunFolderError, match=r"3 of 3 evaluations failed \(2 x RuntimeError: no; 1 x ValueError: odd\)"
-    ):
+    with pytest.raises(NoScoreError, match=r"3 of 3 evaluations failed \(2 x RuntimeError: no; 1 x ValueError: odd\)"):
         _ = study.winner
 
 
