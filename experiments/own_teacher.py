@@ -88,23 +88,25 @@ def train_teacher(photos: Photos, file: Path, epochs: int) -> float:
     return accuracy
 
 
-def run_exported(file: Path, folder: Path) -> tuple[float, float]:
-    """Run a file on the test photos in onnxruntime; returns the accuracy in percent and the milliseconds of a photo."""
+def run_exported(file: Path, folder: Path) -> tuple[float, list[float]]:
+    """Run a file on the test photos in onnxruntime; returns the accuracy in percent, and the milliseconds by photo."""
     from matplotlib.image import imread
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
     session = onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
     name = session.get_inputs()[0].name
+    photos = [(label, path) for label, group in enumerate(CLASSES) for path in (folder / "test" / group).iterdir()]
+    images = [imread(path)[None, :, :, :3].transpose(0, 3, 1, 2).astype(np.float32) for _, path in photos]
+    for image in images[:50]:  # the first passes are slower
+        session.run(None, {name: image})
     right, seconds = [], []
-    for label, group in enumerate(CLASSES):
-        for photo in sorted((folder / "test" / group).iterdir()):
-            image = imread(photo)[None, :, :, :3].transpose(0, 3, 1, 2).astype(np.float32)
-            started = time.perf_counter()
-            (logits,) = session.run(None, {name: image})
-            seconds.append(time.perf_counter() - started)
-            right.append(int(logits.argmax()) == label)
-    return 100 * statistics.fmean(right), 1000 * statistics.median(seconds)
+    for (label, _), image in zip(photos, images, strict=True):
+        started = time.perf_counter()
+        (logits,) = session.run(None, {name: image})
+        seconds.append(time.perf_counter() - started)
+        right.append(int(logits.argmax()) == label)
+    return 100 * statistics.fmean(right), [1000 * value for value in seconds]
 
 
 def main() -> None:
@@ -137,14 +139,19 @@ def main() -> None:
     )
     exported = ds.export(result.path, normalise=True)
     seconds = time.perf_counter() - before
-    accuracy, latency = run_exported(Path(exported.path), folder)
+    accuracy, times = run_exported(Path(exported.path), folder)
     assert result.alone is not None
     winner = result.study.winner
     rows = [
         ["teacher, own code, by its own loop", f"{teacher_accuracy:.1f}", "", ""],
         ["student, trained alone", f"{result.alone.accuracy:.1f}", f"{winner.params:,}", ""],
         ["student, distilled", f"{result.distilled.accuracy:.1f}", f"{winner.params:,}", f"{winner.latency_ms:.2f}"],
-        ["its file in onnxruntime, without this package", f"{accuracy:.1f}", "", f"{latency:.2f}"],
+        [
+            "its file in onnxruntime, without this package",
+            f"{accuracy:.1f}",
+            "",
+            f"{min(times):.2f} ({statistics.median(times):.2f})",
+        ],
     ]
     command = (
         f"python experiments/own_teacher.py --cifar10 data/cifar10.npz --photos {args.photos} --tests {args.tests} "
@@ -159,7 +166,7 @@ def main() -> None:
         f"{args.photos} photos of 32 x 32 pixels, of {len(CLASSES)} classes, to train on, and {args.tests} to test on; "
         f"one run; {cpu()}, {versions()}, onnxruntime {onnxruntime.__version__}.",
         "",
-        *table(["", "test accuracy, %", "parameters", "ms for one photo, one thread"], rows),
+        *table(["", "test accuracy, %", "parameters", "ms for one photo, one thread (median)"], rows),
         "",
         f"The student is `{winner.record.architecture}`, of {len(result.study)} that were scored in "
         f"{', '.join(FAMILIES)}; the limit is {args.max_latency_ms:g} ms in onnxruntime. `run` and `export` took "
