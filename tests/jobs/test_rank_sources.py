@@ -39,8 +39,6 @@ from diswot_search.sources.source import SourceError
 from diswot_search.sources.transferability import balanced_draws, get_measure, list_measures, source_weights
 from search_spaces.registry import UnknownNameError
 
-from ..trained_weights import as_trained
-
 CLASSES, SIZE = 4, 8
 PLAIN = {"mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)}
 """A source that sees pixels between 0 and 1 as they are."""
@@ -108,6 +106,15 @@ def looks(pixels: int = 3 * SIZE * SIZE, seed: int = 0, width: int = 8, kind: ty
 
 def constant() -> Linear:
     return Linear(torch.zeros(8, 3 * SIZE * SIZE))
+
+
+def grey_layer() -> nn.Conv2d:
+    """A layer for grey images whose weights are no initialisation."""
+    layer = nn.Conv2d(1, 2, 3)
+    with torch.no_grad():
+        for parameter in layer.parameters():
+            parameter.copy_(torch.linspace(-3, 5, parameter.numel()).view_as(parameter))
+    return layer.eval()
 
 
 def make_sources() -> dict[str, Any]:
@@ -349,7 +356,7 @@ def test_faint_sources_leave_no_weights_and_say_what_then(measure: str) -> None:
         ({"sources": {"a": looks(), "b": looks()}}, SourceError, "a.*b"),
         ({"labels_per_class": 999}, ValueError, "999"),
         ({"data_options": {"seed": 1}}, ValueError, "data_options cannot be set"),
-        ({"sources": [looks(), as_trained(nn.Conv2d(1, 2, 3))]}, SourceError, "Conv2d takes grey images"),
+        ({"sources": [looks(), grey_layer()]}, SourceError, "Conv2d takes grey images"),
     ],
 )
 def test_bad_input_stops_before_a_folder_is_made(
