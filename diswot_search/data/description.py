@@ -109,7 +109,7 @@ def describe_splits(splits: Splits) -> DataDescription:
 
 
 def describe_probe(probe: Probe) -> DataDescription:
-    """What a probe was drawn from.
+    """The data that a probe was drawn from.
 
     Example:
         >>> describe_probe(create_probe("digits", batch_size=20)).parts[0].by_class

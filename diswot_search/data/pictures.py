@@ -66,7 +66,7 @@ class DeepGreyError(DataError):
 
 @dataclass(frozen=True)
 class Header:
-    """What the header of a picture says.
+    """The facts in the header of a picture.
 
     Attributes:
         size: Height and width in pixels, upright.
@@ -121,7 +121,7 @@ def looks_like_picture(start: bytes) -> bool:
 
 
 def read_header(open_file: Opener) -> Header | str:
-    """What the header of a picture says, or why the picture cannot be read.
+    """The facts in the header of a picture, or why it cannot be read.
 
     The pixels are decoded only where the end of the file looks cut.
     """

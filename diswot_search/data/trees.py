@@ -145,7 +145,7 @@ class Directory:
                     tally.add(f"{kind}s", name)
 
     def _kind(self, entry: os.DirEntry[str], name: str) -> tuple[str, os.stat_result | None]:
-        """What an entry is, and its status if it is a link."""
+        """The kind of an entry, and its status if it is a link."""
         try:
             status = entry.stat() if entry.is_symlink() else None
             kind = "folder" if entry.is_dir() else "file" if entry.is_file() else "special file"
