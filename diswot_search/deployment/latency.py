@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import math
 import statistics
 import time
@@ -15,20 +14,23 @@ from torch import nn
 from search_spaces.input_spec import InputSpec, as_input_spec
 
 from ..checks import check_whole
-from ..runtime.seeding import isolated_random_state
 from .onnx_graph import ExportError
+from .reference import Paces, Reference, reference_in
 from .runtimes import Pass, Runtime, default_runtime, get_runtime, shipped, torch_threads
 
 AGREEMENT = 0.03
 """The three quickest rounds agree within this share where a measurement is stable."""
 
-_QUIET = 1.05
-"""On a quiet machine, the wide reference network takes at most this many times what it took at its quickest."""
+QUIET = 0.05
+"""In a quiet round, the weights of the reference networks are read within this share of their quickest time."""
 
 _AGREEING = 3
 _MIN_ROUNDS = 8
 _MAX_ROUNDS = 60
 _MAX_SECONDS = 5.0
+_MAX_SECONDS_FOR_QUIET = 2.0
+"""Rounds that agree wait so long for the machine to be quiet."""
+
 _BLOCK_SECONDS = 0.01
 _REFERENCE_SECONDS = 0.003
 _MAX_BLOCK = 50
@@ -46,6 +48,7 @@ class Latency:
         median_ms: The median of all passes as they were.
         min_ms: The quickest pass as it was.
         spread: Difference between the quickest rounds, as a share of the quickest.
+        disturbance: How much longer memory and caches took in the quietest rounds than at their quickest, as a share.
         rounds: Number of rounds.
         runtime: Name of the runtime.
         threads: Number of threads.
@@ -56,6 +59,7 @@ class Latency:
     median_ms: float = field(default=math.nan, kw_only=True)
     min_ms: float = field(default=math.nan, kw_only=True)
     spread: float = field(default=0.0, kw_only=True)
+    disturbance: float = field(default=0.0, kw_only=True)
     rounds: int = field(default=0, kw_only=True)
     runtime: str = field(kw_only=True)
     threads: int = field(kw_only=True)
@@ -63,8 +67,23 @@ class Latency:
 
     @property
     def is_stable(self) -> bool:
-        """Whether the quickest rounds agree."""
-        return self.spread <= AGREEMENT
+        """Whether the quickest rounds agree, and the machine was quiet in as many."""
+        return self.spread <= AGREEMENT and self.disturbance <= QUIET
+
+    @property
+    def instability(self) -> str:
+        """Why the measurement is not stable, in words; empty if it is.
+
+        Example:
+            >>> Latency(0.34, disturbance=0.2, runtime="onnxruntime", threads=1, batch_size=1).instability
+            'other work slowed the memory by 20%'
+        """
+        reasons = []
+        if self.spread > AGREEMENT:
+            reasons.append(f"the quickest rounds differ by {self.spread:.0%}")
+        if self.disturbance > QUIET:
+            reasons.append(f"other work slowed the memory by {self.disturbance:.0%}")
+        return " and ".join(reasons)
 
     @property
     def conditions(self) -> str:
@@ -77,7 +96,7 @@ class Latency:
         return latency_conditions(self.runtime, self.threads, self.batch_size)
 
     def __str__(self) -> str:
-        unstable = "" if self.is_stable else f", unstable: the quickest rounds differ by {self.spread:.0%}"
+        unstable = "" if self.is_stable else f", unstable: {self.instability}"
         return f"{self.ms:.3g} ms ({self.conditions}{unstable})"
 
 
@@ -97,11 +116,13 @@ def measure_latency(
 ) -> Latency:
     """Measure the time of one forward pass where a network ships, in evaluation mode, without gradients, in float32.
 
-    Passes are timed in rounds that alternate with two reference networks in the same runtime: a small one, which tells
-    how quick the processor is, and a wide one, which tells whether something else uses its caches. Rounds go on until
-    three of them were quiet and the three quickest agree, or for five seconds; `Latency.is_stable` tells which. If the
-    small reference is slower than it was at its quickest, so is the machine, and the latency is less by as much. With
-    one thread on the CPU, time in which the machine ran something else is not counted. The model is left as it was.
+    Passes are timed in rounds that alternate with reference networks in the same runtime: a small one, which tells how
+    quick the processor is, and two wide ones, which tell whether something else uses the caches or the memory. Rounds
+    go on until three of them were quiet and the three quickest agree, for two seconds if only the quiet is missing, or
+    for five; `Latency.is_stable` tells which. If the small reference is slower than it was at its quickest, so is the machine, and the latency is less by
+    as much. The quickest times of the references are kept for a week in `diswot-search/latency_reference.json` of the
+    user's folder for caches, so that processes agree. With one thread on the CPU, time in which the machine ran
+    something else is not counted. The model is left as it was.
 
     Args:
         model: The network.
@@ -151,25 +172,26 @@ def time_passes(
     """
     clock = time.thread_time if threads == 1 and runtime.device == "cpu" else time.perf_counter
     with torch_threads(threads), torch.no_grad():
-        reference = _reference(runtime, threads)
-        for warm_up in (reference.small, reference.wide, run, run):
+        reference = reference_in(runtime, threads)
+        for warm_up in (reference.compute, reference.cache, reference.memory, run, run):
             warm_up()
         rounds: list[_Round] = []
         started = time.perf_counter()
-        while not _is_enough(rounds, reference, time.perf_counter() - started):
-            pace = min(_block(reference.small, clock, _REFERENCE_SECONDS))
-            wide = min(_block(reference.wide, clock, _REFERENCE_SECONDS))
-            reference.note(pace, wide)
-            rounds.append(_Round(pace, wide, _block(run, clock, _BLOCK_SECONDS)))
+        while not _is_enough(rounds, reference.quickest, time.perf_counter() - started):
+            paces = _take_paces(reference, clock)
+            reference.note(paces)
+            rounds.append(_Round(paces, _block(run, clock, _BLOCK_SECONDS)))
             if limit_ms is not None and 1000 * min(r.quickest for r in rounds) > _BEYOND * limit_ms and len(rounds) > 1:
                 break
+        reference.keep()
     quickest = sorted(r.quickest for r in rounds)
-    pace = min(r.pace for r in rounds)
+    pace = min(r.paces.compute for r in rounds)
     return Latency(
-        1000 * quickest[0] * (reference.pace / pace if pace else 1.0),
+        1000 * quickest[0] * (reference.quickest.compute / pace if pace else 1.0),
         median_ms=1000 * statistics.median(seconds for r in rounds for seconds in r.passes),
         min_ms=1000 * quickest[0],
         spread=_spread(quickest),
+        disturbance=_disturbance(rounds, reference.quickest),
         rounds=len(rounds),
         runtime=runtime.name,
         threads=threads,
@@ -181,8 +203,7 @@ def time_passes(
 class _Round:
     """One round: the quickest pass of each reference, and all passes of the network after them."""
 
-    pace: float
-    wide: float
+    paces: Paces
     passes: list[float]
 
     @property
@@ -190,12 +211,25 @@ class _Round:
         return min(self.passes)
 
 
-def _is_enough(rounds: list[_Round], reference: _Reference, seconds: float) -> bool:
+def _is_enough(rounds: list[_Round], quickest: Paces, seconds: float) -> bool:
     if len(rounds) < _MIN_ROUNDS:
         return False
-    quiet = sum(r.wide <= _QUIET * reference.width for r in rounds)
+    if len(rounds) >= _MAX_ROUNDS or seconds >= _MAX_SECONDS:
+        return True
     agree = _spread(sorted(r.quickest for r in rounds)) <= AGREEMENT
-    return (agree and quiet >= _AGREEING) or len(rounds) >= _MAX_ROUNDS or seconds >= _MAX_SECONDS
+    return agree and (_disturbance(rounds, quickest) <= QUIET or seconds >= _MAX_SECONDS_FOR_QUIET)
+
+
+def _disturbance(rounds: list[_Round], quickest: Paces) -> float:
+    """The disturbance of the quietest rounds, of as many as have to agree."""
+    disturbances = sorted(r.paces.disturbance(quickest) for r in rounds)
+    return disturbances[min(_AGREEING, len(disturbances)) - 1]
+
+
+def _take_paces(reference: Reference, clock: Callable[[], float]) -> Paces:
+    """The quickest pass of each reference network now."""
+    networks = (reference.compute, reference.cache, reference.memory)
+    return Paces(*(min(_block(network, clock, _REFERENCE_SECONDS)) for network in networks))
 
 
 def _spread(quickest: Sequence[float]) -> float:
@@ -214,37 +248,3 @@ def _block(run: Pass, clock: Callable[[], float], seconds: float) -> list[float]
         run()
         times.append(clock() - started)
     return times
-
-
-# -- the reference ------------------------------------------------------------------------------
-
-
-@dataclass
-class _Reference:
-    """The reference networks in one runtime, with the quickest pass of each so far."""
-
-    small: Pass
-    wide: Pass
-    pace: float = math.inf
-    width: float = math.inf
-
-    def note(self, pace: float, wide: float) -> None:
-        self.pace, self.width = min(self.pace, pace), min(self.width, wide)
-
-
-@functools.cache
-def _reference(runtime: Runtime, threads: int) -> _Reference:
-    """The references, made once per process: a few convolutions, and 8 MB of weights, which have to be read."""
-    with isolated_random_state(0):
-        small = nn.Sequential(
-            *(nn.Conv2d(3, 32, 3, stride=2, padding=1), nn.ReLU()),
-            *(nn.Conv2d(32, 64, 3, stride=2, padding=1), nn.ReLU()),
-            *(nn.Conv2d(64, 64, 3, padding=1, groups=64), nn.ReLU()),
-            *(nn.Conv2d(64, 128, 1), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(128, 128)),
-        )
-        wide = nn.Sequential(nn.Flatten(), nn.Linear(48, 2048), nn.ReLU(), nn.Linear(2048, 1024))
-    images = as_input_spec((3, 64, 64)).example(1)
-    return _Reference(
-        runtime.prepare(shipped(small), images, threads),
-        runtime.prepare(shipped(wide), images[:, :, :4, :4].contiguous(), threads),
-    )

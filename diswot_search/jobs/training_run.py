@@ -481,7 +481,8 @@ class TrainingRun:
             macs=cost.macs,
             latency_ms=latency.ms,
             latency=f"{latency.conditions}, float32",
-            latency_spread=latency.spread,
+            latency_median_ms=latency.median_ms,
+            latency_instability=latency.instability,
         )
 
     def _timing(self, trainer: Trainer, rows: tuple[EpochRow, ...]) -> Timing:

@@ -20,7 +20,6 @@ from search_spaces.names import full_name, short_name
 from search_spaces.recipes import create_space, describe_space, list_spaces
 from search_spaces.space import SearchSpace
 
-from ..deployment.latency import AGREEMENT
 from ..options.base import summary
 from ..options.search import DEFAULT_PROXY
 from ..proxies.aggregate import RankAggregate
@@ -111,7 +110,8 @@ def _table_of(study: Study, best: Sequence[Candidate], title: str) -> Table:
     known = [kind for kind in further if any(getattr(c, kind.name) is not None for c in best)]
     spread = any(candidate.record.score_std for candidate in best)
     timed = any(kind.name == "latency_ms" for kind in known) and study.config.get("budget")
-    caption = f"latency: {Budget.from_dict(study.config['budget']).describe_latency()}, float32" if timed else None
+    conditions = Budget.from_dict(study.config["budget"]).describe_latency() if timed else ""
+    caption = f"latency of the quickest pass: {conditions}, float32" if timed else None
     table = Table(title=title, caption=caption)
     for column in ("rank", "score", "params", "MACs"):
         table.add_column(column, justify="right", no_wrap=True)
@@ -170,24 +170,22 @@ def describe_study(study: Study) -> Iterator[str]:
 
 
 def _describe_measurements(study: Study) -> Iterator[str]:
-    """How many latencies were measured, how many of them did not become stable, and whether the winner's did."""
-    spreads = [float(str(facts["spread"])) for cost in study.costs if (facts := cost.details.get("latency_ms"))]
-    unstable = [spread for spread in spreads if spread > AGREEMENT]
-    if unstable:
-        yield (
-            f"latency: {len(unstable):,} of {len(spreads):,} measurements are unstable: their quickest rounds differ "
-            f"by up to {max(unstable):.0%}, since the machine did something else{_winners_measurement(study)}"
-        )
-
-
-def _winners_measurement(study: Study) -> str:
-    """Whether the winner's latency is stable, as the end of a sentence; empty where it was not measured."""
+    """The median of the winner's passes, how many latencies did not become stable, and whether the winner's did."""
+    measured = [facts for cost in study.costs if (facts := cost.details.get("latency_ms"))]
+    unstable = [facts for facts in measured if facts["instability"]]
     for winner in study.best(1):
         cost = study.cost(winner.record.architecture)
         if cost is not None and (facts := cost.details.get("latency_ms")):
-            spread = float(str(facts["spread"]))
-            return f"; the winner's is {'stable' if spread <= AGREEMENT else f'one of them, by {spread:.0%}'}"
-    return ""
+            stability = f"unstable: {facts['instability']}" if facts["instability"] else "stable"
+            yield (
+                f"winner's latency: {cost.latency_ms:.3g} ms, that of the quickest pass; the median of its passes was "
+                f"{facts['median_ms']:.3g} ms ({stability})"
+            )
+    if unstable:
+        yield (
+            f"latency: {len(unstable):,} of {len(measured):,} measurements are unstable, since the machine did "
+            "something else"
+        )
 
 
 def explain_winner(study: Study) -> Iterator[str]:

@@ -366,7 +366,18 @@ def _student(student: StudentFacts) -> str:
         student.name,
         f"{human_number(student.params)} parameters" if student.params else "",
         f"{human_number(student.macs)} MACs" if student.macs else "",
-        _format(student.latency_ms, ".3g", f" ms ({student.latency})" if student.latency else " ms"),
+        _format(student.latency_ms, ".3g", f" ms ({_measurement(student)})" if student.latency else " ms"),
+    ]
+    return ", ".join(filter(None, parts))
+
+
+def _measurement(student: StudentFacts) -> str:
+    """The conditions of the latency, the median of its passes, and why it is not stable if it is not."""
+    median = student.latency_median_ms
+    parts = [
+        student.latency,
+        "" if median is None else f"quickest pass, {median:.3g} ms in the median",
+        f"unstable: {student.latency_instability}" if student.latency_instability else "",
     ]
     return ", ".join(filter(None, parts))
 

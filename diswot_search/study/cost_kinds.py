@@ -133,7 +133,7 @@ def _latency(space: SearchSpace, architecture: Architecture, conditions: Conditi
         batch_size=conditions.batch_size,
         limit_ms=conditions.limit_ms,
     )
-    return Computed(latency.ms, asdict(latency))
+    return Computed(latency.ms, {**asdict(latency), "instability": latency.instability})
 
 
 COSTS: dict[str, CostKind] = {

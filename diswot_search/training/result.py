@@ -147,7 +147,8 @@ class StudentFacts:
         macs: Multiply-accumulate operations for one image.
         latency_ms: Time of one image where the student ships, in milliseconds.
         latency: The conditions of that measurement: runtime, threads, batch, precision.
-        latency_spread: Difference between the quickest rounds of the measurement, as a share.
+        latency_median_ms: The median of the passes of that measurement; `latency_ms` is that of the quickest.
+        latency_instability: Why the measurement is not stable, in words; empty if it is.
     """
 
     name: str
@@ -155,7 +156,8 @@ class StudentFacts:
     macs: int | None = None
     latency_ms: float | None = None
     latency: str | None = None
-    latency_spread: float | None = None
+    latency_median_ms: float | None = None
+    latency_instability: str | None = None
 
 
 @dataclass(frozen=True)

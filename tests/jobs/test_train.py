@@ -158,7 +158,8 @@ def without_times(rows: Sequence[EpochRow]) -> list[EpochRow]:
 
 def lasting(result: TrainingResult) -> TrainingResult:
     """All of a result that is not measured time."""
-    return replace(result, timing=None, student=replace(result.student, latency_ms=None, latency_spread=None))
+    timeless = replace(result.student, latency_ms=None, latency_median_ms=None, latency_instability=None)
+    return replace(result, timing=None, student=timeless)
 
 
 def weights_of(folder: Path) -> dict[str, Tensor]:

@@ -232,27 +232,25 @@ def test_the_picture_of_progress_shows_each_score_and_the_best_so_far() -> None:
 
 
 @pytest.mark.parametrize(
-    ("spreads", "end"),
-    [
-        ((0.2, 0.01), "1 of 2 measurements are unstable: their quickest rounds differ by up to 20%"),
-        ((0.01, 0.2), "1 of 2 measurements are unstable: their quickest rounds differ by up to 20%"),
-        ((0.01, 0.02), None),
-    ],
+    ("reasons", "unstable"),
+    [(("", ""), 0), (("the quickest rounds differ by 20%", ""), 1), (("", "other work slowed the memory by 9%"), 1)],
 )
-def test_unstable_latencies_are_told_with_whether_the_winners_is_one(
-    spreads: tuple[float, float], end: str | None
+def test_the_winners_latency_is_told_with_its_median_and_unstable_ones_are_counted(
+    reasons: tuple[str, str], unstable: int
 ) -> None:
     budget = Budget(max_latency_ms=9).to_dict()
     study = make_study(latency=True, budget=budget, evaluations=6)
     other = study.best(2)[1]
-    for candidate, spread in zip((study.winner, other), spreads, strict=True):
-        cost = StoredCost(latency_ms=1.5, details={"latency_ms": {"spread": spread}})
-        study.add_cost(candidate.record.architecture, cost)
-    lines = [line for line in describe_study(study) if "unstable" in line]
-    assert len(lines) == (end is not None)
-    if end is not None:
-        winner = "one of them, by 20%" if spreads[0] > 0.1 else "stable"
-        assert lines == [f"latency: {end}, since the machine did something else; the winner's is {winner}"]
+    for candidate, reason in zip((study.winner, other), reasons, strict=True):
+        facts = {"instability": reason, "median_ms": 1.75}
+        study.add_cost(candidate.record.architecture, StoredCost(latency_ms=1.5, details={"latency_ms": facts}))
+    lines = [line for line in describe_study(study) if "latency: " in line and "budget" not in line]
+    stability = f"unstable: {reasons[0]}" if reasons[0] else "stable"
+    assert lines[0] == (
+        f"winner's latency: 1.5 ms, that of the quickest pass; the median of its passes was 1.75 ms ({stability})"
+    )
+    counted = f"latency: {unstable} of 2 measurements are unstable, since the machine did something else"
+    assert lines[1:] == [counted] * bool(unstable)
 
 
 def test_a_score_that_grows_with_size_says_so_where_there_is_no_budget() -> None:
