@@ -119,10 +119,10 @@ def measure_latency(
     Passes are timed in rounds that alternate with reference networks in the same runtime: a small one, which tells how
     quick the processor is, and two wide ones, which tell whether something else uses the caches or the memory. Rounds
     go on until three of them were quiet and the three quickest agree, for two seconds if only the quiet is missing, or
-    for five; `Latency.is_stable` tells which. If the small reference is slower than it was at its quickest, so is the machine, and the latency is less by
-    as much. The quickest times of the references are kept for a week in `diswot-search/latency_reference.json` of the
-    user's folder for caches, so that processes agree. With one thread on the CPU, time in which the machine ran
-    something else is not counted. The model is left as it was.
+    for five; `Latency.is_stable` tells which. If the small reference is slower than it was at its quickest, so is the
+    machine, and the latency is less by as much. The quickest times of the references are kept for a week in
+    `diswot-search/latency_reference.json` of the user's folder for caches, so that processes agree. With one thread on
+    the CPU, time in which the machine ran something else is not counted. The model is left as it was.
 
     Args:
         model: The network.
