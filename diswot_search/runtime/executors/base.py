@@ -1,0 +1,89 @@
+"""The protocol of executors: places where the items of a job are computed, one at a time in each worker."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from concurrent.futures import Future
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Placement:
+    """The place of a worker.
+
+    Attributes:
+        worker: Number of the worker, from 0.
+        threads: Number of threads that torch computes with; None leaves it.
+        device: The device that it computes on; None leaves it to the program.
+    """
+
+    worker: int = 0
+    threads: int | None = None
+    device: str | None = None
+
+
+Program = Callable[[Placement], Callable[[Any], Any]]
+"""Makes the function that computes an item, once in each worker. It pickles, and so do the items and their results."""
+
+
+class WorkerDied(RuntimeError):
+    """The worker came to an end at the item, by itself or because it was replaced."""
+
+
+class Executor(ABC):
+    """Workers that compute items. Which item goes where, and again after a failure, is decided by the loop above.
+
+    Attributes:
+        workers: Number of workers.
+        is_isolated: Whether a worker can end without ending the job.
+
+    Example:
+        >>> from diswot_search.runtime.executors.serial import SerialExecutor
+        >>> executor = SerialExecutor()
+        >>> executor.start(lambda placement: abs)
+        >>> executor.submit(0, -3).result()
+        3
+        >>> executor.close()
+    """
+
+    workers: int
+    is_isolated: bool = False
+
+    @abstractmethod
+    def start(self, program: Program) -> None:
+        """Make the workers ready for a program. An executor can be started again after it was closed.
+
+        Raises:
+            ValueError: The program does not pickle; the message names the part.
+            MachineError: The workers cannot be made or reached.
+        """
+
+    @abstractmethod
+    def submit(self, worker: int, item: Any) -> Future[Any]:
+        """Compute an item in a worker, which is not at work on another.
+
+        Args:
+            worker: Number of the worker.
+            item: The item.
+
+        Returns:
+            The future of the result. It raises what the program raised, or `WorkerDied`.
+        """
+
+    @abstractmethod
+    def replace(self, worker: int) -> None:
+        """End a worker, if it is still there, and make another in its place. Its open future raises `WorkerDied`."""
+
+    @abstractmethod
+    def close(self, *, at_once: bool = False) -> None:
+        """End all workers and wait until they are gone. Without a start, nothing happens.
+
+        Args:
+            at_once: Whether items at hand are given up.
+        """
+
+    def name(self, worker: int) -> str:
+        """A name of a worker for messages and records, such as "worker 2" or, on other machines, with the machine's."""
+        return f"worker {worker}"
