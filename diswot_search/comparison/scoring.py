@@ -17,10 +17,13 @@ from ..data.probe import Probe
 from ..proxies.proxy import Proxy
 from ..runtime.at_hand import AtHand
 from ..runtime.devices import device_name
+from ..runtime.executors.base import Executor, Placement
+from ..runtime.executors.dispatch import Dispatcher
+from ..runtime.executors.serial import SerialExecutor
 from ..runtime.interruption import Interruption
 from ..runtime.store import SECONDS_UNTIL_STORED
 from ..study.evaluator import NO_TEACHER, SIZES, Condition, ScoreTask, TaskEvaluator, WeightDraw, uses_teacher
-from ..study.loop import SerialLoop
+from ..study.loop import Loop
 from ..study.records import NewScore
 from .store import ScoreStore, Selection, StoredScore
 
@@ -66,13 +69,46 @@ class SeriesScores:
 
 
 @dataclass(frozen=True)
-class _Work:
-    """The missing scores of one architecture in one draw: what a process needs to compute them."""
+class ComparisonTask:
+    """The missing scores of one architecture in one draw.
+
+    Attributes:
+        draw: Number of the draw.
+        architecture: The architecture as text.
+        numbers: Numbers of the series; none if nothing is missing.
+    """
 
     draw: int
-    text: str
-    architecture: Architecture
+    architecture: str
+    numbers: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class ComparisonProgram:
+    """The program of a comparison.
+
+    Attributes:
+        evaluator: Computes the scores.
+        seeds: Seed of the weights of each draw.
+        series: All series that a task may name.
+    """
+
+    evaluator: TaskEvaluator
+    seeds: tuple[int, ...]
     series: tuple[ScoreSeries, ...]
+
+    def __call__(self, placement: Placement) -> Callable[[ComparisonTask], dict[int, NewScore]]:
+        evaluator = self.evaluator.on(placement.device)
+        by_number = {number: one for one in self.series for number in one.numbers}
+
+        def compute(task: ComparisonTask) -> dict[int, NewScore]:
+            draw = WeightDraw(self.seeds[task.draw], task.draw % len(evaluator.probes))
+            chosen = [by_number[number] for number in task.numbers]
+            tasks = [ScoreTask(one.proxy, one.condition, draw) for one in chosen]
+            scores = evaluator.evaluate(evaluator.space.parse(task.architecture), tasks)
+            return dict(zip(task.numbers, scores, strict=True))
+
+        return compute
 
 
 class Scoring:
@@ -85,6 +121,8 @@ class Scoring:
         versions: Versions of the packages that a score depends on.
         retry_failed: Whether stored failures are computed again.
         interruption: Asked before each architecture.
+        executor: Where the scores are computed.
+        timeout_s: Longest time of one architecture in seconds.
     """
 
     def __init__(
@@ -96,6 +134,8 @@ class Scoring:
         versions: Mapping[str, str],
         retry_failed: bool,
         interruption: Interruption,
+        executor: Executor | None = None,
+        timeout_s: float | None = None,
     ) -> None:
         self.evaluator = evaluator
         self.store = store
@@ -103,6 +143,8 @@ class Scoring:
         self.versions = dict(versions)
         self.retry_failed = retry_failed
         self.interruption = interruption
+        self.executor = executor or SerialExecutor()
+        self.timeout_s = timeout_s
         self.at_hand = AtHand(store.path)
 
     def series_of(self, proxy: Proxy, condition: Condition) -> ScoreSeries:
@@ -144,7 +186,7 @@ class Scoring:
             The first of the sizes by architecture; its score is None if the cost cannot be counted.
 
         Raises:
-            KeyboardInterrupt, OutOfMemory, MachineError: See `SerialLoop.run`.
+            KeyboardInterrupt, OutOfMemory, MachineError: See `Loop.run`.
         """
         sizes = [one for one in dict.fromkeys(series) if one.is_size]
         by_text = {str(architecture): architecture for architecture in architectures}
@@ -159,14 +201,16 @@ class Scoring:
                 pending.clear()
             since = time.monotonic()
 
-        def store(work: _Work, scores: dict[int, NewScore]) -> str:
-            pending[work.text] = scores
+        def store(task: ComparisonTask, scores: dict[int, NewScore], worker: str) -> str:
+            pending[task.architecture] = scores
             if len(pending) == _COSTS_AT_ONCE or time.monotonic() - since > SECONDS_UNTIL_STORED:
                 flush()
-            return work.text
+            return task.architecture
 
+        # Costs in closed form are counted sooner than they are sent to a worker.
+        executor = SerialExecutor() if self.evaluator.space.has_closed_cost else self.executor
         try:
-            self._run(self._work(0, sizes, chosen, by_text), store, show)
+            self._run(executor, sizes, self._tasks(0, sizes, chosen), store, show)
         finally:
             flush()
         return chosen.scores(sizes[0].numbers[0], 0)
@@ -185,60 +229,60 @@ class Scoring:
             show: Called for each pair of draw and distinct network; the flag tells whether all of it was stored before.
 
         Raises:
-            KeyboardInterrupt, OutOfMemory, MachineError: See `SerialLoop.run`.
+            KeyboardInterrupt, OutOfMemory, MachineError: See `Loop.run`.
         """
         others = [one for one in dict.fromkeys(series) if not one.is_size]
         by_text = {str(scored): scored for scored in map(self.scored, architectures)}
         chosen = self.store.select(by_text)
-        work = [one for draw in range(len(self.seeds)) for one in self._work(draw, others, chosen, by_text)]
+        tasks = [task for draw in range(len(self.seeds)) for task in self._tasks(draw, others, chosen)]
 
-        def store(work: _Work, scores: dict[int, NewScore]) -> str:
-            self.store.add(self.seeds[work.draw], {work.text: scores}, self._measured_on(work.draw))
-            return work.text
+        def store(task: ComparisonTask, scores: dict[int, NewScore], worker: str) -> str:
+            self.store.add(self.seeds[task.draw], {task.architecture: scores}, self._measured_on(task.draw))
+            return task.architecture
 
-        self._run(work, store, show)
+        self._run(self.executor, others, tasks, store, show)
 
     def _run(
         self,
-        work: Iterable[_Work],
-        store: Callable[[_Work, dict[int, NewScore]], str],
+        executor: Executor,
+        series: Sequence[ScoreSeries],
+        tasks: Sequence[ComparisonTask],
+        store: Callable[[ComparisonTask, dict[int, NewScore], str], str],
         show: Callable[[bool], None],
     ) -> None:
-        SerialLoop(
-            stored=lambda one: None if one.series else one.text,
-            compute=self._scores,
+        if not any(task.numbers for task in tasks):  # then no worker is needed
+            executor = SerialExecutor()
+        dispatcher: Dispatcher[dict[int, NewScore]] = Dispatcher(
+            executor, interruption=self.interruption, timeout_s=self.timeout_s
+        )
+        note = self.at_hand.ended if executor.is_isolated else self.at_hand.begin
+
+        def begin(task: ComparisonTask) -> dict[int, NewScore] | None:
+            """Note the task at hand; gives its failures if it ended the process in an earlier run."""
+            reason = note(f"draw {task.draw} of series {list(task.numbers)}: {task.architecture}")
+            return None if reason is None else _lost(task, reason)
+
+        loop = Loop(
+            dispatcher=dispatcher,
+            stored=lambda task: None if task.numbers else task.architecture,
             store=store,
+            lost=_lost,
             show=lambda text, replayed: show(replayed),
             interruption=self.interruption,
-            describe=lambda one: f"in {one.text}",
-            begin=self._begin,
-        ).run(work)
+            describe=lambda task: f"in {task.architecture}",
+            begin=begin,
+        )
+        with dispatcher.started(ComparisonProgram(self.evaluator, self.seeds, tuple(series))):
+            loop.run(tasks)
 
-    def _begin(self, work: _Work) -> dict[int, NewScore] | None:
-        """Note the work at hand; gives its failures if it ended the process in an earlier run.
-
-        Any of its proxies may have done so. All of them fail, and `retry_failed` computes them again.
-        """
-        series = [one.numbers[work.draw] for one in work.series]
-        reason = self.at_hand.begin(f"draw {work.draw} of series {series}: {work.text}")
-        return None if reason is None else {number: NewScore(None, reason, 0.0, ()) for number in series}
-
-    def _scores(self, work: _Work) -> dict[int, NewScore]:
-        """The missing scores of an architecture by the number of their series."""
-        draw = WeightDraw(self.seeds[work.draw], work.draw % len(self.evaluator.probes))
-        tasks = [ScoreTask(one.proxy, one.condition, draw) for one in work.series]
-        scores = self.evaluator.evaluate(work.architecture, tasks)
-        return {one.numbers[work.draw]: score for one, score in zip(work.series, scores, strict=True)}
-
-    def _work(
-        self, draw: int, series: Sequence[ScoreSeries], chosen: Selection, architectures: Mapping[str, Architecture]
-    ) -> list[_Work]:
-        """The work of a draw, in the order of the architectures; it has no series where nothing is missing."""
-        missing: dict[str, list[ScoreSeries]] = {text: [] for text in chosen.architectures}
+    def _tasks(self, draw: int, series: Sequence[ScoreSeries], chosen: Selection) -> list[ComparisonTask]:
+        """The tasks of a draw, in the order of the architectures."""
+        missing: dict[str, list[int]] = {text: [] for text in chosen.architectures}
         for one in series:
-            for text in chosen.missing(one.numbers[draw], self._seed(one, draw), failed=self.retry_failed):
-                missing[text].append(one)
-        return [_Work(draw, text, architectures[text], tuple(some)) for text, some in missing.items()]
+            number = one.numbers[draw]
+            for text in chosen.missing(number, self._seed(one, draw), failed=self.retry_failed):
+                missing[text].append(number)
+        return [ComparisonTask(draw, text, tuple(numbers)) for text, numbers in missing.items()]
 
     def scored(self, architecture: Architecture) -> Architecture:
         """The architecture whose network is scored in place of this one."""
@@ -292,3 +336,11 @@ class Scoring:
         seconds = float(np.median([one.seconds for one in successes])) if successes else math.nan
         reasons = {(s, k): one.reason for s, row in enumerate(rows) for k, one in enumerate(row) if one.reason}
         return SeriesScores(scores, seconds, frozenset(one.conditions for one in successes), reasons)
+
+
+def _lost(task: ComparisonTask, reason: str) -> dict[int, NewScore]:
+    """The failures of a task that ended its process.
+
+    Any of its proxies may have done so. All of them fail, and `retry_failed` computes them again.
+    """
+    return {number: NewScore(None, reason, 0.0, ()) for number in task.numbers}

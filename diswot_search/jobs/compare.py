@@ -41,6 +41,7 @@ from ..reports.comparison import format_comparison, to_csv, to_json, to_markdown
 from ..reports.comparison_figures import COMPARISON_PICTURES
 from ..reports.progress import CostProgress, ProgressBar
 from ..reports.style import to_png
+from ..resolve.executors import as_executor
 from ..resolve.searches import as_teacher
 from ..runtime.configuration import versions
 from ..runtime.files import csv_line
@@ -148,6 +149,7 @@ class ComparisonRun(Job[CompareOptions, Comparison]):
 
     def check(self) -> None:
         options = self.options
+        self.executor = as_executor(options)
         self.seeds = tuple(weight_seeds(options.seed, options.weight_draws))
         check_whole("bootstrap", options.bootstrap, least=0)
         if options.top_k is not None:
@@ -204,6 +206,8 @@ class ComparisonRun(Job[CompareOptions, Comparison]):
             versions=self.versions,
             retry_failed=self.retry_failed,
             interruption=self.interruption,
+            executor=self.executor,
+            timeout_s=self.options.candidate_timeout_s,
         )
         with self.store.released_on_failure():
             self.labels = self._plan(self._proxies, self._conditions_compared)

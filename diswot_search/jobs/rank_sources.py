@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import math
 import os
-import time
 import warnings
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Executor, ThreadPoolExecutor
-from functools import cached_property, partial
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +14,6 @@ import numpy as np
 import timm
 import torch
 from numpy.typing import NDArray
-from threadpoolctl import ThreadpoolController
 from torch import Tensor
 
 from ..checks import check_whole
@@ -31,24 +28,22 @@ from ..reports.progress import ProgressBar
 from ..reports.sources import LABELS, describe_ranking, format_ranking, plot_ranking
 from ..reports.style import to_png
 from ..resolve.data import as_splits
+from ..resolve.executors import as_executor
 from ..resolve.sources import Sources, as_sources
 from ..runtime.configuration import differences
 from ..runtime.devices import device_name, resolve_device
-from ..runtime.failures import failure_reason, stop_if_machine_failed
+from ..runtime.executors.dispatch import Dispatcher
 from ..runtime.files import RunFolderError, as_json, csv_line, finite_only
 from ..runtime.interruption import Interruption
 from ..runtime.run_folder import COMPLETE
-from ..sources.evidence import Evidence, TransferabilityError
 from ..sources.folder import RankingFolder, ranking_files
-from ..sources.frozen import FrozenSource, check_images, load_source
+from ..sources.frozen import check_images
+from ..sources.measuring import BATCH_SIZE, SourceMeasurer
 from ..sources.ranking import Measured, RankingError, SourceRanking
 from ..sources.transferability import Measure, balanced_draws, get_measure, list_measures
-from ..study.loop import SerialLoop
+from ..study.loop import Loop
 from ..study.study import NoScoreError
 from .job import Job
-
-_BATCH_SIZE = 125
-"""Images that a source is run on at a time."""
 
 
 @from_options(RankSourcesOptions)
@@ -101,8 +96,6 @@ class RankingRun(Job[RankSourcesOptions, SourceRanking]):
         self.data = _describe_data(options.dataset, options.data_options)
         self.out = options.out
         self.show_progress = options.shows_progress
-        self._loaded: FrozenSource | None = None
-        self._blas = ThreadpoolController().select(user_api="blas")
         self._draw(options.images, options.image_draws, options.seed)
         self.config = {
             "sources": {source.name: source.config() for source in self.sources},
@@ -115,11 +108,22 @@ class RankingRun(Job[RankSourcesOptions, SourceRanking]):
         }
         for source in self.sources:
             check_images(source, self.splits)
+        self.executor = as_executor(options)
+        self.measurer = SourceMeasurer(
+            self.splits,
+            self.sources,
+            self.reference,
+            self.measures,
+            self.images,
+            self.labels,
+            self.draws,
+            self.device,
+        )
         self._has_begun = self.out is not None and RankingFolder.has_begun(self.out)
         if self.out is not None and not self._has_begun:
             for source in self.sources:  # one at a time: weights that do not fit show here
-                self._load(source)
-            _ = self._reference_features
+                self.measurer.load(source)
+            _ = self.measurer.reference_features
 
     def _draw(self, images: int, draws: int, seed: int) -> None:
         """Choose the images of each draw among those that have labels, and read them."""
@@ -178,97 +182,29 @@ class RankingRun(Job[RankSourcesOptions, SourceRanking]):
     def _measure_all(self, folder: RankingFolder, interruption: Interruption) -> None:
         stored = folder.measured
 
-        def store(source: Network, result: tuple[dict[str, Measured], float]) -> dict[str, Measured]:
+        def store(source: Network, result: tuple[dict[str, Measured], float], worker: str) -> dict[str, Measured]:
             folder.add(source.name, *result)
             return result[0]
 
+        def lost(source: Network, reason: str) -> tuple[dict[str, Measured], float]:
+            return {measure.name: Measured(reason=reason) for measure in self.measures}, 0.0
+
+        dispatcher: Dispatcher[tuple[dict[str, Measured], float]] = Dispatcher(
+            self.executor, interruption=interruption, timeout_s=self.options.candidate_timeout_s
+        )
         with ProgressBar("ranking", "sources", len(self.sources), enabled=self.show_progress) as bar:
-            SerialLoop(
+            loop = Loop(
+                dispatcher=dispatcher,
                 stored=lambda source: stored.get(source.name),
-                compute=self._timed,
                 store=store,
+                lost=lost,
                 show=lambda measured, replayed: bar.advance(replayed=replayed),
                 interruption=interruption,
                 describe=lambda source: f"in the source {source.name!r}",
-            ).run(self.sources)
-
-    def _timed(self, source: Network) -> tuple[dict[str, Measured], float]:
-        """The values of all measures, and the seconds that they took."""
-        started = time.perf_counter()
-        return self._measure(source), time.perf_counter() - started
-
-    @cached_property
-    def _reference_features(self) -> NDArray[np.float32] | None:
-        """The features of the reference model for all images, (N, C); None without a reference."""
-        if self.reference is None:
-            return None
-        try:
-            features, _ = self._run(self._take(self.reference))
-        except Exception as error:
-            stop_if_machine_failed(error, f"in the reference {self.reference.name!r}")
-            raise
-        try:
-            for draw in self.draws:
-                Evidence(features[draw], self.labels[draw]).check("features")
-        except TransferabilityError as error:
-            raise RankingError(f"The reference {self.reference.name} cannot be compared with. {error}") from error
-        return features
-
-    def _measure(self, source: Network) -> dict[str, Measured]:
-        """The values of all measures for a source, or the reasons why there are none."""
-        reference = self._reference_features
-        network = self._take(source)
-        try:
-            evidence = self._evidence(network, reference)
-        except Exception as error:  # a network may fail in any way
-            reason = failure_reason(error, f"in the source {source.name!r}")
-            return {measure.name: Measured(reason=reason) for measure in self.measures}
-        del network  # its memory is free before the measures need some
-        # The matrices are small: threads within them gain little, and wait long for each other on busy cores.
-        with self._blas.limit(limits=1), ThreadPoolExecutor(min(len(evidence), torch.get_num_threads())) as pool:
-            return {measure.name: _apply(measure, evidence, pool) for measure in self.measures}
-
-    def _evidence(self, network: FrozenSource, reference: NDArray[np.float32] | None) -> list[Evidence]:
-        """The features and probabilities of a source for the images of each draw."""
-        features, probabilities = self._run(network)
-        return [
-            Evidence(
-                features[draw],
-                self.labels[draw],
-                None if probabilities is None else probabilities[draw],
-                None if reference is None else reference[draw],
+                task=lambda source: source.name,
             )
-            for draw in self.draws
-        ]
-
-    def _run(self, network: FrozenSource) -> tuple[NDArray[np.float32], NDArray[np.float64] | None]:
-        """Features and class probabilities of all images, from one run over them."""
-        features: list[Tensor] = []
-        logits: list[Tensor] = []
-        order = torch.arange(len(self.images))
-        for batch in self.images.batches(order, _BATCH_SIZE, device=self.device, augment=None, seed=0):
-            reading = network(batch.images)
-            features.append(reading.features.cpu())
-            if reading.logits is not None:
-                logits.append(reading.logits.cpu())
-        probabilities = torch.cat(logits).double().softmax(1).numpy() if logits else None
-        return torch.cat(features).numpy(), probabilities
-
-    def _load(self, source: Network) -> FrozenSource:
-        """The source on the device; it is loaded unless it is the last one that was loaded."""
-        if self._loaded is None or self._loaded.source is not source:
-            try:
-                self._loaded = load_source(source, self.splits, self.device)
-            except Exception as error:
-                stop_if_machine_failed(error, f"in the source {source.name!r}")
-                raise
-        return self._loaded
-
-    def _take(self, source: Network) -> FrozenSource:
-        """The source on the device. Only the caller refers to it, so its memory is free after the last use."""
-        network = self._load(source)
-        self._loaded = None
-        return network
+            with dispatcher.started(self.measurer):
+                loop.run(self.sources)
 
     def _ranking(self, folder: RankingFolder) -> SourceRanking:
         timing = {
@@ -276,7 +212,7 @@ class RankingRun(Job[RankSourcesOptions, SourceRanking]):
             "covers": "building and running of all sources, and all measures",
             "device": device_name(str(self.device)),
             "threads": torch.get_num_threads(),
-            "batch_size": _BATCH_SIZE,
+            "batch_size": BATCH_SIZE,
         }
         return _ranking_of(folder, self._chosen, lambda: self.splits, timing)
 
@@ -394,18 +330,6 @@ def _resolve_measures(measures: str | Measure | Sequence[str | Measure], referen
     return chosen
 
 
-def _apply(measure: Measure, evidence: Sequence[Evidence], pool: Executor) -> Measured:
-    """A measure on all draws at once. If it fails on one of them, it has no mean."""
-    try:
-        values = tuple(pool.map(measure, evidence))
-        chances = tuple(pool.map(measure.chance, evidence))
-    except TransferabilityError as error:
-        return Measured(reason=str(error))
-    except Exception as error:  # a measure may be a function of the user's
-        return Measured(reason=failure_reason(error, f"in the measure {measure.name!r}"))
-    return Measured(values, chances, tuple(map(measure.similarity, values, chances)))
-
-
 def _by_measure(folder: RankingFolder) -> dict[str, dict[str, Measured]]:
     """The values by measure, then by source, in the order of the sources."""
     stored = folder.measured
@@ -417,7 +341,7 @@ def _by_measure(folder: RankingFolder) -> dict[str, dict[str, Measured]]:
 
 def _resident(splits: Splits, places: Tensor) -> ResidentSet:
     """The training images at these places, without augmentation, as bytes in memory."""
-    batches = splits.train.batches(places, _BATCH_SIZE, device=torch.device("cpu"), augment=None, seed=0)
+    batches = splits.train.batches(places, BATCH_SIZE, device=torch.device("cpu"), augment=None, seed=0)
     images = torch.cat([batch.images.mul(255).round_().to(torch.uint8) for batch in batches])
     return ResidentSet(images, splits.train.labels[places], splits.train.title)
 

@@ -17,9 +17,11 @@ from ..readings.passes import Precision
 from ..reports.progress import Curves, SearchProgress
 from ..reports.study import PICTURES, describe_study, format_parts, format_table
 from ..reports.style import to_png
+from ..resolve.executors import as_executor
 from ..resolve.searches import as_budget
 from ..runtime.at_hand import AtHand
 from ..runtime.devices import device_name
+from ..runtime.executors.dispatch import Dispatcher
 from ..runtime.failures import MachineError, stop_if_machine_failed
 from ..runtime.files import RunFolderError
 from ..runtime.interruption import Interruption
@@ -29,9 +31,10 @@ from ..study.budget import BudgetError
 from ..study.cost_kinds import StoredCost
 from ..study.costs import Costs
 from ..study.evaluator import Evaluator
-from ..study.loop import SerialLoop
+from ..study.loop import Loop
 from ..study.pool import Pool
 from ..study.records import Record, Score
+from ..study.scoring import ScoringProgram, ScoringTask
 from ..study.study import NoScoreError, Study
 from .job import Job
 from .subjects import search_subjects
@@ -90,6 +93,7 @@ class SearchJob(Job[SearchOptions, Study]):
         options = self.options
         check_whole("seed", options.seed, least=0)
         self.budget = as_budget(options).settled(timed=_weighs_latency(options))
+        self.executor = as_executor(options)
         self.evaluator = self._evaluator or self._create_evaluator()
         self.evaluations = self._resolve_evaluations()
         algorithm = self._create_algorithm()  # a wrong name or option shows here
@@ -219,24 +223,31 @@ class SearchJob(Job[SearchOptions, Study]):
         count = 0
         curves = Curves(None if self.study.path is None else self.study.path / "curves")
         bar = SearchProgress(self.evaluations, enabled=self.options.shows_progress)
-        with bar as progress, curves, self.at_hand.watching():
+        dispatcher: Dispatcher[tuple[StoredCost, Score]] = Dispatcher(
+            self.executor, interruption=self.interruption, timeout_s=self.options.candidate_timeout_s
+        )
+        program = ScoringProgram(self.evaluator, self.costs.counter)
+        with bar as progress, curves, self.at_hand.watching(), dispatcher.started(program):
 
             def show(record: Record, replayed: bool) -> None:
                 best = self.pool.best if self.pool else None
                 curves.add(record, best=best)
                 progress.add(record, replayed=replayed, best=best)
 
-            loop = SerialLoop(
+            loop = Loop(
+                dispatcher=dispatcher,
                 stored=self._stored,
-                compute=self._evaluate,
                 store=self._store,
+                lost=self._lost,
                 show=show,
                 interruption=self.interruption,
                 describe=lambda proposal: f"in {proposal[1]}",
                 begin=self._begin,
+                task=self._task,
             )
             self.costs.watch = progress.tried
             while count < self.evaluations and (proposals := self.algorithm.ask(self.evaluations - count)):
+                self._measure_alone(proposals)
                 # No name for the records, so that those of one generation go before the next one begins.
                 count += self._tell(loop.run(enumerate(proposals, start=count)))
                 if self.options.algorithm != "exhaustive":
@@ -275,32 +286,42 @@ class SearchJob(Job[SearchOptions, Study]):
         return record and self._ranked(record)
 
     def _begin(self, proposal: tuple[int, Architecture]) -> tuple[StoredCost, Score] | None:
-        """Note the candidate at hand; gives its failure if it ended the process in an earlier run."""
+        """Note the candidate at hand; gives its failure if it ended the process in an earlier run.
+
+        A worker of its own can end without this process, so there is nothing to note.
+        """
         index, architecture = proposal
-        reason = self.at_hand.begin(f"evaluation {index}: {architecture}")
-        if reason is None:
-            return None
-        return self.study.cost(str(architecture)) or StoredCost(), Score("failed", reason=reason)
+        note = self.at_hand.ended if self.executor.is_isolated else self.at_hand.begin
+        reason = note(f"evaluation {index}: {architecture}")
+        return None if reason is None else self._lost(proposal, reason)
 
-    def _evaluate(self, proposal: tuple[int, Architecture]) -> tuple[StoredCost, Score]:
-        """Cost and score of an architecture."""
+    def _lost(self, proposal: tuple[int, Architecture], reason: str) -> tuple[StoredCost, Score]:
+        """The failure of a candidate that ended its process."""
+        return self.study.cost(str(proposal[1])) or StoredCost(), Score("failed", reason=reason)
+
+    def _measure_alone(self, proposals: Iterable[Architecture]) -> None:
+        """Measure what must not be measured beside other work, while no worker is at work."""
+        if self.executor.is_isolated and any(kind.is_measured for kind in self.costs.computed):
+            for architecture in proposals:
+                self.costs.stored(architecture)
+
+    def _task(self, proposal: tuple[int, Architecture]) -> ScoringTask:
+        """The architecture with the costs that are known; a worker counts the others."""
         _, architecture = proposal
-        cost = self.costs.stored(architecture)
-        if cost.failure is not None:
-            return cost, Score("failed", reason=cost.failure)
-        if not self.evaluator.space.is_trainable(architecture):
-            return cost, Score("failed", reason="not trainable: the output does not depend on the input")
-        return cost, self.evaluator.evaluate([architecture])[0]
+        known = self.study.cost(str(architecture)) if self.executor.is_isolated else self.costs.stored(architecture)
+        return ScoringTask(str(architecture), known)
 
-    def _store(self, proposal: tuple[int, Architecture], result: tuple[StoredCost, Score]) -> Record:
-        """Store the record of an architecture at once."""
+    def _store(self, proposal: tuple[int, Architecture], result: tuple[StoredCost, Score], worker: str) -> Record:
+        """Store the costs and the record of an architecture at once."""
         (index, architecture), (cost, score) = proposal, result
+        self.costs.store(architecture, cost)
         record = self._ranked(
             Record(
                 **vars(score),
                 index=index,
                 architecture=str(architecture),
                 canonical=str(self.evaluator.space.canonical(architecture)),
+                worker=worker if self.executor.is_isolated else None,
                 **cost.costs(),
             )
         )

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from .base import DATA_NAME, Options
 from .search import DEFAULT_PROXY, ProbeOptions
-from .shared import PrecisionOptions, RunOptions, SpaceOptions, TeacherOptions, WeightDrawOptions
+from .shared import ExecutorOptions, PrecisionOptions, RunOptions, SpaceOptions, TeacherOptions, WeightDrawOptions
 
 if TYPE_CHECKING:
     from torch import nn
@@ -93,6 +93,7 @@ class StatisticsOptions(Options):
 @dataclass(frozen=True)
 class CompareOptions(
     RunOptions,
+    ExecutorOptions,
     PrecisionOptions,
     ProbeOptions,
     TeacherOptions,

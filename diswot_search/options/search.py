@@ -12,6 +12,7 @@ from .shared import (
     AlgorithmOptions,
     BudgetOptions,
     DataOptions,
+    ExecutorOptions,
     LabelOptions,
     PrecisionOptions,
     RunOptions,
@@ -69,6 +70,7 @@ class ProbeOptions(Options):
 @dataclass(frozen=True)
 class SearchOptions(
     RunOptions,
+    ExecutorOptions,
     PrecisionOptions,
     DataOptions,
     LabelOptions,

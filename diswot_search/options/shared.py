@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from .base import ALIAS, DATA_NAME, Options
 
@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from ..data.splits import Splits
+    from ..runtime.executors.base import Executor
     from ..study.budget import Budget
 
 
@@ -102,6 +103,30 @@ class PrecisionOptions(Options):
 
     channels_last: bool = True
     bf16: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExecutorOptions(Options):
+    """Where the work is computed. Its results are the same for any number of workers with the same threads in each.
+
+    Args:
+        workers: Number of worker processes. One computes in this process, unless there is a time limit.
+        executor: How workers are made: serial, processes, ray, a name that is registered, or an Executor. By default
+            serial for one worker, and processes for more.
+        executor_options: Options of the executor, such as --executor_options.address auto for ray.
+        devices: Devices that the workers are laid out over in turns, such as cuda:0,cuda:1; by default all use device.
+        threads: Number of CPU threads of all workers together, which it has to divide among them; by default as many as
+            torch uses.
+        candidate_timeout_s: Longest time of one candidate in seconds; one that takes longer fails, and its worker is
+            replaced.
+    """
+
+    workers: int = 1
+    executor: str | Executor | None = None
+    executor_options: Mapping[str, Any] | None = None
+    devices: Sequence[str] | None = None
+    threads: int | None = None
+    candidate_timeout_s: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,7 +7,7 @@ from dataclasses import KW_ONLY, dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from .base import Options
-from .shared import DataSetOptions, LabelOptions, RunOptions
+from .shared import DataSetOptions, ExecutorOptions, LabelOptions, RunOptions
 
 if TYPE_CHECKING:
     from ..resolve.networks import NetworkLike
@@ -32,7 +32,7 @@ class _SourceModels(Options):
 
 
 @dataclass(frozen=True)
-class RankSourcesOptions(RunOptions, LabelOptions, DataSetOptions, _SourceModels):
+class RankSourcesOptions(RunOptions, ExecutorOptions, LabelOptions, DataSetOptions, _SourceModels):
     """Rank models of other tasks by how near they are to a data set, without training.
 
     Each source is run once on the images of all draws, without augmentation; all measures share its features. Only

@@ -86,12 +86,18 @@ class AtHand:
         Returns:
             Why the item failed, if it ended the process in an earlier run; None if it can be computed.
         """
+        reason = self.ended(item)
+        if reason is None and self._file is not None:
+            runs = self._runs if item == self._item else 0
+            os.ftruncate(self._file, 0)
+            os.write(self._file, f"{json.dumps([item, runs + 1])}\n".encode())
+        return reason
+
+    def ended(self, item: str) -> str | None:
+        """Why an item failed, if it ended the process in an earlier run; None if it can be computed."""
         runs = self._runs if item == self._item else 0
         if runs and self._signal is not None:
             return f"it ended the process ({self._signal})"
         if runs >= MAX_UNEXPLAINED_ENDS:
             return f"it ended the process in each of {runs} runs (killed, perhaps for lack of memory)"
-        if self._file is not None:
-            os.ftruncate(self._file, 0)
-            os.write(self._file, f"{json.dumps([item, runs + 1])}\n".encode())
         return None

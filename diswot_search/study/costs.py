@@ -5,11 +5,11 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from search_spaces.cost import Cost
 from search_spaces.registry import shortened
-from search_spaces.space import Architecture
+from search_spaces.space import Architecture, SearchSpace
 
 from ..checks import check_memory
 from ..runtime.failures import MAX_REASON, failure_reason
@@ -26,6 +26,75 @@ MAX_STARTS = 12
 """Architectures whose latency is measured in search of one within the limit."""
 
 
+@dataclass(frozen=True)
+class CostCounter:
+    """Counts and measures costs, in any process. It stores nothing.
+
+    Args:
+        space: The space of the architectures.
+        budget: Limits, and the conditions of what is measured.
+        names: Names of the costs that are needed beside parameters and multiply-accumulates.
+    """
+
+    space: SearchSpace
+    budget: Budget
+    names: frozenset[str]
+
+    @property
+    def kinds(self) -> list[CostKind]:
+        """The kinds that take more than counting, the quickest to compute first."""
+        needed = (kind for kind in COSTS.values() if kind.compute and kind.name in self.names)
+        return sorted(needed, key=lambda kind: kind.effort)
+
+    def count(self, architecture: Architecture) -> StoredCost:
+        """Parameters and multiply-accumulates, or the reason why they cannot be counted.
+
+        Raises:
+            OutOfMemory, MachineError: The machine failed.
+        """
+        try:
+            cost = self.space.cost(architecture)
+            check_memory(f"The weights of {shortened(str(architecture))}", 4 * cost.params)
+            return StoredCost(params=cost.params, macs=cost.macs)
+        except Exception as error:  # a network may fail to be built in any way; it is recorded as failed
+            return StoredCost(failure=_reason("cost", error, architecture))
+
+    def add(self, kind: CostKind, architecture: Architecture, known: StoredCost) -> StoredCost:
+        """The costs with one more of them; as they are if it is known, or if one has failed.
+
+        Raises:
+            OutOfMemory, MachineError: The machine failed.
+        """
+        if known.failure is not None or getattr(known, kind.name) is not None:
+            return known
+        assert kind.compute is not None
+        try:
+            computed = kind.compute(self.space, architecture, self.budget.conditions)
+            measurements = 1
+            if kind.is_measured and self._is_near(kind, computed.value):
+                computed = kind.compute(self.space, architecture, self.budget.conditions)
+                measurements = 2
+        except Exception as error:  # as above
+            return replace(known, failure=_reason(kind.heading, error, architecture))
+        facts = {kind.name: {**computed.details, "measurements": measurements}} if kind.is_measured else {}
+        return replace(known, **{kind.name: computed.value}, details={**known.details, **facts})  # type: ignore[arg-type]
+
+    def complete(self, architecture: Architecture, known: StoredCost | None) -> StoredCost:
+        """All costs that are needed, of which some may be known.
+
+        Raises:
+            OutOfMemory, MachineError: The machine failed.
+        """
+        cost = self.count(architecture) if known is None else known
+        for kind in self.kinds:
+            cost = self.add(kind, architecture, cost)
+        return cost
+
+    def _is_near(self, kind: CostKind, value: float) -> bool:
+        limit = self.budget.limits.get(kind.name)
+        return limit is not None and abs(value / limit - 1) <= NEAR
+
+
 class Costs:
     """Costs of architectures, each counted or measured once per study, however often the study is continued.
 
@@ -36,6 +105,7 @@ class Costs:
         interruption: Checked before each count.
 
     Attributes:
+        counter: Counts what is not stored.
         tried: Number of architectures whose cost is known.
         within: Number of those that the budget admits.
         watch: Called with these two numbers when they change.
@@ -48,8 +118,8 @@ class Costs:
         self.study = study
         self.interruption = interruption
         self.watch: Callable[[int, int], None] = lambda tried, within: None
-        needed = {*budget.limits, *study.objectives}
-        self.computed = [kind for kind in _by_effort() if kind.name in needed]
+        self.counter = CostCounter(self.space, budget, frozenset({*budget.limits, *study.objectives}))
+        self.computed = self.counter.kinds
         self.tried = self.within = 0
         for stored in study.costs:
             self.tried, self.within = self.tried + 1, self.within + budget.admits(stored)
@@ -71,15 +141,7 @@ class Costs:
         """
         self.interruption.check()
         stored = self.study.cost(str(architecture))
-        if stored is None:
-            try:
-                cost = self.space.cost(architecture)
-                check_memory(f"The weights of {shortened(str(architecture))}", 4 * cost.params)
-                stored = StoredCost(params=cost.params, macs=cost.macs)
-            except Exception as error:  # a network may fail to be built in any way; it is recorded as failed
-                stored = StoredCost(failure=_reason("cost", error, architecture))
-            self.study.add_cost(str(architecture), stored)
-        return stored
+        return self.store(architecture, self.counter.count(architecture)) if stored is None else stored
 
     def stored(self, architecture: Architecture) -> StoredCost:
         """All costs that the study needs, from its store or computed now; the others only if limited or an objective.
@@ -92,29 +154,18 @@ class Costs:
             stored = self._with(kind, architecture, stored)
         return stored
 
+    def store(self, architecture: Architecture, cost: StoredCost) -> StoredCost:
+        """Store the costs of an architecture, unless they are stored."""
+        if self.study.cost(str(architecture)) != cost:
+            self.study.add_cost(str(architecture), cost)
+        return cost
+
     def _with(self, kind: CostKind, architecture: Architecture, stored: StoredCost) -> StoredCost:
         """The costs with one more of them, which is stored at once."""
         if stored.failure is not None or getattr(stored, kind.name) is not None:
             return stored
-        assert kind.compute is not None
         self.interruption.check()
-        try:
-            computed = kind.compute(self.space, architecture, self.budget.conditions)
-            measurements = 1
-            if kind.is_measured and self._is_near(kind, computed.value):
-                computed = kind.compute(self.space, architecture, self.budget.conditions)
-                measurements = 2
-        except Exception as error:  # as above
-            stored = replace(stored, failure=_reason(kind.heading, error, architecture))
-        else:
-            facts = {kind.name: {**computed.details, "measurements": measurements}} if kind.is_measured else {}
-            stored = replace(stored, **{kind.name: computed.value}, details={**stored.details, **facts})  # type: ignore[arg-type]
-        self.study.add_cost(str(architecture), stored)
-        return stored
-
-    def _is_near(self, kind: CostKind, value: float) -> bool:
-        limit = self.budget.limits.get(kind.name)
-        return limit is not None and abs(value / limit - 1) <= NEAR
+        return self.store(architecture, self.counter.add(kind, architecture, stored))
 
     def cost(self, architecture: Architecture) -> Cost:
         """The cost; infinite if it cannot be counted, so that no budget admits it."""
@@ -190,11 +241,6 @@ class Costs:
         )
         conditions = f" ({self.budget.describe_latency()})" if "latency_ms" in self.budget.limits else ""
         return f"No architecture of {self.space.name} was found within {limits}; {found}{conditions}."
-
-
-def _by_effort() -> list[CostKind]:
-    """The kinds that take more than counting, the quickest to compute first."""
-    return sorted((kind for kind in COSTS.values() if kind.compute), key=lambda kind: kind.effort)
 
 
 def _reason(prefix: str, error: Exception, architecture: Architecture) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 import json
 import math
@@ -144,6 +145,14 @@ class TaskEvaluator:
 
     def __getstate__(self) -> dict[str, object]:
         return self.__dict__ | {"_teachers": {}}
+
+    def on(self, device: str | None) -> TaskEvaluator:
+        """This evaluator on another device; itself if there is none, or if it is on it."""
+        if device is None or device == self.device:
+            return self
+        moved = copy.copy(self)
+        moved.device, moved._teachers = resolve_device(device), {}
+        return moved
 
     def evaluate(self, architecture: Architecture, tasks: Sequence[ScoreTask]) -> Iterator[NewScore]:
         """Compute scores of one architecture, one at a time as they are taken.
@@ -380,6 +389,15 @@ class Evaluator:
             against = self._conditions if uses_teacher(proxy) and self._conditions else (NO_TEACHER,)
             tasks = tuple(ScoreTask(proxy, condition, draw) for condition in against)
             yield _Value(proxy, tasks, self._weights if len(tasks) > 1 else (1.0,))
+
+    def on(self, device: str | None) -> Evaluator:
+        """This evaluator on another device; itself if there is none, or if it is on it."""
+        if device is None or device == self.device:
+            return self
+        moved = copy.copy(self)
+        moved._tasks = self._tasks.on(device)
+        moved.device = moved._tasks.device
+        return moved
 
     def evaluate(self, architectures: Sequence[Architecture]) -> list[Score]:
         """Score architectures. The failure of a candidate is a status, never an exception.

@@ -1,56 +1,71 @@
-"""The one serial loop of the jobs that score: search, comparison and ranking of sources."""
+"""The one loop of the jobs that score: search, comparison and ranking of sources."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
-from typing import Generic, TypeVar
+import itertools
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Any, Generic, TypeVar
 
-from ..runtime.failures import stop_if_machine_failed
+from ..runtime.executors.dispatch import Dispatcher, Finished
 from ..runtime.interruption import Interruption
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 Entry = TypeVar("Entry")
 
+_AHEAD = 8
+"""Items for each worker that may be begun before the first of them is stored."""
+
 
 @dataclass(frozen=True)
-class SerialLoop(Generic[Item, Result, Entry]):
-    """Takes the result of each item from the store, or computes and stores it before the next item begins.
+class Loop(Generic[Item, Result, Entry]):
+    """Takes the result of each item from the store, or has it computed and stores it.
 
-    A job says what the items are, what is stored and what is shown. A signal is noticed between two items only, so no
-    item is half done when the loop ends early.
+    A job says what the items are, what is stored and what is shown. Items are stored and shown in their order, in
+    whatever order the workers finish them, so the store is the same for any number of workers. A signal ends the loop
+    after the items at hand.
 
     Attributes:
+        dispatcher: Hands items to workers that run the job's program.
         stored: Gives the stored entry of an item; None if the item has to be computed.
-        compute: Computes the result of an item. It touches no store, so it can run anywhere.
-        store: Stores a result and returns the entry for it.
+        store: Stores a result, with the name of its worker, and returns the entry for it.
+        lost: Gives the result of an item whose workers ended at it, with the reason.
         show: Shows an entry; the flag tells whether it was stored before.
-        interruption: Checked before each item.
+        interruption: Looked at before each item.
         describe: Names an item in messages, such as "in the source 'near'".
         begin: Called before an item is computed. It may give the result, if an earlier run ended at the item.
+        task: What the program gets for an item; by default the item itself.
 
     Example:
+        >>> from diswot_search.runtime.executors.serial import SerialExecutor
         >>> squares: dict[int, int] = {2: 4}
-        >>> def store(item: int, result: int) -> int:
+        >>> def store(item: int, result: int, worker: str) -> int:
         ...     return squares.setdefault(item, result)
-        >>> loop = SerialLoop(
-        ...     stored=squares.get, compute=lambda item: item * item, store=store,
-        ...     show=lambda entry, replayed: print(entry, replayed), interruption=Interruption(), describe=str,
+        >>> interruption = Interruption()
+        >>> dispatcher = Dispatcher(SerialExecutor(), interruption=interruption)
+        >>> loop = Loop(
+        ...     dispatcher=dispatcher, stored=squares.get, store=store, lost=lambda item, reason: -1,
+        ...     show=lambda entry, replayed: print(entry, replayed), interruption=interruption, describe=str,
         ... )
-        >>> loop.run([1, 2])
+        >>> with dispatcher.started(lambda placement: lambda item: item * item):
+        ...     loop.run([1, 2])
         1 False
         4 True
         [1, 4]
     """
 
+    dispatcher: Dispatcher[Result]
     stored: Callable[[Item], Entry | None]
-    compute: Callable[[Item], Result]
-    store: Callable[[Item, Result], Entry]
+    store: Callable[[Item, Result, str], Entry]
+    lost: Callable[[Item, str], Result]
     show: Callable[[Entry, bool], None]
     interruption: Interruption
     describe: Callable[[Item], str]
     begin: Callable[[Item], Result | None] | None = None
+    task: Callable[[Item], Any] = lambda item: item
+    _keys: Iterator[int] = field(default_factory=itertools.count, repr=False)
 
     def run(self, items: Iterable[Item]) -> list[Entry]:
         """Go through the items in order.
@@ -59,26 +74,73 @@ class SerialLoop(Generic[Item, Result, Entry]):
             The entries in the order of the items.
 
         Raises:
-            KeyboardInterrupt: A signal came; everything computed before is stored.
+            KeyboardInterrupt: A signal came; everything that was finished in order before is stored.
             OutOfMemory, MachineError: The machine failed at an item, which has no entry then.
         """
-        entries = []
-        for item in items:
-            self.interruption.check()
-            entry = self.stored(item)
-            replayed = entry is not None
-            if entry is None:
-                entry = self.store(item, self._computed(item))
-            self.show(entry, replayed)
-            entries.append(entry)
-        return entries
+        entries: list[Entry] = []
+        places: deque[_Place[Item, Result, Entry]] = deque()
+        begun: dict[int, _Place[Item, Result, Entry]] = {}
+        remaining = iter(items)
+        while True:
+            while self._may_begin(len(places)):
+                if (place := self._begin_next(remaining, begun)) is None:
+                    break
+                places.append(place)
+                self._store_finished(places, entries)
+            if not begun:
+                if self.interruption.asked and next(remaining, None) is not None:
+                    raise KeyboardInterrupt
+                return entries
+            finished = self.dispatcher.collect()
+            begun.pop(finished.key).finish(finished, self.lost)
+            self._store_finished(places, entries)
 
-    def _computed(self, item: Item) -> Result:
-        result = None if self.begin is None else self.begin(item)
-        if result is not None:
-            return result
-        try:
-            return self.compute(item)
-        except Exception as error:
-            stop_if_machine_failed(error, self.describe(item))
-            raise
+    def _may_begin(self, open_places: int) -> bool:
+        """Whether another item may begin now."""
+        ahead = _AHEAD * self.dispatcher.executor.workers
+        return self.dispatcher.has_room and open_places < ahead and not self.interruption.asked
+
+    def _begin_next(
+        self, remaining: Iterator[Item], begun: dict[int, _Place[Item, Result, Entry]]
+    ) -> _Place[Item, Result, Entry] | None:
+        """The place of the next item, whose computing has begun unless it is stored; None if there is no other."""
+        for item in remaining:
+            place = _Place[Item, Result, Entry](item, entry=self.stored(item))
+            if place.entry is None and self.begin is not None:
+                place.result = self.begin(item)
+            if place.is_open:
+                key = next(self._keys)
+                begun[key] = place
+                self.dispatcher.submit(key, self.task(item), self.describe(item))
+            return place
+        return None
+
+    def _store_finished(self, places: deque[_Place[Item, Result, Entry]], entries: list[Entry]) -> None:
+        """Store and show what is finished and has no open place before it."""
+        while places and not places[0].is_open:
+            place = places.popleft()
+            entry = place.entry
+            is_replayed = entry is not None
+            if entry is None:
+                assert place.result is not None
+                entry = self.store(place.item, place.result, place.worker)
+            self.show(entry, is_replayed)
+            entries.append(entry)
+
+
+@dataclass
+class _Place(Generic[Item, Result, Entry]):
+    """An item with its entry, if it is stored, or its result, once there is one."""
+
+    item: Item
+    entry: Entry | None = None
+    result: Result | None = None
+    worker: str = ""
+
+    @property
+    def is_open(self) -> bool:
+        return self.entry is None and self.result is None
+
+    def finish(self, finished: Finished[Result], lost: Callable[[Item, str], Result]) -> None:
+        self.result = finished.result if finished.lost is None else lost(self.item, finished.lost)
+        self.worker = finished.worker

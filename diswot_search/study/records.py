@@ -37,11 +37,13 @@ class Record(Score, CostValues):
         index: Number of the proposal, from 0.
         architecture: The architecture as text.
         canonical: The canonical architecture with the same function, as text.
+        worker: Name of the worker that scored it; None for the process of the search itself.
     """
 
     index: int = field(kw_only=True)
     architecture: str = field(kw_only=True)
     canonical: str = field(kw_only=True)
+    worker: str | None = field(default=None, kw_only=True)
 
 
 @dataclass(frozen=True)

@@ -50,6 +50,7 @@ _RECORDS = Table(
         "score_std": "REAL",
         "parts": "TEXT NOT NULL",
         "seconds": "REAL NOT NULL",
+        "worker": "TEXT",
     },
     rowid=True,
     apart=("score",),  # an aggregate scores all records anew after every evaluation
@@ -163,7 +164,7 @@ class Study(RunFolder):
             configuration, its store is damaged, or its disk is full.
     """
 
-    LAYOUT = Layout("search", "study.sqlite", version=3, tables=(_RECORDS, _COSTS))
+    LAYOUT = Layout("search", "study.sqlite", version=4, tables=(_RECORDS, _COSTS))
     FACTS = ("recipe",)
 
     def __init__(

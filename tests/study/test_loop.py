@@ -6,9 +6,12 @@ from collections.abc import Callable
 
 import pytest
 
+from diswot_search.runtime.executors.base import Executor
+from diswot_search.runtime.executors.dispatch import Dispatcher
+from diswot_search.runtime.executors.serial import SerialExecutor
 from diswot_search.runtime.failures import MachineError, OutOfMemory
 from diswot_search.runtime.interruption import Interruption
-from diswot_search.study.loop import SerialLoop
+from diswot_search.study.loop import Loop
 
 
 class Squares:
@@ -24,22 +27,26 @@ class Squares:
         self.events.append(f"compute {item}")
         return self._compute(item)
 
-    def store(self, item: int, result: int) -> int:
+    def store(self, item: int, result: int, worker: str) -> int:
         self.events.append(f"store {item}")
         return self.entries.setdefault(item, result)
 
     def show(self, entry: int, replayed: bool) -> None:
         self.events.append(f"show {entry}{' replayed' if replayed else ''}")
 
-    def run(self, *items: int) -> list[int]:
-        return SerialLoop(
+    def run(self, *items: int, executor: Executor | None = None) -> list[int]:
+        dispatcher: Dispatcher[int] = Dispatcher(executor or SerialExecutor(), interruption=self.interruption)
+        loop = Loop(
+            dispatcher=dispatcher,
             stored=self.entries.get,
-            compute=self.compute,
             store=self.store,
+            lost=lambda item, reason: -item,
             show=self.show,
             interruption=self.interruption,
             describe=lambda item: f"at {item}",
-        ).run(items)
+        )
+        with dispatcher.started(lambda placement: self.compute):
+            return loop.run(items)
 
 
 def test_each_item_is_replayed_or_computed_and_stored_in_order() -> None:
