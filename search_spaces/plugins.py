@@ -17,6 +17,7 @@ import sys
 import traceback
 import warnings
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 
@@ -27,6 +28,12 @@ _NAME = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*")
 
 _named: dict[tuple[str, str], object] = {}
 """What the user named in this process, by the last part of the module's name and the name in it."""
+
+_modules_of_names: dict[tuple[str, str], str] = {}
+"""The module of each name in `_named`."""
+
+_modules: dict[str, Path | None] = {}
+"""The modules that the user named in this process, in order, each with its file if that was named."""
 
 _plugins_are_loaded = False
 
@@ -95,6 +102,7 @@ def load_code(text: str) -> object:
             raise OwnCodeError(_without_name(source, name, module))
         value = getattr(value, part)
     _named[_key(text)] = value
+    _modules_of_names[_key(text)] = module.__name__
     return value
 
 
@@ -142,6 +150,49 @@ def import_code(sources: str | os.PathLike[str] | Iterable[str | os.PathLike[str
             _import(text)
 
 
+@dataclass(frozen=True)
+class OwnCode:
+    """What the user named in a process, as a value that another process imports again.
+
+    Attributes:
+        modules: Names of modules in order of import, each with the path of its file; None finds it by its name.
+        names: Keys of the names in them, each with the name of its module.
+    """
+
+    modules: tuple[tuple[str, str | None], ...]
+    names: tuple[tuple[tuple[str, str], str], ...]
+
+
+def own_code() -> OwnCode | None:
+    """What the user named in this process; None for nothing."""
+    modules = tuple(
+        (name, None if path is None else str(path)) for name, path in _modules.items() if name in sys.modules
+    )
+    names = tuple((key, name) for key, name in _modules_of_names.items() if name in sys.modules)
+    return OwnCode(modules, names) if modules else None
+
+
+def import_own_code(code: OwnCode) -> None:
+    """Import in this process what the user named in another, under the same names.
+
+    Raises:
+        OwnCodeError: It cannot be imported any more.
+    """
+    for name, path in code.modules:
+        if name in sys.modules:
+            continue
+        if path is None:
+            _import(name)
+        else:
+            _run_file(name, Path(path), path)
+        _modules[name] = None if path is None else Path(path)
+    for key, module_name in code.names:
+        value: object = sys.modules.get(module_name)
+        for part in key[1].split("."):
+            value = getattr(value, part, None)
+        _named[key], _modules_of_names[key] = value, module_name
+
+
 def load_plugins() -> None:
     """Load the installed plugins, once: the modules, or functions without arguments, of the group's entry points.
 
@@ -166,6 +217,13 @@ def load_plugins() -> None:
 
 def _import(source: str) -> ModuleType:
     """The module of this name, or that of a file."""
+    module = _find_and_import(source)
+    file = getattr(module, "__file__", None)
+    _modules.setdefault(module.__name__, Path(file).resolve() if source.endswith(".py") and file else None)
+    return module
+
+
+def _find_and_import(source: str) -> ModuleType:
     if source.endswith(".py"):
         return _import_file(Path(source).expanduser().resolve(), source)
     if not _NAME.fullmatch(source):
@@ -197,6 +255,11 @@ def _import_file(path: Path, source: str) -> ModuleType:
     name = path.stem
     if not name.isidentifier() or name in sys.modules or _is_elsewhere(name, path):
         name = f"{re.sub(r'[^0-9A-Za-z_]', '_', name)}_{hashlib.sha256(str(path).encode()).hexdigest()[:8]}"
+    return _run_file(name, path, source)
+
+
+def _run_file(name: str, path: Path, source: str) -> ModuleType:
+    """The module of a file, under a name."""
     spec = importlib.util.spec_from_file_location(name, path)
     assert spec is not None
     assert spec.loader is not None

@@ -1,0 +1,80 @@
+"""The numbers of workers and threads, and the devices, as users give them."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Sequence
+
+from ...checks import check_whole, listed
+
+
+def check_workers(workers: int) -> int:
+    """The number of workers, if it is at least one."""
+    return _whole("workers", workers)
+
+
+def _whole(name: str, value: int) -> int:
+    # What is right needs no message, and so not the packages that messages are made with.
+    return value if type(value) is int and 1 <= value < 1_000_000 else check_whole(name, value, least=1)
+
+
+def core_count() -> int:
+    """Number of cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def threads_of(workers: int, threads: int | None) -> int:
+    """Number of threads of each worker.
+
+    Args:
+        workers: Number of workers.
+        threads: Number of threads of all together; None takes those of torch, rounded down, at least one to each.
+
+    Raises:
+        ValueError: The number is not positive, or the workers do not divide it.
+
+    Example:
+        >>> threads_of(2, 6)
+        3
+    """
+    if threads is None:
+        import torch
+
+        return max(1, torch.get_num_threads() // workers)
+    _whole("threads", threads)
+    each, rest = divmod(threads, workers)
+    if rest:
+        smaller = f"{each * workers:,} ({each:,} each) or " if each else ""
+        raise ValueError(
+            f"threads is {threads:,} for {workers:,} workers together, and each worker gets the same number: give "
+            f"{smaller}{(each + 1) * workers:,} ({each + 1:,} each)."
+        )
+    return each
+
+
+def devices_of(workers: int, devices: Sequence[str] | None) -> tuple[str, ...]:
+    """The devices that workers are laid out over, in turns; none leaves the device to the program.
+
+    Raises:
+        ValueError: A device is unknown, not there, or named twice, or there are more devices than workers.
+    """
+    if not devices:
+        return ()
+    from ..devices import resolve_device  # loads torch
+
+    names = [devices] if isinstance(devices, str) else list(devices)
+    resolved = [resolve_device(name) for name in names]
+    counts = Counter(name if ":" in name or name == "cpu" else f"{name}:0" for name in resolved)
+    twice = [name for name, count in counts.items() if count > 1]
+    if twice:
+        raise ValueError(
+            f"devices is {listed(names)}; {listed(twice)} is named more than once. Name each device once: workers are "
+            "laid out over the devices in turns, so workers=2 gives one device two workers."
+        )
+    if len(resolved) > workers:
+        raise ValueError(
+            f"devices names {len(resolved)} devices for {workers} worker{'s' * (workers > 1)}; each device needs at "
+            f"least one: give workers={len(resolved)} or more."
+        )
+    return tuple(resolved)

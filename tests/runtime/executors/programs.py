@@ -1,0 +1,81 @@
+"""Programs that worker processes compute in tests. They import nothing heavy, so that workers start at once."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import sys
+import threading
+import time
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+from diswot_search.runtime.executors.base import Placement
+
+
+class OddError(Exception):
+    """An error that does not unpickle, because its constructor takes more than its message."""
+
+    def __init__(self, first: int, second: int) -> None:
+        super().__init__(f"{first} and {second}")
+        self.lock = threading.Lock()
+
+
+class FaultyProgram:
+    """Computes (name of an action, value)."""
+
+    def __call__(self, placement: Placement) -> Callable[[Any], Any]:
+        return compute
+
+
+def compute(item: tuple[str, Any]) -> Any:
+    action, value = item
+    return ACTIONS[action](value)
+
+
+def segmentation_fault(value: object) -> None:
+    ctypes.string_at(0)
+
+
+def sleep_with_lock(seconds: float) -> None:
+    """Sleep without giving the interpreter's lock to other threads, as a candidate in compiled code may."""
+    ctypes.PyDLL(None).usleep(int(1e6 * seconds))
+
+
+def raise_odd(value: object) -> None:
+    raise OddError(1, 2)
+
+
+def raise_with_cause(value: object) -> None:
+    try:
+        raise MemoryError("no room")
+    except MemoryError as error:
+        raise ValueError("the cell") from error
+
+
+def warn(text: str) -> str:
+    warnings.warn(text, UserWarning, stacklevel=1)
+    return text
+
+
+def threads(value: object) -> tuple[int, str]:
+    import torch
+
+    return torch.get_num_threads(), os.environ["OMP_NUM_THREADS"]
+
+
+ACTIONS: dict[str, Callable[[Any], Any]] = {
+    "same": lambda value: value,
+    "pid": lambda value: os.getpid(),
+    "exit": os._exit,
+    "sys.exit": sys.exit,
+    "segmentation fault": segmentation_fault,
+    "sleep": time.sleep,
+    "sleep with lock": sleep_with_lock,
+    "odd": raise_odd,
+    "cause": raise_with_cause,
+    "lambda": lambda value: lambda: value,
+    "warn": warn,
+    "threads": threads,
+}
