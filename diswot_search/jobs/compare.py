@@ -182,6 +182,7 @@ class ComparisonRun(Job[CompareOptions, Comparison]):
             self.space, self.probes, device=options.device, precision=self.precision, canonical=self.canonical
         )
         self.device = self.evaluator.device
+        self.executor.check(self.evaluator)
         compared = self._conditions_compared
         self._check_readable(compared if any(map(uses_teacher, members_of(self._proxies))) else [NO_TEACHER])
         if self.top_k is not None and self.top_k > len(self.architectures):

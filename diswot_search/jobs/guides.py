@@ -20,7 +20,7 @@ from ..networks.recipes import CardRecipe, WithNewClassifier, WithWeights
 from ..networks.saved import find_student
 from ..options.base import changed, keywords, shared
 from ..options.pipeline import PipelineOptions
-from ..options.shared import DataOptions, LabelOptions, RunOptions
+from ..options.shared import DataOptions, ExecutorOptions, LabelOptions, RunOptions
 from ..options.sources import RankSourcesOptions
 from ..options.training import DistillOptions, TrainedTeacherOptions, TrainingOptions, TrainOptions
 from ..proxies.aggregate import elementary_proxies
@@ -254,7 +254,7 @@ class SourceGuides(Guides):
             bank,
             options.dataset,
             measures=options.measure or "parc",
-            **shared(options, RunOptions, LabelOptions, DataOptions) | {"out": self.folder / SOURCES},
+            **shared(options, RunOptions, ExecutorOptions, LabelOptions, DataOptions) | {"out": self.folder / SOURCES},
         )
         job = RankingRun(stage, splits=self.splits)
         job.check_once()

@@ -20,7 +20,14 @@ from ..options.base import from_options, keywords, shared
 from ..options.data import CreateSplitsOptions
 from ..options.pipeline import PipelineOptions, TeacherTrainingOptions
 from ..options.search import ProxyOptions, SearchOptions
-from ..options.shared import AlgorithmOptions, BudgetOptions, RunOptions, SpaceOptions, WeightDrawOptions
+from ..options.shared import (
+    AlgorithmOptions,
+    BudgetOptions,
+    ExecutorOptions,
+    RunOptions,
+    SpaceOptions,
+    WeightDrawOptions,
+)
 from ..options.training import (
     DistillerOptions,
     DistillOptions,
@@ -194,7 +201,9 @@ class PipelineJob(Job[PipelineOptions, PipelineResult]):
         return TrainingSubjects(splits=self.splits, student=network)
 
     def _search(self, teacher: Network | TeacherBank | None, out: Path | None) -> SearchJob:
-        own = shared(self.options, RunOptions, ProxyOptions, WeightDrawOptions, BudgetOptions, AlgorithmOptions)
+        own = shared(
+            self.options, RunOptions, ExecutorOptions, ProxyOptions, WeightDrawOptions, BudgetOptions, AlgorithmOptions
+        )
         return SearchJob(SearchOptions(self.space, teacher, self._probe(teacher), **own | {"out": out}))
 
     def _finished_search(self) -> Study | None:

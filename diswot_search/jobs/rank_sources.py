@@ -119,6 +119,7 @@ class RankingRun(Job[RankSourcesOptions, SourceRanking]):
             self.draws,
             self.device,
         )
+        self.executor.check(self.measurer)
         self._has_begun = self.out is not None and RankingFolder.has_begun(self.out)
         if self.out is not None and not self._has_begun:
             for source in self.sources:  # one at a time: weights that do not fit show here

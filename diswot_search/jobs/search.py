@@ -95,6 +95,7 @@ class SearchJob(Job[SearchOptions, Study]):
         self.budget = as_budget(options).settled(timed=_weighs_latency(options))
         self.executor = as_executor(options)
         self.evaluator = self._evaluator or self._create_evaluator()
+        self.executor.check(self.evaluator)
         self.evaluations = self._resolve_evaluations()
         algorithm = self._create_algorithm()  # a wrong name or option shows here
         self.pool = Pool(self.evaluator.proxy) if isinstance(self.evaluator.proxy, RankAggregate) else None

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from .base import DATA_NAME
 from .search import ProxyOptions
-from .shared import AlgorithmOptions, BudgetOptions, SpaceOptions, WeightDrawOptions
+from .shared import AlgorithmOptions, BudgetOptions, ExecutorOptions, SpaceOptions, WeightDrawOptions
 from .training import (
     DistillerOptions,
     SourceOptions,
@@ -45,6 +45,7 @@ class TeacherTrainingOptions(TrainedTeacherOptions):
 @dataclass(frozen=True)
 class PipelineOptions(
     TrainingOptions,
+    ExecutorOptions,
     TeacherTrainingOptions,
     DistillerOptions,
     SourceOptions,

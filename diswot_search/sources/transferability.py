@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_right
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatch
+from functools import partial
 from typing import Literal
 
 import numpy as np
@@ -275,12 +276,13 @@ def _quotas(counts: Integers, size: int) -> Integers:
 
 def _of(function: Callable[..., float], *names: str) -> Callable[[Evidence], float]:
     """Turn a function of named parts of the evidence into a function of the evidence, with the same docstring."""
-
-    def measure(evidence: Evidence) -> float:
-        return function(*(getattr(evidence, name) for name in names))
-
+    measure = partial(_compute, function, names)  # which pickles
     measure.__doc__ = function.__doc__
     return measure
+
+
+def _compute(function: Callable[..., float], names: Sequence[str], evidence: Evidence) -> float:
+    return function(*(getattr(evidence, name) for name in names))
 
 
 register_measure("parc", _of(measures.parc, "features", "labels"))

@@ -60,6 +60,13 @@ class Executor(ABC):
             MachineError: The workers cannot be made or reached.
         """
 
+    def check(self, program: object) -> None:  # noqa: B027 - optional
+        """Check before any work that a program, or a part of one, can be sent to the workers.
+
+        Raises:
+            ValueError: It does not pickle; the message names the part.
+        """
+
     @abstractmethod
     def submit(self, worker: int, item: Any) -> Future[Any]:
         """Compute an item in a worker, which is not at work on another.

@@ -91,6 +91,11 @@ class ProcessExecutor(Executor):
         self._seen: set[Caught] = set()
         self._showing = threading.Lock()
 
+    def check(self, program: object) -> None:
+        """Check that this process can start others, and that a program can be sent to them; see `Executor.check`."""
+        check_main_is_guarded()
+        pickled_program(program)
+
     def start(self, program: Program) -> None:
         """Start the workers and wait until the program is made in each.
 
