@@ -262,7 +262,7 @@ class _Worker:
         answer = self._exchange(item)
         if answer is None:
             reason, _ = self._discard()
-            ended = "was replaced or closed" if self._is_ended else "died"
+            ended = "was ended" if self._is_ended else "died"
             raise WorkerDied(f"{self._name} {ended} at the item ({reason})")
         return self._load(answer)
 
