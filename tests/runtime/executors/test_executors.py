@@ -68,6 +68,7 @@ def faulty() -> Iterator[ProcessExecutor]:
         (("exit", 0), "exit code 0"),
         (("sys.exit", 4), "exit code 4"),
         (("segmentation fault", None), r"signal 11 \(SIGSEGV\)"),
+        (("fork and exit", 3), "exit code 3"),
         (("killed while it answers", 1 << 26), r"signal 9 \(SIGKILL\)"),
     ],
     ids=lambda value: value[0] if isinstance(value, tuple) else "",
