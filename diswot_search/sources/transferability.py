@@ -81,13 +81,18 @@ class Measure:
         return math.exp(value) - math.exp(chance) if self.scale == "log" else value - chance
 
 
+def no_chance(evidence: Evidence) -> float:
+    """The chance level of a measure whose unrelated sources have the value 0."""
+    return 0.0
+
+
 def _adopt(name: str, value: object) -> Measure:
     """The measure that a user's own code has under a name."""
     if isinstance(value, Measure):
         return value
     if isinstance(value, type) or not callable(value):
         raise OwnCodeError(f"{name} is no measure; it must be a function of the evidence, or a Measure.")
-    return Measure(name, value, "features", _summary(value), lambda evidence: 0.0, "linear")
+    return Measure(name, value, "features", _summary(value), no_chance, "linear")
 
 
 MEASURES: Registry[Measure] = Registry("measure", _adopt)
@@ -98,7 +103,7 @@ def register_measure(
     function: Callable[[Evidence], float],
     *,
     needs: Literal["features", "probabilities", "reference"] = "features",
-    chance: Callable[[Evidence], float] = lambda evidence: 0.0,
+    chance: Callable[[Evidence], float] = no_chance,
     scale: Literal["linear", "log"] = "linear",
     summary: str = "",
 ) -> Measure:

@@ -22,41 +22,32 @@ def uneven(student: Any, teacher: Any = None) -> float:
     return float(student.cost.params)
 
 
-def smallest_first(student: Any) -> bool:
-    """Whether the network is one of the smallest: about a third of those drawn."""
-    return bool(student.cost.params % 3 == 0)
-
-
-def deadly(student: Any, teacher: Any = None) -> float:
-    """End the process at some networks, as a segmentation fault does."""
-    if smallest_first(student):
+def troubled(student: Any, teacher: Any = None) -> float:
+    """End, hang or run out of memory at the networks whose sizes stand in the environment."""
+    params = student.cost.params
+    trouble = next((name for name in ("DEADLY", "DEADLY_ONCE", "HANGING", "CROWDED") if _is(name, params)), None)
+    if trouble == "DEADLY":
         os.kill(os.getpid(), signal.SIGSEGV)
-    return float(student.cost.params)
-
-
-def deadly_once(student: Any, teacher: Any = None) -> float:
-    """End the process at the first network that any process meets; FOLDER remembers that it was met."""
-    try:
-        (Path(os.environ["FOLDER"]) / "met").touch(exist_ok=False)
-    except FileExistsError:
-        return float(student.cost.params)
-    os._exit(9)
-
-
-def hanging(student: Any, teacher: Any = None) -> float:
-    """Hang at some networks."""
-    if smallest_first(student):
+    if trouble == "HANGING":
         time.sleep(3600)
-    return float(student.cost.params)
+    if trouble is not None and _is_first(trouble):
+        if trouble == "CROWDED":  # as two at a time may where one alone would fit
+            raise torch.cuda.OutOfMemoryError("CUDA out of memory")
+        os._exit(9)
+    return float(params)
 
 
-def crowded(student: Any, teacher: Any = None) -> float:
-    """Run out of memory once for each network, as two at a time may do where one alone would fit."""
+def _is(name: str, params: int) -> bool:
+    return os.environ.get(name) == str(params)
+
+
+def _is_first(name: str) -> bool:
+    """Whether this is met for the first time in any process; FOLDER remembers."""
     try:
-        (Path(os.environ["FOLDER"]) / str(student.cost.params)).touch(exist_ok=False)
+        (Path(os.environ["FOLDER"]) / name).touch(exist_ok=False)
     except FileExistsError:
-        return float(student.cost.params)
-    raise torch.cuda.OutOfMemoryError("CUDA out of memory")
+        return False
+    return True
 
 
 def greedy(student: Any, teacher: Any = None) -> float:
