@@ -35,6 +35,7 @@ from diswot_search.resolve.networks import as_network
 from diswot_search.runtime.seeding import isolated_random_state
 from diswot_search.sources.evidence import Evidence
 from diswot_search.sources.folder import RankingFolder
+from diswot_search.sources.ranking import RankingError
 from diswot_search.sources.transferability import MEASURES, get_measure
 from diswot_search.training.folder import TrainingFolder
 from diswot_search.training.result import LabelCounts
@@ -730,6 +731,39 @@ def test_students_without_a_linear_classifier_are_refused_before_the_first_stage
     options = OF_SOURCES | {"space": space, "space_options": None, "proxy": "params"}
     with pytest.raises(ValueError, match="does not end in a linear classifier"):
         ds.run(out=tmp_path / "run", **options)
+    assert not (tmp_path / "run").exists()
+
+
+def failing(evidence: Evidence) -> float:
+    raise ValueError("this measure is broken")
+
+
+def interrupted(*arguments: object) -> None:
+    raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("is_begun", [False, True])
+def test_a_failed_ranking_leaves_nothing_or_what_the_same_command_goes_on_from(
+    is_begun: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = OF_SOURCES | {"measure": "cka", "evaluations": 1, "epochs": 1, "compare": False}
+    out, working = tmp_path / "run", get_measure("cka")
+    if is_begun:
+        with monkeypatch.context() as patch:
+            patch.setattr(RankingRun, "_measure_all", interrupted)
+            with pytest.raises(KeyboardInterrupt):
+                ds.run(out=out, **options)
+    with monkeypatch.context() as patch:
+        patch.setitem(MEASURES._entries, "cka", replace(working, function=failing))
+        with pytest.raises(RankingError, match="this measure is broken") as error:
+            ds.run(out=out, **options)
+    assert ("the same command goes on" in str(error.value)) == out.exists() == is_begun
+    assert ds.run(out=out, **options).weights
+
+
+def test_labels_that_no_measure_has_a_value_of_are_refused_before_the_first_stage(tmp_path: Path) -> None:
+    with pytest.raises(RankingError, match="No two of the 10 images are of one class"):
+        ds.run(out=tmp_path / "run", **OF_SOURCES | {"labels_per_class": 1})
     assert not (tmp_path / "run").exists()
 
 
