@@ -18,7 +18,7 @@ from ..networks.network import Network, TeacherBank, checkpoint_file
 from ..networks.preprocessing import ProbeConversion
 from ..networks.recipes import CardRecipe, WithNewClassifier, WithWeights
 from ..networks.saved import find_student
-from ..options.base import changed, keywords, shared
+from ..options.base import changed, keywords, options_in, shared
 from ..options.pipeline import PipelineOptions
 from ..options.shared import DataOptions, LabelOptions, RunOptions
 from ..options.sources import RankSourcesOptions
@@ -211,7 +211,8 @@ class TeacherGuides(Guides):
             if data.keys() & set(keywords(LabelOptions)):
                 stage = replace(stage, labels=None, labels_per_class=None)
             stage = replace(stage, data_options={**(options.data_options or {}), **data})
-            splits = named_splits(stage)
+            with options_in("teacher_data_options", data):
+                splits = named_splits(stage)
         return TrainJob(stage, subjects=TrainingSubjects(splits=splits, student=self.teacher))
 
     def named_in(self, stage: DistillOptions, guide: Guide) -> DistillOptions:

@@ -27,6 +27,7 @@ from ..networks.network import Network
 from ..networks.preprocessing import Preprocessor
 from ..networks.saved import CONFIG, FOLDER, WEIGHTS, load_student, save_student
 from ..networks.soundness import check_finite_weights
+from ..options.base import options_in
 from ..options.training import TrainingOptions
 from ..reports.training import metrics_csv
 from ..reports.training_figures import plot_training
@@ -109,7 +110,8 @@ def check_training(options: TrainingOptions) -> Recipe:
         raise ValueError(f"checkpoint_minutes is {options.checkpoint_minutes!r}; it must be above 0.")
     shorthand = {"epochs": options.epochs, "batch_size": options.batch_size, "lr": options.lr}
     changes = {name: value for name, value in shorthand.items() if value is not None}
-    recipe = create_recipe(options.recipe, **{**(options.recipe_options or {}), **changes})
+    with options_in("recipe_options", (str(name) for name in options.recipe_options or () if name not in shorthand)):
+        recipe = create_recipe(options.recipe, **{**(options.recipe_options or {}), **changes})
     resolve_device(options.device)
     return recipe
 
@@ -180,7 +182,8 @@ class TrainingRun:
         batch = recipe.batch_size // recipe.accumulate
         size = " x ".join(map(str, splits.input_size))
         what = f"A batch of {batch} images of {size} (batch_size, image_size)"
-        check_memory(what, 4 * batch * math.prod(splits.input_size), share=WORKING_SHARE, error=RecipeError)
+        with options_in("data_options", ["image_size"]):
+            check_memory(what, 4 * batch * math.prod(splits.input_size), share=WORKING_SHARE, error=RecipeError)
         if self.options.rule == "best" and not len(splits.val):
             raise ValueError("There are no validation images, so no epoch is the best; pass rule='last'.")
         if self.options.best_by != "accuracy" and not len(splits.val):

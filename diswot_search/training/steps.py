@@ -8,8 +8,8 @@ from dataclasses import dataclass
 FEWEST_STEPS = 100
 """Steps below which a network with random weights is taken to learn too little.
 
-ResNet-20 on 50 to 200 digits of 16 x 16, in batches of 16 to 64, under the recipe `cifar` scaled to the epochs: chance
-(10 to 15 %) at 10 to 25 steps, 30 to 74 % at 30 to 50, 84 to 96 % at 90 to 100, 86 to 97 % at 180 and more.
+ResNet-20 on 50 to 500 digits of 16 x 16, in batches of 16 to 64, under the recipe `cifar` scaled to the epochs: chance
+(10 to 16 %) at 10 to 25 steps, 30 to 74 % at 30 to 50, 84 to 96 % at 70 to 100, 86 to 98 % at 140 and more.
 """
 
 _SMALLEST_BATCH = 8
