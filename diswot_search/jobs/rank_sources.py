@@ -358,9 +358,9 @@ def _ranking_of(
 
 def _no_value(measure: str, reasons: Mapping[str, str | None]) -> RankingError:
     """The error of a measure that has no value of any source, with the reason of each."""
-    why = "; ".join(f"{name}: {reason}" for name, reason in reasons.items())
+    why = "; ".join(f"{name}: {str(reason).rstrip('.')}" for name, reason in reasons.items())
     return RankingError(
-        f"No source has a value of {measure}. {why.rstrip('.')}. Try more labelled images or another "
+        f"No source has a value of {measure}. {why}. Try more labelled images or another "
         "measure; a distillation with the weighting 'uniform' needs no value."
     )
 

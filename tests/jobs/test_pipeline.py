@@ -629,7 +629,7 @@ def contrary(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_faint_bank_is_compared_with_alike_and_nothing_is_learnt_from_it(tmp_path: Path) -> None:
     with pytest.warns(UserWarning, match="the student is trained on") as warned:
         result = ds.run(out=tmp_path / "run", **OF_SOURCES)
-    first = str(warned[0].message)
+    first, *_ = (text for each in warned if "are too few" not in (text := str(each.message)))
     assert first.startswith("By parc no source tells more of digits than chance does")
     assert result.weights == {}
     searched = result.study.config["teacher"]["teachers"]
@@ -762,7 +762,7 @@ def test_a_failed_ranking_leaves_nothing_or_what_the_same_command_goes_on_from(
 
 
 def test_labels_that_no_measure_has_a_value_of_are_refused_before_the_first_stage(tmp_path: Path) -> None:
-    with pytest.raises(RankingError, match="No two of the 10 images are of one class"):
+    with pytest.raises(RankingError, match="No two of the 8 images are of one class"):
         ds.run(out=tmp_path / "run", **OF_SOURCES | {"labels_per_class": 1})
     assert not (tmp_path / "run").exists()
 
@@ -772,7 +772,8 @@ def test_a_random_source_is_warned_of_once(tmp_path: Path) -> None:
     with warnings.catch_warnings(record=True) as warned:
         warnings.simplefilter("always")
         searched(tmp_path / "run", sources=bank, weighting={"first": 1})
-    assert ["random has random weights" in str(one.message) for one in warned] == [True]
+    messages = [str(one.message) for one in warned if "are too few" not in str(one.message)]
+    assert ["random has random weights" in message for message in messages] == [True]
 
 
 def test_the_command_line_ranks_searches_and_distils(
