@@ -208,8 +208,8 @@ def checked_range(grey_range: Sequence[float] | None) -> GreyRange | None:
 def range_advice(low: float, high: float) -> str:
     """The ways to say which values of deep grey pictures are black and white."""
     return (
-        f"Give grey_range, the values that become black and white, such as [{low:g}, {high:g}], or [0, 65535] for all "
-        "of 16 bits; use one range for all data of a task"
+        f"Give the values that become black and white, such as grey_range=[{low:g}, {high:g}], or "
+        "grey_range=[0, 65535] for all of 16 bits; use one range for all data of a task"
     )
 
 

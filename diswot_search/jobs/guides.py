@@ -18,7 +18,7 @@ from ..networks.network import Network, TeacherBank, checkpoint_file
 from ..networks.preprocessing import ProbeConversion
 from ..networks.recipes import CardRecipe, WithNewClassifier, WithWeights
 from ..networks.saved import find_student
-from ..options.base import changed, keywords, shared
+from ..options.base import changed, keywords, options_in, shared
 from ..options.pipeline import PipelineOptions
 from ..options.shared import DataOptions, LabelOptions, RunOptions
 from ..options.sources import RankSourcesOptions
@@ -28,10 +28,11 @@ from ..proxies.registry import get_proxy
 from ..resolve.networks import network_for
 from ..resolve.runs import NEAR_ZERO_WEIGHT, StageResult
 from ..sources.frozen import source_teacher
-from ..sources.ranking import RankingError, SourceRanking
+from ..sources.ranking import SourceRanking
 from ..sources.transferability import source_weights
 from ..study.evaluator import uses_teacher
 from ..training.result import Training
+from ..training.steps import Steps
 from .pipeline_results import SOURCES, TEACHER
 from .rank_sources import RankingRun, load_ranking
 from .supervision import Bank, SourceObjective, source_objective
@@ -76,7 +77,12 @@ class Guides(ABC):
     Args:
         options: The options of the pipeline.
         splits: The data.
+
+    Attributes:
+        steps: The steps of the trainings of the first stage, set by `config`.
     """
+
+    steps: tuple[Steps, ...] = ()
 
     def __init__(self, options: PipelineOptions, splits: Splits) -> None:
         self.options = options
@@ -205,7 +211,8 @@ class TeacherGuides(Guides):
             if data.keys() & set(keywords(LabelOptions)):
                 stage = replace(stage, labels=None, labels_per_class=None)
             stage = replace(stage, data_options={**(options.data_options or {}), **data})
-            splits = named_splits(stage)
+            with options_in("teacher_data_options", data):
+                splits = named_splits(stage)
         return TrainJob(stage, subjects=TrainingSubjects(splits=splits, student=self.teacher))
 
     def named_in(self, stage: DistillOptions, guide: Guide) -> DistillOptions:
@@ -221,6 +228,7 @@ class TeacherGuides(Guides):
             job.check_once()
             check_division(f"The teacher {self.teacher.name}", job.training.splits.config(), self.splits)
             of_teacher = job.training.config
+            self.steps = (replace(job.training.steps, who=f"teacher {self.teacher.name}"),)
         return {
             "search": search,
             "search_teacher": self.options.search_teacher,
@@ -273,10 +281,7 @@ class SourceGuides(Guides):
     def find(self, announce: Announce) -> Guide:
         ranking = self.ranking
         if isinstance(ranking, RankingRun):
-            try:
-                ranking = ranking.complete()
-            except RankingError as error:
-                raise RankingError(f"{error} Choose a new run folder for other options.") from error
+            ranking = ranking.complete()
             announce(SOURCES, ranking)
         guide = self._guide(ranking)
         if not guide.weights:

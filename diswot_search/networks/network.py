@@ -134,6 +134,11 @@ class Network:
         return self.recipe.space
 
     @property
+    def weights(self) -> str:
+        """Where trained weights come from, as a phrase; empty if only the code that makes the network knows."""
+        return self.recipe.weights
+
+    @property
     def mean(self) -> tuple[float, ...] | None:
         """Mean of each channel that the weights were trained with; None leaves it to the data."""
         return self.preprocessing.mean

@@ -64,6 +64,11 @@ class Recipe(ABC):
         """Name and arguments of the user's own code that makes the network; None if none does."""
         return None
 
+    @property
+    def weights(self) -> str:
+        """Where trained weights come from, as a phrase; empty if only the code that makes the network knows."""
+        return ""
+
 
 # -- what a network starts from -----------------------------------------------------------------
 
@@ -92,6 +97,10 @@ class TimmRecipe(Recipe):
     @property
     def timm(self) -> TimmModel:
         return self.name.partition(".")[0], self.arguments
+
+    @property
+    def weights(self) -> str:
+        return "timm's pretrained weights" if self.pretrained else ""
 
 
 @dataclass(frozen=True)
@@ -183,6 +192,10 @@ class ModuleRecipe(Recipe):
             "weights_sha256": self.sha256,
             "structure_sha256": self.structure_sha256,
         }
+
+    @property
+    def weights(self) -> str:
+        return "those of the module"
 
 
 @dataclass(frozen=True)
@@ -378,6 +391,10 @@ class StudentRecipe(Recipe):
     def own(self) -> Config | None:
         return self.card.own
 
+    @property
+    def weights(self) -> str:
+        return str(self.file.path)
+
 
 # -- what is changed of it ----------------------------------------------------------------------
 
@@ -403,6 +420,10 @@ class ChangedRecipe(Recipe):
     def own(self) -> Config | None:
         return self.recipe.own
 
+    @property
+    def weights(self) -> str:
+        return self.recipe.weights
+
 
 @dataclass(frozen=True)
 class WithWeights(ChangedRecipe):
@@ -418,6 +439,10 @@ class WithWeights(ChangedRecipe):
 
     def config(self) -> Config:
         return {**self.recipe.config(), "checkpoint_sha256": self.file.sha256}
+
+    @property
+    def weights(self) -> str:
+        return str(self.file.path)
 
 
 @dataclass(frozen=True)
@@ -441,6 +466,10 @@ class WithBody(ChangedRecipe):
     def config(self) -> Config:
         new = {"checkpoint_sha256": self.file.sha256, "new_classifier": self.num_classes}
         return {**self.recipe.config(), **new}
+
+    @property
+    def weights(self) -> str:
+        return str(self.file.path)
 
 
 @dataclass(frozen=True)

@@ -37,14 +37,13 @@ from .checkpoint import (
     with_prefix,
     without_prefix,
 )
+from .exam import TeacherExam, in_order, metrics_of, summed
 from .folder import TrainingFolder
 from .metrics import Metrics, MetricSums
 from .recipe import Recipe, RecipeError
 from .result import EpochRow
 from .task import DistillationTask
 from .unlabelled import Views
-
-EVALUATION_BATCH = 256
 
 GRACE = 5.0
 """Seconds within which the signals of several processes count as one."""
@@ -404,7 +403,7 @@ class Trainer:
         evaluation = self.evaluate(self.splits.val) if len(self.splits.val) else None
         seconds = progress.epoch_seconds
         progress.seconds += seconds + time.perf_counter() - started
-        totals = (self._summed(self._sums) / self.steps_per_epoch).tolist()
+        totals = (summed(self._sums, self.accelerator) / self.steps_per_epoch).tolist()
         means = totals[1:-2]
         row = EpochRow(
             epoch=epoch,
@@ -439,41 +438,27 @@ class Trainer:
         """Evaluate the network that is shipped, in the precision of the training."""
         sums = MetricSums(self.splits.num_classes, self.accelerator.device)
         with self.accelerator.autocast():
-            for part in self._in_order(images):
+            for part in in_order(images, self.accelerator):
                 sums.add(self._student_logits(part.images), part.labels)
-        return self._metrics(sums)
+        return metrics_of(sums, self.accelerator)
 
-    def test(self) -> tuple[Metrics, Metrics | None]:
-        """Evaluate the shipped network on the test images, compared with the teacher, and the teacher of its classes.
+    def test(self, exam: TeacherExam | None = None) -> Metrics:
+        """Evaluate the shipped network on the test images, compared with a teacher of its classes.
 
         The evaluation is in single precision, as the weights are stored, whatever the precision of the training.
+
+        Args:
+            exam: The exam of the teacher; the logits that it has kept are not computed again.
         """
-        sums, teacher_sums = (MetricSums(self.splits.num_classes, self.accelerator.device) for _ in range(2))
+        sums = MetricSums(self.splits.num_classes, self.accelerator.device)
         teacher = self.teacher if self._task.predicts_alike else None
-        for part in self._in_order(self.splits.test):
-            teacher_logits = None if teacher is None else teacher.logits(part.images)
+        kept = iter(exam.logits) if exam is not None and exam.logits is not None else None
+        for part in in_order(self.splits.test, self.accelerator):
+            teacher_logits = None
+            if teacher is not None:
+                teacher_logits = teacher.logits(part.images) if kept is None else next(kept)
             sums.add(self._student_logits(part.images), part.labels, teacher_logits)
-            if teacher_logits is not None:
-                teacher_sums.add(teacher_logits, part.labels)
-        return self._metrics(sums), self._metrics(teacher_sums) if teacher else None
-
-    def _in_order(self, images: ImageSet) -> Iterator[Images]:
-        """This process's share of the images, in batches."""
-        accelerator = self.accelerator
-        batches = images.batches(
-            torch.arange(len(images)),
-            EVALUATION_BATCH,
-            device=accelerator.device,
-            augment=None,
-            seed=0,
-            rank=accelerator.process_index,
-            world=accelerator.num_processes,
-        )
-        return (part for part in batches if len(part.labels))
-
-    def _metrics(self, sums: MetricSums) -> Metrics:
-        sums.sums = self._summed(sums.sums)
-        return sums.metrics()
+        return metrics_of(sums, self.accelerator)
 
     @torch.inference_mode()
     def _student_logits(self, images: Tensor) -> Tensor:
@@ -482,7 +467,7 @@ class Trainer:
     # -- state ----------------------------------------------------------------------------------
 
     def _save(self) -> None:
-        sums = self._summed(self._sums)
+        sums = summed(self._sums, self.accelerator)
         self._stored_at = time.monotonic()
         if self.folder is None:
             return
@@ -547,10 +532,6 @@ class Trainer:
     def _mean(self, values: Tensor) -> Tensor:
         """The mean over processes."""
         return self.accelerator.reduce(values, "mean") if self.accelerator.num_processes > 1 else values
-
-    def _summed(self, sums: Tensor) -> Tensor:
-        """The sum over processes."""
-        return self.accelerator.reduce(sums.clone()) if self.accelerator.num_processes > 1 else sums
 
     @contextmanager
     def _own_random_state(self) -> Iterator[None]:
