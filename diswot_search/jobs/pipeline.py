@@ -143,7 +143,7 @@ class PipelineJob(Job[PipelineOptions, PipelineResult]):
 
     def run(self) -> PipelineResult:
         try:
-            guide = self.guides.find(self.announce)
+            guide = self.guides.find(self.announce, self.folder)
             study = self._finished_search()
             if study is None:
                 study = self._search(guide.of_search, self.path / SEARCH).complete()
