@@ -176,7 +176,7 @@ class PipelineJob(Job[PipelineOptions, PipelineResult]):
     def _find_guide(self) -> Guide:
         """Run the first stage. One that failed leaves nothing, or what the same command goes on from."""
         try:
-            return self.guides.find(self.announce)
+            return self.guides.find(self.announce, self.folder)
         except RankingError as error:
             if not self._has_begun:  # so that other options, too, may have the folder
                 self.folder.discard(self._files_before)

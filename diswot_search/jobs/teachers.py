@@ -22,8 +22,10 @@ from search_spaces.registry import unknown_name_message
 from ..data.splits import Splits
 from ..distillation.base import DistillerError, OtherClassesError, get_distiller
 from ..distillation.combination import Term
+from ..networks.conversion import preprocessing_for
 from ..networks.features import FeatureReader
 from ..networks.frozen import FrozenNetwork
+from ..networks.memory_format import to_channels_last
 from ..networks.network import Network
 from ..networks.recipes import WithClasses, WithFittedClassifier
 from ..runtime.run_folder import RunFolder
@@ -183,6 +185,41 @@ def set_classifier(teacher: FrozenNetwork, classifier: Classifier) -> None:
     teacher.reader.set_classifier(weight, bias)
 
 
+def with_fitted_classifier(
+    network: Network,
+    splits: Splits,
+    folder: RunFolder,
+    device: torch.device,
+    *,
+    channels_last: bool,
+    seed: int,
+) -> Network:
+    """The teacher with its new classifier fitted, or with that of an earlier run, as a training would fit it.
+
+    Args:
+        network: A teacher whose recipe is a `WithFittedClassifier`.
+        splits: The data.
+        folder: The run folder in which the classifier is stored.
+        device: The device to run the teacher on.
+        channels_last: Keep feature maps in NHWC memory order.
+        seed: Seed of the training.
+    """
+    recipe = network.recipe
+    assert isinstance(recipe, WithFittedClassifier)
+    model = network.build(seed).to(device)
+    model = to_channels_last(model) if channels_last else model
+    preprocessor = preprocessing_for(network, splits, "teacher").preprocessor(channels_last).to(device)
+    first = next(splits.train.batches(_labelled(splits)[:2], 2, device=device, augment=None, seed=0))
+    reader = FeatureReader(model, preprocessor(first.images), network.name)
+    teacher = FrozenNetwork(model, preprocessor, reader)
+    stored = folder.recall(CLASSIFIER)
+    if stored is None:
+        stored = fit_classifier(teacher, splits, device, seed).encoded()
+        folder.remember(CLASSIFIER, stored)
+    set_classifier(teacher, Classifier.decoded(stored))
+    return replace(network, recipe=replace(recipe, classifier=reader.classifier_state()))
+
+
 # -- before the first step ----------------------------------------------------------------------
 
 
@@ -254,7 +291,7 @@ def prepare_teacher(
     assert teacher is not None
     stored = [None, None] if folder is None else [folder.recall(CLASSIFIER), folder.recall(EXAM)]
     classifier, exam = None, None
-    if isinstance(network.recipe, WithFittedClassifier):
+    if isinstance(network.recipe, WithFittedClassifier) and network.recipe.classifier is None:
         if folder is not None and stored[0] is None:
             stored[0] = fit_classifier(teacher, splits, accelerator.device, seed).encoded()
         stored = broadcast_object_list(stored)

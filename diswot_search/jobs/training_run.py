@@ -17,7 +17,6 @@ from torch import Tensor, nn
 from search_spaces.cost import count_cost
 
 from ..checks import WORKING_SHARE, check_memory, check_whole
-from ..data.image_sets import Images
 from ..data.splits import Splits, check_division
 from ..deployment.latency import shipped_latency
 from ..distillation.combination import Term
@@ -35,6 +34,7 @@ from ..runtime.configuration import versions
 from ..runtime.devices import device_name, resolve_device
 from ..runtime.files import RunFolderError
 from ..runtime.seeding import isolated_random_state, stable_seed
+from ..training.batches import Batches
 from ..training.best_epoch import check_best_by
 from ..training.checkpoint import BEST, LAST, Checkpoint, checked_best, load_shipped, read_checkpoint
 from ..training.class_weights import check_class_weights, class_weights
@@ -59,7 +59,7 @@ from ..training.result import (
 from ..training.steps import Steps
 from ..training.task import DistillationTask
 from ..training.trainer import Trainer, create_accelerator
-from ..training.trial import TRIAL_IMAGES, try_task
+from ..training.trial import try_task
 from .supervision import PREDICTIONS, STATE, UnlabelledObjective, unlabelled_batch_size
 from .teachers import PreparedTeacher, check_classes, introduce_teacher, naming_ways, prepare_teacher
 from .training_observer import TrainingObserver
@@ -230,7 +230,7 @@ class TrainingRun:
             task = DistillationTask(
                 model,
                 of_student,
-                self._images(2).images,
+                self._example(),
                 teacher=teacher,
                 terms=self.subjects.terms,
                 unlabelled=self.objective.create if self.objective and self.objective.is_active else None,
@@ -241,21 +241,28 @@ class TrainingRun:
                 class_weights=None if self.class_weights is None else torch.tensor(self.class_weights),
                 names=names,
             )
-        self._try(task, names)
+        if self.out is None or not TrainingFolder.exists(self.out):  # else it passed when the training began
+            self._try(task, names)
         if self.recipe.compile:
             task.compile()
         return task, ema
 
     def _try(self, task: DistillationTask, names: tuple[str, str]) -> None:
-        """Try a step of training and a single image, of which nothing stays."""
-        parts = self.recipe.accumulate * self.accelerator.num_processes
-        images = self._images(min(TRIAL_IMAGES, self.recipe.batch_size // parts), self.splits.labelled)
+        """Try the first step of training and a single image, of which nothing stays."""
+        batches = Batches(
+            self.splits,
+            self.recipe,
+            self.accelerator,
+            seed=self.options.seed,
+            unlabelled=task.unlabelled,
+            unlabelled_size=self.unlabelled_batch_size,
+        )
         device = self.accelerator.device
         with (
             isolated_random_state(stable_seed(self.options.seed, "trial")),
             torch.random.fork_rng(devices=[device] if device.type == "cuda" else []),
         ):
-            try_task(task, images, names, self.accelerator.autocast())
+            try_task(task, batches, names, self.accelerator.autocast())
 
     def _normalised(self, network: Network, role: str) -> Preprocessor:
         """The preprocessing of its weights' training; for new weights, the statistics of the data."""
@@ -274,13 +281,11 @@ class TrainingRun:
         model = model.to(self.accelerator.device)
         return to_channels_last(model) if self.recipe.channels_last else model
 
-    def _images(self, count: int, places: Tensor | None = None) -> Images:
-        """One batch of the first training images, or of those at some places, augmented."""
-        order = (torch.arange(len(self.splits.train)) if places is None else places)[:count]
-        batches = self.splits.train.batches(
-            order, len(order), device=self.accelerator.device, augment=self.recipe.augmentation, seed=0
-        )
-        return next(iter(batches))
+    def _example(self) -> Tensor:
+        """The first training images, at most 2, augmented."""
+        order, device = torch.arange(min(2, len(self.splits.train))), self.accelerator.device
+        batches = self.splits.train.batches(order, 2, device=device, augment=self.recipe.augmentation, seed=0)
+        return next(iter(batches)).images
 
     @property
     def _student_size(self) -> tuple[int, int, int]:

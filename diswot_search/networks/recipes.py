@@ -7,14 +7,14 @@ import hashlib
 import inspect
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from search_spaces.plugins import OwnCodeError, failure_of, load_code
 from search_spaces.recipes import space_from_recipe
@@ -512,9 +512,20 @@ class WithNewClassifier(ChangedRecipe):
 class WithFittedClassifier(WithNewClassifier):
     """A trained network for other classes, whose new classifier is fitted before it teaches.
 
-    What is built has a random classifier: a training fits it by logistic regression on the network's features of its
-    labelled images.
+    It is fitted by logistic regression on the network's features of the labelled images of a training.
+
+    Attributes:
+        classifier: The fitted parameters of the classifier by their names in the state dict; None as long as they are
+            not fitted, which leaves the classifier random.
     """
+
+    classifier: Mapping[str, Tensor] | None = field(default=None, compare=False, repr=False)
+
+    def build(self) -> nn.Module:
+        model = super().build()
+        if self.classifier is not None:
+            model.load_state_dict(self.classifier, strict=False)
+        return model
 
     def config(self) -> Config:
         return {**super().config(), "classifier": "logistic regression"}

@@ -116,7 +116,8 @@ class BudgetLimits:
         latency_runtime: Runtime of that pass: onnxruntime, compile, eager or cuda; by default onnxruntime on the CPU
             where it is installed, or else eager.
         latency_threads: Number of threads of that pass.
-        max_memory_mb: Largest memory of weights and the peak of activations of one batch, in MB (10^6 bytes).
+        max_memory_mb: Largest memory of weights and the peak of activations of one batch, in MB (10^6 bytes): what must
+            be there, without what a runtime takes for itself.
         max_size_mb: Largest size of the weights in float32, in MB.
     """
 

@@ -2,30 +2,27 @@
 
 from __future__ import annotations
 
-import random
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
-import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState, PartialState
 from accelerate.utils import broadcast
-from timm.data import Mixup
 from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from ..data.augmentation import Augmentation
-from ..data.image_sets import Images, ImageSet
+from ..data.image_sets import ImageSet
 from ..data.splits import Splits
 from ..networks.frozen import FrozenNetwork
 from ..runtime.files import RunFolderError
 from ..runtime.interruption import Interruption
 from ..runtime.seeding import isolated_random_state, stable_seed
+from .batches import Batches, Part
 from .best_epoch import Progress
 from .checkpoint import (
     BEST,
@@ -43,7 +40,6 @@ from .metrics import Metrics, MetricSums
 from .recipe import Recipe, RecipeError
 from .result import EpochRow
 from .task import DistillationTask
-from .unlabelled import Views
 
 GRACE = 5.0
 """Seconds within which the signals of several processes count as one."""
@@ -59,13 +55,6 @@ ASKED_EVERY = 10
 
 class DivergenceError(RuntimeError):
     """The loss, or a weight, is not a number."""
-
-
-class Part(NamedTuple):
-    """A part of a step's images: labelled ones, and unlabelled ones if the objective has images of its own."""
-
-    labelled: Images
-    views: Views | None
 
 
 class Observer(Protocol):
@@ -165,16 +154,21 @@ class Trainer:
         self.seed = seed
         self.observer = observer
         self.checkpoint_seconds = checkpoint_seconds
-        self.steps_per_epoch = len(splits.train) // recipe.batch_size
+        self._batches = Batches(
+            splits,
+            recipe,
+            accelerator,
+            seed=seed,
+            unlabelled=task.unlabelled,
+            unlabelled_size=unlabelled_batch_size,
+        )
+        self.steps_per_epoch = self._batches.steps_per_epoch
+        self.images_per_step = self._batches.images_per_step
         self.steps = self.steps_per_epoch * recipe.epochs
         self.ema = ema
         self.best_by = best_by
         self.interruption = Interruption(GRACE if accelerator.num_processes > 1 else 0.0)
         self.terms, self.notes = task.terms, task.notes
-        usual, loss = recipe.augmentation, task.unlabelled
-        self._unlabelled_batch_size = None if loss is None else unlabelled_batch_size
-        self._view_augmentations = (usual,) if loss is None else loss.augmentations(usual)
-        self.images_per_step = recipe.batch_size + len(self._view_augmentations) * (self._unlabelled_batch_size or 0)
         optimizer = recipe.create_optimizer(task)
         self.schedule = recipe.create_schedule(optimizer, self.steps)
         self._task = task
@@ -182,7 +176,6 @@ class Trainer:
         DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(task, task.own_buffers())
         self._run_task, self._optimizer = accelerator.prepare(task, optimizer)
         self._parameters = list(task.parameters())
-        self._mixup = self._create_mixup()
         self._place = torch.device("cpu") if accelerator.device.type == "mps" else accelerator.device
         self._sums = torch.zeros(len(self.terms) + len(self.notes) + 3, dtype=torch.float64, device=self._place)
         self._unchecked: list[tuple[int, Tensor]] = []
@@ -202,17 +195,6 @@ class Trainer:
     def teacher(self) -> FrozenNetwork | None:
         """The teacher."""
         return self._task.teacher
-
-    def _create_mixup(self) -> Mixup | None:
-        recipe = self.recipe
-        if not recipe.mixup and not recipe.cutmix:
-            return None
-        return Mixup(
-            mixup_alpha=recipe.mixup,
-            cutmix_alpha=recipe.cutmix,
-            label_smoothing=0.0,  # the loss smooths
-            num_classes=self.splits.num_classes,
-        )
 
     # -- the loop -------------------------------------------------------------------------------
 
@@ -238,7 +220,7 @@ class Trainer:
         progress = self.progress
         self._task.train()
         self._clock = time.perf_counter()
-        for parts in self._batches(epoch, progress.step - epoch * self.steps_per_epoch):
+        for parts in self._batches.of_epoch(epoch, progress.step - epoch * self.steps_per_epoch):
             losses = self._step(progress.step, parts)
             progress.step += 1
             if self.observer is not None:
@@ -261,55 +243,14 @@ class Trainer:
         self.progress.epoch_seconds += now - self._clock
         self._clock = now
 
-    def _batches(self, epoch: int, done: int) -> Iterator[list[Part]]:
-        """The parts of each batch of this process, from the batch after `done` on."""
-        recipe, labelled = self.recipe, self.splits.labelled
-        order = self._order("order", epoch, recipe.batch_size, labelled)
-        streams = [self._stream(order, recipe.batch_size, recipe.augmentation, ("augmentation", epoch), done)]
-        if (size := self._unlabelled_batch_size) is not None:
-            order = self._order("unlabelled order", epoch, size)
-            for number, augmentation in enumerate(self._view_augmentations):
-                streams.append(self._stream(order, size, augmentation, ("unlabelled", epoch, number), done))
-        collected: list[Part] = []
-        for images, *views in zip(*streams, strict=True):
-            stacked = Views(torch.stack([view.images for view in views]), views[0].indices) if views else None
-            collected.append(Part(images, stacked))
-            if len(collected) == recipe.accumulate:
-                yield collected
-                collected = []
-
-    def _order(self, kind: str, epoch: int, batch_size: int, places: Tensor | None = None) -> Tensor:
-        """Images of an epoch: all training images, or those at some places, in random order and as often as needed."""
-        generator = torch.Generator().manual_seed(stable_seed(self.seed, kind, epoch))
-        places = torch.arange(len(self.splits.train)) if places is None else places
-        needed = self.steps_per_epoch * batch_size
-        rounds = [places[torch.randperm(len(places), generator=generator)] for _ in range(-(-needed // len(places)))]
-        return torch.cat(rounds)[:needed]
-
-    def _stream(
-        self, order: Tensor, batch_size: int, augmentation: Augmentation, key: Sequence[str | int], done: int
-    ) -> Iterator[Images]:
-        """This process's share of the parts of batches, from the batch after `done` on."""
-        recipe, accelerator = self.recipe, self.accelerator
-        return self.splits.train.batches(
-            order,
-            batch_size // recipe.accumulate,
-            device=accelerator.device,
-            augment=augmentation,
-            seed=stable_seed(self.seed, *key),
-            start=done * recipe.accumulate,
-            rank=accelerator.process_index,
-            world=accelerator.num_processes,
-        )
-
     def _step(self, step: int, parts: list[Part]) -> Tensor:
         """One step of the optimiser; returns the terms of the loss."""
-        _seed_all(stable_seed(self.seed, "step", step, self.accelerator.process_index), self.accelerator.device)
+        self._batches.seed_step(step)
         self.schedule.step_update(step)
         share = 1 / len(parts)
         values = torch.zeros(1 + len(self.terms) + len(self.notes), device=self.accelerator.device)
         for place, (part, views) in enumerate(parts):
-            images, targets = self._mixed(part)
+            images, targets = self._batches.mixed(part)
             labels = part.labels if targets is None else targets.argmax(1)
             last = place == len(parts) - 1
             with nullcontext() if last else self.accelerator.no_sync(self._run_task):
@@ -328,11 +269,6 @@ class Trainer:
             self.ema.update(self._task.student, step)
         self._sums[: len(values)] += values.to(self._place, torch.float64) / self.accelerator.num_processes
         return values[1 : 1 + len(self.terms)]
-
-    def _mixed(self, part: Images) -> tuple[Tensor, Tensor | None]:
-        if self._mixup is None:
-            return part.images, None
-        return self._mixup(part.images, part.labels)
 
     def _count(self, logits: Tensor, labels: Tensor) -> None:
         right = (logits.argmax(1) == labels).sum()
@@ -552,17 +488,3 @@ def _fitting(name: str) -> Iterator[None]:
             f"{name} does not fit this training ({' '.join(str(error).split())[:300]}); restore the folder from a "
             "copy, or start anew in another one."
         ) from error
-
-
-def _seed_all(seed: int, device: torch.device) -> None:
-    """Seed every generator that a network, an augmentation or a distiller may draw from.
-
-    Not by `torch.manual_seed`, which asks for every kind of device at each call.
-    """
-    random.seed(seed)
-    np.random.seed(seed % 2**32)
-    torch.default_generator.manual_seed(seed)
-    if device.type == "cuda":
-        torch.cuda.manual_seed(seed)
-    elif device.type == "mps":
-        torch.mps.manual_seed(seed)

@@ -6,8 +6,9 @@ import copy
 import importlib.util
 import io
 import json
+import math
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,15 +26,19 @@ from diswot_search.distillation.base import DistillerError, get_distiller, list_
 from diswot_search.jobs import teachers
 from diswot_search.jobs.pipeline import PipelineJob, run
 from diswot_search.jobs.rank_sources import rank_sources
-from diswot_search.jobs.search import SearchJob
+from diswot_search.jobs.search import SearchJob, search
 from diswot_search.jobs.train import DistillJob, distill, train
 from diswot_search.networks.classifiers import select_classes
+from diswot_search.networks.network import Network
 from diswot_search.networks.saved import load_student, read_card
 from diswot_search.options.pipeline import PipelineOptions
 from diswot_search.options.training import DistillOptions
+from diswot_search.proxies.proxy import Proxy
+from diswot_search.readings.core import Readings
 from diswot_search.training.exam import TeacherExam, examine
 from diswot_search.training.result import TeacherFacts, Training, read_result
 from diswot_search.training.trainer import Trainer
+from search_spaces import create_space
 
 from ..trained_weights import as_trained
 
@@ -316,6 +321,42 @@ def test_a_pipeline_adapts_its_teacher_by_itself(of_others: nn.Module, tmp_path:
     assert teacher_of(result.distilled).accuracy > 80
 
 
+def test_a_search_compares_with_the_adapted_teacher(
+    of_others: nn.Module, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The classifier is fitted before the search, once, and what candidates are compared with is what teaches."""
+    compared: list[Tensor] = []
+    probed: list[Tensor] = []
+
+    def reads_logits(student: Readings, teacher: Readings | None) -> float:
+        assert teacher is not None
+        compared.append(teacher.logits.clone())
+        probed.append(teacher.labels)
+        return float(student.logits.mean())
+
+    fits: list[int] = []
+    fit = teachers.fit_classifier
+    monkeypatch.setattr(teachers, "fit_classifier", lambda *given: fits.append(0) or fit(*given))
+    options: dict[str, Any] = {
+        "teacher": of_others,
+        **PIPELINE,
+        "proxy": Proxy("reads_logits", reads_logits, needs_teacher=True, summary="Reads logits."),
+    }
+    result = run(SPLITS, teacher_classes="adapt", search_teacher="trained", out=tmp_path / "run", **options)
+    assert float((compared[-1].argmax(1) == probed[-1]).float().mean()) > 0.8
+    assert teacher_of(result.distilled).accuracy > 80
+    assert len(fits) == 1
+    again = run(SPLITS, teacher_classes="adapt", search_teacher="trained", out=tmp_path / "run", **options)
+    assert again.distilled.result == result.distilled.result
+    assert len(fits) == 1
+
+
+def test_a_search_says_that_it_compares_with_a_random_classifier(of_others: nn.Module, tmp_path: Path) -> None:
+    options: dict[str, Any] = {"teacher": of_others, **PIPELINE, "proxy": "diswot", "distiller": "at"}
+    with pytest.warns(UserWarning, match="has 6 classes and the data has 4, .* a new classifier of random weights"):
+        run(SPLITS, search_teacher="trained", out=tmp_path / "run", **options)
+
+
 def test_a_class_map_takes_the_teachers_own_classes(own: nn.Module) -> None:
     turned = select_classes(copy.deepcopy(own).eval(), [1, 2, 3, 0])
     assert teacher_of(learn(turned, teacher_classes=[3, 0, 1, 2])).accuracy == 100.0
@@ -448,4 +489,39 @@ def test_weights_that_are_no_numbers_are_refused_of_teachers_and_sources(
 def test_probabilities_are_refused_of_teachers(own: nn.Module, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="The teacher Sequential gives probabilities where logits are needed"):
         learn(nn.Sequential(copy.deepcopy(own), nn.Softmax(1)).eval(), out=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("form", ["module", "factory"])
+def test_a_teacher_of_a_search_whose_weights_are_no_numbers_is_refused(form: str, tmp_path: Path) -> None:
+    space = create_space("nasbench201", channels=4, cells=1, num_classes=CLASSES, input_size=(3, 16, 16))
+    broken = spoilt(as_trained(Own()), math.nan)
+    teacher = broken if form == "module" else Network.from_factory("own", lambda: broken)
+    with pytest.raises((ValueError, RuntimeError), match=r"has weights that are no numbers: head\.weight holds NaN"):
+        search(space, teacher, SPLITS.probe(8, 0), proxy="diswot", evaluations=2, out=tmp_path / "run", progress=False)
+    assert not (tmp_path / "run").exists()
+
+
+def test_probabilities_are_refused_of_teachers_in_a_search(tmp_path: Path) -> None:
+    space = create_space("nasbench201", channels=4, cells=1, num_classes=CLASSES, input_size=(3, 16, 16))
+    teacher = nn.Sequential(as_trained(Own()), nn.Softmax(1)).eval()
+    with pytest.raises((ValueError, RuntimeError), match="Sequential gives probabilities where logits are needed"):
+        search(space, teacher, SPLITS.probe(8, 0), proxy="diswot", evaluations=2, out=tmp_path / "run", progress=False)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("role", ["student", "teacher", "source"])
+@pytest.mark.parametrize("fault", ["probabilities where logits", "weights that are no numbers"])
+def test_what_nothing_can_be_learnt_from_or_by_is_refused_in_every_role(fault: str, role: str, tmp_path: Path) -> None:
+    good, broken = as_trained(Own()).eval(), as_trained(Own()).eval()
+    broken = nn.Sequential(broken, nn.Softmax(1)).eval() if fault.startswith("prob") else spoilt(broken, math.nan)
+    options: dict[str, Any] = {"dataset": SPLITS, "out": tmp_path / "run", **USUAL}
+    bank = {"one": {"model": broken, "trained": True, "num_classes": CLASSES}}
+    uses: dict[str, Callable[[], Training]] = {
+        "student": lambda: train(broken, **options),
+        "teacher": lambda: distill(good, broken, teacher_options={"trained": True}, **options),
+        "source": lambda: distill(good, sources=bank, weighting="uniform", **options),
+    }
+    with pytest.raises(ValueError, match=fault):
+        uses[role]()
     assert not (tmp_path / "run").exists()
