@@ -18,7 +18,7 @@ from ..networks.saved import own_code_of
 from ..runtime.files import csv_line
 from ..training.best_epoch import BEST_BY
 from ..training.result import EpochRow, FinalMetrics, SourceFacts, SourceWeighting, StudentFacts, TrainingResult
-from .style import format_count, human_number, shortened
+from .style import axis_number, format_count, human_number, shortened
 
 V = TypeVar("V")
 
@@ -352,12 +352,21 @@ def _probabilities(result: TrainingResult) -> dict[str, str]:
     """Likelihood and calibration on the test images, and agreement with the teacher."""
     cells = {}
     if (test := result.test) is not None:
-        cells["test loss"] = _format(test.nll, ".4f", " nats")
+        cells["test loss"] = _nats(test.nll)
         cells["calibration error"] = _format(test.calibration_error, ".2f", " %")
     if (agreement := result.agreement) is not None:
         cells["agreement with the teacher"] = _format(agreement.percent, ".2f", " % of test images")
-        cells["divergence from the teacher"] = _format(agreement.divergence, ".4f", " nats")
+        cells["divergence from the teacher"] = _nats(agreement.divergence)
     return cells
+
+
+def _nats(value: float | None) -> str:
+    """A loss with four decimals, or with four digits if it is large."""
+    return (
+        f"{axis_number(value)} nats"
+        if value is not None and 1e3 <= abs(value) < math.inf
+        else _format(value, ".4f", " nats")
+    )
 
 
 def _student(student: StudentFacts) -> str:
@@ -395,7 +404,7 @@ def _sources_table(sources: SourceWeighting) -> Table:
         table.add_column(column, justify="right", no_wrap=True)
     for model in sorted(sources.models, key=lambda model: (-model.weight, -_similarity(model))):
         spread = f" ± {model.std:.2g}" if model.std is not None else ""
-        similarity, loss = _format(model.similarity, ".3g", spread), _format(model.loss, ".4f", "")
+        similarity, loss = _format(model.similarity, ".3g", spread), _nats(model.loss).removesuffix(" nats")
         table.add_row(Text(model.name), similarity or "-", _short_weight(model.weight), loss or "-")
     return table
 
