@@ -361,12 +361,7 @@ def _probabilities(result: TrainingResult) -> dict[str, str]:
 
 
 def _nats(value: float | None) -> str:
-    """A loss with four decimals, or with four digits if it is large."""
-    return (
-        f"{axis_number(value)} nats"
-        if value is not None and 1e3 <= abs(value) < math.inf
-        else _format(value, ".4f", " nats")
-    )
+    return "" if value is None or math.isnan(value) else f"{_fixed(value, 4)} nats"
 
 
 def _student(student: StudentFacts) -> str:
@@ -482,8 +477,14 @@ def _standard_error(test: FinalMetrics) -> float:
 def _with_difference(value: float | None, reference: float | None, unit: str, digits: int) -> str:
     if value is None or math.isnan(value):
         return "-"
-    difference = "" if reference is None else f" ({value - reference:+.{digits}f})"
-    return f"{value:,.{digits}f}{unit}{difference}"
+    change = None if reference is None else value - reference
+    difference = "" if change is None else f" ({'' if change < 0 else '+'}{_fixed(change, digits)})"
+    return f"{_fixed(value, digits)}{unit}{difference}"
+
+
+def _fixed(value: float, digits: int) -> str:
+    """A number with so many decimals; a very large one, as the loss of a diverged network is, with four digits."""
+    return axis_number(value) if 1e6 <= abs(value) < math.inf else f"{value:,.{digits}f}"
 
 
 def _format(value: float | None, how: str, unit: str) -> str:

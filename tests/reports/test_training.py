@@ -414,6 +414,9 @@ def test_a_large_loss_is_short() -> None:
     assert result.test is not None
     result = replace(result, test=replace(result.test, nll=4693950793252864.0))
     assert cells_of(format_training(result))["test loss"] == ["4.694·10¹⁵ nats"]
+    compared = shown(compare_trainings({"alone": make_result(), "diverged": result}))
+    assert "4.694·10¹⁵ (+4.694·10¹⁵)" in compared
+    assert "0000" not in compared
 
 
 def test_a_student_alone_has_no_lines_of_a_teacher() -> None:
