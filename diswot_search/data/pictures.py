@@ -212,7 +212,7 @@ def range_advice(low: float, high: float) -> str:
     else:
         whole = ", or [0, 65535] for all of 16 bits" if low >= 0 and high < 2**16 else ""
     return (
-        f"Give the values that become black and white, such as grey_range=[{low:g}, {high:g}]{whole}; use one range for "
+        f"Give the values that become black and white, grey_range=[{low:g}, {high:g}]{whole}; use one range for "
         "all data of a task"
     )
 
