@@ -23,7 +23,7 @@ from typing import Any
 from jsonargparse import ActionConfigFile, ArgumentParser, get_loader, set_loader
 from yaml import YAMLError
 
-from .options.base import Options, near_options, only_in_python, options_of, summary
+from .options.base import Options, as_typed, near_options, only_in_python, options_of, summary
 from .options.compare import CompareOptions
 from .options.export import ExportOptions
 from .options.lists import (
@@ -179,8 +179,10 @@ def _explanation(error: Exception) -> str | None:
         The message; None for an error of the program itself.
     """
     ours = type(error).__module__.partition(".")[0] in ("diswot_search", "search_spaces")
+    if isinstance(error, OSError) and error.strerror and error.filename is not None:
+        return f"{error.strerror}: {error.filename}"  # without the number of the system's error
     if ours or isinstance(error, ValueError | OSError | ImportError | MemoryError):
-        return str(error) or type(error).__name__
+        return as_typed(error) or type(error).__name__
     from .runtime.failures import MachineError, stop_if_machine_failed  # loads torch
 
     try:

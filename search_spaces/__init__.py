@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from .cifar_resnet import CifarResNet, CifarResNetSpace, cifar_resnet_s0
 from .contract import ClassifierMixin
-from .cost import Cost, count_cost
+from .cost import Cost, Memory, count_cost, count_memory
 from .importers import import_table
 from .input_spec import ImageSpec, InputSpec, TokenSpec, input_spec_from_json
 from .nasbench201 import NASBench201Network, NASBench201Space
@@ -33,6 +33,7 @@ __all__ = [
     "Cost",
     "ImageSpec",
     "InputSpec",
+    "Memory",
     "NASBench201Network",
     "NASBench201Space",
     "OwnCodeError",
@@ -44,6 +45,7 @@ __all__ = [
     "UnknownNameError",
     "UntrustedCodeError",
     "count_cost",
+    "count_memory",
     "create_space",
     "describe_space",
     "import_code",

@@ -89,17 +89,22 @@ def create_space(name: str | Sequence[str], **options: object) -> SearchSpace:
         >>> create_space(["cifar_resnet_s0", "nasbench201"], num_classes=100, cells=1).size
         15689
     """
-    names = _check_names(name)
-    factories = {one: None if _is_file(one) else _SPACES[one] for one in names}
+    names = check_names(name)
+    factories = {one: None if is_file(one) else _SPACES[one] for one in names}
     return _built(factories, _shares(factories, options), options)
 
 
-def _is_file(name: str) -> bool:
+def is_file(name: str) -> bool:
+    """Whether the name of a space is the path of a YAML file."""
     return name.endswith((".yaml", ".yml"))
 
 
-def _check_names(names: object) -> list[str]:
-    """The names of one space or of several, each once."""
+def check_names(names: object) -> list[str]:
+    """The names of one space or of several, each once.
+
+    Raises:
+        ValueError: There is none, one is given twice, or they are something else than names.
+    """
     several = [names] if isinstance(names, str) else list(names) if isinstance(names, Sequence) else []
     if not several or not all(isinstance(name, str) for name in several):
         raise ValueError(f"{names!r} names no search space; give a name, or a list of names.")
@@ -263,7 +268,7 @@ def _stored_factory(name: str) -> SpaceFactory | None:
     """The factory that a recipe names; None for a file."""
     if is_code(name):
         return _SPACES.own(name, stored_code(name, "The search space"))
-    return None if _is_file(name) else _SPACES[name]
+    return None if is_file(name) else _SPACES[name]
 
 
 def _documented_options(factory: SpaceFactory | None) -> Collection[str]:

@@ -6,6 +6,7 @@ import os
 import pickle
 import tarfile
 import warnings
+import zipfile
 from collections.abc import Collection, Mapping
 from typing import Any
 
@@ -144,7 +145,8 @@ def _read_state(path: str) -> State:
 def _read_torch(path: str) -> object:
     inert: list[Any] = [*((_Ignored, name) for name in _IGNORED), (_new_dict, "collections.defaultdict")]
     with warnings.catch_warnings(), torch.serialization.safe_globals(inert):
-        warnings.filterwarnings("ignore", "Detected pickle protocol")  # where it matters, reading fails
+        for message in ("Detected pickle protocol", ".*TorchScript archive"):  # where they matter, reading fails
+            warnings.filterwarnings("ignore", message)
         return torch.load(path, map_location="cpu", weights_only=True)
 
 
@@ -155,12 +157,27 @@ def _foreign(path: str) -> str:
     is_safetensors = head[8:9] == b"{"
     if path.endswith(".safetensors"):
         return "" if is_safetensors else "it is no file that safetensors wrote"
-    # An archive; a pickle of protocol 2 and later; the number that torch's older files of other protocols begin with.
+    if zipfile.is_zipfile(path):
+        return _foreign_archive(path)
+    # A pickle of protocol 2 and later; the number that torch's older files of other protocols begin with.
     if head.startswith((b"PK", b"\x80", b"L119547037146038801333356L")) or tarfile.is_tarfile(path):
         return ""
     if is_safetensors:
         return "it is a file of safetensors; give it a name that ends in .safetensors"
     return "it is no file that torch.save or safetensors wrote"
+
+
+def _foreign_archive(path: str) -> str:
+    """Say of a zip archive that holds a program or arrays instead of weights of torch; empty for any other."""
+    with zipfile.ZipFile(path) as archive:
+        names = archive.namelist()
+    if any(name.endswith("/constants.pkl") for name in names):
+        return "it is a program of TorchScript, which is not run; save the state_dict() of the model instead"
+    if any(name.endswith(".npy") for name in names):
+        return "it is an archive of NumPy's arrays; save the weights by torch.save or as safetensors"
+    if not any(name.endswith("/data.pkl") for name in names):
+        return "it is a zip archive of other files"
+    return ""
 
 
 def _new_dict(*args: object) -> dict[object, object]:

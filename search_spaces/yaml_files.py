@@ -12,6 +12,8 @@ from typing import Any
 
 import yaml
 
+from .registry import near_names, shortened
+
 MAX_VALUES = 1_000_000
 """Most values that a text may stand for, those behind aliases counted each time."""
 
@@ -57,11 +59,17 @@ def read_yaml(path: str | Path) -> Any:
     """The values of a YAML file; see `load_yaml`.
 
     Raises:
-        FileNotFoundError: There is no such file.
+        FileNotFoundError: There is no such file; the message names those that come near.
         YamlError: It is no YAML within the limits; the message names the file.
     """
+    path = Path(path)
+    if not path.exists():
+        beside = [str(other) for other in path.parent.glob("*.y*ml")] if path.parent.is_dir() else []
+        near = near_names(str(path), beside)
+        hint = f" Did you mean {' or '.join(map(repr, near))}?" if near else ""
+        raise FileNotFoundError(f"There is no file {shortened(str(path))}.{hint}")
     try:
-        return load_yaml(Path(path).read_text(encoding="utf-8"))
+        return load_yaml(path.read_text(encoding="utf-8"))
     except (YamlError, UnicodeDecodeError) as error:
         raise YamlError(f"{path} is not a YAML file: {error}") from None
 

@@ -15,9 +15,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import timm
 import torch
+from PIL import Image
 from safetensors.torch import save_file
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
@@ -104,10 +106,10 @@ LINES: dict[str, list[tuple[str, str]]] = {
     "a size beyond the memory": [
         (
             SEARCH + "--probe_options.image_size 20000",
-            "images of 20000 x 20000 pixels (image_size) would take 38.4",
+            "images of 20000 x 20000 pixels (--probe_options.image_size) would take 38.4",
         ),
         (SEARCH + "--probe noise --probe_options.num_classes 3 --probe_options.image_size 200000", "3,840 GB"),
-        (TRAIN + "--data_options.image_size 200000", "An image of 200000 x 200000 pixels (image_size) would take"),
+        (TRAIN + "--data_options.image_size 200000", "200000 pixels (--data_options.image_size) would take 480 GB"),
         (NB201 + "--space_options.channels 100000000", "The networks of nasbench201 are too large"),
         (NB201 + "--space_options.cells 100000000", "cells is 100000000; a network of this space has at most 1,000"),
         (SEARCH + "--space cifar_resnet --space_options.widths '[100000000, 1, 1]'", "are too large"),
@@ -182,6 +184,85 @@ def test_bad_input_is_one_line_and_leaves_nothing(line: str, message: str, capsy
     error = refused(line, capsys)
     assert message in error
     assert "x" * 300 not in error
+
+
+# -- options as they are typed, and the problems of a folder ------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        (TRAIN + "--data_options.val_share 2", "error: --data_options.val_share is 2; it must"),
+        (TRAIN + "--data_options.train_limit 0", "error: --data_options.train_limit is 0; it must"),
+        (TRAIN + "--data_options.image_size 200000", "pixels (--data_options.image_size) would take"),
+        (TRAIN + "--recipe_options.momentum 3", "error: --recipe_options.momentum is 3; it must"),
+        (TRAIN + "--recipe_options.lr abc", "error: lr is 'abc'; it must"),
+        (SEARCH + "--probe_options.num_classes 0", "error: --probe_options.num_classes is 0; it must"),
+        (SEARCH + "--batch_size 5000", "error: batch_size is 5000, but"),
+        (SEARCH + "--algorithm_options.population abc", "--algorithm_options.population is 'abc'; it must"),
+        (NB201 + "--space_options.channels 1.5", "--space_options.channels is 1.5; it must"),
+        (
+            "run --out run --progress false --teacher_data_options.val_share 2",
+            "error: --teacher_data_options.val_share is 2; it must",
+        ),
+    ],
+)
+def test_options_are_named_as_they_are_typed(line: str, message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(shlex.split(line)) == 2
+    assert message in capsys.readouterr().err
+    assert not list(Path().iterdir())
+
+
+def photos(names: str = "abcd", splits: tuple[str, ...] = ("train", "test")) -> None:
+    """Pictures of 16-bit grey in two sizes, in two classes of two splits."""
+    for split in splits:
+        for label in ("cat", "dog"):
+            folder = Path("photos", split, label)
+            folder.mkdir(parents=True)
+            for place, name in enumerate(names):
+                grey = np.full((8 + place % 2, 8), 300, np.uint16)
+                grey[0, 0] = 4095
+                Image.fromarray(grey).save(folder / f"{name}.png")
+
+
+def test_problems_of_a_folder_come_together_after_what_was_read(capsys: pytest.CaptureFixture[str]) -> None:
+    photos()
+    for command in (TRAIN, "run --out run --progress false "):
+        assert main(shlex.split(command + "--dataset photos")) == 2
+        shown = capsys.readouterr()
+        assert shown.out.startswith("data: photos, as far as it was read\n")
+        assert "│ cat" in shown.out
+        assert "photos/test: 8 images; 8 x 8: 4, 9 x 8: 4; 1 channel (grey); 16 bits; PNG" in shown.out
+        assert shown.err.startswith("diswot: error: 3 problems: (1) 'photos/train': 8 images with 16- or 32-bit grey")
+        assert "such as --data_options.grey_range '[300, 4095]', or --data_options.grey_range '[0, 65535]'" in shown.err
+        assert "(2) 'photos/test': 8 images" in shown.err
+        assert (
+            "(3) Images differ in size: 8 x 8, 9 x 8 (height x width); give --data_options.image_size to" in shown.err
+        )
+    assert [path.name for path in Path().iterdir()] == ["photos"]
+    with pytest.raises(ValueError, match=r"such as grey_range=\[300, 4095\].*; give image_size to resize them"):
+        create_splits("photos")
+    assert main(shlex.split(TRAIN + "--dataset photos --data_options.grey_range '[0, 4095]'")) == 2
+    shown = capsys.readouterr()
+    assert "as far as it was read" in shown.out
+    assert "; give --data_options.image_size to resize them" in shown.err
+    assert main(shlex.split("search --space cifar_resnet_s0 --batch_size 8 --probe photos --progress false")) == 2
+    shown = capsys.readouterr()
+    assert "probe" not in shown.out
+    assert "as far as it was read" in shown.out
+    assert "--probe_options.grey_range '[300, 4095]'" in shown.err
+
+
+def test_a_lack_of_images_and_a_lack_of_options_come_together() -> None:
+    photos("a", splits=("train",))
+    (Path("photos/train/dog") / "bad.png").write_text("no picture")
+    with pytest.raises(
+        ValueError, match=r"2 problems: \(1\) .* grey_range=\[300, 4095\].* \(2\) .* too few images to split"
+    ):
+        create_splits("photos")
+    Path("photos/train/dog/a.png").unlink()
+    with pytest.raises(ValueError, match=r"2 problems: \(1\) .* grey_range.* \(2\) No image of the class 'dog' in"):
+        create_splits("photos")
 
 
 # -- files that are something else --------------------------------------------------------------
@@ -625,3 +706,38 @@ sys.exit(main())
     ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False)
     assert (ended.returncode, ended.stderr) == (130, "diswot: interrupted.\n")
     assert not list(Path().iterdir())
+
+
+# -- files that are not there -------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("search --space none.yaml", "error: There is no file none.yaml.\n"),
+        ("spaces none.yaml", "error: There is no file none.yaml.\n"),
+        ("search --space '[cifar_resnet_s0, none.yaml]'", "error: There is no file none.yaml.\n"),
+        ("train --space none.yaml --model 1-1-1", "error: There is no file none.yaml.\n"),
+        ("sources --sources '{a: {model: 1-1-1, space: none.yaml}}'", "There is no file none.yaml.\n"),
+    ],
+)
+def test_a_missing_file_is_said_without_the_number_of_an_error(
+    line: str, message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert message in refused(line, capsys)
+
+
+def test_a_missing_file_is_said_with_what_comes_near(capsys: pytest.CaptureFixture[str]) -> None:
+    Path("mine.yaml").write_text("{}")
+    assert "There is no file min.yaml. Did you mean 'mine.yaml'?" in refused("search --space min.yaml", capsys)
+    Path("folder.yaml").mkdir()
+    assert "error: Is a directory: folder.yaml\n" in refused("search --space folder.yaml", capsys)
+
+
+def test_several_spaces_are_shown(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["spaces", "[cifar_resnet_s0, nasbench201]"]) == 0
+    shown = capsys.readouterr().out
+    assert "cifar_resnet_s0: 64 architectures" in shown
+    assert "nasbench201: 15,625 architectures" in shown
+    assert "nope" in refused("spaces '[nope, nasbench201]'", capsys)
+    assert "is given twice" in refused("spaces '[nasbench201, nasbench201]'", capsys)

@@ -300,3 +300,44 @@ def test_code_of_another_kind_is_an_error_of_one_line(
     assert message in shown.err
     assert shown.err.count("\n") == 1
     assert not Path("runs").exists()
+
+
+def test_code_may_be_said_to_be_trained_or_random(capsys: pytest.CaptureFixture[str]) -> None:
+    for name, told in (("make_net", True), ("trained_net", False), ("made", False)):
+        assert ds.create_teacher(f"own.py:{name}", num_classes=10, trained=told).trained is told
+        network = ds.as_network(f"own.py:{name}", num_classes=10, image_size=(8, 8), role="teacher", trained=told)
+        assert network.trained is told
+        (source,) = ds.as_sources([{"model": f"own.py:{name}", "num_classes": 10, "trained": True}])
+        assert source.trained
+    teach = f"distill {DATA} --student cifar_resnet20 --out run --teacher own.py:make_net --teacher_options.trained "
+    assert run(f"{teach} true") == 0
+    assert "random weights" not in capsys.readouterr().err
+    assert run(f"{teach} maybe") == 2
+    assert "trained is 'maybe'; it must be true or false." in capsys.readouterr().err
+    torch.save({}, "weights.pt")
+    assert run(f"{teach} false --teacher_checkpoint weights.pt") == 2
+    assert "has a checkpoint, so that trained cannot be false." in capsys.readouterr().err
+
+
+GREY = """
+from own import make_net
+
+def grey(num_classes=10):
+    return make_net(num_classes, 1)
+"""
+
+
+@pytest.mark.parametrize("name", ["grey.py:grey", "own.py:make_net"])
+def test_code_of_one_channel_gets_grey_images(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    Path("grey.py").write_text(GREY)
+    torch.save(ds.as_network(name, num_classes=10, in_chans=1).build(3).state_dict(), "grey.pt")
+    takes_channels = name.startswith("own")
+    line = f"distill {DATA} --student {name} --student_options.in_chans 1 --out run "
+    line += f"--teacher {name} --teacher_checkpoint grey.pt --teacher_options.mean 0.5 --teacher_options.std 0.25 "
+    assert run(line + "--teacher_options.input_size [1,8,8]" * takes_channels) == 0
+    assert read_card("run").input_size == (1, 8, 8)
+    capsys.readouterr()
+    assert run(f"train {DATA} --model {name}" + " --model_options.in_chans 2" * takes_channels) == 2
+    reason = "images of 2 channels" if takes_channels else "With in_chans 1 among its options it gets their images"
+    assert reason in capsys.readouterr().err
+    sys.modules.pop("grey", None)

@@ -22,8 +22,8 @@ from ..data.image_sets import ImageSet
 from ..data.splits import Splits, create_splits
 from ..deployment.onnx_graph import ExportError, exporting, require_onnx
 from ..networks.saved import CONFIG, DISTILLED, ModelCard, find_student, load_student, read_card
-from ..options.base import from_options, keywords
-from ..options.data import CreateSplitsOptions
+from ..options.base import from_options, keywords, options_in
+from ..options.data import DATA_SET_NAMES, CreateSplitsOptions
 from ..options.export import ExportOptions
 from ..options.shared import LabelOptions
 from ..resolve.data import as_splits
@@ -301,7 +301,8 @@ def _as_in_training(name: str, data_options: Mapping[str, Any], card: ModelCard,
     """Open the data set of this name; that of the training is divided as it was, unless the options differ."""
     trained = card.made_of.get("data")
     if not isinstance(trained, Mapping) or trained.get("name") != (name or "folder"):
-        return create_splits(name, **{"image_size": card.input_size[1], **data_options})
+        with options_in("data_options", DATA_SET_NAMES):
+            return create_splits(name, **{"image_size": card.input_size[1], **data_options})
     stored = {key: trained[key] for key in _DIVISION if trained.get(key) is not None}
     splits = create_splits(name, **_opened_by(student, name) | stored | dict(data_options))
     divided_anew = any(data_options[key] != trained.get(key) for key in _DIVISION if key in data_options)

@@ -80,6 +80,7 @@ class DataSet:
         folder: The folder or tar file of this split; None for other data sets.
         keys: (N,) numbers of the images' files, equal for the same file; None for other data sets.
         advice: What helps if there is one class only, for a message.
+        problems: Reasons why its images cannot be used as asked, for one message with those of other splits.
     """
 
     title: str
@@ -95,6 +96,7 @@ class DataSet:
     folder: str | None = None
     keys: np.ndarray | None = None
     advice: str = ""
+    problems: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 
+from .data_set import DataSet
 from .inventory import Inventory
 from .probe import Probe
 from .splits import Splits
@@ -39,7 +41,7 @@ class DataDescription:
     Attributes:
         name: Name of the data set.
         classes: Names of the classes; their numbers if they have no names.
-        input_size: Channels, height and width of an image as networks get it.
+        input_size: Channels, height and width of an image as networks get it; None if images are not read yet.
         parts: The parts that are used.
         found: What was found in each split that was opened.
         notes: What was changed or is missing.
@@ -47,7 +49,7 @@ class DataDescription:
 
     name: str
     classes: tuple[str, ...]
-    input_size: tuple[int, int, int]
+    input_size: tuple[int, int, int] | None
     parts: tuple[PartDescription, ...]
     found: tuple[Inventory, ...]
     notes: tuple[str, ...] = ()
@@ -66,7 +68,7 @@ class DataDescription:
         return {
             "name": self.name,
             "classes": list(self.classes),
-            "input_size": list(self.input_size),
+            "input_size": list(self.input_size or ()),
             "parts": parts,
             "found": [inventory.to_json() for inventory in self.found],
             "notes": list(self.notes),
@@ -106,6 +108,25 @@ def describe_splits(splits: Splits) -> DataDescription:
         parts.append(PartDescription(name, origin, len(images), tuple(counts), labelled))
     classes = splits.classes or tuple(map(str, range(splits.num_classes)))
     return DataDescription(splits.name, classes, splits.input_size, tuple(parts), splits.inventories, splits.notes)
+
+
+def describe_opened(name: str, opened: Sequence[DataSet]) -> DataDescription:
+    """What was found in the splits of a data set that were opened, before they are divided.
+
+    Args:
+        name: Name of the data set.
+        opened: The splits.
+    """
+    named = [data.classes or tuple(map(str, range(data.num_classes))) for data in opened]
+    classes = tuple(dict.fromkeys(each for names in named for each in names))
+    parts = []
+    for data, names in zip(opened, named, strict=True):
+        counts = dict(zip(names, np.bincount(data.labels, minlength=len(names)).tolist(), strict=False))
+        by_class = tuple(counts.get(each, 0) for each in classes)
+        parts.append(PartDescription(data.title.partition(" of ")[0], "", len(data.labels), by_class))
+    return DataDescription(
+        name, classes, None, tuple(parts), tuple(data.inventory for data in opened if data.inventory)
+    )
 
 
 def describe_probe(probe: Probe) -> DataDescription:

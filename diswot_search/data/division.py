@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..checks import check_whole, listed
+from ..checks import WORKING_SHARE, check_memory, check_whole, listed
 from ..runtime.seeding import stable_seed
 from .data_set import DataSet, Statistics, check_labels, shuffled_by_class
 from .errors import DataError, warn_of
@@ -41,6 +41,9 @@ class SplitRequest:
         for key in ("image_size", "train_limit", "num_classes"):
             if getattr(self, key) is not None:
                 check_whole(key, getattr(self, key), least=1, error=DataError)
+        if self.image_size is not None:
+            what = f"An image of {self.image_size} x {self.image_size} pixels (image_size)"
+            check_memory(what, 12 * self.image_size**2, share=WORKING_SHARE, error=DataError)
         for key in ("val_share", "test_share"):
             if not 0 < getattr(self, key) < 1:
                 raise DataError(f"{key} is {getattr(self, key)}; it must lie between 0 and 1, exclusive.")

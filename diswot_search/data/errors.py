@@ -3,11 +3,46 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
 
 
 class DataError(ValueError):
-    """A data set that cannot be read, or a request to it that cannot be met."""
+    """A data set that cannot be read, or a request to it that cannot be met.
+
+    Attributes:
+        read: The name of the data set and those of its splits that were opened before; None if none was.
+    """
+
+    read: tuple[str, tuple[Any, ...]] | None = None
+
+
+@contextmanager
+def having_read(name: str, opened: Sequence[object]) -> Iterator[None]:
+    """Note on a `DataError` what was read before it.
+
+    Args:
+        name: Name of the data set.
+        opened: Its splits as `DataSet`; the block may add some.
+    """
+    try:
+        yield
+    except DataError as error:
+        error.read = (name, tuple(opened)) if opened else None
+        raise
+
+
+class UnreadableClass(str):
+    """The problem of a class of which no image can be read, so that the classes are not known."""
+
+
+def together(problems: Sequence[str]) -> DataError:
+    """One error of problems that do not depend on each other."""
+    sentences = [f"{problem.rstrip('.')}." for problem in dict.fromkeys(problems)]
+    if len(sentences) == 1:
+        return DataError(problems[0])
+    return DataError(f"{len(sentences)} problems: " + " ".join(f"({n}) {each}" for n, each in enumerate(sentences, 1)))
 
 
 def unknown_data(kind: str, name: str, names: Iterable[str]) -> DataError:

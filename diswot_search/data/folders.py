@@ -14,7 +14,7 @@ import numpy as np
 
 from ..checks import listed
 from .data_set import DataSet, OpenRequest, imagenet_statistics, known_statistics
-from .errors import DataError, Warned, warn_of
+from .errors import DataError, UnreadableClass, Warned, together, warn_of
 from .inventory import Inventory, Tally, counted, inventory_of_headers, printable, quoted
 from .pictures import (
     DeepGreyError,
@@ -52,6 +52,7 @@ class _Listing:
     tally: Tally
     notes: list[str] = field(default_factory=list)
     warned: list[str] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
 
     def keep(self, mask: np.ndarray) -> None:
         self.entries = [entry for entry, kept in zip(self.entries, mask, strict=True) if kept]
@@ -108,9 +109,12 @@ def open_folder(
     listing.notes += filter(None, (note, neighbours))
     _drop_repeated(listing)
     inventory = None
-    if request.whole is not None:
+    if request.whole is None:
+        if listing.problems:
+            raise together(listing.problems)
+    else:
         inventory = _inspect(listing, request.grey_range)
-        for text in listing.warned:
+        for text in () if listing.problems else listing.warned:  # an error follows
             warn_of(f"{title}: {text}")
     return DataSet(
         title,
@@ -124,6 +128,7 @@ def open_folder(
         folder=_place_of(tree),
         keys=np.array([entry.key for entry in listing.entries], np.uint64),
         advice=_advice(listing),
+        problems=tuple(listing.problems),
     )
 
 
@@ -155,12 +160,14 @@ def _list_images(tree: Tree, place: str, plain_order: bool) -> _Listing:
     for entry in loose:
         tally.add("images outside the class folders", entry.name)
     foreign = Counter[str]()
+    problems: list[str] = []
     for folder in tree.folders():
         kinds = of_class.get(folder, Counter())
         of_folder = Counter({suffix: count for suffix, count in kinds.items() if is_foreign_picture(suffix)})
         foreign += of_folder
         if of_folder and not kinds["image"]:
-            raise _unreadable_class(place, folder, [f"{count} {suffix}" for suffix, count in of_folder.items()])
+            formats = [f"{count} {suffix}" for suffix, count in of_folder.items()]
+            problems.append(_unreadable_class(place, folder, formats))
         if not kinds["image"]:
             tally.add("folders without images", folder)
     folder_order, image_order = (_plain_orders if plain_order else _natural_orders)()
@@ -168,7 +175,7 @@ def _list_images(tree: Tree, place: str, plain_order: bool) -> _Listing:
     images.sort(key=image_order)
     numbers = {folder: number for number, folder in enumerate(folders)}
     labels = np.array([numbers[entry.folders[0]] for entry in images], np.int64)
-    listing = _Listing(tree, place, images, labels, folders, tally)
+    listing = _Listing(tree, place, images, labels, folders, tally, problems=problems)
     if foreign:
         counts = listed([f"{count} {suffix}" for suffix, count in foreign.most_common()])
         listing.warned.append(f"images in formats that Pillow does not read are left out: {counts}")
@@ -200,8 +207,8 @@ def _check_found(place: str, folders: list[str], loose: int, tally: Tally) -> No
     raise DataError(f"Found 0 images in sub-folders of {quoted(place)}.{left_out}")
 
 
-def _unreadable_class(place: str, folder: str, reasons: list[str]) -> DataError:
-    return DataError(
+def _unreadable_class(place: str, folder: str, reasons: list[str]) -> UnreadableClass:
+    return UnreadableClass(
         f"No image of the class {quoted(folder)} in {quoted(place)} can be read: {listed(reasons, 3)}. Convert "
         "them, or remove the folder."
     )
@@ -291,13 +298,15 @@ def _drop_unreadable(listing: _Listing, unreadable: dict[int, str]) -> None:
     counts = np.bincount(listing.labels[mask], minlength=len(listing.folders))
     for label in np.flatnonzero(counts == 0).tolist():
         of_class = [text for place, text in zip(unreadable, shown, strict=True) if listing.labels[place] == label]
-        raise _unreadable_class(listing.place, listing.folders[label], of_class)
+        listing.problems.append(_unreadable_class(listing.place, listing.folders[label], of_class))
+    if listing.problems:
+        return  # so that other problems show as well
     listing.keep(mask)
     listing.warned.append(f"{counted(len(shown), 'image')} that cannot be read and are left out: {listed(shown, 3)}")
 
 
 def _check_deep(listing: _Listing, deep: list[Entry], grey_range: GreyRange | None) -> None:
-    """Refuse deep grey images without a range, and say what a range cuts."""
+    """Note deep grey images without a range as a problem, and say what a range cuts."""
     chosen = [deep[place] for place in np.linspace(0, len(deep) - 1, min(len(deep), _MAX_DEEP)).round().astype(int)]
     openers: list[Callable[[], BinaryIO]] = [functools.partial(listing.tree.open, entry) for entry in chosen]
     try:
@@ -307,9 +316,10 @@ def _check_deep(listing: _Listing, deep: list[Entry], grey_range: GreyRange | No
     of_some = "" if len(chosen) == len(deep) else f" in {len(chosen)} of them"
     measured = f"{counted(len(deep), 'image')} with 16- or 32-bit grey values, from {low:g} to {high:g}{of_some}"
     if grey_range is None:
-        raise DataError(
+        listing.problems.append(
             f"{quoted(listing.place)}: {measured}, such as {quoted(deep[0].name)}. {range_advice(low, high)}."
         )
+        return
     listing.notes.append(f"{measured}; {grey_range[0]:g} to {grey_range[1]:g} are read as black to white")
     if low < grey_range[0] or high > grey_range[1]:
         cut = f"grey values from {low:g} to {high:g} are cut at {grey_range[0]:g} and {grey_range[1]:g}"

@@ -207,9 +207,13 @@ def checked_range(grey_range: Sequence[float] | None) -> GreyRange | None:
 
 def range_advice(low: float, high: float) -> str:
     """The ways to say which values of deep grey pictures are black and white."""
+    if low >= 0 and high <= 1:
+        whole = ", or [0, 1] for shares of the full scale"
+    else:
+        whole = ", or [0, 65535] for all of 16 bits" if low >= 0 and high < 2**16 else ""
     return (
-        f"Give grey_range, the values that become black and white, such as [{low:g}, {high:g}], or [0, 65535] for all "
-        "of 16 bits; use one range for all data of a task"
+        f"Give the values that become black and white, grey_range=[{low:g}, {high:g}]{whole}; use one range for "
+        "all data of a task"
     )
 
 

@@ -27,7 +27,7 @@ from .data_set import (
 )
 from .datasets import open_data_set
 from .division import check_at_least_two, from_zero
-from .errors import DataError
+from .errors import DataError, having_read
 from .images import check_size, to_pixels
 from .inventory import Inventory, inventory_of_arrays, named_classes
 from .pictures import checked_range
@@ -162,6 +162,20 @@ def _create_probes(options: CreateProbeOptions | CreateProbesOptions, count: int
 
     root = None if options.root is None else Path(options.root).expanduser()
     data = open_data_set(name, root, options.split, options.download, grey_range=grey_range)
+    with having_read(name or "folder", [data]):
+        return _probes_of(data, name or "folder", options, seeds, statistics)
+
+
+def _probes_of(
+    data: DataSet,
+    name: str,
+    options: CreateProbeOptions | CreateProbesOptions,
+    seeds: Iterable[int],
+    statistics: Statistics | None,
+) -> list[Probe]:
+    """The probes of these seeds from an opened data set."""
+    batch_size, image_size, num_classes = options.batch_size, options.image_size, options.num_classes
+    grey_range = checked_range(options.grey_range)
     if batch_size > len(data.labels):
         raise DataError(f"batch_size is {batch_size}, but {data.title} has only {len(data.labels)} images.")
     (data,), _ = from_zero([data], num_classes)
@@ -169,11 +183,11 @@ def _create_probes(options: CreateProbeOptions | CreateProbesOptions, count: int
     classes = data.num_classes if num_classes is None else num_classes
     check_labels(data.labels.min(), data.labels.max(), classes, data.title)
     size = 32 if name == "digits" and image_size is None else image_size
-    drawing = {"split": options.split, "batch_size": batch_size, "balanced": balanced, "image_size": size}
+    drawing = {"split": options.split, "batch_size": batch_size, "balanced": options.balanced, "image_size": size}
     if grey_range is not None:
         drawing["grey_range"] = list(grey_range)
     statistics = statistics or data.statistics
-    return [_draw_probe(data, name or "folder", classes, statistics, drawing | {"seed": s}) for s in seeds]
+    return [_draw_probe(data, name, classes, statistics, drawing | {"seed": s}) for s in seeds]
 
 
 def _check_tensors(images: Tensor, labels: Tensor, num_classes: int | None, name: str) -> None:

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..checks import WORKING_SHARE, check_memory, check_whole, listed
+from ..checks import check_whole, listed
 from ..options.base import as_data_name, from_options
 from ..options.data import ArraySplitsOptions, CreateSplitsOptions, DivisionOptions
 from ..runtime.configuration import differences
@@ -27,7 +27,7 @@ from .arrays import data_set_of_arrays
 from .data_set import DataSet, Statistics, Whole, given_statistics, measured_statistics
 from .datasets import open_data_set, split_names
 from .division import SplitRequest, divide, division, labelled_by_request, numbering_of, reconcile
-from .errors import DataError
+from .errors import DataError, UnreadableClass, having_read, together
 from .image_sets import ImageSet, ResidentSet, StreamedSet
 from .images import check_size, square
 from .inventory import Inventory
@@ -292,14 +292,18 @@ def create_splits(options: CreateSplitsOptions) -> Splits:
     root = None if options.root is None else Path(options.root).expanduser()
     whole = Whole(request.image_size, options.resident_limit)
 
+    opened: list[DataSet] = []
+
     def open_split(split: str) -> DataSet:
-        return open_data_set(name, root, split, options.download, whole, grey_range)
+        opened.append(open_data_set(name, root, split, options.download, whole, grey_range))
+        return opened[-1]
 
     requested = (options.train_split, options.val_split, options.test_split)
-    splits, (train, val, test) = _open_parts(open_split, name, root, requested)
     ranged = {} if grey_range is None else {"grey_range": list(grey_range)}
-    mirrored = _is_mirrored(name)
-    made = _make_splits(train, val, test, request, {**splits, **ranged}, mirrored, options.resident_limit, workers)
+    mirrored, limit = _is_mirrored(name), options.resident_limit
+    with having_read(name or "folder", opened):
+        splits, (train, val, test) = _open_parts(open_split, name, root, requested)
+        made = _make_splits(train, val, test, request, {**splits, **ranged}, mirrored, limit, workers)
     if options.test_split is None and splits["val_split"] and splits["test_split"] in EVALUATION_SPLITS:
         note = f"no split is named test: {splits['val_split']!r} validates, and {splits['test_split']!r} tests"
         made = replace(made, notes=(*made.notes, note))
@@ -416,9 +420,19 @@ def _make_splits(
     workers: int,
 ) -> Splits:
     """Divide opened data sets into parts, choose the labelled subset, and read or prepare the images."""
-    (train, *others), classes, notes = reconcile([data for data in (train, val, test) if data], request.num_classes)
-    val, test = (None if data is None else others.pop(0) for data in (val, test))
-    parts = divide(train, val, test, request, classes)
+    given = [data for data in (train, val, test) if data]
+    problems = [problem for data in given for problem in data.problems]
+    if any(isinstance(problem, UnreadableClass) for problem in problems):
+        raise together([*problems, *_differing_sizes(given, request)])
+    try:
+        (train, *others), classes, notes = reconcile(given, request.num_classes)
+        val, test = (None if data is None else others.pop(0) for data in (val, test))
+        parts = divide(train, val, test, request, classes)
+    except DataError as error:
+        problems.append(str(error))
+        raise together([*problems, *_differing_sizes(given, request)]) from error
+    if problems:
+        raise together([*problems, *_differing_sizes(given, request)])
     names = train.classes if train.classes and len(train.classes) == classes else ()
     numbering = numbering_of(parts)
     seed = request.seed if request.label_seed is None else request.label_seed
@@ -458,6 +472,14 @@ def _make_splits(
     )
 
 
+def _differing_sizes(given: Sequence[DataSet], request: SplitRequest) -> list[str]:
+    """The problem of images of several sizes, as far as it shows before they are read."""
+    sizes = list(dict.fromkeys(size for data in given if data.inventory for size in data.inventory.sizes))
+    if request.image_size is not None or len(sizes) < 2:
+        return []
+    return [f"Images differ in size: {listed(sizes, 3)} (height x width); give image_size to resize them."]
+
+
 # Image sets
 
 
@@ -466,9 +488,6 @@ def _image_sets(
 ) -> dict[str, ImageSet]:
     """The images of each part: all in memory if they fit into the limit, otherwise all streamed."""
     data, places = parts["train"]
-    if image_size is not None:
-        what = f"An image of {image_size} x {image_size} pixels (image_size)"
-        check_memory(what, 12 * image_size**2, share=WORKING_SHARE, error=DataError)
     shape = tuple(square(data.read(places[:1])[0], image_size).shape)
     needed = sum(len(places) for _, places in parts.values()) * math.prod(shape)
     if needed > resident_limit:

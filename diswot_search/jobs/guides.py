@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import os
@@ -11,14 +12,17 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+import torch
+from safetensors.torch import save
+
 from ..data.splits import Splits, check_division
 from ..distillation.combination import Term
 from ..networks.conversion import input_size_for, preprocessing_for
 from ..networks.network import Network, TeacherBank, checkpoint_file
 from ..networks.preprocessing import ProbeConversion
-from ..networks.recipes import CardRecipe, WithNewClassifier, WithWeights
+from ..networks.recipes import CardRecipe, WithFittedClassifier, WithNewClassifier, WithWeights
 from ..networks.saved import find_student
-from ..options.base import changed, keywords, shared
+from ..options.base import changed, keywords, options_in, shared
 from ..options.pipeline import PipelineOptions
 from ..options.shared import DataOptions, ExecutorOptions, LabelOptions, RunOptions
 from ..options.sources import RankSourcesOptions
@@ -27,16 +31,20 @@ from ..proxies.aggregate import elementary_proxies
 from ..proxies.registry import get_proxy
 from ..resolve.networks import network_for
 from ..resolve.runs import NEAR_ZERO_WEIGHT, StageResult
+from ..runtime.devices import resolve_device
+from ..runtime.run_folder import RunFolder
 from ..sources.frozen import source_teacher
-from ..sources.ranking import RankingError, SourceRanking
+from ..sources.ranking import SourceRanking
 from ..sources.transferability import source_weights
 from ..study.evaluator import uses_teacher
 from ..training.result import Training
+from ..training.steps import Steps
 from .pipeline_results import SOURCES, TEACHER
 from .rank_sources import RankingRun, load_ranking
 from .supervision import Bank, SourceObjective, source_objective
+from .teachers import with_fitted_classifier
 from .train import TrainJob, named_distillers, named_splits, named_teacher, teacher_options
-from .training_run import TrainingSubjects
+from .training_run import TrainingSubjects, check_training
 
 Announce = Callable[[str, StageResult], None]
 """Is told the name and the result of each finished stage."""
@@ -76,7 +84,12 @@ class Guides(ABC):
     Args:
         options: The options of the pipeline.
         splits: The data.
+
+    Attributes:
+        steps: The steps of the trainings of the first stage, set by `config`.
     """
+
+    steps: tuple[Steps, ...] = ()
 
     def __init__(self, options: PipelineOptions, splits: Splits) -> None:
         self.options = options
@@ -93,8 +106,13 @@ class Guides(ABC):
         """A guide as far as it is known before the first stage, used to validate all stages before anything runs."""
 
     @abstractmethod
-    def find(self, announce: Announce) -> Guide:
-        """Run the first stage unless it is done, and return the guide."""
+    def find(self, announce: Announce, folder: RunFolder) -> Guide:
+        """Run the first stage unless it is done, and return the guide.
+
+        Args:
+            announce: Is told of the stage when it is done.
+            folder: The open run folder of the pipeline.
+        """
 
     @abstractmethod
     def named_in(self, stage: DistillOptions, guide: Guide) -> DistillOptions:
@@ -150,16 +168,42 @@ class TeacherGuides(Guides):
         card = teacher.card(input_size_for(teacher, splits), own.mean or splits.mean, own.std or splits.std)
         return self._of_search(Network(card.name, CardRecipe(card), num_classes=card.num_classes, preprocessing=own))
 
-    def find(self, announce: Announce) -> Guide:
+    def find(self, announce: Announce, folder: RunFolder) -> Guide:
         trained, teacher = None, self.teacher
         if not teacher.trained:
-            folder = self.folder / TEACHER
-            trained = self._training(folder).complete()
-            teacher = self._trained(folder)
+            place = self.folder / TEACHER
+            trained = self._training(place).complete()
+            teacher = self._trained(place)
             announce(TEACHER, trained)
-        is_trained = self.options.search_teacher == "trained"
-        of_search = self._of_search(teacher) if is_trained else self._with_random_weights()
-        return Guide(of_search, teacher, self.terms, trained=trained)
+        if self.options.search_teacher == "random":
+            return Guide(self._with_random_weights(), teacher, self.terms, trained=trained)
+        if not self.is_compared:
+            return Guide(self._of_search(teacher), teacher, self.terms, trained=trained)
+        if not isinstance(teacher.recipe, WithFittedClassifier):
+            self._warn_of_new_classifier(teacher)
+            return Guide(self._of_search(teacher), teacher, self.terms, trained=trained)
+        teacher = self._adapted(teacher, folder)
+        return Guide(self._of_search(teacher), teacher, self.terms, trained=trained)
+
+    def _adapted(self, teacher: Network, folder: RunFolder) -> Network:
+        """The teacher with its classifier fitted before the search: what candidates are compared with then teaches."""
+        options = self.options
+        device = torch.device(resolve_device(options.device))
+        channels_last = check_training(options).channels_last
+        return with_fitted_classifier(
+            teacher, self.splits, folder, device, channels_last=channels_last, seed=options.seed
+        )
+
+    def _warn_of_new_classifier(self, teacher: Network) -> None:
+        """Say that candidates are compared with a random classifier where the teacher's is one of other classes."""
+        if teacher.num_classes != self.splits.num_classes:
+            warnings.warn(
+                f"The teacher {teacher.name} has {teacher.num_classes} classes and the data has "
+                f"{self.splits.num_classes}, so the search compares with its features under a new classifier of random "
+                "weights: scores of class maps, predictions or the classifier mean nothing. teacher_classes='adapt' "
+                "fits the classifier before the search.",
+                stacklevel=3,
+            )
 
     def _trained(self, folder: Path) -> Network:
         """The teacher that was trained here; a module has no card to be built from, but it is at hand."""
@@ -175,6 +219,9 @@ class TeacherGuides(Guides):
         if teacher.num_classes != splits.num_classes:
             recipe = WithNewClassifier(teacher.recipe, splits.num_classes)
             teacher = replace(teacher, recipe=recipe, num_classes=splits.num_classes)
+        elif isinstance(teacher.recipe, WithFittedClassifier) and teacher.recipe.classifier is not None:
+            fitted = hashlib.sha256(save(dict(teacher.recipe.classifier))).hexdigest()
+            teacher = replace(teacher, settings={**teacher.settings, "classifier_sha256": fitted})
         if input_size_for(teacher, splits) == splits.input_size:
             return teacher
         conversion = ProbeConversion(preprocessing_for(teacher, splits, "teacher"), splits.mean, splits.std, "")
@@ -205,7 +252,8 @@ class TeacherGuides(Guides):
             if data.keys() & set(keywords(LabelOptions)):
                 stage = replace(stage, labels=None, labels_per_class=None)
             stage = replace(stage, data_options={**(options.data_options or {}), **data})
-            splits = named_splits(stage)
+            with options_in("teacher_data_options", data):
+                splits = named_splits(stage)
         return TrainJob(stage, subjects=TrainingSubjects(splits=splits, student=self.teacher))
 
     def named_in(self, stage: DistillOptions, guide: Guide) -> DistillOptions:
@@ -221,6 +269,7 @@ class TeacherGuides(Guides):
             job.check_once()
             check_division(f"The teacher {self.teacher.name}", job.training.splits.config(), self.splits)
             of_teacher = job.training.config
+            self.steps = (replace(job.training.steps, who=f"teacher {self.teacher.name}"),)
         return {
             "search": search,
             "search_teacher": self.options.search_teacher,
@@ -270,13 +319,10 @@ class SourceGuides(Guides):
         objective = source_objective(self.options, sources, weights)
         return Guide(self._bank(sources, weights), objective=objective)
 
-    def find(self, announce: Announce) -> Guide:
+    def find(self, announce: Announce, folder: RunFolder) -> Guide:
         ranking = self.ranking
         if isinstance(ranking, RankingRun):
-            try:
-                ranking = ranking.complete()
-            except RankingError as error:
-                raise RankingError(f"{error} Choose a new run folder for other options.") from error
+            ranking = ranking.complete()
             announce(SOURCES, ranking)
         guide = self._guide(ranking)
         if not guide.weights:

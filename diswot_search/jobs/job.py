@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Generic, Protocol, TypeVar
 
 from ..data.description import DataDescription
+from ..data.errors import DataError
 from ..data.trees import is_run_folder
 from ..options.base import Options, to_yaml
-from ..reports.data import FILE, data_json, data_report
+from ..reports.data import FILE, data_json, data_report, opened_report
 from ..runtime.files import RUN_OPTIONS
 
 O = TypeVar("O", bound=Options)  # noqa: E741
@@ -90,7 +91,11 @@ class Job(ABC, Generic[O, R]):
 
         The run folder gets all options as config.yaml, which `--config` reads, and what is read as data.json.
         """
-        self.check_once()
+        try:
+            self.check_once()
+        except DataError as error:
+            self.show(*opened_report(error))
+            raise
         text = to_yaml(self.options)  # before a folder is made, so that none is left if it fails
         descriptions = self.descriptions()
         _warn_of_run_among_images(getattr(self.options, "out", None), descriptions)

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable
 
 from search_spaces.importers import import_table
 from search_spaces.plugins import is_code
+from search_spaces.recipes import check_names, is_file
 
 from ..checks import check_whole
 from ..comparison.store import ScoreStore  # noqa: F401 - so that its folders are known
@@ -54,11 +55,15 @@ Lines = Iterable[object]
 
 
 def spaces(options: ListSpacesOptions) -> Lines:
-    """All search spaces, or one."""
+    """All search spaces, or those that are named."""
     if options.name is None:
         return [format_spaces()]
-    described = () if options.name.endswith((".yaml", ".yml")) else describe_options_of_space(options.name)
-    return [format_space(options.name), *described]
+    names = check_names(options.name)
+    return [line for name in names for line in (format_space(name), *_options_of_space(name))]
+
+
+def _options_of_space(name: str) -> Lines:
+    return () if is_file(name) else describe_options_of_space(name)
 
 
 def proxies(options: ListProxiesOptions) -> Lines:

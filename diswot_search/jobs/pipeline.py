@@ -42,14 +42,15 @@ from ..resolve.folders import PipelineFolder
 from ..resolve.networks import network_for
 from ..resolve.runs import PipelineResult, StageResult
 from ..resolve.searches import as_budget, as_space
-from ..runtime.run_folder import COMPLETE
-from ..sources.ranking import SourceRanking
+from ..runtime.run_folder import COMPLETE, entries_of
+from ..sources.ranking import RankingError, SourceRanking
 from ..study.study import Study
 from .guides import Announce, Guide, Guides, SourceGuides, TeacherGuides
 from .job import CONFIG, Job
 from .pipeline_results import ALONE, SEARCH, show_stage, summarise
 from .search import SearchJob
 from .subjects import options_of_space
+from .teachers import PreparedTeacher, introduce_teacher, prepare_teacher
 from .train import DistillJob, TrainJob, check_supervision, named_splits
 from .training_run import TrainingSubjects, check_training
 
@@ -126,9 +127,12 @@ class PipelineJob(Job[PipelineOptions, PipelineResult]):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # a stage repeats its warnings when it runs
             self.config = self._check_stages()
+        for steps in self._steps:
+            steps.warn_if_few()
 
     def _check_stages(self) -> dict[str, object]:
         """Check every stage as far as it is known before those ahead of it; returns the configuration."""
+        self._prepared: PreparedTeacher | None = None
         guide = self.guides.provisional()
         search = self._search(guide.of_search, None)
         search.check_once()
@@ -136,8 +140,11 @@ class PipelineJob(Job[PipelineOptions, PipelineResult]):
         job.check_once()
         if job.training.accelerator.num_processes > 1:
             raise ValueError("A pipeline runs in one process; `diswot distill` trains its student in several.")
+        self._trial = job.training if guide.teacher is not None and guide.teacher.trained else None
         distillation = {key: value for key, value in job.training.config.items() if key != "student"}
-        return self.guides.config(search.config, distillation)
+        config = self.guides.config(search.config, distillation)
+        self._steps = (*self.guides.steps, replace(job.training.steps, who="student"))
+        return config
 
     def descriptions(self) -> Sequence[DataDescription]:
         return (describe_splits(self.splits),)
@@ -145,12 +152,15 @@ class PipelineJob(Job[PipelineOptions, PipelineResult]):
     # -- the stages -----------------------------------------------------------------------------
 
     def open(self) -> PipelineFolder:
+        self._has_begun, self._files_before = PipelineFolder.has_begun(self.path), entries_of(self.path)
         self.folder = PipelineFolder(self.config, self.path)
         return self.folder
 
     def run(self) -> PipelineResult:
         try:
-            guide = self.guides.find(self.announce)
+            self.show(*map(str, self._steps))
+            self._prepared = self._prepare_teacher()
+            guide = self._find_guide()
             study = self._finished_search()
             if study is None:
                 study = self._search(guide.of_search, self.path / SEARCH).complete()
@@ -170,6 +180,29 @@ class PipelineJob(Job[PipelineOptions, PipelineResult]):
             self.folder.release()
         return result
 
+    def _find_guide(self) -> Guide:
+        """Run the first stage. One that failed leaves nothing, or what the same command goes on from."""
+        try:
+            return self.guides.find(self.announce, self.folder)
+        except RankingError as error:
+            if not self._has_begun:  # so that other options, too, may have the folder
+                self.folder.discard(self._files_before)
+                raise
+            raise RankingError(
+                f"{error} When the cause is gone, the same command goes on in {self.path}; other options need another "
+                "run folder."
+            ) from error
+
+    def _prepare_teacher(self) -> PreparedTeacher | None:
+        """Test a trained teacher and introduce it before the search; None for one that is trained here, and sources."""
+        training, self._trial = self._trial, None  # its networks are in nobody's way during the search
+        if training is None or training.teacher is None:
+            return None
+        where = (self.splits, self.folder, training.accelerator, self.options.seed)
+        prepared = prepare_teacher(training.teacher, training.task, *where)
+        self.show(introduce_teacher(training.teacher, training.task, self.splits, prepared))
+        return prepared
+
     def report(self, result: PipelineResult) -> Iterable[object]:
         return (compare_trainings(result.compared()), f"run folder: {result.path}")
 
@@ -185,6 +218,7 @@ class PipelineJob(Job[PipelineOptions, PipelineResult]):
             ce_weight=options.ce_weight,
             objective=guide.objective,
             unlabelled_batch_size=options.unlabelled_batch_size,
+            prepared=self._prepared,
         )
         return DistillJob(self.guides.named_in(stage, guide), subjects=subjects)
 

@@ -35,8 +35,9 @@ from ..runtime.devices import device_name, resolve_device
 from ..runtime.executors.dispatch import Dispatcher
 from ..runtime.files import RunFolderError, as_json, csv_line, finite_only
 from ..runtime.interruption import Interruption
-from ..runtime.run_folder import COMPLETE
-from ..sources.folder import RankingFolder, ranking_files
+from ..runtime.run_folder import COMPLETE, entries_of
+from ..sources.evidence import LACKING, Evidence, TransferabilityError
+from ..sources.folder import RankingFolder
 from ..sources.frozen import check_images
 from ..sources.measuring import BATCH_SIZE, SourceMeasurer
 from ..sources.ranking import Measured, RankingError, SourceRanking
@@ -44,6 +45,9 @@ from ..sources.transferability import Measure, balanced_draws, get_measure, list
 from ..study.loop import Loop
 from ..study.study import NoScoreError
 from .job import Job
+
+_TRIAL_WIDTH = 8
+"""Features and classes of the random evidence that a measure is tried on."""
 
 
 @from_options(RankSourcesOptions)
@@ -120,11 +124,36 @@ class RankingRun(Job[RankSourcesOptions, SourceRanking]):
             self.device,
         )
         self.executor.check(self.measurer)
+        self._check_first_measure()
         self._has_begun = self.out is not None and RankingFolder.has_begun(self.out)
         if self.out is not None and not self._has_begun:
             for source in self.sources:  # one at a time: weights that do not fit show here
                 self.measurer.load(source)
             _ = self.measurer.reference_features
+
+    def _check_first_measure(self) -> None:
+        """Refuse labels and sources of which the first measure can have no value, whatever the sources give.
+
+        Raises:
+            RankingError: There can be none; the message says why for each source.
+        """
+        measure, rng = self.measures[0], np.random.default_rng(0)
+        reasons = {}
+        for source in self.sources:
+            if measure.needs == "probabilities" and not source.classifier:
+                reasons[source.name] = LACKING["probabilities"]
+        if len(reasons) < len(self.sources):
+            try:
+                for draw in self.draws:
+                    values, size = self.labels[draw], (len(draw), _TRIAL_WIDTH)
+                    shares = rng.dirichlet(np.ones(_TRIAL_WIDTH), len(draw))
+                    measure(Evidence(rng.normal(size=size), values, shares, rng.normal(size=size)))
+            except TransferabilityError as error:
+                reasons = {source.name: reasons.get(source.name, str(error)) for source in self.sources}
+            except Exception:  # a measure of the user's, which may not take random values
+                return
+        if len(reasons) == len(self.sources):
+            raise _no_value(measure.name, reasons)
 
     def _draw(self, images: int, draws: int, seed: int) -> None:
         """Choose the images of each draw among those that have labels, and read them."""
@@ -151,7 +180,7 @@ class RankingRun(Job[RankSourcesOptions, SourceRanking]):
         return (describe_splits(self.splits),)
 
     def open(self) -> RankingFolder:
-        self._files_before = None if self.out is None else ranking_files(Path(self.out))
+        self._files_before = None if self.out is None else entries_of(Path(self.out))
         self.folder = RankingFolder(self.config, self.given, self.facts, self.data, self.out)
         return self.folder
 
@@ -159,7 +188,9 @@ class RankingRun(Job[RankSourcesOptions, SourceRanking]):
         try:
             return self._complete(self.folder)
         except RankingError:
-            if not self._has_begun:  # or the next attempt has another configuration
+            if self._has_begun:
+                self.folder.forget_without(self.measures[0].name)  # the cause may be gone when it runs again
+            else:  # or the next attempt has another configuration
                 self.folder.discard(self._files_before)
             raise
         finally:
@@ -259,12 +290,17 @@ def _ranking_of(
     )
     first = ranking.measures[0]
     if not ranking.unfinished and all(math.isnan(value) for value in ranking.similarities().values()):
-        why = "; ".join(f"{name}: {values[first][name].reason}" for name in ranking.names)
-        raise RankingError(
-            f"No source has a value of {first}. {why.rstrip('.')}. Try more labelled images or another "
-            "measure; a distillation with the weighting 'uniform' needs no value."
-        )
+        raise _no_value(first, {name: values[first][name].reason for name in ranking.names})
     return ranking
+
+
+def _no_value(measure: str, reasons: Mapping[str, str | None]) -> RankingError:
+    """The error of a measure that has no value of any source, with the reason of each."""
+    why = "; ".join(f"{name}: {str(reason).rstrip('.')}" for name, reason in reasons.items())
+    return RankingError(
+        f"No source has a value of {measure}. {why}. Try more labelled images or another "
+        "measure; a distillation with the weighting 'uniform' needs no value."
+    )
 
 
 def _make_again(folder: RankingFolder, names: Collection[str]) -> tuple[Network, ...]:

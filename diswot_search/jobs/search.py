@@ -10,7 +10,7 @@ from search_spaces.space import Architecture
 
 from ..checks import TOO_LARGE, check_whole, user_options
 from ..data.description import DataDescription, describe_probe
-from ..options.base import from_options
+from ..options.base import from_options, options_in
 from ..options.search import SearchOptions
 from ..proxies.aggregate import RankAggregate, elementary_proxies
 from ..readings.passes import Precision
@@ -139,14 +139,17 @@ class SearchJob(Job[SearchOptions, Study]):
     def _create_algorithm(self, costs: Costs | None = None) -> Algorithm:
         """The algorithm; with costs it proposes what the budget admits."""
         options = self.options
-        algorithm = create_algorithm(
-            options.algorithm,
-            self.evaluator.space,
-            seed=options.seed,
-            feasible=None if costs is None else costs.feasible,
-            start=None if costs is None else costs.find_start(),
-            **user_options("algorithm_options", options.algorithm_options, **_ALGORITHM_NAMES),
-        )
+        own = user_options("algorithm_options", options.algorithm_options, **_ALGORITHM_NAMES)
+        start = None if costs is None else costs.find_start()
+        with options_in("algorithm_options", own):
+            algorithm = create_algorithm(
+                options.algorithm,
+                self.evaluator.space,
+                seed=options.seed,
+                feasible=None if costs is None else costs.feasible,
+                start=start,
+                **own,
+            )
         algorithm.patience = None if costs is None else costs.patience
         return algorithm
 

@@ -13,9 +13,9 @@ from ..checks import check_options, check_whole, user_options
 from ..data.probe import Probe, create_probes
 from ..data.splits import Splits
 from ..networks.network import Network, TeacherBank
-from ..options.base import Options, changed, keywords
+from ..options.base import Options, changed, keywords, options_in
 from ..options.compare import CompareOptions
-from ..options.data import CreateProbeOptions
+from ..options.data import PROBE_NAMES, CreateProbeOptions
 from ..options.search import SearchOptions
 from ..options.shared import SpaceOptions
 from ..resolve.data import as_splits
@@ -81,15 +81,17 @@ def named_probes(
         return as_probes(probe)
     batch_size = PROBE_IMAGES if options.batch_size is None else options.batch_size
     probe_options = {"batch_size": batch_size, "seed": options.seed, **(options.probe_options or {})}
-    check_options("probe", probe_options, keywords(CreateProbeOptions))
-    return create_probes("digits" if probe is None else probe, count, **probe_options)
+    with options_in("probe_options", PROBE_NAMES):
+        check_options("probe", probe_options, keywords(CreateProbeOptions))
+        return create_probes("digits" if probe is None else probe, count, **probe_options)
 
 
 def named_space(options: ScoringOptions, probe: Probe) -> SearchSpace:
     """The space; one that is named is made for the classes and images of the probe unless its options say otherwise."""
     if isinstance(options.space, SearchSpace):
         _refuse_with("The space is an object, not a name", options, "space_options")
-    return as_space(options.space, probe, **options_of_space(options))
+    with options_in("space_options", map(str, options.space_options or ())):
+        return as_space(options.space, probe, **options_of_space(options))
 
 
 def options_of_space(options: SpaceOptions) -> dict[str, Any]:

@@ -22,12 +22,15 @@ from search_spaces.registry import unknown_name_message
 from ..data.splits import Splits
 from ..distillation.base import DistillerError, OtherClassesError, get_distiller
 from ..distillation.combination import Term
+from ..networks.conversion import preprocessing_for
 from ..networks.features import FeatureReader
 from ..networks.frozen import FrozenNetwork
+from ..networks.memory_format import to_channels_last
 from ..networks.network import Network
 from ..networks.recipes import WithClasses, WithFittedClassifier
+from ..runtime.run_folder import RunFolder
 from ..sources.transferability import balanced_draws
-from ..training.folder import TrainingFolder
+from ..training.exam import EXAM, TeacherExam, examine
 from ..training.task import DistillationTask
 
 ADAPT = "adapt"
@@ -52,6 +55,9 @@ _BATCH_SIZE = 64
 
 _CHANCE = 0.01
 """Probability that guessing is as often right, above which an accuracy is called one of chance."""
+
+_FAINT = 0.05
+"""Share of the way from chance to an accuracy of 1, below which a teacher is said to know hardly more than chance."""
 
 
 def with_classes(teacher: Network, classes: object, splits: Splits) -> Network:
@@ -179,6 +185,41 @@ def set_classifier(teacher: FrozenNetwork, classifier: Classifier) -> None:
     teacher.reader.set_classifier(weight, bias)
 
 
+def with_fitted_classifier(
+    network: Network,
+    splits: Splits,
+    folder: RunFolder,
+    device: torch.device,
+    *,
+    channels_last: bool,
+    seed: int,
+) -> Network:
+    """The teacher with its new classifier fitted, or with that of an earlier run, as a training would fit it.
+
+    Args:
+        network: A teacher whose recipe is a `WithFittedClassifier`.
+        splits: The data.
+        folder: The run folder in which the classifier is stored.
+        device: The device to run the teacher on.
+        channels_last: Keep feature maps in NHWC memory order.
+        seed: Seed of the training.
+    """
+    recipe = network.recipe
+    assert isinstance(recipe, WithFittedClassifier)
+    model = network.build(seed).to(device)
+    model = to_channels_last(model) if channels_last else model
+    preprocessor = preprocessing_for(network, splits, "teacher").preprocessor(channels_last).to(device)
+    first = next(splits.train.batches(_labelled(splits)[:2], 2, device=device, augment=None, seed=0))
+    reader = FeatureReader(model, preprocessor(first.images), network.name)
+    teacher = FrozenNetwork(model, preprocessor, reader)
+    stored = folder.recall(CLASSIFIER)
+    if stored is None:
+        stored = fit_classifier(teacher, splits, device, seed).encoded()
+        folder.remember(CLASSIFIER, stored)
+    set_classifier(teacher, Classifier.decoded(stored))
+    return replace(network, recipe=replace(recipe, classifier=reader.classifier_state()))
+
+
 # -- before the first step ----------------------------------------------------------------------
 
 
@@ -209,15 +250,34 @@ def naming_ways() -> Iterator[None]:
         raise
 
 
+class PreparedTeacher(NamedTuple):
+    """A teacher that is ready to teach.
+
+    Attributes:
+        exam: Its exam on the test images; None if its classes are not those of the data.
+        classifier: Its fitted classifier; None without one.
+    """
+
+    exam: TeacherExam | None
+    classifier: Classifier | None
+
+    def remember(self, folder: RunFolder) -> None:
+        """Store it in a run folder, whose job then computes nothing of it again."""
+        if self.classifier is not None:
+            folder.remember(CLASSIFIER, self.classifier.encoded())
+        if self.exam is not None:
+            folder.remember(EXAM, {"accuracy": self.exam.accuracy, "samples": self.exam.samples})
+
+
 def prepare_teacher(
     network: Network,
     task: DistillationTask,
     splits: Splits,
-    folder: TrainingFolder | None,
+    folder: RunFolder | None,
     accelerator: Accelerator,
     seed: int,
-) -> None:
-    """Fit the new classifier of a teacher, or take that of an earlier run, and say if the teacher knows nothing.
+) -> PreparedTeacher:
+    """Fit the new classifier of a teacher, and test it on the test images, or take both from an earlier run.
 
     Args:
         network: The teacher.
@@ -227,16 +287,43 @@ def prepare_teacher(
         accelerator: The processes of the training.
         seed: Seed of the training.
     """
-    teacher, device = task.teacher, accelerator.device
+    teacher = task.teacher
     assert teacher is not None
-    if isinstance(network.recipe, WithFittedClassifier):
-        stored = [None if folder is None else folder.recall(CLASSIFIER)]
+    stored = [None, None] if folder is None else [folder.recall(CLASSIFIER), folder.recall(EXAM)]
+    classifier, exam = None, None
+    if isinstance(network.recipe, WithFittedClassifier) and network.recipe.classifier is None:
         if folder is not None and stored[0] is None:
-            stored = [fit_classifier(teacher, splits, device, seed).encoded()]
-            folder.remember(CLASSIFIER, stored[0])
-        set_classifier(teacher, Classifier.decoded(broadcast_object_list(stored)[0]))
-    if network.trained and task.predicts_alike and accelerator.is_main_process:
-        warn_of_chance(teacher, network.name, splits, device)
+            stored[0] = fit_classifier(teacher, splits, accelerator.device, seed).encoded()
+        stored = broadcast_object_list(stored)
+        classifier = Classifier.decoded(stored[0])
+        set_classifier(teacher, classifier)
+    if task.predicts_alike:
+        (facts,) = broadcast_object_list(stored[1:])
+        exam = examine(teacher, splits, accelerator) if facts is None else TeacherExam(**facts)
+    prepared = PreparedTeacher(exam, classifier)
+    if folder is not None:
+        prepared.remember(folder)
+    return prepared
+
+
+def introduce_teacher(network: Network, task: DistillationTask, splits: Splits, prepared: PreparedTeacher) -> str:
+    """The teacher in a line: which weights it has, and how good it is.
+
+    Warns:
+        UserWarning: It is trained, but knows hardly more of the data's classes than chance does.
+    """
+    assert task.teacher is not None
+    exam = prepared.exam
+    weights = f"trained weights ({network.weights})" if network.weights else "trained weights"
+    words = f"teacher: {network.name}, {weights if network.trained else 'random weights'}"
+    if prepared.classifier is not None:
+        words += ", under a new classifier for the classes of the data"
+    if exam is None:
+        classes = task.teacher.reader.shapes.classes
+        return f"{words}: it tells {classes} other classes apart, so that it has no accuracy here"
+    if network.trained:
+        warn_of_chance(task.teacher, network.name, splits, exam)
+    return f"{words}: {exam.accuracy:.2f} % of {exam.samples:,} test images are right"
 
 
 def warn_of_random(teacher: Network) -> None:
@@ -250,18 +337,27 @@ def warn_of_random(teacher: Network) -> None:
         )
 
 
-def warn_of_chance(teacher: FrozenNetwork, name: str, splits: Splits, device: torch.device) -> None:
-    """Say that a trained teacher knows no more of the data's classes than chance does, by a few training images."""
-    places = _labelled(splits)
-    places = places[torch.linspace(0, len(places) - 1, min(_BATCH_SIZE, len(places))).long()]
-    (batch,) = splits.train.batches(places, len(places), device=device, augment=None, seed=0)
-    right = int((teacher.logits(batch.images).argmax(1) == batch.labels).sum())
-    share = float(torch.bincount(batch.labels).max()) / len(places)
-    if binom.sf(right - 1, len(places), share) > _CHANCE:
+def warn_of_chance(teacher: FrozenNetwork, name: str, splits: Splits, exam: TeacherExam) -> None:
+    """Say that a trained teacher knows hardly more of the data's classes than chance does.
+
+    Its exam tells; if there are few test images, some training images do.
+    """
+    labels, images = splits.test.labels, "test images"
+    right = round(exam.accuracy * exam.samples / 100)
+    if exam.samples < _BATCH_SIZE:
+        places = _labelled(splits)
+        places = places[torch.linspace(0, len(places) - 1, min(_BATCH_SIZE, len(places))).long()]
+        device = next(teacher.model.parameters()).device
+        (batch,) = splits.train.batches(places, len(places), device=device, augment=None, seed=0)
+        right = int((teacher.logits(batch.images).argmax(1) == batch.labels).sum())
+        labels, images = batch.labels, "training images"
+    share = float(torch.bincount(labels).max()) / len(labels)
+    by_chance = binom.sf(right - 1, len(labels), share) > _CHANCE
+    if by_chance or right / len(labels) < share + _FAINT * (1 - share):
         warnings.warn(
-            f"The teacher {name} is right on {right} of {len(places)} training images, no more than chance. Are its "
-            "classes in another order, its images normalised otherwise (teacher_options mean and std), or its "
-            "classifier new?",
+            f"The teacher {name} is right on {right:,} of {len(labels):,} {images}, "
+            f"{'no' if by_chance else 'hardly'} more than chance. Are its classes in another order, its images "
+            "normalised otherwise (teacher_options mean and std), or its classifier new?",
             stacklevel=5,
         )
 

@@ -85,6 +85,8 @@ class TrainingJob(Job[O, Training]):
     def check(self) -> None:
         check_training(self.options)
         self.training = TrainingRun(self.options, self._subjects or self._resolve())
+        if self._subjects is None:  # a pipeline says it for all its stages
+            self.training.steps.warn_if_few()
 
     @abstractmethod
     def _resolve(self) -> TrainingSubjects:
@@ -97,7 +99,9 @@ class TrainingJob(Job[O, Training]):
         return self.training.open()
 
     def run(self) -> Training:
-        return self.training.run()
+        if self.training.accelerator.is_main_process:
+            self.show(f"{self.training.steps}")
+        return self.training.run(self.show)
 
     def report(self, result: Training) -> Iterable[object]:
         if not self.training.accelerator.is_main_process:

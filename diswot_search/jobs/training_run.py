@@ -5,10 +5,9 @@ from __future__ import annotations
 import contextlib
 import math
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from types import TracebackType
 
 import torch
 from accelerate.utils import broadcast_object_list
@@ -18,7 +17,6 @@ from torch import Tensor, nn
 from search_spaces.cost import count_cost
 
 from ..checks import WORKING_SHARE, check_memory, check_whole
-from ..data.image_sets import Images
 from ..data.splits import Splits, check_division
 from ..deployment.latency import shipped_latency
 from ..distillation.combination import Term
@@ -28,17 +26,19 @@ from ..networks.network import Network
 from ..networks.preprocessing import Preprocessor
 from ..networks.saved import CONFIG, FOLDER, WEIGHTS, load_student, save_student
 from ..networks.soundness import check_finite_weights
+from ..options.base import options_in
 from ..options.training import TrainingOptions
-from ..reports.progress import TrainingCurves, TrainingProgress
 from ..reports.training import metrics_csv
 from ..reports.training_figures import plot_training
 from ..runtime.configuration import versions
 from ..runtime.devices import device_name, resolve_device
 from ..runtime.files import RunFolderError
 from ..runtime.seeding import isolated_random_state, stable_seed
+from ..training.batches import Batches
 from ..training.best_epoch import check_best_by
 from ..training.checkpoint import BEST, LAST, Checkpoint, checked_best, load_shipped, read_checkpoint
 from ..training.class_weights import check_class_weights, class_weights
+from ..training.exam import TeacherExam
 from ..training.folder import TrainingFolder
 from ..training.metrics import Metrics
 from ..training.recipe import Recipe, RecipeError, create_recipe
@@ -56,11 +56,13 @@ from ..training.result import (
     read_rows,
     stored_result,
 )
+from ..training.steps import Steps
 from ..training.task import DistillationTask
 from ..training.trainer import Trainer, create_accelerator
-from ..training.trial import TRIAL_IMAGES, try_task
+from ..training.trial import try_task
 from .supervision import PREDICTIONS, STATE, UnlabelledObjective, unlabelled_batch_size
-from .teachers import check_classes, naming_ways, prepare_teacher
+from .teachers import PreparedTeacher, check_classes, introduce_teacher, naming_ways, prepare_teacher
+from .training_observer import TrainingObserver
 
 _STUDENT_FILES = (f"{FOLDER}/{WEIGHTS}", f"{FOLDER}/{CONFIG}")
 
@@ -80,6 +82,7 @@ class TrainingSubjects:
         ce_weight: Factor of the cross entropy; None for the customary one of the distillers.
         objective: The objective on unlabelled images; None without one.
         unlabelled_batch_size: Number of unlabelled images in a step; None for the default of the objective.
+        prepared: The teacher as a pipeline has prepared and introduced it; None lets the training do both.
     """
 
     splits: Splits
@@ -89,6 +92,7 @@ class TrainingSubjects:
     ce_weight: float | None = None
     objective: UnlabelledObjective | None = None
     unlabelled_batch_size: int | None = None
+    prepared: PreparedTeacher | None = None
 
 
 def check_training(options: TrainingOptions) -> Recipe:
@@ -106,7 +110,8 @@ def check_training(options: TrainingOptions) -> Recipe:
         raise ValueError(f"checkpoint_minutes is {options.checkpoint_minutes!r}; it must be above 0.")
     shorthand = {"epochs": options.epochs, "batch_size": options.batch_size, "lr": options.lr}
     changes = {name: value for name, value in shorthand.items() if value is not None}
-    recipe = create_recipe(options.recipe, **{**(options.recipe_options or {}), **changes})
+    with options_in("recipe_options", (str(name) for name in options.recipe_options or () if name not in shorthand)):
+        recipe = create_recipe(options.recipe, **{**(options.recipe_options or {}), **changes})
     resolve_device(options.device)
     return recipe
 
@@ -119,6 +124,8 @@ class TrainingRun:
         subjects: The resolved subjects of the options.
 
     Attributes:
+        steps: The steps of the training.
+        exam: The exam of the teacher; None before `run`, and if its classes are not those of the data.
         folder: The open run folder, or the state in memory; None before `open`, and in all processes but the main one.
 
     Raises:
@@ -135,9 +142,17 @@ class TrainingRun:
         self.student, self.teacher, self.objective = subjects.student, subjects.teacher, subjects.objective
         self.out = None if options.out is None else Path(options.out)
         self.folder: TrainingFolder | None = None
+        self.exam: TeacherExam | None = None
         self._check_fit(recipe)
         mirrored = self.splits.mirrored or "flip" in (options.recipe_options or {})
         self.recipe = recipe if mirrored else create_recipe(recipe, flip=0.0)
+        self.steps = Steps(
+            f"student {self.student.name}",
+            len(self.splits.train),
+            recipe.batch_size,
+            recipe.epochs,
+            is_trained=self.student.trained,
+        )
         self.unlabelled_batch_size = unlabelled_batch_size(
             self.objective,
             subjects.unlabelled_batch_size,
@@ -167,7 +182,8 @@ class TrainingRun:
         batch = recipe.batch_size // recipe.accumulate
         size = " x ".join(map(str, splits.input_size))
         what = f"A batch of {batch} images of {size} (batch_size, image_size)"
-        check_memory(what, 4 * batch * math.prod(splits.input_size), share=WORKING_SHARE, error=RecipeError)
+        with options_in("data_options", ["image_size"]):
+            check_memory(what, 4 * batch * math.prod(splits.input_size), share=WORKING_SHARE, error=RecipeError)
         if self.options.rule == "best" and not len(splits.val):
             raise ValueError("There are no validation images, so no epoch is the best; pass rule='last'.")
         if self.options.best_by != "accuracy" and not len(splits.val):
@@ -214,7 +230,7 @@ class TrainingRun:
             task = DistillationTask(
                 model,
                 of_student,
-                self._images(2).images,
+                self._example(),
                 teacher=teacher,
                 terms=self.subjects.terms,
                 unlabelled=self.objective.create if self.objective and self.objective.is_active else None,
@@ -225,21 +241,28 @@ class TrainingRun:
                 class_weights=None if self.class_weights is None else torch.tensor(self.class_weights),
                 names=names,
             )
-        self._try(task, names)
+        if self.out is None or not TrainingFolder.exists(self.out):  # else it passed when the training began
+            self._try(task, names)
         if self.recipe.compile:
             task.compile()
         return task, ema
 
     def _try(self, task: DistillationTask, names: tuple[str, str]) -> None:
-        """Try a step of training and a single image, of which nothing stays."""
-        parts = self.recipe.accumulate * self.accelerator.num_processes
-        images = self._images(min(TRIAL_IMAGES, self.recipe.batch_size // parts), self.splits.labelled)
+        """Try the first step of training and a single image, of which nothing stays."""
+        batches = Batches(
+            self.splits,
+            self.recipe,
+            self.accelerator,
+            seed=self.options.seed,
+            unlabelled=task.unlabelled,
+            unlabelled_size=self.unlabelled_batch_size,
+        )
         device = self.accelerator.device
         with (
             isolated_random_state(stable_seed(self.options.seed, "trial")),
             torch.random.fork_rng(devices=[device] if device.type == "cuda" else []),
         ):
-            try_task(task, images, names, self.accelerator.autocast())
+            try_task(task, batches, names, self.accelerator.autocast())
 
     def _normalised(self, network: Network, role: str) -> Preprocessor:
         """The preprocessing of its weights' training; for new weights, the statistics of the data."""
@@ -258,13 +281,11 @@ class TrainingRun:
         model = model.to(self.accelerator.device)
         return to_channels_last(model) if self.recipe.channels_last else model
 
-    def _images(self, count: int, places: Tensor | None = None) -> Images:
-        """One batch of the first training images, or of those at some places, augmented."""
-        order = (torch.arange(len(self.splits.train)) if places is None else places)[:count]
-        batches = self.splits.train.batches(
-            order, len(order), device=self.accelerator.device, augment=self.recipe.augmentation, seed=0
-        )
-        return next(iter(batches))
+    def _example(self) -> Tensor:
+        """The first training images, at most 2, augmented."""
+        order, device = torch.arange(min(2, len(self.splits.train))), self.accelerator.device
+        batches = self.splits.train.batches(order, 2, device=device, augment=self.recipe.augmentation, seed=0)
+        return next(iter(batches)).images
 
     @property
     def _student_size(self) -> tuple[int, int, int]:
@@ -291,8 +312,11 @@ class TrainingRun:
                 self.folder.write("labels.txt", self.splits.labels_file())
         return self.folder
 
-    def run(self) -> Training:
+    def run(self, show: Callable[[str], None] = lambda line: None) -> Training:
         """Train to the end, evaluate on the test images, write everything, and release the run folder.
+
+        Args:
+            show: Prints what is known before the first step, in the main process.
 
         Raises:
             RunFolderError: The run folder cannot be written.
@@ -305,7 +329,7 @@ class TrainingRun:
             if (finished := self._finished(folder)) is not None:
                 return finished
             if self.teacher is not None:
-                prepare_teacher(self.teacher, self.task, self.splits, folder, self.accelerator, self.options.seed)
+                self._prepare_teacher(self.teacher, folder, show)
             observer = None if folder is None else self._observer(folder)
             trainer = self._trainer(folder, observer)
             self._check_best(trainer, folder)
@@ -316,7 +340,19 @@ class TrainingRun:
             if folder is not None:
                 folder.release()
 
-    def _trainer(self, folder: TrainingFolder | None, observer: _Observer | None) -> Trainer:
+    def _prepare_teacher(self, teacher: Network, folder: TrainingFolder | None, show: Callable[[str], None]) -> None:
+        """Make the teacher ready, and introduce it before the first step unless a pipeline has done so."""
+        given = self.subjects.prepared
+        if given is not None and folder is not None:
+            given.remember(folder)
+        prepared = prepare_teacher(teacher, self.task, self.splits, folder, self.accelerator, self.options.seed)
+        self.exam = prepared.exam
+        if given is not None and given.exam == prepared.exam:
+            self.exam = given.exam  # which may have kept its logits
+        elif folder is not None:
+            show(introduce_teacher(teacher, self.task, self.splits, prepared))
+
+    def _trainer(self, folder: TrainingFolder | None, observer: TrainingObserver | None) -> Trainer:
         return Trainer(
             self.task,
             self.splits,
@@ -338,10 +374,11 @@ class TrainingRun:
             self.accelerator.wait_for_everyone()  # the main process may have saved them just now
             checked_best(self._checkpoint(folder, BEST), trainer.progress.best_epoch)
 
-    def _observer(self, folder: TrainingFolder) -> _Observer:
-        steps = len(self.splits.train) // self.recipe.batch_size * self.recipe.epochs
+    def _observer(self, folder: TrainingFolder) -> TrainingObserver:
         weights = self.objective.weights if self.objective and self.objective.is_active else {}
-        return _Observer(folder, self.recipe, steps, self.options.shows_progress, self.splits.classes, weights)
+        return TrainingObserver(
+            folder, self.recipe, self.steps.total, self.options.shows_progress, self.splits.classes, weights
+        )
 
     def _checkpoint(self, folder: TrainingFolder | None, name: str) -> Checkpoint | None:
         """A checkpoint, which every process reads for itself."""
@@ -401,11 +438,11 @@ class TrainingRun:
         if self.options.rule == "best":
             trainer.take_best(self._checkpoint(folder, BEST))
         self.task.release()
-        test, teacher_test = trainer.test()
+        test = trainer.test(self.exam)
         if folder is not None:
             model = trainer.evaluated.cpu().eval().requires_grad_()
             rows = read_rows(folder)
-            result = self._result(trainer, model, rows, test, teacher_test)
+            result = self._result(trainer, model, rows, test)
             if folder.path is None:
                 return Training(result, rows, None, model)
             with folder.errors():
@@ -423,14 +460,13 @@ class TrainingRun:
         model: nn.Module,
         rows: tuple[EpochRow, ...],
         test: Metrics,
-        teacher_test: Metrics | None,
     ) -> TrainingResult:
         progress, splits, objective = trainer.progress, self.splits, self.objective
         last = rows[-1].accuracy()
         best = EpochAccuracy(None, None) if progress.best_epoch is None else rows[progress.best_epoch - 1].accuracy()
         teacher = None
         if self.teacher is not None:
-            accuracy = None if teacher_test is None else teacher_test.accuracy
+            accuracy = None if self.exam is None else self.exam.accuracy
             teacher = TeacherFacts(self.teacher.name, self.teacher.trained, accuracy)
         return TrainingResult(
             status="complete",
@@ -442,7 +478,7 @@ class TrainingRun:
             best_by=self.options.best_by,
             test=self._test_metrics(test, best.epoch if self.options.rule == "best" else last.epoch),
             teacher=teacher,
-            agreement=None if teacher_test is None else Agreement(test.agreement, test.divergence),
+            agreement=None if test.agreement is None else Agreement(test.agreement, test.divergence),
             student=self._student_facts(model),
             data=splits.name,
             classes=splits.classes,
@@ -543,54 +579,3 @@ def _label_counts(data: Splits) -> LabelCounts | None:
     if data.labelled is None:
         return None
     return LabelCounts(len(data.labelled), len(data.train), len(data.val), data.num_classes)
-
-
-class _Observer:
-    """Shows the progress and writes the curves, in the main process."""
-
-    def __init__(
-        self,
-        folder: TrainingFolder,
-        recipe: Recipe,
-        steps: int,
-        progress: bool,
-        classes: tuple[str, ...],
-        source_weights: Mapping[str, float],
-    ) -> None:
-        self._folder = folder
-        self._recipe = recipe
-        self._steps = steps
-        self._progress = progress
-        self._classes = classes
-        self._source_weights = source_weights
-
-    def watching(self, done: int) -> _Observer:
-        """Open the bar and the curves.
-
-        Args:
-            done: Number of steps that earlier runs have done.
-        """
-        folder = self._folder
-        place = None if folder.path is None else folder.path / "curves"
-        rows = read_rows(folder)
-        self._curves = TrainingCurves(place, rows, classes=self._classes, source_weights=self._source_weights)
-        self._bar = TrainingProgress(self._recipe.epochs, self._steps, done=done, enabled=self._progress)
-        return self
-
-    def __enter__(self) -> None:
-        self._bar.__enter__()
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._bar.__exit__(kind, error, trace)
-        self._curves.__exit__(kind, error, trace)
-
-    def stepped(self, epoch: int, losses: Mapping[str, Tensor], images: int) -> None:
-        self._bar.add(epoch, losses, images)
-
-    def finished_epoch(self, row: EpochRow) -> None:
-        self._curves.add(row)
-        self._bar.finished_epoch(row)
-        if self._folder.path is not None:
-            self._folder.write("metrics.csv", metrics_csv(read_rows(self._folder), self._classes))

@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from search_spaces.fixed_sizes import sizes_named
+
 
 class ReadingError(RuntimeError):
     """A network, or a control, does not give what is read off it."""
@@ -82,7 +84,8 @@ def call_with_tensors(module: nn.Module, tensors: Mapping[int, Tensor], inputs: 
             *part.named_buffers(name, recurse=False, remove_duplicate=False),
         ]
         named |= {key: tensors[id(tensor)] for key, tensor in own if id(tensor) in tensors}
-    output: Tensor = functional_call(module, named, (inputs,), tie_weights=False)
+    with sizes_named(module, inputs.shape, but=ReadingError):
+        output: Tensor = functional_call(module, named, (inputs,), tie_weights=False)
     return output
 
 

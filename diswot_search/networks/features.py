@@ -239,6 +239,15 @@ class FeatureReader:
                     layer.bias.copy_(bias)
                 start += width
 
+    def classifier_state(self) -> dict[str, Tensor]:
+        """Copies of the classifier's parameters on the CPU, by their names in the network's state dict."""
+        return {
+            f"{name}.{key}" if name else key: value.detach().cpu().clone()
+            for name, module in self.model.named_modules()
+            if any(module is layer for layer in self._layers)
+            for key, value in module.named_parameters()
+        }
+
     @property
     def has_bias(self) -> bool:
         """Whether the classifier adds a bias."""

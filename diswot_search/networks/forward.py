@@ -25,6 +25,7 @@ from .contract import (
     pick_scores,
 )
 from .layouts import FeatureMap, Layout, as_size, declared_layout, find_layout
+from .soundness import check_not_probabilities
 
 
 @dataclass(frozen=True)
@@ -113,7 +114,8 @@ def run_forward(
         features_made: Called when the features are made and the head is about to run.
 
     Raises:
-        ReadingError: The network is no classifier that can be read, or its activations are not finite.
+        ReadingError: The network is no classifier that can be read, gives probabilities where logits are needed, or its
+            activations are not finite.
     """
     size = as_size(inputs)
     forward = (
@@ -123,6 +125,10 @@ def run_forward(
     )
     if not bool(torch.isfinite(forward.logits).all() & torch.isfinite(forward.features.values).all()):
         raise ReadingError("the activations are not finite (NaN or infinity)")
+    try:
+        check_not_probabilities(forward.logits, type(model).__name__)
+    except ValueError as error:
+        raise ReadingError(str(error)) from error
     if mask is None or mask.shape[1] != forward.features.positions:
         return forward
     features = FeatureMap(forward.features.values, mask)

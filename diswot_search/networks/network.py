@@ -134,6 +134,11 @@ class Network:
         return self.recipe.space
 
     @property
+    def weights(self) -> str:
+        """Where trained weights come from, as a phrase; empty if only the code that makes the network knows."""
+        return self.recipe.weights
+
+    @property
     def mean(self) -> tuple[float, ...] | None:
         """Mean of each channel that the weights were trained with; None leaves it to the data."""
         return self.preprocessing.mean
@@ -263,7 +268,8 @@ def create_teacher(
         space: The space that an architecture, or its text, belongs to.
         checkpoint: Trained weights to load: a .safetensors file or a state dict saved by torch.
         pretrained: Let timm fetch its pretrained weights.
-        trained: Whether the weights of a module are trained; by default they tell, see `judge_weights`.
+        trained: Whether the weights of a module, or of code of your own, are trained. By default those of a module
+            tell, see `judge_weights`; code without a checkpoint has trained weights if it gives the same ones twice.
         options: Options of `timm.create_model`, or arguments of your own code.
 
     Warns:
@@ -290,11 +296,7 @@ def create_teacher(
         if trained is None:
             warn_of_mode(source, "teacher")
         return from_module(source, trained)
-    if trained is not None:
-        raise ValueError(
-            "trained is for a module, whose weights may be either; a teacher given by name is trained with a "
-            "checkpoint or pretrained weights, and random without."
-        )
+    check_trained(trained, source, "teacher", has_weights=checkpoint is not None)
     if pretrained and checkpoint is not None:
         raise ValueError("A teacher takes its weights from one place: either `pretrained` or `checkpoint`, not both.")
     weights = None if checkpoint is None else checkpoint_file(checkpoint)
@@ -310,8 +312,35 @@ def create_teacher(
     if num_classes is not None:
         options["num_classes"] = num_classes
     if is_code(source):
-        return _from_code(source, options | ({"pretrained": True} if pretrained else {}), weights)
+        network = _from_code(source, options | ({"pretrained": True} if pretrained else {}), weights)
+        return network if trained is None else replace(network, trained=trained)
     return _from_timm(source, options, pretrained, weights)
+
+
+def check_trained(trained: object, source: object, role: str, *, has_weights: bool) -> None:
+    """Check whether a network that is no module may be said to be trained or random.
+
+    Args:
+        trained: What is said; None for nothing.
+        source: How the network is given.
+        role: "student", "teacher" or "source", for messages.
+        has_weights: Whether a file of trained weights is given.
+
+    Raises:
+        ValueError: It is neither true nor false, it is said of a network that is no code of the user's own, or it
+            contradicts the file.
+    """
+    if trained is None:
+        return
+    if not is_code(source):
+        raise ValueError(
+            f"trained is for a module, whose weights may be either; a {role} given by name is trained with a "
+            "checkpoint or pretrained weights, and random without."
+        )
+    if not isinstance(trained, bool):
+        raise ValueError(f"trained is {trained!r}; it must be true or false.")
+    if has_weights and not trained:
+        raise ValueError(f"The {role} {source} has a checkpoint, so that trained cannot be false.")
 
 
 def _from_space(architecture: Architecture, space: SearchSpace, weights: WeightsFile | None) -> Network:

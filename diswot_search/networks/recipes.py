@@ -7,14 +7,14 @@ import hashlib
 import inspect
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from search_spaces.plugins import OwnCodeError, failure_of, load_code
 from search_spaces.recipes import space_from_recipe
@@ -64,6 +64,11 @@ class Recipe(ABC):
         """Name and arguments of the user's own code that makes the network; None if none does."""
         return None
 
+    @property
+    def weights(self) -> str:
+        """Where trained weights come from, as a phrase; empty if only the code that makes the network knows."""
+        return ""
+
 
 # -- what a network starts from -----------------------------------------------------------------
 
@@ -92,6 +97,10 @@ class TimmRecipe(Recipe):
     @property
     def timm(self) -> TimmModel:
         return self.name.partition(".")[0], self.arguments
+
+    @property
+    def weights(self) -> str:
+        return "timm's pretrained weights" if self.pretrained else ""
 
 
 @dataclass(frozen=True)
@@ -183,6 +192,10 @@ class ModuleRecipe(Recipe):
             "weights_sha256": self.sha256,
             "structure_sha256": self.structure_sha256,
         }
+
+    @property
+    def weights(self) -> str:
+        return "those of the module"
 
 
 @dataclass(frozen=True)
@@ -378,6 +391,10 @@ class StudentRecipe(Recipe):
     def own(self) -> Config | None:
         return self.card.own
 
+    @property
+    def weights(self) -> str:
+        return str(self.file.path)
+
 
 # -- what is changed of it ----------------------------------------------------------------------
 
@@ -403,6 +420,10 @@ class ChangedRecipe(Recipe):
     def own(self) -> Config | None:
         return self.recipe.own
 
+    @property
+    def weights(self) -> str:
+        return self.recipe.weights
+
 
 @dataclass(frozen=True)
 class WithWeights(ChangedRecipe):
@@ -418,6 +439,10 @@ class WithWeights(ChangedRecipe):
 
     def config(self) -> Config:
         return {**self.recipe.config(), "checkpoint_sha256": self.file.sha256}
+
+    @property
+    def weights(self) -> str:
+        return str(self.file.path)
 
 
 @dataclass(frozen=True)
@@ -441,6 +466,10 @@ class WithBody(ChangedRecipe):
     def config(self) -> Config:
         new = {"checkpoint_sha256": self.file.sha256, "new_classifier": self.num_classes}
         return {**self.recipe.config(), **new}
+
+    @property
+    def weights(self) -> str:
+        return str(self.file.path)
 
 
 @dataclass(frozen=True)
@@ -483,9 +512,20 @@ class WithNewClassifier(ChangedRecipe):
 class WithFittedClassifier(WithNewClassifier):
     """A trained network for other classes, whose new classifier is fitted before it teaches.
 
-    What is built has a random classifier: a training fits it by logistic regression on the network's features of its
-    labelled images.
+    It is fitted by logistic regression on the network's features of the labelled images of a training.
+
+    Attributes:
+        classifier: The fitted parameters of the classifier by their names in the state dict; None as long as they are
+            not fitted, which leaves the classifier random.
     """
+
+    classifier: Mapping[str, Tensor] | None = field(default=None, compare=False, repr=False)
+
+    def build(self) -> nn.Module:
+        model = super().build()
+        if self.classifier is not None:
+            model.load_state_dict(self.classifier, strict=False)
+        return model
 
     def config(self) -> Config:
         return {**super().config(), "classifier": "logistic regression"}

@@ -43,8 +43,18 @@ def check_logits(logits: Tensor, name: str) -> None:
     Raises:
         ValueError: It does.
     """
+    check_finite_logits(logits, name)
+    check_not_probabilities(logits, name)
+
+
+def check_finite_logits(logits: Tensor, name: str) -> None:
+    """Refuse logits (B, N) that are NaN or infinite; see `check_logits`."""
     if not bool(torch.isfinite(logits).all()):
         raise ValueError(f"{name} gives NaN or infinity for images of the data.")
+
+
+def check_not_probabilities(logits: Tensor, name: str) -> None:
+    """Refuse probabilities (B, N) in place of logits; see `check_logits`."""
     if logits.shape[1] > 1 and bool(((logits >= 0).all(1) & ((logits.sum(1) - 1).abs() < _ROUNDING)).all()):
         raise ValueError(
             f"{name} gives probabilities where logits are needed; take off the softmax behind its last layer."

@@ -8,13 +8,14 @@ functions, the command line with its help, and config.yaml are all made from the
 from __future__ import annotations
 
 import ast
+import contextlib
 import functools
 import inspect
 import numbers
 import os
 import re
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import MISSING, dataclass, fields
 from typing import Any, ClassVar, Literal, ParamSpec, TypeVar
 
@@ -271,6 +272,64 @@ def _args_section(docstring: str) -> dict[str, str]:
         if colon:
             texts[name] = " ".join(text.split())
     return texts
+
+
+# -- options in a mapping of the command line ---------------------------------------------------
+
+
+_GROUP = "option_group"
+"""Attribute of an error with the mapping that the options which it names stand in."""
+
+_BARE = r"(?<![\w./'\"-])"
+_YAML_WORDS = {"True": "true", "False": "false", "None": "null"}
+_VALUE = r"\[[^\]]*\]|'[^']*'|[\w.]*\w"
+
+
+@contextlib.contextmanager
+def options_in(group: str, names: Iterable[str]) -> Iterator[None]:
+    """Note on an error that the options which it names stand in a mapping; `as_typed` reads it.
+
+    Args:
+        group: Name of the mapping, such as "data_options". Of blocks within each other the outermost counts.
+        names: Names of the options in it.
+    """
+    try:
+        yield
+    except (ValueError, TypeError) as error:
+        setattr(error, _GROUP, (group, tuple(names)))
+        raise
+
+
+def as_typed(error: Exception) -> str:
+    """The message of an error with its options as they are typed on the command line.
+
+    Example:
+        >>> error = ValueError("val_share is 2; give val_share=0.1, or a val_split")
+        >>> with contextlib.suppress(ValueError), options_in("data_options", ["val_share", "val_split"]):
+        ...     raise error
+        >>> as_typed(error)
+        '--data_options.val_share is 2; give --data_options.val_share 0.1, or a --data_options.val_split'
+    """
+    message = str(error)
+    group, names = getattr(error, _GROUP, ("", ()))
+    for name in names:
+        message = _renamed(message, name, f"--{group}.{name}")
+    return message
+
+
+def _renamed(message: str, name: str, typed: str) -> str:
+    """A message with an option under another name: with a value, as the subject, and elsewhere.
+
+    A name without an underscore is a word of English as well, so that it is no option anywhere else.
+    """
+
+    def with_value(match: re.Match[str]) -> str:
+        value = match[1]  # of Python; a shell and YAML take it otherwise
+        return f"{typed} '{value}'" if value.startswith("[") else f"{typed} {_YAML_WORDS.get(value, value)}"
+
+    message = re.sub(rf"{_BARE}{name}=({_VALUE})", with_value, message)
+    message = re.sub(rf"(^|[:;.)] ){name} is ", rf"\g<1>{typed} is ", message)
+    return re.sub(rf"{_BARE}{name}(?![\w/'\"=-]|\.\w)", typed, message) if "_" in name else message
 
 
 # -- types that can be written as text ----------------------------------------------------------

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import KW_ONLY, dataclass, field
 from typing import TYPE_CHECKING
 
-from .base import DATA_NAME, PYTHON_ONLY, Options
+from .base import DATA_NAME, PYTHON_ONLY, Options, keywords
 from .shared import LabelOptions
 
 if TYPE_CHECKING:
@@ -200,6 +200,13 @@ class CreateSplitsOptions(DivisionOptions, GreyOptions, DownloadOptions, RootOpt
     test_split: str | None = None
     resident_limit: int = RESIDENT_LIMIT
     workers: int | None = None
+
+
+DATA_SET_NAMES = tuple(name for name in keywords(CreateSplitsOptions) if name not in keywords(LabelOptions))
+"""The options that are typed in data_options; those of the labelled subset are options of the jobs as well."""
+
+PROBE_NAMES = tuple(name for name in keywords(ProbeDrawOptions) if name not in ("batch_size", "seed"))
+"""The options that are typed in probe_options; the others are options of the jobs as well."""
 
 
 @dataclass(frozen=True)

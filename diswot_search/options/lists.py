@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from .base import POSITIONAL
@@ -23,13 +24,14 @@ class ShowOptions(CodeOptions):
 
 @dataclass(frozen=True)
 class ListSpacesOptions(CodeOptions):
-    """List the search spaces, or the decisions and options of one.
+    """List the search spaces, or the decisions and options of one or several.
 
     Args:
-        name: The space to show, also as module:name, file.py:name or FILE.yaml; without it, all are listed.
+        name: The space to show, also as module:name, file.py:name or FILE.yaml, or several: '[timm/mobilenetv3,
+            timm/vit]'; without it, all are listed.
     """
 
-    name: str | None = field(default=None, metadata=POSITIONAL)
+    name: Sequence[str] | str | None = field(default=None, metadata=POSITIONAL)
 
 
 @dataclass(frozen=True)

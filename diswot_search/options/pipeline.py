@@ -89,7 +89,8 @@ class PipelineOptions(
         probe_size: Number of labelled training images that candidates are scored on; by default 64, or all if they are
             fewer.
         search_teacher: The form of the teacher in the search, for proxies that compare with it: random, its
-            architecture with random weights, as in DisWOT, or trained. Sources keep their weights.
+            architecture with random weights, as in DisWOT, or trained. Sources keep their weights. With
+            teacher_classes='adapt', the classifier of a trained teacher is fitted before the search.
         compare: Train the student alone as well.
         out: The run folder. Stopped at any moment, the same pipeline with the same folder continues. Python has no
             default.

@@ -130,12 +130,10 @@ class ExecutorOptions(Options):
 
 
 @dataclass(frozen=True, kw_only=True)
-class BudgetOptions(Options):
-    """The most that an architecture may cost.
+class BudgetLimits:
+    """The limits of a budget and the conditions that they are measured under: the one place that declares them.
 
     Args:
-        budget: All limits at once: a Budget, or a mapping with the names of the options below, which then cannot be
-            set.
         max_params: Largest number of trainable parameters.
         max_macs: Largest number of multiply-accumulates of one image.
         max_latency_ms: Largest time of one forward pass where the student ships, in milliseconds, in float32.
@@ -143,11 +141,11 @@ class BudgetOptions(Options):
         latency_runtime: Runtime of that pass: onnxruntime, compile, eager or cuda; by default onnxruntime on the CPU
             where it is installed, or else eager.
         latency_threads: Number of threads of that pass.
-        max_memory_mb: Largest memory of weights and the peak of activations of one batch, in MB (10^6 bytes).
+        max_memory_mb: Largest memory of weights and the peak of activations of one batch, in MB (10^6 bytes): what must
+            be there, without what a runtime takes for itself.
         max_size_mb: Largest size of the weights in float32, in MB.
     """
 
-    budget: Budget | Mapping[str, object] | None = None
     max_params: float | None = None
     max_macs: float | None = None
     max_latency_ms: float | None = None
@@ -156,6 +154,17 @@ class BudgetOptions(Options):
     latency_threads: int = 1
     max_memory_mb: float | None = None
     max_size_mb: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class BudgetOptions(BudgetLimits, Options):
+    """The most that an architecture may cost.
+
+    Args:
+        budget: All limits at once: a Budget, or a mapping with the names of the limits, which then cannot be set.
+    """
+
+    budget: Budget | Mapping[str, object] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -64,19 +64,30 @@ def synflow(student: Readings, teacher: Readings | None = None) -> float:
     the network is scored with its gates open; see `readings.gates`.
 
     Raises:
-        ReadingError: R is not finite, as in a network that divides by zero once normalisation is gone.
+        ReadingError: R is not finite, as in a network that divides by zero once normalisation is gone; or values within
+            one tensor, which share their scale, differ by more than double precision can hold. That is so with some
+            weights of CoaT with parallel blocks (`coat_tiny`, `coat_mini`, `coat_small`): each block squares its image
+            tokens, and leaves the class tokens, which alone are classified, behind.
 
     Source: Tanaka et al., "Pruning neural networks without any data by iteratively conserving synaptic flow",
     NeurIPS 2020.
     """
-    score = _log_flow(student.model, student)
+    score, exponent = _log_flow(student.model, student)
     if score == -math.inf:
-        return _log_flow(with_open_gates(student.model, lambda: student.model), student)
+        score, exponent = _log_flow(with_open_gates(student.model, lambda: student.model), student)
+    if score == -math.inf and exponent:
+        raise ReadingError(
+            "without normalisation, values within one tensor (such as class tokens and image tokens) differ by more "
+            f"than double precision can hold, beside a largest of 2^{exponent:,.0f}, so synflow is not defined"
+        )
     return score
 
 
-def _log_flow(model: nn.Module, student: Readings) -> float:
-    """The log of the sum of |W dR/dW| over the weights of a network; minus infinity if it is zero."""
+def _log_flow(model: nn.Module, student: Readings) -> tuple[float, float]:
+    """The log of the sum of |W dR/dW| over the weights of a network, and the exponent that the response is kept with.
+
+    The log is minus infinity if the sum is zero.
+    """
     tensors = {id(parameter): similarities.exact(parameter.detach()).abs() for parameter in model.parameters()}
     tensors |= {id(buffer): similarities.exact(buffer.detach()) for buffer in model.buffers()}
     layer_weights = {id(layer.weight) for layer in weighted_layers(model)}
@@ -94,7 +105,8 @@ def _log_flow(model: nn.Module, student: Readings) -> float:
     total = _sum((w.detach() * g).abs().sum() for w, g in zip(weights, gradients, strict=True))
     if not bool(total.isfinite()):
         raise ReadingError("without normalisation the response is not finite, so synflow is not defined")
-    return float(total.log()) + exponent_of(logits) * math.log(2)
+    exponent = exponent_of(logits)
+    return float(total.log()) + exponent * math.log(2), exponent
 
 
 # -- weights and their gradients ----------------------------------------------------------------

@@ -38,6 +38,9 @@ _LINEAR_FAR_OUT = frozenset({"gelu", "silu", "hardswish", "elu", "celu", "mish",
 _UNSCALED = frozenset({"normalize", "ones_like", "full_like", "rand_like", "randn_like", "new_ones", "new_full"})
 """Functions whose result does not depend on the scale of their arguments."""
 
+_FORMED = frozenset({"expand_as", "view_as", "reshape_as", "type_as"})
+"""Functions that take the form of their second argument and the values of the first."""
+
 _OPERATORS = {
     "__mul__": "mul",
     "__rmul__": "mul",
@@ -134,7 +137,7 @@ def _of_scaled(name: str, func: Callable[..., Any], args: tuple[Any, ...], kwarg
         return _with_exponent(F.relu(args[0]), exponents[0])
     if name in _UNSCALED:
         return func(*args, **kwargs)
-    if name in ("prelu", "grid_sample"):
+    if name in _FORMED or name in ("prelu", "grid_sample"):
         return _with_exponent(func(*args, **kwargs), exponents[0])
     return _aligned(name, func, args, kwargs)
 
@@ -222,14 +225,18 @@ def _has_no_upper_end(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bool:
 
 
 def _normalised(values: Tensor) -> Tensor:
-    """Values whose largest is too large, scaled down to 1, with the exponent that makes up for it."""
+    """Values whose largest is too large, scaled down to 1, with the exponent that makes up for it.
+
+    Values that have an exponent are scaled up likewise where their largest is too small.
+    """
     if not values.is_floating_point() or not values.numel():
         return values
-    largest = _largest(values)
-    if not 2.0**MAX_EXPONENT < largest < math.inf:
+    largest, exponent = _largest(values), exponent_of(values)
+    is_small = 0 < largest < 2.0**-MAX_EXPONENT and exponent != 0
+    if not is_small and not 2.0**MAX_EXPONENT < largest < math.inf:
         return values
     shift = math.frexp(largest)[1]
-    return _with_exponent(values * 2.0**-shift, exponent_of(values) + shift)
+    return _with_exponent(values * 2.0 ** (-shift // 2) * 2.0 ** (-shift - (-shift // 2)), exponent + shift)
 
 
 def _with_exponent(values: Tensor, exponent: float) -> Tensor:

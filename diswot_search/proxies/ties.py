@@ -30,7 +30,7 @@ def describe_ties(scores: Iterable[float | None], unit: str = "scores") -> str |
         >>> describe_ties([0.0] * 20)
         '0 for all 20 scores'
         >>> describe_ties([65536.0, 2.0, 65536.0, 3.0])
-        '65536, the highest, for 2 of 4 scores'
+        '65,536, the highest, for 2 of 4 scores'
         >>> describe_ties([1.0, 2.0, 3.0])
     """
     counts = Counter(score for score in scores if score is not None and math.isfinite(score))
@@ -39,9 +39,14 @@ def describe_ties(scores: Iterable[float | None], unit: str = "scores") -> str |
         return None
     (common, times), top = counts.most_common(1)[0], max(counts)
     if times == total:
-        return f"{common:.6g} for all {total:,} {unit}"
+        return f"{_written(common)} for all {total:,} {unit}"
     if counts[top] >= max(2, _TOP_SHARE * total):
-        return f"{top:.6g}, the highest, for {counts[top]:,} of {total:,} {unit}"
+        return f"{_written(top)}, the highest, for {counts[top]:,} of {total:,} {unit}"
     if times >= max(2, _COMMON_SHARE * total):
-        return f"{common:.6g} for {times:,} of {total:,} {unit}"
+        return f"{_written(common)} for {times:,} of {total:,} {unit}"
     return None
+
+
+def _written(score: float) -> str:
+    """A score for a report: a count with all its digits, anything else with six."""
+    return f"{score:,.0f}" if score == round(score) and abs(score) < 1e15 else f"{score:.6g}"

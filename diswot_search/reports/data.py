@@ -10,8 +10,8 @@ from pathlib import Path
 from rich.table import Table
 from rich.text import Text
 
-from ..data.description import DataDescription
-from ..data.errors import Warned
+from ..data.description import DataDescription, describe_opened
+from ..data.errors import DataError, Warned
 from ..data.inventory import Inventory, printable
 from ..runtime.files import RunFolderError
 from .style import format_count
@@ -41,10 +41,20 @@ def data_report(descriptions: Sequence[DataDescription]) -> Iterator[object]:
     for description in descriptions:
         if description.name not in shown:
             shown.add(description.name)
-            size = " x ".join(map(str, description.input_size))
-            yield f"data: {printable(description.name)}, as {size} (channels x height x width)"
+            sized = f"as {' x '.join(map(str, description.input_size or ()))} (channels x height x width)"
+            yield f"data: {printable(description.name)}, {sized}"
             yield _table(description)
             yield from _lines(description)
+
+
+def opened_report(error: DataError) -> Iterator[object]:
+    """The table and the lines of what was read before an error; nothing if nothing was."""
+    if error.read is not None:
+        name, opened = error.read
+        description = describe_opened(name, opened)
+        yield f"data: {printable(name)}, as far as it was read"
+        yield _table(description)
+        yield from _lines(description)
 
 
 def data_json(descriptions: Sequence[DataDescription]) -> str:
@@ -71,7 +81,7 @@ def _table(description: DataDescription) -> Table:
     table = Table()
     table.add_column("class", overflow="fold")
     for part in description.parts:
-        table.add_column(Text(f"{part.name}\n{part.origin}"), justify="right")
+        table.add_column(Text(f"{part.name}\n{part.origin}".rstrip()), justify="right")
     rows = len(description.classes)
     for label in range(rows if rows <= _MAX_ROWS else _MAX_ROWS - 1):
         counts = [f"{part.by_class[label]:,}" for part in description.parts]

@@ -162,8 +162,9 @@ def describe_study(study: Study) -> Iterator[str]:
         yield f"hardly tells the candidates apart: {name}, which is {ties}"
     requested = study.config["evaluations"]
     if study.status == "complete" and len(study) < requested:
+        place = "within the budget" if limits else "in the space"
         yield (
-            f"no other architectures within the budget: {len(study):,} of {format_count(requested, 'evaluation')} "
+            f"no other architectures {place}: {len(study):,} of {format_count(requested, 'evaluation')} "
             f"{'was' if requested == 1 else 'were'} made"
         )
     yield f"run folder: {study.path}"

@@ -18,7 +18,7 @@ from ..networks.saved import own_code_of
 from ..runtime.files import csv_line
 from ..training.best_epoch import BEST_BY
 from ..training.result import EpochRow, FinalMetrics, SourceFacts, SourceWeighting, StudentFacts, TrainingResult
-from .style import format_count, human_number, shortened
+from .style import axis_number, format_count, human_number, shortened
 
 V = TypeVar("V")
 
@@ -352,12 +352,16 @@ def _probabilities(result: TrainingResult) -> dict[str, str]:
     """Likelihood and calibration on the test images, and agreement with the teacher."""
     cells = {}
     if (test := result.test) is not None:
-        cells["test loss"] = _format(test.nll, ".4f", " nats")
+        cells["test loss"] = _nats(test.nll)
         cells["calibration error"] = _format(test.calibration_error, ".2f", " %")
     if (agreement := result.agreement) is not None:
         cells["agreement with the teacher"] = _format(agreement.percent, ".2f", " % of test images")
-        cells["divergence from the teacher"] = _format(agreement.divergence, ".4f", " nats")
+        cells["divergence from the teacher"] = _nats(agreement.divergence)
     return cells
+
+
+def _nats(value: float | None) -> str:
+    return "" if value is None or math.isnan(value) else f"{_fixed(value, 4)} nats"
 
 
 def _student(student: StudentFacts) -> str:
@@ -406,7 +410,7 @@ def _sources_table(sources: SourceWeighting) -> Table:
         table.add_column(column, justify="right", no_wrap=True)
     for model in sorted(sources.models, key=lambda model: (-model.weight, -_similarity(model))):
         spread = f" ± {model.std:.2g}" if model.std is not None else ""
-        similarity, loss = _format(model.similarity, ".3g", spread), _format(model.loss, ".4f", "")
+        similarity, loss = _format(model.similarity, ".3g", spread), _nats(model.loss).removesuffix(" nats")
         table.add_row(Text(model.name), similarity or "-", _short_weight(model.weight), loss or "-")
     return table
 
@@ -484,8 +488,14 @@ def _standard_error(test: FinalMetrics) -> float:
 def _with_difference(value: float | None, reference: float | None, unit: str, digits: int) -> str:
     if value is None or math.isnan(value):
         return "-"
-    difference = "" if reference is None else f" ({value - reference:+.{digits}f})"
-    return f"{value:,.{digits}f}{unit}{difference}"
+    change = None if reference is None else value - reference
+    difference = "" if change is None else f" ({'' if change < 0 else '+'}{_fixed(change, digits)})"
+    return f"{_fixed(value, digits)}{unit}{difference}"
+
+
+def _fixed(value: float, digits: int) -> str:
+    """A number with so many decimals; a very large one, as the loss of a diverged network is, with four digits."""
+    return axis_number(value) if 1e6 <= abs(value) < math.inf else f"{value:,.{digits}f}"
 
 
 def _format(value: float | None, how: str, unit: str) -> str:

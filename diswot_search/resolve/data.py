@@ -9,8 +9,8 @@ from typing import Any
 from ..checks import check_options
 from ..data.labelled import Labels
 from ..data.splits import Splits, create_splits
-from ..options.base import keywords
-from ..options.data import CreateSplitsOptions
+from ..options.base import keywords, options_in
+from ..options.data import DATA_SET_NAMES, CreateSplitsOptions
 
 
 def as_splits(
@@ -42,13 +42,15 @@ def as_splits(
     label_options: dict[str, Any] = {key: value for key, value in label_arguments.items() if value is not None}
     if isinstance(dataset, str | os.PathLike):
         options = dict(options or {})
-        check_options("data set", options, keywords(CreateSplitsOptions))
+        with options_in("data_options", DATA_SET_NAMES):
+            check_options("data set", options, keywords(CreateSplitsOptions))
         duplicates = [key for key in label_arguments if options.get(key) is not None]
         if label_options and duplicates:
             raise ValueError(
                 f"data_options set {duplicates[0]}, and {next(iter(label_options))} is given as well; give only one."
             )
-        return create_splits(dataset, **options | label_options)
+        with options_in("data_options", DATA_SET_NAMES):
+            return create_splits(dataset, **options | label_options)
     if not isinstance(dataset, Splits):
         raise TypeError(
             f"The data set is a {type(dataset).__name__}; it must be a name that create_splits knows, a path, or "

@@ -34,12 +34,8 @@ def with_images(network: Network, role: str, *, mean: object, std: object, input
         SourceError: One of them has another form, or is out of its range.
     """
     if input_size is not None:
-        size = tuple(input_size) if isinstance(input_size, Sequence) else (input_size,)
-        if len(size) != 3 or not all(type(part) is int and part > 0 for part in size):
-            raise SourceError(
-                f"input_size of the {role} {network.name} is {input_size!r}; it must be channels, height and width."
-            )
-        network = with_size(network, size[0], size[1:])
+        channels, *size = checked_input_size(input_size, f"{role} {network.name}")
+        network = with_size(network, channels, (size[0], size[1]))
     if (mean is None) != (std is None):
         raise SourceError(f"Of the {role} {network.name} mean is {mean} and std is {std}; give both or neither.")
     if mean is not None:
@@ -49,6 +45,18 @@ def with_images(network: Network, role: str, *, mean: object, std: object, input
         if (stored := getattr(network, key)) is not None and len(stored) != (network.channels or len(stored)):
             raise SourceError(f"{key} of the {role} {network.name} is {stored}; it takes {network.channels} channels.")
     return network
+
+
+def checked_input_size(input_size: object, title: str) -> tuple[int, int, int]:
+    """Channels, height and width as a network's description gives them.
+
+    Raises:
+        SourceError: They have another form.
+    """
+    size = tuple(input_size) if isinstance(input_size, Sequence) else (input_size,)
+    if len(size) != 3 or not all(type(part) is int and part > 0 for part in size):
+        raise SourceError(f"input_size of the {title} is {input_size!r}; it must be channels, height and width.")
+    return size
 
 
 def with_size(network: Network, channels: int, size: tuple[int, int] | None) -> Network:

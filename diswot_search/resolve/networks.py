@@ -26,6 +26,7 @@ from ..networks.classifiers import classifier_names
 from ..networks.network import (
     WEIGHTS_TYPES,
     Network,
+    check_trained,
     checkpoint_file,
     create_teacher,
     from_module,
@@ -40,6 +41,7 @@ from .folders import kind_of
 from .images import (
     IMAGE_KEYS,
     channels_of_first,
+    checked_input_size,
     classes_by_run,
     classes_of,
     with_images,
@@ -114,6 +116,9 @@ def as_network(
     images = {key: options.pop(key, None) for key in IMAGE_KEYS} if role == "teacher" else {}
     weights = {"checkpoint": checkpoint, "pretrained": pretrained, **options}
     make = _with_new_classifier if new_classifier else _resolve
+    if (size := images.get("input_size")) is not None:  # the network is made for the images that it takes
+        channels, *sides = checked_input_size(size, f"{role} {source}" if isinstance(source, str) else role)
+        data = replace(data, in_chans=channels, image_size=(sides[0], sides[1]))
     network = make(source, data, space, weights)
     return with_images(network, role, **images) if images else network
 
@@ -122,7 +127,9 @@ def _resolve(
     source: NetworkLike, data: _Data, space: SearchSpace | str | Sequence[str] | None, weights: dict[str, Any]
 ) -> Network:
     if not isinstance(source, Network | nn.Module):
-        refuse_trained(weights.pop("trained", None), data.role)
+        trained = weights.pop("trained", None)
+        check_trained(trained, source, data.role, has_weights=weights["checkpoint"] is not None)
+        weights |= {} if trained is None else {"trained": trained}
     if isinstance(source, Study):
         source = source.winner
     if isinstance(source, Candidate):
@@ -252,7 +259,8 @@ class _Data:
         """Refuse a network for other classes or channels."""
         for what, own, needed in (("classes", num_classes, self.num_classes), ("channels", in_chans, self.in_chans)):
             if own is not None and own != needed:
-                raise ValueError(f"The {self.role} {name} is for {own} {what}, but the data has {needed} {what}.")
+                hint = f" With in_chans {own} among its options it gets their images in grey." if own == 1 else ""
+                raise ValueError(f"The {self.role} {name} is for {own} {what}, but the data has {needed} {what}.{hint}")
 
     def of(self, card: ModelCard) -> _Data:
         """The classes and images of trained weights, for a teacher, for which those of the data are converted."""
@@ -278,19 +286,6 @@ class _Data:
         return None if self.image_size is None else ImageSpec(self.in_chans, *self.image_size)
 
 
-def refuse_trained(trained: object, role: str) -> None:
-    """Refuse to be told whether a network is trained that is no module.
-
-    Raises:
-        ValueError: It is told.
-    """
-    if trained is not None:
-        raise ValueError(
-            f"trained is for a module, whose weights may be either; a {role} given by name is trained with a "
-            "checkpoint or pretrained weights, and random without."
-        )
-
-
 def _as_given(source: Network | nn.Module, data: _Data, trained: bool | None) -> Network:
     if not isinstance(source, Network | nn.Module):
         raise OptionTypeError(f"A {data.role} cannot be made of {type(source).__name__}.")
@@ -309,15 +304,19 @@ def _as_given(source: Network | nn.Module, data: _Data, trained: bool | None) ->
 def _from_module(module: nn.Module, data: _Data, trained: bool | None) -> Network:
     """The network of a module, with the channels and classes that it has if they are others than those of the data."""
     network = replace(from_module(module, trained), input_spec=data.spec)
-    if data.role == "source" or data.spec is None:
+    return network if data.role == "source" else _told_by_run(network, module, data)
+
+
+def _told_by_run(network: Network, module: nn.Module, data: _Data) -> Network:
+    """The network with the classes and channels that its module has when it is run on images of the data's size."""
+    if data.spec is None:
         return network
-    channels = channels_of_first(module)
-    classes = classes_by_run(module, data.spec.size)
-    if classes is None and channels != data.in_chans:
+    for channels in dict.fromkeys((data.in_chans, channels_of_first(module))):
         classes = classes_by_run(module, (channels, data.spec.height, data.spec.width))
         if classes is not None:
-            network = replace(network, preprocessing=replace(network.preprocessing, channels=channels))
-    return network if classes is None else replace(network, num_classes=classes)
+            preprocessing = replace(network.preprocessing, channels=channels)
+            return replace(network, preprocessing=preprocessing, num_classes=classes)
+    return network
 
 
 def _from_text(text: str, data: _Data, space: SearchSpace | None, weights: dict[str, Any]) -> Network:
@@ -432,6 +431,9 @@ def _from_code(
         model = create_teacher(name, **options).build()
         options["num_classes"] = classes_in_file(file, model, classifier_names(model)) or options["num_classes"]
     network = create_teacher(name, checkpoint=file, pretrained=pretrained, **options)
+    if network.channels is None:  # the code does not take a number of channels, so it has one of its own
+        run = _told_by_run(network, network.build(), data)
+        network = run if network.num_classes is None else replace(run, num_classes=network.num_classes)
     if data.converts(network):
         classes = classes_of(network.build()) if network.num_classes is None else network.num_classes
     else:

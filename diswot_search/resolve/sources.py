@@ -23,7 +23,7 @@ from search_spaces.space import SearchSpace
 from search_spaces.stored_options import check_model_options
 from search_spaces.timm_models import create_timm_model
 
-from ..networks.network import Network, create_teacher, warn_of_mode
+from ..networks.network import Network, check_trained, create_teacher, warn_of_mode
 from ..networks.recipes import ModuleRecipe, WithoutClassifier
 from ..networks.saved import DISTILLED, FOLDER, WEIGHTS, find_weights, read_card
 from ..networks.trained import judge_weights
@@ -39,7 +39,6 @@ from .networks import (
     card_of,
     pretrained_config,
     pretrained_normalisation,
-    refuse_trained,
     with_body,
 )
 
@@ -253,7 +252,7 @@ def _from_timm(
     trained: bool | None = None,
     **options: Any,
 ) -> _Resolved:
-    refuse_trained(trained, "source")
+    check_trained(trained, name, "source", has_weights=checkpoint is not None)
     config = pretrained_config(name, "source")
     file = None if checkpoint is None else find_weights(checkpoint, "source")
     card = None if file is None else card_of(file)

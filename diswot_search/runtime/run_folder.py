@@ -44,6 +44,11 @@ _LAYOUTS: dict[str, Layout] = {}
 """Layouts by the name of the store's file, as the classes that inherit from `RunFolder` declare them."""
 
 
+def entries_of(path: Path) -> set[str] | None:
+    """Names of the entries of a folder; None if it does not exist."""
+    return {entry.name for entry in path.iterdir()} if path.is_dir() else None
+
+
 class RunFolder:
     """A store in a folder that one process at a time may write, or in memory.
 
@@ -226,6 +231,29 @@ class RunFolder:
                 self._store.rollback()  # what is pending can be had again: all else is committed when it is stored
         if self._lock is not None:
             self._lock.close()
+
+    def discard(self, before: Collection[str] | None) -> None:
+        """Remove the files of a run that has ended without a result; folders in it stay.
+
+        Args:
+            before: Names of the entries that the folder had before the run, as `entries_of` gives them; None if it did
+                not exist and is removed as well.
+        """
+        if self.path is None:
+            return
+        with self.errors():
+            self._store.close()
+            names = {name for name in entries_of(self.path) or () if not (self.path / name).is_dir()}
+            removed = names - set(before or ()) | names & self.LAYOUT.files
+            for name in removed - {LOCK}:
+                (self.path / name).unlink()
+            if self._lock is not None and os.name == "nt":  # where an open file cannot be removed
+                self._lock.close()
+            for name in removed & {LOCK}:
+                (self.path / name).unlink()
+            if before is None:
+                with contextlib.suppress(OSError):  # another process has begun in it
+                    self.path.rmdir()
 
     @contextlib.contextmanager
     def released_on_failure(self) -> Iterator[None]:

@@ -64,7 +64,7 @@ class Evidence:
                 images, or has probabilities that are negative or do not sum to 1.
         """
         if getattr(self, need) is None:
-            raise TransferabilityError(_LACKING[need])
+            raise TransferabilityError(LACKING[need])
         if need == "probabilities":
             _check_probabilities(getattr(self, need))
         else:
@@ -72,10 +72,11 @@ class Evidence:
                 _check_features(name, getattr(self, name))
 
 
-_LACKING = {
+LACKING = {
     "probabilities": "There are no class probabilities; this source has no classifier.",
     "reference": "There are no features of a reference model; give a reference.",
 }
+"""The reason why a part that may be missing is."""
 
 
 # -- checks -------------------------------------------------------------------------------------

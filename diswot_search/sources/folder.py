@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
-from collections.abc import Collection, Mapping
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any
 
 from ..runtime.configuration import differences
 from ..runtime.files import RunFolderError, as_json
-from ..runtime.lock import LOCK
 from ..runtime.run_folder import RunFolder
 from ..runtime.store import Layout, Table
 from .ranking import Measured
@@ -68,28 +65,11 @@ class RankingFolder(RunFolder):
         with self.errors(), self._store:
             self._insert(_MEASURED, [(source, text, seconds)])
 
-    def discard(self, before: Collection[str] | None) -> None:
-        """Remove the files of a run that has ended without a ranking.
-
-        Args:
-            before: Names of the files that the folder had before the run; None if it did not exist and is removed
-                as well.
-        """
-        if self.path is None:
-            return
-        with self.errors():
-            self._store.close()
-            names = ranking_files(self.path) or set()
-            removed = names - set(before or ()) | names & self.LAYOUT.files
-            for name in removed - {LOCK}:
-                (self.path / name).unlink()
-            if self._lock is not None and os.name == "nt":  # where an open file cannot be removed
-                self._lock.close()
-            for name in removed & {LOCK}:
-                (self.path / name).unlink()
-            if before is None:
-                with contextlib.suppress(OSError):  # another process has begun in it
-                    self.path.rmdir()
+    def forget_without(self, measure: str) -> None:
+        """Drop the sources without a value of a measure, so that the next run measures them anew."""
+        missing = [(source,) for source, measured in self.measured.items() if not measured[measure].values]
+        with self.errors(), self._store:
+            self._delete(_MEASURED, "source = ?", missing)
 
     def _facts(self) -> dict[str, object]:
         return {"given": self.given, "facts": self.facts, "data": self.data}
@@ -126,11 +106,6 @@ class RankingFolder(RunFolder):
                 f"{self.path} holds a ranking of another configuration: {'; '.join(lines)}. {all_at_once}Choose "
                 "another run folder."
             )
-
-
-def ranking_files(path: Path) -> set[str] | None:
-    """Names of the entries of a folder; None if it does not exist."""
-    return {entry.name for entry in path.iterdir()} if path.is_dir() else None
 
 
 def _measured(values: Mapping[str, Any]) -> Measured:

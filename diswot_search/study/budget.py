@@ -13,6 +13,7 @@ from search_spaces.registry import unknown_name_message
 from ..checks import with_near_names
 from ..deployment.latency import latency_conditions
 from ..deployment.runtimes import RUNTIMES, default_runtime, get_runtime
+from ..options.shared import BudgetLimits
 from .cost_kinds import COSTS, Conditions, CostValues
 
 if TYPE_CHECKING:
@@ -28,21 +29,12 @@ class BudgetError(ValueError):
 
 
 @with_near_names
-@dataclass(frozen=True)
-class Budget:
+@dataclass(frozen=True, kw_only=True)
+class Budget(BudgetLimits):
     """The most that an architecture may cost. A limit of None does not bind; all others must be kept.
 
-    Attributes:
-        max_params: Largest number of trainable parameters.
-        max_macs: Largest number of multiply-accumulates of one image.
-        max_latency_ms: Largest time of one forward pass where the student ships, in milliseconds; see
-            `measure_latency`.
-        latency_batch_size: Number of images in that pass, and in the one whose memory is counted.
-        latency_runtime: Runtime of that pass: onnxruntime, compile, eager or cuda; by default onnxruntime on the CPU
-            where it is installed, or else eager.
-        latency_threads: Number of threads of that pass.
-        max_memory_mb: Largest memory of weights and the peak of activations of one batch, in MB (10^6 bytes).
-        max_size_mb: Largest size of the weights in float32, in MB.
+    The limits are those of `BudgetLimits`: `max_params`, `max_macs`, `max_latency_ms` with its runtime, threads and
+    batch size, `max_memory_mb` and `max_size_mb`. Latency is that of `measure_latency`.
 
     Raises:
         ValueError: A limit is not a positive, finite number, a number is not a positive integer, or there is no such
@@ -54,15 +46,6 @@ class Budget:
         >>> Budget(max_params=0.5e6).admits(Cost(params=270_000, macs=40_000_000))
         True
     """
-
-    max_params: float | None = None
-    max_macs: float | None = None
-    max_latency_ms: float | None = None
-    latency_batch_size: int = 1
-    latency_runtime: str | None = None
-    latency_threads: int = 1
-    max_memory_mb: float | None = None
-    max_size_mb: float | None = None
 
     def __post_init__(self) -> None:
         for kind in COSTS.values():

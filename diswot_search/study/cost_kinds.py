@@ -79,7 +79,7 @@ class Computed:
 class CostKind:
     """A kind of cost; less is better.
 
-    A new kind is an entry of `COSTS`, a field of `CostValues`, and a limit `max_<name>` of `Budget` and its options.
+    A new kind is an entry of `COSTS`, a field of `CostValues`, and a limit `max_<name>` of `BudgetLimits`.
 
     Attributes:
         name: The name, with its unit at the end.

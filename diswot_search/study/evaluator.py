@@ -18,6 +18,7 @@ from search_spaces.space import Architecture, SearchSpace
 
 from ..data.probe import Probe
 from ..networks.network import Network, TeacherBank
+from ..networks.soundness import check_finite_weights
 from ..options.search import DEFAULT_PROXY
 from ..proxies.aggregate import RankAggregate
 from ..proxies.proxy import Proxy, ProxyFunction
@@ -268,6 +269,10 @@ class TaskEvaluator:
         except Exception as error:  # a network may fail to be built in any way
             stop_if_machine_failed(error, where)
             raise RuntimeError(f"The teacher {teacher.name!r} cannot be built: {error}") from error
+        try:
+            check_finite_weights(readings.model, f"The teacher {teacher.name}")
+        except ValueError as error:
+            raise RuntimeError(str(error)) from error
         try:
             _ = readings.features
         except (RuntimeError, ValueError, TypeError, AssertionError, MemoryError) as error:

@@ -15,6 +15,7 @@ from ..runtime.run_folder import COMPLETE, RUNNING, RunFolder
 from ..runtime.store import Layout, Table
 from .best_epoch import Progress
 from .checkpoint import Checkpoint, read_checkpoint
+from .exam import EXAM
 
 RESULT = "result.json"
 
@@ -151,10 +152,16 @@ def read_training(path: str | os.PathLike[str]) -> dict[str, object]:
         "best_by": best_by,
         "class_weights": config.get("class_weights"),
         "student": {"name": config["student"]["name"]},
-        "teacher": config["teacher"] and {"name": config["teacher"]["name"]},
+        "teacher": config["teacher"] and _teacher_so_far(config["teacher"], folder.recall(EXAM)),
         "data": config["data"]["name"],
         "distillers": {name: term["weight"] for name, term in config["distillers"].items()},
         "ce_weight": config["ce_weight"],
         "rule": config["rule"],
         "seed": config["seed"],
     }
+
+
+def _teacher_so_far(config: Mapping[str, Any], exam: Mapping[str, Any] | None) -> dict[str, object]:
+    """The facts about a teacher in a training that is not done."""
+    accuracy = exam and exam["accuracy"]
+    return {"name": config["name"], "trained": config["trained"], "accuracy": accuracy}

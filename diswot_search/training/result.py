@@ -166,8 +166,9 @@ class TeacherFacts:
 
     Attributes:
         name: Its name.
-        trained: Whether its weights are trained; None until the training is complete, as below.
-        accuracy: Accuracy on the test images, in percent.
+        trained: Whether its weights are trained; None in an unfinished training of an older version.
+        accuracy: Accuracy on the test images, in percent, measured before the first step; None before that, and if its
+            classes are not those of the data.
     """
 
     name: str

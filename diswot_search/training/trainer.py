@@ -2,30 +2,27 @@
 
 from __future__ import annotations
 
-import random
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
-import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState, PartialState
 from accelerate.utils import broadcast
-from timm.data import Mixup
 from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from ..data.augmentation import Augmentation
-from ..data.image_sets import Images, ImageSet
+from ..data.image_sets import ImageSet
 from ..data.splits import Splits
 from ..networks.frozen import FrozenNetwork
 from ..runtime.files import RunFolderError
 from ..runtime.interruption import Interruption
 from ..runtime.seeding import isolated_random_state, stable_seed
+from .batches import Batches, Part
 from .best_epoch import Progress
 from .checkpoint import (
     BEST,
@@ -37,14 +34,12 @@ from .checkpoint import (
     with_prefix,
     without_prefix,
 )
+from .exam import TeacherExam, in_order, metrics_of, summed
 from .folder import TrainingFolder
 from .metrics import Metrics, MetricSums
 from .recipe import Recipe, RecipeError
 from .result import EpochRow
 from .task import DistillationTask
-from .unlabelled import Views
-
-EVALUATION_BATCH = 256
 
 GRACE = 5.0
 """Seconds within which the signals of several processes count as one."""
@@ -60,13 +55,6 @@ ASKED_EVERY = 10
 
 class DivergenceError(RuntimeError):
     """The loss, or a weight, is not a number."""
-
-
-class Part(NamedTuple):
-    """A part of a step's images: labelled ones, and unlabelled ones if the objective has images of its own."""
-
-    labelled: Images
-    views: Views | None
 
 
 class Observer(Protocol):
@@ -166,16 +154,21 @@ class Trainer:
         self.seed = seed
         self.observer = observer
         self.checkpoint_seconds = checkpoint_seconds
-        self.steps_per_epoch = len(splits.train) // recipe.batch_size
+        self._batches = Batches(
+            splits,
+            recipe,
+            accelerator,
+            seed=seed,
+            unlabelled=task.unlabelled,
+            unlabelled_size=unlabelled_batch_size,
+        )
+        self.steps_per_epoch = self._batches.steps_per_epoch
+        self.images_per_step = self._batches.images_per_step
         self.steps = self.steps_per_epoch * recipe.epochs
         self.ema = ema
         self.best_by = best_by
         self.interruption = Interruption(GRACE if accelerator.num_processes > 1 else 0.0)
         self.terms, self.notes = task.terms, task.notes
-        usual, loss = recipe.augmentation, task.unlabelled
-        self._unlabelled_batch_size = None if loss is None else unlabelled_batch_size
-        self._view_augmentations = (usual,) if loss is None else loss.augmentations(usual)
-        self.images_per_step = recipe.batch_size + len(self._view_augmentations) * (self._unlabelled_batch_size or 0)
         optimizer = recipe.create_optimizer(task)
         self.schedule = recipe.create_schedule(optimizer, self.steps)
         self._task = task
@@ -183,7 +176,6 @@ class Trainer:
         DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(task, task.own_buffers())
         self._run_task, self._optimizer = accelerator.prepare(task, optimizer)
         self._parameters = list(task.parameters())
-        self._mixup = self._create_mixup()
         self._place = torch.device("cpu") if accelerator.device.type == "mps" else accelerator.device
         self._sums = torch.zeros(len(self.terms) + len(self.notes) + 3, dtype=torch.float64, device=self._place)
         self._unchecked: list[tuple[int, Tensor]] = []
@@ -203,17 +195,6 @@ class Trainer:
     def teacher(self) -> FrozenNetwork | None:
         """The teacher."""
         return self._task.teacher
-
-    def _create_mixup(self) -> Mixup | None:
-        recipe = self.recipe
-        if not recipe.mixup and not recipe.cutmix:
-            return None
-        return Mixup(
-            mixup_alpha=recipe.mixup,
-            cutmix_alpha=recipe.cutmix,
-            label_smoothing=0.0,  # the loss smooths
-            num_classes=self.splits.num_classes,
-        )
 
     # -- the loop -------------------------------------------------------------------------------
 
@@ -239,7 +220,7 @@ class Trainer:
         progress = self.progress
         self._task.train()
         self._clock = time.perf_counter()
-        for parts in self._batches(epoch, progress.step - epoch * self.steps_per_epoch):
+        for parts in self._batches.of_epoch(epoch, progress.step - epoch * self.steps_per_epoch):
             losses = self._step(progress.step, parts)
             progress.step += 1
             if self.observer is not None:
@@ -262,55 +243,14 @@ class Trainer:
         self.progress.epoch_seconds += now - self._clock
         self._clock = now
 
-    def _batches(self, epoch: int, done: int) -> Iterator[list[Part]]:
-        """The parts of each batch of this process, from the batch after `done` on."""
-        recipe, labelled = self.recipe, self.splits.labelled
-        order = self._order("order", epoch, recipe.batch_size, labelled)
-        streams = [self._stream(order, recipe.batch_size, recipe.augmentation, ("augmentation", epoch), done)]
-        if (size := self._unlabelled_batch_size) is not None:
-            order = self._order("unlabelled order", epoch, size)
-            for number, augmentation in enumerate(self._view_augmentations):
-                streams.append(self._stream(order, size, augmentation, ("unlabelled", epoch, number), done))
-        collected: list[Part] = []
-        for images, *views in zip(*streams, strict=True):
-            stacked = Views(torch.stack([view.images for view in views]), views[0].indices) if views else None
-            collected.append(Part(images, stacked))
-            if len(collected) == recipe.accumulate:
-                yield collected
-                collected = []
-
-    def _order(self, kind: str, epoch: int, batch_size: int, places: Tensor | None = None) -> Tensor:
-        """Images of an epoch: all training images, or those at some places, in random order and as often as needed."""
-        generator = torch.Generator().manual_seed(stable_seed(self.seed, kind, epoch))
-        places = torch.arange(len(self.splits.train)) if places is None else places
-        needed = self.steps_per_epoch * batch_size
-        rounds = [places[torch.randperm(len(places), generator=generator)] for _ in range(-(-needed // len(places)))]
-        return torch.cat(rounds)[:needed]
-
-    def _stream(
-        self, order: Tensor, batch_size: int, augmentation: Augmentation, key: Sequence[str | int], done: int
-    ) -> Iterator[Images]:
-        """This process's share of the parts of batches, from the batch after `done` on."""
-        recipe, accelerator = self.recipe, self.accelerator
-        return self.splits.train.batches(
-            order,
-            batch_size // recipe.accumulate,
-            device=accelerator.device,
-            augment=augmentation,
-            seed=stable_seed(self.seed, *key),
-            start=done * recipe.accumulate,
-            rank=accelerator.process_index,
-            world=accelerator.num_processes,
-        )
-
     def _step(self, step: int, parts: list[Part]) -> Tensor:
         """One step of the optimiser; returns the terms of the loss."""
-        _seed_all(stable_seed(self.seed, "step", step, self.accelerator.process_index), self.accelerator.device)
+        self._batches.seed_step(step)
         self.schedule.step_update(step)
         share = 1 / len(parts)
         values = torch.zeros(1 + len(self.terms) + len(self.notes), device=self.accelerator.device)
         for place, (part, views) in enumerate(parts):
-            images, targets = self._mixed(part)
+            images, targets = self._batches.mixed(part)
             labels = part.labels if targets is None else targets.argmax(1)
             last = place == len(parts) - 1
             with nullcontext() if last else self.accelerator.no_sync(self._run_task):
@@ -329,11 +269,6 @@ class Trainer:
             self.ema.update(self._task.student, step)
         self._sums[: len(values)] += values.to(self._place, torch.float64) / self.accelerator.num_processes
         return values[1 : 1 + len(self.terms)]
-
-    def _mixed(self, part: Images) -> tuple[Tensor, Tensor | None]:
-        if self._mixup is None:
-            return part.images, None
-        return self._mixup(part.images, part.labels)
 
     def _count(self, logits: Tensor, labels: Tensor) -> None:
         right = (logits.argmax(1) == labels).sum()
@@ -404,7 +339,7 @@ class Trainer:
         evaluation = self.evaluate(self.splits.val) if len(self.splits.val) else None
         seconds = progress.epoch_seconds
         progress.seconds += seconds + time.perf_counter() - started
-        totals = (self._summed(self._sums) / self.steps_per_epoch).tolist()
+        totals = (summed(self._sums, self.accelerator) / self.steps_per_epoch).tolist()
         means = totals[1:-2]
         row = EpochRow(
             epoch=epoch,
@@ -439,41 +374,27 @@ class Trainer:
         """Evaluate the network that is shipped, in the precision of the training."""
         sums = MetricSums(self.splits.num_classes, self.accelerator.device)
         with self.accelerator.autocast():
-            for part in self._in_order(images):
+            for part in in_order(images, self.accelerator):
                 sums.add(self._student_logits(part.images), part.labels)
-        return self._metrics(sums)
+        return metrics_of(sums, self.accelerator)
 
-    def test(self) -> tuple[Metrics, Metrics | None]:
-        """Evaluate the shipped network on the test images, compared with the teacher, and the teacher of its classes.
+    def test(self, exam: TeacherExam | None = None) -> Metrics:
+        """Evaluate the shipped network on the test images, compared with a teacher of its classes.
 
         The evaluation is in single precision, as the weights are stored, whatever the precision of the training.
+
+        Args:
+            exam: The exam of the teacher; the logits that it has kept are not computed again.
         """
-        sums, teacher_sums = (MetricSums(self.splits.num_classes, self.accelerator.device) for _ in range(2))
+        sums = MetricSums(self.splits.num_classes, self.accelerator.device)
         teacher = self.teacher if self._task.predicts_alike else None
-        for part in self._in_order(self.splits.test):
-            teacher_logits = None if teacher is None else teacher.logits(part.images)
+        kept = iter(exam.logits) if exam is not None and exam.logits is not None else None
+        for part in in_order(self.splits.test, self.accelerator):
+            teacher_logits = None
+            if teacher is not None:
+                teacher_logits = teacher.logits(part.images) if kept is None else next(kept)
             sums.add(self._student_logits(part.images), part.labels, teacher_logits)
-            if teacher_logits is not None:
-                teacher_sums.add(teacher_logits, part.labels)
-        return self._metrics(sums), self._metrics(teacher_sums) if teacher else None
-
-    def _in_order(self, images: ImageSet) -> Iterator[Images]:
-        """This process's share of the images, in batches."""
-        accelerator = self.accelerator
-        batches = images.batches(
-            torch.arange(len(images)),
-            EVALUATION_BATCH,
-            device=accelerator.device,
-            augment=None,
-            seed=0,
-            rank=accelerator.process_index,
-            world=accelerator.num_processes,
-        )
-        return (part for part in batches if len(part.labels))
-
-    def _metrics(self, sums: MetricSums) -> Metrics:
-        sums.sums = self._summed(sums.sums)
-        return sums.metrics()
+        return metrics_of(sums, self.accelerator)
 
     @torch.inference_mode()
     def _student_logits(self, images: Tensor) -> Tensor:
@@ -482,7 +403,7 @@ class Trainer:
     # -- state ----------------------------------------------------------------------------------
 
     def _save(self) -> None:
-        sums = self._summed(self._sums)
+        sums = summed(self._sums, self.accelerator)
         self._stored_at = time.monotonic()
         if self.folder is None:
             return
@@ -548,10 +469,6 @@ class Trainer:
         """The mean over processes."""
         return self.accelerator.reduce(values, "mean") if self.accelerator.num_processes > 1 else values
 
-    def _summed(self, sums: Tensor) -> Tensor:
-        """The sum over processes."""
-        return self.accelerator.reduce(sums.clone()) if self.accelerator.num_processes > 1 else sums
-
     @contextmanager
     def _own_random_state(self) -> Iterator[None]:
         """Leave the generators that training seeds as they were, those of the device included."""
@@ -571,17 +488,3 @@ def _fitting(name: str) -> Iterator[None]:
             f"{name} does not fit this training ({' '.join(str(error).split())[:300]}); restore the folder from a "
             "copy, or start anew in another one."
         ) from error
-
-
-def _seed_all(seed: int, device: torch.device) -> None:
-    """Seed every generator that a network, an augmentation or a distiller may draw from.
-
-    Not by `torch.manual_seed`, which asks for every kind of device at each call.
-    """
-    random.seed(seed)
-    np.random.seed(seed % 2**32)
-    torch.default_generator.manual_seed(seed)
-    if device.type == "cuda":
-        torch.cuda.manual_seed(seed)
-    elif device.type == "mps":
-        torch.mps.manual_seed(seed)

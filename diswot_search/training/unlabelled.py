@@ -8,6 +8,7 @@ import os
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -86,6 +87,10 @@ class UnlabelledLoss(nn.Module, ABC):
             images: The training images from which views are taken.
             accelerator: Gives the device and the processes of the training.
         """
+
+    def on_trial(self) -> AbstractContextManager[object]:
+        """A context in which the loss can be computed before `prepare`; by default it can be anyway."""
+        return nullcontext()
 
     @abstractmethod
     def forward(self, student: Features, views: Views) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
@@ -194,6 +199,16 @@ class SourceDistillation(UnlabelledLoss):
         device = accelerator.device if size <= _MAX_BYTES_ON_DEVICE else torch.device("cpu")
         self._tables = [table.to(device) for table in tables]
 
+    @contextmanager
+    def on_trial(self) -> Iterator[None]:
+        """In this block, each source is loaded when it predicts the images of a step, and dropped after that."""
+        tables, predictors = self._tables, self._predictors
+        self._tables, self._predictors = [], [_loaded_anew(source) for source in self.sources]
+        try:
+            yield
+        finally:
+            self._tables, self._predictors = tables, predictors
+
     def _table(self, source: WeightedSource, images: ImageSet, fingerprint: str, accelerator: Accelerator) -> Tensor:
         """Load or compute a source's probabilities of all images, (images, K), on the CPU."""
         file = None
@@ -222,6 +237,10 @@ class SourceDistillation(UnlabelledLoss):
             yield table[views.indices.to(table.device)].to(views.images.device, torch.float32)
         for predict in self._predictors:
             yield predict(views.images[0]).float().softmax(1)
+
+
+def _loaded_anew(source: WeightedSource) -> Predictor:
+    return lambda images: source.load()(images)
 
 
 def _all_see(file: Path, accelerator: Accelerator) -> bool:

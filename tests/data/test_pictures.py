@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from PIL import Image, ImageOps
 
 from diswot_search.data.errors import DataError
-from diswot_search.data.pictures import read_header, read_pixels, rgb_pixels
+from diswot_search.data.pictures import range_advice, read_header, read_pixels, rgb_pixels
 from diswot_search.data.probe import create_probe
 from diswot_search.data.splits import Splits, create_splits
 
@@ -107,7 +107,9 @@ def test_deep_grey_images_are_refused_or_scaled(tmp_path: Path, form: str, dtype
     )
     with pytest.raises(DataError, match=message):
         create_splits(folder, image_size=16)
-    with pytest.raises(DataError, match=r"special/.*-bit grey values, from 300 to 4095.*Give grey_range"):
+    with pytest.raises(
+        DataError, match=r"special/.*-bit grey values, from 300 to 4095.*Give the values .* grey_range="
+    ):
         create_probe(folder, batch_size=8, image_size=16)
     splits = create_splits(folder, image_size=16, grey_range=[300, 4095])
     expected = np.rint((values.astype(np.float64) - 300) / 3795 * 255)
@@ -224,3 +226,13 @@ def test_no_picture_runs_a_program() -> None:
     assert not {"EPS", "WMF", "MPEG"} & set(readable_formats())
     assert not {".eps", ".ps", ".mpg", ".txt", ".pdf"} & picture_suffixes()
     assert isinstance(read_header(lambda: io.BytesIO(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n")), str)
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "whole"),
+    [(0.2, 0.9, ", or [0, 1] for"), (300, 4095, ", or [0, 65535] for"), (-1000, 3000, ""), (0, 1e6, "")],
+)
+def test_the_advice_on_a_range_is_for_the_values_that_are_there(low: float, high: float, whole: str) -> None:
+    advice = range_advice(low, high)
+    assert f"such as [{low:g}, {high:g}]{whole}" in advice
+    assert advice.count("[") == 1 + bool(whole)

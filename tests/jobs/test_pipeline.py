@@ -35,6 +35,7 @@ from diswot_search.resolve.networks import as_network
 from diswot_search.runtime.seeding import isolated_random_state
 from diswot_search.sources.evidence import Evidence
 from diswot_search.sources.folder import RankingFolder
+from diswot_search.sources.ranking import RankingError
 from diswot_search.sources.transferability import MEASURES, get_measure
 from diswot_search.training.folder import TrainingFolder
 from diswot_search.training.result import LabelCounts
@@ -628,7 +629,7 @@ def contrary(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_faint_bank_is_compared_with_alike_and_nothing_is_learnt_from_it(tmp_path: Path) -> None:
     with pytest.warns(UserWarning, match="the student is trained on") as warned:
         result = ds.run(out=tmp_path / "run", **OF_SOURCES)
-    first = str(warned[0].message)
+    first, *_ = (text for each in warned if "are too few" not in (text := str(each.message)))
     assert first.startswith("By parc no source tells more of digits than chance does")
     assert result.weights == {}
     searched = result.study.config["teacher"]["teachers"]
@@ -733,12 +734,46 @@ def test_students_without_a_linear_classifier_are_refused_before_the_first_stage
     assert not (tmp_path / "run").exists()
 
 
+def failing(evidence: Evidence) -> float:
+    raise ValueError("this measure is broken")
+
+
+def interrupted(*arguments: object) -> None:
+    raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("is_begun", [False, True])
+def test_a_failed_ranking_leaves_nothing_or_what_the_same_command_goes_on_from(
+    is_begun: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = OF_SOURCES | {"measure": "cka", "evaluations": 1, "epochs": 1, "compare": False}
+    out, working = tmp_path / "run", get_measure("cka")
+    if is_begun:
+        with monkeypatch.context() as patch:
+            patch.setattr(RankingRun, "_measure_all", interrupted)
+            with pytest.raises(KeyboardInterrupt):
+                ds.run(out=out, **options)
+    with monkeypatch.context() as patch:
+        patch.setitem(MEASURES._entries, "cka", replace(working, function=failing))
+        with pytest.raises(RankingError, match="this measure is broken") as error:
+            ds.run(out=out, **options)
+    assert ("the same command goes on" in str(error.value)) == out.exists() == is_begun
+    assert ds.run(out=out, **options).weights
+
+
+def test_labels_that_no_measure_has_a_value_of_are_refused_before_the_first_stage(tmp_path: Path) -> None:
+    with pytest.raises(RankingError, match="No two of the 8 images are of one class"):
+        ds.run(out=tmp_path / "run", **OF_SOURCES | {"labels_per_class": 1})
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_random_source_is_warned_of_once(tmp_path: Path) -> None:
     bank = {"first": BANK["first"], "random": {"model": source(5), "trained": False}}
     with warnings.catch_warnings(record=True) as warned:
         warnings.simplefilter("always")
         searched(tmp_path / "run", sources=bank, weighting={"first": 1})
-    assert ["random has random weights" in str(one.message) for one in warned] == [True]
+    messages = [str(one.message) for one in warned if "are too few" not in str(one.message)]
+    assert ["random has random weights" in message for message in messages] == [True]
 
 
 def test_the_command_line_ranks_searches_and_distils(

@@ -295,7 +295,7 @@ def test_a_folder_without_a_ranking_is_removed_while_it_is_held(
 
     monkeypatch.setattr(RankingFolder, "discard", discard_held)
     with pytest.raises(RankingError, match="No source has a value of leep"):
-        rank({"one": {"model": looks(), "num_classes": 0}}, measures=["leep"], out=out)
+        rank({"one": looks(kind=PredictsNaN)}, measures=["leep"], out=out)
     assert not out.exists()
 
 
@@ -318,6 +318,40 @@ def test_if_no_source_has_a_value_it_is_said_of_each_why(tmp_path: Path) -> None
     assert load_ranking(tmp_path / "empty").measures == ("parc",)
     with pytest.raises(RankingError, match=r"No two of the 4 images are of one class.* the weighting 'uniform' needs"):
         rank(splits=make_splits(labels_per_class=1))
+
+
+@pytest.mark.usefixtures("no_pictures")
+def test_what_no_source_can_have_is_refused_before_a_folder_is_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(RankingFolder, "__init__", None)
+    with pytest.raises(RankingError, match=r"No source has a value of leep\. one: .* this source has no classifier"):
+        rank({"one": {"model": looks(), "num_classes": 0}}, measures=["leep"], out=tmp_path / "run")
+    with pytest.raises(RankingError, match=r"far: No two of the 4 images are of one class.*; near: No two"):
+        rank(splits=make_splits(labels_per_class=1), out=tmp_path / "run")
+
+
+@pytest.mark.usefixtures("no_pictures")
+def test_a_ranking_goes_on_once_the_cause_of_its_failure_is_gone(tmp_path: Path) -> None:
+    """Two sources fail, the process ends, and the ranking that goes on has no value either."""
+    is_broken = [True]
+
+    class Mended(Linear):
+        def forward(self, x: Tensor) -> Tensor:
+            if is_broken[0] and len(x) > 2:
+                raise ValueError("broken")
+            return super().forward(x)
+
+    sources = {"one": looks(kind=Mended), "two": looks(4, kind=Mended)}
+    out = tmp_path / "run"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(RankingFolder, "discard", lambda folder, before: None)  # as if it had been killed
+        with pytest.raises(RankingError, match="ValueError: broken"):
+            rank(sources, out=out)
+    with pytest.raises(RankingError, match="ValueError: broken"):
+        rank(sources, out=out)
+    is_broken[0] = False
+    assert rank(sources, out=out).order() == rank(sources).order()
 
 
 @pytest.mark.parametrize("measure", ["parc", "cka", "h_score", "leep", "nce", "knn"])

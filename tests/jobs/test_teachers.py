@@ -6,8 +6,9 @@ import copy
 import importlib.util
 import io
 import json
+import math
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +23,22 @@ from torch.nn import functional as F
 import search_spaces  # noqa: F401 - registers its networks with timm
 from diswot_search.data.splits import Splits
 from diswot_search.distillation.base import DistillerError, get_distiller, list_distillers
-from diswot_search.jobs.pipeline import run
+from diswot_search.jobs import teachers
+from diswot_search.jobs.pipeline import PipelineJob, run
 from diswot_search.jobs.rank_sources import rank_sources
-from diswot_search.jobs.train import distill
+from diswot_search.jobs.search import SearchJob, search
+from diswot_search.jobs.train import DistillJob, distill, train
 from diswot_search.networks.classifiers import select_classes
+from diswot_search.networks.network import Network
 from diswot_search.networks.saved import load_student, read_card
-from diswot_search.training.result import Training
+from diswot_search.options.pipeline import PipelineOptions
+from diswot_search.options.training import DistillOptions
+from diswot_search.proxies.proxy import Proxy
+from diswot_search.readings.core import Readings
+from diswot_search.training.exam import TeacherExam, examine
+from diswot_search.training.result import TeacherFacts, Training, read_result
+from diswot_search.training.trainer import Trainer
+from search_spaces import create_space
 
 from ..trained_weights import as_trained
 
@@ -150,6 +161,92 @@ def test_a_teacher_that_knows_no_more_than_chance_is_said_before_the_first_step(
         learn(turned)
 
 
+class Stopped(Exception):
+    """Stops a job at a step."""
+
+
+def stopped(*arguments: object) -> None:
+    raise Stopped
+
+
+@pytest.mark.parametrize("is_pipeline", [False, True])
+def test_a_trained_teacher_is_introduced_before_the_first_step_and_tested_once(
+    is_pipeline: bool, own: nn.Module, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    exams: list[TeacherExam] = []
+
+    def counted(*arguments: Any) -> TeacherExam:
+        exams.append(examine(*arguments))
+        return exams[-1]
+
+    monkeypatch.setattr(teachers, "examine", counted)
+    shown: list[str] = []
+    usual: dict[str, Any] = {"teacher": copy.deepcopy(own).eval(), "dataset": SPLITS, "out": tmp_path / "run"}
+
+    def job() -> Any:
+        if is_pipeline:
+            return PipelineJob(PipelineOptions(**usual | PIPELINE), lambda *items: shown.extend(map(str, items)))
+        options = DistillOptions(**STUDENT | usual | USUAL)
+        return DistillJob(options, lambda *items: shown.extend(map(str, items)))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(*((SearchJob, "run") if is_pipeline else (Trainer, "run")), stopped)
+        with pytest.raises(Stopped):
+            job().complete()
+    line = "teacher: Own, trained weights (those of the module): 100.00 % of 40 test images are right"
+    assert line in shown
+    if not is_pipeline:
+        assert read_result(tmp_path / "run").teacher == TeacherFacts("Own", trained=True, accuracy=100.0)
+    result = job().complete()
+    training = result.distilled if is_pipeline else result
+    assert teacher_of(training).accuracy == 100.0
+    assert len(exams) == 1
+    assert shown.count(line) == 2
+    again = learn(copy.deepcopy(own).eval())
+    if not is_pipeline:  # with kept logits or without
+        assert again.result.agreement == training.result.agreement
+
+
+@pytest.mark.parametrize(("classes", "line"), [(None, "it tells 6 other classes apart"), ("adapt", "a new classifier")])
+def test_a_teacher_of_other_classes_is_introduced(classes: Any, line: str, of_others: nn.Module) -> None:
+    shown: list[str] = []
+    options = {"teacher": of_others, "dataset": SPLITS, "distiller": "at", "teacher_classes": classes}
+    DistillJob(DistillOptions(**STUDENT | options | USUAL), lambda *items: shown.extend(map(str, items))).complete()
+    assert [line in each for each in shown if each.startswith("teacher: ")] == [True]
+
+
+def test_an_exam_near_chance_is_said_where_it_is_no_chance(own: nn.Module) -> None:
+    """Of 1,000 test images a teacher is right on 30 %, where chance is 25 %."""
+    generator = np.random.default_rng(0)
+    labels = np.arange(1000) % CLASSES
+    images = SPLITS.test.images.permute(0, 2, 3, 1).numpy()[np.arange(1000) % 40]  # type: ignore[attr-defined]
+    right = np.arange(1000) % 100 < 7
+    labels = np.where(right, labels, generator.integers(0, CLASSES, 1000))
+    train = SPLITS.train.images.permute(0, 2, 3, 1).numpy(), SPLITS.train.labels.numpy()  # type: ignore[attr-defined]
+    splits = Splits.from_arrays(train, test=(images, labels))
+    with pytest.warns(UserWarning, match=r"is right on \d+ of 1,000 test images, (no|hardly) more than chance"):
+        learn(copy.deepcopy(own).eval(), splits)
+
+
+def test_few_steps_are_said_before_the_first_with_what_helps(tmp_path: Path) -> None:
+    message = (
+        r"The student cifar_resnet: 18 steps, 3 epochs of 6 \(96 images in batches of 16\) are too few .*more epochs "
+    )
+    message += r"\(17 make 102 steps\), a smaller batch_size with them, or pretrained weights under recipe finetune"
+    few: dict[str, Any] = {"dataset": SPLITS, "model_options": STUDENT["student_options"], **USUAL, "epochs": 3}
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with pytest.raises(UserWarning, match=message):
+            train("cifar_resnet", out=tmp_path / "run", **few)
+        with pytest.raises(UserWarning, match=r"a smaller batch_size \(8 makes 108 steps\)"):
+            train("cifar_resnet", **few | {"epochs": 9})
+        with pytest.raises(UserWarning, match="The teacher Own: 6 steps, 1 epoch of 6"):
+            run(SPLITS, teacher=Own(), out=tmp_path / "run", **PIPELINE)
+        assert not (tmp_path / "run").exists()
+        train("cifar_resnet", **few | {"epochs": 17})
+        train(as_trained(Own()), **few | {"model_options": None})
+
+
 def test_a_trained_module_is_not_trained_again_by_a_pipeline(own: nn.Module, tmp_path: Path) -> None:
     result = run(SPLITS, teacher=copy.deepcopy(own).eval(), out=tmp_path / "run", **PIPELINE)
     assert result.teacher is None
@@ -222,6 +319,42 @@ def test_a_pipeline_adapts_its_teacher_by_itself(of_others: nn.Module, tmp_path:
     result = run(SPLITS, teacher_classes="adapt", proxy="diswot", search_teacher="trained", **options)
     assert result.teacher is None
     assert teacher_of(result.distilled).accuracy > 80
+
+
+def test_a_search_compares_with_the_adapted_teacher(
+    of_others: nn.Module, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The classifier is fitted before the search, once, and what candidates are compared with is what teaches."""
+    compared: list[Tensor] = []
+    probed: list[Tensor] = []
+
+    def reads_logits(student: Readings, teacher: Readings | None) -> float:
+        assert teacher is not None
+        compared.append(teacher.logits.clone())
+        probed.append(teacher.labels)
+        return float(student.logits.mean())
+
+    fits: list[int] = []
+    fit = teachers.fit_classifier
+    monkeypatch.setattr(teachers, "fit_classifier", lambda *given: fits.append(0) or fit(*given))
+    options: dict[str, Any] = {
+        "teacher": of_others,
+        **PIPELINE,
+        "proxy": Proxy("reads_logits", reads_logits, needs_teacher=True, summary="Reads logits."),
+    }
+    result = run(SPLITS, teacher_classes="adapt", search_teacher="trained", out=tmp_path / "run", **options)
+    assert float((compared[-1].argmax(1) == probed[-1]).float().mean()) > 0.8
+    assert teacher_of(result.distilled).accuracy > 80
+    assert len(fits) == 1
+    again = run(SPLITS, teacher_classes="adapt", search_teacher="trained", out=tmp_path / "run", **options)
+    assert again.distilled.result == result.distilled.result
+    assert len(fits) == 1
+
+
+def test_a_search_says_that_it_compares_with_a_random_classifier(of_others: nn.Module, tmp_path: Path) -> None:
+    options: dict[str, Any] = {"teacher": of_others, **PIPELINE, "proxy": "diswot", "distiller": "at"}
+    with pytest.warns(UserWarning, match="has 6 classes and the data has 4, .* a new classifier of random weights"):
+        run(SPLITS, search_teacher="trained", out=tmp_path / "run", **options)
 
 
 def test_a_class_map_takes_the_teachers_own_classes(own: nn.Module) -> None:
@@ -356,4 +489,39 @@ def test_weights_that_are_no_numbers_are_refused_of_teachers_and_sources(
 def test_probabilities_are_refused_of_teachers(own: nn.Module, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="The teacher Sequential gives probabilities where logits are needed"):
         learn(nn.Sequential(copy.deepcopy(own), nn.Softmax(1)).eval(), out=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("form", ["module", "factory"])
+def test_a_teacher_of_a_search_whose_weights_are_no_numbers_is_refused(form: str, tmp_path: Path) -> None:
+    space = create_space("nasbench201", channels=4, cells=1, num_classes=CLASSES, input_size=(3, 16, 16))
+    broken = spoilt(as_trained(Own()), math.nan)
+    teacher = broken if form == "module" else Network.from_factory("own", lambda: broken)
+    with pytest.raises((ValueError, RuntimeError), match=r"has weights that are no numbers: head\.weight holds NaN"):
+        search(space, teacher, SPLITS.probe(8, 0), proxy="diswot", evaluations=2, out=tmp_path / "run", progress=False)
+    assert not (tmp_path / "run").exists()
+
+
+def test_probabilities_are_refused_of_teachers_in_a_search(tmp_path: Path) -> None:
+    space = create_space("nasbench201", channels=4, cells=1, num_classes=CLASSES, input_size=(3, 16, 16))
+    teacher = nn.Sequential(as_trained(Own()), nn.Softmax(1)).eval()
+    with pytest.raises((ValueError, RuntimeError), match="Sequential gives probabilities where logits are needed"):
+        search(space, teacher, SPLITS.probe(8, 0), proxy="diswot", evaluations=2, out=tmp_path / "run", progress=False)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("role", ["student", "teacher", "source"])
+@pytest.mark.parametrize("fault", ["probabilities where logits", "weights that are no numbers"])
+def test_what_nothing_can_be_learnt_from_or_by_is_refused_in_every_role(fault: str, role: str, tmp_path: Path) -> None:
+    good, broken = as_trained(Own()).eval(), as_trained(Own()).eval()
+    broken = nn.Sequential(broken, nn.Softmax(1)).eval() if fault.startswith("prob") else spoilt(broken, math.nan)
+    options: dict[str, Any] = {"dataset": SPLITS, "out": tmp_path / "run", **USUAL}
+    bank = {"one": {"model": broken, "trained": True, "num_classes": CLASSES}}
+    uses: dict[str, Callable[[], Training]] = {
+        "student": lambda: train(broken, **options),
+        "teacher": lambda: distill(good, broken, teacher_options={"trained": True}, **options),
+        "source": lambda: distill(good, sources=bank, weighting="uniform", **options),
+    }
+    with pytest.raises(ValueError, match=fault):
+        uses[role]()
     assert not (tmp_path / "run").exists()

@@ -307,7 +307,7 @@ def test_a_signal_lets_the_step_finish_and_the_training_goes_on(
 
     def interrupt(loss: Tensor, batch: Batch) -> Tensor:
         calls.append(0)
-        if len(calls) == 2 * at - 1:  # in the first of the step's two parts
+        if len(calls) == 2 * at:  # after that of the trial, in the first of the step's two parts
             signal.raise_signal(number)
         return loss
 
@@ -324,7 +324,12 @@ def test_a_signal_lets_the_step_finish_and_the_training_goes_on(
 
 
 def test_a_second_signal_does_not_wait(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = []
+
     def interrupt(loss: Tensor, batch: Batch) -> Tensor:
+        calls.append(0)
+        if len(calls) == 1:  # the trial
+            return loss
         signal.raise_signal(signal.SIGINT)
         signal.raise_signal(signal.SIGINT)
         return pytest.fail("went on")
@@ -512,7 +517,7 @@ def test_a_loss_that_is_no_number_stops_before_it_is_learnt(
 
     def breaking(loss: Tensor, batch: Batch) -> Tensor:
         calls.append(0)
-        return loss * value if len(calls) == 6 else loss
+        return loss * value if len(calls) == 1 + 6 else loss  # the first is the trial
 
     monkeypatch.setattr(Observed, "hook", staticmethod(breaking))
     with pytest.raises(DivergenceError) as raised:
@@ -530,7 +535,7 @@ def test_gradients_that_are_no_numbers_are_not_stored(tmp_path: Path, monkeypatc
 
     def breaking(loss: Tensor, batch: Batch) -> Tensor:
         calls.append(0)
-        return loss + (0 * loss).sqrt() if len(calls) == 6 else loss  # 0, whose slope is infinite
+        return loss + (0 * loss).sqrt() if len(calls) == 1 + 6 else loss  # 0, whose slope is infinite
 
     monkeypatch.setattr(Observed, "hook", staticmethod(breaking))
     with pytest.raises(DivergenceError, match=r"at step 6 \(epoch 2\): .* is not a number.* of step 3"):
@@ -638,9 +643,9 @@ def test_mixed_images_have_the_class_with_the_larger_share(monkeypatch: pytest.M
 
     monkeypatch.setattr(Observed, "hook", staticmethod(look))
     run(distiller="observed", recipe_options={"mixup": 1.0}, epochs=1)
-    assert len(seen) == 3
+    assert len(seen) == 1 + 3
     shares = set()
-    for batch in seen:
+    for batch in seen[1:]:  # without that of the trial
         assert batch.targets is not None
         assert torch.allclose(batch.targets.sum(1), torch.ones(16))
         assert torch.equal(batch.targets.argmax(1), batch.labels)
@@ -689,7 +694,7 @@ def test_a_teacher_is_only_looked_at_and_in_its_own_normalisation() -> None:
     training = run(teacher=own, teacher_options=None, epochs=1, recipe_options=options)
     assert not any(training_mode for training_mode, _, _ in Remembering.seen)
     assert same_weights(built.state_dict(), before)
-    given = torch.cat([x for _, inference, x in Remembering.seen if inference][2:])  # without the images of the trial
+    given = torch.cat([x for _, inference, x in Remembering.seen if inference][3:])  # without the images of the trial
     images = SPLITS.train
     assert isinstance(images, ResidentSet)
     pixels = images.images.float() / 255
@@ -916,6 +921,8 @@ def test_a_run_folder_is_for_one_training(tmp_path: Path) -> None:
 
 def test_two_processes_do_not_work_on_one_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def second(loss: Tensor, batch: Batch) -> Tensor:
+        if not (tmp_path / "run").exists():  # the trial
+            return loss
         Observed.hook = None
         with pytest.raises(RunFolderError, match="Another process works on"):
             run(tmp_path / "run", distiller="observed")
@@ -927,11 +934,13 @@ def test_two_processes_do_not_work_on_one_folder(tmp_path: Path, monkeypatch: py
 
 
 def test_what_is_damaged_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    out = tmp_path / "run"
+
     def stop(loss: Tensor, batch: Batch) -> Tensor:
-        signal.raise_signal(signal.SIGINT)
+        if out.exists():  # else this is the trial
+            signal.raise_signal(signal.SIGINT)
         return loss
 
-    out = tmp_path / "run"
     options = {"distiller": "observed", "epochs": 2}
     with monkeypatch.context() as patch:
         patch.setattr(Observed, "hook", staticmethod(stop))
@@ -983,7 +992,7 @@ def test_a_training_on_data_that_workers_make_goes_on(
 
     def interrupt(loss: Tensor, batch: Batch) -> Tensor:
         calls.append(0)
-        if len(calls) == 4:
+        if len(calls) == 1 + 4:  # the first is the trial
             signal.raise_signal(signal.SIGINT)
         return loss
 

@@ -7,13 +7,16 @@ import pickle
 import subprocess
 import sys
 
+import numpy as np
 import pytest
+import timm
 import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from diswot_search import Probe, Readings
+from diswot_search import Probe, Readings, Splits, get_proxy, train
 from diswot_search.networks.memory_format import to_channels_last, unsafe_layers
+from diswot_search.readings.passes import Precision
 
 
 class Calls(TorchFunctionMode):
@@ -81,6 +84,30 @@ def test_tensors_of_five_dimensions_keep_their_order() -> None:
     to_channels_last(model)
     assert model[0].weight.is_contiguous()
     assert model[1].weight.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_a_lambda_network_is_scored_and_trained_in_channels_last() -> None:
+    """Its lambda layers convolve over the relative positions of tokens, with weights of five dimensions."""
+
+    def lambda_network() -> nn.Module:
+        torch.manual_seed(0)
+        return timm.create_model("lambda_resnet26t", num_classes=2)
+
+    assert any(weight.ndim == 5 for weight in lambda_network().parameters())
+    probe = Probe.from_tensors(torch.rand(2, 3, 32, 32), torch.arange(2), num_classes=2)
+    for name in ("nwot", "grad_norm"):
+        values = [
+            get_proxy(name)(Readings(lambda_network, probe, precision=Precision(channels_last=channels_last)), None)
+            for channels_last in (True, False)
+        ]
+        assert values[0] == pytest.approx(values[1], rel=1e-3)
+    generator = np.random.default_rng(0)
+    draws = [(generator.integers(0, 256, (4, 32, 32, 3), np.uint8), np.arange(4) % 2) for _ in range(3)]
+    splits = Splits.from_arrays(*draws)
+    options = {"recipe_options": {"channels_last": True, "padding": 0, "flip": 0.0}, "progress": False}
+    training = train(lambda_network(), splits, epochs=1, batch_size=4, device="cpu", **options)
+    assert training.result.steps == 1
+    assert not torch.equal(training.student.head.fc.weight, lambda_network().head.fc.weight)
 
 
 def test_readings_put_unsafe_layers_into_the_plain_order() -> None:

@@ -546,6 +546,46 @@ def test_synflow_is_finite_wherever_a_forward_is(name: str) -> None:
     assert score("synflow", model, make_probe(size=size.get("img_size", 64))) == value
 
 
+class Gated(nn.Module):
+    """Blocks whose gate is brought to the shape of what it multiplies, as in ECA."""
+
+    def __init__(self, depth: int) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList(nn.Conv2d(3, 3, 1, groups=3, bias=False) for _ in range(depth))
+        self.head = nn.Linear(3, 1, bias=False)
+        for layer in (*self.blocks, self.head):
+            nn.init.constant_(layer.weight, 2.0**20)
+
+    def forward(self, x: Tensor) -> Tensor:
+        for block in self.blocks:
+            x = block(x)
+            x = x * x.mean((2, 3), keepdim=True).sigmoid().expand_as(x)
+        return self.head(x.mean((2, 3)))
+
+
+@pytest.mark.parametrize("depth", [3, 60, 300])
+def test_synflow_of_gates_is_its_closed_form_at_any_depth(depth: int) -> None:
+    """All gates are saturated at one, so that the response is 3 (2^20)^(n + 1), which each of n + 1 weights has."""
+    ones = Probe.from_tensors(torch.ones(2, 3, 4, 4), torch.arange(2), 2)
+    expected = math.log(3 * (depth + 1)) + 20 * (depth + 1) * math.log(2)
+    assert score("synflow", Gated(depth), ones) == pytest.approx(expected, rel=1e-6)
+
+
+def test_synflow_names_the_sizes_where_a_network_fails() -> None:
+    with pytest.raises(RuntimeError, match=r"the network fails on images of 36x36 \(AssertionError\)"):
+        score("synflow", timm.create_model("halonet26t", num_classes=CLASSES), make_probe(size=36))
+
+
+def test_synflow_says_where_values_of_one_tensor_are_too_far_apart() -> None:
+    """With these weights, no image token of CoaT is seen by its class tokens, which alone are classified."""
+    torch.manual_seed(1)
+    model = timm.create_model("coat_tiny", num_classes=CLASSES, img_size=64)
+    with pytest.raises(
+        ReadingError, match=r"values within one tensor .* differ by more than double precision can hold"
+    ):
+        score("synflow", model, make_probe(size=64))
+
+
 @given(st.integers(1, 400), st.floats(1e-3, 1e12))
 @settings(max_examples=20)
 def test_synflow_of_a_residual_chain_is_its_closed_form_at_any_depth(depth: int, factor: float) -> None:

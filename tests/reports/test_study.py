@@ -19,6 +19,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from diswot_search import Budget, Record, Study, format_table, plot_search
 from diswot_search.proxies.registry import get_proxy
+from diswot_search.proxies.ties import describe_ties
 from diswot_search.reports.progress import Curves, SearchProgress
 from diswot_search.reports.study import describe_study, format_parts, plot_front, plot_progress
 from diswot_search.reports.style import human_number
@@ -82,8 +83,17 @@ def test_scores_that_hardly_tell_candidates_apart_are_said() -> None:
         "effective_capacity": "3 for all 3 candidates",
         "gradient_flow": "0 for all 3 candidates",
     }
+    counts = [78_561_536.0, 78_561_536.0, 2.5]
+    assert describe_ties(counts) == "78,561,536, the highest, for 2 of 3 scores"
     lines = [line for line in describe_study(study) if "apart" in line]
     assert "hardly tells the candidates apart: gradient_flow, which is 0 for all 3 candidates" in lines
+
+
+def test_a_space_without_others_is_told_from_a_budget_without_others() -> None:
+    for budget, place in (({}, "in the space"), ({"max_params": 1e6}, "within the budget")):
+        study = make_study(proxy="effective_capacity", budget=budget, evaluations=100)
+        study.finish("complete")
+        assert any(line.startswith(f"no other architectures {place}: ") for line in describe_study(study))
 
 
 def test_the_parts_of_scores_fit_a_terminal() -> None:

@@ -409,6 +409,16 @@ def test_the_table_says_what_the_result_says() -> None:
     assert "cifar_resnet20 under cifar_resnet56: 4 epochs" in shown(format_training(result))
 
 
+def test_a_large_loss_is_short() -> None:
+    result = make_result()
+    assert result.test is not None
+    result = replace(result, test=replace(result.test, nll=4693950793252864.0))
+    assert cells_of(format_training(result))["test loss"] == ["4.694·10¹⁵ nats"]
+    compared = shown(compare_trainings({"alone": make_result(), "diverged": result}))
+    assert "4.694·10¹⁵ (+4.694·10¹⁵)" in compared
+    assert "0000" not in compared
+
+
 def test_a_student_alone_has_no_lines_of_a_teacher() -> None:
     alone = make_result(teacher=None, agreement=None, distillers={}, ce_weight=1.0)
     assert "cifar_resnet20 alone: 4 epochs" in shown(format_training(alone))

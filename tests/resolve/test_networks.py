@@ -444,3 +444,21 @@ def test_the_same_network_has_the_same_configuration() -> None:
 def test_a_new_classifier_is_wanted_or_not(given: Any) -> None:
     with pytest.raises(ValueError, match=f"new_classifier of the student is {given!r}; it must be true or false"):
         as_network("resnet18", num_classes=4, new_classifier=given)
+
+
+def test_a_teacher_is_made_for_the_images_that_it_is_said_to_take(tmp_path: Path) -> None:
+    model = as_network("vit_tiny_patch16_224", num_classes=5, in_chans=1, image_size=(48, 48), depth=1).build()
+    torch.save(model.state_dict(), tmp_path / "grey.pt")
+    teacher = as_network(
+        "vit_tiny_patch16_224",
+        num_classes=5,
+        image_size=(32, 32),
+        role="teacher",
+        checkpoint=tmp_path / "grey.pt",
+        input_size=[1, 48, 48],
+        depth=1,
+    )
+    assert teacher.input_size == (1, 48, 48)
+    assert same(teacher.build(), model)
+    with pytest.raises(ValueError, match=r"input_size of the teacher resnet18 is 32; it must be channels, height"):
+        as_network("resnet18", num_classes=5, role="teacher", input_size=32)

@@ -6,6 +6,8 @@ import argparse
 import collections
 import datetime
 import pickle
+import warnings
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -202,3 +204,20 @@ def test_classes_are_counted_in_a_file_of_another_classifier(tmp_path: Path) -> 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"no file .*absent\.pth"):
         load_checkpoint(small_resnet(0), tmp_path / "absent.pth")
+
+
+def test_archives_of_other_programs_are_named(tmp_path: Path) -> None:
+    model = nn.Linear(2, 2)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.jit.save(torch.jit.script(model), tmp_path / "program.pt")
+    np.savez(tmp_path / "arrays.npz", weight=np.eye(2), bias=np.zeros(2))
+    with zipfile.ZipFile(tmp_path / "other.zip", "w") as archive:
+        archive.writestr("model/notes.txt", "x")
+    for name, reason in (
+        ("program.pt", "it is a program of TorchScript, which is not run; save the state_dict"),
+        ("arrays.npz", "it is an archive of NumPy's arrays; save the weights by torch.save"),
+        ("other.zip", "it is a zip archive of other files"),
+    ):
+        with pytest.raises(ValueError, match=rf"{name} cannot be read as a state dict: {reason}"):
+            load_checkpoint(model, tmp_path / name)

@@ -47,7 +47,7 @@ class PricedSpace(SearchSpace):
 def test_admits_what_is_within_every_limit(
     params: float | None, macs: float | None, latency: float | None, cost: tuple[int, int]
 ) -> None:
-    budget = Budget(params, macs, latency)
+    budget = Budget(max_params=params, max_macs=macs, max_latency_ms=latency)
     cheap = (params is None or cost[0] <= params) and (macs is None or cost[1] <= macs)
     assert budget.admits(Cost(*cost)) == cheap
     assert budget.admits(Cost(*cost), 5.0) == (cheap and (latency is None or latency >= 5.0))
@@ -64,7 +64,7 @@ def test_a_limit_itself_is_within() -> None:
 
 @given(params=limits, macs=limits, latency=limits, batch=st.integers(1, 512))
 def test_reads_back_from_json(params: float | None, macs: float | None, latency: float | None, batch: int) -> None:
-    budget = Budget(params, macs, latency, batch)
+    budget = Budget(max_params=params, max_macs=macs, max_latency_ms=latency, latency_batch_size=batch)
     assert Budget.from_dict(json.loads(json.dumps(budget.to_dict()))) == budget
 
 
