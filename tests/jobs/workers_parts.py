@@ -22,10 +22,13 @@ def uneven(student: Any, teacher: Any = None) -> float:
     return float(student.cost.params)
 
 
+TROUBLES = ("DEADLY", "DEADLY_ONCE", "HANGING", "CROWDED")
+"""Variables of the environment; each holds the multiply-accumulates of the network that meets the trouble."""
+
+
 def troubled(student: Any, teacher: Any = None) -> float:
-    """End, hang or run out of memory at the networks whose sizes stand in the environment."""
-    params = student.cost.params
-    trouble = next((name for name in ("DEADLY", "DEADLY_ONCE", "HANGING", "CROWDED") if _is(name, params)), None)
+    """End, hang or run out of memory at the networks whose cost stands in the environment."""
+    trouble = next((name for name in TROUBLES if os.environ.get(name) == str(student.cost.macs)), None)
     if trouble == "DEADLY":
         os.kill(os.getpid(), signal.SIGSEGV)
     if trouble == "HANGING":
@@ -34,11 +37,7 @@ def troubled(student: Any, teacher: Any = None) -> float:
         if trouble == "CROWDED":  # as two at a time may where one alone would fit
             raise torch.cuda.OutOfMemoryError("CUDA out of memory")
         os._exit(9)
-    return float(params)
-
-
-def _is(name: str, params: int) -> bool:
-    return os.environ.get(name) == str(params)
+    return float(student.cost.params)
 
 
 def _is_first(name: str) -> bool:
