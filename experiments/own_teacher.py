@@ -64,6 +64,19 @@ def as_tensor(images: np.ndarray) -> Tensor:
     return (torch.from_numpy(images).permute(0, 3, 1, 2).float() / 255 - MEAN) / STD
 
 
+def shifted(images: Tensor, most: int = 4) -> Tensor:
+    """Shift each image by up to so many pixels in both directions, as the student's recipe does.
+
+    Without it a teacher is right on 82 % of the photos that it was trained on, but on 65 % of the shifted ones that the
+    student is shown, and the student is worse than without it.
+    """
+    padded = F.pad(images, (most,) * 4)
+    rows, columns = (torch.randint(2 * most + 1, (len(images), 1, 1)) for _ in range(2))
+    size = images.shape[2]
+    rows, columns = rows + torch.arange(size)[None, :, None], columns + torch.arange(size)[None, None, :]
+    return padded.permute(0, 2, 3, 1)[torch.arange(len(images))[:, None, None], rows, columns].permute(0, 3, 1, 2)
+
+
 def train_teacher(photos: Photos, file: Path, epochs: int) -> float:
     """Train the teacher by a loop without this package, and write its weights; returns its test accuracy in percent."""
     torch.manual_seed(0)
@@ -73,7 +86,7 @@ def train_teacher(photos: Photos, file: Path, epochs: int) -> float:
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 0.1, total_steps=epochs * (len(images) // 64))
     for _ in range(epochs):
         for places in torch.randperm(len(images)).split(64)[: len(images) // 64]:
-            batch = images[places]
+            batch = shifted(images[places])
             batch = batch.flip(3) if torch.rand(()) < 0.5 else batch
             F.cross_entropy(model(batch), labels[places]).backward()
             optimizer.step()
@@ -113,7 +126,7 @@ def main() -> None:
     parser = make_parser(__doc__, "cifar10")
     parser.add_argument("--photos", type=int, default=4000, help="photos to train on")
     parser.add_argument("--tests", type=int, default=1000, help="photos to test on")
-    parser.add_argument("--teacher_epochs", type=int, default=12)
+    parser.add_argument("--teacher_epochs", type=int, default=20)
     parser.add_argument("--epochs", type=int, default=20, help="epochs of the student")
     parser.add_argument("--evaluations", type=int, default=60, help="students that the search scores")
     parser.add_argument("--max_latency_ms", type=float, default=1.0)

@@ -234,7 +234,7 @@ def test_problems_of_a_folder_come_together_after_what_was_read(capsys: pytest.C
         assert "│ cat" in shown.out
         assert "photos/test: 8 images; 8 x 8: 4, 9 x 8: 4; 1 channel (grey); 16 bits; PNG" in shown.out
         assert shown.err.startswith("diswot: error: 3 problems: (1) 'photos/train': 8 images with 16- or 32-bit grey")
-        assert "such as --data_options.grey_range '[300, 4095]', or --data_options.grey_range '[0, 65535]'" in shown.err
+        assert "--data_options.grey_range '[300, 4095]', or [0, 65535] for all of 16 bits" in shown.err
         assert "(2) 'photos/test': 8 images" in shown.err
         assert (
             "(3) Images differ in size: 8 x 8, 9 x 8 (height x width); give --data_options.image_size to" in shown.err
