@@ -186,10 +186,11 @@ class SearchJob(Job[SearchOptions, Study]):
 
     def open(self) -> Study:
         self.study = self._open_study()
-        with self.study.released_on_failure():
-            self.costs = Costs(self.evaluator, self.budget, self.study, self.interruption)
-            self.algorithm = self._create_algorithm(self.costs)
         self.at_hand = AtHand(self.study.path)
+        with self.study.released_on_failure(), self.at_hand.watching():
+            self.costs = Costs(self.evaluator, self.budget, self.study, self.interruption)
+            self.costs.note = self.at_hand.begin
+            self.algorithm = self._create_algorithm(self.costs)
         return self.study
 
     def _open_study(self) -> Study:

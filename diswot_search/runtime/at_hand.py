@@ -7,14 +7,17 @@ import faulthandler
 import json
 import os
 import re
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
+
+from search_spaces.registry import shortened
 
 FILE = "at_hand.txt"
 """Name of the file with the note. It is there while a job runs, and stays where a process came to an end by itself."""
 
-MAX_UNEXPLAINED_ENDS = 2
-"""Runs that may end at one item without a fatal signal. Once may be a kill from outside, so the item is tried again."""
+UNEXPLAINED_ENDS = 2
+"""Runs that ended at one item without a fatal signal, from which on the user is told."""
 
 
 class AtHand:
@@ -22,8 +25,9 @@ class AtHand:
 
     A network or a library under it can end the whole process, as a segmentation fault does. Python cannot catch that,
     so the item is noted before it begins. A fatal signal adds its trace to the note. A run that continues then takes
-    the item as failed, and goes on. A process that was killed from outside leaves a note without a trace. Its item is
-    tried again, until `MAX_UNEXPLAINED_ENDS` runs have ended at it.
+    the item as failed, and goes on. A process that was killed from outside leaves a note without a trace, which says
+    nothing about the item, so that it is computed again. If that happens more than once, the user is told of executors
+    that survive an item which ends its process.
 
     The file is not flushed to the disk, since a machine that fails says nothing about the item at hand.
 
@@ -84,20 +88,26 @@ class AtHand:
             item: Any text that stands for the item in every run.
 
         Returns:
-            Why the item failed, if it ended the process in an earlier run; None if it can be computed.
+            Why the item failed, if a fatal signal ended an earlier run at it; None if it can be computed.
+
+        Warns:
+            UserWarning: Several runs ended at the item for no reason that is known.
         """
         reason = self.ended(item)
         if reason is None and self._file is not None:
             runs = self._runs if item == self._item else 0
+            if runs >= UNEXPLAINED_ENDS:
+                warnings.warn(
+                    f"{runs} runs ended at this item: {shortened(item)}. They were killed, perhaps for lack of memory. "
+                    "It is computed again; with executor='processes' an item that ends its process fails alone.",
+                    stacklevel=2,
+                )
             os.ftruncate(self._file, 0)
             os.write(self._file, f"{json.dumps([item, runs + 1])}\n".encode())
         return reason
 
     def ended(self, item: str) -> str | None:
-        """Why an item failed, if it ended the process in an earlier run; None if it can be computed."""
-        runs = self._runs if item == self._item else 0
-        if runs and self._signal is not None:
+        """Why an item failed, if a fatal signal ended the process at it; None if it can be computed."""
+        if item == self._item and self._signal is not None:
             return f"it ended the process ({self._signal})"
-        if runs >= MAX_UNEXPLAINED_ENDS:
-            return f"it ended the process in each of {runs} runs (killed, perhaps for lack of memory)"
         return None

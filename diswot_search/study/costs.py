@@ -109,6 +109,8 @@ class Costs:
         tried: Number of architectures whose cost is known.
         within: Number of those that the budget admits.
         watch: Called with these two numbers when they change.
+        note: Called with a text before a network is built or run for its cost. It may give the reason why the cost has
+            failed, if that ended the process in an earlier run.
     """
 
     def __init__(self, evaluator: Evaluator, budget: Budget, study: Study, interruption: Interruption) -> None:
@@ -118,6 +120,7 @@ class Costs:
         self.study = study
         self.interruption = interruption
         self.watch: Callable[[int, int], None] = lambda tried, within: None
+        self.note: Callable[[str], str | None] = lambda item: None
         self.counter = CostCounter(self.space, budget, frozenset({*budget.limits, *study.objectives}))
         self.computed = self.counter.kinds
         self.tried = self.within = 0
@@ -141,7 +144,11 @@ class Costs:
         """
         self.interruption.check()
         stored = self.study.cost(str(architecture))
-        return self.store(architecture, self.counter.count(architecture)) if stored is None else stored
+        if stored is not None:
+            return stored
+        reason = None if self.space.has_closed_cost else self.note(f"cost of {architecture}")
+        failed = None if reason is None else StoredCost(failure=reason)
+        return self.store(architecture, failed or self.counter.count(architecture))
 
     def stored(self, architecture: Architecture) -> StoredCost:
         """All costs that the study needs, from its store or computed now; the others only if limited or an objective.
@@ -165,7 +172,9 @@ class Costs:
         if stored.failure is not None or getattr(stored, kind.name) is not None:
             return stored
         self.interruption.check()
-        return self.store(architecture, self.counter.add(kind, architecture, stored))
+        reason = self.note(f"{kind.heading} of {architecture}")
+        failed = None if reason is None else replace(stored, failure=reason)
+        return self.store(architecture, failed or self.counter.add(kind, architecture, stored))
 
     def cost(self, architecture: Architecture) -> Cost:
         """The cost; infinite if it cannot be counted, so that no budget admits it."""
