@@ -73,11 +73,11 @@ class RayExecutor(Executor):
         resources: Mapping[str, float] | None = None,
     ) -> None:
         self.workers = check_workers(workers)
-        self._ray = require_ray()
         self._address = checked_address(address)
         self.threads = 1 if threads is None and address else threads_of(workers, threads)
         self._device = _checked_device(devices)
         self._needs = _needs(self.threads, self._device, resources or {})
+        self._ray = require_ray()
         self._opened = contextlib.ExitStack()
         self._is_connected = False
         self._program: Any = None
@@ -103,7 +103,7 @@ class RayExecutor(Executor):
             if (room := self._room(self._needs)) < self.workers:
                 raise MachineError(
                     f"{self._where()} has room for {room:,} of {self.workers:,} workers: each asks for "
-                    f"{_amounts(self._needs)}, and {len(self._nodes()):,} machines have {_amounts(self._total())}. Ask "
+                    f"{_amounts(self._needs)}, and {self._machines()} {_amounts(self._total())}. Ask "
                     "for fewer workers, threads or resources."
                 )
         except BaseException:
@@ -154,14 +154,14 @@ class RayExecutor(Executor):
         Raises:
             MachineError: The cluster has lost the graphics card, or another resource, that the worker asks for.
         """
-        self._end([self._actors[worker]])
+        self._end({worker: self._actors[worker]})
         self._actors[worker] = self._placed_again(worker)
         self._make(worker)
 
     def close(self, *, at_once: bool = False) -> None:
         if not at_once:
             wait([actor.future for actor in self._actors])
-        self._end(self._actors)
+        self._end(dict(enumerate(self._actors)))
         self._actors, self._program, self._is_connected = [], None, False
         self._opened.close()
 
@@ -245,11 +245,11 @@ class RayExecutor(Executor):
             without_cpus = {name: amount for name, amount in needs.items() if name != "CPU"}
             if self._room(needs) >= self.workers and time.monotonic() < deadline:
                 continue
-            self._end([actor])
+            self._end({worker: actor})
             if needs == without_cpus or self._room(without_cpus) < self.workers:
                 raise MachineError(
                     f"{self._where()} has no room any more for worker {worker}, which asks for "
-                    f"{_amounts(self._needs)}; the machines have {_amounts(self._total())}. What was stored stays: run "
+                    f"{_amounts(self._needs)}; {self._machines()} {_amounts(self._total())}. What was stored stays: run "
                     "the same again to continue, with fewer workers."
                 )
             warnings.warn(
@@ -258,6 +258,10 @@ class RayExecutor(Executor):
             )
             needs, deadline = without_cpus, time.monotonic() + _PLACE_S
             actor = self._new_actor(needs)
+
+    def _machines(self) -> str:
+        number = len(self._nodes())
+        return "1 machine has" if number == 1 else f"{number:,} machines have together"
 
     def _total(self) -> dict[str, float]:
         return {name: sum(node.get(name, 0) for node in self._nodes()) for name in self._needs}
@@ -297,18 +301,23 @@ class RayExecutor(Executor):
                 warnings.warn_explicit(*one)
         return (pickle.loads(answer[1]), None) if succeeded else (None, loaded_error(answer[1]))
 
-    def _end(self, actors: Sequence[_Actor]) -> None:
+    def _end(self, actors: Mapping[int, _Actor]) -> None:
         """End actors, whose open futures raise, and wait until their processes are gone."""
         if not actors or not self._ray.is_initialized():
             return
-        for actor in actors:
+        for worker, actor in actors.items():
             self._ray.kill(actor.handle)
             actor.is_dead = True
-            _settle(actor.future, None, WorkerDied("The worker was replaced or closed at the item."))
+            _settle(actor.future, None, WorkerDied(f"{self.name(worker)} was ended at the item"))
         deadline = time.monotonic() + _END_S
         with contextlib.suppress(self._ray.exceptions.RayError):
-            self._ray.wait([a.handle.where.remote() for a in actors], num_returns=len(actors), timeout=_END_S)
-        while any(actor.is_here and _is_running(actor.process) for actor in actors) and time.monotonic() < deadline:
+            self._ray.wait(
+                [actor.handle.where.remote() for actor in actors.values()], num_returns=len(actors), timeout=_END_S
+            )
+        while (
+            any(actor.is_here and _is_running(actor.process) for actor in actors.values())
+            and time.monotonic() < deadline
+        ):
             time.sleep(0.01)
 
 
