@@ -122,6 +122,40 @@ class Climb(ds.Algorithm):
 ds.register_algorithm("climb", Climb)
 '''
 
+EXECUTOR = '''
+from concurrent.futures import ThreadPoolExecutor
+
+from diswot_search.runtime.executors.base import Executor, Placement
+from diswot_search.runtime.executors.registry import register_executor
+
+
+class Threads(Executor):
+    """Computes in threads of this process."""
+
+    def __init__(self, workers, *, threads=None, devices=None):
+        self.workers, self.pools = workers, []
+
+    def start(self, program):
+        if self.pools:
+            raise RuntimeError("The executor is started already.")
+        self.functions = [program(Placement(worker)) for worker in range(self.workers)]
+        self.pools = [ThreadPoolExecutor(1) for _ in range(self.workers)]
+
+    def submit(self, worker, item):
+        return self.pools[worker].submit(self.functions[worker], item)
+
+    def replace(self, worker):
+        pass
+
+    def close(self, *, at_once=False):
+        for pool in self.pools:
+            pool.shutdown()
+        self.pools = []
+
+
+register_executor("threads", Threads)
+'''
+
 PARTS = {
     "space": (
         SPACE,
@@ -184,6 +218,18 @@ from own_algorithm import Climb
 class TestAlgorithm(AlgorithmContract):
     def create(self, space, **common):
         return Climb(space, **common)
+""",
+    ),
+    "executor": (
+        EXECUTOR,
+        "threads",
+        """
+from diswot_search.testing.executors import ExecutorContract
+from own_executor import Threads
+
+class TestExecutor(ExecutorContract):
+    def create(self, workers):
+        return Threads(workers)
 """,
     ),
 }

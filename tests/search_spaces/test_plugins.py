@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import itertools
+import pickle
 import re
 import sys
 from collections.abc import Callable, Iterator
@@ -17,9 +18,11 @@ from search_spaces.plugins import (
     OwnCodeError,
     UntrustedCodeError,
     import_code,
+    import_own_code,
     is_code,
     load_code,
     load_plugins,
+    own_code,
     stored_code,
 )
 from search_spaces.recipes import space_from_recipe
@@ -32,7 +35,8 @@ _numbers = itertools.count()
 def _as_before(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     modules = set(sys.modules)
     monkeypatch.setattr(sys, "path", list(sys.path))
-    monkeypatch.setattr(plugins, "_named", {})
+    for name in ("_named", "_modules", "_modules_of_names"):
+        monkeypatch.setattr(plugins, name, {})
     yield
     for name in set(sys.modules) - modules:
         del sys.modules[name]
@@ -116,6 +120,33 @@ def test_what_is_missing_is_told_with_what_comes_near(write: Callable[..., str])
         load_code("nowhere.at.all:x")
     with pytest.raises(OwnCodeError, match="'a b' names no code"):
         import_code("a b")
+
+
+def test_another_process_imports_the_same_code_under_the_same_names(
+    write: Callable[..., str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert own_code() is None
+    file, module, unnamed = write("class A:\n    part = 3\n"), write("b = 4\n"), write("")
+    (tmp_path / "random.py").write_text("c = 5\n")
+    load_code(f"{file}.py:A.part")
+    import_code([f"{module}:b", f"{unnamed}.py", "random.py"])
+    code = pickle.loads(pickle.dumps(own_code()))
+    names = [name for name, _ in code.modules]
+    assert names[:3] == [file, module, unnamed]
+    for name in names:  # as in a process that has imported nothing
+        del sys.modules[name]
+    assert own_code() is None
+    for name in ("_named", "_modules", "_modules_of_names"):
+        monkeypatch.setattr(plugins, name, {})
+    import_own_code(code)
+    assert own_code() == code
+    assert sys.modules[names[3]].c == 5
+    assert stored_code(f"elsewhere/{file}.py:A.part", "the card") == 3
+    assert stored_code(f"{module}:b", "the card") == 4
+    (tmp_path / f"{unnamed}.py").unlink()
+    del sys.modules[unnamed]
+    with pytest.raises(OwnCodeError, match=f"{unnamed}.py fails when it is imported: FileNotFoundError"):
+        import_own_code(code)
 
 
 # -- registries ---------------------------------------------------------------------------------

@@ -29,7 +29,7 @@ Program = Callable[[Placement], Callable[[Any], Any]]
 
 
 class WorkerDied(RuntimeError):
-    """The worker came to an end at the item, by itself or because it was replaced."""
+    """The worker came to an end at the item, by itself or because it was replaced. The message says how."""
 
 
 class Executor(ABC):
@@ -53,11 +53,13 @@ class Executor(ABC):
 
     @abstractmethod
     def start(self, program: Program) -> None:
-        """Make the workers ready for a program. An executor can be started again after it was closed.
+        """Make the program in each worker, and wait until all are ready. After `close` it can be started again.
 
         Raises:
             ValueError: The program does not pickle; the message names the part.
             MachineError: The workers cannot be made or reached.
+            RuntimeError: The executor is started already.
+            Exception: The program raised it while it was made. No worker is left.
         """
 
     @abstractmethod
@@ -69,7 +71,12 @@ class Executor(ABC):
             item: The item.
 
         Returns:
-            The future of the result. It raises what the program raised, or `WorkerDied`.
+            The future of the result. It is running from when the worker begins with the item, which may have to wait
+            for a new process. It raises what the program raised; `WorkerDied` if the worker ended at the item; or
+            `MachineError` if no worker can be made again, for which the item is not to blame.
+
+        Raises:
+            ValueError: The item does not pickle; the message names the part.
         """
 
     @abstractmethod

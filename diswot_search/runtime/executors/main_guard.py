@@ -28,7 +28,11 @@ def check_main_is_guarded() -> None:
     frame: FrameType | None = sys._getframe()
     while frame is not None:
         code = frame.f_code
-        if code.co_name == "<module>" and frame.f_globals is vars(main) and code.co_filename == file:
+        if (
+            code.co_name == "<module>"
+            and frame.f_globals is vars(main)
+            and Path(code.co_filename).name == Path(file).name
+        ):
             _check_line(Path(file), frame.f_lineno)
         frame = frame.f_back
 

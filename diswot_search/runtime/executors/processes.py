@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import functools
 import multiprocessing
 import os
 import pickle
@@ -13,7 +14,7 @@ import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future
+from concurrent.futures import Future, InvalidStateError
 from multiprocessing.connection import Connection
 from multiprocessing.context import SpawnProcess
 from typing import Any
@@ -111,7 +112,6 @@ class ProcessExecutor(Executor):
             raise
 
     def submit(self, worker: int, item: Any) -> Future[Any]:
-        """Compute an item in a worker; see `Executor.submit`. What does not pickle raises a ValueError."""
         assert self._workers, "the executor is not started"
         return self._workers[worker].submit(pickled("item", item))
 
@@ -183,7 +183,6 @@ class _Worker:
 
     def submit(self, item: bytes) -> Future[Any]:
         future: Future[Any] = Future()
-        future.set_running_or_notify_cancel()
         self._orders.put((item, future))
         return future
 
@@ -216,7 +215,7 @@ class _Worker:
         _settle(self.ready, self._begin)
         while (order := self._orders.get()) is not None:
             item, future = order
-            _settle(future, lambda item=item: self._compute(item))  # type: ignore[misc]
+            _settle(future, functools.partial(self._compute, item, future))
             del order, item, future  # a large result is not kept until the next
         self._leave()
 
@@ -250,15 +249,17 @@ class _Worker:
             message = f"{type(error).__name__}: {error}"
             raise _machine_error(f"The program cannot be made again in {self._name} ({message}).") from error
 
-    def _compute(self, item: bytes) -> Any:
+    def _compute(self, item: bytes, future: Future[Any]) -> Any:
         if self._process is not None and self._process.exitcode is not None:
             self._discard()  # it was killed between two items
         if self._process is None:
             self._begin_again()
+        if not future.set_running_or_notify_cancel():
+            return None
         answer = self._exchange(item)
         if answer is None:
             reason, _ = self._discard()
-            ended = "was replaced or closed" if self._is_ended else "died"
+            ended = "was ended" if self._is_ended else "died"
             raise WorkerDied(f"{self._name} {ended} at the item ({reason})")
         return self._load(answer)
 
@@ -332,9 +333,11 @@ def _settle(future: Future[Any], compute: Callable[[], Any]) -> None:
     try:
         result = compute()
     except BaseException as error:
-        future.set_exception(error)
+        with contextlib.suppress(InvalidStateError):  # it was cancelled
+            future.set_exception(error)
     else:
-        future.set_result(result)
+        if not future.cancelled():
+            future.set_result(result)
 
 
 def _machine_error(message: str) -> Exception:

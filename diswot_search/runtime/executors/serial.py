@@ -46,6 +46,7 @@ class SerialExecutor(Executor):
     def submit(self, worker: int, item: Any) -> Future[Any]:
         assert self._compute is not None, "the executor is not started"
         future: Future[Any] = Future()
+        future.set_running_or_notify_cancel()
         try:
             future.set_result(self._compute(item))
         except Exception as error:

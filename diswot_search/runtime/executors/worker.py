@@ -114,11 +114,25 @@ def prepared(setup_data: bytes, program_data: bytes) -> Callable[[Any], Any]:
         raise ValueError(
             f"A new process cannot load the program ({type(error).__name__}: {error}). {TOP_LEVEL}"
         ) from error
-    torch = sys.modules.get("torch")
-    if torch is not None and setup.placement.threads is not None:
-        torch.set_num_threads(setup.placement.threads)  # torch that is loaded later takes it from the environment
+    torch_is_set = _set_threads(setup.placement.threads)
     compute: Callable[[Any], Any] = program(setup.placement)
-    return compute
+    if torch_is_set:
+        return compute
+
+    def compute_with_threads(item: Any) -> Any:
+        nonlocal torch_is_set
+        torch_is_set = torch_is_set or _set_threads(setup.placement.threads)
+        return compute(item)
+
+    return compute_with_threads
+
+
+def _set_threads(threads: int | None) -> bool:
+    """Set the number of threads of torch, if it is loaded; until then, the environment sets at most that of cores."""
+    torch = sys.modules.get("torch")
+    if torch is not None and threads is not None:
+        torch.set_num_threads(threads)
+    return torch is not None
 
 
 def computed(compute: Callable[[Any], Any], item: bytes) -> tuple[bool, bytes]:

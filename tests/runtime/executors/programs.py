@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import ctypes
 import os
+import signal
+import struct
 import sys
 import threading
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Container
+from multiprocessing.connection import Connection
+from pathlib import Path
 from typing import Any
 
 from diswot_search.runtime.executors.base import Placement
 
 
-class OddError(Exception):
+class OddError(ValueError):
     """An error that does not unpickle, because its constructor takes more than its message."""
 
     def __init__(self, first: int, second: int) -> None:
@@ -27,6 +31,31 @@ class FaultyProgram:
 
     def __call__(self, placement: Placement) -> Callable[[Any], Any]:
         return compute
+
+    @staticmethod
+    def constant(function: Callable[[Any], Any], placement: Placement) -> Callable[[Any], Any]:
+        """The program of one function."""
+        return function
+
+
+class LateProgram(FaultyProgram):
+    """Is killed while it is made, in the processes of some numbers.
+
+    Args:
+        path: File that counts the processes.
+        dies_at: Their numbers, from 1.
+    """
+
+    def __init__(self, path: Path, dies_at: Container[int]) -> None:
+        self.path = path
+        self.dies_at = dies_at
+
+    def __call__(self, placement: Placement) -> Callable[[Any], Any]:
+        with self.path.open("a") as file:
+            file.write("x")
+        if self.path.stat().st_size in self.dies_at:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().__call__(placement)
 
 
 def compute(item: tuple[str, Any]) -> Any:
@@ -41,6 +70,25 @@ def segmentation_fault(value: object) -> None:
 def sleep_with_lock(seconds: float) -> None:
     """Sleep without giving the interpreter's lock to other threads, as a candidate in compiled code may."""
     ctypes.PyDLL(None).usleep(int(1e6 * seconds))
+
+
+def killed_while_it_answers(size: int) -> bytes:
+    """End when a part of the answer is written."""
+    send_bytes = Connection.send_bytes
+
+    def send_part(connection: Connection, data: bytes) -> None:
+        if len(data) < size:
+            send_bytes(connection, data)
+        else:
+            os.write(connection.fileno(), struct.pack("!i", len(data)) + data[:1000])
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    Connection.send_bytes = send_part  # type: ignore[method-assign, assignment]
+    return bytes(size)
+
+
+def stopped(value: object) -> None:
+    os.kill(os.getpid(), signal.SIGSTOP)
 
 
 def raise_odd(value: object) -> None:
@@ -71,6 +119,8 @@ ACTIONS: dict[str, Callable[[Any], Any]] = {
     "exit": os._exit,
     "sys.exit": sys.exit,
     "segmentation fault": segmentation_fault,
+    "killed while it answers": killed_while_it_answers,
+    "stopped": stopped,
     "sleep": time.sleep,
     "sleep with lock": sleep_with_lock,
     "odd": raise_odd,
