@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import pickle
 import platform
@@ -19,7 +20,7 @@ from .base import Executor, Placement, Program, WorkerDied
 from .pickling import loaded_error, pickled
 from .placements import check_workers, threads_of
 from .ray_cluster import checked_address, in_one_line, joined_ray, reason, require_ray
-from .worker import Caught, Setup, own_code, warning_filters
+from .worker import Caught, Filter, Setup, own_code, warning_filters
 
 _PLACE_S = 60.0
 """Seconds within which every worker must have a place, in a cluster that has room for all."""
@@ -31,8 +32,9 @@ _END_S = 5.0
 class RayExecutor(Executor):
     """Workers that are actors of Ray: on this machine, or on all machines of a cluster.
 
-    Without an address, a small Ray of its own starts on this machine and ends with `close`. A Ray that this process has
-    started or joined already is used as it is, and stays.
+    Without an address, a small Ray of its own starts on this machine and ends with `close`. If this process is killed,
+    the workers end at once, and Ray's last helpers after a minute. A Ray that this process has started or joined
+    already is used as it is, and stays.
 
     Every machine of a cluster needs the same versions of Python, Ray, torch and diswot-search as this one, and the data
     and weights under the same paths. Code of your own is imported from the folders of `sys.path` and from the working
@@ -83,6 +85,7 @@ class RayExecutor(Executor):
         self._program: Any = None
         self._actors: list[_Actor] = []
         self._seen: set[Caught] = set()
+        self._filters: tuple[Filter, ...] = ()
 
     def connect(self) -> None:
         """Start or join Ray, and check that it has room for the workers. `start` does it if it was not done.
@@ -125,7 +128,7 @@ class RayExecutor(Executor):
         try:
             # Unlike pickle, Ray's own sends functions and classes of a script or a session along.
             self._program = self._ray.put(self._ray.cloudpickle.dumps(program))
-            self._seen = set()
+            self._seen, self._filters = set(), warning_filters()
             self._actors = [self._new_actor(self._needs) for _ in range(self.workers)]
             self._wait_for_places()
             for future in [self._make(worker) for worker in range(self.workers)]:
@@ -138,7 +141,6 @@ class RayExecutor(Executor):
             raise
 
     def submit(self, worker: int, item: Any) -> Future[Any]:
-        """Compute an item in a worker; see `Executor.submit`. What does not pickle raises a ValueError."""
         assert self._actors, "the executor is not started"
         data = pickled("item", item)
         actor = self._actors[worker]
@@ -204,8 +206,10 @@ class RayExecutor(Executor):
 
     def _make(self, worker: int) -> Future[Any]:
         """Have the program made in a worker. Items that are sent to it meanwhile wait for that."""
-        setup = Setup(Placement(worker, self.threads, self._device), warning_filters(), own_code())
-        return self._call(worker, "make", self.threads, pickled("set of options", setup), self._program)
+        setup = Setup(Placement(worker, self.threads, self._device), self._filters, own_code())
+        made = self._call(worker, "make", self.threads, pickled("set of options", setup), self._program)
+        self._actors[worker].made = made
+        return made
 
     def _new_actor(self, needs: Mapping[str, float]) -> _Actor:
         options: dict[str, Any] = {"num_cpus": 0, "num_gpus": 0, "max_restarts": 0, "scheduling_strategy": "SPREAD"}
@@ -221,9 +225,9 @@ class RayExecutor(Executor):
         placed, waiting = self._ray.wait(places, num_returns=len(places), timeout=_PLACE_S)
         if waiting:
             raise MachineError(
-                f"{self._where()} gave a place to only {len(placed):,} of {self.workers:,} workers in {_PLACE_S:g} s: "
-                f"other work uses it. Each worker asks for {_amounts(self._needs)}; free are "
-                f"{_amounts(self._free())}."
+                f"{self._where()} gave a place to only {len(placed):,} of {self.workers:,} workers in {_PLACE_S:g} s, "
+                f"since other work uses it. Each asks for {_amounts(self._needs)}; "
+                f"free are {_amounts(self._free())}."
             )
         for worker, actor in enumerate(self._actors):
             try:
@@ -249,8 +253,8 @@ class RayExecutor(Executor):
             if needs == without_cpus or self._room(without_cpus) < self.workers:
                 raise MachineError(
                     f"{self._where()} has no room any more for worker {worker}, which asks for "
-                    f"{_amounts(self._needs)}; {self._machines()} {_amounts(self._total())}. What was stored stays: run "
-                    "the same again to continue, with fewer workers."
+                    f"{_amounts(self._needs)}; {self._machines()} {_amounts(self._total())}. What was stored stays: "
+                    "run the same again to continue, with fewer workers."
                 )
             warnings.warn(
                 f"The Ray cluster has lost the room for worker {worker}, which now shares the CPUs of others.",
@@ -274,20 +278,23 @@ class RayExecutor(Executor):
         """Call a method of an actor. The future has the answer, unpacked."""
         actor, name, errors = self._actors[worker], self.name(worker), self._ray.exceptions
         future: Future[Any] = Future()
-        future.set_running_or_notify_cancel()
         actor.future = future
+        actor.made.add_done_callback(functools.partial(_begin, future))
 
         def settle(done: Future[Any]) -> None:
+            result, error = None, None
             try:
                 result, error = self._unpacked(done.result())
-            except errors.RayTaskError as failure:  # of Ray's or our own code: programs cannot raise it
-                last = in_one_line(str(failure).strip().splitlines()[-1])
-                result, error = None, MachineError(f"{name} cannot compute ({last}).")
+            except errors.RayTaskError as failure:  # of Ray or of this file: what programs raise is an answer
+                error = MachineError(f"{name} cannot compute ({in_one_line(str(failure).strip().splitlines()[-1])}).")
             except errors.RayError as failure:
                 actor.is_dead = True
-                result, error = None, WorkerDied(f"{name} died at the item ({reason(failure)})")
+                if future.running():
+                    error = WorkerDied(f"{name} died at the item ({reason(failure)})")
+                else:  # for which the item is not to blame
+                    error = MachineError(f"{name} ended before it was ready ({reason(failure)}).")
             except BaseException as failure:
-                result, error = None, failure
+                error = failure
             _settle(future, result, error)
 
         getattr(actor.handle, method).remote(*arguments).future().add_done_callback(settle)
@@ -329,6 +336,7 @@ class _Actor:
         place: Reference to the actor's machine and process, which Ray knows once the actor runs.
         host: Name of its machine; empty while it is not known.
         process: Number of its process there.
+        made: The future of its program.
         future: Its last future.
         is_dead: Whether it is known to have died.
     """
@@ -338,6 +346,7 @@ class _Actor:
         self.place = handle.where.remote()
         self.host = ""
         self.process = 0
+        self.made: Future[Any] = Future()
         self.future: Future[Any] = Future()
         self.future.set_result(None)
         self.is_dead = False
@@ -400,6 +409,13 @@ def _worker_class() -> type:
 
 
 # -- errors and answers -------------------------------------------------------------------------
+
+
+def _begin(future: Future[Any], made: Future[Any]) -> None:
+    """Say that a future runs once the program is made, unless it is settled or cancelled."""
+    if made.exception() is None and not future.done():
+        with contextlib.suppress(RuntimeError):  # it was settled meanwhile
+            future.set_running_or_notify_cancel()
 
 
 def _settle(future: Future[Any], result: Any, error: BaseException | None) -> None:
