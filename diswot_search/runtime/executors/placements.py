@@ -8,10 +8,28 @@ from collections.abc import Sequence
 
 from ...checks import check_whole, listed
 
+MAX_PER_CORE = 16
+"""Worker processes, or threads of one worker, for each core of a machine. More would bring it to a standstill."""
+
 
 def check_workers(workers: int) -> int:
     """The number of workers, if it is at least one."""
     return _whole("workers", workers)
+
+
+def check_local_workers(workers: int) -> int:
+    """The number of workers on this machine, if it is at least one and the machine can bear it."""
+    return _bearable("workers", check_workers(workers))
+
+
+def _bearable(name: str, number: int) -> int:
+    limit = MAX_PER_CORE * core_count()
+    if number > limit:
+        raise ValueError(
+            f"{name} is {number:,}, but this machine has {core_count():,} core{'s' * (core_count() > 1)}; it takes at "
+            f"most {limit:,}."
+        )
+    return number
 
 
 def _whole(name: str, value: int) -> int:
@@ -32,7 +50,7 @@ def threads_of(workers: int, threads: int | None) -> int:
         threads: Number of threads of all together; None takes those of torch, rounded down, at least one to each.
 
     Raises:
-        ValueError: The number is not positive, or the workers do not divide it.
+        ValueError: The number is not positive, the workers do not divide it, or it is beyond this machine.
 
     Example:
         >>> threads_of(2, 6)
@@ -50,7 +68,7 @@ def threads_of(workers: int, threads: int | None) -> int:
             f"threads is {threads:,} for {workers:,} workers together, and each worker gets the same number: give "
             f"{smaller}{(each + 1) * workers:,} ({each + 1:,} each)."
         )
-    return each
+    return _bearable("threads of each worker", each)
 
 
 def devices_of(workers: int, devices: Sequence[str] | None) -> tuple[str, ...]:

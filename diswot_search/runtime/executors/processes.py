@@ -22,7 +22,7 @@ from typing import Any
 from .base import Executor, Placement, Program, WorkerDied
 from .main_guard import check_main_is_guarded
 from .pickling import loaded_error, pickled, pickled_program
-from .placements import check_workers, devices_of, threads_of
+from .placements import check_local_workers, devices_of, threads_of
 from .worker import END, Caught, Setup, own_code, warning_filters, work
 
 MAX_STARTS = 3
@@ -80,7 +80,7 @@ class ProcessExecutor(Executor):
     is_isolated = True
 
     def __init__(self, workers: int, *, threads: int | None = None, devices: Sequence[str] | None = None) -> None:
-        self.workers = check_workers(workers)
+        self.workers = check_local_workers(workers)
         self.threads = threads_of(workers, threads)
         self.devices = devices_of(workers, devices)
         self._workers: list[_Worker] = []

@@ -18,7 +18,7 @@ from ...checks import check_number, listed
 from ..failures import MachineError
 from .base import Executor, Placement, Program, WorkerDied
 from .pickling import loaded_error, pickled
-from .placements import check_workers, threads_of
+from .placements import check_local_workers, check_workers, threads_of
 from .ray_cluster import checked_address, in_one_line, joined_ray, reason, require_ray
 from .worker import Caught, Filter, Setup, own_code, warning_filters
 
@@ -74,7 +74,7 @@ class RayExecutor(Executor):
         address: str | None = None,
         resources: Mapping[str, float] | None = None,
     ) -> None:
-        self.workers = check_workers(workers)
+        self.workers = check_workers(workers) if address else check_local_workers(workers)
         self._address = checked_address(address)
         self.threads = 1 if threads is None and address else threads_of(workers, threads)
         self._device = _checked_device(devices)

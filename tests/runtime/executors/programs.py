@@ -87,6 +87,16 @@ def killed_while_it_answers(size: int) -> bytes:
     return bytes(size)
 
 
+def fork_and_exit(code: int) -> None:
+    """End, but leave a child that keeps the files of this process open for a while."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # of forks beside threads
+        if os.fork() == 0:
+            time.sleep(3)
+            os._exit(0)
+    os._exit(code)
+
+
 def stopped(value: object) -> None:
     os.kill(os.getpid(), signal.SIGSTOP)
 
@@ -120,6 +130,7 @@ ACTIONS: dict[str, Callable[[Any], Any]] = {
     "sys.exit": sys.exit,
     "segmentation fault": segmentation_fault,
     "killed while it answers": killed_while_it_answers,
+    "fork and exit": fork_and_exit,
     "stopped": stopped,
     "sleep": time.sleep,
     "sleep with lock": sleep_with_lock,
