@@ -44,7 +44,7 @@ def cluster() -> Iterator[Any]:
 
     handler = signal.getsignal(signal.SIGTERM)
     # A machine that is killed is missed within a second or two, not within 20.
-    health = {"initial_delay_ms": 0, "period_ms": 300, "timeout_ms": 10_000, "failure_threshold": 3}
+    health = {"initial_delay_ms": 0, "period_ms": 300, "timeout_ms": 1_000, "failure_threshold": 3}
     system = {f"health_check_{name}": value for name, value in health.items()}
     options = {"num_cpus": 2, "include_dashboard": False, "object_store_memory": 2**27, "_system_config": system}
     cluster = Cluster(initialize_head=True, head_node_args=options)
