@@ -10,7 +10,6 @@ import os
 import pickle
 import queue
 import signal
-import sys
 import threading
 import time
 import warnings
@@ -18,16 +17,13 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, InvalidStateError
 from multiprocessing.connection import Connection
 from multiprocessing.context import SpawnProcess
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from .base import Executor, Placement, Program, WorkerDied
 from .main_guard import check_main_is_guarded
 from .pickling import loaded_error, pickled, pickled_program
 from .placements import check_local_workers, devices_of, threads_of
-from .worker import END, Caught, Setup, warning_filters, work
-
-if TYPE_CHECKING:
-    from search_spaces.plugins import OwnCode
+from .worker import END, Caught, Setup, own_code, warning_filters, work
 
 MAX_STARTS = 3
 """Processes that may be killed, one after another, before they are ready."""
@@ -40,7 +36,7 @@ _LEAVE_S = 5.0
 
 _POLL_S = 1.0
 
-_THREAD_VARIABLES = (
+THREAD_VARIABLES = (
     "OMP_NUM_THREADS",
     "MKL_NUM_THREADS",
     "OPENBLAS_NUM_THREADS",
@@ -146,7 +142,7 @@ class ProcessExecutor(Executor):
     def _made(self, number: int) -> _Worker:
         device = self.devices[number % len(self.devices)] if self.devices else None
         placement = Placement(number, self.threads, device)
-        setup = Setup(placement, warning_filters(), _own_code())
+        setup = Setup(placement, warning_filters(), own_code())
         return _Worker(self.name(number), placement, pickled("set of options", setup), self._program, self._show)
 
     def _show(self, caught: Sequence[Caught]) -> None:
@@ -378,8 +374,8 @@ def _environment(threads: int | None) -> Iterator[None]:
     if threads is None:
         yield
         return
-    before = {name: os.environ.get(name) for name in _THREAD_VARIABLES}
-    os.environ.update(dict.fromkeys(_THREAD_VARIABLES, str(threads)))
+    before = {name: os.environ.get(name) for name in THREAD_VARIABLES}
+    os.environ.update(dict.fromkeys(THREAD_VARIABLES, str(threads)))
     try:
         yield
     finally:
@@ -388,10 +384,3 @@ def _environment(threads: int | None) -> Iterator[None]:
                 del os.environ[name]
             else:
                 os.environ[name] = value
-
-
-def _own_code() -> OwnCode | None:
-    """The user's own code that this process has imported. Without `plugins` it has imported none."""
-    plugins = sys.modules.get("search_spaces.plugins")
-    code: OwnCode | None = None if plugins is None else plugins.own_code()
-    return code

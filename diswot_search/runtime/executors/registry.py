@@ -14,6 +14,7 @@ from ...checks import check_options
 from .base import Executor
 from .placements import check_workers, core_count
 from .processes import ProcessExecutor
+from .ray import RayExecutor
 from .serial import SerialExecutor
 
 ExecutorFactory = Callable[..., Executor]
@@ -43,6 +44,7 @@ _executors: Registry[ExecutorFactory] = Registry("executor", _adopt)
 
 _executors.register("serial", _serial)
 _executors.register("processes", ProcessExecutor)
+_executors.register("ray", RayExecutor)
 
 
 def list_executors(pattern: str = "*") -> list[str]:
@@ -112,7 +114,7 @@ def create_executor(
     allowed = [one.name for one in parameters if one.name not in _COMMON and one.kind is not one.VAR_KEYWORD]
     check_options(f"executor {name!r}", options, allowed)
     executor = factory(number, threads=threads, devices=names or None, **options)
-    on_processors = not any(device.startswith(("cuda", "mps")) for device in names)
+    on_processors = not any(device.startswith(("cuda", "mps")) for device in names) and not options.get("address")
     if executor.is_isolated and on_processors and number > core_count():
         warnings.warn(
             f"{number:,} workers share {core_count():,} cores, which is seldom faster than {core_count():,} workers.",

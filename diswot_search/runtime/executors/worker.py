@@ -64,6 +64,13 @@ def warning_filters() -> tuple[Filter, ...]:
     )
 
 
+def own_code() -> OwnCode | None:
+    """The user's own code that this process has imported. Without `plugins` it has imported none."""
+    plugins = sys.modules.get("search_spaces.plugins")
+    code: OwnCode | None = None if plugins is None else plugins.own_code()
+    return code
+
+
 def work(connection: Connection) -> None:
     """Compute items until the owner says so or is gone.
 
@@ -73,12 +80,12 @@ def work(connection: Connection) -> None:
     _end_with_owner()
     _leave_interrupts_to_owner()
     caught: list[Caught] = []
-    _catch_warnings(caught)
+    catch_warnings(caught)
     with contextlib.suppress(EOFError, OSError):  # the owner has closed its end
         setup, program = connection.recv_bytes(), connection.recv_bytes()
         compute = None
         try:
-            compute = _prepared(setup, program)
+            compute = prepared(setup, program)
         except BaseException as error:
             _exit_if_asked(error)
             _answer(connection, False, pickled_error(error), caught)
@@ -86,12 +93,13 @@ def work(connection: Connection) -> None:
             _answer(connection, True, pickle.dumps(None), caught)
         del setup, program
         while compute is not None and (item := connection.recv_bytes()) != END:
-            succeeded, result = _computed(compute, item)
+            succeeded, result = computed(compute, item)
             _answer(connection, succeeded, result, caught)
             del item, result
 
 
-def _prepared(setup_data: bytes, program_data: bytes) -> Callable[[Any], Any]:
+def prepared(setup_data: bytes, program_data: bytes) -> Callable[[Any], Any]:
+    """The function that computes items: what a worker makes of its setup and its program."""
     setup: Setup = pickle.loads(setup_data)
     warnings.resetwarnings()
     for action, message, category, module, line in reversed(setup.filters):
@@ -127,7 +135,8 @@ def _set_threads(threads: int | None) -> bool:
     return torch is not None
 
 
-def _computed(compute: Callable[[Any], Any], item: bytes) -> tuple[bool, bytes]:
+def computed(compute: Callable[[Any], Any], item: bytes) -> tuple[bool, bytes]:
+    """Whether an item succeeded, and its pickled result or error."""
     try:
         return True, pickled("result", compute(pickle.loads(item)))
     except BaseException as error:
@@ -146,16 +155,21 @@ def _exit_if_asked(error: BaseException) -> None:
 
 
 def _answer(connection: Connection, succeeded: bool, payload: bytes, caught: list[Caught]) -> None:
-    try:
-        head = pickle.dumps((succeeded, caught))
-    except Exception:  # a category that does not pickle
-        head = pickle.dumps((succeeded, [(text, UserWarning, *place) for text, _, *place in caught]))
-    caught.clear()
-    connection.send_bytes(head)
+    connection.send_bytes(header(succeeded, caught))
     connection.send_bytes(payload)
 
 
-def _catch_warnings(caught: list[Caught]) -> None:
+def header(succeeded: bool, caught: list[Caught]) -> bytes:
+    """The first message of an answer. The warnings are taken out of the list."""
+    try:
+        data = pickle.dumps((succeeded, caught))
+    except Exception:  # a category that does not pickle
+        data = pickle.dumps((succeeded, [(text, UserWarning, *place) for text, _, *place in caught]))
+    caught.clear()
+    return data
+
+
+def catch_warnings(caught: list[Caught]) -> None:
     """Collect the warnings of this process, each once, so that the owner shows them."""
     seen: set[Caught] = set()
 
