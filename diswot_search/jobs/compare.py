@@ -183,6 +183,7 @@ class ComparisonRun(Job[CompareOptions, Comparison]):
         )
         self.device = self.evaluator.device
         self.executor.check(self.evaluator)
+        self.executor.connect()
         compared = self._conditions_compared
         self._check_readable(compared if any(map(uses_teacher, members_of(self._proxies))) else [NO_TEACHER])
         if self.top_k is not None and self.top_k > len(self.architectures):

@@ -124,6 +124,7 @@ class RankingRun(Job[RankSourcesOptions, SourceRanking]):
             self.device,
         )
         self.executor.check(self.measurer)
+        self.executor.connect()
         self._check_first_measure()
         self._has_begun = self.out is not None and RankingFolder.has_begun(self.out)
         if self.out is not None and not self._has_begun:

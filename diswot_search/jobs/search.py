@@ -108,6 +108,7 @@ class SearchJob(Job[SearchOptions, Study]):
             "evaluations": self.evaluations,
         }
         self.interruption = Interruption()
+        self.executor.connect()
         self._trial: Study | None = None
         if options.out is None or not Study.has_begun(options.out):
             self._trial = self._try_out()

@@ -69,6 +69,13 @@ class Executor(ABC):
             ValueError: It does not pickle; the message names the part.
         """
 
+    def connect(self) -> None:  # noqa: B027 - optional
+        """Reach the machines of the workers before anything is written; `close` lets go of them.
+
+        Raises:
+            MachineError: They cannot be reached, or have no room.
+        """
+
     @abstractmethod
     def submit(self, worker: int, item: Any) -> Future[Any]:
         """Compute an item in a worker, which is not at work on another.
