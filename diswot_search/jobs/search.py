@@ -97,10 +97,10 @@ class SearchJob(Job[SearchOptions, Study]):
         options = self.options
         check_whole("seed", options.seed, least=0)
         self.budget = as_budget(options).settled(timed=_weighs_latency(options))
-        self.executor = as_executor(options)
         self.evaluator = self._evaluator or self._create_evaluator()
-        self.executor.check(self.evaluator)
         self.evaluations = self._resolve_evaluations()
+        self.executor = as_executor(options, self.evaluations)
+        self.executor.check(self.evaluator)
         algorithm = self._create_algorithm()  # a wrong name or option shows here
         self.pool = Pool(self.evaluator.proxy) if isinstance(self.evaluator.proxy, RankAggregate) else None
         if self.pool is not None:

@@ -305,6 +305,12 @@ def test_a_signal_ends_the_search_and_its_workers_in_time(script: Path, tmp_path
     assert ds.Study.load(out).status == "interrupted"
 
 
+def test_no_more_workers_are_made_than_there_is_work_for() -> None:
+    with pytest.warns(UserWarning, match="workers is 3, but there is work for 1 only"):
+        study = search(evaluations=1, workers=3)
+    assert [record.worker for record in study.records] == [None]  # one computes in this process
+
+
 # -- bad input ----------------------------------------------------------------------------------
 
 
