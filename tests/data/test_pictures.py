@@ -238,5 +238,5 @@ def test_no_picture_runs_a_program() -> None:
 )
 def test_the_advice_on_a_range_is_for_the_values_that_are_there(low: float, high: float, whole: str) -> None:
     advice = range_advice(low, high)
-    assert f"such as [{low:g}, {high:g}]{whole}" in advice
+    assert f"grey_range=[{low:g}, {high:g}]{whole}" in advice
     assert advice.count("[") == 1 + bool(whole)
