@@ -141,6 +141,20 @@ LINES: dict[str, list[tuple[str, str]]] = {
         (TRAIN + "--model_options.bogus 2", "timm's model cifar_resnet20 has no option 'bogus'"),
         (DISWOT + "--teacher_options.chekpoint x.pth", "no option 'chekpoint'. Did you mean 'checkpoint'"),
     ],
+    "a home folder of nobody": [
+        (SEARCH + f"{option} ~nouser/x", "'~nouser/x' begins with ~nouser, but the home folder that this means cannot")
+        for option in ("--probe", "--probe folder --probe_options.root")
+    ]
+    + [
+        (TRAIN + "--dataset ~nouser/x", "begins with ~nouser, but the home folder"),
+        (TRAIN + "--dataset ~nouser/x.npz", "begins with ~nouser, but the home folder"),
+        (TRAIN + "--dataset folder/~nouser/x", "begins with ~nouser, but the home folder"),
+        (TRAIN + "--data_options.root ~nouser/x", "begins with ~nouser, but the home folder"),
+        (TRAIN + "--model ~nouser/x.py", "begins with ~nouser, but the home folder"),
+        (SEARCH + "--space ~nouser/x.py:A", "begins with ~nouser, but the home folder"),
+        (TRAIN + "--import ~nouser/x.py", "begins with ~nouser, but the home folder"),
+        (TRAIN + "--model ~nouser/x.pth", "neither a file nor a folder"),
+    ],
     "a name of 3,000 characters": [
         (SEARCH + f"--space {NAME}", "Unknown search space 'xxx"),
         (SEARCH + f"--proxy {NAME}", "Unknown proxy 'xxx"),

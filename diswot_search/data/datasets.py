@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path, PurePath
 
+from ..checks import expanded
 from .arrays import open_digits, open_npz, splits_of_npz
 from .data_set import DataSet, OpenRequest, Whole
+from .errors import DataError
 from .folders import open_folder, place_of
 from .inventory import printable
 from .pictures import GreyRange
@@ -76,7 +78,7 @@ def split_names(name: str, root: Path | None) -> tuple[str, ...] | None:
     if name == "digits":
         return ("train",)
     if name.endswith(".npz"):
-        return splits_of_npz((root or Path()) / Path(name).expanduser())
+        return splits_of_npz((root or Path()) / expanded(name, error=DataError))
     if (folder := folder_of(name, root)) is not None:
         return splits_of_tree(open_tree(folder)[0])
     if prefix == "torch":
@@ -118,8 +120,8 @@ def folder_of(name: str, root: Path | None) -> Path | None:
     if name in (*_OF_FOLDER, "folder/"):
         return existing(root, name or "folder")
     if prefix == "folder":
-        return existing((root or Path()) / Path(rest).expanduser(), name)
-    path = (root or Path()) / Path(name).expanduser()
+        return existing((root or Path()) / expanded(rest, error=DataError), name)
+    path = (root or Path()) / expanded(name, error=DataError)
     if is_path(name):
         return existing(path, name)
     if prefix in _PREFIXES or name in ("digits", "noise"):

@@ -7,14 +7,13 @@ import itertools
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from ..checks import WORKING_SHARE, check_memory, check_whole, listed
+from ..checks import WORKING_SHARE, check_memory, check_whole, expanded, listed
 from ..options.base import as_data_name, from_options
 from ..options.data import CreateProbeOptions, CreateProbesOptions
 from .data_set import (
@@ -164,7 +163,7 @@ def _create_probes(options: CreateProbeOptions | CreateProbesOptions, count: int
     if name == "noise":
         return [_noise_probe(batch_size, image_size, balanced, s, num_classes, statistics) for s in seeds]
 
-    root = None if options.root is None else Path(options.root).expanduser()
+    root = None if options.root is None else expanded(options.root, error=DataError)
     data = open_data_set(name, root, options.split, options.download, grey_range=grey_range)
     with having_read(name or "folder", [data]):
         return _probes_of(data, name or "folder", options, seeds, statistics)

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..checks import check_whole, listed
+from ..checks import check_whole, expanded, listed
 from ..options.base import as_data_name, from_options
 from ..options.data import ArraySplitsOptions, CreateSplitsOptions, DivisionOptions
 from ..runtime.configuration import differences
@@ -289,7 +289,7 @@ def create_splits(options: CreateSplitsOptions) -> Splits:
     check_whole("workers", workers, least=0, error=DataError)
     if name == "noise":
         raise DataError("The data set 'noise' cannot be learnt; it is for probes only.")
-    root = None if options.root is None else Path(options.root).expanduser()
+    root = None if options.root is None else expanded(options.root, error=DataError)
     whole = Whole(request.image_size, options.resident_limit)
 
     opened: list[DataSet] = []
