@@ -139,6 +139,14 @@ LINES: dict[str, list[tuple[str, str]]] = {
         (SOURCES + "'{a: {model: resnet18, checkpoint_path: x.pth}}'", "'checkpoint_path' can load files or code"),
         (SOURCES + "'{a: {model: resnet18, pretrained_cfg_overlay: {file: x.pth}}}'", "can load files or code"),
         (TRAIN + "--model_options.bogus 2", "timm's model cifar_resnet20 has no option 'bogus'"),
+        (
+            DISTILL + "--teacher_options.maen .5",
+            "timm's model cifar_resnet20 has no option 'maen'. Did you mean 'mean'",
+        ),
+        (
+            SOURCES + "'{a: {model: resnet18, maen: .5}}'",
+            "timm's model resnet18 has no option 'maen'. Did you mean 'mean'",
+        ),
         (DISWOT + "--teacher_options.chekpoint x.pth", "no option 'chekpoint'. Did you mean 'checkpoint'"),
     ],
     "a home folder of nobody": [
@@ -248,13 +256,13 @@ def test_problems_of_a_folder_come_together_after_what_was_read(capsys: pytest.C
         assert "│ cat" in shown.out
         assert "photos/test: 8 images; 8 x 8: 4, 9 x 8: 4; 1 channel (grey); 16 bits; PNG" in shown.out
         assert shown.err.startswith("diswot: error: 3 problems: (1) 'photos/train': 8 images with 16- or 32-bit grey")
-        assert "such as --data_options.grey_range '[300, 4095]', or --data_options.grey_range '[0, 65535]'" in shown.err
+        assert "--data_options.grey_range '[300, 4095]', or [0, 65535] for all of 16 bits" in shown.err
         assert "(2) 'photos/test': 8 images" in shown.err
         assert (
             "(3) Images differ in size: 8 x 8, 9 x 8 (height x width); give --data_options.image_size to" in shown.err
         )
     assert [path.name for path in Path().iterdir()] == ["photos"]
-    with pytest.raises(ValueError, match=r"such as grey_range=\[300, 4095\].*; give image_size to resize them"):
+    with pytest.raises(ValueError, match=r"grey_range=\[300, 4095\].*; give image_size to resize them"):
         create_splits("photos")
     assert main(shlex.split(TRAIN + "--dataset photos --data_options.grey_range '[0, 4095]'")) == 2
     shown = capsys.readouterr()

@@ -75,11 +75,16 @@ class Costs:
             try:
                 cost = self.space.cost(architecture)
                 check_memory(f"The weights of {shortened(str(architecture))}", 4 * cost.params)
-                stored = StoredCost(params=cost.params, macs=cost.macs)
+                stored = StoredCost(params=cost.params, macs=cost.macs, size_mb=self._size_of(cost))
             except Exception as error:  # a network may fail to be built in any way; it is recorded as failed
                 stored = StoredCost(failure=_reason("cost", error, architecture))
             self.study.add_cost(str(architecture), stored)
         return stored
+
+    def _size_of(self, cost: Cost) -> float | None:
+        """The size of the weights, if it is needed and was counted with the parameters."""
+        is_needed = any(kind.name == "size_mb" for kind in self.computed)
+        return cost.weight_bytes / 1e6 if is_needed and cost.weight_bytes is not None else None
 
     def stored(self, architecture: Architecture) -> StoredCost:
         """All costs that the study needs, from its store or computed now; the others only if limited or an objective.
