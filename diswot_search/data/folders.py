@@ -360,12 +360,13 @@ def _check_inner_splits(listing: _Listing, split: str, *, is_whole: bool) -> Non
         if split != WHOLE_FOLDER:
             listing.warned.append(text)
         return
-    owner = next(folders for folders, names in inner.items() if names)
+    owners = [folders for folders, names in inner.items() if names]
+    deeper = f" If they divide all images, give {quoted(os.path.join(listing.place, *owners[0]))}."
     raise DataError(
-        f"Folders within folders of {quoted(listing.place)} look like splits: {listed(similar)}. If they divide the "
-        f"whole data set, give its folder, {quoted(os.path.join(listing.place, *owner))}. If each class is divided "
-        f"by itself, put the splits above the classes, as in train/{printable(owner[0])}. To read them together, and "
-        f"divide all images anew, give train_split={WHOLE_FOLDER!r} (split={WHOLE_FOLDER!r} for a probe)."
+        f"Folders within folders of {quoted(listing.place)} look like splits: {listed(similar)}."
+        f"{deeper if len(owners) == 1 else ''} If each class is divided by itself, put the splits above the classes, "
+        f"as in train/{printable(owners[0][0])}. To read them together, and divide all images anew, give "
+        f"train_split={WHOLE_FOLDER!r} (split={WHOLE_FOLDER!r} for a probe)."
     )
 
 

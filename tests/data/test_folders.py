@@ -190,7 +190,7 @@ def splits_within_classes(folder: Path) -> str:
     write_images(folder / "cat", ("train", "test"))
     write_images(folder / "dog", ("train", "test"), first=20)
     return (
-        "look like splits: cat/test, cat/train, dog/test, dog/train.* put the splits above the classes, as in train/cat"
+        r"splits: cat/test, cat/train, dog/test, dog/train\. If each .*, put the splits above the classes, as in train/cat"
         r".* give train_split='\.' \(split='\.' for a probe\)"
     )
 
@@ -199,7 +199,7 @@ def splits_of_one_folder_of_two(folder: Path) -> str:
     write_images(folder / "archive/train", ("cat", "dog"))
     write_images(folder / "archive/test", ("cat", "dog"), first=20)
     write_images(folder, ("extra",), first=40)
-    return f"look like splits: archive/test, archive/train.* give its folder, '{folder}/archive'"
+    return f"look like splits: archive/test, archive/train\\. If they divide all images, give '{folder}/archive'\\."
 
 
 def splits_deep_within_a_class(folder: Path) -> str:
