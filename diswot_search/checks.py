@@ -80,6 +80,19 @@ def check_options(kind: str, options: Iterable[str], allowed: Collection[str]) -
             raise ValueError(f"A {kind} has no option {shown(option)}; {hint}: {', '.join(allowed)}.")
 
 
+def expanded(path: str | os.PathLike[str], *, error: type[ValueError] = ValueError) -> Path:
+    """A path whose leading `~` or `~user` is replaced by that user's home folder; see `search_spaces.paths`.
+
+    Raises:
+        ValueError: Or its subclass `error`: there is no such user, or the user has no home folder.
+    """
+    if not os.fspath(path).startswith("~"):
+        return Path(path)
+    from search_spaces import paths  # loads timm, which data of our own does not need
+
+    return paths.expanded(path, error=error)
+
+
 C = TypeVar("C", bound=type)
 
 

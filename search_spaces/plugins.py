@@ -21,6 +21,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 
+from .paths import expanded
+
 GROUP = "diswot_search.plugins"
 """Entry points of this group are loaded when a registry is listed, or is asked for a name that it does not have."""
 
@@ -71,7 +73,7 @@ def hint_at_form(text: str) -> str:
     if not text.endswith(".py"):
         return ""
     form = f"Something in a file of your own is written {text}:NAME"
-    path = Path(text).expanduser()
+    path = expanded(text, error=OwnCodeError)
     if not path.is_file():
         return f"{form}; there is no file {text}."
     try:
@@ -208,7 +210,7 @@ def load_plugins() -> None:
             plugin = entry_point.load()
             if callable(plugin):
                 plugin()
-        except Exception as error:  # code of others may fail in any way
+        except (Exception, SystemExit) as error:  # code of others may fail in any way
             warnings.warn(f"The plugin {entry_point.name!r} cannot be loaded: {failure_of(error)}.", stacklevel=2)
 
 
@@ -225,7 +227,7 @@ def _import(source: str) -> ModuleType:
 
 def _find_and_import(source: str) -> ModuleType:
     if source.endswith(".py"):
-        return _import_file(Path(source).expanduser().resolve(), source)
+        return _import_file(expanded(source, error=OwnCodeError).resolve(), source)
     if not _NAME.fullmatch(source):
         raise OwnCodeError(
             f"{source!r} names no code; give a module, a file ending in .py, or a name in one, as in my_code.py:name."

@@ -48,13 +48,16 @@ class UnsafeOptionError(ValueError):
     """An option that could load files or code, or a stored one that is no plain value."""
 
 
-def check_model_options(model: str, options: Mapping[str, object], where: str) -> None:
+def check_model_options(
+    model: str, options: Mapping[str, object], where: str, others: Collection[str] = ("checkpoint", "pretrained")
+) -> None:
     """Refuse options that are no arguments of a model's constructor, whether they are stored or given.
 
     Args:
         model: A name that `timm.list_models()` knows.
         options: Options by name; a name may be a path, as in `block_args.attn_layer`.
         where: The network or file that they belong to, for messages.
+        others: Names that a user may set beside these options, which may be meant by a name that is not known.
 
     Raises:
         UnsafeOptionError: An option, at any depth, can load files or code.
@@ -74,7 +77,7 @@ def check_model_options(model: str, options: Mapping[str, object], where: str) -
         head = name.split(".")[0]
         allowed = _arguments_of(model)
         if allowed is not None and head not in allowed:
-            near = near_names(head, {*allowed, "checkpoint", "pretrained"})
+            near = near_names(head, {*allowed, *others})
             hint = f" Did you mean {' or '.join(map(repr, near))}?" if near else ""
             raise UnknownNameError(f"{where}: timm's model {model} has no option {shown(head)}.{hint}")
 

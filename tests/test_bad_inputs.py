@@ -139,7 +139,29 @@ LINES: dict[str, list[tuple[str, str]]] = {
         (SOURCES + "'{a: {model: resnet18, checkpoint_path: x.pth}}'", "'checkpoint_path' can load files or code"),
         (SOURCES + "'{a: {model: resnet18, pretrained_cfg_overlay: {file: x.pth}}}'", "can load files or code"),
         (TRAIN + "--model_options.bogus 2", "timm's model cifar_resnet20 has no option 'bogus'"),
+        (
+            DISTILL + "--teacher_options.maen .5",
+            "timm's model cifar_resnet20 has no option 'maen'. Did you mean 'mean'",
+        ),
+        (
+            SOURCES + "'{a: {model: resnet18, maen: .5}}'",
+            "timm's model resnet18 has no option 'maen'. Did you mean 'mean'",
+        ),
         (DISWOT + "--teacher_options.chekpoint x.pth", "no option 'chekpoint'. Did you mean 'checkpoint'"),
+    ],
+    "a home folder of nobody": [
+        (SEARCH + f"{option} ~nouser/x", "'~nouser/x' begins with ~nouser, but the home folder that this means cannot")
+        for option in ("--probe", "--probe folder --probe_options.root")
+    ]
+    + [
+        (TRAIN + "--dataset ~nouser/x", "begins with ~nouser, but the home folder"),
+        (TRAIN + "--dataset ~nouser/x.npz", "begins with ~nouser, but the home folder"),
+        (TRAIN + "--dataset folder/~nouser/x", "begins with ~nouser, but the home folder"),
+        (TRAIN + "--data_options.root ~nouser/x", "begins with ~nouser, but the home folder"),
+        (TRAIN + "--model ~nouser/x.py", "begins with ~nouser, but the home folder"),
+        (SEARCH + "--space ~nouser/x.py:A", "begins with ~nouser, but the home folder"),
+        (TRAIN + "--import ~nouser/x.py", "begins with ~nouser, but the home folder"),
+        (TRAIN + "--model ~nouser/x.pth", "neither a file nor a folder"),
     ],
     "a name of 3,000 characters": [
         (SEARCH + f"--space {NAME}", "Unknown search space 'xxx"),

@@ -18,6 +18,7 @@ from search_spaces.plugins import hint_at_form, is_code
 from search_spaces.recipes import create_space, list_spaces
 from search_spaces.registry import UnknownNameError, near_names, unknown_name_message
 from search_spaces.space import Architecture, ArchitectureError, SearchSpace
+from search_spaces.stored_options import check_model_options
 from search_spaces.weights import classes_in_file
 
 from ..checks import check_whole
@@ -367,6 +368,8 @@ def _from_timm(
     pretrained: bool = False,
     **options: Any,
 ) -> Network:
+    others = ("checkpoint", "pretrained", *(IMAGE_KEYS if data.role == "teacher" else ()))
+    check_model_options(name, options, f"The network {name}", others)
     config = pretrained_config(name, data.role)
     if pretrained and (config is None or not config.has_weights):
         raise ValueError(f"timm has no pretrained weights for the {data.role} {name}.")

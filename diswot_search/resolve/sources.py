@@ -138,7 +138,7 @@ def _check_keys(model: object, options: Mapping[str, object]) -> None:
     check_types(options, SOURCE_TYPES, "Of a source ")
     others = {key: value for key, value in options.items() if key not in SOURCE_KEYS}
     if isinstance(model, str) and timm.is_model(model):
-        check_model_options(model, others, f"The source {model}")
+        check_model_options(model, others, f"The source {model}", SOURCE_KEYS)
         return
     if isinstance(model, str) and not os.path.exists(model):
         return

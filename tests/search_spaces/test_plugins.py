@@ -181,10 +181,14 @@ def test_installed_plugins_are_loaded_when_a_name_is_asked_for(
     module = write("import registry_of_the_test as r\nr.register('one', 1)\n")
     function = write("import registry_of_the_test as r\ndef plug():\n    r.register('two', r['one'] + 1)\n")
     broken = write("x = y\n")
-    points = entry_points(("a", module), ("b", broken), ("c", f"{function}:plug"))
+    leaving = write("import sys\nsys.exit(3)\n")
+    points = entry_points(("a", module), ("b", broken), ("exit", leaving), ("c", f"{function}:plug"))
     monkeypatch.setattr(importlib.metadata, "entry_points", points)
     monkeypatch.setattr(plugins, "_plugins_are_loaded", False)
-    with pytest.warns(UserWarning, match="The plugin 'b' cannot be loaded: NameError: name 'y' is not defined"):
+    with (
+        pytest.warns(UserWarning, match="The plugin 'b' cannot be loaded: NameError: name 'y' is not defined"),
+        pytest.warns(UserWarning, match="The plugin 'exit' cannot be loaded: SystemExit: 3"),
+    ):
         assert registry["two"] == 2
     assert list(registry) == ["one", "two"]
     load_plugins()  # nothing is loaded twice
