@@ -131,10 +131,6 @@ LINES: dict[str, list[tuple[str, str]]] = {
         (SEARCH.replace("--probe_options.image_size 8 ", "") + "--probes 1000000000", "1,000,000,000 probes of 8"),
         (SEARCH + "--probe_options.num_classes 1000000000", "num_classes is 1000000000; it must be a whole number"),
         (TRAIN + "--recipe_options.padding 1000000000", "padding is 1000000000; it must be a whole number"),
-        (
-            "distill --student cifar_resnet20 --progress false --sources '[cifar_resnet20]' --unlabelled_batch_size 1000000000",
-            "(unlabelled_batch_size, --data_options.image_size) would take",
-        ),
     ],
     "a number of 40 digits": [
         (

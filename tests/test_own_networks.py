@@ -117,6 +117,12 @@ def test_a_seeded_teacher_is_said_to_be_random(capsys: pytest.CaptureFixture[str
     assert "random weights" not in capsys.readouterr().out
 
 
+def test_a_batch_of_unlabelled_images_fits_into_memory(capsys: pytest.CaptureFixture[str]) -> None:
+    line = f"distill {DATA} --student cifar_resnet20 --sources '[own.py:loaded]' --unlabelled_batch_size 1000000000"
+    assert run(line) == 2
+    assert "(unlabelled_batch_size, --data_options.image_size) would take 768 GB" in capsys.readouterr().err
+
+
 # -- arguments that follow from the data --------------------------------------------------------
 
 
