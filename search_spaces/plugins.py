@@ -25,8 +25,8 @@ GROUP = "diswot_search.plugins"
 
 _NAME = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*")
 
-_named: dict[tuple[str, str], object] = {}
-"""What the user named in this process, by the last part of the module's name and the name in it."""
+_named: dict[tuple[str, str], dict[Path | None, object]] = {}
+"""What the user named in this process, by the last part of the module's name and the name in it, then by its file."""
 
 _plugins_are_loaded = False
 
@@ -94,7 +94,7 @@ def load_code(text: str) -> object:
         if not hasattr(value, part):
             raise OwnCodeError(_without_name(source, name, module))
         value = getattr(value, part)
-    _named[_key(text)] = value
+    _named.setdefault(_key(text), {})[_file_of(module)] = value
     return value
 
 
@@ -102,18 +102,29 @@ def stored_code(text: str, where: str) -> object:
     """What a file on disk names, if the user named it in this process; nothing is imported.
 
     Args:
-        text: `module:name` or `file.py:name`; the folder of a file may be another one by now.
+        text: `module:name` or `file.py:name`. A file that is not there any more may have moved to another folder.
         where: What the file describes, for the message.
 
     Raises:
-        UntrustedCodeError: The user did not name it.
+        UntrustedCodeError: The user did not name it, but perhaps other files of its name.
     """
-    if _key(text) not in _named:
+    named = _named.get(_key(text), {})
+    source = text.rpartition(":")[0]
+    path = Path(source).expanduser().resolve() if source.endswith(".py") else None
+    if path in named:
+        return named[path]
+    if named and (len(named) > 1 or (path is not None and path.is_file())):
+        others = ", ".join(sorted(map(str, named)))
+        raise UntrustedCodeError(
+            f"{where} is made by {text}, but you named {others}, so that it is not clear which is meant; name {text} "
+            "itself where it is, or only the one file that it has become."
+        )
+    if not named:
         raise UntrustedCodeError(
             f"{where} is made by {text}. That code does not run because a file names it: if you trust it, name it "
             f"yourself, by --import {text}, or diswot_search.import_code({text!r}) in Python."
         )
-    return _named[_key(text)]
+    return next(iter(named.values()))
 
 
 def import_code(sources: str | os.PathLike[str] | Iterable[str | os.PathLike[str]] | None) -> None:
@@ -232,6 +243,12 @@ def _find_also_in(folder: str) -> None:
     """Let imports find the modules of a folder, after all others; processes that are started from here do so, too."""
     if folder not in sys.path:
         sys.path.append(folder)
+
+
+def _file_of(module: ModuleType) -> Path | None:
+    """The file of a module; None for a module without one."""
+    file = getattr(module, "__file__", None)
+    return Path(file).resolve() if isinstance(file, str) else None
 
 
 def _key(text: str) -> tuple[str, str]:
