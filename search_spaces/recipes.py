@@ -190,12 +190,12 @@ def list_spaces(pattern: str = "*") -> list[str]:
 
 
 def describe_space(name: str) -> str:
-    """The first line of a space's docstring.
+    """The first line of a space's own docstring.
 
     Raises:
         UnknownNameError: No space has this name.
     """
-    return (inspect.getdoc(_SPACES[name]) or "").partition("\n")[0]
+    return (_SPACES[name].__doc__ or "").strip().partition("\n")[0]
 
 
 def space_factory(name: str) -> SpaceFactory:
