@@ -11,13 +11,16 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 
-def check_whole(name: str, value: object, *, least: int, error: type[ValueError] = ValueError) -> int:
-    """The value, if it is a whole number of at least `least`.
+def check_whole(
+    name: str, value: object, *, least: int, most: int | None = None, error: type[ValueError] = ValueError
+) -> int:
+    """The value, if it is a whole number of at least `least`, and at most `most`.
 
     Args:
         name: Name of the option, as the message shows it.
         value: The value that was given; a bool is no number.
         least: The smallest allowed value.
+        most: The largest allowed value; by default the largest that can be stored.
         error: Class of the exception.
 
     Raises:
@@ -25,10 +28,42 @@ def check_whole(name: str, value: object, *, least: int, error: type[ValueError]
     """
     from search_spaces.option_types import LARGEST, shown  # loads timm, which data of our own does not need
 
-    if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= LARGEST:
-        limit = f" and at most {LARGEST:,}" if isinstance(value, int) and value > LARGEST else ""
+    most = LARGEST if most is None else most
+    if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
+        limit = f" and at most {most:,}" if isinstance(value, int) and value > most else ""
         raise error(f"{name} is {shown(value)}; it must be a whole number of at least {least}{limit}.")
     return value
+
+
+MAX_CLASSES = 1_000_000
+"""The largest number of classes; the classifier of more takes gigabytes."""
+
+
+def cores() -> int:
+    """Number of processor cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def check_parallel(name: str, value: object, *, least: int, error: type[ValueError] = ValueError) -> int:
+    """The value, if this machine can run so many threads or processes: the one bound of all options that start them.
+
+    Four for each core are possible, and 32 on a small machine: more are slower, and many thousands stop the machine.
+
+    Args:
+        name: Name of the option, as the message shows it.
+        value: The value that was given.
+        least: The smallest allowed value.
+        error: Class of the exception.
+
+    Raises:
+        ValueError: Or its subclass `error`.
+    """
+    most = max(32, 4 * cores())
+    if isinstance(value, int) and value > most:
+        from search_spaces.option_types import shown  # loads timm, which data of our own does not need
+
+        raise error(f"{name} is {shown(value)}; this machine has {cores()} cores, so at most {most} are possible.")
+    return check_whole(name, value, least=least, error=error)
 
 
 def check_number(

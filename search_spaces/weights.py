@@ -134,6 +134,28 @@ def classes_in_file(path: str | os.PathLike[str], model: nn.Module, classifier: 
     return counts.pop() if len(counts) == 1 else None
 
 
+def channels_in_file(path: str | os.PathLike[str], model: nn.Module, channels: int) -> int | None:
+    """Number of image channels of the weights in a file, for a model whose own number may be another one.
+
+    Args:
+        path: The file, as for `load_checkpoint`.
+        model: The model, which stays as it is.
+        channels: The number that it was made for.
+
+    Returns:
+        The number; None if the model's first convolution does not read the image, or the file has none such.
+
+    Raises:
+        FileNotFoundError, ValueError: See `load_checkpoint`.
+    """
+    convolutions = ((name, layer) for name, layer in model.named_modules() if isinstance(layer, nn.Conv2d))
+    name, first = next(convolutions, ("", None))
+    if first is None or first.in_channels != channels or first.groups != 1:
+        return None
+    weight = _read_for(path, model.state_dict()).get(f"{name}.weight")
+    return weight.shape[1] if weight is not None and weight.ndim == 4 else None
+
+
 def _read_for(path: str | os.PathLike[str], expected: Mapping[str, torch.Tensor]) -> State:
     """The state dict in a file, with the names that a model has."""
     return _renamed(_without_prefix(_read_state(os.fspath(path)), expected), expected)

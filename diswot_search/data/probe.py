@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -13,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..checks import WORKING_SHARE, check_memory, check_whole, expanded, listed
+from ..checks import MAX_CLASSES, WORKING_SHARE, check_memory, check_whole, expanded, listed
 from ..options.base import as_data_name, from_options
 from ..options.data import CreateProbeOptions, CreateProbesOptions
 from .data_set import (
@@ -146,13 +147,17 @@ def create_probes(options: CreateProbesOptions) -> list[Probe]:
     return _create_probes(options, options.count)
 
 
+_MANY_IMAGES = 10_000
+"""Number of images above which their size in memory is checked before they are read."""
+
+
 def _create_probes(options: CreateProbeOptions | CreateProbesOptions, count: int) -> list[Probe]:
     batch_size, image_size, num_classes = options.batch_size, options.image_size, options.num_classes
     for key, value, lowest in (("count", count, 1), ("batch_size", batch_size, 2), ("seed", options.seed, 0)):
         check_whole(key, value, least=lowest, error=DataError)
     for key, optional in (("image_size", image_size), ("num_classes", num_classes)):
         if optional is not None:
-            check_whole(key, optional, least=1, error=DataError)
+            check_whole(key, optional, least=1, most=MAX_CLASSES, error=DataError)
     name, balanced = as_data_name(options.name), options.balanced
     grey_range = checked_range(options.grey_range)
     if image_size is not None:
@@ -173,7 +178,7 @@ def _probes_of(
     data: DataSet,
     name: str,
     options: CreateProbeOptions | CreateProbesOptions,
-    seeds: Iterable[int],
+    seeds: Sequence[int],
     statistics: Statistics | None,
 ) -> list[Probe]:
     """The probes of these seeds from an opened data set."""
@@ -189,6 +194,10 @@ def _probes_of(
     if grey_range is not None:
         drawing["grey_range"] = list(grey_range)
     statistics = statistics or data.statistics
+    if len(seeds) * batch_size > _MANY_IMAGES and image_size is None:
+        shape = data.read(np.arange(1))[0].shape[1:] if size is None else (size, size)
+        what = f"{len(seeds):,} probes of {batch_size:,} images of {' x '.join(map(str, shape))} pixels"
+        check_memory(what, 12 * len(seeds) * batch_size * math.prod(shape), share=WORKING_SHARE)
     return [_draw_probe(data, name, classes, statistics, drawing | {"seed": s}) for s in seeds]
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import os
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -17,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..checks import check_whole, expanded, listed
+from ..checks import check_parallel, check_whole, cores, expanded, listed
 from ..options.base import as_data_name, from_options
 from ..options.data import ArraySplitsOptions, CreateSplitsOptions, DivisionOptions
 from ..runtime.configuration import differences
@@ -135,6 +134,7 @@ class Splits:
             (42, 6, 12)
         """
         name = options.name
+        check_parallel("workers", options.workers, least=0, error=DataError)
         request = _request(options, name, options.image_size)
         val = None if options.val is None else _arrays(options.val, f"split 'val' of {name!r}")
         test = None if options.test is None else _arrays(options.test, f"split 'test' of {name!r}")
@@ -286,7 +286,7 @@ def create_splits(options: CreateSplitsOptions) -> Splits:
     request = _request(options, name or "folder", size)
     check_whole("resident_limit", options.resident_limit, least=0, error=DataError)
     workers = _usual_workers() if options.workers is None else options.workers
-    check_whole("workers", workers, least=0, error=DataError)
+    check_parallel("workers", workers, least=0, error=DataError)
     if name == "noise":
         raise DataError("The data set 'noise' cannot be learnt; it is for probes only.")
     root = None if options.root is None else expanded(options.root, error=DataError)
@@ -357,8 +357,7 @@ def _open_parts(
 
 def _usual_workers() -> int:
     """The default number of worker processes: one less than the processor cores, from 1 to 8."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, min(8, cores - 1))
+    return max(1, min(8, cores() - 1))
 
 
 def _check_known(split: str | None, names: Sequence[str] | None) -> None:
