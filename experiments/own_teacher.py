@@ -169,8 +169,8 @@ def main() -> None:
     ]
     command = (
         f"python experiments/own_teacher.py --cifar10 data/cifar10.npz --photos {args.photos} --tests {args.tests} "
-        f"--teacher_epochs {args.teacher_epochs} --shift {args.shift} --epochs {args.epochs} --evaluations {args.evaluations} "
-        f"--max_latency_ms {args.max_latency_ms:g}"
+        f"--teacher_epochs {args.teacher_epochs} --shift {args.shift} --epochs {args.epochs} "
+        f"--evaluations {args.evaluations} --max_latency_ms {args.max_latency_ms:g}"
     )
     lines = [
         "# From photos and a network in own code to a student for onnxruntime",
