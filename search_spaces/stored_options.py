@@ -200,7 +200,7 @@ def _check_value(value: object, where: str) -> None:
 
 # -- sizes --------------------------------------------------------------------------------------
 
-MAX_LAYERS = 10_000
+MAX_LAYERS = 2000
 """The largest number of layers that an option may ask for; a network of more takes minutes and gigabytes to make."""
 
 MAX_SIZE = 1_000_000
@@ -224,7 +224,7 @@ def check_sizes(options: Mapping[str, object], where: str) -> None:
         >>> check_sizes({"depth": 100_000_000}, "The student")
         Traceback (most recent call last):
         ...
-        ValueError: The student: depth is 100000000; a network has at most 10,000 layers.
+        ValueError: The student: depth is 100000000; a network has at most 2,000 layers.
     """
     for name, value in options.items():
         counts_layers = bool(_LAYERS.search(str(name).lower()))

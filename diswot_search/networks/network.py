@@ -37,6 +37,7 @@ from .recipes import (
     WithWeights,
 )
 from .saved import ModelCard, check_weights
+from .sizes import check_weights_fit
 from .soundness import check_finite_weights
 from .trained import judge_weights
 
@@ -361,6 +362,7 @@ def _from_timm(name: str, arguments: Config, pretrained: bool, weights: WeightsF
     if not timm.is_model(name):
         raise UnknownNameError(unknown_name_message("teacher", name, timm.list_models()))
     check_model_options(name, arguments, f"The network {name}")
+    check_weights_fit(TimmRecipe(name, arguments).build, arguments, f"The network {name}")
     recipe: Recipe = TimmRecipe(name, arguments, pretrained)
     return Network(
         name,

@@ -14,6 +14,7 @@ from search_spaces.stored_options import check_sizes
 
 from ..runtime.failures import stop_if_machine_failed
 from ..runtime.seeding import isolated_random_state
+from .sizes import check_weights_fit
 
 DATA_ARGUMENTS = ("num_classes", "in_chans", "img_size")
 """Arguments that follow from the data; the user's own code need not take them."""
@@ -60,6 +61,7 @@ def accepted_arguments(name: str, arguments: Mapping[str, Any]) -> dict[str, Any
         hint = f"did you mean {' or '.join(map(repr, near))}? It takes" if near else "it takes"
         raise OwnCodeError(f"{name} takes no {', '.join(unknown)}; {hint} {', '.join(sorted(named)) or 'nothing'}.")
     check_sizes(own, f"The network {name}")
+    check_weights_fit(lambda: factory(**own), own, f"The network {name}")
     return _tried(factory, own, [key for key in DATA_ARGUMENTS if key in own and key not in named])
 
 

@@ -28,6 +28,7 @@ from ..runtime.failures import stop_if_machine_failed
 from ..runtime.files import write_atomically
 from ..runtime.seeding import isolated_random_state
 from .own_code import build_own
+from .sizes import check_weights_fit
 
 WEIGHTS = "student.safetensors"
 CONFIG = "config.json"
@@ -133,6 +134,7 @@ class ModelCard:
         if self.timm is not None:
             name, arguments = self.timm
             try:
+                check_weights_fit(lambda: create_timm_model(name, arguments), arguments, self.name)
                 return create_timm_model(name, arguments)
             except ValueError:
                 raise
@@ -141,7 +143,9 @@ class ModelCard:
                 raise ValueError(f"{self.name} cannot be built: {error}") from error
         if self.own is not None:
             factory = stored_code(self.own["name"], f"The network {self.name}")
-            return build_own(factory, self.own["name"], self.own["arguments"])
+            own_name, arguments = self.own["name"], self.own["arguments"]
+            check_weights_fit(lambda: build_own(factory, own_name, arguments), arguments, self.name)
+            return build_own(factory, own_name, arguments)
         if self.space is None:
             raise ValueError(f"{self.name} is a module of its own; load its weights by load_student(path, model=...).")
         space = stored_space(self.space, self.name)
