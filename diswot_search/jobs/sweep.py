@@ -143,6 +143,10 @@ class SweepJob(Job[SweepOptions, TrainingTable]):
             raise
         except ValueError as error:
             raise in_cell(cell.name, error) from error
+        if job.training.accelerator.num_processes > 1:
+            raise ValueError(
+                "A sweep is started in one process, and shares its trainings among workers: pass `workers=`."
+            )
         config = as_json(job.training.config)
         if TrainingFolder.has_begun(cell.path):
             lines = differences(TrainingFolder.peek(cell.path).config, config)

@@ -131,6 +131,8 @@ def _check_grid(grid: Mapping[str, Any], options: SweepOptions) -> None:
         fixed = name in (getattr(options, group) or {}) if name else bool(changed(options, key))
         if fixed:
             raise GridError(f"{key} is in the grid and set outside of it as well; leave one of them out.")
+        if key == "device" and options.devices is not None:
+            raise GridError("device is in the grid, but devices gives each worker its own; leave one of them out.")
         if name and group in grid:
             raise GridError(f"{group} and {key} are both in the grid; leave one of them out.")
 

@@ -31,6 +31,7 @@ from .style import (
     name_ticks,
     new_figure,
     set_title,
+    shortened,
     style_axes,
 )
 
@@ -40,8 +41,8 @@ if TYPE_CHECKING:
 _MAX_PLOTTED = 60
 """Most rows in a picture; the best ones are chosen."""
 
-_MAX_LABEL = 60
-"""Most characters of the name of a row in a picture."""
+_MAX_LABEL, _MAX_VALUE = 80, 28
+"""Most characters of the name of a row in a picture, and of a value in it."""
 
 _MAX_REASONS = 20
 """Most trainings without a result that are named below a table."""
@@ -235,8 +236,8 @@ def plot_trainings(summary: TrainingSummary) -> Figure | None:
     chosen = sorted(rows, key=lambda row: -row.accuracy.mean if row.accuracy else 0.0)[:_MAX_PLOTTED]
     shown = [row for row in rows if any(row is one for one in chosen)]
     varying = [key for key in summary.keys if len({value_text(row.values[key]) for row in shown}) > 1]
-    names = [describe_values({key: row.values[key] for key in varying or summary.keys}) for row in shown]
-    figure = new_figure(8, 1.5 + 0.3 * len(shown))
+    names = [_label(row, varying or summary.keys) for row in shown]
+    figure = new_figure(9, 1.5 + 0.3 * len(shown))
     axes = style_axes(figure.add_subplot())
     for label, colour, is_baseline in (("mean and standard deviation", BLUE, False), ("baseline", ORANGE, True)):
         places = [place for place, row in enumerate(shown) if row.is_baseline == is_baseline]
@@ -257,6 +258,16 @@ def plot_trainings(summary: TrainingSummary) -> Figure | None:
     entries = legend_entries(figure)
     add_legend(figure, list(entries.values()), list(entries), size=8)
     return figure
+
+
+def _label(row: TrainingRow, keys: Sequence[str]) -> str:
+    """The name of a row: its values, under the names that options have in their mappings, where these differ."""
+    short = [key.rpartition(".")[2] for key in keys]
+    names = short if len(set(short)) == len(keys) else keys
+    values = {name: row.values[key] for name, key in zip(names, keys, strict=True)}
+    return describe_values(
+        {key: value if value is None else shortened(value_text(value), _MAX_VALUE) for key, value in values.items()}
+    )
 
 
 def _plot_teachers(axes: object, rows: Sequence[TrainingRow]) -> None:

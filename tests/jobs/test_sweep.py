@@ -140,7 +140,7 @@ def test_all_forms_of_the_table_are_written(serial: ds.TrainingTable) -> None:
     assert result["level"] == 0.95
     assert [training["status"] for training in result["trainings"]] == ["complete"] * 6
     with Image.open(serial.path / "table.png") as picture:
-        assert picture.width == 1200
+        assert picture.width == 1350
 
 
 def test_latex_reads_no_command_in_a_value() -> None:
@@ -289,6 +289,7 @@ def test_processes_have_the_results_of_one(serial: ds.TrainingTable, tmp_path: P
         ({"grid": {"seed": [0]}, "student": None}, "Which student"),
         ({"grid": {"seed": [0]}, "out": None}, "needs a run folder"),
         ({"grid": {"seed": [0]}, "workers": 0}, "workers is 0"),
+        ({"grid": {"device": ["cpu"]}, "device": "auto", "devices": ["cpu"]}, "devices gives each worker its own"),
         ({"grid": {"seed": [0]}, "student": nn.Linear(2, 2)}, "student: values that only Python has"),
         ({"grid": {"class_weights": [{1: nn.ReLU()}]}}, "grid: values that only Python has"),
         ({"grid": {"lr": [0.1]}, "baseline": {"lr": 0.2}}, "The baseline is no cell of the grid: lr 0.2"),
