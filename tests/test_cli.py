@@ -577,7 +577,8 @@ def test_an_interrupted_training_is_shown_and_goes_on(
 
     assert run("show .") == 2
     assert (
-        "is no run folder of a search, comparison, training, ranking of sources, pipeline or sweep" in capsys.readouterr().err
+        "is no run folder of a search, comparison, training, ranking of sources, pipeline or sweep"
+        in capsys.readouterr().err
     )
     add = TrainingFolder.add_row
 
