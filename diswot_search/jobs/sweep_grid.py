@@ -200,7 +200,7 @@ def cell_name(values: Mapping[str, object]) -> str:
         >>> cell_name({"seed": 0, "lr": 0.1, "distiller": "kd+diswot"})
         'distiller=kd+diswot-lr=0.1-seed=0'
         >>> cell_name({"teacher": "runs/t"})
-        'teacher=runs-t-5a2f7d'
+        'teacher=runs-t-bd8320'
     """
     keys = sorted(values, key=lambda key: (key == SEED, key))
     text = "-".join(f"{key}={'none' if values[key] is None else value_text(values[key])}" for key in keys)
