@@ -61,7 +61,9 @@ if TYPE_CHECKING:
     from .jobs.pipeline import run
     from .jobs.rank_sources import load_ranking, rank_sources
     from .jobs.search import search
+    from .jobs.sweep import sweep
     from .jobs.train import distill, train
+    from .jobs.training_table import TrainingTable, tabulate
     from .networks.contract import ReadingError, evaluation_mode
     from .networks.features import Features, Shapes
     from .networks.network import Network, TeacherBank, create_teacher
@@ -163,10 +165,12 @@ _EXPORTS = {
         "rank_sources",
     ),
     "diswot_search.jobs.search": ("search",),
+    "diswot_search.jobs.sweep": ("sweep",),
     "diswot_search.jobs.train": (
         "distill",
         "train",
     ),
+    "diswot_search.jobs.training_table": ("TrainingTable", "tabulate"),
     "diswot_search.networks.contract": (
         "ReadingError",
         "evaluation_mode",
@@ -341,6 +345,7 @@ __all__ = [
     "TeacherBank",
     "Training",
     "TrainingResult",
+    "TrainingTable",
     "TransferabilityError",
     "UnknownNameError",
     "UntrustedCodeError",
@@ -406,6 +411,8 @@ __all__ = [
     "size_matched_agreement",
     "source_weights",
     "spearman",
+    "sweep",
+    "tabulate",
     "train",
 ]
 

@@ -38,6 +38,7 @@ from .options.lists import (
 from .options.pipeline import PipelineOptions
 from .options.search import SearchOptions
 from .options.sources import RankSourcesOptions
+from .options.sweep import SweepOptions, TabulateOptions
 from .options.training import DistillOptions, TrainOptions
 from .reports.terminal import show
 
@@ -75,6 +76,8 @@ COMMANDS: dict[str, Command] = {
     "compare": Command(CompareOptions, "diswot_search.jobs.compare:ComparisonRun"),
     "train": Command(TrainOptions, "diswot_search.jobs.train:TrainJob"),
     "distill": Command(DistillOptions, "diswot_search.jobs.train:DistillJob"),
+    "sweep": Command(SweepOptions, "diswot_search.jobs.sweep:SweepJob"),
+    "table": Command(TabulateOptions, "diswot_search.jobs.training_table:table"),
     "sources": Command(RankSourcesOptions, "diswot_search.jobs.rank_sources:RankingRun"),
     "run": Command(PipelineOptions, "diswot_search.jobs.pipeline:PipelineJob"),
     "export": Command(ExportOptions, "diswot_search.compression.export:export_lines"),
@@ -306,6 +309,8 @@ def _parser_of(entry: Command) -> ArgumentParser:
         if not option.is_positional:
             names = [f"--{name}" for name in option.names]
             parser.add_argument(*names, type=option.kind, default=default, help=option.text)
+        elif option.takes_several:
+            parser.add_argument(option.name, nargs="+", type=str, help=option.text)
         elif option.is_required:
             parser.add_argument(option.name, type=option.kind, help=option.text)
         else:

@@ -272,7 +272,7 @@ def test_bad_input_is_answered_in_one_line_and_leaves_nothing(
 def test_a_config_of_another_command_is_told_whose_it_may_be(capsys: pytest.CaptureFixture[str]) -> None:
     Path("c.yaml").write_text("student: cifar_resnet20\nepochs: 3\n")
     assert run("train --config c.yaml") == 2
-    assert "does not accept option 'student'; taken by: distill, export\n" in capsys.readouterr().err
+    assert "does not accept option 'student'; taken by: distill, sweep, export\n" in capsys.readouterr().err
 
 
 def test_a_folder_that_is_given_as_a_data_set_is_read_as_one(capsys: pytest.CaptureFixture[str]) -> None:
@@ -579,7 +579,8 @@ def test_an_interrupted_training_is_shown_and_goes_on(
 
     assert run("show .") == 2
     assert (
-        "is no run folder of a search, comparison, training, ranking of sources or pipeline" in capsys.readouterr().err
+        "is no run folder of a search, comparison, training, ranking of sources, pipeline or sweep"
+        in capsys.readouterr().err
     )
     add = TrainingFolder.add_row
 

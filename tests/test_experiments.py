@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import inspect
+import shlex
 import sys
 from pathlib import Path
 
@@ -11,12 +12,16 @@ import pytest
 
 import diswot_search
 import search_spaces
+from diswot_search import cli
+from diswot_search.jobs.sweep_grid import grid_of
+from diswot_search.options.sweep import SweepOptions
 
 from .source_tree import ROOT
 
 EXPERIMENTS = sorted((ROOT / "experiments").glob("*.py"))
 SCRIPTS = [path for path in EXPERIMENTS if not path.name.startswith("_")]
 THIRD_PARTY = {"matplotlib", "numpy", "onnxruntime", "scipy", "timm", "torch"}
+SWEEPS = sorted((ROOT / "experiments").glob("*.yaml"))
 by_name = pytest.mark.parametrize("path", EXPERIMENTS, ids=[path.stem for path in EXPERIMENTS])
 
 
@@ -70,3 +75,18 @@ def test_a_script_parses_its_options_with_the_shared_parts(path: Path) -> None:
     assert "make_parser(__doc__" in text
     assert "argparse.ArgumentParser" not in text
     assert f"python experiments/{path.name}" in text
+
+
+@pytest.mark.parametrize("path", SWEEPS, ids=[path.stem for path in SWEEPS])
+def test_a_sweep_is_a_config_file_that_says_how_it_is_run(path: Path) -> None:
+    head = path.read_text().partition("\ndataset:")[0]
+    assert all(line.startswith("#") for line in head.strip().splitlines())
+    assert f"diswot sweep --config experiments/{path.name}" in head
+    commands = head.replace("\\\n#", "").splitlines()
+    for words in (shlex.split(line[1:]) for line in commands if line.startswith("#     diswot ")):
+        words = [str(path) if word == f"experiments/{path.name}" else word for word in words]
+        command, options = cli._parse(words[1:])
+        if command == "sweep":
+            grid = grid_of(SweepOptions(**options))
+            assert len(grid.cells) > 1
+            assert grid.baseline is not None

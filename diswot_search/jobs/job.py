@@ -80,6 +80,10 @@ class Job(ABC, Generic[O, R]):
         """What the job reads, after it is checked; shown and stored before any work."""
         return ()
 
+    def written(self) -> Options:
+        """The options that config.yaml gets; by default those of the job."""
+        return self.options
+
     def check_once(self) -> None:
         """Check, unless that is done: a job with stages checks them all before it runs the first."""
         if not self._is_checked:
@@ -96,7 +100,7 @@ class Job(ABC, Generic[O, R]):
         except DataError as error:
             self.show(*opened_report(error))
             raise
-        text = to_yaml(self.options)  # before a folder is made, so that none is left if it fails
+        text = to_yaml(self.written())  # before a folder is made, so that none is left if it fails
         descriptions = self.descriptions()
         _warn_of_run_among_images(getattr(self.options, "out", None), descriptions)
         folder = self.open()

@@ -49,6 +49,7 @@ from ..study.study import Study
 from ..training.result import read_result
 from .pipeline_results import SEARCH, read_ranking, read_trainings
 from .rank_sources import load_ranking
+from .training_table import table_of_sweep
 
 Lines = Iterable[object]
 """Tables and lines for a terminal."""
@@ -109,6 +110,7 @@ def show(options: ShowOptions) -> Lines:
         "training": lambda: _training(run),
         "ranking of sources": lambda: _ranking(run),
         "pipeline": lambda: _pipeline(run, options.best),
+        "sweep": lambda: [table_of_sweep(run).format(), f"run folder: {run}"],
     }
     if not os.path.exists(run):
         raise RunFolderError(f"There is no run folder {run}.")

@@ -74,13 +74,23 @@ class TrainingJob(Job[O, Training]):
     Args:
         options, show: See `Job`.
         subjects: What the options name, if it is resolved already; by default `check` resolves it.
+        written: The options for config.yaml, where a sweep trains with others in the place of a worker.
     """
 
     def __init__(
-        self, options: O, show: Callable[..., None] | None = None, *, subjects: TrainingSubjects | None = None
+        self,
+        options: O,
+        show: Callable[..., None] | None = None,
+        *,
+        subjects: TrainingSubjects | None = None,
+        written: O | None = None,
     ) -> None:
         super().__init__(options, show)
         self._subjects = subjects
+        self._written = written or options
+
+    def written(self) -> O:
+        return self._written
 
     def check(self) -> None:
         check_training(self.options)

@@ -31,6 +31,10 @@ ALIAS = "alias"
 """Key, in a field's metadata, of another name that the option has on the command line."""
 
 
+SEVERAL: Mapping[str, bool] = {"several": True}
+"""Metadata of a field with a list whose values follow a command one after the other."""
+
+
 PYTHON_ONLY: Mapping[str, bool] = {"python_only": True}
 """Metadata of a field that no command has: its values cannot be written as text."""
 
@@ -96,6 +100,7 @@ class Option:
         is_required: Whether there is no default.
         is_positional: Whether the value may follow a command without its name.
         aliases: Other names on the command line.
+        takes_several: Whether several values may follow a command.
     """
 
     name: str
@@ -105,6 +110,7 @@ class Option:
     is_required: bool
     is_positional: bool
     aliases: tuple[str, ...] = ()
+    takes_several: bool = False
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -136,6 +142,7 @@ def options_of(cls: type[Options]) -> Mapping[str, Option]:
             is_required=is_required,
             is_positional=is_required or bool(field.metadata.get("positional")),
             aliases=tuple(filter(None, [field.metadata.get(ALIAS)])),
+            takes_several=bool(field.metadata.get("several")),
         )
     return options
 
@@ -449,7 +456,7 @@ def _plain(value: object) -> object:
         return {str(key): _plain(item) for key, item in value.items()}
     if callable(to_dict := getattr(value, "to_dict", None)):
         return _plain(to_dict())
-    if isinstance(value, list | tuple):
+    if isinstance(value, list | tuple | range):
         return [_plain(item) for item in value]
     if callable(to_list := getattr(value, "tolist", None)):  # of arrays and tensors
         return _plain(to_list())

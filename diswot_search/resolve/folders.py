@@ -1,12 +1,15 @@
-"""The kind of a run folder that a user names, and the folder of a pipeline, whose stages are folders of other kinds."""
+"""The kind of a run folder that a user names, and the folders of jobs that hold other folders: pipelines and sweeps."""
 
 from __future__ import annotations
 
+import json
 import os
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from ..runtime import run_folder
 from ..runtime.run_folder import RunFolder
-from ..runtime.store import Layout
+from ..runtime.store import Layout, Table
 from ..sources.folder import RankingFolder
 from ..study.study import Study
 from ..training.folder import TrainingFolder
@@ -26,7 +29,61 @@ class PipelineFolder(RunFolder):
     LAYOUT = Layout("pipeline", "pipeline.sqlite", version=2)
 
 
-FOLDERS: tuple[type[RunFolder], ...] = (Study, TrainingFolder, RankingFolder, PipelineFolder)
+_CELLS = Table("cells", {"name": "TEXT PRIMARY KEY", "row": "TEXT NOT NULL"}, counted=True)
+
+_GRID = "grid"
+"""Key of the present grid in the store of a sweep."""
+
+
+class SweepFolder(RunFolder):
+    """The run folder of a sweep, which has the run folder of each of its trainings in it.
+
+    The grid may be another one with each run. Rows of cells that are in it no more stay.
+
+    Args:
+        config: JSON values that are stored with the folder.
+        out: The folder.
+
+    Raises:
+        RunFolderError: The folder cannot be used.
+    """
+
+    LAYOUT = Layout("sweep", "sweep.sqlite", version=1, tables=(_CELLS,), one_configuration=False)
+
+    def begin(
+        self,
+        cells: Sequence[tuple[str, Mapping[str, object], Mapping[str, object]]],
+        keys: Sequence[str],
+        baseline: Mapping[str, object] | None,
+    ) -> None:
+        """Store the grid of this run.
+
+        Args:
+            cells: Name, options and values in the grid of each cell, in order, as JSON values.
+            keys: Names of the options in the grid, apart from the seed.
+            baseline: Values of the baseline, as JSON values.
+        """
+        self.start()
+        self._update_meta({_GRID: {"cells": list(cells), "keys": list(keys), "baseline": baseline}})
+
+    @property
+    def grid(self) -> dict[str, Any]:
+        """The grid of the last run, by the names of the arguments of `begin`."""
+        return self.recall(_GRID) or {"cells": [], "keys": [], "baseline": None}
+
+    @property
+    def cells(self) -> dict[str, dict[str, Any]]:
+        """The stored row of each cell by its name."""
+        return {name: json.loads(row) for name, row in self._read("SELECT name, row FROM cells ORDER BY name")}
+
+    def add(self, name: str, row: Mapping[str, object]) -> None:
+        """Store the row of a cell, as JSON values; it replaces an older one."""
+        with self.errors(), self._store:
+            self._delete(_CELLS, "name = ?", [(name,)])
+            self._insert(_CELLS, [(name, json.dumps(row))])
+
+
+FOLDERS: tuple[type[RunFolder], ...] = (Study, TrainingFolder, RankingFolder, PipelineFolder, SweepFolder)
 """Kinds of run folders that a network, a teacher or sources may come from."""
 
 

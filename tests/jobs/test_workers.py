@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import os
-import pickle
 import random
 import signal
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import Future
@@ -24,10 +22,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import diswot_search as ds
-from diswot_search.runtime.executors.base import Executor, Placement, Program, WorkerDied
 from diswot_search.runtime.failures import OutOfMemory
 
 from . import workers_parts as parts
+from .any_order import AnyOrder
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="needs POSIX signals")
 
@@ -51,54 +49,6 @@ def search(**options: Any) -> ds.Study:
 def records_of(study: ds.Study) -> list[object]:
     """Return the records without times and workers, which alone may differ."""
     return [dataclasses.replace(record, seconds=0.0, worker=None) for record in study.records]
-
-
-class AnyOrder(Executor):
-    """Workers that finish in any order, and some of which die: threads of this process, with copies of everything."""
-
-    is_isolated = True
-
-    def __init__(self, workers: int, seed: int, deaths: float = 0.0) -> None:
-        self.workers = workers
-        self._random = random.Random(seed)
-        self._deaths = deaths
-
-    def start(self, program: Program) -> None:
-        program = pickle.loads(pickle.dumps(program))
-        self._compute = [program(Placement(worker)) for worker in range(self.workers)]
-        self._open: list[tuple[Future[Any], int, bytes]] = []
-        self._changed = threading.Condition()
-        self._thread = threading.Thread(target=self._finish, daemon=True)
-        self._thread.start()
-
-    def submit(self, worker: int, item: Any) -> Future[Any]:
-        future: Future[Any] = Future()
-        with self._changed:
-            self._open.append((future, worker, pickle.dumps(item)))
-            self._changed.notify()
-        return future
-
-    def _finish(self) -> None:
-        while True:
-            with self._changed:
-                self._changed.wait_for(lambda: self._open)
-                chosen = self._open.pop(self._random.randrange(len(self._open)))
-            if chosen[1] < 0:
-                return
-            future, worker, item = chosen
-            try:
-                if self._random.random() < self._deaths:
-                    raise WorkerDied("signal 11")
-                future.set_result(pickle.loads(pickle.dumps(self._compute[worker](pickle.loads(item)))))
-            except Exception as error:
-                future.set_exception(error)
-
-    def replace(self, worker: int) -> None:
-        """All workers are as new."""
-
-    def close(self, *, at_once: bool = False) -> None:
-        self.submit(-1, None)
-        self._thread.join()
 
 
 TAUGHT: dict[str, Any] = {"proxy": "diswot", "teacher": "cifar_resnet20", "algorithm": "evolution"}

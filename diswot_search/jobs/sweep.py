@@ -1,0 +1,237 @@
+"""The job of a sweep: many trainings over a grid of options, by workers, and one table of them all."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import os
+import warnings
+from collections.abc import Iterable, Sequence
+from functools import partial
+from typing import Any
+
+from ..comparison.trainings import FAILED
+from ..data.description import DataDescription
+from ..data.errors import DataError
+from ..options.base import from_options
+from ..options.sweep import SweepOptions
+from ..options.training import DistillOptions
+from ..reports.data import data_json
+from ..reports.progress import ProgressBar
+from ..resolve.executors import as_executor
+from ..resolve.folders import SweepFolder
+from ..runtime.configuration import differences
+from ..runtime.executors.base import Placement
+from ..runtime.executors.dispatch import Dispatcher
+from ..runtime.failures import failure_reason
+from ..runtime.files import RunFolderError, as_json
+from ..runtime.interruption import Interruption
+from ..runtime.run_folder import COMPLETE, INTERRUPTED
+from ..study.loop import Loop
+from ..training.folder import TrainingFolder
+from .job import Job
+from .sweep_grid import Cell, GridError, grid_of, in_cell, plain_options
+from .train import DistillJob, TrainJob
+from .training_table import TrainingTable, table_of_sweep
+
+RESULT = "result.json"
+
+
+@from_options(SweepOptions)
+def sweep(options: SweepOptions) -> TrainingTable:
+    """
+    Returns:
+        The table, with the run folder and the result of each training.
+
+    Raises:
+        GridError: The grid is wrong, or a cell of it; the message names the cell.
+        ValueError: Workers cannot be made as the options say.
+        RunFolderError: A run folder cannot be used, or holds another training.
+        OutOfMemory, MachineError: The machine failed; what was done is stored, and the same call continues.
+    """
+    return SweepJob(options).complete()
+
+
+@dataclasses.dataclass(frozen=True)
+class _Outcome:
+    """The end of a training: its reason if it failed. The result is in its run folder."""
+
+    reason: str | None = None
+
+
+class CellTrainer:
+    """The program of a worker, which trains cells on its device."""
+
+    def __call__(self, placement: Placement) -> partial[_Outcome]:
+        """The function that trains a cell."""
+        device = placement.device
+        if device is not None and device.startswith("cuda:"):
+            import torch
+
+            torch.cuda.set_device(device)
+        return partial(_train, device=device)
+
+
+def _train(cell: Cell, *, device: str | None) -> _Outcome:
+    """Train a cell, or go on with it, in its run folder."""
+    changes: dict[str, Any] = {"progress": False} | ({} if device is None else {"device": device})
+    job = _job_of(cell, **changes)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # the check of the sweep has told them
+            job.check_once()
+        job.complete()
+    except RunFolderError:
+        raise
+    except Exception as error:
+        return _Outcome(failure_reason(error, f"in the training {cell.name}"))
+    return _Outcome()
+
+
+def _job_of(cell: Cell, **changes: Any) -> DistillJob | TrainJob:
+    """The job of a cell, with options that are those of its place, so that they are not written down."""
+    if isinstance(cell.options, DistillOptions):
+        return DistillJob(dataclasses.replace(cell.options, **changes), written=cell.options)
+    return TrainJob(dataclasses.replace(cell.options, **changes), written=cell.options)
+
+
+class _CellProgress(ProgressBar):
+    """The progress bar of a sweep; outside a terminal, a line for each training."""
+
+    ITEMS_PER_LINE = 1
+
+
+class SweepJob(Job[SweepOptions, TrainingTable]):
+    """The job of `sweep`."""
+
+    def check(self) -> None:
+        options = self.options
+        if options.out is None:
+            raise ValueError("A sweep needs a run folder: pass `out=`.")
+        self.grid = grid_of(options)
+        self.executor = as_executor(options, len(self.grid.cells))
+        self.interruption = Interruption()
+        self._descriptions: dict[str, DataDescription] = {}
+        self._check_cells()
+        self.executor.check(CellTrainer())
+        self.executor.connect()
+
+    def _check_cells(self) -> None:
+        """Check every cell as its own job does, one at a time, so that the memory holds the networks of one."""
+        cells = self.grid.cells
+        names: dict[str, str] = {}
+        caught: dict[str, warnings.WarningMessage] = {}
+        with _CellProgress("checking", "cells", len(cells), enabled=self.options.shows_progress) as bar:
+            for cell in cells:
+                with warnings.catch_warnings(record=True) as of_cell:
+                    warnings.simplefilter("always", UserWarning)
+                    config = self._check_cell(cell)
+                caught |= {str(warning.message): warning for warning in of_cell}
+                other = names.setdefault(config, cell.name)
+                if other != cell.name:
+                    raise GridError(f"The cells {other} and {cell.name} are the same training; leave one of them out.")
+                bar.advance(replayed=False)
+        for warning in caught.values():  # each once, not once for each cell
+            warnings.warn(warning.message, warning.category, stacklevel=2)
+
+    def _check_cell(self, cell: Cell) -> str:
+        """Check a cell; returns what its result depends on, as text."""
+        job = _job_of(cell)
+        try:
+            job.check_once()
+        except DataError:
+            raise
+        except ValueError as error:
+            raise in_cell(cell.name, error) from error
+        if job.training.accelerator.num_processes > 1:
+            raise ValueError(
+                "A sweep is started in one process, and shares its trainings among workers: pass `workers=`."
+            )
+        config = as_json(job.training.config)
+        if TrainingFolder.has_begun(cell.path):
+            lines = differences(TrainingFolder.peek(cell.path).config, config)
+            if lines:
+                raise RunFolderError(
+                    f"{cell.path} holds a training of another configuration: {'; '.join(lines)}. Choose another run "
+                    "folder for the sweep."
+                )
+        for description in job.descriptions():
+            self._descriptions.setdefault(data_json([description]), description)
+        return f"{sorted(config.items())} {cell.options.device}"
+
+    def descriptions(self) -> Sequence[DataDescription]:
+        return tuple(self._descriptions.values())
+
+    def open(self) -> SweepFolder:
+        assert self.options.out is not None
+        self.folder = SweepFolder({}, self.options.out)
+        return self.folder
+
+    def run(self) -> TrainingTable:
+        folder = self.folder
+        try:
+            # A training in this process takes signals itself, so that its step at hand is finished and stored.
+            is_isolated = self.executor.is_isolated
+            with self.interruption.postponed() if is_isolated else contextlib.nullcontext():
+                cells = [(cell.name, plain_options(cell), cell.values) for cell in self.grid.cells]
+                folder.begin(cells, self.grid.keys, self.grid.baseline)
+                try:
+                    self._train_all()
+                except KeyboardInterrupt:
+                    folder.end(INTERRUPTED)
+                    raise
+            assert folder.path is not None
+            table = table_of_sweep(folder.path)
+            self._write(table)
+        finally:
+            folder.release()
+        return table
+
+    def _train_all(self) -> None:
+        stored = self.folder.cells
+
+        def store(cell: Cell, outcome: _Outcome, worker: str) -> dict[str, Any]:
+            status = COMPLETE if outcome.reason is None else FAILED
+            row = {"status": status, "reason": outcome.reason, "worker": worker}
+            self.folder.add(cell.name, row)
+            return row
+
+        dispatcher: Dispatcher[_Outcome] = Dispatcher(
+            self.executor, interruption=self.interruption, timeout_s=self.options.candidate_timeout_s
+        )
+        bar = _CellProgress("training", "cells", len(self.grid.cells), enabled=self.options.shows_progress)
+        with bar:
+            loop: Loop[Cell, _Outcome, dict[str, Any]] = Loop(
+                dispatcher=dispatcher,
+                stored=lambda cell: self._finished(cell, stored.get(cell.name)),
+                store=store,
+                lost=lambda cell, reason: _Outcome(reason),
+                show=lambda row, replayed: bar.advance(replayed=replayed),
+                interruption=self.interruption,
+                describe=lambda cell: f"in the training {cell.name}",
+            )
+            with dispatcher.started(CellTrainer()):
+                loop.run(self.grid.cells)
+
+    def _finished(self, cell: Cell, row: dict[str, Any] | None) -> dict[str, Any] | None:
+        """The row of a cell that is not to be trained; None for one that is."""
+        if row is None:
+            return None
+        if row["status"] == FAILED:
+            return None if self.options.retry_failed else row
+        if not TrainingFolder.has_begun(cell.path):
+            return None
+        training = TrainingFolder.peek(cell.path)
+        is_whole = training.status == COMPLETE and not training.missing_files()
+        return row if is_whole else None
+
+    def _write(self, table: TrainingTable) -> None:
+        names = [RESULT]
+        for name, content in table.files():
+            self.folder.write(name, content)
+            names.append(name)
+        self.folder.write_json(RESULT, table.to_json())
+        self.folder.end(COMPLETE, names)
+
+    def report(self, result: TrainingTable) -> Iterable[object]:
+        return (result.format(), f"run folder: {os.fspath(self.options.out or '')}")

@@ -1,0 +1,320 @@
+"""Sweeps: the trainings of their cells, whatever happens on the way, and one table of them."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+from collections.abc import Iterator
+from concurrent.futures import Future
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from scipy import stats
+from torch import nn
+
+import diswot_search as ds
+from diswot_search import cli
+from diswot_search.jobs import training_run
+from diswot_search.jobs.sweep_grid import cell_name
+from diswot_search.reports.trainings import escape_latex
+from diswot_search.runtime.executors.serial import SerialExecutor
+
+from .any_order import AnyOrder
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:.*too few for random weights"),
+    pytest.mark.filterwarnings("ignore:.*no more than chance"),
+]
+
+TRAINING: dict[str, Any] = {
+    "dataset": "digits",
+    "data_options": {"train_limit": 40, "image_size": 8},
+    "epochs": 1,
+    "batch_size": 20,
+    "device": "cpu",
+    "progress": False,
+}
+NETWORK = {"student": "cifar_resnet", "student_options": {"arch": "1x4-1x4-1x8"}}
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread() -> Iterator[None]:
+    """As many threads in this process as in each worker, so that sums have the same order."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def without_pictures_and_one_latency() -> Iterator[None]:
+    """Trainings in this process draw nothing, and have the latency of the first one, since both take a second."""
+    with pytest.MonkeyPatch.context() as patch:
+        measured = training_run.shipped_latency(nn.Flatten(), (3, 8, 8))
+        patch.setattr(training_run, "shipped_latency", lambda model, size: measured)
+        patch.setattr(training_run, "plot_training", lambda rows, result: {})
+        yield
+
+
+@pytest.fixture(scope="module")
+def teacher(tmp_path_factory: pytest.TempPathFactory) -> str:
+    path = tmp_path_factory.mktemp("teacher") / "t"
+    ds.train("cifar_resnet", model_options={"arch": "1x4-1x4-1x8"}, **TRAINING, out=path)
+    return str(path)
+
+
+def both_kinds(teacher: str, seeds: list[int]) -> list[dict[str, Any]]:
+    """A grid of trainings alone and of distillations."""
+    return [
+        {"teacher": [None], "seed": seeds},
+        {"teacher": [teacher], "distiller": ["kd", "kd+2*dkd"], "seed": seeds},
+    ]
+
+
+def sweep(out: Path, **options: Any) -> ds.TrainingTable:
+    return ds.sweep(**{**NETWORK, **TRAINING, "out": out, **options})
+
+
+def accuracies(table: ds.TrainingTable) -> dict[str, float | None]:
+    return {cell.name: cell.accuracy for cell in table.cells}
+
+
+@pytest.fixture(scope="module")
+def serial(teacher: str, tmp_path_factory: pytest.TempPathFactory) -> ds.TrainingTable:
+    out = tmp_path_factory.mktemp("serial") / "sweep"
+    return sweep(out, grid=both_kinds(teacher, [0, 1]), baseline={"teacher": None})
+
+
+# -- the table ----------------------------------------------------------------------------------
+
+
+def test_the_table_puts_seeds_together_and_compares_with_the_baseline(serial: ds.TrainingTable, teacher: str) -> None:
+    alone, kd, both = serial.rows
+    assert [row.values for row in serial.rows] == [
+        {"teacher": None, "distiller": None},
+        {"teacher": teacher, "distiller": "kd"},
+        {"teacher": teacher, "distiller": "kd+2*dkd"},
+    ]
+    values = [ds.TrainingResult.from_json(read(cell.path / "result.json")).test for cell in serial.cells]
+    numbers = np.array([value.accuracy if value else np.nan for value in values]).reshape(3, 2)
+    for row, own in zip((alone, kd, both), numbers, strict=True):
+        assert row.accuracy is not None
+        np.testing.assert_allclose([row.accuracy.mean, row.accuracy.std], [own.mean(), own.std(ddof=1)])
+        assert row.balanced_accuracy is not None
+        assert row.seconds is not None
+    assert alone.is_baseline
+    assert alone.teacher_accuracy is None
+    expected = ds.TrainingResult.from_json(read(Path(teacher) / "result.json")).test
+    assert expected is not None
+    for row, own in ((kd, numbers[1]), (both, numbers[2])):
+        assert row.teacher_accuracy == pytest.approx(expected.accuracy)
+        interval = stats.ttest_rel(own, numbers[0]).confidence_interval(0.95)
+        assert row.difference is not None
+        assert (row.difference.low, row.difference.high) == pytest.approx((interval.low, interval.high))
+
+
+def read(path: Path) -> Any:
+    return json.loads(path.read_text())
+
+
+def test_all_forms_of_the_table_are_written(serial: ds.TrainingTable) -> None:
+    assert serial.path is not None
+    with (serial.path / "table.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["distiller"] for row in rows] == ["", "kd", "kd+2*dkd"]
+    assert [row["seeds"] for row in rows] == ["2", "2", "2"]
+    assert float(rows[1]["accuracy_mean"]) == serial.rows[1].accuracy.mean  # type: ignore[union-attr]
+    assert float(rows[1]["difference_low"]) == serial.rows[1].difference.low  # type: ignore[union-attr]
+    markdown, latex = ((serial.path / f"table.{ending}").read_text() for ending in ("md", "tex"))
+    assert "95 % t interval" in markdown
+    assert r"kd+2\*dkd" in markdown
+    assert latex.count(r"\\") == 4
+    assert all(f"\\{rule}rule" in latex for rule in ("top", "mid", "bottom"))
+    assert r"95 \% t interval" in latex
+    result = read(serial.path / "result.json")
+    assert result["level"] == 0.95
+    assert [training["status"] for training in result["trainings"]] == ["complete"] * 6
+    with Image.open(serial.path / "table.png") as picture:
+        assert picture.width == 1350
+
+
+def test_latex_reads_no_command_in_a_value() -> None:
+    text = escape_latex(r"a_b & 5 % of \x {y} #1 ~ ^ $ ±")
+    assert text == (r"a\_b \& 5 \% of \textbackslash{}x \{y\} \#1 \textasciitilde{} \textasciicircum{} \$ $\pm$")
+
+
+def test_a_cell_runs_again_by_its_own_config(
+    serial: ds.TrainingTable, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    kd = next(cell for cell in serial.cells if cell.values["distiller"] == "kd")
+    assert cli.main(["distill", "--config", str(kd.path / "config.yaml"), "--out", str(tmp_path / "again")]) == 0
+    again = read(tmp_path / "again" / "result.json")
+    assert again["test"]["accuracy"] == kd.accuracy
+    assert cli.main(["show", str(serial.path)]) == 0
+    assert "kd+2*dkd" in capsys.readouterr().out
+
+
+def test_a_table_is_made_of_any_run_folders(
+    serial: ds.TrainingTable, teacher: str, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    assert serial.path is not None
+    assert ds.tabulate([str(serial.path)]).to_csv() == serial.to_csv()
+    runs = [str(cell.path) for cell in serial.cells]
+    of_runs = ds.tabulate(runs, baseline={"teacher": None})
+    assert of_runs.to_csv() == serial.to_csv()
+    with pytest.warns(UserWarning, match="Left out"):
+        mixed = ds.tabulate([str(serial.path), *runs, str(tmp_path)])  # each training once
+    assert len(mixed.cells) == 6
+    for form, text in (("csv", "accuracy_mean"), ("latex", "toprule"), ("markdown", "| ---"), ("terminal", "seeds")):
+        assert cli.main(["table", str(serial.path), "--format", form]) == 0
+        assert text in capsys.readouterr().out
+    with pytest.raises(ds.RunFolderError, match="no run folder of a training or a sweep"):
+        ds.tabulate([str(tmp_path)])
+    with pytest.raises(ValueError, match="Did you mean 'latex'"):
+        ds.tabulate(runs, format="latx")
+    with pytest.raises(ValueError, match="in which the trainings do not differ; they differ in: teacher, distiller"):
+        ds.tabulate(runs, baseline={"lr": 0.1})
+
+
+# -- workers, and what happens on the way -------------------------------------------------------
+
+
+class Interrupting(SerialExecutor):
+    """Computes here, counts the items, and is interrupted before one of them."""
+
+    def __init__(self, at: int | None = None) -> None:
+        super().__init__()
+        self.count, self._at = 0, at
+
+    def submit(self, worker: int, item: Any) -> Future[Any]:
+        if self.count == self._at:
+            raise KeyboardInterrupt
+        self.count += 1
+        return super().submit(worker, item)
+
+
+def test_workers_in_any_order_that_die_have_the_results_of_one(
+    serial: ds.TrainingTable, teacher: str, tmp_path: Path
+) -> None:
+    executor = AnyOrder(3, seed=3, deaths=0.2)
+    table = sweep(tmp_path / "sweep", grid=both_kinds(teacher, [0])[1], executor=executor)
+    assert accuracies(table).items() <= accuracies(serial).items()
+    assert len(table.cells) == 2
+
+
+def test_a_cell_whose_worker_dies_twice_fails_alone(tmp_path: Path) -> None:
+    table = sweep(tmp_path / "sweep", grid={"seed": [0]}, executor=AnyOrder(1, seed=0, deaths=1.0))
+    (cell,) = table.cells
+    assert (cell.status, cell.reason) == ("failed", "the worker died twice on it (signal 11)")
+    assert not (tmp_path / "sweep" / "table.png").exists()
+    assert "failed" in table.to_markdown()
+    again = sweep(tmp_path / "sweep", grid={"seed": [0]}, retry_failed=True)
+    assert again.cells[0].status == "complete"
+
+
+def test_an_interrupted_sweep_goes_on_and_a_finished_one_is_extended(
+    serial: ds.TrainingTable, teacher: str, tmp_path: Path
+) -> None:
+    out = tmp_path / "sweep"
+    options: dict[str, Any] = {"baseline": {"teacher": None}}
+    with pytest.raises(KeyboardInterrupt):
+        sweep(out, grid=both_kinds(teacher, [0]), executor=Interrupting(2), **options)
+    first = ds.tabulate([str(out)])
+    assert [cell.status for cell in first.cells] == ["complete", "complete", "running"]
+    assert "is not finished" in first.to_markdown()
+    executor = Interrupting()
+    table = sweep(out, grid=both_kinds(teacher, [0, 1]), executor=executor, **options)
+    assert executor.count == 4
+    assert accuracies(table) == accuracies(serial)
+    contents = {path.name: path.read_bytes() for path in out.iterdir() if path.is_file() and path.suffix != ".sqlite"}
+    executor = Interrupting()
+    sweep(out, grid=both_kinds(teacher, [0, 1]), executor=executor, **options)
+    assert executor.count == 0
+    assert all((out / name).read_bytes() == content for name, content in contents.items())
+    with pytest.raises(ds.RunFolderError, match=r"of another configuration: recipe\.epochs is 1 there, 2 here"):
+        sweep(out, grid={"seed": [0], "teacher": [None]}, epochs=2)
+
+
+def test_a_cell_that_fails_is_reported_and_the_others_go_on(tmp_path: Path) -> None:
+    options: dict[str, Any] = {"grid": {"lr": [1e30, 0.1]}, "baseline": {"lr": 0.1}}
+    table = sweep(tmp_path / "sweep", **options)
+    failed, sound = table.cells
+    assert (failed.status, sound.status) == ("failed", "complete")
+    assert failed.reason is not None
+    assert failed.reason.startswith("DivergenceError")
+    assert table.rows[0].difference is None
+    assert (table.rows[0].failed, table.rows[1].failed) == (1, 0)
+    assert f"{failed.name} failed: DivergenceError" in (tmp_path / "sweep" / "table.md").read_text()
+    executor = Interrupting()
+    assert sweep(tmp_path / "sweep", **options, executor=executor).to_csv() == table.to_csv()
+    assert executor.count == 0
+
+
+@pytest.mark.skipif(os.name != "posix", reason="the same as elsewhere, and slow to start")
+def test_processes_have_the_results_of_one(serial: ds.TrainingTable, tmp_path: Path) -> None:
+    table = sweep(tmp_path / "sweep", grid={"teacher": [None], "seed": [0, 1]}, workers=2, threads=2)
+    assert accuracies(table).items() <= accuracies(serial).items()
+    assert "progress: false" in (table.cells[0].path / "config.yaml").read_text()
+
+
+# -- bad input ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"grid": None}, "Which grid"),
+        ({"grid": {}}, "The grid is empty"),
+        ({"grid": []}, "The grid is an empty list"),
+        ({"grid": {"seeds": [0]}}, "no option 'seeds'. Did you mean seed"),
+        ({"grid": {"recipe_opions.lr": [0]}}, "Did you mean recipe_options"),
+        ({"grid": {"workers": [1]}}, "no option 'workers'"),
+        ({"grid": {"student.depth": [1]}}, "student holds no options of its own"),
+        ({"grid": {"out": ["a"]}}, "it is the same for all cells"),
+        ({"grid": {"seed": []}}, "seed is an empty list"),
+        ({"grid": {"seed": 3}}, "must be a list of values"),
+        ({"grid": {"seed": [0, 1, 0.0]}}, "seed has 0 twice"),
+        ({"grid": {"epochs": [1, 2]}}, "epochs is in the grid and set outside of it"),
+        ({"grid": {"data_options.image_size": [8, 16]}}, "data_options.image_size is in the grid and set outside"),
+        ({"grid": {"recipe_options": [{"mixup": 0.1}], "recipe_options.mixup": [0.2]}}, "are both in the grid"),
+        ({"grid": [{"seed": [0, 1]}, {"seed": [1]}]}, "The cell seed=1 occurs twice"),
+        ({"grid": {"lr": ["fast"]}}, "The cell lr=fast: lr is 'fast'; it must be a number"),
+        ({"grid": {"distiller": ["kd"]}}, "has no teacher and no sources, so that it has no distiller"),
+        ({"grid": {"seed": [0]}, "distiller": "kd"}, "distiller: options of a distillation, but no cell has a teacher"),
+        ({"grid": {"seed": [0]}, "student": None}, "Which student"),
+        ({"grid": {"seed": [0]}, "out": None}, "needs a run folder"),
+        ({"grid": {"seed": [0]}, "workers": 0}, "workers is 0"),
+        ({"grid": {"device": ["cpu"]}, "device": "auto", "devices": ["cpu"]}, "devices gives each worker its own"),
+        ({"grid": {"seed": [0]}, "student": nn.Linear(2, 2)}, "student: values that only Python has"),
+        ({"grid": {"class_weights": [{1: nn.ReLU()}]}}, "grid: values that only Python has"),
+        ({"grid": {"lr": [0.1]}, "baseline": {"lr": 0.2}}, "The baseline is no cell of the grid: lr 0.2"),
+        ({"grid": {"lr": [0.1]}, "baseline": {"rl": 0.1}}, "did you mean lr"),
+        ({"grid": {"seed": [0]}, "baseline": {"seed": 0}}, "The baseline has a seed"),
+        ({"grid": {"recipe_options.mixap": [0.1]}}, "The cell recipe_options.mixap=0.1: .*Did you mean 'mixup'"),
+        ({"grid": {"recipe": ["cifer"]}}, "The cell recipe=cifer: .*Did you mean 'cifar'"),
+        ({"grid": {"distiller": ["kd", "0.9*kd"], "teacher": ["T"]}}, "are the same training"),
+    ],
+)
+def test_bad_grids_are_refused_before_a_folder_is_made(
+    options: dict[str, Any], message: str, teacher: str, tmp_path: Path
+) -> None:
+    out = tmp_path / "run"
+    grid = options["grid"]
+    if isinstance(grid, dict) and "teacher" in grid:
+        options = options | {"grid": grid | {"teacher": [teacher]}}
+    with pytest.raises(ValueError, match=message):
+        sweep(**{"out": out, **options})
+    assert not out.exists()
+
+
+def test_names_of_cells_are_those_of_their_values_alone() -> None:
+    assert cell_name({"seed": range(3)[1], "lr": 1e-05, "teacher": None}) == "lr=1e-05-teacher=none-seed=1"
+    slash, dash = cell_name({"teacher": "runs/t"}), cell_name({"teacher": "runs-t"})
+    assert slash.startswith(dash)
+    assert slash != dash
+    assert len(cell_name({"student": "x" * 500})) < 120
