@@ -271,8 +271,9 @@ class Scoring:
             interruption=self.interruption,
             describe=lambda task: f"in {task.architecture}",
             begin=begin,
+            idle=self.store.settle,
         )
-        with dispatcher.started(ComparisonProgram(self.evaluator, self.seeds, tuple(series))):
+        with self.store.gathering(), dispatcher.started(ComparisonProgram(self.evaluator, self.seeds, tuple(series))):
             loop.run(tasks)
 
     def _tasks(self, draw: int, series: Sequence[ScoreSeries], chosen: Selection) -> list[ComparisonTask]:

@@ -233,7 +233,7 @@ class SearchJob(Job[SearchOptions, Study]):
             self.executor, interruption=self.interruption, timeout_s=self.options.candidate_timeout_s
         )
         program = ScoringProgram(self.evaluator, self.costs.counter)
-        with bar as progress, curves, self.at_hand.watching(), dispatcher.started(program):
+        with self.study.gathering(), bar as progress, curves, self.at_hand.watching(), dispatcher.started(program):
 
             def show(record: Record, replayed: bool) -> None:
                 best = self.pool.best if self.pool else None
@@ -250,6 +250,7 @@ class SearchJob(Job[SearchOptions, Study]):
                 describe=lambda proposal: f"in {proposal[1]}",
                 begin=self._begin,
                 task=self._task,
+                idle=self.study.settle,
             )
             self.costs.watch = progress.tried
             while count < self.evaluations and (proposals := self.algorithm.ask(self.evaluations - count)):

@@ -338,7 +338,7 @@ class Study(RunFolder):
         return _to_record(rows[0]) if rows else None
 
     def add(self, records: Sequence[Record], *, rescored: Mapping[int, float] | None = None) -> None:
-        """Store records in one transaction.
+        """Store records, all or none.
 
         Args:
             records: The new records.
@@ -354,7 +354,7 @@ class Study(RunFolder):
         rows = [_to_row(record) for record in records]
         changes = ((score, row_checksum((index, as_real(score))), index) for index, score in (rescored or {}).items())
         try:
-            with self.errors(), self._store:
+            with self._change():
                 self._insert(_RECORDS, rows)
                 self._store.executemany('UPDATE records SET score = ?, score_checksum = ? WHERE "index" = ?', changes)
         except sqlite3.IntegrityError as error:

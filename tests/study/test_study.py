@@ -397,7 +397,7 @@ def test_a_store_of_another_format_is_refused(folder: Path) -> None:
     store = sqlite3.connect(folder / "study.sqlite")
     store.execute("PRAGMA user_version = 99")
     store.close()
-    with pytest.raises(RunFolderError, match="has format 99; this version reads 3"):
+    with pytest.raises(RunFolderError, match="has format 99; this version reads 4"):
         Study(config_of(), out=folder)
 
 

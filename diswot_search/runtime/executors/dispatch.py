@@ -146,8 +146,11 @@ class Dispatcher(Generic[Result]):
         assert self.has_room, "no worker is free"
         self._begin(_Attempt(key, item, where))
 
-    def collect(self) -> Finished[Result]:
+    def collect(self, idle: Callable[[], None] = lambda: None) -> Finished[Result]:
         """Wait for the next result.
+
+        Args:
+            idle: Called now and then while nothing is finished.
 
         Raises:
             Interrupted: A signal came, and nothing more was finished within a few seconds.
@@ -163,15 +166,17 @@ class Dispatcher(Generic[Result]):
                     raise Interrupted
             else:
                 self._begin_waiting()
-            if (finished := self._next()) is not None:
+            if (finished := self._next(idle)) is not None:
                 return finished
 
-    def _next(self) -> Finished[Result] | None:
+    def _next(self, idle: Callable[[], None]) -> Finished[Result] | None:
         """The next result; None if there is none for a moment, or an item has to be tried again."""
         done = next((future for future in self._running if future.done()), None)
         if done is None:
             finished, _ = wait(self._running, timeout=_POLL_SECONDS, return_when=FIRST_COMPLETED)
             self._replace_late()
+            if not finished:
+                idle()
             done = next(iter(finished), None)
         return None if done is None else self._settle(self._running.pop(done), done)
 
