@@ -83,6 +83,11 @@ if TYPE_CHECKING:
     from .resolve.networks import as_network
     from .resolve.runs import PipelineResult
     from .resolve.sources import as_sources
+    from .runtime.executors.base import Executor, Placement, Program, WorkerDied
+    from .runtime.executors.processes import ProcessExecutor
+    from .runtime.executors.ray import RayExecutor
+    from .runtime.executors.registry import create_executor, list_executors, register_executor
+    from .runtime.executors.serial import SerialExecutor
     from .runtime.failures import MachineError
     from .runtime.files import RunFolderError
     from .sources.evidence import Evidence, TransferabilityError
@@ -201,6 +206,20 @@ _EXPORTS = {
     "diswot_search.resolve.networks": ("as_network",),
     "diswot_search.resolve.runs": ("PipelineResult",),
     "diswot_search.resolve.sources": ("as_sources",),
+    "diswot_search.runtime.executors.base": (
+        "Executor",
+        "Placement",
+        "Program",
+        "WorkerDied",
+    ),
+    "diswot_search.runtime.executors.processes": ("ProcessExecutor",),
+    "diswot_search.runtime.executors.ray": ("RayExecutor",),
+    "diswot_search.runtime.executors.registry": (
+        "create_executor",
+        "list_executors",
+        "register_executor",
+    ),
+    "diswot_search.runtime.executors.serial": ("SerialExecutor",),
     "diswot_search.runtime.failures": ("MachineError",),
     "diswot_search.runtime.run_folder": ("RunFolderError",),
     "diswot_search.sources.evidence": (
@@ -283,6 +302,7 @@ __all__ = [
     "Estimate",
     "Evaluator",
     "Evidence",
+    "Executor",
     "ExportError",
     "ExportReport",
     "Features",
@@ -294,11 +314,15 @@ __all__ = [
     "NoScoreError",
     "OwnCodeError",
     "PipelineResult",
+    "Placement",
     "Precision",
     "Probe",
+    "ProcessExecutor",
+    "Program",
     "Proxy",
     "ProxyResult",
     "RankAggregate",
+    "RayExecutor",
     "ReadingError",
     "Readings",
     "Recipe",
@@ -307,6 +331,7 @@ __all__ = [
     "RunFolderError",
     "Score",
     "ScoreTable",
+    "SerialExecutor",
     "Setting",
     "Shapes",
     "SourceError",
@@ -319,6 +344,7 @@ __all__ = [
     "TransferabilityError",
     "UnknownNameError",
     "UntrustedCodeError",
+    "WorkerDied",
     "as_network",
     "as_sources",
     "best_decile",
@@ -326,6 +352,7 @@ __all__ = [
     "compare",
     "create_aggregate",
     "create_algorithm",
+    "create_executor",
     "create_probe",
     "create_probes",
     "create_recipe",
@@ -346,6 +373,7 @@ __all__ = [
     "list_aggregates",
     "list_algorithms",
     "list_distillers",
+    "list_executors",
     "list_measures",
     "list_proxies",
     "list_spaces",
@@ -365,6 +393,7 @@ __all__ = [
     "register_aggregate",
     "register_algorithm",
     "register_distiller",
+    "register_executor",
     "register_measure",
     "register_proxy",
     "register_space",

@@ -99,8 +99,9 @@ def main() -> None:
             "",
             *table(head, rows),
             "",
-            "The count is what must be there: weights, and activations that live at once. Resident memory is above it "
-            "for four reasons. The loader parses the file and copies the weights; about twice their size is freed, but "
+            "The count is what must be there: weights, and activations that live at once. Resident memory is above it, "
+            "probably for four reasons, which were not isolated one by one. The loader parses the file and copies the "
+            "weights; about twice their size is freed, but "
             "kept by the allocator of the system until it is used or given back (`malloc_trim`). A session takes some "
             "2 MB of its own, which outweighs small networks. From the second batch on, the arena holds the room that "
             "the first batch was given and the room that is planned since. And some kernels copy what torch views: "

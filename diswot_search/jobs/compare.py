@@ -149,7 +149,6 @@ class ComparisonRun(Job[CompareOptions, Comparison]):
 
     def check(self) -> None:
         options = self.options
-        self.executor = as_executor(options)
         self.seeds = tuple(weight_seeds(options.seed, options.weight_draws))
         check_whole("bootstrap", options.bootstrap, least=0)
         if options.top_k is not None:
@@ -182,6 +181,7 @@ class ComparisonRun(Job[CompareOptions, Comparison]):
             self.space, self.probes, device=options.device, precision=self.precision, canonical=self.canonical
         )
         self.device = self.evaluator.device
+        self.executor = as_executor(options, len(self.architectures))
         self.executor.check(self.evaluator)
         self.executor.connect()
         compared = self._conditions_compared

@@ -112,7 +112,7 @@ class RankingRun(Job[RankSourcesOptions, SourceRanking]):
         }
         for source in self.sources:
             check_images(source, self.splits)
-        self.executor = as_executor(options)
+        self.executor = as_executor(options, len(self.sources))
         self.measurer = SourceMeasurer(
             self.splits,
             self.sources,

@@ -31,7 +31,8 @@ from ..study.budget import BudgetError
 from ..study.cost_kinds import StoredCost
 from ..study.costs import Costs
 from ..study.evaluator import Evaluator
-from ..study.loop import Loop
+from ..study.free_order import FreeOrder
+from ..study.loop import FreeLoop, Loop
 from ..study.pool import Pool
 from ..study.records import Record, Score
 from ..study.scoring import ScoringProgram, ScoringTask
@@ -40,6 +41,9 @@ from .job import Job
 from .subjects import search_subjects
 
 DEFAULT_EVALUATIONS = 1000
+
+Scored = tuple[StoredCost, Score]
+"""What a worker gives for a candidate."""
 
 
 _ALGORITHM_NAMES = {
@@ -93,20 +97,29 @@ class SearchJob(Job[SearchOptions, Study]):
         options = self.options
         check_whole("seed", options.seed, least=0)
         self.budget = as_budget(options).settled(timed=_weighs_latency(options))
-        self.executor = as_executor(options)
         self.evaluator = self._evaluator or self._create_evaluator()
-        self.executor.check(self.evaluator)
         self.evaluations = self._resolve_evaluations()
+        self.executor = as_executor(options, self.evaluations)
+        self.executor.check(self.evaluator)
         algorithm = self._create_algorithm()  # a wrong name or option shows here
         self.pool = Pool(self.evaluator.proxy) if isinstance(self.evaluator.proxy, RankAggregate) else None
         if self.pool is not None:
             algorithm.forget()  # and here, that the algorithm cannot
-        self.config = self.evaluator.config() | {
-            "algorithm": {"name": options.algorithm, "options": dict(options.algorithm_options or {})},
-            "seed": options.seed,
-            "budget": self.budget.to_dict(),
-            "evaluations": self.evaluations,
-        }
+        if options.asynchronous and (self.budget.max_latency_ms is not None or _weighs_latency(options)):
+            raise ValueError(
+                "asynchronous never lets all workers rest, but latency is measured while nothing else is at work; "
+                "search by generations, or limit params, macs, memory or size."
+            )
+        self.config = (
+            self.evaluator.config()
+            | ({"asynchronous": True} if options.asynchronous else {})
+            | {
+                "algorithm": {"name": options.algorithm, "options": dict(options.algorithm_options or {})},
+                "seed": options.seed,
+                "budget": self.budget.to_dict(),
+                "evaluations": self.evaluations,
+            }
+        )
         self.interruption = Interruption()
         self.executor.connect()
         self._trial: Study | None = None
@@ -226,10 +239,9 @@ class SearchJob(Job[SearchOptions, Study]):
         return study
 
     def _evaluate_all(self) -> None:
-        count = 0
         curves = Curves(None if self.study.path is None else self.study.path / "curves")
         bar = SearchProgress(self.evaluations, enabled=self.options.shows_progress)
-        dispatcher: Dispatcher[tuple[StoredCost, Score]] = Dispatcher(
+        dispatcher: Dispatcher[Scored] = Dispatcher(
             self.executor, interruption=self.interruption, timeout_s=self.options.candidate_timeout_s
         )
         program = ScoringProgram(self.evaluator, self.costs.counter)
@@ -240,25 +252,63 @@ class SearchJob(Job[SearchOptions, Study]):
                 curves.add(record, best=best)
                 progress.add(record, replayed=replayed, best=best)
 
-            loop = Loop(
-                dispatcher=dispatcher,
-                stored=self._stored,
-                store=self._store,
-                lost=self._lost,
-                show=show,
-                interruption=self.interruption,
-                describe=lambda proposal: f"in {proposal[1]}",
-                begin=self._begin,
-                task=self._task,
-                idle=self.study.settle,
-            )
             self.costs.watch = progress.tried
-            while count < self.evaluations and (proposals := self.algorithm.ask(self.evaluations - count)):
-                self._measure_alone(proposals)
-                # No name for the records, so that those of one generation go before the next one begins.
-                count += self._tell(loop.run(enumerate(proposals, start=count)))
-                if self.options.algorithm != "exhaustive":
-                    self._check_not_all_fail(count)
+            if self.options.asynchronous:
+                self._evaluate_freely(dispatcher, show)
+            else:
+                self._evaluate_generations(dispatcher, show)
+
+    def _evaluate_generations(self, dispatcher: Dispatcher[Scored], show: Callable[[Record, bool], None]) -> None:
+        """Evaluate what the algorithm proposes, all of it before it is asked again."""
+        loop = Loop(
+            dispatcher=dispatcher,
+            stored=self._stored,
+            store=self._store,
+            lost=self._lost,
+            show=show,
+            interruption=self.interruption,
+            describe=_describe,
+            begin=self._begin,
+            task=self._task,
+            idle=self.study.settle,
+        )
+        count = 0
+        while count < self.evaluations and (proposals := self.algorithm.ask(self.evaluations - count)):
+            self._measure_alone(proposals)
+            # No name for the records, so that those of one generation go before the next one begins.
+            count += self._tell(loop.run(enumerate(proposals, start=count)))
+            if self.options.algorithm != "exhaustive":
+                self._check_not_all_fail(count)
+
+    def _evaluate_freely(self, dispatcher: Dispatcher[Scored], show: Callable[[Record, bool], None]) -> None:
+        """Ask the algorithm whenever a worker is free, after repeating what an earlier run asked and was told."""
+        order = FreeOrder(self.algorithm, self.study, self.evaluations)
+
+        def learn(record: Record, replayed: bool) -> None:
+            self._tell([record])
+            order.told += 1
+            show(record, replayed)
+
+        for record in order.repeat():
+            learn(self._ranked(record), True)
+
+        def tell(proposal: tuple[int, Architecture], result: Scored, worker: str) -> None:
+            learn(self._store(proposal, result, worker, finished=order.told), False)
+            if self.options.algorithm != "exhaustive":
+                self._check_not_all_fail(order.told)
+
+        loop = FreeLoop(
+            dispatcher=dispatcher,
+            ask=order.ask,
+            tell=tell,
+            lost=self._lost,
+            interruption=self.interruption,
+            describe=_describe,
+            begin=self._begin,
+            task=self._task,
+            idle=self.study.settle,
+        )
+        loop.run(order.waiting)
 
     def _tell(self, records: list[Record]) -> int:
         """Tell the algorithm the records of its proposals, and return their number."""
@@ -292,7 +342,7 @@ class SearchJob(Job[SearchOptions, Study]):
             )
         return record and self._ranked(record)
 
-    def _begin(self, proposal: tuple[int, Architecture]) -> tuple[StoredCost, Score] | None:
+    def _begin(self, proposal: tuple[int, Architecture]) -> Scored | None:
         """Note the candidate at hand; gives its failure if it ended the process in an earlier run.
 
         A worker of its own can end without this process, so there is nothing to note.
@@ -302,7 +352,7 @@ class SearchJob(Job[SearchOptions, Study]):
         reason = note(f"evaluation {index}: {architecture}")
         return None if reason is None else self._lost(proposal, reason)
 
-    def _lost(self, proposal: tuple[int, Architecture], reason: str) -> tuple[StoredCost, Score]:
+    def _lost(self, proposal: tuple[int, Architecture], reason: str) -> Scored:
         """The failure of a candidate that ended its process."""
         return self.study.cost(str(proposal[1])) or StoredCost(), Score("failed", reason=reason)
 
@@ -318,7 +368,9 @@ class SearchJob(Job[SearchOptions, Study]):
         known = self.study.cost(str(architecture)) if self.executor.is_isolated else self.costs.stored(architecture)
         return ScoringTask(str(architecture), known)
 
-    def _store(self, proposal: tuple[int, Architecture], result: tuple[StoredCost, Score], worker: str) -> Record:
+    def _store(
+        self, proposal: tuple[int, Architecture], result: Scored, worker: str, finished: int | None = None
+    ) -> Record:
         """Store the costs and the record of an architecture at once."""
         (index, architecture), (cost, score) = proposal, result
         self.costs.store(architecture, cost)
@@ -329,6 +381,7 @@ class SearchJob(Job[SearchOptions, Study]):
                 architecture=str(architecture),
                 canonical=str(self.evaluator.space.canonical(architecture)),
                 worker=worker if self.executor.is_isolated else None,
+                finished=finished,
                 **cost.costs(),
             )
         )
@@ -352,6 +405,10 @@ class SearchJob(Job[SearchOptions, Study]):
                 "precision": "bfloat16 autocast" if evaluator.precision.bf16 else "float32",
             },
         )
+
+
+def _describe(proposal: tuple[int, Architecture]) -> str:
+    return f"in {proposal[1]}"
 
 
 def _weighs_latency(options: SearchOptions) -> bool:

@@ -101,6 +101,9 @@ class SearchOptions(
         probe: The batch that scores are computed on: the name of a data set (digits, PATH.npz, torch/cifar100, a folder
             of images, ...), a Probe, or several to average over. By default digits, or the data and labels of the
             ranking.
+        asynchronous: Propose one more candidate whenever a worker is free, rather than a generation when all of the one
+            before are scored. No worker waits, but the candidates depend on the order in which workers finish. That
+            order is stored, so a search that continues repeats it.
     """
 
     OUT: ClassVar[str | None] = "runs/search"
@@ -109,3 +112,4 @@ class SearchOptions(
     teacher: Network | TeacherBank | SourceRanking | nn.Module | Architecture | str | None = None
     probe: Probe | Sequence[Probe] | os.PathLike[str] | str | None = field(default=None, metadata=DATA_NAME)
     _: KW_ONLY
+    asynchronous: bool = False

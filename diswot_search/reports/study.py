@@ -157,6 +157,8 @@ def describe_study(study: Study) -> Iterator[str]:
     yield f"budget: {text}"
     if timed:
         yield from _describe_measurements(study)
+    if study.config.get("asynchronous"):
+        yield "asynchronous: the candidates depend on the order in which workers finished, which is stored"
     yield f"status: {study.status}, {study.failure_summary()}"
     for name, ties in study.ties.items():
         yield f"hardly tells the candidates apart: {name}, which is {ties}"

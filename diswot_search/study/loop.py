@@ -150,3 +150,66 @@ class _Place(Generic[Item, Result, Entry]):
     def finish(self, finished: Finished[Result], lost: Callable[[Item, str], Result]) -> None:
         self.result = finished.result if finished.lost is None else lost(self.item, finished.lost)
         self.worker = finished.worker
+
+
+@dataclass(frozen=True)
+class FreeLoop(Generic[Item, Result]):
+    """Asks for one more item whenever a worker is free, and tells each result as it comes.
+
+    Attributes:
+        dispatcher: Hands items to workers that run the job's program.
+        ask: Gives the next item; None if there is no other.
+        tell: Takes an item with its result and the name of its worker.
+        lost: Gives the result of an item whose workers ended at it, with the reason.
+        interruption: Looked at before each item.
+        describe: Names an item in messages.
+        begin: Called before an item is computed. It may give the result, if an earlier run ended at the item.
+        task: What the program gets for an item.
+        idle: Called now and then while nothing is finished, so that what is told can be committed.
+    """
+
+    dispatcher: Dispatcher[Result]
+    ask: Callable[[], Item | None]
+    tell: Callable[[Item, Result, str], None]
+    lost: Callable[[Item, str], Result]
+    interruption: Interruption
+    describe: Callable[[Item], str]
+    begin: Callable[[Item], Result | None]
+    task: Callable[[Item], Any]
+    idle: Callable[[], None] = lambda: None
+    _keys: Iterator[int] = field(default_factory=itertools.count, repr=False)
+
+    def run(self, waiting: Iterable[Item] = ()) -> None:
+        """Go on until nothing is asked for any more and everything is told.
+
+        Args:
+            waiting: Items that were asked for in an earlier run and have no result.
+
+        Raises:
+            KeyboardInterrupt: A signal came; everything that was finished before is told.
+            OutOfMemory, MachineError: The machine failed at an item, which is not told then.
+        """
+        queue = deque(waiting)
+        begun: dict[int, Item] = {}
+        while True:
+            while self.dispatcher.has_room and not self.interruption.asked:
+                item = queue.popleft() if queue else self.ask()
+                if item is None:
+                    break
+                self._begin(item, begun)
+            if not begun:
+                self.interruption.check()
+                return
+            finished = self.dispatcher.collect(self.idle)
+            item = begun.pop(finished.key)
+            result = self.lost(item, finished.lost) if finished.lost is not None else finished.result
+            assert result is not None
+            self.tell(item, result, finished.worker)
+
+    def _begin(self, item: Item, begun: dict[int, Item]) -> None:
+        if (result := self.begin(item)) is not None:
+            self.tell(item, result, "")
+            return
+        key = next(self._keys)
+        begun[key] = item
+        self.dispatcher.submit(key, self.task(item), self.describe(item))

@@ -38,12 +38,14 @@ class Record(Score, CostValues):
         architecture: The architecture as text.
         canonical: The canonical architecture with the same function, as text.
         worker: Name of the worker that scored it; None for the process of the search itself.
+        finished: Place in the order in which an asynchronous search finished its candidates, from 0; else None.
     """
 
     index: int = field(kw_only=True)
     architecture: str = field(kw_only=True)
     canonical: str = field(kw_only=True)
     worker: str | None = field(default=None, kw_only=True)
+    finished: int | None = field(default=None, kw_only=True)
 
 
 @dataclass(frozen=True)

@@ -51,6 +51,7 @@ _RECORDS = Table(
         "parts": "TEXT NOT NULL",
         "seconds": "REAL NOT NULL",
         "worker": "TEXT",
+        "finished": "INTEGER",
     },
     rowid=True,
     apart=("score",),  # an aggregate scores all records anew after every evaluation
@@ -67,6 +68,10 @@ _COSTS = Table(
         "details": "TEXT NOT NULL",
     },
 )
+
+
+_ASKS = Table("asks", {"index": "INTEGER PRIMARY KEY", "told": "INTEGER NOT NULL"}, rowid=True)
+"""Of an asynchronous search: how many records the algorithm knew when it proposed each architecture."""
 
 
 _FIELDS = tuple(_RECORDS.columns)
@@ -164,7 +169,7 @@ class Study(RunFolder):
             configuration, its store is damaged, or its disk is full.
     """
 
-    LAYOUT = Layout("search", "study.sqlite", version=4, tables=(_RECORDS, _COSTS))
+    LAYOUT = Layout("search", "study.sqlite", version=4, tables=(_RECORDS, _COSTS, _ASKS))
     FACTS = ("recipe",)
 
     def __init__(
@@ -359,6 +364,16 @@ class Study(RunFolder):
                 self._store.executemany('UPDATE records SET score = ?, score_checksum = ? WHERE "index" = ?', changes)
         except sqlite3.IntegrityError as error:
             raise ValueError(f"An architecture or its equal was evaluated before: {error}.") from None
+
+    @property
+    def asks(self) -> dict[int, int]:
+        """Of an asynchronous search: how many records the algorithm knew when it proposed each, by index."""
+        return dict(self._read('SELECT "index", told FROM asks ORDER BY "index"'))
+
+    def add_ask(self, index: int, told: int) -> None:
+        """Store when an architecture was proposed, which `asks` gives; committed with the next record."""
+        with self.errors():
+            self._insert(_ASKS, [(index, told)])
 
     def cost(self, architecture: str) -> StoredCost | None:
         """The stored cost of an architecture; None if no cost is stored."""

@@ -9,6 +9,7 @@ import random
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -124,6 +125,54 @@ def test_what_dies_twice_fails_in_any_order_and_nothing_else() -> None:
     assert {record.reason for record in failed} == {"the worker died twice on it (signal 11)"}
     assert all(record == other for record, other in pairs if record.status == "ok")
     assert 0 < len(failed) < 20
+
+
+class Stopping(AnyOrder):
+    """Workers in any order, which are interrupted after a number of items."""
+
+    def __init__(self, workers: int, seed: int, items: int) -> None:
+        super().__init__(workers, seed)
+        self._left = items
+
+    def submit(self, worker: int, item: Any) -> Future[Any]:
+        if worker >= 0:
+            self._left -= 1
+            if self._left < 0:
+                raise KeyboardInterrupt
+        return super().submit(worker, item)
+
+
+@settings(max_examples=5)
+@given(workers=st.integers(1, 4), seed=st.integers(0, 99), items=st.integers(1, 11), later=st.integers(1, 4))
+def test_an_asynchronous_search_repeats_its_order(workers: int, seed: int, items: int, later: int) -> None:
+    options = {
+        "proxy": "nwot",
+        "algorithm": "evolution",
+        "algorithm_options": {"population": 4, "tournament": 2},
+        "asynchronous": True,
+    }
+    with tempfile.TemporaryDirectory() as out:
+        with pytest.raises(KeyboardInterrupt):
+            search(**options, executor=Stopping(workers, seed, items), out=out)
+        stored = records_of(ds.Study.load(out))
+        study = search(**options, executor=AnyOrder(later, seed + 1), out=out)
+        assert len(study) == 12
+        by_index = {record.index: record for record in records_of(study)}
+        assert all(by_index[record.index] == record for record in stored)
+        assert sorted(record.finished for record in by_index.values()) == list(range(12))
+        order = [(record.index, record.finished) for record in by_index.values()]
+        asks = study.asks
+        again = search(**options, evaluations=14, out=out)  # which replays the whole order
+        assert [(r.index, r.finished) for r in again.records][:12] == order
+        assert list(asks.items()) == list(again.asks.items())[:12]
+
+
+def test_one_worker_is_the_same_asynchronous_or_not_where_nothing_is_learnt() -> None:
+    options = {"algorithm": "random"}
+    free, study = search(**options, asynchronous=True), search(**options)
+    assert [r.architecture for r in free.records] == [r.architecture for r in study.records]
+    with pytest.raises(ValueError, match="latency is measured while nothing else is at work"):
+        search(**options, asynchronous=True, max_latency_ms=5)
 
 
 def test_the_records_of_processes_are_those_of_one(serial: list[object], tmp_path: Path) -> None:
@@ -254,6 +303,12 @@ def test_a_signal_ends_the_search_and_its_workers_in_time(script: Path, tmp_path
     assert process.returncode in (1, 130, -signal.SIGINT), errors.decode()
     assert group_is_gone(process.pid, 5.0)
     assert ds.Study.load(out).status == "interrupted"
+
+
+def test_no_more_workers_are_made_than_there_is_work_for() -> None:
+    with pytest.warns(UserWarning, match="workers is 3, but there is work for 1 only"):
+        study = search(evaluations=1, workers=3)
+    assert [record.worker for record in study.records] == [None]  # one computes in this process
 
 
 # -- bad input ----------------------------------------------------------------------------------
