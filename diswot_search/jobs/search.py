@@ -14,7 +14,7 @@ from ..options.base import from_options, options_in
 from ..options.search import SearchOptions
 from ..proxies.aggregate import RankAggregate, elementary_proxies
 from ..readings.passes import Precision
-from ..reports.progress import Curves, SearchProgress
+from ..reports.progress import Curves, SearchProgress, worker_lines
 from ..reports.study import PICTURES, describe_study, format_parts, format_table
 from ..reports.style import to_png
 from ..resolve.executors import as_executor
@@ -240,12 +240,14 @@ class SearchJob(Job[SearchOptions, Study]):
 
     def _evaluate_all(self) -> None:
         curves = Curves(None if self.study.path is None else self.study.path / "curves")
-        bar = SearchProgress(self.evaluations, enabled=self.options.shows_progress)
         dispatcher: Dispatcher[Scored] = Dispatcher(
             self.executor, interruption=self.interruption, timeout_s=self.options.candidate_timeout_s
         )
+        below = (lambda: worker_lines(dispatcher.activities())) if self.options.show_workers else None
+        bar = SearchProgress(self.evaluations, enabled=self.options.shows_progress, below=below)
         program = ScoringProgram(self.evaluator, self.costs.counter)
-        with self.study.gathering(), bar as progress, curves, self.at_hand.watching(), dispatcher.started(program):
+        together = self.study.gathering(enabled=self.executor.is_isolated)
+        with together, bar as progress, curves, self.at_hand.watching(), dispatcher.started(program):
 
             def show(record: Record, replayed: bool) -> None:
                 best = self.pool.best if self.pool else None
@@ -253,6 +255,7 @@ class SearchJob(Job[SearchOptions, Study]):
                 progress.add(record, replayed=replayed, best=best)
 
             self.costs.watch = progress.tried
+            progress.begin()
             if self.options.asynchronous:
                 self._evaluate_freely(dispatcher, show)
             else:
@@ -400,7 +403,8 @@ class SearchJob(Job[SearchOptions, Study]):
             pictures={name: to_png(draw(study)) for name, draw in drawn.items()},
             timing={
                 "device": device_name(evaluator.device),
-                "threads": torch.get_num_threads(),
+                "workers": self.executor.workers,
+                "threads": self.executor.threads or torch.get_num_threads(),
                 "batch_size": len(evaluator.probes[0].labels),
                 "precision": "bfloat16 autocast" if evaluator.precision.bf16 else "float32",
             },

@@ -119,6 +119,8 @@ class ExecutorOptions(Options):
             torch uses.
         candidate_timeout_s: Longest time of one candidate in seconds; one that takes longer fails, and its worker is
             replaced.
+        show_workers: Show a line for each worker with the progress: how many candidates it has finished, the one at
+            hand, and for how long.
     """
 
     workers: int = 1
@@ -127,6 +129,7 @@ class ExecutorOptions(Options):
     devices: Sequence[str] | None = None
     threads: int | None = None
     candidate_timeout_s: float | None = None
+    show_workers: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import sys
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, ClassVar
@@ -15,6 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.text import Text
 from torch import Tensor
 
+from ..runtime.executors.dispatch import Activity
 from ..study.records import Record
 from ..training.result import EpochRow
 from .event_file import EventFile
@@ -25,6 +26,28 @@ if TYPE_CHECKING:
 
 
 # -- progress -----------------------------------------------------------------------------------
+
+
+class _LinesBelow(Progress):
+    """A progress bar with lines below it, which are made anew whenever the bar is drawn."""
+
+    below: Callable[[], Iterable[str]] = tuple
+
+    def get_renderables(self) -> Iterator[RenderableType]:
+        yield self.make_tasks_table(self.tasks)
+        for line in self.below():
+            yield Text(line, no_wrap=True, overflow="ellipsis")
+
+
+def worker_lines(activities: Iterable[Activity]) -> Iterator[str]:
+    """A line for each worker.
+
+    Example:
+        >>> list(worker_lines([Activity("worker 0", 3, "in 1-2-2", 0.5), Activity("worker 1", 1200)]))
+        ['worker 0: 3 done, in 1-2-2 for 0.5 s', 'worker 1: 1,200 done, waiting']
+    """
+    for one in activities:
+        yield f"{one.worker}: {one.done:,} done, {f'{one.where} for {one.seconds:.1f} s' if one.where else 'waiting'}"
 
 
 class ProgressBar:
@@ -39,14 +62,22 @@ class ProgressBar:
         total: Number of items in all.
         enabled: False shows neither the bar nor lines.
         console: The console to draw on; standard error by default.
+        below: Gives lines to show below the bar, or after each line.
     """
 
-    BAR: ClassVar[type[Progress]] = Progress
+    BAR: ClassVar[type[Progress]] = _LinesBelow
     ITEMS_PER_LINE: ClassVar[int] = 100
     SECONDS_PER_LINE: ClassVar[float] = 30.0
 
     def __init__(
-        self, what: str, unit: str, total: int, *, enabled: bool = True, console: Console | None = None
+        self,
+        what: str,
+        unit: str,
+        total: int,
+        *,
+        enabled: bool = True,
+        console: Console | None = None,
+        below: Callable[[], Iterable[str]] | None = None,
     ) -> None:
         console = console or Console(stderr=True)
         self._console, self._what = console, what
@@ -66,6 +97,9 @@ class ProgressBar:
             console=console,
             disable=not (enabled and console.is_terminal),
         )
+        self._below = below or tuple
+        if isinstance(self._bar, _LinesBelow):
+            self._bar.below = self._below
         self._task = self._bar.add_task(what, total=total, state="")
 
     def __enter__(self) -> Self:
@@ -77,6 +111,10 @@ class ProgressBar:
     ) -> None:
         if not self._bar.disable:  # rich before version 15 ends even a disabled bar with an empty line
             self._bar.stop()
+
+    def begin(self) -> None:
+        """Take the speed from now on: the workers are ready."""
+        self._started = time.monotonic()
 
     def advance(self, *, replayed: bool) -> None:
         """Count one item.
@@ -101,6 +139,8 @@ class ProgressBar:
             self._bar.update(self._task, completed=self._done, state=self.state())
         elif is_due or time.monotonic() - self._last_line >= self.SECONDS_PER_LINE:
             self.write_line(self.count(), self.state())
+            for line in self._below():
+                self.write_line(line)
 
     def count(self) -> str:
         """How many items are done, for a line of the log."""
@@ -136,10 +176,18 @@ class SearchProgress(ProgressBar):
         total: Number of evaluations in all.
         enabled: False shows neither the bar nor lines.
         console: The console to draw on; standard error by default.
+        below: Gives lines to show below the bar, or after each line.
     """
 
-    def __init__(self, total: int, *, enabled: bool = True, console: Console | None = None) -> None:
-        super().__init__("searching", "candidates", total, enabled=enabled, console=console)
+    def __init__(
+        self,
+        total: int,
+        *,
+        enabled: bool = True,
+        console: Console | None = None,
+        below: Callable[[], Iterable[str]] | None = None,
+    ) -> None:
+        super().__init__("searching", "candidates", total, enabled=enabled, console=console, below=below)
         self._best: float | None = None
         self._tried = ""
 

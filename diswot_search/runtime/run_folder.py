@@ -226,16 +226,19 @@ class RunFolder:
         return json.loads(rows[0][0]) if rows else None
 
     @contextlib.contextmanager
-    def gathering(self) -> Iterator[None]:
+    def gathering(self, *, enabled: bool = True) -> Iterator[None]:
         """Commit the changes of this block together, since a commit can take longer than a candidate.
 
         A commit comes at once only where it takes no more than `COMMIT_SHARE` of the time, and else within
         `SECONDS_UNTIL_STORED` of the last one. Whoever waits in the block calls `settle` now and then.
 
+        Args:
+            enabled: False commits each change at once, for work that can end this process.
+
         Raises:
             RunFolderError: The store cannot be written.
         """
-        self._is_gathering = True
+        self._is_gathering = enabled
         try:
             yield
         finally:

@@ -327,6 +327,12 @@ class Study(RunFolder):
         described = {column: describe_ties(values, "candidates") for column, values in columns.items()}
         return {column: text for column, text in described.items() if text is not None}
 
+    @property
+    def workers(self) -> dict[str, int]:
+        """Number of records of each worker, by its name; without those of the process of the search itself."""
+        query = 'SELECT worker, count(*) FROM records WHERE worker IS NOT NULL GROUP BY worker ORDER BY min("index")'
+        return {str(worker): count for worker, count in self._read(query)}
+
     def failure_summary(self, limit: int = 3) -> str:
         """The most frequent reasons of failure in one line."""
         failures = self.failures
