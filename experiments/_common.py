@@ -8,6 +8,7 @@ import json
 import os
 import platform
 import statistics
+import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
@@ -228,6 +229,58 @@ class TimedExecutor(ds.Executor):
 
     def name(self, worker: int) -> str:
         return self.executor.name(worker)
+
+
+class ComputesHere(ds.Executor):
+    """Stands for workers, but computes in this process and notes how long that takes.
+
+    Args:
+        is_isolated: Whether it stands for workers of their own, whose records are committed together.
+    """
+
+    workers = 1
+
+    def __init__(self, *, is_isolated: bool = True) -> None:
+        self.is_isolated = is_isolated
+        self.computing = self.whole = 0.0
+        self.items = 0
+
+    def start(self, program: ds.Program) -> None:
+        self._compute = program(ds.Placement())
+        self._started = time.perf_counter()
+
+    def submit(self, worker: int, item: Any) -> Future[Any]:
+        future: Future[Any] = Future()
+        started = time.perf_counter()
+        future.set_result(self._compute(item))
+        self.computing += time.perf_counter() - started
+        self.items += 1
+        return future
+
+    def replace(self, worker: int) -> None:
+        """Nothing ends here."""
+
+    def close(self, *, at_once: bool = False) -> None:
+        self.whole = time.perf_counter() - self._started
+
+
+def measure_owner(space: str, evaluations: int, *, is_isolated: bool = True) -> float:
+    """Return the owner's seconds for a candidate: asking, costs, record, curves, and its share of commits.
+
+    Args:
+        space: Name of the space.
+        evaluations: Number of candidates.
+        is_isolated: Whether the workers are of their own; otherwise each record is committed at once.
+    """
+    probe = ds.create_probe("noise", num_classes=100, batch_size=4, image_size=32)
+    options: dict[str, Any] = {"proxy": "params", "algorithm": "random", "device": "cpu", "progress": False}
+    with tempfile.TemporaryDirectory() as folder:
+        for name, count in (("warm-up", 20), ("measured", evaluations)):
+            executor = ComputesHere(is_isolated=is_isolated)
+            ds.search(
+                space, probe=probe, evaluations=count, executor=executor, out=os.path.join(folder, name), **options
+            )
+    return (executor.whole - executor.computing) / executor.items
 
 
 def seconds_of(function: Callable[[], object]) -> float:

@@ -5,8 +5,8 @@
   built, and records stored in a run folder, in all of them. "Scoring" is the time from when the workers are ready to
   when the last record is stored; "with start" adds making the workers ready and ending them; "whole call" is all of
   `ds.search`, with its checks, pictures and files.
-* Overhead: seconds of an item that takes no time, in each executor; and of a candidate whose score takes no time, in a
-  search by this process: what the owner of the run folder does for each.
+* Overhead: time of an item that takes no time, in each executor; and what the owner of the run folder does for a
+  candidate, without its score.
 * Memory: the highest resident memory of a worker process after many candidates, over that after 50.
 
 Measured runs are added to the file of --runs as they end, so that a later call goes on.
@@ -32,6 +32,7 @@ from _common import (
     TimedExecutor,
     append_json,
     make_parser,
+    measure_owner,
     median_and_range,
     options_text,
     parse,
@@ -134,11 +135,12 @@ def measure_overhead(side: str, items: int) -> dict[str, float]:
         executor.close()
 
 
-def measure_owner(space: str, repeat: int, args: argparse.Namespace) -> dict[str, float]:
-    """Return the milliseconds of a candidate whose score, the number of its parameters, takes no time."""
-    executor = TimedExecutor(ds.create_executor("serial", threads=1))
-    search(executor, space, "params", args.owner_evaluations, repeat, args)
-    return {"owner": 1000 * executor.working / executor.items}
+def measure_owners(space: str, args: argparse.Namespace) -> dict[str, float]:
+    """Return the owner's milliseconds for a candidate, with workers of their own and without."""
+    return {
+        name: 1000 * measure_owner(space, args.owner_evaluations, is_isolated=is_isolated)
+        for name, is_isolated in (("workers", True), ("alone", False))
+    }
 
 
 def measure_memory(space: str, args: argparse.Namespace) -> dict[str, float]:
@@ -159,7 +161,7 @@ def tasks_of(args: argparse.Namespace, sides: Iterable[str]) -> dict[str, Callab
                 tasks[f"scaling|{space}|{side}|{repeat}"] = lambda s=space, o=side, r=repeat: measure_scaling(
                     s, o, r, args
                 )
-            tasks[f"owner|{space}|{repeat}"] = lambda s=space, r=repeat: measure_owner(s, r, args)
+            tasks[f"owner|{space}|{repeat}"] = lambda s=space: measure_owners(s, args)
         for side in order:
             tasks[f"overhead|{side}|{repeat}"] = lambda o=side: measure_overhead(o, args.items)
     for space in SPACES if args.memory_evaluations > FIRST else ():
@@ -186,7 +188,10 @@ def report(runs: dict[str, dict[str, float]], sides: list[str], args: argparse.N
         alone, together = (over_repeats(f"overhead|{side}", key) for key in ("alone", "together"))
         costs.append([f"an item without work, {side}", median_and_range(alone, ".3f"), f"{min(together):.3f}"])
     for space in SPACES:
-        costs.append([f"the owner, {space}", median_and_range(over_repeats(f"owner|{space}", "owner"), ".2f"), ""])
+        for key, name in (("workers", "with workers"), ("alone", "this process alone, which commits each record")):
+            costs.append(
+                [f"the owner, {space}, {name}", median_and_range(over_repeats(f"owner|{space}", key), ".2f"), ""]
+            )
     memory = [
         [space, f"{peaks['first']:.0f}", f"{peaks['all']:.0f}", f"**{peaks['all'] / peaks['first']:.3f}**"]
         for space in SPACES
@@ -211,8 +216,7 @@ def report(runs: dict[str, dict[str, float]], sides: list[str], args: argparse.N
         *table(["space", "ratio", *TIMES], ratios),
         "",
         f"Milliseconds of {args.items:,} items that take no time, one after another, and the least with all workers at "
-        "once; and what the owner of the run folder does for a candidate (ask, costs, store, curves, and the number of "
-        "parameters as its score):",
+        "once; and what the owner of the run folder does for a candidate (ask, costs, record, curves, commits):",
         "",
         *table(["", "one after another", "all at once"], costs),
         "",

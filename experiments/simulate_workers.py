@@ -28,12 +28,11 @@ import sqlite3
 import tempfile
 import time
 from collections.abc import Callable
-from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from _common import make_parser, parse, table, versions, write_report
+from _common import make_parser, measure_owner, parse, table, versions, write_report
 
 import diswot_search as ds
 
@@ -104,48 +103,6 @@ def echo(placement: ds.Placement) -> Callable[[Any], Any]:
 
 def returned(item: Any) -> Any:
     return item
-
-
-class ComputesHere(ds.Executor):
-    """Stands for workers of their own, but computes in this process and notes how long that takes."""
-
-    workers = 1
-    is_isolated = True
-
-    def __init__(self) -> None:
-        self.computing = self.whole = 0.0
-        self.items = 0
-
-    def start(self, program: ds.Program) -> None:
-        self._compute = program(ds.Placement())
-        self._started = time.perf_counter()
-
-    def submit(self, worker: int, item: Any) -> Future[Any]:
-        future: Future[Any] = Future()
-        started = time.perf_counter()
-        future.set_result(self._compute(item))
-        self.computing += time.perf_counter() - started
-        self.items += 1
-        return future
-
-    def replace(self, worker: int) -> None:
-        """Nothing ends here."""
-
-    def close(self, *, at_once: bool = False) -> None:
-        self.whole = time.perf_counter() - self._started
-
-
-def measure_owner(space: str, evaluations: int) -> float:
-    """Return the owner's seconds for a candidate: asking, costs, record, curves, and its share of commits."""
-    probe = ds.create_probe("noise", num_classes=100, batch_size=4, image_size=32)
-    options: dict[str, Any] = {"proxy": "params", "algorithm": "random", "device": "cpu", "progress": False}
-    with tempfile.TemporaryDirectory() as folder:
-        for name, count in (("warm-up", 20), ("measured", evaluations)):
-            executor = ComputesHere()
-            ds.search(
-                space, probe=probe, evaluations=count, executor=executor, out=os.path.join(folder, name), **options
-            )
-    return (executor.whole - executor.computing) / executor.items
 
 
 def measure_message(payload: object, items: int) -> float:

@@ -17,6 +17,7 @@ from ..readings.passes import Precision
 from ..reports.progress import Curves, SearchProgress, worker_lines
 from ..reports.study import PICTURES, describe_study, format_parts, format_table
 from ..reports.style import to_png
+from ..reports.trackers import Trackers, check_trackers
 from ..resolve.executors import as_executor
 from ..resolve.searches import as_budget
 from ..runtime.at_hand import AtHand
@@ -96,6 +97,7 @@ class SearchJob(Job[SearchOptions, Study]):
     def check(self) -> None:
         options = self.options
         check_whole("seed", options.seed, least=0)
+        self.trackers = check_trackers(options.trackers, options.tracker_options, has_folder=options.out is not None)
         self.budget = as_budget(options).settled(timed=_weighs_latency(options))
         self.evaluator = self._evaluator or self._create_evaluator()
         self.evaluations = self._resolve_evaluations()
@@ -239,7 +241,10 @@ class SearchJob(Job[SearchOptions, Study]):
         return study
 
     def _evaluate_all(self) -> None:
-        curves = Curves(None if self.study.path is None else self.study.path / "curves")
+        trackers = Trackers(
+            self.trackers, self.options.tracker_options, folder=self.study.path, config=self.study.config
+        )
+        curves = Curves(None if self.study.path is None else self.study.path / "curves", trackers)
         dispatcher: Dispatcher[Scored] = Dispatcher(
             self.executor, interruption=self.interruption, timeout_s=self.options.candidate_timeout_s
         )
@@ -247,7 +252,7 @@ class SearchJob(Job[SearchOptions, Study]):
         bar = SearchProgress(self.evaluations, enabled=self.options.shows_progress, below=below)
         program = ScoringProgram(self.evaluator, self.costs.counter)
         together = self.study.gathering(enabled=self.executor.is_isolated)
-        with together, bar as progress, curves, self.at_hand.watching(), dispatcher.started(program):
+        with together, trackers, bar as progress, curves, self.at_hand.watching(), dispatcher.started(program):
 
             def show(record: Record, replayed: bool) -> None:
                 best = self.pool.best if self.pool else None

@@ -133,6 +133,20 @@ class ExecutorOptions(Options):
 
 
 @dataclass(frozen=True, kw_only=True)
+class TrackerOptions(Options):
+    """Where curves go besides the run folder.
+
+    Args:
+        trackers: Trackers that accelerate knows and that are installed, such as wandb or '[wandb, mlflow]'. Each call
+            begins a new run there, with all curves from the start. Those for TensorBoard are in the run folder anyway.
+        tracker_options: Arguments of each tracker by its name, such as --tracker_options.wandb.name first.
+    """
+
+    trackers: str | Sequence[str] | None = None
+    tracker_options: Mapping[str, Any] | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
 class BudgetLimits:
     """The limits of a budget and the conditions that they are measured under: the one place that declares them.
 

@@ -19,6 +19,7 @@ from ..runtime.executors.dispatch import Activity
 from ..study.records import Record
 from ..training.result import EpochRow
 from .event_file import EventFile
+from .trackers import Trackers
 from .training import MAX_CLASSES, class_names_of
 
 if TYPE_CHECKING:
@@ -230,9 +231,11 @@ class Curves:
 
     Args:
         folder: Folder of the event files; None writes nothing.
+        trackers: Get the same scalars.
     """
 
-    def __init__(self, folder: Path | None) -> None:
+    def __init__(self, folder: Path | None, trackers: Trackers | None = None) -> None:
+        self._trackers = trackers or Trackers()
         self._writer: EventFile | None = None
         self._best = -float("inf")
         if folder is None:
@@ -257,8 +260,6 @@ class Curves:
                 the one at the time of its evaluation. The curves also show the parts of the best score, since only the
                 parts can be compared over time.
         """
-        if self._writer is None:
-            return
         values: dict[str, float | None] = {
             **{f"cost/{name}": value for name, value in record.costs().items()},
             "seconds per evaluation": record.seconds,
@@ -267,9 +268,11 @@ class Curves:
             self._best = max(self._best, record.score)
             values |= {"score/evaluation": record.score, "score/best": self._best if best is None else best.score}
             values |= {f"best/{name}": value for name, value in (best.parts if best else {}).items()}
-        for name, value in values.items():
-            if value is not None:
+        scalars = {name: value for name, value in values.items() if value is not None}
+        if self._writer is not None:
+            for name, value in scalars.items():
                 self._writer.add(name, value, record.index)
+        self._trackers.log(scalars, record.index)
 
 
 # -- progress -----------------------------------------------------------------------------------
@@ -377,6 +380,7 @@ class TrainingCurves:
         rows: Rows of the epochs that are done.
         classes: Names of the classes; without names, classes are numbered.
         source_weights: Weight of each source by its name; weights are constant over a training.
+        trackers: Get the same scalars.
     """
 
     def __init__(
@@ -386,14 +390,13 @@ class TrainingCurves:
         *,
         classes: Sequence[str] = (),
         source_weights: Mapping[str, float] | None = None,
+        trackers: Trackers | None = None,
     ) -> None:
-        self._writer: EventFile | None = None
         self._classes = classes
-        if folder is None:
-            return
-        self._writer = EventFile(folder)
-        for name, weight in (source_weights or {}).items():
-            self._writer.add(f"source_weight/{name}", weight, 0)
+        self._trackers = trackers or Trackers()
+        self._writer = None if folder is None else EventFile(folder)
+        if source_weights:
+            self._add({f"source_weight/{name}": weight for name, weight in source_weights.items()}, 0)
         for row in rows:
             self.add(row)
 
@@ -408,16 +411,18 @@ class TrainingCurves:
 
     def add(self, row: EpochRow) -> None:
         """Add the scalars of the next epoch at its step, and write them to the disk."""
-        if self._writer is None:
-            return
         values = _scalars(row)
         accuracies = row.val_class_accuracy or ()
         if len(accuracies) <= MAX_CLASSES:
             names = class_names_of(self._classes, len(accuracies))
             values |= {f"class_accuracy/{name}": value for name, value in zip(names, accuracies, strict=True)}
-        for tag, value in values.items():
-            if value is not None:
-                self._writer.add(tag, value, row.step)
+        self._add({tag: value for tag, value in values.items() if value is not None}, row.step)
+
+    def _add(self, scalars: Mapping[str, float], step: int) -> None:
+        if self._writer is not None:
+            for tag, value in scalars.items():
+                self._writer.add(tag, value, step)
+        self._trackers.log(scalars, step)
 
 
 def _scalars(row: EpochRow) -> dict[str, float | None]:
