@@ -474,10 +474,11 @@ class RunFolder:
             try:
                 yield
             except BaseException:
-                self._store.execute("ROLLBACK TO change")
+                if self._store.in_transaction:  # a full disk ends it
+                    self._store.execute("ROLLBACK TO change")
+                    self._store.execute("RELEASE change")
                 raise
-            finally:
-                self._store.execute("RELEASE change")
+            self._store.execute("RELEASE change")
         waited = time.monotonic() - self._committed_at
         if not self._is_gathering or waited >= min(SECONDS_UNTIL_STORED, self._commit_seconds / COMMIT_SHARE):
             self.settle()

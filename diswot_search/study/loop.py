@@ -87,7 +87,12 @@ class Loop(Generic[Item, Result, Entry]):
         is_isolated = self.dispatcher.executor.is_isolated
         while True:
             while self._may_begin(len(places)):
-                if (place := self._begin_next(remaining, begun)) is None:
+                try:
+                    place = self._begin_next(remaining, begun)
+                except BaseException:
+                    self._store_finished(places, entries)
+                    raise
+                if place is None:
                     break
                 places.append(place)
                 self._store_finished(places, entries)
