@@ -25,7 +25,7 @@ lowest:
 	$(PYTHON) -m venv $(VENV)-lowest
 	sed -nE 's/^ +"(torchvision|torch|timm|safetensors|jsonargparse)(\[[a-z,]*\])?>=([0-9.]+)",/\1==\3/p' pyproject.toml \
 		> $(VENV)-lowest/lowest.txt
-	$(VENV)-lowest/bin/python -m pip install --quiet --constraint $(VENV)-lowest/lowest.txt --editable . pytest hypothesis
+	$(VENV)-lowest/bin/python -m pip install --quiet --constraint $(VENV)-lowest/lowest.txt --editable '.[onnx,testing]' hypothesis
 	OMP_NUM_THREADS=1 $(VENV)-lowest/bin/python -m pytest tests/test_bad_inputs.py \
 		tests/search_spaces/test_recipes.py tests/search_spaces/test_weights.py tests/networks/test_saved.py
 

@@ -11,13 +11,16 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 
-def check_whole(name: str, value: object, *, least: int, error: type[ValueError] = ValueError) -> int:
-    """The value, if it is a whole number of at least `least`.
+def check_whole(
+    name: str, value: object, *, least: int, most: int | None = None, error: type[ValueError] = ValueError
+) -> int:
+    """The value, if it is a whole number of at least `least`, and at most `most`.
 
     Args:
         name: Name of the option, as the message shows it.
         value: The value that was given; a bool is no number.
         least: The smallest allowed value.
+        most: The largest allowed value; by default the largest that can be stored.
         error: Class of the exception.
 
     Raises:
@@ -25,10 +28,42 @@ def check_whole(name: str, value: object, *, least: int, error: type[ValueError]
     """
     from search_spaces.option_types import LARGEST, shown  # loads timm, which data of our own does not need
 
-    if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= LARGEST:
-        limit = f" and at most {LARGEST:,}" if isinstance(value, int) and value > LARGEST else ""
+    most = LARGEST if most is None else most
+    if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
+        limit = f" and at most {most:,}" if isinstance(value, int) and value > most else ""
         raise error(f"{name} is {shown(value)}; it must be a whole number of at least {least}{limit}.")
     return value
+
+
+MAX_CLASSES = 1_000_000
+"""The largest number of classes; the classifier of more takes gigabytes."""
+
+
+def cores() -> int:
+    """Number of processor cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def check_parallel(name: str, value: object, *, least: int, error: type[ValueError] = ValueError) -> int:
+    """The value, if this machine can run so many threads or processes: the one bound of all options that start them.
+
+    Four for each core are possible, and 32 on a small machine: more are slower, and many thousands stop the machine.
+
+    Args:
+        name: Name of the option, as the message shows it.
+        value: The value that was given.
+        least: The smallest allowed value.
+        error: Class of the exception.
+
+    Raises:
+        ValueError: Or its subclass `error`.
+    """
+    most = max(32, 4 * cores())
+    if isinstance(value, int) and value > most:
+        from search_spaces.option_types import shown  # loads timm, which data of our own does not need
+
+        raise error(f"{name} is {shown(value)}; this machine has {cores()} cores, so at most {most} are possible.")
+    return check_whole(name, value, least=least, error=error)
 
 
 def check_number(
@@ -78,6 +113,19 @@ def check_options(kind: str, options: Iterable[str], allowed: Collection[str]) -
             near = near_names(str(option), allowed)
             hint = f"did you mean {' or '.join(map(repr, near))}? Allowed" if near else "allowed"
             raise ValueError(f"A {kind} has no option {shown(option)}; {hint}: {', '.join(allowed)}.")
+
+
+def expanded(path: str | os.PathLike[str], *, error: type[ValueError] = ValueError) -> Path:
+    """A path whose leading `~` or `~user` is replaced by that user's home folder; see `search_spaces.paths`.
+
+    Raises:
+        ValueError: Or its subclass `error`: there is no such user, or the user has no home folder.
+    """
+    if not os.fspath(path).startswith("~"):
+        return Path(path)
+    from search_spaces import paths  # loads timm, which data of our own does not need
+
+    return paths.expanded(path, error=error)
 
 
 C = TypeVar("C", bound=type)

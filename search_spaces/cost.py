@@ -188,14 +188,14 @@ class _Lifetimes(TorchDispatchMode):
 
     def peak(self) -> int:
         """The most bytes that are in use at one operation."""
-        first, last, space = self._uses()
+        first, last = self._uses()
         changes = [0] * (len(self._operations) + 1)
         for address, step in first.items():
-            changes[step] += self._bytes[space[address]]
-            changes[last[address] + 1] -= self._bytes[space[address]]
+            changes[step] += self._bytes[address]
+            changes[last[address] + 1] -= self._bytes[address]
         return max(itertools.accumulate(changes))
 
-    def _uses(self) -> tuple[dict[int, int], dict[int, int], dict[int, int]]:
+    def _uses(self) -> tuple[dict[int, int], dict[int, int]]:
         """First and last use of each space; an operation that works in place takes over one that is not used again."""
         last = {address: step for step, op in enumerate(self._operations) for address in (*op.reads, *op.makes)}
         space: dict[int, int] = {}
@@ -215,7 +215,7 @@ class _Lifetimes(TorchDispatchMode):
                 first.setdefault(space[address], step)
         for address, root in space.items():
             last[root] = max(last[root], last[address])
-        return first, last, {root: root for root in first}
+        return first, last
 
 
 def _tensors_in(value: object) -> Iterator[torch.Tensor]:

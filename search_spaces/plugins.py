@@ -21,16 +21,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 
+from .paths import expanded
+
 GROUP = "diswot_search.plugins"
 """Entry points of this group are loaded when a registry is listed, or is asked for a name that it does not have."""
 
 _NAME = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*")
 
-_named: dict[tuple[str, str], object] = {}
-"""What the user named in this process, by the last part of the module's name and the name in it."""
+_named: dict[tuple[str, str], dict[Path | None, object]] = {}
+"""What the user named in this process, by the last part of the module's name and the name in it, then by its file."""
 
-_modules_of_names: dict[tuple[str, str], str] = {}
-"""The module of each name in `_named`."""
+_modules_of_names: dict[tuple[tuple[str, str], Path | None], str] = {}
+"""The module of each name in `_named`, by its key there and its file."""
 
 _modules: dict[str, Path | None] = {}
 """The modules that the user named in this process, in order, each with its file if that was named."""
@@ -71,7 +73,7 @@ def hint_at_form(text: str) -> str:
     if not text.endswith(".py"):
         return ""
     form = f"Something in a file of your own is written {text}:NAME"
-    path = Path(text).expanduser()
+    path = expanded(text, error=OwnCodeError)
     if not path.is_file():
         return f"{form}; there is no file {text}."
     try:
@@ -101,8 +103,9 @@ def load_code(text: str) -> object:
         if not hasattr(value, part):
             raise OwnCodeError(_without_name(source, name, module))
         value = getattr(value, part)
-    _named[_key(text)] = value
-    _modules_of_names[_key(text)] = module.__name__
+    key, file = _key(text), _file_of(module)
+    _named.setdefault(key, {})[file] = value
+    _modules_of_names[key, file] = module.__name__
     return value
 
 
@@ -110,18 +113,29 @@ def stored_code(text: str, where: str) -> object:
     """What a file on disk names, if the user named it in this process; nothing is imported.
 
     Args:
-        text: `module:name` or `file.py:name`; the folder of a file may be another one by now.
+        text: `module:name` or `file.py:name`. A file that is not there any more may have moved to another folder.
         where: What the file describes, for the message.
 
     Raises:
-        UntrustedCodeError: The user did not name it.
+        UntrustedCodeError: The user did not name it, but perhaps other files of its name.
     """
-    if _key(text) not in _named:
+    named = _named.get(_key(text), {})
+    source = text.rpartition(":")[0]
+    path = Path(source).expanduser().resolve() if source.endswith(".py") else None
+    if path in named:
+        return named[path]
+    if named and (len(named) > 1 or (path is not None and path.is_file())):
+        others = ", ".join(sorted(map(str, named)))
+        raise UntrustedCodeError(
+            f"{where} is made by {text}, but you named {others}, so that it is not clear which is meant; name {text} "
+            "itself where it is, or only the one file that it has become."
+        )
+    if not named:
         raise UntrustedCodeError(
             f"{where} is made by {text}. That code does not run because a file names it: if you trust it, name it "
             f"yourself, by --import {text}, or diswot_search.import_code({text!r}) in Python."
         )
-    return _named[_key(text)]
+    return next(iter(named.values()))
 
 
 def import_code(sources: str | os.PathLike[str] | Iterable[str | os.PathLike[str]] | None) -> None:
@@ -156,11 +170,11 @@ class OwnCode:
 
     Attributes:
         modules: Names of modules in order of import, each with the path of its file; None finds it by its name.
-        names: Keys of the names in them, each with the name of its module.
+        names: Keys of the names in them, each with the file and the name of its module.
     """
 
     modules: tuple[tuple[str, str | None], ...]
-    names: tuple[tuple[tuple[str, str], str], ...]
+    names: tuple[tuple[tuple[str, str], str | None, str], ...]
 
 
 def own_code() -> OwnCode | None:
@@ -168,7 +182,11 @@ def own_code() -> OwnCode | None:
     modules = tuple(
         (name, None if path is None else str(path)) for name, path in _modules.items() if name in sys.modules
     )
-    names = tuple((key, name) for key, name in _modules_of_names.items() if name in sys.modules)
+    names = tuple(
+        (key, None if file is None else str(file), name)
+        for (key, file), name in _modules_of_names.items()
+        if name in sys.modules
+    )
     return OwnCode(modules, names) if modules else None
 
 
@@ -186,11 +204,12 @@ def import_own_code(code: OwnCode) -> None:
         else:
             _run_file(name, Path(path), path)
         _modules[name] = None if path is None else Path(path)
-    for key, module_name in code.names:
+    for key, file, module_name in code.names:
         value: object = sys.modules.get(module_name)
         for part in key[1].split("."):
             value = getattr(value, part, None)
-        _named[key], _modules_of_names[key] = value, module_name
+        place = None if file is None else Path(file)
+        _named.setdefault(key, {})[place], _modules_of_names[key, place] = value, module_name
 
 
 def load_plugins() -> None:
@@ -208,7 +227,7 @@ def load_plugins() -> None:
             plugin = entry_point.load()
             if callable(plugin):
                 plugin()
-        except Exception as error:  # code of others may fail in any way
+        except (Exception, SystemExit) as error:  # code of others may fail in any way
             warnings.warn(f"The plugin {entry_point.name!r} cannot be loaded: {failure_of(error)}.", stacklevel=2)
 
 
@@ -225,7 +244,7 @@ def _import(source: str) -> ModuleType:
 
 def _find_and_import(source: str) -> ModuleType:
     if source.endswith(".py"):
-        return _import_file(Path(source).expanduser().resolve(), source)
+        return _import_file(expanded(source, error=OwnCodeError).resolve(), source)
     if not _NAME.fullmatch(source):
         raise OwnCodeError(
             f"{source!r} names no code; give a module, a file ending in .py, or a name in one, as in my_code.py:name."
@@ -295,6 +314,12 @@ def _find_also_in(folder: str) -> None:
     """Let imports find the modules of a folder, after all others; processes that are started from here do so, too."""
     if folder not in sys.path:
         sys.path.append(folder)
+
+
+def _file_of(module: ModuleType) -> Path | None:
+    """The file of a module; None for a module without one."""
+    file = getattr(module, "__file__", None)
+    return Path(file).resolve() if isinstance(file, str) else None
 
 
 def _key(text: str) -> tuple[str, str]:

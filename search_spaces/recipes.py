@@ -9,10 +9,10 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 from .option_types import check_call
-from .plugins import OwnCodeError, failure_of, is_code, stored_code
+from .plugins import OwnCodeError, UntrustedCodeError, failure_of, is_code, stored_code
 from .registry import Registry, near_names
 from .space import SearchSpace
-from .stored_options import UnsafeOptionError, check_stored_options
+from .stored_options import UnsafeOptionError, check_own_arguments, check_stored_options
 from .timm_space import load_space
 from .union import UnionSpace
 
@@ -190,12 +190,12 @@ def list_spaces(pattern: str = "*") -> list[str]:
 
 
 def describe_space(name: str) -> str:
-    """The first line of a space's docstring.
+    """The first line of a space's own docstring.
 
     Raises:
         UnknownNameError: No space has this name.
     """
-    return (inspect.getdoc(_SPACES[name]) or "").partition("\n")[0]
+    return (_SPACES[name].__doc__ or "").strip().partition("\n")[0]
 
 
 def space_factory(name: str) -> SpaceFactory:
@@ -225,7 +225,8 @@ def recipe_of(space: SearchSpace | None) -> str:
 def space_from_recipe(recipe: Mapping[str, object] | None) -> SearchSpace | None:
     """Make a space again from its recipe. No recipe can run code that the user did not name.
 
-    The options of a recipe pass `check_stored_options`, and code of a user's own passes `plugins.stored_code`.
+    The options of a recipe pass `check_stored_options`. Code of a user's own passes `plugins.stored_code`, and its
+    options pass `check_own_arguments`.
 
     Args:
         recipe: The name of the space, or the names of several, and the options, as `SearchSpace.recipe` holds them.
@@ -236,7 +237,8 @@ def space_from_recipe(recipe: Mapping[str, object] | None) -> SearchSpace | None
     Raises:
         UnsafeOptionError: The recipe, or the YAML file that it names, sets an option that can load files or code, or an
             option that is no plain value.
-        UntrustedCodeError: The recipe names code that the user did not name in this process.
+        UntrustedCodeError: The recipe names code that the user did not name in this process, or hands it an option that
+            may name a file or weights.
     """
     if not recipe:
         return None
@@ -255,13 +257,23 @@ def space_from_recipe(recipe: Mapping[str, object] | None) -> SearchSpace | None
         return None
     try:
         for one, share in shares.items():
-            documented = _documented_options(factories[one])
-            check_stored_options(share, f"The recipe of the space {one!r}", documented=documented)
+            where = f"The recipe of the space {one!r}"
+            if is_code(one):
+                _check_own(share, where)
+            else:
+                check_stored_options(share, where, documented=_documented_options(factories[one]))
         return _built(factories, shares, options)
     except (UnsafeOptionError, OwnCodeError):
         raise
     except (ValueError, OSError):
         return None
+
+
+def _check_own(options: Mapping[str, object], where: str) -> None:
+    try:
+        check_own_arguments(options, where)
+    except UnsafeOptionError as error:
+        raise UntrustedCodeError(str(error)) from error
 
 
 def _stored_factory(name: str) -> SpaceFactory | None:

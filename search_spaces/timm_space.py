@@ -15,7 +15,7 @@ from .input_spec import image_spec
 from .option_types import check_types, shown
 from .registry import near_names
 from .space import Architecture, Choice, SearchSpace
-from .stored_options import check_model_options, check_stored_options
+from .stored_options import check_model_options, check_sizes, check_stored_options
 from .timm_costs import ClosedForm
 from .timm_models import Make, entry_point, make_network
 from .yaml_files import read_yaml
@@ -177,7 +177,7 @@ class TimmSpace(SearchSpace):
                 raise ValueError(f"{self.name}: the argument {argument!r} {_RESERVED[argument]}.")
         first = self.architecture([choices[0] for choices in self.decisions.values()])
         for architecture in (first, *self.neighbours(first)):
-            self.arguments(architecture)
+            check_sizes(self.arguments(architecture), self.name)
         if isinstance(self.model, str):
             check_model_options(self.model, dict.fromkeys(setters), self.name)
             check_model_options(

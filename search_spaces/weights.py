@@ -34,6 +34,9 @@ _WRAPPERS = (
 _PARALLEL = ("module.", "_orig_mod.")
 """Prefixes of parallel and of compiled models."""
 
+_AVERAGED = "n_averaged"
+"""The counter of torch's averaged models, beside the weights."""
+
 _IGNORED = (
     *(f"numpy.{core}.multiarray.{name}" for core in ("core", "_core") for name in ("scalar", "_reconstruct")),
     *(f"numpy.{core}.numeric._frombuffer" for core in ("core", "_core")),
@@ -51,6 +54,18 @@ _IGNORED = (
     ),
 )
 """Kinds of values that are stored beside weights. An inert object is read in the place of each."""
+
+
+_HEAD = 32
+"""Number of bytes by which the kind of a file is told."""
+
+_TORCH_MAGIC = (0x1950A86A20F9469CFC6C).to_bytes(10, "little")
+"""The number that torch's older files begin with; those of text protocols have it in decimal digits."""
+
+_PICKLED = (
+    "it was written by pickle, not by torch.save, and pickles can run code. If you trust it, load it by pickle in a "
+    "program of your own, and save the state dict by torch.save(state_dict, PATH)"
+)
 
 
 class _Ignored:
@@ -119,6 +134,28 @@ def classes_in_file(path: str | os.PathLike[str], model: nn.Module, classifier: 
     return counts.pop() if len(counts) == 1 else None
 
 
+def channels_in_file(path: str | os.PathLike[str], model: nn.Module, channels: int) -> int | None:
+    """Number of image channels of the weights in a file, for a model whose own number may be another one.
+
+    Args:
+        path: The file, as for `load_checkpoint`.
+        model: The model, which stays as it is.
+        channels: The number that it was made for.
+
+    Returns:
+        The number; None if the model's first convolution does not read the image, or the file has none such.
+
+    Raises:
+        FileNotFoundError, ValueError: See `load_checkpoint`.
+    """
+    convolutions = ((name, layer) for name, layer in model.named_modules() if isinstance(layer, nn.Conv2d))
+    name, first = next(convolutions, ("", None))
+    if first is None or first.in_channels != channels or first.groups != 1:
+        return None
+    weight = _read_for(path, model.state_dict()).get(f"{name}.weight")
+    return weight.shape[1] if weight is not None and weight.ndim == 4 else None
+
+
 def _read_for(path: str | os.PathLike[str], expected: Mapping[str, torch.Tensor]) -> State:
     """The state dict in a file, with the names that a model has."""
     return _renamed(_without_prefix(_read_state(os.fspath(path)), expected), expected)
@@ -129,7 +166,7 @@ def _read_state(path: str) -> State:
         raise FileNotFoundError(f"There is no file {path}.")
     try:
         stored = load_file(path) if path.endswith(".safetensors") else _read_torch(path)
-    except (pickle.UnpicklingError, SafetensorError, RuntimeError, AttributeError, EOFError, LookupError) as error:
+    except Exception as error:  # of a damaged file, the readers raise whatever its bytes lead them to
         raise ValueError(f"{path} cannot be read as a state dict: {_reason(error, path)}") from error
     state = _find_state(stored)
     if state is None:
@@ -139,7 +176,18 @@ def _read_state(path: str) -> State:
             f"{path} cannot be read as a state dict: {holds}. Save one by torch.save(model.state_dict(), PATH), alone "
             f"or under one of {', '.join(_WRAPPERS)}."
         )
+    if odd := [f"{key} ({kind})" for key, value in state.items() if (kind := _odd_kind(value))]:
+        raise ValueError(f"{path} cannot be read as a state dict: it holds tensors of other kinds, {_first(odd)}.")
     return state
+
+
+def _odd_kind(tensor: torch.Tensor) -> str:
+    """The kind of a tensor whose values cannot be copied into a weight; empty for an ordinary one."""
+    if tensor.is_meta:
+        return "on the meta device, without values"
+    if tensor.is_quantized:
+        return "quantised"
+    return "" if tensor.layout == torch.strided and not tensor.is_nested else "sparse or nested"
 
 
 def _read_torch(path: str) -> object:
@@ -151,17 +199,25 @@ def _read_torch(path: str) -> object:
 
 
 def _foreign(path: str) -> str:
-    """Say of a file that begins like none that is read by its name; empty for one that does."""
+    """Say of a file that begins like none that is read by its name; empty for one that does, or that is damaged."""
+    try:
+        return _kind_of_file(path)
+    except Exception:  # the readers of archives raise whatever damaged bytes lead them to
+        return ""
+
+
+def _kind_of_file(path: str) -> str:
     with open(path, "rb") as file:
-        head = file.read(32)
+        head = file.read(_HEAD)
     is_safetensors = head[8:9] == b"{"
     if path.endswith(".safetensors"):
         return "" if is_safetensors else "it is no file that safetensors wrote"
     if zipfile.is_zipfile(path):
         return _foreign_archive(path)
-    # A pickle of protocol 2 and later; the number that torch's older files of other protocols begin with.
-    if head.startswith((b"PK", b"\x80", b"L119547037146038801333356L")) or tarfile.is_tarfile(path):
+    if head.startswith((b"PK", b"L119547037146038801333356L")) or _TORCH_MAGIC in head or tarfile.is_tarfile(path):
         return ""
+    if head.startswith(b"\x80"):  # a pickle of protocol 2 and later
+        return _PICKLED if len(head) == _HEAD else ""
     if is_safetensors:
         return "it is a file of safetensors; give it a name that ends in .safetensors"
     return "it is no file that torch.save or safetensors wrote"
@@ -191,15 +247,28 @@ def _reason(error: Exception, path: str) -> str:
         return foreign
     text = str(error)
     if "Unsupported operand" in text:
-        return "it was saved with another pickle protocol; save it by torch.save without pickle_protocol"
+        return "it was saved with another pickle protocol, or is damaged; save it by torch.save without pickle_protocol"
     if "Unsupported global" in text or "Unsupported class" in text:
         name = text.partition("GLOBAL ")[2].partition(" ")[0] or "an object of its own"
         return (
             f"it asks for code ({name}), which is not run. It may hold a whole model; save model.state_dict() instead"
         )
     if "WeightsUnpickler error:" in text:  # and not torch's advice to run the code
-        return " ".join(text.partition("WeightsUnpickler error:")[2].partition("Check the documentation")[0].split())
-    return text or "it ends too early"
+        text = text.partition("WeightsUnpickler error:")[2].partition("Check the documentation")[0]
+    text = text.partition("This is an internal miniz error")[0].partition("(Could this error message")[0]
+    if isinstance(error, _TELLING):
+        return _in_short(text) or "it ends too early"
+    return f"it is damaged ({_in_short(f'{type(error).__name__}: {text}').rstrip(': ')})"
+
+
+_TELLING = (pickle.UnpicklingError, SafetensorError, RuntimeError, EOFError)
+"""Errors of the readers whose text says what is wrong with a file."""
+
+
+def _in_short(text: str, limit: int = 200) -> str:
+    """A text of one line and at most so many characters."""
+    text = " ".join(text.split())
+    return text if len(text) <= limit else f"{text[:limit]} ..."
 
 
 def _find_state(stored: Any) -> State | None:
@@ -214,6 +283,11 @@ def _find_state(stored: Any) -> State | None:
     for key in _WRAPPERS:  # wrapped twice, as by trainers that keep several models
         if isinstance(stored.get(key), Mapping) and (inner := _find_state(stored[key])) is not None:
             return inner
+    wrapped = [
+        value for value in stored.values() if isinstance(value, Mapping) and not value.keys().isdisjoint(_WRAPPERS)
+    ]
+    if len(wrapped) == 1 and (inner := _find_state(wrapped[0])) is not None:  # under a key of its own
+        return inner
     return tensors if tensors and all(isinstance(key, str) for key in tensors) else None
 
 
@@ -228,6 +302,8 @@ def _is_state(value: object) -> bool:
 
 def _without_prefix(state: State, expected: Mapping[str, torch.Tensor]) -> State:
     """The state dict without prefixes that no name of the model has: of parallel models, and of an owner of it all."""
+    if _AVERAGED in state and _AVERAGED not in expected:  # a model of torch.optim.swa_utils
+        state = {key: value for key, value in state.items() if key != _AVERAGED}
     changed = True
     while changed and not state.keys() & expected.keys():
         changed = False

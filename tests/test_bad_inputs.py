@@ -27,6 +27,7 @@ from torch.utils.data import DataLoader, Dataset
 import diswot_search as ds
 from diswot_search import checks
 from diswot_search.cli import main
+from diswot_search.comparison.results import check_resamples
 from diswot_search.data.splits import create_splits
 from diswot_search.networks.saved import ModelCard, load_student, save_student
 from diswot_search.options.data import CreateSplitsOptions
@@ -116,6 +117,21 @@ LINES: dict[str, list[tuple[str, str]]] = {
         (SEARCH + "--space cifar_resnet --space_options.depths '[[100000000], [1], [1]]'", "are too large"),
         (TRAIN + "--model cifar_resnet --model_options.arch 100000000x1", "is not a CIFAR ResNet"),
     ],
+    "more threads or processes than cores": [
+        (SEARCH + "--max_latency_ms 9 --latency_threads 100000000", "latency_threads is 100000000; this machine has"),
+        (SEARCH + "--latency_threads 5000", "latency_threads is 5000; this machine has"),
+        (TRAIN + "--data_options.workers 100000", "workers is 100000; this machine has"),
+    ],
+    "a number beyond what is made of it": [
+        (
+            SEARCH + "--max_latency_ms 9 --latency_batch_size 1000000000",
+            "A batch of 1,000,000,000 samples (latency_batch_size) would take",
+        ),
+        (SEARCH + "--probes 1000000000", "x 8 images of 8 x 8 pixels"),
+        (SEARCH.replace("--probe_options.image_size 8 ", "") + "--probes 1000000000", "1,000,000,000 probes of 8"),
+        (SEARCH + "--probe_options.num_classes 1000000000", "num_classes is 1000000000; it must be a whole number"),
+        (TRAIN + "--recipe_options.padding 1000000000", "padding is 1000000000; it must be a whole number"),
+    ],
     "a number of 40 digits": [
         (
             SEARCH + f"--seed {DIGITS}",
@@ -139,7 +155,29 @@ LINES: dict[str, list[tuple[str, str]]] = {
         (SOURCES + "'{a: {model: resnet18, checkpoint_path: x.pth}}'", "'checkpoint_path' can load files or code"),
         (SOURCES + "'{a: {model: resnet18, pretrained_cfg_overlay: {file: x.pth}}}'", "can load files or code"),
         (TRAIN + "--model_options.bogus 2", "timm's model cifar_resnet20 has no option 'bogus'"),
+        (
+            DISTILL + "--teacher_options.maen .5",
+            "timm's model cifar_resnet20 has no option 'maen'. Did you mean 'mean'",
+        ),
+        (
+            SOURCES + "'{a: {model: resnet18, maen: .5}}'",
+            "timm's model resnet18 has no option 'maen'. Did you mean 'mean'",
+        ),
         (DISWOT + "--teacher_options.chekpoint x.pth", "no option 'chekpoint'. Did you mean 'checkpoint'"),
+    ],
+    "a home folder of nobody": [
+        (SEARCH + f"{option} ~nouser/x", "'~nouser/x' begins with ~nouser, but the home folder that this means cannot")
+        for option in ("--probe", "--probe folder --probe_options.root")
+    ]
+    + [
+        (TRAIN + "--dataset ~nouser/x", "begins with ~nouser, but the home folder"),
+        (TRAIN + "--dataset ~nouser/x.npz", "begins with ~nouser, but the home folder"),
+        (TRAIN + "--dataset folder/~nouser/x", "begins with ~nouser, but the home folder"),
+        (TRAIN + "--data_options.root ~nouser/x", "begins with ~nouser, but the home folder"),
+        (TRAIN + "--model ~nouser/x.py", "begins with ~nouser, but the home folder"),
+        (SEARCH + "--space ~nouser/x.py:A", "begins with ~nouser, but the home folder"),
+        (TRAIN + "--import ~nouser/x.py", "begins with ~nouser, but the home folder"),
+        (TRAIN + "--model ~nouser/x.pth", "neither a file nor a folder"),
     ],
     "a name of 3,000 characters": [
         (SEARCH + f"--space {NAME}", "Unknown search space 'xxx"),
@@ -240,7 +278,7 @@ def test_problems_of_a_folder_come_together_after_what_was_read(capsys: pytest.C
             "(3) Images differ in size: 8 x 8, 9 x 8 (height x width); give --data_options.image_size to" in shown.err
         )
     assert [path.name for path in Path().iterdir()] == ["photos"]
-    with pytest.raises(ValueError, match=r"such as grey_range=\[300, 4095\].*; give image_size to resize them"):
+    with pytest.raises(ValueError, match=r"grey_range=\[300, 4095\].*; give image_size to resize them"):
         create_splits("photos")
     assert main(shlex.split(TRAIN + "--dataset photos --data_options.grey_range '[0, 4095]'")) == 2
     shown = capsys.readouterr()
@@ -592,6 +630,19 @@ CALLS: list[tuple[Callable[[], object], str]] = [
     (lambda: ds.Recipe(epoch=1), "Recipe has no option 'epoch'; did you mean 'epochs'"),  # type: ignore[call-arg]
     (lambda: ds.create_teacher("resnet10t", checkpoint=3), "checkpoint is 3; it must be a text"),  # type: ignore[arg-type]
     (lambda: ds.as_sources({"a": {"model": 5}}), "A source cannot be made of int"),
+    (
+        lambda: ds.measure_latency(nn.Flatten(), (3, 8, 8), threads=10**6, runtime="eager"),
+        "threads is 1000000; this machine has",
+    ),
+    (
+        lambda: ds.measure_latency(nn.Flatten(), (3, 8, 8), batch_size=10**9, runtime="eager"),
+        "A batch of 1,000,000,000 samples (batch_size) would take 768 GB",
+    ),
+    (
+        lambda: ds.Splits.from_arrays((np.zeros((20, 8, 8, 3), np.uint8), np.arange(20) % 2), workers=10**6),
+        "workers is 1000000; this machine has",
+    ),
+    (lambda: check_resamples(10**9, 100), "1,000,000,000 resamples of 100 architectures (bootstrap) would take 400 GB"),
     (lambda: ds.search("nasbench201", sed=1), "search has no option 'sed'; did you mean 'seed'"),
 ]
 

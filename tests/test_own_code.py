@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import re
 import shlex
 import sys
 from collections.abc import Iterator
@@ -226,6 +227,37 @@ def test_a_space_that_fails_does_not_hide_the_others(capsys: pytest.CaptureFixtu
     assert "cannot be made: KeyError" in shown
     assert " nasbench201 " in shown
     sys.modules.pop("failing")
+
+
+BARE = """
+import diswot_search as ds
+from search_spaces import TimmSpace
+
+class Bare(TimmSpace):
+    def __init__(self, num_classes=10, input_size=(3, 32, 32)):
+        decisions = {"stem_width": [16, 32]}
+        super().__init__("bare", "resnet10t", decisions, num_classes=num_classes, input_size=input_size)
+
+class BareDistiller(ds.Distiller):
+    def forward(self, student, teacher, batch):
+        return student.logits.sum()
+
+ds.register_space("registered_bare", Bare)
+ds.register_distiller("registered_bare", BareDistiller)
+"""
+
+
+def test_the_docstring_of_a_base_class_is_not_that_of_a_class(capsys: pytest.CaptureFixture[str]) -> None:
+    Path("bare.py").write_text(BARE)
+    assert run("spaces bare.py:Bare") == 0
+    shown = capsys.readouterr().out
+    assert "bare.py:Bare: it has no docstring that describes it\nIts options" in shown
+    assert "Architectures of one timm" not in shown
+    for command in ("spaces", "distillers"):
+        assert run(f"{command} --import bare.py") == 0
+        (line,) = [line for line in capsys.readouterr().out.splitlines() if "registered_bare" in line]
+        assert not re.search(r"[a-z]{3} [a-z]{2,}", line)  # no sentence of the base class
+    sys.modules.pop("bare")
 
 
 def test_code_that_loads_its_own_weights_is_trained() -> None:

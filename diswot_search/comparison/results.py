@@ -9,6 +9,7 @@ from functools import partial
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from ..checks import WORKING_SHARE, check_memory
 from ..proxies.ties import describe_ties
 from .statistics import (
     Counts,
@@ -429,9 +430,24 @@ def _require_shape(name: str, array: NDArray[np.float64], shape: tuple[int, ...]
         raise ValueError(f"{name} must have shape {shape}; got {array.shape}.")
 
 
-def _check_options(bootstrap: int, top_k: int, count: int, bins: int) -> None:
+def check_resamples(bootstrap: int, count: int) -> None:
+    """Refuse a number of resamples that cannot be held in memory.
+
+    Args:
+        bootstrap: Number of resamples.
+        count: Number of architectures.
+
+    Raises:
+        ValueError: It is negative, or too large.
+    """
     if bootstrap < 0:
         raise ValueError(f"bootstrap must be at least 0, the number of resamples; got {bootstrap}.")
+    what = f"{bootstrap:,} resamples of {count:,} architectures (bootstrap)"
+    check_memory(what, 4 * bootstrap * max(count, 1), share=WORKING_SHARE)
+
+
+def _check_options(bootstrap: int, top_k: int, count: int, bins: int) -> None:
+    check_resamples(bootstrap, count)
     if not 1 <= top_k <= count:
         raise ValueError(f"top_k must be 1 to {count}, the number of architectures; got {top_k}.")
     if bins < 1:

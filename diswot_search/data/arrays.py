@@ -9,7 +9,7 @@ from typing import BinaryIO
 
 import numpy as np
 
-from ..checks import listed
+from ..checks import expanded, listed
 from ..runtime.seeding import isolated_random_state
 from .data_set import ArrayReader, DataSet, Statistics, known_statistics
 from .errors import DataError, unknown_data
@@ -36,7 +36,7 @@ def open_digits(split: str) -> DataSet:
 
 
 def open_npz(name: str, root: Path, split: str) -> DataSet:
-    path = root / Path(name).expanduser()
+    path = root / expanded(name, error=DataError)
     title = f"split {split!r} of {str(path)!r}"
     return data_set_of_arrays(*_read_npz(path, split), title, known_statistics(name))
 

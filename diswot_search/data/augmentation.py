@@ -28,6 +28,10 @@ _ERASED_RATIO = (0.3, 1 / 0.3)
 """Smallest and largest ratio of height to width of an erased rectangle."""
 
 
+MAX_PADDING = 1024
+"""The widest black border, in pixels; images with a wider one take gigabytes."""
+
+
 @dataclass(frozen=True)
 class Augmentation:
     """Random changes of training images.
@@ -70,7 +74,7 @@ class Augmentation:
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
             raise DataError(f"Unknown augmentation {self.kind!r}. Known: {', '.join(KINDS)}.")
-        check_whole("padding", self.padding, least=0, error=DataError)
+        check_whole("padding", self.padding, least=0, most=MAX_PADDING, error=DataError)
         for key, value in (("flip", self.flip), ("erase", self.erase)):
             if not 0 <= value <= 1:
                 raise DataError(f"{key} is {value}; it must be a probability between 0 and 1.")

@@ -81,6 +81,9 @@ class DataSet:
         keys: (N,) numbers of the images' files, equal for the same file; None for other data sets.
         advice: What helps if there is one class only, for a message.
         problems: Reasons why its images cannot be used as asked, for one message with those of other splits.
+        readable: Returns the data set without images that cannot be read, those at these indices among them; None if
+            they are left out already, or if its images are no files.
+        notes_on: Returns notes on the images at these indices, if there is anything to note once they are read.
     """
 
     title: str
@@ -97,6 +100,8 @@ class DataSet:
     keys: np.ndarray | None = None
     advice: str = ""
     problems: tuple[str, ...] = ()
+    readable: Callable[[np.ndarray], DataSet] | None = None
+    notes_on: Callable[[np.ndarray], list[str]] | None = None
 
 
 @dataclass(frozen=True)

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path, PurePath
 
+from ..checks import expanded
 from .arrays import open_digits, open_npz, splits_of_npz
 from .data_set import DataSet, OpenRequest, Whole
-from .folders import open_folder
+from .errors import DataError
+from .folders import open_folder, place_of
+from .inventory import printable
 from .pictures import GreyRange
-from .trees import open_tree, splits_of_tree
+from .trees import open_tree, split_like, splits_of_tree
 from .with_timm import existing, open_with_timm, splits_of_torch
 
 _OF_FOLDER = ("", "folder", "torch/folder", "torch/image_folder")
@@ -74,13 +78,29 @@ def split_names(name: str, root: Path | None) -> tuple[str, ...] | None:
     if name == "digits":
         return ("train",)
     if name.endswith(".npz"):
-        return splits_of_npz((root or Path()) / Path(name).expanduser())
+        return splits_of_npz((root or Path()) / expanded(name, error=DataError))
     if (folder := folder_of(name, root)) is not None:
         return splits_of_tree(open_tree(folder)[0])
     if prefix == "torch":
         return splits_of_torch(rest.lower())
     # A WebDataset has no named splits: its splits are its files.
     return None if prefix in ("hfds", "hfids", "tfds") else ()
+
+
+def unread_splits(name: str, root: Path | None, read: Iterable[str]) -> list[str]:
+    """The sub-folders of a data set that are splits, or look like ones, and are not read.
+
+    Args:
+        name: The name of a folder or tar file of images.
+        root: Folder that a relative path starts at; by default the working folder.
+        read: The folders of the splits that are read.
+    """
+    if (folder := folder_of(name, root)) is None:
+        return []
+    tree = open_tree(folder)[0]
+    above = len(PurePath(place_of(tree)).parts)
+    outermost = {part for each in read for part in PurePath(each).parts[above : above + 1]}
+    return [printable(inner) for inner in split_like(tree) if inner not in outermost]
 
 
 def folder_of(name: str, root: Path | None) -> Path | None:
@@ -100,8 +120,8 @@ def folder_of(name: str, root: Path | None) -> Path | None:
     if name in (*_OF_FOLDER, "folder/"):
         return existing(root, name or "folder")
     if prefix == "folder":
-        return existing((root or Path()) / Path(rest).expanduser(), name)
-    path = (root or Path()) / Path(name).expanduser()
+        return existing((root or Path()) / expanded(rest, error=DataError), name)
+    path = (root or Path()) / expanded(name, error=DataError)
     if is_path(name):
         return existing(path, name)
     if prefix in _PREFIXES or name in ("digits", "noise"):

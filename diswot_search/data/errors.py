@@ -18,6 +18,10 @@ class DataError(ValueError):
     read: tuple[str, tuple[Any, ...]] | None = None
 
 
+class UnreadableImage(DataError):
+    """An image of a data set that cannot be read, although others can."""
+
+
 @contextmanager
 def having_read(name: str, opened: Sequence[object]) -> Iterator[None]:
     """Note on a `DataError` what was read before it.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import os
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import BinaryIO
@@ -14,7 +14,7 @@ import numpy as np
 
 from ..checks import listed
 from .data_set import DataSet, OpenRequest, imagenet_statistics, known_statistics
-from .errors import DataError, UnreadableClass, Warned, together, warn_of
+from .errors import DataError, UnreadableClass, UnreadableImage, Warned, together, warn_of
 from .inventory import Inventory, Tally, counted, inventory_of_headers, printable, quoted
 from .pictures import (
     DeepGreyError,
@@ -28,10 +28,14 @@ from .pictures import (
     read_header,
     read_pixels,
 )
+from .split_names import WHOLE_FOLDER, folds, lookalikes
 from .trees import Entry, Tree, enter_split, open_tree
 
 MAX_HEADERS = 200_000
 """Number of image files whose headers are read before any work; of more files, evenly spaced ones are taken."""
+
+MAX_HEADERS_OF_PROBE = 10_000
+"""Number of image files up to which all headers are read once an image that is drawn for a probe cannot be read."""
 
 _MAX_DEEP = 256
 """Number of deep grey images whose values are measured."""
@@ -75,7 +79,8 @@ class FolderReader:
         try:
             return read_pixels(functools.partial(self.tree.open, entry), self.grey_range)
         except (OSError, DeepGreyError) as error:
-            raise DataError(f"Cannot read {quoted(self.tree.shown(entry))} of {self.title}: {error}") from error
+            kind = DataError if isinstance(error, DeepGreyError) else UnreadableImage
+            raise kind(f"Cannot read {quoted(self.tree.shown(entry))} of {self.title}: {error}") from error
 
     def files(self, chosen: np.ndarray) -> list[str]:
         """File names of the images, relative to the folder of the split."""
@@ -105,34 +110,100 @@ def open_folder(
     """
     outer, note = open_tree(path)
     tree, neighbours = enter_split(outer, str(path), split)
-    listing = _list_images(tree, _place_of(tree), plain_order)
+    listing = _list_images(tree, place_of(tree), plain_order)
     listing.notes += filter(None, (note, neighbours))
+    _check_inner_splits(listing, split, is_whole=tree == outer)
     _drop_repeated(listing)
-    inventory = None
+    opened = _Opened(name, listing, title, request)
     if request.whole is None:
         if listing.problems:
             raise together(listing.problems)
+        inventory = _by_suffix(listing)
     else:
-        inventory = _inspect(listing, request.grey_range)
-        for text in () if listing.problems else listing.warned:  # an error follows
-            warn_of(f"{title}: {text}")
-    return DataSet(
-        title,
-        listing.labels,
-        FolderReader(tree, listing.entries, title, request.grey_range),
-        len(listing.folders),
-        known_statistics(name) or imagenet_statistics(),
-        classes=tuple(map(printable, listing.folders)),
-        files=FolderReader(tree, listing.entries, title, request.grey_range).files,
-        inventory=inventory or _by_suffix(listing),
-        folder=_place_of(tree),
-        keys=np.array([entry.key for entry in listing.entries], np.uint64),
-        advice=_advice(listing),
-        problems=tuple(listing.problems),
-    )
+        inventory = _inspect(listing, request.grey_range, _evenly(len(listing.entries), MAX_HEADERS))
+    return opened.data_set(inventory)
 
 
-def _place_of(tree: Tree) -> str:
+@dataclass(frozen=True)
+class _Opened:
+    """An opened folder, with what it takes to leave out more of its images."""
+
+    name: str
+    listing: _Listing
+    title: str
+    request: OpenRequest
+
+    def data_set(self, inventory: Inventory) -> DataSet:
+        """The data set of the images that are left, after the warnings on the others; an error may follow."""
+        listing = self.listing
+        for text in () if listing.problems else listing.warned:
+            warn_of(f"{self.title}: {text}")
+        is_sample = self.request.whole is None
+        return DataSet(
+            self.title,
+            listing.labels,
+            self._reader,
+            len(listing.folders),
+            known_statistics(self.name) or imagenet_statistics(),
+            classes=tuple(map(printable, listing.folders)),
+            files=self._reader.files,
+            inventory=inventory,
+            folder=place_of(listing.tree),
+            keys=np.array([entry.key for entry in listing.entries], np.uint64),
+            advice=_advice(listing),
+            problems=tuple(listing.problems),
+            readable=self.readable if is_sample else None,
+            notes_on=self.notes_on if is_sample and self.request.grey_range is not None else None,
+        )
+
+    @property
+    def _reader(self) -> FolderReader:
+        return FolderReader(self.listing.tree, self.listing.entries, self.title, self.request.grey_range)
+
+    def readable(self, drawn: np.ndarray) -> DataSet:
+        """The data set without the images that cannot be read: those at these indices, and all of a small folder."""
+        old = self.listing
+        listing = replace(old, tally=old.tally.copy(), notes=[*old.notes], warned=[])
+        broken = {}
+        for place in drawn.tolist():
+            open_file = functools.partial(listing.tree.open, listing.entries[place])
+            header = read_header(open_file)
+            try:
+                if isinstance(header, Header):
+                    read_pixels(open_file, self.request.grey_range)
+            except OSError as error:
+                header = str(error)
+            if isinstance(header, str):
+                broken[place] = header
+        total = len(listing.entries)
+        places = np.arange(total) if total <= MAX_HEADERS_OF_PROBE else drawn
+        inventory = _inspect(listing, self.request.grey_range, places, broken)
+        if listing.problems:
+            raise together(listing.problems)
+        if total > MAX_HEADERS_OF_PROBE:
+            inventory = _by_suffix(listing)
+        return replace(self, listing=listing).data_set(inventory)
+
+    def notes_on(self, drawn: np.ndarray) -> list[str]:
+        """What the range of grey values makes of the images at these indices, with a warning of values that it cuts."""
+        listing = replace(self.listing, notes=[], warned=[], problems=[])
+        entries = [listing.entries[place] for place in drawn.tolist()]
+        headers = [read_header(functools.partial(listing.tree.open, entry)) for entry in entries]
+        pairs = zip(entries, headers, strict=True)
+        if deep := [entry for entry, header in pairs if isinstance(header, Header) and header.is_deep]:
+            _check_deep(listing, deep, self.request.grey_range)
+        for text in listing.warned:
+            warn_of(f"{self.title}: {text}")
+        return listing.notes
+
+
+def _evenly(total: int, limit: int) -> np.ndarray:
+    """At most `limit` of so many places, evenly spaced."""
+    return np.linspace(0, total - 1, min(total, limit)).round().astype(int)
+
+
+def place_of(tree: Tree) -> str:
+    """The path of a folder, or of one in a tar file as if that were a folder."""
     return os.path.join(tree.path, *getattr(tree, "above", ()))
 
 
@@ -264,18 +335,61 @@ def _advice(listing: _Listing) -> str:
     return f" If the classes are its sub-folders, {listed([printable(name) for name in inner])}, give {path}."
 
 
+def _check_inner_splits(listing: _Listing, split: str, *, is_whole: bool) -> None:
+    """Refuse folders within classes that look like splits, or say that they are read together.
+
+    Args:
+        listing: The images.
+        split: The split that was asked for.
+        is_whole: Whether that is all of the data set.
+
+    Raises:
+        DataError: There are such folders, and the user did not name the split that they lie in.
+    """
+    of_folder: dict[tuple[str, ...], dict[str, None]] = {}
+    for folders in dict.fromkeys(entry.folders for entry in listing.entries):
+        for depth in range(1, len(folders)):
+            of_folder.setdefault(folders[:depth], {})[folders[depth]] = None
+    inner = {folders: lookalikes(names) or folds(names) for folders, names in of_folder.items()}
+    similar = [printable("/".join((*folders, name))) for folders, names in inner.items() for name in names]
+    if not similar:
+        return
+    if split == WHOLE_FOLDER or not is_whole:
+        text = f"folders within classes look like splits and are read together: {listed(similar)}"
+        listing.notes.append(text)
+        if split != WHOLE_FOLDER:
+            listing.warned.append(text)
+        return
+    owners = [folders for folders, names in inner.items() if names]
+    deeper = f" If they divide all images, give {quoted(os.path.join(listing.place, *owners[0]))}."
+    raise DataError(
+        f"Folders within folders of {quoted(listing.place)} look like splits: {listed(similar)}."
+        f"{deeper if len(owners) == 1 else ''} If each class is divided by itself, put the splits above the classes, "
+        f"as in train/{printable(owners[0][0])}. To read them together, and divide all images anew, give "
+        f"train_split={WHOLE_FOLDER!r} (split={WHOLE_FOLDER!r} for a probe)."
+    )
+
+
 # Reading headers
 
 
-def _inspect(listing: _Listing, grey_range: GreyRange | None) -> Inventory:
-    """Read the headers of the images, and leave out those that cannot be read."""
-    total = len(listing.entries)
-    places = np.linspace(0, total - 1, min(total, MAX_HEADERS)).round().astype(int)
+def _inspect(
+    listing: _Listing, grey_range: GreyRange | None, places: np.ndarray, broken: Mapping[int, str] | None = None
+) -> Inventory:
+    """Read the headers of the images, and leave out those that cannot be read.
+
+    Args:
+        listing: The images.
+        grey_range: The values that become black and white.
+        places: The images whose headers are read.
+        broken: Images whose pixels could not be read, and why.
+    """
+    broken = broken or {}
     headers: dict[int, Header] = {}
     unreadable: dict[int, str] = {}
     for place in places.tolist():
         entry = listing.entries[place]
-        header = read_header(functools.partial(listing.tree.open, entry))
+        header = broken.get(place) or read_header(functools.partial(listing.tree.open, entry))
         if isinstance(header, str):
             unreadable[place] = header
             listing.tally.add("images that cannot be read", f"{entry.name}: {header}")
@@ -302,12 +416,18 @@ def _drop_unreadable(listing: _Listing, unreadable: dict[int, str]) -> None:
     if listing.problems:
         return  # so that other problems show as well
     listing.keep(mask)
-    listing.warned.append(f"{counted(len(shown), 'image')} that cannot be read and are left out: {listed(shown, 3)}")
+    listing.warned.append(_left_out(shown))
+
+
+def _left_out(shown: Sequence[str]) -> str:
+    """Say which images cannot be read."""
+    are = "is" if len(shown) == 1 else "are"
+    return f"{counted(len(shown), 'image')} cannot be read and {are} left out: {listed(shown, 3)}"
 
 
 def _check_deep(listing: _Listing, deep: list[Entry], grey_range: GreyRange | None) -> None:
     """Note deep grey images without a range as a problem, and say what a range cuts."""
-    chosen = [deep[place] for place in np.linspace(0, len(deep) - 1, min(len(deep), _MAX_DEEP)).round().astype(int)]
+    chosen = [deep[place] for place in _evenly(len(deep), _MAX_DEEP)]
     openers: list[Callable[[], BinaryIO]] = [functools.partial(listing.tree.open, entry) for entry in chosen]
     try:
         low, high = grey_extent(openers)

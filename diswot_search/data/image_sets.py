@@ -357,4 +357,4 @@ def _next(loaded: Iterator[tuple[Tensor, Tensor]]) -> Tensor:
         return next(loaded)[0]
     except DataError as error:
         # The text of an error from a worker process is its whole traceback, which ends with the message.
-        raise DataError(str(error).rpartition("DataError: ")[2].strip()) from error
+        raise DataError(str(error).rpartition(f"{type(error).__name__}: ")[2].strip()) from error

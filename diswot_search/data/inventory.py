@@ -96,6 +96,10 @@ class Tally:
         if len(names) < _EXAMPLES:
             names.append(printable(name))
 
+    def copy(self) -> Tally:
+        """A tally that goes on counting from here."""
+        return Tally(self.counts.copy(), {reason: [*names] for reason, names in self.names.items()})
+
     def skipped(self) -> tuple[Skipped, ...]:
         """All that was counted, the most frequent reason first."""
         return tuple(Skipped(reason, count, tuple(self.names[reason])) for reason, count in self.counts.most_common())
@@ -170,7 +174,7 @@ def _conversions(headers: list[Header]) -> list[str]:
         "turned upright, as EXIF says": sum(header.is_turned for header in headers),
         "of 16-bit colour, read at 8 bits": deep_colour,
         "with transparency, which is ignored": sum(header.has_alpha for header in headers),
-        "CMYK, converted to RGB without a colour profile": sum(header.mode == "CMYK" for header in headers),
+        "in CMYK, converted to RGB without a colour profile": sum(header.mode == "CMYK" for header in headers),
         "of several frames or pages, whose first is read": sum(header.has_more for header in headers),
     }
     return [f"{counted(count, 'image')} {what}" for what, count in counts.items() if count]

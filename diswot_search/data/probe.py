@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
-from collections.abc import Iterable, Sequence
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from ..checks import WORKING_SHARE, check_memory, check_whole, listed
+from ..checks import MAX_CLASSES, WORKING_SHARE, check_memory, check_whole, expanded, listed
 from ..options.base import as_data_name, from_options
 from ..options.data import CreateProbeOptions, CreateProbesOptions
 from .data_set import (
@@ -27,10 +28,13 @@ from .data_set import (
 )
 from .datasets import open_data_set
 from .division import check_at_least_two, from_zero
-from .errors import DataError, having_read
+from .errors import DataError, UnreadableImage, having_read
 from .images import check_size, to_pixels
 from .inventory import Inventory, inventory_of_arrays, named_classes
 from .pictures import checked_range
+
+_MAX_REDRAWS = 50
+"""How often a probe is drawn anew because an image cannot be read."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -143,13 +147,17 @@ def create_probes(options: CreateProbesOptions) -> list[Probe]:
     return _create_probes(options, options.count)
 
 
+_MANY_IMAGES = 10_000
+"""Number of images above which their size in memory is checked before they are read."""
+
+
 def _create_probes(options: CreateProbeOptions | CreateProbesOptions, count: int) -> list[Probe]:
     batch_size, image_size, num_classes = options.batch_size, options.image_size, options.num_classes
     for key, value, lowest in (("count", count, 1), ("batch_size", batch_size, 2), ("seed", options.seed, 0)):
         check_whole(key, value, least=lowest, error=DataError)
     for key, optional in (("image_size", image_size), ("num_classes", num_classes)):
         if optional is not None:
-            check_whole(key, optional, least=1, error=DataError)
+            check_whole(key, optional, least=1, most=MAX_CLASSES, error=DataError)
     name, balanced = as_data_name(options.name), options.balanced
     grey_range = checked_range(options.grey_range)
     if image_size is not None:
@@ -160,7 +168,7 @@ def _create_probes(options: CreateProbeOptions | CreateProbesOptions, count: int
     if name == "noise":
         return [_noise_probe(batch_size, image_size, balanced, s, num_classes, statistics) for s in seeds]
 
-    root = None if options.root is None else Path(options.root).expanduser()
+    root = None if options.root is None else expanded(options.root, error=DataError)
     data = open_data_set(name, root, options.split, options.download, grey_range=grey_range)
     with having_read(name or "folder", [data]):
         return _probes_of(data, name or "folder", options, seeds, statistics)
@@ -170,14 +178,13 @@ def _probes_of(
     data: DataSet,
     name: str,
     options: CreateProbeOptions | CreateProbesOptions,
-    seeds: Iterable[int],
+    seeds: Sequence[int],
     statistics: Statistics | None,
 ) -> list[Probe]:
     """The probes of these seeds from an opened data set."""
     batch_size, image_size, num_classes = options.batch_size, options.image_size, options.num_classes
     grey_range = checked_range(options.grey_range)
-    if batch_size > len(data.labels):
-        raise DataError(f"batch_size is {batch_size}, but {data.title} has only {len(data.labels)} images.")
+    _check_enough(data, batch_size)
     (data,), _ = from_zero([data], num_classes)
     check_at_least_two(data, num_classes)
     classes = data.num_classes if num_classes is None else num_classes
@@ -187,7 +194,16 @@ def _probes_of(
     if grey_range is not None:
         drawing["grey_range"] = list(grey_range)
     statistics = statistics or data.statistics
+    if len(seeds) * batch_size > _MANY_IMAGES and image_size is None:
+        shape = data.read(np.arange(1))[0].shape[1:] if size is None else (size, size)
+        what = f"{len(seeds):,} probes of {batch_size:,} images of {' x '.join(map(str, shape))} pixels"
+        check_memory(what, 12 * len(seeds) * batch_size * math.prod(shape), share=WORKING_SHARE)
     return [_draw_probe(data, name, classes, statistics, drawing | {"seed": s}) for s in seeds]
+
+
+def _check_enough(data: DataSet, batch_size: int) -> None:
+    if batch_size > len(data.labels):
+        raise DataError(f"batch_size is {batch_size}, but {data.title} has only {len(data.labels)} images.")
 
 
 def _check_tensors(images: Tensor, labels: Tensor, num_classes: int | None, name: str) -> None:
@@ -218,9 +234,8 @@ def _draw_probe(
     data: DataSet, name: str, num_classes: int, statistics: Statistics | None, drawing: dict[str, Any]
 ) -> Probe:
     """Draw and normalise one probe; `drawing` holds the options of the draw, as they are recorded."""
-    rng = np.random.default_rng(drawing["seed"])
-    indices = _draw(data, num_classes, drawing["batch_size"], drawing["balanced"], rng)
-    raw, labels = data.read(indices), data.labels[indices]
+    data, indices, raw = _draw_readable(data, num_classes, drawing)
+    labels = data.labels[indices]
     pixels = _stack([to_pixels(image, drawing["image_size"]) for image in raw], data.title)
     # Raw pixels are hashed, because the last bit of the normalised ones may differ between machines.
     processing = {
@@ -236,8 +251,31 @@ def _draw_probe(
     found = data.inventory
     if found is not None and not found.measured:
         found = replace(found, measured=len(raw), sizes=inventory_of_arrays("", 0, raw, "").sizes)
+    if found is not None and data.notes_on is not None:
+        found = replace(found, notes=(*found.notes, *data.notes_on(indices)))
     labels_of_probe = torch.from_numpy(labels)
     return Probe(images, labels_of_probe, num_classes, name, fingerprint, drawing | normalised, classes, found)
+
+
+def _draw_readable(
+    data: DataSet, num_classes: int, drawing: Mapping[str, Any]
+) -> tuple[DataSet, np.ndarray, list[np.ndarray]]:
+    """Indices of the drawn images and the images, all of which can be read, with the data set that they are drawn from.
+
+    Where an image cannot be read, it is left out, and all are drawn anew, so that a probe without such images stays
+    the same.
+    """
+    for redraws in itertools.count():
+        rng = np.random.default_rng(drawing["seed"])
+        indices = _draw(data, num_classes, drawing["batch_size"], drawing["balanced"], rng)
+        try:
+            return data, indices, data.read(indices)
+        except UnreadableImage:
+            if data.readable is None or redraws == _MAX_REDRAWS:
+                raise
+        data = data.readable(indices)
+        _check_enough(data, drawing["batch_size"])
+    raise AssertionError
 
 
 def _noise_probe(

@@ -28,8 +28,18 @@ WHOLE_FOLDER = "."
 
 _GROUPS = (TRAIN_SPLITS, EVAL_SPLITS, TEST_SPLITS)
 
-_WORDS = tuple({*group, *(f"{name}set" for name in group)} for group in _GROUPS)
-"""The words of each kind of split within a longer name."""
+_OTHER_WORDS = (("trn",), ("dev",), ("tst", "holdout"))
+"""Words for the splits that make a folder look like one, but are no names that are read as splits."""
+
+_THINGS = "data|dataset|set|images?|imgs?|pics|pictures|photos|files|folder|dir|samples|split|part"
+
+_WORDS = tuple(
+    re.compile(f"({_THINGS})?({'|'.join((*group, *others))})({_THINGS})?")
+    for group, others in zip(_GROUPS, _OTHER_WORDS, strict=True)
+)
+"""The words of each kind of split within a longer name; "traindata" is one word."""
+
+_FOLD = re.compile(r"(k?folds?|splits?|cv|partition|subset)[ _-]*[0-9]+")
 
 
 def synonyms(split: str) -> tuple[str, ...]:
@@ -96,6 +106,8 @@ def lookalikes(names: Iterable[str]) -> list[str]:
     Example:
         >>> lookalikes(["seg_train", "seg_test", "seg_pred"])
         ['seg_train', 'seg_test']
+        >>> lookalikes(["traindata", "testdata"])
+        ['traindata', 'testdata']
         >>> lookalikes(["crash test", "no test"])
         []
     """
@@ -103,7 +115,23 @@ def lookalikes(names: Iterable[str]) -> list[str]:
     return list(kinds) if 0 in kinds.values() and len(set(kinds.values())) > 1 else []
 
 
+def folds(names: Iterable[str]) -> list[str]:
+    """The names of folds of a cross-validation, if there are several.
+
+    Example:
+        >>> folds(["fold1", "Fold_2", "extra"])
+        ['fold1', 'Fold_2']
+    """
+    numbered = [name for name in names if _FOLD.fullmatch(name.lower())]
+    return numbered if len(numbered) > 1 else []
+
+
+def resembles_split(name: str) -> bool:
+    """Whether a word of the name is one for a split."""
+    return _kind(name) is not None
+
+
 def _kind(name: str) -> int | None:
     """The number of the group that a word of the name belongs to."""
-    words = set(re.findall(r"[a-z]+", re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name).lower()))
-    return next((number for number, group in enumerate(_WORDS) if words & group), None)
+    words = re.findall(r"[a-z]+", re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name).lower())
+    return next((number for number, group in enumerate(_WORDS) if any(map(group.fullmatch, words))), None)

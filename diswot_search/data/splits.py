@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import os
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -17,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..checks import check_whole, listed
+from ..checks import check_parallel, check_whole, cores, expanded, listed
 from ..options.base import as_data_name, from_options
 from ..options.data import ArraySplitsOptions, CreateSplitsOptions, DivisionOptions
 from ..runtime.configuration import differences
@@ -25,7 +24,7 @@ from ..runtime.seeding import stable_seed
 from . import with_timm
 from .arrays import data_set_of_arrays
 from .data_set import DataSet, Statistics, Whole, given_statistics, measured_statistics
-from .datasets import open_data_set, split_names
+from .datasets import open_data_set, split_names, unread_splits
 from .division import SplitRequest, divide, division, labelled_by_request, numbering_of, reconcile
 from .errors import DataError, UnreadableClass, having_read, together
 from .image_sets import ImageSet, ResidentSet, StreamedSet
@@ -135,6 +134,7 @@ class Splits:
             (42, 6, 12)
         """
         name = options.name
+        check_parallel("workers", options.workers, least=0, error=DataError)
         request = _request(options, name, options.image_size)
         val = None if options.val is None else _arrays(options.val, f"split 'val' of {name!r}")
         test = None if options.test is None else _arrays(options.test, f"split 'test' of {name!r}")
@@ -286,10 +286,10 @@ def create_splits(options: CreateSplitsOptions) -> Splits:
     request = _request(options, name or "folder", size)
     check_whole("resident_limit", options.resident_limit, least=0, error=DataError)
     workers = _usual_workers() if options.workers is None else options.workers
-    check_whole("workers", workers, least=0, error=DataError)
+    check_parallel("workers", workers, least=0, error=DataError)
     if name == "noise":
         raise DataError("The data set 'noise' cannot be learnt; it is for probes only.")
-    root = None if options.root is None else Path(options.root).expanduser()
+    root = None if options.root is None else expanded(options.root, error=DataError)
     whole = Whole(request.image_size, options.resident_limit)
 
     opened: list[DataSet] = []
@@ -347,8 +347,8 @@ def _open_parts(
     test_split, test = _find(open_split, names, test_split, of_test, (train_split, val_split), is_folder)
     val_split, val = _find(open_split, names, val_split, of_val, (train_split, test_split), is_folder)
     check_apart([data for data in (train, val, test) if data is not None])
-    read = {PurePath(data.folder).name.lower() for data in (train, val, test) if data is not None and data.folder}
-    if is_folder and len(names or ()) > 1 and (unread := [split for split in names or () if split not in read]):
+    read = [data.folder for data in (train, val, test) if data is not None and data.folder]
+    if is_folder and train_split != WHOLE_FOLDER and (unread := unread_splits(name, root, read)):
         warnings.warn(
             f"Folders of {name or 'folder'!r} look like splits, but are not read: {listed(unread)}.", stacklevel=5
         )
@@ -357,8 +357,7 @@ def _open_parts(
 
 def _usual_workers() -> int:
     """The default number of worker processes: one less than the processor cores, from 1 to 8."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, min(8, cores - 1))
+    return max(1, min(8, cores() - 1))
 
 
 def _check_known(split: str | None, names: Sequence[str] | None) -> None:

@@ -17,7 +17,15 @@ from ..runtime.lock import LOCK
 from ..runtime.run_folder import CONFIG
 from .errors import DataError, unknown_data
 from .inventory import Tally, printable, quoted
-from .split_names import TRAIN_SPLITS, WHOLE_FOLDER, is_split_name, lookalikes, synonyms
+from .split_names import (
+    TRAIN_SPLITS,
+    WHOLE_FOLDER,
+    folds,
+    is_split_name,
+    lookalikes,
+    resembles_split,
+    synonyms,
+)
 
 _OF_SYSTEMS = frozenset(("__MACOSX", "@eaDir", "$RECYCLE.BIN", "System Volume Information", "lost+found"))
 """Folders that operating systems put anywhere, such as those for thumbnails and deleted files."""
@@ -292,20 +300,32 @@ def enter_split(tree: Tree, place: str, split: str) -> tuple[Tree, str]:
         others = [name for name in names if name not in known and name != (folder or Path(split).parts[0])]
         return inner, f"folders next to the splits are not read: {_shown(others)}" if others and known else ""
     if known:
-        raise unknown_data(f"split in {place!r}:", split, known)
+        unknown = unknown_data(f"split in {place!r}:", split, known)
+        raise DataError(f"{unknown} If these folders are classes, {_AS_CLASSES}.")
     if split.lower() not in TRAIN_SPLITS:
         hint = unknown_data("split", split, [*TRAIN_SPLITS[:1], *names]).args[0].rpartition(". ")[2]
         raise DataError(
             f"Unknown split {split!r}; the data set has only 'train': no folder of {place!r} is a split. {hint}"
         )
-    if similar := lookalikes(names):
+    if similar := lookalikes(names) or folds(names):
+        kind = "splits" if lookalikes(names) else "folds of a cross-validation"
+        example = next((name for name in similar if "train" in name.lower()), similar[0])
         raise DataError(
-            f"Folders of {place!r} look like splits: {_shown(similar)}. Name them by train_split, val_split and "
-            "test_split (split for a probe), such as train_split="
-            f"{next(name for name in similar if 'train' in name.lower())!r}, or give train_split='.' (split='.') if "
-            "they are classes."
+            f"Folders of {place!r} look like {kind}: {_shown(similar)}. Name them by train_split, val_split and "
+            f"test_split (split for a probe), such as train_split='{printable(example)}'. If they are classes, "
+            f"{_AS_CLASSES}."
         )
     return tree, ""
+
+
+_AS_CLASSES = f"give train_split={WHOLE_FOLDER!r} (split={WHOLE_FOLDER!r} for a probe)"
+
+
+def split_like(tree: Tree) -> list[str]:
+    """The names of the folders that are splits, or look like ones, as they are written."""
+    names = tree.folders()
+    numbered = folds(names)
+    return [name for name in names if is_split_name(name) or resembles_split(name) or name in numbered]
 
 
 def _matching(names: list[str], place: str, split: str) -> str | None:

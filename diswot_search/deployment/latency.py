@@ -13,7 +13,7 @@ from torch import nn
 
 from search_spaces.input_spec import InputSpec, as_input_spec
 
-from ..checks import check_whole
+from ..checks import WORKING_SHARE, check_memory, check_parallel, check_whole
 from .onnx_graph import ExportError
 from .reference import Paces, Reference, reference_in
 from .runtimes import Pass, Runtime, default_runtime, get_runtime, shipped, torch_threads
@@ -105,6 +105,23 @@ def latency_conditions(runtime: str, threads: int, batch_size: int) -> str:
     return f"{runtime}, {threads} thread{'s' * (threads != 1)}, batch {batch_size}"
 
 
+def check_batch(spec: InputSpec, batch_size: int, option: str) -> None:
+    """Refuse a batch that cannot be held in memory beside what a network makes of it.
+
+    Args:
+        spec: The input of the network.
+        batch_size: Number of samples.
+        option: Name of the option, for the message.
+
+    Raises:
+        ValueError: The batch is too large, or no positive whole number.
+    """
+    check_whole(option, batch_size, least=1)
+    sample = spec.example(1)
+    size = batch_size * sample.numel() * sample.element_size()
+    check_memory(f"A batch of {batch_size:,} samples ({option})", size, share=WORKING_SHARE)
+
+
 def measure_latency(
     model: nn.Module,
     input_size: InputSpec | Sequence[int],
@@ -133,7 +150,8 @@ def measure_latency(
         limit_ms: A limit; a network that is far above it is measured roughly.
 
     Raises:
-        ValueError: There is no such runtime, or a number is too small.
+        ValueError: There is no such runtime, a number is too small, or the machine has too few cores or too little
+            memory.
         ImportError: onnxruntime is asked for and not installed.
         ExportError: The network cannot be exported.
 
@@ -142,10 +160,11 @@ def measure_latency(
         >>> ds.measure_latency(nn.Conv2d(3, 8, 3), (3, 32, 32), runtime="eager").conditions
         'eager, 1 thread, batch 1'
     """
-    check_whole("threads", threads, least=1)
-    check_whole("batch_size", batch_size, least=1)
+    spec = as_input_spec(input_size)
+    check_parallel("threads", threads, least=1)
+    check_batch(spec, batch_size, "batch_size")
     used = get_runtime(default_runtime() if runtime is None else runtime)
-    batch = as_input_spec(input_size).example(batch_size)
+    batch = spec.example(batch_size)
     with torch_threads(threads), torch.no_grad():
         run = used.prepare(shipped(model), batch, threads)
         return time_passes(run, used, threads=threads, batch_size=batch_size, limit_ms=limit_ms)

@@ -27,7 +27,7 @@ from ..comparison.plan import (
     members_of,
     resolve_proxies,
 )
-from ..comparison.results import ProxyResult, ScoreTable, summarise
+from ..comparison.results import ProxyResult, ScoreTable, check_resamples, summarise
 from ..comparison.scoring import ScoreSeries, Scoring, SeriesScores
 from ..comparison.store import ScoreStore, StoredScore
 from ..data.description import DataDescription, describe_probe
@@ -144,6 +144,10 @@ class _Label:
     series: tuple[ScoreSeries, ...]
 
 
+MAX_BINS = 1000
+"""The largest number of bins of sizes."""
+
+
 class ComparisonRun(Job[CompareOptions, Comparison]):
     """The job of `compare`."""
 
@@ -153,7 +157,7 @@ class ComparisonRun(Job[CompareOptions, Comparison]):
         check_whole("bootstrap", options.bootstrap, least=0)
         if options.top_k is not None:
             check_whole("top_k", options.top_k, least=1)
-        check_whole("bins", options.bins, least=1)
+        check_whole("bins", options.bins, least=1, most=MAX_BINS)
         self.table = _read_table(options)
         others = self._resolve_subjects()
         self.precision = Precision(channels_last=options.channels_last, bf16=options.bf16)
@@ -166,6 +170,7 @@ class ComparisonRun(Job[CompareOptions, Comparison]):
         self.architectures, self.left_out = choose_architectures(
             self.space, self.table, requested, options.sample, options.seed, options.include_untrainable
         )
+        check_resamples(self.bootstrap, len(self.architectures))
         self.versions = {name: version for name, version in versions().items() if name != "python"}
         self._proxies = resolve_proxies(options.proxies)
         self._conditions_compared = create_conditions(

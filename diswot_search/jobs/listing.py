@@ -118,7 +118,15 @@ def show(options: ShowOptions) -> Lines:
     if kind not in reports:
         *kinds, last = reports
         raise RunFolderError(f"{run} is no run folder of a {', '.join(kinds)} or {last}: it has none of their stores.")
-    return (*data_report(read_descriptions(run)), *reports[kind]())
+    return (*_data(run), *reports[kind]())
+
+
+def _data(run: str) -> Lines:
+    """The report of the data; of a damaged description, a note, since nothing else in the folder depends on it."""
+    try:
+        return tuple(data_report(read_descriptions(run)))
+    except RunFolderError as error:
+        return (f"data: not shown. {error}",)
 
 
 def _study(run: str, best: int) -> Lines:

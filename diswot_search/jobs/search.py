@@ -10,6 +10,7 @@ from search_spaces.space import Architecture
 
 from ..checks import TOO_LARGE, check_whole, user_options
 from ..data.description import DataDescription, describe_probe
+from ..deployment.latency import check_batch
 from ..options.base import from_options, options_in
 from ..options.search import SearchOptions
 from ..proxies.aggregate import RankAggregate, elementary_proxies
@@ -100,6 +101,7 @@ class SearchJob(Job[SearchOptions, Study]):
         self.trackers = check_trackers(options.trackers, options.tracker_options, has_folder=options.out is not None)
         self.budget = as_budget(options).settled(timed=_weighs_latency(options))
         self.evaluator = self._evaluator or self._create_evaluator()
+        check_batch(self.evaluator.space.input_spec, self.budget.latency_batch_size, "latency_batch_size")
         self.evaluations = self._resolve_evaluations()
         self.executor = as_executor(options, self.evaluations)
         self.executor.check(self.evaluator)

@@ -181,11 +181,15 @@ class TrainingRun:
                 f"batch_size is {recipe.batch_size}, but {splits.train.title} has only {len(splits.train)} images to "
                 f"train on, {len(splits.val)} to validate and {len(splits.test)} to test on."
             )
-        batch = recipe.batch_size // recipe.accumulate
         size = " x ".join(map(str, splits.input_size))
-        what = f"A batch of {batch} images of {size} (batch_size, image_size)"
-        with options_in("data_options", ["image_size"]):
-            check_memory(what, 4 * batch * math.prod(splits.input_size), share=WORKING_SHARE, error=RecipeError)
+        for option, images in (
+            ("batch_size", recipe.batch_size),
+            ("unlabelled_batch_size", self.subjects.unlabelled_batch_size or 0),
+        ):
+            batch = images // recipe.accumulate
+            what = f"A batch of {batch} images of {size} ({option}, image_size)"
+            with options_in("data_options", ["image_size"]):
+                check_memory(what, 4 * batch * math.prod(splits.input_size), share=WORKING_SHARE, error=RecipeError)
         if self.options.rule == "best" and not len(splits.val):
             raise ValueError("There are no validation images, so no epoch is the best; pass rule='last'.")
         if self.options.best_by != "accuracy" and not len(splits.val):

@@ -22,9 +22,9 @@ from search_spaces.stored_options import check_model_options
 
 from ..data.probe import Probe
 from ..runtime.seeding import isolated_random_state, stable_seed
+from .own_code import DATA_ARGUMENTS
 from .preprocessing import Preprocessing
 from .recipes import (
-    DATA_ARGUMENTS,
     Config,
     FactoryRecipe,
     ModuleRecipe,
@@ -37,6 +37,7 @@ from .recipes import (
     WithWeights,
 )
 from .saved import ModelCard, check_weights
+from .sizes import check_weights_fit
 from .soundness import check_finite_weights
 from .trained import judge_weights
 
@@ -269,7 +270,8 @@ def create_teacher(
         checkpoint: Trained weights to load: a .safetensors file or a state dict saved by torch.
         pretrained: Let timm fetch its pretrained weights.
         trained: Whether the weights of a module, or of code of your own, are trained. By default those of a module
-            tell, see `judge_weights`; code without a checkpoint has trained weights if it gives the same ones twice.
+            tell, see `judge_weights`; code without a checkpoint has trained weights if it gives the same ones twice and
+            they are no initialisation.
         options: Options of `timm.create_model`, or arguments of your own code.
 
     Warns:
@@ -360,6 +362,7 @@ def _from_timm(name: str, arguments: Config, pretrained: bool, weights: WeightsF
     if not timm.is_model(name):
         raise UnknownNameError(unknown_name_message("teacher", name, timm.list_models()))
     check_model_options(name, arguments, f"The network {name}")
+    check_weights_fit(TimmRecipe(name, arguments).build, arguments, f"The network {name}")
     recipe: Recipe = TimmRecipe(name, arguments, pretrained)
     return Network(
         name,
@@ -373,23 +376,27 @@ def _from_timm(name: str, arguments: Config, pretrained: bool, weights: WeightsF
 def _from_code(name: str, arguments: Config, weights: WeightsFile | None) -> Network:
     """The network that code of the user's own makes.
 
-    Without a file of weights it counts as trained if two draws of random weights give the same weights: the code has
-    loaded them.
+    Without a file of weights it counts as trained if two draws of random weights give the same weights, and these are
+    no initialisation: the code has loaded them. Code that sets a seed of its own gives the same random ones twice.
     """
     source, _, own_name = name.rpartition(":")
     short = f"{Path(source).name}:{own_name}"
     value = load_code(name)
     if isinstance(value, nn.Module):
         return _from_own_module(short, value, arguments, weights)
-    recipe: Recipe = OwnRecipe.of(name, arguments)
-    classes, channels = (recipe.own["arguments"].get(key) for key in ("num_classes", "in_chans"))  # type: ignore[index]
+    own = OwnRecipe.of(name, arguments)
+    recipe: Recipe = own
+    classes, channels = (own.arguments.get(key) for key in ("num_classes", "in_chans"))
     with isolated_random_state(0):
         model = recipe.build()
     declared = getattr(model, "num_classes", None)
     if isinstance(declared, int):
         classes = declared
+    first = next((layer.in_channels for layer in model.modules() if isinstance(layer, nn.Conv2d)), channels)
+    if first != channels and first in (1, 3):  # code may ignore what it is told
+        channels = None
     trained = weights is not None
-    if not trained:
+    if not trained and judge_weights(model).trained:
         with isolated_random_state(1):
             trained = _have_equal_weights(model, recipe.build())
     return Network(

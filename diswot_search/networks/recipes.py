@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import copy
 import hashlib
-import inspect
 import re
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -16,16 +16,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from search_spaces.plugins import OwnCodeError, failure_of, load_code
 from search_spaces.recipes import space_from_recipe
-from search_spaces.registry import near_names
 from search_spaces.space import Architecture, SearchSpace
+from search_spaces.stored_options import loads_weights, storable_arguments
 from search_spaces.timm_models import create_timm_model
 
 from ..runtime.checksums import file_sha256
 from ..runtime.files import as_json
 from ..runtime.identity import fingerprint
 from .classifiers import classifier_names, remove_classifier, replace_classifier, select_classes
+from .own_code import accepted_arguments, build_own, factory_of_network
 from .saved import ModelCard, load_student, load_weights
 
 Config = dict[str, Any]
@@ -228,10 +228,6 @@ class FactoryRecipe(Recipe):
         return factory | ({"arguments": arguments} if arguments else {}) | {"fingerprint": self.fingerprint}
 
 
-DATA_ARGUMENTS = ("num_classes", "in_chans", "img_size")
-"""Arguments that follow from the data; the user's own code need not take them."""
-
-
 @dataclass(frozen=True)
 class OwnRecipe(Recipe):
     """A network that code of the user's own makes.
@@ -247,32 +243,16 @@ class OwnRecipe(Recipe):
     fingerprint: str = field(init=False, compare=False, repr=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "fingerprint", fingerprint(self._factory()))
+        object.__setattr__(self, "fingerprint", fingerprint(factory_of_network(self.name)))
 
     @classmethod
     def of(cls, name: str, arguments: Config) -> OwnRecipe:
-        """The recipe without those of `DATA_ARGUMENTS` that the code does not take.
+        """The recipe without the arguments that follow from the data and that the code does not take.
 
         Raises:
-            OwnCodeError: The code cannot be loaded, is no class or function, or does not take an argument.
+            OwnCodeError, ValueError: See `accepted_arguments`.
         """
-        factory = _factory_of_network(name)
-        parameters = inspect.signature(factory).parameters.values()
-        named = {p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
-        takes_all = any(p.kind is p.VAR_KEYWORD for p in parameters)
-        own = {
-            key: value
-            for key, value in arguments.items()
-            if key in named or (takes_all and key != "img_size") or key not in DATA_ARGUMENTS
-        }
-        if unknown := [key for key in own if key not in named and not takes_all]:
-            near = near_names(unknown[0], named)
-            hint = f"did you mean {' or '.join(map(repr, near))}? It takes" if near else "it takes"
-            raise OwnCodeError(f"{name} takes no {', '.join(unknown)}; {hint} {', '.join(sorted(named)) or 'nothing'}.")
-        return cls(name, own)
-
-    def _factory(self) -> Callable[..., nn.Module]:
-        return _factory_of_network(self.name)
+        return cls(name, accepted_arguments(name, arguments))
 
     def build(self) -> nn.Module:
         """The network.
@@ -280,32 +260,27 @@ class OwnRecipe(Recipe):
         Raises:
             OwnCodeError: The code fails, or makes no module.
         """
-        try:
-            network = self._factory()(**self.arguments)
-        except (MemoryError, torch.OutOfMemoryError):
-            raise
-        except Exception as error:  # a user's own code may fail in any way
-            raise OwnCodeError(f"{self.name} fails with {self.arguments}: {failure_of(error)}.") from error
-        if not isinstance(network, nn.Module):
-            raise OwnCodeError(f"{self.name} makes a {type(network).__name__}; it must make a torch.nn.Module.")
-        return network
+        return build_own(factory_of_network(self.name), self.name, self.arguments)
 
     def config(self) -> Config:
         return {"own": self.name, "arguments": self.arguments, "fingerprint": self.fingerprint}
 
     @property
     def own(self) -> Config:
-        """Name and arguments; a network that is built again gets its weights from its own file."""
-        arguments = {key: value for key, value in self.arguments.items() if key != "pretrained"}
+        """Name and arguments that a card may hold; a network that is built again gets its weights from its own file.
+
+        Warns:
+            UserWarning: An argument that is no source of weights is left out, as `storable_arguments` does.
+        """
+        arguments = storable_arguments(self.arguments)
+        if lost := [key for key in self.arguments if key not in arguments and not loads_weights(key)]:
+            warnings.warn(
+                f"The card of a student made by {self.name} does not hold its argument {', '.join(lost)}: a stored "
+                "argument is a number, true, false or a plain word, and names no file. If the network depends on it, "
+                "load the student by load_student(path, model=...).",
+                stacklevel=2,
+            )
         return {"name": self.name, "arguments": arguments}
-
-
-def _factory_of_network(name: str) -> Callable[..., nn.Module]:
-    factory = load_code(name)
-    if not callable(factory) or isinstance(factory, nn.Module):
-        kind = type(factory).__name__
-        raise OwnCodeError(f"{name} is a {kind}; a network is named by a class or function that makes it.")
-    return factory
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from torch import nn
 from search_spaces.option_types import check_types
 from search_spaces.plugins import is_code, stored_code
 from search_spaces.searched import searched_network, stored_space
-from search_spaces.stored_options import check_stored_options
+from search_spaces.stored_options import check_own_arguments, check_stored_options
 from search_spaces.timm_models import create_timm_model
 from search_spaces.weights import load_checkpoint
 
@@ -27,6 +27,8 @@ from ..runtime.checksums import CHECKSUM, ChecksumError, fill_checksum, verify_f
 from ..runtime.failures import stop_if_machine_failed
 from ..runtime.files import write_atomically
 from ..runtime.seeding import isolated_random_state
+from .own_code import build_own
+from .sizes import check_weights_fit
 
 WEIGHTS = "student.safetensors"
 CONFIG = "config.json"
@@ -126,11 +128,13 @@ class ModelCard:
         Raises:
             UnknownNameError: timm has no such model.
             UntrustedCodeError: Code of the user's own builds it, which was not named in this process.
+            OwnCodeError: That code fails, or makes no module.
             ValueError: Neither timm nor a search space can build the network.
         """
         if self.timm is not None:
             name, arguments = self.timm
             try:
+                check_weights_fit(lambda: create_timm_model(name, arguments), arguments, self.name)
                 return create_timm_model(name, arguments)
             except ValueError:
                 raise
@@ -139,10 +143,9 @@ class ModelCard:
                 raise ValueError(f"{self.name} cannot be built: {error}") from error
         if self.own is not None:
             factory = stored_code(self.own["name"], f"The network {self.name}")
-            network = factory(**self.own["arguments"]) if callable(factory) else None
-            if not isinstance(network, nn.Module):
-                raise ValueError(f"{self.own['name']} does not make the network {self.name}; it makes no module.")
-            return network
+            own_name, arguments = self.own["name"], self.own["arguments"]
+            check_weights_fit(lambda: build_own(factory, own_name, arguments), arguments, self.name)
+            return build_own(factory, own_name, arguments)
         if self.space is None:
             raise ValueError(f"{self.name} is a module of its own; load its weights by load_student(path, model=...).")
         space = stored_space(self.space, self.name)
@@ -323,7 +326,7 @@ def _read_card(weights: Path) -> ModelCard:
     if (own := card.get("own")) is not None:
         if not isinstance(own, Mapping) or set(own) != {"name", "arguments"} or not isinstance(own["name"], str):
             raise ValueError(f"{file} cannot be used: its own code is {own!r}, not a name with arguments.")
-        check_stored_options(own["arguments"], f"{file}: the arguments of {own['name']!r}")
+        check_own_arguments(own["arguments"], f"{file}: the arguments of {own['name']!r}")
     values: dict[str, Any] = {
         key: tuple(value) if isinstance(value, list) else value
         for key, value in card.items()

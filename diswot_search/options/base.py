@@ -223,14 +223,19 @@ def description(documented: object) -> str:
     return (inspect.getdoc(documented) or "").partition("\nArgs:\n")[0].strip()
 
 
+def own_docstring(documented: object) -> str:
+    """The docstring that something has itself; that of a class is not the one of the class that it is made from."""
+    return inspect.cleandoc(documented.__doc__ or "")
+
+
 _SECTION = re.compile(r"(Args|Attributes|Returns|Raises|Warns|Example|Examples):")
 
 
 def prose(documented: object) -> list[str]:
-    """The paragraphs of a docstring, lines joined, without its sections (Args, Returns, Raises, ...)."""
+    """The paragraphs of something's own docstring, lines joined, without its sections (Args, Returns, Raises, ...)."""
     paragraphs: list[list[str]] = [[]]
     is_in_section = False
-    for line in (inspect.getdoc(documented) or "").splitlines():
+    for line in own_docstring(documented).splitlines():
         if _SECTION.fullmatch(line):
             is_in_section = True
         elif line and not line.startswith(" "):

@@ -130,7 +130,8 @@ class CreateProbeOptions(ProbeDrawOptions, _DataSetName):
         `folder/PATH`, or a path such as `/data/photos`, `../photos`, `photos` or `Path("photos")`: a folder or tar file
             of images; `folder` is the folder `root`. The first level is the class, and deeper levels are read into it.
             Folders for splits, such as Training and Testing, may stand above these. Every format that Pillow reads is
-            read; hidden files and folders are left out.
+            read; hidden files and folders are left out, as are images that cannot be read, with a warning. Folders that
+            look like splits but cannot be taken for them are refused, unless `split` says what they are.
         `hfds/NAME`, `hfids/NAME`, `tfds/NAME`, `wds/NAME`: a data set as timm reads it.
 
     If a data set cannot give labels without decoding images, the probe is drawn from at most `UNLABELLED_LIMIT`

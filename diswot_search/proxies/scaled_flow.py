@@ -193,18 +193,20 @@ def _attention(
     enable_gqa: bool = False,
 ) -> Tensor:
     """Attention; where its scores may be saturated, from its definition with constant weights."""
-    exponent = exponent_of(query) + exponent_of(key)
+    exponent, of_value = exponent_of(query) + exponent_of(key), exponent_of(value)
     factor = query.shape[-1] ** -0.5 if scale is None else scale
+    if enable_gqa:  # several heads of queries share one of keys and values
+        key, value = (each.repeat_interleave(query.shape[-3] // each.shape[-3], dim=-3) for each in (key, value))
     if not exponent and not _is_saturated(_largest(query) * _largest(key) * query.shape[-1] * factor):
         output = F.scaled_dot_product_attention(query, key, value, attn_mask, dropout_p, is_causal, scale=scale)
-        return _with_exponent(output, exponent_of(value))
+        return _with_exponent(output, of_value)
     products = query.detach() @ key.detach().mT * factor
     full = products * 2.0 ** min(exponent, _LARGEST)
     if is_causal:
         attn_mask = torch.ones(full.shape[-2:], dtype=torch.bool, device=full.device).tril()
     if attn_mask is not None:
         full = full.masked_fill(~attn_mask, -math.inf) if attn_mask.dtype == torch.bool else full + attn_mask
-    return _with_exponent(full.softmax(-1) @ value, exponent_of(value))
+    return _with_exponent(full.softmax(-1) @ value, of_value)
 
 
 def _largest(values: Tensor) -> float:

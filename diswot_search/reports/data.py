@@ -13,6 +13,7 @@ from rich.text import Text
 from ..data.description import DataDescription, describe_opened
 from ..data.errors import DataError, Warned
 from ..data.inventory import Inventory, printable
+from ..runtime.checksums import CHECKSUM, fill_checksum, verify_checksum
 from ..runtime.files import RunFolderError
 from .style import format_count
 
@@ -58,8 +59,9 @@ def opened_report(error: DataError) -> Iterator[object]:
 
 
 def data_json(descriptions: Sequence[DataDescription]) -> str:
-    """The content of data.json: a list of all descriptions."""
-    return json.dumps([description.to_json() for description in descriptions], indent=2, allow_nan=False) + "\n"
+    """The content of data.json: its checksum, and a list of all descriptions."""
+    values = {"checksum": CHECKSUM, "data": [description.to_json() for description in descriptions]}
+    return fill_checksum((json.dumps(values, indent=2, allow_nan=False) + "\n").encode()).decode()
 
 
 def read_descriptions(folder: str | os.PathLike[str]) -> list[DataDescription]:
@@ -72,8 +74,15 @@ def read_descriptions(folder: str | os.PathLike[str]) -> list[DataDescription]:
     if not path.is_file():
         return []
     try:
-        return [DataDescription.from_json(values) for values in json.loads(path.read_text(encoding="utf-8"))]
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        content = path.read_bytes()
+        values = json.loads(content)
+        if isinstance(values, dict):  # older versions wrote the list alone, without a checksum
+            verify_checksum(content)
+            values = values["data"]
+        return [DataDescription.from_json(each) for each in values]
+    except OSError as error:
+        raise RunFolderError(f"{path} cannot be read: {error.strerror or error}.") from error
+    except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
         raise RunFolderError(f"{path} is damaged. The same command writes it again.") from error
 
 

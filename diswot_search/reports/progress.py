@@ -86,7 +86,7 @@ class ProgressBar:
         self._last_line = time.monotonic()
         self._unit = unit
         self._total = total
-        self._done = self._new = 0
+        self._done = self._new = self._told = 0
         self._started = time.monotonic()
         self._bar = self.BAR(
             TextColumn(what),
@@ -150,7 +150,7 @@ class ProgressBar:
     def write_line(self, *parts: str) -> None:
         """Write a line of the log, outside a terminal only."""
         if self._writes_lines:
-            self._last_line = time.monotonic()
+            self._last_line, self._told = time.monotonic(), self._done
             line = "  ".join(filter(None, [self._what, *parts]))
             self._console.print(line, markup=False, highlight=False, soft_wrap=True)
 
@@ -173,6 +173,8 @@ class CostProgress(ProgressBar):
 class SearchProgress(ProgressBar):
     """The progress bar of a search, with the best score so far.
 
+    Outside a terminal, a line says that the search has begun, and one how far it came.
+
     Args:
         total: Number of evaluations in all.
         enabled: False shows neither the bar nor lines.
@@ -191,6 +193,17 @@ class SearchProgress(ProgressBar):
         super().__init__("searching", "candidates", total, enabled=enabled, console=console, below=below)
         self._best: float | None = None
         self._tried = ""
+
+    def __enter__(self) -> Self:
+        self.write_line(f"{self._total:,} {self._unit} to score")
+        return super().__enter__()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        super().__exit__(kind, error, trace)
+        if self._told != self._done:
+            self.write_line(self.count(), self.state())
 
     def tried(self, tried: int, within: int) -> None:
         """Show how many architectures were tried, and how many of them are within the budget, where not all are."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import math
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -15,6 +14,7 @@ from search_spaces.names import short_name
 
 from ..distillation.base import get_distiller, list_distillers
 from ..networks.saved import own_code_of
+from ..options.base import own_docstring
 from ..runtime.files import csv_line
 from ..training.best_epoch import BEST_BY
 from ..training.result import EpochRow, FinalMetrics, SourceFacts, SourceWeighting, StudentFacts, TrainingResult
@@ -227,7 +227,7 @@ def format_distillers(pattern: str = "*") -> Table:
     table.add_column("what it is")
     for name in list_distillers(pattern):
         distiller = get_distiller(name)
-        summary = (inspect.getdoc(distiller) or "").partition("\n")[0]
+        summary = own_docstring(distiller).partition("\n")[0]
         table.add_row(
             name, ", ".join(distiller.reads), f"{distiller.weight:g}", f"{distiller.ce_weight:g}", Text(summary)
         )

@@ -18,7 +18,8 @@ from search_spaces.plugins import hint_at_form, is_code
 from search_spaces.recipes import create_space, list_spaces
 from search_spaces.registry import UnknownNameError, near_names, unknown_name_message
 from search_spaces.space import Architecture, ArchitectureError, SearchSpace
-from search_spaces.weights import classes_in_file
+from search_spaces.stored_options import check_model_options
+from search_spaces.weights import channels_in_file, classes_in_file
 
 from ..checks import check_whole
 from ..data.splits import Splits
@@ -367,6 +368,8 @@ def _from_timm(
     pretrained: bool = False,
     **options: Any,
 ) -> Network:
+    others = ("checkpoint", "pretrained", *(IMAGE_KEYS if data.role == "teacher" else ()))
+    check_model_options(name, options, f"The network {name}", others)
     config = pretrained_config(name, data.role)
     if pretrained and (config is None or not config.has_weights):
         raise ValueError(f"timm has no pretrained weights for the {data.role} {name}.")
@@ -396,7 +399,8 @@ def _of_trained_teacher(
 ) -> _Data:
     """The classes and images that the weights of a teacher are for, if they are other ones than those of the data.
 
-    A file without a card is of the weights that timm has if it is of as many classes, which the data has not.
+    Channels that a file has are set among the options. A file without a card is of the weights that timm
+    has if it is of as many classes, which the data has not.
     """
     if "img_size" in options or config is None or not (pretrained or file):
         size = data.image_size
@@ -407,6 +411,10 @@ def _of_trained_teacher(
     if file is None:
         return data
     model = create_teacher(name, num_classes=data.num_classes, **options).build()
+    channels = channels_in_file(file, model, data.in_chans)
+    if channels not in (None, data.in_chans):
+        options["in_chans"] = channels
+        data = replace(data, in_chans=channels)
     classes = classes_in_file(file, model, classifier_names(model))
     if classes in (None, data.num_classes):
         return data
@@ -430,6 +438,7 @@ def _from_code(
     if data.role == "teacher" and file is not None and card is None:
         model = create_teacher(name, **options).build()
         options["num_classes"] = classes_in_file(file, model, classifier_names(model)) or options["num_classes"]
+        options["in_chans"] = channels_in_file(file, model, options["in_chans"]) or options["in_chans"]
     network = create_teacher(name, checkpoint=file, pretrained=pretrained, **options)
     if network.channels is None:  # the code does not take a number of channels, so it has one of its own
         run = _told_by_run(network, network.build(), data)

@@ -22,6 +22,7 @@ from search_spaces.registry import UnknownNameError, unknown_name_message
 from search_spaces.space import SearchSpace
 from search_spaces.stored_options import check_model_options
 from search_spaces.timm_models import create_timm_model
+from search_spaces.weights import channels_in_file
 
 from ..networks.network import Network, check_trained, create_teacher, warn_of_mode
 from ..networks.recipes import ModuleRecipe, WithoutClassifier
@@ -138,7 +139,7 @@ def _check_keys(model: object, options: Mapping[str, object]) -> None:
     check_types(options, SOURCE_TYPES, "Of a source ")
     others = {key: value for key, value in options.items() if key not in SOURCE_KEYS}
     if isinstance(model, str) and timm.is_model(model):
-        check_model_options(model, others, f"The source {model}")
+        check_model_options(model, others, f"The source {model}", SOURCE_KEYS)
         return
     if isinstance(model, str) and not os.path.exists(model):
         return
@@ -200,7 +201,12 @@ def _from_code(name: str, options: dict[str, Any]) -> _Resolved:
     classes = options.pop("num_classes", None)
     checkpoint = options.pop("checkpoint", None)
     file = None if checkpoint is None else find_weights(checkpoint, "source")
-    network = create_teacher(name, num_classes=classes or None, checkpoint=file, **options)
+    network = create_teacher(name, num_classes=classes or None, **options)
+    if file is not None:
+        channels = options.get("in_chans", 3)
+        if (of_file := channels_in_file(file, network.build(), channels)) not in (None, channels):
+            options["in_chans"] = of_file
+        network = create_teacher(name, num_classes=classes or None, checkpoint=file, **options)
     resolved = _from_network(network, {} if classes is None else {"num_classes": classes})
     return resolved if checkpoint is None else resolved._replace(names=_names_of_path(Path(checkpoint)))
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from search_spaces.registry import unknown_name_message
 
-from ..checks import with_near_names
+from ..checks import check_parallel, with_near_names
 from ..deployment.latency import latency_conditions
 from ..deployment.runtimes import RUNTIMES, default_runtime, get_runtime
 from ..options.shared import BudgetLimits
@@ -107,9 +107,10 @@ class Budget(BudgetLimits):
             timed: Whether latency is measured without a limit, too.
 
         Raises:
-            ValueError: This machine has no such device.
+            ValueError: This machine has no such device, or cannot run so many threads.
             ImportError: onnxruntime is asked for and not installed.
         """
+        check_parallel("latency_threads", self.latency_threads, least=1)
         if self.max_latency_ms is None and not timed:
             return self
         if self.latency_runtime is None and default_runtime() != "onnxruntime":

@@ -55,7 +55,7 @@ class CostCounter:
         try:
             cost = self.space.cost(architecture)
             check_memory(f"The weights of {shortened(str(architecture))}", 4 * cost.params)
-            return StoredCost(params=cost.params, macs=cost.macs)
+            return StoredCost(params=cost.params, macs=cost.macs, size_mb=self._size_of(cost))
         except Exception as error:  # a network may fail to be built in any way; it is recorded as failed
             return StoredCost(failure=_reason("cost", error, architecture))
 
@@ -89,6 +89,11 @@ class CostCounter:
         for kind in self.kinds:
             cost = self.add(kind, architecture, cost)
         return cost
+
+    def _size_of(self, cost: Cost) -> float | None:
+        """The size of the weights, if it is needed and was counted with the parameters."""
+        is_needed = "size_mb" in self.names
+        return cost.weight_bytes / 1e6 if is_needed and cost.weight_bytes is not None else None
 
     def _is_near(self, kind: CostKind, value: float) -> bool:
         limit = self.budget.limits.get(kind.name)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from torch import Tensor
 from torch.nn import functional as F
@@ -21,8 +22,9 @@ def check_class_weights(weights: object) -> None:
     """Check what can be checked without data.
 
     Raises:
-        ValueError: It is neither "balanced" nor a mapping or list of numbers of at least 0.
+        ValueError: It is neither "balanced" nor a mapping, list, array or tensor of numbers of at least 0.
     """
+    weights = _plain(weights)
     if weights is None or weights == BALANCED:
         return
     if isinstance(weights, str) or not isinstance(weights, Mapping | Sequence):
@@ -37,12 +39,23 @@ def check_class_weights(weights: object) -> None:
             raise ValueError(f"The weight of class {name!r} is {value!r}; it must be a finite number of at least 0.")
 
 
+def _plain(weights: Any) -> Any:
+    """Weights in arrays, tensors and series as lists and mappings of Python's numbers."""
+    if isinstance(weights, Mapping):
+        return {name: _plain(value) for name, value in weights.items()}
+    if isinstance(weights, list | tuple):
+        return [_plain(value) for value in weights]
+    if callable(to_dict := getattr(weights, "to_dict", None)):
+        return to_dict()
+    return weights.tolist() if callable(getattr(weights, "tolist", None)) else weights
+
+
 def class_weights(weights: ClassWeights | None, labels: Tensor, classes: Sequence[str]) -> tuple[float, ...] | None:
     """The weight of each class.
 
     Args:
         weights: "balanced"; a mapping of names of classes to weights, where others have weight 1; or a weight for each
-            class, in order.
+            class, in order, also as an array or tensor.
         labels: Class of each labelled training image, (N,).
         classes: Names of the classes, in order.
 
@@ -60,6 +73,7 @@ def class_weights(weights: ClassWeights | None, labels: Tensor, classes: Sequenc
         (0.6666666666666666, 2.0)
     """
     check_class_weights(weights)
+    weights = _plain(weights)
     if weights is None:
         return None
     if isinstance(weights, str):

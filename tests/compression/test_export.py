@@ -642,3 +642,14 @@ def test_without_the_extra_the_message_says_how_to_get_it(monkeypatch: pytest.Mo
     with pytest.raises(ImportError, match=r"pip install 'diswot-search\[onnx\]'"):
         export_onnx(network, tmp_path / "x.onnx", card=card)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_file_holds_weights_and_no_notes_of_this_machine(tmp_path: Path) -> None:
+    network = ds.create_teacher("mobilenetv3_small_050", num_classes=10).build(0).eval()
+    card = ModelCard("m", 10, (3, 64, 64), (0.5,) * 3, (0.5,) * 3)
+    report = export_onnx(network, tmp_path / "m.onnx", card=card, check=False)
+    content = (tmp_path / "m.onnx").read_bytes()
+    graph = onnx.load_from_string(content).graph
+    assert report.bytes == len(content) < report.float_bytes + 300 * len(graph.node)
+    assert b"site-packages" not in content
+    assert not any(node.metadata_props or node.doc_string for node in graph.node)

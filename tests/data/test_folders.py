@@ -169,7 +169,43 @@ def a_class_of_one_image(folder: Path) -> str:
 def splits_by_other_names(folder: Path) -> str:
     write_images(folder / "photos/seg_train", "ab")
     write_images(folder / "photos/seg_test", "ab", first=100)
-    return r"look like splits: seg_test, seg_train\. Name them by train_split.* train_split='seg_train', or give .*'\.'"
+    return r"look like splits: seg_test, seg_train\. Name them by .* train_split='seg_train'.*, give train_split='\.'"
+
+
+def splits_without_separators(folder: Path) -> str:
+    write_images(folder / "photos/traindata", "ab")
+    write_images(folder / "photos/testdata", "ab", first=100)
+    return r"look like splits: testdata, traindata\. Name them by .* train_split='traindata'"
+
+
+def folds(folder: Path) -> str:
+    for number in (1, 2, 3):
+        write_images(folder / f"photos/fold{number}", ("cat", "dog"), first=20 * number)
+    return (
+        r"look like folds of a cross-validation: fold1, fold2, fold3\. Name .* train_split='fold1'.* train_split='\.'"
+    )
+
+
+def splits_within_classes(folder: Path) -> str:
+    write_images(folder / "cat", ("train", "test"))
+    write_images(folder / "dog", ("train", "test"), first=20)
+    return (
+        r"look like splits: cat/test, .*, dog/train\. If each .*, put the splits above the classes, as in train/cat"
+        r".* give train_split='\.' \(split='\.' for a probe\)"
+    )
+
+
+def splits_of_one_folder_of_two(folder: Path) -> str:
+    write_images(folder / "archive/train", ("cat", "dog"))
+    write_images(folder / "archive/test", ("cat", "dog"), first=20)
+    write_images(folder, ("extra",), first=40)
+    return f"look like splits: archive/test, archive/train\\. If they divide all images, give '{folder}/archive'\\."
+
+
+def splits_deep_within_a_class(folder: Path) -> str:
+    write_images(folder, ("cat", "dog"))
+    write_images(folder / "cat/2020", ("Training_images", "validation"), first=20)
+    return "look like splits: cat/2020/Training_images, cat/2020/validation"
 
 
 def splits_but_for_case(folder: Path) -> str:
@@ -208,6 +244,11 @@ def classes_that_training_lacks(folder: Path) -> str:
         one_file_in_two_classes,
         a_class_of_one_image,
         splits_by_other_names,
+        splits_without_separators,
+        folds,
+        splits_within_classes,
+        splits_of_one_folder_of_two,
+        splits_deep_within_a_class,
         splits_but_for_case,
         a_test_image_in_training,
         classes_that_training_lacks,
@@ -220,6 +261,9 @@ def test_folders_without_right_classes_are_refused(tmp_path: Path, make: Callabl
     folder = tmp_path / "photos" if "photos'" not in message and (tmp_path / "photos").exists() else tmp_path
     with pytest.raises(DataError, match=message):
         read(folder)
+    if "look like" in message:
+        with pytest.raises(DataError, match=message):
+            create_probe(folder, batch_size=4, image_size=4)
 
 
 # Splits
@@ -264,6 +308,40 @@ def test_splits_may_be_named(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"used twice: of the folders .*, one contains the other"):
         read(tmp_path, train_split=".", test_split="seg_test/seg_test")
     assert read(tmp_path, train_split=".").classes == ("seg_test", "seg_train")
+    with pytest.warns(UserWarning, match="look like splits, but are not read: seg_test"):
+        read(tmp_path, train_split="seg_train/seg_train")
+
+
+def test_splits_within_classes_are_read_together_where_that_is_asked_for_and_it_is_said(tmp_path: Path) -> None:
+    write_images(tmp_path / "photos/cat", ("train", "test"))
+    write_images(tmp_path / "photos/dog", ("train", "test"), first=20)
+    note = "folders within classes look like splits and are read together: cat/test, cat/train, dog/test, dog/train"
+    splits = read(tmp_path / "photos", train_split=".")
+    assert (splits.classes, all_numbers(splits)) == (("cat", "dog"), list(range(40)))
+    assert note in splits.inventories[0].notes
+    probe = create_probe(tmp_path / "photos", split=".", batch_size=4, image_size=4)
+    assert probe.inventory is not None
+    assert note in probe.inventory.notes
+    (tmp_path / "photos").rename(tmp_path / "train")
+    with pytest.warns(UserWarning, match=note):
+        read(tmp_path)
+
+
+def test_a_folder_next_to_the_splits_that_looks_like_one_is_said_to_be_unread(tmp_path: Path) -> None:
+    for place, folder in enumerate(("train", "test_images", "docs")):
+        write_images(tmp_path / folder, "ab", first=40 * place)
+    with pytest.warns(UserWarning, match="look like splits, but are not read: test_images"):
+        read(tmp_path)
+    splits = read(tmp_path, test_split="test_images")  # without a warning
+    assert numbers(splits.test) == list(range(40, 60))
+
+
+def test_classes_named_like_a_split_are_told_from_splits_by_an_option(tmp_path: Path) -> None:
+    write_images(tmp_path, ("test", "control"))
+    for create in (read, create_probe):
+        with pytest.raises(DataError, match=r"Known: test\. If these folders are classes, give train_split='\.'"):
+            create(tmp_path)
+    assert read(tmp_path, train_split=".").classes == ("control", "test")
 
 
 def test_folders_named_like_splits_may_be_classes(tmp_path: Path) -> None:
@@ -349,7 +427,7 @@ def test_hidden_and_broken_files_are_counted_and_named(tmp_path: Path) -> None:
     (tmp_path / "dog/gone.png").symlink_to("nothing.png")
     (tmp_path / "logs").mkdir()
     shutil.copy(tmp_path / "cat/000.png", tmp_path / "loose.png")
-    with pytest.warns(UserWarning, match=r"3 images that cannot be read and are left out: .*the file is empty"):
+    with pytest.warns(UserWarning, match=r"3 images cannot be read and are left out: .*the file is empty"):
         splits = read(tmp_path)
     assert splits.classes == ("cat", "dog")
     assert all_numbers(splits) == list(range(20))
@@ -363,6 +441,58 @@ def test_hidden_and_broken_files_are_counted_and_named(tmp_path: Path) -> None:
         "images outside the class folders": 1,
     }
     assert "cat/page.jpg: it is no picture" in skipped(splits)["images that cannot be read"].examples
+
+
+def cut(path: Path) -> None:
+    """Keep the first half of a file."""
+    content = path.read_bytes()
+    path.write_bytes(content[: len(content) // 2])
+
+
+@pytest.mark.parametrize("headers", [0, 100])
+def test_probes_leave_out_images_that_cannot_be_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, headers: int
+) -> None:
+    write_images(tmp_path)
+    before = {seed: create_probe(tmp_path, batch_size=4, image_size=4, seed=seed).images for seed in range(4)}
+    cut(tmp_path / "a/000.png")
+    (tmp_path / "b/010.png").write_text("no picture at all")
+    (tmp_path / "a/001.png").write_bytes(spoilt(tmp_path / "a/001.png"))
+    monkeypatch.setattr("diswot_search.data.folders.MAX_HEADERS_OF_PROBE", headers)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        probe = create_probe(tmp_path, batch_size=16, image_size=4, mean=0.0, std=1.0)
+    said = " ".join(str(each.message) for each in caught)
+    assert all(f"{name} (" in said for name in ("a/000.png", "a/001.png", "b/010.png"))
+    drawn = probe.images[:, 0, 0, 0].mul(255).round().int().tolist()
+    assert len(set(drawn)) == 16
+    assert not {0, 1, 10} & set(drawn)
+    assert [number // 10 for number in drawn] == probe.labels.tolist()
+    assert probe.inventory is not None
+    assert {entry.reason: entry.count for entry in probe.inventory.skipped} == {"images that cannot be read": 3}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for seed, images in before.items():
+            again = create_probe(tmp_path, batch_size=4, image_size=4, seed=seed)
+            assert again.inventory is not None
+            assert again.images.equal(images) or again.inventory.skipped  # as it was, if all its images can be read
+        with pytest.raises(DataError, match=r"has only 17 images|too few images"):
+            create_probe(tmp_path, batch_size=18, image_size=4)
+
+
+def spoilt(path: Path) -> bytes:
+    """A PNG whose header and end are in order, but whose pixels are damaged."""
+    content = bytearray(path.read_bytes())
+    start = content.index(b"IDAT") + 6
+    content[start : start + 6] = b"\xff" * 6
+    return bytes(content)
+
+
+def test_one_image_that_cannot_be_read_is_said_in_the_singular(tmp_path: Path) -> None:
+    write_images(tmp_path)
+    cut(tmp_path / "a/000.png")
+    with pytest.warns(UserWarning, match=r"1 image cannot be read and is left out: a/000\.png \("):
+        read(tmp_path)
 
 
 def write_run(folder: Path, *files: str) -> None:

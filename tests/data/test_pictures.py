@@ -128,6 +128,10 @@ def test_values_outside_the_range_are_cut_with_a_notice(tmp_path: Path) -> None:
     content = stored(Image.fromarray(np.linspace(0, 5000, 256).reshape(16, 16).astype(np.uint16)), "PNG")
     with pytest.warns(UserWarning, match="grey values from 0 to 5000 are cut at 1000 and 4000"):
         splits = create_splits(write(tmp_path, content, ".png"), image_size=16, grey_range=(1000, 4000))
+    with pytest.warns(UserWarning, match="grey values from 0 to 5000 are cut at 1000 and 4000"):
+        probe = create_probe(tmp_path, batch_size=8, image_size=16, grey_range=(1000, 4000))
+    assert probe.inventory is not None
+    assert any("0 to 5000; 1000 to 4000 are read as black to white" in note for note in probe.inventory.notes)
     assert {0, 255} <= set(np.unique(of_special(splits)).tolist())
 
 

@@ -506,6 +506,24 @@ def test_limits_on_memory_and_size_are_kept_together(probe: ds.Probe) -> None:
         create_search(Tabular(space, probe), budget=ds.Budget(max_memory_mb=0.1))
 
 
+def test_the_size_of_the_weights_is_counted_with_the_parameters(
+    probe: ds.Probe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    space = create_space("cifar_resnet_s0")
+    counted: list[str] = []
+
+    def count(architecture: ds.Architecture) -> Cost:
+        counted.append(str(architecture))
+        return count_cost_of(lambda: space.build(architecture), space.input_spec)
+
+    monkeypatch.setattr(space, "cost", count)
+    study = create_search(Tabular(space, probe), evaluations=3, budget=ds.Budget(max_size_mb=2.0)).run()
+    assert len(counted) == len(set(counted))
+    for record in study.records:
+        cost = count_cost_of(lambda a=record.architecture: space.build(space.parse(a)), space.input_spec)
+        assert record.size_mb == cost.weight_bytes / 1e6  # type: ignore[operator]
+
+
 def test_a_tight_budget_asks_about_few_architectures_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     space = create_space("timm/vit", num_classes=10)
     shown: list[str] = []

@@ -645,6 +645,39 @@ def test_saturated_attention_passes_on_the_flow_and_no_rounding_errors() -> None
     assert score("synflow", attention, probe) == pytest.approx(math.log(2 * flow), rel=1e-9)
 
 
+@pytest.mark.parametrize("scale", [1.0, 1e9])
+def test_queries_that_share_keys_have_the_flow_of_repeated_keys(scale: float) -> None:
+    torch.manual_seed(0)
+    shared = GroupedAttention(scale, is_shared=True).double()
+    repeated = GroupedAttention(scale, is_shared=False).double()
+    repeated.load_state_dict(shared.state_dict())
+    probe = make_probe()
+    assert score("synflow", shared, probe) == score("synflow", repeated, probe)
+
+
+class GroupedAttention(nn.Module):
+    """Attention of four heads of queries over two of keys and values, shared by torch or repeated beforehand."""
+
+    def __init__(self, scale: float, is_shared: bool) -> None:
+        super().__init__()
+        self.query = nn.Linear(3, 8, bias=False)
+        self.key, self.value = (nn.Linear(3, 4, bias=False) for _ in range(2))
+        self.head = nn.Linear(8, CLASSES, bias=False)
+        self.scale, self.is_shared = scale, is_shared
+
+    def forward(self, x: Tensor) -> Tensor:
+        tokens = x.flatten(2).mT
+        query, key, value = (
+            layer(tokens).unflatten(2, (-1, 2)).transpose(1, 2) for layer in (self.query, self.key, self.value)
+        )
+        if not self.is_shared:
+            key, value = (each.repeat_interleave(2, dim=1) for each in (key, value))
+        output = F.scaled_dot_product_attention(
+            query, key, value, scale=self.scale, **({"enable_gqa": True} if self.is_shared else {})
+        )
+        return self.head(output.transpose(1, 2).flatten(2).mean(1))
+
+
 class Attention(nn.Module):
     """Attention over positions, and a classifier."""
 

@@ -140,9 +140,12 @@ def progress_of(**console: Any) -> tuple[str, SearchProgress]:
 def test_progress_outside_a_terminal_is_a_line_for_many_candidates_or_a_while(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    assert progress_of()[0] == ""  # of few candidates, in no time, the report tells soon enough
+    first, last = progress_of()[0].splitlines()  # of few candidates, in no time, the beginning and the end
+    assert first == "searching  8 candidates to score"
+    assert last.split("  ")[:3] == ["searching", "6 of 8 candidates scored", "best 3"]
     monkeypatch.setattr(SearchProgress, "ITEMS_PER_LINE", 2)
-    lines = progress_of()[0].splitlines()
+    begins, *lines = progress_of()[0].splitlines()
+    assert begins == first
     assert [line.split("  ")[:3] for line in lines] == [
         ["searching", "4 of 8 candidates scored", "best 3"],
         ["searching", "6 of 8 candidates scored", "best 3"],
@@ -150,7 +153,7 @@ def test_progress_outside_a_terminal_is_a_line_for_many_candidates_or_a_while(
     assert "candidates/s" in lines[0]
     monkeypatch.setattr(SearchProgress, "ITEMS_PER_LINE", 100)
     monkeypatch.setattr(SearchProgress, "SECONDS_PER_LINE", 0.0)
-    assert len(progress_of()[0].splitlines()) == 6
+    assert len(progress_of()[0].splitlines()) == 7
 
 
 def test_a_line_is_told_while_nothing_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:

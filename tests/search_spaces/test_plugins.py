@@ -181,10 +181,14 @@ def test_installed_plugins_are_loaded_when_a_name_is_asked_for(
     module = write("import registry_of_the_test as r\nr.register('one', 1)\n")
     function = write("import registry_of_the_test as r\ndef plug():\n    r.register('two', r['one'] + 1)\n")
     broken = write("x = y\n")
-    points = entry_points(("a", module), ("b", broken), ("c", f"{function}:plug"))
+    leaving = write("import sys\nsys.exit(3)\n")
+    points = entry_points(("a", module), ("b", broken), ("exit", leaving), ("c", f"{function}:plug"))
     monkeypatch.setattr(importlib.metadata, "entry_points", points)
     monkeypatch.setattr(plugins, "_plugins_are_loaded", False)
-    with pytest.warns(UserWarning, match="The plugin 'b' cannot be loaded: NameError: name 'y' is not defined"):
+    with (
+        pytest.warns(UserWarning, match="The plugin 'b' cannot be loaded: NameError: name 'y' is not defined"),
+        pytest.warns(UserWarning, match="The plugin 'exit' cannot be loaded: SystemExit: 3"),
+    ):
         assert registry["two"] == 2
     assert list(registry) == ["one", "two"]
     load_plugins()  # nothing is loaded twice
@@ -215,3 +219,20 @@ def test_a_file_uses_only_code_that_the_user_named(write: Callable[..., str], tm
     assert stored_code(f"{name}:Space", "It") is type(space)
     with pytest.raises(UntrustedCodeError):
         space_from_recipe({"name": ["nasbench201", "os:system"]})
+
+
+def test_files_of_one_name_in_two_folders_do_not_replace_each_other(write: Callable[..., str], tmp_path: Path) -> None:
+    name = write("")
+    for folder, value in (("a", 1), ("b", 2)):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / f"{name}.py").write_text(f"value = {value}\n")
+    a, b, moved = (f"{folder}/{name}.py:value" for folder in ("a", "b", "moved"))
+    import_code(b)
+    with pytest.raises(UntrustedCodeError, match=rf"It is made by {re.escape(a)}, but you named .*{re.escape(b[:-6])}"):
+        stored_code(a, "It")
+    assert stored_code(moved, "It") == 2
+    import_code(a)
+    assert [stored_code(text, "It") for text in (a, b)] == [1, 2]
+    for ambiguous in (moved, f"{name}:value"):
+        with pytest.raises(UntrustedCodeError, match="not clear which is meant"):
+            stored_code(ambiguous, "It")

@@ -6,6 +6,7 @@ import argparse
 import collections
 import datetime
 import pickle
+import random
 import warnings
 import zipfile
 from pathlib import Path
@@ -58,6 +59,12 @@ WRAPPINGS = {
     "compiled.pt": lambda state: {f"_orig_mod.module.{k}": v for k, v in state.items()},
     "owned.ckpt": lambda state: {"state_dict": {f"model.{k}": v for k, v in state.items()}, **BESIDE},
     "parallel.pt": lambda state: {"state_dict": {f"module.{k}": v for k, v in state.items()}},
+    "twice.pt": lambda state: {"checkpoint": {"net": state, "epoch": 3}, "optimizer": OPTIMISER},
+    "averaged.pt": lambda state: {"n_averaged": torch.tensor(5), **{f"module.{k}": v for k, v in state.items()}},
+    "averaged_ema.pt": lambda state: {
+        "model": {k: torch.zeros_like(v) for k, v in state.items()},
+        "model_ema": {"n_averaged": torch.tensor(5), **{f"module.{k}": v for k, v in state.items()}},
+    },
     "other_names.th": lambda state: {k.replace("fc.", "linear."): v for k, v in state.items()},
 }
 
@@ -178,6 +185,75 @@ def test_another_protocol_is_told(tmp_path: Path, protocol: int, zipped: bool) -
     )
     with pytest.raises(ValueError, match="it was saved with another pickle protocol"):
         load_checkpoint(small_resnet(0), tmp_path / "other.pt")
+
+
+def test_averaged_models_of_torch_are_read(tmp_path: Path) -> None:
+    source, model = small_resnet(1), small_resnet(2)
+    averaged = torch.optim.swa_utils.AveragedModel(source)
+    averaged.update_parameters(small_resnet(3))
+    averaged.update_parameters(source)
+    torch.save(averaged.state_dict(), tmp_path / "averaged.pt")
+    load_checkpoint(model, tmp_path / "averaged.pt")
+    assert equal_states(model.state_dict(), averaged.module.state_dict())
+
+
+def test_a_state_dict_written_by_pickle_says_so_with_the_way_out(tmp_path: Path) -> None:
+    for protocol in (2, 4, 5):
+        (tmp_path / "own.pkl").write_bytes(pickle.dumps(small_resnet(1).state_dict(), protocol))
+        with pytest.raises(
+            ValueError, match=r"own\.pkl .*: it was written by pickle, .*by torch\.save\(state_dict, PATH"
+        ):
+            load_checkpoint(small_resnet(0), tmp_path / "own.pkl")
+
+
+@pytest.mark.parametrize(
+    ("change", "kind"),
+    [
+        (lambda weight: weight.to_sparse(), "sparse or nested"),
+        (lambda weight: weight.to("meta"), "on the meta device, without values"),
+        (lambda weight: torch.quantize_per_tensor(weight, 0.1, 0, torch.qint8), "quantised"),
+    ],
+)
+def test_tensors_that_are_no_plain_weights_are_named(tmp_path: Path, change: Any, kind: str) -> None:
+    state = small_resnet(1).state_dict()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        state["fc.weight"] = change(state["fc.weight"])
+        torch.save(state, tmp_path / "odd.pt")
+        model = small_resnet(2)
+        before = copied(model)
+        with pytest.raises(ValueError, match=rf"odd\.pt cannot be .*: it holds tensors .* fc\.weight \({kind}\)\.$"):
+            load_checkpoint(model, tmp_path / "odd.pt")
+    assert equal_states(model.state_dict(), before)
+
+
+@pytest.mark.parametrize("name", ["zip.pt", "old.pt", "new.safetensors"])
+def test_damaged_files_are_one_sentence_with_their_name(tmp_path: Path, name: str) -> None:
+    model = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4))
+    path = tmp_path / name
+    if name.endswith("safetensors"):
+        save_file(model.state_dict(), path)
+    else:
+        torch.save(model.state_dict(), path, _use_new_zipfile_serialization=name == "zip.pt")
+    content, generator = path.read_bytes(), random.Random(0)
+    refused = 0
+    for _ in range(150):
+        damaged = bytearray(content)
+        for _ in range(generator.choice((1, 3, 10))):
+            damaged[generator.randrange(len(damaged))] = generator.randrange(256)
+        path.write_bytes(damaged)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            try:
+                load_checkpoint(model, path)
+            except ValueError as error:
+                text = str(error)
+                assert type(error) is ValueError  # noqa: PT017 - some damage only changes values
+                assert text.startswith(("The weights in ", str(path)))
+                assert name in text
+                assert "\n" not in text
+                refused += 1
+    assert refused > 50
 
 
 def test_several_state_dicts_under_unknown_keys_are_refused(tmp_path: Path) -> None:

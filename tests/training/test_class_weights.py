@@ -14,7 +14,7 @@ from sklearn.metrics import log_loss
 from sklearn.utils.class_weight import compute_class_weight
 from torch.nn import functional as F
 
-from diswot_search.training.class_weights import class_weights, weighted_cross_entropy
+from diswot_search.training.class_weights import check_class_weights, class_weights, weighted_cross_entropy
 
 counts_of_classes = st.lists(st.integers(1, 30), min_size=2, max_size=6)
 
@@ -73,8 +73,22 @@ def test_weights_by_name_or_in_order() -> None:
 
 
 @pytest.mark.parametrize(
+    "weights",
+    [np.array([0.5, 3]), np.array([0.5, 3], np.float32), torch.tensor([0.5, 3.0]), (np.float32(0.5), np.int64(3))],
+)
+def test_weights_may_be_arrays_and_tensors(weights: Any) -> None:
+    labels, classes = torch.tensor([0, 1, 1]), ("benign", "malignant")
+    check_class_weights(weights)
+    assert class_weights(weights, labels, classes) == (0.5, 3.0)
+    assert class_weights({"malignant": weights[1]}, labels, classes) == (1.0, 3.0)
+
+
+@pytest.mark.parametrize(
     ("weights", "message"),
     [
+        (np.array([[1.0, 2.0]]), r"weight of class 0 is \[1.0, 2.0\]"),
+        (torch.tensor(3.0), r"class_weights is 3\.0; it must be"),
+        (np.array([1, -1]), "weight of class 1 is -1"),
         ("balance", "class_weights is 'balance'; it must be 'balanced', a mapping of classes to weights, or a list"),
         (3, "class_weights is 3"),
         ({"malignent": 2}, "malignent.*malignant"),

@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import os
 from collections import Counter
 from collections.abc import Sequence
 
-from ...checks import check_whole, listed
-
-MAX_PER_CORE = 16
-"""Worker processes, or threads of one worker, for each core of a machine. More would bring it to a standstill."""
+from ...checks import check_parallel, check_whole, listed
 
 
 def check_workers(workers: int) -> int:
@@ -19,17 +15,7 @@ def check_workers(workers: int) -> int:
 
 def check_local_workers(workers: int) -> int:
     """The number of workers on this machine, if it is at least one and the machine can bear it."""
-    return _bearable("workers", check_workers(workers))
-
-
-def _bearable(name: str, number: int) -> int:
-    limit = MAX_PER_CORE * core_count()
-    if number > limit:
-        raise ValueError(
-            f"{name} is {number:,}, but this machine has {core_count():,} core{'s' * (core_count() > 1)}; it takes at "
-            f"most {limit:,}."
-        )
-    return number
+    return check_parallel("workers", check_workers(workers), least=1)
 
 
 def _whole(name: str, value: int) -> int:
@@ -37,17 +23,13 @@ def _whole(name: str, value: int) -> int:
     return value if type(value) is int and 1 <= value < 1_000_000 else check_whole(name, value, least=1)
 
 
-def core_count() -> int:
-    """Number of cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def threads_of(workers: int, threads: int | None) -> int:
+def threads_of(workers: int, threads: int | None, *, is_local: bool = True) -> int:
     """Number of threads of each worker.
 
     Args:
         workers: Number of workers.
         threads: Number of threads of all together; None takes those of torch, rounded down, at least one to each.
+        is_local: Whether they are threads of this machine, whose cores bound them.
 
     Raises:
         ValueError: The number is not positive, the workers do not divide it, or it is beyond this machine.
@@ -68,7 +50,7 @@ def threads_of(workers: int, threads: int | None) -> int:
             f"threads is {threads:,} for {workers:,} workers together, and each worker gets the same number: give "
             f"{smaller}{(each + 1) * workers:,} ({each + 1:,} each)."
         )
-    return _bearable("threads of each worker", each)
+    return check_parallel("threads of each worker", each, least=1) if is_local else each
 
 
 def devices_of(workers: int, devices: Sequence[str] | None) -> tuple[str, ...]:

@@ -76,7 +76,7 @@ class RayExecutor(Executor):
     ) -> None:
         self.workers = check_workers(workers) if address else check_local_workers(workers)
         self._address = checked_address(address)
-        self.threads = 1 if threads is None and address else threads_of(workers, threads)
+        self.threads = 1 if threads is None and address else threads_of(workers, threads, is_local=not address)
         self._device = _checked_device(devices)
         self._needs = _needs(self.threads, self._device, resources or {})
         self._ray = require_ray()

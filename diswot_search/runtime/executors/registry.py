@@ -10,9 +10,9 @@ from fnmatch import fnmatch
 from search_spaces.plugins import OwnCodeError
 from search_spaces.registry import Registry, UnknownNameError, unknown_name_message
 
-from ...checks import check_options
+from ...checks import check_options, cores
 from .base import Executor
-from .placements import check_workers, core_count
+from .placements import check_workers
 from .processes import ProcessExecutor
 from .ray import RayExecutor
 from .serial import SerialExecutor
@@ -115,9 +115,9 @@ def create_executor(
     check_options(f"executor {name!r}", options, allowed)
     executor = factory(number, threads=threads, devices=names or None, **options)
     on_processors = not any(device.startswith(("cuda", "mps")) for device in names) and not options.get("address")
-    if executor.is_isolated and on_processors and number > core_count():
+    if executor.is_isolated and on_processors and number > cores():
         warnings.warn(
-            f"{number:,} workers share {core_count():,} cores, which is seldom faster than {core_count():,} workers.",
+            f"{number:,} workers share {cores():,} cores, which is seldom faster than {cores():,} workers.",
             stacklevel=2,
         )
     return executor
