@@ -264,16 +264,18 @@ class ComputesHere(ds.Executor):
         self.whole = time.perf_counter() - self._started
 
 
-def measure_owner(space: str, evaluations: int, *, is_isolated: bool = True) -> float:
+def measure_owner(space: str, evaluations: int, *, algorithm: str = "random", is_isolated: bool = True) -> float:
     """Return the owner's seconds for a candidate: asking, costs, record, curves, and its share of commits.
 
     Args:
         space: Name of the space.
         evaluations: Number of candidates.
+        algorithm: The algorithm, which is asked for one candidate at a time unless it is "random".
         is_isolated: Whether the workers are of their own; otherwise each record is committed at once.
     """
     probe = ds.create_probe("noise", num_classes=100, batch_size=4, image_size=32)
-    options: dict[str, Any] = {"proxy": "params", "algorithm": "random", "device": "cpu", "progress": False}
+    options: dict[str, Any] = {"proxy": "params", "algorithm": algorithm, "device": "cpu", "progress": False}
+    options["asynchronous"] = algorithm != "random"
     with tempfile.TemporaryDirectory() as folder:
         for name, count in (("warm-up", 20), ("measured", evaluations)):
             executor = ComputesHere(is_isolated=is_isolated)

@@ -146,6 +146,9 @@ def item_of(space: str) -> tuple[str, ds.Record]:
 def parse_options() -> argparse.Namespace:
     parser = make_parser(__doc__)
     parser.add_argument("--space", default="nasbench201")
+    parser.add_argument(
+        "--algorithm", default="random", help="asynchronous unless it is random; by default %(default)s"
+    )
     parser.add_argument("--owner_ms", type=float, help="by default measured")
     parser.add_argument("--message_ms", type=float, help="by default measured")
     parser.add_argument("--commit_ms", type=float, help="by default measured")
@@ -162,7 +165,9 @@ def main() -> None:
     torch.set_num_threads(1)
     item = item_of(args.space)
     costs = Costs(
-        measure_owner(args.space, args.evaluations) if args.owner_ms is None else args.owner_ms / 1000,
+        measure_owner(args.space, args.evaluations, algorithm=args.algorithm)
+        if args.owner_ms is None
+        else args.owner_ms / 1000,
         measure_message(item, 500) if args.message_ms is None else args.message_ms / 1000,
         measure_commit(50) if args.commit_ms is None else args.commit_ms / 1000,
     )
@@ -179,7 +184,8 @@ def main() -> None:
         "# How many workers one owner can serve",
         "",
         f"`python experiments/simulate_workers.py`: simulated from measured parts; {versions()}, {os.cpu_count()} "
-        f"cores, {platform.machine()}, load {os.getloadavg()[0]:.1f}. For a candidate of {args.space} the owner takes "
+        f"cores, {platform.machine()}, load {os.getloadavg()[0]:.1f}. For a candidate of {args.space}, algorithm "
+        f"{args.algorithm}, the owner takes "
         f"{1000 * costs.owner:.2f} ms; handing it out and taking its result {1000 * costs.message:.2f} ms (by the "
         f"executor of processes; {len(pickle.dumps(item[0])):,} bytes there, {len(pickle.dumps(item[1])):,} back); a "
         f"commit, of all records since the last one, {1000 * costs.commit:.1f} ms.",
