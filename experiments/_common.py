@@ -8,8 +8,10 @@ import json
 import os
 import platform
 import statistics
+import tempfile
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import Future, ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -177,6 +179,117 @@ def process_pool(workers: int) -> ProcessPoolExecutor:
     """Start worker processes that share nothing with this one; their idle threads do not take processor time."""
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     return ProcessPoolExecutor(workers, mp_context=get_context("spawn"))
+
+
+class TimedExecutor(ds.Executor):
+    """An executor that notes its times in seconds.
+
+    Args:
+        executor: The executor.
+
+    Attributes:
+        items: Number of items.
+        starting: Reaching the workers' machines, and making all workers ready.
+        working: From when the workers are ready to when the last result is dealt with.
+        closing: Ending the workers.
+    """
+
+    def __init__(self, executor: ds.Executor) -> None:
+        self.executor = executor
+        self.workers, self.threads, self.is_isolated = executor.workers, executor.threads, executor.is_isolated
+        self.items = 0
+        self.starting = self.working = self.closing = 0.0
+        self._ready = 0.0
+
+    @property
+    def whole(self) -> float:
+        """All of these times."""
+        return self.starting + self.working + self.closing
+
+    def check(self, program: object) -> None:
+        self.executor.check(program)
+
+    def connect(self) -> None:
+        self.starting += seconds_of(self.executor.connect)
+
+    def start(self, program: ds.Program) -> None:
+        self.starting += seconds_of(lambda: self.executor.start(program))
+        self._ready = time.perf_counter()
+
+    def submit(self, worker: int, item: Any) -> Future[Any]:
+        self.items += 1
+        return self.executor.submit(worker, item)
+
+    def replace(self, worker: int) -> None:
+        self.executor.replace(worker)
+
+    def close(self, *, at_once: bool = False) -> None:
+        self.working = time.perf_counter() - self._ready
+        self.closing = seconds_of(lambda: self.executor.close(at_once=at_once))
+
+    def name(self, worker: int) -> str:
+        return self.executor.name(worker)
+
+
+class ComputesHere(ds.Executor):
+    """Stands for workers, but computes in this process and notes how long that takes.
+
+    Args:
+        is_isolated: Whether it stands for workers of their own, whose records are committed together.
+    """
+
+    workers = 1
+
+    def __init__(self, *, is_isolated: bool = True) -> None:
+        self.is_isolated = is_isolated
+        self.computing = self.whole = 0.0
+        self.items = 0
+
+    def start(self, program: ds.Program) -> None:
+        self._compute = program(ds.Placement())
+        self._started = time.perf_counter()
+
+    def submit(self, worker: int, item: Any) -> Future[Any]:
+        future: Future[Any] = Future()
+        started = time.perf_counter()
+        future.set_result(self._compute(item))
+        self.computing += time.perf_counter() - started
+        self.items += 1
+        return future
+
+    def replace(self, worker: int) -> None:
+        """Nothing ends here."""
+
+    def close(self, *, at_once: bool = False) -> None:
+        self.whole = time.perf_counter() - self._started
+
+
+def measure_owner(space: str, evaluations: int, *, algorithm: str = "random", is_isolated: bool = True) -> float:
+    """Return the owner's seconds for a candidate: asking, costs, record, curves, and its share of commits.
+
+    Args:
+        space: Name of the space.
+        evaluations: Number of candidates.
+        algorithm: The algorithm, which is asked for one candidate at a time unless it is "random".
+        is_isolated: Whether the workers are of their own; otherwise each record is committed at once.
+    """
+    probe = ds.create_probe("noise", num_classes=100, batch_size=4, image_size=32)
+    options: dict[str, Any] = {"proxy": "params", "algorithm": algorithm, "device": "cpu", "progress": False}
+    options["asynchronous"] = algorithm != "random"
+    with tempfile.TemporaryDirectory() as folder:
+        for name, count in (("warm-up", 20), ("measured", evaluations)):
+            executor = ComputesHere(is_isolated=is_isolated)
+            ds.search(
+                space, probe=probe, evaluations=count, executor=executor, out=os.path.join(folder, name), **options
+            )
+    return (executor.whole - executor.computing) / executor.items
+
+
+def seconds_of(function: Callable[[], object]) -> float:
+    """Return the seconds of one call."""
+    started = time.perf_counter()
+    function()
+    return time.perf_counter() - started
 
 
 # -- tables and files ---------------------------------------------------------------------------

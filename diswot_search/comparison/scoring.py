@@ -18,7 +18,7 @@ from ..proxies.proxy import Proxy
 from ..runtime.at_hand import AtHand
 from ..runtime.devices import device_name
 from ..runtime.executors.base import Executor, Placement
-from ..runtime.executors.dispatch import Dispatcher
+from ..runtime.executors.dispatch import Activity, Dispatcher
 from ..runtime.executors.serial import SerialExecutor
 from ..runtime.interruption import Interruption
 from ..runtime.store import SECONDS_UNTIL_STORED
@@ -146,6 +146,7 @@ class Scoring:
         self.executor = executor or SerialExecutor()
         self.timeout_s = timeout_s
         self.at_hand = AtHand(store.path)
+        self._dispatcher: Dispatcher[dict[int, NewScore]] | None = None
 
     def series_of(self, proxy: Proxy, condition: Condition) -> ScoreSeries:
         """The series of a proxy under a condition, which holds all that its scores depend on."""
@@ -255,6 +256,7 @@ class Scoring:
         dispatcher: Dispatcher[dict[int, NewScore]] = Dispatcher(
             executor, interruption=self.interruption, timeout_s=self.timeout_s
         )
+        self._dispatcher = dispatcher
         note = self.at_hand.ended if executor.is_isolated else self.at_hand.begin
 
         def begin(task: ComparisonTask) -> dict[int, NewScore] | None:
@@ -271,9 +273,17 @@ class Scoring:
             interruption=self.interruption,
             describe=lambda task: f"in {task.architecture}",
             begin=begin,
+            idle=self.store.settle,
         )
-        with dispatcher.started(ComparisonProgram(self.evaluator, self.seeds, tuple(series))):
+        with (
+            self.store.gathering(enabled=executor.is_isolated),
+            dispatcher.started(ComparisonProgram(self.evaluator, self.seeds, tuple(series))),
+        ):
             loop.run(tasks)
+
+    def activities(self) -> list[Activity]:
+        """The work of each worker at this moment."""
+        return [] if self._dispatcher is None else self._dispatcher.activities()
 
     def _tasks(self, draw: int, series: Sequence[ScoreSeries], chosen: Selection) -> list[ComparisonTask]:
         """The tasks of a draw, in the order of the architectures."""
@@ -297,7 +307,7 @@ class Scoring:
 
     def _measured_on(self, draw: int) -> str:
         """Conditions under which this run measures the seconds of a draw."""
-        images, threads = len(self._probe(draw).labels), torch.get_num_threads()
+        images, threads = len(self._probe(draw).labels), self.executor.threads or torch.get_num_threads()
         number = "bfloat16 autocast" if self.evaluator.precision.bf16 else "float32"
         return f"{device_name(self.evaluator.device)}, {threads} thread(s), batch {images}, {number}"
 

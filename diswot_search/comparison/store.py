@@ -138,7 +138,7 @@ class ScoreStore(RunFolder):
         return number
 
     def add(self, seed: int, scores: Mapping[str, Mapping[int, NewScore]], conditions: str) -> None:
-        """Store scores in one transaction. A new score replaces a failure, but never another score.
+        """Store scores, all or none. A new score replaces a failure, but never another score.
 
         Args:
             seed: Seed of the weights.
@@ -148,7 +148,7 @@ class ScoreStore(RunFolder):
         Raises:
             RunFolderError: The store cannot be written.
         """
-        with self.errors(), self._store:
+        with self._change():
             (measured_on,) = self._ids(_CONDITIONS, [conditions])
             for number, of_series in zip(self._ids(_ARCHITECTURES, scores), scores.values(), strict=True):
                 self._delete(

@@ -39,7 +39,7 @@ from ..proxies.proxy import Proxy
 from ..readings.passes import Precision
 from ..reports.comparison import format_comparison, to_csv, to_json, to_markdown, to_text
 from ..reports.comparison_figures import COMPARISON_PICTURES
-from ..reports.progress import CostProgress, ProgressBar
+from ..reports.progress import CostProgress, ProgressBar, worker_lines
 from ..reports.style import to_png
 from ..resolve.executors import as_executor
 from ..resolve.searches import as_teacher
@@ -352,7 +352,8 @@ class ComparisonRun(Job[CompareOptions, Comparison]):
             )
         self._leave_out_what_has_no_cost(counted)
         total = len(self.seeds) * len(set(map(self.scoring.scored, self.architectures)))
-        with ProgressBar("comparing", "architectures", total, enabled=self.progress) as bar:
+        below = (lambda: worker_lines(self.scoring.activities())) if self.options.show_workers else None
+        with ProgressBar("comparing", "architectures", total, enabled=self.progress, below=below) as bar:
             self.scoring.compute(self._series, self.architectures, lambda replayed: bar.advance(replayed=replayed))
 
     # -- results ---------------------------------------------------------------------------------

@@ -24,7 +24,7 @@ from ..data.splits import Splits, create_splits
 from ..networks.network import Network
 from ..options.base import from_options
 from ..options.sources import RankSourcesOptions
-from ..reports.progress import ProgressBar
+from ..reports.progress import ProgressBar, worker_lines
 from ..reports.sources import LABELS, describe_ranking, format_ranking, plot_ranking
 from ..reports.style import to_png
 from ..resolve.data import as_splits
@@ -225,7 +225,8 @@ class RankingRun(Job[RankSourcesOptions, SourceRanking]):
         dispatcher: Dispatcher[tuple[dict[str, Measured], float]] = Dispatcher(
             self.executor, interruption=interruption, timeout_s=self.options.candidate_timeout_s
         )
-        with ProgressBar("ranking", "sources", len(self.sources), enabled=self.show_progress) as bar:
+        below = (lambda: worker_lines(dispatcher.activities())) if self.options.show_workers else None
+        with ProgressBar("ranking", "sources", len(self.sources), enabled=self.show_progress, below=below) as bar:
             loop = Loop(
                 dispatcher=dispatcher,
                 stored=lambda source: stored.get(source.name),
@@ -244,7 +245,8 @@ class RankingRun(Job[RankSourcesOptions, SourceRanking]):
             "seconds": folder.seconds,
             "covers": "building and running of all sources, and all measures",
             "device": device_name(str(self.device)),
-            "threads": torch.get_num_threads(),
+            "workers": self.executor.workers,
+            "threads": self.executor.threads or torch.get_num_threads(),
             "batch_size": BATCH_SIZE,
         }
         return _ranking_of(folder, self._chosen, lambda: self.splits, timing)

@@ -15,9 +15,10 @@ from ..options.base import from_options, options_in
 from ..options.search import SearchOptions
 from ..proxies.aggregate import RankAggregate, elementary_proxies
 from ..readings.passes import Precision
-from ..reports.progress import Curves, SearchProgress
+from ..reports.progress import Curves, SearchProgress, worker_lines
 from ..reports.study import PICTURES, describe_study, format_parts, format_table
 from ..reports.style import to_png
+from ..reports.trackers import Trackers, check_trackers
 from ..resolve.executors import as_executor
 from ..resolve.searches import as_budget
 from ..runtime.at_hand import AtHand
@@ -97,6 +98,7 @@ class SearchJob(Job[SearchOptions, Study]):
     def check(self) -> None:
         options = self.options
         check_whole("seed", options.seed, least=0)
+        self.trackers = check_trackers(options.trackers, options.tracker_options, has_folder=options.out is not None)
         self.budget = as_budget(options).settled(timed=_weighs_latency(options))
         self.evaluator = self._evaluator or self._create_evaluator()
         check_batch(self.evaluator.space.input_spec, self.budget.latency_batch_size, "latency_batch_size")
@@ -241,13 +243,18 @@ class SearchJob(Job[SearchOptions, Study]):
         return study
 
     def _evaluate_all(self) -> None:
-        curves = Curves(None if self.study.path is None else self.study.path / "curves")
-        bar = SearchProgress(self.evaluations, enabled=self.options.shows_progress)
+        trackers = Trackers(
+            self.trackers, self.options.tracker_options, folder=self.study.path, config=self.study.config
+        )
+        curves = Curves(None if self.study.path is None else self.study.path / "curves", trackers)
         dispatcher: Dispatcher[Scored] = Dispatcher(
             self.executor, interruption=self.interruption, timeout_s=self.options.candidate_timeout_s
         )
+        below = (lambda: worker_lines(dispatcher.activities())) if self.options.show_workers else None
+        bar = SearchProgress(self.evaluations, enabled=self.options.shows_progress, below=below)
         program = ScoringProgram(self.evaluator, self.costs.counter)
-        with bar as progress, curves, self.at_hand.watching(), dispatcher.started(program):
+        together = self.study.gathering(enabled=self.executor.is_isolated)
+        with together, trackers, bar as progress, curves, self.at_hand.watching(), dispatcher.started(program):
 
             def show(record: Record, replayed: bool) -> None:
                 best = self.pool.best if self.pool else None
@@ -255,6 +262,7 @@ class SearchJob(Job[SearchOptions, Study]):
                 progress.add(record, replayed=replayed, best=best)
 
             self.costs.watch = progress.tried
+            progress.begin()
             if self.options.asynchronous:
                 self._evaluate_freely(dispatcher, show)
             else:
@@ -272,6 +280,7 @@ class SearchJob(Job[SearchOptions, Study]):
             describe=_describe,
             begin=self._begin,
             task=self._task,
+            idle=self.study.settle,
         )
         count = 0
         while count < self.evaluations and (proposals := self.algorithm.ask(self.evaluations - count)):
@@ -307,6 +316,7 @@ class SearchJob(Job[SearchOptions, Study]):
             describe=_describe,
             begin=self._begin,
             task=self._task,
+            idle=self.study.settle,
         )
         loop.run(order.waiting)
 
@@ -400,7 +410,8 @@ class SearchJob(Job[SearchOptions, Study]):
             pictures={name: to_png(draw(study)) for name, draw in drawn.items()},
             timing={
                 "device": device_name(evaluator.device),
-                "threads": torch.get_num_threads(),
+                "workers": self.executor.workers,
+                "threads": self.executor.threads or torch.get_num_threads(),
                 "batch_size": len(evaluator.probes[0].labels),
                 "precision": "bfloat16 autocast" if evaluator.precision.bf16 else "float32",
             },

@@ -8,6 +8,7 @@ from types import TracebackType
 from torch import Tensor
 
 from ..reports.progress import TrainingCurves, TrainingProgress
+from ..reports.trackers import Trackers
 from ..reports.training import metrics_csv
 from ..training.folder import TrainingFolder
 from ..training.recipe import Recipe
@@ -25,6 +26,7 @@ class TrainingObserver:
         progress: bool,
         classes: tuple[str, ...],
         source_weights: Mapping[str, float],
+        trackers: Trackers,
     ) -> None:
         self._folder = folder
         self._recipe = recipe
@@ -32,6 +34,7 @@ class TrainingObserver:
         self._progress = progress
         self._classes = classes
         self._source_weights = source_weights
+        self._trackers = trackers
 
     def watching(self, done: int) -> TrainingObserver:
         """Open the bar and the curves.
@@ -42,7 +45,10 @@ class TrainingObserver:
         folder = self._folder
         place = None if folder.path is None else folder.path / "curves"
         rows = read_rows(folder)
-        self._curves = TrainingCurves(place, rows, classes=self._classes, source_weights=self._source_weights)
+        self._trackers.__enter__()
+        self._curves = TrainingCurves(
+            place, rows, classes=self._classes, source_weights=self._source_weights, trackers=self._trackers
+        )
         self._bar = TrainingProgress(self._recipe.epochs, self._steps, done=done, enabled=self._progress)
         return self
 
@@ -54,6 +60,7 @@ class TrainingObserver:
     ) -> None:
         self._bar.__exit__(kind, error, trace)
         self._curves.__exit__(kind, error, trace)
+        self._trackers.__exit__(kind, error, trace)
 
     def stepped(self, epoch: int, losses: Mapping[str, Tensor], images: int) -> None:
         self._bar.add(epoch, losses, images)

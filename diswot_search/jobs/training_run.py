@@ -28,6 +28,7 @@ from ..networks.saved import CONFIG, FOLDER, WEIGHTS, load_student, save_student
 from ..networks.soundness import check_finite_weights
 from ..options.base import options_in
 from ..options.training import TrainingOptions
+from ..reports.trackers import Trackers, check_trackers
 from ..reports.training import metrics_csv
 from ..reports.training_figures import plot_training
 from ..runtime.configuration import versions
@@ -102,6 +103,7 @@ def check_training(options: TrainingOptions) -> Recipe:
         ValueError: An option is wrong, or the device is not there.
     """
     check_whole("seed", options.seed, least=0)
+    check_trackers(options.trackers, options.tracker_options, has_folder=options.out is not None)
     if options.rule not in RULES:
         raise ValueError(f"rule is {options.rule!r}; it must be 'best', on validation data, or 'last'.")
     check_best_by(options.best_by)
@@ -380,8 +382,11 @@ class TrainingRun:
 
     def _observer(self, folder: TrainingFolder) -> TrainingObserver:
         weights = self.objective.weights if self.objective and self.objective.is_active else {}
+        options = self.options
+        names = check_trackers(options.trackers, options.tracker_options, has_folder=folder.path is not None)
+        trackers = Trackers(names, options.tracker_options, folder=folder.path, config=folder.config)
         return TrainingObserver(
-            folder, self.recipe, self.steps.total, self.options.shows_progress, self.splits.classes, weights
+            folder, self.recipe, self.steps.total, options.shows_progress, self.splits.classes, weights, trackers
         )
 
     def _checkpoint(self, folder: TrainingFolder | None, name: str) -> Checkpoint | None:

@@ -18,6 +18,7 @@ from .shared import (
     RunOptions,
     SpaceOptions,
     TeacherOptions,
+    TrackerOptions,
     WeightDrawOptions,
     WeightingOptions,
 )
@@ -71,6 +72,7 @@ class ProbeOptions(Options):
 class SearchOptions(
     RunOptions,
     ExecutorOptions,
+    TrackerOptions,
     PrecisionOptions,
     DataOptions,
     LabelOptions,

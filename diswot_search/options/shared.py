@@ -119,6 +119,8 @@ class ExecutorOptions(Options):
             torch uses.
         candidate_timeout_s: Longest time of one candidate in seconds; one that takes longer fails, and its worker is
             replaced.
+        show_workers: Show a line for each worker with the progress: how many candidates it has finished, the one at
+            hand, and for how long.
     """
 
     workers: int = 1
@@ -127,6 +129,21 @@ class ExecutorOptions(Options):
     devices: Sequence[str] | None = None
     threads: int | None = None
     candidate_timeout_s: float | None = None
+    show_workers: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrackerOptions(Options):
+    """Where curves go besides the run folder.
+
+    Args:
+        trackers: Trackers that accelerate knows and that are installed, such as wandb or '[wandb, mlflow]'. Each call
+            begins a new run there, with all curves from the start. Those for TensorBoard are in the run folder anyway.
+        tracker_options: Arguments of each tracker by its name, such as --tracker_options.wandb.name first.
+    """
+
+    trackers: str | Sequence[str] | None = None
+    tracker_options: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,7 +8,15 @@ from dataclasses import KW_ONLY, dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from .base import DATA_NAME, Options
-from .shared import DataOptions, LabelOptions, RunOptions, SpaceOptions, TeacherOptions, WeightingOptions
+from .shared import (
+    DataOptions,
+    LabelOptions,
+    RunOptions,
+    SpaceOptions,
+    TeacherOptions,
+    TrackerOptions,
+    WeightingOptions,
+)
 
 if TYPE_CHECKING:
     from search_spaces.space import SearchSpace
@@ -52,7 +60,7 @@ class RecipeOptions(Options):
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainingOptions(RunOptions, DataOptions, LabelOptions, RecipeOptions):
+class TrainingOptions(RunOptions, TrackerOptions, DataOptions, LabelOptions, RecipeOptions):
     """A training, whatever the network learns from.
 
     Losses that need labels, distillers included, see the labelled subset alone; an epoch has as many steps as all

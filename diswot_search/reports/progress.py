@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import sys
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, ClassVar
@@ -15,9 +15,11 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.text import Text
 from torch import Tensor
 
+from ..runtime.executors.dispatch import Activity
 from ..study.records import Record
 from ..training.result import EpochRow
 from .event_file import EventFile
+from .trackers import Trackers
 from .training import MAX_CLASSES, class_names_of
 
 if TYPE_CHECKING:
@@ -25,6 +27,28 @@ if TYPE_CHECKING:
 
 
 # -- progress -----------------------------------------------------------------------------------
+
+
+class _LinesBelow(Progress):
+    """A progress bar with lines below it, which are made anew whenever the bar is drawn."""
+
+    below: Callable[[], Iterable[str]] = tuple
+
+    def get_renderables(self) -> Iterator[RenderableType]:
+        yield self.make_tasks_table(self.tasks)
+        for line in self.below():
+            yield Text(line, no_wrap=True, overflow="ellipsis")
+
+
+def worker_lines(activities: Iterable[Activity]) -> Iterator[str]:
+    """A line for each worker.
+
+    Example:
+        >>> list(worker_lines([Activity("worker 0", 3, "in 1-2-2", 0.5), Activity("worker 1", 1200)]))
+        ['worker 0: 3 done, in 1-2-2 for 0.5 s', 'worker 1: 1,200 done, waiting']
+    """
+    for one in activities:
+        yield f"{one.worker}: {one.done:,} done, {f'{one.where} for {one.seconds:.1f} s' if one.where else 'waiting'}"
 
 
 class ProgressBar:
@@ -39,14 +63,22 @@ class ProgressBar:
         total: Number of items in all.
         enabled: False shows neither the bar nor lines.
         console: The console to draw on; standard error by default.
+        below: Gives lines to show below the bar, or after each line.
     """
 
-    BAR: ClassVar[type[Progress]] = Progress
+    BAR: ClassVar[type[Progress]] = _LinesBelow
     ITEMS_PER_LINE: ClassVar[int] = 100
     SECONDS_PER_LINE: ClassVar[float] = 30.0
 
     def __init__(
-        self, what: str, unit: str, total: int, *, enabled: bool = True, console: Console | None = None
+        self,
+        what: str,
+        unit: str,
+        total: int,
+        *,
+        enabled: bool = True,
+        console: Console | None = None,
+        below: Callable[[], Iterable[str]] | None = None,
     ) -> None:
         console = console or Console(stderr=True)
         self._console, self._what = console, what
@@ -66,6 +98,9 @@ class ProgressBar:
             console=console,
             disable=not (enabled and console.is_terminal),
         )
+        self._below = below or tuple
+        if isinstance(self._bar, _LinesBelow):
+            self._bar.below = self._below
         self._task = self._bar.add_task(what, total=total, state="")
 
     def __enter__(self) -> Self:
@@ -77,6 +112,10 @@ class ProgressBar:
     ) -> None:
         if not self._bar.disable:  # rich before version 15 ends even a disabled bar with an empty line
             self._bar.stop()
+
+    def begin(self) -> None:
+        """Take the speed from now on: the workers are ready."""
+        self._started = time.monotonic()
 
     def advance(self, *, replayed: bool) -> None:
         """Count one item.
@@ -101,6 +140,8 @@ class ProgressBar:
             self._bar.update(self._task, completed=self._done, state=self.state())
         elif is_due or time.monotonic() - self._last_line >= self.SECONDS_PER_LINE:
             self.write_line(self.count(), self.state())
+            for line in self._below():
+                self.write_line(line)
 
     def count(self) -> str:
         """How many items are done, for a line of the log."""
@@ -138,10 +179,18 @@ class SearchProgress(ProgressBar):
         total: Number of evaluations in all.
         enabled: False shows neither the bar nor lines.
         console: The console to draw on; standard error by default.
+        below: Gives lines to show below the bar, or after each line.
     """
 
-    def __init__(self, total: int, *, enabled: bool = True, console: Console | None = None) -> None:
-        super().__init__("searching", "candidates", total, enabled=enabled, console=console)
+    def __init__(
+        self,
+        total: int,
+        *,
+        enabled: bool = True,
+        console: Console | None = None,
+        below: Callable[[], Iterable[str]] | None = None,
+    ) -> None:
+        super().__init__("searching", "candidates", total, enabled=enabled, console=console, below=below)
         self._best: float | None = None
         self._tried = ""
 
@@ -195,9 +244,11 @@ class Curves:
 
     Args:
         folder: Folder of the event files; None writes nothing.
+        trackers: Get the same scalars.
     """
 
-    def __init__(self, folder: Path | None) -> None:
+    def __init__(self, folder: Path | None, trackers: Trackers | None = None) -> None:
+        self._trackers = trackers or Trackers()
         self._writer: EventFile | None = None
         self._best = -float("inf")
         if folder is None:
@@ -222,8 +273,6 @@ class Curves:
                 the one at the time of its evaluation. The curves also show the parts of the best score, since only the
                 parts can be compared over time.
         """
-        if self._writer is None:
-            return
         values: dict[str, float | None] = {
             **{f"cost/{name}": value for name, value in record.costs().items()},
             "seconds per evaluation": record.seconds,
@@ -232,9 +281,11 @@ class Curves:
             self._best = max(self._best, record.score)
             values |= {"score/evaluation": record.score, "score/best": self._best if best is None else best.score}
             values |= {f"best/{name}": value for name, value in (best.parts if best else {}).items()}
-        for name, value in values.items():
-            if value is not None:
+        scalars = {name: value for name, value in values.items() if value is not None}
+        if self._writer is not None:
+            for name, value in scalars.items():
                 self._writer.add(name, value, record.index)
+        self._trackers.log(scalars, record.index)
 
 
 # -- progress -----------------------------------------------------------------------------------
@@ -342,6 +393,7 @@ class TrainingCurves:
         rows: Rows of the epochs that are done.
         classes: Names of the classes; without names, classes are numbered.
         source_weights: Weight of each source by its name; weights are constant over a training.
+        trackers: Get the same scalars.
     """
 
     def __init__(
@@ -351,14 +403,13 @@ class TrainingCurves:
         *,
         classes: Sequence[str] = (),
         source_weights: Mapping[str, float] | None = None,
+        trackers: Trackers | None = None,
     ) -> None:
-        self._writer: EventFile | None = None
         self._classes = classes
-        if folder is None:
-            return
-        self._writer = EventFile(folder)
-        for name, weight in (source_weights or {}).items():
-            self._writer.add(f"source_weight/{name}", weight, 0)
+        self._trackers = trackers or Trackers()
+        self._writer = None if folder is None else EventFile(folder)
+        if source_weights:
+            self._add({f"source_weight/{name}": weight for name, weight in source_weights.items()}, 0)
         for row in rows:
             self.add(row)
 
@@ -373,16 +424,18 @@ class TrainingCurves:
 
     def add(self, row: EpochRow) -> None:
         """Add the scalars of the next epoch at its step, and write them to the disk."""
-        if self._writer is None:
-            return
         values = _scalars(row)
         accuracies = row.val_class_accuracy or ()
         if len(accuracies) <= MAX_CLASSES:
             names = class_names_of(self._classes, len(accuracies))
             values |= {f"class_accuracy/{name}": value for name, value in zip(names, accuracies, strict=True)}
-        for tag, value in values.items():
-            if value is not None:
-                self._writer.add(tag, value, row.step)
+        self._add({tag: value for tag, value in values.items() if value is not None}, row.step)
+
+    def _add(self, scalars: Mapping[str, float], step: int) -> None:
+        if self._writer is not None:
+            for tag, value in scalars.items():
+                self._writer.add(tag, value, step)
+        self._trackers.log(scalars, step)
 
 
 def _scalars(row: EpochRow) -> dict[str, float | None]:

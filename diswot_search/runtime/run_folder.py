@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 import sqlite3
+import time
 import warnings
 import weakref
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
@@ -21,7 +23,9 @@ from .files import RunFolderError, as_json, finite_only, read_json, write_atomic
 from .lock import LOCK, lock_folder
 from .store import (
     APPLICATION_ID,
+    COMMIT_SHARE,
     META,
+    SECONDS_UNTIL_STORED,
     Layout,
     Table,
     connect,
@@ -74,6 +78,9 @@ class RunFolder:
     config: dict[str, Any]
     path: Path | None
     _lock: sqlite3.Connection | None = None
+    _is_gathering = False
+    _committed_at = -math.inf
+    _commit_seconds = 0.0
 
     def __init_subclass__(cls, **options: object) -> None:
         super().__init_subclass__(**options)
@@ -217,6 +224,38 @@ class RunFolder:
         """
         rows = self._read("SELECT value FROM meta WHERE key = ?", key)
         return json.loads(rows[0][0]) if rows else None
+
+    @contextlib.contextmanager
+    def gathering(self, *, enabled: bool = True) -> Iterator[None]:
+        """Commit the changes of this block together, since a commit can take longer than a candidate.
+
+        A commit comes at once only where it takes no more than `COMMIT_SHARE` of the time, and else within
+        `SECONDS_UNTIL_STORED` of the last one. Whoever waits in the block calls `settle` now and then.
+
+        Args:
+            enabled: False commits each change at once, for work that can end this process.
+
+        Raises:
+            RunFolderError: The store cannot be written.
+        """
+        self._is_gathering = enabled
+        try:
+            yield
+        finally:
+            self._is_gathering = False
+        self.settle()
+
+    def settle(self) -> None:
+        """Commit what is gathered.
+
+        Raises:
+            RunFolderError: The store cannot be written.
+        """
+        started = time.monotonic()
+        with self.errors():
+            self._store.commit()
+        self._committed_at = time.monotonic()
+        self._commit_seconds = self._committed_at - started
 
     def release(self) -> None:
         """Let other processes work on the run folder; its store can still be read.
@@ -424,6 +463,25 @@ class RunFolder:
 
     def _report_damage(self, how: str) -> NoReturn:
         raise RunFolderError(damaged(self.path, f"{self.LAYOUT.store}: {how}"))
+
+    @contextlib.contextmanager
+    def _change(self) -> Iterator[None]:
+        """Store all that the block writes, or nothing if it fails; see `gathering` for when it is committed."""
+        with self.errors():
+            if not self._store.in_transaction:
+                self._store.execute("BEGIN")
+            self._store.execute("SAVEPOINT change")
+            try:
+                yield
+            except BaseException:
+                if self._store.in_transaction:  # a full disk ends it
+                    self._store.execute("ROLLBACK TO change")
+                    self._store.execute("RELEASE change")
+                raise
+            self._store.execute("RELEASE change")
+        waited = time.monotonic() - self._committed_at
+        if not self._is_gathering or waited >= min(SECONDS_UNTIL_STORED, self._commit_seconds / COMMIT_SHARE):
+            self.settle()
 
     def _insert(self, table: Table, rows: Sequence[Sequence[object]]) -> None:
         """Add rows with their checksums, as a part of the caller's transaction."""

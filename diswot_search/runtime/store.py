@@ -18,7 +18,10 @@ APPLICATION_ID = 0x64697374
 """Number in the header of an SQLite file that marks it as a store of ours."""
 
 SECONDS_UNTIL_STORED = 1.0
-"""Seconds after which counted costs are committed, so that a process that is killed loses no more than these."""
+"""Seconds after which small changes are committed, so that a process that is killed loses no more than these."""
+
+COMMIT_SHARE = 0.05
+"""Largest share of the time that goes into commits of small changes, unless `SECONDS_UNTIL_STORED` have passed."""
 
 _LARGEST = 1 << 63
 """Whole numbers from here on do not fit into SQLite's integers."""

@@ -36,6 +36,14 @@ class CommonOptions(TypedDict, total=False):
     start: Architecture | None
 
 
+_FIRST, _LARGEST = 16, 1024
+
+
+def _growing(asked: int) -> int:
+    """Batch size of an algorithm that does not learn: at the end of each batch, workers wait for the last candidate."""
+    return max(_FIRST, min(asked, _LARGEST))
+
+
 class RandomSearch(Algorithm):
     """Random: architectures drawn evenly, without replacement."""
 
@@ -44,7 +52,7 @@ class RandomSearch(Algorithm):
 
     @property
     def batch_size(self) -> int:
-        return 16
+        return _growing(len(self._asked))
 
 
 class ExhaustiveSearch(Algorithm):
@@ -71,7 +79,7 @@ class ExhaustiveSearch(Algorithm):
 
     @property
     def batch_size(self) -> int:
-        return 16
+        return _growing(len(self._asked))
 
 
 class Fitness(base.Fitness):

@@ -37,6 +37,7 @@ class Loop(Generic[Item, Result, Entry]):
         describe: Names an item in messages, such as "in the source 'near'".
         begin: Called before an item is computed. It may give the result, if an earlier run ended at the item.
         task: What the program gets for an item; by default the item itself.
+        idle: Called now and then while nothing is finished, so that what is stored can be committed.
 
     Example:
         >>> from diswot_search.runtime.executors.serial import SerialExecutor
@@ -65,6 +66,7 @@ class Loop(Generic[Item, Result, Entry]):
     describe: Callable[[Item], str]
     begin: Callable[[Item], Result | None] | None = None
     task: Callable[[Item], Any] = lambda item: item
+    idle: Callable[[], None] = lambda: None
     _keys: Iterator[int] = field(default_factory=itertools.count, repr=False)
 
     def run(self, items: Iterable[Item]) -> list[Entry]:
@@ -81,19 +83,28 @@ class Loop(Generic[Item, Result, Entry]):
         places: deque[_Place[Item, Result, Entry]] = deque()
         begun: dict[int, _Place[Item, Result, Entry]] = {}
         remaining = iter(items)
+        # A worker of its own gets its next item before the result of the last one is stored.
+        is_isolated = self.dispatcher.executor.is_isolated
         while True:
             while self._may_begin(len(places)):
-                if (place := self._begin_next(remaining, begun)) is None:
+                try:
+                    place = self._begin_next(remaining, begun)
+                except BaseException:
+                    self._store_finished(places, entries)
+                    raise
+                if place is None:
                     break
                 places.append(place)
                 self._store_finished(places, entries)
+            self._store_finished(places, entries)
             if not begun:
                 if self.interruption.asked and next(remaining, None) is not None:
                     raise KeyboardInterrupt
                 return entries
-            finished = self.dispatcher.collect()
+            finished = self.dispatcher.collect(self.idle)
             begun.pop(finished.key).finish(finished, self.lost)
-            self._store_finished(places, entries)
+            if not is_isolated or not self._may_begin(len(places)):
+                self._store_finished(places, entries)
 
     def _may_begin(self, open_places: int) -> bool:
         """Whether another item may begin now."""
@@ -159,6 +170,7 @@ class FreeLoop(Generic[Item, Result]):
         describe: Names an item in messages.
         begin: Called before an item is computed. It may give the result, if an earlier run ended at the item.
         task: What the program gets for an item.
+        idle: Called now and then while nothing is finished, so that what is told can be committed.
     """
 
     dispatcher: Dispatcher[Result]
@@ -169,6 +181,7 @@ class FreeLoop(Generic[Item, Result]):
     describe: Callable[[Item], str]
     begin: Callable[[Item], Result | None]
     task: Callable[[Item], Any]
+    idle: Callable[[], None] = lambda: None
     _keys: Iterator[int] = field(default_factory=itertools.count, repr=False)
 
     def run(self, waiting: Iterable[Item] = ()) -> None:
@@ -192,7 +205,7 @@ class FreeLoop(Generic[Item, Result]):
             if not begun:
                 self.interruption.check()
                 return
-            finished = self.dispatcher.collect()
+            finished = self.dispatcher.collect(self.idle)
             item = begun.pop(finished.key)
             result = self.lost(item, finished.lost) if finished.lost is not None else finished.result
             assert result is not None

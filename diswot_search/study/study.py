@@ -327,6 +327,12 @@ class Study(RunFolder):
         described = {column: describe_ties(values, "candidates") for column, values in columns.items()}
         return {column: text for column, text in described.items() if text is not None}
 
+    @property
+    def workers(self) -> dict[str, int]:
+        """Number of records of each worker, by its name; without those of the process of the search itself."""
+        query = 'SELECT worker, count(*) FROM records WHERE worker IS NOT NULL GROUP BY worker ORDER BY min("index")'
+        return {str(worker): count for worker, count in self._read(query)}
+
     def failure_summary(self, limit: int = 3) -> str:
         """The most frequent reasons of failure in one line."""
         failures = self.failures
@@ -343,7 +349,7 @@ class Study(RunFolder):
         return _to_record(rows[0]) if rows else None
 
     def add(self, records: Sequence[Record], *, rescored: Mapping[int, float] | None = None) -> None:
-        """Store records in one transaction.
+        """Store records, all or none.
 
         Args:
             records: The new records.
@@ -359,7 +365,7 @@ class Study(RunFolder):
         rows = [_to_row(record) for record in records]
         changes = ((score, row_checksum((index, as_real(score))), index) for index, score in (rescored or {}).items())
         try:
-            with self.errors(), self._store:
+            with self._change():
                 self._insert(_RECORDS, rows)
                 self._store.executemany('UPDATE records SET score = ?, score_checksum = ? WHERE "index" = ?', changes)
         except sqlite3.IntegrityError as error:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import io
+import json
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -20,8 +23,12 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from rich.console import Console
 
 import diswot_search as ds
+from diswot_search.reports.progress import ProgressBar, SearchProgress, worker_lines
+from diswot_search.reports.study import describe_study
+from diswot_search.runtime.executors.dispatch import Activity
 from diswot_search.runtime.failures import OutOfMemory
 
 from . import workers_parts as parts
@@ -285,3 +292,42 @@ def test_bad_options_are_refused_before_a_folder_is_made(options: dict[str, Any]
     with pytest.raises(ValueError, match=message):
         search(**options, out=out)
     assert not out.exists()
+
+
+def test_the_result_says_how_many_workers_with_how_many_threads(tmp_path: Path) -> None:
+    study = search(workers=2, threads=2, algorithm="random", out=tmp_path / "run")
+    timing = json.loads((tmp_path / "run" / "result.json").read_text())["timing"]
+    assert (timing["workers"], timing["threads"]) == (2, 1)
+    assert sum(study.workers.values()) == 12
+    assert set(study.workers) == {"worker 0", "worker 1"}
+    assert any(re.match(r"workers: 2 made 12 records, \d+ to \d+ each", line) for line in describe_study(study))
+
+
+def test_a_search_alone_names_no_workers(tmp_path: Path) -> None:
+    study = search(out=tmp_path / "run")
+    timing = json.loads((tmp_path / "run" / "result.json").read_text())["timing"]
+    assert (timing["workers"], timing["threads"]) == (1, 1)
+    assert study.workers == {}
+    assert not any(line.startswith("workers") for line in describe_study(study))
+
+
+def test_a_line_for_each_worker_is_written_on_request(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(SearchProgress, "ITEMS_PER_LINE", 6)
+    for shown in (True, False):
+        search(executor=AnyOrder(2, seed=0), progress=True, show_workers=shown)
+        lines = capsys.readouterr().err
+        assert ("12 of 12 candidates scored" in lines, "candidates/s" in lines) == (True, True)
+        assert bool(re.search(r"worker 0: \d+ done, ", lines)) == shown
+        assert bool(re.search(r"worker 1: \d+ done, ", lines)) == shown
+
+
+def test_a_terminal_shows_the_workers_below_the_bar() -> None:
+    console = Console(force_terminal=True, width=100, file=io.StringIO())
+    activities = [Activity("worker 0", 3, "in 1-2-2", 0.5), Activity("worker 1", 1200)]
+    with ProgressBar("comparing", "scores", 4, console=console, below=lambda: worker_lines(activities)) as bar:
+        bar.advance(replayed=False)
+    text = console.file.getvalue()
+    assert "worker 0: 3 done, in 1-2-2 for 0.5 s" in text
+    assert "worker 1: 1,200 done, waiting" in text

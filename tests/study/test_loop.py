@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from concurrent.futures import Future
 
 import pytest
 
-from diswot_search.runtime.executors.base import Executor
-from diswot_search.runtime.executors.dispatch import Dispatcher
+from diswot_search.runtime.executors.base import Executor, Placement, Program
+from diswot_search.runtime.executors.dispatch import Activity, Dispatcher
 from diswot_search.runtime.executors.serial import SerialExecutor
 from diswot_search.runtime.failures import MachineError, OutOfMemory
 from diswot_search.runtime.interruption import Interruption
@@ -94,3 +95,54 @@ def test_an_error_ends_the_loop_and_what_was_stored_stays(
         job.run(1, 2, 3)
     assert job.entries == {1: 1}
     assert job.run(1, 2, 3) == [1, 2, 3]
+
+
+class LastFirst(Executor):
+    """Two workers of their own, that are done with an item when the next one is handed out, or when nothing is."""
+
+    workers = 2
+    is_isolated = True
+
+    def start(self, program: Program) -> None:
+        self._compute = program(Placement())
+
+    def submit(self, worker: int, item: int) -> Future[int]:
+        future: Future[int] = Future()
+        future.set_result(self._compute(item))
+        return future
+
+    def replace(self, worker: int) -> None:
+        """Nothing ends here."""
+
+    def close(self, *, at_once: bool = False) -> None:
+        """Nothing to end."""
+
+
+def test_workers_of_their_own_get_their_next_item_before_the_result_of_the_last_is_stored() -> None:
+    job = Squares()
+    assert job.run(1, 2, 3, 4, executor=LastFirst()) == [1, 4, 9, 16]
+    assert job.events.index("compute 3") < job.events.index("store 1")
+    assert [event for event in job.events if "store" in event] == ["store 1", "store 2", "store 3", "store 4"]
+
+
+def test_what_is_finished_is_stored_although_the_next_item_cannot_begin() -> None:
+    def stop_at_3(item: int) -> int:
+        if item == 3:
+            raise KeyboardInterrupt
+        return item
+
+    job = Squares(stop_at_3)
+    with pytest.raises(KeyboardInterrupt):
+        job.run(1, 2, 3, executor=LastFirst())
+    assert job.entries == {1: 1}
+
+
+def test_the_dispatcher_says_what_each_worker_does() -> None:
+    dispatcher: Dispatcher[int] = Dispatcher(LastFirst(), interruption=Interruption())
+    with dispatcher.started(lambda placement: abs):
+        dispatcher.submit(0, -3, "in three")
+        first, second = dispatcher.activities()
+        assert (first.worker, first.done, first.where) == ("worker 0", 0, "in three")
+        assert second == Activity("worker 1", 0)
+        dispatcher.collect()
+        assert dispatcher.activities() == [Activity("worker 0", 1), Activity("worker 1", 0)]

@@ -8,6 +8,7 @@ import json
 import math
 import os
 import sqlite3
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -397,7 +398,7 @@ def test_a_store_of_another_format_is_refused(folder: Path) -> None:
     store = sqlite3.connect(folder / "study.sqlite")
     store.execute("PRAGMA user_version = 99")
     store.close()
-    with pytest.raises(RunFolderError, match="has format 99; this version reads 3"):
+    with pytest.raises(RunFolderError, match="has format 99; this version reads 4"):
         Study(config_of(), out=folder)
 
 
@@ -442,3 +443,23 @@ def test_a_folder_that_may_not_be_written_is_said_to_be(tmp_path: Path) -> None:
     tmp_path.chmod(0o500)
     with pytest.raises(RunFolderError, match="Permission denied"):
         Study(config_of(), out=tmp_path / "run")
+
+
+def test_gathered_records_are_committed_together_and_all_or_none_of_a_change(folder: Path) -> None:
+    study, reader = Study(config_of(), out=folder), None
+    study._commit_seconds = math.inf  # as if the disk took forever
+    with study.gathering():
+        study.add([record(0)])
+        study._committed_at = time.monotonic()
+        study.add([record(1)])
+        with pytest.raises(ValueError, match="evaluated before"):
+            study.add([record(2), record(1)])
+        reader = Study.load(folder)
+        assert [one.index for one in reader.records] == [0]
+        assert [one.index for one in study.records] == [0, 1]
+        study.settle()
+        assert [one.index for one in reader.records] == [0, 1]
+        study.add([record(2)])
+    assert [one.index for one in reader.records] == [0, 1, 2]
+    study.add([record(3)])
+    assert [one.index for one in reader.records] == [0, 1, 2, 3]

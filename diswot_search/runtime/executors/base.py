@@ -37,6 +37,7 @@ class Executor(ABC):
 
     Attributes:
         workers: Number of workers.
+        threads: Number of threads of each worker; None if the executor leaves it as it is.
         is_isolated: Whether a worker can end without ending the job.
 
     Example:
@@ -49,6 +50,7 @@ class Executor(ABC):
     """
 
     workers: int
+    threads: int | None = None
     is_isolated: bool = False
 
     @abstractmethod

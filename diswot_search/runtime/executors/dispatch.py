@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import dataclass
@@ -45,6 +45,23 @@ class Finished(Generic[Result]):
     result: Result | None
     worker: str
     lost: str | None = None
+
+
+@dataclass(frozen=True)
+class Activity:
+    """The work of one worker.
+
+    Attributes:
+        worker: Name of the worker.
+        done: Number of items that it has finished.
+        where: Place of the item at hand, as in messages; empty for none.
+        seconds: Seconds since the item at hand was handed out.
+    """
+
+    worker: str
+    done: int
+    where: str = ""
+    seconds: float = 0.0
 
 
 @dataclass
@@ -107,6 +124,8 @@ class Dispatcher(Generic[Result]):
         self._again: deque[_Attempt] = deque()
         self._alone: deque[_Attempt] = deque()
         self._ready: set[int] = set()
+        self._at_work: dict[int, _Attempt] = {}
+        self._done: Counter[int] = Counter()
 
     @contextlib.contextmanager
     def started(self, program: Program) -> Iterator[None]:
@@ -124,6 +143,18 @@ class Dispatcher(Generic[Result]):
             self._again.clear()
             self._alone.clear()
             self._ready.clear()
+            self._at_work.clear()
+
+    def activities(self) -> list[Activity]:
+        """The work of each worker at this moment; any thread may ask."""
+        activities = []
+        for worker in range(self.executor.workers):
+            name, done, attempt = self.executor.name(worker), self._done[worker], self._at_work.get(worker)
+            if attempt is None:
+                activities.append(Activity(name, done))
+            else:
+                activities.append(Activity(name, done, attempt.where, time.monotonic() - attempt.since))
+        return activities
 
     @property
     def has_room(self) -> bool:
@@ -146,8 +177,11 @@ class Dispatcher(Generic[Result]):
         assert self.has_room, "no worker is free"
         self._begin(_Attempt(key, item, where))
 
-    def collect(self) -> Finished[Result]:
+    def collect(self, idle: Callable[[], None] = lambda: None) -> Finished[Result]:
         """Wait for the next result.
+
+        Args:
+            idle: Called now and then while nothing is finished.
 
         Raises:
             Interrupted: A signal came, and nothing more was finished within a few seconds.
@@ -163,23 +197,28 @@ class Dispatcher(Generic[Result]):
                     raise Interrupted
             else:
                 self._begin_waiting()
-            if (finished := self._next()) is not None:
+            if (finished := self._next(idle)) is not None:
                 return finished
 
-    def _next(self) -> Finished[Result] | None:
+    def _next(self, idle: Callable[[], None]) -> Finished[Result] | None:
         """The next result; None if there is none for a moment, or an item has to be tried again."""
         done = next((future for future in self._running if future.done()), None)
         if done is None:
             finished, _ = wait(self._running, timeout=_POLL_SECONDS, return_when=FIRST_COMPLETED)
             self._replace_late()
+            if not finished:
+                idle()
             done = next(iter(finished), None)
         return None if done is None else self._settle(self._running.pop(done), done)
 
     def _settle(self, attempt: _Attempt, future: Future[Any]) -> Finished[Result] | None:
         """The result of an attempt that has come to an end; None if the item is to be tried again."""
         worker = self.executor.name(attempt.worker)
+        self._at_work.pop(attempt.worker, None)
         try:
-            return Finished(attempt.key, future.result(), worker)
+            finished = Finished(attempt.key, future.result(), worker)
+            self._done[attempt.worker] += 1
+            return finished
         except WorkerDied as error:
             reason = self._after_death(attempt, error)
             return None if reason is None else Finished(attempt.key, None, worker, reason)
@@ -221,6 +260,7 @@ class Dispatcher(Generic[Result]):
         if self._timeout_s is not None and attempt.worker not in self._ready:
             self._make_ready(attempt.worker)
         attempt.since = time.monotonic()
+        self._at_work[attempt.worker] = attempt  # before an executor that computes here does so
         self._running[self.executor.submit(attempt.worker, attempt.item)] = attempt
 
     def _make_ready(self, worker: int) -> None:

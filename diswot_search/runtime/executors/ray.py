@@ -100,7 +100,7 @@ class RayExecutor(Executor):
             if self._ray.is_initialized():
                 self._check_joined()
             else:
-                cpus = self.workers * self.threads
+                cpus = self.workers * (self.threads or 1)
                 self._opened.enter_context(joined_ray(self._ray, self._address, cpus))
             self._is_connected = True
             if (room := self._room(self._needs)) < self.workers:
