@@ -125,8 +125,9 @@ class RankingRun(Job[RankSourcesOptions, SourceRanking]):
         )
         self.executor.check(self.measurer)
         self.executor.connect()
-        self._check_first_measure()
         self._has_begun = self.out is not None and RankingFolder.has_begun(self.out)
+        if not self._has_begun:
+            self._check_first_measure()
         if self.out is not None and not self._has_begun:
             for source in self.sources:  # one at a time: weights that do not fit show here
                 self.measurer.load(source)

@@ -47,7 +47,8 @@ def is_running(process: int) -> bool:
 def computes(process: int) -> bool:
     """Whether a process is there, and has not ended without being noticed."""
     try:
-        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+        has_ended = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] in "ZX"
+        return not has_ended or len(os.listdir(f"/proc/{process}/task")) > 1  # its other threads may end later
     except OSError:
         return is_running(process) and not Path("/proc").is_dir()
 

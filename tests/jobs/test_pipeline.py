@@ -35,6 +35,7 @@ from diswot_search.resolve.networks import as_network
 from diswot_search.runtime.seeding import isolated_random_state
 from diswot_search.sources.evidence import Evidence
 from diswot_search.sources.folder import RankingFolder
+from diswot_search.sources.measuring import SourceMeasurer
 from diswot_search.sources.ranking import RankingError
 from diswot_search.sources.transferability import MEASURES, get_measure
 from diswot_search.training.folder import TrainingFolder
@@ -551,7 +552,7 @@ def test_report_result_and_show_name_the_sources(
 
 
 def test_a_finished_pipeline_of_sources_is_read(of_sources: ds.PipelineResult, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(RankingRun, "_measure", None)  # which would be called to measure a source
+    monkeypatch.setattr(SourceMeasurer, "measure", None)  # which would be called to measure a source
     before = times(of_sources.path)
     told: list[str] = []
     again = run_announcing(out=of_sources.path, announce=lambda stage, result: told.append(stage), **OF_SOURCES)
