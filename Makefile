@@ -19,7 +19,7 @@ demo: $(VENV)/.installed
 		--distiller kd --epochs 100 --batch_size 20 --recipe_options.padding 2 --out $(RUN)
 
 test: $(VENV)/.installed
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist loadgroup
 
 lowest:
 	$(PYTHON) -m venv $(VENV)-lowest

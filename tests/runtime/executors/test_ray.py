@@ -28,6 +28,8 @@ from search_spaces import plugins
 from ...source_tree import ROOT
 from .programs import FaultyProgram
 
+pytestmark = pytest.mark.xdist_group("ray")  # one cluster serves them all
+
 
 @pytest.fixture(autouse=True)
 def _nothing_of_other_tests(monkeypatch: pytest.MonkeyPatch) -> None:
