@@ -265,7 +265,7 @@ def test_bad_input_is_answered_in_one_line_and_leaves_nothing(
     assert message in shown.err
     assert shown.err.startswith("diswot: error: ")
     assert shown.err.count("\n") == 1
-    assert shown.out == ""
+    assert not shown.out or "as far as it was read" in shown.out  # the table of what was read goes before
     assert not list(tmp_path.iterdir())
 
 
