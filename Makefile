@@ -1,6 +1,7 @@
 # make demo   train a teacher on embedded real images, search a student for it and print the best five, distil the best
 #             from 100 images, and compare it with the same student trained alone
-# make test   run the tests, in one process for each core and one thread in each
+# make test   run the tests, in one process for each core and one thread in each, without those of `make faults`
+# make faults run the tests that start, kill and lose other processes and machines
 # make lowest run the tests of bad and unsafe input with the lowest allowed versions of what reads files
 # make check  check style, formatting and types
 # Each target creates the environment in $(VENV) when it is first needed.
@@ -10,7 +11,7 @@ VENV ?= .venv
 RUN ?= runs/demo
 BIN := $(VENV)/bin
 
-.PHONY: demo test lowest check
+.PHONY: demo test faults lowest check
 demo: $(VENV)/.installed
 	$(BIN)/diswot run --dataset digits --data_options.image_size 16 \
 		--teacher cifar_resnet20 --teacher_epochs 12 --teacher_recipe_options.batch_size 32 \
@@ -19,7 +20,10 @@ demo: $(VENV)/.installed
 		--distiller kd --epochs 100 --batch_size 20 --recipe_options.padding 2 --out $(RUN)
 
 test: $(VENV)/.installed
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist loadgroup
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto -m "not faults"
+
+faults: $(VENV)/.installed
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist loadgroup -m faults
 
 lowest:
 	$(PYTHON) -m venv $(VENV)-lowest

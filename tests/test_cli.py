@@ -857,6 +857,7 @@ def test_all_that_comes_from_a_paper_names_it() -> None:
             assert re.search(r"(19|20)\d\d", text) or name in ours, name
 
 
+@pytest.mark.faults
 @pytest.mark.usefixtures("no_pictures")
 def test_only_the_main_process_of_several_speaks(tmp_path: Path) -> None:
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]

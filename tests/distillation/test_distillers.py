@@ -800,6 +800,7 @@ def memories_of(rank: int, world: int, store: str) -> list[list[list[float]]]:
     return [distiller.student_memory.tolist(), distiller.teacher_memory.tolist()]
 
 
+@pytest.mark.faults
 def test_processes_keep_one_memory(tmp_path: Path) -> None:
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["diswot_search.distillation.distillers", "timm"])

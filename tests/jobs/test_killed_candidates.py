@@ -18,7 +18,7 @@ from diswot_search.runtime.at_hand import FILE, AtHand
 from diswot_search.study import cost_kinds
 from search_spaces import create_space
 
-pytestmark = pytest.mark.skipif(os.name != "posix", reason="needs POSIX signals")
+pytestmark = [pytest.mark.faults, pytest.mark.skipif(os.name != "posix", reason="needs POSIX signals")]
 
 SPACE: dict[str, Any] = {"channels": 4, "cells": 1}
 

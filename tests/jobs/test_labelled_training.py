@@ -242,6 +242,7 @@ def learn_until(out: str, count: int) -> None:
     learn_in(Path(out), checkpoint_minutes=1e-9)
 
 
+@pytest.mark.faults
 @pytest.mark.skipif(os.name != "posix", reason="needs POSIX signals")
 def test_killed_a_training_from_sources_ends_as_one_that_was_not(tmp_path: Path) -> None:
     processes = multiprocessing.get_context("forkserver")

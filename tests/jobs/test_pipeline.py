@@ -320,6 +320,7 @@ ds.run(out="run", **TINY)
 """
 
 
+@pytest.mark.faults
 def test_a_pipeline_killed_within_a_stage_ends_the_same(finished: ds.PipelineResult, tmp_path: Path) -> None:
     environment = {"PYTHONPATH": str(Path(__file__).parents[2]), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-c", KILLED]

@@ -664,6 +664,7 @@ def wait_for_records(out: Path, count: int, process: Any) -> None:
         time.sleep(0.002)
 
 
+@pytest.mark.faults
 @pytest.mark.skipif(os.name != "posix", reason="needs POSIX signals")
 def test_a_search_killed_again_and_again_ends_as_one_that_was_not(processes: Any, tmp_path: Path) -> None:
     out, evaluations = tmp_path / "killed", 60

@@ -255,6 +255,7 @@ def test_a_cell_that_fails_is_reported_and_the_others_go_on(tmp_path: Path) -> N
     assert executor.count == 0
 
 
+@pytest.mark.faults
 @pytest.mark.skipif(os.name != "posix", reason="the same as elsewhere, and slow to start")
 def test_processes_have_the_results_of_one(serial: ds.TrainingTable, tmp_path: Path) -> None:
     table = sweep(tmp_path / "sweep", grid={"teacher": [None], "seed": [0, 1]}, workers=2, threads=2)

@@ -256,6 +256,7 @@ def has_step(out: Path, step: int) -> bool:
     return step_in(out) >= step
 
 
+@pytest.mark.faults
 @posix
 def test_killed_at_random_steps_a_training_ends_as_one_that_was_not(
     processes: Any, whole: Path, tmp_path: Path
@@ -274,6 +275,7 @@ def test_killed_at_random_steps_a_training_ends_as_one_that_was_not(
     assert_same(out, whole)
 
 
+@pytest.mark.faults
 @posix
 @pytest.mark.parametrize(
     "kills",
@@ -472,6 +474,7 @@ def assert_close(folder: Path, other: Path) -> None:
     assert all(torch.allclose(one[name], two[name], rtol=1e-4, atol=1e-6) for name in one)
 
 
+@pytest.mark.faults
 @posix
 def test_two_processes_learn_what_one_does(processes: Any, tmp_path: Path) -> None:
     launch(processes, tmp_path / "two", "plain")
@@ -483,6 +486,7 @@ def test_two_processes_learn_what_one_does(processes: Any, tmp_path: Path) -> No
     assert_same(tmp_path / "resumed", tmp_path / "two")
 
 
+@pytest.mark.faults
 @posix
 @pytest.mark.parametrize("pair", ["sources", "augmented", "fixmatch"])
 def test_two_processes_learn_from_unlabelled_images_what_one_does(processes: Any, tmp_path: Path, pair: str) -> None:
@@ -498,6 +502,7 @@ def test_two_processes_learn_from_unlabelled_images_what_one_does(processes: Any
         assert_same(tmp_path / "resumed", tmp_path / "two")
 
 
+@pytest.mark.faults
 @posix
 def test_two_processes_go_on_with_memories_averages_and_batch_statistics(processes: Any, tmp_path: Path) -> None:
     launch(processes, tmp_path / "two", "hard")

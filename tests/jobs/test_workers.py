@@ -140,6 +140,7 @@ def test_the_records_of_processes_are_those_of_one(serial: list[object], tmp_pat
     assert records_of(again)[:12] == serial
 
 
+@pytest.mark.faults
 def test_a_comparison_has_the_scores_of_one_process(tmp_path: Path) -> None:
     space = ds.create_space("nasbench201", **SPACE)
     draw = random.Random(0)
@@ -154,6 +155,7 @@ def test_a_comparison_has_the_scores_of_one_process(tmp_path: Path) -> None:
         np.testing.assert_array_equal(values, together.scores.scores[label], err_msg=label)
 
 
+@pytest.mark.faults
 def test_a_ranking_has_the_values_of_one_process() -> None:
     options: dict[str, Any] = {"images": 40, "device": "cpu", "progress": False}
     with pytest.warns(UserWarning, match="random"):
@@ -167,6 +169,7 @@ def test_a_ranking_has_the_values_of_one_process() -> None:
 # -- faults -------------------------------------------------------------------------------------
 
 
+@pytest.mark.faults
 def test_candidates_that_end_hang_or_crowd_their_workers_take_no_other_with_them(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -231,6 +234,7 @@ def script(tmp_path: Path) -> Path:
     return file
 
 
+@pytest.mark.faults
 def test_killed_at_random_moments_it_ends_as_the_serial_search_and_leaves_no_process(
     script: Path, tmp_path: Path
 ) -> None:
@@ -248,6 +252,7 @@ def test_killed_at_random_moments_it_ends_as_the_serial_search_and_leaves_no_pro
     assert records_of(search(**options, workers=2, out=out)) == records_of(search(**options))
 
 
+@pytest.mark.faults
 def test_a_signal_ends_the_search_and_its_workers_in_time(script: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
     process = begin(script, out)
@@ -294,6 +299,7 @@ def test_bad_options_are_refused_before_a_folder_is_made(options: dict[str, Any]
     assert not out.exists()
 
 
+@pytest.mark.faults
 def test_the_result_says_how_many_workers_with_how_many_threads(tmp_path: Path) -> None:
     study = search(workers=2, threads=2, algorithm="random", out=tmp_path / "run")
     timing = json.loads((tmp_path / "run" / "result.json").read_text())["timing"]

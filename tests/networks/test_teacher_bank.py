@@ -355,6 +355,7 @@ def search_and_hang(out: Path) -> None:
     search_bank(out)
 
 
+@pytest.mark.faults
 @pytest.mark.skipif(os.name != "posix", reason="needs POSIX signals")
 def test_a_search_that_was_killed_ends_as_one_that_was_not(tmp_path: Path) -> None:
     process = multiprocessing.get_context("forkserver").Process(target=search_and_hang, args=(tmp_path / "killed",))

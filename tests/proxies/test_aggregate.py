@@ -527,6 +527,7 @@ def processes() -> Any:
     return context
 
 
+@pytest.mark.faults
 @pytest.mark.skipif(os.name != "posix", reason="needs POSIX signals")
 def test_a_search_killed_again_and_again_ends_as_one_that_was_not(processes: Any, tmp_path: Path) -> None:
     out, kills = tmp_path / "killed", 0

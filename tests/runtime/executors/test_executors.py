@@ -162,6 +162,7 @@ def test_workers_are_laid_out_over_devices_in_turns(monkeypatch: pytest.MonkeyPa
     assert create_executor(devices=("cuda:0", "cuda:1"), threads=2).workers == 2
 
 
+@pytest.mark.faults
 def test_functions_of_a_users_files_are_found_in_workers(tmp_path: Path) -> None:
     (tmp_path / "random.py").write_text("def doubled(item):\n    return 2 * item\n")
     function = plugins.load_code(f"{tmp_path}/random.py:doubled")
@@ -230,6 +231,7 @@ def group_is_gone(group: int, seconds: float = 30.0) -> bool:
     return False
 
 
+@pytest.mark.faults
 @pytest.mark.parametrize("action", ["sleep", "sleep with lock"])
 @pytest.mark.parametrize("reached", ["starts", "started"])
 def test_no_worker_outlives_an_owner_that_is_killed(tmp_path: Path, action: str, reached: str) -> None:
@@ -244,6 +246,7 @@ def test_no_worker_outlives_an_owner_that_is_killed(tmp_path: Path, action: str,
         assert group_is_gone(owner.pid)
 
 
+@pytest.mark.faults
 def test_an_interrupt_is_for_the_owner_to_decide(tmp_path: Path) -> None:
     with start_owner(tmp_path, "sleep", "1") as owner:
         assert owner.stdout is not None
@@ -257,6 +260,7 @@ def test_an_interrupt_is_for_the_owner_to_decide(tmp_path: Path) -> None:
         assert group_is_gone(owner.pid)
 
 
+@pytest.mark.faults
 def test_an_owner_that_forgets_to_close_ends_all_the_same(tmp_path: Path) -> None:
     with start_owner(tmp_path, "same", "0") as owner:
         _, errors = owner.communicate()
@@ -274,6 +278,7 @@ def test_a_script_without_a_guard_gets_one_message(tmp_path: Path, guard: str) -
     assert errors.count("Traceback") == 1
 
 
+@pytest.mark.faults
 def test_a_session_says_that_its_functions_are_not_in_a_file() -> None:
     code = (
         "from diswot_search.runtime.executors.processes import ProcessExecutor\n"

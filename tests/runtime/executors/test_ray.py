@@ -28,7 +28,7 @@ from search_spaces import plugins
 from ...source_tree import ROOT
 from .programs import FaultyProgram
 
-pytestmark = pytest.mark.xdist_group("ray")  # one cluster serves them all
+pytestmark = [pytest.mark.faults, pytest.mark.xdist_group("ray")]  # one cluster serves them all
 
 
 @pytest.fixture(autouse=True)
