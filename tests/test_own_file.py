@@ -253,6 +253,7 @@ def run_python(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str
     return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
 
 
+@pytest.mark.faults
 def test_parts_in_files_of_their_own_pass_their_contracts(own_files: Path) -> None:
     done = run_python(own_files, "-m", "pytest", "-v", "-p", "no:cacheprovider", *(f"test_{kind}.py" for kind in PARTS))
     assert done.returncode == 0, done.stdout
@@ -260,6 +261,7 @@ def test_parts_in_files_of_their_own_pass_their_contracts(own_files: Path) -> No
         assert f"test_{kind}.py::" in done.stdout
 
 
+@pytest.mark.faults
 def test_parts_in_files_of_their_own_are_found_by_name_and_used_together(own_files: Path) -> None:
     code = """
 import diswot_search as ds
@@ -281,6 +283,7 @@ assert str(study.winner.architecture) in map(str, ds.create_space("narrow_resnet
     assert (own_files / "run" / "result.json").is_file()
 
 
+@pytest.mark.faults
 def test_a_contract_that_fails_shows_the_values(own_files: Path) -> None:
     """pytest rewrites the assertions of the contracts, so that a user sees what differed."""
     code = (own_files / "own_proxy.py").read_text().replace("float(student.logits.std())", "1.0")

@@ -286,6 +286,7 @@ def test_images_of_different_sizes_are_refused(folder: Path) -> None:
         take(streamed(folder, image_size=None), None, 5)
 
 
+@pytest.mark.faults
 def test_sets_travel_to_other_processes(folder: Path) -> None:
     for images in (RESIDENT, streamed(folder)):
         assert_same(take(pickle.loads(pickle.dumps(images))), take(images))

@@ -318,6 +318,7 @@ LEFT: dict[str, Callable[[Path, str], None]] = {
 }
 
 
+@pytest.mark.faults
 @pytest.mark.usefixtures("few_pictures")
 @pytest.mark.parametrize("left", LEFT)
 def test_a_pipeline_whose_stages_were_killed_before_they_began_goes_on(

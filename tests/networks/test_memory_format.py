@@ -143,6 +143,7 @@ print("alive", training.path)
 """
 
 
+@pytest.mark.faults
 def test_scoring_and_training_survive_a_layer_that_torch_kills_the_process_at(tmp_path) -> None:  # type: ignore[no-untyped-def]
     result = subprocess.run([sys.executable, "-c", DEADLY], cwd=tmp_path, capture_output=True, text=True, timeout=120)
     assert result.returncode == 0, result.stderr[-2000:]

@@ -511,6 +511,7 @@ def test_functions_of_one_name_in_two_modules_are_two_networks() -> None:
     assert factory(first.make) != factory(second.make)
 
 
+@pytest.mark.faults
 def test_a_factory_with_a_function_as_its_argument_is_the_same_in_another_process(factories: Path) -> None:
     here = factory(importlib.import_module("first").made)
     there = subprocess.run(

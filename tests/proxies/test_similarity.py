@@ -580,6 +580,7 @@ def make(values, *, lists={"a": [1, 2.5]}):
 SHOW = "import mine; from diswot_search.proxies import get_proxy; print(get_proxy(mine.make({'u', 'v', 'w'})).identity)"
 
 
+@pytest.mark.faults
 def test_an_identity_is_the_same_in_another_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "mine.py").write_text(MODULE)
     monkeypatch.syspath_prepend(tmp_path)

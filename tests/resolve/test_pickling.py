@@ -153,6 +153,7 @@ def make_evaluator(teacher: Network | TeacherBank) -> Evaluator:
     return Evaluator(make_space(), teacher, make_probe(), "diswot", seeds=(1, 2), device="cpu")
 
 
+@pytest.mark.faults
 @pytest.mark.parametrize("kind", KINDS)
 def test_an_evaluator_gives_the_same_scores_in_another_process(
     kind: str, files: Files, process: ProcessPoolExecutor

@@ -416,6 +416,7 @@ for name in sys.argv[1:]:
 """
 
 
+@pytest.mark.faults
 def test_another_process_asks_the_same() -> None:
     names = [name for name in ALL if name != "exhaustive"]
     paths = [str(Path(__file__).parents[2]), *filter(None, [os.environ.get("PYTHONPATH")])]

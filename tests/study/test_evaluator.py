@@ -102,6 +102,7 @@ print([score.score for score in evaluator.evaluate([space.parse(text) for text i
 """
 
 
+@pytest.mark.faults
 def test_scores_are_the_same_in_another_process() -> None:
     code = IN_ANOTHER_PROCESS.format(threads=torch.get_num_threads())
     environment = os.environ | {"PYTHONHASHSEED": "12345"}

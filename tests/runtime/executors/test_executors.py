@@ -45,6 +45,7 @@ class TestSerial(ExecutorContract):
         return create_executor("serial", workers=workers)
 
 
+@pytest.mark.faults
 class TestProcesses(ExecutorContract):
     def create(self, workers: int) -> Executor:
         return ProcessExecutor(workers, threads=workers)
