@@ -137,9 +137,8 @@ def measure_latency(
     quick the processor is, and two wide ones, which tell whether something else uses the caches or the memory. Rounds
     go on until three of them were quiet and the three quickest agree, for two seconds if only the quiet is missing, or
     for five; `Latency.is_stable` tells which. If the small reference is slower than it was at its quickest, so is the
-    machine, and the latency is less by as much. The quickest times of the references are kept for a week in
-    `diswot-search/latency_reference.json` of the user's folder for caches, so that processes agree. With one thread on
-    the CPU, time in which the machine ran something else is not counted. The model is left as it was.
+    machine, and the latency is less by as much. With one thread on the CPU, time in which the machine ran something
+    else is not counted. The model is left as it was.
 
     Args:
         model: The network.
@@ -202,7 +201,6 @@ def time_passes(
             rounds.append(_Round(paces, _block(run, clock, _BLOCK_SECONDS)))
             if limit_ms is not None and 1000 * min(r.quickest for r in rounds) > _BEYOND * limit_ms and len(rounds) > 1:
                 break
-        reference.keep()
     quickest = sorted(r.quickest for r in rounds)
     pace = min(r.paces.compute for r in rounds)
     return Latency(

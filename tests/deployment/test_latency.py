@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import itertools
-import json
-import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import ClassVar
 
 import pytest
@@ -18,7 +15,6 @@ import diswot_search as ds
 from diswot_search.deployment import runtimes
 from diswot_search.deployment.latency import AGREEMENT, shipped_latency, time_passes
 from diswot_search.deployment.onnx_graph import ExportError
-from diswot_search.deployment.reference import FILE, cache_folder
 from diswot_search.deployment.runtimes import Runtime, default_runtime
 
 needs_onnx = pytest.mark.skipif(importlib.util.find_spec("onnxruntime") is None, reason="onnxruntime is not installed")
@@ -46,8 +42,7 @@ class Clock:
 
 
 @pytest.fixture
-def clock(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Clock:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     clock = Clock()
     monkeypatch.setattr("time.thread_time", clock)
     monkeypatch.setattr("time.perf_counter", clock)
@@ -90,37 +85,6 @@ def test_other_work_that_slows_the_memory_is_waited_for_and_said(clock: Clock) -
     assert disturbed.disturbance == pytest.approx(0.25)
     assert disturbed.rounds > quiet.rounds
     assert "unstable: other work slowed the memory by 25%" in str(disturbed)
-
-
-def test_processes_share_the_quickest_times_of_a_machine(clock: Clock) -> None:
-    pace = [0.004]
-    first, second = (runtime_of(clock, (pace[0] for _ in itertools.count())) for _ in range(2))
-    timed(clock, itertools.repeat(0.010), first)
-    pace[0] = 0.008  # in another process, with a runtime of its own, while the machine is at half its pace
-    assert timed(clock, itertools.repeat(0.020), second).ms == pytest.approx(10.0)
-
-
-@pytest.mark.parametrize(
-    "content", ["", "[]", "{", '{"KEY": 3}', '{"KEY": {"compute": "a"}}', '{"KEY": {"since": 1.0}}']
-)
-def test_a_damaged_cache_of_the_quickest_times_is_as_none(clock: Clock, content: str) -> None:
-    timed(clock, itertools.repeat(0.010), runtime_of(clock, itertools.repeat(0.004)))
-    file = cache_folder() / FILE
-    (key,) = json.loads(file.read_text())
-    file.write_text(content.replace("KEY", key))
-    assert timed(clock, itertools.repeat(0.010), runtime_of(clock, itertools.repeat(0.008))).ms == pytest.approx(10.0)
-
-
-def test_old_times_are_forgotten_and_a_cache_that_cannot_be_written_is_left(
-    clock: Clock, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    now = time.time()
-    timed(clock, itertools.repeat(0.010), runtime_of(clock, itertools.repeat(0.004)))
-    monkeypatch.setattr("time.time", lambda: now + 8 * 24 * 3600)
-    assert timed(clock, itertools.repeat(0.010), runtime_of(clock, itertools.repeat(0.008))).ms == pytest.approx(10.0)
-    (tmp_path / "file").touch()
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
-    assert timed(clock, itertools.repeat(0.010), runtime_of(clock, itertools.repeat(0.004))).ms == pytest.approx(10.0)
 
 
 def test_a_machine_that_is_slower_than_it_was_is_corrected_by_the_reference(clock: Clock) -> None:
