@@ -22,9 +22,9 @@ class Paces:
     """The quickest passes of the reference networks in one round, in seconds.
 
     Attributes:
-        compute: Of a few convolutions, which tells how quick the processor is.
-        cache: Of 16 MB of weights, which tells whether something else uses the caches.
-        memory: Of 49 MB of weights, which tells whether something else uses the memory.
+        compute: Time of a few convolutions, which tells how quick the processor is.
+        cache: Time of 16 MB of weights, which tells whether something else uses the caches.
+        memory: Time of 49 MB of weights, which tells whether something else uses the memory.
     """
 
     compute: float = math.inf

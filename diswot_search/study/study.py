@@ -71,7 +71,7 @@ _COSTS = Table(
 
 
 _ASKS = Table("asks", {"index": "INTEGER PRIMARY KEY", "told": "INTEGER NOT NULL"}, rowid=True)
-"""Of an asynchronous search: how many records the algorithm knew when it proposed each architecture."""
+"""The number of records that the algorithm of an asynchronous search knew when it proposed each architecture."""
 
 
 _FIELDS = tuple(_RECORDS.columns)
@@ -373,7 +373,7 @@ class Study(RunFolder):
 
     @property
     def asks(self) -> dict[int, int]:
-        """Of an asynchronous search: how many records the algorithm knew when it proposed each, by index."""
+        """The number of records that the algorithm of an asynchronous search knew at each proposal, by index."""
         return dict(self._read('SELECT "index", told FROM asks ORDER BY "index"'))
 
     def add_ask(self, index: int, told: int) -> None:
