@@ -185,7 +185,7 @@ class _Opened:
         return replace(self, listing=listing).data_set(inventory)
 
     def notes_on(self, drawn: np.ndarray) -> list[str]:
-        """The notes on how the grey range changes the images at these indices, with a warning of values that it cuts."""
+        """The notes on how the grey range changes the images at these indices; warns of values that it cuts."""
         listing = replace(self.listing, notes=[], warned=[], problems=[])
         entries = [listing.entries[place] for place in drawn.tolist()]
         headers = [read_header(functools.partial(listing.tree.open, entry)) for entry in entries]
