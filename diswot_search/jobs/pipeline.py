@@ -26,6 +26,7 @@ from ..options.shared import (
     ExecutorOptions,
     RunOptions,
     SpaceOptions,
+    TrackerOptions,
     WeightDrawOptions,
 )
 from ..options.training import (
@@ -235,9 +236,8 @@ class PipelineJob(Job[PipelineOptions, PipelineResult]):
         return TrainingSubjects(splits=self.splits, student=network)
 
     def _search(self, teacher: Network | TeacherBank | None, out: Path | None) -> SearchJob:
-        own = shared(
-            self.options, RunOptions, ExecutorOptions, ProxyOptions, WeightDrawOptions, BudgetOptions, AlgorithmOptions
-        )
+        of_search = (RunOptions, ExecutorOptions, TrackerOptions, ProxyOptions, WeightDrawOptions, BudgetOptions)
+        own = shared(self.options, *of_search, AlgorithmOptions)
         return SearchJob(SearchOptions(self.space, teacher, self._probe(teacher), **own | {"out": out}))
 
     def _finished_search(self) -> Study | None:

@@ -30,6 +30,7 @@ from ..runtime.run_folder import COMPLETE, INTERRUPTED
 from ..study.loop import Loop
 from ..training.folder import TrainingFolder
 from .job import Job
+from .student_facts import is_untimed, time_student
 from .sweep_grid import Cell, GridError, grid_of, in_cell, plain_options
 from .train import DistillJob, TrainJob
 from .training_table import TrainingTable, table_of_sweep
@@ -59,8 +60,15 @@ class _Outcome:
     reason: str | None = None
 
 
+@dataclasses.dataclass(frozen=True)
 class CellTrainer:
-    """The program of a worker, which trains cells on its device."""
+    """The program of a worker, which trains cells on its device.
+
+    Attributes:
+        timed: Whether it measures the students' latency, since no other worker is at work beside it.
+    """
+
+    timed: bool
 
     def __call__(self, placement: Placement) -> partial[_Outcome]:
         """The function that trains a cell."""
@@ -69,13 +77,13 @@ class CellTrainer:
             import torch
 
             torch.cuda.set_device(device)
-        return partial(_train, device=device)
+        return partial(_train, device=device, timed=self.timed)
 
 
-def _train(cell: Cell, *, device: str | None) -> _Outcome:
+def _train(cell: Cell, *, device: str | None, timed: bool) -> _Outcome:
     """Train a cell, or go on with it, in its run folder."""
     changes: dict[str, Any] = {"progress": False} | ({} if device is None else {"device": device})
-    job = _job_of(cell, **changes)
+    job = _job_of(cell, timed=timed, **changes)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # the check of the sweep has told them
@@ -88,11 +96,11 @@ def _train(cell: Cell, *, device: str | None) -> _Outcome:
     return _Outcome()
 
 
-def _job_of(cell: Cell, **changes: Any) -> DistillJob | TrainJob:
+def _job_of(cell: Cell, *, timed: bool = True, **changes: Any) -> DistillJob | TrainJob:
     """The job of a cell, with options that are those of its place, so that they are not written down."""
     if isinstance(cell.options, DistillOptions):
-        return DistillJob(dataclasses.replace(cell.options, **changes), written=cell.options)
-    return TrainJob(dataclasses.replace(cell.options, **changes), written=cell.options)
+        return DistillJob(dataclasses.replace(cell.options, **changes), written=cell.options, timed=timed)
+    return TrainJob(dataclasses.replace(cell.options, **changes), written=cell.options, timed=timed)
 
 
 class _CellProgress(ProgressBar):
@@ -113,7 +121,8 @@ class SweepJob(Job[SweepOptions, TrainingTable]):
         self.interruption = Interruption()
         self._descriptions: dict[str, DataDescription] = {}
         self._check_cells()
-        self.executor.check(CellTrainer())
+        self.program = CellTrainer(timed=not self.executor.is_isolated)
+        self.executor.check(self.program)
         self.executor.connect()
 
     def _check_cells(self) -> None:
@@ -210,8 +219,20 @@ class SweepJob(Job[SweepOptions, TrainingTable]):
                 interruption=self.interruption,
                 describe=lambda cell: f"in the training {cell.name}",
             )
-            with dispatcher.started(CellTrainer()):
+            with dispatcher.started(self.program):
                 loop.run(self.grid.cells)
+        self._time_students()
+
+    def _time_students(self) -> None:
+        """Measure the latency of the students that were trained beside others, now that no worker is at work."""
+        untimed = [cell for cell in self.grid.cells if is_untimed(cell.path)]
+        if not untimed:
+            return
+        with _CellProgress("latency", "students", len(untimed), enabled=self.options.shows_progress) as bar:
+            for cell in untimed:
+                self.interruption.check()
+                time_student(cell.path)
+                bar.advance(replayed=False)
 
     def _finished(self, cell: Cell, row: dict[str, Any] | None) -> dict[str, Any] | None:
         """The row of a cell that is not to be trained; None for one that is."""

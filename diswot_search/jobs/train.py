@@ -75,6 +75,7 @@ class TrainingJob(Job[O, Training]):
         options, show: See `Job`.
         subjects: What the options name, if it is resolved already; by default `check` resolves it.
         written: The options for config.yaml, where a sweep trains with others in the place of a worker.
+        timed: Whether the student's latency is measured at the end; see `TrainingRun`.
     """
 
     def __init__(
@@ -84,17 +85,19 @@ class TrainingJob(Job[O, Training]):
         *,
         subjects: TrainingSubjects | None = None,
         written: O | None = None,
+        timed: bool = True,
     ) -> None:
         super().__init__(options, show)
         self._subjects = subjects
         self._written = written or options
+        self._timed = timed
 
     def written(self) -> O:
         return self._written
 
     def check(self) -> None:
         check_training(self.options)
-        self.training = TrainingRun(self.options, self._subjects or self._resolve())
+        self.training = TrainingRun(self.options, self._subjects or self._resolve(), timed=self._timed)
         if self._subjects is None:  # a pipeline says it for all its stages
             self.training.steps.warn_if_few()
 

@@ -14,11 +14,8 @@ from accelerate.utils import broadcast_object_list
 from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 
-from search_spaces.cost import count_cost
-
 from ..checks import WORKING_SHARE, check_memory, check_whole
 from ..data.splits import Splits, check_division
-from ..deployment.latency import shipped_latency
 from ..distillation.combination import Term
 from ..networks.conversion import preprocessing_for
 from ..networks.memory_format import to_channels_last
@@ -49,7 +46,6 @@ from ..training.result import (
     EpochRow,
     FinalMetrics,
     LabelCounts,
-    StudentFacts,
     TeacherFacts,
     Timing,
     Training,
@@ -61,6 +57,7 @@ from ..training.steps import Steps
 from ..training.task import DistillationTask
 from ..training.trainer import Trainer, create_accelerator
 from ..training.trial import try_task
+from .student_facts import student_facts
 from .supervision import PREDICTIONS, STATE, UnlabelledObjective, unlabelled_batch_size
 from .teachers import PreparedTeacher, check_classes, introduce_teacher, naming_ways, prepare_teacher
 from .training_observer import TrainingObserver
@@ -124,6 +121,8 @@ class TrainingRun:
     Args:
         options: The options.
         subjects: The resolved subjects of the options.
+        timed: Whether the student's latency is measured at the end. It is not where other work runs beside the
+            training; `time_student` measures it later.
 
     Attributes:
         steps: The steps of the training.
@@ -134,12 +133,13 @@ class TrainingRun:
         ValueError: An option is wrong, or student, teacher, data and distillers do not fit.
     """
 
-    def __init__(self, options: TrainingOptions, subjects: TrainingSubjects) -> None:
+    def __init__(self, options: TrainingOptions, subjects: TrainingSubjects, *, timed: bool = True) -> None:
         recipe = check_training(options)
         self.device = resolve_device(options.device)
         self.accelerator = create_accelerator(recipe, self.device)
         self.options = options
         self.subjects = subjects
+        self._timed = timed
         self.splits = subjects.splits
         self.student, self.teacher, self.objective = subjects.student, subjects.teacher, subjects.objective
         self.out = None if options.out is None else Path(options.out)
@@ -488,7 +488,7 @@ class TrainingRun:
             test=self._test_metrics(test, best.epoch if self.options.rule == "best" else last.epoch),
             teacher=teacher,
             agreement=None if test.agreement is None else Agreement(test.agreement, test.divergence),
-            student=self._student_facts(model),
+            student=student_facts(self.student.name, model, self._student_size, timed=self._timed),
             data=splits.name,
             classes=splits.classes,
             class_weights=self.class_weights,
@@ -515,19 +515,6 @@ class TrainingRun:
             class_accuracy=test.class_accuracy,
             balanced_accuracy=test.balanced_accuracy,
             macro_f1=test.macro_f1,
-        )
-
-    def _student_facts(self, model: nn.Module) -> StudentFacts:
-        cost = count_cost(model, self._student_size)
-        latency = shipped_latency(model, self._student_size)
-        return StudentFacts(
-            name=self.student.name,
-            params=cost.params,
-            macs=cost.macs,
-            latency_ms=latency.ms,
-            latency=f"{latency.conditions}, float32",
-            latency_median_ms=latency.median_ms,
-            latency_instability=latency.instability,
         )
 
     def _timing(self, trainer: Trainer, rows: tuple[EpochRow, ...]) -> Timing:

@@ -82,6 +82,15 @@ class TrainingFolder(RunFolder):
         self.write_json(RESULT, result)
         self.end(COMPLETE, [*files, RESULT], result=result)
 
+    def replace_result(self, result: Mapping[str, object]) -> None:
+        """Put another result in the place of that of a finished training.
+
+        Args:
+            result: The result, as JSON values.
+        """
+        self.write_json(RESULT, result)
+        self.end(COMPLETE, self.recall("files"), result=result)
+
     def mend_result_file(self) -> None:
         """Write a `result.json` that does not hold the stored result again; a warning names it.
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import json
 import os
+import threading
 from collections.abc import Iterator
 from concurrent.futures import Future
 from pathlib import Path
@@ -19,7 +21,8 @@ from torch import nn
 
 import diswot_search as ds
 from diswot_search import cli
-from diswot_search.jobs import training_run
+from diswot_search.deployment.latency import Latency
+from diswot_search.jobs import student_facts, training_run
 from diswot_search.jobs.sweep_grid import cell_name
 from diswot_search.reports.trainings import escape_latex
 from diswot_search.runtime.executors.serial import SerialExecutor
@@ -55,8 +58,8 @@ def one_thread() -> Iterator[None]:
 def without_pictures_and_one_latency() -> Iterator[None]:
     """Trainings in this process draw nothing, and have the latency of the first one, since both take a second."""
     with pytest.MonkeyPatch.context() as patch:
-        measured = training_run.shipped_latency(nn.Flatten(), (3, 8, 8))
-        patch.setattr(training_run, "shipped_latency", lambda model, size: measured)
+        measured = student_facts.shipped_latency(nn.Flatten(), (3, 8, 8))
+        patch.setattr(student_facts, "shipped_latency", lambda model, size: measured)
         patch.setattr(training_run, "plot_training", lambda rows, result: {})
         yield
 
@@ -215,6 +218,30 @@ def test_a_cell_whose_worker_dies_twice_fails_alone(tmp_path: Path) -> None:
     assert "failed" in table.to_markdown()
     again = sweep(tmp_path / "sweep", grid={"seed": [0]}, retry_failed=True)
     assert again.cells[0].status == "complete"
+
+
+def test_students_that_are_trained_beside_others_are_timed_when_no_worker_is_at_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    measured = student_facts.shipped_latency(nn.Flatten(), (3, 8, 8))
+    timed: list[threading.Thread] = []
+
+    def measure(model: nn.Module, size: tuple[int, int, int]) -> Latency:
+        timed.append(threading.current_thread())
+        if len(timed) == 2:
+            raise KeyboardInterrupt
+        return dataclasses.replace(measured, ms=float(len(timed)))
+
+    monkeypatch.setattr(student_facts, "shipped_latency", measure)
+    grid = {"seed": [0, 1, 2]}
+    with pytest.raises(KeyboardInterrupt):
+        sweep(tmp_path / "sweep", grid=grid, executor=AnyOrder(2, seed=0))
+    table = sweep(tmp_path / "sweep", grid=grid, executor=Interrupting(at=0))  # which would have no worker to train
+    assert {*timed} == {threading.main_thread()}
+    latencies = [cell.result.student.latency_ms for cell in table.cells if cell.result is not None]
+    assert latencies == [1.0, 3.0, 4.0]
+    for cell, latency in zip(table.cells, latencies, strict=True):
+        assert read(cell.path / "result.json")["student"]["latency_ms"] == latency
 
 
 def test_an_interrupted_sweep_goes_on_and_a_finished_one_is_extended(

@@ -100,6 +100,28 @@ def test_a_training_sends_the_scalars_of_every_epoch(noted: list[Noted]) -> None
     assert run.is_finished
 
 
+def test_a_pipeline_sends_every_stage(noted: list[Noted], tmp_path: Path) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # of few images and steps
+        ds.run(
+            "digits",
+            teacher="cifar_resnet",
+            teacher_options={"arch": "1x4-1x4-1x8"},
+            space_options=SMALL["space_options"],
+            evaluations=2,
+            probe_size=8,
+            epochs=1,
+            batch_size=20,
+            data_options={"image_size": 8, "train_limit": 40},
+            trackers="noted",
+            out=tmp_path / "run",
+            **FAST,
+        )
+    teacher, search, distilled, alone = noted
+    assert [step for step, _ in search.logged] == [0, 1]
+    assert all("accuracy/val" in run.logged[0][1] for run in (teacher, distilled, alone))
+
+
 def test_several_trackers_get_the_same_and_those_that_write_files_do_so_in_the_run_folder(
     noted: list[Noted], tmp_path: Path
 ) -> None:

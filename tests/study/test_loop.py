@@ -137,6 +137,14 @@ def test_what_is_finished_is_stored_although_the_next_item_cannot_begin() -> Non
     assert job.entries == {1: 1}
 
 
+def test_no_worker_is_started_if_everything_is_stored() -> None:
+    class Unneeded(SerialExecutor):
+        def start(self, program: Program) -> None:
+            raise AssertionError("nothing is to be computed")
+
+    assert Squares(_2=4).run(2, executor=Unneeded()) == [4]
+
+
 def test_the_dispatcher_says_what_each_worker_does() -> None:
     dispatcher: Dispatcher[int] = Dispatcher(LastFirst(), interruption=Interruption())
     with dispatcher.started(lambda placement: abs):

@@ -120,6 +120,8 @@ class Dispatcher(Generic[Result]):
         self.executor = executor
         self._interruption = interruption
         self._timeout_s = timeout_s if executor.is_isolated else None
+        self._program: _Answering | None = None
+        self._is_started = False
         self._running: dict[Future[Any], _Attempt] = {}
         self._again: deque[_Attempt] = deque()
         self._alone: deque[_Attempt] = deque()
@@ -129,21 +131,33 @@ class Dispatcher(Generic[Result]):
 
     @contextlib.contextmanager
     def started(self, program: Program) -> Iterator[None]:
-        """Have the workers in this block, and none after it."""
-        self.executor.start(_Answering(program))
+        """Have the workers in this block, from the first item on, and none after it."""
+        self._program = _Answering(program)
         try:
             yield
         except BaseException:
-            self.executor.close(at_once=True)
+            self._close(at_once=True)
             raise
         else:
-            self.executor.close()
+            self._close()
         finally:
             self._running.clear()
             self._again.clear()
             self._alone.clear()
             self._ready.clear()
             self._at_work.clear()
+
+    def _start(self) -> None:
+        """Start the executor, unless it is started. A job whose items are all stored has no use for workers."""
+        if not self._is_started:
+            assert self._program is not None, "items are submitted within `started`"
+            self.executor.start(self._program)
+            self._is_started = True
+
+    def _close(self, *, at_once: bool = False) -> None:
+        if self._is_started:
+            self.executor.close(at_once=at_once)
+        self._is_started, self._program = False, None
 
     def activities(self) -> list[Activity]:
         """The work of each worker at this moment; any thread may ask."""
@@ -175,6 +189,7 @@ class Dispatcher(Generic[Result]):
             where: Place of its errors in messages, such as "in the source 'near'".
         """
         assert self.has_room, "no worker is free"
+        self._start()
         self._begin(_Attempt(key, item, where))
 
     def collect(self, idle: Callable[[], None] = lambda: None) -> Finished[Result]:
