@@ -31,9 +31,11 @@ _MAX_SECONDS = 5.0
 _MAX_SECONDS_FOR_QUIET = 2.0
 """Rounds that agree wait so long for the machine to be quiet."""
 
-_BLOCK_SECONDS = 0.01
+_BLOCK_SECONDS = 0.05
+"""The references leave the caches to their own weights; a block is so long that the network has them back for most."""
+
 _REFERENCE_SECONDS = 0.003
-_MAX_BLOCK = 50
+_MAX_BLOCK = 200
 _BEYOND = 1.3
 """A network that is slower than its limit by this factor needs no exact number."""
 

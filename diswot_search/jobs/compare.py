@@ -41,7 +41,7 @@ from ..reports.comparison import format_comparison, to_csv, to_json, to_markdown
 from ..reports.comparison_figures import COMPARISON_PICTURES
 from ..reports.progress import CostProgress, ProgressBar, worker_lines
 from ..reports.style import to_png
-from ..resolve.executors import as_executor
+from ..resolve.executors import as_executor, device_of
 from ..resolve.searches import as_teacher
 from ..runtime.configuration import versions
 from ..runtime.files import csv_line
@@ -183,7 +183,11 @@ class ComparisonRun(Job[CompareOptions, Comparison]):
             depth=others[1],
         )
         self.evaluator = TaskEvaluator(
-            self.space, self.probes, device=options.device, precision=self.precision, canonical=self.canonical
+            self.space,
+            self.probes,
+            device=device_of(options, options.device),
+            precision=self.precision,
+            canonical=self.canonical,
         )
         self.device = self.evaluator.device
         self.executor = as_executor(options, len(self.architectures))

@@ -28,7 +28,7 @@ from ..reports.progress import ProgressBar, worker_lines
 from ..reports.sources import LABELS, describe_ranking, format_ranking, plot_ranking
 from ..reports.style import to_png
 from ..resolve.data import as_splits
-from ..resolve.executors import as_executor
+from ..resolve.executors import as_executor, device_of
 from ..resolve.sources import Sources, as_sources
 from ..runtime.configuration import differences
 from ..runtime.devices import device_name, resolve_device
@@ -87,7 +87,7 @@ class RankingRun(Job[RankSourcesOptions, SourceRanking]):
         check_whole("images", options.images, least=4)
         check_whole("image_draws", options.image_draws, least=1)
         check_whole("seed", options.seed, least=0)
-        self.device = torch.device(resolve_device(options.device))
+        self.device = torch.device(resolve_device(device_of(options, options.device)))
         self.measures = _resolve_measures(options.measures, options.reference is not None)
         self.splits = self._splits or as_splits(
             options.dataset, options.data_options, labels=options.labels, labels_per_class=options.labels_per_class

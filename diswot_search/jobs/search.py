@@ -19,7 +19,7 @@ from ..reports.progress import Curves, SearchProgress, worker_lines
 from ..reports.study import PICTURES, describe_study, format_parts, format_table
 from ..reports.style import to_png
 from ..reports.trackers import Trackers, check_trackers
-from ..resolve.executors import as_executor
+from ..resolve.executors import as_executor, device_of
 from ..resolve.searches import as_budget
 from ..runtime.at_hand import AtHand
 from ..runtime.devices import device_name
@@ -141,7 +141,7 @@ class SearchJob(Job[SearchOptions, Study]):
             subjects.probes,
             options.proxy,
             seeds=seeds,
-            device=options.device,
+            device=device_of(options, options.device),
             precision=Precision(channels_last=options.channels_last, bf16=options.bf16),
         )
 
@@ -283,7 +283,11 @@ class SearchJob(Job[SearchOptions, Study]):
             idle=self.study.settle,
         )
         count = 0
-        while count < self.evaluations and (proposals := self.algorithm.ask(self.evaluations - count)):
+        while count < self.evaluations:
+            if self._is_timed:
+                dispatcher.rest()
+            if not (proposals := self.algorithm.ask(self.evaluations - count)):
+                break
             self._measure_alone(proposals)
             # No name for the records, so that those of one generation go before the next one begins.
             count += self._tell(loop.run(enumerate(proposals, start=count)))
@@ -368,9 +372,14 @@ class SearchJob(Job[SearchOptions, Study]):
 
     def _measure_alone(self, proposals: Iterable[Architecture]) -> None:
         """Measure what must not be measured beside other work, while no worker is at work."""
-        if self.executor.is_isolated and any(kind.is_measured for kind in self.costs.computed):
+        if self._is_timed:
             for architecture in proposals:
                 self.costs.stored(architecture)
+
+    @property
+    def _is_timed(self) -> bool:
+        """Whether costs are measured that must not be measured beside the workers."""
+        return self.executor.is_isolated and any(kind.is_measured for kind in self.costs.computed)
 
     def _task(self, proposal: tuple[int, Architecture]) -> ScoringTask:
         """The architecture with the costs that are known; a worker counts the others."""

@@ -8,7 +8,7 @@ import os
 import warnings
 from collections.abc import Iterable, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
 from ..comparison.trainings import FAILED
 from ..data.description import DataDescription
@@ -66,9 +66,11 @@ class CellTrainer:
 
     Attributes:
         timed: Whether it measures the students' latency, since no other worker is at work beside it.
+        grace_s: Seconds within which a training stores its state on SIGTERM: those of a step and a checkpoint.
     """
 
     timed: bool
+    grace_s: ClassVar[float] = 4.0
 
     def __call__(self, placement: Placement) -> partial[_Outcome]:
         """The function that trains a cell."""

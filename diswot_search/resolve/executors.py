@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
 
-from ..checks import check_number, check_whole, user_options
+from ..checks import check_number, check_whole, listed, user_options
 from ..options.base import changed
 from ..options.shared import ExecutorOptions
 from ..runtime.executors.base import Executor
+from ..runtime.executors.placements import threads_of
 from ..runtime.executors.registry import create_executor
 
 _COMMON = {
@@ -43,20 +45,55 @@ def as_executor(options: ExecutorOptions, items: int) -> Executor:
             raise ValueError(f"The executor is given as an object; {', '.join(names)} cannot be set.")
         executor = options.executor
     else:
-        workers = check_whole("workers", options.workers, least=1)
-        if workers > items:
-            warnings.warn(f"workers is {workers:,}, but there is work for {items:,} only.", stacklevel=2)
-            workers = max(1, items)
-        executor = create_executor(
-            options.executor or ("processes" if limit is not None and workers == 1 else None),
-            workers=None if options.devices is not None and options.workers == 1 else workers,
-            threads=options.threads,
-            devices=options.devices,
-            **user_options("executor_options", options.executor_options, **_COMMON),
-        )
+        executor = _created(options, options.executor, max(1, items))
     if limit is not None and not executor.is_isolated:
         raise ValueError(
             f"candidate_timeout_s is {limit:g}, but the executor {options.executor!r} computes in this process, which "
             "cannot end a candidate. Choose the executor 'processes'."
         )
     return executor
+
+
+def _created(options: ExecutorOptions, name: str | None, items: int) -> Executor:
+    """The executor of that name, with no more workers than items, each with its share of all threads."""
+    workers = check_whole("workers", options.workers, least=1)
+    threads, devices = options.threads, as_names(options.devices)
+    if workers > items:
+        warnings.warn(f"workers is {workers:,}, but there is work for {items:,} only.", stacklevel=4)
+        threads = None if threads is None else items * threads_of(workers, threads)
+        devices = devices[:items] if len(devices) <= workers else devices
+        workers = items
+    has_limit = options.candidate_timeout_s is not None
+    return create_executor(
+        name or ("processes" if has_limit and workers == 1 else None),
+        workers=None if devices and options.workers == 1 else workers,
+        threads=threads,
+        devices=devices or None,
+        **user_options("executor_options", options.executor_options, **_COMMON),
+    )
+
+
+def as_names(devices: Sequence[str] | str | None) -> tuple[str, ...]:
+    """The names of devices, of which one may be given alone."""
+    return (devices,) if isinstance(devices, str) else tuple(devices or ())
+
+
+def device_of(options: ExecutorOptions, device: str) -> str:
+    """The device of a job: that of its workers, if devices are named for them.
+
+    Args:
+        options: The options of the workers.
+        device: The option device.
+
+    Raises:
+        ValueError: The devices are of several kinds, or of another kind than `device`.
+    """
+    names = as_names(options.devices)
+    kinds = sorted({name.partition(":")[0] for name in names})
+    if len(kinds) > 1:
+        raise ValueError(
+            f"devices is {listed(names)}; name devices of one kind, since scores of several kinds do not compare."
+        )
+    if names and device not in ("auto", *names) and device.partition(":")[0] != kinds[0]:
+        raise ValueError(f"device is {device!r}, but devices is {listed(names)}; leave one of them out.")
+    return names[0] if names and options.executor != "ray" else device

@@ -70,7 +70,7 @@ class SourceMeasurer:
 
     def __call__(self, placement: Placement) -> Callable[[str], tuple[dict[str, Measured], float]]:
         if placement.device is not None:
-            self.device = torch.device(placement.device)
+            self.device, self._loaded = torch.device(placement.device), None
         return self.measure
 
     @cached_property

@@ -31,6 +31,7 @@ class FreeOrder:
         self._study = study
         self._most = most
         self._asked = 0
+        self._is_done = False
         self._open: dict[str, tuple[int, Architecture]] = {}
 
     @property
@@ -38,10 +39,15 @@ class FreeOrder:
         return list(self._open.values())
 
     def ask(self) -> tuple[int, Architecture] | None:
-        """The next proposal, stored with what the algorithm knows; None if there is no other."""
-        proposal = self._propose()
+        """The next proposal, stored with what the algorithm knows; None if there is no other, now and from then on.
+
+        An algorithm that had none is not asked again, as in a search by generations: asking draws random numbers, and
+        what gave no proposal is not stored.
+        """
+        proposal = None if self._is_done else self._propose()
         if proposal is not None:
             self._study.add_ask(proposal[0], self.told)
+        self._is_done = proposal is None
         return proposal
 
     def repeat(self) -> Iterator[Record]:

@@ -71,6 +71,10 @@ class _Actions:
     def die(self, value: object) -> None:
         os.kill(os.getpid(), signal.SIGKILL if hasattr(signal, "SIGKILL") else signal.SIGTERM)
 
+    def end(self, value: object) -> None:
+        """What an item does that was asked to end by a signal."""
+        raise KeyboardInterrupt
+
     def hang(self, seconds: float) -> str:
         time.sleep(seconds)
         return "awake"

@@ -172,6 +172,13 @@ class ExecutorContract:
         isolated.replace(0)
         assert isolated.submit(0, ("where", None)).result()[0].worker == 0
 
+    def test_an_item_that_is_asked_to_end_takes_its_worker_with_it_but_not_the_job(self, isolated: Executor) -> None:
+        with pytest.raises(WorkerDied):
+            isolated.submit(0, ("end", None)).result()
+        isolated.replace(0)
+        isolated.await_ready()
+        assert isolated.submit(0, ("root", 4.0)).result() == 2.0
+
     def test_a_worker_that_was_killed_between_two_items_loses_nothing(self, isolated: Executor) -> None:
         (process, *_) = self.processes(isolated)
         os.kill(process, 9)

@@ -59,16 +59,16 @@ def runtime_of(clock: Clock, reference: Iterator[float]) -> Runtime:
 
 
 def test_it_is_the_quickest_pass_once_the_quickest_rounds_agree(clock: Clock) -> None:
-    disturbed = itertools.chain([1.0, 1.0], [0.030, 0.020, 0.025, 0.0101, 0.022], itertools.repeat(0.010))
+    disturbed = itertools.chain([1.0, 1.0], [0.30, 0.20, 0.25, 0.101, 0.22], itertools.repeat(0.10))
     latency = timed(clock, disturbed, runtime_of(clock, itertools.repeat(0.004)))
-    assert latency.ms == latency.min_ms == pytest.approx(10.0)
+    assert latency.ms == latency.min_ms == pytest.approx(100.0)
     assert latency.rounds == 8  # the least number; by then three are within 3 % of each other
     assert latency.is_stable
-    assert latency.median_ms == pytest.approx(15.05)
+    assert latency.median_ms == pytest.approx(150.5)
 
 
 def test_what_does_not_become_stable_says_so(clock: Clock) -> None:
-    growing = (0.01 * 1.1**k for k in itertools.count())
+    growing = (0.1 * 1.1**k for k in itertools.count())
     latency = timed(clock, growing, runtime_of(clock, itertools.repeat(0.004)))
     assert not latency.is_stable
     assert latency.spread == pytest.approx(0.21)

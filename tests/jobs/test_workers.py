@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import io
 import json
@@ -9,6 +10,7 @@ import os
 import random
 import re
 import signal
+import sqlite3
 import subprocess
 import sys
 import tempfile
@@ -31,6 +33,7 @@ from diswot_search.reports.study import describe_study
 from diswot_search.runtime.executors.dispatch import Activity
 from diswot_search.runtime.failures import OutOfMemory
 
+from ..source_tree import ROOT
 from . import workers_parts as parts
 from .any_order import AnyOrder
 
@@ -38,6 +41,10 @@ pytestmark = pytest.mark.skipif(os.name != "posix", reason="needs POSIX signals"
 
 SPACE = {"channels": 4, "cells": 1}
 FAST: dict[str, Any] = {"space_options": SPACE, "batch_size": 8, "device": "cpu", "progress": False}
+
+
+LONG: dict[str, Any] = {"evaluations": 400, "algorithm": "evolution"}
+"""A search that takes a few seconds."""
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -199,19 +206,28 @@ def test_a_lack_of_memory_that_stays_stops_the_search(tmp_path: Path) -> None:
     assert len(ds.Study.load(tmp_path)) == 0
 
 
-SCRIPT = """
-import sys, torch
-sys.path.insert(0, {root!r})
-import diswot_search as ds
-from tests.jobs import workers_parts as parts
-if __name__ == "__main__":
-    ds.search("nasbench201", proxy=parts.uneven, space_options={space!r}, batch_size=8, device="cpu", workers=2,
-              progress=False, evaluations={evaluations}, algorithm="evolution", out=sys.argv[1])
-"""
+def begin(out: Path) -> subprocess.Popen[bytes]:
+    """Begin the search of `LONG` in a process group of its own."""
+    options = {"proxy": f"{parts.__file__}:uneven", **LONG, "workers": 2, "threads": 2, "out": str(out), **FAST}
+    config = out.with_suffix(".yaml")
+    config.write_text(json.dumps({"space": "nasbench201", "probe": "digits", **options}))
+    command = [sys.executable, "-m", "diswot_search", "search", "--config", config]
+    return subprocess.Popen(command, start_new_session=True, stderr=subprocess.PIPE, cwd=ROOT)
 
 
-def begin(script: Path, out: Path) -> subprocess.Popen[bytes]:
-    return subprocess.Popen([sys.executable, script, out], start_new_session=True, stderr=subprocess.PIPE)
+def stored(out: Path) -> int:
+    """The number of records that a search has stored so far."""
+    try:
+        with contextlib.closing(sqlite3.connect(f"file:{out / 'study.sqlite'}?mode=ro", uri=True)) as store:
+            return int(store.execute("SELECT count(*) FROM records").fetchone()[0])
+    except sqlite3.OperationalError:
+        return 0
+
+
+def wait_for_records(process: subprocess.Popen[bytes], out: Path, number: int) -> None:
+    while stored(out) < number:
+        assert process.poll() is None, process.communicate()[1].decode()
+        time.sleep(0.02)
 
 
 def group_is_gone(group: int, seconds: float) -> bool:
@@ -226,45 +242,33 @@ def group_is_gone(group: int, seconds: float) -> bool:
     return False
 
 
-@pytest.fixture
-def script(tmp_path: Path) -> Path:
-    root = str(Path(__file__).parents[2])
-    file = tmp_path / "script.py"
-    file.write_text(SCRIPT.format(root=root, space=SPACE, evaluations=40))
-    return file
-
-
 @pytest.mark.faults
-def test_killed_at_random_moments_it_ends_as_the_serial_search_and_leaves_no_process(
-    script: Path, tmp_path: Path
-) -> None:
+def test_killed_at_random_moments_it_ends_as_the_serial_search_and_leaves_no_process(tmp_path: Path) -> None:
     draw, out = random.Random(0), tmp_path / "run"
     for _ in range(2):
-        process = begin(script, out)
-        store = out / "study.sqlite"
-        while process.poll() is None and not store.exists():
-            time.sleep(0.02)
-        time.sleep(1.5 * draw.random())
+        before = stored(out)
+        process = begin(out)
+        wait_for_records(process, out, before + draw.randint(1, 60))
         process.kill()
         process.communicate()
         assert group_is_gone(process.pid, 10.0)
-    options = {"proxy": parts.uneven, "evaluations": 40, "algorithm": "evolution"}
+        assert before < stored(out) < LONG["evaluations"]
+    options = {"proxy": parts.uneven, **LONG}
     assert records_of(search(**options, workers=2, out=out)) == records_of(search(**options))
 
 
 @pytest.mark.faults
-def test_a_signal_ends_the_search_and_its_workers_in_time(script: Path, tmp_path: Path) -> None:
+def test_a_signal_ends_the_search_and_its_workers_with_everything_stored(tmp_path: Path) -> None:
     out = tmp_path / "run"
-    process = begin(script, out)
-    while not (out / "study.sqlite").exists():
-        time.sleep(0.02)
-        assert process.poll() is None
-    time.sleep(1.0)
+    process = begin(out)
+    wait_for_records(process, out, 20)
     os.killpg(process.pid, signal.SIGINT)  # as a terminal does
-    _, errors = process.communicate(timeout=30)
-    assert process.returncode in (1, 130, -signal.SIGINT), errors.decode()
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130, errors.decode()
     assert group_is_gone(process.pid, 5.0)
-    assert ds.Study.load(out).status == "interrupted"
+    study = ds.Study.load(out)
+    assert study.status == "interrupted"
+    assert 20 <= len(study) < LONG["evaluations"]
 
 
 def test_no_more_workers_are_made_than_there_is_work_for() -> None:

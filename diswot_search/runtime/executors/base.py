@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any
@@ -25,7 +25,17 @@ class Placement:
 
 
 Program = Callable[[Placement], Callable[[Any], Any]]
-"""Makes the function that computes an item, once in each worker. It pickles, and so do the items and their results."""
+"""Makes the function that computes an item, once in each worker. It pickles, and so do the items and their results.
+
+A program whose items store what they have on SIGTERM says how long that takes at most, by an attribute `grace_s`: a
+signal then ends them at once.
+"""
+
+
+def grace_of(program: object) -> float | None:
+    """Seconds that the items of a program need after SIGTERM to store what they have; None if they store nothing."""
+    grace: float | None = getattr(program, "grace_s", None)
+    return grace
 
 
 class WorkerDied(RuntimeError):
@@ -39,6 +49,8 @@ class Executor(ABC):
         workers: Number of workers.
         threads: Number of threads of each worker; None if the executor leaves it as it is.
         is_isolated: Whether a worker can end without ending the job.
+        while_waiting: Called now and then while `start` or `await_ready` waits for workers. It ends the wait by
+            raising.
 
     Example:
         >>> from diswot_search.runtime.executors.serial import SerialExecutor
@@ -52,6 +64,7 @@ class Executor(ABC):
     workers: int
     threads: int | None = None
     is_isolated: bool = False
+    while_waiting: Callable[[], None] = staticmethod(lambda: None)
 
     @abstractmethod
     def start(self, program: Program) -> None:
@@ -98,6 +111,13 @@ class Executor(ABC):
     @abstractmethod
     def replace(self, worker: int) -> None:
         """End a worker, if it is still there, and make another in its place. Its open future raises `WorkerDied`."""
+
+    def await_ready(self) -> None:  # noqa: B027 - optional
+        """Wait until no worker is on its way to be made, so that nothing disturbs a measurement."""
+
+    def neighbours(self, worker: int) -> Sequence[int]:
+        """The workers that share their memory with a worker, itself included, such as those on one graphics card."""
+        return (worker,)
 
     @abstractmethod
     def close(self, *, at_once: bool = False) -> None:

@@ -12,18 +12,15 @@ from typing import Any, Generic, TypeVar
 
 from ..failures import MachineError, stop_if_machine_failed
 from ..interruption import Interruption
-from .base import Executor, Placement, Program, WorkerDied
+from .base import Executor, Program, WorkerDied, grace_of
 
 Result = TypeVar("Result")
 
 _POLL_SECONDS = 0.2
 """Longest wait before signals and time limits are looked at again."""
 
-_GRACE_SECONDS = 3.0
+_GRACE_SECONDS = 2.5
 """After a signal, items at hand have so long to be finished."""
-
-_READY = "diswot-search: is the worker ready?"
-"""An item that is no item: it only waits until the program is made."""
 
 
 class Interrupted(KeyboardInterrupt):
@@ -75,18 +72,8 @@ class _Attempt:
     is_alone: bool = False
     worker: int = -1
     since: float = 0.0
+    began: float | None = None
     is_late: bool = False
-
-
-@dataclass(frozen=True)
-class _Answering:
-    """A program that also answers whether it is ready."""
-
-    program: Program
-
-    def __call__(self, placement: Placement) -> Callable[[Any], Any]:
-        compute = self.program(placement)
-        return lambda item: None if isinstance(item, str) and item == _READY else compute(item)
 
 
 class Dispatcher(Generic[Result]):
@@ -99,7 +86,8 @@ class Dispatcher(Generic[Result]):
     Args:
         executor: The executor.
         interruption: Looked at while results are waited for.
-        timeout_s: Longest time of an item in seconds, without that for making a worker ready.
+        timeout_s: Longest time of an item in seconds, from when its worker begins with it.
+        survives: Failures of the machine at an item that was alone after which the others go on; it is lost.
 
     Example:
         >>> from diswot_search.runtime.executors.serial import SerialExecutor
@@ -116,23 +104,25 @@ class Dispatcher(Generic[Result]):
         *,
         interruption: Interruption,
         timeout_s: float | None = None,
+        survives: tuple[type[MachineError], ...] = (),
     ) -> None:
         self.executor = executor
+        self._survives = survives
         self._interruption = interruption
         self._timeout_s = timeout_s if executor.is_isolated else None
-        self._program: _Answering | None = None
+        self._program: Program | None = None
+        self._stop_at: float | None = None
         self._is_started = False
         self._running: dict[Future[Any], _Attempt] = {}
         self._again: deque[_Attempt] = deque()
         self._alone: deque[_Attempt] = deque()
-        self._ready: set[int] = set()
         self._at_work: dict[int, _Attempt] = {}
         self._done: Counter[int] = Counter()
 
     @contextlib.contextmanager
     def started(self, program: Program) -> Iterator[None]:
         """Have the workers in this block, from the first item on, and none after it."""
-        self._program = _Answering(program)
+        self._program, self._stop_at = program, None
         try:
             yield
         except BaseException:
@@ -144,13 +134,13 @@ class Dispatcher(Generic[Result]):
             self._running.clear()
             self._again.clear()
             self._alone.clear()
-            self._ready.clear()
             self._at_work.clear()
 
     def _start(self) -> None:
         """Start the executor, unless it is started. A job whose items are all stored has no use for workers."""
         if not self._is_started:
             assert self._program is not None, "items are submitted within `started`"
+            self.executor.while_waiting = self._interruption.check
             self.executor.start(self._program)
             self._is_started = True
 
@@ -173,7 +163,12 @@ class Dispatcher(Generic[Result]):
     @property
     def has_room(self) -> bool:
         """Whether a worker is free for a new item."""
-        return not self._again and not self._alone and len(self._running) < self.executor.workers
+        return not self._again and not self._alone and self._has_free_worker
+
+    @property
+    def _has_free_worker(self) -> bool:
+        is_alone = any(attempt.is_alone for attempt in self._running.values())
+        return not is_alone and len(self._running) < self.executor.workers
 
     @property
     def unfinished(self) -> int:
@@ -204,26 +199,34 @@ class Dispatcher(Generic[Result]):
             Exception: What the program raised.
         """
         assert self.unfinished, "nothing was submitted"
-        stop_at: float | None = None
         while True:
             if self._interruption.asked:
-                stop_at = stop_at or time.monotonic() + _GRACE_SECONDS
-                if not self._running or time.monotonic() > stop_at:
+                if self._stop_at is None:
+                    # Items that store what they have are ended at once, and have the time for that.
+                    stores = self.executor.is_isolated and grace_of(self._program) is not None
+                    self._stop_at = time.monotonic() + (0.0 if stores else _GRACE_SECONDS)
+                if not self._running or time.monotonic() >= self._stop_at:
                     raise Interrupted
             else:
                 self._begin_waiting()
             if (finished := self._next(idle)) is not None:
                 return finished
 
+    def rest(self) -> None:
+        """Wait until no worker is at work, its own start included, so that nothing disturbs a measurement."""
+        assert not self.unfinished, "items are at work"
+        if self._is_started:
+            self.executor.await_ready()
+
     def _next(self, idle: Callable[[], None]) -> Finished[Result] | None:
         """The next result; None if there is none for a moment, or an item has to be tried again."""
         done = next((future for future in self._running if future.done()), None)
         if done is None:
             finished, _ = wait(self._running, timeout=_POLL_SECONDS, return_when=FIRST_COMPLETED)
-            self._replace_late()
             if not finished:
                 idle()
             done = next(iter(finished), None)
+        self._replace_late()
         return None if done is None else self._settle(self._running.pop(done), done)
 
     def _settle(self, attempt: _Attempt, future: Future[Any]) -> Finished[Result] | None:
@@ -240,8 +243,10 @@ class Dispatcher(Generic[Result]):
         except Exception as error:
             try:
                 stop_if_machine_failed(error, attempt.where)
-            except MachineError:
+            except MachineError as failure:
                 if attempt.is_alone or not self.executor.is_isolated:
+                    if isinstance(failure, self._survives):
+                        return Finished(attempt.key, None, worker, str(failure))
                     raise
                 attempt.is_alone = True
                 self._alone.append(attempt)
@@ -252,7 +257,7 @@ class Dispatcher(Generic[Result]):
         """Replace the worker of an attempt; gives the reason why the item is lost, or None if it is tried again."""
         if attempt.is_late:
             return f"it took longer than {self._timeout_s:g} s, and its worker was ended"
-        self._replace(attempt.worker)
+        self.executor.replace(attempt.worker)
         attempt.deaths += 1
         if attempt.deaths > 1:
             return f"the worker died twice on it ({error})"
@@ -261,38 +266,31 @@ class Dispatcher(Generic[Result]):
 
     def _begin_waiting(self) -> None:
         """Begin with items that are tried again, those that have to be alone when all others are done."""
-        while self._again and len(self._running) < self.executor.workers:
+        while self._again and self._has_free_worker:
             self._begin(self._again.popleft())
         if self._alone and not self._running:
             attempt = self._alone.popleft()
-            self._replace(attempt.worker)
-            self._begin(attempt)
+            for worker in self.executor.neighbours(attempt.worker):
+                self.executor.replace(worker)
+            self._begin(attempt, attempt.worker)
 
-    def _begin(self, attempt: _Attempt) -> None:
+    def _begin(self, attempt: _Attempt, worker: int | None = None) -> None:
+        """Begin with an attempt, in this worker or in one that is free."""
         at_work = {other.worker for other in self._running.values()}
-        free = (worker for worker in range(self.executor.workers) if worker not in at_work)
-        attempt.worker = next(free)
-        if self._timeout_s is not None and attempt.worker not in self._ready:
-            self._make_ready(attempt.worker)
-        attempt.since = time.monotonic()
+        free = (number for number in range(self.executor.workers) if number not in at_work)
+        attempt.worker = next(free) if worker is None else worker
+        attempt.since, attempt.began = time.monotonic(), None
         self._at_work[attempt.worker] = attempt  # before an executor that computes here does so
         self._running[self.executor.submit(attempt.worker, attempt.item)] = attempt
 
-    def _make_ready(self, worker: int) -> None:
-        """Wait until a worker has made its program, so that the time is not taken for that of an item."""
-        with contextlib.suppress(WorkerDied):  # the item will meet the same
-            self.executor.submit(worker, _READY).result()
-        self._ready.add(worker)
-
-    def _replace(self, worker: int) -> None:
-        self._ready.discard(worker)
-        self.executor.replace(worker)
-
     def _replace_late(self) -> None:
-        """End the workers whose items take too long."""
+        """End the workers whose items take too long. The time that a new worker needs to begin is not theirs."""
         if self._timeout_s is None:
             return
+        now = time.monotonic()
         for future, attempt in list(self._running.items()):
-            if not future.done() and not attempt.is_late and time.monotonic() - attempt.since > self._timeout_s:
+            if attempt.began is None:
+                attempt.began = now if future.running() else None
+            elif not future.done() and not attempt.is_late and now - attempt.began > self._timeout_s:
                 attempt.is_late = True
-                self._replace(attempt.worker)
+                self.executor.replace(attempt.worker)

@@ -14,12 +14,12 @@ import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, InvalidStateError
+from concurrent.futures import Future, InvalidStateError, wait
 from multiprocessing.connection import Connection
 from multiprocessing.context import SpawnProcess
 from typing import Any
 
-from .base import Executor, Placement, Program, WorkerDied
+from .base import Executor, Placement, Program, WorkerDied, grace_of
 from .main_guard import check_main_is_guarded
 from .pickling import loaded_error, pickled, pickled_program
 from .placements import check_local_workers, devices_of, threads_of
@@ -29,12 +29,15 @@ MAX_STARTS = 3
 """Processes that may be killed, one after another, before they are ready."""
 
 GRACE_S = 0.5
-"""Seconds from the request to end (SIGTERM) to the kill (SIGKILL)."""
+"""Seconds from the request to end (SIGTERM) to the kill (SIGKILL), unless the program needs longer."""
 
 _LEAVE_S = 5.0
 """Seconds in which a worker without an item ends by itself."""
 
 _POLL_S = 1.0
+
+_CHECK_S = 0.1
+"""Seconds between two looks at whether a wait is to end."""
 
 THREAD_VARIABLES = (
     "OMP_NUM_THREADS",
@@ -84,7 +87,9 @@ class ProcessExecutor(Executor):
         self.threads = threads_of(workers, threads)
         self.devices = devices_of(workers, devices)
         self._workers: list[_Worker] = []
+        self._is_on_cards = any(device != "cpu" for device in self.devices)
         self._program = b""
+        self._grace_s = GRACE_S
         self._seen: set[Caught] = set()
         self._showing = threading.Lock()
 
@@ -106,15 +111,31 @@ class ProcessExecutor(Executor):
             raise RuntimeError("The executor is started already; close it before it is started again.")
         check_main_is_guarded()
         self._program = pickled_program(program)
+        self._grace_s = grace_of(program) or GRACE_S
         self._seen = set()
         atexit.register(self.close, at_once=True)  # before multiprocessing waits for its processes
         try:
-            self._workers = [self._made(number) for number in range(self.workers)]
+            for number in range(self.workers):
+                self._workers.append(self._made(number))
             for worker in self._workers:
+                self._wait_for(worker)
                 worker.ready.result()
         except BaseException:
             self.close(at_once=True)
             raise
+
+    def _wait_for(self, worker: _Worker) -> None:
+        """Wait until the program is made in a worker, or cannot be made."""
+        while not wait([worker.ready], timeout=_CHECK_S).done:
+            self.while_waiting()
+
+    def await_ready(self) -> None:
+        for worker in self._workers:
+            self._wait_for(worker)
+
+    def neighbours(self, worker: int) -> Sequence[int]:
+        cards = max(1, len(self.devices))
+        return range(worker % cards, self.workers, cards) if self._is_on_cards else (worker,)
 
     def submit(self, worker: int, item: Any) -> Future[Any]:
         assert self._workers, "the executor is not started"
@@ -132,7 +153,7 @@ class ProcessExecutor(Executor):
                 worker.end_at_once()
             else:
                 worker.end()
-        deadline = time.monotonic() + GRACE_S
+        deadline = time.monotonic() + self._grace_s
         for worker in self._workers:
             worker.wait(max(0.0, deadline - time.monotonic()) if at_once else None)
         self._workers = []

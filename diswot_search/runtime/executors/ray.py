@@ -25,6 +25,9 @@ from .worker import Caught, Filter, Setup, own_code, warning_filters
 _PLACE_S = 60.0
 """Seconds within which every worker must have a place, in a cluster that has room for all."""
 
+_CHECK_S = 0.1
+"""Seconds between two looks at whether a wait is to end."""
+
 _END_S = 5.0
 """Seconds within which a worker that was ended is gone."""
 
@@ -87,6 +90,9 @@ class RayExecutor(Executor):
         self._seen: set[Caught] = set()
         self._filters: tuple[Filter, ...] = ()
 
+    def check(self, program: object) -> None:
+        pickled("program", program)
+
     def connect(self) -> None:
         """Start or join Ray, and check that it has room for the workers. `start` does it if it was not done.
 
@@ -129,9 +135,11 @@ class RayExecutor(Executor):
             # Unlike pickle, Ray's own sends functions and classes of a script or a session along.
             self._program = self._ray.put(self._ray.cloudpickle.dumps(program))
             self._seen, self._filters = set(), warning_filters()
-            self._actors = [self._new_actor(self._needs) for _ in range(self.workers)]
+            for _ in range(self.workers):
+                self._actors.append(self._new_actor(self._needs))
             self._wait_for_places()
             for future in [self._make(worker) for worker in range(self.workers)]:
+                self._wait_for(future)
                 future.result()
         except (WorkerDied, self._ray.exceptions.RayError) as error:
             self.close(at_once=True)
@@ -139,6 +147,14 @@ class RayExecutor(Executor):
         except BaseException:
             self.close(at_once=True)
             raise
+
+    def _wait_for(self, made: Future[Any]) -> None:
+        while not wait([made], timeout=_CHECK_S).done:
+            self.while_waiting()
+
+    def await_ready(self) -> None:
+        for actor in self._actors:
+            self._wait_for(actor.made)
 
     def submit(self, worker: int, item: Any) -> Future[Any]:
         assert self._actors, "the executor is not started"
@@ -222,7 +238,10 @@ class RayExecutor(Executor):
     def _wait_for_places(self) -> None:
         """Wait until all workers run, which they do not while others use what they ask for."""
         places = [actor.place for actor in self._actors]
-        placed, waiting = self._ray.wait(places, num_returns=len(places), timeout=_PLACE_S)
+        deadline, waiting = time.monotonic() + _PLACE_S, places
+        while waiting and time.monotonic() < deadline:
+            placed, waiting = self._ray.wait(places, num_returns=len(places), timeout=_CHECK_S)
+            self.while_waiting()
         if waiting:
             raise MachineError(
                 f"{self._where()} gave a place to only {len(placed):,} of {self.workers:,} workers in {_PLACE_S:g} s, "

@@ -145,7 +145,9 @@ def computed(compute: Callable[[Any], Any], item: bytes) -> tuple[bool, bytes]:
 
 
 def _exit_if_asked(error: BaseException) -> None:
-    """End the process on `sys.exit`, as everywhere. The owner's own end is not for an item to ask."""
+    """End the process on `sys.exit` and where SIGTERM asked the item to end: the owner's end is not for it to ask."""
+    if isinstance(error, KeyboardInterrupt):  # SIGINT is ignored here
+        error = SystemExit(128 + signal.SIGTERM)
     if isinstance(error, SystemExit):
         with contextlib.suppress(Exception):
             sys.stdout.flush()

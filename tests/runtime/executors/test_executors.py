@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import multiprocessing
 import os
 import random
 import signal
@@ -49,6 +50,26 @@ class TestSerial(ExecutorContract):
 class TestProcesses(ExecutorContract):
     def create(self, workers: int) -> Executor:
         return ProcessExecutor(workers, threads=workers)
+
+
+@pytest.mark.faults
+def test_a_start_that_is_interrupted_leaves_no_process() -> None:
+    class Impatient(ProcessExecutor):
+        def while_waiting(self) -> None:
+            raise KeyboardInterrupt
+
+    executor = Impatient(2, threads=2)
+    with pytest.raises(KeyboardInterrupt):
+        executor.start(ActionProgram())
+    assert multiprocessing.active_children() == []
+
+
+@pytest.mark.parametrize(("devices", "shared"), [(None, [1]), (["cpu"], [1])])
+def test_workers_on_one_graphics_card_share_its_memory(devices: list[str] | None, shared: list[int]) -> None:
+    executor = ProcessExecutor(4, threads=4, devices=devices)
+    assert list(executor.neighbours(1)) == shared
+    executor.devices, executor._is_on_cards = ("cuda:0", "cuda:1"), True  # which this machine may not have
+    assert list(executor.neighbours(1)) == [1, 3]
 
 
 # -- faults -------------------------------------------------------------------------------------
