@@ -112,7 +112,9 @@ def check_options(kind: str, options: Iterable[str], allowed: Collection[str]) -
         if option not in allowed:
             near = near_names(str(option), allowed)
             hint = f"did you mean {' or '.join(map(repr, near))}? Allowed" if near else "allowed"
-            raise ValueError(f"A {kind} has no option {shown(option)}; {hint}: {', '.join(allowed)}.")
+            hint = f"{hint}: {', '.join(allowed)}" if allowed else "it has none"
+            article = "An" if kind[0] in "aeiou" else "A"
+            raise ValueError(f"{article} {kind} has no option {shown(option)}; {hint}.")
 
 
 def expanded(path: str | os.PathLike[str], *, error: type[ValueError] = ValueError) -> Path:

@@ -41,9 +41,14 @@ from .options.sources import RankSourcesOptions
 from .options.sweep import SweepOptions, TabulateOptions
 from .options.training import DistillOptions, TrainOptions
 from .reports.terminal import show
+from .runtime.interruption import Interruption
 
 DONE, BAD_INPUT, INTERRUPTED = 0, 2, 130
 """Exit statuses of the command line."""
+
+
+_OFTEN_MEANT = {"ray_address": "executor_options.address"}
+"""Options that people expect, and those that there are."""
 
 
 @dataclass(frozen=True)
@@ -115,7 +120,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                     f"The values of {', '.join(names)} were given in Python; they cannot be read from a file. Give "
                     "them anew, or run a stage of a pipeline by the config.yaml of the pipeline."
                 )
-            with _warnings_in_a_line():
+            with _warnings_in_a_line(), _signals_answered(is_quiet=bool(options.get("quiet"))):
                 COMMANDS[command](options)
     except ArgumentError as error:
         return _refuse(_explain(str(error), arguments))
@@ -247,9 +252,22 @@ def _explain(message: str, arguments: Sequence[str]) -> str:
 def _near_options(option: str, arguments: Sequence[str]) -> str:
     """Options of the command that this one may have been meant to be."""
     name = option.lstrip("-").partition("=")[0]
+    if name in _OFTEN_MEANT:
+        return f"--{_OFTEN_MEANT[name]}"
     options = options_of(COMMANDS[arguments[0]].options).values()
     names = [name for option in options for name in option.names]
     return " or ".join(f"--{near}" for near in near_options(name, names))
+
+
+@contextmanager
+def _signals_answered(*, is_quiet: bool) -> Iterator[None]:
+    """In this block, the first signal is answered by a line, since work at hand may need some seconds to end."""
+    is_first = os.environ.get("LOCAL_RANK", "0") == "0"
+    Interruption.notice = "" if is_quiet or not is_first else "diswot: stopping, once the work at hand has ended."
+    try:
+        yield
+    finally:
+        Interruption.notice = ""
 
 
 def _complain(what: str) -> None:

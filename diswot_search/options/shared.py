@@ -126,7 +126,7 @@ class ExecutorOptions(Options):
     workers: int = 1
     executor: str | Executor | None = None
     executor_options: Mapping[str, Any] | None = None
-    devices: Sequence[str] | None = None
+    devices: str | Sequence[str] | None = None
     threads: int | None = None
     candidate_timeout_s: float | None = None
     show_workers: bool = False

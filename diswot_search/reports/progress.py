@@ -192,6 +192,7 @@ class SearchProgress(ProgressBar):
     ) -> None:
         super().__init__("searching", "candidates", total, enabled=enabled, console=console, below=below)
         self._best: float | None = None
+        self._failed = 0
         self._tried = ""
 
     def __enter__(self) -> Self:
@@ -222,15 +223,17 @@ class SearchProgress(ProgressBar):
             self._best = best.score
         elif record.score is not None and (self._best is None or record.score > self._best):
             self._best = record.score
+        self._failed += record.status != "ok"
         self.advance(replayed=replayed)
 
     def count(self) -> str:
         return f"{self._done:,} of {self._total:,} {self._unit} scored"
 
     def state(self) -> str:
-        """Best score so far, architectures tried, candidates per second and time left, as far as there are any."""
+        """Best score so far, failures, architectures tried, candidates per second and time left, if there are any."""
         best = "" if self._best is None else f"best {self._best:.5g}"
-        return "  ".join(filter(None, [best, self._tried, super().state()]))
+        failed = f"{self._failed:,} failed" if self._failed else ""
+        return "  ".join(filter(None, [best, failed, self._tried, super().state()]))
 
 
 # -- curves -------------------------------------------------------------------------------------

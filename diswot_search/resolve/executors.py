@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
 
 from ..checks import check_number, check_whole, listed, user_options
 from ..options.base import changed
 from ..options.shared import ExecutorOptions
 from ..runtime.executors.base import Executor
-from ..runtime.executors.placements import threads_of
+from ..runtime.executors.placements import device_names, threads_of
 from ..runtime.executors.registry import create_executor
 
 _COMMON = {
@@ -57,7 +56,7 @@ def as_executor(options: ExecutorOptions, items: int) -> Executor:
 def _created(options: ExecutorOptions, name: str | None, items: int) -> Executor:
     """The executor of that name, with no more workers than items, each with its share of all threads."""
     workers = check_whole("workers", options.workers, least=1)
-    threads, devices = options.threads, as_names(options.devices)
+    threads, devices = options.threads, device_names(options.devices)
     if workers > items:
         warnings.warn(f"workers is {workers:,}, but there is work for {items:,} only.", stacklevel=4)
         threads = None if threads is None else items * threads_of(workers, threads)
@@ -73,11 +72,6 @@ def _created(options: ExecutorOptions, name: str | None, items: int) -> Executor
     )
 
 
-def as_names(devices: Sequence[str] | str | None) -> tuple[str, ...]:
-    """The names of devices, of which one may be given alone."""
-    return (devices,) if isinstance(devices, str) else tuple(devices or ())
-
-
 def device_of(options: ExecutorOptions, device: str) -> str:
     """The device of a job: that of its workers, if devices are named for them.
 
@@ -88,7 +82,7 @@ def device_of(options: ExecutorOptions, device: str) -> str:
     Raises:
         ValueError: The devices are of several kinds, or of another kind than `device`.
     """
-    names = as_names(options.devices)
+    names = device_names(options.devices)
     kinds = sorted({name.partition(":")[0] for name in names})
     if len(kinds) > 1:
         raise ValueError(

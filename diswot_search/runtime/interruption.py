@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import signal
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
+from typing import ClassVar
 
 
 class Interruption:
@@ -19,6 +22,8 @@ class Interruption:
 
     Attributes:
         asked: Whether a signal has come.
+        notice: Line that is written to standard error at the first signal; the command line sets it, and by default
+            nothing is.
 
     Example:
         A loop that ends between two steps, and at once on a second signal::
@@ -29,6 +34,8 @@ class Interruption:
                     interruption.check()
                     step()
     """
+
+    notice: ClassVar[str] = ""
 
     def __init__(self, grace: float = 0.0) -> None:
         self.asked = False
@@ -57,6 +64,9 @@ class Interruption:
         now = time.monotonic()
         if not self.asked:
             self.asked, self._asked_at = True, now
+            if self.notice:
+                with contextlib.suppress(OSError):
+                    os.write(2, f"{self.notice}\n".encode())  # a handler may have interrupted a print
         elif now - self._asked_at >= self._grace:
             raise KeyboardInterrupt
 

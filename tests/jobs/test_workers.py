@@ -28,10 +28,14 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 import diswot_search as ds
+from diswot_search.options.search import SearchOptions
 from diswot_search.reports.progress import ProgressBar, SearchProgress, worker_lines
 from diswot_search.reports.study import describe_study
+from diswot_search.resolve.executors import as_executor
 from diswot_search.runtime.executors.dispatch import Activity
+from diswot_search.runtime.executors.processes import ProcessExecutor
 from diswot_search.runtime.failures import OutOfMemory
+from diswot_search.study import cost_kinds
 
 from ..source_tree import ROOT
 from . import workers_parts as parts
@@ -253,8 +257,10 @@ def test_killed_at_random_moments_it_ends_as_the_serial_search_and_leaves_no_pro
         process.communicate()
         assert group_is_gone(process.pid, 10.0)
         assert before < stored(out) < LONG["evaluations"]
-    options = {"proxy": parts.uneven, **LONG}
-    assert records_of(search(**options, workers=2, out=out)) == records_of(search(**options))
+    process = begin(out)
+    _, errors = process.communicate()
+    assert process.returncode == 0, errors.decode()
+    assert records_of(ds.Study.load(out)) == records_of(search(proxy=parts.uneven, **LONG))
 
 
 @pytest.mark.faults
@@ -277,6 +283,43 @@ def test_no_more_workers_are_made_than_there_is_work_for() -> None:
     assert [record.worker for record in study.records] == [None]  # one computes in this process
 
 
+def test_fewer_workers_than_asked_for_keep_their_threads_and_devices() -> None:
+    options = SearchOptions(workers=4, threads=4, devices="cpu")
+    with pytest.warns(UserWarning, match="workers is 4, but there is work for 2 only"):
+        executor = as_executor(options, 2)
+    assert isinstance(executor, ProcessExecutor)
+    assert (executor.workers, executor.threads, executor.devices) == (2, 1, ("cpu",))
+
+
+class Logged(AnyOrder):
+    """Workers in any order, and when they rest and are at work."""
+
+    def __init__(self, workers: int, seed: int) -> None:
+        super().__init__(workers, seed, deaths=0.3)
+        self.log: list[str] = []
+
+    def submit(self, worker: int, item: Any) -> Future[Any]:
+        self.log.append("work")
+        return super().submit(worker, item)
+
+    def await_ready(self) -> None:
+        self.log.append("rest")
+
+
+def test_latency_is_measured_while_no_worker_is_at_work_or_on_its_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    executor = Logged(2, seed=0)
+
+    def measure(*arguments: Any, **options: Any) -> ds.Latency:
+        executor.log.append("measure")
+        return ds.Latency(1.0, runtime="eager", threads=1, batch_size=1)
+
+    monkeypatch.setattr(cost_kinds, "measure_latency", measure)
+    search(executor=executor, max_latency_ms=5.0, algorithm="evolution", algorithm_options={"population": 4})
+    assert executor.log.count("measure") >= 12
+    before = [next((one for one in executor.log[place::-1] if one != "measure"), "rest") for place in range(200)]
+    assert {one for one, entry in zip(before, executor.log, strict=False) if entry == "measure"} == {"rest"}
+
+
 # -- bad input ----------------------------------------------------------------------------------
 
 
@@ -290,6 +333,11 @@ def test_no_more_workers_are_made_than_there_is_work_for() -> None:
         ({"workers": 2, "threads": 3}, "threads"),
         ({"devices": ["cpu", "cpu"]}, "cpu"),
         ({"devices": ["cuda:7"]}, "cuda:7"),
+        ({"devices": "cpu,cpu", "workers": 2}, "devices is cpu, cpu; cpu is named more than once"),
+        ({"devices": ["cpu", "cuda:0"], "device": "auto"}, "name devices of one kind"),
+        ({"devices": ["mps"]}, "device is 'cpu', but devices is mps"),
+        ({"workers": 40, "threads": 41}, "threads is 41 for 40 workers together"),
+        ({"executor": "processes", "workers": 2, "executor_options": {"foo": 3}}, "has no option 'foo'; it has none"),
         ({"candidate_timeout_s": 0}, "candidate_timeout_s is 0"),
         ({"candidate_timeout_s": 5, "executor": "serial"}, "Choose the executor 'processes'"),
         ({"workers": 2, "executor_options": {"threads": 2}}, "by the option threads"),

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import ast
+import contextlib
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType
 
@@ -35,6 +37,21 @@ def check_main_is_guarded() -> None:
         ):
             _check_line(Path(file), frame.f_lineno)
         frame = frame.f_back
+
+
+@contextlib.contextmanager
+def importable_main() -> Iterator[None]:
+    """In this block, a program that was read from standard input names no file, which new processes would look for."""
+    main = vars(sys.modules["__main__"])
+    file = main.get("__file__")
+    if file is None or Path(file).name != "<stdin>" or Path(file).exists():
+        yield
+        return
+    del main["__file__"]
+    try:
+        yield
+    finally:
+        main["__file__"] = file
 
 
 def _check_line(file: Path, line: int) -> None:

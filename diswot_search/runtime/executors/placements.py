@@ -53,17 +53,28 @@ def threads_of(workers: int, threads: int | None, *, is_local: bool = True) -> i
     return check_parallel("threads of each worker", each, least=1) if is_local else each
 
 
-def devices_of(workers: int, devices: Sequence[str] | None) -> tuple[str, ...]:
+def device_names(devices: Sequence[str] | str | None) -> tuple[str, ...]:
+    """The names of devices, given one by one or joined by commas.
+
+    Example:
+        >>> device_names("cuda:0,cuda:1")
+        ('cuda:0', 'cuda:1')
+    """
+    names = devices.split(",") if isinstance(devices, str) else devices or ()
+    return tuple(name.strip() for name in names)
+
+
+def devices_of(workers: int, devices: Sequence[str] | str | None) -> tuple[str, ...]:
     """The devices that workers are laid out over, in turns; none leaves the device to the program.
 
     Raises:
         ValueError: A device is unknown, not there, or named twice, or there are more devices than workers.
     """
-    if not devices:
+    names = device_names(devices)
+    if not names:
         return ()
     from ..devices import resolve_device  # loads torch
 
-    names = [devices] if isinstance(devices, str) else list(devices)
     resolved = [resolve_device(name) for name in names]
     counts = Counter(name if ":" in name or name == "cpu" else f"{name}:0" for name in resolved)
     twice = [name for name, count in counts.items() if count > 1]

@@ -20,7 +20,7 @@ from multiprocessing.context import SpawnProcess
 from typing import Any
 
 from .base import Executor, Placement, Program, WorkerDied, grace_of
-from .main_guard import check_main_is_guarded
+from .main_guard import check_main_is_guarded, importable_main
 from .pickling import loaded_error, pickled, pickled_program
 from .placements import check_local_workers, devices_of, threads_of
 from .worker import END, Caught, Setup, own_code, warning_filters, work
@@ -297,7 +297,7 @@ class _Worker:
             self._connection, theirs = context.Pipe()
             self._process = context.Process(target=work, args=(theirs,), name=f"diswot-search {self._name}")
             try:
-                with _starting, _environment(self._placement.threads):
+                with _starting, _environment(self._placement.threads), importable_main():
                     self._process.start()
             except OSError as error:
                 self._process = None

@@ -18,7 +18,7 @@ from ...checks import check_number, listed
 from ..failures import MachineError
 from .base import Executor, Placement, Program, WorkerDied
 from .pickling import loaded_error, pickled
-from .placements import check_local_workers, check_workers, threads_of
+from .placements import check_local_workers, check_workers, device_names, threads_of
 from .ray_cluster import checked_address, in_one_line, joined_ray, reason, require_ray
 from .worker import Caught, Filter, Setup, own_code, warning_filters
 
@@ -458,9 +458,9 @@ def _is_running(process: int) -> bool:
 
 
 def _checked_device(devices: Sequence[str] | None) -> str | None:
-    if not devices:
+    names = device_names(devices)
+    if not names:
         return None
-    names = [devices] if isinstance(devices, str) else list(devices)
     if len(names) > 1 or names[0] not in ("cpu", "cuda", "mps"):
         raise ValueError(
             f"devices is {listed(names)}; with Ray it must be one of cpu, cuda, mps. Ray hands out the graphics cards, "

@@ -12,7 +12,7 @@ from search_spaces.registry import Registry, UnknownNameError, unknown_name_mess
 
 from ...checks import check_options, cores
 from .base import Executor
-from .placements import check_workers
+from .placements import check_workers, device_names
 from .processes import ProcessExecutor
 from .ray import RayExecutor
 from .serial import SerialExecutor
@@ -88,7 +88,7 @@ def create_executor(
             for one worker and "processes" for more.
         workers: Number of workers; by default one for each device, or one.
         threads: Number of threads of all workers together, which it must divide; by default those of torch.
-        devices: Names of devices, each once. Workers are laid out over them in turns.
+        devices: Names of devices, each once, or joined by commas. Workers are laid out over them in turns.
         options: Options of the executor, which its class documents.
 
     Returns:
@@ -106,7 +106,7 @@ def create_executor(
         >>> create_executor("processes", workers=2, threads=2).workers
         2
     """
-    names = (devices,) if isinstance(devices, str) else tuple(devices or ())
+    names = device_names(devices)
     number = check_workers(max(1, len(names)) if workers is None else workers)
     name = ("processes" if number > 1 else "serial") if name is None else name
     factory = _executors[name]

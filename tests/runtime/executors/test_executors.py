@@ -301,6 +301,16 @@ def test_a_script_without_a_guard_gets_one_message(tmp_path: Path, guard: str) -
 
 
 @pytest.mark.faults
+def test_a_program_from_standard_input_has_workers(tmp_path: Path) -> None:
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-", "same", "0"]
+    done = subprocess.run(
+        command, input=f"{OWNER}\nmain()\n", cwd=tmp_path, env=environment, capture_output=True, text=True
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (1, "starts\nstarted\n", "not closed\n")
+
+
+@pytest.mark.faults
 def test_a_session_says_that_its_functions_are_not_in_a_file() -> None:
     code = (
         "from diswot_search.runtime.executors.processes import ProcessExecutor\n"
