@@ -58,8 +58,8 @@ def _created(options: ExecutorOptions, name: str | None, items: int) -> Executor
     workers = check_whole("workers", options.workers, least=1)
     threads, devices = options.threads, device_names(options.devices)
     if workers > items:
-        warnings.warn(f"workers is {workers:,}, but there is work for {items:,} only.", stacklevel=4)
         threads = None if threads is None else items * threads_of(workers, threads)
+        warnings.warn(f"workers is {workers:,}, but there is work for {items:,} only.", stacklevel=4)
         devices = devices[:items] if len(devices) <= workers else devices
         workers = items
     has_limit = options.candidate_timeout_s is not None

@@ -314,7 +314,7 @@ def test_latency_is_measured_while_no_worker_is_at_work_or_on_its_way(monkeypatc
         return ds.Latency(1.0, runtime="eager", threads=1, batch_size=1)
 
     monkeypatch.setattr(cost_kinds, "measure_latency", measure)
-    search(executor=executor, max_latency_ms=5.0, algorithm="evolution", algorithm_options={"population": 4})
+    search(executor=executor, max_latency_ms=5.0, algorithm="evolution", algorithm_options={"population": 4, "tournament": 2})
     assert executor.log.count("measure") >= 12
     before = [next((one for one in executor.log[place::-1] if one != "measure"), "rest") for place in range(200)]
     assert {one for one, entry in zip(before, executor.log, strict=False) if entry == "measure"} == {"rest"}
