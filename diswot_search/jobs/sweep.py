@@ -6,7 +6,8 @@ import contextlib
 import dataclasses
 import os
 import warnings
-from collections.abc import Iterable, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import Any
 
@@ -17,17 +18,17 @@ from ..options.base import from_options
 from ..options.sweep import SweepOptions
 from ..options.training import DistillOptions
 from ..reports.data import data_json
-from ..reports.progress import ProgressBar
+from ..reports.progress import ProgressBar, worker_lines
 from ..resolve.executors import as_executor
 from ..resolve.folders import SweepFolder
 from ..runtime.configuration import differences
 from ..runtime.executors.base import Placement
-from ..runtime.executors.dispatch import Dispatcher
+from ..runtime.executors.dispatch import Activity, Dispatcher
 from ..runtime.failures import failure_reason
 from ..runtime.files import RunFolderError, as_json
 from ..runtime.interruption import Interruption
 from ..runtime.run_folder import COMPLETE, INTERRUPTED
-from ..study.loop import Loop
+from ..study.loop import FreeLoop
 from ..training.folder import TrainingFolder
 from .job import Job
 from .student_facts import is_untimed, time_student
@@ -119,6 +120,7 @@ class SweepJob(Job[SweepOptions, TrainingTable]):
         self.grid = grid_of(options)
         self.executor = as_executor(options, len(self.grid.cells))
         self.interruption = Interruption()
+        self._activities: Callable[[], list[Activity]] = list
         self._descriptions: dict[str, DataDescription] = {}
         self._check_cells()
         self.program = CellTrainer(timed=not self.executor.is_isolated)
@@ -197,31 +199,47 @@ class SweepJob(Job[SweepOptions, TrainingTable]):
         return table
 
     def _train_all(self) -> None:
-        stored = self.folder.cells
+        """Train the cells that are left, and store the row of each as soon as it is done, in whatever order."""
+        options, stored = self.options, self.folder.cells
+        below = (lambda: worker_lines(self._activities())) if options.show_workers else None
+        left = deque[Cell]()
+        with _CellProgress(
+            "training", "cells", len(self.grid.cells), enabled=options.shows_progress, below=below
+        ) as bar:
+            for cell in self.grid.cells:
+                if self._is_finished(cell, stored.get(cell.name)):
+                    bar.advance(replayed=True)
+                else:
+                    left.append(cell)
+            self._train_left(left, bar)
+        self._time_students()
 
-        def store(cell: Cell, outcome: _Outcome, worker: str) -> dict[str, Any]:
-            status = COMPLETE if outcome.reason is None else FAILED
-            row = {"status": status, "reason": outcome.reason, "worker": worker}
-            self.folder.add(cell.name, row)
-            return row
+    def _train_left(self, left: deque[Cell], bar: ProgressBar) -> None:
+        def tell(cell: Cell, outcome: _Outcome, worker: str) -> None:
+            self._store(cell, outcome.reason, worker)
+            bar.advance(replayed=False)
 
         dispatcher: Dispatcher[_Outcome] = Dispatcher(
             self.executor, interruption=self.interruption, timeout_s=self.options.candidate_timeout_s
         )
-        bar = _CellProgress("training", "cells", len(self.grid.cells), enabled=self.options.shows_progress)
-        with bar:
-            loop: Loop[Cell, _Outcome, dict[str, Any]] = Loop(
-                dispatcher=dispatcher,
-                stored=lambda cell: self._finished(cell, stored.get(cell.name)),
-                store=store,
-                lost=lambda cell, reason: _Outcome(reason),
-                show=lambda row, replayed: bar.advance(replayed=replayed),
-                interruption=self.interruption,
-                describe=lambda cell: f"in the training {cell.name}",
-            )
-            with dispatcher.started(self.program):
-                loop.run(self.grid.cells)
-        self._time_students()
+        self._activities = dispatcher.activities
+        loop: FreeLoop[Cell, _Outcome] = FreeLoop(
+            dispatcher=dispatcher,
+            ask=lambda: left.popleft() if left else None,
+            tell=tell,
+            lost=lambda cell, reason: _Outcome(reason),
+            interruption=self.interruption,
+            describe=lambda cell: f"in the training {cell.name}",
+            begin=lambda cell: None,
+            task=lambda cell: cell,
+            idle=bar.refresh if self.options.show_workers else lambda: None,
+        )
+        with dispatcher.started(self.program):
+            loop.run()
+
+    def _store(self, cell: Cell, reason: str | None, worker: str) -> None:
+        status = COMPLETE if reason is None else FAILED
+        self.folder.add(cell.name, {"status": status, "reason": reason, "worker": worker})
 
     def _time_students(self) -> None:
         """Measure the latency of the students that were trained beside others, now that no worker is at work."""
@@ -234,17 +252,16 @@ class SweepJob(Job[SweepOptions, TrainingTable]):
                 time_student(cell.path)
                 bar.advance(replayed=False)
 
-    def _finished(self, cell: Cell, row: dict[str, Any] | None) -> dict[str, Any] | None:
-        """The row of a cell that is not to be trained; None for one that is."""
+    def _is_finished(self, cell: Cell, row: dict[str, Any] | None) -> bool:
+        """Whether a cell with this row is not to be trained."""
         if row is None:
-            return None
+            return False
         if row["status"] == FAILED:
-            return None if self.options.retry_failed else row
+            return not self.options.retry_failed
         if not TrainingFolder.has_begun(cell.path):
-            return None
+            return False
         training = TrainingFolder.peek(cell.path)
-        is_whole = training.status == COMPLETE and not training.missing_files()
-        return row if is_whole else None
+        return training.status == COMPLETE and not training.missing_files()
 
     def _write(self, table: TrainingTable) -> None:
         names = [RESULT]

@@ -23,8 +23,11 @@ import diswot_search as ds
 from diswot_search import cli
 from diswot_search.deployment.latency import Latency
 from diswot_search.jobs import student_facts, training_run
+from diswot_search.jobs import sweep as sweep_job
 from diswot_search.jobs.sweep_grid import cell_name
 from diswot_search.reports.trainings import escape_latex
+from diswot_search.resolve.folders import SweepFolder
+from diswot_search.runtime.executors.base import Executor, Placement, Program
 from diswot_search.runtime.executors.serial import SerialExecutor
 
 from .any_order import AnyOrder
@@ -280,6 +283,51 @@ def test_a_cell_that_fails_is_reported_and_the_others_go_on(tmp_path: Path) -> N
     executor = Interrupting()
     assert sweep(tmp_path / "sweep", **options, executor=executor).to_csv() == table.to_csv()
     assert executor.count == 0
+
+
+class FirstHeldUp(Executor):
+    """Two workers; one is at work on the first item as long as the other has another, and then is interrupted."""
+
+    workers = 2
+    is_isolated = True
+
+    def start(self, program: Program) -> None:
+        self._compute, self.first = program(Placement()), Future[Any]()
+
+    def submit(self, worker: int, item: Any) -> Future[Any]:
+        if worker == 0:
+            return self.first
+        future = Future[Any]()
+        future.set_result(self._compute(item))
+        return future
+
+    def replace(self, worker: int) -> None:
+        """Nothing ends here."""
+
+    def close(self, *, at_once: bool = False) -> None:
+        """Nothing to end."""
+
+
+def test_a_slow_cell_does_not_hold_up_the_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    seeds, executor = list(range(20)), FirstHeldUp()
+    stored: list[int] = []
+
+    def train(cell: Any, **options: Any) -> Any:
+        stored.append(len(SweepFolder.peek(tmp_path / "sweep").cells))
+        if cell.options.seed == seeds[-1]:
+            executor.first.set_exception(KeyboardInterrupt())
+        return sweep_job._Outcome()
+
+    monkeypatch.setattr(sweep_job, "_train", train)
+    grid = {"seed": seeds}
+    with pytest.raises(KeyboardInterrupt):
+        sweep(tmp_path / "sweep", grid=grid, executor=executor, progress=True, show_workers=True)
+    assert stored == list(range(19))  # each is stored before the next begins
+    written = capsys.readouterr().err
+    assert "training  18/20 cells" in written
+    assert "worker 0: 0 done, in the training seed=0 for" in written
 
 
 @pytest.mark.faults
