@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import gc
 import os
 import warnings
 from collections import deque
@@ -24,7 +25,7 @@ from ..resolve.folders import SweepFolder
 from ..runtime.configuration import differences
 from ..runtime.executors.base import Placement
 from ..runtime.executors.dispatch import Activity, Dispatcher
-from ..runtime.failures import failure_reason
+from ..runtime.failures import OutOfMemory, failure_reason, first_line
 from ..runtime.files import RunFolderError, as_json
 from ..runtime.interruption import Interruption
 from ..runtime.run_folder import COMPLETE, INTERRUPTED
@@ -49,7 +50,7 @@ def sweep(options: SweepOptions) -> TrainingTable:
         GridError: The grid is wrong, or a cell of it; the message names the cell.
         ValueError: Workers cannot be made as the options say.
         RunFolderError: A run folder cannot be used, or holds another training.
-        OutOfMemory, MachineError: The machine failed; what was done is stored, and the same call continues.
+        MachineError: The machine failed; what was done is stored, and the same call continues.
     """
     return SweepJob(options).complete()
 
@@ -59,6 +60,23 @@ class _Outcome:
     """The end of a training: its reason if it failed. The result is in its run folder."""
 
     reason: str | None = None
+
+
+class CellOutOfMemory(OutOfMemory):
+    """A cell lacked memory.
+
+    Args:
+        message: The message.
+        cell: Name of the cell.
+        reason: The recorded reason, if no other training ran.
+    """
+
+    def __init__(self, message: str, cell: str, reason: str) -> None:
+        super().__init__(message)
+        self.cell, self.reason = cell, reason
+
+    def __reduce__(self) -> tuple[type[CellOutOfMemory], tuple[str, str, str]]:
+        return type(self), (str(self), self.cell, self.reason)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,7 +111,11 @@ def _train(cell: Cell, *, device: str | None, timed: bool) -> _Outcome:
     except RunFolderError:
         raise
     except Exception as error:
-        return _Outcome(failure_reason(error, f"in the training {cell.name}"))
+        try:
+            return _Outcome(failure_reason(error, f"in the training {cell.name}"))
+        except OutOfMemory as lack:
+            reason = f"it lacked memory, although it was alone ({first_line(lack.__cause__ or lack)})"
+            raise CellOutOfMemory(str(lack), cell.name, reason) from error
     return _Outcome()
 
 
@@ -202,7 +224,7 @@ class SweepJob(Job[SweepOptions, TrainingTable]):
         """Train the cells that are left, and store the row of each as soon as it is done, in whatever order."""
         options, stored = self.options, self.folder.cells
         below = (lambda: worker_lines(self._activities())) if options.show_workers else None
-        left = deque[Cell]()
+        left: dict[str, Cell] = {}
         with _CellProgress(
             "training", "cells", len(self.grid.cells), enabled=options.shows_progress, below=below
         ) as bar:
@@ -210,13 +232,26 @@ class SweepJob(Job[SweepOptions, TrainingTable]):
                 if self._is_finished(cell, stored.get(cell.name)):
                     bar.advance(replayed=True)
                 else:
-                    left.append(cell)
-            self._train_left(left, bar)
+                    left[cell.name] = cell
+            while left:
+                try:
+                    self._train_left(left, bar)
+                except CellOutOfMemory as error:  # it was alone
+                    self._store(left.pop(error.cell), error.reason, "")
+                    bar.advance(replayed=False)
+                gc.collect()  # a training in this process, which its error has kept
         self._time_students()
 
-    def _train_left(self, left: deque[Cell], bar: ProgressBar) -> None:
+    def _train_left(self, left: dict[str, Cell], bar: ProgressBar) -> None:
+        """Train cells, and take each out that is done.
+
+        Raises:
+            CellOutOfMemory: One lacked memory, although it was alone.
+        """
+        waiting = deque(left.values())
+
         def tell(cell: Cell, outcome: _Outcome, worker: str) -> None:
-            self._store(cell, outcome.reason, worker)
+            self._store(left.pop(cell.name), outcome.reason, worker)
             bar.advance(replayed=False)
 
         dispatcher: Dispatcher[_Outcome] = Dispatcher(
@@ -225,7 +260,7 @@ class SweepJob(Job[SweepOptions, TrainingTable]):
         self._activities = dispatcher.activities
         loop: FreeLoop[Cell, _Outcome] = FreeLoop(
             dispatcher=dispatcher,
-            ask=lambda: left.popleft() if left else None,
+            ask=lambda: waiting.popleft() if waiting else None,
             tell=tell,
             lost=lambda cell, reason: _Outcome(reason),
             interruption=self.interruption,

@@ -285,6 +285,39 @@ def test_a_cell_that_fails_is_reported_and_the_others_go_on(tmp_path: Path) -> N
     assert executor.count == 0
 
 
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_cell_that_lacks_memory_although_it_is_alone_fails_and_the_others_go_on(
+    workers: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tried: list[int] = []
+
+    def train(job: Any, show: Any) -> None:
+        seed = job.options.seed
+        tried.append(seed)
+        job.folder.release()
+        if seed == 1:
+            raise torch.cuda.OutOfMemoryError("CUDA out of memory.\nTry less")
+        if seed == 3:
+            raise RuntimeError("CUDA error: unspecified launch failure")
+
+    monkeypatch.setattr(training_run.TrainingRun, "run", train)
+    options: dict[str, Any] = {"executor": AnyOrder(2, seed=0)} if workers == 2 else {}
+    table = sweep(tmp_path / "sweep", grid={"seed": [0, 1, 2]}, **options)
+    assert sorted(tried) == [0, 1, 2] if workers == 1 else [0, *[1] * 2, 2]
+    reason = "it lacked memory, although it was alone (OutOfMemoryError: CUDA out of memory.)"
+    rows = SweepFolder.peek(tmp_path / "sweep").cells
+    assert {name: (row["status"], row["reason"]) for name, row in rows.items()} == {
+        "seed=0": ("complete", None),
+        "seed=1": ("failed", reason),
+        "seed=2": ("complete", None),
+    }
+    assert table.cells[1].reason == reason
+    with pytest.raises(ds.MachineError, match="The device failed in the training seed=3"):
+        sweep(tmp_path / "sweep", grid={"seed": [1, 3]}, **options)
+    assert tried.count(1) == workers  # its failure is stored
+    assert "seed=3" not in SweepFolder.peek(tmp_path / "sweep").cells
+
+
 class FirstHeldUp(Executor):
     """Two workers; one is at work on the first item as long as the other has another, and then is interrupted."""
 
