@@ -33,7 +33,7 @@ from ..study.loop import FreeLoop
 from ..training.folder import TrainingFolder
 from .job import Job
 from .student_facts import is_untimed, time_student
-from .sweep_grid import Cell, GridError, grid_of, in_cell, plain_options
+from .sweep_grid import Cell, GridError, grid_of, in_cell, options_sha256, plain_options
 from .train import DistillJob, TrainJob
 from .training_table import TrainingTable, table_of_sweep
 
@@ -207,6 +207,7 @@ class SweepJob(Job[SweepOptions, TrainingTable]):
             is_isolated = self.executor.is_isolated
             with self.interruption.postponed() if is_isolated else contextlib.nullcontext():
                 cells = [(cell.name, plain_options(cell), cell.values) for cell in self.grid.cells]
+                self._forget_other_failures()
                 folder.begin(cells, self.grid.keys, self.grid.baseline)
                 try:
                     self._train_all()
@@ -219,6 +220,15 @@ class SweepJob(Job[SweepOptions, TrainingTable]):
         finally:
             folder.release()
         return table
+
+    def _forget_other_failures(self) -> None:
+        """Drop the failures of trainings with other options, which had no folder of their own yet to tell them."""
+        stored, failed = self.folder.cells, []
+        for cell in self.grid.cells:
+            row = stored.get(cell.name)
+            if row is not None and row["status"] == FAILED and row.get("options") != options_sha256(cell):
+                failed.append(cell.name)
+        self.folder.forget(failed)
 
     def _train_all(self) -> None:
         """Train the cells that are left, and store the row of each as soon as it is done, in whatever order."""
@@ -274,7 +284,8 @@ class SweepJob(Job[SweepOptions, TrainingTable]):
 
     def _store(self, cell: Cell, reason: str | None, worker: str) -> None:
         status = COMPLETE if reason is None else FAILED
-        self.folder.add(cell.name, {"status": status, "reason": reason, "worker": worker})
+        row = {"status": status, "reason": reason, "worker": worker, "options": options_sha256(cell)}
+        self.folder.add(cell.name, row)
 
     def _time_students(self) -> None:
         """Measure the latency of the students that were trained beside others, now that no worker is at work."""

@@ -285,6 +285,21 @@ def test_a_cell_that_fails_is_reported_and_the_others_go_on(tmp_path: Path) -> N
     assert executor.count == 0
 
 
+def test_a_failure_is_that_of_its_own_options(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    dying: dict[str, Any] = {"grid": {"seed": [0, 1]}, "executor": AnyOrder(2, seed=0, deaths=1.0)}
+    table = sweep(tmp_path / "sweep", **dying)
+    assert [cell.status for cell in table.cells] == ["failed", "failed"]
+    executor = Interrupting()
+    others = {"checkpoint_minutes": 3.0, "progress": True, "executor": executor}
+    assert [cell.status for cell in sweep(tmp_path / "sweep", **dying | others).cells] == ["failed", "failed"]
+    assert executor.count == 0
+    changed: dict[str, Any] = {"grid": {"seed": [0, 1]}, "epochs": 2}
+    with pytest.raises(KeyboardInterrupt):
+        sweep(tmp_path / "sweep", **changed, executor=Interrupting(1))
+    assert [cell.status for cell in ds.tabulate([str(tmp_path / "sweep")]).cells] == ["complete", "running"]
+    assert [cell.status for cell in sweep(tmp_path / "sweep", **changed).cells] == ["complete", "complete"]
+
+
 @pytest.mark.parametrize("workers", [1, 2])
 def test_a_cell_that_lacks_memory_although_it_is_alone_fails_and_the_others_go_on(
     workers: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
