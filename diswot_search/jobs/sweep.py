@@ -23,12 +23,14 @@ from ..reports.progress import ProgressBar, worker_lines
 from ..resolve.executors import as_executor
 from ..resolve.folders import SweepFolder
 from ..runtime.configuration import differences
+from ..runtime.devices import resolve_device
 from ..runtime.executors.base import Placement
 from ..runtime.executors.dispatch import Activity, Dispatcher
 from ..runtime.failures import OutOfMemory, failure_reason, first_line
 from ..runtime.files import RunFolderError, as_json
 from ..runtime.interruption import Interruption
 from ..runtime.run_folder import COMPLETE, INTERRUPTED
+from ..runtime.worker_threads import WorkerThreads
 from ..study.loop import FreeLoop
 from ..training.folder import TrainingFolder
 from .job import Job
@@ -198,6 +200,8 @@ class SweepJob(Job[SweepOptions, TrainingTable]):
     def open(self) -> SweepFolder:
         assert self.options.out is not None
         self.folder = SweepFolder({}, self.options.out)
+        on_cpu = any(resolve_device(cell.options.device) == "cpu" for cell in self.grid.cells)
+        self.threads = WorkerThreads(self.folder, self.executor, on_cpu=on_cpu)
         return self.folder
 
     def run(self) -> TrainingTable:
@@ -275,7 +279,7 @@ class SweepJob(Job[SweepOptions, TrainingTable]):
             lost=lambda cell, reason: _Outcome(reason),
             interruption=self.interruption,
             describe=lambda cell: f"in the training {cell.name}",
-            begin=lambda cell: None,
+            begin=lambda cell: self.threads.compare(),
             task=lambda cell: cell,
             idle=bar.refresh if self.options.show_workers else lambda: None,
         )
@@ -284,6 +288,7 @@ class SweepJob(Job[SweepOptions, TrainingTable]):
 
     def _store(self, cell: Cell, reason: str | None, worker: str) -> None:
         status = COMPLETE if reason is None else FAILED
+        self.threads.note()
         row = {"status": status, "reason": reason, "worker": worker, "options": options_sha256(cell)}
         self.folder.add(cell.name, row)
 

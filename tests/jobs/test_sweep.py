@@ -285,6 +285,15 @@ def test_a_cell_that_fails_is_reported_and_the_others_go_on(tmp_path: Path) -> N
     assert executor.count == 0
 
 
+def test_cells_of_other_threads_are_told_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sweep_job, "_train", lambda cell, **options: sweep_job._Outcome())
+    of_two, of_one = AnyOrder(2, seed=0), AnyOrder(2, seed=0)
+    of_two.threads, of_one.threads = 2, 1
+    sweep(tmp_path / "sweep", grid={"seed": [0]}, executor=of_two)
+    with pytest.warns(UserWarning, match=r"by workers with 2 threads each; what is computed now has 1\."):
+        sweep(tmp_path / "sweep", grid={"seed": [1]}, executor=of_one)
+
+
 def test_a_failure_is_that_of_its_own_options(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     dying: dict[str, Any] = {"grid": {"seed": [0, 1]}, "executor": AnyOrder(2, seed=0, deaths=1.0)}
     table = sweep(tmp_path / "sweep", **dying)

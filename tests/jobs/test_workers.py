@@ -13,7 +13,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
@@ -307,6 +307,44 @@ def test_the_result_says_how_many_workers_with_how_many_threads(tmp_path: Path) 
     assert sum(study.workers.values()) == 12
     assert set(study.workers) == {"worker 0", "worker 1"}
     assert any(re.match(r"workers: 2 made 12 records, \d+ to \d+ each", line) for line in describe_study(study))
+
+
+def search_more(out: Path, items: int, executor: AnyOrder) -> None:
+    search(evaluations=items, executor=executor, out=out)
+
+
+def compare_more(out: Path, items: int, executor: AnyOrder) -> None:
+    space = ds.create_space("nasbench201", **SPACE)
+    architectures = [str(space.sample(random.Random(seed))) for seed in range(6)]
+    table = {architecture: float(place) for place, architecture in enumerate(dict.fromkeys(architectures))}
+    options: dict[str, Any] = {**FAST, "bootstrap": 0, "include_untrainable": True, "out": out}
+    ds.compare("nasbench201", ["nwot", "synflow"][: items // 4], table, executor=executor, **options)
+
+
+def rank_more(out: Path, items: int, executor: AnyOrder) -> None:
+    sources = ["cifar_resnet20", "cifar_resnet8x4"][: items // 4]
+    options: dict[str, Any] = {"images": 20, "device": "cpu", "progress": False, "out": out}
+    ds.rank_sources(sources, "digits", measures="parc", executor=executor, **options)
+
+
+@pytest.mark.filterwarnings("ignore:.*random weights")
+@pytest.mark.parametrize("more", [search_more, compare_more, rank_more])
+def test_another_number_of_threads_of_each_worker_is_told_once(
+    more: Callable[[Path, int, AnyOrder], None], tmp_path: Path
+) -> None:
+    of_two, of_one = AnyOrder(2, seed=0), AnyOrder(2, seed=0)
+    of_two.threads, of_one.threads = 2, 1
+    out = tmp_path / "run"
+    more(out, 4, of_two)
+    more(out, 4, of_one)  # computes nothing, so that nothing is mixed
+    with pytest.warns(UserWarning, match="threads") as caught:
+        more(out, 8, of_one)
+    (told,) = [str(one.message) for one in caught if "threads" in str(one.message)]
+    assert told == (
+        f"What is stored in {out} was computed by workers with 2 threads each; what is computed now has 1. Sums of "
+        "another number of threads differ in their last bits. For the same bits, pass threads=4: the option threads "
+        "counts those of all workers together."
+    )
 
 
 def test_a_search_alone_names_no_workers(tmp_path: Path) -> None:
