@@ -10,7 +10,7 @@ import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
 from ..comparison.trainings import FAILED
 from ..data.description import DataDescription
@@ -59,9 +59,15 @@ def sweep(options: SweepOptions) -> TrainingTable:
 
 @dataclasses.dataclass(frozen=True)
 class _Outcome:
-    """The end of a training: its reason if it failed. The result is in its run folder."""
+    """The end of a training, whose result is in its run folder.
+
+    Attributes:
+        reason: The reason if it failed.
+        is_stopped: Whether a signal to the worker stopped it. Its state is stored, and it is to go on later.
+    """
 
     reason: str | None = None
+    is_stopped: bool = False
 
 
 class CellOutOfMemory(OutOfMemory):
@@ -86,10 +92,12 @@ class CellTrainer:
     """The program of a worker, which trains cells on its device.
 
     Attributes:
-        timed: Whether it measures the students' latency, since no other worker is at work beside it.
+        is_isolated: Whether it is a worker beside others. Then the latency of students is left to the owner.
+        handles_termination: Whether a training that gets SIGTERM stores its state within a step and ends.
     """
 
-    timed: bool
+    is_isolated: bool
+    handles_termination: ClassVar[bool] = True
 
     def __call__(self, placement: Placement) -> partial[_Outcome]:
         """The function that trains a cell."""
@@ -98,19 +106,23 @@ class CellTrainer:
             import torch
 
             torch.cuda.set_device(device)
-        return partial(_train, device=device, timed=self.timed)
+        return partial(_train, device=device, is_isolated=self.is_isolated)
 
 
-def _train(cell: Cell, *, device: str | None, timed: bool) -> _Outcome:
+def _train(cell: Cell, *, device: str | None, is_isolated: bool) -> _Outcome:
     """Train a cell, or go on with it, in its run folder."""
     changes: dict[str, Any] = {"progress": False} | ({} if device is None else {"device": device})
-    job = _job_of(cell, timed=timed, **changes)
+    job = _job_of(cell, timed=not is_isolated, **changes)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # the check of the sweep has told them
             job.check_once()
         job.complete()
     except RunFolderError:
+        raise
+    except KeyboardInterrupt:
+        if is_isolated:  # so that others, which store their state as well, are waited for
+            return _Outcome(is_stopped=True)
         raise
     except Exception as error:
         try:
@@ -147,7 +159,7 @@ class SweepJob(Job[SweepOptions, TrainingTable]):
         self._activities: Callable[[], list[Activity]] = list
         self._descriptions: dict[str, DataDescription] = {}
         self._check_cells()
-        self.program = CellTrainer(timed=not self.executor.is_isolated)
+        self.program = CellTrainer(self.executor.is_isolated)
         self.executor.check(self.program)
         self.executor.connect()
 
@@ -265,6 +277,9 @@ class SweepJob(Job[SweepOptions, TrainingTable]):
         waiting = deque(left.values())
 
         def tell(cell: Cell, outcome: _Outcome, worker: str) -> None:
+            if outcome.is_stopped:
+                waiting.append(cell)
+                return
             self._store(left.pop(cell.name), outcome.reason, worker)
             bar.advance(replayed=False)
 

@@ -342,6 +342,23 @@ def test_a_cell_that_lacks_memory_although_it_is_alone_fails_and_the_others_go_o
     assert "seed=3" not in SweepFolder.peek(tmp_path / "sweep").cells
 
 
+def test_a_cell_whose_worker_was_told_to_end_goes_on_later(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run, begun = training_run.TrainingRun.run, list[int]()
+
+    def stopped_once(training: Any, show: Any) -> Any:
+        begun.append(training.options.seed)
+        if begun == [0]:
+            training.folder.release()
+            raise KeyboardInterrupt
+        return run(training, show)
+
+    monkeypatch.setattr(training_run.TrainingRun, "run", stopped_once)
+    table = sweep(tmp_path / "sweep", grid={"seed": [0, 1]}, executor=AnyOrder(1, seed=0))
+    assert begun == [0, 1, 0]
+    assert [cell.status for cell in table.cells] == ["complete", "complete"]
+    assert sweep_job.CellTrainer.handles_termination
+
+
 class FirstHeldUp(Executor):
     """Two workers; one is at work on the first item as long as the other has another, and then is interrupted."""
 
