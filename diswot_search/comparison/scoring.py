@@ -313,7 +313,8 @@ class Scoring:
         """Conditions under which this run measures the seconds of a draw."""
         images, threads = len(self._probe(draw).labels), threads_of_each(self.executor)
         number = "bfloat16 autocast" if self.evaluator.precision.bf16 else "float32"
-        return f"{device_name(self.evaluator.device)}, {threads} thread(s), batch {images}, {number}"
+        beside = f", {self.executor.workers:,} workers at once" if self.executor.workers > 1 else ""
+        return f"{device_name(self.evaluator.device)}, {threads} thread(s), batch {images}, {number}{beside}"
 
     # -- reading --------------------------------------------------------------------------------
 

@@ -93,10 +93,12 @@ class CellTrainer:
 
     Attributes:
         is_isolated: Whether it is a worker beside others. Then the latency of students is left to the owner.
+        workers: Number of all workers.
         handles_termination: Whether a training that gets SIGTERM stores its state within a step and ends.
     """
 
     is_isolated: bool
+    workers: int
     handles_termination: ClassVar[bool] = True
 
     def __call__(self, placement: Placement) -> partial[_Outcome]:
@@ -106,13 +108,13 @@ class CellTrainer:
             import torch
 
             torch.cuda.set_device(device)
-        return partial(_train, device=device, is_isolated=self.is_isolated)
+        return partial(_train, device=device, is_isolated=self.is_isolated, workers=self.workers)
 
 
-def _train(cell: Cell, *, device: str | None, is_isolated: bool) -> _Outcome:
+def _train(cell: Cell, *, device: str | None, is_isolated: bool, workers: int) -> _Outcome:
     """Train a cell, or go on with it, in its run folder."""
     changes: dict[str, Any] = {"progress": False} | ({} if device is None else {"device": device})
-    job = _job_of(cell, timed=not is_isolated, **changes)
+    job = _job_of(cell, timed=not is_isolated, workers=workers, **changes)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # the check of the sweep has told them
@@ -133,11 +135,12 @@ def _train(cell: Cell, *, device: str | None, is_isolated: bool) -> _Outcome:
     return _Outcome()
 
 
-def _job_of(cell: Cell, *, timed: bool = True, **changes: Any) -> DistillJob | TrainJob:
+def _job_of(cell: Cell, *, timed: bool = True, workers: int = 1, **changes: Any) -> DistillJob | TrainJob:
     """The job of a cell, with options that are those of its place, so that they are not written down."""
+    among: dict[str, Any] = {"timed": timed, "workers": workers}
     if isinstance(cell.options, DistillOptions):
-        return DistillJob(dataclasses.replace(cell.options, **changes), written=cell.options, timed=timed)
-    return TrainJob(dataclasses.replace(cell.options, **changes), written=cell.options, timed=timed)
+        return DistillJob(dataclasses.replace(cell.options, **changes), written=cell.options, **among)
+    return TrainJob(dataclasses.replace(cell.options, **changes), written=cell.options, **among)
 
 
 class _CellProgress(ProgressBar):
@@ -159,7 +162,7 @@ class SweepJob(Job[SweepOptions, TrainingTable]):
         self._activities: Callable[[], list[Activity]] = list
         self._descriptions: dict[str, DataDescription] = {}
         self._check_cells()
-        self.program = CellTrainer(self.executor.is_isolated)
+        self.program = CellTrainer(self.executor.is_isolated, self.executor.workers)
         self.executor.check(self.program)
         self.executor.connect()
 

@@ -103,7 +103,7 @@ def explain_trainings(summary: TrainingSummary) -> Iterator[str]:
     """Sentences that say what the numbers are, and which trainings have no result."""
     yield (
         "Accuracies on test images in percent: mean ± sample standard deviation over seeds. Seconds are those of a "
-        "training with its validation."
+        f"training with its validation{_beside(summary)}."
     )
     if summary.baseline is not None:
         yield from _explain_differences(summary, summary.baseline)
@@ -112,6 +112,15 @@ def explain_trainings(summary: TrainingSummary) -> Iterator[str]:
         yield f"{cell.name} failed: {cell.reason}" if cell.status == FAILED else f"{cell.name} is not finished."
     if len(without) > _MAX_REASONS:
         yield f"{len(without) - _MAX_REASONS:,} more trainings have no result."
+
+
+def _beside(summary: TrainingSummary) -> str:
+    """What ran beside the trainings whose seconds are shown; empty if nothing did."""
+    results = [cell.result for cell in summary.cells if cell.result is not None]
+    counts = sorted({result.timing.workers for result in results if result.timing is not None})
+    if not counts or counts[-1] == 1:
+        return ""
+    return f", by {counts[0] if len(counts) == 1 else f'{counts[0]} to {counts[-1]}'} workers at once"
 
 
 def _explain_differences(summary: TrainingSummary, baseline: Mapping[str, object]) -> Iterator[str]:

@@ -205,12 +205,16 @@ class Interrupting(SerialExecutor):
 
 
 def test_workers_in_any_order_that_die_have_the_results_of_one(
-    serial: ds.TrainingTable, teacher: str, tmp_path: Path
+    serial: ds.TrainingTable, teacher: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     executor = AnyOrder(3, seed=3, deaths=0.2)
     table = sweep(tmp_path / "sweep", grid=both_kinds(teacher, [0])[1], executor=executor)
     assert accuracies(table).items() <= accuracies(serial).items()
     assert len(table.cells) == 2
+    assert "Seconds are those of a training with its validation, by 3 workers at once." in table.to_markdown()
+    assert "with its validation." in serial.to_markdown()
+    assert cli.main(["show", str(table.cells[0].path)]) == 0
+    assert "1 thread, 3 workers at once, fp32" in " ".join(capsys.readouterr().out.split())
 
 
 def test_a_cell_whose_worker_dies_twice_fails_alone(tmp_path: Path) -> None:

@@ -151,6 +151,7 @@ def test_a_comparison_has_the_scores_of_one_process(tmp_path: Path) -> None:
         ds.compare("nasbench201", ["diswot", "nwot"], table, workers=workers, **options) for workers in (1, 2)
     )
     assert alone.scores.scores.keys() == together.scores.scores.keys()
+    assert together.scores.conditions == f"{alone.scores.conditions}, 2 workers at once"
     for label, values in alone.scores.scores.items():
         np.testing.assert_array_equal(values, together.scores.scores[label], err_msg=label)
 
