@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from search_spaces.space import Architecture
@@ -22,6 +21,7 @@ from ..runtime.executors.dispatch import Activity, Dispatcher
 from ..runtime.executors.serial import SerialExecutor
 from ..runtime.interruption import Interruption
 from ..runtime.store import SECONDS_UNTIL_STORED
+from ..runtime.worker_threads import WorkerThreads, threads_of_each
 from ..study.evaluator import NO_TEACHER, SIZES, Condition, ScoreTask, TaskEvaluator, WeightDraw, uses_teacher
 from ..study.loop import Loop
 from ..study.records import NewScore
@@ -146,6 +146,7 @@ class Scoring:
         self.executor = executor or SerialExecutor()
         self.timeout_s = timeout_s
         self.at_hand = AtHand(store.path)
+        self._threads = WorkerThreads(store, self.executor, on_cpu=evaluator.device == "cpu")
         self._dispatcher: Dispatcher[dict[int, NewScore]] | None = None
 
     def series_of(self, proxy: Proxy, condition: Condition) -> ScoreSeries:
@@ -238,6 +239,7 @@ class Scoring:
         tasks = [task for draw in range(len(self.seeds)) for task in self._tasks(draw, others, chosen)]
 
         def store(task: ComparisonTask, scores: dict[int, NewScore], worker: str) -> str:
+            self._threads.note()
             self.store.add(self.seeds[task.draw], {task.architecture: scores}, self._measured_on(task.draw))
             return task.architecture
 
@@ -261,6 +263,8 @@ class Scoring:
 
         def begin(task: ComparisonTask) -> dict[int, NewScore] | None:
             """Note the task at hand; gives its failures if it ended the process in an earlier run."""
+            if not all(one.is_size for one in series):
+                self._threads.compare()
             reason = note(f"draw {task.draw} of series {list(task.numbers)}: {task.architecture}")
             return None if reason is None else _lost(task, reason)
 
@@ -307,9 +311,10 @@ class Scoring:
 
     def _measured_on(self, draw: int) -> str:
         """Conditions under which this run measures the seconds of a draw."""
-        images, threads = len(self._probe(draw).labels), self.executor.threads or torch.get_num_threads()
+        images, threads = len(self._probe(draw).labels), threads_of_each(self.executor)
         number = "bfloat16 autocast" if self.evaluator.precision.bf16 else "float32"
-        return f"{device_name(self.evaluator.device)}, {threads} thread(s), batch {images}, {number}"
+        beside = f", {self.executor.workers:,} workers at once" if self.executor.workers > 1 else ""
+        return f"{device_name(self.evaluator.device)}, {threads} thread(s), batch {images}, {number}{beside}"
 
     # -- reading --------------------------------------------------------------------------------
 

@@ -252,9 +252,7 @@ def _baselines(
 def _base_of(
     group: Sequence[TrainingCell], bases: Sequence[list[TrainingCell]], baseline: Mapping[str, object]
 ) -> Sequence[TrainingCell] | None:
-    """The baseline that a group is compared with; None if there is none, or more than one."""
-    if len(bases) == 1:
-        return bases[0]
+    """The baseline that has the other values of a group; None if there is none, or more than one."""
     values = group[0].values
 
     def agrees(base: Sequence[TrainingCell]) -> bool:

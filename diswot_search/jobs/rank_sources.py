@@ -36,6 +36,7 @@ from ..runtime.executors.dispatch import Dispatcher
 from ..runtime.files import RunFolderError, as_json, csv_line, finite_only
 from ..runtime.interruption import Interruption
 from ..runtime.run_folder import COMPLETE, entries_of
+from ..runtime.worker_threads import WorkerThreads, threads_of_each
 from ..sources.evidence import LACKING, Evidence, TransferabilityError
 from ..sources.folder import RankingFolder
 from ..sources.frozen import check_images
@@ -215,8 +216,13 @@ class RankingRun(Job[RankSourcesOptions, SourceRanking]):
 
     def _measure_all(self, folder: RankingFolder, interruption: Interruption) -> None:
         stored = folder.measured
+        threads = WorkerThreads(folder, self.executor, on_cpu=self.device.type == "cpu")
+
+        def begin(source: Network) -> None:
+            threads.compare()
 
         def store(source: Network, result: tuple[dict[str, Measured], float], worker: str) -> dict[str, Measured]:
+            threads.note()
             folder.add(source.name, *result)
             return result[0]
 
@@ -236,6 +242,7 @@ class RankingRun(Job[RankSourcesOptions, SourceRanking]):
                 show=lambda measured, replayed: bar.advance(replayed=replayed),
                 interruption=interruption,
                 describe=lambda source: f"in the source {source.name!r}",
+                begin=begin,
                 task=lambda source: source.name,
             )
             with dispatcher.started(self.measurer):
@@ -247,7 +254,7 @@ class RankingRun(Job[RankSourcesOptions, SourceRanking]):
             "covers": "building and running of all sources, and all measures",
             "device": device_name(str(self.device)),
             "workers": self.executor.workers,
-            "threads": self.executor.threads or torch.get_num_threads(),
+            "threads": threads_of_each(self.executor),
             "batch_size": BATCH_SIZE,
         }
         return _ranking_of(folder, self._chosen, lambda: self.splits, timing)

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 
-import torch
-
 from search_spaces.space import Architecture
 
 from ..checks import TOO_LARGE, check_whole, user_options
@@ -27,6 +25,7 @@ from ..runtime.executors.dispatch import Dispatcher
 from ..runtime.failures import MachineError, stop_if_machine_failed
 from ..runtime.files import RunFolderError
 from ..runtime.interruption import Interruption
+from ..runtime.worker_threads import WorkerThreads, threads_of_each
 from ..study.algorithm import Algorithm
 from ..study.algorithms import create_algorithm
 from ..study.budget import BudgetError
@@ -205,6 +204,7 @@ class SearchJob(Job[SearchOptions, Study]):
     def open(self) -> Study:
         self.study = self._open_study()
         self.at_hand = AtHand(self.study.path)
+        self.threads = WorkerThreads(self.study, self.executor, on_cpu=self.evaluator.device == "cpu")
         with self.study.released_on_failure(), self.at_hand.watching():
             self.costs = Costs(self.evaluator, self.budget, self.study, self.interruption)
             self.costs.note = self.at_hand.begin
@@ -361,6 +361,7 @@ class SearchJob(Job[SearchOptions, Study]):
 
         A worker of its own can end without this process, so there is nothing to note.
         """
+        self.threads.compare()
         index, architecture = proposal
         note = self.at_hand.ended if self.executor.is_isolated else self.at_hand.begin
         reason = note(f"evaluation {index}: {architecture}")
@@ -392,6 +393,7 @@ class SearchJob(Job[SearchOptions, Study]):
     ) -> Record:
         """Store the costs and the record of an architecture at once."""
         (index, architecture), (cost, score) = proposal, result
+        self.threads.note()
         self.costs.store(architecture, cost)
         record = self._ranked(
             Record(
@@ -420,7 +422,7 @@ class SearchJob(Job[SearchOptions, Study]):
             timing={
                 "device": device_name(evaluator.device),
                 "workers": self.executor.workers,
-                "threads": self.executor.threads or torch.get_num_threads(),
+                "threads": threads_of_each(self.executor),
                 "batch_size": len(evaluator.probes[0].labels),
                 "precision": "bfloat16 autocast" if evaluator.precision.bf16 else "float32",
             },

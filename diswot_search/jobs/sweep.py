@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import os
 import warnings
+from collections import deque
 from collections.abc import Iterable, Sequence
 from functools import partial
 from typing import Any, ClassVar
@@ -17,21 +18,23 @@ from ..options.base import from_options
 from ..options.sweep import SweepOptions
 from ..options.training import DistillOptions
 from ..reports.data import data_json
-from ..reports.progress import ProgressBar
+from ..reports.progress import ProgressBar, worker_lines
 from ..resolve.executors import as_executor
 from ..resolve.folders import SweepFolder
 from ..runtime.configuration import differences
+from ..runtime.devices import resolve_device
 from ..runtime.executors.base import Placement
 from ..runtime.executors.dispatch import Dispatcher
 from ..runtime.failures import failure_reason
 from ..runtime.files import RunFolderError, as_json
 from ..runtime.interruption import Interruption
 from ..runtime.run_folder import COMPLETE, INTERRUPTED
-from ..study.loop import Loop
+from ..runtime.worker_threads import WorkerThreads
+from ..study.loop import FreeLoop
 from ..training.folder import TrainingFolder
 from .job import Job
 from .student_facts import is_untimed, time_student
-from .sweep_grid import Cell, GridError, grid_of, in_cell, plain_options
+from .sweep_grid import Cell, GridError, grid_of, in_cell, options_sha256, plain_options
 from .train import DistillJob, TrainJob
 from .training_table import TrainingTable, table_of_sweep
 
@@ -48,16 +51,22 @@ def sweep(options: SweepOptions) -> TrainingTable:
         GridError: The grid is wrong, or a cell of it; the message names the cell.
         ValueError: Workers cannot be made as the options say.
         RunFolderError: A run folder cannot be used, or holds another training.
-        OutOfMemory, MachineError: The machine failed; what was done is stored, and the same call continues.
+        MachineError: The machine failed; what was done is stored, and the same call continues.
     """
     return SweepJob(options).complete()
 
 
 @dataclasses.dataclass(frozen=True)
 class _Outcome:
-    """The end of a training: its reason if it failed. The result is in its run folder."""
+    """The end of a training, whose result is in its run folder.
+
+    Attributes:
+        reason: The reason if it failed.
+        is_stopped: Whether a signal to the worker stopped it. Its state is stored, and it is to go on later.
+    """
 
     reason: str | None = None
+    is_stopped: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,11 +74,13 @@ class CellTrainer:
     """The program of a worker, which trains cells on its device.
 
     Attributes:
-        timed: Whether it measures the students' latency, since no other worker is at work beside it.
+        is_isolated: Whether it is a worker beside others. Then the latency of students is left to the owner.
+        workers: Number of all workers.
         grace_s: Seconds within which a training stores its state on SIGTERM: those of a step and a checkpoint.
     """
 
-    timed: bool
+    is_isolated: bool
+    workers: int
     grace_s: ClassVar[float] = 4.0
 
     def __call__(self, placement: Placement) -> partial[_Outcome]:
@@ -79,13 +90,13 @@ class CellTrainer:
             import torch
 
             torch.cuda.set_device(device)
-        return partial(_train, device=device, timed=self.timed)
+        return partial(_train, device=device, is_isolated=self.is_isolated, workers=self.workers)
 
 
-def _train(cell: Cell, *, device: str | None, timed: bool) -> _Outcome:
+def _train(cell: Cell, *, device: str | None, is_isolated: bool, workers: int) -> _Outcome:
     """Train a cell, or go on with it, in its run folder."""
     changes: dict[str, Any] = {"progress": False} | ({} if device is None else {"device": device})
-    job = _job_of(cell, timed=timed, **changes)
+    job = _job_of(cell, timed=not is_isolated, workers=workers, **changes)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # the check of the sweep has told them
@@ -93,16 +104,21 @@ def _train(cell: Cell, *, device: str | None, timed: bool) -> _Outcome:
         job.complete()
     except RunFolderError:
         raise
+    except KeyboardInterrupt:
+        if is_isolated:  # so that others, which store their state as well, are waited for
+            return _Outcome(is_stopped=True)
+        raise
     except Exception as error:
         return _Outcome(failure_reason(error, f"in the training {cell.name}"))
     return _Outcome()
 
 
-def _job_of(cell: Cell, *, timed: bool = True, **changes: Any) -> DistillJob | TrainJob:
+def _job_of(cell: Cell, *, timed: bool = True, workers: int = 1, **changes: Any) -> DistillJob | TrainJob:
     """The job of a cell, with options that are those of its place, so that they are not written down."""
+    among: dict[str, Any] = {"timed": timed, "workers": workers}
     if isinstance(cell.options, DistillOptions):
-        return DistillJob(dataclasses.replace(cell.options, **changes), written=cell.options, timed=timed)
-    return TrainJob(dataclasses.replace(cell.options, **changes), written=cell.options, timed=timed)
+        return DistillJob(dataclasses.replace(cell.options, **changes), written=cell.options, **among)
+    return TrainJob(dataclasses.replace(cell.options, **changes), written=cell.options, **among)
 
 
 class _CellProgress(ProgressBar):
@@ -123,7 +139,7 @@ class SweepJob(Job[SweepOptions, TrainingTable]):
         self.interruption = Interruption()
         self._descriptions: dict[str, DataDescription] = {}
         self._check_cells()
-        self.program = CellTrainer(timed=not self.executor.is_isolated)
+        self.program = CellTrainer(self.executor.is_isolated, self.executor.workers)
         self.executor.check(self.program)
         self.executor.connect()
 
@@ -176,6 +192,8 @@ class SweepJob(Job[SweepOptions, TrainingTable]):
     def open(self) -> SweepFolder:
         assert self.options.out is not None
         self.folder = SweepFolder({}, self.options.out)
+        on_cpu = any(resolve_device(cell.options.device) == "cpu" for cell in self.grid.cells)
+        self.threads = WorkerThreads(self.folder, self.executor, on_cpu=on_cpu)
         return self.folder
 
     def run(self) -> TrainingTable:
@@ -185,6 +203,7 @@ class SweepJob(Job[SweepOptions, TrainingTable]):
             is_isolated = self.executor.is_isolated
             with self.interruption.postponed() if is_isolated else contextlib.nullcontext():
                 cells = [(cell.name, plain_options(cell), cell.values) for cell in self.grid.cells]
+                self._forget_other_failures()
                 folder.begin(cells, self.grid.keys, self.grid.baseline)
                 try:
                     self._train_all()
@@ -198,32 +217,57 @@ class SweepJob(Job[SweepOptions, TrainingTable]):
             folder.release()
         return table
 
+    def _forget_other_failures(self) -> None:
+        """Drop the failures of trainings with other options, which had no folder of their own yet to tell them."""
+        stored, failed = self.folder.cells, []
+        for cell in self.grid.cells:
+            row = stored.get(cell.name)
+            if row is not None and row["status"] == FAILED and row.get("options") != options_sha256(cell):
+                failed.append(cell.name)
+        self.folder.forget(failed)
+
     def _train_all(self) -> None:
-        stored = self.folder.cells
-
-        def store(cell: Cell, outcome: _Outcome, worker: str) -> dict[str, Any]:
-            status = COMPLETE if outcome.reason is None else FAILED
-            row = {"status": status, "reason": outcome.reason, "worker": worker}
-            self.folder.add(cell.name, row)
-            return row
-
+        """Train the cells that are left, and store the row of each as soon as it is done, in whatever order."""
+        options, stored, cells = self.options, self.folder.cells, self.grid.cells
         dispatcher: Dispatcher[_Outcome] = Dispatcher(
-            self.executor, interruption=self.interruption, timeout_s=self.options.candidate_timeout_s
+            self.executor,
+            interruption=self.interruption,
+            timeout_s=options.candidate_timeout_s,
+            loses_what_lacks_memory=True,
         )
-        bar = _CellProgress("training", "cells", len(self.grid.cells), enabled=self.options.shows_progress)
-        with bar:
-            loop: Loop[Cell, _Outcome, dict[str, Any]] = Loop(
+        below = (lambda: worker_lines(dispatcher.activities())) if options.show_workers else None
+        with _CellProgress("training", "cells", len(cells), enabled=options.shows_progress, below=below) as bar:
+            waiting = deque(cell for cell in cells if not self._is_finished(cell, stored.get(cell.name)))
+            for _ in range(len(cells) - len(waiting)):
+                bar.advance(replayed=True)
+
+            def tell(cell: Cell, outcome: _Outcome, worker: str) -> None:
+                if outcome.is_stopped:
+                    waiting.append(cell)
+                    return
+                self._store(cell, outcome.reason, worker)
+                bar.advance(replayed=False)
+
+            loop: FreeLoop[Cell, _Outcome] = FreeLoop(
                 dispatcher=dispatcher,
-                stored=lambda cell: self._finished(cell, stored.get(cell.name)),
-                store=store,
+                ask=lambda: waiting.popleft() if waiting else None,
+                tell=tell,
                 lost=lambda cell, reason: _Outcome(reason),
-                show=lambda row, replayed: bar.advance(replayed=replayed),
                 interruption=self.interruption,
                 describe=lambda cell: f"in the training {cell.name}",
+                begin=lambda cell: self.threads.compare(),
+                task=lambda cell: cell,
+                idle=bar.refresh if options.show_workers else lambda: None,
             )
             with dispatcher.started(self.program):
-                loop.run(self.grid.cells)
+                loop.run()
         self._time_students()
+
+    def _store(self, cell: Cell, reason: str | None, worker: str) -> None:
+        status = COMPLETE if reason is None else FAILED
+        self.threads.note()
+        row = {"status": status, "reason": reason, "worker": worker, "options": options_sha256(cell)}
+        self.folder.add(cell.name, row)
 
     def _time_students(self) -> None:
         """Measure the latency of the students that were trained beside others, now that no worker is at work."""
@@ -236,17 +280,16 @@ class SweepJob(Job[SweepOptions, TrainingTable]):
                 time_student(cell.path)
                 bar.advance(replayed=False)
 
-    def _finished(self, cell: Cell, row: dict[str, Any] | None) -> dict[str, Any] | None:
-        """The row of a cell that is not to be trained; None for one that is."""
+    def _is_finished(self, cell: Cell, row: dict[str, Any] | None) -> bool:
+        """Whether a cell with this row is not to be trained."""
         if row is None:
-            return None
+            return False
         if row["status"] == FAILED:
-            return None if self.options.retry_failed else row
+            return not self.options.retry_failed
         if not TrainingFolder.has_begun(cell.path):
-            return None
+            return False
         training = TrainingFolder.peek(cell.path)
-        is_whole = training.status == COMPLETE and not training.missing_files()
-        return row if is_whole else None
+        return training.status == COMPLETE and not training.missing_files()
 
     def _write(self, table: TrainingTable) -> None:
         names = [RESULT]

@@ -19,6 +19,7 @@ from ..comparison.trainings import as_text, describe_values, value_text
 from ..options.base import as_typed, changed, only_in_python, options_of, to_yaml
 from ..options.sweep import SweepOptions
 from ..options.training import DistillOptions, TrainOptions
+from ..runtime.configuration import config_sha256
 
 SEED = "seed"
 
@@ -247,7 +248,8 @@ def _is_in(value: object, values: Sequence[object]) -> bool:
 
 # -- options of a training as the columns of a table --------------------------------------------
 
-_NOT_COMPARED = (*_OF_SWEEP, SEED, "checkpoint_minutes")
+_WITHOUT_EFFECT = (*_OF_SWEEP, "checkpoint_minutes")
+"""Options that change no result."""
 
 
 def flat_options(options: Mapping[str, Any]) -> dict[str, object]:
@@ -260,7 +262,7 @@ def flat_options(options: Mapping[str, Any]) -> dict[str, object]:
     flat: dict[str, object] = {"teacher": None, "sources": None}  # which a training on labels alone has not
     for name, value in options.items():
         name = names.get(name, name)
-        if name in _NOT_COMPARED:
+        if name in _WITHOUT_EFFECT or name == SEED:
             continue
         if name.endswith("_options"):
             flat |= {f"{name}.{key}": item for key, item in (value or {}).items()}
@@ -272,3 +274,8 @@ def flat_options(options: Mapping[str, Any]) -> dict[str, object]:
 def plain_options(cell: Cell) -> dict[str, Any]:
     """All options of a cell as its config.yaml has them."""
     return {field.name: getattr(cell.options, field.name) for field in dataclasses.fields(cell.options)}
+
+
+def options_sha256(cell: Cell) -> str:
+    """SHA-256, in hex, of the options of a cell that its result depends on."""
+    return config_sha256({name: value for name, value in plain_options(cell).items() if name not in _WITHOUT_EFFECT})

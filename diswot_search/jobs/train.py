@@ -75,7 +75,7 @@ class TrainingJob(Job[O, Training]):
         options, show: See `Job`.
         subjects: What the options name, if it is resolved already; by default `check` resolves it.
         written: The options for config.yaml, where a sweep trains with others in the place of a worker.
-        timed: Whether the student's latency is measured at the end; see `TrainingRun`.
+        timed, workers: See `TrainingRun`.
     """
 
     def __init__(
@@ -86,18 +86,20 @@ class TrainingJob(Job[O, Training]):
         subjects: TrainingSubjects | None = None,
         written: O | None = None,
         timed: bool = True,
+        workers: int = 1,
     ) -> None:
         super().__init__(options, show)
         self._subjects = subjects
         self._written = written or options
-        self._timed = timed
+        self._timed, self._workers = timed, workers
 
     def written(self) -> O:
         return self._written
 
     def check(self) -> None:
         check_training(self.options)
-        self.training = TrainingRun(self.options, self._subjects or self._resolve(), timed=self._timed)
+        subjects = self._subjects or self._resolve()
+        self.training = TrainingRun(self.options, subjects, timed=self._timed, workers=self._workers)
         if self._subjects is None:  # a pipeline says it for all its stages
             self.training.steps.warn_if_few()
 

@@ -123,6 +123,7 @@ class TrainingRun:
         subjects: The resolved subjects of the options.
         timed: Whether the student's latency is measured at the end. It is not where other work runs beside the
             training; `time_student` measures it later.
+        workers: Number of workers that train at the same time.
 
     Attributes:
         steps: The steps of the training.
@@ -133,7 +134,10 @@ class TrainingRun:
         ValueError: An option is wrong, or student, teacher, data and distillers do not fit.
     """
 
-    def __init__(self, options: TrainingOptions, subjects: TrainingSubjects, *, timed: bool = True) -> None:
+    def __init__(
+        self, options: TrainingOptions, subjects: TrainingSubjects, *, timed: bool = True, workers: int = 1
+    ) -> None:
+        self._workers = workers
         recipe = check_training(options)
         self.device = resolve_device(options.device)
         self.accelerator = create_accelerator(recipe, self.device)
@@ -528,6 +532,7 @@ class TrainingRun:
             device=device_name(self.device),
             processes=self.accelerator.num_processes,
             threads=torch.get_num_threads(),
+            workers=self._workers,
             precision=self.recipe.precision,
             batch_size=self.recipe.batch_size,
         )

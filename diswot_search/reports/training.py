@@ -459,6 +459,7 @@ def _work(result: TrainingResult) -> str:
         timing.device,
         format_count(timing.processes, "process") if timing.processes > 1 else "",
         format_count(timing.threads, "thread"),
+        f"{timing.workers:,} workers at once" if timing.workers > 1 else "",
         timing.precision,
     ]
     return ", ".join(filter(None, parts))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -103,18 +103,35 @@ def explain_trainings(summary: TrainingSummary) -> Iterator[str]:
     """Sentences that say what the numbers are, and which trainings have no result."""
     yield (
         "Accuracies on test images in percent: mean ± sample standard deviation over seeds. Seconds are those of a "
-        "training with its validation."
+        f"training with its validation{_beside(summary)}."
     )
     if summary.baseline is not None:
-        yield (
-            f"Differences to {describe_values(summary.baseline)}: mean over pairs of the same seed, in points, with "
-            f"its {100 * summary.level:g} % t interval from 2 pairs on."
-        )
+        yield from _explain_differences(summary, summary.baseline)
     without = [cell for cell in summary.cells if cell.status != COMPLETE]
     for cell in without[:_MAX_REASONS]:
         yield f"{cell.name} failed: {cell.reason}" if cell.status == FAILED else f"{cell.name} is not finished."
     if len(without) > _MAX_REASONS:
         yield f"{len(without) - _MAX_REASONS:,} more trainings have no result."
+
+
+def _beside(summary: TrainingSummary) -> str:
+    """What ran beside the trainings whose seconds are shown; empty if nothing did."""
+    results = [cell.result for cell in summary.cells if cell.result is not None]
+    counts = sorted({result.timing.workers for result in results if result.timing is not None})
+    if not counts or counts[-1] == 1:
+        return ""
+    return f", by {counts[0] if len(counts) == 1 else f'{counts[0]} to {counts[-1]}'} workers at once"
+
+
+def _explain_differences(summary: TrainingSummary, baseline: Mapping[str, object]) -> Iterator[str]:
+    others = [key for key in summary.keys if key not in baseline]
+    alike = f" and the same {', '.join(others)} (where they have one)" if others else ""
+    yield (
+        f"Differences to trainings with {describe_values(baseline)}{alike}: mean over pairs of the same seed, in "
+        f"points, with its {100 * summary.level:g} % t interval from 2 pairs on."
+    )
+    if any(row.difference is None and row.accuracy is not None and not row.is_baseline for row in summary.rows):
+        yield "Rows without a difference have no such baseline, or none of the same seed."
 
 
 # -- forms --------------------------------------------------------------------------------------

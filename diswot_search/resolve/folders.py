@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from ..runtime import run_folder
@@ -81,6 +81,11 @@ class SweepFolder(RunFolder):
         with self.errors(), self._store:
             self._delete(_CELLS, "name = ?", [(name,)])
             self._insert(_CELLS, [(name, json.dumps(row))])
+
+    def forget(self, names: Iterable[str]) -> None:
+        """Drop the rows of cells, which are to be trained as if they never had been."""
+        with self.errors(), self._store:
+            self._delete(_CELLS, "name = ?", [(name,) for name in names])
 
 
 FOLDERS: tuple[type[RunFolder], ...] = (Study, TrainingFolder, RankingFolder, PipelineFolder, SweepFolder)

@@ -36,7 +36,7 @@ def failure_reason(error: Exception, where: str) -> str:
         MachineError: A device or a worker process failed.
     """
     stop_if_machine_failed(error, where)
-    return _first_line(error)
+    return first_line(error)
 
 
 def stop_if_machine_failed(error: Exception, where: str) -> None:
@@ -55,17 +55,17 @@ def stop_if_machine_failed(error: Exception, where: str) -> None:
             raise cause
         if _is_out_of_memory(cause):
             raise OutOfMemory(
-                f"Out of memory {where} ({_first_line(cause)}). What was stored stays: make room and run the same "
+                f"Out of memory {where} ({first_line(cause)}). What was stored stays: make room and run the same "
                 "again to continue, or begin anew with a smaller batch or another device."
             ) from error
         if _is_device_error(cause):
             raise MachineError(
-                f"The device failed {where} ({_first_line(cause)}). What was stored stays: run the same again in a new "
+                f"The device failed {where} ({first_line(cause)}). What was stored stays: run the same again in a new "
                 "process to continue, or begin anew with another device."
             ) from error
         if isinstance(cause, BrokenExecutor) or _is_dead_data_worker(cause):
             raise MachineError(
-                f"A worker process died {where} ({_first_line(cause)}), perhaps for lack of memory. What was stored "
+                f"A worker process died {where} ({first_line(cause)}), perhaps for lack of memory. What was stored "
                 "stays: run the same again to continue, or with fewer workers."
             ) from error
 
@@ -77,7 +77,13 @@ def _causes(error: BaseException | None) -> Iterator[BaseException]:
         error = error.__cause__
 
 
-def _first_line(error: BaseException) -> str:
+def first_line(error: BaseException) -> str:
+    r"""The kind of an error and the first line of its message.
+
+    Example:
+        >>> first_line(ValueError("no way\nout"))
+        'ValueError: no way'
+    """
     message = next(iter(str(error).splitlines()), "")
     return f"{type(error).__name__}: {message}"[:MAX_REASON]
 

@@ -216,6 +216,12 @@ class RunFolder:
         if not self._read("SELECT 1 FROM meta WHERE key = ?", key):
             self._set_meta({key: value})
 
+    def remember_also(self, key: str, value: object) -> None:
+        """Add a JSON value to the list that is stored under a key, unless it is in it."""
+        values = self.recall(key) or []
+        if value not in values:
+            self._set_meta({key: [*values, value]})
+
     def recall(self, key: str) -> Any:
         """A JSON value of the store by its key; None if the store has no such key.
 

@@ -182,7 +182,6 @@ class Study(RunFolder):
         self._space = space
         self._recipe: dict[str, object] | None = json.loads(recipe_of(space))
         super().__init__(config, out)
-        self._committed = time.monotonic()
 
     @classmethod
     def load(cls, path: str | os.PathLike[str], *, space: SearchSpace | None = None) -> Study:
@@ -401,9 +400,8 @@ class Study(RunFolder):
         with self.errors():
             self._delete(_COSTS, "architecture = ?", [(architecture,)])
             self._insert(_COSTS, [row])
-            if cost.details or time.monotonic() - self._committed > SECONDS_UNTIL_STORED:
-                self._store.commit()
-                self._committed = time.monotonic()
+        if cost.details or time.monotonic() - self._committed_at > SECONDS_UNTIL_STORED:
+            self.settle()
 
     def add_costs_of(self, other: Study) -> None:
         """Store the costs of another study."""

@@ -253,6 +253,7 @@ class Timing:
         device: Name of the device.
         processes: Number of processes.
         threads: Number of CPU threads of each process.
+        workers: Number of workers of a sweep, each of which may have had a training at the same time, in the last run.
         precision: Numeric precision of the training.
         batch_size: Labelled images of a step.
     """
@@ -264,6 +265,7 @@ class Timing:
     device: str
     processes: int
     threads: int
+    workers: int = 1
     precision: str
     batch_size: int
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
@@ -42,7 +43,7 @@ from .result import EpochRow
 from .task import DistillationTask
 
 GRACE = 5.0
-"""Seconds within which the signals of several processes count as one."""
+"""Seconds within which signals that a launcher, or the owner of workers, sends to its processes count as one."""
 
 
 CHECKED_EVERY = 50
@@ -167,7 +168,8 @@ class Trainer:
         self.steps = self.steps_per_epoch * recipe.epochs
         self.ema = ema
         self.best_by = best_by
-        self.interruption = Interruption(GRACE if accelerator.num_processes > 1 else 0.0)
+        is_repeated = accelerator.num_processes > 1 or multiprocessing.parent_process() is not None
+        self.interruption = Interruption(GRACE if is_repeated else 0.0)
         self.terms, self.notes = task.terms, task.notes
         optimizer = recipe.create_optimizer(task)
         self.schedule = recipe.create_schedule(optimizer, self.steps)

@@ -21,6 +21,7 @@ from diswot_search.comparison.trainings import (
     spread,
     summarise_trainings,
 )
+from diswot_search.reports.trainings import explain_trainings
 
 numbers = st.floats(-100, 100).map(lambda value: round(value, 6))
 
@@ -86,6 +87,23 @@ def test_a_row_is_compared_with_the_baseline_of_its_other_values() -> None:
     ]
     assert differences(cells, {"distiller": "kd"}) == [None, None, 3.0, 6.0]
     assert differences(cells, {"distiller": "kd", "lr": 0.1}) == [None, 1.0, 3.0, 7.0]
+
+
+def test_a_single_baseline_of_other_values_is_not_compared_with() -> None:
+    cells = [
+        cell(0, 1.0, distiller="kd", lr=0.1),
+        cell(0, 4.0, distiller="dkd", lr=0.1),
+        cell(0, 8.0, distiller="dkd", lr=0.2),
+    ]
+    assert differences(cells, {"distiller": "kd"}) == [None, 3.0, None]
+    assert differences(cells, {"distiller": "kd", "lr": 0.1}) == [None, 3.0, 7.0]  # which leaves no other choice
+    text = " ".join(explain_trainings(summarise_trainings(cells, ["distiller", "lr"], {"distiller": "kd"})))
+    assert "Differences to trainings with distiller kd and the same lr (where they have one): mean" in text
+    assert "Rows without a difference have no such baseline, or none of the same seed." in text
+    whole = summarise_trainings(cells, ["distiller", "lr"], {"distiller": "kd", "lr": 0.1})
+    text = " ".join(explain_trainings(whole))
+    assert "Differences to trainings with distiller kd, lr 0.1: mean over pairs" in text
+    assert "Rows without" not in text
 
 
 def test_a_training_alone_is_the_baseline_of_its_student() -> None:

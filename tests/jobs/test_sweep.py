@@ -23,8 +23,11 @@ import diswot_search as ds
 from diswot_search import cli
 from diswot_search.deployment.latency import Latency
 from diswot_search.jobs import student_facts, training_run
+from diswot_search.jobs import sweep as sweep_job
 from diswot_search.jobs.sweep_grid import cell_name
 from diswot_search.reports.trainings import escape_latex
+from diswot_search.resolve.folders import SweepFolder
+from diswot_search.runtime.executors.base import Executor, Placement, Program
 from diswot_search.runtime.executors.serial import SerialExecutor
 
 from .any_order import AnyOrder
@@ -202,12 +205,16 @@ class Interrupting(SerialExecutor):
 
 
 def test_workers_in_any_order_that_die_have_the_results_of_one(
-    serial: ds.TrainingTable, teacher: str, tmp_path: Path
+    serial: ds.TrainingTable, teacher: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     executor = AnyOrder(3, seed=3, deaths=0.2)
     table = sweep(tmp_path / "sweep", grid=both_kinds(teacher, [0])[1], executor=executor)
     assert accuracies(table).items() <= accuracies(serial).items()
     assert len(table.cells) == 2
+    assert "Seconds are those of a training with its validation, by 3 workers at once." in table.to_markdown()
+    assert "with its validation." in serial.to_markdown()
+    assert cli.main(["show", str(table.cells[0].path)]) == 0
+    assert "1 thread, 3 workers at once, fp32" in " ".join(capsys.readouterr().out.split())
 
 
 def test_a_cell_whose_worker_dies_twice_fails_alone(tmp_path: Path) -> None:
@@ -280,6 +287,125 @@ def test_a_cell_that_fails_is_reported_and_the_others_go_on(tmp_path: Path) -> N
     executor = Interrupting()
     assert sweep(tmp_path / "sweep", **options, executor=executor).to_csv() == table.to_csv()
     assert executor.count == 0
+
+
+def test_cells_of_other_threads_are_told_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sweep_job, "_train", lambda cell, **options: sweep_job._Outcome())
+    of_two, of_one = AnyOrder(2, seed=0), AnyOrder(2, seed=0)
+    of_two.threads, of_one.threads = 2, 1
+    sweep(tmp_path / "sweep", grid={"seed": [0]}, executor=of_two)
+    with pytest.warns(UserWarning, match=r"by workers with 2 threads each; what is computed now has 1\."):
+        sweep(tmp_path / "sweep", grid={"seed": [1]}, executor=of_one)
+
+
+def test_a_failure_is_that_of_its_own_options(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    dying: dict[str, Any] = {"grid": {"seed": [0, 1]}, "executor": AnyOrder(2, seed=0, deaths=1.0)}
+    table = sweep(tmp_path / "sweep", **dying)
+    assert [cell.status for cell in table.cells] == ["failed", "failed"]
+    executor = Interrupting()
+    others = {"checkpoint_minutes": 3.0, "progress": True, "executor": executor}
+    assert [cell.status for cell in sweep(tmp_path / "sweep", **dying | others).cells] == ["failed", "failed"]
+    assert executor.count == 0
+    changed: dict[str, Any] = {"grid": {"seed": [0, 1]}, "epochs": 2}
+    with pytest.raises(KeyboardInterrupt):
+        sweep(tmp_path / "sweep", **changed, executor=Interrupting(1))
+    assert [cell.status for cell in ds.tabulate([str(tmp_path / "sweep")]).cells] == ["complete", "running"]
+    assert [cell.status for cell in sweep(tmp_path / "sweep", **changed).cells] == ["complete", "complete"]
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_cell_that_lacks_memory_although_it_is_alone_fails_and_the_others_go_on(
+    workers: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tried: list[int] = []
+
+    def train(job: Any, show: Any) -> None:
+        seed = job.options.seed
+        tried.append(seed)
+        job.folder.release()
+        if seed == 1:
+            raise torch.cuda.OutOfMemoryError("CUDA out of memory.\nTry less")
+        if seed == 3:
+            raise RuntimeError("CUDA error: unspecified launch failure")
+
+    monkeypatch.setattr(training_run.TrainingRun, "run", train)
+    options: dict[str, Any] = {"executor": AnyOrder(2, seed=0)} if workers == 2 else {}
+    table = sweep(tmp_path / "sweep", grid={"seed": [0, 1, 2]}, **options)
+    assert sorted(tried) == [0, 1, 2] if workers == 1 else [0, *[1] * 2, 2]
+    reason = "it lacked memory, although it was alone (OutOfMemoryError: CUDA out of memory.)"
+    rows = SweepFolder.peek(tmp_path / "sweep").cells
+    assert {name: (row["status"], row["reason"]) for name, row in rows.items()} == {
+        "seed=0": ("complete", None),
+        "seed=1": ("failed", reason),
+        "seed=2": ("complete", None),
+    }
+    assert table.cells[1].reason == reason
+    with pytest.raises(ds.MachineError, match="The device failed in the training seed=3"):
+        sweep(tmp_path / "sweep", grid={"seed": [1, 3]}, **options)
+    assert tried.count(1) == workers  # its failure is stored
+    assert "seed=3" not in SweepFolder.peek(tmp_path / "sweep").cells
+
+
+def test_a_cell_whose_worker_was_told_to_end_goes_on_later(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run, begun = training_run.TrainingRun.run, list[int]()
+
+    def stopped_once(training: Any, show: Any) -> Any:
+        begun.append(training.options.seed)
+        if begun == [0]:
+            training.folder.release()
+            raise KeyboardInterrupt
+        return run(training, show)
+
+    monkeypatch.setattr(training_run.TrainingRun, "run", stopped_once)
+    table = sweep(tmp_path / "sweep", grid={"seed": [0, 1]}, executor=AnyOrder(1, seed=0))
+    assert begun == [0, 1, 0]
+    assert [cell.status for cell in table.cells] == ["complete", "complete"]
+    assert sweep_job.CellTrainer.grace_s > 0
+
+
+class FirstHeldUp(Executor):
+    """Two workers; one is at work on the first item as long as the other has another, and then is interrupted."""
+
+    workers = 2
+    is_isolated = True
+
+    def start(self, program: Program) -> None:
+        self._compute, self.first = program(Placement()), Future[Any]()
+
+    def submit(self, worker: int, item: Any) -> Future[Any]:
+        if worker == 0:
+            return self.first
+        future = Future[Any]()
+        future.set_result(self._compute(item))
+        return future
+
+    def replace(self, worker: int) -> None:
+        """Nothing ends here."""
+
+    def close(self, *, at_once: bool = False) -> None:
+        """Nothing to end."""
+
+
+def test_a_slow_cell_does_not_hold_up_the_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    seeds, executor = list(range(20)), FirstHeldUp()
+    stored: list[int] = []
+
+    def train(cell: Any, **options: Any) -> Any:
+        stored.append(len(SweepFolder.peek(tmp_path / "sweep").cells))
+        if cell.options.seed == seeds[-1]:
+            executor.first.set_exception(KeyboardInterrupt())
+        return sweep_job._Outcome()
+
+    monkeypatch.setattr(sweep_job, "_train", train)
+    grid = {"seed": seeds}
+    with pytest.raises(KeyboardInterrupt):
+        sweep(tmp_path / "sweep", grid=grid, executor=executor, progress=True, show_workers=True)
+    assert stored == list(range(19))  # each is stored before the next begins
+    written = capsys.readouterr().err
+    assert "training  18/20 cells" in written
+    assert "worker 0: 0 done, in the training seed=0 for" in written
 
 
 @pytest.mark.faults

@@ -15,7 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
@@ -162,6 +162,7 @@ def test_a_comparison_has_the_scores_of_one_process(tmp_path: Path) -> None:
         ds.compare("nasbench201", ["diswot", "nwot"], table, workers=workers, **options) for workers in (1, 2)
     )
     assert alone.scores.scores.keys() == together.scores.scores.keys()
+    assert together.scores.conditions == f"{alone.scores.conditions}, 2 workers at once"
     for label, values in alone.scores.scores.items():
         np.testing.assert_array_equal(values, together.scores.scores[label], err_msg=label)
 
@@ -314,7 +315,12 @@ def test_latency_is_measured_while_no_worker_is_at_work_or_on_its_way(monkeypatc
         return ds.Latency(1.0, runtime="eager", threads=1, batch_size=1)
 
     monkeypatch.setattr(cost_kinds, "measure_latency", measure)
-    search(executor=executor, max_latency_ms=5.0, algorithm="evolution", algorithm_options={"population": 4, "tournament": 2})
+    search(
+        executor=executor,
+        max_latency_ms=5.0,
+        algorithm="evolution",
+        algorithm_options={"population": 4, "tournament": 2},
+    )
     assert executor.log.count("measure") >= 12
     before = [next((one for one in executor.log[place::-1] if one != "measure"), "rest") for place in range(200)]
     assert {one for one, entry in zip(before, executor.log, strict=False) if entry == "measure"} == {"rest"}
@@ -359,6 +365,44 @@ def test_the_result_says_how_many_workers_with_how_many_threads(tmp_path: Path) 
     assert sum(study.workers.values()) == 12
     assert set(study.workers) == {"worker 0", "worker 1"}
     assert any(re.match(r"workers: 2 made 12 records, \d+ to \d+ each", line) for line in describe_study(study))
+
+
+def search_more(out: Path, items: int, executor: AnyOrder) -> None:
+    search(evaluations=items, executor=executor, out=out)
+
+
+def compare_more(out: Path, items: int, executor: AnyOrder) -> None:
+    space = ds.create_space("nasbench201", **SPACE)
+    architectures = [str(space.sample(random.Random(seed))) for seed in range(6)]
+    table = {architecture: float(place) for place, architecture in enumerate(dict.fromkeys(architectures))}
+    options: dict[str, Any] = {**FAST, "bootstrap": 0, "include_untrainable": True, "out": out}
+    ds.compare("nasbench201", ["nwot", "synflow"][: items // 4], table, executor=executor, **options)
+
+
+def rank_more(out: Path, items: int, executor: AnyOrder) -> None:
+    sources = ["cifar_resnet20", "cifar_resnet8x4"][: items // 4]
+    options: dict[str, Any] = {"images": 20, "device": "cpu", "progress": False, "out": out}
+    ds.rank_sources(sources, "digits", measures="parc", executor=executor, **options)
+
+
+@pytest.mark.filterwarnings("ignore:.*random weights")
+@pytest.mark.parametrize("more", [search_more, compare_more, rank_more])
+def test_another_number_of_threads_of_each_worker_is_told_once(
+    more: Callable[[Path, int, AnyOrder], None], tmp_path: Path
+) -> None:
+    of_two, of_one = AnyOrder(2, seed=0), AnyOrder(2, seed=0)
+    of_two.threads, of_one.threads = 2, 1
+    out = tmp_path / "run"
+    more(out, 4, of_two)
+    more(out, 4, of_one)  # computes nothing, so that nothing is mixed
+    with pytest.warns(UserWarning, match="threads") as caught:
+        more(out, 8, of_one)
+    (told,) = [str(one.message) for one in caught if "threads" in str(one.message)]
+    assert told == (
+        f"What is stored in {out} was computed by workers with 2 threads each; what is computed now has 1. Sums of "
+        "another number of threads differ in their last bits. For the same bits, pass threads=4: the option threads "
+        "counts those of all workers together."
+    )
 
 
 def test_a_search_alone_names_no_workers(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
-from ..failures import MachineError, stop_if_machine_failed
+from ..failures import MachineError, OutOfMemory, first_line, stop_if_machine_failed
 from ..interruption import Interruption
 from .base import Executor, Program, WorkerDied, grace_of
 
@@ -87,7 +87,7 @@ class Dispatcher(Generic[Result]):
         executor: The executor.
         interruption: Looked at while results are waited for.
         timeout_s: Longest time of an item in seconds, from when its worker begins with it.
-        survives: Failures of the machine at an item that was alone after which the others go on; it is lost.
+        loses_what_lacks_memory: Whether an item that lacks memory although it is alone is lost, and the others go on.
 
     Example:
         >>> from diswot_search.runtime.executors.serial import SerialExecutor
@@ -104,10 +104,10 @@ class Dispatcher(Generic[Result]):
         *,
         interruption: Interruption,
         timeout_s: float | None = None,
-        survives: tuple[type[MachineError], ...] = (),
+        loses_what_lacks_memory: bool = False,
     ) -> None:
         self.executor = executor
-        self._survives = survives
+        self._loses_what_lacks_memory = loses_what_lacks_memory
         self._interruption = interruption
         self._timeout_s = timeout_s if executor.is_isolated else None
         self._program: Program | None = None
@@ -245,8 +245,9 @@ class Dispatcher(Generic[Result]):
                 stop_if_machine_failed(error, attempt.where)
             except MachineError as failure:
                 if attempt.is_alone or not self.executor.is_isolated:
-                    if isinstance(failure, self._survives):
-                        return Finished(attempt.key, None, worker, str(failure))
+                    if self._loses_what_lacks_memory and isinstance(failure, OutOfMemory):
+                        cause = first_line(failure.__cause__ or failure)
+                        return Finished(attempt.key, None, worker, f"it lacked memory, although it was alone ({cause})")
                     raise
                 attempt.is_alone = True
                 self._alone.append(attempt)

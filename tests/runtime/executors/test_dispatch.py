@@ -13,7 +13,7 @@ import pytest
 from diswot_search.runtime.executors import dispatch
 from diswot_search.runtime.executors.base import Executor, Placement, Program, WorkerDied
 from diswot_search.runtime.executors.dispatch import Dispatcher, Finished, Interrupted
-from diswot_search.runtime.failures import MachineError, OutOfMemory
+from diswot_search.runtime.failures import MachineError
 from diswot_search.runtime.interruption import Interruption
 
 NEVER = 1e9
@@ -174,21 +174,21 @@ def test_nothing_begins_beside_an_item_that_is_alone(monkeypatch: pytest.MonkeyP
 
 
 @pytest.mark.parametrize(
-    ("error", "survives", "is_lost"),
+    ("error", "loses", "is_lost"),
     [
-        (MemoryError(), (OutOfMemory,), True),
-        (MemoryError(), (), False),
-        (RuntimeError("CUDA error: unspecified launch failure"), (OutOfMemory,), False),
+        (MemoryError("no room"), True, True),
+        (MemoryError("no room"), False, False),
+        (RuntimeError("CUDA error: unspecified launch failure"), True, False),
     ],
 )
 def test_what_lacks_memory_even_alone_ends_the_job_or_is_lost_alone(
-    error: Exception, survives: tuple[type[MachineError], ...], is_lost: bool, monkeypatch: pytest.MonkeyPatch
+    error: Exception, loses: bool, is_lost: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    dispatcher, _ = dispatcher_of(Workers(2), monkeypatch, survives=survives)
+    dispatcher, _ = dispatcher_of(Workers(2), monkeypatch, loses_what_lacks_memory=loses)
     with dispatcher.started(program):
         dispatcher.submit(0, Work("large", failures=[error, error]), "at the large one")
         if is_lost:
-            assert "Out of memory at the large one" in str(dispatcher.collect().lost)
+            assert dispatcher.collect().lost == "it lacked memory, although it was alone (MemoryError: no room)"
             dispatcher.submit(1, Work("small"))
             assert dispatcher.collect().result == "small"
         else:
