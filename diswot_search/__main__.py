@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import sys
 
 
@@ -18,6 +19,8 @@ def main() -> int:
     except KeyboardInterrupt:
         sys.stderr.write("diswot: interrupted.\n")
         return 130
+    finally:
+        gc.freeze()  # or Python looks through all objects of torch at its exit, which takes a second
 
 
 if __name__ == "__main__":
