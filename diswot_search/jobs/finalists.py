@@ -14,6 +14,7 @@ from search_spaces.names import full_name, short_name
 from search_spaces.recipes import create_space
 from search_spaces.space import Architecture, ArchitectureError, SearchSpace
 
+from ..checks import check_whole
 from ..data.probe import Probe
 from ..data.splits import Splits
 from ..networks.network import Network
@@ -25,8 +26,12 @@ from ..runtime.failures import stop_if_machine_failed
 from ..study.budget import Budget
 from ..study.evaluator import Evaluator
 from ..study.finalists import BASELINE, LARGEST, SCORE, Finalist
+from ..study.halving import Rung, rungs_of
 from ..study.records import Record
 from ..study.study import Study
+
+SHARES, KEEP = (0.06, 1.0), (3,)
+"""The shares of the rungs, and the number of finalists that each but the last keeps, by default."""
 
 OTHER_SCORES = ("params", "macs", "nwot")
 """The other scores by default."""
@@ -86,6 +91,62 @@ def several(values: Sequence[Any] | str | None) -> list[Any]:
     return list(values or ())
 
 
+def rungs_in(options: RungOptions) -> tuple[Rung, ...]:
+    """The rungs that the options describe.
+
+    Raises:
+        ValueError: A number, a share or the name of another score is wrong.
+    """
+    check_whole("finalists", options.finalists, least=1)
+    check_whole("verdict_seeds", options.verdict_seeds, least=1)
+    other_scores(options)
+    shares = SHARES if options.rung_shares is None else options.rung_shares
+    shares = shares if isinstance(shares, Sequence) else [shares]
+    keep = options.rung_keep if options.rung_keep is not None else KEEP * (len(shares) - 1)
+    return rungs_of(shares, keep if isinstance(keep, Sequence) else [keep])
+
+
+def other_scores(options: RungOptions) -> tuple[str, ...]:
+    """The names of the other scores, each once.
+
+    Raises:
+        ValueError: One of them is an aggregate, or unknown.
+    """
+    names = OTHER_SCORES if options.other_scores is None else several(options.other_scores)
+    for name in names:
+        if name not in _OF_RECORDS and isinstance(get_proxy(name), RankAggregate):
+            raise ValueError(f"other_scores has {name}, which ranks many at once; name its proxies instead.")
+    return tuple(dict.fromkeys(names))
+
+
+def check_validation(splits: Splits) -> None:
+    """Refuse data without validation images, by which finalists are chosen."""
+    if not len(splits.val):
+        raise ValueError("There are no validation images, by which finalists are chosen; give a val_share.")
+
+
+def named_baselines(
+    options: RungOptions, splits: Splits, space: SearchSpace
+) -> list[tuple[Architecture | None, Network]]:
+    """The baselines that the options name: the architecture, if it is one of the space, and the network.
+
+    Raises:
+        ValueError: One is not known, or does not fit the data.
+    """
+    return [_baseline(source, splits, space) for source in several(options.baselines)]
+
+
+def _baseline(source: NetworkLike | str, splits: Splits, space: SearchSpace) -> tuple[Architecture | None, Network]:
+    architecture = source if isinstance(source, Architecture) else None
+    if isinstance(source, str) and not os.path.exists(source):
+        try:
+            architecture = space.parse(source)
+        except ArchitectureError:
+            architecture = None
+    of_space = {} if architecture is None else {"space": space}
+    return architecture, network_for(splits, architecture or source, "student", of_space)
+
+
 class Chooser:
     """Chooses the finalists of a study.
 
@@ -110,26 +171,11 @@ class Chooser:
         self.device = device
         self.notices: list[str] = []
         self._budget = Budget.from_dict(study.config.get("budget") or {})
-        others = OTHER_SCORES if options.other_scores is None else several(options.other_scores)
-        self.others = tuple(dict.fromkeys(others))
-        for name in self.others:
-            if name not in _OF_RECORDS and isinstance(get_proxy(name), RankAggregate):
-                raise ValueError(f"other_scores has {name}, which ranks many at once; name its proxies instead.")
-        self.baselines = [self._baseline(source) for source in several(options.baselines)]
+        self.others = other_scores(options)
+        self.baselines = named_baselines(options, splits, study.space)
         _ = study.winner  # says why if there is none
 
     # -- the networks ---------------------------------------------------------------------------
-
-    def _baseline(self, source: NetworkLike | str) -> tuple[Architecture | None, Network]:
-        """A baseline that is known: its architecture, if it is one of the space, and its network."""
-        architecture = source if isinstance(source, Architecture) else None
-        if isinstance(source, str) and not os.path.exists(source):
-            try:
-                architecture = self.study.space.parse(source)
-            except ArchitectureError:
-                architecture = None
-        options = {} if architecture is None else {"space": self.study.space}
-        return architecture, network_for(self.splits, architecture or source, "student", options)
 
     def entries(self, finalists: Iterable[Finalist], given: Sequence[NetworkLike | str]) -> list[Entry]:
         """The finalists with the networks that they stand for.

@@ -11,6 +11,7 @@ from search_spaces.recipes import check_names, is_file
 
 from ..checks import check_whole
 from ..comparison.store import ScoreStore  # noqa: F401 - so that its folders are known
+from ..networks.saved import SHORTLIST
 from ..options.lists import (
     ImportOptions,
     ListAlgorithmsOptions,
@@ -178,6 +179,8 @@ def _pipeline(run: str, best: int) -> Lines:
         lines.append(format_ranking(*ranked))
     if Study.has_begun(search := os.path.join(run, SEARCH)):
         lines.extend(_study(search, best))
+    if ShortlistFolder.has_begun(shortlist := os.path.join(run, SHORTLIST)):
+        lines.extend(_shortlist(shortlist))
     if trainings := read_trainings(run):
         lines.append(compare_trainings(trainings))
     return [*lines, f"run folder: {run}"]

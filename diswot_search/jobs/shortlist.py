@@ -5,20 +5,21 @@ from __future__ import annotations
 import contextlib
 import os
 import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from search_spaces.names import short_name
 
-from ..checks import check_whole
 from ..comparison.trainings import value_text
 from ..data.description import DataDescription, describe_splits
 from ..data.errors import DataError
+from ..data.splits import Splits
 from ..distillation.combination import parse_distillers
+from ..networks.network import Network
 from ..networks.saved import CONFIG as CARD
-from ..networks.saved import FOLDER, WEIGHTS
+from ..networks.saved import FOLDER, WEIGHTS, load_student
 from ..options.base import as_typed, changed, from_options
 from ..options.shortlist import ShortlistOptions
 from ..reports.shortlist import describe_shortlist, finalists_csv, format_shortlist, shortlist_report
@@ -31,19 +32,19 @@ from ..runtime.files import RunFolderError, as_json
 from ..runtime.interruption import Interruption
 from ..runtime.run_folder import INTERRUPTED
 from ..runtime.typed_json import decode_stored, encode
+from ..sources.ranking import SourceRanking
 from ..study.finalists import Finalist
-from ..study.halving import Rung, rungs_of
+from ..study.halving import Rung
 from ..study.study import Study
-from .finalists import Chooser, Entry, several
+from ..training.folder import TrainingFolder
+from ..training.result import Training, read_result, read_rows
+from .finalists import Chooser, Entry, check_validation, rungs_in, several
 from .job import Job
 from .pipeline_results import SEARCH
 from .shortlist_stages import Part, Plan, Stages
 from .train import check_supervision, named_splits, named_teacher
 from .training_cells import CellProgress, CellTrainer, Trainings, job_of
 from .training_run import check_training
-
-SHARES, KEEP = (0.06, 1.0), (3,)
-"""The shares of the rungs, and the number of finalists that each but the last keeps, by default."""
 
 RESULT = "result.json"
 
@@ -72,10 +73,27 @@ class ShortlistJob(Job[ShortlistOptions, Shortlist]):
 
     Args:
         options, show: See `Job`.
+        study: The study that the options name, if it is loaded already.
+        splits: The data, if it is read already.
+        teacher: The teacher that the options name, if it is resolved already.
+        ranking: The ranking of the sources that the options name, likewise.
     """
 
-    def __init__(self, options: ShortlistOptions, show: Callable[..., None] | None = None) -> None:
+    def __init__(
+        self,
+        options: ShortlistOptions,
+        show: Callable[..., None] | None = None,
+        *,
+        study: Study | None = None,
+        splits: Splits | None = None,
+        teacher: Network | None = None,
+        ranking: SourceRanking | None = None,
+    ) -> None:
         super().__init__(options, show)
+        self._study = study
+        self._splits = splits
+        self._teacher = teacher
+        self._ranking = ranking
         self.notices: list[str] = []
 
     # -- before anything is written -------------------------------------------------------------
@@ -85,19 +103,17 @@ class ShortlistJob(Job[ShortlistOptions, Shortlist]):
         if options.out is None:
             raise ValueError("A shortlist needs a run folder: pass `out=`.")
         recipe = check_training(options)
-        check_whole("finalists", options.finalists, least=1)
-        check_whole("verdict_seeds", options.verdict_seeds, least=1)
-        rungs = self._rungs()
-        self.study = _as_study(options.study)
-        self.splits = named_splits(options)
-        if not len(self.splits.val):
-            raise ValueError("There are no validation images, by which finalists are chosen; give a val_share.")
+        rungs = rungs_in(options)
+        self.study = _as_study(options.study) if self._study is None else self._study
+        self.splits = named_splits(options) if self._splits is None else self._splits
+        check_validation(self.splits)
         self.plan = self._plan(rungs, recipe.epochs)
         if recipe.schedule == "constant":
             self.notices.append("The learning rate is constant, so that short trainings do not end annealed.")
-        self.executor = as_executor(options, options.finalists)
+        self.executor = as_executor(options, max(options.finalists, 2 * options.verdict_seeds))
         self.interruption = Interruption()
         self.plan = replace(self.plan, data={} if self.executor.is_isolated else self._data_here())
+        self.plan = replace(self.plan, guide=self._guide_here())
         chooser = Chooser(self.study, self.splits, options, options.device)
         self.config = self._own_config(chooser)
         self.entries = self._entries(chooser)
@@ -105,16 +121,16 @@ class ShortlistJob(Job[ShortlistOptions, Shortlist]):
         self.executor.check(CellTrainer())
         self.executor.connect()
 
-    def _rungs(self) -> tuple[Rung, ...]:
-        options = self.options
-        shares = SHARES if options.rung_shares is None else options.rung_shares
-        shares = shares if isinstance(shares, Sequence) else [shares]
-        keep = options.rung_keep if options.rung_keep is not None else KEEP * (len(shares) - 1)
-        return rungs_of(shares, keep if isinstance(keep, Sequence) else [keep])
-
     def _data_here(self) -> dict[str, Any]:
         """Options with the data that is read already, for trainings in this process."""
         return {"dataset": self.splits, "data_options": None, "labels": None, "labels_per_class": None}
+
+    def _guide_here(self) -> dict[str, Any]:
+        """Options with the teacher or the sources that are resolved already."""
+        if self._teacher is not None:
+            plain = dict.fromkeys(("teacher_checkpoint", "teacher_options", "teacher_classes"))
+            return {"teacher": self._teacher, "teacher_pretrained": False, **plain}
+        return {} if self._ranking is None else {"sources": self._ranking}
 
     def _plan(self, rungs: tuple[Rung, ...], epochs: int) -> Plan:
         """The plan, when teachers and distillers are known by name."""
@@ -147,6 +163,9 @@ class ShortlistJob(Job[ShortlistOptions, Shortlist]):
         if options.sources is not None:
             self.teacher_configs: list[object] = []
             return [None], ["sources"]
+        if self._teacher is not None:
+            self.teacher_configs = [self._teacher.config()]
+            return [options.teacher], [short_name(self._teacher.name)]
         teachers = several(options.teachers)
         if teachers and changed(options, "teacher"):
             raise ValueError("teacher and teachers are both given; give one of them.")
@@ -181,8 +200,6 @@ class ShortlistJob(Job[ShortlistOptions, Shortlist]):
                 "other_scores": list(chooser.others),
                 "baselines": [network.config() for _, network in chooser.baselines],
                 "rungs": [{"share": rung.share, "keep": rung.keep} for rung in plan.rungs],
-                "verdict_seeds": options.verdict_seeds,
-                "compare": options.compare,
                 "seed": options.seed,
             }
         )
@@ -294,8 +311,9 @@ class ShortlistJob(Job[ShortlistOptions, Shortlist]):
 
     def run(self) -> Shortlist:
         folder = self.folder
+        request = {"verdict_seeds": self.options.verdict_seeds, "compare": self.options.compare}
         try:
-            if folder.result is not None and not folder.missing_files():
+            if folder.result is not None and folder.recall("request") == request and not folder.missing_files():
                 return read_shortlist(self.plan.path)
             # A training in this process takes signals itself, so that its step at hand is finished and stored.
             is_isolated = self.executor.is_isolated
@@ -306,7 +324,7 @@ class ShortlistJob(Job[ShortlistOptions, Shortlist]):
                 except KeyboardInterrupt:
                     folder.end(INTERRUPTED)
                     raise
-            self._write(result)
+            self._write(result, request)
         finally:
             folder.release()
         return result
@@ -342,7 +360,19 @@ class ShortlistJob(Job[ShortlistOptions, Shortlist]):
             notices=tuple(self.notices),
         )
 
-    def _write(self, result: Shortlist) -> None:
+    def trained(self, result: Shortlist, kind: str) -> Training | None:
+        """The full training of the pick with the first seed that was tested; None without one of this kind."""
+        pick = result.pick
+        tested = [trial for trial in pick.trials if trial.kind == kind and trial.test_accuracy is not None]
+        if not tested:
+            return None
+        path = self.plan.path / tested[0].name
+        network = self.entries[pick.place - 1].network(self.splits)
+        model = None if network.timm or network.space else network.build(tested[0].seed)
+        rows = read_rows(TrainingFolder.peek(path))
+        return Training(read_result(path), rows, path, load_student(path / FOLDER, model=model))
+
+    def _write(self, result: Shortlist, request: Mapping[str, object]) -> None:
         folder, pick = self.folder, result.pick
         assert folder.path is not None
         (first, *_) = [trial for trial in pick.trials if trial.rung == len(result.rungs)]
@@ -357,7 +387,7 @@ class ShortlistJob(Job[ShortlistOptions, Shortlist]):
         if self.study.path is not None:
             self._record(result)
         files = ["finalists.csv", "report.md", RESULT, f"{FOLDER}/{WEIGHTS}", f"{FOLDER}/{CARD}"]
-        folder.finish(result.to_json(), files)
+        folder.finish(result.to_json(), files, request=request)
 
     def _record(self, result: Shortlist) -> None:
         """Store the finalists in the study; a study that cannot be written does not undo the proof."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -77,6 +77,7 @@ class Plan:
         distillers: The distillers to choose from, or the one.
         distiller_names: Their names.
         data: Options of the data that are objects in this process, in the place of names.
+        guide: Options of a teacher or sources that are objects, likewise.
     """
 
     options: ShortlistOptions
@@ -87,7 +88,8 @@ class Plan:
     teacher_names: Sequence[str]
     distillers: Sequence[Any]
     distiller_names: Sequence[str]
-    data: Mapping[str, Any]
+    data: Mapping[str, Any] = field(default_factory=dict)
+    guide: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def last(self) -> int:
@@ -135,7 +137,8 @@ class Plan:
             distiller=self.distiller_names[distiller],
         )
         written = replace(options, **entry.space_options)
-        return Part(Cell(name, {}, replace(options, space=entry.space, **self.data), written, tests), trial)
+        here = replace(options, space=entry.space, **self.data, **self.guide)
+        return Part(Cell(name, {}, here, written, tests), trial)
 
     def alone(self, entry: Entry, number: int) -> Part:
         """A full training on labels alone, tested."""

@@ -121,9 +121,15 @@ class ShortlistFolder(CellsFolder):
         """The result of a finished shortlist, as JSON values; None before its end."""
         return self.recall(_RESULT) if self.status == run_folder.COMPLETE else None
 
-    def finish(self, result: Mapping[str, object], files: Sequence[str]) -> None:
-        """Store the result, when all files are written; the shortlist is complete from then on."""
-        self.end(run_folder.COMPLETE, files, **{_RESULT: result})
+    def finish(self, result: Mapping[str, object], files: Sequence[str], **values: object) -> None:
+        """Store the result, when all files are written; the shortlist is complete from then on.
+
+        Args:
+            result: The result, as JSON values.
+            files: Names of the files.
+            values: Other JSON values to store, by key.
+        """
+        self.end(run_folder.COMPLETE, files, **{_RESULT: result}, **values)
 
 
 FOLDERS: tuple[type[RunFolder], ...] = (

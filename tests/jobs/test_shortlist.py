@@ -282,8 +282,8 @@ def test_a_finished_shortlist_is_read_and_nothing_is_trained(whole: ds.Shortlist
     executor = Interrupting()
     assert shortlist(Path(whole.path), searched, teacher, executor=executor) == whole
     assert executor.count == 0
-    with pytest.raises(ds.RunFolderError, match=r"verdict_seeds is 2 there, 1 here"):
-        shortlist(Path(whole.path), searched, teacher, verdict_seeds=1)
+    with pytest.raises(ds.RunFolderError, match=r"finalists is 3 there, 4 here"):
+        shortlist(Path(whole.path), searched, teacher, finalists=4)
 
 
 def test_workers_in_any_order_that_die_have_the_results_of_one(
