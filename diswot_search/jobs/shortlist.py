@@ -243,7 +243,9 @@ class ShortlistJob(Job[ShortlistOptions, Shortlist]):
                 with warnings.catch_warnings(record=True) as of_entry:
                     warnings.simplefilter("always", UserWarning)
                     error = self._trial_error(self.plan.distilled(entry, self.plan.last))
-                caught |= {str(warning.message): warning for warning in of_entry}
+                name = entry.network(self.splits).name
+                for warning in of_entry:  # the same of each student is told of the first
+                    caught.setdefault(str(warning.message).replace(name, ""), warning)
                 if error is not None:
                     errors.append(error)
                     reason = " ".join(as_typed(error).split())[:MAX_REASON]

@@ -316,11 +316,12 @@ class Stages:
         if not best:
             reasons = "; ".join(dict.fromkeys(trial.reason or "" for own in of_each for trial in own))
             raise ShortlistError(f"None of the {what} could be tried: {reasons}.")
+        of_teachers = what == "teachers"
         contenders = tuple(
             Contender(
                 name=name,
                 value=value,
-                accuracy=next((t.teacher_accuracy for t in own if t.teacher_accuracy is not None), None),
+                accuracy=next((t.teacher_accuracy for t in own if of_teachers), None),
                 is_chosen=place == best[0],
                 trials=own,
             )

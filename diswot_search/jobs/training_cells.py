@@ -51,9 +51,15 @@ class Cell:
 
 @dataclass(frozen=True)
 class Outcome:
-    """The end of a training: its reason if it failed. The result is in its run folder."""
+    """The end of a training. The result is in its run folder.
+
+    Attributes:
+        reason: The reason if it failed.
+        warnings: The texts of its warnings.
+    """
 
     reason: str | None = None
+    warnings: tuple[str, ...] = ()
 
 
 class CellTrainer:
@@ -73,16 +79,22 @@ def _train(cell: Cell, *, device: str | None) -> Outcome:
     """Train a cell, or go on with it, in its run folder."""
     changes: dict[str, Any] = {"progress": False} | ({} if device is None else {"device": device})
     job = job_of(cell, **changes)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)  # the check of the job has told them
+    reason = None
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("ignore", UserWarning)  # the check of the job has told those of the check
+        try:
             job.check_once()
-        job.complete()
-    except RunFolderError:
-        raise
-    except Exception as error:
-        return Outcome(failure_reason(error, f"in the training {cell.name}"))
-    return Outcome()
+            warnings.simplefilter("always", UserWarning)
+            job.complete()
+        except RunFolderError:
+            raise
+        except Exception as error:
+            reason = failure_reason(error, f"in the training {cell.name}")
+    for warning in caught:
+        if not issubclass(warning.category, UserWarning):
+            warnings.warn_explicit(warning.message, warning.category, warning.filename, warning.lineno)
+    texts = (str(warning.message) for warning in caught if issubclass(warning.category, UserWarning))
+    return Outcome(reason, tuple(dict.fromkeys(texts)))
 
 
 def job_of(cell: Cell, **changes: Any) -> DistillJob | TrainJob:
@@ -102,7 +114,7 @@ class CellProgress(ProgressBar):
 
 
 class Trainings:
-    """Trains cells by the workers of an executor, one list of them after another.
+    """Trains cells by the workers of an executor, one list of them after another. Equal warnings are told once.
 
     Args:
         folder: Stores the end of each.
@@ -127,6 +139,7 @@ class Trainings:
         self._interruption = interruption
         self._shows_progress = progress
         self._retry_failed = retry_failed
+        self._told: set[str] = set()
         self._dispatcher: Dispatcher[Outcome] = Dispatcher(executor, interruption=interruption, timeout_s=timeout_s)
 
     @contextlib.contextmanager
@@ -153,6 +166,10 @@ class Trainings:
             status = COMPLETE if outcome.reason is None else FAILED
             row = {"status": status, "reason": outcome.reason, "worker": worker}
             self._folder.add(cell.name, row)
+            for text in outcome.warnings:
+                if text not in self._told:
+                    self._told.add(text)
+                    warnings.warn(text, stacklevel=2)
             return row
 
         with CellProgress(what, unit, len(cells), enabled=self._shows_progress) as bar:

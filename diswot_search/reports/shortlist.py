@@ -146,7 +146,7 @@ def describe_verdict(verdict: Verdict) -> Iterator[str]:
         }.get(verdict.advice, "one seed has no interval, so that this proves nothing")
         yield f"distilled less alone: {_difference(verdict.gain, verdict.level)}: {words}"
     for name, difference in verdict.against.items():
-        yield f"less the baseline {name}: {_difference(difference, verdict.level)}"
+        yield f"against the baseline {name}: {_difference(difference, verdict.level)}"
 
 
 def _difference(difference: Difference, level: float) -> str:

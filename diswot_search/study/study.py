@@ -357,6 +357,11 @@ class Study(RunFolder):
         stored = (self.recall(_SHORTLIST) or {}).get("finalists", ())
         return tuple(decode_stored(Finalist, one, store, "run the shortlist again in a new folder") for one in stored)
 
+    @property
+    def shortlist(self) -> str | None:
+        """The run folder of the last shortlist of this study; None without one."""
+        return (self.recall(_SHORTLIST) or {}).get("path")
+
     def record_finalists(self, finalists: Sequence[Finalist], shortlist: str | os.PathLike[str]) -> None:
         """Store the finalists of a shortlist in the run folder, in the place of earlier ones.
 

@@ -871,7 +871,7 @@ def test_a_pipeline_stopped_among_its_finalists_ends_the_same(
     ours, theirs = (json.loads((result.path / "result.json").read_text()) for result in (again, proven))
     assert ours == theirs
     assert main(["show", str(tmp_path / "run")]) == 0
-    assert "less the baseline" in capsys.readouterr().out
+    assert "against the baseline" in capsys.readouterr().out
 
 
 def test_more_seeds_extend_a_proof(proven: ds.PipelineResult) -> None:

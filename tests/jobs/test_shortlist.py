@@ -209,12 +209,18 @@ def test_the_run_folder_stands_for_the_proven_student(
     assert ds.Study.load(searched).finalists
 
 
-def test_a_study_remembers_its_finalists(whole: ds.Shortlist, searched: str, tmp_path: Path) -> None:
+def test_a_study_remembers_its_finalists(
+    whole: ds.Shortlist, searched: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     study = ds.Study.load(searched)
     study.record_finalists(whole.finalists, whole.path)
     again = ds.Study.load(searched)
     assert again.finalists == whole.finalists
+    assert again.shortlist == whole.path
     assert again.status == "complete"
+    assert cli.main(["show", searched]) == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    assert f"the pick is {whole.pick.name}" in shown
 
 
 def test_a_training_of_a_rung_runs_again_by_its_own_config(whole: ds.Shortlist, tmp_path: Path) -> None:
