@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -23,6 +24,7 @@ from ..networks.saved import FOLDER, WEIGHTS, load_student
 from ..options.base import as_typed, changed, from_options
 from ..options.shortlist import ShortlistOptions
 from ..reports.shortlist import describe_shortlist, finalists_csv, format_shortlist, shortlist_report
+from ..reports.style import format_count
 from ..resolve.executors import as_executor
 from ..resolve.folders import ShortlistFolder
 from ..resolve.shortlists import Shortlist, read_shortlist
@@ -38,6 +40,7 @@ from ..study.halving import Rung
 from ..study.study import Study
 from ..training.folder import TrainingFolder
 from ..training.result import Training, read_result, read_rows
+from ..training.steps import FEWEST_STEPS
 from .finalists import Chooser, Entry, check_validation, rungs_in, several
 from .job import Job
 from .pipeline_results import SEARCH
@@ -110,6 +113,7 @@ class ShortlistJob(Job[ShortlistOptions, Shortlist]):
         self.plan = self._plan(rungs, recipe.epochs)
         if recipe.schedule == "constant":
             self.notices.append("The learning rate is constant, so that short trainings do not end annealed.")
+        self._warn_of_short_rungs(len(self.splits.train) // recipe.batch_size)
         self.executor = as_executor(options, max(options.finalists, 2 * options.verdict_seeds))
         self.interruption = Interruption()
         self.plan = replace(self.plan, data={} if self.executor.is_isolated else self._data_here())
@@ -120,6 +124,21 @@ class ShortlistJob(Job[ShortlistOptions, Shortlist]):
         self.config |= {"training": self._training_config()}
         self.executor.check(CellTrainer())
         self.executor.connect()
+
+    def _warn_of_short_rungs(self, steps_per_epoch: int) -> None:
+        """Say which rungs are too short to tell networks with random weights apart; of the last one its check tells."""
+        full = steps_per_epoch * self.plan.full_epochs
+        for rung in range(1, self.plan.last):
+            epochs = self.plan.epochs(rung)
+            if (steps := steps_per_epoch * epochs) < FEWEST_STEPS:
+                share = f"; a share of {math.ceil(100 * FEWEST_STEPS / full) / 100:g} has enough" * (
+                    full > FEWEST_STEPS
+                )
+                warnings.warn(
+                    f"Rung {rung} trains for {format_count(steps, 'step')} ({format_count(epochs, 'epoch')}), too few "
+                    f"for random weights to be told apart, which often stay near chance below {FEWEST_STEPS}{share}.",
+                    stacklevel=4,
+                )
 
     def _data_here(self) -> dict[str, Any]:
         """Options with the data that is read already, for trainings in this process."""

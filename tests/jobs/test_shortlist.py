@@ -24,10 +24,7 @@ from diswot_search.training.result import read_result
 
 from .any_order import AnyOrder
 
-pytestmark = [
-    pytest.mark.filterwarnings("ignore:.*too few for random weights"),
-    pytest.mark.filterwarnings("ignore:.*no more than chance"),
-]
+pytestmark = pytest.mark.filterwarnings("ignore:.*no more than chance")
 
 DATA = {"train_limit": 40, "image_size": 8}
 TRAINING: dict[str, Any] = {
@@ -356,6 +353,15 @@ def test_what_cannot_be_trained_or_diverges_is_out_with_its_reason(searched: str
 def test_a_shortlist_of_failures_says_why(searched: str, teacher: str, tmp_path: Path) -> None:
     with pytest.raises(ds.ShortlistError, match="No finalist of rung 1 could be trained: DivergenceError"):
         shortlist(tmp_path / "run", searched, teacher, lr=1e30, baselines=None, other_scores="")
+
+
+def test_a_rung_that_is_too_short_is_said(searched: str, teacher: str, tmp_path: Path) -> None:
+    options = {"epochs": 200, "rung_shares": [0.01, 1.0], "baselines": "resnet181"}
+    with (
+        pytest.warns(UserWarning, match=r"Rung 1 trains for 4 steps \(2 epochs\).*; a share of 0.25 has enough"),
+        pytest.raises(ValueError, match="Did you mean"),
+    ):
+        shortlist(tmp_path / "run", searched, teacher, **options)
 
 
 # -- teachers and distillers --------------------------------------------------------------------
