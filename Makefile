@@ -17,7 +17,7 @@ demo: $(VENV)/.installed
 		--teacher cifar_resnet20 --teacher_epochs 12 --teacher_recipe_options.batch_size 32 \
 		--teacher_data_options.train_limit null --data_options.train_limit 100 \
 		--space cifar_resnet_s0 --algorithm exhaustive --max_params 0.15e6 \
-		--distiller kd --epochs 100 --batch_size 20 --recipe_options.padding 2 --out $(RUN)
+		--finalists 0 --distiller kd --epochs 100 --batch_size 20 --recipe_options.padding 2 --out $(RUN)
 
 test: $(VENV)/.installed
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto -m "not faults"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import itertools
 import os
@@ -19,7 +18,7 @@ from ..comparison.trainings import as_text, describe_values, value_text
 from ..options.base import as_typed, changed, only_in_python, options_of, to_yaml
 from ..options.sweep import SweepOptions
 from ..options.training import DistillOptions, TrainOptions
-from ..runtime.configuration import config_sha256
+from .training_cells import WITHOUT_EFFECT, Cell
 
 SEED = "seed"
 
@@ -43,26 +42,6 @@ _MAX_NAME = 100
 
 class GridError(ValueError):
     """A grid that is no grid of trainings."""
-
-
-@dataclass(frozen=True)
-class Cell:
-    """A training of a sweep.
-
-    Attributes:
-        name: Name of its folder.
-        values: Its values in the grid, by the names of the grid, as JSON values.
-        options: All of its options.
-    """
-
-    name: str
-    values: Mapping[str, object]
-    options: DistillOptions | TrainOptions
-
-    @property
-    def path(self) -> str:
-        """Its run folder."""
-        return str(self.options.out)
 
 
 @dataclass(frozen=True)
@@ -248,8 +227,7 @@ def _is_in(value: object, values: Sequence[object]) -> bool:
 
 # -- options of a training as the columns of a table --------------------------------------------
 
-_WITHOUT_EFFECT = (*_OF_SWEEP, "checkpoint_minutes")
-"""Options that change no result."""
+_NOT_COMPARED = (*WITHOUT_EFFECT, SEED)
 
 
 def flat_options(options: Mapping[str, Any]) -> dict[str, object]:
@@ -262,20 +240,10 @@ def flat_options(options: Mapping[str, Any]) -> dict[str, object]:
     flat: dict[str, object] = {"teacher": None, "sources": None}  # which a training on labels alone has not
     for name, value in options.items():
         name = names.get(name, name)
-        if name in _WITHOUT_EFFECT or name == SEED:
+        if name in _NOT_COMPARED:
             continue
         if name.endswith("_options"):
             flat |= {f"{name}.{key}": item for key, item in (value or {}).items()}
         else:
             flat[name] = value
     return flat
-
-
-def plain_options(cell: Cell) -> dict[str, Any]:
-    """All options of a cell as its config.yaml has them."""
-    return {field.name: getattr(cell.options, field.name) for field in dataclasses.fields(cell.options)}
-
-
-def options_sha256(cell: Cell) -> str:
-    """SHA-256, in hex, of the options of a cell that its result depends on."""
-    return config_sha256({name: value for name, value in plain_options(cell).items() if name not in _WITHOUT_EFFECT})

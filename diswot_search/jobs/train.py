@@ -75,7 +75,7 @@ class TrainingJob(Job[O, Training]):
         options, show: See `Job`.
         subjects: What the options name, if it is resolved already; by default `check` resolves it.
         written: The options for config.yaml, where a sweep trains with others in the place of a worker.
-        timed, workers: See `TrainingRun`.
+        timed, workers, tests: See `TrainingRun`.
     """
 
     def __init__(
@@ -87,11 +87,12 @@ class TrainingJob(Job[O, Training]):
         written: O | None = None,
         timed: bool = True,
         workers: int = 1,
+        tests: bool = True,
     ) -> None:
         super().__init__(options, show)
         self._subjects = subjects
         self._written = written or options
-        self._timed, self._workers = timed, workers
+        self._timed, self._workers, self._tests = timed, workers, tests
 
     def written(self) -> O:
         return self._written
@@ -99,7 +100,7 @@ class TrainingJob(Job[O, Training]):
     def check(self) -> None:
         check_training(self.options)
         subjects = self._subjects or self._resolve()
-        self.training = TrainingRun(self.options, subjects, timed=self._timed, workers=self._workers)
+        self.training = TrainingRun(self.options, subjects, timed=self._timed, workers=self._workers, tests=self._tests)
         if self._subjects is None:  # a pipeline says it for all its stages
             self.training.steps.warn_if_few()
 
