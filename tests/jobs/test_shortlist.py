@@ -19,6 +19,8 @@ import diswot_search as ds
 from diswot_search import cli
 from diswot_search.data.image_sets import ResidentSet
 from diswot_search.jobs import training_run
+from diswot_search.jobs.train import DistillJob
+from diswot_search.options.training import DistillOptions
 from diswot_search.runtime.executors.serial import SerialExecutor
 from diswot_search.training.result import read_result
 
@@ -451,3 +453,34 @@ def test_the_command_line_proves_a_student(
     assert "run folder" in shown
     assert cli.main(["shortlist", "--config", str(out / "config.yaml")]) == 0
     assert cli.main([*line, "--finalists", "x"]) == 2
+
+
+# -- a training that is tested later ------------------------------------------------------------
+
+
+def test_a_training_tested_later_is_that_of_one_tested_at_once(teacher: str, tmp_path: Path) -> None:
+    options = DistillOptions("cifar_resnet20", teacher, **TRAINING)
+    at_once = DistillJob(replace(options, out=tmp_path / "once")).complete()
+    untested = DistillJob(replace(options, out=tmp_path / "later"), tests=False).complete()
+    assert untested.result.test is None
+    assert untested.result.agreement is None
+    assert untested.result.teacher is not None
+    assert untested.result.teacher.accuracy is None
+    assert untested.result.teacher.val_accuracy is not None
+    assert cli.main(["show", str(tmp_path / "later")]) == 0
+    tested = DistillJob(replace(options, out=tmp_path / "later")).complete()
+    assert tested.result.test == at_once.result.test
+    assert tested.result.agreement == at_once.result.agreement
+    assert tested.result.teacher == at_once.result.teacher
+    weights = [(tmp_path / run / "student" / "student.safetensors").read_bytes() for run in ("once", "later")]
+    assert weights[0] == weights[1]
+
+
+def test_objects_of_python_are_taken(whole: ds.Shortlist, searched: str, teacher: str, tmp_path: Path) -> None:
+    given = {"dataset": ds.create_splits("digits", **DATA), "data_options": None}
+    result = ds.shortlist(
+        ds.Study.load(searched), ds.load_student(teacher), **{**SHORTLIST, **given, "out": tmp_path / "run"}
+    )
+    first = next(iter(result.finalists)).trials[0]
+    assert first.status == "complete"
+    assert [one.name for one in result.finalists] == [one.name for one in whole.finalists]
