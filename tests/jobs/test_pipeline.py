@@ -25,6 +25,7 @@ from diswot_search import Budget, DistillerError, RunFolderError, Splits, Study
 from diswot_search.cli import main
 from diswot_search.data.image_sets import ImageSet
 from diswot_search.jobs import rank_sources as source_ranking
+from diswot_search.jobs import student_facts
 from diswot_search.jobs import training_run as training
 from diswot_search.jobs.pipeline import PipelineJob
 from diswot_search.jobs.rank_sources import RankingRun
@@ -822,8 +823,8 @@ PROVEN = TINY | {"finalists": 2, "baselines": "cifar_resnet20", "rung_shares": [
 def _one_latency() -> Iterator[None]:
     """Measuring takes longer than training here."""
     with pytest.MonkeyPatch.context() as patch:
-        measured = training.shipped_latency(nn.Flatten(), (3, 8, 8))
-        patch.setattr(training, "shipped_latency", lambda model, size: measured)
+        measured = student_facts.shipped_latency(nn.Flatten(), (3, 8, 8))
+        patch.setattr(student_facts, "shipped_latency", lambda model, size: measured)
         yield
 
 

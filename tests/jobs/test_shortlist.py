@@ -18,7 +18,7 @@ from torch import nn
 import diswot_search as ds
 from diswot_search import cli
 from diswot_search.data.image_sets import ResidentSet
-from diswot_search.jobs import training_run
+from diswot_search.jobs import student_facts, training_run
 from diswot_search.jobs.train import DistillJob
 from diswot_search.options.training import DistillOptions
 from diswot_search.runtime.executors.serial import SerialExecutor
@@ -60,8 +60,8 @@ def one_thread() -> Iterator[None]:
 def without_pictures_and_one_latency() -> Iterator[None]:
     """Trainings in this process draw nothing, and have the latency of the first one, since both take a second."""
     with pytest.MonkeyPatch.context() as patch:
-        measured = training_run.shipped_latency(nn.Flatten(), (3, 8, 8))
-        patch.setattr(training_run, "shipped_latency", lambda model, size: measured)
+        measured = student_facts.shipped_latency(nn.Flatten(), (3, 8, 8))
+        patch.setattr(student_facts, "shipped_latency", lambda model, size: measured)
         patch.setattr(training_run, "plot_training", lambda rows, result: {})
         yield
 

@@ -22,8 +22,7 @@ from torch import nn
 import diswot_search as ds
 from diswot_search import cli
 from diswot_search.deployment.latency import Latency
-from diswot_search.jobs import student_facts, training_run
-from diswot_search.jobs import sweep as sweep_job
+from diswot_search.jobs import student_facts, training_cells, training_run
 from diswot_search.jobs.sweep_grid import cell_name
 from diswot_search.reports.trainings import escape_latex
 from diswot_search.resolve.folders import SweepFolder
@@ -290,7 +289,7 @@ def test_a_cell_that_fails_is_reported_and_the_others_go_on(tmp_path: Path) -> N
 
 
 def test_cells_of_other_threads_are_told_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sweep_job, "_train", lambda cell, **options: sweep_job._Outcome())
+    monkeypatch.setattr(training_cells, "_train", lambda cell, **options: training_cells.Outcome())
     of_two, of_one = AnyOrder(2, seed=0), AnyOrder(2, seed=0)
     of_two.threads, of_one.threads = 2, 1
     sweep(tmp_path / "sweep", grid={"seed": [0]}, executor=of_two)
@@ -360,7 +359,7 @@ def test_a_cell_whose_worker_was_told_to_end_goes_on_later(tmp_path: Path, monke
     table = sweep(tmp_path / "sweep", grid={"seed": [0, 1]}, executor=AnyOrder(1, seed=0))
     assert begun == [0, 1, 0]
     assert [cell.status for cell in table.cells] == ["complete", "complete"]
-    assert sweep_job.CellTrainer.grace_s > 0
+    assert training_cells.CellTrainer.grace_s > 0
 
 
 class FirstHeldUp(Executor):
@@ -396,9 +395,9 @@ def test_a_slow_cell_does_not_hold_up_the_others(
         stored.append(len(SweepFolder.peek(tmp_path / "sweep").cells))
         if cell.options.seed == seeds[-1]:
             executor.first.set_exception(KeyboardInterrupt())
-        return sweep_job._Outcome()
+        return training_cells.Outcome()
 
-    monkeypatch.setattr(sweep_job, "_train", train)
+    monkeypatch.setattr(training_cells, "_train", train)
     grid = {"seed": seeds}
     with pytest.raises(KeyboardInterrupt):
         sweep(tmp_path / "sweep", grid=grid, executor=executor, progress=True, show_workers=True)
