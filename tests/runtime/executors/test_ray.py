@@ -11,11 +11,13 @@ import time
 import warnings
 from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, wait
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+import diswot_search as ds
 from diswot_search.runtime.executors import ray as ray_module
 from diswot_search.runtime.executors.base import Executor, Placement, WorkerDied
 from diswot_search.runtime.executors.ray import RayExecutor
@@ -25,6 +27,7 @@ from diswot_search.testing.executor_programs import ActionProgram
 from diswot_search.testing.executors import ExecutorContract
 from search_spaces import plugins
 
+from ...jobs import workers_parts
 from ...source_tree import ROOT
 from .programs import FaultyProgram
 
@@ -137,6 +140,43 @@ def test_a_machine_that_is_lost_takes_nothing_with_it(cluster: Any) -> None:
         results = compute_all(executor, items, lose)
     assert [item for item, _, _ in results] == items
     executor.close()
+
+
+def test_a_search_loses_nothing_with_a_machine(cluster: Any, tmp_path: Path) -> None:
+    first, second = (cluster.add_node(num_cpus=2, resources={"bay": 2}, object_store_memory=2**27) for _ in range(2))
+    options: dict[str, Any] = {
+        "space_options": {"channels": 4, "cells": 1},
+        "proxy": workers_parts.uneven,
+        "batch_size": 8,
+        "evaluations": 200,
+        "algorithm": "evolution",
+        "device": "cpu",
+        "progress": False,
+    }
+    out = tmp_path / "run"
+    hosts: list[int] = []
+    replaced: list[int] = []
+
+    class Losing(RayExecutor):
+        """Loses a machine when half of the candidates are handed out."""
+
+        def submit(self, worker: int, item: Any) -> Future[Any]:
+            hosts.append(worker)
+            if len(hosts) == 100:
+                cluster.remove_node(first, allow_graceful=False)
+            return super().submit(worker, item)
+
+        def replace(self, worker: int) -> None:
+            replaced.append(worker)
+            super().replace(worker)
+
+    study = ds.search("nasbench201", **options, executor=Losing(2, threads=2, resources={"bay": 1}), out=out)
+    cluster.remove_node(second)
+    serial = ds.search("nasbench201", **options)
+    found, expected = ([replace(one, seconds=0.0, worker=None) for one in it.records] for it in (study, serial))
+    assert found == expected
+    assert set(hosts) == {0, 1}
+    assert replaced
 
 
 def test_a_resource_that_is_lost_ends_the_job_with_one_line(cluster: Any) -> None:
