@@ -61,6 +61,8 @@ if TYPE_CHECKING:
     from .jobs.pipeline import run
     from .jobs.rank_sources import load_ranking, rank_sources
     from .jobs.search import search
+    from .jobs.shortlist import shortlist
+    from .jobs.shortlist_stages import ShortlistError
     from .jobs.sweep import sweep
     from .jobs.train import distill, train
     from .jobs.training_table import TrainingTable, tabulate
@@ -84,6 +86,7 @@ if TYPE_CHECKING:
     from .reports.study import format_table, plot_search
     from .resolve.networks import as_network
     from .resolve.runs import PipelineResult
+    from .resolve.shortlists import Shortlist, Verdict, read_shortlist
     from .resolve.sources import as_sources
     from .runtime.executors.base import Executor, Placement, Program, WorkerDied
     from .runtime.executors.processes import ProcessExecutor
@@ -100,6 +103,7 @@ if TYPE_CHECKING:
     from .study.algorithms import create_algorithm, list_algorithms, register_algorithm
     from .study.budget import Budget, BudgetError
     from .study.evaluator import Evaluator
+    from .study.finalists import Finalist, Trial
     from .study.records import Record, Score
     from .study.study import Candidate, NoScoreError, Study
     from .training.recipe import Recipe, RecipeError, create_recipe
@@ -113,6 +117,11 @@ _EXPORTS = {
         "Estimate",
         "ProxyResult",
         "ScoreTable",
+    ),
+    "diswot_search.resolve.shortlists": (
+        "Shortlist",
+        "Verdict",
+        "read_shortlist",
     ),
     "diswot_search.comparison.statistics": (
         "best_decile",
@@ -165,6 +174,8 @@ _EXPORTS = {
         "rank_sources",
     ),
     "diswot_search.jobs.search": ("search",),
+    "diswot_search.jobs.shortlist": ("shortlist",),
+    "diswot_search.jobs.shortlist_stages": ("ShortlistError",),
     "diswot_search.jobs.sweep": ("sweep",),
     "diswot_search.jobs.train": (
         "distill",
@@ -250,6 +261,7 @@ _EXPORTS = {
         "BudgetError",
     ),
     "diswot_search.study.evaluator": ("Evaluator",),
+    "diswot_search.study.finalists": ("Finalist", "Trial"),
     "diswot_search.study.records": (
         "Record",
         "Score",
@@ -310,6 +322,7 @@ __all__ = [
     "ExportError",
     "ExportReport",
     "Features",
+    "Finalist",
     "Latency",
     "MachineError",
     "Measure",
@@ -338,6 +351,8 @@ __all__ = [
     "SerialExecutor",
     "Setting",
     "Shapes",
+    "Shortlist",
+    "ShortlistError",
     "SourceError",
     "SourceRanking",
     "Splits",
@@ -347,8 +362,10 @@ __all__ = [
     "TrainingResult",
     "TrainingTable",
     "TransferabilityError",
+    "Trial",
     "UnknownNameError",
     "UntrustedCodeError",
+    "Verdict",
     "WorkerDied",
     "as_network",
     "as_sources",
@@ -394,6 +411,7 @@ __all__ = [
     "rank_sources",
     "read_card",
     "read_network",
+    "read_shortlist",
     "read_table",
     "register_aggregate",
     "register_algorithm",
@@ -407,6 +425,7 @@ __all__ = [
     "run",
     "save_student",
     "search",
+    "shortlist",
     "similarities",
     "size_matched_agreement",
     "source_weights",

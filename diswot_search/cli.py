@@ -37,6 +37,7 @@ from .options.lists import (
 )
 from .options.pipeline import PipelineOptions
 from .options.search import SearchOptions
+from .options.shortlist import ShortlistOptions
 from .options.sources import RankSourcesOptions
 from .options.sweep import SweepOptions, TabulateOptions
 from .options.training import DistillOptions, TrainOptions
@@ -76,6 +77,7 @@ COMMANDS: dict[str, Command] = {
     "compare": Command(CompareOptions, "diswot_search.jobs.compare:ComparisonRun"),
     "train": Command(TrainOptions, "diswot_search.jobs.train:TrainJob"),
     "distill": Command(DistillOptions, "diswot_search.jobs.train:DistillJob"),
+    "shortlist": Command(ShortlistOptions, "diswot_search.jobs.shortlist:ShortlistJob"),
     "sweep": Command(SweepOptions, "diswot_search.jobs.sweep:SweepJob"),
     "table": Command(TabulateOptions, "diswot_search.jobs.training_table:table"),
     "sources": Command(RankSourcesOptions, "diswot_search.jobs.rank_sources:RankingRun"),

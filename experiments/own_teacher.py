@@ -149,6 +149,7 @@ def main() -> None:
         max_latency_ms=args.max_latency_ms,
         evaluations=args.evaluations,
         epochs=args.epochs,
+        finalists=0,
         out=args.out / "run",
     )
     exported = ds.export(result.path, normalise=True)

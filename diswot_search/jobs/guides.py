@@ -11,6 +11,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from safetensors.torch import save
@@ -25,6 +26,7 @@ from ..networks.saved import find_student
 from ..options.base import changed, keywords, options_in, shared
 from ..options.pipeline import PipelineOptions
 from ..options.shared import DataOptions, ExecutorOptions, LabelOptions, RunOptions
+from ..options.shortlist import ShortlistOptions
 from ..options.sources import RankSourcesOptions
 from ..options.training import DistillOptions, TrainedTeacherOptions, TrainingOptions, TrainOptions
 from ..proxies.aggregate import elementary_proxies
@@ -45,6 +47,8 @@ from .supervision import Bank, SourceObjective, source_objective
 from .teachers import with_fitted_classifier
 from .train import TrainJob, named_distillers, named_splits, named_teacher, teacher_options
 from .training_run import TrainingSubjects, check_training
+
+S = TypeVar("S", DistillOptions, ShortlistOptions)
 
 Announce = Callable[[str, StageResult], None]
 """Is told the name and the result of each finished stage."""
@@ -115,7 +119,7 @@ class Guides(ABC):
         """
 
     @abstractmethod
-    def named_in(self, stage: DistillOptions, guide: Guide) -> DistillOptions:
+    def named_in(self, stage: S, guide: Guide) -> S:
         """The options of the student's training with those that name the guide, such as the teacher's run folder."""
 
     @abstractmethod
@@ -256,7 +260,7 @@ class TeacherGuides(Guides):
                 splits = named_splits(stage)
         return TrainJob(stage, subjects=TrainingSubjects(splits=splits, student=self.teacher))
 
-    def named_in(self, stage: DistillOptions, guide: Guide) -> DistillOptions:
+    def named_in(self, stage: S, guide: Guide) -> S:
         if guide.trained is not None:
             return replace(stage, teacher=guide.trained.path)
         options = self.options
@@ -354,7 +358,7 @@ class SourceGuides(Guides):
         teachers = tuple(source_teacher(source, self.splits) for source in used)
         return TeacherBank(teachers, tuple(weights[source.name] for source in used))
 
-    def named_in(self, stage: DistillOptions, guide: Guide) -> DistillOptions:
+    def named_in(self, stage: S, guide: Guide) -> S:
         stored = None if guide.ranking is None else guide.ranking.path
         return stage if stored is None else replace(stage, sources=os.fspath(stored))
 

@@ -11,6 +11,7 @@ from search_spaces.recipes import check_names, is_file
 
 from ..checks import check_whole
 from ..comparison.store import ScoreStore  # noqa: F401 - so that its folders are known
+from ..networks.saved import SHORTLIST
 from ..options.lists import (
     ImportOptions,
     ListAlgorithmsOptions,
@@ -28,6 +29,7 @@ from ..reports.details import (
     describe_options_of_space,
     describe_proxy,
 )
+from ..reports.shortlist import describe_shortlist, format_shortlist
 from ..reports.sources import describe_ranking, format_measures, format_ranking
 from ..reports.study import (
     describe_study,
@@ -40,8 +42,10 @@ from ..reports.study import (
     format_spaces,
     format_table,
 )
+from ..reports.style import format_count
 from ..reports.training import compare_trainings, describe_training, format_distillers, format_training
-from ..resolve.folders import kind_of
+from ..resolve.folders import ShortlistFolder, kind_of
+from ..resolve.shortlists import read_shortlist
 from ..runtime.files import RunFolderError
 from ..runtime.lock import holds_only_lock
 from ..runtime.run_folder import COMPLETE
@@ -111,6 +115,7 @@ def show(options: ShowOptions) -> Lines:
         "ranking of sources": lambda: _ranking(run),
         "pipeline": lambda: _pipeline(run, options.best),
         "sweep": lambda: [table_of_sweep(run).format(), f"run folder: {run}"],
+        "shortlist": lambda: _shortlist(run),
     }
     if not os.path.exists(run):
         raise RunFolderError(f"There is no run folder {run}.")
@@ -154,6 +159,19 @@ def _ranking(run: str) -> Lines:
     return (format_ranking(ranking), *describe_ranking(ranking))
 
 
+def _shortlist(run: str) -> Lines:
+    """The result, or the trainings so far."""
+    folder = ShortlistFolder.peek(run)
+    if folder.result is None:
+        done = format_count(len(folder.cells), "training")
+        return [
+            f"{folder.status}: {done} done; the same command as before continues the shortlist.",
+            f"run folder: {run}",
+        ]
+    shortlist = read_shortlist(run)
+    return (format_shortlist(shortlist), *describe_shortlist(shortlist))
+
+
 def _pipeline(run: str, best: int) -> Lines:
     """The stages that have begun."""
     lines: list[object] = []
@@ -161,6 +179,8 @@ def _pipeline(run: str, best: int) -> Lines:
         lines.append(format_ranking(*ranked))
     if Study.has_begun(search := os.path.join(run, SEARCH)):
         lines.extend(_study(search, best))
+    if ShortlistFolder.has_begun(shortlist := os.path.join(run, SHORTLIST)):
+        lines.extend(_shortlist(shortlist))
     if trainings := read_trainings(run):
         lines.append(compare_trainings(trainings))
     return [*lines, f"run folder: {run}"]

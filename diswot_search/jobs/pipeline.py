@@ -15,7 +15,7 @@ from ..checks import check_options, check_whole
 from ..data.description import DataDescription, describe_splits
 from ..data.probe import Probe
 from ..networks.network import Network, TeacherBank
-from ..networks.saved import DISTILLED
+from ..networks.saved import DISTILLED, SHORTLIST
 from ..options.base import from_options, keywords, shared
 from ..options.data import CreateSplitsOptions
 from ..options.pipeline import PipelineOptions, TeacherTrainingOptions
@@ -28,6 +28,7 @@ from ..options.shared import (
     SpaceOptions,
     WeightDrawOptions,
 )
+from ..options.shortlist import RungOptions, ShortlistOptions
 from ..options.training import (
     DistillerOptions,
     DistillOptions,
@@ -42,13 +43,18 @@ from ..resolve.folders import PipelineFolder
 from ..resolve.networks import network_for
 from ..resolve.runs import PipelineResult, StageResult
 from ..resolve.searches import as_budget, as_space
+from ..resolve.shortlists import Shortlist
 from ..runtime.run_folder import COMPLETE, entries_of
 from ..sources.ranking import RankingError, SourceRanking
 from ..study.study import Study
+from ..training.result import Training
+from .finalists import check_validation, named_baselines, other_scores, rungs_in
 from .guides import Announce, Guide, Guides, SourceGuides, TeacherGuides
 from .job import CONFIG, Job
 from .pipeline_results import ALONE, SEARCH, show_stage, summarise
 from .search import SearchJob
+from .shortlist import ShortlistJob
+from .shortlist_stages import ShortlistError
 from .subjects import options_of_space
 from .teachers import PreparedTeacher, introduce_teacher, prepare_teacher
 from .train import DistillJob, TrainJob, check_supervision, named_splits
@@ -75,6 +81,7 @@ def run(options: PipelineOptions) -> PipelineResult:
         BudgetError: No architecture of the space is within the budget; likewise.
         RunFolderError: The run folder cannot be used, or holds a pipeline of another configuration.
         DivergenceError: The loss of a training is not a number.
+        ShortlistError: No finalist could be trained.
     """
     return PipelineJob(options).complete()
 
@@ -143,8 +150,22 @@ class PipelineJob(Job[PipelineOptions, PipelineResult]):
         self._trial = job.training if guide.teacher is not None and guide.teacher.trained else None
         distillation = {key: value for key, value in job.training.config.items() if key != "student"}
         config = self.guides.config(search.config, distillation)
+        if self.options.finalists:
+            config["shortlist"] = self._shortlist_config()
         self._steps = (*self.guides.steps, replace(job.training.steps, who="student"))
         return config
+
+    def _shortlist_config(self) -> dict[str, object]:
+        """Check the options of the shortlist; returns all that the choice of the student depends on."""
+        options = self.options
+        check_validation(self.splits)
+        rungs = rungs_in(options)
+        return {
+            "finalists": options.finalists,
+            "other_scores": list(other_scores(options)),
+            "baselines": [network.config() for _, network in named_baselines(options, self.splits, self.space)],
+            "rungs": [{"share": rung.share, "keep": rung.keep} for rung in rungs],
+        }
 
     def descriptions(self) -> Sequence[DataDescription]:
         return (describe_splits(self.splits),)
@@ -165,20 +186,37 @@ class PipelineJob(Job[PipelineOptions, PipelineResult]):
             if study is None:
                 study = self._search(guide.of_search, self.path / SEARCH).complete()
             self.announce(SEARCH, study)
-            student = study.winner.architecture
-            distilled = self._distillation(student, guide, self.path / DISTILLED).complete()
-            self.announce(DISTILLED, distilled)
-            alone = None
-            if self.options.compare and not guide.lacks_near_sources:
-                alone = self._training_alone(student).complete()
-                self.announce(ALONE, alone)
-            result = PipelineResult(self.path, study, distilled, alone, guide.trained, guide.ranking, guide.weights)
+            stages = self._prove(study, guide) if self.options.finalists else self._train(study, guide)
+            distilled, alone, shortlist = stages
+            guided = (guide.trained, guide.ranking, guide.weights)
+            result = PipelineResult(self.path, study, distilled, alone, *guided, shortlist)
             self.folder.write("report.md", "\n".join(pipeline_report(result)) + "\n")
             self.folder.write_json("result.json", summarise(result))
             self.folder.end(COMPLETE, ["report.md", "result.json"])
         finally:
             self.folder.release()
         return result
+
+    def _train(self, study: Study, guide: Guide) -> tuple[Training, Training | None, None]:
+        """Distil the winner of the search, and train it alone."""
+        student = study.winner.architecture
+        distilled = self._distillation(student, guide, self.path / DISTILLED).complete()
+        self.announce(DISTILLED, distilled)
+        if not self.options.compare or guide.lacks_near_sources:
+            return distilled, None, None
+        alone = self._training_alone(student).complete()
+        self.announce(ALONE, alone)
+        return distilled, alone, None
+
+    def _prove(self, study: Study, guide: Guide) -> tuple[Training, Training | None, Shortlist]:
+        """Train the best of the search, and prove the best of them."""
+        job = self._shortlist(study, guide)
+        shortlist = job.complete()
+        self.announce(SHORTLIST, shortlist)
+        distilled, alone = (job.trained(shortlist, kind) for kind in (DISTILLED, ALONE))
+        if distilled is None:
+            raise ShortlistError(f"The student {shortlist.pick.name} could not be tested: {shortlist.pick.reason}")
+        return distilled, alone, shortlist
 
     def _find_guide(self) -> Guide:
         """Run the first stage. One that failed leaves nothing, or what the same command goes on from."""
@@ -221,6 +259,23 @@ class PipelineJob(Job[PipelineOptions, PipelineResult]):
             prepared=self._prepared,
         )
         return DistillJob(self.guides.named_in(stage, guide), subjects=subjects)
+
+    def _shortlist(self, study: Study, guide: Guide) -> ShortlistJob:
+        """The shortlist of the search under the guide."""
+        options = self.options
+        groups = (
+            TrainingOptions,
+            ExecutorOptions,
+            DistillerOptions,
+            SourceOptions,
+            UnlabelledBatchOptions,
+            RungOptions,
+        )
+        own = shared(options, *groups) | {"out": self.path / SHORTLIST}
+        own["compare"] = options.compare and not guide.lacks_near_sources
+        stage = ShortlistOptions(self.path / SEARCH, None, dataset=options.dataset, **own)
+        stage = self.guides.named_in(stage, guide)
+        return ShortlistJob(stage, study=study, splits=self.splits, teacher=guide.teacher, ranking=guide.ranking)
 
     def _training_alone(self, student: Architecture) -> TrainJob:
         """The training of the student on labels alone."""

@@ -8,15 +8,18 @@ from pathlib import Path
 
 from rich.table import Table
 
-from ..networks.saved import DISTILLED
+from ..networks.saved import DISTILLED, SHORTLIST
 from ..options.shared import POWER
+from ..reports.shortlist import describe_shortlist, format_shortlist
 from ..reports.sources import format_ranking
 from ..reports.study import describe_study, format_parts, format_table
 from ..reports.training import format_training
 from ..resolve.folders import PipelineFolder
 from ..resolve.runs import PipelineResult, StageResult
+from ..resolve.shortlists import Shortlist
 from ..runtime.configuration import versions
 from ..runtime.files import read_json
+from ..runtime.typed_json import encode
 from ..sources.ranking import SourceRanking
 from ..study.study import Study
 from ..training.folder import TrainingFolder
@@ -24,7 +27,7 @@ from ..training.result import TrainingResult, read_result
 from .rank_sources import load_ranking
 
 TEACHER, SOURCES, SEARCH, ALONE = "teacher", "sources", "search", "alone"
-"""The stages, apart from DISTILLED, and their folders in the run folder."""
+"""The stages, apart from DISTILLED and SHORTLIST, and their folders in the run folder."""
 
 
 def read_trainings(path: str | os.PathLike[str]) -> dict[str, TrainingResult]:
@@ -61,6 +64,8 @@ def show_stage(result: StageResult, weights: Mapping[str, float]) -> Iterable[Ta
     """
     if isinstance(result, SourceRanking):
         return (format_ranking(result, weights),)
+    if isinstance(result, Shortlist):
+        return (format_shortlist(result), *describe_shortlist(result))
     if isinstance(result, Study):
         return (format_table(result), *format_parts(result), *describe_study(result))
     return (format_training(result.result),)
@@ -68,24 +73,36 @@ def show_stage(result: StageResult, weights: Mapping[str, float]) -> Iterable[Ta
 
 def summarise(result: PipelineResult) -> dict[str, object]:
     """The content of the run folder's `result.json`."""
-    winner = result.study.winner
     trainings = {TEACHER: result.teacher, DISTILLED: result.distilled, ALONE: result.alone}
     return {
         "status": "complete",
-        "student": {
-            "architecture": winner.record.architecture,
-            "score": winner.score,
-            "params": winner.params,
-            "macs": winner.macs,
-        },
+        "student": _summary_of_student(result),
         **({} if result.ranking is None else {SOURCES: _summary_of_sources(result, result.ranking)}),
         "test_accuracy": {name: training and training.accuracy for name, training in trainings.items()},
         "difference": result.difference,
-        "results": {name: training and f"{name}/result.json" for name, training in trainings.items()}
+        **({} if result.shortlist is None else {SHORTLIST: encode(result.shortlist.verdict)}),
+        "results": {name: training and _file(result.path, training.path, name) for name, training in trainings.items()}
+        | ({} if result.shortlist is None else {SHORTLIST: f"{SHORTLIST}/result.json"})
         | ({} if result.ranking is None else {SOURCES: _place(result.path, result.ranking)})
         | {SEARCH: f"{SEARCH}/result.json"},
         "versions": versions(),
     }
+
+
+def _summary_of_student(result: PipelineResult) -> dict[str, object]:
+    if result.shortlist is None:
+        winner = result.study.winner
+        costs: dict[str, object] = {"score": winner.score, "params": winner.params, "macs": winner.macs}
+        return {"architecture": winner.record.architecture, **costs}
+    pick = result.shortlist.pick
+    costs = {"score": pick.score, "params": pick.params, "macs": pick.macs}
+    return {"name": pick.name, "architecture": pick.architecture, **costs}
+
+
+def _file(path: Path, folder: Path | None, name: str) -> str:
+    """The place of a training's result, relative to the run folder."""
+    inside = name if folder is None else folder.relative_to(path).as_posix()
+    return f"{inside}/result.json"
 
 
 def _summary_of_sources(result: PipelineResult, ranking: SourceRanking) -> dict[str, object]:

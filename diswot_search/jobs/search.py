@@ -106,6 +106,11 @@ class SearchJob(Job[SearchOptions, Study]):
         self.executor = as_executor(options, self.evaluations)
         self.executor.check(self.evaluator)
         algorithm = self._create_algorithm()  # a wrong name or option shows here
+        if algorithm.has_budgets:
+            raise ValueError(
+                f"The algorithm {options.algorithm!r} proposes candidates again with a larger share of a budget, but a "
+                "score without training has no budget; `diswot shortlist` trains the best of a search in this way."
+            )
         self.pool = Pool(self.evaluator.proxy) if isinstance(self.evaluator.proxy, RankAggregate) else None
         if self.pool is not None:
             algorithm.forget()  # and here, that the algorithm cannot

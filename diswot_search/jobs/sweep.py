@@ -3,35 +3,25 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import os
 import warnings
 from collections.abc import Iterable, Sequence
-from functools import partial
-from typing import Any
 
-from ..comparison.trainings import FAILED
 from ..data.description import DataDescription
 from ..data.errors import DataError
 from ..options.base import from_options
 from ..options.sweep import SweepOptions
-from ..options.training import DistillOptions
 from ..reports.data import data_json
-from ..reports.progress import ProgressBar
 from ..resolve.executors import as_executor
 from ..resolve.folders import SweepFolder
 from ..runtime.configuration import differences
-from ..runtime.executors.base import Placement
-from ..runtime.executors.dispatch import Dispatcher
-from ..runtime.failures import failure_reason
 from ..runtime.files import RunFolderError, as_json
 from ..runtime.interruption import Interruption
 from ..runtime.run_folder import COMPLETE, INTERRUPTED
-from ..study.loop import Loop
 from ..training.folder import TrainingFolder
 from .job import Job
-from .sweep_grid import Cell, GridError, grid_of, in_cell, plain_options
-from .train import DistillJob, TrainJob
+from .sweep_grid import GridError, grid_of, in_cell, plain_options
+from .training_cells import Cell, CellProgress, CellTrainer, Trainings, job_of
 from .training_table import TrainingTable, table_of_sweep
 
 RESULT = "result.json"
@@ -50,55 +40,6 @@ def sweep(options: SweepOptions) -> TrainingTable:
         OutOfMemory, MachineError: The machine failed; what was done is stored, and the same call continues.
     """
     return SweepJob(options).complete()
-
-
-@dataclasses.dataclass(frozen=True)
-class _Outcome:
-    """The end of a training: its reason if it failed. The result is in its run folder."""
-
-    reason: str | None = None
-
-
-class CellTrainer:
-    """The program of a worker, which trains cells on its device."""
-
-    def __call__(self, placement: Placement) -> partial[_Outcome]:
-        """The function that trains a cell."""
-        device = placement.device
-        if device is not None and device.startswith("cuda:"):
-            import torch
-
-            torch.cuda.set_device(device)
-        return partial(_train, device=device)
-
-
-def _train(cell: Cell, *, device: str | None) -> _Outcome:
-    """Train a cell, or go on with it, in its run folder."""
-    changes: dict[str, Any] = {"progress": False} | ({} if device is None else {"device": device})
-    job = _job_of(cell, **changes)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)  # the check of the sweep has told them
-            job.check_once()
-        job.complete()
-    except RunFolderError:
-        raise
-    except Exception as error:
-        return _Outcome(failure_reason(error, f"in the training {cell.name}"))
-    return _Outcome()
-
-
-def _job_of(cell: Cell, **changes: Any) -> DistillJob | TrainJob:
-    """The job of a cell, with options that are those of its place, so that they are not written down."""
-    if isinstance(cell.options, DistillOptions):
-        return DistillJob(dataclasses.replace(cell.options, **changes), written=cell.options)
-    return TrainJob(dataclasses.replace(cell.options, **changes), written=cell.options)
-
-
-class _CellProgress(ProgressBar):
-    """The progress bar of a sweep; outside a terminal, a line for each training."""
-
-    ITEMS_PER_LINE = 1
 
 
 class SweepJob(Job[SweepOptions, TrainingTable]):
@@ -121,7 +62,7 @@ class SweepJob(Job[SweepOptions, TrainingTable]):
         cells = self.grid.cells
         names: dict[str, str] = {}
         caught: dict[str, warnings.WarningMessage] = {}
-        with _CellProgress("checking", "cells", len(cells), enabled=self.options.shows_progress) as bar:
+        with CellProgress("checking", "cells", len(cells), enabled=self.options.shows_progress) as bar:
             for cell in cells:
                 with warnings.catch_warnings(record=True) as of_cell:
                     warnings.simplefilter("always", UserWarning)
@@ -136,7 +77,7 @@ class SweepJob(Job[SweepOptions, TrainingTable]):
 
     def _check_cell(self, cell: Cell) -> str:
         """Check a cell; returns what its result depends on, as text."""
-        job = _job_of(cell)
+        job = job_of(cell)
         try:
             job.check_once()
         except DataError:
@@ -188,42 +129,17 @@ class SweepJob(Job[SweepOptions, TrainingTable]):
         return table
 
     def _train_all(self) -> None:
-        stored = self.folder.cells
-
-        def store(cell: Cell, outcome: _Outcome, worker: str) -> dict[str, Any]:
-            status = COMPLETE if outcome.reason is None else FAILED
-            row = {"status": status, "reason": outcome.reason, "worker": worker}
-            self.folder.add(cell.name, row)
-            return row
-
-        dispatcher: Dispatcher[_Outcome] = Dispatcher(
-            self.executor, interruption=self.interruption, timeout_s=self.options.candidate_timeout_s
+        options = self.options
+        trainings = Trainings(
+            self.folder,
+            self.executor,
+            self.interruption,
+            progress=options.shows_progress,
+            timeout_s=options.candidate_timeout_s,
+            retry_failed=options.retry_failed,
         )
-        bar = _CellProgress("training", "cells", len(self.grid.cells), enabled=self.options.shows_progress)
-        with bar:
-            loop: Loop[Cell, _Outcome, dict[str, Any]] = Loop(
-                dispatcher=dispatcher,
-                stored=lambda cell: self._finished(cell, stored.get(cell.name)),
-                store=store,
-                lost=lambda cell, reason: _Outcome(reason),
-                show=lambda row, replayed: bar.advance(replayed=replayed),
-                interruption=self.interruption,
-                describe=lambda cell: f"in the training {cell.name}",
-            )
-            with dispatcher.started(CellTrainer()):
-                loop.run(self.grid.cells)
-
-    def _finished(self, cell: Cell, row: dict[str, Any] | None) -> dict[str, Any] | None:
-        """The row of a cell that is not to be trained; None for one that is."""
-        if row is None:
-            return None
-        if row["status"] == FAILED:
-            return None if self.options.retry_failed else row
-        if not TrainingFolder.has_begun(cell.path):
-            return None
-        training = TrainingFolder.peek(cell.path)
-        is_whole = training.status == COMPLETE and not training.missing_files()
-        return row if is_whole else None
+        with trainings.started():
+            trainings.train(self.grid.cells)
 
     def _write(self, table: TrainingTable) -> None:
         names = [RESULT]

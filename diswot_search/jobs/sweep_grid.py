@@ -19,6 +19,7 @@ from ..comparison.trainings import as_text, describe_values, value_text
 from ..options.base import as_typed, changed, only_in_python, options_of, to_yaml
 from ..options.sweep import SweepOptions
 from ..options.training import DistillOptions, TrainOptions
+from .training_cells import Cell
 
 SEED = "seed"
 
@@ -42,26 +43,6 @@ _MAX_NAME = 100
 
 class GridError(ValueError):
     """A grid that is no grid of trainings."""
-
-
-@dataclass(frozen=True)
-class Cell:
-    """A training of a sweep.
-
-    Attributes:
-        name: Name of its folder.
-        values: Its values in the grid, by the names of the grid, as JSON values.
-        options: All of its options.
-    """
-
-    name: str
-    values: Mapping[str, object]
-    options: DistillOptions | TrainOptions
-
-    @property
-    def path(self) -> str:
-        """Its run folder."""
-        return str(self.options.out)
 
 
 @dataclass(frozen=True)

@@ -30,7 +30,7 @@ from ..networks.network import Network
 from ..networks.recipes import WithClasses, WithFittedClassifier
 from ..runtime.run_folder import RunFolder
 from ..sources.transferability import balanced_draws
-from ..training.exam import EXAM, TeacherExam, examine
+from ..training.exam import EXAMS, TeacherExam, examine
 from ..training.task import DistillationTask
 
 ADAPT = "adapt"
@@ -254,7 +254,7 @@ class PreparedTeacher(NamedTuple):
     """A teacher that is ready to teach.
 
     Attributes:
-        exam: Its exam on the test images; None if its classes are not those of the data.
+        exam: Its exam; None if its classes are not those of the data.
         classifier: Its fitted classifier; None without one.
     """
 
@@ -266,7 +266,7 @@ class PreparedTeacher(NamedTuple):
         if self.classifier is not None:
             folder.remember(CLASSIFIER, self.classifier.encoded())
         if self.exam is not None:
-            folder.remember(EXAM, {"accuracy": self.exam.accuracy, "samples": self.exam.samples})
+            folder.remember(EXAMS[self.exam.part], {"accuracy": self.exam.accuracy, "samples": self.exam.samples})
 
 
 def prepare_teacher(
@@ -276,8 +276,10 @@ def prepare_teacher(
     folder: RunFolder | None,
     accelerator: Accelerator,
     seed: int,
+    *,
+    part: str = "test",
 ) -> PreparedTeacher:
-    """Fit the new classifier of a teacher, and test it on the test images, or take both from an earlier run.
+    """Fit the new classifier of a teacher, and examine it, or take both from an earlier run.
 
     Args:
         network: The teacher.
@@ -286,10 +288,11 @@ def prepare_teacher(
         folder: The run folder; None in all processes but the main one.
         accelerator: The processes of the training.
         seed: Seed of the training.
+        part: The images of the exam: "test", or "val" where no test image may be looked at.
     """
     teacher = task.teacher
     assert teacher is not None
-    stored = [None, None] if folder is None else [folder.recall(CLASSIFIER), folder.recall(EXAM)]
+    stored = [None, None] if folder is None else [folder.recall(CLASSIFIER), folder.recall(EXAMS[part])]
     classifier, exam = None, None
     if isinstance(network.recipe, WithFittedClassifier) and network.recipe.classifier is None:
         if folder is not None and stored[0] is None:
@@ -299,7 +302,7 @@ def prepare_teacher(
         set_classifier(teacher, classifier)
     if task.predicts_alike:
         (facts,) = broadcast_object_list(stored[1:])
-        exam = examine(teacher, splits, accelerator) if facts is None else TeacherExam(**facts)
+        exam = examine(teacher, splits, accelerator, part) if facts is None else TeacherExam(**facts, part=part)
     prepared = PreparedTeacher(exam, classifier)
     if folder is not None:
         prepared.remember(folder)
@@ -323,7 +326,7 @@ def introduce_teacher(network: Network, task: DistillationTask, splits: Splits, 
         return f"{words}: it tells {classes} other classes apart, so that it has no accuracy here"
     if network.trained:
         warn_of_chance(task.teacher, network.name, splits, exam)
-    return f"{words}: {exam.accuracy:.2f} % of {exam.samples:,} test images are right"
+    return f"{words}: {exam.accuracy:.2f} % of {exam.samples:,} {exam.images} are right"
 
 
 def warn_of_random(teacher: Network) -> None:
@@ -342,7 +345,7 @@ def warn_of_chance(teacher: FrozenNetwork, name: str, splits: Splits, exam: Teac
 
     Its exam tells; if there are few test images, some training images do.
     """
-    labels, images = splits.test.labels, "test images"
+    labels, images = (splits.test if exam.part == "test" else splits.val).labels, exam.images
     right = round(exam.accuracy * exam.samples / 100)
     if exam.samples < _BATCH_SIZE:
         places = _labelled(splits)

@@ -75,6 +75,7 @@ class TrainingJob(Job[O, Training]):
         options, show: See `Job`.
         subjects: What the options name, if it is resolved already; by default `check` resolves it.
         written: The options for config.yaml, where a sweep trains with others in the place of a worker.
+        tests: See `TrainingRun`.
     """
 
     def __init__(
@@ -84,9 +85,11 @@ class TrainingJob(Job[O, Training]):
         *,
         subjects: TrainingSubjects | None = None,
         written: O | None = None,
+        tests: bool = True,
     ) -> None:
         super().__init__(options, show)
         self._subjects = subjects
+        self._tests = tests
         self._written = written or options
 
     def written(self) -> O:
@@ -94,7 +97,7 @@ class TrainingJob(Job[O, Training]):
 
     def check(self) -> None:
         check_training(self.options)
-        self.training = TrainingRun(self.options, self._subjects or self._resolve())
+        self.training = TrainingRun(self.options, self._subjects or self._resolve(), tests=self._tests)
         if self._subjects is None:  # a pipeline says it for all its stages
             self.training.steps.warn_if_few()
 

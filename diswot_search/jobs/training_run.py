@@ -124,6 +124,8 @@ class TrainingRun:
     Args:
         options: The options.
         subjects: The resolved subjects of the options.
+        tests: Test the student and its teacher on the test images. Without it no test image is looked at, and a
+            finished training is tested when the same one is run with it.
 
     Attributes:
         steps: The steps of the training.
@@ -134,8 +136,9 @@ class TrainingRun:
         ValueError: An option is wrong, or student, teacher, data and distillers do not fit.
     """
 
-    def __init__(self, options: TrainingOptions, subjects: TrainingSubjects) -> None:
+    def __init__(self, options: TrainingOptions, subjects: TrainingSubjects, *, tests: bool = True) -> None:
         recipe = check_training(options)
+        self.tests = tests
         self.device = resolve_device(options.device)
         self.accelerator = create_accelerator(recipe, self.device)
         self.options = options
@@ -351,7 +354,8 @@ class TrainingRun:
         given = self.subjects.prepared
         if given is not None and folder is not None:
             given.remember(folder)
-        prepared = prepare_teacher(teacher, self.task, self.splits, folder, self.accelerator, self.options.seed)
+        where = (self.splits, folder, self.accelerator, self.options.seed)
+        prepared = prepare_teacher(teacher, self.task, *where, part="test" if self.tests else "val")
         self.exam = prepared.exam
         if given is not None and given.exam == prepared.exam:
             self.exam = given.exam  # which may have kept its logits
@@ -397,7 +401,9 @@ class TrainingRun:
 
     def _finished(self, folder: TrainingFolder | None) -> Training | None:
         """The training as an earlier run finished it; files that were deleted are written again."""
-        (is_complete,) = broadcast_object_list([folder is not None and folder.result is not None])
+        stored = None if folder is None else folder.result
+        is_whole = stored is not None and (not self.tests or stored["test"] is not None)
+        (is_complete,) = broadcast_object_list([is_whole])
         if not is_complete:
             return None
         if folder is not None:
@@ -447,7 +453,7 @@ class TrainingRun:
         if self.options.rule == "best":
             trainer.take_best(self._checkpoint(folder, BEST))
         self.task.release()
-        test = trainer.test(self.exam)
+        test = trainer.test(self.exam) if self.tests else None
         if folder is not None:
             model = trainer.evaluated.cpu().eval().requires_grad_()
             rows = read_rows(folder)
@@ -468,15 +474,16 @@ class TrainingRun:
         trainer: Trainer,
         model: nn.Module,
         rows: tuple[EpochRow, ...],
-        test: Metrics,
+        test: Metrics | None,
     ) -> TrainingResult:
         progress, splits, objective = trainer.progress, self.splits, self.objective
         last = rows[-1].accuracy()
         best = EpochAccuracy(None, None) if progress.best_epoch is None else rows[progress.best_epoch - 1].accuracy()
         teacher = None
         if self.teacher is not None:
-            accuracy = None if self.exam is None else self.exam.accuracy
-            teacher = TeacherFacts(self.teacher.name, self.teacher.trained, accuracy)
+            accuracies = {} if self.exam is None else {self.exam.part: self.exam.accuracy}
+            facts = (self.teacher.name, self.teacher.trained, accuracies.get("test"), accuracies.get("val"))
+            teacher = TeacherFacts(*facts)
         return TrainingResult(
             status="complete",
             epochs=self.recipe.epochs,
@@ -487,7 +494,7 @@ class TrainingRun:
             best_by=self.options.best_by,
             test=self._test_metrics(test, best.epoch if self.options.rule == "best" else last.epoch),
             teacher=teacher,
-            agreement=None if test.agreement is None else Agreement(test.agreement, test.divergence),
+            agreement=Agreement(test.agreement, test.divergence) if test and test.agreement is not None else None,
             student=self._student_facts(model),
             data=splits.name,
             classes=splits.classes,
@@ -502,7 +509,9 @@ class TrainingRun:
             versions=versions(),
         )
 
-    def _test_metrics(self, test: Metrics, epoch: int | None) -> FinalMetrics:
+    def _test_metrics(self, test: Metrics | None, epoch: int | None) -> FinalMetrics | None:
+        if test is None:
+            return None
         return FinalMetrics(
             accuracy=test.accuracy,
             top5=test.top5,

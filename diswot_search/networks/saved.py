@@ -39,6 +39,9 @@ FOLDER = "student"
 DISTILLED = "distilled"
 """The folder of the student's training in the run folder of a pipeline."""
 
+SHORTLIST = "shortlist"
+"""The folder of the shortlist in the run folder of a pipeline; it has the folder of the proven student in it."""
+
 _CARD = "diswot"
 """The key of the card in config.json, and of the checksums in the file of weights."""
 
@@ -254,14 +257,15 @@ def find_student(path: str | os.PathLike[str]) -> Path:
     """The path of a student's file of weights.
 
     Args:
-        path: The run folder of a training or of a pipeline (its distilled student), the folder of a student, or the
-            file itself.
+        path: The run folder of a training, of a shortlist (its proven student) or of a pipeline (its distilled
+            student), the folder of a student, or the file itself.
 
     Raises:
         FileNotFoundError: There is no such student.
     """
     path = Path(path)
-    for file in (path, path / WEIGHTS, path / FOLDER / WEIGHTS, path / DISTILLED / FOLDER / WEIGHTS):
+    places = (path / folder for folder in (FOLDER, f"{DISTILLED}/{FOLDER}", f"{SHORTLIST}/{FOLDER}"))
+    for file in (path, path / WEIGHTS, *(place / WEIGHTS for place in places)):
         if file.is_file():
             return file
     reason = (

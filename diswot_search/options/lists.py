@@ -11,7 +11,7 @@ from .shared import CodeOptions, ProgressOptions
 
 @dataclass(frozen=True)
 class ShowOptions(CodeOptions):
-    """Show what a run folder holds: a search, a training, a sweep, a ranking of sources, or a pipeline.
+    """Show what a run folder holds: a search, a training, a sweep, a shortlist, a ranking of sources, or a pipeline.
 
     Args:
         run: The run folder, of a finished job or of one that goes on.

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, ClassVar
 from .base import DATA_NAME
 from .search import ProxyOptions
 from .shared import AlgorithmOptions, BudgetOptions, ExecutorOptions, SpaceOptions, WeightDrawOptions
+from .shortlist import RungOptions
 from .training import (
     DistillerOptions,
     SourceOptions,
@@ -55,14 +56,18 @@ class PipelineOptions(
     ProxyOptions,
     AlgorithmOptions,
     WeightDrawOptions,
+    RungOptions,
 ):
-    """Train a teacher or rank sources, search their student, distil it, and train it alone to compare.
+    """Train a teacher or rank sources, search their student, and prove it: distilled, and alone to compare.
 
     A teacher is trained, unless it has trained weights, or sources, models of other tasks, are ranked by their
-    similarity to the data; a student is searched for them within a budget; the winner is distilled, and trained alone
-    in the same way, to compare. Each stage has a folder of its own in the run folder: stopped at any moment, the same
-    pipeline continues, skips finished stages, and ends as if it had never stopped. The run folder has report.md, and
-    config.yaml with all options: `diswot run --config RUN/config.yaml` runs it again.
+    similarity to the data; students are searched for them within a budget; the best candidates are distilled, shortly
+    and then in full, as `diswot shortlist` does, and the best of them is the student. It is compared with itself
+    trained alone and with the baselines, over several seeds. With `finalists` 0 the winner of the search is the
+    student, by its score alone; it is distilled once, and trained alone once. Each stage has a folder of its own in the
+    run folder: stopped at any moment, the same pipeline continues, skips finished stages, and ends as if it had never
+    stopped. The run folder has report.md, and config.yaml with all options: `diswot run --config RUN/config.yaml` runs
+    it again.
 
     The default proxy looks at the student alone, whatever it will learn from. One that compares with the teacher, as
     `diswot` does, gets it in the form that `search_teacher` sets.
@@ -91,6 +96,8 @@ class PipelineOptions(
         search_teacher: The form of the teacher in the search, for proxies that compare with it: random, its
             architecture with random weights, as in DisWOT, or trained. Sources keep their weights. With
             teacher_classes='adapt', the classifier of a trained teacher is fitted before the search.
+        finalists: Number of candidates of the search that are trained, those of other scores included; 0 takes the
+            winner by its score alone.
         compare: Train the student alone as well.
         out: The run folder. Stopped at any moment, the same pipeline with the same folder continues. Python has no
             default.

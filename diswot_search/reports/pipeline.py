@@ -11,6 +11,7 @@ from search_spaces.names import short_name
 
 from ..resolve.runs import NEAR_ZERO_WEIGHT, PipelineResult
 from ..sources.ranking import SourceRanking
+from .shortlist import describe_shortlist, format_shortlist
 from .sources import format_ranking
 from .study import describe_study, format_parts, format_table
 from .style import escape_markdown
@@ -43,6 +44,12 @@ def pipeline_report(result: PipelineResult) -> Iterator[str]:
         yield from _as_code(table)
     yield from (f"- {line}" for line in describe_study(result.study))
     yield ""
+    if result.shortlist is not None:
+        yield "## Finalists"
+        yield ""
+        yield from _as_code(format_shortlist(result.shortlist))
+        yield from (f"- {escape_markdown(line)}" for line in describe_shortlist(result.shortlist))
+        yield ""
     yield "## Training"
     yield ""
     yield from _as_code(compare_trainings(result.compared()))

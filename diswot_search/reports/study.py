@@ -174,7 +174,19 @@ def describe_study(study: Study) -> Iterator[str]:
             f"no other architectures {place}: {len(study):,} of {format_count(requested, 'evaluation')} "
             f"{'was' if requested == 1 else 'were'} made"
         )
+    yield from _describe_finalists(study)
     yield f"run folder: {study.path}"
+
+
+def _describe_finalists(study: Study) -> Iterator[str]:
+    """The finalists of the last shortlist: the pick with its place by the score, and what it reached."""
+    finalists = study.finalists
+    for pick in (one for one in finalists if one.is_pick):
+        of_study = [one.record.index for one in study.best(pick.place + len(finalists))]
+        place = f", place {of_study.index(pick.index) + 1} by the score" if pick.index in of_study else ""
+        accuracy = pick.test_accuracy()
+        reached = "" if accuracy is None else f"; it reaches {accuracy:.2f} % of the test images distilled"
+        yield f"finalists: {len(finalists)} were trained in {study.shortlist}; the pick is {pick.name}{place}{reached}"
 
 
 def _describe_measurements(study: Study) -> Iterator[str]:

@@ -11,8 +11,6 @@ from rich.text import Text
 
 from ..comparison.trainings import (
     FAILED,
-    Difference,
-    Spread,
     TrainingRow,
     TrainingSummary,
     describe_values,
@@ -20,6 +18,7 @@ from ..comparison.trainings import (
 )
 from ..runtime.files import csv_line
 from ..runtime.run_folder import COMPLETE
+from ..training.seeds import Difference, Spread
 from .style import (
     BLUE,
     GREY,

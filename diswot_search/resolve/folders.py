@@ -1,4 +1,7 @@
-"""The kind of a run folder that a user names, and the folders of jobs that hold other folders: pipelines and sweeps."""
+"""The kind of a run folder that a user names, and the folders of jobs that hold other folders.
+
+They are pipelines, sweeps and shortlists.
+"""
 
 from __future__ import annotations
 
@@ -35,7 +38,22 @@ _GRID = "grid"
 """Key of the present grid in the store of a sweep."""
 
 
-class SweepFolder(RunFolder):
+class CellsFolder(RunFolder):
+    """A run folder that has the run folders of trainings in it, and stores the end of each."""
+
+    @property
+    def cells(self) -> dict[str, dict[str, Any]]:
+        """The stored row of each cell by its name."""
+        return {name: json.loads(row) for name, row in self._read("SELECT name, row FROM cells ORDER BY name")}
+
+    def add(self, name: str, row: Mapping[str, object]) -> None:
+        """Store the row of a cell, as JSON values; it replaces an older one."""
+        with self.errors(), self._store:
+            self._delete(_CELLS, "name = ?", [(name,)])
+            self._insert(_CELLS, [(name, json.dumps(row))])
+
+
+class SweepFolder(CellsFolder):
     """The run folder of a sweep, which has the run folder of each of its trainings in it.
 
     The grid may be another one with each run. Rows of cells that are in it no more stay.
@@ -71,19 +89,57 @@ class SweepFolder(RunFolder):
         """The grid of the last run, by the names of the arguments of `begin`."""
         return self.recall(_GRID) or {"cells": [], "keys": [], "baseline": None}
 
+
+_FINALISTS, _RESULT = "finalists", "result"
+"""Keys of the finalists, as they were chosen, and of the result in the store of a shortlist."""
+
+
+class ShortlistFolder(CellsFolder):
+    """The run folder of a shortlist, which has the run folder of each of its trainings in it.
+
+    Args:
+        config: All that the result depends on, as JSON values.
+        out: The folder.
+
+    Raises:
+        RunFolderError: The folder cannot be used, or holds a shortlist of another configuration.
+    """
+
+    LAYOUT = Layout("shortlist", "shortlist.sqlite", version=1, tables=(_CELLS,))
+
     @property
-    def cells(self) -> dict[str, dict[str, Any]]:
-        """The stored row of each cell by its name."""
-        return {name: json.loads(row) for name, row in self._read("SELECT name, row FROM cells ORDER BY name")}
+    def finalists(self) -> list[dict[str, Any]] | None:
+        """The finalists as they were chosen, as JSON values; None before that."""
+        return self.recall(_FINALISTS)
 
-    def add(self, name: str, row: Mapping[str, object]) -> None:
-        """Store the row of a cell, as JSON values; it replaces an older one."""
-        with self.errors(), self._store:
-            self._delete(_CELLS, "name = ?", [(name,)])
-            self._insert(_CELLS, [(name, json.dumps(row))])
+    def choose(self, finalists: Sequence[Mapping[str, object]]) -> None:
+        """Store the finalists, which stay the same when the job continues."""
+        self.remember(_FINALISTS, list(finalists))
+
+    @property
+    def result(self) -> dict[str, Any] | None:
+        """The result of a finished shortlist, as JSON values; None before its end."""
+        return self.recall(_RESULT) if self.status == run_folder.COMPLETE else None
+
+    def finish(self, result: Mapping[str, object], files: Sequence[str], **values: object) -> None:
+        """Store the result, when all files are written; the shortlist is complete from then on.
+
+        Args:
+            result: The result, as JSON values.
+            files: Names of the files.
+            values: Other JSON values to store, by key.
+        """
+        self.end(run_folder.COMPLETE, files, **{_RESULT: result}, **values)
 
 
-FOLDERS: tuple[type[RunFolder], ...] = (Study, TrainingFolder, RankingFolder, PipelineFolder, SweepFolder)
+FOLDERS: tuple[type[RunFolder], ...] = (
+    Study,
+    TrainingFolder,
+    RankingFolder,
+    PipelineFolder,
+    SweepFolder,
+    ShortlistFolder,
+)
 """Kinds of run folders that a network, a teacher or sources may come from."""
 
 

@@ -11,6 +11,7 @@ from torch import nn
 from ..sources.ranking import SourceRanking
 from ..study.study import Study
 from ..training.result import Training, TrainingResult
+from .shortlists import Shortlist
 
 NEAR_ZERO_WEIGHT = (
     "By {measure} no source tells more of {data} than chance does: where the score compares with sources, all count "
@@ -18,7 +19,7 @@ NEAR_ZERO_WEIGHT = (
 )
 
 
-StageResult = Training | Study | SourceRanking
+StageResult = Training | Study | SourceRanking | Shortlist
 """The result of a stage."""
 
 
@@ -28,15 +29,19 @@ class PipelineResult:
 
     Attributes:
         path: The run folder.
-        study: The search, whose winner is the student.
-        distilled: The student, trained under the teacher or the sources.
+        study: The search, whose winner is the student if there is no shortlist.
+        distilled: The student, trained under the teacher or the sources; with a shortlist, its training with the first
+            seed, as `alone` is.
         alone: The same student, trained alone; None without `compare`, and if no source is near the data, so that the
             distilled student learnt from labels alone, too.
         teacher: The training of the teacher; None if it was given trained, or there are sources.
         ranking: The ranking of the sources; None without any.
         weights: Weight of each source, in the search and in the distillation, by name; empty without sources, and if
             none is near the data.
-        difference: Points of test accuracy that the distilled student has more than the one alone.
+        shortlist: The finalists, the pick among them, which is the student, and the verdict on it; None without
+            finalists.
+        difference: Points of test accuracy that the distilled student has more than the one alone; with a shortlist,
+            the mean over its seeds.
     """
 
     path: Path
@@ -46,6 +51,7 @@ class PipelineResult:
     teacher: Training | None
     ranking: SourceRanking | None = None
     weights: Mapping[str, float] = field(default_factory=dict)
+    shortlist: Shortlist | None = None
 
     @property
     def student(self) -> nn.Module:
@@ -55,6 +61,8 @@ class PipelineResult:
     @property
     def difference(self) -> float | None:
         """Points of test accuracy that distillation adds to the student alone; None if that was not trained."""
+        if self.shortlist is not None and self.shortlist.verdict.gain is not None:
+            return self.shortlist.verdict.gain.mean
         return None if self.alone is None else self.distilled.accuracy - self.alone.accuracy
 
     def compared(self) -> dict[str, TrainingResult]:

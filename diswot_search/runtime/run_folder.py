@@ -145,6 +145,21 @@ class RunFolder:
         folder._read("PRAGMA query_only = ON")
         return folder
 
+    @classmethod
+    def amend(cls, path: str | os.PathLike[str], values: Mapping[str, object]) -> None:
+        """Store JSON values by their keys in a folder that was made before, under whatever versions that was.
+
+        Raises:
+            RunFolderError: The folder has no store of this kind, another process works on it, or it cannot be written.
+        """
+        cls.peek(path)
+        folder = cls.__new__(cls)
+        folder.path = Path(path)
+        with contextlib.closing(lock_folder(folder.path)):
+            folder._connect(str(folder.path / cls.LAYOUT.store))
+            folder._update_meta(values)
+            folder._store.close()
+
     # -- files ----------------------------------------------------------------------------------
 
     def write(self, name: str, content: str | bytes | Iterable[str]) -> None:

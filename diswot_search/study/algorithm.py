@@ -7,6 +7,7 @@ import functools
 import random
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import ClassVar
 
 from search_spaces.option_types import LARGEST
 from search_spaces.space import Architecture, SearchSpace
@@ -42,6 +43,7 @@ class Algorithm(ABC):
         start: A feasible architecture. A random walk from it finds feasible architectures when even draws rarely do.
 
     Attributes:
+        budget: Share of a whole evaluation that the last proposals are to get; 1 but for algorithms that have budgets.
         patience: Number of architectures over the budget in a row after which the next such ones are repaired: brought
             to the budget by choices of `start`. None, the default, refuses them and walks from `start` instead; that
             draws evenly, but asks about many architectures. It is set where the budget takes long to check.
@@ -63,6 +65,9 @@ class Algorithm(ABC):
             ds.register_algorithm("backwards", Backwards)
     """
 
+    has_budgets: ClassVar[bool] = False
+    """Whether it proposes architectures again, to be evaluated with a larger `budget`."""
+
     def __init__(
         self,
         space: SearchSpace,
@@ -72,6 +77,7 @@ class Algorithm(ABC):
         start: Architecture | None = None,
     ) -> None:
         self.space = space
+        self.budget = 1.0
         self.rng = random.Random(seed)
         # A walk asks twice about the same architecture, and counting its cost takes time.
         self._feasible = functools.lru_cache(maxsize=1024)(feasible or (lambda architecture: True))

@@ -1,4 +1,4 @@
-"""Random search, evolution, ageing evolution, NSGA-II and exhaustive search, as ask and tell."""
+"""Random search, evolution, ageing evolution, NSGA-II and exhaustive search, as ask and tell; algorithms by name."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from search_spaces.space import Architecture, SearchSpace
 
 from .algorithm import MAX_EXHAUSTIVE, REFUSALS_PER_MUTATION, Algorithm, check_integer, check_probability, global_random
 from .cost_kinds import COSTS
+from .halving import SuccessiveHalving
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -308,6 +309,7 @@ _algorithms.register("ageing", AgeingEvolution)
 _algorithms.register("nsga2", NSGA2)
 _algorithms.register("random", RandomSearch)
 _algorithms.register("exhaustive", ExhaustiveSearch)
+_algorithms.register("halving", SuccessiveHalving)
 
 
 def get_algorithm(name: str) -> type[Algorithm]:

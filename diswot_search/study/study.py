@@ -26,8 +26,10 @@ from ..runtime.configuration import config_sha256, differences, versions
 from ..runtime.files import RunFolderError, as_json, csv_line
 from ..runtime.run_folder import RunFolder
 from ..runtime.store import SECONDS_UNTIL_STORED, Layout, Table, as_real
+from ..runtime.typed_json import decode_stored, encode
 from .cost_kinds import COSTS, StoredCost
 from .evaluator import uses_teacher
+from .finalists import Finalist
 from .records import Record
 
 MEASURES = tuple(COSTS)
@@ -85,6 +87,9 @@ _COST_FIELDS = ", ".join(_COSTS.columns)
 
 
 _PAGE = 256
+
+_SHORTLIST = "shortlist"
+"""Key of the finalists of the last shortlist in the store."""
 
 
 class NoScoreError(RuntimeError):
@@ -340,6 +345,36 @@ class Study(RunFolder):
             return f"{len(self)} evaluations"
         most = "; ".join(f"{count} x {reason}" for reason, count in list(failures.items())[:limit])
         return f"{sum(failures.values())} of {len(self)} evaluations failed ({most})"
+
+    @property
+    def finalists(self) -> tuple[Finalist, ...]:
+        """The finalists of the last shortlist of this study, with the accuracies that they reached; empty without one.
+
+        Raises:
+            RunFolderError: They are damaged.
+        """
+        store = (self.path or Path("memory")) / self.LAYOUT.store
+        stored = (self.recall(_SHORTLIST) or {}).get("finalists", ())
+        return tuple(decode_stored(Finalist, one, store, "run the shortlist again in a new folder") for one in stored)
+
+    @property
+    def shortlist(self) -> str | None:
+        """The run folder of the last shortlist of this study; None without one."""
+        return (self.recall(_SHORTLIST) or {}).get("path")
+
+    def record_finalists(self, finalists: Sequence[Finalist], shortlist: str | os.PathLike[str]) -> None:
+        """Store the finalists of a shortlist in the run folder, in the place of earlier ones.
+
+        Args:
+            finalists: The finalists with their trials.
+            shortlist: The run folder of the shortlist.
+
+        Raises:
+            RunFolderError: Another process works on the run folder, or it cannot be written.
+        """
+        assert self.path is not None
+        stored = {"path": os.fspath(shortlist), "finalists": [encode(finalist) for finalist in finalists]}
+        self.amend(self.path, {_SHORTLIST: stored})
 
     # -- what a search writes -------------------------------------------------------------------
 

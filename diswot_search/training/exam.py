@@ -19,6 +19,9 @@ EVALUATION_BATCH = 256
 EXAM = "teacher_exam"
 """Key of the exam of a teacher in the store of a training or of a pipeline."""
 
+EXAMS = {"test": EXAM, "val": "teacher_val_exam"}
+"""Keys of the exams by the part of the data that they are made on."""
+
 _KEPT_BYTES = 2**28
 """Largest size of the logits that are kept until the student is tested."""
 
@@ -50,29 +53,37 @@ def metrics_of(sums: MetricSums, accelerator: Accelerator) -> Metrics:
 
 @dataclass(frozen=True)
 class TeacherExam:
-    """The test of a teacher on the test images, which is made once, before the student learns.
+    """The test of a teacher, which is made once, before the student learns.
 
     Attributes:
         accuracy: Accuracy in percent.
-        samples: Number of test images.
+        samples: Number of images.
         logits: The logits of this process's share, batch by batch, for the comparison with the student; None if they
             are not kept, as in an exam of an earlier run.
+        part: The part of the data that it is made on: "test" or "val".
     """
 
     accuracy: float
     samples: int
     logits: Sequence[Tensor] | None = field(default=None, repr=False, compare=False)
+    part: str = "test"
+
+    @property
+    def images(self) -> str:
+        """The images in words."""
+        return {"test": "test images", "val": "validation images"}[self.part]
 
 
-def examine(teacher: FrozenNetwork, splits: Splits, accelerator: Accelerator) -> TeacherExam:
-    """Test a teacher of the data's classes on the test images."""
+def examine(teacher: FrozenNetwork, splits: Splits, accelerator: Accelerator, part: str = "test") -> TeacherExam:
+    """Test a teacher of the data's classes on the test images, or on the part "val"."""
     sums = MetricSums(splits.num_classes, accelerator.device)
-    keeps = 4 * len(splits.test) * splits.num_classes <= _KEPT_BYTES
+    images = splits.test if part == "test" else splits.val
+    keeps = part == "test" and 4 * len(images) * splits.num_classes <= _KEPT_BYTES
     kept = []
-    for part in in_order(splits.test, accelerator):
-        logits = teacher.logits(part.images)
-        sums.add(logits, part.labels)
+    for batch in in_order(images, accelerator):
+        logits = teacher.logits(batch.images)
+        sums.add(logits, batch.labels)
         if keeps:
             kept.append(logits.cpu())
     metrics = metrics_of(sums, accelerator)
-    return TeacherExam(metrics.accuracy, metrics.samples, kept if keeps else None)
+    return TeacherExam(metrics.accuracy, metrics.samples, kept if keeps else None, part)

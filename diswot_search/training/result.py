@@ -167,13 +167,15 @@ class TeacherFacts:
     Attributes:
         name: Its name.
         trained: Whether its weights are trained; None in an unfinished training of an older version.
-        accuracy: Accuracy on the test images, in percent, measured before the first step; None before that, and if its
-            classes are not those of the data.
+        accuracy: Accuracy on the test images, in percent, measured before the first step; None before that, if its
+            classes are not those of the data, and in a training that looks at no test image.
+        val_accuracy: Accuracy on the validation images, in percent; None but in a training that looks at no test image.
     """
 
     name: str
     trained: bool | None = None
     accuracy: float | None = None
+    val_accuracy: float | None = None
 
 
 @dataclass(frozen=True)

@@ -64,6 +64,7 @@ TINY = {
     "batch_size": 20,
     "data_options": {"image_size": 8, "train_limit": 40},
     "teacher_data_options": {"train_limit": 60},
+    "finalists": 0,
     "device": "cpu",
     "progress": False,
 }
@@ -809,3 +810,101 @@ def test_the_command_line_ranks_searches_and_distils(
     assert "Sources for digits by parc" in capsys.readouterr().out  # the ranking that was given
     assert main([*shlex.split(line), "--teacher", "cifar_resnet20"]) == 2
     assert "teacher cannot be combined with them" in capsys.readouterr().err
+
+
+# -- finalists ----------------------------------------------------------------------------------
+
+
+PROVEN = TINY | {"finalists": 2, "baselines": "cifar_resnet8x4", "rung_shares": [0.5, 1.0], "verdict_seeds": 2}
+
+
+@pytest.fixture(scope="module")
+def proven(tmp_path_factory: pytest.TempPathFactory) -> ds.PipelineResult:
+    """A pipeline that trains finalists, which was never stopped."""
+    return ds.run(out=tmp_path_factory.mktemp("proven") / "run", **PROVEN)
+
+
+def test_the_student_of_a_pipeline_is_the_pick_of_its_finalists(proven: ds.PipelineResult) -> None:
+    shortlist = proven.shortlist
+    assert shortlist is not None
+    assert {path.name for path in proven.path.iterdir() if path.is_dir()} == {"teacher", "search", "shortlist"}
+    of_study = {candidate.record.architecture for candidate in proven.study.best(4)}
+    assert {one.architecture for one in shortlist.finalists} <= of_study | {None}
+    assert shortlist.pick.architecture in of_study
+    full = next(trial for trial in shortlist.pick.trials if trial.rung == 2)
+    assert proven.distilled.path == proven.path / "shortlist" / full.name
+    assert proven.distilled.accuracy == full.test_accuracy
+    assert proven.alone is not None
+    assert proven.alone.result.seed == proven.distilled.result.seed == 0
+    assert proven.alone.result.teacher is None
+    assert proven.difference == shortlist.verdict.gain.mean
+    assert ds.Study.load(proven.path / "search").finalists == shortlist.finalists
+    images = torch.randn(2, 3, 8, 8)
+    assert torch.equal(ds.load_student(proven.path)(images), proven.student(images))
+    result = json.loads((proven.path / "result.json").read_text())
+    assert result["student"]["architecture"] == shortlist.pick.architecture
+    assert result["shortlist"]["gain"]["mean"] == proven.difference
+    for path in result["results"].values():
+        assert json.loads((proven.path / path).read_text())["status"] == "complete"
+    assert shortlist.pick.name in (proven.path / "report.md").read_text()
+
+
+def test_a_pipeline_stopped_among_its_finalists_ends_the_same(
+    proven: ds.PipelineResult, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    trained: list[str] = []
+    run_training = training.TrainingRun.run
+
+    def stopping(self: training.TrainingRun, *args: Any) -> Any:
+        trained.append(str(self.out))
+        if len(trained) == 4:
+            raise KeyboardInterrupt
+        return run_training(self, *args)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(training.TrainingRun, "run", stopping)
+        with pytest.raises(KeyboardInterrupt):
+            ds.run(out=tmp_path / "run", **PROVEN)
+    assert main(["show", str(tmp_path / "run")]) == 0
+    assert "the same command as before continues the shortlist" in capsys.readouterr().out
+    again = ds.run(out=tmp_path / "run", **PROVEN)
+    ours, theirs = (json.loads((result.path / "result.json").read_text()) for result in (again, proven))
+    assert ours == theirs
+    assert main(["show", str(tmp_path / "run")]) == 0
+    assert "against the baseline" in capsys.readouterr().out
+
+
+def test_more_seeds_extend_a_proof(proven: ds.PipelineResult) -> None:
+
+    more = ds.run(out=proven.path, **PROVEN | {"verdict_seeds": 3})
+    assert more.shortlist is not None
+    assert more.shortlist.verdict.seeds == (0, 1, 2)
+    assert more.shortlist.pick.architecture == proven.shortlist.pick.architecture
+
+    with pytest.raises(RunFolderError, match=r"shortlist\.finalists is 2 there, 1 here"):
+        ds.run(out=proven.path, **PROVEN | {"finalists": 1})
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"finalists": -1}, "finalists is -1"),
+        ({"baselines": "resnet181"}, "Did you mean"),
+        ({"other_scores": "nwott"}, "Did you mean 'nwot'"),
+        ({"rung_shares": [0.5]}, "of which the last is 1"),
+        ({"verdict_seeds": 0}, "verdict_seeds is 0"),
+    ],
+)
+def test_wrong_finalists_are_refused_before_the_first_stage(changes: dict, message: str, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=message):
+        ds.run(out=tmp_path / "run", **PROVEN | changes)
+    assert not (tmp_path / "run").exists()
+
+
+def test_finalists_learn_from_sources(tmp_path: Path) -> None:
+    options = OF_SOURCES | {"finalists": 1, "rung_shares": 1.0, "verdict_seeds": 1}
+    result = ds.run(out=tmp_path / "run", **options)
+    assert result.shortlist is not None
+    assert result.distilled.result.unlabelled == "sources"
+    assert result.alone is not None
+    assert result.alone.result.unlabelled is None

@@ -55,6 +55,7 @@ RUN: dict[str, Any] = TRAIN | {
     "proxy": "macs",
     "probe_size": 8,
     "epochs": 1,
+    "finalists": 0,
 }
 
 

@@ -52,6 +52,7 @@ PIPELINE: dict[str, Any] = USUAL | {
     "algorithm": "random",
     "evaluations": 2,
     "compare": False,
+    "finalists": 0,
 }
 
 

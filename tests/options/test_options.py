@@ -30,6 +30,7 @@ FUNCTIONS = {
     "train": ds.train,
     "distill": ds.distill,
     "sweep": ds.sweep,
+    "shortlist": ds.shortlist,
     "table": ds.tabulate,
     "sources": ds.rank_sources,
     "run": ds.run,

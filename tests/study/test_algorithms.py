@@ -56,6 +56,13 @@ class TestExhaustive(AlgorithmContract):
         return create_algorithm("exhaustive", space, **common)
 
 
+class TestHalving(AlgorithmContract):
+    budgets = True
+
+    def create(self, space: SearchSpace, **common: Any) -> Algorithm:
+        return create_algorithm("halving", space, **common)
+
+
 class HillClimbing(Algorithm):
     """The least that an algorithm of one's own defines, with an option."""
 
@@ -117,7 +124,7 @@ class CostlyTwinSpace(CountingSpace):
         return self.architecture([int(c) | 1 for c in architecture.choices])
 
 
-ALL = ("evolution", "ageing", "nsga2", "random", "exhaustive")
+ALL = ("evolution", "ageing", "nsga2", "random", "exhaustive", "halving")
 
 
 def test_names() -> None:
@@ -175,7 +182,8 @@ def test_any_small_space_is_searched_wholly(name: str, decisions: int, choices: 
     feasible = [a for a in space if sum(map(int, a.choices)) <= limit]
     algorithm = create_algorithm(name, space, seed=seed, feasible=lambda a: sum(a.choices) <= limit)
     asked = run_algorithm(algorithm, AlgorithmContract.uneven, 1_000)
-    assert sorted(map(str, asked)) == sorted(map(str, feasible))
+    assert sorted(set(map(str, asked))) == sorted(map(str, feasible))
+    assert name == "halving" or len(asked) == len(feasible)
 
 
 @pytest.mark.parametrize("name", ALL)
@@ -233,7 +241,8 @@ def test_a_repaired_architecture_takes_no_more_from_the_start_than_it_must(seed:
 def test_the_canonical_form_is_proposed(name: str) -> None:
     asked = run_algorithm(create_algorithm(name, TwinSpace(3, 4)), AlgorithmContract.uneven, 1_000)
     assert {c for a in asked for c in a.choices} == {0, 2}
-    assert len(asked) == 8
+    assert len(set(asked)) == 8
+    assert name == "halving" or len(asked) == 8
 
 
 @pytest.mark.parametrize("name", ALL)
@@ -244,7 +253,8 @@ def test_a_form_within_the_budget_stands_for_a_canonical_one_beyond(name: str) -
     )
     assert all(feasible(a) for a in asked)
     assert {CostlyTwinSpace(3, 4).canonical(a).choices for a in asked} == {(1, 1, 1), (3, 1, 1), (1, 3, 1), (1, 1, 3)}
-    assert len(asked) == 4
+    assert len(set(asked)) == 4
+    assert name == "halving" or len(asked) == 4
 
 
 def test_exhaustive_keeps_the_order_of_the_space() -> None:

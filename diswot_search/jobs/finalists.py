@@ -1,0 +1,358 @@
+"""The finalists of a shortlist: the best of a study by its score and by others, and the baselines."""
+
+from __future__ import annotations
+
+import heapq
+import os
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from search_spaces.cost import Cost, count_cost
+from search_spaces.names import full_name, short_name
+from search_spaces.recipes import create_space
+from search_spaces.space import Architecture, ArchitectureError, SearchSpace
+
+from ..checks import check_whole
+from ..data.probe import Probe
+from ..data.splits import Splits
+from ..networks.network import Network
+from ..options.shortlist import RungOptions
+from ..proxies.aggregate import RankAggregate
+from ..proxies.registry import get_proxy
+from ..resolve.networks import NetworkLike, network_for
+from ..runtime.failures import stop_if_machine_failed
+from ..study.budget import Budget
+from ..study.evaluator import Evaluator
+from ..study.finalists import BASELINE, LARGEST, SCORE, Finalist
+from ..study.halving import Rung, rungs_of
+from ..study.records import Record
+from ..study.study import Study
+
+SHARES, KEEP = (0.06, 1.0), (3,)
+"""The shares of the rungs, and the number of finalists that each but the last keeps, by default."""
+
+OTHER_SCORES = ("params", "macs", "nwot")
+"""The other scores by default."""
+
+SCORED = 50
+"""Number of the study's best candidates that proxies are computed on."""
+
+_PLACES_PER_OTHER = 3
+"""Of so many places, another score gets at most one."""
+
+_OF_RECORDS = ("params", "macs")
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A finalist, and how its trainings name it.
+
+    Attributes:
+        finalist: The finalist, without trials.
+        student: The network in a form that `as_network` takes.
+        space: The space of an architecture; None for other networks.
+    """
+
+    finalist: Finalist
+    student: NetworkLike | str
+    space: SearchSpace | None = None
+
+    @property
+    def space_options(self) -> dict[str, Any]:
+        """Name and options of the space as options of a training; the space itself if it has no name."""
+        if self.space is None:
+            return {}
+        recipe = dict(self.space.recipe or {})
+        if "name" not in recipe:
+            return {"space": self.space}
+        of_data = ("name", "num_classes", "input_size")
+        return {
+            "space": recipe["name"],
+            "space_options": {key: value for key, value in recipe.items() if key not in of_data} or None,
+        }
+
+    def network(self, splits: Splits) -> Network:
+        """The network for the classes and images of the data."""
+        return network_for(splits, self.student, "student", {} if self.space is None else {"space": self.space})
+
+
+def several(values: Sequence[Any] | str | None) -> list[Any]:
+    """The values of an option that is a list, or a text with commas.
+
+    Example:
+        >>> several("kd, dkd"), several(["kd"]), several(None)
+        (['kd', 'dkd'], ['kd'], [])
+    """
+    if isinstance(values, str):
+        texts = re.split(r",(?![^(]*\))", values)  # a comma in brackets is a part of its text
+        return [text.strip() for text in texts if text.strip()]
+    return list(values or ())
+
+
+def rungs_in(options: RungOptions) -> tuple[Rung, ...]:
+    """The rungs that the options describe.
+
+    Raises:
+        ValueError: A number, a share or the name of another score is wrong.
+    """
+    check_whole("finalists", options.finalists, least=1)
+    check_whole("verdict_seeds", options.verdict_seeds, least=1)
+    other_scores(options)
+    shares = SHARES if options.rung_shares is None else options.rung_shares
+    shares = shares if isinstance(shares, Sequence) else [shares]
+    keep = options.rung_keep if options.rung_keep is not None else KEEP * (len(shares) - 1)
+    return rungs_of(shares, keep if isinstance(keep, Sequence) else [keep])
+
+
+def other_scores(options: RungOptions) -> tuple[str, ...]:
+    """The names of the other scores, each once.
+
+    Raises:
+        ValueError: One of them is an aggregate, or unknown.
+    """
+    names = OTHER_SCORES if options.other_scores is None else several(options.other_scores)
+    for name in names:
+        if name not in _OF_RECORDS and isinstance(get_proxy(name), RankAggregate):
+            raise ValueError(f"other_scores has {name}, which ranks many at once; name its proxies instead.")
+    return tuple(dict.fromkeys(names))
+
+
+def check_validation(splits: Splits) -> None:
+    """Refuse data without validation images, by which finalists are chosen."""
+    if not len(splits.val):
+        raise ValueError("There are no validation images, by which finalists are chosen; give a val_share.")
+
+
+def named_baselines(
+    options: RungOptions, splits: Splits, space: SearchSpace
+) -> list[tuple[Architecture | None, Network]]:
+    """The baselines that the options name: the architecture, if it is one of the space, and the network.
+
+    Raises:
+        ValueError: One is not known, or does not fit the data.
+    """
+    return [_baseline(source, splits, space) for source in several(options.baselines)]
+
+
+def _baseline(source: NetworkLike | str, splits: Splits, space: SearchSpace) -> tuple[Architecture | None, Network]:
+    architecture = source if isinstance(source, Architecture) else None
+    if isinstance(source, str) and not os.path.exists(source):
+        try:
+            architecture = space.parse(source)
+        except ArchitectureError:
+            architecture = None
+    of_space = {} if architecture is None else {"space": space}
+    return architecture, network_for(splits, architecture or source, "student", of_space)
+
+
+class Chooser:
+    """Chooses the finalists of a study.
+
+    Args:
+        study: The study.
+        splits: The data that they are trained on.
+        options: How many, and by which other scores.
+        device: The device that other scores are computed on.
+
+    Attributes:
+        notices: What was left out, in sentences; set by `finalists`.
+
+    Raises:
+        ValueError: An option is wrong, or a baseline is not known.
+        NoScoreError: The study has no winner.
+    """
+
+    def __init__(self, study: Study, splits: Splits, options: RungOptions, device: str) -> None:
+        self.study = study
+        self.splits = splits
+        self.count = options.finalists
+        self.device = device
+        self.notices: list[str] = []
+        self._budget = Budget.from_dict(study.config.get("budget") or {})
+        self.others = other_scores(options)
+        self.baselines = named_baselines(options, splits, study.space)
+        _ = study.winner  # says why if there is none
+
+    # -- the networks ---------------------------------------------------------------------------
+
+    def entries(self, finalists: Iterable[Finalist], given: Sequence[NetworkLike | str]) -> list[Entry]:
+        """The finalists with the networks that they stand for.
+
+        Args:
+            finalists: The finalists.
+            given: The baselines of the user.
+        """
+        of_no_space = iter(
+            source for source, (architecture, _) in zip(given, self.baselines, strict=True) if architecture is None
+        )
+        space = self.study.space
+        return [
+            Entry(finalist, next(of_no_space))
+            if finalist.architecture is None
+            else Entry(finalist, space.parse(finalist.architecture), space)
+            for finalist in finalists
+        ]
+
+    # -- the choice -----------------------------------------------------------------------------
+
+    def finalists(self) -> list[Finalist]:
+        """The finalists in order of their places: the study's best, those of other scores, baselines."""
+        values: dict[str, dict[int, float]] = {}
+        others = self._of_other_scores(values)
+        apart = {record.canonical for record, _ in others}
+        best = [one.record for one in self.study.best(self.count) if one.record.canonical not in apart]
+        chosen = [*((record, SCORE) for record in best[: self.count - len(others)]), *others]
+        (largest,) = self._largest_by(lambda record: record.params, 1)
+        if all(record.canonical != largest.canonical for record, _ in chosen):
+            chosen.append((largest, LARGEST))
+        return self._with_baselines(
+            [self._finalist(record, origin, values, is_largest=record == largest) for record, origin in chosen]
+        )
+
+    def _of_other_scores(self, values: dict[str, dict[int, float]]) -> list[tuple[Record, str]]:
+        """The best candidate by each other score, as far as there are places, without those that have one already."""
+        places = min(self.count // _PLACES_PER_OTHER, len(self.others))
+        taken = {one.record.canonical for one in self.study.best(self.count - places)}
+        chosen: list[tuple[Record, str]] = []
+        for name in self.others:
+            if len(chosen) == places:
+                break
+            ranked = self._ranked_by(name, values)
+            best = next((record for record in ranked if record.canonical not in taken), None)
+            if best is not None:
+                chosen.append((best, name))
+                taken.add(best.canonical)
+        return chosen
+
+    def _may_be(self, record: Record) -> bool:
+        return record.status == "ok" and self._budget.admits(record)
+
+    def _largest_by(self, value: Callable[[Record], float | None], count: int) -> list[Record]:
+        """The records with the largest values; among equals those of the best score, then those asked first."""
+        records = (record for record in self.study.records if self._may_be(record) and value(record) is not None)
+        return heapq.nlargest(count, records, key=lambda record: (value(record), record.score or 0.0, -record.index))
+
+    def _ranked_by(self, name: str, values: dict[str, dict[int, float]]) -> list[Record]:
+        """The best records by another score, whose values are added; none if it cannot be computed."""
+        if name in _OF_RECORDS:
+            return self._largest_by(lambda record: getattr(record, name), self.count + 1)
+        if name == self.study.config.get("proxy"):
+            self._note(f"other_scores has {name}, which is the score of the study itself")
+            return []
+        ranked = self._largest_by(lambda record: record.parts.get(name), self.count + 1)
+        if ranked:
+            values[name] = {record.index: record.parts[name] for record in ranked}
+            return ranked
+        scored = self._computed(name)
+        values[name] = {record.index: value for record, value in scored}
+        return [record for record, _ in sorted(scored, key=lambda pair: (-pair[1], pair[0].index))]
+
+    def _computed(self, name: str) -> list[tuple[Record, float]]:
+        """The values of a proxy on the best of the study, on a probe of as many images as the study's."""
+        records = [candidate.record for candidate in self.study.best(SCORED) if self._may_be(candidate.record)]
+        try:
+            space = self._space_of_data()
+            evaluator = Evaluator(
+                space, None, self._probe(), name, seeds=self.study.config.get("seeds") or (0,), device=self.device
+            )
+        except ValueError as error:
+            self._note(f"{name} is left out of the other scores: {error}")
+            return []
+        scores = evaluator.evaluate([space.parse(record.architecture) for record in records])
+        found = [
+            (record, score.score)
+            for record, score in zip(records, scores, strict=True)
+            if score.status == "ok" and score.score is not None
+        ]
+        if not found:
+            self._note(f"{name} is left out of the other scores: {scores[0].reason}")
+        return found
+
+    def _space_of_data(self) -> SearchSpace:
+        """The space for the classes and images of the data."""
+        space, size = self.study.space, self.splits.input_size
+        if (space.num_classes, space.input_size) == (self.splits.num_classes, size) or space.recipe is None:
+            return space
+        return create_space(**space.recipe | {"num_classes": self.splits.num_classes, "input_size": size})
+
+    def _probe(self) -> Probe:
+        """Labelled training images, as many as the study's probe has."""
+        splits, study = self.splits, self.study.config
+        sizes = [probe["batch_size"] for probe in study.get("probes", ()) if probe.get("batch_size")]
+        labelled = len(splits.train) if splits.labelled is None else len(splits.labelled)
+        return splits.probe(min(next(iter(sizes), 64), labelled), study.get("seed", 0))
+
+    def _note(self, notice: str) -> None:
+        self.notices.append(f"{notice.rstrip('.')}.")
+
+    # -- finalists of records, and baselines ----------------------------------------------------
+
+    def _finalist(
+        self, record: Record, origin: str, values: Mapping[str, Mapping[int, float]], *, is_largest: bool
+    ) -> Finalist:
+        others = {name: of_index[record.index] for name, of_index in values.items() if record.index in of_index}
+        return Finalist(
+            name=short_name(full_name(self.study.space.name, record.architecture)),
+            place=0,
+            origin=origin,
+            is_baseline=is_largest,
+            architecture=record.architecture,
+            index=record.index,
+            params=record.params,
+            macs=record.macs,
+            score=record.score,
+            other_scores=others,
+        )
+
+    def _with_baselines(self, finalists: list[Finalist]) -> list[Finalist]:
+        """The finalists and the user's baselines, with places and names of their own."""
+        space = self.study.space
+        for architecture, network in self.baselines:
+            if architecture is not None:
+                same = [space.parse(one.architecture or "") for one in finalists if one.architecture]
+                equal = [space.canonical(one) == space.canonical(architecture) for one in same]
+                if any(equal):
+                    finalists[equal.index(True)] = replace(finalists[equal.index(True)], is_baseline=True)
+                    continue
+            finalists.append(self._named(architecture, network))
+        return list(_with_places(finalists))
+
+    def _named(self, architecture: Architecture | None, network: Network) -> Finalist:
+        """The finalist of a baseline that the study has not scored."""
+        cost = self._cost(network)
+        is_within = cost is None or self._budget.admits(cost)
+        name = short_name(network.name)
+        if not is_within:
+            self._note(f"The baseline {name} is over the budget, so that it is compared with but cannot be the pick")
+        elif unchecked := [limit for limit in self._budget.limits if limit not in _OF_RECORDS]:
+            self._note(f"The baseline {name} is taken to be within the budget without a check of {unchecked[0]}")
+        if network.trained:
+            self._note(f"The baseline {name} begins with trained weights, while the others begin with random ones")
+        return Finalist(
+            name=name,
+            place=0,
+            origin=BASELINE,
+            is_baseline=True,
+            architecture=None if architecture is None else str(architecture),
+            params=None if cost is None else cost.params,
+            macs=None if cost is None else cost.macs,
+            is_within_budget=is_within,
+        )
+
+    def _cost(self, network: Network) -> Cost | None:
+        """The cost of a baseline; None if it cannot be counted, of which its trial says more."""
+        channels, height, width = self.splits.input_size
+        try:
+            return count_cost(network.build(), (network.channels or channels, height, width))
+        except Exception as error:  # a network may fail to be built or run in any way
+            stop_if_machine_failed(error, f"in the baseline {network.name}")
+            return None
+
+
+def _with_places(finalists: Sequence[Finalist]) -> Iterator[Finalist]:
+    names = [finalist.name for finalist in finalists]
+    for place, finalist in enumerate(finalists, start=1):
+        name = finalist.name if names.count(finalist.name) == 1 else f"{finalist.name} ({place})"
+        yield replace(finalist, place=place, name=name)

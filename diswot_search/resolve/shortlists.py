@@ -1,0 +1,222 @@
+"""The result of a shortlist: finalists that were trained, the pick among them, and the verdict on it."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from ..runtime.files import RunFolderError
+from ..runtime.typed_json import Json, decode_stored, encode_fields
+from ..study.finalists import ALONE, DISTILLED, Finalist, Trial
+from ..training.seeds import Difference, paired_difference
+from .folders import ShortlistFolder
+
+DISTIL, DO_NOT_DISTIL, UNKNOWN = "distil", "do not distil", "unknown"
+"""Values of `Verdict.advice`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShortlistRung:
+    """A rung of a shortlist.
+
+    Attributes:
+        share: Share of the epochs of a full training.
+        epochs: The epochs of each of its trainings, whose schedule ends with them.
+        keep: Number of finalists that went on; None for the last rung.
+        finalists: Names of those that took part, in order of their places.
+        second_seeds: Names of those of the last rung that got a second seed, since they were within their spread.
+    """
+
+    share: float
+    epochs: int
+    keep: int | None = None
+    finalists: tuple[str, ...] = ()
+    second_seeds: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Contender:
+    """A teacher or a distiller that was tried.
+
+    Attributes:
+        name: Its name.
+        value: Mean over the seeds of the values that students reached with it, where higher is better; None if all of
+            its trainings failed.
+        accuracy: Of a teacher, its own accuracy on the validation images, in percent; None if it has other classes.
+        is_chosen: Whether the students of the later stages learnt from it.
+        trials: The trainings.
+    """
+
+    name: str
+    value: float | None = None
+    accuracy: float | None = None
+    is_chosen: bool = False
+    trials: tuple[Trial, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verdict:
+    """The proof of the pick, on test images.
+
+    Attributes:
+        student: Name of the pick.
+        seeds: Seeds of its full trainings.
+        distilled: Mean test accuracy of the distilled student, in percent.
+        alone: Mean test accuracy of the same student trained on labels alone, in percent; None if it was not.
+        gain: Test accuracy distilled less alone, in points, over seeds that both have; None likewise.
+        against: Test accuracy of the distilled pick less that of each baseline that was distilled in full, by name.
+        advice: "distil"; "do not distil" where the interval of the gain includes zero or less; "unknown" where there is
+            no interval.
+        level: Confidence of the intervals.
+    """
+
+    student: str
+    seeds: tuple[int, ...] = ()
+    distilled: float | None = None
+    alone: float | None = None
+    gain: Difference | None = None
+    against: Mapping[str, Difference] = field(default_factory=dict)
+    advice: str = UNKNOWN
+    level: float = 0.95
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShortlistCost:
+    """The cost of a shortlist.
+
+    Attributes:
+        full_epochs: Epochs of one full training.
+        rungs: Full trainings that the rungs and the choices of teacher and distiller took: their epochs as a share of
+            those of one full training, whatever the size of the network.
+        verdict: Full trainings that only the verdict took.
+        hours: Hours of all trainings one after another, with their validation.
+        trainings: Number of trainings.
+        failed: Number of those that failed.
+    """
+
+    full_epochs: int
+    rungs: float
+    verdict: float
+    hours: float
+    trainings: int
+    failed: int = 0
+
+    @property
+    def full_trainings(self) -> float:
+        """Full trainings that all of it took."""
+        return self.rungs + self.verdict
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shortlist:
+    """A finished shortlist: from a study to a proven student.
+
+    Attributes:
+        path: The run folder, which stands for the proven student wherever a network is named.
+        study: Run folder of the study; None for one in memory.
+        space: Name of its space.
+        proxy: Name of its score.
+        data: Name of the data set.
+        measure: The measure on validation images that ordered the finalists.
+        val_images, test_images: Number of images that accuracies were measured on.
+        finalists: The finalists in order of their places, those that are out included.
+        rungs: The rungs.
+        teachers: The teachers that were ranked; empty for a single one.
+        distillers: The distillers that were ranked; likewise.
+        verdict: The verdict.
+        cost: The cost.
+        notices: What was left out or done otherwise, in sentences.
+    """
+
+    path: str
+    study: str | None
+    space: str
+    proxy: str
+    data: str
+    measure: str
+    val_images: int
+    test_images: int
+    finalists: tuple[Finalist, ...]
+    rungs: tuple[ShortlistRung, ...]
+    teachers: tuple[Contender, ...] = ()
+    distillers: tuple[Contender, ...] = ()
+    verdict: Verdict
+    cost: ShortlistCost
+    notices: tuple[str, ...] = ()
+
+    @property
+    def pick(self) -> Finalist:
+        """The proven student."""
+        return next(finalist for finalist in self.finalists if finalist.is_pick)
+
+    def __repr__(self) -> str:
+        return f"<Shortlist of {len(self.finalists)} finalists, pick {self.pick.name}, {self.path}>"
+
+    def to_json(self) -> dict[str, Json]:
+        """Convert to the content of `result.json`."""
+        return {"status": "complete", "pick": self.pick.name, **encode_fields(self)}
+
+
+def read_shortlist(path: str | os.PathLike[str]) -> Shortlist:
+    """Read the result of a finished shortlist from its run folder. Nothing is changed.
+
+    Raises:
+        RunFolderError: The folder has no shortlist, it is not finished, or it is damaged.
+    """
+    folder = ShortlistFolder.peek(path)
+    if folder.result is None:
+        raise RunFolderError(f"The shortlist in {path} is not finished; the same command as before continues it.")
+    store = Path(path) / ShortlistFolder.LAYOUT.store
+    shortlist = decode_stored(Shortlist, folder.result, store, "restore the folder from a copy, or start anew")
+    return replace(shortlist, path=os.fspath(path))
+
+
+# -- the verdict --------------------------------------------------------------------------------
+
+
+def verdict_on(pick: Finalist, baselines: Sequence[Finalist], rung: int) -> Verdict:
+    """The verdict on the pick, from test accuracies of trainings with the same seeds.
+
+    Args:
+        pick: The pick with its trials.
+        baselines: The baselines, of which those are compared that have test accuracies.
+        rung: Number of the last rung.
+    """
+    distilled, alone = (_tested(pick, kind, rung) for kind in (DISTILLED, ALONE))
+    gain = _difference(distilled, alone)
+    against = {one.name: _difference(distilled, _tested(one, DISTILLED, rung)) for one in baselines}
+    return Verdict(
+        student=pick.name,
+        seeds=tuple(distilled),
+        distilled=pick.test_accuracy(),
+        alone=pick.test_accuracy(ALONE),
+        gain=gain,
+        against={name: difference for name, difference in against.items() if difference is not None},
+        advice=advice_on(gain),
+    )
+
+
+def advice_on(gain: Difference | None) -> str:
+    """The advice that a gain gives.
+
+    Example:
+        >>> advice_on(Difference(1.0, 0.2, 1.8, 3)), advice_on(Difference(1.0, -0.2, 2.2, 3)), advice_on(None)
+        ('distil', 'do not distil', 'unknown')
+    """
+    if gain is None or gain.low is None or math.isnan(gain.low):
+        return UNKNOWN
+    return DISTIL if gain.low > 0 else DO_NOT_DISTIL
+
+
+def _tested(finalist: Finalist, kind: str, rung: int) -> dict[int, float]:
+    """The test accuracies of the full trainings of a kind by seed."""
+    trials = (trial for trial in finalist.trials if trial.kind == kind and trial.rung == rung)
+    return {trial.seed: trial.test_accuracy for trial in trials if trial.test_accuracy is not None}
+
+
+def _difference(values: Mapping[int, float], others: Mapping[int, float]) -> Difference | None:
+    seeds = [seed for seed in values if seed in others]
+    return paired_difference([values[seed] for seed in seeds], [others[seed] for seed in seeds])

@@ -1,0 +1,289 @@
+"""Successive halving: many candidates with a small budget each, the best of them with a larger one, and so on."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, TypedDict
+
+from search_spaces.space import Architecture, SearchSpace
+
+from ..checks import check_whole
+from .algorithm import Algorithm, check_integer
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+    from .records import Record
+
+
+@dataclass(frozen=True)
+class Rung:
+    """A rung of successive halving.
+
+    Attributes:
+        share: Share of the whole budget that each of its candidates gets, above 0 and at most 1.
+        keep: Number of its candidates that go on to the next rung; None for the last one, which none leaves.
+    """
+
+    share: float
+    keep: int | None = None
+
+
+def rungs_of(shares: Sequence[float], keep: Sequence[int]) -> tuple[Rung, ...]:
+    """The rungs with these shares of the budget.
+
+    Args:
+        shares: The share of each rung, rising, the last one 1.
+        keep: The number of candidates that leave each rung but the last, falling.
+
+    Raises:
+        ValueError: The shares do not rise to 1, the numbers rise, or they are not one less than the shares.
+
+    Example:
+        >>> rungs_of([0.06, 1.0], [3])
+        (Rung(share=0.06, keep=3), Rung(share=1.0, keep=None))
+    """
+    are_shares = all(isinstance(share, int | float) and not isinstance(share, bool) and share > 0 for share in shares)
+    if not shares or not are_shares or list(shares) != sorted(set(shares)) or shares[-1] != 1:
+        raise ValueError(f"rung_shares is {list(shares)}; it must be rising shares above 0, of which the last is 1.")
+    if len(keep) != len(shares) - 1:
+        raise ValueError(
+            f"rung_keep is {list(keep)}, but there are {len(shares)} rungs: it must have a number for each but the "
+            f"last, {len(shares) - 1}."
+        )
+    for count in keep:
+        check_whole("rung_keep", count, least=1)
+    if list(keep) != sorted(keep, reverse=True):
+        raise ValueError(f"rung_keep is {list(keep)}; later rungs cannot keep more candidates than earlier ones.")
+    return tuple(Rung(float(share), count) for share, count in zip(shares, [*keep, None], strict=True))
+
+
+def order(values: Sequence[float | None]) -> list[int]:
+    """The places of candidates, the best value first; ties are broken by the earlier place.
+
+    Args:
+        values: The values, where higher is better; None for a candidate that failed, which is left out.
+
+    Example:
+        >>> order([1.0, None, 3.0, 3.0])
+        [2, 3, 0]
+    """
+    places = [place for place, value in enumerate(values) if value is not None and not math.isnan(value)]
+    return sorted(places, key=lambda place: (-_value(values[place]), place))
+
+
+def _value(value: float | None) -> float:
+    assert value is not None
+    return value
+
+
+def going_on(
+    values: Sequence[float | None], keep: int, baselines: Collection[int] = (), barred: Collection[int] = ()
+) -> list[int]:
+    """The places of the candidates that go on from a rung, in order of their places.
+
+    They are the best `keep`, and the best baseline beside them if it is none of them.
+
+    Args:
+        values: The values of the rung, where higher is better; None for a candidate that failed, which is out.
+        keep: Number of candidates to keep.
+        baselines: Places of the baselines.
+        barred: Places of candidates that are not kept, such as baselines over the budget. The best baseline is one of
+            them only if there is no other.
+
+    Example:
+        >>> going_on([5.0, 4.0, 7.0, 1.0], keep=2)
+        [0, 2]
+        >>> going_on([5.0, 4.0, 7.0, 1.0], keep=2, baselines=[1, 3])
+        [0, 1, 2]
+        >>> going_on([5.0, 4.0, 7.0, 1.0], keep=2, baselines=[2, 3], barred=[2])
+        [0, 1, 3]
+    """
+    best = order(values)
+    kept = [place for place in best if place not in barred][:keep]
+    compared = sorted((place for place in best if place in baselines), key=lambda place: place in barred)
+    return sorted({*kept, *compared[:1]})
+
+
+def standard_error(accuracy: float, images: int) -> float:
+    """The standard error of an accuracy, in points: that of a share of this many independent images.
+
+    Args:
+        accuracy: The accuracy in percent.
+        images: Number of images, at least 1.
+
+    Example:
+        >>> standard_error(50.0, 100)
+        5.0
+    """
+    share = accuracy / 100
+    return 100 * math.sqrt(share * (1 - share) / images)
+
+
+def is_within_spread(accuracy: float, other: float, images: int) -> bool:
+    """Whether two accuracies differ by no more than the standard error of their difference.
+
+    The variance of the difference is the sum of both variances. Accuracies on the same images vary together, so that
+    their difference varies less: this is on the careful side.
+
+    Args:
+        accuracy, other: The accuracies in percent.
+        images: Number of images that each was measured on.
+
+    Example:
+        >>> is_within_spread(50.0, 56.0, 100), is_within_spread(50.0, 60.0, 100)
+        (True, False)
+    """
+    return abs(accuracy - other) <= math.hypot(standard_error(accuracy, images), standard_error(other, images))
+
+
+def leaders(values: Sequence[float | None], accuracies: Sequence[float | None], images: int) -> list[int]:
+    """The places of the best candidate of the last rung and of those that are within their spread of it.
+
+    Args:
+        values: The values that order them, where higher is better; None for a candidate that failed.
+        accuracies: Their accuracies on validation images, in percent.
+        images: Number of validation images.
+
+    Example:
+        >>> leaders([50.0, 56.0, 40.0], [50.0, 56.0, 40.0], 100)
+        [1, 0]
+    """
+    best = order(values)
+    near = [place for place in best[1:] if _is_near(accuracies[place], accuracies[best[0]], images)]
+    return [*best[:1], *near]
+
+
+def _is_near(accuracy: float | None, other: float | None, images: int) -> bool:
+    return accuracy is not None and other is not None and is_within_spread(accuracy, other, images)
+
+
+# -- as an algorithm ----------------------------------------------------------------------------
+
+
+class _CommonOptions(TypedDict, total=False):
+    """Arguments of `Algorithm`."""
+
+    seed: int
+    feasible: Callable[[Architecture], bool] | None
+    start: Architecture | None
+
+
+@dataclass(eq=False)
+class _Bracket:
+    """Candidates that climb the rungs together.
+
+    Attributes:
+        rung: The rung that they are on, from 0.
+        members: Those on this rung, in order.
+        remaining: Those of them that are not proposed yet.
+        is_full: Whether the first rung gets no more of them.
+    """
+
+    is_full: bool = False
+    rung: int = 0
+    members: list[Architecture] = field(default_factory=list)
+    remaining: list[Architecture] = field(default_factory=list)
+
+
+class SuccessiveHalving(Algorithm):
+    """Halving: evenly drawn candidates with a small share of a budget, the best of them again with larger ones.
+
+    It is for evaluations that take a budget, as trainings do: after `ask`, `budget` is the share that the proposals are
+    to get. When all candidates are through, new ones are drawn. A score without training has no budget, so that
+    `search` refuses it.
+
+    Source: Jamieson and Talwalkar, "Non-stochastic best arm identification and hyperparameter optimization", AISTATS
+    2016.
+
+    Args:
+        space: The search space.
+        candidates: Number of candidates of the first rung.
+        shares: The share of the budget of each rung, rising, the last one 1.
+        keep: Number of candidates that go on from each rung but the last.
+        common: Arguments of `Algorithm`.
+
+    Raises:
+        ValueError: A number is out of range.
+
+    Example:
+        >>> from search_spaces import create_space
+        >>> halving = SuccessiveHalving(create_space("cifar_resnet_s0"), candidates=4, keep=[2])
+        >>> len(halving.ask()), halving.budget
+        (4, 0.06)
+    """
+
+    has_budgets = True
+
+    def __init__(
+        self,
+        space: SearchSpace,
+        *,
+        candidates: int = 10,
+        shares: Sequence[float] = (0.06, 1.0),
+        keep: Sequence[int] = (3,),
+        **common: Unpack[_CommonOptions],
+    ) -> None:
+        super().__init__(space, **common)
+        self.candidates = check_integer("candidates", candidates, 1)
+        self.rungs = rungs_of(shares, keep)
+        self.budget = self.rungs[0].share
+        self._brackets: list[_Bracket] = []
+        self._values: dict[str, float] = {}
+
+    @property
+    def batch_size(self) -> int:
+        """Number of candidates of the rung that the next `ask` proposes."""
+        bracket = self._next_bracket()
+        return len(bracket.remaining) if bracket.rung else self.candidates - len(bracket.members)
+
+    def suggest(self, attempt: int) -> Architecture:
+        return self.draw()
+
+    def ask(self, most: int | None = None) -> list[Architecture]:
+        bracket = self._next_bracket()
+        if bracket not in self._brackets:
+            self._brackets.append(bracket)
+        self.budget = self.rungs[bracket.rung].share
+        if bracket.rung == 0:
+            proposals = super().ask(most)
+            bracket.members += proposals
+            bracket.is_full = len(bracket.members) >= self.candidates or (not proposals and most != 0)
+            # Where nothing new is left, those that are told go on without others.
+            return self.ask(most) if bracket.is_full and bracket.members and not proposals else proposals
+        count = len(bracket.remaining) if most is None else most
+        proposals, bracket.remaining = bracket.remaining[:count], bracket.remaining[count:]
+        self._pending |= {str(architecture): architecture for architecture in proposals}
+        return proposals
+
+    def _next_bracket(self) -> _Bracket:
+        """The bracket whose candidates are proposed next: an open one, or a new one."""
+        for bracket in self._brackets:
+            self._climb(bracket)
+        self._brackets = [bracket for bracket in self._brackets if bracket.members or not bracket.is_full]
+        is_open = (bracket for bracket in self._brackets if bracket.remaining or not bracket.is_full)
+        return next(is_open, _Bracket())
+
+    def _climb(self, bracket: _Bracket) -> None:
+        """Take a bracket to its next rung if all on this one are told; one that is through has no members."""
+        is_waiting = any(str(architecture) in self._pending for architecture in bracket.members)
+        if is_waiting or bracket.remaining or not bracket.is_full:
+            return
+        keep = self.rungs[bracket.rung].keep
+        values = [self._values.get(str(architecture)) for architecture in bracket.members]
+        places = [] if keep is None else going_on(values, keep)
+        bracket.rung += 1
+        bracket.members = [bracket.members[place] for place in places]
+        bracket.remaining = list(bracket.members)
+        for architecture in bracket.members:  # which may fail on the next rung
+            del self._values[str(architecture)]
+
+    def learn(self, evaluated: Sequence[tuple[Architecture, Record]]) -> None:
+        self._values |= {
+            str(architecture): record.score for architecture, record in evaluated if record.score is not None
+        }
+
+    def forget(self) -> None:
+        self._values = {}

@@ -1,0 +1,447 @@
+"""Shortlists: from a study to a proven student, whatever happens on the way."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Iterator
+from concurrent.futures import Future
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from scipy import stats
+from torch import nn
+
+import diswot_search as ds
+from diswot_search import cli
+from diswot_search.data.image_sets import ResidentSet
+from diswot_search.jobs import training_run
+from diswot_search.runtime.executors.serial import SerialExecutor
+from diswot_search.training.result import read_result
+
+from .any_order import AnyOrder
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:.*too few for random weights"),
+    pytest.mark.filterwarnings("ignore:.*no more than chance"),
+]
+
+DATA = {"train_limit": 40, "image_size": 8}
+TRAINING: dict[str, Any] = {
+    "dataset": "digits",
+    "data_options": DATA,
+    "epochs": 2,
+    "batch_size": 20,
+    "device": "cpu",
+    "progress": False,
+}
+SHORTLIST: dict[str, Any] = {
+    **TRAINING,
+    "finalists": 3,
+    "other_scores": "nwot",
+    "baselines": ["cifar_resnet20"],
+    "rung_shares": [0.5, 1.0],
+    "rung_keep": 1,
+    "verdict_seeds": 2,
+}
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def without_pictures_and_one_latency() -> Iterator[None]:
+    """Trainings in this process draw nothing, and have the latency of the first one, since both take a second."""
+    with pytest.MonkeyPatch.context() as patch:
+        measured = training_run.shipped_latency(nn.Flatten(), (3, 8, 8))
+        patch.setattr(training_run, "shipped_latency", lambda model, size: measured)
+        patch.setattr(training_run, "plot_training", lambda rows, result: {})
+        yield
+
+
+@pytest.fixture(scope="module")
+def teacher(tmp_path_factory: pytest.TempPathFactory) -> str:
+    path = tmp_path_factory.mktemp("teacher") / "t"
+    ds.train("cifar_resnet", model_options={"arch": "1x4-1x4-1x8"}, **TRAINING, out=path)
+    return str(path)
+
+
+@pytest.fixture(scope="module")
+def searched(tmp_path_factory: pytest.TempPathFactory) -> str:
+    path = tmp_path_factory.mktemp("search") / "s"
+    ds.search(
+        "nasbench201",
+        None,
+        ds.create_probe("digits", batch_size=8, image_size=8),
+        space_options={"channels": 4, "cells": 1},
+        algorithm="random",
+        evaluations=8,
+        proxy="effective_capacity",
+        max_params=12_000,
+        device="cpu",
+        progress=False,
+        out=path,
+    )
+    return str(path)
+
+
+def shortlist(out: Path, study: str, teacher: str | None, **options: Any) -> ds.Shortlist:
+    return ds.shortlist(study, teacher, **{**SHORTLIST, "out": out, **options})
+
+
+@pytest.fixture(scope="module")
+def whole(searched: str, teacher: str, tmp_path_factory: pytest.TempPathFactory) -> ds.Shortlist:
+    """A shortlist that was never stopped."""
+    return shortlist(tmp_path_factory.mktemp("whole") / "run", searched, teacher)
+
+
+def read(path: Path) -> Any:
+    return json.loads(path.read_text())
+
+
+def timeless(value: Any) -> Any:
+    """A result without times and places, which differ."""
+    if isinstance(value, dict):
+        return {key: timeless(item) for key, item in value.items() if key not in ("seconds", "hours", "path")}
+    return [timeless(item) for item in value] if isinstance(value, list) else value
+
+
+def result_of(out: Path) -> Any:
+    return timeless(read(out / "result.json"))
+
+
+# -- what a user gets ---------------------------------------------------------------------------
+
+
+def test_finalists_are_the_best_of_the_study_one_of_another_score_and_baselines(
+    whole: ds.Shortlist, searched: str
+) -> None:
+    study = ds.Study.load(searched)
+    by_score = [candidate.record.architecture for candidate in study.best(2)]
+    largest = max(study.records, key=lambda record: record.params or 0).architecture
+    assert [one.architecture for one in whole.finalists[:2]] == by_score
+    assert whole.finalists[2].origin == "nwot"
+    assert whole.finalists[2].architecture not in by_score
+    assert [one.place for one in whole.finalists] == list(range(1, len(whole.finalists) + 1))
+    assert whole.finalists[-1].name == "cifar_resnet20"
+    assert whole.finalists[-1].origin == "baseline"
+    assert not whole.finalists[-1].is_within_budget
+    assert {one.architecture for one in whole.finalists if one.is_baseline} == {largest, None}
+    assert any("over the budget" in notice for notice in whole.notices)
+
+
+def test_rungs_are_trainings_of_their_own_and_the_pick_is_of_the_last(whole: ds.Shortlist) -> None:
+    first, last = whole.rungs
+    assert (first.epochs, last.epochs) == (1, 2)
+    assert len(first.finalists) == len(whole.finalists)
+    names = {one.name: one for one in whole.finalists}
+    values = {name: names[name].value(1) for name in first.finalists}
+    able = [name for name in first.finalists if names[name].is_within_budget]
+    baselines = [name for name in able if names[name].is_baseline]
+    best, rival = (max(some, key=lambda name: values[name] or 0) for some in (able, baselines))
+    assert set(last.finalists) == {best, rival}
+    for finalist in whole.finalists:
+        for trial in finalist.trials:
+            result = read_result(Path(whole.path) / trial.name)
+            assert result.is_complete
+            assert result.epochs == trial.epochs == len(trial.curve)
+            assert result.best is not None
+            assert trial.val_accuracy == result.best.val_accuracy == trial.value
+            assert result.seed == trial.seed
+            assert (result.test is None) == (trial.test_accuracy is None)
+    assert whole.pick.last_rung == 2
+    assert whole.pick.is_within_budget
+
+
+def test_the_verdict_compares_the_pick_on_test_images_over_paired_seeds(whole: ds.Shortlist) -> None:
+    verdict, pick = whole.verdict, whole.pick
+    assert (verdict.student, verdict.seeds) == (pick.name, (0, 1))
+    by_kind = {
+        kind: [trial.test_accuracy for trial in pick.trials if trial.kind == kind and trial.test_accuracy is not None]
+        for kind in ("distilled", "alone")
+    }
+    assert verdict.gain is not None
+    interval = stats.ttest_rel(by_kind["distilled"], by_kind["alone"]).confidence_interval(0.95)
+    assert (verdict.gain.low, verdict.gain.high) == pytest.approx((interval.low, interval.high))
+    assert verdict.advice == ("distil" if interval.low > 0 else "do not distil")
+    rivals = [one for one in whole.finalists if one.is_baseline and one.last_rung == 2 and not one.is_pick]
+    assert list(verdict.against) == [one.name for one in rivals]
+    for rival in rivals:
+        mean = (verdict.distilled or 0) - (rival.test_accuracy() or 0)
+        assert verdict.against[rival.name].mean == pytest.approx(mean)
+
+
+def test_the_cost_counts_each_training_once(whole: ds.Shortlist) -> None:
+    folders = [path.parent for path in Path(whole.path).rglob("training.sqlite")]
+    assert whole.cost.trainings == len(folders)
+    assert whole.cost.full_trainings == pytest.approx(sum(read_result(folder).epochs for folder in folders) / 2)
+    assert whole.cost.hours > 0
+
+
+def test_the_run_folder_stands_for_the_proven_student(
+    whole: ds.Shortlist, searched: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = Path(whole.path)
+    images = torch.randn(2, 3, 8, 8)
+    first = next(trial for trial in whole.pick.trials if trial.rung == 2)
+    expected = ds.load_student(out / first.name)(images)
+    assert torch.equal(ds.load_student(out)(images), expected)
+    network = ds.as_network(str(out), num_classes=10, image_size=(8, 8))
+    assert network.trained
+    assert torch.equal(network.build().eval()(images), expected)
+    assert ds.read_shortlist(out) == whole
+    assert cli.main(["show", str(out)]) == 0
+    shown = capsys.readouterr().out
+    assert "full trainings" in shown
+    assert whole.pick.name in shown
+    with (out / "finalists.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [float(row["value_1"]) for row in rows] == [one.value(1) for one in whole.finalists]
+    assert whole.pick.name in (out / "report.md").read_text()
+    assert ds.Study.load(searched).finalists
+
+
+def test_a_study_remembers_its_finalists(
+    whole: ds.Shortlist, searched: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    study = ds.Study.load(searched)
+    study.record_finalists(whole.finalists, whole.path)
+    again = ds.Study.load(searched)
+    assert again.finalists == whole.finalists
+    assert again.shortlist == whole.path
+    assert again.status == "complete"
+    assert cli.main(["show", searched]) == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    assert f"the pick is {whole.pick.name}" in shown
+
+
+def test_a_training_of_a_rung_runs_again_by_its_own_config(whole: ds.Shortlist, tmp_path: Path) -> None:
+    trial = whole.finalists[0].trials[0]
+    config = Path(whole.path) / trial.name / "config.yaml"
+    assert cli.main(["distill", "--config", str(config), "--out", str(tmp_path / "again")]) == 0
+    again = read_result(tmp_path / "again")
+    assert again.best is not None
+    assert again.best.val_accuracy == trial.val_accuracy
+
+
+# -- test images --------------------------------------------------------------------------------
+
+
+class Sealed(ResidentSet):
+    """Images that raise when they are looked at."""
+
+    def batches(self, *args: Any, **options: Any) -> Any:
+        raise AssertionError("a test image was looked at")
+
+
+def test_no_rung_looks_at_test_images(searched: str, teacher: str, tmp_path: Path) -> None:
+    splits = ds.create_splits("digits", **DATA)
+    assert isinstance(splits.test, ResidentSet)
+    sealed = Sealed(splits.test.images, splits.test.labels, splits.test.title, splits.test.workers)
+    options = {"dataset": replace(splits, test=sealed), "data_options": None, "verdict_seeds": 1}
+    result = shortlist(tmp_path / "run", searched, teacher, **options)
+    values = [trial.value for one in result.finalists for trial in one.trials if trial.rung == 1]
+    assert all(value is not None for value in values)
+    assert result.pick.name
+    assert result.verdict.distilled is None
+    assert result.verdict.advice == "unknown"
+
+
+# -- what happens on the way --------------------------------------------------------------------
+
+
+class Interrupting(SerialExecutor):
+    """Computes here, counts the trainings, and is interrupted before one of them."""
+
+    def __init__(self, at: int | None = None) -> None:
+        super().__init__()
+        self.count, self._at = 0, at
+
+    def submit(self, worker: int, item: Any) -> Future[Any]:
+        if self.count == self._at:
+            raise KeyboardInterrupt
+        self.count += 1
+        return super().submit(worker, item)
+
+
+@pytest.mark.parametrize("at", [0, 2, 5, 7])
+def test_a_shortlist_stopped_anywhere_ends_the_same(
+    at: int, whole: ds.Shortlist, searched: str, teacher: str, tmp_path: Path
+) -> None:
+    out = tmp_path / "run"
+    with pytest.raises(KeyboardInterrupt):
+        shortlist(out, searched, teacher, executor=Interrupting(at))
+    assert cli.main(["show", str(out)]) == 0
+    shortlist(out, searched, teacher)
+    assert result_of(out) == result_of(Path(whole.path))
+
+
+def test_a_finished_shortlist_is_read_and_nothing_is_trained(whole: ds.Shortlist, searched: str, teacher: str) -> None:
+    executor = Interrupting()
+    assert shortlist(Path(whole.path), searched, teacher, executor=executor) == whole
+    assert executor.count == 0
+    with pytest.raises(ds.RunFolderError, match=r"finalists is 3 there, 4 here"):
+        shortlist(Path(whole.path), searched, teacher, finalists=4)
+
+
+def test_workers_in_any_order_that_die_have_the_results_of_one(
+    whole: ds.Shortlist, searched: str, teacher: str, tmp_path: Path
+) -> None:
+    out = tmp_path / "run"
+    shortlist(out, searched, teacher, executor=AnyOrder(3, seed=3, deaths=0.1))
+    assert result_of(out) == result_of(Path(whole.path))
+
+
+OWN = """
+import torch
+from torch import nn
+
+
+class Small(nn.Module):
+    def __init__(self, num_classes=10, in_chans=3):
+        super().__init__()
+        self.num_classes = num_classes
+        self.body = nn.Sequential(nn.Conv2d(in_chans, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+        self.fc = nn.Linear(4, num_classes)
+
+    def forward(self, images):
+        return self.fc(self.body(images))
+
+
+class Fails(Small):
+    def forward(self, images):
+        if self.training:
+            raise ValueError("it cannot be trained")
+        return super().forward(images)
+
+
+class Diverges(Small):
+    def __init__(self, num_classes=10, in_chans=3):
+        super().__init__(num_classes, in_chans)
+        self.register_buffer("steps", torch.zeros(()))
+
+    def forward(self, images):
+        if self.training:
+            self.steps += 1
+        return super().forward(images) / (self.steps < 2)
+"""
+
+
+def test_what_cannot_be_trained_or_diverges_is_out_with_its_reason(searched: str, teacher: str, tmp_path: Path) -> None:
+    (tmp_path / "own_networks.py").write_text(OWN)
+    baselines = [f"{tmp_path / 'own_networks.py'}:{name}" for name in ("Fails", "Diverges", "Small")]
+    options = {"baselines": baselines, "finalists": 1, "verdict_seeds": 1, "compare": False}
+    result = shortlist(tmp_path / "run", searched, teacher, **options)
+    fails, diverges, small = result.finalists[-3:]
+    assert fails.reason is not None
+    assert "it cannot be trained" in fails.reason
+    assert (fails.last_rung, fails.trials) == (0, ())
+    assert diverges.reason is not None
+    assert diverges.reason.startswith("DivergenceError")
+    assert [trial.status for trial in diverges.trials] == ["failed"]
+    assert small.reason is None
+    assert result.cost.failed == 1
+    assert result.verdict.alone is None
+    assert "out: " in (tmp_path / "run" / "report.md").read_text()
+
+
+def test_a_shortlist_of_failures_says_why(searched: str, teacher: str, tmp_path: Path) -> None:
+    with pytest.raises(ds.ShortlistError, match="No finalist of rung 1 could be trained: DivergenceError"):
+        shortlist(tmp_path / "run", searched, teacher, lr=1e30, baselines=None, other_scores="")
+
+
+# -- teachers and distillers --------------------------------------------------------------------
+
+
+def test_the_best_teacher_and_the_best_distiller_are_chosen_on_one_student(
+    searched: str, teacher: str, tmp_path: Path
+) -> None:
+    options = {"teachers": [teacher, "cifar_resnet20"], "distillers": "kd,dkd", "finalists": 2, "verdict_seeds": 1}
+    options |= {"baselines": None, "compare": False}
+    with pytest.warns(UserWarning, match="has random weights"):
+        result = ds.shortlist(searched, **{**SHORTLIST, **options, "out": tmp_path / "run"})
+    assert [one.name for one in result.teachers] == [teacher, "cifar_resnet20"]
+    assert [one.name for one in result.distillers] == ["kd", "dkd"]
+    for contenders in (result.teachers, result.distillers):
+        chosen = next(one for one in contenders if one.is_chosen)
+        assert chosen.value == max(one.value for one in contenders if one.value is not None)
+        for one in contenders:
+            assert [trial.seed for trial in one.trials] == [0, 1]
+            assert one.value == pytest.approx(sum(trial.value or 0.0 for trial in one.trials) / 2)
+    assert all(one.accuracy is not None for one in result.teachers)
+    smallest = min(result.finalists, key=lambda one: one.params or 0)
+    slug = f"{smallest.place:02d}-"
+    assert all(trial.name.startswith(f"rungs/1/{slug}") for one in result.teachers for trial in one.trials)
+    teacher_name = next(one.name for one in result.teachers if one.is_chosen)
+    distiller_name = next(one.name for one in result.distillers if one.is_chosen)
+    full = [trial for one in result.finalists for trial in one.trials if trial.rung == 2]
+    assert {(trial.teacher, trial.distiller) for trial in full} == {(teacher_name, distiller_name)}
+
+
+# -- bad input ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"out": None}, "needs a run folder"),
+        ({"finalists": 0}, "finalists is 0"),
+        ({"other_scores": "nwott"}, "Did you mean 'nwot'"),
+        ({"other_scores": "log_rank(nwot, macs)"}, "name its proxies instead"),
+        ({"baselines": "resnet181"}, "Did you mean"),
+        ({"rung_shares": [0.5, 0.7]}, "of which the last is 1"),
+        ({"rung_keep": [3, 2]}, "rung_keep is"),
+        ({"verdict_seeds": 0}, "verdict_seeds is 0"),
+        ({"teachers": "cifar_resnet20,cifar_resnet20"}, "a teacher twice"),
+        ({"teachers": ["cifar_resnet20"]}, "teacher and teachers are both given"),
+        ({"distillers": "kd,kdd"}, "Did you mean 'kd'"),
+        ({"distillers": "kd,kd"}, "distillers has kd twice"),
+        ({"distiller": "kd", "distillers": "dkd"}, "distiller and distillers are both given"),
+        ({"study": "nowhere"}, "There is no run folder nowhere"),
+        ({"epochs": 0}, "epochs"),
+        ({"workers": 0}, "workers is 0"),
+        ({"sources": ["cifar_resnet20"], "distillers": "kd"}, "cannot be combined"),
+        ({"data_options": {**DATA, "val_share": 0}}, "val"),
+    ],
+)
+def test_bad_input_is_refused_before_a_folder_is_made(
+    options: dict[str, Any], message: str, searched: str, teacher: str, tmp_path: Path
+) -> None:
+    out = tmp_path / "run"
+    given = {"study": searched, "teacher": teacher, **SHORTLIST, "out": out, **options}
+    if "twice" in message and "teachers" in options:
+        del given["teacher"]
+    with pytest.raises((ValueError, ds.RunFolderError), match=message):
+        ds.shortlist(**given)
+    assert not out.exists()
+
+
+def test_the_command_line_proves_a_student(
+    searched: str, teacher: str, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    out = tmp_path / "run"
+    line = ["shortlist", "--study", searched, "--teacher", teacher, "--finalists", "1", "--verdict_seeds", "1"]
+    line += [
+        "--epochs",
+        "1",
+        "--batch_size",
+        "20",
+        "--data_options.train_limit",
+        "40",
+        "--data_options.image_size",
+        "8",
+    ]
+    line += ["--compare", "false", "--device", "cpu", "--out", str(out), "--quiet"]
+    assert cli.main(line) == 0
+    shown = capsys.readouterr().out
+    assert "run folder" in shown
+    assert cli.main(["shortlist", "--config", str(out / "config.yaml")]) == 0
+    assert cli.main([*line, "--finalists", "x"]) == 2
