@@ -37,6 +37,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 import diswot_search as ds
+from diswot_search import halving
 
 SCORE = "effective_capacity"
 BUDGETS = tuple(np.arange(1, 11) / 10)
@@ -44,6 +45,8 @@ BUDGETS = tuple(np.arange(1, 11) / 10)
 MIXED = f"`{SCORE}`, 3 places for others"
 SHORT, FULL = 12, 200
 """Epochs of the benchmark's short trainings and of its full ones."""
+DRAWN = (f"`{SCORE}`", "`params`", "`macs`", "`nwot`", "`random`", MIXED, "`params`, 3 places for others")
+"""The shortlists in the picture."""
 CURVE = (1, 2, 3, 5, 10, 15, 20, 40, 80)
 """The lengths of shortlists in the curves."""
 DATA_SETS = ("cifar10", "cifar100")
@@ -142,25 +145,6 @@ def read_noise(data_set: str, args: argparse.Namespace) -> float:
 
 
 @dataclass(frozen=True)
-class Rung:
-    """A rung: the share of a full training that each candidate gets, and how many are kept; None for the last one."""
-
-    share: float
-    keep: int | None = None
-
-
-def order(values: Sequence[float]) -> list[int]:
-    """Return the places of candidates, the best first; of equals the earlier one."""
-    return sorted(range(len(values)), key=lambda place: (-values[place], place))
-
-
-def going_on(values: Sequence[float], keep: int, baselines: Sequence[int] = ()) -> list[int]:
-    """Return the places of the best, and of the best baseline if it is none of them, in order."""
-    best = order(values)
-    return sorted({*best[:keep], *[place for place in best if place in baselines][:1]})
-
-
-@dataclass(frozen=True)
 class Shortlist:
     """Candidates by a score; each other score adds its best cell that is not among them yet.
 
@@ -204,7 +188,7 @@ class Plan:
 
     shortlist: Shortlist
     count: int
-    rungs: tuple[Rung, ...] = ()
+    rungs: tuple[halving.Rung, ...] = ()
 
     def pick(self, benchmark: Benchmark, orders: dict[str, Ints]) -> tuple[int, float]:
         """Return the pick, by successive halving, and its cost in full trainings."""
@@ -213,7 +197,7 @@ class Plan:
         for rung in self.rungs:
             cost += len(alive) * rung.share
             values = [benchmark.accuracy(cell, rung.share) for cell in alive]
-            places = order(values) if rung.keep is None else going_on(values, rung.keep, baselines)
+            places = halving.order(values) if rung.keep is None else halving.going_on(values, rung.keep, baselines)
             alive = [alive[place] for place in places]
         return alive[0], cost
 
@@ -289,11 +273,11 @@ def measure_all(
 
 
 def after_short(shortlist: Shortlist, count: int) -> Plan:
-    return Plan(shortlist, count, (Rung(SHORT / FULL),))
+    return Plan(shortlist, count, (halving.Rung(SHORT / FULL),))
 
 
 def then_full(shortlist: Shortlist, count: int, keep: int = 3) -> Plan:
-    return Plan(shortlist, count, (Rung(SHORT / FULL, keep), Rung(1.0)))
+    return Plan(shortlist, count, (halving.Rung(SHORT / FULL, keep), halving.Rung(1.0)))
 
 
 def stages(pool: int) -> dict[str, Plan]:
@@ -302,7 +286,9 @@ def stages(pool: int) -> dict[str, Plan]:
     plans = {"no second stage": Plan(score, 1)}
     plans |= {f"best of {count} after {SHORT} epochs": after_short(score, count) for count in (5, 10, 20, 40, 80)}
     plans[f"all {pool} for {SHORT} epochs"] = after_short(Shortlist("random"), pool)
-    plans |= {f"{count} in full, without a short rung": Plan(score, count, (Rung(1.0),)) for count in (3, 4, 10)}
+    plans |= {
+        f"{count} in full, without a short rung": Plan(score, count, (halving.Rung(1.0),)) for count in (3, 4, 10)
+    }
     pairs = ((5, 3), (10, 2), (10, 3), (10, 5), (15, 3), (20, 3), (20, 5), (40, 3), (40, 5))
     return plans | {f"{count}, then {keep} in full": then_full(score, count, keep) for count, keep in pairs}
 
@@ -338,7 +324,7 @@ def table_sections(
         again = measure_all(plans, parts, args.pools, args.pool)
     head = [*TITLES, *(f"{name}, unseen" for name in TITLES if again)]
     noisy = measure_all(
-        [plan for plan in named.values() if Rung(1.0) in plan.rungs], benchmarks, args.pools, args.pool, noise
+        [plan for plan in named.values() if halving.Rung(1.0) in plan.rungs], benchmarks, args.pools, args.pool, noise
     )
 
     def row(plan: Plan) -> list[str]:
@@ -399,9 +385,9 @@ def write_outcomes(outcomes: Outcomes) -> None:
 def draw(outcomes: Outcomes, curves: Curves | None, path: Path) -> None:
     """Draw regret over the length of the shortlist for each data set, and the correlations over epochs."""
     figure = Figure(figsize=(13.5 if curves else 9, 4.2), layout="constrained")
-    panels = figure.subplots(1, 3 if curves else 2)
+    panels, lists = figure.subplots(1, 3 if curves else 2), shortlists()
     for axes, data_set, title in zip(panels, DATA_SETS, TITLES, strict=False):
-        for place, (name, one) in enumerate(shortlists().items()):
+        for place, (name, one) in enumerate((name, lists[name]) for name in DRAWN):
             for make, style in ((then_full, "-"), (after_short, ":")):
                 values = [statistics.fmean(outcomes[make(one, count)][data_set].regrets) for count in CURVE]
                 label = name.replace("`", "") if make is then_full else None
@@ -413,7 +399,7 @@ def draw(outcomes: Outcomes, curves: Curves | None, path: Path) -> None:
         axes.set_xlabel("k, length of the shortlist")
         axes.set_ylabel("regret (points)")
         axes.set_title(f"{title}: solid, 3 in full; dotted, {SHORT} epochs", fontsize=9)
-    panels[0].legend(fontsize=7)
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower left", ncols=4, fontsize=8)
     if curves:
         draw_curves(curves, panels[2])
     figure.savefig(path, dpi=130)
