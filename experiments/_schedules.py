@@ -6,13 +6,15 @@ Part of shortlist_tables.py. Each training is stored when it is done, so that an
 from __future__ import annotations
 
 import argparse
+import random
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from itertools import product
+from pathlib import Path
 from typing import Any
 
 import numpy as np
-from _common import append_json, distinct_cells, read_json_lines, spread, table
+from _common import append_json, distinct_cells, read_json_lines, spread, table, write_csv
 from numpy.typing import NDArray
 
 import diswot_search as ds
@@ -40,9 +42,14 @@ class Job:
     epochs: int
 
 
-def choose_students(count: int) -> list[str]:
-    """Return distinct trainable cells, drawn at random."""
-    return distinct_cells(count)[0]
+def choose_students(count: int, tables: Path) -> list[str]:
+    """Return distinct trainable cells: half at random, half spread evenly over the order of published accuracies."""
+    published = ds.read_table(tables / "nasbench201.csv.gz", "cifar10_test_accuracy")
+    drawn, spread_count = distinct_cells(None)[0], (count + 1) // 2
+    ranked = sorted(drawn, key=lambda cell: published[cell])
+    even = [ranked[(2 * place + 1) * len(ranked) // (2 * spread_count)] for place in range(spread_count)]
+    random.Random(0).shuffle(even)
+    return list(dict.fromkeys([*drawn[: count // 2], *even]))
 
 
 def train_students(args: argparse.Namespace) -> dict[Job, dict[str, Any]]:
@@ -50,7 +57,7 @@ def train_students(args: argparse.Namespace) -> dict[Job, dict[str, Any]]:
     kinds = [*((schedule, args.epochs) for schedule in RECIPES), *(("annealed", args.epochs // part) for part in PARTS)]
     jobs = [
         Job(architecture, seed, *kind)
-        for seed, architecture, kind in product(range(args.seeds), choose_students(args.students), kinds)
+        for seed, architecture, kind in product(range(args.seeds), choose_students(args.students, args.tables), kinds)
     ]
     file = args.runs / "schedules.jsonl"
     done = {Job(**line["job"]): line for line in read_json_lines(file)}
@@ -143,8 +150,9 @@ def schedule_section(curves: Curves, args: argparse.Namespace) -> list[str]:
         "",
         "## A beginning is no short training",
         "",
-        f"{len(curves.students)} cells of NAS-Bench-201 drawn at random, {CELLS} to a stage, {len(curves.seeds)} "
-        f"seed(s), trained on {IMAGES:,} images of Fashion-MNIST of {IMAGE_SIZE} x {IMAGE_SIZE} without a teacher: SGD "
+        f"{len(curves.students)} cells of NAS-Bench-201, {CELLS} to a stage, half of them drawn at random and half "
+        f"spread evenly over the order of the benchmark's accuracies, {len(curves.seeds)} seed(s), trained on "
+        f"{IMAGES:,} images of Fashion-MNIST of {IMAGE_SIZE} x {IMAGE_SIZE} without a teacher: SGD "
         f"with momentum, batch 64, rate {args.lr:g}, {curves.epochs} epochs. The step schedule is the customary one: "
         f"a tenth of the rate after epochs {', '.join(map(str, drops))}, as after 150, 180 and 210 of 240; the other "
         f"falls as a cosine to zero. Entries are Spearman, over students, of the accuracy on {VALIDATED:,} validation "
@@ -154,6 +162,16 @@ def schedule_section(curves: Curves, args: argparse.Namespace) -> list[str]:
         "",
         *table([*head, "annealed training of that length"], rows, align="---:"),
     ]
+
+
+def write_trainings(trainings: dict[Job, dict[str, Any]], path: Path) -> None:
+    """Write every training as a row of CSV, with its validation accuracies in the order of epochs."""
+    head = ["architecture", "seed", "schedule", "epochs", "test_accuracy", "validation_accuracies"]
+    rows = [
+        [*asdict(job).values(), line["test"], " ".join(f"{accuracy:.1f}" for accuracy in line["val"])]
+        for job, line in trainings.items()
+    ]
+    write_csv(path, head, rows)
 
 
 def draw_curves(curves: Curves, axes: Any) -> None:

@@ -32,7 +32,7 @@ from _common import (
     write_csv,
     write_report,
 )
-from _schedules import Curves, draw_curves, schedule_section, train_students
+from _schedules import Curves, draw_curves, schedule_section, train_students, write_trainings
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
@@ -308,6 +308,11 @@ def cells_of(by_data: dict[str, Outcome]) -> list[str]:
     return [spread(by_data[data_set].regrets) for data_set in DATA_SETS]
 
 
+def unseen_pool(args: argparse.Namespace, unseen: set[str]) -> int:
+    """Return the size of pools of unseen cells: as others, but at most half of the cells."""
+    return min(args.pool, len(unseen) // 2)
+
+
 def table_sections(
     benchmarks: dict[str, Benchmark], unseen: set[str], args: argparse.Namespace
 ) -> tuple[list[str], Outcomes]:
@@ -318,17 +323,15 @@ def table_sections(
     by_score = {name: [Plan(one, 1), after_short(one, 10), then_full(one, 10)] for name, one in lists.items()}
     plans = list(dict.fromkeys([*named.values(), *curves, *(plan for three in by_score.values() for plan in three)]))
     outcomes = measure_all(plans, benchmarks, args.pools, args.pool)
-    again: Outcomes = {}
-    if len(unseen) > args.pool:
-        parts = {data_set: benchmark.subset(unseen) for data_set, benchmark in benchmarks.items()}
-        again = measure_all(plans, parts, args.pools, args.pool)
-    head = [*TITLES, *(f"{name}, unseen" for name in TITLES if again)]
+    parts = {data_set: benchmark.subset(unseen) for data_set, benchmark in benchmarks.items()}
+    again = measure_all(list(named.values()), parts, args.pools, unseen_pool(args, unseen))
+    head = [*TITLES, *(f"{name}, unseen" for name in TITLES)]
     noisy = measure_all(
         [plan for plan in named.values() if halving.Rung(1.0) in plan.rungs], benchmarks, args.pools, args.pool, noise
     )
 
     def row(plan: Plan) -> list[str]:
-        return cells_of(outcomes[plan]) + (cells_of(again[plan]) if again else [])
+        return cells_of(outcomes[plan]) + cells_of(again[plan])
 
     rows = [[name, f"{outcomes[plan][DATA_SETS[0]].cost:.1f}", *row(plan)] for name, plan in named.items()]
     lines = ["", f"## Stages, shortlist by `{SCORE}`", ""]
@@ -405,7 +408,7 @@ def draw(outcomes: Outcomes, curves: Curves | None, path: Path) -> None:
     figure.savefig(path, dpi=130)
 
 
-def introduction(args: argparse.Namespace, count: int, unseen: int) -> Iterator[str]:
+def introduction(args: argparse.Namespace, count: int, unseen: set[str]) -> Iterator[str]:
     """Yield the head of the report: command, conditions and definitions."""
     command = options_text(args, "cells", "pools", "pool", "students", "seeds", "epochs", "lr")
     yield "# A shortlist in place of a guess, on the tables of NAS-Bench-201"
@@ -428,11 +431,11 @@ def introduction(args: argparse.Namespace, count: int, unseen: int) -> Iterator[
         "largest*: the largest cell within the budget takes part and is trained in full in any case, as a baseline, "
         "which is the default of `ds.shortlist`."
     )
-    if unseen > args.pool:
-        yield ""
-        yield (
-            f"*Unseen*: pools out of the {unseen} of these cells that were in no sample by which the score was chosen."
-        )
+    yield ""
+    yield (
+        f"*Unseen*: pools of {unseen_pool(args, unseen)} of the {len(unseen)} cells that were in no sample by which "
+        "the score was chosen; a smaller pool has less to lose."
+    )
 
 
 def main() -> None:
@@ -453,10 +456,11 @@ def main() -> None:
     benchmarks = {data_set: read_benchmark(data_set, cells, args) for data_set in DATA_SETS}
     trainings = train_students(args) if args.students else {}
     curves = Curves(trainings) if trainings else None
+    write_trainings(trainings, RESULTS / "shortlist_tables_schedules.csv")
     lines, outcomes = table_sections(benchmarks, unseen, args)
     write_outcomes(outcomes)
     draw(outcomes, curves, RESULTS / "shortlist_tables.png")
-    lines = [*introduction(args, len(cells), len(unseen)), *lines]
+    lines = [*introduction(args, len(cells), unseen), *lines]
     write_report("shortlist_tables", lines + (schedule_section(curves, args) if curves else []))
 
 
