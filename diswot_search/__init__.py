@@ -99,6 +99,7 @@ if TYPE_CHECKING:
     from .sources.ranking import SourceRanking
     from .sources.source import SourceError
     from .sources.transferability import Measure, get_measure, list_measures, register_measure, source_weights
+    from .study import halving
     from .study.algorithm import Algorithm
     from .study.algorithms import create_algorithm, list_algorithms, register_algorithm
     from .study.budget import Budget, BudgetError
@@ -293,10 +294,11 @@ _EXPORTS = {
     ),
 }
 _MODULES = {
+    "halving": "diswot_search.study.halving",
     "losses": "diswot_search.functional.losses",
     "similarities": "diswot_search.functional.similarities",
 }
-"""Modules of pure tensor functions, exported whole."""
+"""Modules that are exported whole: pure tensor functions, and the rule of successive halving."""
 
 _MODULE_OF = {name: module for module, names in _EXPORTS.items() for name in names}
 
@@ -389,6 +391,7 @@ __all__ = [
     "get_distiller",
     "get_measure",
     "get_proxy",
+    "halving",
     "import_code",
     "import_table",
     "kendall",

@@ -7,6 +7,7 @@ import csv
 import json
 import os
 import platform
+import random
 import statistics
 import tempfile
 import time
@@ -104,6 +105,19 @@ def median_and_range(values: Sequence[float], form: str = ".2f", bold: bool = Fa
 
 
 # -- networks and searches ----------------------------------------------------------------------
+
+
+def distinct_cells(count: int | None) -> tuple[list[str], set[str]]:
+    """Return cells that compute different functions, drawn at random, and the cells that the score was chosen on.
+
+    These are the cells of `score_search.py`, and 500 cells that an earlier form of the score was reported on.
+    """
+    space = ds.create_space("nasbench201")
+    distinct = sorted({str(space.canonical(cell)) for cell in space})
+    trainable = [cell for cell in distinct if space.is_trainable(space.parse(cell))]
+    random.Random(0).shuffle(distinct)
+    drawn = random.Random(0).sample(trainable, len(trainable))
+    return drawn[:count], {*distinct[:500], *drawn[:500]}
 
 
 def value_of(name: str, student: ds.Readings, teacher: ds.Readings | None = None) -> float:

@@ -10,13 +10,12 @@ run goes on. What a teacher adds is asked on the first cells, with the teacher e
 from __future__ import annotations
 
 import argparse
-import random
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from _common import RESULTS, cpu, make_parser, parse, table, versions, write_report
+from _common import RESULTS, cpu, distinct_cells, make_parser, parse, table, versions, write_report
 from numpy.typing import NDArray
 
 import diswot_search as ds
@@ -91,19 +90,6 @@ def compare(
         out=runs,
         **options,
     )
-
-
-def distinct_cells(count: int | None) -> tuple[list[str], set[str]]:
-    """Return cells that compute different functions, drawn at random, and the cells that the score was chosen on.
-
-    These are the cells of `score_search.py`, and 500 cells that an earlier form of the score was reported on.
-    """
-    space = ds.create_space("nasbench201")
-    distinct = sorted({str(space.canonical(cell)) for cell in space})
-    trainable = [cell for cell in distinct if space.is_trainable(space.parse(cell))]
-    random.Random(0).shuffle(distinct)
-    drawn = random.Random(0).sample(trainable, len(trainable))
-    return drawn[:count], {*distinct[:500], *drawn[:500]}
 
 
 def sum_of(*names: str) -> Callable[[dict[str, Floats]], Floats]:
