@@ -521,7 +521,7 @@ DISTILL = (
 )
 RUN = (
     "run --teacher cifar_resnet --teacher_options.arch 1x4-1x4-1x8 --space_options.channels 4 --space_options.cells 1 "
-    f"--max_params 0.012e6 --evaluations 3 --algorithm random --probe_size 8 {QUICK} --out run"
+    f"--max_params 0.012e6 --evaluations 3 --algorithm random --probe_size 8 --finalists 0 {QUICK} --out run"
 )
 
 
@@ -582,7 +582,7 @@ def test_an_interrupted_training_is_shown_and_goes_on(
 
     assert run("show .") == 2
     assert (
-        "is no run folder of a search, comparison, training, ranking of sources, pipeline or sweep"
+        "is no run folder of a search, comparison, training, ranking of sources, pipeline, sweep or shortlist"
         in capsys.readouterr().err
     )
     add = TrainingFolder.add_row

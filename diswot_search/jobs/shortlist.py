@@ -32,7 +32,7 @@ from ..runtime.configuration import versions
 from ..runtime.failures import MAX_REASON, stop_if_machine_failed
 from ..runtime.files import RunFolderError, as_json
 from ..runtime.interruption import Interruption
-from ..runtime.run_folder import INTERRUPTED
+from ..runtime.run_folder import COMPLETE, INTERRUPTED
 from ..runtime.typed_json import decode_stored, encode
 from ..sources.ranking import SourceRanking
 from ..study.finalists import Finalist
@@ -113,6 +113,9 @@ class ShortlistJob(Job[ShortlistOptions, Shortlist]):
         self.plan = self._plan(rungs, recipe.epochs)
         if recipe.schedule == "constant":
             self.notices.append("The learning rate is constant, so that short trainings do not end annealed.")
+        if self.study.status != COMPLETE:
+            scored = format_count(len(self.study), "evaluation")
+            self.notices.append(f"The search is not finished: the finalists are the best of {scored} so far.")
         self._warn_of_short_rungs(len(self.splits.train) // recipe.batch_size)
         self.executor = as_executor(options, max(options.finalists, 2 * options.verdict_seeds))
         self.interruption = Interruption()
@@ -252,10 +255,11 @@ class ShortlistJob(Job[ShortlistOptions, Shortlist]):
         The smallest is tried under all others as well, which have to be able to teach at all.
 
         Raises:
-            ValueError: All of them fail, or the smallest fails under another teacher or distiller.
+            ValueError: All of them fail, mostly with this error; or the smallest fails under another teacher or
+                distiller.
         """
         tried: list[Entry] = []
-        errors: list[ValueError] = []
+        errors: list[Exception] = []
         caught: dict[str, warnings.WarningMessage] = {}
         with CellProgress("checking", "finalists", len(entries), enabled=self.options.shows_progress) as bar:
             for entry in entries:
@@ -291,14 +295,14 @@ class ShortlistJob(Job[ShortlistOptions, Shortlist]):
         places = range(1, len(plan.distillers))
         return teachers + [plan.distilled(smallest, plan.last, distiller=place) for place in places]
 
-    def _trial_error(self, part: Part) -> ValueError | None:
+    def _trial_error(self, part: Part) -> Exception | None:
         """The error of a training's own check, in no folder; None if it can be trained."""
         job = job_of(part.cell, out=None)
         try:
             job.check_once()
-        except DataError:
+        except (DataError, RunFolderError):
             raise
-        except ValueError as error:
+        except Exception as error:  # a network may fail to be built in any way
             stop_if_machine_failed(error, f"in the trial of {part.cell.name}")
             return error
         if job.training.accelerator.num_processes > 1:

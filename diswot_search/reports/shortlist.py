@@ -10,6 +10,7 @@ from rich.text import Text
 from ..resolve.shortlists import DISTIL, DO_NOT_DISTIL, Contender, Shortlist, Verdict
 from ..runtime.files import csv_line
 from ..study.finalists import ALONE, BASELINE, DISTILLED, Finalist
+from ..study.halving import standard_error
 from ..training.seeds import Difference
 from .style import escape_markdown, format_count, human_number
 
@@ -90,10 +91,12 @@ def format_shortlist(shortlist: Shortlist) -> Table:
 
 
 def _explain(shortlist: Shortlist) -> Iterator[str]:
+    accuracy = shortlist.pick.val_accuracy(len(shortlist.rungs))
+    error = standard_error(accuracy, shortlist.val_images) if accuracy is not None and shortlist.val_images else 0.0
     yield (
-        f"Rungs: accuracy on {format_count(shortlist.val_images, 'validation image')} in percent, distilled; test and "
-        f"alone: mean accuracy on {format_count(shortlist.test_images, 'test image')} over seeds, looked at once, at "
-        "the end."
+        f"Rungs: accuracy on {format_count(shortlist.val_images, 'validation image')} in percent, distilled, with a "
+        f"standard error of about {error:.2g} points; test and alone: mean accuracy on "
+        f"{format_count(shortlist.test_images, 'test image')} over seeds, looked at once, at the end."
     )
     if shortlist.measure != "accuracy":
         yield f"Finalists are ordered by {shortlist.measure} on the validation images."

@@ -75,10 +75,10 @@ def as_network(
     Args:
         source: A network or module, which is taken as it is; a study (its winner) or one of its candidates; an
             architecture of `space`; or a text: a timm name, the text of an architecture of `space`, the run folder of
-            a search (its winner, untrained), of a training or of a pipeline (its student, trained), or the folder or
-            file of a student that `save_student` wrote. A folder with the name of a timm model is given as "./NAME". A
-            class or function of your own is named as `module:name` or `file.py:name`; of num_classes, in_chans and
-            img_size it gets those that it takes.
+            a search (its winner, untrained), of a training, a shortlist or a pipeline (its student, trained), or the
+            folder or file of a student that `save_student` wrote. A folder with the name of a timm model is given as
+            "./NAME". A class or function of your own is named as `module:name` or `file.py:name`; of num_classes,
+            in_chans and img_size it gets those that it takes.
         num_classes: Number of classes of the data. A trained teacher may have others.
         in_chans: Number of channels of its images.
         image_size: Height and width of its images, for networks that depend on it.
