@@ -24,6 +24,7 @@ from ..networks.saved import FOLDER, WEIGHTS, load_student
 from ..options.base import as_typed, changed, from_options
 from ..options.shortlist import ShortlistOptions
 from ..reports.shortlist import describe_shortlist, finalists_csv, format_shortlist, shortlist_report
+from ..reports.shortlist_figures import plot_shortlist
 from ..reports.style import format_count
 from ..resolve.executors import as_executor
 from ..resolve.folders import ShortlistFolder
@@ -410,10 +411,13 @@ class ShortlistJob(Job[ShortlistOptions, Shortlist]):
                 folder.write(f"{FOLDER}/{name}", (folder.path / first.name / FOLDER / name).read_bytes())
         folder.write("finalists.csv", finalists_csv(result))
         folder.write("report.md", "\n".join(shortlist_report(result)) + "\n")
+        pictures = plot_shortlist(result)
+        for name, picture in pictures.items():
+            folder.write(name, picture)
         folder.write_json(RESULT, {**result.to_json(), "versions": versions()})
         if self.study.path is not None:
             self._record(result)
-        files = ["finalists.csv", "report.md", RESULT, f"{FOLDER}/{WEIGHTS}", f"{FOLDER}/{CARD}"]
+        files = [*pictures, "finalists.csv", "report.md", RESULT, f"{FOLDER}/{WEIGHTS}", f"{FOLDER}/{CARD}"]
         folder.finish(result.to_json(), files, request=request)
 
     def _record(self, result: Shortlist) -> None:

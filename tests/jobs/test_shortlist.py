@@ -21,6 +21,7 @@ from diswot_search.data.image_sets import ResidentSet
 from diswot_search.jobs import student_facts, training_run
 from diswot_search.jobs.train import DistillJob
 from diswot_search.options.training import DistillOptions
+from diswot_search.reports.shortlist_figures import plot_rungs, plot_scores
 from diswot_search.runtime.executors.serial import SerialExecutor
 from diswot_search.training.result import read_result
 
@@ -206,6 +207,23 @@ def test_the_run_folder_stands_for_the_proven_student(
     assert [float(row["value_1"]) for row in rows] == [one.value(1) for one in whole.finalists]
     assert whole.pick.name in (out / "report.md").read_text()
     assert ds.Study.load(searched).finalists
+
+
+def test_pictures_show_the_score_against_training_and_the_curves_of_all_rungs(whole: ds.Shortlist) -> None:
+    scores, rungs = plot_scores(whole), plot_rungs(whole)
+    assert scores is not None
+    assert rungs is not None
+    (axes,) = scores.axes
+    by_name = {line.get_label(): line for line in axes.get_lines()}
+    last = len(whole.rungs)
+    expected = sorted((one.score, one.val_accuracy(1)) for one in whole.finalists if one.score is not None)
+    assert sorted(zip(*by_name["rung 1: 1 epoch"].get_data(), strict=True)) == expected
+    assert by_name["pick"].get_ydata() == [whole.pick.val_accuracy(last)]
+    curves = [line.get_ydata() for line in rungs.axes[last - 1].get_lines()]
+    trials = [trial for one in whole.finalists for trial in one.trials if trial.kind == "distilled"]
+    assert sorted(map(tuple, curves)) == sorted(trial.curve for trial in trials if trial.rung == last)
+    for name in ("scores.png", "rungs.png"):
+        assert (Path(whole.path) / name).read_bytes().startswith(b"\x89PNG")
 
 
 def test_a_study_remembers_its_finalists(
