@@ -192,7 +192,6 @@ class ComparisonRun(Job[CompareOptions, Comparison]):
         self.device = self.evaluator.device
         self.executor = as_executor(options, len(self.architectures))
         self.executor.check(self.evaluator)
-        self.executor.connect()
         compared = self._conditions_compared
         self._check_readable(compared if any(map(uses_teacher, members_of(self._proxies))) else [NO_TEACHER])
         if self.top_k is not None and self.top_k > len(self.architectures):
@@ -204,6 +203,7 @@ class ComparisonRun(Job[CompareOptions, Comparison]):
             "weight_draws": options.weight_draws,
             "include_untrainable": options.include_untrainable,
         }
+        self.executor.connect()  # last, so that nothing is left open by a check that fails
 
     def descriptions(self) -> Sequence[DataDescription]:
         return [describe_probe(probe) for probe in self.probes]

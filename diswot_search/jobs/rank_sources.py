@@ -125,7 +125,6 @@ class RankingRun(Job[RankSourcesOptions, SourceRanking]):
             self.device,
         )
         self.executor.check(self.measurer)
-        self.executor.connect()
         self._has_begun = self.out is not None and RankingFolder.has_begun(self.out)
         if not self._has_begun:
             self._check_first_measure()
@@ -133,6 +132,7 @@ class RankingRun(Job[RankSourcesOptions, SourceRanking]):
             for source in self.sources:  # one at a time: weights that do not fit show here
                 self.measurer.load(source)
             _ = self.measurer.reference_features
+        self.executor.connect()  # last, so that nothing is left open by a check that fails
 
     def _check_first_measure(self) -> None:
         """Refuse labels and sources of which the first measure can have no value, whatever the sources give.

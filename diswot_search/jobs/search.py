@@ -129,10 +129,10 @@ class SearchJob(Job[SearchOptions, Study]):
             }
         )
         self.interruption = Interruption()
-        self.executor.connect()
         self._trial: Study | None = None
         if options.out is None or not Study.has_begun(options.out):
             self._trial = self._try_out()
+        self.executor.connect()  # last, so that nothing is left open by a check that fails
 
     def _create_evaluator(self) -> Evaluator:
         """The evaluator that the options describe."""
