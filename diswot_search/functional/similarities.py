@@ -199,7 +199,13 @@ def mean_jacobian_gain(sent: Tensor, arrived: Tensor) -> float:
 
     Source: Lee and Ham, "AZ-NAS", CVPR 2024.
     """
-    matrix = exact(torch.einsum("bip,bop->io", arrived, sent) / (sent.shape[0] * sent.shape[2])).cpu()
+    places = sent.shape[0] * sent.shape[2]
+    if places < min(sent.shape[1], arrived.shape[1]):
+        # The sum of few outer products A S^T has the singular values of A R^T, where S = Q R.
+        outputs, inputs = (exact(each.transpose(0, 1).flatten(1)).cpu() for each in (sent, arrived))
+        matrix = inputs @ torch.linalg.qr(outputs, mode="r").R.T / places
+    else:
+        matrix = exact(torch.einsum("bip,bop->io", arrived, sent) / places).cpu()
     smaller = matrix @ matrix.T if matrix.shape[0] <= matrix.shape[1] else matrix.T @ matrix
     return float(torch.linalg.eigvalsh(smaller)[-1].clamp_min(0).sqrt())
 

@@ -91,13 +91,11 @@ def channel_entropy(student: Readings, teacher: Readings | None = None) -> float
     """
     spectra = student.subsample.block_spectra
     feature_entropy = math.fsum(float(similarities.entropy(spectrum)) for spectrum in spectra) / len(spectra)
+    # The mean entropy of channels within a layer is the entropy of all channels less that of the layers.
     saliency = _saliency(student)
-    # A layer without a gradient has no shares, and its weight in the mean is zero.
-    totals = [layer.sum().clamp_min(torch.finfo(layer.dtype).tiny) for layer in saliency]
-    entropies = torch.stack(
-        [similarities.entropy(layer / total) for layer, total in zip(saliency, totals, strict=True)]
-    )
-    return (feature_entropy + float((_layer_shares(saliency) * entropies).sum())) / 2
+    channels = torch.cat(saliency)
+    within = similarities.entropy(channels / channels.sum()) - similarities.entropy(_layer_shares(saliency))
+    return (feature_entropy + float(within)) / 2
 
 
 def _saliency(student: Readings) -> list[Tensor]:

@@ -9,6 +9,7 @@ Shapes: B samples, N classes, C channels, P positions (height x width, or tokens
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -21,7 +22,7 @@ from ..networks.contract import ReadingError
 from ..networks.forward import close, mean_pooled
 from .controls import noise, other_order, under_control
 from .derivatives import Derivatives
-from .gates import with_open_gates
+from .gates import open_gates
 from .modes import ConstantStatistics
 from .timing import reading, readings_of
 
@@ -107,7 +108,7 @@ class Readings(Derivatives):
 
     @reading
     def subsample(self) -> Subsample:
-        """Readings of the first `SUBSAMPLE_IMAGES` images with all gates open; see `gates.with_open_gates`.
+        """Readings of the first `SUBSAMPLE_IMAGES` images with all gates open; see `gates.open_gates`.
 
         The gates of a trained network stay as they are.
 
@@ -116,26 +117,27 @@ class Readings(Derivatives):
                 feature map.
         """
         part = slice(SUBSAMPLE_IMAGES)
-        opened = self.model if self.trained else with_open_gates(self.model, self._make)
+        probe = Probe.from_tensors(self.probe.images[part], self.probe.labels[part], self.probe.num_classes)
         # Separate readings, whose graph is freed when this method returns.
         readings = Readings(
-            lambda: opened,
-            Probe.from_tensors(self.probe.images[part], self.probe.labels[part], self.probe.num_classes),
+            lambda: self.model,
+            probe,
             device=self.device,
             precision=self.precision,
             trained=self.trained,
             needs=("block_spectra", "gradients", "block_gains", "last_stage"),
         )
-        pairs = zip(readings.layers, readings.gradients, strict=True)
-        stage = readings.last_stage
-        last = stage if stage[-1].shape[2] <= MAX_SPECTRUM_POSITIONS else stage[-1:]
-        return Subsample(
-            [_by_output((layer.weight.detach() * gradient).abs(), layer) for layer, gradient in pairs],  # type: ignore[operator]
-            readings.block_spectra,
-            readings.block_gains,
-            last[-1].shape[2],
-            [similarities.position_spectrum(maps) for maps in last],
-        )
+        with nullcontext() if self.trained else open_gates(self.model):
+            pairs = zip(readings.layers, readings.gradients, strict=True)
+            stage = readings.last_stage
+            last = stage if stage[-1].shape[2] <= MAX_SPECTRUM_POSITIONS else stage[-1:]
+            return Subsample(
+                [_by_output((layer.weight.detach() * gradient).abs(), layer) for layer, gradient in pairs],  # type: ignore[operator]
+                readings.block_spectra,
+                readings.block_gains,
+                last[-1].shape[2],
+                [similarities.position_spectrum(maps) for maps in last],
+            )
 
     # -- derived readings -------------------------------------------------------------------------
 

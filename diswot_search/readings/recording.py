@@ -106,13 +106,13 @@ class Recorder:
             stack.callback(setattr, self, "_model", None)
             if self.kinds:
                 stack.enter_context(out_of_place(model))
-            for kind, modules, note in (
-                ("layers", weighted_layers(model), self._note_layer),
-                ("blocks", find_blocks(model), self._note_block),
-                ("leaves", [m for m in model.modules() if not any(m.children())], self._note_leaf),
+            for kind, find, note in (
+                ("layers", weighted_layers, self._note_layer),
+                ("blocks", find_blocks, self._note_block),
+                ("leaves", _leaves, self._note_leaf),
             ):
                 if kind in self.kinds:
-                    for module in modules:
+                    for module in find(model):
                         stack.callback(module.register_forward_hook(note, with_kwargs=True).remove)
             if self.kinds & {"code_gram", "sign_patterns"}:
                 stack.enter_context(_ActivationMode(self._note_activation))
@@ -169,6 +169,11 @@ class Recorder:
             self.patterns = torch.zeros(2 ** len(codes), dtype=torch.bool, device=codes.device)
         place_values = 2.0 ** torch.arange(len(codes), device=codes.device)
         self.patterns[(place_values @ codes.float()).long()] = True
+
+
+def _leaves(model: nn.Module) -> list[nn.Module]:
+    """The innermost modules."""
+    return [module for module in model.modules() if not any(module.children())]
 
 
 def _rows(values: Tensor, samples: int) -> Tensor:

@@ -5,10 +5,12 @@ Networks run in single precision and sums are over up to 10,000 terms, so what i
 
 from __future__ import annotations
 
+import copy
 import gc
 import math
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -27,7 +29,7 @@ from diswot_search.options.search import DEFAULT_PROXY
 from diswot_search.proxies.registry import get_proxy
 from diswot_search.readings import core
 from diswot_search.readings.core import Readings
-from diswot_search.readings.gates import with_open_gates
+from diswot_search.readings.gates import open_gates
 from diswot_search.readings.passes import Precision
 from diswot_search.runtime.seeding import isolated_random_state
 from diswot_search.study.evaluator import Evaluator
@@ -353,22 +355,25 @@ def test_only_the_first_images_are_read() -> None:
     assert few != enough
 
 
-def test_what_is_kept_holds_neither_graph_nor_network(monkeypatch: pytest.MonkeyPatch) -> None:
-    opened: list[weakref.ref[nn.Module]] = []
+def test_what_is_kept_holds_neither_graph_nor_gates(monkeypatch: pytest.MonkeyPatch) -> None:
+    gates: list[weakref.ref[nn.Parameter]] = []
 
-    def watched(model: nn.Module, again: Callable[[], nn.Module]) -> nn.Module:
-        made = with_open_gates(model, again)
-        opened.append(weakref.ref(made))
-        return made
+    @contextmanager
+    def watched(model: nn.Module) -> Iterator[None]:
+        before = {id(parameter) for parameter in model.parameters()}
+        with open_gates(model):
+            gates.extend(weakref.ref(each) for each in model.parameters() if id(each) not in before)
+            yield
 
-    monkeypatch.setattr(core, "with_open_gates", watched)
+    monkeypatch.setattr(core, "open_gates", watched)
     readings = read("resnet10t")
     subsample = readings.subsample
     tensors = [*subsample.saliency, *subsample.block_spectra, *subsample.position_spectra]
     assert len(tensors) > 10
     assert not any(tensor.requires_grad or tensor.grad_fn for tensor in tensors)
     gc.collect()
-    assert opened[0]() is None
+    assert gates
+    assert not any(gate() is not None for gate in gates)
 
 
 # -- gates --------------------------------------------------------------------------------------
@@ -393,18 +398,19 @@ def test_a_head_of_zeros_is_drawn() -> None:
     model = make("mixer", **FAMILIES["mixer"])
     head: Any = model.head
     assert not head.weight.any()
-    drawn: Any = with_open_gates(model, lambda: model).head
-    assert float(drawn.weight.detach().std()) == pytest.approx(head.in_features**-0.5, rel=0.2)
+    with open_gates(model):
+        assert float(head.weight.detach().std()) == pytest.approx(head.in_features**-0.5, rel=0.2)
     assert not head.weight.any()
 
 
 def test_gates_of_nearly_nothing_are_drawn() -> None:
     """gMLP mixes tokens by weights that begin at 1e-6."""
     model: Any = make("gmlp", **FAMILIES["gmlp"])
-    opened: Any = with_open_gates(model, lambda: model)
-    for before, after in zip(model.blocks, opened.blocks, strict=True):
-        assert 0 < before.mlp_channels.gate.proj.weight.abs().max() < 1e-4
-        assert float(after.mlp_channels.gate.proj.weight.detach().std()) == pytest.approx(16**-0.5, rel=0.2)
+    weights = [block.mlp_channels.gate.proj for block in model.blocks]
+    assert all(0 < layer.weight.abs().max() < 1e-4 for layer in weights)
+    with open_gates(model):
+        assert all(float(layer.weight.detach().std()) == pytest.approx(16**-0.5, rel=0.2) for layer in weights)
+    assert all(0 < layer.weight.abs().max() < 1e-4 for layer in weights)
 
 
 class Kept(nn.Module):
@@ -421,21 +427,50 @@ class Kept(nn.Module):
         return self.last
 
 
-def test_what_cannot_be_copied_is_made_again_with_the_same_weights() -> None:
+def test_a_network_that_cannot_be_copied_has_gates_too() -> None:
     model = Kept()
     model(torch.randn(2, 3, 4, 4))
-    opened = with_open_gates(model, Kept)
-    assert torch.equal(opened.get_parameter("conv.weight"), model.conv.weight)
-    assert bool((opened.get_parameter("norm.weight") == 1).all())
     with pytest.raises(RuntimeError, match="deepcopy"):
-        with_open_gates(model, lambda: model)
+        copy.deepcopy(model)
+    with open_gates(model):
+        assert bool((model.norm.weight == 1).all())
+    assert not model.norm.weight.any()
 
 
 def test_a_frozen_gate_stays_closed() -> None:
     model = make("resnet10t")
     for parameter in model.parameters():
         parameter.requires_grad_(False)
-    assert with_open_gates(model, lambda: model) is model
+    before = list(model.parameters())
+    with open_gates(model):
+        assert all(one is other for one, other in zip(model.parameters(), before, strict=True))
+
+
+def test_gates_close_again_after_an_error() -> None:
+    model = make("resnet10t")
+    before = list(model.parameters())
+    with pytest.raises(ValueError, match="in between"), open_gates(model):
+        raise ValueError("in between")
+    assert all(one is other for one, other in zip(model.parameters(), before, strict=True))
+
+
+def test_a_gate_that_two_modules_share_stays_shared() -> None:
+    model = nn.Sequential(nn.BatchNorm2d(3), nn.BatchNorm2d(3))
+    model[1].weight = model[0].weight
+    nn.init.zeros_(model[0].weight)  # type: ignore[arg-type]
+    with open_gates(model):
+        assert model[0].weight is model[1].weight
+        assert bool((model[0].weight == 1).all())
+    assert model[0].weight is model[1].weight
+
+
+def test_a_graph_made_before_the_gates_opened_stays_valid() -> None:
+    model = make("resnet10t").train()
+    loss = model(make_probe(samples=4).images).square().mean()
+    with open_gates(model):
+        pass
+    loss.backward()
+    assert all(parameter.grad is not None for parameter in model.parameters())
 
 
 @pytest.mark.parametrize("again", [True, False], ids=["made again", "given"])
@@ -470,16 +505,19 @@ class Gated(nn.Module):
 
 def test_gates_open_and_nothing_else_does() -> None:
     model = Gated()
-    opened = with_open_gates(model, lambda: model)
-    before, after = model.state_dict(), opened.state_dict()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    with open_gates(model):
+        after = {name: value.clone() for name, value in model.state_dict().items()}
     changed = {name for name, value in before.items() if not torch.equal(value, after[name])}
     assert changed == {"norm.weight", "gamma", "wide_gamma", "gain"}
     assert all(bool((after[name] == 1).all()) for name in changed)
 
 
-def test_a_network_without_closed_gates_is_taken_itself() -> None:
+def test_a_network_without_closed_gates_stays_as_it_is() -> None:
     model = make("cifar_resnet", arch="1x4-1x4-1x8")
-    assert with_open_gates(model, lambda: model) is model
+    before = list(model.parameters())
+    with open_gates(model):
+        assert all(one is other for one, other in zip(model.parameters(), before, strict=True))
 
 
 def test_a_trained_network_is_taken_as_it_is() -> None:
