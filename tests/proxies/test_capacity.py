@@ -120,6 +120,79 @@ def test_channel_entropy_is_that_of_numpys_singular_values_and_plain_gradients(c
     assert score(cells, "channel_entropy") == pytest.approx(expected, rel=1e-4)
 
 
+def test_unit_entropy_is_that_of_plain_gradients(cells: Readings) -> None:
+    expected = stats.entropy(np.concatenate(plain_saliency(cells)))
+    assert score(cells, "unit_entropy") == pytest.approx(expected, rel=1e-4)
+
+
+def test_unit_capacity_is_the_sum_of_its_parts(cells: Readings) -> None:
+    parts = tuple(component.name for component in get_proxy("unit_capacity").components)
+    assert parts == ("log_placed_params", "position_entropy", "unit_entropy", "gradient_flow")
+    assert score(cells, "unit_capacity") == math.fsum(score(cells, part) for part in parts)
+
+
+@pytest.mark.parametrize("name", ["nasbench201", "vit_tiny_patch16_224", "swin_tiny_patch4_window7_224", "resnet10t"])
+def test_log_placed_params_is_a_sum_over_weights(name: str) -> None:
+    """Each weight times the root of the number of places of its layer's output; anything else once."""
+    options = {"arch": CELL, "cells": 1, "channels": 4} if name == "nasbench201" else FAMILIES[name]
+    readings = read(name, make_probe(samples=4), **options)
+    model = make(name, **options)
+    placed = dict.fromkeys(model.parameters(), 1.0)
+
+    def note(module: Any, inputs: Any, output: Tensor) -> None:
+        axis = 1 if isinstance(module, nn.Conv2d) else -1
+        placed[module.weight] = math.sqrt(output.movedim(axis, 0)[0].numel() / 4)
+
+    for module in model.modules():
+        if isinstance(module, nn.Conv2d | nn.Linear):
+            module.register_forward_hook(note)
+    model(readings.probe.images)
+    expected = math.log(sum(parameter.numel() * root for parameter, root in placed.items()))
+    assert score(readings, "log_placed_params") == pytest.approx(expected, rel=1e-12)
+
+
+class Shared(nn.Module):
+    """A layer that is called twice, one that transposes, one that is frozen, and one that is never called."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.twice = nn.Conv2d(3, 3, 3, padding=1, bias=False)
+        self.alias = nn.Conv2d(3, 3, 3, padding=1, stride=2, bias=False)
+        self.alias.weight = self.twice.weight
+        self.up = nn.ConvTranspose2d(3, 2, 2, stride=2, bias=False)
+        self.frozen = nn.Conv2d(2, 2, 1, bias=False)
+        self.frozen.weight.requires_grad_(False)
+        self.unused = nn.Linear(7, 11)
+        self.head = nn.Linear(2, CLASSES)
+
+    def forward(self, images: Tensor) -> Tensor:
+        x = self.alias(self.twice(self.twice(images)))
+        return self.head(self.frozen(self.up(x)).mean((2, 3)))
+
+
+def test_placed_params_add_up_calls_and_leave_out_what_is_frozen() -> None:
+    with isolated_random_state(2):
+        model = Shared()
+    twice = 81 * math.sqrt(2 * 64 + 16)  # twice at 8 x 8, and once more at 4 x 4
+    up, unused, head = 24 * 4, 7 * 11 + 11, 2 * CLASSES + CLASSES
+    expected = math.log(twice + up + unused + head)
+    assert score(read(model, make_probe(8)), "log_placed_params") == pytest.approx(expected, rel=1e-12)
+    model.requires_grad_(False)
+    with pytest.raises(ReadingError, match="no parameter is trainable"):
+        score(read(model, make_probe(8)), "log_placed_params")
+
+
+def test_spectra_of_blocks_are_the_same_whether_announced_or_not() -> None:
+    announced, alone = (
+        Readings(lambda: make("nasbench201", arch=CELL, cells=1), make_probe(), needs=needs)
+        for needs in (("first_block_spectra",), ())
+    )
+    _ = announced.subsample, alone.subsample
+    assert alone.subsample.block_spectra is None
+    for one, other in zip(announced.first_block_spectra, alone.first_block_spectra, strict=True):
+        torch.testing.assert_close(one, other, rtol=0, atol=0)
+
+
 class Chain(nn.Module):
     """Linear maps of the channels of each position, one behind the other.
 
@@ -368,7 +441,7 @@ def test_what_is_kept_holds_neither_graph_nor_gates(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(core, "open_gates", watched)
     readings = read("resnet10t")
     subsample = readings.subsample
-    tensors = [*subsample.saliency, *subsample.block_spectra, *subsample.position_spectra]
+    tensors = [*subsample.saliency, *readings.first_block_spectra, *subsample.position_spectra]
     assert len(tensors) > 10
     assert not any(tensor.requires_grad or tensor.grad_fn for tensor in tensors)
     gc.collect()
