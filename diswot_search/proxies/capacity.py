@@ -47,13 +47,16 @@ def log_params(student: Readings, teacher: Readings | None = None) -> float:
     return math.log(student.cost.params)
 
 
-def log_placed_params(student: Readings, teacher: Readings | None = None) -> float:
-    """Log of the number of trainable parameters, each times the root of the number of positions that it is used at.
+_PLACE_EXPONENT = 1 / 3
+"""The power of the positions of a parameter, between 0, as for parameters, and 1, as for multiply-accumulates."""
 
-    A weight of a convolution or linear layer is used at each position, or token, of the layer's output. The sum with
-    the numbers themselves, without the root, would be that of multiply-accumulates; with neither it is that of
-    parameters. Any other parameter, such as a bias, is counted once, and so is the weight of a layer that is not called
-    as a module.
+
+def log_placed_params(student: Readings, teacher: Readings | None = None) -> float:
+    """Log of the number of trainable parameters, each times the cube root of the number of positions it is used at.
+
+    A weight of a convolution or linear layer is used at each position, or token, of the layer's output. With the power
+    0 in place of 1/3 the sum would be that of parameters, with 1 that of multiply-accumulates. Any other parameter,
+    such as a bias, is counted once, and so is the weight of a layer that is not called as a module.
 
     Raises:
         ReadingError: No parameter is trainable.
@@ -64,7 +67,7 @@ def log_placed_params(student: Readings, teacher: Readings | None = None) -> flo
     positions: dict[int, float] = {}
     for layer, count in zip(student.layers, student.subsample.layer_positions, strict=True):
         positions[id(layer.weight)] = positions.get(id(layer.weight), 0.0) + count
-    return math.log(math.fsum(n * math.sqrt(positions.get(key, 0.0) or 1.0) for key, n in counted.items()))
+    return math.log(math.fsum(n * (positions.get(key, 0.0) or 1.0) ** _PLACE_EXPONENT for key, n in counted.items()))
 
 
 def position_entropy(student: Readings, teacher: Readings | None = None) -> float:

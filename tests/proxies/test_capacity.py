@@ -133,7 +133,7 @@ def test_unit_capacity_is_the_sum_of_its_parts(cells: Readings) -> None:
 
 @pytest.mark.parametrize("name", ["nasbench201", "vit_tiny_patch16_224", "swin_tiny_patch4_window7_224", "resnet10t"])
 def test_log_placed_params_is_a_sum_over_weights(name: str) -> None:
-    """Each weight times the root of the number of places of its layer's output; anything else once."""
+    """Each weight times the cube root of the number of places of its layer's output; anything else once."""
     options = {"arch": CELL, "cells": 1, "channels": 4} if name == "nasbench201" else FAMILIES[name]
     readings = read(name, make_probe(samples=4), **options)
     model = make(name, **options)
@@ -141,7 +141,7 @@ def test_log_placed_params_is_a_sum_over_weights(name: str) -> None:
 
     def note(module: Any, inputs: Any, output: Tensor) -> None:
         axis = 1 if isinstance(module, nn.Conv2d) else -1
-        placed[module.weight] = math.sqrt(output.movedim(axis, 0)[0].numel() / 4)
+        placed[module.weight] = (output.movedim(axis, 0)[0].numel() / 4) ** (1 / 3)
 
     for module in model.modules():
         if isinstance(module, nn.Conv2d | nn.Linear):
@@ -173,8 +173,8 @@ class Shared(nn.Module):
 def test_placed_params_add_up_calls_and_leave_out_what_is_frozen() -> None:
     with isolated_random_state(2):
         model = Shared()
-    twice = 81 * math.sqrt(2 * 64 + 16)  # twice at 8 x 8, and once more at 4 x 4
-    up, unused, head = 24 * 4, 7 * 11 + 11, 2 * CLASSES + CLASSES
+    twice = 81 * (2 * 64 + 16) ** (1 / 3)  # twice at 8 x 8, and once more at 4 x 4
+    up, unused, head = 24 * 16 ** (1 / 3), 7 * 11 + 11, 2 * CLASSES + CLASSES
     expected = math.log(twice + up + unused + head)
     assert score(read(model, make_probe(8)), "log_placed_params") == pytest.approx(expected, rel=1e-12)
     model.requires_grad_(False)
