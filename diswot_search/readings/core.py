@@ -157,6 +157,8 @@ class Readings(Derivatives):
             trained=self.trained,
             needs=needs,
         )
+        readings._give("model", self.model)
+        readings._give("layers", self.layers)
         with nullcontext() if self.trained else open_gates(self.model):
             yield readings
 

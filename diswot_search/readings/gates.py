@@ -77,8 +77,10 @@ def _closed(model: nn.Module) -> Iterator[tuple[nn.Module, str, bool]]:
     for module in model.modules():
         if isinstance(module, nn.PReLU):  # its weight is the slope below zero, not a scale
             continue
-        for name, parameter in module.named_parameters(recurse=False):
-            if any(word in name for word in _NOT_GATES) or not parameter.requires_grad or not parameter.numel():
+        for name, parameter in module._parameters.items():  # `named_parameters` takes longer than all else here
+            if parameter is None or not parameter.requires_grad or not parameter.numel():
+                continue
+            if any(word in name for word in _NOT_GATES):
                 continue
             values, inputs = parameter.detach(), parameter.shape[1:].numel()
             is_layer = isinstance(module, nn.modules.conv._ConvNd | nn.Linear)
