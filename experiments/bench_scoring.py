@@ -3,8 +3,9 @@
 Sides alternate within one run, on 50 random architectures of each of four spaces, batch 64:
 
 * plain forward: the built network in evaluation mode with batch statistics, no gradients, in both memory layouts;
-* score: the default proxy, `unit_capacity`, and `diswot` against a teacher that was read before (building excluded), in the memory
-  layout of the plain forward (contiguous), in channels_last, which is the default, and both under bf16 autocast;
+* score: the default proxy, `unit_capacity`, and `diswot` against a teacher that was read before (building excluded),
+  in the memory layout of the plain forward (contiguous), in channels_last, which is the default, and both under bf16
+  autocast;
 * official protocol: a fresh random ResNet-56 teacher and the student, each forward and backward, for every candidate.
 
 Kendall's tau of the other formats' ranking to the contiguous float32 one is given as well.
