@@ -703,3 +703,8 @@ def test_networks_without_feature_maps_are_refused_with_a_reason() -> None:
 class TestEffectiveCapacity(ProxyContract):
     def create(self) -> str:
         return "effective_capacity"
+
+
+class TestUnitCapacity(ProxyContract):
+    def create(self) -> str:
+        return "unit_capacity"
