@@ -3,8 +3,9 @@
 Sides alternate within one run, on 50 random architectures of each of four spaces, batch 64:
 
 * plain forward: the built network in evaluation mode with batch statistics, no gradients, in both memory layouts;
-* score: the default proxy, and `diswot` against a teacher that was read before (building excluded), in the memory
-  layout of the plain forward (contiguous), in channels_last, which is the default, and both under bf16 autocast;
+* score: the default proxy, `unit_capacity`, and `diswot` against a teacher that was read before (building excluded),
+  in the memory layout of the plain forward (contiguous), in channels_last, which is the default, and both under bf16
+  autocast;
 * official protocol: a fresh random ResNet-56 teacher and the student, each forward and backward, for every candidate.
 
 Kendall's tau of the other formats' ranking to the contiguous float32 one is given as well.
@@ -31,7 +32,7 @@ import diswot_search as ds
 from search_spaces import Architecture, SearchSpace
 
 SPACES = ("nasbench201", "cifar_resnet_s0", "timm/regnet_32", "timm/vit_32")
-PROXIES = ("effective_capacity", "diswot")
+PROXIES = ("effective_capacity", "diswot", "unit_capacity")
 FORWARD = ("forward", "forward, channels_last")
 FORMATS = {
     "contiguous": ds.Precision(channels_last=False),
@@ -56,6 +57,12 @@ def timed(function: Callable[[], Any], device: str) -> tuple[float, Any]:
 def run_forward(readings: ds.Readings) -> None:
     with torch.no_grad(), ds.evaluation_mode(readings.model, batch_statistics=True):
         readings.model(readings.images)
+
+
+def needs_of(evaluator: ds.Evaluator) -> tuple[str, ...]:
+    """Return the readings that a search announces for its proxy."""
+    assert isinstance(evaluator.proxy, ds.Proxy)
+    return evaluator.proxy.needs
 
 
 def run_score(evaluator: ds.Evaluator, student: ds.Readings) -> float:
@@ -86,7 +93,10 @@ class Bench:
 
     def time(self, architecture: Architecture, position: int) -> tuple[dict[str, float], dict[str, float]]:
         """Return the seconds of each side and the score in each format; every second network reverses the order."""
-        readings = {key: evaluator.read_student(architecture) for key, evaluator in self.evaluators.items()}
+        readings = {
+            key: evaluator.read_student(architecture, needs=needs_of(evaluator))
+            for key, evaluator in self.evaluators.items()
+        }
         builds = [timed(partial(getattr, one, "model"), self.device)[0] for one in readings.values()]
         plain = readings[PROXIES[0], "contiguous"], readings[PROXIES[0], "channels_last"]
         official_teacher = self.teacher.build(position).to(self.device)

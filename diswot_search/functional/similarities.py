@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from contextlib import suppress
 
+import numpy as np
 import torch
+from scipy.sparse.linalg import ArpackNoConvergence, svds
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -199,7 +202,27 @@ def mean_jacobian_gain(sent: Tensor, arrived: Tensor) -> float:
 
     Source: Lee and Ham, "AZ-NAS", CVPR 2024.
     """
-    matrix = exact(torch.einsum("bip,bop->io", arrived, sent) / (sent.shape[0] * sent.shape[2])).cpu()
+    outputs, inputs = (each.transpose(0, 1).flatten(1) for each in (sent, arrived))
+    places = outputs.shape[1]
+    if places < min(len(outputs), len(inputs)):
+        # The sum of few outer products, A S^T, has the singular values of A R^T, where S = Q R.
+        triangle = torch.linalg.qr(exact(outputs).cpu(), mode="r").R
+        matrix = exact(inputs).cpu() @ triangle.T / places
+    else:
+        matrix = exact(inputs @ outputs.T / places).cpu()
+    return _largest_singular_value(matrix)
+
+
+_MAX_DENSE = 128
+"""Up to this size it is quicker to decompose a matrix than to iterate for its largest singular value."""
+
+
+def _largest_singular_value(matrix: Tensor) -> float:
+    """Largest singular value of a matrix in double precision on the CPU, exact up to rounding in either way."""
+    if min(matrix.shape) > _MAX_DENSE and bool(matrix.any()) and bool(matrix.isfinite().all()):
+        start = np.random.default_rng(0).standard_normal(min(matrix.shape))
+        with suppress(ArpackNoConvergence):
+            return float(svds(matrix.numpy(), k=1, v0=start, return_singular_vectors=False)[0])
     smaller = matrix @ matrix.T if matrix.shape[0] <= matrix.shape[1] else matrix.T @ matrix
     return float(torch.linalg.eigvalsh(smaller)[-1].clamp_min(0).sqrt())
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -21,8 +23,11 @@ ACTIVATIONS = frozenset(
 
 def weighted_layers(model: nn.Module) -> list[nn.Module]:
     """Convolutions and linear layers, in the order of the model's modules."""
-    kinds = (nn.modules.conv._ConvNd, nn.Linear)
-    return [module for module in model.modules() if isinstance(module, kinds) and isinstance(module.weight, Tensor)]
+    return [module for module in model.modules() if _is_weighted(module)]
+
+
+def _is_weighted(module: nn.Module) -> bool:
+    return isinstance(module, nn.modules.conv._ConvNd | nn.Linear) and isinstance(module.weight, Tensor)
 
 
 def find_blocks(model: nn.Module) -> list[nn.Module]:
@@ -50,8 +55,14 @@ def _blocks_within(module: nn.Module, least_layers: int) -> list[nn.Module]:
     elif isinstance(blocks := getattr(module, "blocks", None), CONTAINERS):
         parts = [blocks]
     elif len({type(child) for child in children}) == 1 and not isinstance(children[0], CONTAINERS):
-        parts = [child for child in children if len(weighted_layers(child)) > 1]
+        parts = [child for child in children if _has_layers(child, 2)]
     blocks_within = [block for part in parts for block in _blocks_within(part, least_layers=0)]
     if blocks_within or isinstance(module, CONTAINERS):
         return blocks_within
-    return [module] if children and len(weighted_layers(module)) >= least_layers else []
+    return [module] if children and _has_layers(module, least_layers) else []
+
+
+def _has_layers(module: nn.Module, least: int) -> bool:
+    """Whether a module has so many `weighted_layers`; the search ends when they are found."""
+    layers = (each for each in module.modules() if _is_weighted(each))
+    return len(list(itertools.islice(layers, least))) == least

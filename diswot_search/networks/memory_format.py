@@ -53,7 +53,7 @@ def to_channels_last(model: nn.Module) -> nn.Module:
         if id(tensor) in plain:
             # A plain copy, since a tensor with one channel counts as contiguous in both orders.
             tensor.data = tensor.data.clone(memory_format=torch.contiguous_format)
-        elif tensor.ndim == 4:
+        elif tensor.ndim == 4 and not tensor.is_contiguous(memory_format=torch.channels_last):
             tensor.data = tensor.data.contiguous(memory_format=torch.channels_last)
     for layer in unsafe:
         if _with_plain_input not in layer._forward_pre_hooks.values():

@@ -26,10 +26,13 @@ for _suffix in ("_paper", "_readme"):
     register_proxy(f"diswot{_suffix}", _function, needs_teacher=True, components=_terms)
 register_proxy("params", size.params)
 register_proxy("macs", size.macs)
-_components = tuple(component.__name__ for component in capacity.COMPONENTS)
-for _component in capacity.COMPONENTS:
-    register_proxy(_component.__name__, _component)
-register_proxy("effective_capacity", capacity.effective_capacity, components=_components)
+for _component in dict.fromkeys((*capacity.COMPONENTS, *capacity.UNIT_COMPONENTS)):
+    _needs = ("first_block_spectra",) if _component is capacity.channel_entropy else ()
+    register_proxy(_component.__name__, _component, needs=_needs)
+_names = [component.__name__ for component in capacity.COMPONENTS]
+register_proxy("effective_capacity", capacity.effective_capacity, components=_names, needs=("first_block_spectra",))
+_names = [component.__name__ for component in capacity.UNIT_COMPONENTS]
+register_proxy("unit_capacity", capacity.unit_capacity, components=_names)
 register_proxy("l2_norm", gradients.l2_norm)
 register_proxy("synflow", gradients.synflow)
 for _name in ("grad_norm", "plain", "snip"):

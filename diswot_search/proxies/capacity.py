@@ -47,6 +47,29 @@ def log_params(student: Readings, teacher: Readings | None = None) -> float:
     return math.log(student.cost.params)
 
 
+_PLACE_EXPONENT = 1 / 3
+"""The power of the positions of a parameter, between 0, as for parameters, and 1, as for multiply-accumulates."""
+
+
+def log_placed_params(student: Readings, teacher: Readings | None = None) -> float:
+    """Log of the number of trainable parameters, each times the cube root of the number of positions it is used at.
+
+    A weight of a convolution or linear layer is used at each position, or token, of the layer's output. With the power
+    0 in place of 1/3 the sum would be that of parameters, with 1 that of multiply-accumulates. Any other parameter,
+    such as a bias, is counted once, and so is the weight of a layer that is not called as a module.
+
+    Raises:
+        ReadingError: No parameter is trainable.
+    """
+    counted = {id(parameter): parameter.numel() for parameter in student.model.parameters() if parameter.requires_grad}
+    if not counted:
+        raise ReadingError("no parameter is trainable")
+    positions: dict[int, float] = {}
+    for layer, count in zip(student.layers, student.subsample.layer_positions, strict=True):
+        positions[id(layer.weight)] = positions.get(id(layer.weight), 0.0) + count
+    return math.log(math.fsum(n * (positions.get(key, 0.0) or 1.0) ** _PLACE_EXPONENT for key, n in counted.items()))
+
+
 def position_entropy(student: Readings, teacher: Readings | None = None) -> float:
     """Log of the effective number of positions: mean of the log of their number and of an entropy.
 
@@ -89,15 +112,10 @@ def channel_entropy(student: Readings, teacher: Readings | None = None) -> float
 
     Source: after the expressivity of Lee and Ham, "AZ-NAS", CVPR 2024, and SNIP, Lee et al., ICLR 2019.
     """
-    spectra = student.subsample.block_spectra
+    spectra = student.first_block_spectra
     feature_entropy = math.fsum(float(similarities.entropy(spectrum)) for spectrum in spectra) / len(spectra)
-    saliency = _saliency(student)
-    # A layer without a gradient has no shares, and its weight in the mean is zero.
-    totals = [layer.sum().clamp_min(torch.finfo(layer.dtype).tiny) for layer in saliency]
-    entropies = torch.stack(
-        [similarities.entropy(layer / total) for layer, total in zip(saliency, totals, strict=True)]
-    )
-    return (feature_entropy + float((_layer_shares(saliency) * entropies).sum())) / 2
+    # The mean entropy of channels within a layer is the entropy of all channels less that of the layers.
+    return (feature_entropy + unit_entropy(student) - layer_entropy(student)) / 2
 
 
 def _saliency(student: Readings) -> list[Tensor]:
@@ -121,6 +139,21 @@ _SMALLEST_SHARE = 1e-3
 """Smaller shares count as this one, so that a single closed path does not decide a score."""
 
 
+def unit_entropy(student: Readings, teacher: Readings | None = None) -> float:
+    """Log of the effective number of output channels in all layers: entropy of their shares in the sum of |W g|.
+
+    W is the weight of a convolution or linear layer, and g is the gradient of the cross entropy with respect to it. It
+    is `layer_entropy` plus the mean entropy of the channels within a layer, weighted by the layers' shares.
+
+    Raises:
+        ReadingError: No gradient reaches any layer.
+
+    Source: |W g| is from Lee et al., "SNIP", ICLR 2019, which prunes by it.
+    """
+    channels = torch.cat(_saliency(student))
+    return float(similarities.entropy(channels / channels.sum()))
+
+
 def gradient_flow(student: Readings, teacher: Readings | None = None) -> float:
     """Log of the share of a gradient that passes a block in the same way for all samples, mean over blocks; at most 0.
 
@@ -141,3 +174,25 @@ def gradient_flow(student: Readings, teacher: Readings | None = None) -> float:
 
 COMPONENTS = (log_params, position_entropy, layer_entropy, channel_entropy, gradient_flow)
 """The functions that `effective_capacity` adds up, in the order of reports."""
+
+
+def unit_capacity(student: Readings, teacher: Readings | None = None) -> float:
+    """Log of placed parameters x effective positions x effective units x the share of gradients that passes.
+
+    It is the sum of the four components below: `effective_capacity` with parameters that count by the positions they
+    are used at, and with the output channels of all layers in place of layers and of channels of blocks. So it needs no
+    spectrum of channels, which depends on the activation that ends a block more than on its use.
+
+    Raises:
+        ReadingError: The network has no trainable parameter, or no gradient reaches any layer.
+
+    Example:
+        >>> from diswot_search.proxies import get_proxy
+        >>> [component.name for component in get_proxy("unit_capacity").components]
+        ['log_placed_params', 'position_entropy', 'unit_entropy', 'gradient_flow']
+    """
+    return math.fsum(component(student) for component in UNIT_COMPONENTS)
+
+
+UNIT_COMPONENTS = (log_placed_params, position_entropy, unit_entropy, gradient_flow)
+"""The functions that `unit_capacity` adds up, in the order of reports."""

@@ -31,7 +31,7 @@ from ..functional import similarities
 from ..networks.blocks import weighted_layers
 from ..networks.contract import ReadingError, call_with_tensors, evaluation_mode
 from ..readings.core import Readings
-from ..readings.gates import with_open_gates
+from ..readings.gates import open_gates
 from ..readings.recording import out_of_place
 from .scaled_flow import ScaledFlow, exponent_of
 
@@ -74,7 +74,8 @@ def synflow(student: Readings, teacher: Readings | None = None) -> float:
     """
     score, exponent = _log_flow(student.model, student)
     if score == -math.inf:
-        score, exponent = _log_flow(with_open_gates(student.model, lambda: student.model), student)
+        with open_gates(student.model):
+            score, exponent = _log_flow(student.model, student)
     if score == -math.inf and exponent:
         raise ReadingError(
             "without normalisation, values within one tensor (such as class tokens and image tokens) differ by more "

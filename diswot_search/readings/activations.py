@@ -107,6 +107,15 @@ class ActivationReadings(Passes):
         """The output of each innermost module for the first sample, if it has positions, each (C, P)."""
         return [leaf.rows[0] for leaf in self._pass_for("leaf_maps").notes.leaves]
 
+    @reading("positions")
+    def layer_positions(self) -> list[float]:
+        """The number of positions, or tokens, of one image at which each of `layers` is applied; 0 for one not run.
+
+        It is a fraction for a layer that runs once for the whole batch, as on a table of positions.
+        """
+        positions = self._pass_for("layer_positions").notes.positions
+        return [positions[id(layer)] for layer in self.layers]
+
     # -- activation codes -----------------------------------------------------------------------
 
     @reading("code_gram")

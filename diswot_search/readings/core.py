@@ -9,6 +9,8 @@ Shapes: B samples, N classes, C channels, P positions (height x width, or tokens
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -21,7 +23,7 @@ from ..networks.contract import ReadingError
 from ..networks.forward import close, mean_pooled
 from .controls import noise, other_order, under_control
 from .derivatives import Derivatives
-from .gates import with_open_gates
+from .gates import open_gates
 from .modes import ConstantStatistics
 from .timing import reading, readings_of
 
@@ -40,7 +42,8 @@ class Subsample:
     Attributes:
         saliency: For each convolution and linear layer, the sum of |weight x gradient| over the inputs of each output
             channel, (channels,) in double precision. The gradient is that of the mean cross entropy.
-        block_spectra: See the reading of this name.
+        layer_positions: See the reading of this name.
+        block_spectra: See the reading of this name; None unless `Readings.first_block_spectra` was announced.
         block_gains: See the reading of this name.
         positions: The number of positions, or tokens, of the maps of `Readings.last_stage`.
         position_spectra: See `functional.position_spectrum`; for each of these maps, or for the last one only if it
@@ -48,7 +51,8 @@ class Subsample:
     """
 
     saliency: list[Tensor]
-    block_spectra: list[Tensor]
+    layer_positions: list[float]
+    block_spectra: list[Tensor] | None
     block_gains: list[float | None]
     positions: int
     position_spectra: list[Tensor]
@@ -107,7 +111,7 @@ class Readings(Derivatives):
 
     @reading
     def subsample(self) -> Subsample:
-        """Readings of the first `SUBSAMPLE_IMAGES` images with all gates open; see `gates.with_open_gates`.
+        """Readings of the first `SUBSAMPLE_IMAGES` images with all gates open; see `gates.open_gates`.
 
         The gates of a trained network stay as they are.
 
@@ -115,27 +119,48 @@ class Readings(Derivatives):
             ReadingError: The probe has labels that the network has no class for, or no block of the network gives a
                 feature map.
         """
+        spectra = ("block_spectra",) if "first_block_spectra" in self.needs else ()
+        with self._first_images("gradients", "layer_positions", "block_gains", "last_stage", *spectra) as readings:
+            pairs = zip(readings.layers, readings.gradients, strict=True)
+            stage = readings.last_stage
+            last = stage if stage[-1].shape[2] <= MAX_SPECTRUM_POSITIONS else stage[-1:]
+            return Subsample(
+                [_by_output((layer.weight.detach() * gradient).abs(), layer) for layer, gradient in pairs],  # type: ignore[operator]
+                readings.layer_positions,
+                readings.block_spectra if spectra else None,
+                readings.block_gains,
+                last[-1].shape[2],
+                [similarities.position_spectrum(maps) for maps in last],
+            )
+
+    @reading
+    def first_block_spectra(self) -> list[Tensor]:
+        """The `block_spectra` of the first `SUBSAMPLE_IMAGES` images with all gates open; see `subsample`.
+
+        If it is announced by `needs`, `subsample` computes it, too; otherwise it takes a forward pass of its own.
+        """
+        if "first_block_spectra" in self.needs and self.subsample.block_spectra is not None:
+            return self.subsample.block_spectra
+        with self._first_images("block_spectra") as readings:
+            return readings.block_spectra
+
+    @contextmanager
+    def _first_images(self, *needs: str) -> Iterator[Readings]:
+        """Readings of the first images with all gates open, whose graph is freed with them."""
         part = slice(SUBSAMPLE_IMAGES)
-        opened = self.model if self.trained else with_open_gates(self.model, self._make)
-        # Separate readings, whose graph is freed when this method returns.
+        probe = Probe.from_tensors(self.probe.images[part], self.probe.labels[part], self.probe.num_classes)
         readings = Readings(
-            lambda: opened,
-            Probe.from_tensors(self.probe.images[part], self.probe.labels[part], self.probe.num_classes),
+            lambda: self.model,
+            probe,
             device=self.device,
             precision=self.precision,
             trained=self.trained,
-            needs=("block_spectra", "gradients", "block_gains", "last_stage"),
+            needs=needs,
         )
-        pairs = zip(readings.layers, readings.gradients, strict=True)
-        stage = readings.last_stage
-        last = stage if stage[-1].shape[2] <= MAX_SPECTRUM_POSITIONS else stage[-1:]
-        return Subsample(
-            [_by_output((layer.weight.detach() * gradient).abs(), layer) for layer, gradient in pairs],  # type: ignore[operator]
-            readings.block_spectra,
-            readings.block_gains,
-            last[-1].shape[2],
-            [similarities.position_spectrum(maps) for maps in last],
-        )
+        readings._give("model", self.model)
+        readings._give("layers", self.layers)
+        with nullcontext() if self.trained else open_gates(self.model):
+            yield readings
 
     # -- derived readings -------------------------------------------------------------------------
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -109,11 +110,14 @@ class Derivatives(ActivationReadings):
         so that neither scale counts. It is None if the input's grid is not a whole multiple of the output's.
         """
         gains: list[float | None] = []
+        scales: dict[int, float] = {}  # a block's output is the next one's input
         for before, after, sent, arrived in self._through_blocks("block_gains"):
             rows = sent.rows
             back = similarities.unshuffled(arrived.rows, rows.shape[2])
-            scales = [float(record.raw.detach().float().square().mean().sqrt()) for record in (before, after)]
-            scale = scales[0] / scales[1] if scales[1] else 0.0
+            for record in (before, after):
+                if id(record) not in scales:
+                    scales[id(record)] = float(record.raw.detach().float().square().mean().sqrt())
+            scale = scales[id(before)] / scales[id(after)] if scales[id(after)] else 0.0
             gains.append(None if back is None else similarities.mean_jacobian_gain(rows, back) * scale)
         return gains
 
@@ -124,11 +128,14 @@ class Derivatives(ActivationReadings):
             before, after = start.raw, end.raw
             if before.ndim == after.ndim == 3 and after.shape[1] == 1 < before.shape[1]:
                 continue
-            generator = torch.Generator().manual_seed(stable_seed("Rademacher", *after.shape))
-            signs = torch.randint(0, 2, after.shape, generator=generator).to(after) * 2 - 1
+            draw = _draw_signs if after.numel() <= _MAX_KEPT_SIGNS else _draw_signs.__wrapped__
+            signs = torch.empty_like(after, requires_grad=False).copy_(
+                draw(after.shape)
+            )  # in the output's memory order
             connected = before.requires_grad  # otherwise it is a constant, which no gradient reaches
             arrived = self._grad(after, [before], signs)[0] if connected else torch.zeros_like(before)
-            if connected and not arrived.any() and self._leads_to(before, logits) and not self._leads_to(before, after):
+            is_zero = not (arrived[0].any() or arrived.any())  # one sample is mostly enough to tell
+            if connected and is_zero and self._leads_to(before, logits) and not self._leads_to(before, after):
                 continue
             yield start, end, MapRecord(signs, end.layout), MapRecord(arrived, start.layout)
 
@@ -197,6 +204,17 @@ class Derivatives(ActivationReadings):
                 output, inputs, seed, retain_graph=True, create_graph=again, materialize_grads=True
             )
         return list(gradients)
+
+
+_MAX_KEPT_SIGNS = 2**21
+"""The number of signs, of one byte each, above which they are drawn anew every time."""
+
+
+@lru_cache(maxsize=32)
+def _draw_signs(shape: torch.Size) -> Tensor:
+    """Random signs, always the same ones for a shape. To draw them takes as long as to differentiate a block."""
+    generator = torch.Generator().manual_seed(stable_seed("Rademacher", *shape))
+    return torch.randint(0, 2, shape, generator=generator, dtype=torch.int8) * 2 - 1
 
 
 def _summing(sums: dict[int, Tensor], index: int, call: LayerCall) -> Callable[[Tensor], None]:

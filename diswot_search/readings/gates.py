@@ -7,8 +7,8 @@ is read as if the branches did not exist.
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -25,50 +25,72 @@ _NOT_GATES = ("bias", "beta", "tau", "lambda", "temperature")
 """Parts of the names of parameters that scale no branch: they are added, thresholds, or in an exponent."""
 
 
-def with_open_gates(model: nn.Module, make: Callable[[], nn.Module]) -> nn.Module:
-    """The model if no gate is closed, otherwise a copy with its gates open.
+@contextmanager
+def open_gates(model: nn.Module) -> Iterator[None]:
+    """Open the closed gates of a network for a block; the network is the same afterwards.
 
     Scales, one number for each channel or for all, become 1. Matrices and kernels near zero get random numbers of
     variance 1 / inputs, always the same ones. Frozen parameters stay closed, as they do in training.
 
+    The gates are parameters of their own. Nothing is copied, since a copy of a network takes longer than its reading,
+    and graphs that were made before stay valid.
+
     Args:
-        model: The network, which stays as it is.
-        make: Builds such a network, for one that cannot be copied, such as a network with weight normalisation. It then
-            gets the parameters and buffers of the model.
+        model: The network.
+
+    Example:
+        >>> norm = nn.BatchNorm2d(2)
+        >>> norm.weight = nn.Parameter(torch.zeros(2))
+        >>> with open_gates(norm):
+        ...     norm.weight.tolist()
+        [1.0, 1.0]
+        >>> norm.weight.tolist()
+        [0.0, 0.0]
     """
-    if not any(True for _ in _closed(model)):
-        return model
-    try:
-        opened = copy.deepcopy(model)
-    except RuntimeError:
-        opened = make()
-        if opened is model:
-            raise
-        opened.load_state_dict(model.state_dict())
     generator = torch.Generator().manual_seed(0)
-    with torch.no_grad():
-        for parameter, is_scale in _closed(opened):
-            if is_scale:
-                parameter.fill_(1)
-            else:
-                inputs = parameter.shape[1:].numel()
-                parameter.copy_(torch.randn(parameter.shape, generator=generator) / inputs**0.5)
-    return opened
+    closed: list[tuple[nn.Module, str, nn.Parameter]] = []
+    opened: dict[int, nn.Parameter] = {}  # a parameter that several modules share stays shared
+    for module, name, is_scale in _closed(model):
+        parameter = getattr(module, name)
+        closed.append((module, name, parameter))
+        if id(parameter) not in opened:
+            opened[id(parameter)] = _opened(parameter, is_scale, generator)
+    try:
+        for module, name, parameter in closed:
+            setattr(module, name, opened[id(parameter)])
+        yield
+    finally:
+        for module, name, parameter in closed:
+            setattr(module, name, parameter)
 
 
-def _closed(model: nn.Module) -> Iterator[tuple[Tensor, bool]]:
-    """Scales that are one small number, and layers' weights near zero, each with whether it is a scale."""
+def _opened(parameter: Tensor, is_scale: bool, generator: torch.Generator) -> nn.Parameter:
+    if is_scale:
+        return nn.Parameter(torch.ones_like(parameter))
+    inputs = parameter.shape[1:].numel()
+    values = torch.randn(parameter.shape, generator=generator) / inputs**0.5
+    return nn.Parameter(torch.empty_like(parameter).copy_(values))
+
+
+def _closed(model: nn.Module) -> Iterator[tuple[nn.Module, str, bool]]:
+    """Modules and names of the scales that are one small number, and of layers' weights near zero; which is a scale."""
     for module in model.modules():
         if isinstance(module, nn.PReLU):  # its weight is the slope below zero, not a scale
             continue
-        for name, parameter in module.named_parameters(recurse=False):
-            if any(word in name for word in _NOT_GATES) or not parameter.requires_grad or not parameter.numel():
+        for name, parameter in module._parameters.items():  # `named_parameters` takes longer than all else here
+            if parameter is None or not parameter.requires_grad or not parameter.numel():
+                continue
+            if any(word in name for word in _NOT_GATES):
                 continue
             values, inputs = parameter.detach(), parameter.shape[1:].numel()
-            if isinstance(module, nn.modules.conv._ConvNd | nn.Linear):
-                if float(values.abs().max()) < _NEAR_ZERO_SCALE / inputs**0.5:
-                    yield parameter, False
-            elif inputs == 1 or (values.ndim == 4 and values.shape[1] == values.numel()):
-                first = float(values.flatten()[0])
-                if abs(first) <= _MAX_GATE_SCALE and bool((values == first).all()):
-                    yield parameter, True
+            is_layer = isinstance(module, nn.modules.conv._ConvNd | nn.Linear)
+            limit = _NEAR_ZERO_SCALE / inputs**0.5 if is_layer else _MAX_GATE_SCALE
+            first = float(values[(0,) * values.ndim])
+            if is_layer:
+                # The first number tells most weights apart without a look at the others.
+                if abs(first) < limit and float(values.abs().max()) < limit:
+                    yield module, name, False
+                continue
+            is_scale = inputs == 1 or (values.ndim == 4 and values.shape[1] == values.numel())
+            if is_scale and abs(first) <= limit and bool((values == first).all()):
+                yield module, name, True

@@ -99,7 +99,9 @@ class Passes(Timed):
     @reading
     def model(self) -> nn.Module:
         """The network, on the device."""
-        model = self._make().to(self.device)
+        model = self._make()
+        if any(tensor.device != self.device for tensor in (*model.parameters(), *model.buffers())):
+            model = model.to(self.device)
         return to_channels_last(model) if self.precision.channels_last else model
 
     @reading

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
@@ -64,11 +65,12 @@ class Recorder:
     """Records what readings need while a network runs.
 
     Args:
-        kinds: The records to make: "layers", "blocks", "leaves", "code_gram", "sign_patterns".
+        kinds: The records to make: "layers", "positions", "blocks", "leaves", "code_gram", "sign_patterns".
         inputs: The batch.
 
     Attributes:
         layers: The calls of convolutions and linear layers.
+        positions: The number of positions of one sample at which each of these layers has been applied, by its `id`.
         entry: The input of the first block; None if it is no feature map.
         blocks: The outputs of the blocks in the order of running.
         body: The number of blocks that ran before the features were made.
@@ -83,6 +85,7 @@ class Recorder:
         self.kinds = kinds
         self.samples = len(inputs)
         self.layers: list[LayerCall] = []
+        self.positions: defaultdict[int, float] = defaultdict(float)
         self.entry: MapRecord | None = None
         self.blocks: list[MapRecord] = []
         self.body: int | None = None
@@ -106,13 +109,14 @@ class Recorder:
             stack.callback(setattr, self, "_model", None)
             if self.kinds:
                 stack.enter_context(out_of_place(model))
-            for kind, modules, note in (
-                ("layers", weighted_layers(model), self._note_layer),
-                ("blocks", find_blocks(model), self._note_block),
-                ("leaves", [m for m in model.modules() if not any(m.children())], self._note_leaf),
+            for kind, find, note in (
+                ("layers", weighted_layers, self._note_layer),
+                ("positions", weighted_layers, self._note_positions),
+                ("blocks", find_blocks, self._note_block),
+                ("leaves", _leaves, self._note_leaf),
             ):
                 if kind in self.kinds:
-                    for module in modules:
+                    for module in find(model):
                         stack.callback(module.register_forward_hook(note, with_kwargs=True).remove)
             if self.kinds & {"code_gram", "sign_patterns"}:
                 stack.enter_context(_ActivationMode(self._note_activation))
@@ -122,6 +126,14 @@ class Recorder:
         self, module: nn.Module, args: tuple[object, ...], kwargs: Mapping[str, object], output: Tensor
     ) -> None:
         self.layers.append(LayerCall(module, first_given(args, kwargs).detach(), output))
+
+    def _note_positions(
+        self, module: nn.Module, args: tuple[object, ...], kwargs: Mapping[str, object], output: Tensor
+    ) -> None:
+        # A transposed convolution applies its weight at the positions of its input.
+        values = first_given(args, kwargs) if isinstance(module, nn.modules.conv._ConvTransposeNd) else output
+        channels = values.shape[-1 if isinstance(module, nn.Linear) else 1]
+        self.positions[id(module)] += values.numel() / channels / self.samples
 
     def _note_block(
         self, module: nn.Module, args: tuple[object, ...], kwargs: Mapping[str, object], output: object
@@ -169,6 +181,11 @@ class Recorder:
             self.patterns = torch.zeros(2 ** len(codes), dtype=torch.bool, device=codes.device)
         place_values = 2.0 ** torch.arange(len(codes), device=codes.device)
         self.patterns[(place_values @ codes.float()).long()] = True
+
+
+def _leaves(model: nn.Module) -> list[nn.Module]:
+    """The innermost modules."""
+    return [module for module in model.modules() if not any(module.children())]
 
 
 def _rows(values: Tensor, samples: int) -> Tensor:

@@ -120,6 +120,10 @@ class Timed:
     def _admit(self, reading: Reading[object]) -> None:
         """Raise an error if these readings do not give this one."""
 
+    def _give(self, name: str, value: object) -> None:
+        """Set a reading whose value is known already."""
+        self._values[name], self._own_seconds[name], self._made_from[name] = value, 0.0, set()
+
     def _take(self, name: str, function: Callable[[Any], T]) -> T:
         if name not in self._values and name not in self._errors:
             self._take_anew(name, function)

@@ -54,6 +54,7 @@ PASS_NAMES = {
     "ntk": "per-sample gradients",
     "fisher_information": "gradients of each class",
     "subsample": "forward and backward of the first images",
+    "first_block_spectra": "forward of the first images",
 }
 """Names in the legend of the readings that take time, in the order in which they run."""
 

@@ -251,3 +251,43 @@ def test_outer_product_distance_of_a_zero_class() -> None:
     expected = (outer_products(first) - outer_products(second)).square().mean()
     assert float(expected) == pytest.approx(1 / 3)  # two times three rows of norm 1, over 2 x 3 x 3 entries
     assert_close(similarities.outer_product_distance(first, second), expected)
+
+
+@pytest.mark.parametrize(
+    ("batch", "outputs", "inputs", "positions"),
+    [
+        (3, 5, 7, 6),
+        (3, 7, 5, 6),
+        (2, 40, 30, 3),
+        (2, 30, 40, 3),
+        (8, 150, 140, 64),
+        (8, 140, 150, 64),
+        (4, 300, 200, 40),
+    ],
+    ids=[
+        "many places",
+        "fewer inputs",
+        "few places",
+        "few places, more inputs",
+        "wide",
+        "wide inputs",
+        "wide, few places",
+    ],
+)
+def test_mean_jacobian_gain_is_numpys_largest_singular_value(
+    batch: int, outputs: int, inputs: int, positions: int
+) -> None:
+    sent = normal(batch, outputs, positions, dtype=torch.float32).sign()
+    arrived = normal(batch, inputs, positions, seed=1, dtype=torch.float32)
+    mean = np.einsum("bip,bop->io", arrived.double().numpy(), sent.double().numpy()) / (batch * positions)
+    expected = np.linalg.svd(mean, compute_uv=False)[0]
+    assert similarities.mean_jacobian_gain(sent, arrived) == pytest.approx(expected, rel=1e-5)
+    # The order of memory does not matter, as in channels last.
+    strided = [each.transpose(1, 2).contiguous().transpose(1, 2) for each in (sent, arrived)]
+    assert similarities.mean_jacobian_gain(*strided) == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("channels", [4, 200])
+def test_the_gain_of_no_gradient_is_zero(channels: int) -> None:
+    sent = torch.ones(4, channels, 100)
+    assert similarities.mean_jacobian_gain(sent, torch.zeros_like(sent)) == 0

@@ -5,10 +5,12 @@ Networks run in single precision and sums are over up to 10,000 terms, so what i
 
 from __future__ import annotations
 
+import copy
 import gc
 import math
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -27,7 +29,7 @@ from diswot_search.options.search import DEFAULT_PROXY
 from diswot_search.proxies.registry import get_proxy
 from diswot_search.readings import core
 from diswot_search.readings.core import Readings
-from diswot_search.readings.gates import with_open_gates
+from diswot_search.readings.gates import open_gates
 from diswot_search.readings.passes import Precision
 from diswot_search.runtime.seeding import isolated_random_state
 from diswot_search.study.evaluator import Evaluator
@@ -116,6 +118,79 @@ def test_channel_entropy_is_that_of_numpys_singular_values_and_plain_gradients(c
     entropies = [stats.entropy(channels) if channels.any() else 0.0 for channels in saliency]
     expected = (np.mean(carried) + np.average(entropies, weights=[channels.sum() for channels in saliency])) / 2
     assert score(cells, "channel_entropy") == pytest.approx(expected, rel=1e-4)
+
+
+def test_unit_entropy_is_that_of_plain_gradients(cells: Readings) -> None:
+    expected = stats.entropy(np.concatenate(plain_saliency(cells)))
+    assert score(cells, "unit_entropy") == pytest.approx(expected, rel=1e-4)
+
+
+def test_unit_capacity_is_the_sum_of_its_parts(cells: Readings) -> None:
+    parts = tuple(component.name for component in get_proxy("unit_capacity").components)
+    assert parts == ("log_placed_params", "position_entropy", "unit_entropy", "gradient_flow")
+    assert score(cells, "unit_capacity") == math.fsum(score(cells, part) for part in parts)
+
+
+@pytest.mark.parametrize("name", ["nasbench201", "vit_tiny_patch16_224", "swin_tiny_patch4_window7_224", "resnet10t"])
+def test_log_placed_params_is_a_sum_over_weights(name: str) -> None:
+    """Each weight times the cube root of the number of places of its layer's output; anything else once."""
+    options = {"arch": CELL, "cells": 1, "channels": 4} if name == "nasbench201" else FAMILIES[name]
+    readings = read(name, make_probe(samples=4), **options)
+    model = make(name, **options)
+    placed = dict.fromkeys(model.parameters(), 1.0)
+
+    def note(module: Any, inputs: Any, output: Tensor) -> None:
+        axis = 1 if isinstance(module, nn.Conv2d) else -1
+        placed[module.weight] = (output.movedim(axis, 0)[0].numel() / 4) ** (1 / 3)
+
+    for module in model.modules():
+        if isinstance(module, nn.Conv2d | nn.Linear):
+            module.register_forward_hook(note)
+    model(readings.probe.images)
+    expected = math.log(sum(parameter.numel() * root for parameter, root in placed.items()))
+    assert score(readings, "log_placed_params") == pytest.approx(expected, rel=1e-12)
+
+
+class Shared(nn.Module):
+    """A layer that is called twice, one that transposes, one that is frozen, and one that is never called."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.twice = nn.Conv2d(3, 3, 3, padding=1, bias=False)
+        self.alias = nn.Conv2d(3, 3, 3, padding=1, stride=2, bias=False)
+        self.alias.weight = self.twice.weight
+        self.up = nn.ConvTranspose2d(3, 2, 2, stride=2, bias=False)
+        self.frozen = nn.Conv2d(2, 2, 1, bias=False)
+        self.frozen.weight.requires_grad_(False)
+        self.unused = nn.Linear(7, 11)
+        self.head = nn.Linear(2, CLASSES)
+
+    def forward(self, images: Tensor) -> Tensor:
+        x = self.alias(self.twice(self.twice(images)))
+        return self.head(self.frozen(self.up(x)).mean((2, 3)))
+
+
+def test_placed_params_add_up_calls_and_leave_out_what_is_frozen() -> None:
+    with isolated_random_state(2):
+        model = Shared()
+    twice = 81 * (2 * 64 + 16) ** (1 / 3)  # twice at 8 x 8, and once more at 4 x 4
+    up, unused, head = 24 * 16 ** (1 / 3), 7 * 11 + 11, 2 * CLASSES + CLASSES
+    expected = math.log(twice + up + unused + head)
+    assert score(read(model, make_probe(8)), "log_placed_params") == pytest.approx(expected, rel=1e-12)
+    model.requires_grad_(False)
+    with pytest.raises(ReadingError, match="no parameter is trainable"):
+        score(read(model, make_probe(8)), "log_placed_params")
+
+
+def test_spectra_of_blocks_are_the_same_whether_announced_or_not() -> None:
+    announced, alone = (
+        Readings(lambda: make("nasbench201", arch=CELL, cells=1), make_probe(), needs=needs)
+        for needs in (("first_block_spectra",), ())
+    )
+    _ = announced.subsample, alone.subsample
+    assert alone.subsample.block_spectra is None
+    for one, other in zip(announced.first_block_spectra, alone.first_block_spectra, strict=True):
+        torch.testing.assert_close(one, other, rtol=0, atol=0)
 
 
 class Chain(nn.Module):
@@ -353,22 +428,25 @@ def test_only_the_first_images_are_read() -> None:
     assert few != enough
 
 
-def test_what_is_kept_holds_neither_graph_nor_network(monkeypatch: pytest.MonkeyPatch) -> None:
-    opened: list[weakref.ref[nn.Module]] = []
+def test_what_is_kept_holds_neither_graph_nor_gates(monkeypatch: pytest.MonkeyPatch) -> None:
+    gates: list[weakref.ref[nn.Parameter]] = []
 
-    def watched(model: nn.Module, again: Callable[[], nn.Module]) -> nn.Module:
-        made = with_open_gates(model, again)
-        opened.append(weakref.ref(made))
-        return made
+    @contextmanager
+    def watched(model: nn.Module) -> Iterator[None]:
+        before = {id(parameter) for parameter in model.parameters()}
+        with open_gates(model):
+            gates.extend(weakref.ref(each) for each in model.parameters() if id(each) not in before)
+            yield
 
-    monkeypatch.setattr(core, "with_open_gates", watched)
+    monkeypatch.setattr(core, "open_gates", watched)
     readings = read("resnet10t")
     subsample = readings.subsample
-    tensors = [*subsample.saliency, *subsample.block_spectra, *subsample.position_spectra]
+    tensors = [*subsample.saliency, *readings.first_block_spectra, *subsample.position_spectra]
     assert len(tensors) > 10
     assert not any(tensor.requires_grad or tensor.grad_fn for tensor in tensors)
     gc.collect()
-    assert opened[0]() is None
+    assert gates
+    assert not any(gate() is not None for gate in gates)
 
 
 # -- gates --------------------------------------------------------------------------------------
@@ -393,18 +471,19 @@ def test_a_head_of_zeros_is_drawn() -> None:
     model = make("mixer", **FAMILIES["mixer"])
     head: Any = model.head
     assert not head.weight.any()
-    drawn: Any = with_open_gates(model, lambda: model).head
-    assert float(drawn.weight.detach().std()) == pytest.approx(head.in_features**-0.5, rel=0.2)
+    with open_gates(model):
+        assert float(head.weight.detach().std()) == pytest.approx(head.in_features**-0.5, rel=0.2)
     assert not head.weight.any()
 
 
 def test_gates_of_nearly_nothing_are_drawn() -> None:
     """gMLP mixes tokens by weights that begin at 1e-6."""
     model: Any = make("gmlp", **FAMILIES["gmlp"])
-    opened: Any = with_open_gates(model, lambda: model)
-    for before, after in zip(model.blocks, opened.blocks, strict=True):
-        assert 0 < before.mlp_channels.gate.proj.weight.abs().max() < 1e-4
-        assert float(after.mlp_channels.gate.proj.weight.detach().std()) == pytest.approx(16**-0.5, rel=0.2)
+    weights = [block.mlp_channels.gate.proj for block in model.blocks]
+    assert all(0 < layer.weight.abs().max() < 1e-4 for layer in weights)
+    with open_gates(model):
+        assert all(float(layer.weight.detach().std()) == pytest.approx(16**-0.5, rel=0.2) for layer in weights)
+    assert all(0 < layer.weight.abs().max() < 1e-4 for layer in weights)
 
 
 class Kept(nn.Module):
@@ -421,21 +500,50 @@ class Kept(nn.Module):
         return self.last
 
 
-def test_what_cannot_be_copied_is_made_again_with_the_same_weights() -> None:
+def test_a_network_that_cannot_be_copied_has_gates_too() -> None:
     model = Kept()
     model(torch.randn(2, 3, 4, 4))
-    opened = with_open_gates(model, Kept)
-    assert torch.equal(opened.get_parameter("conv.weight"), model.conv.weight)
-    assert bool((opened.get_parameter("norm.weight") == 1).all())
     with pytest.raises(RuntimeError, match="deepcopy"):
-        with_open_gates(model, lambda: model)
+        copy.deepcopy(model)
+    with open_gates(model):
+        assert bool((model.norm.weight == 1).all())
+    assert not model.norm.weight.any()
 
 
 def test_a_frozen_gate_stays_closed() -> None:
     model = make("resnet10t")
     for parameter in model.parameters():
         parameter.requires_grad_(False)
-    assert with_open_gates(model, lambda: model) is model
+    before = list(model.parameters())
+    with open_gates(model):
+        assert all(one is other for one, other in zip(model.parameters(), before, strict=True))
+
+
+def test_gates_close_again_after_an_error() -> None:
+    model = make("resnet10t")
+    before = list(model.parameters())
+    with pytest.raises(ValueError, match="in between"), open_gates(model):
+        raise ValueError("in between")
+    assert all(one is other for one, other in zip(model.parameters(), before, strict=True))
+
+
+def test_a_gate_that_two_modules_share_stays_shared() -> None:
+    model = nn.Sequential(nn.BatchNorm2d(3), nn.BatchNorm2d(3))
+    model[1].weight = model[0].weight
+    nn.init.zeros_(model[0].weight)  # type: ignore[arg-type]
+    with open_gates(model):
+        assert model[0].weight is model[1].weight
+        assert bool((model[0].weight == 1).all())
+    assert model[0].weight is model[1].weight
+
+
+def test_a_graph_made_before_the_gates_opened_stays_valid() -> None:
+    model = make("resnet10t").train()
+    loss = model(make_probe(samples=4).images).square().mean()
+    with open_gates(model):
+        pass
+    loss.backward()
+    assert all(parameter.grad is not None for parameter in model.parameters())
 
 
 @pytest.mark.parametrize("again", [True, False], ids=["made again", "given"])
@@ -470,16 +578,19 @@ class Gated(nn.Module):
 
 def test_gates_open_and_nothing_else_does() -> None:
     model = Gated()
-    opened = with_open_gates(model, lambda: model)
-    before, after = model.state_dict(), opened.state_dict()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    with open_gates(model):
+        after = {name: value.clone() for name, value in model.state_dict().items()}
     changed = {name for name, value in before.items() if not torch.equal(value, after[name])}
     assert changed == {"norm.weight", "gamma", "wide_gamma", "gain"}
     assert all(bool((after[name] == 1).all()) for name in changed)
 
 
-def test_a_network_without_closed_gates_is_taken_itself() -> None:
+def test_a_network_without_closed_gates_stays_as_it_is() -> None:
     model = make("cifar_resnet", arch="1x4-1x4-1x8")
-    assert with_open_gates(model, lambda: model) is model
+    before = list(model.parameters())
+    with open_gates(model):
+        assert all(one is other for one, other in zip(model.parameters(), before, strict=True))
 
 
 def test_a_trained_network_is_taken_as_it_is() -> None:
@@ -592,3 +703,8 @@ def test_networks_without_feature_maps_are_refused_with_a_reason() -> None:
 class TestEffectiveCapacity(ProxyContract):
     def create(self) -> str:
         return "effective_capacity"
+
+
+class TestUnitCapacity(ProxyContract):
+    def create(self) -> str:
+        return "unit_capacity"

@@ -151,7 +151,7 @@ def test_the_legend_names_passes_in_the_order_of_working_and_no_internals(passes
 def test_what_takes_a_pass_has_a_name_in_the_legend() -> None:
     assert set(PASS_NAMES) <= {name for name in dir(Readings) if not name.startswith("_")}
     assert set(RECORDED) - set(PASS_NAMES) == {
-        "block_entropies", "block_features", "block_spectra", "gradients", "last_stage", "leaf_maps",
+        "block_entropies", "block_features", "block_spectra", "gradients", "last_stage", "layer_positions", "leaf_maps",
         "sensitivities", "stage_features", "stage_maps",
     }  # what is left out costs nothing that is not in a pass  # fmt: skip
 
