@@ -314,7 +314,8 @@ class Chooser:
                 same = [space.parse(one.architecture or "") for one in finalists if one.architecture]
                 equal = [space.canonical(one) == space.canonical(architecture) for one in same]
                 if any(equal):
-                    finalists[equal.index(True)] = replace(finalists[equal.index(True)], is_baseline=True)
+                    same_one = finalists[equal.index(True)]
+                    finalists[equal.index(True)] = replace(same_one, is_baseline=True, is_named=True)
                     continue
             finalists.append(self._named(architecture, network))
         return list(_with_places(finalists))
@@ -335,6 +336,7 @@ class Chooser:
             place=0,
             origin=BASELINE,
             is_baseline=True,
+            is_named=True,
             architecture=None if architecture is None else str(architecture),
             params=None if cost is None else cost.params,
             macs=None if cost is None else cost.macs,

@@ -247,7 +247,8 @@ class Stages:
             assert keep is not None
             baselines = [place for place, entry in enumerate(alive) if entry.finalist.is_baseline]
             barred = [place for place, entry in enumerate(alive) if not entry.finalist.is_within_budget]
-            alive = [alive[place] for place in going_on(values, keep, baselines, barred)]
+            named = [place for place, entry in enumerate(alive) if entry.finalist.is_named]
+            alive = [alive[place] for place in going_on(values, keep, baselines, barred, named)]
         return self._pick(alive)
 
     def _train(self, parts: Sequence[Part], what: str) -> list[Trial]:

@@ -63,6 +63,7 @@ class Finalist:
         origin: Why it was chosen: "score" for the study's own, the name of another score, "largest" for the one of most
             parameters within the budget, or "baseline" for a network that the user named.
         is_baseline: Whether others are compared with it: the user's baselines, and the largest within the budget.
+        is_named: Whether the user named it as a baseline. Such a one takes part in each rung and in the verdict.
         architecture: Its architecture as text; None for a network of no space.
         index: The index of its record in the study; None for a network that the study did not score.
         params: Trainable parameters.
@@ -80,6 +81,7 @@ class Finalist:
     place: int
     origin: str
     is_baseline: bool = False
+    is_named: bool = False
     architecture: str | None = None
     index: int | None = None
     params: int | None = None

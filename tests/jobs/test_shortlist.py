@@ -147,7 +147,7 @@ def test_rungs_are_trainings_of_their_own_and_the_pick_is_of_the_last(whole: ds.
     able = [name for name in first.finalists if names[name].is_within_budget]
     baselines = [name for name in able if names[name].is_baseline]
     best, rival = (max(some, key=lambda name: values[name] or 0) for some in (able, baselines))
-    assert set(last.finalists) == {best, rival}
+    assert set(last.finalists) == {best, rival, "cifar_resnet20"}
     for finalist in whole.finalists:
         for trial in finalist.trials:
             result = read_result(Path(whole.path) / trial.name)
@@ -174,6 +174,7 @@ def test_the_verdict_compares_the_pick_on_test_images_over_paired_seeds(whole: d
     assert verdict.advice == ("distil" if interval.low > 0 else "do not distil")
     rivals = [one for one in whole.finalists if one.is_baseline and one.last_rung == 2 and not one.is_pick]
     assert list(verdict.against) == [one.name for one in rivals]
+    assert "cifar_resnet20" in verdict.against  # which the user named, though it is over the budget
     for rival in rivals:
         mean = (verdict.distilled or 0) - (rival.test_accuracy() or 0)
         assert verdict.against[rival.name].mean == pytest.approx(mean)
@@ -368,6 +369,19 @@ def test_what_cannot_be_trained_or_diverges_is_out_with_its_reason(searched: str
     assert result.cost.failed == 1
     assert result.verdict.alone is None
     assert "out: " in (tmp_path / "run" / "report.md").read_text()
+
+
+def test_every_baseline_that_the_user_named_is_compared_with(searched: str, teacher: str, tmp_path: Path) -> None:
+    (tmp_path / "own_networks.py").write_text(OWN)
+    study = ds.Study.load(searched)
+    smallest = min(study.best(8), key=lambda one: one.record.params or 0).record.architecture
+    baselines = [f"{tmp_path / 'own_networks.py'}:Small", "cifar_resnet20", smallest]
+    options = {"baselines": baselines, "finalists": 1, "verdict_seeds": 1, "compare": False}
+    result = shortlist(tmp_path / "run", searched, teacher, **options)
+    named = [one for one in result.finalists if one.is_named]
+    assert len(named) == 3
+    assert {one.last_rung for one in named} == {2}
+    assert set(result.verdict.against) >= {one.name for one in named if not one.is_pick}
 
 
 def test_a_shortlist_of_failures_says_why(searched: str, teacher: str, tmp_path: Path) -> None:
