@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from statistics import fmean
@@ -160,18 +160,19 @@ def _folder_name(finalist: Finalist) -> str:
 # -- what became of a training ------------------------------------------------------------------
 
 
-def read_trial(part: Part, row: Mapping[str, Any] | None, best_by: str, rule: str) -> Trial:
-    """The trial of a training, as far as it is done.
+def read_trial(part: Part, rows: Mapping[str, Mapping[str, Any]], best_by: str, rule: str) -> Trial:
+    """The trial of a training, as far as it is done. What was tested for another purpose has no test accuracy here.
 
     Args:
         part: The training.
-        row: Its row in the store of the shortlist; None before its end.
+        rows: The rows in the store of the shortlist by their keys.
         best_by: The measure on validation images.
         rule: The rule that chooses the epoch.
     """
     trial, path = part.trial, part.cell.path
-    rows = read_rows(TrainingFolder.peek(path)) if TrainingFolder.has_begun(path) else ()
-    trial = replace(trial, curve=tuple(row.val_accuracy for row in rows if row.val_accuracy is not None))
+    epochs = read_rows(TrainingFolder.peek(path)) if TrainingFolder.has_begun(path) else ()
+    trial = replace(trial, curve=tuple(epoch.val_accuracy for epoch in epochs if epoch.val_accuracy is not None))
+    row = rows.get(part.cell.name)
     if row is None:
         return trial
     if row["status"] == FAILED:
@@ -179,12 +180,14 @@ def read_trial(part: Part, row: Mapping[str, Any] | None, best_by: str, rule: st
     result = read_result(path)
     epoch = result.best if rule == "best" else result.last
     assert epoch is not None
+    end = rows.get(part.cell.key, row)  # that of its test, if it has one of its own
     return replace(
         trial,
-        status=COMPLETE,
+        status=end["status"],
+        reason=end["reason"],
         value=BEST_BY[best_by].merit(encode(epoch)),
         val_accuracy=epoch.val_accuracy,
-        test_accuracy=result.test.accuracy if result.test else None,
+        test_accuracy=result.test.accuracy if result.test and part.cell.tests else None,
         teacher_accuracy=result.teacher.val_accuracy if result.teacher else None,
         seconds=_seconds(result),
     )
@@ -254,12 +257,13 @@ class Stages:
     def _train(self, parts: Sequence[Part], what: str) -> list[Trial]:
         self._parts |= {part.cell.name: part for part in parts}
         self.trainings.train([part.cell for part in parts], what, "trainings")
-        rows, options = self.folder.cells, self.plan.options
-        return [read_trial(part, rows.get(part.cell.name), options.best_by, options.rule) for part in parts]
+        return self._trials(parts)
 
     def _part(self, entry: Entry, rung: int, number: int = 0, *, tests: bool = False) -> Part:
         """A distillation by the chosen teacher and distiller, which counts for its finalist."""
         part = self.plan.distilled(entry, rung, number, teacher=self.teacher, distiller=self.distiller, tests=tests)
+        if tests and part.cell.name in self._parts:
+            part = replace(part, cell=replace(part.cell, end=f"{part.cell.name}#test"))
         self._of_finalist[entry.finalist.place][part.cell.name] = part
         return part
 
@@ -396,9 +400,9 @@ class Stages:
             trials=tuple(self._trials(self._of_finalist[place].values())),
         )
 
-    def _trials(self, parts: Any) -> list[Trial]:
+    def _trials(self, parts: Iterable[Part]) -> list[Trial]:
         rows, options = self.folder.cells, self.plan.options
-        return [read_trial(part, rows.get(part.cell.name), options.best_by, options.rule) for part in parts]
+        return [read_trial(part, rows, options.best_by, options.rule) for part in parts]
 
     def cost(self) -> ShortlistCost:
         """The cost of all trainings so far."""

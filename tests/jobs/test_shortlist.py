@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 from collections.abc import Iterator
 from concurrent.futures import Future
 from dataclasses import replace
@@ -20,6 +21,7 @@ from diswot_search import cli
 from diswot_search.data.image_sets import ResidentSet
 from diswot_search.jobs import student_facts, training_run
 from diswot_search.jobs.train import DistillJob
+from diswot_search.jobs.training_cells import Outcome
 from diswot_search.options.training import DistillOptions
 from diswot_search.reports.shortlist_figures import plot_rungs, plot_scores
 from diswot_search.runtime.executors.serial import SerialExecutor
@@ -300,6 +302,50 @@ def test_a_shortlist_stopped_anywhere_ends_the_same(
     assert cli.main(["show", str(out)]) == 0
     shortlist(out, searched, teacher)
     assert result_of(out) == result_of(Path(whole.path))
+
+
+class FailingTests(SerialExecutor):
+    """Computes here; what is tested with the first seed ends as a dead worker would, and then a signal comes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.failed = 0
+
+    def submit(self, worker: int, item: Any) -> Future[Any]:
+        if not item.tests or item.options.seed:
+            return super().submit(worker, item)
+        if self.failed:
+            raise KeyboardInterrupt
+        self.failed += 1
+        ended: Future[Any] = Future()
+        ended.set_result(Outcome("the worker died"))
+        return ended
+
+
+def test_a_failure_while_testing_leaves_what_is_known_of_the_training(
+    whole: ds.Shortlist, searched: str, teacher: str, tmp_path: Path
+) -> None:
+    out = tmp_path / "run"
+    with pytest.raises(KeyboardInterrupt):
+        shortlist(out, searched, teacher, executor=FailingTests())
+    again = shortlist(out, searched, teacher)
+    assert again.pick.name == whole.pick.name
+    assert again.rungs == whole.rungs
+    assert [one.value(2) for one in again.finalists] == [one.value(2) for one in whole.finalists]
+    failed = next(trial for trial in again.pick.trials if trial.rung == 2 and trial.kind == "distilled")
+    assert (failed.status, failed.reason, failed.test_accuracy) == ("failed", "the worker died", None)
+    assert again.cost.failed == 1
+
+
+def test_the_verdict_has_the_seeds_that_were_asked_for(
+    whole: ds.Shortlist, searched: str, teacher: str, tmp_path: Path
+) -> None:
+    fewer, out = tmp_path / "fewer", tmp_path / "copy"
+    shutil.copytree(whole.path, out)
+    shortlist(fewer, searched, teacher, verdict_seeds=1)
+    shortlist(out, searched, teacher, verdict_seeds=1)
+    assert result_of(out) == result_of(fewer)
+    assert read(out / "result.json")["verdict"]["seeds"] == [0]
 
 
 def test_a_finished_shortlist_is_read_and_nothing_is_trained(whole: ds.Shortlist, searched: str, teacher: str) -> None:
