@@ -216,7 +216,8 @@ class PipelineJob(Job[PipelineOptions, PipelineResult]):
         self.announce(SHORTLIST, shortlist)
         distilled, alone = (job.trained(shortlist, kind) for kind in (DISTILLED, ALONE))
         if distilled is None:
-            raise ShortlistError(f"The student {shortlist.pick.name} could not be tested: {shortlist.pick.reason}")
+            reasons = "; ".join(dict.fromkeys(failure.reason for failure in shortlist.verdict.failures))
+            raise ShortlistError(f"The student {shortlist.pick.name} could not be tested: {reasons}")
         return distilled, alone, shortlist
 
     def _find_guide(self) -> Guide:

@@ -267,13 +267,18 @@ class Stages:
         self._of_finalist[entry.finalist.place][part.cell.name] = part
         return part
 
+    def _train_counted(self, entries: Sequence[Entry], rung: int, number: int, what: str) -> list[Trial]:
+        """Train finalists with one seed; those that fail are out with their reasons."""
+        trials = self._train([self._part(entry, rung, number) for entry in entries], what)
+        for entry, trial in zip(entries, trials, strict=True):
+            if trial.reason is not None:
+                self._reasons.setdefault(entry.finalist.place, trial.reason)
+        return trials
+
     def _train_rung(self, alive: Sequence[Entry], rung: int) -> list[float | None]:
         """Train the finalists of a rung with the first seed; gives their values, None for one that failed."""
-        trials = self._train([self._part(entry, rung) for entry in alive], f"rung {rung}")
-        for entry, trial in zip(alive, trials, strict=True):
-            self._last_rung[entry.finalist.place] = rung
-            if trial.reason is not None:
-                self._reasons[entry.finalist.place] = trial.reason
+        trials = self._train_counted(alive, rung, 0, f"rung {rung}")
+        self._last_rung |= {entry.finalist.place: rung for entry in alive}
         values = [trial.value for trial in trials]
         if not order(values):
             reasons = "; ".join(dict.fromkeys(trial.reason or "" for trial in trials))
@@ -341,22 +346,24 @@ class Stages:
         last = self.plan.last
         self._train_rung(alive, last)
         able = [entry for entry in alive if entry.finalist.is_within_budget]
-        first = self._values(able)
-        near = leaders([value for value, _ in first], [accuracy for _, accuracy in first], self.val_images)
-        if not near:
-            raise ShortlistError("No finalist within the budget could be trained in full.")
-        close = [able[place] for place in sorted(near)]
-        if len(close) > 1:
-            self._train([self._part(entry, last, 1) for entry in close], "second seeds")
-            names = tuple(entry.finalist.name for entry in close)
-            self.rungs[-1] = replace(self.rungs[-1], second_seeds=names)
-        values = [value for value, _ in self._values(close)]
-        return close[order(values)[0]]
-
-    def _values(self, entries: Sequence[Entry]) -> list[tuple[float | None, float | None]]:
-        """The values and the accuracies of the last rung, each the mean over the seeds so far."""
-        finalists = [self.finalist(entry) for entry in entries]
-        return [(one.value(self.plan.last), one.val_accuracy(self.plan.last)) for one in finalists]
+        of_first_seed = {entry.finalist.place: self.finalist(entry) for entry in able}
+        seeded: list[Entry] = []
+        while able := [entry for entry in able if entry.finalist.place not in self._reasons]:
+            first = [of_first_seed[entry.finalist.place] for entry in able]
+            near = leaders(
+                [one.value(last) for one in first], [one.val_accuracy(last) for one in first], self.val_images
+            )
+            close = [able[place] for place in sorted(near)]
+            waiting = [entry for entry in close if entry not in seeded]
+            if len(close) > 1 and waiting:
+                self._train_counted(waiting, last, 1, "second seeds")
+                seeded += waiting
+                names = tuple(entry.finalist.name for entry in alive if entry in seeded)
+                self.rungs[-1] = replace(self.rungs[-1], second_seeds=names)
+                continue  # without those that failed, others may be near the best
+            values = [self.finalist(entry).value(last) for entry in close]
+            return close[order(values)[0]]
+        raise ShortlistError("No finalist within the budget could be trained in full.")
 
     # -- the verdict ----------------------------------------------------------------------------
 

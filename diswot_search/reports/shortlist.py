@@ -146,10 +146,14 @@ def describe_verdict(verdict: Verdict) -> Iterator[str]:
         words = {
             DISTIL: "distil it",
             DO_NOT_DISTIL: "do not distil: the interval includes zero or less",
-        }.get(verdict.advice, "one seed has no interval, so that this proves nothing")
+        }.get(verdict.advice, f"this proves nothing, since {verdict.because}")
         yield f"distilled less alone: {_difference(verdict.gain, verdict.level)}: {words}"
+    elif verdict.because is not None:
+        yield f"advice: {verdict.advice}, since {verdict.because}"
     for name, difference in verdict.against.items():
         yield f"against the baseline {name}: {_difference(difference, verdict.level)}"
+    for failure in verdict.failures:
+        yield f"failed in the verdict: {failure.name} {failure.kind}, seed {failure.seed}: {failure.reason}"
 
 
 def _difference(difference: Difference, level: float) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from dataclasses import replace
 from pathlib import Path
@@ -21,7 +21,7 @@ from diswot_search import cli
 from diswot_search.data.image_sets import ResidentSet
 from diswot_search.jobs import student_facts, training_run
 from diswot_search.jobs.train import DistillJob
-from diswot_search.jobs.training_cells import Outcome
+from diswot_search.jobs.training_cells import Cell, Outcome
 from diswot_search.options.training import DistillOptions
 from diswot_search.reports.shortlist_figures import plot_rungs, plot_scores
 from diswot_search.runtime.executors.serial import SerialExecutor
@@ -173,7 +173,8 @@ def test_the_verdict_compares_the_pick_on_test_images_over_paired_seeds(whole: d
     assert verdict.gain is not None
     interval = stats.ttest_rel(by_kind["distilled"], by_kind["alone"]).confidence_interval(0.95)
     assert (verdict.gain.low, verdict.gain.high) == pytest.approx((interval.low, interval.high))
-    assert verdict.advice == ("distil" if interval.low > 0 else "do not distil")
+    of_interval = "distil" if interval.low > 0 else "do not distil"
+    assert verdict.advice == ("unknown" if interval.low == interval.high else of_interval)
     rivals = [one for one in whole.finalists if one.is_baseline and one.last_rung == 2 and not one.is_pick]
     assert list(verdict.against) == [one.name for one in rivals]
     assert "cifar_resnet20" in verdict.against  # which the user named, though it is over the budget
@@ -304,19 +305,24 @@ def test_a_shortlist_stopped_anywhere_ends_the_same(
     assert result_of(out) == result_of(Path(whole.path))
 
 
-class FailingTests(SerialExecutor):
-    """Computes here; what is tested with the first seed ends as a dead worker would, and then a signal comes."""
+class Failing(SerialExecutor):
+    """Computes here; trainings for which `fails` holds end as those of a dead worker.
 
-    def __init__(self) -> None:
+    Args:
+        fails: Whether a training fails.
+        stops: Whether a signal comes after the first that failed.
+    """
+
+    def __init__(self, fails: Callable[[Cell], bool], *, stops: bool = False) -> None:
         super().__init__()
-        self.failed = 0
+        self._fails, self._stops, self._failed = fails, stops, 0
 
     def submit(self, worker: int, item: Any) -> Future[Any]:
-        if not item.tests or item.options.seed:
-            return super().submit(worker, item)
-        if self.failed:
+        if self._failed and self._stops:
             raise KeyboardInterrupt
-        self.failed += 1
+        if not self._fails(item):
+            return super().submit(worker, item)
+        self._failed += 1
         ended: Future[Any] = Future()
         ended.set_result(Outcome("the worker died"))
         return ended
@@ -327,7 +333,7 @@ def test_a_failure_while_testing_leaves_what_is_known_of_the_training(
 ) -> None:
     out = tmp_path / "run"
     with pytest.raises(KeyboardInterrupt):
-        shortlist(out, searched, teacher, executor=FailingTests())
+        shortlist(out, searched, teacher, executor=Failing(lambda cell: cell.tests, stops=True))
     again = shortlist(out, searched, teacher)
     assert again.pick.name == whole.pick.name
     assert again.rungs == whole.rungs
@@ -335,6 +341,43 @@ def test_a_failure_while_testing_leaves_what_is_known_of_the_training(
     failed = next(trial for trial in again.pick.trials if trial.rung == 2 and trial.kind == "distilled")
     assert (failed.status, failed.reason, failed.test_accuracy) == ("failed", "the worker died", None)
     assert again.cost.failed == 1
+
+
+def test_a_finalist_that_fails_with_its_second_seed_is_out(searched: str, teacher: str, tmp_path: Path) -> None:
+    options = {"rung_keep": 3, "baselines": None, "verdict_seeds": 1, "compare": False}
+    usual = shortlist(tmp_path / "usual", searched, teacher, **options)
+    assert len(usual.rungs[-1].second_seeds) > 1
+    folder = next(trial.name for trial in usual.pick.trials if trial.rung == 2 and trial.seed == 1)
+    executor = Failing(lambda cell: cell.name == folder)
+    result = shortlist(tmp_path / "run", searched, teacher, **options, executor=executor)
+    (out,) = [one for one in result.finalists if one.reason is not None]
+    assert (out.name, out.reason) == (usual.pick.name, "the worker died")
+    assert not out.is_pick
+    assert "out: " in (tmp_path / "run" / "report.md").read_text()
+
+
+def test_a_failure_in_the_verdict_is_told_and_gives_no_advice(
+    whole: ds.Shortlist, searched: str, teacher: str, tmp_path: Path
+) -> None:
+    out = tmp_path / "run"
+    executor = Failing(lambda cell: cell.tests and cell.name.startswith("alone") and cell.options.seed == 1)
+    verdict = shortlist(out, searched, teacher, executor=executor).verdict
+    (failure,) = verdict.failures
+    assert (failure.name, failure.kind, failure.seed) == (whole.pick.name, "alone", 1)
+    assert verdict.gain is not None
+    assert verdict.gain.count == 1
+    assert verdict.advice == "unknown"
+    assert verdict.because == "trainings of the pick failed: alone with seed 1"
+    assert "alone, seed 1: the worker died" in (out / "report.md").read_text()
+
+
+def test_equal_differences_give_no_advice(searched: str, teacher: str, tmp_path: Path) -> None:
+    options = {"lr": 1e-12, "finalists": 1, "other_scores": "", "baselines": None}
+    verdict = shortlist(tmp_path / "run", searched, teacher, **options).verdict
+    assert verdict.gain is not None
+    assert verdict.gain.low == verdict.gain.high == 0
+    assert verdict.advice == "unknown"
+    assert "differences of all 2 pairs are equal" in (tmp_path / "run" / "report.md").read_text()
 
 
 def test_the_verdict_has_the_seeds_that_were_asked_for(
