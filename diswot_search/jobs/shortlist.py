@@ -23,7 +23,13 @@ from ..networks.saved import CONFIG as CARD
 from ..networks.saved import FOLDER, WEIGHTS, load_student
 from ..options.base import as_typed, changed, from_options
 from ..options.shortlist import ShortlistOptions
-from ..reports.shortlist import describe_shortlist, finalists_csv, format_shortlist, shortlist_report
+from ..reports.shortlist import (
+    describe_shortlist,
+    finalists_csv,
+    format_shortlist,
+    introduce_finalists,
+    shortlist_report,
+)
 from ..reports.shortlist_figures import plot_shortlist
 from ..reports.style import format_count
 from ..resolve.executors import as_executor
@@ -261,6 +267,7 @@ class ShortlistJob(Job[ShortlistOptions, Shortlist]):
         """
         tried: list[Entry] = []
         errors: list[Exception] = []
+        failed: dict[str, str] = {}
         caught: dict[str, warnings.WarningMessage] = {}
         with CellProgress("checking", "finalists", len(entries), enabled=self.options.shows_progress) as bar:
             for entry in entries:
@@ -273,6 +280,8 @@ class ShortlistJob(Job[ShortlistOptions, Shortlist]):
                 if error is not None:
                     errors.append(error)
                     reason = " ".join(as_typed(error).split())[:MAX_REASON]
+                    if entry.finalist.is_named:
+                        failed[entry.finalist.name] = reason
                     entry = replace(entry, finalist=replace(entry.finalist, reason=reason))
                 tried.append(entry)
                 bar.advance(replayed=False)
@@ -285,6 +294,10 @@ class ShortlistJob(Job[ShortlistOptions, Shortlist]):
                 raise ValueError(
                     f"Under {part.trial.teacher} with {part.trial.distiller}: {as_typed(error)}"
                 ) from error
+        for name, reason in failed.items():
+            warnings.warn(
+                f"The baseline {name} cannot be trained, so that nothing is compared with it: {reason}", stacklevel=2
+            )
         for warning in caught.values():  # each once, not once for each finalist
             warnings.warn(warning.message, warning.category, stacklevel=2)
         return tried
@@ -345,6 +358,7 @@ class ShortlistJob(Job[ShortlistOptions, Shortlist]):
             is_isolated = self.executor.is_isolated
             with self.interruption.postponed() if is_isolated else contextlib.nullcontext():
                 folder.start()
+                self.show(*introduce_finalists([entry.finalist for entry in self.entries], self.notices))
                 try:
                     result = self._run_stages()
                 except KeyboardInterrupt:

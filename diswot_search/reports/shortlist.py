@@ -29,18 +29,22 @@ def _heads(shortlist: Shortlist) -> list[str]:
 
 
 def _cells(shortlist: Shortlist, finalist: Finalist) -> list[str]:
-    is_also_baseline = finalist.is_baseline and finalist.origin != BASELINE
     values = [_rung(finalist, number) for number in range(1, len(shortlist.rungs) + 1)]
     return [
         "pick" if finalist.is_pick else str(finalist.place),
         finalist.name,
-        f"{finalist.origin}{' (baseline)' if is_also_baseline else ''}",
+        _chosen_by(finalist),
         "" if finalist.params is None else human_number(finalist.params),
         "" if finalist.macs is None else human_number(finalist.macs),
         "" if finalist.score is None else f"{finalist.score:.5g}",
         *values,
         *(_percent(finalist.test_accuracy(kind)) for kind in (DISTILLED, ALONE)),
     ]
+
+
+def _chosen_by(finalist: Finalist) -> str:
+    is_also_baseline = finalist.is_baseline and finalist.origin != BASELINE
+    return f"{finalist.origin}{' (baseline)' if is_also_baseline else ''}"
 
 
 def _rung(finalist: Finalist, rung: int) -> str:
@@ -105,6 +109,26 @@ def _explain(shortlist: Shortlist) -> Iterator[str]:
 # -- in sentences -------------------------------------------------------------------------------
 
 
+def introduce_finalists(finalists: Sequence[Finalist], notices: Sequence[str]) -> Iterator[str]:
+    """The finalists in lines, as they are known before the first training: who takes part, who is out, and notices.
+
+    Args:
+        finalists: The finalists in order of their places.
+        notices: What was left out or done otherwise, in sentences.
+    """
+    able = [finalist for finalist in finalists if finalist.reason is None]
+    names = (f"{finalist.name} ({_chosen_by(finalist)})" for finalist in able)
+    yield f"{format_count(len(able), 'finalist')}: {', '.join(names)}"
+    yield from _outs(finalists)
+    yield from notices
+
+
+def _outs(finalists: Sequence[Finalist]) -> Iterator[str]:
+    for finalist in finalists:
+        if finalist.reason is not None:
+            yield f"out: {finalist.name}: {finalist.reason}"
+
+
 def describe_shortlist(shortlist: Shortlist) -> Iterator[str]:
     """Describe a shortlist in lines: choices, what is out, the verdict, the cost, and where all of it lies."""
     yield from _contenders("teacher", shortlist.teachers)
@@ -112,9 +136,7 @@ def describe_shortlist(shortlist: Shortlist) -> Iterator[str]:
     last = shortlist.rungs[-1]
     if last.second_seeds:
         yield f"second seeds: {', '.join(last.second_seeds)} were within the standard error of their difference"
-    for finalist in shortlist.finalists:
-        if finalist.reason is not None:
-            yield f"out: {finalist.name}: {finalist.reason}"
+    yield from _outs(shortlist.finalists)
     yield from shortlist.notices
     yield from describe_verdict(shortlist.verdict)
     cost = shortlist.cost

@@ -20,8 +20,10 @@ import diswot_search as ds
 from diswot_search import cli
 from diswot_search.data.image_sets import ResidentSet
 from diswot_search.jobs import student_facts, training_run
+from diswot_search.jobs.shortlist import ShortlistJob
 from diswot_search.jobs.train import DistillJob
 from diswot_search.jobs.training_cells import Cell, Outcome
+from diswot_search.options.shortlist import ShortlistOptions
 from diswot_search.options.training import DistillOptions
 from diswot_search.reports.shortlist_figures import plot_rungs, plot_scores
 from diswot_search.runtime.executors.serial import SerialExecutor
@@ -446,7 +448,8 @@ def test_what_cannot_be_trained_or_diverges_is_out_with_its_reason(searched: str
     (tmp_path / "own_networks.py").write_text(OWN)
     baselines = [f"{tmp_path / 'own_networks.py'}:{name}" for name in ("Fails", "Diverges", "Small")]
     options = {"baselines": baselines, "finalists": 1, "verdict_seeds": 1, "compare": False}
-    result = shortlist(tmp_path / "run", searched, teacher, **options)
+    with pytest.warns(UserWarning, match="The baseline .*Fails cannot be trained, .*: .*it cannot be trained"):
+        result = shortlist(tmp_path / "run", searched, teacher, **options)
     fails, diverges, small = result.finalists[-3:]
     assert fails.reason is not None
     assert "it cannot be trained" in fails.reason
@@ -458,6 +461,22 @@ def test_what_cannot_be_trained_or_diverges_is_out_with_its_reason(searched: str
     assert result.cost.failed == 1
     assert result.verdict.alone is None
     assert "out: " in (tmp_path / "run" / "report.md").read_text()
+
+
+def test_what_is_known_before_the_work_is_shown_before_it(searched: str, teacher: str, tmp_path: Path) -> None:
+    study = ds.Study.load(searched)
+    options = {**SHORTLIST, "study": study, "teacher": teacher, "schedule": "constant", "out": tmp_path / "run"}
+    shown: list[str] = []
+    job = ShortlistJob(
+        ShortlistOptions(**options, executor=Interrupting(0)), lambda *items: shown.extend(map(str, items))
+    )
+    with pytest.raises(KeyboardInterrupt):
+        job.complete()
+    text = "\n".join(shown)
+    assert "finalists: " in text
+    assert "cifar_resnet20 (baseline)" in text
+    assert "The learning rate is constant" in text
+    assert "cifar_resnet20 is over the budget" in text
 
 
 def test_every_baseline_that_the_user_named_is_compared_with(searched: str, teacher: str, tmp_path: Path) -> None:
