@@ -51,7 +51,7 @@ from ..training.steps import FEWEST_STEPS
 from .finalists import Chooser, Entry, check_validation, rungs_in, several
 from .job import Job
 from .pipeline_results import SEARCH
-from .shortlist_stages import Part, Plan, Stages
+from .shortlist_stages import Part, Plan, Stages, smallest_of
 from .train import check_supervision, named_splits, named_teacher
 from .training_cells import CellProgress, CellTrainer, Trainings, job_of
 from .training_run import check_training
@@ -259,10 +259,10 @@ class ShortlistJob(Job[ShortlistOptions, Shortlist]):
     def _tried(self, entries: list[Entry]) -> list[Entry]:
         """The finalists after a trial of each under the first teacher and distiller; one that fails is out.
 
-        The smallest is tried under all others as well, which have to be able to teach at all.
+        The smallest within the budget is tried under all others as well, which have to be able to teach at all.
 
         Raises:
-            ValueError: All of them fail, mostly with this error; or the smallest fails under another teacher or
+            ValueError: All of them within the budget fail, mostly with this error; or the smallest fails under another teacher or
                 distiller.
         """
         tried: list[Entry] = []
@@ -286,9 +286,9 @@ class ShortlistJob(Job[ShortlistOptions, Shortlist]):
                 tried.append(entry)
                 bar.advance(replayed=False)
         alive = [entry for entry in tried if entry.finalist.reason is None]
-        if not alive:
+        if not any(entry.finalist.is_within_budget for entry in alive):
             raise errors[0]
-        smallest = min(alive, key=lambda entry: (entry.finalist.params or 0, entry.finalist.place))
+        smallest = smallest_of(alive)
         for part in self._other_parts(smallest):
             if (error := self._trial_error(part)) is not None:
                 raise ValueError(

@@ -157,6 +157,12 @@ def _folder_name(finalist: Finalist) -> str:
     return f"{finalist.place:02d}-{letters[:_MAX_NAME].strip('-')}"
 
 
+def smallest_of(entries: Sequence[Entry]) -> Entry:
+    """The finalist of fewest parameters among those within the budget, which may be the pick."""
+    able = [entry for entry in entries if entry.finalist.is_within_budget]
+    return min(able, key=lambda entry: (entry.finalist.params or 0, entry.finalist.place))
+
+
 # -- what became of a training ------------------------------------------------------------------
 
 
@@ -237,7 +243,7 @@ class Stages:
         """
         plan = self.plan
         alive = [entry for entry in self.entries if entry.finalist.reason is None]
-        smallest = min(alive, key=lambda entry: (entry.finalist.params or 0, entry.finalist.place))
+        smallest = smallest_of(alive)
         if len(plan.teachers) > 1:
             self._choose_teacher(smallest)
         if plan.last == 1 and len(plan.distillers) > 1:
@@ -245,7 +251,8 @@ class Stages:
         for rung in range(1, plan.last):
             values = self._train_rung(alive, rung)
             if rung == 1 and len(plan.distillers) > 1:
-                self._choose_distiller(alive[order(values)[0]])
+                best = order(values)
+                self._choose_distiller(alive[next(p for p in best if alive[p].finalist.is_within_budget)])
             keep = plan.rungs[rung - 1].keep
             assert keep is not None
             baselines = [place for place, entry in enumerate(alive) if entry.finalist.is_baseline]
@@ -280,9 +287,12 @@ class Stages:
         trials = self._train_counted(alive, rung, 0, f"rung {rung}")
         self._last_rung |= {entry.finalist.place: rung for entry in alive}
         values = [trial.value for trial in trials]
-        if not order(values):
-            reasons = "; ".join(dict.fromkeys(trial.reason or "" for trial in trials))
-            raise ShortlistError(f"No finalist of rung {rung} could be trained: {reasons}.")
+        if all(
+            value is None or not entry.finalist.is_within_budget for value, entry in zip(values, alive, strict=True)
+        ):
+            reasons = "; ".join(dict.fromkeys(trial.reason for trial in trials if trial.reason is not None))
+            within = " that is within the budget" if order(values) else ""
+            raise ShortlistError(f"No finalist of rung {rung}{within} could be trained: {reasons}.")
         plan = self.plan
         self.rungs.append(
             ShortlistRung(

@@ -81,9 +81,10 @@ class ShortlistOptions(
         teacher: The network to learn from: such as the run folder of a training, or a timm name with pretrained
             weights or a checkpoint. The default is not used if there are teachers or sources.
         teachers: Several teachers to choose from, in place of the one, such as runs/t1,runs/t2. The smallest finalist
-            is distilled by each for the epochs of rung 1, with two seeds, and the best teacher teaches all.
+            within the budget is distilled by each for the epochs of rung 1, with two seeds, and the best teacher
+            teaches all.
         distillers: Several distillers to choose from, in place of the one, such as kd,dkd. The first is that of
-            rung 1; its best finalist is distilled with each, with two seeds, and the best distiller is that of the
+            rung 1; its best finalist within the budget is distilled with each, with two seeds, and the best distiller is that of the
             later rungs.
         compare: Train the pick alone as well.
         out: The run folder. Stopped at any moment, the same shortlist with the same folder continues. Python has no

@@ -534,6 +534,24 @@ def test_the_best_teacher_and_the_best_distiller_are_chosen_on_one_student(
     assert {(trial.teacher, trial.distiller) for trial in full} == {(teacher_name, distiller_name)}
 
 
+def test_teacher_and_distiller_are_chosen_on_students_within_the_budget(
+    teacher: str, searched: str, tmp_path: Path
+) -> None:
+    (tmp_path / "own_networks.py").write_text(OWN)
+    study, out = tmp_path / "study", tmp_path / "run"
+    space = {"space_options": {"channels": 4, "cells": 1}, "algorithm": "random", "evaluations": 4, "device": "cpu"}
+    probe = ds.create_probe("digits", batch_size=8, image_size=8)
+    ds.search("nasbench201", None, probe, **space, proxy="params", min_params=1_000, progress=False, out=study)
+    options = {"teachers": [teacher, "cifar_resnet20"], "distillers": "kd,dkd", "finalists": 1, "verdict_seeds": 1}
+    options |= {"baselines": [f"{tmp_path / 'own_networks.py'}:Small"], "compare": False}
+    with pytest.warns(UserWarning, match="has random weights"):
+        result = ds.shortlist(study, **{**SHORTLIST, **options, "out": out})
+    names = {trial.name for one in (*result.teachers, *result.distillers) for trial in one.trials}
+    barred = next(one for one in result.finalists if not one.is_within_budget)
+    assert barred.params == min(one.params or 0 for one in result.finalists)
+    assert not any(name.startswith(f"rungs/1/{barred.place:02d}-") for name in names)
+
+
 # -- bad input ----------------------------------------------------------------------------------
 
 
