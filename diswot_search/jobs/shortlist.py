@@ -262,8 +262,8 @@ class ShortlistJob(Job[ShortlistOptions, Shortlist]):
         The smallest within the budget is tried under all others as well, which have to be able to teach at all.
 
         Raises:
-            ValueError: All of them within the budget fail, mostly with this error; or the smallest fails under another teacher or
-                distiller.
+            ValueError: All of them within the budget fail, mostly with this error; or the smallest fails under another
+                teacher or distiller.
         """
         tried: list[Entry] = []
         errors: list[Exception] = []

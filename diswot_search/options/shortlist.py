@@ -84,8 +84,8 @@ class ShortlistOptions(
             within the budget is distilled by each for the epochs of rung 1, with two seeds, and the best teacher
             teaches all.
         distillers: Several distillers to choose from, in place of the one, such as kd,dkd. The first is that of
-            rung 1; its best finalist within the budget is distilled with each, with two seeds, and the best distiller is that of the
-            later rungs.
+            rung 1; its best finalist within the budget is distilled with each, with two seeds, and the best distiller
+            is that of the later rungs.
         compare: Train the pick alone as well.
         out: The run folder. Stopped at any moment, the same shortlist with the same folder continues. Python has no
             default.

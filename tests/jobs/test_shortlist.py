@@ -552,6 +552,20 @@ def test_teacher_and_distiller_are_chosen_on_students_within_the_budget(
     assert not any(name.startswith(f"rungs/1/{barred.place:02d}-") for name in names)
 
 
+def test_a_shortlist_of_one_rung_goes_on_with_the_accuracy_of_each_teacher(
+    searched: str, teacher: str, tmp_path: Path
+) -> None:
+    out = tmp_path / "run"
+    options = {"teachers": [teacher, "cifar_resnet20"], "finalists": 1, "other_scores": "", "baselines": None}
+    options |= {"rung_shares": 1.0, "rung_keep": [], "verdict_seeds": 2, "compare": False, "epochs": 1}
+    with pytest.warns(UserWarning, match="has random weights"):
+        first = ds.shortlist(searched, **{**SHORTLIST, **options, "out": out})
+    again = ds.shortlist(searched, **{**SHORTLIST, **options, "verdict_seeds": 1, "out": out})
+    assert all(one.accuracy is not None for one in first.teachers)
+    assert [one.accuracy for one in again.teachers] == [one.accuracy for one in first.teachers]
+    assert all(trial.test_accuracy is None for one in again.teachers for trial in one.trials)
+
+
 # -- bad input ----------------------------------------------------------------------------------
 
 
@@ -629,7 +643,9 @@ def test_a_training_tested_later_is_that_of_one_tested_at_once(teacher: str, tmp
     tested = DistillJob(replace(options, out=tmp_path / "later")).complete()
     assert tested.result.test == at_once.result.test
     assert tested.result.agreement == at_once.result.agreement
-    assert tested.result.teacher == at_once.result.teacher
+    assert at_once.result.teacher is not None
+    known = {"val_accuracy": untested.result.teacher.val_accuracy}
+    assert tested.result.teacher == replace(at_once.result.teacher, **known)
     weights = [(tmp_path / run / "student" / "student.safetensors").read_bytes() for run in ("once", "later")]
     assert weights[0] == weights[1]
 
