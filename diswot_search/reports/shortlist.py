@@ -170,6 +170,7 @@ def describe_verdict(verdict: Verdict) -> Iterator[str]:
             DO_NOT_DISTIL: "do not distil: the interval includes zero or less",
         }.get(verdict.advice, f"this proves nothing, since {verdict.because}")
         yield f"distilled less alone: {_difference(verdict.gain, verdict.level)}: {words}"
+        yield "The first seed is that of the training that chose the pick, so that the gain may look too large."
     elif verdict.because is not None:
         yield f"advice: {verdict.advice}, since {verdict.because}"
     for name, difference in verdict.against.items():

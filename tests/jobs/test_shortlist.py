@@ -211,7 +211,9 @@ def test_the_run_folder_stands_for_the_proven_student(
     with (out / "finalists.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert [float(row["value_1"]) for row in rows] == [one.value(1) for one in whole.finalists]
-    assert whole.pick.name in (out / "report.md").read_text()
+    report = (out / "report.md").read_text()
+    assert whole.pick.name in report
+    assert "The first seed is that of the training that chose the pick" in report
     assert ds.Study.load(searched).finalists
 
 
