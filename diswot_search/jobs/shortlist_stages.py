@@ -182,7 +182,7 @@ def read_trial(part: Part, rows: Mapping[str, Mapping[str, Any]], best_by: str, 
     if row is None:
         return trial
     if row["status"] == FAILED:
-        return replace(trial, status=FAILED, reason=row["reason"])
+        return replace(trial, status=FAILED, reason=row["reason"], seconds=sum(epoch.seconds for epoch in epochs))
     result = read_result(path)
     epoch = result.best if rule == "best" else result.last
     assert epoch is not None

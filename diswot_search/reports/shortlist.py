@@ -140,7 +140,7 @@ def describe_shortlist(shortlist: Shortlist) -> Iterator[str]:
     yield from shortlist.notices
     yield from describe_verdict(shortlist.verdict)
     cost = shortlist.cost
-    failed = f", {cost.failed:,} of them failed" if cost.failed else ""
+    failed = f", {cost.failed:,} of them failed and count up to their last whole epoch" if cost.failed else ""
     yield (
         f"cost: {cost.full_trainings:.3g} full trainings of {format_count(cost.full_epochs, 'epoch')} "
         f"({cost.rungs:.3g} for the choice, {cost.verdict:.3g} for the verdict), {cost.hours:.3g} hours in "

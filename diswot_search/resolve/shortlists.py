@@ -113,7 +113,8 @@ class ShortlistCost:
         rungs: Full trainings that the rungs and the choices of teacher and distiller took: their epochs as a share of
             those of one full training, whatever the size of the network.
         verdict: Full trainings that only the verdict took.
-        hours: Hours of all trainings one after another, with their validation.
+        hours: Hours of all trainings one after another, with their validation. Of a training that failed, the time of
+            training in its finished epochs is counted.
         trainings: Number of trainings.
         failed: Number of those that failed.
     """

@@ -32,7 +32,8 @@ class Trial:
         val_accuracy: Accuracy of that epoch on the validation images, in percent; likewise.
         test_accuracy: Accuracy on the test images, in percent; None for trainings that no verdict is made of.
         teacher_accuracy: Accuracy of its teacher on the validation images, in percent; None if it was not measured.
-        seconds: Time of its epochs with their validation.
+        seconds: Time of its epochs with their validation; of a training that failed, that of training in its finished
+            epochs.
         curve: Accuracy on the validation images after each epoch, in percent.
     """
 

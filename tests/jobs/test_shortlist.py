@@ -360,6 +360,19 @@ def test_a_finalist_that_fails_with_its_second_seed_is_out(searched: str, teache
     assert "out: " in (tmp_path / "run" / "report.md").read_text()
 
 
+def test_hours_count_the_whole_epochs_of_trainings_that_failed(searched: str, teacher: str, tmp_path: Path) -> None:
+    (tmp_path / "own_networks.py").write_text(OWN + LATE)
+    baselines = [f"{tmp_path / 'own_networks.py'}:DivergesLate"]
+    options = {"baselines": baselines, "finalists": 1, "other_scores": "", "verdict_seeds": 1, "compare": False}
+    result = shortlist(tmp_path / "run", searched, teacher, **options, rung_shares=1.0, rung_keep=[])
+    (failed,) = [trial for one in result.finalists for trial in one.trials if trial.status == "failed"]
+    seconds = [trial.seconds or 0.0 for one in result.finalists for trial in one.trials]
+    assert len(failed.curve) == 1
+    assert failed.seconds
+    assert result.cost.hours == pytest.approx(sum(seconds) / 3600)
+    assert "failed and count up to their last whole epoch" in (tmp_path / "run" / "report.md").read_text()
+
+
 def test_a_failure_in_the_verdict_is_told_and_gives_no_advice(
     whole: ds.Shortlist, searched: str, teacher: str, tmp_path: Path
 ) -> None:
@@ -443,6 +456,17 @@ class Diverges(Small):
         if self.training:
             self.steps += 1
         return super().forward(images) / (self.steps < 2)
+"""
+
+
+LATE = """
+
+class DivergesLate(Diverges):
+    def forward(self, images):
+        outputs = super(Diverges, self).forward(images)
+        if self.training:
+            self.steps += 1
+        return outputs / (self.steps < 4)
 """
 
 
