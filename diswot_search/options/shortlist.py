@@ -46,7 +46,7 @@ class RungOptions(Options):
 
     finalists: int = 10
     other_scores: Sequence[str] | str | None = None
-    baselines: Sequence[NetworkLike | str] | str | None = None
+    baselines: Sequence[NetworkLike | str] | NetworkLike | str | None = None
     rung_shares: Sequence[float] | float | None = None
     rung_keep: Sequence[int] | int | None = None
     verdict_seeds: int = 3

@@ -599,10 +599,11 @@ def test_a_shortlist_of_one_rung_goes_on_with_the_accuracy_of_each_teacher(
     ("options", "message"),
     [
         ({"out": None}, "needs a run folder"),
-        ({"finalists": 0}, "finalists is 0"),
+        ({"finalists": 0}, "finalists is 0; it must be a whole number of at least 1"),
         ({"other_scores": "nwott"}, "Did you mean 'nwot'"),
         ({"other_scores": "log_rank(nwot, macs)"}, "name its proxies instead"),
         ({"baselines": "resnet181"}, "Did you mean"),
+        ({"baselines": "cifar_resnet20,cifar_resnet20"}, "baselines has cifar_resnet20 twice"),
         ({"rung_shares": [0.5, 0.7]}, "of which the last is 1"),
         ({"rung_keep": [3, 2]}, "rung_keep is"),
         ({"verdict_seeds": 0}, "verdict_seeds is 0"),
@@ -684,3 +685,10 @@ def test_objects_of_python_are_taken(whole: ds.Shortlist, searched: str, teacher
     first = next(iter(result.finalists)).trials[0]
     assert first.status == "complete"
     assert [one.name for one in result.finalists] == [one.name for one in whole.finalists]
+
+
+def test_a_single_path_or_network_is_one_baseline(searched: str, teacher: str, tmp_path: Path) -> None:
+    for name, baseline in (("path", Path(teacher)), ("module", nn.Sequential(nn.Flatten(), nn.Linear(192, 10)))):
+        options = {"baselines": baseline, "finalists": 1, "other_scores": "", "verdict_seeds": 1, "compare": False}
+        result = shortlist(tmp_path / name, searched, teacher, **options)
+        assert sum(one.is_named for one in result.finalists) == 1
