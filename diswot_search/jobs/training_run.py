@@ -553,6 +553,10 @@ class TrainingRun:
 
     def _write_student(self, folder: TrainingFolder, model: nn.Module, result: TrainingResult) -> None:
         assert folder.path is not None
+        if (
+            result.test is not None and result.teacher is not None
+        ):  # so that the student is that of a run tested at once
+            result = replace(result, teacher=replace(result.teacher, val_accuracy=None))
         splits, values = self.splits, result.to_json()
         images = self.student.preprocessing.filled(splits.mean, splits.std)
         card = self.student.card(
