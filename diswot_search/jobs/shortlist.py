@@ -34,7 +34,7 @@ from ..reports.shortlist_figures import plot_shortlist
 from ..reports.style import format_count
 from ..resolve.executors import as_executor
 from ..resolve.folders import ShortlistFolder
-from ..resolve.shortlists import Shortlist, read_shortlist
+from ..resolve.shortlists import Shortlist, read_shortlist, regret_of
 from ..runtime.configuration import versions
 from ..runtime.failures import MAX_REASON, stop_if_machine_failed
 from ..runtime.files import RunFolderError, as_json
@@ -384,6 +384,7 @@ class ShortlistJob(Job[ShortlistOptions, Shortlist]):
             pick = stages.run()
             verdict = stages.prove(pick)
         trainings.time_students(stages.tested)
+        finalists = tuple(stages.finalist(entry, pick) for entry in self.entries)
         return Shortlist(
             path=os.fspath(self.plan.path),
             study=None if self.study.path is None else os.fspath(self.study.path),
@@ -393,12 +394,13 @@ class ShortlistJob(Job[ShortlistOptions, Shortlist]):
             measure=options.best_by,
             val_images=len(splits.val),
             test_images=len(splits.test),
-            finalists=tuple(stages.finalist(entry, pick) for entry in self.entries),
+            finalists=finalists,
             rungs=tuple(stages.rungs),
             teachers=stages.teachers,
             distillers=stages.distillers,
             verdict=verdict,
             cost=stages.cost(),
+            regret=regret_of(finalists),
             notices=tuple(self.notices),
         )
 

@@ -138,6 +138,7 @@ def describe_shortlist(shortlist: Shortlist) -> Iterator[str]:
         yield f"second seeds: {', '.join(last.second_seeds)} were within the standard error of their difference"
     yield from _outs(shortlist.finalists)
     yield from shortlist.notices
+    yield from _guess(shortlist)
     yield from describe_verdict(shortlist.verdict)
     cost = shortlist.cost
     failed = f", {cost.failed:,} of them failed and count up to their last whole epoch" if cost.failed else ""
@@ -147,6 +148,22 @@ def describe_shortlist(shortlist: Shortlist) -> Iterator[str]:
         f"{format_count(cost.trainings, 'training')}{failed}"
     )
     yield f"run folder: {shortlist.path}"
+
+
+def _guess(shortlist: Shortlist) -> Iterator[str]:
+    regret = shortlist.regret
+    if regret is None:
+        return
+    if regret.name == shortlist.pick.name:
+        yield f"guess: {regret.name}, the best by {shortlist.proxy} alone, is the pick"
+    elif regret.loss is None:
+        yield f"guess: {regret.name}, the best by {shortlist.proxy} alone, could not be trained"
+    else:
+        unit = " points" if shortlist.measure == "accuracy" else f" ({shortlist.measure})"
+        yield (
+            f"guess: {regret.name}, the best by {shortlist.proxy} alone, would have lost {regret.loss:.2f}{unit} "
+            f"against the pick in rung {regret.rung}, on validation images"
+        )
 
 
 def _contenders(what: str, contenders: Sequence[Contender]) -> Iterator[str]:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from ..runtime.files import RunFolderError
 from ..runtime.typed_json import Json, decode_stored, encode_fields
-from ..study.finalists import ALONE, DISTILLED, Finalist, Trial
+from ..study.finalists import ALONE, DISTILLED, SCORE, Finalist, Trial
 from ..training.seeds import Difference, paired_difference
 from .folders import ShortlistFolder
 
@@ -105,6 +105,22 @@ class Verdict:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Regret:
+    """What the study's best by its score would have lost against the pick, on validation images.
+
+    Attributes:
+        name: Name of the study's best by its score.
+        rung: The last rung that both were trained on; None if it could not be trained.
+        loss: Value of the pick less its value on that rung, over the seeds that both have: points of accuracy unless
+            `best_by` says otherwise; None likewise. It is below 0 where later epochs or seeds turned the order.
+    """
+
+    name: str
+    rung: int | None = None
+    loss: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
 class ShortlistCost:
     """The cost of a shortlist.
 
@@ -150,6 +166,7 @@ class Shortlist:
         distillers: The distillers that were ranked; likewise.
         verdict: The verdict.
         cost: The cost.
+        regret: What the study's best by its score would have lost against the pick; None if it is no finalist.
         notices: What was left out or done otherwise, in sentences.
     """
 
@@ -167,6 +184,7 @@ class Shortlist:
     distillers: tuple[Contender, ...] = ()
     verdict: Verdict
     cost: ShortlistCost
+    regret: Regret | None = None
     notices: tuple[str, ...] = ()
 
     @property
@@ -194,6 +212,27 @@ def read_shortlist(path: str | os.PathLike[str]) -> Shortlist:
     store = Path(path) / ShortlistFolder.LAYOUT.store
     shortlist = decode_stored(Shortlist, folder.result, store, "restore the folder from a copy, or start anew")
     return replace(shortlist, path=os.fspath(path))
+
+
+# -- the guess ----------------------------------------------------------------------------------
+
+
+def regret_of(finalists: Sequence[Finalist]) -> Regret | None:
+    """What the study's best by its score would have lost against the pick; None if it is no finalist.
+
+    Args:
+        finalists: The finalists with their trials, one of which is the pick.
+    """
+    pick = next(finalist for finalist in finalists if finalist.is_pick)
+    guess = next((finalist for finalist in finalists if finalist.origin == SCORE), None)
+    if guess is None:
+        return None
+    for rung in range(min(pick.last_rung, guess.last_rung), 0, -1):
+        values, others = (one.values(rung) for one in (pick, guess))
+        difference = _difference(values, others)
+        if difference is not None:
+            return Regret(name=guess.name, rung=rung, loss=difference.mean)
+    return Regret(name=guess.name)
 
 
 # -- the verdict --------------------------------------------------------------------------------

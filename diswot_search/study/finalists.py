@@ -95,9 +95,13 @@ class Finalist:
     is_pick: bool = False
     trials: tuple[Trial, ...] = ()
 
+    def values(self, rung: int) -> dict[int, float]:
+        """The values of its distillations of a rung by seed."""
+        return {trial.seed: trial.value for trial in self._of(rung) if trial.value is not None}
+
     def value(self, rung: int) -> float | None:
         """The mean over seeds of the values of its distillations of a rung; None without any."""
-        return _mean([trial.value for trial in self._of(rung) if trial.value is not None])
+        return _mean(list(self.values(rung).values()))
 
     def val_accuracy(self, rung: int) -> float | None:
         """The mean over seeds of the validation accuracies of its distillations of a rung, in percent."""
