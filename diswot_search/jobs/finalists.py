@@ -78,17 +78,19 @@ class Entry:
         return network_for(splits, self.student, "student", {} if self.space is None else {"space": self.space})
 
 
-def several(values: Sequence[Any] | str | None) -> list[Any]:
-    """The values of an option that is a list, or a text with commas.
+def several(values: object) -> list[Any]:
+    """The values of an option that is a list, a text with commas, or a single value that is neither.
 
     Example:
-        >>> several("kd, dkd"), several(["kd"]), several(None)
-        (['kd', 'dkd'], ['kd'], [])
+        >>> several("kd, dkd"), several(["kd"]), several({"kd": 1}), several(None)
+        (['kd', 'dkd'], ['kd'], [{'kd': 1}], [])
     """
     if isinstance(values, str):
         texts = re.split(r",(?![^(]*\))", values)  # a comma in brackets is a part of its text
         return [text.strip() for text in texts if text.strip()]
-    return list(values or ())
+    if values is None:
+        return []
+    return list(values) if isinstance(values, Sequence) else [values]
 
 
 def rungs_in(options: RungOptions) -> tuple[Rung, ...]:
@@ -131,9 +133,18 @@ def named_baselines(
     """The baselines that the options name: the architecture, if it is one of the space, and the network.
 
     Raises:
-        ValueError: One is not known, or does not fit the data.
+        ValueError: One is not known, does not fit the data, or is given twice.
     """
-    return [_baseline(source, splits, space) for source in several(options.baselines)]
+    baselines: list[tuple[Architecture | None, Network]] = []
+    known: list[object] = []
+    for source in several(options.baselines):
+        architecture, network = _baseline(source, splits, space)
+        mark = network.config() if architecture is None else space.canonical(architecture)
+        if mark in known:
+            raise ValueError(f"baselines has {short_name(network.name)} twice; leave one of them out.")
+        known.append(mark)
+        baselines.append((architecture, network))
+    return baselines
 
 
 def _baseline(source: NetworkLike | str, splits: Splits, space: SearchSpace) -> tuple[Architecture | None, Network]:
@@ -314,7 +325,8 @@ class Chooser:
                 same = [space.parse(one.architecture or "") for one in finalists if one.architecture]
                 equal = [space.canonical(one) == space.canonical(architecture) for one in same]
                 if any(equal):
-                    finalists[equal.index(True)] = replace(finalists[equal.index(True)], is_baseline=True)
+                    same_one = finalists[equal.index(True)]
+                    finalists[equal.index(True)] = replace(same_one, is_baseline=True, is_named=True)
                     continue
             finalists.append(self._named(architecture, network))
         return list(_with_places(finalists))
@@ -335,6 +347,7 @@ class Chooser:
             place=0,
             origin=BASELINE,
             is_baseline=True,
+            is_named=True,
             architecture=None if architecture is None else str(architecture),
             params=None if cost is None else cost.params,
             macs=None if cost is None else cost.macs,

@@ -16,7 +16,7 @@ from ..data.description import DataDescription, describe_splits
 from ..data.probe import Probe
 from ..networks.network import Network, TeacherBank
 from ..networks.saved import DISTILLED, SHORTLIST
-from ..options.base import from_options, keywords, shared
+from ..options.base import changed, from_options, keywords, shared
 from ..options.data import CreateSplitsOptions
 from ..options.pipeline import PipelineOptions, TeacherTrainingOptions
 from ..options.search import ProxyOptions, SearchOptions
@@ -126,6 +126,13 @@ class PipelineJob(Job[PipelineOptions, PipelineResult]):
         check_supervision(options, "teacher", *keywords(TeacherTrainingOptions), "search_teacher")
         check_options("data set", options.teacher_data_options or {}, keywords(CreateSplitsOptions))
         check_training(options)
+        check_whole("finalists", options.finalists, least=0)
+        of_rungs = [name for name in keywords(RungOptions) if name != "finalists"]
+        if not options.finalists and (given := changed(options, *of_rungs)):
+            raise ValueError(
+                f"finalists is 0, so that the winner of the search is trained at once and {', '.join(given)} would "
+                "change nothing; give 1 or more finalists, or leave that out."
+            )
         self.path = Path(options.out)
         self.budget = as_budget(options)
         self.splits = named_splits(options)
@@ -216,7 +223,8 @@ class PipelineJob(Job[PipelineOptions, PipelineResult]):
         self.announce(SHORTLIST, shortlist)
         distilled, alone = (job.trained(shortlist, kind) for kind in (DISTILLED, ALONE))
         if distilled is None:
-            raise ShortlistError(f"The student {shortlist.pick.name} could not be tested: {shortlist.pick.reason}")
+            reasons = "; ".join(dict.fromkeys(failure.reason for failure in shortlist.verdict.failures))
+            raise ShortlistError(f"The student {shortlist.pick.name} could not be tested: {reasons}")
         return distilled, alone, shortlist
 
     def _find_guide(self) -> Guide:

@@ -23,12 +23,18 @@ from ..networks.saved import CONFIG as CARD
 from ..networks.saved import FOLDER, WEIGHTS, load_student
 from ..options.base import as_typed, changed, from_options
 from ..options.shortlist import ShortlistOptions
-from ..reports.shortlist import describe_shortlist, finalists_csv, format_shortlist, shortlist_report
+from ..reports.shortlist import (
+    describe_shortlist,
+    finalists_csv,
+    format_shortlist,
+    introduce_finalists,
+    shortlist_report,
+)
 from ..reports.shortlist_figures import plot_shortlist
 from ..reports.style import format_count
 from ..resolve.executors import as_executor
 from ..resolve.folders import ShortlistFolder
-from ..resolve.shortlists import Shortlist, read_shortlist
+from ..resolve.shortlists import Shortlist, read_shortlist, regret_of
 from ..runtime.configuration import versions
 from ..runtime.failures import MAX_REASON, stop_if_machine_failed
 from ..runtime.files import RunFolderError, as_json
@@ -45,7 +51,7 @@ from ..training.steps import FEWEST_STEPS
 from .finalists import Chooser, Entry, check_validation, rungs_in, several
 from .job import Job
 from .pipeline_results import SEARCH
-from .shortlist_stages import Part, Plan, Stages
+from .shortlist_stages import Part, Plan, Stages, smallest_of
 from .train import check_supervision, named_splits, named_teacher
 from .training_cells import CellProgress, CellTrainer, Trainings, job_of
 from .training_run import check_training
@@ -253,14 +259,15 @@ class ShortlistJob(Job[ShortlistOptions, Shortlist]):
     def _tried(self, entries: list[Entry]) -> list[Entry]:
         """The finalists after a trial of each under the first teacher and distiller; one that fails is out.
 
-        The smallest is tried under all others as well, which have to be able to teach at all.
+        The smallest within the budget is tried under all others as well, which have to be able to teach at all.
 
         Raises:
-            ValueError: All of them fail, mostly with this error; or the smallest fails under another teacher or
-                distiller.
+            ValueError: All of them within the budget fail, mostly with this error; or the smallest fails under another
+                teacher or distiller.
         """
         tried: list[Entry] = []
         errors: list[Exception] = []
+        failed: dict[str, str] = {}
         caught: dict[str, warnings.WarningMessage] = {}
         with CellProgress("checking", "finalists", len(entries), enabled=self.options.shows_progress) as bar:
             for entry in entries:
@@ -273,18 +280,24 @@ class ShortlistJob(Job[ShortlistOptions, Shortlist]):
                 if error is not None:
                     errors.append(error)
                     reason = " ".join(as_typed(error).split())[:MAX_REASON]
+                    if entry.finalist.is_named:
+                        failed[entry.finalist.name] = reason
                     entry = replace(entry, finalist=replace(entry.finalist, reason=reason))
                 tried.append(entry)
                 bar.advance(replayed=False)
         alive = [entry for entry in tried if entry.finalist.reason is None]
-        if not alive:
+        if not any(entry.finalist.is_within_budget for entry in alive):
             raise errors[0]
-        smallest = min(alive, key=lambda entry: (entry.finalist.params or 0, entry.finalist.place))
+        smallest = smallest_of(alive)
         for part in self._other_parts(smallest):
             if (error := self._trial_error(part)) is not None:
                 raise ValueError(
                     f"Under {part.trial.teacher} with {part.trial.distiller}: {as_typed(error)}"
                 ) from error
+        for name, reason in failed.items():
+            warnings.warn(
+                f"The baseline {name} cannot be trained, so that nothing is compared with it: {reason}", stacklevel=2
+            )
         for warning in caught.values():  # each once, not once for each finalist
             warnings.warn(warning.message, warning.category, stacklevel=2)
         return tried
@@ -345,6 +358,7 @@ class ShortlistJob(Job[ShortlistOptions, Shortlist]):
             is_isolated = self.executor.is_isolated
             with self.interruption.postponed() if is_isolated else contextlib.nullcontext():
                 folder.start()
+                self.show(*introduce_finalists([entry.finalist for entry in self.entries], self.notices))
                 try:
                     result = self._run_stages()
                 except KeyboardInterrupt:
@@ -370,6 +384,7 @@ class ShortlistJob(Job[ShortlistOptions, Shortlist]):
             pick = stages.run()
             verdict = stages.prove(pick)
         trainings.time_students(stages.tested)
+        finalists = tuple(stages.finalist(entry, pick) for entry in self.entries)
         return Shortlist(
             path=os.fspath(self.plan.path),
             study=None if self.study.path is None else os.fspath(self.study.path),
@@ -379,12 +394,13 @@ class ShortlistJob(Job[ShortlistOptions, Shortlist]):
             measure=options.best_by,
             val_images=len(splits.val),
             test_images=len(splits.test),
-            finalists=tuple(stages.finalist(entry, pick) for entry in self.entries),
+            finalists=finalists,
             rungs=tuple(stages.rungs),
             teachers=stages.teachers,
             distillers=stages.distillers,
             verdict=verdict,
             cost=stages.cost(),
+            regret=regret_of(finalists),
             notices=tuple(self.notices),
         )
 

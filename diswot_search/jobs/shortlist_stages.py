@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from statistics import fmean
@@ -157,34 +157,43 @@ def _folder_name(finalist: Finalist) -> str:
     return f"{finalist.place:02d}-{letters[:_MAX_NAME].strip('-')}"
 
 
+def smallest_of(entries: Sequence[Entry]) -> Entry:
+    """The finalist of fewest parameters among those within the budget, which may be the pick."""
+    able = [entry for entry in entries if entry.finalist.is_within_budget]
+    return min(able, key=lambda entry: (entry.finalist.params or 0, entry.finalist.place))
+
+
 # -- what became of a training ------------------------------------------------------------------
 
 
-def read_trial(part: Part, row: Mapping[str, Any] | None, best_by: str, rule: str) -> Trial:
-    """The trial of a training, as far as it is done.
+def read_trial(part: Part, rows: Mapping[str, Mapping[str, Any]], best_by: str, rule: str) -> Trial:
+    """The trial of a training, as far as it is done. What was tested for another purpose has no test accuracy here.
 
     Args:
         part: The training.
-        row: Its row in the store of the shortlist; None before its end.
+        rows: The rows in the store of the shortlist by their keys.
         best_by: The measure on validation images.
         rule: The rule that chooses the epoch.
     """
     trial, path = part.trial, part.cell.path
-    rows = read_rows(TrainingFolder.peek(path)) if TrainingFolder.has_begun(path) else ()
-    trial = replace(trial, curve=tuple(row.val_accuracy for row in rows if row.val_accuracy is not None))
+    epochs = read_rows(TrainingFolder.peek(path)) if TrainingFolder.has_begun(path) else ()
+    trial = replace(trial, curve=tuple(epoch.val_accuracy for epoch in epochs if epoch.val_accuracy is not None))
+    row = rows.get(part.cell.name)
     if row is None:
         return trial
     if row["status"] == FAILED:
-        return replace(trial, status=FAILED, reason=row["reason"])
+        return replace(trial, status=FAILED, reason=row["reason"], seconds=sum(epoch.seconds for epoch in epochs))
     result = read_result(path)
     epoch = result.best if rule == "best" else result.last
     assert epoch is not None
+    end = rows.get(part.cell.key, row)  # that of its test, if it has one of its own
     return replace(
         trial,
-        status=COMPLETE,
+        status=end["status"],
+        reason=end["reason"],
         value=BEST_BY[best_by].merit(encode(epoch)),
         val_accuracy=epoch.val_accuracy,
-        test_accuracy=result.test.accuracy if result.test else None,
+        test_accuracy=result.test.accuracy if result.test and part.cell.tests else None,
         teacher_accuracy=result.teacher.val_accuracy if result.teacher else None,
         seconds=_seconds(result),
     )
@@ -234,7 +243,7 @@ class Stages:
         """
         plan = self.plan
         alive = [entry for entry in self.entries if entry.finalist.reason is None]
-        smallest = min(alive, key=lambda entry: (entry.finalist.params or 0, entry.finalist.place))
+        smallest = smallest_of(alive)
         if len(plan.teachers) > 1:
             self._choose_teacher(smallest)
         if plan.last == 1 and len(plan.distillers) > 1:
@@ -242,37 +251,48 @@ class Stages:
         for rung in range(1, plan.last):
             values = self._train_rung(alive, rung)
             if rung == 1 and len(plan.distillers) > 1:
-                self._choose_distiller(alive[order(values)[0]])
+                best = order(values)
+                self._choose_distiller(alive[next(p for p in best if alive[p].finalist.is_within_budget)])
             keep = plan.rungs[rung - 1].keep
             assert keep is not None
             baselines = [place for place, entry in enumerate(alive) if entry.finalist.is_baseline]
             barred = [place for place, entry in enumerate(alive) if not entry.finalist.is_within_budget]
-            alive = [alive[place] for place in going_on(values, keep, baselines, barred)]
+            named = [place for place, entry in enumerate(alive) if entry.finalist.is_named]
+            alive = [alive[place] for place in going_on(values, keep, baselines, barred, named)]
         return self._pick(alive)
 
     def _train(self, parts: Sequence[Part], what: str) -> list[Trial]:
         self._parts |= {part.cell.name: part for part in parts}
         self.trainings.train([part.cell for part in parts], what, "trainings")
-        rows, options = self.folder.cells, self.plan.options
-        return [read_trial(part, rows.get(part.cell.name), options.best_by, options.rule) for part in parts]
+        return self._trials(parts)
 
     def _part(self, entry: Entry, rung: int, number: int = 0, *, tests: bool = False) -> Part:
         """A distillation by the chosen teacher and distiller, which counts for its finalist."""
         part = self.plan.distilled(entry, rung, number, teacher=self.teacher, distiller=self.distiller, tests=tests)
+        if tests and part.cell.name in self._parts:
+            part = replace(part, cell=replace(part.cell, end=f"{part.cell.name}#test"))
         self._of_finalist[entry.finalist.place][part.cell.name] = part
         return part
 
+    def _train_counted(self, entries: Sequence[Entry], rung: int, number: int, what: str) -> list[Trial]:
+        """Train finalists with one seed; those that fail are out with their reasons."""
+        trials = self._train([self._part(entry, rung, number) for entry in entries], what)
+        for entry, trial in zip(entries, trials, strict=True):
+            if trial.reason is not None:
+                self._reasons.setdefault(entry.finalist.place, trial.reason)
+        return trials
+
     def _train_rung(self, alive: Sequence[Entry], rung: int) -> list[float | None]:
         """Train the finalists of a rung with the first seed; gives their values, None for one that failed."""
-        trials = self._train([self._part(entry, rung) for entry in alive], f"rung {rung}")
-        for entry, trial in zip(alive, trials, strict=True):
-            self._last_rung[entry.finalist.place] = rung
-            if trial.reason is not None:
-                self._reasons[entry.finalist.place] = trial.reason
+        trials = self._train_counted(alive, rung, 0, f"rung {rung}")
+        self._last_rung |= {entry.finalist.place: rung for entry in alive}
         values = [trial.value for trial in trials]
-        if not order(values):
-            reasons = "; ".join(dict.fromkeys(trial.reason or "" for trial in trials))
-            raise ShortlistError(f"No finalist of rung {rung} could be trained: {reasons}.")
+        if all(
+            value is None or not entry.finalist.is_within_budget for value, entry in zip(values, alive, strict=True)
+        ):
+            reasons = "; ".join(dict.fromkeys(trial.reason for trial in trials if trial.reason is not None))
+            within = " that is within the budget" if order(values) else ""
+            raise ShortlistError(f"No finalist of rung {rung}{within} could be trained: {reasons}.")
         plan = self.plan
         self.rungs.append(
             ShortlistRung(
@@ -336,22 +356,24 @@ class Stages:
         last = self.plan.last
         self._train_rung(alive, last)
         able = [entry for entry in alive if entry.finalist.is_within_budget]
-        first = self._values(able)
-        near = leaders([value for value, _ in first], [accuracy for _, accuracy in first], self.val_images)
-        if not near:
-            raise ShortlistError("No finalist within the budget could be trained in full.")
-        close = [able[place] for place in sorted(near)]
-        if len(close) > 1:
-            self._train([self._part(entry, last, 1) for entry in close], "second seeds")
-            names = tuple(entry.finalist.name for entry in close)
-            self.rungs[-1] = replace(self.rungs[-1], second_seeds=names)
-        values = [value for value, _ in self._values(close)]
-        return close[order(values)[0]]
-
-    def _values(self, entries: Sequence[Entry]) -> list[tuple[float | None, float | None]]:
-        """The values and the accuracies of the last rung, each the mean over the seeds so far."""
-        finalists = [self.finalist(entry) for entry in entries]
-        return [(one.value(self.plan.last), one.val_accuracy(self.plan.last)) for one in finalists]
+        of_first_seed = {entry.finalist.place: self.finalist(entry) for entry in able}
+        seeded: list[Entry] = []
+        while able := [entry for entry in able if entry.finalist.place not in self._reasons]:
+            first = [of_first_seed[entry.finalist.place] for entry in able]
+            near = leaders(
+                [one.value(last) for one in first], [one.val_accuracy(last) for one in first], self.val_images
+            )
+            close = [able[place] for place in sorted(near)]
+            waiting = [entry for entry in close if entry not in seeded]
+            if len(close) > 1 and waiting:
+                self._train_counted(waiting, last, 1, "second seeds")
+                seeded += waiting
+                names = tuple(entry.finalist.name for entry in alive if entry in seeded)
+                self.rungs[-1] = replace(self.rungs[-1], second_seeds=names)
+                continue  # without those that failed, others may be near the best
+            values = [self.finalist(entry).value(last) for entry in close]
+            return close[order(values)[0]]
+        raise ShortlistError("No finalist within the budget could be trained in full.")
 
     # -- the verdict ----------------------------------------------------------------------------
 
@@ -395,9 +417,9 @@ class Stages:
             trials=tuple(self._trials(self._of_finalist[place].values())),
         )
 
-    def _trials(self, parts: Any) -> list[Trial]:
+    def _trials(self, parts: Iterable[Part]) -> list[Trial]:
         rows, options = self.folder.cells, self.plan.options
-        return [read_trial(part, rows.get(part.cell.name), options.best_by, options.rule) for part in parts]
+        return [read_trial(part, rows, options.best_by, options.rule) for part in parts]
 
     def cost(self) -> ShortlistCost:
         """The cost of all trainings so far."""

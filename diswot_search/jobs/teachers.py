@@ -309,6 +309,19 @@ def prepare_teacher(
     return prepared
 
 
+def accuracies_of(exam: TeacherExam | None, folder: RunFolder | None) -> dict[str, float]:
+    """The accuracies of a teacher by part: that of this run's exam, and that of an earlier one on validation images.
+
+    Args:
+        exam: The exam of this run; None without one.
+        folder: The run folder, which an earlier run may have stored an exam in before test images were looked at; None
+            without one.
+    """
+    earlier = None if folder is None else folder.recall(EXAMS["val"])
+    known = {} if exam is None else {exam.part: exam.accuracy}
+    return known if earlier is None else {"val": earlier["accuracy"]} | known
+
+
 def introduce_teacher(network: Network, task: DistillationTask, splits: Splits, prepared: PreparedTeacher) -> str:
     """The teacher in a line: which weights it has, and how good it is.
 

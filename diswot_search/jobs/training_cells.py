@@ -43,6 +43,8 @@ class Cell:
         options: All of its options.
         written: The options for its config.yaml, if they are others: names in the place of objects.
         tests: Whether the test images are looked at; see `TrainingRun`.
+        end: Key of its end in the store of the job, if that is not its name: a training that is done and is now tested
+            has an end of its own, so that a failure while testing leaves what is known of the training.
     """
 
     name: str
@@ -50,6 +52,12 @@ class Cell:
     options: DistillOptions | TrainOptions
     written: DistillOptions | TrainOptions | None = None
     tests: bool = True
+    end: str | None = None
+
+    @property
+    def key(self) -> str:
+        """The key of its end in the store of the job."""
+        return self.end or self.name
 
     @property
     def path(self) -> str:
@@ -152,9 +160,9 @@ def forget_other_failures(folder: CellsFolder, cells: Sequence[Cell]) -> None:
     """Drop the failures of trainings with other options, which had no folder of their own yet to tell them."""
     stored, failed = folder.cells, []
     for cell in cells:
-        row = stored.get(cell.name)
+        row = stored.get(cell.key)
         if row is not None and row["status"] == FAILED and row.get("options") != options_sha256(cell):
-            failed.append(cell.name)
+            failed.append(cell.key)
     folder.forget(failed)
 
 
@@ -221,7 +229,7 @@ class Trainings:
             MachineError: The machine failed.
         """
         stored, threads = self._folder.cells, self._threads_of(cells)
-        waiting = deque(cell for cell in cells if not self._is_finished(cell, stored.get(cell.name)))
+        waiting = deque(cell for cell in cells if not self._is_finished(cell, stored.get(cell.key)))
         below = (lambda: worker_lines(self._dispatcher.activities())) if self._shows_workers else None
         with CellProgress(what, unit, len(cells), enabled=self._shows_progress, below=below) as bar:
             for _ in range(len(cells) - len(waiting)):
@@ -268,7 +276,7 @@ class Trainings:
     def _store(self, cell: Cell, outcome: Outcome, worker: str) -> None:
         status = COMPLETE if outcome.reason is None else FAILED
         row = {"status": status, "reason": outcome.reason, "worker": worker, "options": options_sha256(cell)}
-        self._folder.add(cell.name, row)
+        self._folder.add(cell.key, row)
         for text in outcome.warnings:
             if text not in self._told:
                 self._told.add(text)

@@ -59,7 +59,7 @@ from ..training.trainer import Trainer, create_accelerator
 from ..training.trial import try_task
 from .student_facts import student_facts
 from .supervision import PREDICTIONS, STATE, UnlabelledObjective, unlabelled_batch_size
-from .teachers import PreparedTeacher, check_classes, introduce_teacher, naming_ways, prepare_teacher
+from .teachers import PreparedTeacher, accuracies_of, check_classes, introduce_teacher, naming_ways, prepare_teacher
 from .training_observer import TrainingObserver
 
 _STUDENT_FILES = (f"{FOLDER}/{WEIGHTS}", f"{FOLDER}/{CONFIG}")
@@ -490,7 +490,7 @@ class TrainingRun:
         best = EpochAccuracy(None, None) if progress.best_epoch is None else rows[progress.best_epoch - 1].accuracy()
         teacher = None
         if self.teacher is not None:
-            accuracies = {} if self.exam is None else {self.exam.part: self.exam.accuracy}
+            accuracies = accuracies_of(self.exam, self.folder)
             facts = (self.teacher.name, self.teacher.trained, accuracies.get("test"), accuracies.get("val"))
             teacher = TeacherFacts(*facts)
         return TrainingResult(
@@ -553,6 +553,10 @@ class TrainingRun:
 
     def _write_student(self, folder: TrainingFolder, model: nn.Module, result: TrainingResult) -> None:
         assert folder.path is not None
+        if (
+            result.test is not None and result.teacher is not None
+        ):  # so that the student is that of a run tested at once
+            result = replace(result, teacher=replace(result.teacher, val_accuracy=None))
         splits, values = self.splits, result.to_json()
         images = self.student.preprocessing.filled(splits.mean, splits.std)
         card = self.student.card(

@@ -34,18 +34,19 @@ class RungOptions(Options):
             proxies that need no teacher, such as params,nwot or '[]'. They are a safety net, since a bad score sinks a
             shortlist. Proxies are computed on the best 50 of the study. By default params, macs and nwot.
         baselines: Networks that take part beside the finalists, such as resnet18,mobilenetv3_small_100: timm names, run
-            folders, or anything else that `as_network` takes. The largest candidate within the budget always does. The
-            best of all baselines gets a full training.
+            folders, or anything else that `as_network` takes. Each of them gets a full training and is compared with
+            the pick, whatever its budget and its place in rung 1. The largest candidate within the budget takes part
+            as well; it gets a full training if it is the best baseline of rung 1.
         rung_shares: Shares of the epochs that the trainings of each rung have, the last one 1. Each training is one of
             its own, whose schedule ends with its epochs. By default 0.06 and 1.
-        rung_keep: Number of candidates that go on from each rung but the last; by default 3.
+        rung_keep: Number of candidates that go on from each rung but the last, baselines apart; by default 3.
         verdict_seeds: Number of full trainings of the pick, distilled and alone, and of the baselines that were trained
             in full; differences have an interval from 2 on.
     """
 
     finalists: int = 10
     other_scores: Sequence[str] | str | None = None
-    baselines: Sequence[NetworkLike | str] | str | None = None
+    baselines: Sequence[NetworkLike | str] | NetworkLike | str | None = None
     rung_shares: Sequence[float] | float | None = None
     rung_keep: Sequence[int] | int | None = None
     verdict_seeds: int = 3
@@ -64,11 +65,11 @@ class ShortlistOptions(
     """Train the best candidates of a search, shortly and then fully, and prove the best of them.
 
     The finalists are the best of the study, by its score and by others, and the baselines. Rung 1 distils each of them
-    for a share of the epochs; the best 3 are distilled in full, and the best baseline beside them. Each rung is ordered
-    by validation images alone. Of the last rung, finalists whose validation accuracies differ from the best by no more
-    than their standard error get a second seed; the best is the pick. The verdict is made on test images, which nothing
-    has looked at before: the pick distilled against the same network trained alone, and against the baselines, with
-    intervals over paired seeds.
+    for a share of the epochs; the best 3 are distilled in full, and beside them each baseline that the user named and
+    the best of all baselines. Each rung is ordered by validation images alone. Of the last rung, finalists whose
+    validation accuracies differ from the best by no more than their standard error get a second seed; the best is the
+    pick. The verdict is made on test images, which nothing has looked at before: the pick distilled against the same
+    network trained alone, and against each of those baselines, with intervals over paired seeds.
 
     Each training has a run folder of its own in that of the shortlist: stopped at any moment, the same shortlist
     continues and ends as if it had never stopped. A candidate that cannot be trained is out with its reason. The run
@@ -80,10 +81,11 @@ class ShortlistOptions(
         teacher: The network to learn from: such as the run folder of a training, or a timm name with pretrained
             weights or a checkpoint. The default is not used if there are teachers or sources.
         teachers: Several teachers to choose from, in place of the one, such as runs/t1,runs/t2. The smallest finalist
-            is distilled by each for the epochs of rung 1, with two seeds, and the best teacher teaches all.
+            within the budget is distilled by each for the epochs of rung 1, with two seeds, and the best teacher
+            teaches all.
         distillers: Several distillers to choose from, in place of the one, such as kd,dkd. The first is that of
-            rung 1; its best finalist is distilled with each, with two seeds, and the best distiller is that of the
-            later rungs.
+            rung 1; its best finalist within the budget is distilled with each, with two seeds, and the best distiller
+            is that of the later rungs.
         compare: Train the pick alone as well.
         out: The run folder. Stopped at any moment, the same shortlist with the same folder continues. Python has no
             default.

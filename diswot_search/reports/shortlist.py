@@ -29,18 +29,22 @@ def _heads(shortlist: Shortlist) -> list[str]:
 
 
 def _cells(shortlist: Shortlist, finalist: Finalist) -> list[str]:
-    is_also_baseline = finalist.is_baseline and finalist.origin != BASELINE
     values = [_rung(finalist, number) for number in range(1, len(shortlist.rungs) + 1)]
     return [
         "pick" if finalist.is_pick else str(finalist.place),
         finalist.name,
-        f"{finalist.origin}{' (baseline)' if is_also_baseline else ''}",
+        _chosen_by(finalist),
         "" if finalist.params is None else human_number(finalist.params),
         "" if finalist.macs is None else human_number(finalist.macs),
         "" if finalist.score is None else f"{finalist.score:.5g}",
         *values,
         *(_percent(finalist.test_accuracy(kind)) for kind in (DISTILLED, ALONE)),
     ]
+
+
+def _chosen_by(finalist: Finalist) -> str:
+    is_also_baseline = finalist.is_baseline and finalist.origin != BASELINE
+    return f"{finalist.origin}{' (baseline)' if is_also_baseline else ''}"
 
 
 def _rung(finalist: Finalist, rung: int) -> str:
@@ -105,6 +109,26 @@ def _explain(shortlist: Shortlist) -> Iterator[str]:
 # -- in sentences -------------------------------------------------------------------------------
 
 
+def introduce_finalists(finalists: Sequence[Finalist], notices: Sequence[str]) -> Iterator[str]:
+    """The finalists in lines, as they are known before the first training: who takes part, who is out, and notices.
+
+    Args:
+        finalists: The finalists in order of their places.
+        notices: What was left out or done otherwise, in sentences.
+    """
+    able = [finalist for finalist in finalists if finalist.reason is None]
+    names = (f"{finalist.name} ({_chosen_by(finalist)})" for finalist in able)
+    yield f"{format_count(len(able), 'finalist')}: {', '.join(names)}"
+    yield from _outs(finalists)
+    yield from notices
+
+
+def _outs(finalists: Sequence[Finalist]) -> Iterator[str]:
+    for finalist in finalists:
+        if finalist.reason is not None:
+            yield f"out: {finalist.name}: {finalist.reason}"
+
+
 def describe_shortlist(shortlist: Shortlist) -> Iterator[str]:
     """Describe a shortlist in lines: choices, what is out, the verdict, the cost, and where all of it lies."""
     yield from _contenders("teacher", shortlist.teachers)
@@ -112,19 +136,34 @@ def describe_shortlist(shortlist: Shortlist) -> Iterator[str]:
     last = shortlist.rungs[-1]
     if last.second_seeds:
         yield f"second seeds: {', '.join(last.second_seeds)} were within the standard error of their difference"
-    for finalist in shortlist.finalists:
-        if finalist.reason is not None:
-            yield f"out: {finalist.name}: {finalist.reason}"
+    yield from _outs(shortlist.finalists)
     yield from shortlist.notices
+    yield from _guess(shortlist)
     yield from describe_verdict(shortlist.verdict)
     cost = shortlist.cost
-    failed = f", {cost.failed:,} of them failed" if cost.failed else ""
+    failed = f", {cost.failed:,} of them failed and count up to their last whole epoch" if cost.failed else ""
     yield (
         f"cost: {cost.full_trainings:.3g} full trainings of {format_count(cost.full_epochs, 'epoch')} "
         f"({cost.rungs:.3g} for the choice, {cost.verdict:.3g} for the verdict), {cost.hours:.3g} hours in "
         f"{format_count(cost.trainings, 'training')}{failed}"
     )
     yield f"run folder: {shortlist.path}"
+
+
+def _guess(shortlist: Shortlist) -> Iterator[str]:
+    regret = shortlist.regret
+    if regret is None:
+        return
+    if regret.name == shortlist.pick.name:
+        yield f"guess: {regret.name}, the best by {shortlist.proxy} alone, is the pick"
+    elif regret.loss is None:
+        yield f"guess: {regret.name}, the best by {shortlist.proxy} alone, could not be trained"
+    else:
+        unit = " points" if shortlist.measure == "accuracy" else f" ({shortlist.measure})"
+        yield (
+            f"guess: {regret.name}, the best by {shortlist.proxy} alone, would have lost {regret.loss:.2f}{unit} "
+            f"against the pick in rung {regret.rung}, on validation images"
+        )
 
 
 def _contenders(what: str, contenders: Sequence[Contender]) -> Iterator[str]:
@@ -146,10 +185,15 @@ def describe_verdict(verdict: Verdict) -> Iterator[str]:
         words = {
             DISTIL: "distil it",
             DO_NOT_DISTIL: "do not distil: the interval includes zero or less",
-        }.get(verdict.advice, "one seed has no interval, so that this proves nothing")
+        }.get(verdict.advice, f"this proves nothing, since {verdict.because}")
         yield f"distilled less alone: {_difference(verdict.gain, verdict.level)}: {words}"
+        yield "The first seed is that of the training that chose the pick, so that the gain may look too large."
+    elif verdict.because is not None:
+        yield f"advice: {verdict.advice}, since {verdict.because}"
     for name, difference in verdict.against.items():
         yield f"against the baseline {name}: {_difference(difference, verdict.level)}"
+    for failure in verdict.failures:
+        yield f"failed in the verdict: {failure.name} {failure.kind}, seed {failure.seed}: {failure.reason}"
 
 
 def _difference(difference: Difference, level: float) -> str:

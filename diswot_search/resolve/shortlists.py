@@ -10,7 +10,7 @@ from pathlib import Path
 
 from ..runtime.files import RunFolderError
 from ..runtime.typed_json import Json, decode_stored, encode_fields
-from ..study.finalists import ALONE, DISTILLED, Finalist, Trial
+from ..study.finalists import ALONE, DISTILLED, SCORE, Finalist, Trial
 from ..training.seeds import Difference, paired_difference
 from .folders import ShortlistFolder
 
@@ -58,6 +58,23 @@ class Contender:
 
 
 @dataclass(frozen=True, kw_only=True)
+class VerdictFailure:
+    """A training of the verdict that failed, or whose test did.
+
+    Attributes:
+        name: Name of the finalist.
+        kind: "distilled" or "alone".
+        seed: Its seed.
+        reason: Why it failed.
+    """
+
+    name: str
+    kind: str
+    seed: int
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class Verdict:
     """The proof of the pick, on test images.
 
@@ -68,8 +85,10 @@ class Verdict:
         alone: Mean test accuracy of the same student trained on labels alone, in percent; None if it was not.
         gain: Test accuracy distilled less alone, in points, over seeds that both have; None likewise.
         against: Test accuracy of the distilled pick less that of each baseline that was distilled in full, by name.
-        advice: "distil"; "do not distil" where the interval of the gain includes zero or less; "unknown" where there is
-            no interval.
+        advice: "distil"; "do not distil" where the interval of the gain includes zero or less; "unknown" where the gain
+            has no interval of some width, or where a training of the pick failed.
+        because: Why the advice is unknown; None if it is not.
+        failures: The trainings that failed, of the pick and of the baselines. Their seeds are in no mean and no pair.
         level: Confidence of the intervals.
     """
 
@@ -80,7 +99,25 @@ class Verdict:
     gain: Difference | None = None
     against: Mapping[str, Difference] = field(default_factory=dict)
     advice: str = UNKNOWN
+    because: str | None = None
+    failures: tuple[VerdictFailure, ...] = ()
     level: float = 0.95
+
+
+@dataclass(frozen=True, kw_only=True)
+class Regret:
+    """What the study's best by its score would have lost against the pick, on validation images.
+
+    Attributes:
+        name: Name of the study's best by its score.
+        rung: The last rung that both were trained on; None if it could not be trained.
+        loss: Value of the pick less its value on that rung, over the seeds that both have: points of accuracy unless
+            `best_by` says otherwise; None likewise. It is below 0 where later epochs or seeds turned the order.
+    """
+
+    name: str
+    rung: int | None = None
+    loss: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,7 +129,8 @@ class ShortlistCost:
         rungs: Full trainings that the rungs and the choices of teacher and distiller took: their epochs as a share of
             those of one full training, whatever the size of the network.
         verdict: Full trainings that only the verdict took.
-        hours: Hours of all trainings one after another, with their validation.
+        hours: Hours of all trainings one after another, with their validation. Of a training that failed, the time of
+            training in its finished epochs is counted.
         trainings: Number of trainings.
         failed: Number of those that failed.
     """
@@ -128,6 +166,7 @@ class Shortlist:
         distillers: The distillers that were ranked; likewise.
         verdict: The verdict.
         cost: The cost.
+        regret: What the study's best by its score would have lost against the pick; None if it is no finalist.
         notices: What was left out or done otherwise, in sentences.
     """
 
@@ -145,6 +184,7 @@ class Shortlist:
     distillers: tuple[Contender, ...] = ()
     verdict: Verdict
     cost: ShortlistCost
+    regret: Regret | None = None
     notices: tuple[str, ...] = ()
 
     @property
@@ -174,6 +214,27 @@ def read_shortlist(path: str | os.PathLike[str]) -> Shortlist:
     return replace(shortlist, path=os.fspath(path))
 
 
+# -- the guess ----------------------------------------------------------------------------------
+
+
+def regret_of(finalists: Sequence[Finalist]) -> Regret | None:
+    """What the study's best by its score would have lost against the pick; None if it is no finalist.
+
+    Args:
+        finalists: The finalists with their trials, one of which is the pick.
+    """
+    pick = next(finalist for finalist in finalists if finalist.is_pick)
+    guess = next((finalist for finalist in finalists if finalist.origin == SCORE), None)
+    if guess is None:
+        return None
+    for rung in range(min(pick.last_rung, guess.last_rung), 0, -1):
+        values, others = (one.values(rung) for one in (pick, guess))
+        difference = _difference(values, others)
+        if difference is not None:
+            return Regret(name=guess.name, rung=rung, loss=difference.mean)
+    return Regret(name=guess.name)
+
+
 # -- the verdict --------------------------------------------------------------------------------
 
 
@@ -187,6 +248,14 @@ def verdict_on(pick: Finalist, baselines: Sequence[Finalist], rung: int) -> Verd
     """
     distilled, alone = (_tested(pick, kind, rung) for kind in (DISTILLED, ALONE))
     gain = _difference(distilled, alone)
+    failures = tuple(
+        VerdictFailure(name=one.name, kind=trial.kind, seed=trial.seed, reason=trial.reason)
+        for one in (pick, *baselines)
+        for trial in one.trials
+        if trial.rung == rung and trial.reason is not None
+    )
+    of_pick = [failure for failure in failures if failure.name == pick.name]
+    because = why_unknown(gain, of_pick)
     against = {one.name: _difference(distilled, _tested(one, DISTILLED, rung)) for one in baselines}
     return Verdict(
         student=pick.name,
@@ -195,8 +264,35 @@ def verdict_on(pick: Finalist, baselines: Sequence[Finalist], rung: int) -> Verd
         alone=pick.test_accuracy(ALONE),
         gain=gain,
         against={name: difference for name, difference in against.items() if difference is not None},
-        advice=advice_on(gain),
+        advice=UNKNOWN if because is not None else advice_on(gain),
+        because=because,
+        failures=failures,
     )
+
+
+def why_unknown(gain: Difference | None, failures: Sequence[VerdictFailure] = ()) -> str | None:
+    """Why a gain gives no advice; None if it gives one.
+
+    Args:
+        gain: Test accuracy distilled less alone; None without pairs.
+        failures: The trainings of the pick that failed.
+
+    Example:
+        >>> why_unknown(Difference(1.0, None, None, 1))
+        'one pair of seeds has no interval'
+        >>> why_unknown(Difference(1.0, 0.2, 1.8, 3)) is None
+        True
+    """
+    if failures:
+        seeds = ", ".join(f"{failure.kind} with seed {failure.seed}" for failure in failures)
+        return f"trainings of the pick failed: {seeds}"
+    if gain is None:
+        return "the pick was not trained alone"
+    if gain.low is None or gain.high is None or math.isnan(gain.low):
+        return "one pair of seeds has no interval"
+    if math.isclose(gain.low, gain.high, rel_tol=0, abs_tol=1e-9):
+        return f"the differences of all {gain.count} pairs are equal, which says nothing of their spread"
+    return None
 
 
 def advice_on(gain: Difference | None) -> str:
@@ -205,8 +301,10 @@ def advice_on(gain: Difference | None) -> str:
     Example:
         >>> advice_on(Difference(1.0, 0.2, 1.8, 3)), advice_on(Difference(1.0, -0.2, 2.2, 3)), advice_on(None)
         ('distil', 'do not distil', 'unknown')
+        >>> advice_on(Difference(1.0, 1.0, 1.0, 3))
+        'unknown'
     """
-    if gain is None or gain.low is None or math.isnan(gain.low):
+    if gain is None or gain.low is None or why_unknown(gain) is not None:
         return UNKNOWN
     return DISTIL if gain.low > 0 else DO_NOT_DISTIL
 

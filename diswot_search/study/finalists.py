@@ -32,7 +32,8 @@ class Trial:
         val_accuracy: Accuracy of that epoch on the validation images, in percent; likewise.
         test_accuracy: Accuracy on the test images, in percent; None for trainings that no verdict is made of.
         teacher_accuracy: Accuracy of its teacher on the validation images, in percent; None if it was not measured.
-        seconds: Time of its epochs with their validation.
+        seconds: Time of its epochs with their validation; of a training that failed, that of training in its finished
+            epochs.
         curve: Accuracy on the validation images after each epoch, in percent.
     """
 
@@ -63,6 +64,7 @@ class Finalist:
         origin: Why it was chosen: "score" for the study's own, the name of another score, "largest" for the one of most
             parameters within the budget, or "baseline" for a network that the user named.
         is_baseline: Whether others are compared with it: the user's baselines, and the largest within the budget.
+        is_named: Whether the user named it as a baseline. Such a one takes part in each rung and in the verdict.
         architecture: Its architecture as text; None for a network of no space.
         index: The index of its record in the study; None for a network that the study did not score.
         params: Trainable parameters.
@@ -80,6 +82,7 @@ class Finalist:
     place: int
     origin: str
     is_baseline: bool = False
+    is_named: bool = False
     architecture: str | None = None
     index: int | None = None
     params: int | None = None
@@ -92,9 +95,13 @@ class Finalist:
     is_pick: bool = False
     trials: tuple[Trial, ...] = ()
 
+    def values(self, rung: int) -> dict[int, float]:
+        """The values of its distillations of a rung by seed."""
+        return {trial.seed: trial.value for trial in self._of(rung) if trial.value is not None}
+
     def value(self, rung: int) -> float | None:
         """The mean over seeds of the values of its distillations of a rung; None without any."""
-        return _mean([trial.value for trial in self._of(rung) if trial.value is not None])
+        return _mean(list(self.values(rung).values()))
 
     def val_accuracy(self, rung: int) -> float | None:
         """The mean over seeds of the validation accuracies of its distillations of a rung, in percent."""

@@ -169,7 +169,8 @@ class TeacherFacts:
         trained: Whether its weights are trained; None in an unfinished training of an older version.
         accuracy: Accuracy on the test images, in percent, measured before the first step; None before that, if its
             classes are not those of the data, and in a training that looks at no test image.
-        val_accuracy: Accuracy on the validation images, in percent; None but in a training that looks at no test image.
+        val_accuracy: Accuracy on the validation images, in percent; None but in a training that looks at no test image,
+            or looked at none at first.
     """
 
     name: str

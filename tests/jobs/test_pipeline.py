@@ -898,7 +898,9 @@ def test_more_seeds_extend_a_proof(proven: ds.PipelineResult) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"finalists": -1}, "finalists is -1"),
+        ({"finalists": -1}, "finalists is -1; it must be a whole number of at least 0"),
+        ({"finalists": 0}, "finalists is 0, .* baselines, rung_shares, verdict_seeds would change nothing"),
+        ({"baselines": "cifar_resnet20,cifar_resnet20"}, "baselines has cifar_resnet20 twice"),
         ({"baselines": "resnet181"}, "Did you mean"),
         ({"other_scores": "nwott"}, "Did you mean 'nwot'"),
         ({"rung_shares": [0.5]}, "of which the last is 1"),

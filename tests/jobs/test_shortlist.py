@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Iterator
+import shutil
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from dataclasses import replace
 from pathlib import Path
@@ -19,7 +20,10 @@ import diswot_search as ds
 from diswot_search import cli
 from diswot_search.data.image_sets import ResidentSet
 from diswot_search.jobs import student_facts, training_run
+from diswot_search.jobs.shortlist import ShortlistJob
 from diswot_search.jobs.train import DistillJob
+from diswot_search.jobs.training_cells import Cell, Outcome
+from diswot_search.options.shortlist import ShortlistOptions
 from diswot_search.options.training import DistillOptions
 from diswot_search.reports.shortlist_figures import plot_rungs, plot_scores
 from diswot_search.runtime.executors.serial import SerialExecutor
@@ -147,7 +151,7 @@ def test_rungs_are_trainings_of_their_own_and_the_pick_is_of_the_last(whole: ds.
     able = [name for name in first.finalists if names[name].is_within_budget]
     baselines = [name for name in able if names[name].is_baseline]
     best, rival = (max(some, key=lambda name: values[name] or 0) for some in (able, baselines))
-    assert set(last.finalists) == {best, rival}
+    assert set(last.finalists) == {best, rival, "cifar_resnet20"}
     for finalist in whole.finalists:
         for trial in finalist.trials:
             result = read_result(Path(whole.path) / trial.name)
@@ -171,12 +175,28 @@ def test_the_verdict_compares_the_pick_on_test_images_over_paired_seeds(whole: d
     assert verdict.gain is not None
     interval = stats.ttest_rel(by_kind["distilled"], by_kind["alone"]).confidence_interval(0.95)
     assert (verdict.gain.low, verdict.gain.high) == pytest.approx((interval.low, interval.high))
-    assert verdict.advice == ("distil" if interval.low > 0 else "do not distil")
+    of_interval = "distil" if interval.low > 0 else "do not distil"
+    assert verdict.advice == ("unknown" if interval.low == interval.high else of_interval)
     rivals = [one for one in whole.finalists if one.is_baseline and one.last_rung == 2 and not one.is_pick]
     assert list(verdict.against) == [one.name for one in rivals]
+    assert "cifar_resnet20" in verdict.against  # which the user named, though it is over the budget
     for rival in rivals:
         mean = (verdict.distilled or 0) - (rival.test_accuracy() or 0)
         assert verdict.against[rival.name].mean == pytest.approx(mean)
+
+
+def test_the_guess_by_the_score_alone_is_measured_against_the_pick(whole: ds.Shortlist) -> None:
+    guess, pick = whole.finalists[0], whole.pick
+    assert whole.regret is not None
+    assert whole.regret.name == guess.name
+    rung = min(guess.last_rung, pick.last_rung)
+    assert whole.regret.rung == rung
+    values = [{trial.seed: trial.value for trial in one.trials if trial.rung == rung} for one in (pick, guess)]
+    both = [seed for seed in values[0] if seed in values[1]]
+    losses = [(values[0][seed] or 0.0) - (values[1][seed] or 0.0) for seed in both]
+    assert whole.regret.loss == pytest.approx(sum(losses) / len(losses))
+    assert read(Path(whole.path) / "result.json")["regret"]["loss"] == pytest.approx(whole.regret.loss)
+    assert f"guess: {guess.name}" in (Path(whole.path) / "report.md").read_text().replace("\\", "")
 
 
 def test_the_cost_counts_each_training_once(whole: ds.Shortlist) -> None:
@@ -205,7 +225,9 @@ def test_the_run_folder_stands_for_the_proven_student(
     with (out / "finalists.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert [float(row["value_1"]) for row in rows] == [one.value(1) for one in whole.finalists]
-    assert whole.pick.name in (out / "report.md").read_text()
+    report = (out / "report.md").read_text()
+    assert whole.pick.name in report
+    assert "The first seed is that of the training that chose the pick" in report
     assert ds.Study.load(searched).finalists
 
 
@@ -301,6 +323,105 @@ def test_a_shortlist_stopped_anywhere_ends_the_same(
     assert result_of(out) == result_of(Path(whole.path))
 
 
+class Failing(SerialExecutor):
+    """Computes here; trainings for which `fails` holds end as those of a dead worker.
+
+    Args:
+        fails: Whether a training fails.
+        stops: Whether a signal comes after the first that failed.
+    """
+
+    def __init__(self, fails: Callable[[Cell], bool], *, stops: bool = False) -> None:
+        super().__init__()
+        self._fails, self._stops, self._failed = fails, stops, 0
+
+    def submit(self, worker: int, item: Any) -> Future[Any]:
+        if self._failed and self._stops:
+            raise KeyboardInterrupt
+        if not self._fails(item):
+            return super().submit(worker, item)
+        self._failed += 1
+        ended: Future[Any] = Future()
+        ended.set_result(Outcome("the worker died"))
+        return ended
+
+
+def test_a_failure_while_testing_leaves_what_is_known_of_the_training(
+    whole: ds.Shortlist, searched: str, teacher: str, tmp_path: Path
+) -> None:
+    out = tmp_path / "run"
+    with pytest.raises(KeyboardInterrupt):
+        shortlist(out, searched, teacher, executor=Failing(lambda cell: cell.tests, stops=True))
+    again = shortlist(out, searched, teacher)
+    assert again.pick.name == whole.pick.name
+    assert again.rungs == whole.rungs
+    assert [one.value(2) for one in again.finalists] == [one.value(2) for one in whole.finalists]
+    failed = next(trial for trial in again.pick.trials if trial.rung == 2 and trial.kind == "distilled")
+    assert (failed.status, failed.reason, failed.test_accuracy) == ("failed", "the worker died", None)
+    assert again.cost.failed == 1
+
+
+def test_a_finalist_that_fails_with_its_second_seed_is_out(searched: str, teacher: str, tmp_path: Path) -> None:
+    options = {"rung_keep": 3, "baselines": None, "verdict_seeds": 1, "compare": False}
+    usual = shortlist(tmp_path / "usual", searched, teacher, **options)
+    assert len(usual.rungs[-1].second_seeds) > 1
+    folder = next(trial.name for trial in usual.pick.trials if trial.rung == 2 and trial.seed == 1)
+    executor = Failing(lambda cell: cell.name == folder)
+    result = shortlist(tmp_path / "run", searched, teacher, **options, executor=executor)
+    (out,) = [one for one in result.finalists if one.reason is not None]
+    assert (out.name, out.reason) == (usual.pick.name, "the worker died")
+    assert not out.is_pick
+    assert "out: " in (tmp_path / "run" / "report.md").read_text()
+
+
+def test_hours_count_the_whole_epochs_of_trainings_that_failed(searched: str, teacher: str, tmp_path: Path) -> None:
+    (tmp_path / "own_networks.py").write_text(OWN + LATE)
+    baselines = [f"{tmp_path / 'own_networks.py'}:DivergesLate"]
+    options = {"baselines": baselines, "finalists": 1, "other_scores": "", "verdict_seeds": 1, "compare": False}
+    result = shortlist(tmp_path / "run", searched, teacher, **options, rung_shares=1.0, rung_keep=[])
+    (failed,) = [trial for one in result.finalists for trial in one.trials if trial.status == "failed"]
+    seconds = [trial.seconds or 0.0 for one in result.finalists for trial in one.trials]
+    assert len(failed.curve) == 1
+    assert failed.seconds
+    assert result.cost.hours == pytest.approx(sum(seconds) / 3600)
+    assert "failed and count up to their last whole epoch" in (tmp_path / "run" / "report.md").read_text()
+
+
+def test_a_failure_in_the_verdict_is_told_and_gives_no_advice(
+    whole: ds.Shortlist, searched: str, teacher: str, tmp_path: Path
+) -> None:
+    out = tmp_path / "run"
+    executor = Failing(lambda cell: cell.tests and cell.name.startswith("alone") and cell.options.seed == 1)
+    verdict = shortlist(out, searched, teacher, executor=executor).verdict
+    (failure,) = verdict.failures
+    assert (failure.name, failure.kind, failure.seed) == (whole.pick.name, "alone", 1)
+    assert verdict.gain is not None
+    assert verdict.gain.count == 1
+    assert verdict.advice == "unknown"
+    assert verdict.because == "trainings of the pick failed: alone with seed 1"
+    assert "alone, seed 1: the worker died" in (out / "report.md").read_text()
+
+
+def test_equal_differences_give_no_advice(searched: str, teacher: str, tmp_path: Path) -> None:
+    options = {"lr": 1e-12, "finalists": 1, "other_scores": "", "baselines": None}
+    verdict = shortlist(tmp_path / "run", searched, teacher, **options).verdict
+    assert verdict.gain is not None
+    assert verdict.gain.low == verdict.gain.high == 0
+    assert verdict.advice == "unknown"
+    assert "differences of all 2 pairs are equal" in (tmp_path / "run" / "report.md").read_text()
+
+
+def test_the_verdict_has_the_seeds_that_were_asked_for(
+    whole: ds.Shortlist, searched: str, teacher: str, tmp_path: Path
+) -> None:
+    fewer, out = tmp_path / "fewer", tmp_path / "copy"
+    shutil.copytree(whole.path, out)
+    shortlist(fewer, searched, teacher, verdict_seeds=1)
+    shortlist(out, searched, teacher, verdict_seeds=1)
+    assert result_of(out) == result_of(fewer)
+    assert read(out / "result.json")["verdict"]["seeds"] == [0]
+
+
 def test_a_finished_shortlist_is_read_and_nothing_is_trained(whole: ds.Shortlist, searched: str, teacher: str) -> None:
     executor = Interrupting()
     assert shortlist(Path(whole.path), searched, teacher, executor=executor) == whole
@@ -352,11 +473,23 @@ class Diverges(Small):
 """
 
 
+LATE = """
+
+class DivergesLate(Diverges):
+    def forward(self, images):
+        outputs = super(Diverges, self).forward(images)
+        if self.training:
+            self.steps += 1
+        return outputs / (self.steps < 4)
+"""
+
+
 def test_what_cannot_be_trained_or_diverges_is_out_with_its_reason(searched: str, teacher: str, tmp_path: Path) -> None:
     (tmp_path / "own_networks.py").write_text(OWN)
     baselines = [f"{tmp_path / 'own_networks.py'}:{name}" for name in ("Fails", "Diverges", "Small")]
     options = {"baselines": baselines, "finalists": 1, "verdict_seeds": 1, "compare": False}
-    result = shortlist(tmp_path / "run", searched, teacher, **options)
+    with pytest.warns(UserWarning, match="The baseline .*Fails cannot be trained, .*: .*it cannot be trained"):
+        result = shortlist(tmp_path / "run", searched, teacher, **options)
     fails, diverges, small = result.finalists[-3:]
     assert fails.reason is not None
     assert "it cannot be trained" in fails.reason
@@ -368,6 +501,34 @@ def test_what_cannot_be_trained_or_diverges_is_out_with_its_reason(searched: str
     assert result.cost.failed == 1
     assert result.verdict.alone is None
     assert "out: " in (tmp_path / "run" / "report.md").read_text()
+
+
+def test_what_is_known_before_the_work_is_shown_before_it(searched: str, teacher: str, tmp_path: Path) -> None:
+    study = ds.Study.load(searched)
+    options = {**SHORTLIST, "study": study, "teacher": teacher, "out": tmp_path / "run"}
+    shown: list[str] = []
+    job = ShortlistJob(
+        ShortlistOptions(**options, executor=Interrupting(0)), lambda *items: shown.extend(map(str, items))
+    )
+    with pytest.raises(KeyboardInterrupt):
+        job.complete()
+    text = "\n".join(shown)
+    assert "finalists: " in text
+    assert "cifar_resnet20 (baseline)" in text
+    assert "cifar_resnet20 is over the budget" in text
+
+
+def test_every_baseline_that_the_user_named_is_compared_with(searched: str, teacher: str, tmp_path: Path) -> None:
+    (tmp_path / "own_networks.py").write_text(OWN)
+    study = ds.Study.load(searched)
+    smallest = min(study.best(8), key=lambda one: one.record.params or 0).record.architecture
+    baselines = [f"{tmp_path / 'own_networks.py'}:Small", "cifar_resnet20", smallest]
+    options = {"baselines": baselines, "finalists": 1, "verdict_seeds": 1, "compare": False}
+    result = shortlist(tmp_path / "run", searched, teacher, **options)
+    named = [one for one in result.finalists if one.is_named]
+    assert len(named) == 3
+    assert {one.last_rung for one in named} == {2}
+    assert set(result.verdict.against) >= {one.name for one in named if not one.is_pick}
 
 
 def test_a_shortlist_of_failures_says_why(searched: str, teacher: str, tmp_path: Path) -> None:
@@ -412,6 +573,53 @@ def test_the_best_teacher_and_the_best_distiller_are_chosen_on_one_student(
     assert {(trial.teacher, trial.distiller) for trial in full} == {(teacher_name, distiller_name)}
 
 
+REPEATS = """
+
+class Repeats(Small):
+    def __init__(self, num_classes=10, in_chans=3):
+        super().__init__(num_classes, in_chans)
+        self.mix = nn.Conv2d(4, 4, 3, padding=1)
+
+    def forward(self, images):
+        features = nn.functional.pad(images, (0, 0, 0, 0, 0, 1))
+        for _ in range(30):
+            features = self.mix(features)
+        return super().forward(features[:, :3])
+"""
+
+
+def test_teacher_and_distiller_are_chosen_on_students_within_the_budget(
+    teacher: str, searched: str, tmp_path: Path
+) -> None:
+    (tmp_path / "own_networks.py").write_text(OWN + REPEATS)
+    study, out = tmp_path / "study", tmp_path / "run"
+    space = {"space_options": {"channels": 4, "cells": 1}, "algorithm": "random", "evaluations": 4, "device": "cpu"}
+    probe = ds.create_probe("digits", batch_size=8, image_size=8)
+    ds.search("nasbench201", None, probe, **space, proxy="params", max_macs=140_000, progress=False, out=study)
+    options = {"teachers": [teacher, "cifar_resnet20"], "distillers": "kd,dkd", "finalists": 1, "verdict_seeds": 1}
+    options |= {"baselines": [f"{tmp_path / 'own_networks.py'}:Repeats"], "compare": False}
+    with pytest.warns(UserWarning, match="has random weights"):
+        result = ds.shortlist(study, **{**SHORTLIST, **options, "out": out})
+    names = {trial.name for one in (*result.teachers, *result.distillers) for trial in one.trials}
+    barred = next(one for one in result.finalists if not one.is_within_budget)
+    assert barred.params == min(one.params or 0 for one in result.finalists)
+    assert not any(name.startswith(f"rungs/1/{barred.place:02d}-") for name in names)
+
+
+def test_a_shortlist_of_one_rung_goes_on_with_the_accuracy_of_each_teacher(
+    searched: str, teacher: str, tmp_path: Path
+) -> None:
+    out = tmp_path / "run"
+    options = {"teachers": [teacher, "cifar_resnet20"], "finalists": 1, "other_scores": "", "baselines": None}
+    options |= {"rung_shares": 1.0, "rung_keep": [], "verdict_seeds": 2, "compare": False, "epochs": 1}
+    with pytest.warns(UserWarning, match="has random weights"):
+        first = ds.shortlist(searched, **{**SHORTLIST, **options, "out": out})
+    again = ds.shortlist(searched, **{**SHORTLIST, **options, "verdict_seeds": 1, "out": out})
+    assert all(one.accuracy is not None for one in first.teachers)
+    assert [one.accuracy for one in again.teachers] == [one.accuracy for one in first.teachers]
+    assert all(trial.test_accuracy is None for one in again.teachers for trial in one.trials)
+
+
 # -- bad input ----------------------------------------------------------------------------------
 
 
@@ -419,10 +627,11 @@ def test_the_best_teacher_and_the_best_distiller_are_chosen_on_one_student(
     ("options", "message"),
     [
         ({"out": None}, "needs a run folder"),
-        ({"finalists": 0}, "finalists is 0"),
+        ({"finalists": 0}, "finalists is 0; it must be a whole number of at least 1"),
         ({"other_scores": "nwott"}, "Did you mean 'nwot'"),
         ({"other_scores": "log_rank(nwot, macs)"}, "name its proxies instead"),
         ({"baselines": "resnet181"}, "Did you mean"),
+        ({"baselines": "cifar_resnet20,cifar_resnet20"}, "baselines has cifar_resnet20 twice"),
         ({"rung_shares": [0.5, 0.7]}, "of which the last is 1"),
         ({"rung_keep": [3, 2]}, "rung_keep is"),
         ({"verdict_seeds": 0}, "verdict_seeds is 0"),
@@ -489,7 +698,9 @@ def test_a_training_tested_later_is_that_of_one_tested_at_once(teacher: str, tmp
     tested = DistillJob(replace(options, out=tmp_path / "later")).complete()
     assert tested.result.test == at_once.result.test
     assert tested.result.agreement == at_once.result.agreement
-    assert tested.result.teacher == at_once.result.teacher
+    assert at_once.result.teacher is not None
+    known = {"val_accuracy": untested.result.teacher.val_accuracy}
+    assert tested.result.teacher == replace(at_once.result.teacher, **known)
     weights = [(tmp_path / run / "student" / "student.safetensors").read_bytes() for run in ("once", "later")]
     assert weights[0] == weights[1]
 
@@ -502,3 +713,10 @@ def test_objects_of_python_are_taken(whole: ds.Shortlist, searched: str, teacher
     first = next(iter(result.finalists)).trials[0]
     assert first.status == "complete"
     assert [one.name for one in result.finalists] == [one.name for one in whole.finalists]
+
+
+def test_a_single_path_or_network_is_one_baseline(searched: str, teacher: str, tmp_path: Path) -> None:
+    for name, baseline in (("path", Path(teacher)), ("module", nn.Sequential(nn.Flatten(), nn.Linear(192, 10)))):
+        options = {"baselines": baseline, "finalists": 1, "other_scores": "", "verdict_seeds": 1, "compare": False}
+        result = shortlist(tmp_path / name, searched, teacher, **options)
+        assert sum(one.is_named for one in result.finalists) == 1

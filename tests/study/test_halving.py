@@ -33,6 +33,8 @@ def test_the_best_baseline_goes_on_beside_the_best(values: list[float | None], k
     assert set(kept) == {*going_on(values, keep), *best}
     barred = set(going_on(values, keep, baselines, barred=baselines))
     assert barred == {*[place for place in order(values) if place not in baselines][:keep], *best}
+    named = set(going_on(values, keep, barred=baselines, named=baselines))
+    assert named == {place for place in order(values) if place in baselines or place in barred}
 
 
 def test_the_spread_is_that_of_a_difference_of_two_shares() -> None:
