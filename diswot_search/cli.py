@@ -48,10 +48,6 @@ DONE, BAD_INPUT, INTERRUPTED = 0, 2, 130
 """Exit statuses of the command line."""
 
 
-_OFTEN_MEANT = {"ray_address": "executor_options.address"}
-"""Options that people expect, and those that there are."""
-
-
 @dataclass(frozen=True)
 class Command:
     """A command: its options, and where to find what is done with them.
@@ -254,8 +250,6 @@ def _explain(message: str, arguments: Sequence[str]) -> str:
 def _near_options(option: str, arguments: Sequence[str]) -> str:
     """Options of the command that this one may have been meant to be."""
     name = option.lstrip("-").partition("=")[0]
-    if name in _OFTEN_MEANT:
-        return f"--{_OFTEN_MEANT[name]}"
     options = options_of(COMMANDS[arguments[0]].options).values()
     names = [name for option in options for name in option.names]
     return " or ".join(f"--{near}" for near in near_options(name, names))

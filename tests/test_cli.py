@@ -157,7 +157,6 @@ def test_spaces_lists_all_and_shows_one(capsys: pytest.CaptureFixture[str]) -> N
         ("-x", "No command has the option -x."),
         ("search --imprt x", "arguments: --imprt x. Did you mean --import"),
         ("search --quite", "arguments: --quite. Did you mean --quiet"),
-        ("search --ray_address auto", "arguments: --ray_address auto. Did you mean --executor_options.address"),
         ("search --quiet maybe", "quiet is 'maybe'; it must be true or false."),
         ("search --import none.py", "There is no file none.py."),
         ("search --import none", "There is no module none."),

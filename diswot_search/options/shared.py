@@ -113,7 +113,9 @@ class ExecutorOptions(Options):
         workers: Number of worker processes. One computes in this process, unless there is a time limit.
         executor: How workers are made: serial, processes, ray, a name that is registered, or an Executor. By default
             serial for one worker, and processes for more.
-        executor_options: Options of the executor, such as --executor_options.address auto for ray.
+        ray_address: Address of a Ray cluster that this machine belongs to, auto or HOST:PORT; the executor is then ray,
+            which without an address stays on this machine.
+        executor_options: Options of the executor, such as --executor_options.resources '{GPU: 0.25}' for ray.
         devices: Devices that the workers are laid out over in turns, such as cuda:0,cuda:1; by default all use device.
         threads: Number of CPU threads of all workers together, which it has to divide among them; by default as many as
             torch uses.
@@ -125,6 +127,7 @@ class ExecutorOptions(Options):
 
     workers: int = 1
     executor: str | Executor | None = None
+    ray_address: str | None = None
     executor_options: Mapping[str, Any] | None = None
     devices: str | Sequence[str] | None = None
     threads: int | None = None

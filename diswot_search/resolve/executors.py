@@ -19,6 +19,8 @@ _COMMON = {
 }
 """Names that executor_options cannot set, and how they are set."""
 
+_OF_RAY = {"address": "by the option ray_address"}
+
 
 def as_executor(options: ExecutorOptions, items: int) -> Executor:
     """The executor that the options describe.
@@ -40,17 +42,24 @@ def as_executor(options: ExecutorOptions, items: int) -> Executor:
     if limit is not None:
         check_number("candidate_timeout_s", limit, above=0)
     if isinstance(options.executor, Executor):
-        if names := changed(options, "workers", "executor_options", "devices", "threads"):
+        if names := changed(options, "workers", "ray_address", "executor_options", "devices", "threads"):
             raise ValueError(f"The executor is given as an object; {', '.join(names)} cannot be set.")
         executor = options.executor
     else:
-        executor = _created(options, options.executor, max(1, items))
+        executor = _created(options, _name(options.executor, options.ray_address), max(1, items))
     if limit is not None and not executor.is_isolated:
         raise ValueError(
             f"candidate_timeout_s is {limit:g}, but the executor {options.executor!r} computes in this process, which "
             "cannot end a candidate. Choose the executor 'processes'."
         )
     return executor
+
+
+def _name(name: str | None, ray_address: str | None) -> str | None:
+    """The name of the executor, which is ray where there is an address of a cluster."""
+    if ray_address is None or name in (None, "ray"):
+        return name if ray_address is None else "ray"
+    raise ValueError(f"ray_address is {ray_address!r}, but executor is {name!r}; leave one of them out.")
 
 
 def _created(options: ExecutorOptions, name: str | None, items: int) -> Executor:
@@ -62,13 +71,15 @@ def _created(options: ExecutorOptions, name: str | None, items: int) -> Executor
         warnings.warn(f"workers is {workers:,}, but there is work for {items:,} only.", stacklevel=4)
         devices = devices[:items] if len(devices) <= workers else devices
         workers = items
+    set_otherwise = _COMMON | (_OF_RAY if name == "ray" else {})
     has_limit = options.candidate_timeout_s is not None
     return create_executor(
         name or ("processes" if has_limit and workers == 1 else None),
         workers=None if devices and options.workers == 1 else workers,
         threads=threads,
         devices=devices or None,
-        **user_options("executor_options", options.executor_options, **_COMMON),
+        **user_options("executor_options", options.executor_options, **set_otherwise),
+        **({} if options.ray_address is None else {"address": options.ray_address}),
     )
 
 
@@ -90,4 +101,5 @@ def device_of(options: ExecutorOptions, device: str) -> str:
         )
     if names and device not in ("auto", *names) and device.partition(":")[0] != kinds[0]:
         raise ValueError(f"device is {device!r}, but devices is {listed(names)}; leave one of them out.")
-    return names[0] if names and options.executor != "ray" else device
+    is_ray = options.executor == "ray" or options.ray_address is not None
+    return names[0] if names and not is_ray else device

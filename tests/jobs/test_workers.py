@@ -31,6 +31,7 @@ import diswot_search as ds
 from diswot_search.options.search import SearchOptions
 from diswot_search.reports.progress import ProgressBar, SearchProgress, worker_lines
 from diswot_search.reports.study import describe_study
+from diswot_search.resolve import executors
 from diswot_search.resolve.executors import as_executor
 from diswot_search.runtime.executors.dispatch import Activity
 from diswot_search.runtime.executors.processes import ProcessExecutor
@@ -292,6 +293,14 @@ def test_fewer_workers_than_asked_for_keep_their_threads_and_devices() -> None:
     assert (executor.workers, executor.threads, executor.devices) == (2, 1, ("cpu",))
 
 
+def test_an_address_of_ray_makes_the_executor(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[dict[str, Any]] = []
+    monkeypatch.setattr(executors, "create_executor", lambda name, **options: made.append({"name": name, **options}))
+    with contextlib.suppress(AttributeError):  # there is no executor
+        as_executor(SearchOptions(workers=3, ray_address="head:6379"), 10)
+    assert (made[0]["name"], made[0]["workers"], made[0]["address"]) == ("ray", 3, "head:6379")
+
+
 class Logged(AnyOrder):
     """Workers in any order, and when they rest and are at work."""
 
@@ -342,6 +351,8 @@ def test_latency_is_measured_while_no_worker_is_at_work_or_on_its_way(monkeypatc
         ({"devices": "cpu,cpu", "workers": 2}, "devices is cpu, cpu; cpu is named more than once"),
         ({"devices": ["cpu", "cuda:0"], "device": "auto"}, "name devices of one kind"),
         ({"devices": ["mps"]}, "device is 'cpu', but devices is mps"),
+        ({"ray_address": "auto", "executor": "processes"}, "ray_address is 'auto', but executor is 'processes'"),
+        ({"executor": "ray", "executor_options": {"address": "auto"}}, "by the option ray_address"),
         ({"workers": 40, "threads": 41}, "threads is 41 for 40 workers together"),
         ({"executor": "processes", "workers": 2, "executor_options": {"foo": 3}}, "has no option 'foo'; it has none"),
         ({"candidate_timeout_s": 0}, "candidate_timeout_s is 0"),

@@ -120,14 +120,12 @@ def checked_address(address: str | None) -> str | None:
         return address
     if address.startswith("ray://"):
         raise ValueError(
-            f"executor_options.address is {address!r}; Ray Client is not supported. Start the command on a machine of "
+            f"ray_address is {address!r}; Ray Client is not supported. Start the command on a machine of "
             "the cluster, with the address auto or HOST:PORT."
         )
     port = re.fullmatch(r"[^\s:/]+:(\d{1,5})|\[[0-9a-fA-F:.]+\]:(\d{1,5})", address)
     if port is None or int(port[1] or port[2]) >= 2**16:
-        raise ValueError(
-            f"executor_options.address is {address!r}; it must be auto or HOST:PORT, such as 10.0.0.1:6379."
-        )
+        raise ValueError(f"ray_address is {address!r}; it must be auto or HOST:PORT, such as 10.0.0.1:6379.")
     return address
 
 
