@@ -68,7 +68,7 @@ def shifted(images: Tensor, most: int) -> Tensor:
     """Shift each image by up to so many pixels in both directions, as the student's recipe does.
 
     A teacher that was trained without it is right on 82 % of the photos that it was trained on, but on 65 % of the
-    shifted ones that the student is shown; the student was then worse than one trained alone.
+    shifted ones that the student is shown.
     """
     padded = F.pad(images, (most,) * 4)
     rows, columns = (torch.randint(2 * most + 1, (len(images), 1, 1)) for _ in range(2))

@@ -845,7 +845,8 @@ def test_a_whole_name_shows_formula_paper_and_options(
 
 def test_all_that_comes_from_a_paper_names_it() -> None:
     ours = {"params", "macs", "effective_capacity", "knn", "logistic", "random", "exhaustive", "timm/zoo"}
-    ours |= {component.name for component in ds.get_proxy("effective_capacity").components}
+    for name in ("effective_capacity", "unit_capacity"):
+        ours |= {name, *(component.name for component in ds.get_proxy(name).components)}
     distillers = [name for name in ds.list_distillers() if not ds.get_distiller(name).__module__.startswith("tests")]
     for names, describe in (
         (distillers, details.describe_distiller),

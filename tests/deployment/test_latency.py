@@ -17,6 +17,8 @@ from diswot_search.deployment.latency import AGREEMENT, shipped_latency, time_pa
 from diswot_search.deployment.onnx_graph import ExportError
 from diswot_search.deployment.runtimes import Runtime, default_runtime
 
+pytestmark = pytest.mark.usefixtures("exact_latency")
+
 needs_onnx = pytest.mark.skipif(importlib.util.find_spec("onnxruntime") is None, reason="onnxruntime is not installed")
 
 

@@ -467,6 +467,7 @@ def test_a_latency_that_nothing_meets_is_refused_with_the_lowest_measured(
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.usefixtures("exact_latency")
 def test_a_real_latency_budget_is_kept(cells: SearchSpace, probe: ds.Probe) -> None:
     study = create_search(
         Tabular(cells, probe), algorithm="random", evaluations=3, budget=ds.Budget(max_latency_ms=1000)

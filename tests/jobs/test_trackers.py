@@ -113,6 +113,7 @@ def test_a_pipeline_sends_every_stage(noted: list[Noted], tmp_path: Path) -> Non
             epochs=1,
             batch_size=20,
             data_options={"image_size": 8, "train_limit": 40},
+            finalists=0,
             trackers="noted",
             out=tmp_path / "run",
             **FAST,

@@ -188,7 +188,7 @@ def test_what_is_replayed_says_nothing_of_the_speed() -> None:
     progress = SearchProgress(8, console=Console(file=io.StringIO()))
     for record in make_study().records:
         progress.add(record, replayed=True)
-    assert progress.state() == "best 3"
+    assert progress.state() == "best 3  1 failed"
 
 
 # -- curves -------------------------------------------------------------------------------------
