@@ -37,7 +37,7 @@ def shared_data() -> Path:
 @pytest.fixture(scope="session", autouse=True)
 def _rough_latency() -> Iterator[dict[str, float]]:
     """Latency is measured roughly: every training does so at its end, and tests make hundreds; gives what is usual."""
-    rough = {"_BLOCK_SECONDS": 0.005, "_MAX_SECONDS": 0.2, "_MAX_SECONDS_FOR_QUIET": 0.1}
+    rough = {"_BLOCK_SECONDS": 0.005, "_REFERENCE_SECONDS": 0.003, "_MAX_SECONDS": 0.2, "_MAX_SECONDS_FOR_QUIET": 0.1}
     usual = {name: float(getattr(latency, name)) for name in rough}
     with pytest.MonkeyPatch.context() as patch:
         for name, seconds in rough.items():

@@ -34,7 +34,9 @@ _MAX_SECONDS_FOR_QUIET = 2.0
 _BLOCK_SECONDS = 0.05
 """The references leave the caches to their own weights; a block is so long that the network has them back for most."""
 
-_REFERENCE_SECONDS = 0.003
+_REFERENCE_SECONDS = 0.02
+"""The same for a reference, which the network has driven out of the caches: one that is read cold looks disturbed."""
+
 _MAX_BLOCK = 200
 _BEYOND = 1.3
 """A network that is slower than its limit by this factor needs no exact number."""
