@@ -57,7 +57,7 @@ SIZES = ("params", "macs")
 OTHERS = (*SIZES, "nwot")
 """The other scores that get a place each, as by default in `ds.shortlist`."""
 PLACES_PER_OTHER, SEEN = 3, 50
-"""Of three places one other score gets at most one, and a proxy is computed on the best 50 by the score, likewise."""
+"""Another score gets at most one place in three, and a proxy is computed on the best 50 by the first score."""
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]

@@ -40,7 +40,7 @@ SCORED = 50
 """Number of the study's best candidates that proxies are computed on."""
 
 _PLACES_PER_OTHER = 3
-"""Of so many places, another score gets at most one."""
+"""Another score gets at most one place in so many."""
 
 _OF_RECORDS = ("params", "macs")
 

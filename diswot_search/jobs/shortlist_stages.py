@@ -56,7 +56,7 @@ class Part:
 
     Attributes:
         cell: The training.
-        trial: What is known of it before it is trained.
+        trial: Its facts before it is trained: name, rung, seed and epochs.
     """
 
     cell: Cell

@@ -45,7 +45,8 @@ class Contender:
         name: Its name.
         value: Mean over the seeds of the values that students reached with it, where higher is better; None if all of
             its trainings failed.
-        accuracy: Of a teacher, its own accuracy on the validation images, in percent; None if it has other classes.
+        accuracy: The own accuracy of a teacher on the validation images, in percent; None for a distiller, and for a
+            teacher of other classes.
         is_chosen: Whether the students of the later stages learnt from it.
         trials: The trainings.
     """

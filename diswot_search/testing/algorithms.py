@@ -165,7 +165,7 @@ class AlgorithmContract:
 
     def test_finds_the_optimum_of_an_easy_objective(self, cells: SearchSpace) -> None:
         if not self.learns or self.budgets:
-            pytest.skip("scores do not guide what is new")
+            pytest.skip("the algorithm does not learn from scores, or evaluates again instead of proposing new ones")
         target = cells.parse("|nor_conv_3x3~0|+|nor_conv_1x1~0|avg_pool_3x3~1|+|skip_connect~0|none~1|nor_conv_3x3~2|")
 
         def matches(architecture: Architecture) -> float:

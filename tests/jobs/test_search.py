@@ -787,7 +787,7 @@ class Listing:
 
 
 def test_memory_does_not_grow_with_evaluations(cells: SearchSpace, probe: ds.Probe, tmp_path: Path) -> None:
-    """Of each of 600 evaluations less than 75 bytes are kept; a record alone has more than 500."""
+    """Memory grows by less than 75 bytes for each of 600 evaluations; a record alone has more than 500."""
     held: list[int] = []
 
     def weigh(count: int) -> None:
