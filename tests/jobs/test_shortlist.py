@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import replace
 from pathlib import Path
@@ -19,7 +19,6 @@ from torch import nn
 import diswot_search as ds
 from diswot_search import cli
 from diswot_search.data.image_sets import ResidentSet
-from diswot_search.jobs import student_facts, training_run
 from diswot_search.jobs.shortlist import ShortlistJob
 from diswot_search.jobs.train import DistillJob
 from diswot_search.jobs.training_cells import Cell, Outcome
@@ -31,7 +30,10 @@ from diswot_search.training.result import read_result
 
 from .any_order import AnyOrder
 
-pytestmark = pytest.mark.filterwarnings("ignore:.*no more than chance")
+pytestmark = [
+    pytest.mark.usefixtures("one_thread", "quick_trainings"),
+    pytest.mark.filterwarnings("ignore:.*no more than chance"),
+]
 
 DATA = {"train_limit": 40, "image_size": 8}
 TRAINING: dict[str, Any] = {
@@ -51,24 +53,6 @@ SHORTLIST: dict[str, Any] = {
     "rung_keep": 1,
     "verdict_seeds": 2,
 }
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
-@pytest.fixture(autouse=True, scope="module")
-def without_pictures_and_one_latency() -> Iterator[None]:
-    """Trainings in this process draw nothing, and have the latency of the first one, since both take a second."""
-    with pytest.MonkeyPatch.context() as patch:
-        measured = student_facts.shipped_latency(nn.Flatten(), (3, 8, 8))
-        patch.setattr(student_facts, "shipped_latency", lambda model, size: measured)
-        patch.setattr(training_run, "plot_training", lambda rows, result: {})
-        yield
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,6 @@ import dataclasses
 import json
 import os
 import threading
-from collections.abc import Iterator
 from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
@@ -32,6 +31,7 @@ from diswot_search.runtime.executors.serial import SerialExecutor
 from .any_order import AnyOrder
 
 pytestmark = [
+    pytest.mark.usefixtures("one_thread", "quick_trainings"),
     pytest.mark.filterwarnings("ignore:.*too few for random weights"),
     pytest.mark.filterwarnings("ignore:.*no more than chance"),
 ]
@@ -45,25 +45,6 @@ TRAINING: dict[str, Any] = {
     "progress": False,
 }
 NETWORK = {"student": "cifar_resnet", "student_options": {"arch": "1x4-1x4-1x8"}}
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    """As many threads in this process as in each worker, so that sums have the same order."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
-@pytest.fixture(autouse=True, scope="module")
-def without_pictures_and_one_latency() -> Iterator[None]:
-    """Trainings in this process draw nothing, and have the latency of the first one, since both take a second."""
-    with pytest.MonkeyPatch.context() as patch:
-        measured = student_facts.shipped_latency(nn.Flatten(), (3, 8, 8))
-        patch.setattr(student_facts, "shipped_latency", lambda model, size: measured)
-        patch.setattr(training_run, "plot_training", lambda rows, result: {})
-        yield
 
 
 @pytest.fixture(scope="module")
