@@ -26,12 +26,9 @@ from ..runtime.failures import stop_if_machine_failed
 from ..study.budget import Budget
 from ..study.evaluator import Evaluator
 from ..study.finalists import BASELINE, LARGEST, SCORE, Finalist
-from ..study.halving import Rung, rungs_of
+from ..study.halving import KEEP, SHARES, Rung, rungs_of
 from ..study.records import Record
 from ..study.study import Study
-
-SHARES, KEEP = (0.06, 1.0), (3,)
-"""The shares of the rungs, and the number of finalists that each but the last keeps, by default."""
 
 OTHER_SCORES = ("params", "macs", "nwot")
 """The other scores by default."""
@@ -272,14 +269,14 @@ class Chooser:
             self._note(f"{name} is left out of the other scores: {error}")
             return []
         scores = evaluator.evaluate([space.parse(record.architecture) for record in records])
-        found = [
+        values = [
             (record, score.score)
             for record, score in zip(records, scores, strict=True)
             if score.status == "ok" and score.score is not None
         ]
-        if not found:
+        if not values:
             self._note(f"{name} is left out of the other scores: {scores[0].reason}")
-        return found
+        return values
 
     def _space_of_data(self) -> SearchSpace:
         """The space for the classes and images of the data."""

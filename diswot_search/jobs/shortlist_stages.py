@@ -159,8 +159,8 @@ def _folder_name(finalist: Finalist) -> str:
 
 def smallest_of(entries: Sequence[Entry]) -> Entry:
     """The finalist of fewest parameters among those within the budget, which may be the pick."""
-    able = [entry for entry in entries if entry.finalist.is_within_budget]
-    return min(able, key=lambda entry: (entry.finalist.params or 0, entry.finalist.place))
+    within_budget = [entry for entry in entries if entry.finalist.is_within_budget]
+    return min(within_budget, key=lambda entry: (entry.finalist.params or 0, entry.finalist.place))
 
 
 # -- what became of a training ------------------------------------------------------------------
@@ -440,5 +440,5 @@ class Stages:
 
 def _mean_of_all(values: Sequence[float | None]) -> float | None:
     """The mean; None if a value is missing, since means over other seeds are not compared."""
-    known = [value for value in values if value is not None]
-    return fmean(known) if known and len(known) == len(values) else None
+    complete = [value for value in values if value is not None]
+    return fmean(complete) if complete and len(complete) == len(values) else None

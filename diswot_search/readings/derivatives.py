@@ -129,9 +129,8 @@ class Derivatives(ActivationReadings):
             if before.ndim == after.ndim == 3 and after.shape[1] == 1 < before.shape[1]:
                 continue
             draw = _draw_signs if after.numel() <= _MAX_KEPT_SIGNS else _draw_signs.__wrapped__
-            signs = torch.empty_like(after, requires_grad=False).copy_(
-                draw(after.shape)
-            )  # in the output's memory order
+            signs = torch.empty_like(after, requires_grad=False)  # in the output's memory order
+            signs.copy_(draw(after.shape))
             connected = before.requires_grad  # otherwise it is a constant, which no gradient reaches
             arrived = self._grad(after, [before], signs)[0] if connected else torch.zeros_like(before)
             is_zero = not (arrived[0].any() or arrived.any())  # one sample is mostly enough to tell

@@ -18,6 +18,10 @@ if TYPE_CHECKING:
     from .records import Record
 
 
+SHARES, KEEP = (0.06, 1.0), (3,)
+"""The shares of the rungs, and the number of candidates that each but the last keeps, by default."""
+
+
 @dataclass(frozen=True)
 class Rung:
     """A rung of successive halving.
@@ -229,8 +233,8 @@ class SuccessiveHalving(Algorithm):
         space: SearchSpace,
         *,
         candidates: int = 10,
-        shares: Sequence[float] = (0.06, 1.0),
-        keep: Sequence[int] = (3,),
+        shares: Sequence[float] = SHARES,
+        keep: Sequence[int] = KEEP,
         **common: Unpack[_CommonOptions],
     ) -> None:
         super().__init__(space, **common)
