@@ -12,6 +12,7 @@ import time
 import warnings
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, InvalidStateError, wait
+from pathlib import Path
 from typing import Any
 
 from ...checks import check_number, listed
@@ -160,7 +161,7 @@ class RayExecutor(Executor):
         assert self._actors, "the executor is not started"
         data = pickled("item", item)
         actor = self._actors[worker]
-        if actor.is_dead or (actor.is_here and not _is_running(actor.process)):
+        if actor.is_dead or (actor.is_here and _has_ended(actor.process)):
             self.replace(worker)  # the next item is not to blame
         return self._call(worker, "compute", data)
 
@@ -452,6 +453,14 @@ def _is_running(process: int) -> bool:
     except OSError:
         return False
     return True
+
+
+def _has_ended(process: int) -> bool:
+    """Whether a process computes no more. One that was killed keeps its number until Ray notices."""
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] in "ZX"
+    except OSError:
+        return not _is_running(process)
 
 
 # -- arguments ----------------------------------------------------------------------------------
