@@ -151,6 +151,8 @@ MAX_BINS = 1000
 class ComparisonRun(Job[CompareOptions, Comparison]):
     """The job of `compare`."""
 
+    FOLDER = ScoreStore
+
     def check(self) -> None:
         options = self.options
         self.seeds = tuple(weight_seeds(options.seed, options.weight_draws))

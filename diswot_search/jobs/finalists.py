@@ -3,24 +3,27 @@
 from __future__ import annotations
 
 import heapq
+import math
 import os
 import re
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from search_spaces.cost import Cost, count_cost
 from search_spaces.names import full_name, short_name
-from search_spaces.recipes import create_space
 from search_spaces.space import Architecture, ArchitectureError, SearchSpace
 
 from ..checks import check_whole
 from ..data.probe import Probe
 from ..data.splits import Splits
 from ..networks.network import Network
+from ..options.base import options_in
 from ..options.shortlist import RungOptions
 from ..proxies.aggregate import RankAggregate
 from ..proxies.registry import get_proxy
+from ..reports.style import format_count
 from ..resolve.networks import NetworkLike, network_for
 from ..runtime.failures import stop_if_machine_failed
 from ..study.budget import Budget
@@ -29,6 +32,7 @@ from ..study.finalists import BASELINE, LARGEST, SCORE, Finalist
 from ..study.halving import KEEP, SHARES, Rung, rungs_of
 from ..study.records import Record
 from ..study.study import Study
+from ..training.steps import FEWEST_STEPS
 
 OTHER_SCORES = ("params", "macs", "nwot")
 """The other scores by default."""
@@ -109,13 +113,74 @@ def other_scores(options: RungOptions) -> tuple[str, ...]:
     """The names of the other scores, each once.
 
     Raises:
-        ValueError: One of them is an aggregate, or unknown.
+        ValueError: One of them is an aggregate, needs a teacher, or is unknown.
     """
     names = OTHER_SCORES if options.other_scores is None else several(options.other_scores)
     for name in names:
-        if name not in _OF_RECORDS and isinstance(get_proxy(name), RankAggregate):
+        if name in _OF_RECORDS:
+            continue
+        proxy = get_proxy(name)
+        if isinstance(proxy, RankAggregate):
             raise ValueError(f"other_scores has {name}, which ranks many at once; name its proxies instead.")
+        if proxy.needs_teacher:
+            raise ValueError(f"other_scores has {name}, which compares with a teacher; name scores that need none.")
     return tuple(dict.fromkeys(names))
+
+
+def epochs_of(rung: Rung, full_epochs: int) -> int:
+    """Epochs of the trainings of a rung, at least one.
+
+    Args:
+        rung: The rung.
+        full_epochs: Epochs of a full training.
+    """
+    return max(1, round(rung.share * full_epochs))
+
+
+def warn_of_short_rungs(rungs: Sequence[Rung], full_epochs: int, steps_per_epoch: int) -> None:
+    """Say which rungs are too short to tell networks with random weights apart; of the last one its check tells.
+
+    Args:
+        rungs: The rungs.
+        full_epochs: Epochs of a full training.
+        steps_per_epoch: Steps of an epoch.
+    """
+    full = steps_per_epoch * full_epochs
+    for number, rung in enumerate(rungs[:-1], start=1):
+        epochs = epochs_of(rung, full_epochs)
+        if (steps := steps_per_epoch * epochs) < FEWEST_STEPS:
+            share = f"; a share of {math.ceil(100 * FEWEST_STEPS / full) / 100:g} has enough" * (full > FEWEST_STEPS)
+            warnings.warn(
+                f"Rung {number} trains for {format_count(steps, 'step')} ({format_count(epochs, 'epoch')}), too few "
+                f"for random weights to be told apart, which often stay near chance below {FEWEST_STEPS}{share}.",
+                stacklevel=4,
+            )
+
+
+def check_form(study: Study, splits: Splits) -> None:
+    """Refuse data of other images or classes than those that a study scored students for.
+
+    Its students could be made anew for them, but its scores, their costs and the budget hold for those alone.
+
+    Raises:
+        ValueError: Channels, height, width or the number of classes differ.
+    """
+    scored, given = ((one.input_size, one.num_classes) for one in (study.space, splits))
+    if scored == given:
+        return
+    where = "" if study.path is None else f" in {study.path}"
+    (channels, height, width), classes = scored
+    may_resize = (channels, classes) == (given[0][0], given[1]) and height == width
+    hint = f", or give the data image_size={height}" * may_resize
+    with options_in("data_options", ["image_size"]):
+        raise ValueError(
+            f"The study{where} scored students for {_form(*scored)}, but {splits.name} has {_form(*given)}. Its "
+            f"scores, costs and budget say nothing of students for those: search again with a probe of this data{hint}."
+        )
+
+
+def _form(input_size: tuple[int, int, int], num_classes: int) -> str:
+    return f"images of {' x '.join(map(str, input_size))} and {num_classes} classes"
 
 
 def check_validation(splits: Splits) -> None:
@@ -261,7 +326,7 @@ class Chooser:
         """The values of a proxy on the best of the study, on a probe of as many images as the study's."""
         records = [candidate.record for candidate in self.study.best(SCORED) if self._may_be(candidate.record)]
         try:
-            space = self._space_of_data()
+            space = self.study.space
             evaluator = Evaluator(
                 space, None, self._probe(), name, seeds=self.study.config.get("seeds") or (0,), device=self.device
             )
@@ -277,13 +342,6 @@ class Chooser:
         if not values:
             self._note(f"{name} is left out of the other scores: {scores[0].reason}")
         return values
-
-    def _space_of_data(self) -> SearchSpace:
-        """The space for the classes and images of the data."""
-        space, size = self.study.space, self.splits.input_size
-        if (space.num_classes, space.input_size) == (self.splits.num_classes, size) or space.recipe is None:
-            return space
-        return create_space(**space.recipe | {"num_classes": self.splits.num_classes, "input_size": size})
 
     def _probe(self) -> Probe:
         """Labelled training images, as many as the study's probe has."""

@@ -8,10 +8,10 @@ import math
 import os
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from safetensors.torch import save
@@ -31,21 +31,24 @@ from ..options.sources import RankSourcesOptions
 from ..options.training import DistillOptions, TrainedTeacherOptions, TrainingOptions, TrainOptions
 from ..proxies.aggregate import elementary_proxies
 from ..proxies.registry import get_proxy
-from ..resolve.networks import network_for
+from ..resolve.networks import NetworkLike, network_for
 from ..resolve.runs import NEAR_ZERO_WEIGHT, StageResult
 from ..runtime.devices import resolve_device
 from ..runtime.run_folder import RunFolder
+from ..sources.folder import RankingFolder
 from ..sources.frozen import source_teacher
 from ..sources.ranking import SourceRanking
 from ..sources.transferability import source_weights
 from ..study.evaluator import uses_teacher
+from ..training.folder import TrainingFolder
 from ..training.result import Training
 from ..training.steps import Steps
+from .choices import check_distinct, distillers_of, teachers_of
 from .pipeline_results import SOURCES, TEACHER
 from .rank_sources import RankingRun, load_ranking
 from .supervision import Bank, SourceObjective, source_objective
 from .teachers import with_fitted_classifier
-from .train import TrainJob, named_distillers, named_splits, named_teacher, teacher_options
+from .train import TrainJob, named_splits, named_teacher, teacher_options
 from .training_run import TrainingSubjects, check_training
 
 S = TypeVar("S", DistillOptions, ShortlistOptions)
@@ -66,6 +69,7 @@ class Guide:
         trained: The training of the teacher, if it was trained here.
         ranking: The ranking of the sources; None without sources.
         weights: Weight of each source by name; empty if none is near the data.
+        choices: The guide under each of the teachers to choose from, this one first; empty unless they are several.
     """
 
     of_search: Network | TeacherBank | None
@@ -75,6 +79,7 @@ class Guide:
     trained: Training | None = None
     ranking: SourceRanking | None = None
     weights: Mapping[str, float] = field(default_factory=dict)
+    choices: tuple[Guide, ...] = ()
 
     @property
     def lacks_near_sources(self) -> bool:
@@ -122,6 +127,10 @@ class Guides(ABC):
     def named_in(self, stage: S, guide: Guide) -> S:
         """The options of the student's training with those that name the guide, such as the teacher's run folder."""
 
+    def named_in_shortlist(self, stage: ShortlistOptions, guide: Guide) -> ShortlistOptions:
+        """The options of the shortlist likewise, with all teachers if there are several."""
+        return self.named_in(stage, guide)
+
     @abstractmethod
     def config(self, search: Mapping[str, object], distillation: Mapping[str, object]) -> dict[str, object]:
         """The configuration of the pipeline.
@@ -131,23 +140,33 @@ class Guides(ABC):
             distillation: That of the distillation.
         """
 
+    @abstractmethod
+    def check_places(self, config: Mapping[str, object]) -> None:
+        """Refuse folders of the first stage that hold something else.
+
+        Args:
+            config: The configuration of the pipeline.
+        """
+
 
 class TeacherGuides(Guides):
     """A teacher, which is trained unless it has trained weights.
 
+    Args:
+        options, splits: See `Guides`.
+        place: Name of the folder of its training in that of the pipeline.
+
     Raises:
-        ValueError: The teacher is not known, or options of its training are set though it is trained.
+        ValueError: The teacher is not known.
     """
 
-    def __init__(self, options: PipelineOptions, splits: Splits) -> None:
+    def __init__(self, options: PipelineOptions, splits: Splits, place: str = TEACHER) -> None:
         super().__init__(options, splits)
         if options.teacher is None:
             raise ValueError("No teacher: pass `teacher=` or `sources=`.")
-        self.terms = named_distillers(options)
+        self.terms = distillers_of(options).terms[0]
         self.teacher = named_teacher(splits, options.teacher, options)
-        names = changed(options, "teacher_epochs", "teacher_recipe_options", "teacher_data_options")
-        if self.teacher.trained and (names := [name for name in names if getattr(options, name) != {}]):
-            raise ValueError(f"The teacher {self.teacher.name} is trained already; {', '.join(names)} cannot be set.")
+        self._place = self.folder / place
 
     def provisional(self) -> Guide:
         return Guide(self._with_random_weights(), self.teacher, self.terms)
@@ -175,9 +194,8 @@ class TeacherGuides(Guides):
     def find(self, announce: Announce, folder: RunFolder) -> Guide:
         trained, teacher = None, self.teacher
         if not teacher.trained:
-            place = self.folder / TEACHER
-            trained = self._training(place).complete()
-            teacher = self._trained(place)
+            trained = self._training(self._place).complete()
+            teacher = self._trained(self._place)
             announce(TEACHER, trained)
         if self.options.search_teacher == "random":
             return Guide(self._with_random_weights(), teacher, self.terms, trained=trained)
@@ -212,10 +230,16 @@ class TeacherGuides(Guides):
     def _trained(self, folder: Path) -> Network:
         """The teacher that was trained here; a module has no card to be built from, but it is at hand."""
         teacher = self.teacher
-        if any(built_by is not None for built_by in (teacher.timm, teacher.space, teacher.recipe.own)):
+        if self.has_card:
             return network_for(self.splits, folder, "teacher")
         weights = checkpoint_file(find_student(folder))
         return replace(teacher, recipe=WithWeights(teacher.recipe, weights), trained=True)
+
+    @property
+    def has_card(self) -> bool:
+        """Whether its trained weights have a card that says how to build it; a module has none."""
+        teacher = self.teacher
+        return any(built_by is not None for built_by in (teacher.timm, teacher.space, teacher.recipe.own))
 
     def _of_search(self, teacher: Network) -> Network:
         """The trained teacher as candidates are compared with it, for the classes and images of the data."""
@@ -280,6 +304,73 @@ class TeacherGuides(Guides):
             "distillation": distillation,
             "teacher": of_teacher,
         }
+
+    def check_places(self, config: Mapping[str, object]) -> None:
+        of_teacher = config["teacher"]
+        if isinstance(of_teacher, Mapping):
+            TrainingFolder.check_place(self._place, of_teacher)
+
+
+class SeveralTeachers(Guides):
+    """Teachers to choose from, each trained unless it has trained weights; the search is given the first.
+
+    Args:
+        options, splits: See `Guides`.
+        teachers: The teachers as the options give them.
+
+    Raises:
+        ValueError: A teacher is not known, or given twice.
+    """
+
+    def __init__(self, options: PipelineOptions, splits: Splits, teachers: Sequence[NetworkLike | str]) -> None:
+        super().__init__(options, splits)
+        self._guides = [
+            TeacherGuides(replace(options, teacher=teacher, teachers=None), splits, f"{TEACHER}{number}")
+            for number, teacher in enumerate(teachers, start=1)
+        ]
+        check_distinct([each.teacher.config() for each in self._guides])
+        for each in self._guides[1:]:
+            each.is_compared = False
+
+    @property
+    def networks(self) -> list[Network]:
+        """The teachers."""
+        return [each.teacher for each in self._guides]
+
+    def provisional(self) -> Guide:
+        return self._together([each.provisional() for each in self._guides])
+
+    def find(self, announce: Announce, folder: RunFolder) -> Guide:
+        return self._together([each.find(announce, folder) for each in self._guides])
+
+    def _together(self, choices: Sequence[Guide]) -> Guide:
+        return replace(choices[0], choices=tuple(choices))
+
+    def named_in(self, stage: S, guide: Guide) -> S:
+        return self._guides[0].named_in(stage, guide)
+
+    def named_in_shortlist(self, stage: ShortlistOptions, guide: Guide) -> ShortlistOptions:
+        named = [each.named_in(stage, choice) for each, choice in zip(self._guides, guide.choices, strict=True)]
+        teachers: list[Any] = [
+            one.teacher if choice.trained is None or each.has_card else choice.teacher
+            for each, one, choice in zip(self._guides, named, guide.choices, strict=True)
+        ]
+        return replace(stage, teacher=None, teachers=teachers)
+
+    def config(self, search: Mapping[str, object], distillation: Mapping[str, object]) -> dict[str, object]:
+        configs = [each.config(search, distillation) for each in self._guides]
+        self.steps = tuple(steps for each in self._guides for steps in each.steps)
+        teachers = [
+            {"network": each.teacher.config(), "training": config["teacher"]}
+            for each, config in zip(self._guides, configs, strict=True)
+        ]
+        return configs[0] | {"teacher": None, "teachers": teachers}
+
+    def check_places(self, config: Mapping[str, object]) -> None:
+        teachers = config["teachers"]
+        assert isinstance(teachers, list)
+        for each, own in zip(self._guides, teachers, strict=True):
+            each.check_places({"teacher": own["training"]})
 
 
 class SourceGuides(Guides):
@@ -375,3 +466,29 @@ class SourceGuides(Guides):
             "distillation": {**distillation, "unlabelled": unlabelled},
             "sources": ranking.config,
         }
+
+    def check_places(self, config: Mapping[str, object]) -> None:
+        if isinstance(self.ranking, RankingRun):
+            RankingFolder.check_place(self.folder / SOURCES)
+
+
+def guides_of(options: PipelineOptions, splits: Splits) -> Guides:
+    """The first stage that the options describe.
+
+    Raises:
+        ValueError, RunFolderError: A teacher or a source is not known or does not fit; or options of the training of a
+            teacher are set though there is none to train.
+    """
+    if options.sources is not None:
+        return SourceGuides(options, splits)
+    teachers = teachers_of(options)
+    guides = SeveralTeachers(options, splits, teachers) if teachers else TeacherGuides(options, splits)
+    networks = guides.networks if isinstance(guides, SeveralTeachers) else [guides.teacher]
+    names = changed(options, "teacher_epochs", "teacher_recipe_options", "teacher_data_options")
+    names = [name for name in names if getattr(options, name) != {}]
+    if names and all(network.trained for network in networks):
+        are_trained = " and ".join(network.name for network in networks) + (" is" if len(networks) == 1 else " are")
+        raise ValueError(
+            f"The teacher{'s' * (len(networks) > 1)} {are_trained} trained already; {', '.join(names)} cannot be set."
+        )
+    return guides

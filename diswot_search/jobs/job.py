@@ -7,7 +7,7 @@ import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Generic, Protocol, TypeVar
+from typing import ClassVar, Generic, Protocol, TypeVar
 
 from ..data.description import DataDescription
 from ..data.errors import DataError
@@ -15,6 +15,7 @@ from ..data.trees import is_run_folder
 from ..options.base import Options, to_yaml
 from ..reports.data import FILE, data_json, data_report, opened_report
 from ..runtime.files import RUN_OPTIONS
+from ..runtime.run_folder import RunFolder
 
 O = TypeVar("O", bound=Options)  # noqa: E741
 R = TypeVar("R")
@@ -43,6 +44,9 @@ class Job(ABC, Generic[O, R]):
         options: The options. They are checked by `complete`, not here.
         show: Prints tables and lines of a stage that is done while others are still to come; by default nothing.
     """
+
+    FOLDER: ClassVar[type[RunFolder] | None] = None
+    """The kind of its run folder; None for a job without one."""
 
     def __init__(self, options: O, show: Callable[..., None] | None = None) -> None:
         self.options = options
@@ -85,8 +89,14 @@ class Job(ABC, Generic[O, R]):
         return self.options
 
     def check_once(self) -> None:
-        """Check, unless that is done: a job with stages checks them all before it runs the first."""
+        """Check, unless that is done: a job with stages checks them all before it runs the first.
+
+        A run folder that holds something else, or cannot be written, is refused before anything is read.
+        """
         if not self._is_checked:
+            out = getattr(self.options, "out", None)
+            if out is not None and self.FOLDER is not None:
+                self.FOLDER.check_place(out)
             self.check()
             self._is_checked = True
 

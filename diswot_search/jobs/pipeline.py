@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from search_spaces.names import short_name
 from search_spaces.space import Architecture
 
 from ..checks import check_options, check_whole
@@ -16,7 +17,7 @@ from ..data.description import DataDescription, describe_splits
 from ..data.probe import Probe
 from ..networks.network import Network, TeacherBank
 from ..networks.saved import DISTILLED, SHORTLIST
-from ..options.base import changed, from_options, keywords, shared
+from ..options.base import as_typed, changed, from_options, keywords, shared
 from ..options.data import CreateSplitsOptions
 from ..options.pipeline import PipelineOptions, TeacherTrainingOptions
 from ..options.search import ProxyOptions, SearchOptions
@@ -29,7 +30,7 @@ from ..options.shared import (
     TrackerOptions,
     WeightDrawOptions,
 )
-from ..options.shortlist import RungOptions, ShortlistOptions
+from ..options.shortlist import ChoiceOptions, RungOptions, ShortlistOptions
 from ..options.training import (
     DistillerOptions,
     DistillOptions,
@@ -40,7 +41,7 @@ from ..options.training import (
 )
 from ..reports.pipeline import pipeline_report
 from ..reports.training import compare_trainings
-from ..resolve.folders import PipelineFolder
+from ..resolve.folders import PipelineFolder, ShortlistFolder
 from ..resolve.networks import network_for
 from ..resolve.runs import PipelineResult, StageResult
 from ..resolve.searches import as_budget, as_space
@@ -48,9 +49,18 @@ from ..resolve.shortlists import Shortlist
 from ..runtime.run_folder import COMPLETE, entries_of
 from ..sources.ranking import RankingError, SourceRanking
 from ..study.study import Study
+from ..training.folder import TrainingFolder
 from ..training.result import Training
-from .finalists import check_validation, named_baselines, other_scores, rungs_in
-from .guides import Announce, Guide, Guides, SourceGuides, TeacherGuides
+from .choices import distillers_of, teachers_of
+from .finalists import (
+    check_validation,
+    named_baselines,
+    other_scores,
+    rungs_in,
+    several,
+    warn_of_short_rungs,
+)
+from .guides import Announce, Guide, SourceGuides, guides_of
 from .job import CONFIG, Job
 from .pipeline_results import ALONE, SEARCH, show_stage, summarise
 from .search import SearchJob
@@ -60,6 +70,7 @@ from .subjects import options_of_space
 from .teachers import PreparedTeacher, introduce_teacher, prepare_teacher
 from .train import DistillJob, TrainJob, check_supervision, named_splits
 from .training_run import TrainingSubjects, check_training
+from .trials import reason_of, trial_error, warn_of_baseline
 
 SEARCH_TEACHERS = ("random", "trained")
 
@@ -99,6 +110,8 @@ class PipelineJob(Job[PipelineOptions, PipelineResult]):
         config: Everything that the result depends on, as JSON values.
     """
 
+    FOLDER = PipelineFolder
+
     def __init__(
         self, options: PipelineOptions, show: Callable[..., None] | None = None, announce: Announce | None = None
     ) -> None:
@@ -123,27 +136,50 @@ class PipelineJob(Job[PipelineOptions, PipelineResult]):
             raise ValueError(f"search_teacher is {options.search_teacher!r}; it must be 'random' or 'trained'.")
         if options.probe_size is not None:
             check_whole("probe_size", options.probe_size, least=2)
-        check_supervision(options, "teacher", *keywords(TeacherTrainingOptions), "search_teacher")
+        of_teacher = ("teacher", *keywords(TeacherTrainingOptions), *keywords(ChoiceOptions), "search_teacher")
+        check_supervision(options, *of_teacher)
         check_options("data set", options.teacher_data_options or {}, keywords(CreateSplitsOptions))
-        check_training(options)
-        check_whole("finalists", options.finalists, least=0)
-        of_rungs = [name for name in keywords(RungOptions) if name != "finalists"]
-        if not options.finalists and (given := changed(options, *of_rungs)):
-            raise ValueError(
-                f"finalists is 0, so that the winner of the search is trained at once and {', '.join(given)} would "
-                "change nothing; give 1 or more finalists, or leave that out."
-            )
+        recipe = check_training(options)
         self.path = Path(options.out)
+        self._check_finalists()
+        options = self.options
         self.budget = as_budget(options)
         self.splits = named_splits(options)
-        has_sources = options.sources is not None
-        self.guides: Guides = (SourceGuides if has_sources else TeacherGuides)(options, self.splits)
+        self.guides = guides_of(options, self.splits)
         self.space = as_space(options.space, self._probe(None), **options_of_space(options))
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # a stage repeats its warnings when it runs
             self.config = self._check_stages()
+        self._check_places()
+        if options.finalists:
+            warn_of_short_rungs(rungs_in(options), recipe.epochs, len(self.splits.train) // recipe.batch_size)
+        for name, reason in self._failed_baselines.items():
+            warn_of_baseline(name, reason)
         for steps in self._steps:
             steps.warn_if_few()
+
+    def _check_finalists(self) -> None:
+        """Check the options of finalists; a single teacher or distiller to choose from is taken as the one."""
+        options = self.options
+        check_whole("finalists", options.finalists, least=0)
+        of_rungs = [name for name in keywords(RungOptions) if name != "finalists"]
+        if not options.finalists and (vain := changed(options, *of_rungs)):
+            raise ValueError(
+                f"finalists is 0, so that the winner of the search is trained at once and {', '.join(vain)} would "
+                "change nothing; give 1 or more finalists, or leave that out."
+            )
+        teachers, distillers = teachers_of(options), several(options.distillers)
+        distillers_of(options)  # rejects unknown ones
+        names = [name for name, given in (("teacher", teachers), ("distiller", distillers)) if len(given) > 1]
+        if names and not options.finalists:
+            raise ValueError(
+                f"finalists is 0, so that no student is trained by which {'s and '.join(names)}s are chosen; give 1 or "
+                f"more finalists, or a single {' and a single '.join(names)}."
+            )
+        if len(teachers) == 1:
+            self.options = replace(self.options, teacher=teachers[0], teachers=None)
+        if len(distillers) == 1:
+            self.options = replace(self.options, distiller=distillers[0], distillers=None)
 
     def _check_stages(self) -> dict[str, object]:
         """Check every stage as far as it is known before those ahead of it; returns the configuration."""
@@ -151,29 +187,75 @@ class PipelineJob(Job[PipelineOptions, PipelineResult]):
         guide = self.guides.provisional()
         search = self._search(guide.of_search, None)
         search.check_once()
-        job = self._distillation(_stand_in(search), guide, None)
+        student = self._network(_stand_in(search))
+        job = self._distillation(student, guide, None)
         job.check_once()
         if job.training.accelerator.num_processes > 1:
             raise ValueError("A pipeline runs in one process; `diswot distill` trains its student in several.")
-        self._trial = job.training if guide.teacher is not None and guide.teacher.trained else None
+        is_introduced = guide.teacher is not None and guide.teacher.trained and not guide.choices
+        self._trial = job.training if is_introduced else None
         distillation = {key: value for key, value in job.training.config.items() if key != "student"}
         config = self.guides.config(search.config, distillation)
+        self._failed_baselines: dict[str, str] = {}
         if self.options.finalists:
-            config["shortlist"] = self._shortlist_config()
+            config["shortlist"] = self._shortlist_config(guide)
+            self._try_choices(student, guide)
         self._steps = (*self.guides.steps, replace(job.training.steps, who="student"))
         return config
 
-    def _shortlist_config(self) -> dict[str, object]:
-        """Check the options of the shortlist; returns all that the choice of the student depends on."""
+    def _shortlist_config(self, guide: Guide) -> dict[str, object]:
+        """Check the options of the shortlist, and try the baselines; returns all that the choice depends on."""
         options = self.options
         check_validation(self.splits)
-        rungs = rungs_in(options)
-        return {
+        rungs, scores = rungs_in(options), other_scores(options)
+        baselines = [network for _, network in named_baselines(options, self.splits, self.space)]
+        for network in baselines:
+            name = short_name(network.name)
+            error = trial_error(self._distillation(network, guide, None), f"the baseline {name}")
+            if error is not None:
+                self._failed_baselines[name] = reason_of(error)
+        config = {
             "finalists": options.finalists,
-            "other_scores": list(other_scores(options)),
-            "baselines": [network.config() for _, network in named_baselines(options, self.splits, self.space)],
+            "other_scores": list(scores),
+            "baselines": [network.config() for network in baselines],
             "rungs": [{"share": rung.share, "keep": rung.keep} for rung in rungs],
         }
+        terms = distillers_of(options).terms
+        distillers = [{term.name: term.config() for term in one} for one in terms]
+        return config | ({"distillers": distillers} if len(terms) > 1 else {})
+
+    def _try_choices(self, student: Network, guide: Guide) -> None:
+        """Try the student under each other teacher and with each other distiller, as the shortlist does later.
+
+        Raises:
+            ValueError: One of them cannot teach it.
+        """
+        terms, names = distillers_of(self.options)[1:]
+        others = [(choice, names[0]) for choice in guide.choices[1:]]
+        others += [(replace(guide, terms=one), name) for one, name in zip(terms[1:], names[1:], strict=True)]
+        for other, name in others:
+            assert other.teacher is not None
+            try:
+                self._distillation(student, other, None).check_once()
+            except ValueError as error:
+                raise ValueError(f"Under {short_name(other.teacher.name)} with {name}: {as_typed(error)}") from error
+
+    def _check_places(self) -> None:
+        """Refuse folders of stages that hold something else, all of them before the first stage begins."""
+        if not self.path.is_dir():
+            return
+        path, config = self.path, self.config
+        PipelineFolder.check_place(path, config)
+        search, distillation, shortlist = (config.get(key) for key in ("search", "distillation", SHORTLIST))
+        assert isinstance(search, Mapping)
+        assert isinstance(distillation, Mapping)
+        self.guides.check_places(config)
+        Study.check_place(path / SEARCH, {key: search[key] for key in ("space", "proxy", "seed")})
+        if isinstance(shortlist, Mapping):
+            ShortlistFolder.check_place(path / SHORTLIST, shortlist)
+            return
+        for stage in (DISTILLED, ALONE):
+            TrainingFolder.check_place(path / stage, {key: distillation[key] for key in ("data", "rule", "seed")})
 
     def descriptions(self) -> Sequence[DataDescription]:
         return (describe_splits(self.splits),)
@@ -196,7 +278,7 @@ class PipelineJob(Job[PipelineOptions, PipelineResult]):
             self.announce(SEARCH, study)
             stages = self._prove(study, guide) if self.options.finalists else self._train(study, guide)
             distilled, alone, shortlist = stages
-            guided = (guide.trained, guide.ranking, guide.weights)
+            guided = (_chosen(guide, shortlist).trained, guide.ranking, guide.weights)
             result = PipelineResult(self.path, study, distilled, alone, *guided, shortlist)
             self.folder.write("report.md", "\n".join(pipeline_report(result)) + "\n")
             self.folder.write_json("result.json", summarise(result))
@@ -208,7 +290,7 @@ class PipelineJob(Job[PipelineOptions, PipelineResult]):
     def _train(self, study: Study, guide: Guide) -> tuple[Training, Training | None, None]:
         """Distil the winner of the search, and train it alone."""
         student = study.winner.architecture
-        distilled = self._distillation(student, guide, self.path / DISTILLED).complete()
+        distilled = self._distillation(self._network(student), guide, self.path / DISTILLED, student).complete()
         self.announce(DISTILLED, distilled)
         if not self.options.compare or guide.lacks_near_sources:
             return distilled, None, None
@@ -253,13 +335,23 @@ class PipelineJob(Job[PipelineOptions, PipelineResult]):
     def report(self, result: PipelineResult) -> Iterable[object]:
         return (compare_trainings(result.compared()), f"run folder: {result.path}")
 
-    def _distillation(self, student: Architecture, guide: Guide, out: Path | None) -> DistillJob:
-        """The training of the student under the guide."""
+    def _distillation(
+        self, student: Network, guide: Guide, out: Path | None, named: Architecture | None = None
+    ) -> DistillJob:
+        """The training of the student under the guide.
+
+        Args:
+            student: The student.
+            guide: The guide.
+            out: The run folder; None for a trial.
+            named: The student as an architecture of the space, for config.yaml.
+        """
         options = self.options
         own = shared(options, TrainingOptions, SpaceOptions, DistillerOptions, SourceOptions, UnlabelledBatchOptions)
-        stage = DistillOptions(student, dataset=options.dataset, space=options.space, **own | {"out": out})
-        subjects = replace(
-            self._of_student(student),
+        stage = DistillOptions(named or student, dataset=options.dataset, space=options.space, **own | {"out": out})
+        subjects = TrainingSubjects(
+            splits=self.splits,
+            student=student,
             teacher=guide.teacher,
             terms=guide.terms,
             ce_weight=options.ce_weight,
@@ -279,24 +371,27 @@ class PipelineJob(Job[PipelineOptions, PipelineResult]):
             SourceOptions,
             UnlabelledBatchOptions,
             RungOptions,
+            ChoiceOptions,
         )
         own = shared(options, *groups) | {"out": self.path / SHORTLIST}
         own["compare"] = options.compare and not guide.lacks_near_sources
         stage = ShortlistOptions(self.path / SEARCH, None, dataset=options.dataset, **own)
-        stage = self.guides.named_in(stage, guide)
-        return ShortlistJob(stage, study=study, splits=self.splits, teacher=guide.teacher, ranking=guide.ranking)
+        stage = self.guides.named_in_shortlist(stage, guide)
+        teacher = None if guide.choices else guide.teacher
+        return ShortlistJob(stage, study=study, splits=self.splits, teacher=teacher, ranking=guide.ranking)
 
     def _training_alone(self, student: Architecture) -> TrainJob:
         """The training of the student on labels alone."""
         options = self.options
         own = shared(options, TrainingOptions, SpaceOptions) | {"out": self.path / ALONE}
         return TrainJob(
-            TrainOptions(student, options.dataset, space=options.space, **own), subjects=self._of_student(student)
+            TrainOptions(student, options.dataset, space=options.space, **own),
+            subjects=TrainingSubjects(splits=self.splits, student=self._network(student)),
         )
 
-    def _of_student(self, student: Architecture) -> TrainingSubjects:
-        network = network_for(self.splits, student, "student", {"space": self.space})
-        return TrainingSubjects(splits=self.splits, student=network)
+    def _network(self, student: Architecture) -> Network:
+        """The network of an architecture for the classes and images of the data."""
+        return network_for(self.splits, student, "student", {"space": self.space})
 
     def _search(self, teacher: Network | TeacherBank | None, out: Path | None) -> SearchJob:
         of_search = (RunOptions, ExecutorOptions, TrackerOptions, ProxyOptions, WeightDrawOptions, BudgetOptions)
@@ -323,6 +418,13 @@ class PipelineJob(Job[PipelineOptions, PipelineResult]):
         converts = getattr(teacher, "conversion", None) is not None  # images that are normalised as the data is
         mean, std = (None if converts else getattr(teacher, name, None) for name in ("mean", "std"))
         return splits.probe(size, self.options.seed, mean=mean, std=std)
+
+
+def _chosen(guide: Guide, shortlist: Shortlist | None) -> Guide:
+    """The guide under the teacher that the shortlist chose; the guide itself if there was no choice."""
+    if not guide.choices or shortlist is None:
+        return guide
+    return next(choice for choice, one in zip(guide.choices, shortlist.teachers, strict=True) if one.is_chosen)
 
 
 def _stand_in(search: SearchJob) -> Architecture:

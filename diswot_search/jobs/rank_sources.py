@@ -75,6 +75,8 @@ class RankingRun(Job[RankSourcesOptions, SourceRanking]):
         splits: The data of the options, if it is open already; by default `check` opens it.
     """
 
+    FOLDER = RankingFolder
+
     def __init__(
         self, options: RankSourcesOptions, show: Callable[..., None] | None = None, *, splits: Splits | None = None
     ) -> None:

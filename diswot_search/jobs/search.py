@@ -88,6 +88,8 @@ class SearchJob(Job[SearchOptions, Study]):
         study: The study, empty or with the evaluations of earlier runs; set by `open`.
     """
 
+    FOLDER = Study
+
     def __init__(
         self, options: SearchOptions, show: Callable[..., None] | None = None, *, evaluator: Evaluator | None = None
     ) -> None:

@@ -3,26 +3,23 @@
 from __future__ import annotations
 
 import contextlib
-import math
 import os
 import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from search_spaces.names import short_name
 
-from ..comparison.trainings import value_text
 from ..data.description import DataDescription, describe_splits
-from ..data.errors import DataError
 from ..data.splits import Splits
-from ..distillation.combination import parse_distillers
 from ..networks.network import Network
 from ..networks.saved import CONFIG as CARD
 from ..networks.saved import FOLDER, WEIGHTS, load_student
-from ..options.base import as_typed, changed, from_options
-from ..options.shortlist import ShortlistOptions
+from ..options.base import as_typed, changed, from_options, keywords
+from ..options.shortlist import ChoiceOptions, ShortlistOptions
+from ..options.training import TrainedTeacherOptions
 from ..reports.shortlist import (
     describe_shortlist,
     finalists_csv,
@@ -36,8 +33,8 @@ from ..resolve.executors import as_executor
 from ..resolve.folders import ShortlistFolder
 from ..resolve.shortlists import Shortlist, read_shortlist, regret_of
 from ..runtime.configuration import versions
-from ..runtime.failures import MAX_REASON, stop_if_machine_failed
-from ..runtime.files import RunFolderError, as_json
+from ..runtime.devices import resolve_device
+from ..runtime.files import RunFolderError, as_json, check_writable
 from ..runtime.interruption import Interruption
 from ..runtime.run_folder import COMPLETE, INTERRUPTED
 from ..runtime.typed_json import decode_stored, encode
@@ -46,20 +43,21 @@ from ..study.finalists import Finalist
 from ..study.halving import Rung
 from ..study.study import Study
 from ..training.folder import TrainingFolder
+from ..training.recipe import Recipe
 from ..training.result import Training, read_result, read_rows
-from ..training.steps import FEWEST_STEPS
-from .finalists import Chooser, Entry, check_validation, rungs_in, several
+from ..training.trainer import create_accelerator
+from .choices import check_distinct, distillers_of, teachers_of
+from .finalists import Chooser, Entry, check_form, check_validation, rungs_in, several, warn_of_short_rungs
 from .job import Job
 from .pipeline_results import SEARCH
 from .shortlist_stages import Part, Plan, Stages, smallest_of
+from .supervision import source_objective
 from .train import check_supervision, named_splits, named_teacher
 from .training_cells import CellProgress, CellTrainer, Trainings, job_of
 from .training_run import check_training
+from .trials import reason_of, trial_error, warn_of_baseline
 
 RESULT = "result.json"
-
-_ONE_TEACHER = ("teacher_checkpoint", "teacher_options", "teacher_pretrained", "teacher_classes")
-"""Options of a single teacher."""
 
 
 @from_options(ShortlistOptions)
@@ -89,6 +87,8 @@ class ShortlistJob(Job[ShortlistOptions, Shortlist]):
         ranking: The ranking of the sources that the options name, likewise.
     """
 
+    FOLDER = ShortlistFolder
+
     def __init__(
         self,
         options: ShortlistOptions,
@@ -104,6 +104,7 @@ class ShortlistJob(Job[ShortlistOptions, Shortlist]):
         self._splits = splits
         self._teacher = teacher
         self._ranking = ranking
+        self._told: set[str] = set()
         self.notices: list[str] = []
 
     # -- before anything is written -------------------------------------------------------------
@@ -117,38 +118,65 @@ class ShortlistJob(Job[ShortlistOptions, Shortlist]):
         self.study = _as_study(options.study) if self._study is None else self._study
         self.splits = named_splits(options) if self._splits is None else self._splits
         check_validation(self.splits)
+        check_form(self.study, self.splits)
         self.plan = self._plan(rungs, recipe.epochs)
         if recipe.schedule == "constant":
             self.notices.append("The learning rate is constant, so that short trainings do not end annealed.")
         if self.study.status != COMPLETE:
             scored = format_count(len(self.study), "evaluation")
             self.notices.append(f"The search is not finished: the finalists are the best of {scored} so far.")
-        self._warn_of_short_rungs(len(self.splits.train) // recipe.batch_size)
+        if self._splits is None:  # a pipeline says it at its start
+            warn_of_short_rungs(rungs, recipe.epochs, len(self.splits.train) // recipe.batch_size)
         self.executor = as_executor(options, max(options.finalists, 2 * options.verdict_seeds))
         self.interruption = Interruption()
         self.plan = replace(self.plan, data={} if self.executor.is_isolated else self._data_here())
         self.plan = replace(self.plan, guide=self._guide_here())
+        is_taught = self._is_taught(recipe)
+        self.plan = replace(self.plan, compares=options.compare and is_taught)
         chooser = Chooser(self.study, self.splits, options, options.device)
         self.config = self._own_config(chooser)
+        ShortlistFolder.check_place(self.plan.path, self.config)
         self.entries = self._entries(chooser)
         self.config |= {"training": self._training_config()}
+        self._check_places()
         self.executor.check(CellTrainer.of(self.executor))
         self.executor.connect()
 
-    def _warn_of_short_rungs(self, steps_per_epoch: int) -> None:
-        """Say which rungs are too short to tell networks with random weights apart; of the last one its check tells."""
-        full = steps_per_epoch * self.plan.full_epochs
-        for rung in range(1, self.plan.last):
-            epochs = self.plan.epochs(rung)
-            if (steps := steps_per_epoch * epochs) < FEWEST_STEPS:
-                share = f"; a share of {math.ceil(100 * FEWEST_STEPS / full) / 100:g} has enough" * (
-                    full > FEWEST_STEPS
-                )
-                warnings.warn(
-                    f"Rung {rung} trains for {format_count(steps, 'step')} ({format_count(epochs, 'epoch')}), too few "
-                    f"for random weights to be told apart, which often stay near chance below {FEWEST_STEPS}{share}.",
-                    stacklevel=4,
-                )
+    def _is_taught(self, recipe: Recipe) -> bool:
+        """Whether students learn from a teacher or a source; sources are prepared as each training does.
+
+        Raises:
+            ValueError, RunFolderError: A source does not take the data, or cannot be read.
+        """
+        if self.options.sources is None:
+            return True
+        device = create_accelerator(recipe, resolve_device(self.options.device)).device
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always", UserWarning)
+            objective = source_objective(self.options, self._ranking)
+            objective.prepare(self.splits, recipe, self.options.seed, device, None)
+        self._told = {str(warning.message) for warning in caught}
+        for warning in caught:
+            warnings.warn(warning.message, warning.category, stacklevel=3)
+        if not objective.weights:
+            self.notices.append("No source teaches, so that the pick is not compared with itself trained alone.")
+        return bool(objective.weights)
+
+    def _check_places(self) -> None:
+        """Refuse folders in which trainings cannot lie, or others do, of all stages before the first."""
+        path, training = self.plan.path, self.config["training"]
+        is_done = ShortlistFolder.has_begun(path) and self._is_done(ShortlistFolder.peek(path))
+        if is_done or not path.is_dir():
+            return
+        check_writable(path / FOLDER)
+        for entry in self.entries:
+            if entry.finalist.reason is not None:
+                continue
+            student = entry.network(self.splits).config()
+            for part in self.plan.parts(entry):
+                own = {"student": student, "seed": part.trial.seed}
+                own["recipe"] = training["recipe"] | {"epochs": part.trial.epochs}
+                TrainingFolder.check_place(part.cell.path, own | {key: training[key] for key in ("data", "rule")})
 
     def _data_here(self) -> dict[str, Any]:
         """Options with the data that is read already, for trainings in this process."""
@@ -164,16 +192,9 @@ class ShortlistJob(Job[ShortlistOptions, Shortlist]):
     def _plan(self, rungs: tuple[Rung, ...], epochs: int) -> Plan:
         """The plan, when teachers and distillers are known by name."""
         options = self.options
-        check_supervision(options, "teacher", "teachers", "distillers", *_ONE_TEACHER)
+        check_supervision(options, "teacher", *keywords(ChoiceOptions), *keywords(TrainedTeacherOptions))
         teachers, names = self._teachers()
-        distillers = several(options.distillers)
-        if distillers and options.distiller is not None:
-            raise ValueError("distiller and distillers are both given; give one of them.")
-        distillers = distillers or [options.distiller]
-        self.terms = [parse_distillers("kd" if one is None else one) for one in distillers]
-        texts = ["kd" if one is None else value_text(one) for one in distillers]
-        if repeated := [text for text in texts if texts.count(text) > 1]:
-            raise ValueError(f"distillers has {repeated[0]} twice; leave one of them out.")
+        distillers, self.terms, texts = distillers_of(options)
         return Plan(
             options=options,
             path=Path(os.fspath(options.out or "")),
@@ -195,11 +216,7 @@ class ShortlistJob(Job[ShortlistOptions, Shortlist]):
         if self._teacher is not None:
             self.teacher_configs = [self._teacher.config()]
             return [options.teacher], [short_name(self._teacher.name)]
-        teachers = several(options.teachers)
-        if teachers and changed(options, "teacher"):
-            raise ValueError("teacher and teachers are both given; give one of them.")
-        if len(teachers) > 1 and (names := [name for name in changed(options, *_ONE_TEACHER) if name]):
-            raise ValueError(f"There are {len(teachers)} teachers; {', '.join(names)} cannot be set for all of them.")
+        teachers = teachers_of(options)
         is_default = not changed(options, "teacher")
         if not teachers and (options.teacher is None or (is_default and not os.path.exists(str(options.teacher)))):
             missing = f" The default, {options.teacher}, does not exist." if options.teacher else ""
@@ -207,10 +224,7 @@ class ShortlistJob(Job[ShortlistOptions, Shortlist]):
         teachers = teachers or [options.teacher]
         networks = [named_teacher(self.splits, teacher, options) for teacher in teachers]
         self.teacher_configs = [network.config() for network in networks]
-        if repeated := [
-            str(one) for place, one in enumerate(self.teacher_configs) if one in self.teacher_configs[:place]
-        ]:
-            raise ValueError(f"teachers has a teacher twice, {repeated[0][:MAX_REASON]}; leave one of them out.")
+        check_distinct(self.teacher_configs)
         names = [
             os.fspath(teacher) if isinstance(teacher, str | os.PathLike) else short_name(network.name)
             for teacher, network in zip(teachers, networks, strict=True)
@@ -249,9 +263,8 @@ class ShortlistJob(Job[ShortlistOptions, Shortlist]):
         if not ShortlistFolder.has_begun(path):
             return None
         folder = ShortlistFolder.peek(path)
-        own = {key: value for key, value in folder.config.items() if key != "training"}
-        if folder.finalists is None or own != self.config:
-            return None  # another one, which opening the folder refuses
+        if folder.finalists is None:
+            return None
         store = path / ShortlistFolder.LAYOUT.store
         self.notices = list(folder.recall("notices") or ())
         return [decode_stored(Finalist, one, store, "start anew in another folder") for one in folder.finalists]
@@ -273,13 +286,13 @@ class ShortlistJob(Job[ShortlistOptions, Shortlist]):
             for entry in entries:
                 with warnings.catch_warnings(record=True) as of_entry:
                     warnings.simplefilter("always", UserWarning)
-                    error = self._trial_error(self.plan.distilled(entry, self.plan.last))
+                    error = _trial_error(self.plan.distilled(entry, self.plan.last))
                 name = entry.network(self.splits).name
                 for warning in of_entry:  # the same of each student is told of the first
                     caught.setdefault(str(warning.message).replace(name, ""), warning)
                 if error is not None:
                     errors.append(error)
-                    reason = " ".join(as_typed(error).split())[:MAX_REASON]
+                    reason = reason_of(error)
                     if entry.finalist.is_named:
                         failed[entry.finalist.name] = reason
                     entry = replace(entry, finalist=replace(entry.finalist, reason=reason))
@@ -290,16 +303,15 @@ class ShortlistJob(Job[ShortlistOptions, Shortlist]):
             raise errors[0]
         smallest = smallest_of(alive)
         for part in self._other_parts(smallest):
-            if (error := self._trial_error(part)) is not None:
+            if (error := _trial_error(part)) is not None:
                 raise ValueError(
                     f"Under {part.trial.teacher} with {part.trial.distiller}: {as_typed(error)}"
                 ) from error
         for name, reason in failed.items():
-            warnings.warn(
-                f"The baseline {name} cannot be trained, so that nothing is compared with it: {reason}", stacklevel=2
-            )
+            warn_of_baseline(name, reason)
         for warning in caught.values():  # each once, not once for each finalist
-            warnings.warn(warning.message, warning.category, stacklevel=2)
+            if str(warning.message) not in self._told:
+                warnings.warn(warning.message, warning.category, stacklevel=2)
         return tried
 
     def _other_parts(self, smallest: Entry) -> list[Part]:
@@ -308,22 +320,6 @@ class ShortlistJob(Job[ShortlistOptions, Shortlist]):
         teachers = [plan.distilled(smallest, plan.last, teacher=place) for place in range(1, len(plan.teachers))]
         places = range(1, len(plan.distillers))
         return teachers + [plan.distilled(smallest, plan.last, distiller=place) for place in places]
-
-    def _trial_error(self, part: Part) -> Exception | None:
-        """The error of a training's own check, in no folder; None if it can be trained."""
-        job = job_of(part.cell, out=None)
-        try:
-            job.check_once()
-        except (DataError, RunFolderError):
-            raise
-        except Exception as error:  # a network may fail to be built in any way
-            stop_if_machine_failed(error, f"in the trial of {part.cell.name}")
-            return error
-        if job.training.accelerator.num_processes > 1:
-            raise ValueError(
-                "A shortlist is started in one process, and shares its trainings among workers: pass `workers=`."
-            )
-        return None
 
     def _training_config(self) -> dict[str, Any]:
         """The configuration of the full trainings, apart from their students, seeds, teachers and distillers."""
@@ -350,9 +346,8 @@ class ShortlistJob(Job[ShortlistOptions, Shortlist]):
 
     def run(self) -> Shortlist:
         folder = self.folder
-        request = {"verdict_seeds": self.options.verdict_seeds, "compare": self.options.compare}
         try:
-            if folder.result is not None and folder.recall("request") == request and not folder.missing_files():
+            if self._is_done(folder):
                 return read_shortlist(self.plan.path)
             # A training in this process takes signals itself, so that its step at hand is finished and stored.
             is_isolated = self.executor.is_isolated
@@ -364,10 +359,19 @@ class ShortlistJob(Job[ShortlistOptions, Shortlist]):
                 except KeyboardInterrupt:
                     folder.end(INTERRUPTED)
                     raise
-            self._write(result, request)
+            self._write(result)
         finally:
             folder.release()
         return result
+
+    @property
+    def _request(self) -> dict[str, object]:
+        """The options that a finished shortlist is extended by."""
+        return {"verdict_seeds": self.options.verdict_seeds, "compare": self.options.compare}
+
+    def _is_done(self, folder: ShortlistFolder) -> bool:
+        """Whether a folder has the result that is asked for, with all of its files."""
+        return folder.result is not None and folder.recall("request") == self._request and not folder.missing_files()
 
     def _run_stages(self) -> Shortlist:
         options, splits, folder = self.options, self.splits, self.folder
@@ -416,7 +420,7 @@ class ShortlistJob(Job[ShortlistOptions, Shortlist]):
         rows = read_rows(TrainingFolder.peek(path))
         return Training(read_result(path), rows, path, load_student(path / FOLDER, model=model))
 
-    def _write(self, result: Shortlist, request: Mapping[str, object]) -> None:
+    def _write(self, result: Shortlist) -> None:
         folder, pick = self.folder, result.pick
         assert folder.path is not None
         (first, *_) = [trial for trial in pick.trials if trial.rung == len(result.rungs)]
@@ -434,7 +438,7 @@ class ShortlistJob(Job[ShortlistOptions, Shortlist]):
         if self.study.path is not None:
             self._record(result)
         files = [*pictures, "finalists.csv", "report.md", RESULT, f"{FOLDER}/{WEIGHTS}", f"{FOLDER}/{CARD}"]
-        folder.finish(result.to_json(), files, request=request)
+        folder.finish(result.to_json(), files, request=self._request)
 
     def _record(self, result: Shortlist) -> None:
         """Store the finalists in the study; a study that cannot be written does not undo the proof."""
@@ -446,6 +450,11 @@ class ShortlistJob(Job[ShortlistOptions, Shortlist]):
 
     def report(self, result: Shortlist) -> Iterable[object]:
         return (format_shortlist(result), *describe_shortlist(result))
+
+
+def _trial_error(part: Part) -> Exception | None:
+    """The error of the check of a training, in no folder; None if it can be trained."""
+    return trial_error(job_of(part.cell, out=None), part.cell.name)
 
 
 def _as_study(study: Study | str | os.PathLike[str]) -> Study:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from statistics import fmean
@@ -36,7 +37,7 @@ from ..study.halving import Rung, going_on, leaders, order
 from ..training.best_epoch import BEST_BY
 from ..training.folder import TrainingFolder
 from ..training.result import TrainingResult, read_result, read_rows
-from .finalists import Entry
+from .finalists import Entry, epochs_of
 from .training_cells import Cell, Trainings
 
 CHOICE_SEEDS = 2
@@ -78,6 +79,7 @@ class Plan:
         distiller_names: Their names.
         data: Options of the data that are objects in this process, in the place of names.
         guide: Options of a teacher or sources that are objects, likewise.
+        compares: Whether the pick is trained alone as well.
     """
 
     options: ShortlistOptions
@@ -90,6 +92,7 @@ class Plan:
     distiller_names: Sequence[str]
     data: Mapping[str, Any] = field(default_factory=dict)
     guide: Mapping[str, Any] = field(default_factory=dict)
+    compares: bool = True
 
     @property
     def last(self) -> int:
@@ -98,7 +101,16 @@ class Plan:
 
     def epochs(self, rung: int) -> int:
         """Epochs of the trainings of a rung, at least one."""
-        return max(1, round(self.rungs[rung - 1].share * self.full_epochs))
+        return epochs_of(self.rungs[rung - 1], self.full_epochs)
+
+    def parts(self, entry: Entry) -> Iterator[Part]:
+        """All trainings that a finalist may get, whatever is chosen."""
+        rungs, numbers = range(1, self.last + 1), range(max(CHOICE_SEEDS, self.options.verdict_seeds))
+        guides = itertools.product(range(len(self.teachers)), range(len(self.distillers)))
+        for (teacher, distiller), rung, number in itertools.product(guides, rungs, numbers):
+            yield self.distilled(entry, rung, number, teacher=teacher, distiller=distiller)
+        for number in numbers:
+            yield self.alone(entry, number)
 
     def distilled(
         self, entry: Entry, rung: int, number: int = 0, *, teacher: int = 0, distiller: int = 0, tests: bool = False
@@ -391,7 +403,7 @@ class Stages:
         parts = []
         for number in range(options.verdict_seeds):
             parts += [self._part(entry, last, number, tests=True) for entry in (pick, *rivals)]
-            if options.compare:
+            if self.plan.compares:
                 part = self.plan.alone(pick, number)
                 self._of_finalist[pick.finalist.place][part.cell.name] = part
                 parts.append(part)

@@ -45,6 +45,8 @@ def sweep(options: SweepOptions) -> TrainingTable:
 class SweepJob(Job[SweepOptions, TrainingTable]):
     """The job of `sweep`."""
 
+    FOLDER = SweepFolder
+
     def check(self) -> None:
         options = self.options
         if options.out is None:

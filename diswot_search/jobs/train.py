@@ -78,6 +78,8 @@ class TrainingJob(Job[O, Training]):
         timed, workers, tests: See `TrainingRun`.
     """
 
+    FOLDER = TrainingFolder
+
     def __init__(
         self,
         options: O,

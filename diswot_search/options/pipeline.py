@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, ClassVar
 from .base import DATA_NAME
 from .search import ProxyOptions
 from .shared import AlgorithmOptions, BudgetOptions, ExecutorOptions, SpaceOptions, WeightDrawOptions
-from .shortlist import RungOptions
+from .shortlist import ChoiceOptions, RungOptions
 from .training import (
     DistillerOptions,
     SourceOptions,
@@ -57,6 +57,7 @@ class PipelineOptions(
     AlgorithmOptions,
     WeightDrawOptions,
     RungOptions,
+    ChoiceOptions,
 ):
     """Train a teacher or rank sources, search their student, and prove it: distilled, and alone to compare.
 
@@ -72,6 +73,10 @@ class PipelineOptions(
     The default proxy looks at the student alone, whatever it will learn from. One that compares with the teacher, as
     `diswot` does, gets it in the form that `search_teacher` sets.
 
+    Of several `teachers` each is trained unless it has trained weights, in a folder of its own, and a proxy that
+    compares with a teacher gets the first. Which of them teaches, and which of several `distillers` is the loss, the
+    finalists decide, so that neither goes with `finalists` 0.
+
     With sources one set of weights, from their ranking, serves twice: the student learns from each by its weight, and
     where the proxy compares with a teacher, a candidate's score is the weighted mean of those against each source. The
     search sees the body of a source, which reads images as it was trained to, under a new classifier for the classes of
@@ -85,7 +90,7 @@ class PipelineOptions(
     Args:
         teacher: The network to learn from: a timm name, the CIFAR ResNets included, the run folder of a training, or
             anything else that `as_network` takes. One whose weights are not trained is trained first. The default is
-            not used if there are sources.
+            not used if there are teachers or sources.
         labels: Which training images have labels: a share such as 4%, a number of images, a file of their indices, or
             the indices. The ranking, the search and all trainings, that of a teacher included, look at no other labels;
             for the teacher, teacher_data_options may say otherwise.
@@ -97,7 +102,7 @@ class PipelineOptions(
             architecture with random weights, as in DisWOT, or trained. Sources keep their weights. With
             teacher_classes='adapt', the classifier of a trained teacher is fitted before the search.
         finalists: Number of candidates of the search that are trained, those of other scores included; 0 takes the
-            winner by its score alone.
+            winner by its score alone, under one teacher with one distiller.
         compare: Train the student alone as well.
         out: The run folder. Stopped at any moment, the same pipeline with the same folder continues. Python has no
             default.

@@ -52,6 +52,23 @@ class RungOptions(Options):
     verdict_seeds: int = 3
 
 
+@dataclass(frozen=True, kw_only=True)
+class ChoiceOptions(Options):
+    """Teachers and distillers to choose from by short trainings, before the finalists are trained in full.
+
+    Args:
+        teachers: Several teachers to choose from, in place of the one, such as runs/t1,runs/t2. The smallest finalist
+            within the budget is distilled by each for the epochs of rung 1, with two seeds, and the best teacher
+            teaches all.
+        distillers: Several distillers to choose from, in place of the one, such as kd,dkd. The first is that of
+            rung 1; its best finalist within the budget is distilled with each, with two seeds, and the best distiller
+            is that of the later rungs.
+    """
+
+    teachers: Sequence[NetworkLike | str] | str | None = None
+    distillers: Sequence[Specification | Mapping[str, object] | str] | str | None = None
+
+
 @dataclass(frozen=True)
 class ShortlistOptions(
     TrainingOptions,
@@ -61,6 +78,7 @@ class ShortlistOptions(
     DistillerOptions,
     SourceOptions,
     RungOptions,
+    ChoiceOptions,
 ):
     """Train the best candidates of a search, shortly and then fully, and prove the best of them.
 
@@ -77,15 +95,11 @@ class ShortlistOptions(
     named. The study's run folder remembers the finalists.
 
     Args:
-        study: The search whose candidates are trained: its run folder, or the study.
+        study: The search whose candidates are trained: its run folder, or the study. It scored them for images of one
+            size and a number of classes, which the data must have as well, since its costs and its budget hold for
+            these alone.
         teacher: The network to learn from: such as the run folder of a training, or a timm name with pretrained
             weights or a checkpoint. The default is not used if there are teachers or sources.
-        teachers: Several teachers to choose from, in place of the one, such as runs/t1,runs/t2. The smallest finalist
-            within the budget is distilled by each for the epochs of rung 1, with two seeds, and the best teacher
-            teaches all.
-        distillers: Several distillers to choose from, in place of the one, such as kd,dkd. The first is that of
-            rung 1; its best finalist within the budget is distilled with each, with two seeds, and the best distiller
-            is that of the later rungs.
         compare: Train the pick alone as well.
         out: The run folder. Stopped at any moment, the same shortlist with the same folder continues. Python has no
             default.
@@ -97,6 +111,4 @@ class ShortlistOptions(
     teacher: NetworkLike | str | None = "runs/train"
     dataset: Splits | os.PathLike[str] | str = field(default="digits", metadata=DATA_NAME)
     _: KW_ONLY
-    teachers: Sequence[NetworkLike | str] | str | None = None
-    distillers: Sequence[Specification | Mapping[str, object] | str] | str | None = None
     compare: bool = True

@@ -34,7 +34,8 @@ class PipelineResult:
             seed, as `alone` is.
         alone: The same student, trained alone; None without `compare`, and if no source is near the data, so that the
             distilled student learnt from labels alone, too.
-        teacher: The training of the teacher; None if it was given trained, or there are sources.
+        teacher: The training of the teacher, of several that of the chosen one; None if it was given trained, or there
+            are sources.
         ranking: The ranking of the sources; None without any.
         weights: Weight of each source, in the search and in the distillation, by name; empty without sources, and if
             none is near the data.

@@ -19,6 +19,22 @@ class RunFolderError(RuntimeError):
     """A run folder that cannot be used as asked: taken, damaged, of another configuration, or on a full disk."""
 
 
+def check_writable(path: Path) -> None:
+    """Refuse a folder that can neither be written nor made, as far as the place where it is to lie tells.
+
+    Args:
+        path: The folder, which need not exist.
+
+    Raises:
+        RunFolderError: It lies in a file, or permissions forbid it.
+    """
+    place = next(folder for folder in (path, *path.absolute().parents) if os.path.lexists(folder))
+    if not place.is_dir():
+        raise RunFolderError(f"Cannot use {path}: {place} is {'a file' if place.exists() else 'a broken link'}.")
+    if not os.access(place, os.W_OK | os.X_OK):
+        raise RunFolderError(f"Cannot use {path}: {place} cannot be written.")
+
+
 def write_atomically(path: Path, content: str | bytes | Iterable[str]) -> None:
     """Replace a file by one with this content, or leave it as it was.
 

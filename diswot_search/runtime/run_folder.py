@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
 
 from .configuration import differences, score_versions
-from .files import RunFolderError, as_json, finite_only, read_json, write_atomically
+from .files import RunFolderError, as_json, check_writable, finite_only, read_json, write_atomically
 from .lock import LOCK, lock_folder
 from .store import (
     APPLICATION_ID,
@@ -136,6 +136,28 @@ class RunFolder:
         folder.config = folder.recall("config")
         folder._set_facts({name: folder.recall(name) for name in cls.FACTS})
         return folder
+
+    @classmethod
+    def check_place(cls, path: str | os.PathLike[str], known: Mapping[str, object] | None = None) -> None:
+        """Refuse a folder that a run is to use later, before any work; nothing is written.
+
+        Args:
+            path: The folder, which need not exist.
+            known: Values of the configuration that are known already, by key, as JSON has them.
+
+        Raises:
+            RunFolderError: It cannot be written, or holds something else, or a run with other values.
+        """
+        folder = cls.__new__(cls)
+        folder.path = Path(path)
+        with folder.errors():
+            folder._check_folder(folder.path)
+            check_writable(folder.path)
+        if not known or not cls.has_begun(path):
+            return
+        stored = cls.peek(path).config
+        if lines := differences({key: stored.get(key) for key in known}, as_json(dict(known))):
+            raise other_configuration(path, cls.LAYOUT, lines)
 
     @classmethod
     def _reader(cls, path: str | os.PathLike[str]) -> Self:
@@ -352,10 +374,7 @@ class RunFolder:
     def _check_same(self, stored: Mapping[str, object]) -> None:
         """Refuse a folder of another configuration than `config`, naming what differs."""
         if lines := differences(stored, self.config):
-            raise RunFolderError(
-                f"{self.path} holds a {self.LAYOUT.kind} of another configuration: {'; '.join(lines)}. "
-                "Choose another run folder."
-            )
+            raise other_configuration(self.path, self.LAYOUT, lines)
 
     def _config_file(self) -> Mapping[str, object]:
         """Content of config.json."""
@@ -547,6 +566,13 @@ def kind_of(path: str | os.PathLike[str]) -> str | None:
         if kind is not None:
             return kind
     return None
+
+
+def other_configuration(path: str | os.PathLike[str] | None, layout: Layout, lines: Sequence[str]) -> RunFolderError:
+    """The error for a folder of another configuration, with what differs."""
+    return RunFolderError(
+        f"{path} holds a {layout.kind} of another configuration: {'; '.join(lines)}. Choose another run folder."
+    )
 
 
 def no_store(path: Path, layout: Layout) -> str:
