@@ -15,7 +15,7 @@ from ..checks import check_options, check_whole
 from ..data.description import DataDescription, describe_splits
 from ..data.probe import Probe
 from ..networks.network import Network, TeacherBank
-from ..networks.saved import DISTILLED, SHORTLIST
+from ..networks.saved import DISTILLATION, SHORTLIST
 from ..options.base import changed, from_options, keywords, shared
 from ..options.data import CreateSplitsOptions
 from ..options.pipeline import PipelineOptions, TeacherTrainingOptions
@@ -47,12 +47,13 @@ from ..resolve.searches import as_budget, as_space
 from ..resolve.shortlists import Shortlist
 from ..runtime.run_folder import COMPLETE, entries_of
 from ..sources.ranking import RankingError, SourceRanking
+from ..study.finalists import ALONE, DISTILLED
 from ..study.study import Study
 from ..training.result import Training
 from .finalists import check_validation, named_baselines, other_scores, rungs_in
 from .guides import Announce, Guide, Guides, SourceGuides, TeacherGuides
 from .job import CONFIG, Job
-from .pipeline_results import ALONE, SEARCH, show_stage, summarise
+from .pipeline_results import SEARCH, TRAINING_ALONE, show_stage, summarise
 from .search import SearchJob
 from .shortlist import ShortlistJob
 from .shortlist_stages import ShortlistError
@@ -155,7 +156,7 @@ class PipelineJob(Job[PipelineOptions, PipelineResult]):
         job.check_once()
         if job.training.accelerator.num_processes > 1:
             raise ValueError("A pipeline runs in one process; `diswot distill` trains its student in several.")
-        self._trial = job.training if guide.teacher is not None and guide.teacher.trained else None
+        self._checked = job.training if guide.teacher is not None and guide.teacher.trained else None
         distillation = {key: value for key, value in job.training.config.items() if key != "student"}
         config = self.guides.config(search.config, distillation)
         if self.options.finalists:
@@ -208,12 +209,12 @@ class PipelineJob(Job[PipelineOptions, PipelineResult]):
     def _train(self, study: Study, guide: Guide) -> tuple[Training, Training | None, None]:
         """Distil the winner of the search, and train it alone."""
         student = study.winner.architecture
-        distilled = self._distillation(student, guide, self.path / DISTILLED).complete()
-        self.announce(DISTILLED, distilled)
+        distilled = self._distillation(student, guide, self.path / DISTILLATION).complete()
+        self.announce(DISTILLATION, distilled)
         if not self.options.compare or guide.lacks_near_sources:
             return distilled, None, None
         alone = self._training_alone(student).complete()
-        self.announce(ALONE, alone)
+        self.announce(TRAINING_ALONE, alone)
         return distilled, alone, None
 
     def _prove(self, study: Study, guide: Guide) -> tuple[Training, Training | None, Shortlist]:
@@ -242,7 +243,7 @@ class PipelineJob(Job[PipelineOptions, PipelineResult]):
 
     def _prepare_teacher(self) -> PreparedTeacher | None:
         """Test a trained teacher and introduce it before the search; None for one that is trained here, and sources."""
-        training, self._trial = self._trial, None  # its networks are in nobody's way during the search
+        training, self._checked = self._checked, None  # its networks are in nobody's way during the search
         if training is None or training.teacher is None:
             return None
         where = (self.splits, self.folder, training.accelerator, self.options.seed)
@@ -289,7 +290,7 @@ class PipelineJob(Job[PipelineOptions, PipelineResult]):
     def _training_alone(self, student: Architecture) -> TrainJob:
         """The training of the student on labels alone."""
         options = self.options
-        own = shared(options, TrainingOptions, SpaceOptions) | {"out": self.path / ALONE}
+        own = shared(options, TrainingOptions, SpaceOptions) | {"out": self.path / TRAINING_ALONE}
         return TrainJob(
             TrainOptions(student, options.dataset, space=options.space, **own), subjects=self._of_student(student)
         )
