@@ -24,6 +24,7 @@ from ..networks.saved import FOLDER, WEIGHTS, load_student
 from ..options.base import as_typed, changed, from_options
 from ..options.shortlist import ShortlistOptions
 from ..reports.shortlist import (
+    contenders_csv,
     describe_shortlist,
     finalists_csv,
     format_shortlist,
@@ -31,6 +32,7 @@ from ..reports.shortlist import (
     shortlist_report,
 )
 from ..reports.shortlist_figures import plot_shortlist
+from ..reports.study import draw_finalists
 from ..reports.style import format_count
 from ..resolve.executors import as_executor
 from ..resolve.folders import ShortlistFolder
@@ -257,7 +259,7 @@ class ShortlistJob(Job[ShortlistOptions, Shortlist]):
         return [decode_stored(Finalist, one, store, "start anew in another folder") for one in folder.finalists]
 
     def _tried(self, entries: list[Entry]) -> list[Entry]:
-        """The finalists after a trial of each under the first teacher and distiller; one that fails is out.
+        """The finalists after a dry run of each under the first teacher and distiller; one that fails is out.
 
         The smallest within the budget is tried under all others as well, which have to be able to teach at all.
 
@@ -273,7 +275,7 @@ class ShortlistJob(Job[ShortlistOptions, Shortlist]):
             for entry in entries:
                 with warnings.catch_warnings(record=True) as of_entry:
                     warnings.simplefilter("always", UserWarning)
-                    error = self._trial_error(self.plan.distilled(entry, self.plan.last))
+                    error = self._dry_run_error(self.plan.distilled(entry, self.plan.last))
                 name = entry.network(self.splits).name
                 for warning in of_entry:  # the same of each student is told of the first
                     caught.setdefault(str(warning.message).replace(name, ""), warning)
@@ -290,7 +292,7 @@ class ShortlistJob(Job[ShortlistOptions, Shortlist]):
             raise errors[0]
         smallest = smallest_of(alive)
         for part in self._other_parts(smallest):
-            if (error := self._trial_error(part)) is not None:
+            if (error := self._dry_run_error(part)) is not None:
                 raise ValueError(
                     f"Under {part.trial.teacher} with {part.trial.distiller}: {as_typed(error)}"
                 ) from error
@@ -309,7 +311,7 @@ class ShortlistJob(Job[ShortlistOptions, Shortlist]):
         places = range(1, len(plan.distillers))
         return teachers + [plan.distilled(smallest, plan.last, distiller=place) for place in places]
 
-    def _trial_error(self, part: Part) -> Exception | None:
+    def _dry_run_error(self, part: Part) -> Exception | None:
         """The error of a training's own check, in no folder; None if it can be trained."""
         job = job_of(part.cell, out=None)
         try:
@@ -317,7 +319,7 @@ class ShortlistJob(Job[ShortlistOptions, Shortlist]):
         except (DataError, RunFolderError):
             raise
         except Exception as error:  # a network may fail to be built in any way
-            stop_if_machine_failed(error, f"in the trial of {part.cell.name}")
+            stop_if_machine_failed(error, f"in the dry run of {part.cell.name}")
             return error
         if job.training.accelerator.num_processes > 1:
             raise ValueError(
@@ -425,7 +427,11 @@ class ShortlistJob(Job[ShortlistOptions, Shortlist]):
                 target = folder.path / FOLDER / name
                 target.parent.mkdir(exist_ok=True)
                 folder.write(f"{FOLDER}/{name}", (folder.path / first.name / FOLDER / name).read_bytes())
-        folder.write("finalists.csv", finalists_csv(result))
+        tables = {"finalists.csv": finalists_csv(result)}
+        if result.teachers or result.distillers:
+            tables["contenders.csv"] = contenders_csv(result)
+        for name, table in tables.items():
+            folder.write(name, table)
         folder.write("report.md", "\n".join(shortlist_report(result)) + "\n")
         pictures = plot_shortlist(result)
         for name, picture in pictures.items():
@@ -433,19 +439,20 @@ class ShortlistJob(Job[ShortlistOptions, Shortlist]):
         folder.write_json(RESULT, {**result.to_json(), "versions": versions()})
         if self.study.path is not None:
             self._record(result)
-        files = [*pictures, "finalists.csv", "report.md", RESULT, f"{FOLDER}/{WEIGHTS}", f"{FOLDER}/{CARD}"]
+        files = [*pictures, *tables, "report.md", RESULT, f"{FOLDER}/{WEIGHTS}", f"{FOLDER}/{CARD}"]
         folder.finish(result.to_json(), files, request=request)
 
     def _record(self, result: Shortlist) -> None:
         """Store the finalists in the study; a study that cannot be written does not undo the proof."""
         assert self.study.path is not None
         try:
-            self.study.record_finalists(result.finalists, result.path)
+            pictures = draw_finalists(self.study, result.finalists, result.path)
+            self.study.record_finalists(result.finalists, result.path, pictures)
         except RunFolderError as error:
             warnings.warn(f"The finalists are not recorded in the study: {error}", stacklevel=2)
 
     def report(self, result: Shortlist) -> Iterable[object]:
-        return (format_shortlist(result), *describe_shortlist(result))
+        return (*format_shortlist(result), *describe_shortlist(result))
 
 
 def _as_study(study: Study | str | os.PathLike[str]) -> Study:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from statistics import fmean
 
@@ -103,9 +103,13 @@ class Finalist:
         """The mean over seeds of the values of its distillations of a rung; None without any."""
         return _mean(list(self.values(rung).values()))
 
+    def val_accuracies(self, rung: int) -> list[float]:
+        """The validation accuracies of its distillations of a rung, one for each seed, in percent."""
+        return [trial.val_accuracy for trial in self._of(rung) if trial.val_accuracy is not None]
+
     def val_accuracy(self, rung: int) -> float | None:
         """The mean over seeds of the validation accuracies of its distillations of a rung, in percent."""
-        return _mean([trial.val_accuracy for trial in self._of(rung) if trial.val_accuracy is not None])
+        return _mean(self.val_accuracies(rung))
 
     def test_accuracy(self, kind: str = DISTILLED) -> float | None:
         """The mean over seeds of its test accuracies, in percent; None if none was measured."""
@@ -114,6 +118,12 @@ class Finalist:
 
     def _of(self, rung: int) -> list[Trial]:
         return [trial for trial in self.trials if trial.rung == rung and trial.kind == DISTILLED]
+
+
+def epochs_of_rungs(finalists: Iterable[Finalist]) -> dict[int, int]:
+    """The epochs of the distillations of each rung by its number, the first one first."""
+    trials = (trial for finalist in finalists for trial in finalist.trials if trial.kind == DISTILLED)
+    return dict(sorted({trial.rung: trial.epochs for trial in trials}.items()))
 
 
 def _mean(values: list[float]) -> float | None:
