@@ -97,7 +97,10 @@ def plot_finalists(finalists: Sequence[Finalist], score: str, where: str) -> Fig
 
 
 def plot_regret(shortlist: Shortlist) -> Figure | None:
-    """Plot what each finalist would have lost against the pick, on the last rung that both were trained on."""
+    """Plot what each finalist would have lost against the pick, on the last rung that both were trained on.
+
+    The first of them is the guess: the best of the study by its score.
+    """
     epochs = epochs_of_rungs(shortlist.finalists)
     regrets = [regret_against(shortlist.pick, finalist) for finalist in shortlist.finalists]
     if all(regret.loss is None for regret in regrets):
@@ -110,9 +113,14 @@ def plot_regret(shortlist: Shortlist) -> Figure | None:
             colour = BLUE if rung == max(epochs) else _RUNG_COLOURS[(rung - 1) % len(_RUNG_COLOURS)]
             places, losses = zip(*bars, strict=True)
             axes.barh(places, losses, 0.6, color=colour, label=f"rung {rung}: {format_count(count, 'epoch')}")
-    axes.plot(0, shortlist.finalists.index(shortlist.pick), "*", color=ORANGE, markersize=14, label=PICK)
+    place = shortlist.finalists.index(shortlist.pick)
+    axes.plot(0, place, "*", color=ORANGE, markersize=14, label=PICK, zorder=3, clip_on=False)
     axes.axvline(0, color=GREY, linewidth=1)
-    name_ticks(axes.yaxis, [finalist.name for finalist in shortlist.finalists])
+    axes.set_axisbelow(True)
+    guess = None if shortlist.regret is None else shortlist.regret.name
+    names = [finalist.name for finalist in shortlist.finalists]
+    name_ticks(axes.yaxis, [f"{name} (guess)" if name == guess else name for name in names])
+    axes.tick_params(axis="y", length=0, pad=9)  # clear of the star
     axes.invert_yaxis()
     unit = "points of validation accuracy" if shortlist.measure == "accuracy" else shortlist.measure.replace("_", " ")
     axes.set_xlabel(f"lost against the pick ({unit})")
@@ -121,23 +129,27 @@ def plot_regret(shortlist: Shortlist) -> Figure | None:
 
 
 def plot_rungs(shortlist: Shortlist) -> Figure | None:
-    """Plot the validation accuracy of every distillation by epoch, a rung in each panel."""
+    """Plot the validation accuracy of every distillation by epoch, a rung in each panel.
+
+    A dot is on the epoch whose weights are kept, which is the value of the training in the tables.
+    """
     from matplotlib.ticker import MaxNLocator
 
-    rungs = range(1, len(shortlist.rungs) + 1)
+    epochs = epochs_of_rungs(shortlist.finalists)
     if not any(trial.curve for finalist in shortlist.finalists for trial in finalist.trials):
         return None
-    figure = new_figure(width=max(7.0, 3.6 * len(rungs)))
-    panels = figure.subplots(1, len(rungs), sharey=True, squeeze=False)[0]
-    for rung, panel in zip(rungs, panels, strict=True):
+    figure = new_figure(width=max(7.0, 3.6 * len(epochs)))
+    panels = figure.subplots(1, len(epochs), sharey=True, squeeze=False)[0]
+    for rung, panel in zip(epochs, panels, strict=True):
         axes = style_axes(panel)
         for finalist in sorted(shortlist.finalists, key=lambda one: (one.is_pick, one.is_baseline)):
             _draw_curves(axes, finalist, rung)
-        axes.set_title(f"rung {rung}", fontsize=10, loc="left")
+        axes.set_title(f"rung {rung}: {format_count(epochs[rung], 'epoch')}", fontsize=10, loc="left")
         axes.set_xlabel("epoch")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     panels[0].set_ylabel("validation accuracy (%)")
-    _finish(figure, "The rungs, each trained to its end", shortlist.finalists, f"on {shortlist.data}")
+    where = f"on {shortlist.data}; dots: the epochs that count"
+    _finish(figure, "The rungs, each trained to its end", shortlist.finalists, where)
     return figure
 
 
@@ -159,8 +171,9 @@ def _draw_curves(axes: Axes, finalist: Finalist, rung: int) -> None:
     for trial in finalist.trials:
         if trial.rung == rung and trial.kind == DISTILLED and trial.curve:
             epochs = range(1, len(trial.curve) + 1)
-            marker = "o" if len(trial.curve) == 1 else ""  # a line of one point is not seen
-            axes.plot(epochs, trial.curve, line, marker=marker, color=colour, linewidth=1.4, label=name)
+            kept = [trial.kept_epoch - 1] if trial.kept_epoch else [len(trial.curve) - 1]
+            (curve,) = axes.plot(epochs, trial.curve, line, marker="o", markevery=kept, color=colour, label=name)
+            curve.set(markersize=4, linewidth=1.4)
 
 
 def _finish(figure: Figure, title: str, finalists: Sequence[Finalist], where: str) -> None:

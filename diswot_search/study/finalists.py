@@ -30,6 +30,7 @@ class Trial:
         value: The measure on validation images that chose its epoch, where higher is better: an accuracy in percent
             unless `best_by` says otherwise; None until it is complete.
         val_accuracy: Accuracy of that epoch on the validation images, in percent; likewise.
+        kept_epoch: That epoch, whose weights are kept, from 1; likewise.
         test_accuracy: Accuracy on the test images, in percent; None for trainings that no verdict is made of.
         teacher_accuracy: Accuracy of its teacher on the validation images, in percent; None if it was not measured.
         seconds: Time of its epochs with their validation; of a training that failed, that of training in its finished
@@ -48,6 +49,7 @@ class Trial:
     reason: str | None = None
     value: float | None = None
     val_accuracy: float | None = None
+    kept_epoch: int | None = None
     test_accuracy: float | None = None
     teacher_accuracy: float | None = None
     seconds: float | None = None

@@ -150,6 +150,7 @@ def test_rungs_are_trainings_of_their_own_and_the_pick_is_of_the_last(whole: ds.
             assert result.epochs == trial.epochs == len(trial.curve)
             assert result.best is not None
             assert trial.val_accuracy == result.best.val_accuracy == trial.value
+            assert trial.kept_epoch == result.best.epoch
             assert result.seed == trial.seed
             assert (result.test is None) == (trial.test_accuracy is None)
     assert whole.pick.last_rung == 2
@@ -241,6 +242,8 @@ def test_pictures_show_score_and_regret_against_training_and_the_curves_of_all_r
     curves = [line.get_ydata() for line in rungs.axes[last - 1].get_lines()]
     trials = [trial for one in whole.finalists for trial in one.trials if trial.kind == "distilled"]
     assert sorted(map(tuple, curves)) == sorted(trial.curve for trial in trials if trial.rung == last)
+    dots = [(line.get_ydata()[line.get_markevery()[0]]) for line in rungs.axes[last - 1].get_lines()]
+    assert sorted(dots) == sorted(trial.val_accuracy or 0.0 for trial in trials if trial.rung == last)
     for name in ("scores.png", "regret.png", "rungs.png"):
         assert (Path(whole.path) / name).read_bytes().startswith(b"\x89PNG")
 
