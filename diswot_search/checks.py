@@ -26,9 +26,9 @@ def check_whole(
     Raises:
         ValueError: Or its subclass `error`.
     """
-    from search_spaces.option_types import LARGEST, shown  # loads timm, which data of our own does not need
+    from search_spaces.option_types import LARGEST_NUMBER, shown  # loads timm, which data of our own does not need
 
-    most = LARGEST if most is None else most
+    most = LARGEST_NUMBER if most is None else most
     if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
         limit = f" and at most {most:,}" if isinstance(value, int) and value > most else ""
         raise error(f"{name} is {shown(value)}; it must be a whole number of at least {least}{limit}.")

@@ -87,7 +87,7 @@ def main() -> None:
     args = parse(parser)
     kind = args.device.partition(":")[0]
     if kind == "cuda" and not torch.cuda.is_available():
-        parser.error(f"the device {args.device} is not there; --device names one, such as cpu for a trial.")
+        parser.error(f"the device {args.device} is not there; --device names one, such as cpu to try it out.")
     name = torch.cuda.get_device_name(args.device) if kind == "cuda" else args.device
     rows = [row for space in SPACES for row in measure(space, args)]
     lines = [

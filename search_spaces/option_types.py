@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from .registry import near_names, shortened
 
-LARGEST = 2**63 - 1
+LARGEST_NUMBER = 2**63 - 1
 """The largest whole number that an option takes: the largest that torch, numpy and SQLite store."""
 
 _WORDS = {
@@ -211,7 +211,7 @@ def _is_number(value: object, name: str) -> bool:
 
 
 def _is_whole(value: object, arguments: Sequence[ast.expr]) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and abs(value) <= LARGEST
+    return isinstance(value, int) and not isinstance(value, bool) and abs(value) <= LARGEST_NUMBER
 
 
 def _is_real(value: object, arguments: Sequence[ast.expr]) -> bool:
@@ -264,8 +264,8 @@ def _message(name: str, value: object, tree: ast.expr) -> str:
         keys = [key for key in value if not isinstance(key, str)]
         if keys:
             return f"{name} has the name {shown(keys[0])}; names of options are texts."
-    if isinstance(value, int) and abs(value) > LARGEST and {"int", "float"} & set(names):
-        return f"{name} is {shown(value)}; whole numbers to {LARGEST:,} are possible."
+    if isinstance(value, int) and abs(value) > LARGEST_NUMBER and {"int", "float"} & set(names):
+        return f"{name} is {shown(value)}; whole numbers to {LARGEST_NUMBER:,} are possible."
     choices = [ast.literal_eval(item) for kind in kinds if _name(kind) == "Literal" for item in _arguments(kind)]  # type: ignore[arg-type]
     words = [*map(repr, choices), *(_word(kind) for kind in kinds if _name(kind) not in ("Literal", "PathLike", ""))]
     return f"{name} is {shown(value)}; it must be {' or '.join(dict.fromkeys(words)) or 'an object of Python'}."

@@ -23,7 +23,7 @@ from ..data.image_sets import ImageSet
 from ..data.splits import Splits, create_splits
 from ..deployment.latency import check_batch
 from ..deployment.onnx_graph import ExportError, exporting, require_onnx
-from ..networks.saved import CONFIG, DISTILLED, ModelCard, find_student, load_student, read_card
+from ..networks.saved import CONFIG, DISTILLATION, ModelCard, find_student, load_student, read_card
 from ..options.base import from_options, keywords, options_in
 from ..options.data import DATA_SET_NAMES, CreateSplitsOptions
 from ..options.export import ExportOptions
@@ -345,7 +345,7 @@ def _opened_by(student: Student, name: str) -> dict[str, Any]:
     if isinstance(student, nn.Module):
         return {}
     run = find_student(student).absolute().parent.parent
-    files = [run / RUN_OPTIONS, *([run.parent / RUN_OPTIONS] if run.name == DISTILLED else [])]
+    files = [run / RUN_OPTIONS, *([run.parent / RUN_OPTIONS] if run.name == DISTILLATION else [])]
     options = next((read_yaml(file) for file in files if file.is_file()), None)
     if not isinstance(options, Mapping) or options.get("dataset") != name:
         return {}

@@ -410,7 +410,7 @@ class Chooser:
         )
 
     def _cost(self, network: Network) -> Cost | None:
-        """The cost of a baseline; None if it cannot be counted, of which its trial says more."""
+        """The cost of a baseline; None if it cannot be counted, of which its dry run says more."""
         channels, height, width = self.splits.input_size
         try:
             return count_cost(network.build(), (network.channels or channels, height, width))

@@ -40,6 +40,7 @@ from ..reports.study import (
     format_proxies,
     format_space,
     format_spaces,
+    format_study_finalists,
     format_table,
 )
 from ..reports.style import format_count
@@ -136,13 +137,15 @@ def _data(run: str) -> Lines:
         return (f"data: not shown. {error}",)
 
 
-def _study(run: str, best: int) -> Lines:
+def _study(run: str, best: int, *, finalists: bool = True) -> Lines:
+    """The report of a search, with a table of the finalists of its shortlist or without."""
     study = Study.load(run)
     if study.status != COMPLETE and not study.best(1):
         return [f"Nothing is scored yet: {study.failure_summary()}. The same command as before continues the search."]
     front = [format_front(study)] if study.config["algorithm"]["name"] == "nsga2" else []
     tables = (format_table(study, best), *format_parts(study, best), *front)
-    return (*tables, *describe_study(study), *explain_winner(study))
+    trained = format_study_finalists(study) if finalists else ()
+    return (*tables, *trained, *describe_study(study), *explain_winner(study))
 
 
 def _comparison(run: str) -> Lines:
@@ -169,7 +172,7 @@ def _shortlist(run: str) -> Lines:
             f"run folder: {run}",
         ]
     shortlist = read_shortlist(run)
-    return (format_shortlist(shortlist), *describe_shortlist(shortlist))
+    return (*format_shortlist(shortlist), *describe_shortlist(shortlist))
 
 
 def _pipeline(run: str, best: int) -> Lines:
@@ -178,7 +181,7 @@ def _pipeline(run: str, best: int) -> Lines:
     if ranked := read_ranking(run):
         lines.append(format_ranking(*ranked))
     if Study.has_begun(search := os.path.join(run, SEARCH)):
-        lines.extend(_study(search, best))
+        lines.extend(_study(search, best, finalists=False))
     if ShortlistFolder.has_begun(shortlist := os.path.join(run, SHORTLIST)):
         lines.extend(_shortlist(shortlist))
     if trainings := read_trainings(run):

@@ -16,7 +16,7 @@ from ..checks import check_options, check_whole
 from ..data.description import DataDescription, describe_splits
 from ..data.probe import Probe
 from ..networks.network import Network, TeacherBank
-from ..networks.saved import DISTILLED, SHORTLIST
+from ..networks.saved import DISTILLATION, SHORTLIST
 from ..options.base import as_typed, changed, from_options, keywords, shared
 from ..options.data import CreateSplitsOptions
 from ..options.pipeline import PipelineOptions, TeacherTrainingOptions
@@ -48,6 +48,7 @@ from ..resolve.searches import as_budget, as_space
 from ..resolve.shortlists import Shortlist
 from ..runtime.run_folder import COMPLETE, entries_of
 from ..sources.ranking import RankingError, SourceRanking
+from ..study.finalists import ALONE, DISTILLED
 from ..study.study import Study
 from ..training.folder import TrainingFolder
 from ..training.result import Training
@@ -62,7 +63,7 @@ from .finalists import (
 )
 from .guides import Announce, Guide, SourceGuides, guides_of
 from .job import CONFIG, Job
-from .pipeline_results import ALONE, SEARCH, show_stage, summarise
+from .pipeline_results import SEARCH, TRAINING_ALONE, show_stage, summarise
 from .search import SearchJob
 from .shortlist import ShortlistJob
 from .shortlist_stages import ShortlistError
@@ -70,7 +71,7 @@ from .subjects import options_of_space
 from .teachers import PreparedTeacher, introduce_teacher, prepare_teacher
 from .train import DistillJob, TrainJob, check_supervision, named_splits
 from .training_run import TrainingSubjects, check_training
-from .trials import reason_of, trial_error, warn_of_baseline
+from .dry_runs import dry_run_error, reason_of, warn_of_baseline
 
 SEARCH_TEACHERS = ("random", "trained")
 
@@ -193,7 +194,7 @@ class PipelineJob(Job[PipelineOptions, PipelineResult]):
         if job.training.accelerator.num_processes > 1:
             raise ValueError("A pipeline runs in one process; `diswot distill` trains its student in several.")
         is_introduced = guide.teacher is not None and guide.teacher.trained and not guide.choices
-        self._trial = job.training if is_introduced else None
+        self._checked = job.training if is_introduced else None
         distillation = {key: value for key, value in job.training.config.items() if key != "student"}
         config = self.guides.config(search.config, distillation)
         self._failed_baselines: dict[str, str] = {}
@@ -211,7 +212,7 @@ class PipelineJob(Job[PipelineOptions, PipelineResult]):
         baselines = [network for _, network in named_baselines(options, self.splits, self.space)]
         for network in baselines:
             name = short_name(network.name)
-            error = trial_error(self._distillation(network, guide, None), f"the baseline {name}")
+            error = dry_run_error(self._distillation(network, guide, None), f"the baseline {name}")
             if error is not None:
                 self._failed_baselines[name] = reason_of(error)
         config = {
@@ -290,12 +291,12 @@ class PipelineJob(Job[PipelineOptions, PipelineResult]):
     def _train(self, study: Study, guide: Guide) -> tuple[Training, Training | None, None]:
         """Distil the winner of the search, and train it alone."""
         student = study.winner.architecture
-        distilled = self._distillation(self._network(student), guide, self.path / DISTILLED, student).complete()
-        self.announce(DISTILLED, distilled)
+        distilled = self._distillation(self._network(student), guide, self.path / DISTILLATION, student).complete()
+        self.announce(DISTILLATION, distilled)
         if not self.options.compare or guide.lacks_near_sources:
             return distilled, None, None
         alone = self._training_alone(student).complete()
-        self.announce(ALONE, alone)
+        self.announce(TRAINING_ALONE, alone)
         return distilled, alone, None
 
     def _prove(self, study: Study, guide: Guide) -> tuple[Training, Training | None, Shortlist]:
@@ -324,7 +325,7 @@ class PipelineJob(Job[PipelineOptions, PipelineResult]):
 
     def _prepare_teacher(self) -> PreparedTeacher | None:
         """Test a trained teacher and introduce it before the search; None for one that is trained here, and sources."""
-        training, self._trial = self._trial, None  # its networks are in nobody's way during the search
+        training, self._checked = self._checked, None  # its networks are in nobody's way during the search
         if training is None or training.teacher is None:
             return None
         where = (self.splits, self.folder, training.accelerator, self.options.seed)
@@ -383,7 +384,7 @@ class PipelineJob(Job[PipelineOptions, PipelineResult]):
     def _training_alone(self, student: Architecture) -> TrainJob:
         """The training of the student on labels alone."""
         options = self.options
-        own = shared(options, TrainingOptions, SpaceOptions) | {"out": self.path / ALONE}
+        own = shared(options, TrainingOptions, SpaceOptions) | {"out": self.path / TRAINING_ALONE}
         return TrainJob(
             TrainOptions(student, options.dataset, space=options.space, **own),
             subjects=TrainingSubjects(splits=self.splits, student=self._network(student)),

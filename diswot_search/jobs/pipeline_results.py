@@ -8,7 +8,7 @@ from pathlib import Path
 
 from rich.table import Table
 
-from ..networks.saved import DISTILLED, SHORTLIST
+from ..networks.saved import DISTILLATION, SHORTLIST
 from ..options.shared import POWER
 from ..reports.shortlist import describe_shortlist, format_shortlist
 from ..reports.sources import format_ranking
@@ -26,13 +26,13 @@ from ..training.folder import TrainingFolder
 from ..training.result import TrainingResult, read_result
 from .rank_sources import load_ranking
 
-TEACHER, SOURCES, SEARCH, ALONE = "teacher", "sources", "search", "alone"
-"""The stages, apart from DISTILLED and SHORTLIST, and their folders in the run folder."""
+TEACHER, SOURCES, SEARCH, TRAINING_ALONE = "teacher", "sources", "search", "alone"
+"""The stages, apart from DISTILLATION and SHORTLIST, and their folders in the run folder."""
 
 
 def read_trainings(path: str | os.PathLike[str]) -> dict[str, TrainingResult]:
     """Read the results of the student's trainings from the run folder of a pipeline; see `PipelineResult.compared`."""
-    folders = {"student alone": Path(path) / ALONE, "distilled": Path(path) / DISTILLED}
+    folders = {"student alone": Path(path) / TRAINING_ALONE, "distilled": Path(path) / DISTILLATION}
     return {name: read_result(folder) for name, folder in folders.items() if TrainingFolder.has_begun(folder)}
 
 
@@ -65,7 +65,7 @@ def show_stage(result: StageResult, weights: Mapping[str, float]) -> Iterable[Ta
     if isinstance(result, SourceRanking):
         return (format_ranking(result, weights),)
     if isinstance(result, Shortlist):
-        return (format_shortlist(result), *describe_shortlist(result))
+        return (*format_shortlist(result), *describe_shortlist(result))
     if isinstance(result, Study):
         return (format_table(result), *format_parts(result), *describe_study(result))
     return (format_training(result.result),)
@@ -73,7 +73,7 @@ def show_stage(result: StageResult, weights: Mapping[str, float]) -> Iterable[Ta
 
 def summarise(result: PipelineResult) -> dict[str, object]:
     """The content of the run folder's `result.json`."""
-    trainings = {TEACHER: result.teacher, DISTILLED: result.distilled, ALONE: result.alone}
+    trainings = {TEACHER: result.teacher, DISTILLATION: result.distilled, TRAINING_ALONE: result.alone}
     return {
         "status": "complete",
         "student": _summary_of_student(result),

@@ -131,9 +131,9 @@ class SearchJob(Job[SearchOptions, Study]):
             }
         )
         self.interruption = Interruption()
-        self._trial: Study | None = None
+        self._draft: Study | None = None
         if options.out is None or not Study.has_begun(options.out):
-            self._trial = self._try_out()
+            self._draft = self._try_out()
         self.executor.connect()  # last, so that nothing is left open by a check that fails
 
     def _create_evaluator(self) -> Evaluator:
@@ -179,8 +179,8 @@ class SearchJob(Job[SearchOptions, Study]):
 
     def _try_out(self) -> Study:
         """A study in memory with the costs that show that the budget can be met, after a run of each teacher."""
-        trial = Study(self.config, space=self.evaluator.space)
-        self.costs = Costs(self.evaluator, self.budget, trial, self.interruption)
+        draft = Study(self.config, space=self.evaluator.space)
+        self.costs = Costs(self.evaluator, self.budget, draft, self.interruption)
         self.costs.find_start()
         self._check_sizes()
         try:
@@ -191,7 +191,7 @@ class SearchJob(Job[SearchOptions, Study]):
         except (RuntimeError, MemoryError) as error:
             stop_if_machine_failed(error, "in the teacher")
             raise ValueError(str(error)) from error
-        return trial
+        return draft
 
     def descriptions(self) -> Sequence[DataDescription]:
         return [describe_probe(probe) for probe in self.evaluator.probes]
@@ -219,12 +219,12 @@ class SearchJob(Job[SearchOptions, Study]):
         return self.study
 
     def _open_study(self) -> Study:
-        if self.options.out is None and self._trial is not None:
-            return self._trial
+        if self.options.out is None and self._draft is not None:
+            return self._draft
         study = Study(self.config, out=self.options.out, space=self.evaluator.space)
-        if self._trial is not None:
+        if self._draft is not None:
             with study.released_on_failure():
-                study.add_costs_of(self._trial)
+                study.add_costs_of(self._draft)
         return study
 
     def report(self, result: Study) -> Iterable[object]:
@@ -423,9 +423,10 @@ class SearchJob(Job[SearchOptions, Study]):
     def _finish(self, status: str) -> None:
         evaluator, study = self.evaluator, self.study
         drawn = PICTURES if study.path is not None and study.best(1) else {}
+        figures = {name: draw(study) for name, draw in drawn.items()}
         study.finish(
             status,
-            pictures={name: to_png(draw(study)) for name, draw in drawn.items()},
+            pictures={name: to_png(figure) for name, figure in figures.items() if figure is not None},
             timing={
                 "device": device_name(evaluator.device),
                 "workers": self.executor.workers,

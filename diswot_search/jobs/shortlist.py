@@ -21,6 +21,7 @@ from ..options.base import as_typed, changed, from_options, keywords
 from ..options.shortlist import ChoiceOptions, ShortlistOptions
 from ..options.training import TrainedTeacherOptions
 from ..reports.shortlist import (
+    contenders_csv,
     describe_shortlist,
     finalists_csv,
     format_shortlist,
@@ -28,6 +29,7 @@ from ..reports.shortlist import (
     shortlist_report,
 )
 from ..reports.shortlist_figures import plot_shortlist
+from ..reports.study import draw_finalists
 from ..reports.style import format_count
 from ..resolve.executors import as_executor
 from ..resolve.folders import ShortlistFolder
@@ -55,7 +57,7 @@ from .supervision import source_objective
 from .train import check_supervision, named_splits, named_teacher
 from .training_cells import CellProgress, CellTrainer, Trainings, job_of
 from .training_run import check_training
-from .trials import reason_of, trial_error, warn_of_baseline
+from .dry_runs import dry_run_error, reason_of, warn_of_baseline
 
 RESULT = "result.json"
 
@@ -270,7 +272,7 @@ class ShortlistJob(Job[ShortlistOptions, Shortlist]):
         return [decode_stored(Finalist, one, store, "start anew in another folder") for one in folder.finalists]
 
     def _tried(self, entries: list[Entry]) -> list[Entry]:
-        """The finalists after a trial of each under the first teacher and distiller; one that fails is out.
+        """The finalists after a dry run of each under the first teacher and distiller; one that fails is out.
 
         The smallest within the budget is tried under all others as well, which have to be able to teach at all.
 
@@ -286,7 +288,7 @@ class ShortlistJob(Job[ShortlistOptions, Shortlist]):
             for entry in entries:
                 with warnings.catch_warnings(record=True) as of_entry:
                     warnings.simplefilter("always", UserWarning)
-                    error = _trial_error(self.plan.distilled(entry, self.plan.last))
+                    error = _dry_run_error(self.plan.distilled(entry, self.plan.last))
                 name = entry.network(self.splits).name
                 for warning in of_entry:  # the same of each student is told of the first
                     caught.setdefault(str(warning.message).replace(name, ""), warning)
@@ -303,7 +305,7 @@ class ShortlistJob(Job[ShortlistOptions, Shortlist]):
             raise errors[0]
         smallest = smallest_of(alive)
         for part in self._other_parts(smallest):
-            if (error := _trial_error(part)) is not None:
+            if (error := _dry_run_error(part)) is not None:
                 raise ValueError(
                     f"Under {part.trial.teacher} with {part.trial.distiller}: {as_typed(error)}"
                 ) from error
@@ -429,7 +431,11 @@ class ShortlistJob(Job[ShortlistOptions, Shortlist]):
                 target = folder.path / FOLDER / name
                 target.parent.mkdir(exist_ok=True)
                 folder.write(f"{FOLDER}/{name}", (folder.path / first.name / FOLDER / name).read_bytes())
-        folder.write("finalists.csv", finalists_csv(result))
+        tables = {"finalists.csv": finalists_csv(result)}
+        if result.teachers or result.distillers:
+            tables["contenders.csv"] = contenders_csv(result)
+        for name, table in tables.items():
+            folder.write(name, table)
         folder.write("report.md", "\n".join(shortlist_report(result)) + "\n")
         pictures = plot_shortlist(result)
         for name, picture in pictures.items():
@@ -437,24 +443,25 @@ class ShortlistJob(Job[ShortlistOptions, Shortlist]):
         folder.write_json(RESULT, {**result.to_json(), "versions": versions()})
         if self.study.path is not None:
             self._record(result)
-        files = [*pictures, "finalists.csv", "report.md", RESULT, f"{FOLDER}/{WEIGHTS}", f"{FOLDER}/{CARD}"]
+        files = [*pictures, *tables, "report.md", RESULT, f"{FOLDER}/{WEIGHTS}", f"{FOLDER}/{CARD}"]
         folder.finish(result.to_json(), files, request=self._request)
 
     def _record(self, result: Shortlist) -> None:
         """Store the finalists in the study; a study that cannot be written does not undo the proof."""
         assert self.study.path is not None
         try:
-            self.study.record_finalists(result.finalists, result.path)
+            pictures = draw_finalists(self.study, result.finalists, result.path)
+            self.study.record_finalists(result.finalists, result.path, pictures)
         except RunFolderError as error:
             warnings.warn(f"The finalists are not recorded in the study: {error}", stacklevel=2)
 
     def report(self, result: Shortlist) -> Iterable[object]:
-        return (format_shortlist(result), *describe_shortlist(result))
+        return (*format_shortlist(result), *describe_shortlist(result))
 
 
-def _trial_error(part: Part) -> Exception | None:
+def _dry_run_error(part: Part) -> Exception | None:
     """The error of the check of a training, in no folder; None if it can be trained."""
-    return trial_error(job_of(part.cell, out=None), part.cell.name)
+    return dry_run_error(job_of(part.cell, out=None), part.cell.name)
 
 
 def _as_study(study: Study | str | os.PathLike[str]) -> Study:

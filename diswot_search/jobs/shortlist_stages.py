@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -33,10 +34,11 @@ from ..resolve.shortlists import (
 from ..runtime.run_folder import COMPLETE
 from ..runtime.typed_json import encode
 from ..study.finalists import ALONE, DISTILLED, Finalist, Trial
-from ..study.halving import Rung, going_on, leaders, order
+from ..study.halving import Rung, going_on, in_doubt, leaders, order, seed_variance
 from ..training.best_epoch import BEST_BY
 from ..training.folder import TrainingFolder
 from ..training.result import TrainingResult, read_result, read_rows
+from ..training.seeds import Spread, spread
 from .finalists import Entry, epochs_of
 from .training_cells import Cell, Trainings
 
@@ -205,6 +207,7 @@ def read_trial(part: Part, rows: Mapping[str, Mapping[str, Any]], best_by: str, 
         reason=end["reason"],
         value=BEST_BY[best_by].merit(encode(epoch)),
         val_accuracy=epoch.val_accuracy,
+        kept_epoch=epoch.epoch,
         test_accuracy=result.test.accuracy if result.test and part.cell.tests else None,
         teacher_accuracy=result.teacher.val_accuracy if result.teacher else None,
         seconds=_seconds(result),
@@ -324,7 +327,7 @@ class Stages:
             [self.plan.distilled(student, 1, number, teacher=place) for number in range(CHOICE_SEEDS)]
             for place in range(len(names))
         ]
-        self.teacher, self.teachers = self._choose(names, parts, "teachers")
+        self.teacher, self.teachers = self._choose(student, names, parts, "teachers")
 
     def _choose_distiller(self, student: Entry) -> None:
         names = self.plan.distiller_names
@@ -335,10 +338,10 @@ class Stages:
             ]
             for place in range(len(names))
         ]
-        self.distiller, self.distillers = self._choose(names, parts, "distillers")
+        self.distiller, self.distillers = self._choose(student, names, parts, "distillers")
 
     def _choose(
-        self, names: Sequence[str], parts: Sequence[Sequence[Part]], what: str
+        self, student: Entry, names: Sequence[str], parts: Sequence[Sequence[Part]], what: str
     ) -> tuple[int, tuple[Contender, ...]]:
         """The place of the best contender, and all of them. One that failed with any seed is out."""
         trials = iter(self._train([part for own in parts for part in own], what))
@@ -348,12 +351,14 @@ class Stages:
         if not best:
             reasons = "; ".join(dict.fromkeys(trial.reason or "" for own in of_each for trial in own))
             raise ShortlistError(f"None of the {what} could be tried: {reasons}.")
-        of_teachers = what == "teachers"
+        chosen = of_each[best[0]]
         contenders = tuple(
             Contender(
                 name=name,
+                student=student.finalist.name,
                 value=value,
-                accuracy=next((t.teacher_accuracy for t in own if of_teachers), None),
+                difference=_difference_to(chosen, own) if place != best[0] else None,
+                accuracy=next((trial.teacher_accuracy for trial in own if what == "teachers"), None),
                 is_chosen=place == best[0],
                 trials=own,
             )
@@ -364,27 +369,24 @@ class Stages:
     # -- the last rung --------------------------------------------------------------------------
 
     def _pick(self, alive: Sequence[Entry]) -> Entry:
-        """The best of the last rung; those within their spread of the best get a second seed first."""
+        """The best of the last rung, after the second seeds of all that may be it; see `in_doubt`."""
         last = self.plan.last
         self._train_rung(alive, last)
         able = [entry for entry in alive if entry.finalist.is_within_budget]
-        of_first_seed = {entry.finalist.place: self.finalist(entry) for entry in able}
         seeded: list[Entry] = []
         while able := [entry for entry in able if entry.finalist.place not in self._reasons]:
-            first = [of_first_seed[entry.finalist.place] for entry in able]
-            near = leaders(
-                [one.value(last) for one in first], [one.val_accuracy(last) for one in first], self.val_images
-            )
-            close = [able[place] for place in sorted(near)]
-            waiting = [entry for entry in close if entry not in seeded]
-            if len(close) > 1 and waiting:
-                self._train_counted(waiting, last, 1, "second seeds")
-                seeded += waiting
-                names = tuple(entry.finalist.name for entry in alive if entry in seeded)
-                self.rungs[-1] = replace(self.rungs[-1], second_seeds=names)
-                continue  # without those that failed, others may be near the best
-            values = [self.finalist(entry).value(last) for entry in close]
-            return close[order(values)[0]]
+            finalists = [self.finalist(entry) for entry in able]
+            values = [list(one.values(last).values()) for one in finalists]
+            accuracies = [one.val_accuracies(last) for one in finalists]
+            of_seeds = seed_variance(accuracies)
+            names = tuple(entry.finalist.name for entry in alive if entry in seeded)
+            seed_std = None if of_seeds is None else math.sqrt(of_seeds)
+            self.rungs[-1] = replace(self.rungs[-1], second_seeds=names, seed_std=seed_std)
+            waiting = [able[place] for place in in_doubt(values, accuracies, self.val_images)]
+            if not waiting:
+                return able[leaders(values, accuracies, self.val_images)[0]]
+            self._train_counted(waiting, last, 1, "second seeds")
+            seeded += waiting
         raise ShortlistError("No finalist within the budget could be trained in full.")
 
     # -- the verdict ----------------------------------------------------------------------------
@@ -440,14 +442,26 @@ class Stages:
             name: (trial.epochs if trial.status == COMPLETE else len(trial.curve)) / self.plan.full_epochs
             for name, trial in trials.items()
         }
+        of_finalists = {name for parts in self._of_finalist.values() for name in parts}
+        shares = {"choices": 0.0, "rungs": 0.0, "verdict": 0.0}
+        for name, share in full.items():
+            of_rungs = "rungs" if name in of_finalists else "choices"
+            shares["verdict" if name in self._of_verdict else of_rungs] += share
         return ShortlistCost(
             full_epochs=self.plan.full_epochs,
-            rungs=sum(share for name, share in full.items() if name not in self._of_verdict),
-            verdict=sum(share for name, share in full.items() if name in self._of_verdict),
+            rungs=shares["rungs"],
+            choices=shares["choices"],
+            verdict=shares["verdict"],
             hours=sum(trial.seconds or 0.0 for trial in trials.values()) / 3600,
             trainings=len(trials),
             failed=sum(trial.status == FAILED for trial in trials.values()),
         )
+
+
+def _difference_to(chosen: Sequence[Trial], own: Sequence[Trial]) -> Spread | None:
+    """The values of trainings less those of the chosen contender with the same seeds."""
+    pairs = zip(own, chosen, strict=True)
+    return spread([a.value - b.value for a, b in pairs if a.value is not None and b.value is not None])
 
 
 def _mean_of_all(values: Sequence[float | None]) -> float | None:

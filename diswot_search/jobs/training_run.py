@@ -36,6 +36,7 @@ from ..training.batches import Batches
 from ..training.best_epoch import check_best_by
 from ..training.checkpoint import BEST, LAST, Checkpoint, checked_best, load_shipped, read_checkpoint
 from ..training.class_weights import check_class_weights, class_weights
+from ..training.dry_run import dry_run
 from ..training.exam import TeacherExam
 from ..training.folder import TrainingFolder
 from ..training.metrics import Metrics
@@ -56,7 +57,6 @@ from ..training.result import (
 from ..training.steps import Steps
 from ..training.task import DistillationTask
 from ..training.trainer import Trainer, create_accelerator
-from ..training.trial import try_task
 from .student_facts import student_facts
 from .supervision import PREDICTIONS, STATE, UnlabelledObjective, unlabelled_batch_size
 from .teachers import PreparedTeacher, accuracies_of, check_classes, introduce_teacher, naming_ways, prepare_teacher
@@ -260,13 +260,13 @@ class TrainingRun:
                 names=names,
             )
         if self.out is None or not TrainingFolder.exists(self.out):  # else it passed when the training began
-            self._try(task, names)
+            self._run_dry(task, names)
         if self.recipe.compile:
             task.compile()
         return task, ema
 
-    def _try(self, task: DistillationTask, names: tuple[str, str]) -> None:
-        """Try the first step of training and a single image, of which nothing stays."""
+    def _run_dry(self, task: DistillationTask, names: tuple[str, str]) -> None:
+        """Run the first step of training and a single image dry: nothing of it stays."""
         batches = Batches(
             self.splits,
             self.recipe,
@@ -277,10 +277,10 @@ class TrainingRun:
         )
         device = self.accelerator.device
         with (
-            isolated_random_state(stable_seed(self.options.seed, "trial")),
+            isolated_random_state(stable_seed(self.options.seed, "dry run")),
             torch.random.fork_rng(devices=[device] if device.type == "cuda" else []),
         ):
-            try_task(task, batches, names, self.accelerator.autocast())
+            dry_run(task, batches, names, self.accelerator.autocast())
 
     def _normalised(self, network: Network, role: str) -> Preprocessor:
         """The preprocessing of its weights' training; for new weights, the statistics of the data."""

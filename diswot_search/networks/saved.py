@@ -36,7 +36,7 @@ CONFIG = "config.json"
 FOLDER = "student"
 """The folder of the student in the run folder of its training, which has a config.json of its own."""
 
-DISTILLED = "distilled"
+DISTILLATION = "distilled"
 """The folder of the student's training in the run folder of a pipeline."""
 
 SHORTLIST = "shortlist"
@@ -264,7 +264,7 @@ def find_student(path: str | os.PathLike[str]) -> Path:
         FileNotFoundError: There is no such student.
     """
     path = Path(path)
-    places = (path / folder for folder in (FOLDER, f"{DISTILLED}/{FOLDER}", f"{SHORTLIST}/{FOLDER}"))
+    places = (path / folder for folder in (FOLDER, f"{DISTILLATION}/{FOLDER}", f"{SHORTLIST}/{FOLDER}"))
     for file in (path, path / WEIGHTS, *(place / WEIGHTS for place in places)):
         if file.is_file():
             return file

@@ -84,15 +84,17 @@ class ShortlistOptions(
 
     The finalists are the best of the study, by its score and by others, and the baselines. Rung 1 distils each of them
     for a share of the epochs; the best 3 are distilled in full, and beside them each baseline that the user named and
-    the best of all baselines. Each rung is ordered by validation images alone. Of the last rung, finalists whose
-    validation accuracies differ from the best by no more than their standard error get a second seed; the best is the
-    pick. The verdict is made on test images, which nothing has looked at before: the pick distilled against the same
-    network trained alone, and against each of those baselines, with intervals over paired seeds.
+    the best of all baselines. Each rung is ordered by validation images alone. In the last rung, all that might be the
+    best get a second seed: the best two, and those whose mean accuracies differ from the best by no more than the
+    spread of images and seeds. The best mean is the pick. The verdict is made on test images, which nothing has looked
+    at before: the pick distilled against the same network trained alone, and against each of those baselines, with
+    intervals over paired seeds.
 
     Each training has a run folder of its own in that of the shortlist: stopped at any moment, the same shortlist
     continues and ends as if it had never stopped. A candidate that cannot be trained is out with its reason. The run
-    folder has report.md, finalists.csv and result.json, and stands for the distilled student wherever a network is
-    named. The study's run folder remembers the finalists.
+    folder has report.md, pictures, finalists.csv, contenders.csv (teachers and distillers that were chosen from) and
+    result.json, and stands for the distilled student wherever a network is named. The study's run folder remembers the
+    finalists, and has a picture of them.
 
     Args:
         study: The search whose candidates are trained: its run folder, or the study. It scored them for images of one

@@ -47,7 +47,8 @@ def pipeline_report(result: PipelineResult) -> Iterator[str]:
     if result.shortlist is not None:
         yield "## Finalists"
         yield ""
-        yield from _as_code(format_shortlist(result.shortlist))
+        for table in format_shortlist(result.shortlist):
+            yield from _as_code(table)
         yield from (f"- {escape_markdown(line)}" for line in describe_shortlist(result.shortlist))
         yield ""
     yield "## Training"

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from rich.table import Table
 from rich.text import Text
 
-from ..resolve.shortlists import DISTIL, DO_NOT_DISTIL, Contender, Shortlist, Verdict
+from ..resolve.shortlists import DISTIL, DO_NOT_DISTIL, Contender, Shortlist, Verdict, regret_against
 from ..runtime.files import csv_line
-from ..study.finalists import ALONE, BASELINE, DISTILLED, Finalist
+from ..study.finalists import ALONE, BASELINE, DISTILLED, Finalist, epochs_of_rungs
 from ..study.halving import standard_error
 from ..training.seeds import Difference
 from .style import escape_markdown, format_count, human_number
@@ -19,17 +19,28 @@ _COLUMNS = (
 )  # fmt: skip
 """Fields of a finalist that are columns of the CSV."""
 
+_CHOICE_HEADS = ("", "name", "own accuracy", "students reach", "difference", "seeds")
 
-# -- the table ----------------------------------------------------------------------------------
-
-
-def _heads(shortlist: Shortlist) -> list[str]:
-    rungs = [f"rung {number}: {format_count(rung.epochs, 'epoch')}" for number, rung in enumerate(shortlist.rungs, 1)]
-    return ["", "name", "chosen by", "params", "MACs", "score", *rungs, "test", "alone"]
+LOST = "lost: against the pick, in the last rung of both, over the seeds of both"
+"""The explanation of the column of regrets."""
 
 
-def _cells(shortlist: Shortlist, finalist: Finalist) -> list[str]:
-    values = [_rung(finalist, number) for number in range(1, len(shortlist.rungs) + 1)]
+# -- the tables ---------------------------------------------------------------------------------
+
+
+def _heads(epochs: Mapping[int, int]) -> list[str]:
+    rungs = [f"rung {rung}: {format_count(count, 'epoch')}" for rung, count in epochs.items()]
+    return ["", "name", "chosen by", "params", "MACs", "score", *rungs, "lost", "test", "alone"]
+
+
+def _rows(finalists: Sequence[Finalist], epochs: Mapping[int, int]) -> list[list[str]]:
+    """The cells of finalists, those that came furthest first."""
+    pick = next(finalist for finalist in finalists if finalist.is_pick)
+    return [_cells(finalist, pick, epochs) for finalist in _by_outcome(finalists)]
+
+
+def _cells(finalist: Finalist, pick: Finalist, epochs: Mapping[int, int]) -> list[str]:
+    loss = regret_against(pick, finalist).loss
     return [
         "pick" if finalist.is_pick else str(finalist.place),
         finalist.name,
@@ -37,7 +48,8 @@ def _cells(shortlist: Shortlist, finalist: Finalist) -> list[str]:
         "" if finalist.params is None else human_number(finalist.params),
         "" if finalist.macs is None else human_number(finalist.macs),
         "" if finalist.score is None else f"{finalist.score:.5g}",
-        *values,
+        *(_rung(finalist, rung) for rung in epochs),
+        "" if loss is None or finalist.is_pick else f"{loss:.2f}",
         *(_percent(finalist.test_accuracy(kind)) for kind in (DISTILLED, ALONE)),
     ]
 
@@ -61,36 +73,54 @@ def _percent(accuracy: float | None) -> str:
     return "" if accuracy is None else f"{accuracy:.2f}"
 
 
-def _by_outcome(shortlist: Shortlist) -> list[Finalist]:
+def _by_outcome(finalists: Sequence[Finalist]) -> list[Finalist]:
     """The pick first, then those that came furthest, the best value first."""
 
     def key(finalist: Finalist) -> tuple[bool, int, float, int]:
         value = finalist.value(finalist.last_rung)
         return not finalist.is_pick, -finalist.last_rung, -(value if value is not None else -1e300), finalist.place
 
-    return sorted(shortlist.finalists, key=key)
+    return sorted(finalists, key=key)
 
 
-def format_shortlist(shortlist: Shortlist) -> Table:
-    """Format the finalists, those that came furthest first.
+def format_shortlist(shortlist: Shortlist) -> Iterator[Table]:
+    """Format a shortlist: the finalists, and the teachers and distillers that it chose from, if there were several.
 
     Args:
         shortlist: The shortlist.
     """
-    explanation = "\n".join(_explain(shortlist))
-    table = Table(
-        title=f"{format_count(len(shortlist.finalists), 'finalist')} on {shortlist.data}",
-        caption=Text(explanation, style="dim"),
-        caption_justify="left",
-    )
-    finalists = _by_outcome(shortlist)
-    rows = [_cells(shortlist, finalist) for finalist in finalists]
-    for place, head in enumerate(_heads(shortlist)):
-        if place < 2 or any(row[place] for row in rows):
-            table.add_column(head, justify="left" if place < 3 else "right", overflow="fold")
-    filled = [place for place in range(len(rows[0])) if place < 2 or any(row[place] for row in rows)]
-    for finalist, row in zip(finalists, rows, strict=True):
-        table.add_row(*(Text(row[place]) for place in filled), style="bold" if finalist.is_pick else "")
+    title = f"{format_count(len(shortlist.finalists), 'finalist')} on {shortlist.data}"
+    yield format_finalists(shortlist.finalists, title, "\n".join(_explain(shortlist)))
+    for what, contenders in _choices(shortlist):
+        rows = [_contender_cells(one) for one in contenders]
+        title = f"{format_count(len(contenders), what)} to choose from"
+        caption = "\n".join(_explain_choice(what, contenders, shortlist))
+        yield _table(title, caption, _CHOICE_HEADS, rows, [one.is_chosen for one in contenders], left=2)
+
+
+def format_finalists(finalists: Sequence[Finalist], title: str, caption: str = "") -> Table:
+    """Format finalists with what came of their trainings, those that came furthest first.
+
+    Args:
+        finalists: The finalists in order of their places.
+        title: The title of the table.
+        caption: The text below it.
+    """
+    epochs = epochs_of_rungs(finalists)
+    is_bold = [finalist.is_pick for finalist in _by_outcome(finalists)]
+    return _table(title, caption, _heads(epochs), _rows(finalists, epochs), is_bold, left=3)
+
+
+def _table(
+    title: str, caption: str, heads: Sequence[str], rows: Sequence[Sequence[str]], is_bold: Sequence[bool], left: int
+) -> Table:
+    """A table without the columns that are empty; as many of the first are left-aligned."""
+    table = Table(title=title, caption=Text(caption, style="dim"), caption_justify="left")
+    filled = [place for place in range(len(heads)) if place < 2 or any(row[place] for row in rows)]
+    for place in filled:
+        table.add_column(heads[place], justify="left" if place < left else "right", overflow="fold")
+    for row, bold in zip(rows, is_bold, strict=True):
+        table.add_row(*(Text(row[place]) for place in filled), style="bold" if bold else "")
     return table
 
 
@@ -99,11 +129,55 @@ def _explain(shortlist: Shortlist) -> Iterator[str]:
     error = standard_error(accuracy, shortlist.val_images) if accuracy is not None and shortlist.val_images else 0.0
     yield (
         f"Rungs: accuracy on {format_count(shortlist.val_images, 'validation image')} in percent, distilled, with a "
-        f"standard error of about {error:.2g} points; test and alone: mean accuracy on "
+        f"standard error of about {error:.2g} points by the images; {LOST}; test and alone: mean accuracy on "
         f"{format_count(shortlist.test_images, 'test image')} over seeds, looked at once, at the end."
     )
     if shortlist.measure != "accuracy":
         yield f"Finalists are ordered by {shortlist.measure} on the validation images."
+
+
+# -- teachers and distillers to choose from -----------------------------------------------------
+
+
+def _choices(shortlist: Shortlist) -> Iterator[tuple[str, list[Contender]]]:
+    """The teachers and the distillers that were chosen from, the best first."""
+
+    def key(contender: Contender) -> tuple[bool, float]:
+        return not contender.is_chosen, -(contender.value if contender.value is not None else -1e300)
+
+    for what, contenders in (("teacher", shortlist.teachers), ("distiller", shortlist.distillers)):
+        if contenders:
+            yield what, sorted(contenders, key=key)
+
+
+def _contender_cells(contender: Contender) -> list[str]:
+    difference = contender.difference
+    spread = "" if difference is None or difference.std is None else f" ± {difference.std:.2f}"
+    return [
+        "chosen" if contender.is_chosen else "",
+        contender.name,
+        _percent(contender.accuracy),
+        "failed" if contender.value is None else f"{contender.value:.2f}",
+        "" if difference is None or contender.value is None else f"{difference.mean:+.2f}{spread}",
+        str(sum(trial.value is not None for trial in contender.trials)),
+    ]
+
+
+def _explain_choice(what: str, contenders: Sequence[Contender], shortlist: Shortlist) -> Iterator[str]:
+    first = contenders[0]
+    epochs = format_count(first.trials[0].epochs, "epoch")
+    own = "own accuracy: of the teacher itself, in percent; " * any(one.accuracy is not None for one in contenders)
+    is_loss = shortlist.measure == "loss"
+    unit = "accuracy, in percent" if shortlist.measure == "accuracy" else f"{'minus ' * is_loss}{shortlist.measure}"
+    yield (
+        f"Each {what} taught {first.student} for {epochs}, with the same seeds. On the validation images: {own}"
+        f"students reach: mean {unit}; difference: to the chosen one, mean ± standard deviation over the seeds. "
+        "Trainings that were only for this choice are in no row of a finalist."
+    )
+    for one in contenders:
+        for trial in one.trials:
+            if trial.reason is not None:
+                yield f"{one.name} failed with seed {trial.seed}: {trial.reason}"
 
 
 # -- in sentences -------------------------------------------------------------------------------
@@ -130,21 +204,21 @@ def _outs(finalists: Sequence[Finalist]) -> Iterator[str]:
 
 
 def describe_shortlist(shortlist: Shortlist) -> Iterator[str]:
-    """Describe a shortlist in lines: choices, what is out, the verdict, the cost, and where all of it lies."""
-    yield from _contenders("teacher", shortlist.teachers)
-    yield from _contenders("distiller", shortlist.distillers)
+    """Describe a shortlist in lines: second seeds, what is out, the verdict, the cost, and where all of it lies."""
     last = shortlist.rungs[-1]
     if last.second_seeds:
-        yield f"second seeds: {', '.join(last.second_seeds)} were within the standard error of their difference"
+        size = "" if last.seed_std is None else f"; one seed moves an accuracy by about {last.seed_std:.2g} points"
+        yield f"second seeds: {', '.join(last.second_seeds)}, which might have been the best{size}"
     yield from _outs(shortlist.finalists)
     yield from shortlist.notices
     yield from _guess(shortlist)
     yield from describe_verdict(shortlist.verdict)
     cost = shortlist.cost
+    choices = f"{cost.choices:.3g} only to choose teacher and distiller, " if cost.choices else ""
     failed = f", {cost.failed:,} of them failed and count up to their last whole epoch" if cost.failed else ""
     yield (
         f"cost: {cost.full_trainings:.3g} full trainings of {format_count(cost.full_epochs, 'epoch')} "
-        f"({cost.rungs:.3g} for the choice, {cost.verdict:.3g} for the verdict), {cost.hours:.3g} hours in "
+        f"({cost.rungs:.3g} for the rungs, {choices}{cost.verdict:.3g} for the verdict), {cost.hours:.3g} hours in "
         f"{format_count(cost.trainings, 'training')}{failed}"
     )
     yield f"run folder: {shortlist.path}"
@@ -164,15 +238,6 @@ def _guess(shortlist: Shortlist) -> Iterator[str]:
             f"guess: {regret.name}, the best by {shortlist.proxy} alone, would have lost {regret.loss:.2f}{unit} "
             f"against the pick in rung {regret.rung}, on validation images"
         )
-
-
-def _contenders(what: str, contenders: Sequence[Contender]) -> Iterator[str]:
-    for one in sorted(
-        contenders, key=lambda one: (not one.is_chosen, -(one.value if one.value is not None else -1e300))
-    ):
-        own = "" if one.accuracy is None else f", its own accuracy {one.accuracy:.2f} %"
-        value = "failed" if one.value is None else f"students reach {one.value:.2f}"
-        yield f"{what} {one.name}{' (chosen)' if one.is_chosen else ''}: {value}{own}, on validation images"
 
 
 def describe_verdict(verdict: Verdict) -> Iterator[str]:
@@ -215,6 +280,8 @@ def finalists_csv(shortlist: Shortlist) -> Iterator[str]:
             *_COLUMNS,
             *(f"score_{name}" for name in others),
             *(f"{name}_{rung}" for rung in rungs for name in ("value", "val_accuracy")),
+            "loss",
+            "loss_rung",
             "test_accuracy",
             "test_accuracy_alone",
             "reason",
@@ -222,11 +289,14 @@ def finalists_csv(shortlist: Shortlist) -> Iterator[str]:
         ]
     )
     for finalist in shortlist.finalists:
+        regret = regret_against(shortlist.pick, finalist)
         yield csv_line(
             [
                 *(getattr(finalist, column) for column in _COLUMNS),
                 *(finalist.other_scores.get(name) for name in others),
                 *(value for rung in rungs for value in (finalist.value(rung), finalist.val_accuracy(rung))),
+                regret.loss,
+                regret.rung,
                 finalist.test_accuracy(),
                 finalist.test_accuracy(ALONE),
                 finalist.reason,
@@ -235,17 +305,47 @@ def finalists_csv(shortlist: Shortlist) -> Iterator[str]:
         )
 
 
+def contenders_csv(shortlist: Shortlist) -> Iterator[str]:
+    """A row for each teacher and each distiller that was chosen from."""
+    yield csv_line(
+        ["kind", "name", "student", "is_chosen", "accuracy", "value", "difference", "difference_std", "seeds", "reason"]
+    )
+    for kind, contenders in _choices(shortlist):
+        for one in contenders:
+            seeds = sum(trial.value is not None for trial in one.trials)
+            reason = next((trial.reason for trial in one.trials if trial.reason is not None), None)
+            difference = (None, None) if one.difference is None else (one.difference.mean, one.difference.std)
+            yield csv_line(
+                [kind, one.name, one.student, one.is_chosen, one.accuracy, one.value, *difference, seeds, reason]
+            )
+
+
 def shortlist_report(shortlist: Shortlist) -> Iterator[str]:
     """The lines of report.md."""
     yield f"# {escape_markdown(shortlist.pick.name)}, of {format_count(len(shortlist.finalists), 'finalist')}"
     yield ""
-    heads = _heads(shortlist)
-    yield f"| {' | '.join(heads)} |"
-    yield f"| {' | '.join('---' if place < 3 else '---:' for place in range(len(heads)))} |"
-    for finalist in _by_outcome(shortlist):
-        yield f"| {' | '.join(map(escape_markdown, _cells(shortlist, finalist)))} |"
+    epochs = epochs_of_rungs(shortlist.finalists)
+    yield from _markdown_table(_heads(epochs), _rows(shortlist.finalists, epochs), left=3)
     yield ""
     yield from _explain(shortlist)
     yield ""
+    for what, contenders in _choices(shortlist):
+        yield f"## {format_count(len(contenders), what)} to choose from"
+        yield ""
+        yield from _markdown_table(_CHOICE_HEADS, [_contender_cells(one) for one in contenders], left=2)
+        yield ""
+        yield from map(escape_markdown, _explain_choice(what, contenders, shortlist))
+        yield ""
+    if shortlist.teachers or shortlist.distillers:
+        yield "## The verdict"
+        yield ""
     for line in describe_shortlist(shortlist):
         yield f"- {escape_markdown(line)}"
+
+
+def _markdown_table(heads: Sequence[str], rows: Sequence[Sequence[str]], left: int) -> Iterator[str]:
+    """The lines of a table; as many of the first columns are left-aligned."""
+    yield f"| {' | '.join(heads)} |"
+    yield f"| {' | '.join('---' if place < left else '---:' for place in range(len(heads)))} |"
+    for row in rows:
+        yield f"| {' | '.join(map(escape_markdown, row))} |"

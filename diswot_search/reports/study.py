@@ -28,7 +28,10 @@ from ..runtime.files import RunFolderError, write_atomically
 from ..study.algorithms import get_algorithm, list_algorithms, option_names
 from ..study.budget import Budget, cheapest
 from ..study.cost_kinds import COSTS
+from ..study.finalists import Finalist
 from ..study.study import Candidate, Study
+from .shortlist import LOST, format_finalists
+from .shortlist_figures import plot_finalists
 from .style import (
     BLUE,
     GREEN,
@@ -133,6 +136,14 @@ def _table_of(study: Study, best: Sequence[Candidate], title: str) -> Table:
             Text(candidate.record.architecture),
         )
     return table
+
+
+def format_study_finalists(study: Study) -> Iterator[Table]:
+    """Format the finalists that a study remembers, with what came of their trainings; no table without any."""
+    if finalists := study.finalists:
+        title = f"{format_count(len(finalists), 'finalist')} of a shortlist"
+        caption = f"Rungs: accuracy on validation images in percent, distilled; {LOST}; test and alone: on test images."
+        yield format_finalists(finalists, title, caption)
 
 
 def describe_study(study: Study) -> Iterator[str]:
@@ -311,7 +322,9 @@ def _params_range(space: SearchSpace) -> str:
 
 
 def plot_search(study: Study, path: str | os.PathLike[str]) -> list[Path]:
-    """Plot a study: `progress.png`, best score over evaluations, and `front.png`, score against cost.
+    """Plot a study: `progress.png`, best score over evaluations; `front.png`, score against cost; `finalists.png`.
+
+    The last one has the score of the finalists of a shortlist against their accuracies, if there was a shortlist.
 
     Args:
         study: A study with at least one score.
@@ -331,9 +344,32 @@ def plot_search(study: Study, path: str | os.PathLike[str]) -> list[Path]:
     folder.mkdir(parents=True, exist_ok=True)
     files = []
     for name, plot in PICTURES.items():
-        write_atomically(folder / name, to_png(plot(study)))
-        files.append(folder / name)
+        figure = plot(study)
+        if figure is not None:
+            write_atomically(folder / name, to_png(figure))
+            files.append(folder / name)
     return files
+
+
+def plot_study_finalists(study: Study) -> Figure | None:
+    """Plot the scores of the finalists that a study remembers against their accuracies; None if it remembers none."""
+    return _plot_finalists(study, study.finalists, study.shortlist or "")
+
+
+def draw_finalists(study: Study, finalists: Sequence[Finalist], shortlist: str) -> dict[str, bytes]:
+    """The content of the picture of a study's finalists by its file name; empty if none of them has an accuracy.
+
+    Args:
+        study: The study.
+        finalists: The finalists with their trials, which it need not remember yet.
+        shortlist: The run folder of the shortlist.
+    """
+    figure = _plot_finalists(study, finalists, shortlist)
+    return {} if figure is None else {FINALISTS: to_png(figure)}
+
+
+def _plot_finalists(study: Study, finalists: Sequence[Finalist], shortlist: str) -> Figure | None:
+    return plot_finalists(finalists, str(study.config.get("proxy")), f"trained in {shortlist}")
 
 
 def plot_progress(study: Study) -> Figure:
@@ -383,7 +419,14 @@ def plot_front(study: Study) -> Figure:
     return figure
 
 
-PICTURES: dict[str, Callable[[Study], Figure]] = {"progress.png": plot_progress, "front.png": plot_front}
+FINALISTS = "finalists.png"
+"""The picture of the finalists of a study."""
+
+PICTURES: dict[str, Callable[[Study], Figure | None]] = {
+    "progress.png": plot_progress,
+    "front.png": plot_front,
+    FINALISTS: plot_study_finalists,
+}
 """The functions that plot the pictures of a search, by file name."""
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from ..runtime.files import RunFolderError
 from ..runtime.typed_json import Json, decode_stored, encode_fields
 from ..study.finalists import ALONE, DISTILLED, SCORE, Finalist, Trial
-from ..training.seeds import Difference, paired_difference
+from ..training.seeds import Difference, Spread, paired_difference
 from .folders import ShortlistFolder
 
 DISTIL, DO_NOT_DISTIL, UNKNOWN = "distil", "do not distil", "unknown"
@@ -27,7 +27,10 @@ class ShortlistRung:
         epochs: The epochs of each of its trainings, whose schedule ends with them.
         keep: Number of finalists that went on; None for the last rung.
         finalists: Names of those that took part, in order of their places.
-        second_seeds: Names of those of the last rung that got a second seed, since they were within their spread.
+        second_seeds: Names of those of the last rung that got a second seed before the pick, since they might be the
+            best.
+        seed_std: Standard deviation of an accuracy of the last rung over seeds, in points, pooled over those that have
+            several; None for other rungs, and where no finalist has several.
     """
 
     share: float
@@ -35,24 +38,29 @@ class ShortlistRung:
     keep: int | None = None
     finalists: tuple[str, ...] = ()
     second_seeds: tuple[str, ...] = ()
+    seed_std: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
 class Contender:
-    """A teacher or a distiller that was tried.
+    """A teacher or a distiller that was tried on one finalist.
 
     Attributes:
         name: Its name.
-        value: Mean over the seeds of the values that students reached with it, where higher is better; None if all of
-            its trainings failed.
+        student: Name of the finalist that was trained.
+        value: Mean over the seeds of the values that the student reached with it, where higher is better; None if
+            one of its trainings failed.
+        difference: Its values less those of the chosen one with the same seeds; None if they have no seed in common.
         accuracy: The own accuracy of a teacher on the validation images, in percent; None for a distiller, and for a
             teacher of other classes.
         is_chosen: Whether the students of the later stages learnt from it.
-        trials: The trainings.
+        trials: The trainings. Those of a rung are trials of the finalist as well; others count for the choice alone.
     """
 
     name: str
+    student: str = ""
     value: float | None = None
+    difference: Spread | None = None
     accuracy: float | None = None
     is_chosen: bool = False
     trials: tuple[Trial, ...] = ()
@@ -107,10 +115,10 @@ class Verdict:
 
 @dataclass(frozen=True, kw_only=True)
 class Regret:
-    """What the study's best by its score would have lost against the pick, on validation images.
+    """What a finalist would have lost against the pick, on validation images.
 
     Attributes:
-        name: Name of the study's best by its score.
+        name: Name of the finalist.
         rung: The last rung that both were trained on; None if it could not be trained.
         loss: Value of the pick less its value on that rung, over the seeds that both have: points of accuracy unless
             `best_by` says otherwise; None likewise. It is below 0 where later epochs or seeds turned the order.
@@ -127,8 +135,9 @@ class ShortlistCost:
 
     Attributes:
         full_epochs: Epochs of one full training.
-        rungs: Full trainings that the rungs and the choices of teacher and distiller took: their epochs as a share of
-            those of one full training, whatever the size of the network.
+        rungs: Full trainings that the rungs took: their epochs as a share of those of one full training, whatever the
+            size of the network.
+        choices: Full trainings that only the choices of teacher and distiller took.
         verdict: Full trainings that only the verdict took.
         hours: Hours of all trainings one after another, with their validation. Of a training that failed, the time of
             training in its finished epochs is counted.
@@ -141,12 +150,13 @@ class ShortlistCost:
     verdict: float
     hours: float
     trainings: int
+    choices: float = 0.0
     failed: int = 0
 
     @property
     def full_trainings(self) -> float:
         """Full trainings that all of it took."""
-        return self.rungs + self.verdict
+        return self.rungs + self.choices + self.verdict
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -226,14 +236,20 @@ def regret_of(finalists: Sequence[Finalist]) -> Regret | None:
     """
     pick = next(finalist for finalist in finalists if finalist.is_pick)
     guess = next((finalist for finalist in finalists if finalist.origin == SCORE), None)
-    if guess is None:
-        return None
-    for rung in range(min(pick.last_rung, guess.last_rung), 0, -1):
-        values, others = (one.values(rung) for one in (pick, guess))
-        difference = _difference(values, others)
+    return None if guess is None else regret_against(pick, guess)
+
+
+def regret_against(pick: Finalist, other: Finalist) -> Regret:
+    """What a finalist would have lost against the pick, on the last rung that both were trained on.
+
+    Args:
+        pick, other: The pick and the finalist with their trials.
+    """
+    for rung in range(min(pick.last_rung, other.last_rung), 0, -1):
+        difference = _difference(pick.values(rung), other.values(rung))
         if difference is not None:
-            return Regret(name=guess.name, rung=rung, loss=difference.mean)
-    return Regret(name=guess.name)
+            return Regret(name=other.name, rung=rung, loss=difference.mean)
+    return Regret(name=other.name)
 
 
 # -- the verdict --------------------------------------------------------------------------------

@@ -26,7 +26,7 @@ from search_spaces.weights import channels_in_file
 
 from ..networks.network import Network, check_trained, create_teacher, warn_of_mode
 from ..networks.recipes import ModuleRecipe, WithoutClassifier
-from ..networks.saved import DISTILLED, FOLDER, WEIGHTS, find_weights, read_card
+from ..networks.saved import DISTILLATION, FOLDER, WEIGHTS, find_weights, read_card
 from ..networks.trained import judge_weights
 from ..runtime.files import as_json
 from ..runtime.seeding import isolated_random_state
@@ -348,7 +348,7 @@ def _with_classes(
 def _names_of_path(path: Path) -> tuple[str, ...]:
     """The name of a run folder or file, alone and after the name of its parent folder."""
     parts = list(path.absolute().parts)
-    while len(parts) > 1 and parts[-1] in (WEIGHTS, FOLDER, DISTILLED):
+    while len(parts) > 1 and parts[-1] in (WEIGHTS, FOLDER, DISTILLATION):
         parts.pop()
     name = Path(parts[-1]).stem if parts[-1] == path.name and path.is_file() else parts[-1]
     return name, "/".join((*parts[-2:-1], name))

@@ -168,8 +168,13 @@ class RunFolder:
         return folder
 
     @classmethod
-    def amend(cls, path: str | os.PathLike[str], values: Mapping[str, object]) -> None:
+    def amend(cls, path: str | os.PathLike[str], values: Mapping[str, object], files: Mapping[str, bytes]) -> None:
         """Store JSON values by their keys in a folder that was made before, under whatever versions that was.
+
+        Args:
+            path: The folder.
+            values: The values by key.
+            files: Content of files by name, which are written as well.
 
         Raises:
             RunFolderError: The folder has no store of this kind, another process works on it, or it cannot be written.
@@ -180,6 +185,8 @@ class RunFolder:
         with contextlib.closing(lock_folder(folder.path)):
             folder._connect(str(folder.path / cls.LAYOUT.store))
             folder._update_meta(values)
+            for name, content in files.items():
+                folder.write(name, content)
             folder._store.close()
 
     # -- files ----------------------------------------------------------------------------------

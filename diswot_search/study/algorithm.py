@@ -9,7 +9,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import ClassVar
 
-from search_spaces.option_types import LARGEST
+from search_spaces.option_types import LARGEST_NUMBER
 from search_spaces.space import Architecture, SearchSpace
 
 from .records import Record, Score
@@ -322,7 +322,7 @@ def check_integer(name: str, value: int, least: int, most: tuple[str, int] | Non
     if (
         not isinstance(value, int)
         or isinstance(value, bool)
-        or not least <= value <= LARGEST
+        or not least <= value <= LARGEST_NUMBER
         or (most and value > most[1])
     ):
         raise ValueError(f"{name} is {value!r}; it must be an integer of at least {least}{limit}.")

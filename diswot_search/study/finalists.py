@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from statistics import fmean
 
@@ -30,6 +30,7 @@ class Trial:
         value: The measure on validation images that chose its epoch, where higher is better: an accuracy in percent
             unless `best_by` says otherwise; None until it is complete.
         val_accuracy: Accuracy of that epoch on the validation images, in percent; likewise.
+        kept_epoch: That epoch, whose weights are kept, from 1; likewise.
         test_accuracy: Accuracy on the test images, in percent; None for trainings that no verdict is made of.
         teacher_accuracy: Accuracy of its teacher on the validation images, in percent; None if it was not measured.
         seconds: Time of its epochs with their validation; of a training that failed, that of training in its finished
@@ -48,6 +49,7 @@ class Trial:
     reason: str | None = None
     value: float | None = None
     val_accuracy: float | None = None
+    kept_epoch: int | None = None
     test_accuracy: float | None = None
     teacher_accuracy: float | None = None
     seconds: float | None = None
@@ -103,9 +105,13 @@ class Finalist:
         """The mean over seeds of the values of its distillations of a rung; None without any."""
         return _mean(list(self.values(rung).values()))
 
+    def val_accuracies(self, rung: int) -> list[float]:
+        """The validation accuracies of its distillations of a rung, one for each seed, in percent."""
+        return [trial.val_accuracy for trial in self._of(rung) if trial.val_accuracy is not None]
+
     def val_accuracy(self, rung: int) -> float | None:
         """The mean over seeds of the validation accuracies of its distillations of a rung, in percent."""
-        return _mean([trial.val_accuracy for trial in self._of(rung) if trial.val_accuracy is not None])
+        return _mean(self.val_accuracies(rung))
 
     def test_accuracy(self, kind: str = DISTILLED) -> float | None:
         """The mean over seeds of its test accuracies, in percent; None if none was measured."""
@@ -114,6 +120,12 @@ class Finalist:
 
     def _of(self, rung: int) -> list[Trial]:
         return [trial for trial in self.trials if trial.rung == rung and trial.kind == DISTILLED]
+
+
+def epochs_of_rungs(finalists: Iterable[Finalist]) -> dict[int, int]:
+    """The epochs of the distillations of each rung by its number, the first one first."""
+    trials = (trial for finalist in finalists for trial in finalist.trials if trial.kind == DISTILLED)
+    return dict(sorted({trial.rung: trial.epochs for trial in trials}.items()))
 
 
 def _mean(values: list[float]) -> float | None:

@@ -361,19 +361,25 @@ class Study(RunFolder):
         """The run folder of the last shortlist of this study; None without one."""
         return (self.recall(_SHORTLIST) or {}).get("path")
 
-    def record_finalists(self, finalists: Sequence[Finalist], shortlist: str | os.PathLike[str]) -> None:
+    def record_finalists(
+        self,
+        finalists: Sequence[Finalist],
+        shortlist: str | os.PathLike[str],
+        pictures: Mapping[str, bytes] | None = None,
+    ) -> None:
         """Store the finalists of a shortlist in the run folder, in the place of earlier ones.
 
         Args:
             finalists: The finalists with their trials.
             shortlist: The run folder of the shortlist.
+            pictures: Content of their pictures by name of the file.
 
         Raises:
             RunFolderError: Another process works on the run folder, or it cannot be written.
         """
         assert self.path is not None
         stored = {"path": os.fspath(shortlist), "finalists": [encode(finalist) for finalist in finalists]}
-        self.amend(self.path, {_SHORTLIST: stored})
+        self.amend(self.path, {_SHORTLIST: stored}, pictures or {})
 
     # -- what a search writes -------------------------------------------------------------------
 

@@ -88,7 +88,7 @@ class UnlabelledLoss(nn.Module, ABC):
             accelerator: Gives the device and the processes of the training.
         """
 
-    def on_trial(self) -> AbstractContextManager[object]:
+    def in_dry_run(self) -> AbstractContextManager[object]:
         """A context in which the loss can be computed before `prepare`; by default it can be anyway."""
         return nullcontext()
 
@@ -200,7 +200,7 @@ class SourceDistillation(UnlabelledLoss):
         self._tables = [table.to(device) for table in tables]
 
     @contextmanager
-    def on_trial(self) -> Iterator[None]:
+    def in_dry_run(self) -> Iterator[None]:
         """In this block, each source is loaded when it predicts the images of a step, and dropped after that."""
         tables, predictors = self._tables, self._predictors
         self._tables, self._predictors = [], [_loaded_anew(source) for source in self.sources]

@@ -272,7 +272,7 @@ def test_another_shortlist_is_refused_before_finalists_are_tried(
     whole: Path, searched: str, teacher: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = files_in(whole)
-    monkeypatch.setattr(shortlist_job, "trial_error", lambda *args: pytest.fail("a finalist was tried"))
+    monkeypatch.setattr(shortlist_job, "dry_run_error", lambda *args: pytest.fail("a finalist was tried"))
     for changes, message in (
         ({"finalists": 2}, "finalists is 1 there, 2 here"),
         ({"distillers": "kd,dkd"}, "distillers"),

@@ -138,7 +138,7 @@ JOBS: dict[str, Callable[[Path], tuple[Any, list[str]]]] = {
 }
 
 
-TRIALS = {"search": 0, "compare": 0, "rank_sources": 1}
+CALLS_BEFORE = {"search": 0, "compare": 0, "rank_sources": 1}
 """Calls before the first candidate: a ranking tries its first measure on random values."""
 
 
@@ -174,7 +174,7 @@ def test_a_failure_of_the_machine_stops_the_job_and_the_same_call_continues(
         JOBS[job](tmp_path / "run")
     Trouble.begin(None)
     resumed, reasons = JOBS[job](tmp_path / "run")
-    done = FAILS_AT - 1 - TRIALS[job]
+    done = FAILS_AT - 1 - CALLS_BEFORE[job]
     assert Trouble.calls == CANDIDATES - done  # what was stored is not computed again
     assert reasons == []
     assert resumed == JOBS[job](tmp_path / "whole")[0]
@@ -185,12 +185,12 @@ def test_any_other_error_is_a_status_of_the_candidate(job: str, tmp_path: Path) 
     whole, _ = JOBS[job](tmp_path / "whole")
     Trouble.begin(ZeroDivisionError("by zero\nand more lines"))
     result, reasons = JOBS[job](tmp_path / "run")
-    assert Trouble.calls == CANDIDATES + TRIALS[job]
+    assert Trouble.calls == CANDIDATES + CALLS_BEFORE[job]
     assert reasons == ["ZeroDivisionError: by zero"]
     pairs = zip(*(list(one.items() if isinstance(one, dict) else one) for one in (result, whole)), strict=True)
     assert sum(one != other for one, other in pairs) == 1  # it disturbs no other
     assert JOBS[job](tmp_path / "run") == (result, reasons)
-    assert Trouble.calls == CANDIDATES + TRIALS[job]  # and is not tried again
+    assert Trouble.calls == CANDIDATES + CALLS_BEFORE[job]  # and is not tried again
 
 
 def test_a_stopped_search_says_that_it_is_interrupted(tmp_path: Path) -> None:

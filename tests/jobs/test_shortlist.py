@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import shutil
+import statistics
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import replace
@@ -24,7 +25,9 @@ from diswot_search.jobs.train import DistillJob
 from diswot_search.jobs.training_cells import Cell, Outcome
 from diswot_search.options.shortlist import ShortlistOptions
 from diswot_search.options.training import DistillOptions
-from diswot_search.reports.shortlist_figures import plot_rungs, plot_scores
+from diswot_search.reports.shortlist_figures import plot_regret, plot_rungs, plot_scores
+from diswot_search.reports.study import draw_finalists, plot_study_finalists
+from diswot_search.resolve.shortlists import regret_against
 from diswot_search.runtime.executors.serial import SerialExecutor
 from diswot_search.training.result import read_result
 
@@ -65,20 +68,24 @@ def teacher(tmp_path_factory: pytest.TempPathFactory) -> str:
 @pytest.fixture(scope="module")
 def searched(tmp_path_factory: pytest.TempPathFactory) -> str:
     path = tmp_path_factory.mktemp("search") / "s"
+    search(path)
+    return str(path)
+
+
+def search(out: Path, evaluations: int = 8) -> None:
     ds.search(
         "nasbench201",
         None,
         ds.create_probe("digits", batch_size=8, image_size=8),
         space_options={"channels": 4, "cells": 1},
         algorithm="random",
-        evaluations=8,
+        evaluations=evaluations,
         proxy="effective_capacity",
         max_params=12_000,
         device="cpu",
         progress=False,
-        out=path,
+        out=out,
     )
-    return str(path)
 
 
 def shortlist(out: Path, study: str, teacher: str | None, **options: Any) -> ds.Shortlist:
@@ -143,6 +150,7 @@ def test_rungs_are_trainings_of_their_own_and_the_pick_is_of_the_last(whole: ds.
             assert result.epochs == trial.epochs == len(trial.curve)
             assert result.best is not None
             assert trial.val_accuracy == result.best.val_accuracy == trial.value
+            assert trial.kept_epoch == result.best.epoch
             assert result.seed == trial.seed
             assert (result.test is None) == (trial.test_accuracy is None)
     assert whole.pick.last_rung == 2
@@ -215,9 +223,10 @@ def test_the_run_folder_stands_for_the_proven_student(
     assert ds.Study.load(searched).finalists
 
 
-def test_pictures_show_the_score_against_training_and_the_curves_of_all_rungs(whole: ds.Shortlist) -> None:
-    scores, rungs = plot_scores(whole), plot_rungs(whole)
+def test_pictures_show_score_and_regret_against_training_and_the_curves_of_all_rungs(whole: ds.Shortlist) -> None:
+    scores, regret, rungs = plot_scores(whole), plot_regret(whole), plot_rungs(whole)
     assert scores is not None
+    assert regret is not None
     assert rungs is not None
     (axes,) = scores.axes
     by_name = {line.get_label(): line for line in axes.get_lines()}
@@ -225,25 +234,51 @@ def test_pictures_show_the_score_against_training_and_the_curves_of_all_rungs(wh
     expected = sorted((one.score, one.val_accuracy(1)) for one in whole.finalists if one.score is not None)
     assert sorted(zip(*by_name["rung 1: 1 epoch"].get_data(), strict=True)) == expected
     assert by_name["pick"].get_ydata() == [whole.pick.val_accuracy(last)]
+    bars = {round(bar.get_y() + bar.get_height() / 2): bar.get_width() for bar in regret.axes[0].patches}
+    losses = {place: regret_against(whole.pick, one).loss for place, one in enumerate(whole.finalists)}
+    assert bars == {place: loss for place, loss in losses.items() if loss is not None}
+    assert whole.regret is not None
+    assert bars[0] == whole.regret.loss  # that of the guess
     curves = [line.get_ydata() for line in rungs.axes[last - 1].get_lines()]
     trials = [trial for one in whole.finalists for trial in one.trials if trial.kind == "distilled"]
     assert sorted(map(tuple, curves)) == sorted(trial.curve for trial in trials if trial.rung == last)
-    for name in ("scores.png", "rungs.png"):
+    dots = [(line.get_ydata()[line.get_markevery()[0]]) for line in rungs.axes[last - 1].get_lines()]
+    assert sorted(dots) == sorted(trial.val_accuracy or 0.0 for trial in trials if trial.rung == last)
+    for name in ("scores.png", "regret.png", "rungs.png"):
         assert (Path(whole.path) / name).read_bytes().startswith(b"\x89PNG")
 
 
 def test_a_study_remembers_its_finalists(
-    whole: ds.Shortlist, searched: str, capsys: pytest.CaptureFixture[str]
+    whole: ds.Shortlist, searched: str, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     study = ds.Study.load(searched)
-    study.record_finalists(whole.finalists, whole.path)
+    study.record_finalists(whole.finalists, whole.path, draw_finalists(study, whole.finalists, whole.path))
     again = ds.Study.load(searched)
     assert again.finalists == whole.finalists
     assert again.shortlist == whole.path
     assert again.status == "complete"
+    assert (Path(searched) / "finalists.png").read_bytes().startswith(b"\x89PNG")
     assert cli.main(["show", searched]) == 0
     shown = " ".join(capsys.readouterr().out.split())
     assert f"the pick is {whole.pick.name}" in shown
+    assert f"{len(whole.finalists)} finalists of a shortlist" in shown
+    figure = plot_study_finalists(again)
+    assert figure is not None
+    by_name = {line.get_label(): line for line in figure.axes[0].get_lines()}
+    assert list(by_name["pick"].get_ydata()) == [whole.pick.val_accuracy(2)]
+    assert [path.name for path in ds.plot_search(again, tmp_path)] == ["progress.png", "front.png", "finalists.png"]
+
+
+def test_a_search_that_goes_on_after_a_shortlist_keeps_the_picture_of_its_finalists(
+    whole: ds.Shortlist, searched: str, tmp_path: Path
+) -> None:
+    study = tmp_path / "study"
+    shutil.copytree(searched, study)
+    ds.Study.load(study).record_finalists(whole.finalists, whole.path)
+    assert not (study / "finalists.png").is_file() or (study / "finalists.png").unlink() is None
+    search(study, evaluations=9)
+    assert (study / "finalists.png").is_file()
+    assert ds.Study.load(study).finalists == whole.finalists
 
 
 def test_a_training_of_a_rung_runs_again_by_its_own_config(whole: ds.Shortlist, tmp_path: Path) -> None:
@@ -345,10 +380,27 @@ def test_a_failure_while_testing_leaves_what_is_known_of_the_training(
     assert again.cost.failed == 1
 
 
+def check_second_seeds(result: ds.Shortlist) -> None:
+    """The pick has the best mean over two seeds, and no single seed is better."""
+    last, number = result.rungs[-1], len(result.rungs)
+    able = [one for one in result.finalists if one.last_rung == number and one.is_within_budget]
+    seconds = [one for one in able if one.name in last.second_seeds]
+    assert {one.name: len(one.val_accuracies(number)) for one in able} == {
+        one.name: 1 + (one in seconds) for one in able
+    }
+    assert len(seconds) >= 2
+    assert result.pick in seconds
+    assert result.pick.value(number) == max(one.value(number) or 0.0 for one in able)
+    accuracies = [one.val_accuracies(number) for one in able]
+    assert last.seed_std == pytest.approx((ds.halving.seed_variance(accuracies) or 0.0) ** 0.5)
+    report = (Path(result.path) / "report.md").read_text()
+    assert f"one seed moves an accuracy by about {last.seed_std:.2g} points" in report
+
+
 def test_a_finalist_that_fails_with_its_second_seed_is_out(searched: str, teacher: str, tmp_path: Path) -> None:
     options = {"rung_keep": 3, "baselines": None, "verdict_seeds": 1, "compare": False}
     usual = shortlist(tmp_path / "usual", searched, teacher, **options)
-    assert len(usual.rungs[-1].second_seeds) > 1
+    check_second_seeds(usual)
     folder = next(trial.name for trial in usual.pick.trials if trial.rung == 2 and trial.seed == 1)
     executor = Failing(lambda cell: cell.name == folder)
     result = shortlist(tmp_path / "run", searched, teacher, **options, executor=executor)
@@ -533,7 +585,7 @@ def test_a_rung_that_is_too_short_is_said(searched: str, teacher: str, tmp_path:
 
 
 def test_the_best_teacher_and_the_best_distiller_are_chosen_on_one_student(
-    searched: str, teacher: str, tmp_path: Path
+    searched: str, teacher: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     options = {"teachers": [teacher, "cifar_resnet20"], "distillers": "kd,dkd", "finalists": 2, "verdict_seeds": 1}
     options |= {"baselines": None, "compare": False}
@@ -555,6 +607,46 @@ def test_the_best_teacher_and_the_best_distiller_are_chosen_on_one_student(
     distiller_name = next(one.name for one in result.distillers if one.is_chosen)
     full = [trial for one in result.finalists for trial in one.trials if trial.rung == 2]
     assert {(trial.teacher, trial.distiller) for trial in full} == {(teacher_name, distiller_name)}
+    check_tables_of_choices(result, capsys)
+
+
+def check_tables_of_choices(result: ds.Shortlist, capsys: pytest.CaptureFixture[str]) -> None:
+    """Trainings that were only for a choice are in tables of their own, and in no row of a finalist."""
+    of_finalists = {trial.name for one in result.finalists for trial in one.trials}
+    contenders = [*result.teachers, *result.distillers]
+    of_choices = {trial.name: trial.epochs for one in contenders for trial in one.trials}
+    only_choices = of_choices.keys() - of_finalists
+    assert sum(not one.is_chosen for one in contenders) * 2 <= len(only_choices)
+    assert result.cost.choices == pytest.approx(sum(of_choices[name] for name in only_choices) / 2)
+    out = Path(result.path)
+    with (out / "contenders.csv").open(newline="") as file:
+        rows = {(row["kind"], row["name"]): row for row in csv.DictReader(file)}
+    smallest = min(result.finalists, key=lambda one: one.params or 0)
+    assert {row["student"] for (kind, _), row in rows.items() if kind == "teacher"} == {smallest.name}
+    report = (out / "report.md").read_text().replace("\\", "")
+    assert cli.main(["show", str(out)]) == 0
+    shown = capsys.readouterr().out
+    for kind, of_kind in (("teacher", result.teachers), ("distiller", result.distillers)):
+        assert f"## 2 {kind}s to choose from" in report
+        assert f"2 {kind}s to choose from" in shown
+        (chosen,) = [one for one in of_kind if one.is_chosen]
+        assert rows[kind, chosen.name]["is_chosen"] == "True"
+        for one in of_kind:
+            row = rows[kind, one.name]
+            assert float(row["value"]) == one.value
+            assert row["accuracy"] == ("" if one.accuracy is None else str(one.accuracy))
+            line = next(line for line in report.splitlines() if f"| {one.name} |" in line)
+            assert line.startswith("| chosen |") == one.is_chosen
+            assert f"| {one.value:.2f} |" in line
+            if one is not chosen:
+                pairs = zip(one.trials, chosen.trials, strict=True)
+                differences = [(a.value or 0.0) - (b.value or 0.0) for a, b in pairs]
+                assert one.difference is not None
+                assert one.difference.mean == pytest.approx(statistics.fmean(differences))
+                assert one.difference.std == pytest.approx(statistics.stdev(differences))
+                assert f"{one.difference.mean:+.2f} ± {one.difference.std:.2f}" in line
+    with (out / "finalists.csv").open(newline="") as file:
+        assert [row["name"] for row in csv.DictReader(file)] == [one.name for one in result.finalists]
 
 
 REPEATS = """

@@ -409,7 +409,7 @@ def only_tried(monkeypatch: pytest.MonkeyPatch) -> None:
     logits = FrozenSource.logits
 
     def checked(self: FrozenSource, images: Tensor) -> Tensor:
-        assert len(images) <= 16, "predicted again"  # a step of the trial
+        assert len(images) <= 16, "predicted again"  # a step of the dry run
         return logits(self, images)
 
     monkeypatch.setattr(FrozenSource, "logits", checked)

@@ -309,7 +309,7 @@ def test_a_signal_lets_the_step_finish_and_the_training_goes_on(
 
     def interrupt(loss: Tensor, batch: Batch) -> Tensor:
         calls.append(0)
-        if len(calls) == 2 * at:  # after that of the trial, in the first of the step's two parts
+        if len(calls) == 2 * at:  # after that of the dry run, in the first of the step's two parts
             signal.raise_signal(number)
         return loss
 
@@ -330,7 +330,7 @@ def test_a_second_signal_does_not_wait(tmp_path: Path, monkeypatch: pytest.Monke
 
     def interrupt(loss: Tensor, batch: Batch) -> Tensor:
         calls.append(0)
-        if len(calls) == 1:  # the trial
+        if len(calls) == 1:  # the dry run
             return loss
         signal.raise_signal(signal.SIGINT)
         signal.raise_signal(signal.SIGINT)
@@ -522,7 +522,7 @@ def test_a_loss_that_is_no_number_stops_before_it_is_learnt(
 
     def breaking(loss: Tensor, batch: Batch) -> Tensor:
         calls.append(0)
-        return loss * value if len(calls) == 1 + 6 else loss  # the first is the trial
+        return loss * value if len(calls) == 1 + 6 else loss  # the first is the dry run
 
     monkeypatch.setattr(Observed, "hook", staticmethod(breaking))
     with pytest.raises(DivergenceError) as raised:
@@ -650,7 +650,7 @@ def test_mixed_images_have_the_class_with_the_larger_share(monkeypatch: pytest.M
     run(distiller="observed", recipe_options={"mixup": 1.0}, epochs=1)
     assert len(seen) == 1 + 3
     shares = set()
-    for batch in seen[1:]:  # without that of the trial
+    for batch in seen[1:]:  # without that of the dry run
         assert batch.targets is not None
         assert torch.allclose(batch.targets.sum(1), torch.ones(16))
         assert torch.equal(batch.targets.argmax(1), batch.labels)
@@ -700,7 +700,7 @@ def test_a_teacher_is_only_looked_at_and_in_its_own_normalisation() -> None:
     assert not any(training_mode for training_mode, _, _ in Remembering.seen)
     assert same_weights(built.state_dict(), before)
 
-    given = torch.cat([x for _, inference, x in Remembering.seen if inference][3:])  # without the images of the trial
+    given = torch.cat([x for _, inference, x in Remembering.seen if inference][3:])  # without the dry run
     images = SPLITS.train
     assert isinstance(images, ResidentSet)
     pixels = images.images.float() / 255
@@ -927,7 +927,7 @@ def test_a_run_folder_is_for_one_training(tmp_path: Path) -> None:
 
 def test_two_processes_do_not_work_on_one_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def second(loss: Tensor, batch: Batch) -> Tensor:
-        if not (tmp_path / "run").exists():  # the trial
+        if not (tmp_path / "run").exists():  # the dry run
             return loss
         Observed.hook = None
         with pytest.raises(RunFolderError, match="Another process works on"):
@@ -943,7 +943,7 @@ def test_what_is_damaged_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     out = tmp_path / "run"
 
     def stop(loss: Tensor, batch: Batch) -> Tensor:
-        if out.exists():  # else this is the trial
+        if out.exists():  # else this is the dry run
             signal.raise_signal(signal.SIGINT)
         return loss
 
@@ -998,7 +998,7 @@ def test_a_training_on_data_that_workers_make_goes_on(
 
     def interrupt(loss: Tensor, batch: Batch) -> Tensor:
         calls.append(0)
-        if len(calls) == 1 + 4:  # the first is the trial
+        if len(calls) == 1 + 4:  # the first is the dry run
             signal.raise_signal(signal.SIGINT)
         return loss
 

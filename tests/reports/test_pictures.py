@@ -16,12 +16,15 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 
 from diswot_search.reports.comparison_figures import COMPARISON_PICTURES
+from diswot_search.reports.shortlist_figures import SHORTLIST_PICTURES, plot_finalists
 from diswot_search.reports.sources import plot_ranking
-from diswot_search.reports.study import PICTURES, plot_front, plot_progress
+from diswot_search.reports.study import FINALISTS, PICTURES, plot_front, plot_progress
 from diswot_search.reports.style import axis_number, drawable, label_log_axis, new_figure, style_axes, to_png
 from diswot_search.reports.training import training_title
 from diswot_search.reports.training_figures import TRAINING_PICTURES
+from diswot_search.resolve.shortlists import Shortlist, ShortlistCost, ShortlistRung, Verdict
 from diswot_search.sources.ranking import Measured, SourceRanking
+from diswot_search.study.finalists import Finalist, Trial
 from diswot_search.study.records import Record
 from diswot_search.study.study import Study
 from search_spaces.names import full_name, short_name
@@ -75,11 +78,52 @@ def ranking(name: str) -> SourceRanking:
     return Facts(measures, {m: measured() for m in measures}, facts, {}, None, nothing, nothing)
 
 
+def shortlist(name: str, count: int) -> Shortlist:
+    """A shortlist of three rungs, with baselines that have no score, and one finalist that failed."""
+
+    def trial(place: int, rung: int, seed: int = 0) -> Trial:
+        epochs = (1, 3, 20)[rung - 1]
+        curve = tuple(50.0 + 30 * (epoch + 1) / epochs - place + seed for epoch in range(epochs))
+        values = {"value": curve[-1], "val_accuracy": curve[-1], "curve": curve}
+        return Trial(name=f"{name} {place} {rung}", kind="distilled", rung=rung, seed=seed, epochs=epochs, **values)
+
+    finalists = []
+    for place in range(1, count + 1):
+        last = 3 if place <= 2 or place > count - 2 else 1 + place % 2
+        trials = [trial(place, rung) for rung in range(1, last + 1)] + [trial(place, 3, 1)] * (place <= 2)
+        is_baseline = place > count - 2
+        finalists.append(
+            Finalist(
+                name=f"{name} {place}",
+                place=place,
+                origin="baseline" if is_baseline else "score",
+                is_pick=place == 2,
+                is_baseline=is_baseline,
+                score=None if is_baseline and count > 3 else -3e8 + 1e7 * place,
+                last_rung=last,
+                trials=tuple(trials),
+            )
+        )
+    failed = Trial(name="failed", kind="distilled", rung=1, seed=0, epochs=1, status="failed", reason=name)
+    finalists.append(Finalist(name=f"{name} 0", place=count + 1, origin="nwot", reason=name, trials=(failed,)))
+    shares = zip((0.05, 0.15, 1.0), (1, 3, 20), strict=True)
+    return Shortlist(
+        path=name, study=name, space=name, proxy=name, data=name, measure="accuracy", val_images=100, test_images=100,
+        finalists=tuple(finalists), rungs=tuple(ShortlistRung(share=share, epochs=epochs) for share, epochs in shares),
+        verdict=Verdict(student=name), cost=ShortlistCost(full_epochs=20, rungs=1, verdict=1, hours=1, trainings=1),
+    )  # fmt: skip
+
+
 def pictures(name: str) -> dict[str, Callable[[], Figure]]:
     """The functions that draw all pictures of the product, with this name wherever a name can be."""
     made: dict[str, Callable[[], Figure]] = {}
     for (kind, study), (file, plot) in itertools.product(studies(name), PICTURES.items()):
-        made[f"study {kind} {file}"] = lambda study=study, plot=plot: plot(study)
+        if file != FINALISTS:
+            made[f"study {kind} {file}"] = lambda study=study, plot=plot: plot(study)
+    for kind, of_shortlist in (("few", shortlist(name, 3)), ("many", shortlist(name, 14))):
+        for file, plot_of_shortlist in SHORTLIST_PICTURES.items():
+            made[f"shortlist {kind} {file}"] = lambda plot=plot_of_shortlist, one=of_shortlist: plot(one)
+        made[f"study {kind} {FINALISTS}"] = lambda one=of_shortlist: plot_finalists(one.finalists, name, f"in {name}")
     rows = make_rows(3, ce=0.25, **{name: 0.5, f"source {name} b": 0.3})
     models = [{**model, "name": f"{name} {place}"} for place, model in enumerate(make_sources()["models"])]
     sources = make_sources(models=models, fallback=None)

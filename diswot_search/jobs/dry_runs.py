@@ -1,4 +1,4 @@
-"""The trial of a training before any work: its own check, which takes a step of it, in no folder."""
+"""The dry run of a training before any work: its own check, which takes a step of it, in no folder."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ..runtime.files import RunFolderError
 from .train import TrainingJob
 
 
-def trial_error(job: TrainingJob[Any], name: str) -> Exception | None:
+def dry_run_error(job: TrainingJob[Any], name: str) -> Exception | None:
     """The error of a training's own check; None if it can be trained.
 
     Args:
@@ -29,7 +29,7 @@ def trial_error(job: TrainingJob[Any], name: str) -> Exception | None:
     except (DataError, RunFolderError):
         raise
     except Exception as error:  # a network may fail to be built in any way
-        stop_if_machine_failed(error, f"in the trial of {name}")
+        stop_if_machine_failed(error, f"in the dry run of {name}")
         return error
     if job.training.accelerator.num_processes > 1:
         raise ValueError(

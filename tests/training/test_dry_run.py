@@ -1,4 +1,4 @@
-"""The trial before a training: what would fail in its first step, or on one image, fails before anything is written."""
+"""The dry run before a training: what fails in its first step, or on one image, fails before anything is written."""
 
 from __future__ import annotations
 
@@ -136,7 +136,7 @@ def test_a_step_that_fails_stops_before_anything_is_written(tmp_path: Path, kind
     assert not (tmp_path / "run").exists()
 
 
-def test_a_trial_leaves_networks_as_they_were() -> None:
+def test_a_dry_run_leaves_networks_as_they_were() -> None:
     """The first step is one from the weights and the statistics of the start."""
     seen: list[Tensor] = []
 
@@ -149,12 +149,12 @@ def test_a_trial_leaves_networks_as_they_were() -> None:
     teacher = Net().eval()
     before = copy.deepcopy(teacher.state_dict())
     distill(Watched(), teacher, SPLITS, teacher_options={"trained": True}, **USUAL)
-    assert len(seen) == 3  # one step of the trial, and two of the training
+    assert len(seen) == 3  # one step of the dry run, and two of the training
     assert not any(mean.any() for mean in seen[:2])
     assert all(torch.equal(value, before[key]) for key, value in teacher.state_dict().items())
 
 
-# -- the loss of the trial is that of the training -----------------------------------------------
+# -- the loss of the dry run is that of the training ---------------------------------------------
 
 
 class Tried(Distiller):
@@ -223,7 +223,7 @@ FAULTS: dict[str, tuple[Callable[[Tensor, Features], object], str]] = {
     "infinity": (lambda loss, student: loss * math.inf, f"The term tried of the loss is inf {STEP}"),
     "a slope": (lambda loss, student: loss + (0 * loss).sqrt(), f"The gradient of the loss has NaN or infinity {STEP}"),
     "no scalar": (lambda loss, student: student.pooled, "The loss of the distiller 'tried' must be a scalar"),
-    "memory": (out_of_memory, "Out of memory in the trial step"),
+    "memory": (out_of_memory, "Out of memory in the dry run"),
 }
 
 
@@ -271,19 +271,19 @@ WAYS: dict[str, Callable[[], Training]] = {
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_a_training_is_bit_for_bit_the_same_without_its_trial(way: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_training_is_bit_for_bit_the_same_without_its_dry_run(way: str, monkeypatch: pytest.MonkeyPatch) -> None:
     state = torch.get_rng_state(), random.getstate(), np.random.get_state()[1].tolist()  # type: ignore[index, union-attr]
     expected = WAYS[way]()
     assert torch.equal(torch.get_rng_state(), state[0])
     assert (random.getstate(), np.random.get_state()[1].tolist()) == state[1:]  # type: ignore[index, union-attr]
-    monkeypatch.setattr(training_run, "try_task", lambda *given: None)
+    monkeypatch.setattr(training_run, "dry_run", lambda *given: None)
     untried = WAYS[way]()
     for key, value in expected.student.state_dict().items():
         assert torch.equal(value, untried.student.state_dict()[key])
     assert [row.terms for row in expected.rows] == [row.terms for row in untried.rows]
 
 
-def test_a_trial_sees_the_batch_of_the_first_step() -> None:
+def test_a_dry_run_sees_the_batch_of_the_first_step() -> None:
     seen: list[Tensor] = []
 
     class Watched(Net):

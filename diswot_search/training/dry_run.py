@@ -1,4 +1,4 @@
-"""The trial before a training: the loss of its first step and one single image, of which nothing stays."""
+"""The dry run before a training: the loss of its first step and one single image, of which nothing stays."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _JUDGED = 8
 """Largest number of images by which logits are told from probabilities."""
 
 
-def try_task(
+def dry_run(
     task: DistillationTask, batches: Batches, names: tuple[str, str], precision: AbstractContextManager[object]
 ) -> None:
     """Run a single image and the first step of a training, so that what fails there fails before anything is written.
@@ -71,7 +71,7 @@ def try_task(
             blame = stack.enter_context(_blaming(task, student, teacher))
             stack.enter_context(_explained(lambda: f"{blame[-1]} fails {step}"))
             stack.callback(task.student.register_forward_hook(lambda *call: outputs.append(call[-1])).remove)
-            with precision, task.unlabelled.on_trial() if task.unlabelled is not None else ExitStack():
+            with precision, task.unlabelled.in_dry_run() if task.unlabelled is not None else ExitStack():
                 losses = task(mixed, labels, part.labelled.indices, targets, 1.0, part.views)
                 is_scaled = _is_scaled(images.device)
             blame.append("The gradient of the loss")
@@ -132,7 +132,7 @@ def _explained(what: Callable[[], str]) -> Iterator[None]:
     except (DistillerError, ReadingError, UnlabelledError):
         raise
     except Exception as error:  # a network may fail in any way
-        raise ValueError(f"{what()}: {failure_reason(error, 'in the trial step')}") from error
+        raise ValueError(f"{what()}: {failure_reason(error, 'in the dry run')}") from error
 
 
 @contextmanager
