@@ -53,6 +53,7 @@ from ..study.study import Study
 from ..training.folder import TrainingFolder
 from ..training.result import Training
 from .choices import distillers_of, teachers_of
+from .dry_runs import dry_run_error, reason_of, warn_of_baseline
 from .finalists import (
     check_validation,
     named_baselines,
@@ -71,7 +72,6 @@ from .subjects import options_of_space
 from .teachers import PreparedTeacher, introduce_teacher, prepare_teacher
 from .train import DistillJob, TrainJob, check_supervision, named_splits
 from .training_run import TrainingSubjects, check_training
-from .dry_runs import dry_run_error, reason_of, warn_of_baseline
 
 SEARCH_TEACHERS = ("random", "trained")
 

@@ -49,6 +49,7 @@ from ..training.recipe import Recipe
 from ..training.result import Training, read_result, read_rows
 from ..training.trainer import create_accelerator
 from .choices import check_distinct, distillers_of, teachers_of
+from .dry_runs import dry_run_error, reason_of, warn_of_baseline
 from .finalists import Chooser, Entry, check_form, check_validation, rungs_in, several, warn_of_short_rungs
 from .job import Job
 from .pipeline_results import SEARCH
@@ -57,7 +58,6 @@ from .supervision import source_objective
 from .train import check_supervision, named_splits, named_teacher
 from .training_cells import CellProgress, CellTrainer, Trainings, job_of
 from .training_run import check_training
-from .dry_runs import dry_run_error, reason_of, warn_of_baseline
 
 RESULT = "result.json"
 
