@@ -306,9 +306,8 @@ def create_splits(options: CreateSplitsOptions) -> Splits:
         try:
             made = _make_splits(train, val, test, request, {**splits, **ranged}, mirrored, limit, workers)
         except UnreadableImage:  # whose header is good; one pass over all pixels finds it and its like
-            train, *others = (None if data is None else _readable(data) for data in (train, val, test))
-            assert train is not None
-            made = _make_splits(train, *others, request, {**splits, **ranged}, mirrored, limit, workers)
+            val, test = (None if data is None else _readable(data) for data in (val, test))
+            made = _make_splits(_readable(train), val, test, request, {**splits, **ranged}, mirrored, limit, workers)
     if options.test_split is None and splits["val_split"] and splits["test_split"] in EVALUATION_SPLITS:
         note = f"no split is named test: {splits['val_split']!r} validates, and {splits['test_split']!r} tests"
         made = replace(made, notes=(*made.notes, note))
