@@ -26,6 +26,7 @@ from collections.abc import Collection, Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass, fields
 from functools import cache
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -419,7 +420,7 @@ def main() -> None:
         again = [Training(*student, seed=seed) for seed in range(1, args.seeds) for student in best]
         if not args.only_report:
             failed += sum(train_all(trainings, setting, pool) for trainings in (again, stages[2]))
-    report(finished([*sum(stages, []), *again], setting), setting, command_of(args))
+    report(finished([*chain(*stages), *again], setting), setting, command_of(args))
     if failed:
         raise SystemExit(f"{failed} trainings failed; the same command tries them again.")
 

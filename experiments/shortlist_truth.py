@@ -1,4 +1,4 @@
-"""Is the pick of a shortlist better than the guess, when students are really distilled? On the table of our own students.
+"""Is the pick of a shortlist better than the guess, if students are really distilled? On the table of our own students.
 
 The students are those of `distilled_truth.py`, which must have been run: each was distilled in full, and once for few
 epochs. In each of its spaces, and in all of them together, the pick is sought within five budgets of parameters: by a
