@@ -73,7 +73,8 @@ def main() -> None:
         f"    python experiments/end_to_end.py --cifar10 data/cifar10.npz --weights WEIGHTS {options_text(args, *names)}",
         "",
         f"CIFAR-10, 10,000 images of which some validate, and 2,000 to test on. The teacher is {TEACHER} with its "
-        f"published weights; students are of {' and '.join(SPACES)}, at most {args.max_latency_ms:g} ms in onnxruntime. "
+        f"published weights; students are of {' and '.join(SPACES)}, at most {args.max_latency_ms:g} ms in "
+        "onnxruntime. "
         f"{versions()}, {cpu()}, {args.workers} workers; {minutes:.0f} minutes, with a load of {load:.1f} when it "
         "began. One run.",
         "",
