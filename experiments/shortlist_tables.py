@@ -33,8 +33,8 @@ from _common import (
     write_report,
 )
 from _schedules import Curves, draw_curves, schedule_section, train_students, write_trainings
+from _shortlists import SEEN, SIZES, Benchmark, Plan, Pool, Shortlist
 from matplotlib.figure import Figure
-from numpy.typing import NDArray
 
 import diswot_search as ds
 from diswot_search import halving
@@ -53,49 +53,10 @@ DATA_SETS = ("cifar10", "cifar100")
 TITLES = ("CIFAR-10", "CIFAR-100")
 PROXIES = {SCORE: 64, "nwot": 16}
 """The proxies and the images of their probes, of which the first reads 16."""
-SIZES = ("params", "macs")
 OTHERS = (*SIZES, "nwot")
 """The other scores that get a place each, as by default in `ds.shortlist`."""
-PLACES_PER_OTHER, SEEN = 3, 50
-"""Another score gets at most one place in three, and a proxy is computed on the best 50 by the first score."""
-
-Floats = NDArray[np.float64]
-Ints = NDArray[np.int64]
-
 
 # The tables
-
-
-@dataclass(frozen=True)
-class Benchmark:
-    """Cells of one data set.
-
-    Attributes:
-        cells: The cells as text.
-        full: Their test accuracies after 200 epochs, in percent.
-        seen: The accuracies that a full rung sees.
-        short: Their validation accuracies after 12 epochs.
-        params: Their numbers of parameters.
-        scores: Their scores by name, higher is better.
-    """
-
-    cells: list[str]
-    full: Floats
-    seen: Floats
-    short: Floats
-    params: Floats
-    scores: dict[str, Floats]
-
-    def accuracy(self, cell: int, share: float) -> float:
-        """Return the accuracy that a rung of this share of a full training sees."""
-        return float((self.seen if share == 1 else self.short)[cell])
-
-    def subset(self, cells: set[str]) -> Benchmark:
-        """Return these cells alone."""
-        places = np.array([place for place, cell in enumerate(self.cells) if cell in cells])
-        scores = {name: values[places] for name, values in self.scores.items()}
-        columns = (self.full[places], self.seen[places], self.short[places], self.params[places])
-        return Benchmark([self.cells[place] for place in places], *columns, scores)
 
 
 def read_benchmark(data_set: str, cells: list[str], args: argparse.Namespace) -> Benchmark:
@@ -141,89 +102,7 @@ def read_noise(data_set: str, args: argparse.Namespace) -> float:
     return float((true - np.polyval(np.polyfit(seen, true, 1), seen)).std(ddof=2))
 
 
-# The rule
-
-
-@dataclass(frozen=True)
-class Shortlist:
-    """Candidates by a score; each other score adds its best cell that is not among them yet.
-
-    Attributes:
-        score: The score.
-        others: The other scores; of cells that they rank alike the one that the score ranks first. Those that take
-            a network to compute see the best `SEEN` by the score alone.
-        has_largest: Whether the largest cell within the budget takes part, and gets a full training in any case.
-    """
-
-    score: str
-    others: tuple[str, ...] = ()
-    has_largest: bool = False
-
-    def choose(self, orders: dict[str, Ints], scores: dict[str, Floats], count: int) -> tuple[list[int], list[int]]:
-        """Return the candidates, the best first, and the places of baselines among them.
-
-        Args:
-            orders: The cells within the budget by each score, the best first.
-            scores: All scores of all cells.
-            count: The number of candidates; fewer if there are not so many cells.
-        """
-        others = self.others[: count // PLACES_PER_OTHER]
-        ranked = orders[self.score]
-        chosen = ranked[: count - len(others)].tolist()
-        for name in others:
-            left = ranked[: None if name in SIZES else SEEN]
-            left = left[~np.isin(left, chosen)]
-            if len(left):
-                chosen.append(int(left[np.argmax(scores[name][left])]))
-        if not self.has_largest:
-            return chosen, []
-        largest = int(ranked[np.argmax(scores["params"][ranked])])
-        chosen += [] if largest in chosen else [largest]
-        return chosen, [chosen.index(largest)]
-
-
-@dataclass(frozen=True)
-class Plan:
-    """A shortlist of k cells, and the rungs that it passes; without a rung the first cell is the pick."""
-
-    shortlist: Shortlist
-    count: int
-    rungs: tuple[halving.Rung, ...] = ()
-
-    def pick(self, benchmark: Benchmark, orders: dict[str, Ints]) -> tuple[int, float]:
-        """Return the pick, by successive halving, and its cost in full trainings."""
-        alive, baselines = self.shortlist.choose(orders, benchmark.scores, self.count)
-        cost = 0.0
-        for rung in self.rungs:
-            cost += len(alive) * rung.share
-            values = [benchmark.accuracy(cell, rung.share) for cell in alive]
-            places = halving.order(values) if rung.keep is None else halving.going_on(values, rung.keep, baselines)
-            alive = [alive[place] for place in places]
-        return alive[0], cost
-
-
-class Pool:
-    """A draw of cells, ordered within each budget by every score; equal scores are in random order."""
-
-    def __init__(self, benchmark: Benchmark, members: Ints, rng: np.random.Generator) -> None:
-        self.benchmark = benchmark
-        orders = {"random": rng.permutation(members)}
-        for name, values in benchmark.scores.items():
-            shuffled = rng.permutation(members)
-            orders[name] = shuffled[np.argsort(-values[shuffled], kind="stable")]
-        params = benchmark.params
-        self.budgets = []
-        for limit in np.quantile(params[members], BUDGETS):
-            within = {name: order[params[order] <= limit] for name, order in orders.items()}
-            self.budgets.append((within, float(benchmark.full[within["random"]].max())))
-
-    def measure(self, plan: Plan) -> tuple[float, float]:
-        """Return the regret of a plan's pick, mean over budgets, and the cost under the largest of them."""
-        benchmark, regrets, cost = self.benchmark, [], 0.0
-        for orders, best in self.budgets:
-            pick, cost = plan.pick(benchmark, orders)
-            regrets.append(best - benchmark.full[pick])
-        return statistics.fmean(regrets), cost
+# The plans, measured
 
 
 @dataclass(frozen=True)
@@ -258,9 +137,9 @@ def measure_all(
         measured: dict[Plan, list[tuple[float, float]]] = {plan: [] for plan in plans}
         for seed in range(pools):
             rng = np.random.default_rng(seed)
-            pool = Pool(benchmark, rng.choice(len(benchmark.cells), cells_of_pool, replace=False), rng)
+            pool = Pool(benchmark, rng.choice(len(benchmark.names), cells_of_pool, replace=False), BUDGETS, rng)
             if noise is not None:
-                seen = benchmark.full + rng.normal(0, noise[data_set], len(benchmark.cells))
+                seen = benchmark.full + rng.normal(0, noise[data_set], len(benchmark.names))
                 pool.benchmark = replace(benchmark, seen=seen)
             for plan in plans:
                 measured[plan].append(pool.measure(plan))
