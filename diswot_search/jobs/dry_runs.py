@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from typing import Any
 
 from ..data.errors import DataError
@@ -43,6 +42,6 @@ def reason_of(error: Exception) -> str:
     return " ".join(as_typed(error).split())[:MAX_REASON]
 
 
-def warn_of_baseline(name: str, reason: str) -> None:
-    """Say of a baseline that it cannot be trained."""
-    warnings.warn(f"The baseline {name} cannot be trained, so that nothing is compared with it: {reason}", stacklevel=3)
+def baseline_warning(name: str, reason: str) -> str:
+    """The warning of a baseline that cannot be trained."""
+    return f"The baseline {name} cannot be trained, so that nothing is compared with it: {reason}"

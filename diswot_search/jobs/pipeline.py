@@ -53,7 +53,7 @@ from ..study.study import Study
 from ..training.folder import TrainingFolder
 from ..training.result import Training
 from .choices import distillers_of, teachers_of
-from .dry_runs import dry_run_error, reason_of, warn_of_baseline
+from .dry_runs import baseline_warning, dry_run_error, reason_of
 from .finalists import (
     check_validation,
     named_baselines,
@@ -154,8 +154,8 @@ class PipelineJob(Job[PipelineOptions, PipelineResult]):
         self._check_places()
         if options.finalists:
             warn_of_short_rungs(rungs_in(options), recipe.epochs, len(self.splits.train) // recipe.batch_size)
-        for name, reason in self._failed_baselines.items():
-            warn_of_baseline(name, reason)
+        for text in self._of_baselines:
+            warnings.warn(text, stacklevel=4)
         for steps in self._steps:
             steps.warn_if_few()
 
@@ -197,7 +197,7 @@ class PipelineJob(Job[PipelineOptions, PipelineResult]):
         self._checked = job.training if is_introduced else None
         distillation = {key: value for key, value in job.training.config.items() if key != "student"}
         config = self.guides.config(search.config, distillation)
-        self._failed_baselines: dict[str, str] = {}
+        self._of_baselines: list[str] = []
         if self.options.finalists:
             config["shortlist"] = self._shortlist_config(guide)
             self._try_choices(student, guide)
@@ -214,7 +214,7 @@ class PipelineJob(Job[PipelineOptions, PipelineResult]):
             name = short_name(network.name)
             error = dry_run_error(self._distillation(network, guide, None), f"the baseline {name}")
             if error is not None:
-                self._failed_baselines[name] = reason_of(error)
+                self._of_baselines.append(baseline_warning(name, reason_of(error)))
         config = {
             "finalists": options.finalists,
             "other_scores": list(scores),
@@ -379,7 +379,14 @@ class PipelineJob(Job[PipelineOptions, PipelineResult]):
         stage = ShortlistOptions(self.path / SEARCH, None, dataset=options.dataset, **own)
         stage = self.guides.named_in_shortlist(stage, guide)
         teacher = None if guide.choices else guide.teacher
-        return ShortlistJob(stage, study=study, splits=self.splits, teacher=teacher, ranking=guide.ranking)
+        return ShortlistJob(
+            stage,
+            study=study,
+            splits=self.splits,
+            teacher=teacher,
+            ranking=guide.ranking,
+            told=self._of_baselines,
+        )
 
     def _training_alone(self, student: Architecture) -> TrainJob:
         """The training of the student on labels alone."""

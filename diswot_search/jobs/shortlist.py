@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -49,7 +49,7 @@ from ..training.recipe import Recipe
 from ..training.result import Training, read_result, read_rows
 from ..training.trainer import create_accelerator
 from .choices import check_distinct, distillers_of, teachers_of
-from .dry_runs import dry_run_error, reason_of, warn_of_baseline
+from .dry_runs import baseline_warning, dry_run_error, reason_of
 from .finalists import Chooser, Entry, check_form, check_validation, rungs_in, several, warn_of_short_rungs
 from .job import Job
 from .pipeline_results import SEARCH
@@ -87,6 +87,7 @@ class ShortlistJob(Job[ShortlistOptions, Shortlist]):
         splits: The data, if it is read already.
         teacher: The teacher that the options name, if it is resolved already.
         ranking: The ranking of the sources that the options name, likewise.
+        told: Texts of warnings that are told already.
     """
 
     FOLDER = ShortlistFolder
@@ -100,13 +101,14 @@ class ShortlistJob(Job[ShortlistOptions, Shortlist]):
         splits: Splits | None = None,
         teacher: Network | None = None,
         ranking: SourceRanking | None = None,
+        told: Collection[str] = (),
     ) -> None:
         super().__init__(options, show)
         self._study = study
         self._splits = splits
         self._teacher = teacher
         self._ranking = ranking
-        self._told: set[str] = set()
+        self._told = set(told)
         self.notices: list[str] = []
 
     # -- before anything is written -------------------------------------------------------------
@@ -157,7 +159,7 @@ class ShortlistJob(Job[ShortlistOptions, Shortlist]):
             warnings.simplefilter("always", UserWarning)
             objective = source_objective(self.options, self._ranking)
             objective.prepare(self.splits, recipe, self.options.seed, device, None)
-        self._told = {str(warning.message) for warning in caught}
+        self._told |= {str(warning.message) for warning in caught}
         for warning in caught:
             warnings.warn(warning.message, warning.category, stacklevel=3)
         if not objective.weights:
@@ -310,7 +312,8 @@ class ShortlistJob(Job[ShortlistOptions, Shortlist]):
                     f"Under {part.trial.teacher} with {part.trial.distiller}: {as_typed(error)}"
                 ) from error
         for name, reason in failed.items():
-            warn_of_baseline(name, reason)
+            if (text := baseline_warning(name, reason)) not in self._told:
+                warnings.warn(text, stacklevel=2)
         for warning in caught.values():  # each once, not once for each finalist
             if str(warning.message) not in self._told:
                 warnings.warn(warning.message, warning.category, stacklevel=2)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import warnings
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -18,7 +19,9 @@ import diswot_search as ds
 from diswot_search import cli
 from diswot_search.jobs import shortlist as shortlist_job
 from diswot_search.jobs.guides import TeacherGuides
+from diswot_search.jobs.pipeline import PipelineJob
 from diswot_search.jobs.training_run import TrainingRun
+from diswot_search.options.pipeline import PipelineOptions
 from diswot_search.sources.transferability import MEASURES, get_measure
 from diswot_search.training.result import read_result
 
@@ -351,6 +354,16 @@ def test_a_pipeline_tries_baselines_before_its_first_stage(own: str, teacher: st
         ds.run(**options, baselines=[f"{own}:Large", f"{own}:Small"])
 
 
+def test_a_pipeline_tells_of_a_baseline_once(own: str, teacher: str, tmp_path: Path) -> None:
+    options = {**RUN, "teacher": teacher, "evaluations": 1, "epochs": 1, "compare": False, "out": tmp_path / "run"}
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        result = ds.run(**options, baselines=f"{own}:Large")
+    assert sum("Large cannot be trained" in str(warning.message) for warning in caught) == 1
+    assert result.shortlist is not None
+    assert any(one.reason and "16 x 16" in one.reason for one in result.shortlist.finalists)
+
+
 @pytest.mark.usefixtures("no_first_stage")
 def test_a_pipeline_says_of_short_rungs_before_its_first_stage(teacher: str, tmp_path: Path) -> None:
     options = {**RUN, "teacher": teacher, "epochs": 200, "rung_shares": [0.01, 1.0], "out": tmp_path / "run"}
@@ -421,6 +434,12 @@ def test_a_pipeline_trains_its_teachers_and_the_finalists_choose_among_them(
 ) -> None:
     given = {"teachers": [teacher, f"{own}:Small"], "distillers": "kd,dkd", "teacher_epochs": 1, "compare": False}
     out = tmp_path / "run"
+
+    def stop(stage: str, result: object) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):  # when the second teacher is trained
+        PipelineJob(PipelineOptions(**RUN, **given, out=out), announce=stop).complete()
     result = ds.run(**RUN, **given, out=out)
     shortlist = result.shortlist
     assert shortlist is not None
