@@ -67,10 +67,11 @@ def main() -> None:
     for picture in ("scores", "rungs"):
         shutil.copyfile(proof.path / f"{picture}.png", RESULTS / f"end_to_end_{picture}.png")
     names = ("evaluations", "max_latency_ms", "epochs", "batch_size", "precision", "finalists", "workers")
+    command = "python experiments/end_to_end.py --cifar10 data/cifar10.npz --weights WEIGHTS"
     lines = [
         "# From a trained teacher to a proven student",
         "",
-        f"    python experiments/end_to_end.py --cifar10 data/cifar10.npz --weights WEIGHTS {options_text(args, *names)}",
+        f"    {command} {options_text(args, *names)}",
         "",
         f"CIFAR-10, 10,000 images of which some validate, and 2,000 to test on. The teacher is {TEACHER} with its "
         f"published weights; students are of {' and '.join(SPACES)}, at most {args.max_latency_ms:g} ms in "
