@@ -20,7 +20,7 @@ import diswot_search as ds
 
 TEACHER = "cifar_resnet20"
 TEACHER_OPTIONS = {"shortcut": "identity", "mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
-SPACES = ("cifar_resnet", "timm/mobilenetv3_32")
+SPACES = ("cifar_resnet", "timm/resnet_32")
 BASELINE = "cifar_resnet20"
 """What people take by hand. The budget is about its own latency."""
 
@@ -34,9 +34,9 @@ def teacher_file(weights: Path) -> Path:
 
 def main() -> None:
     parser = make_parser(__doc__, "cifar10", "weights")
-    parser.add_argument("--evaluations", type=int, default=100, help="candidates that the search scores")
+    parser.add_argument("--evaluations", type=int, default=60, help="candidates that the search scores")
     parser.add_argument("--max_latency_ms", type=float, default=0.4)
-    parser.add_argument("--epochs", type=int, default=10)
+    parser.add_argument("--epochs", type=int, default=8)
     parser.add_argument("--precision", default="bf16", choices=("fp32", "bf16"))
     parser.add_argument("--batch_size", type=int, default=64)
     parser.add_argument("--finalists", type=int, default=10)
