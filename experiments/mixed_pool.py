@@ -28,6 +28,7 @@ from _common import (
     RESULTS,
     append_json,
     cpu,
+    draw_cells,
     make_parser,
     parse,
     read_json_lines,
@@ -101,9 +102,7 @@ def read_accuracies(args: argparse.Namespace) -> dict[str, dict[str, float]]:
     """Return the architectures of each pool with their accuracies; timm's in a seeded order."""
     timm = list(read_table(args.tables / "tables" / "timm_imagenet1k.csv", "imagenet_top1").items())
     random.Random(0).shuffle(timm)
-    space = ds.create_space("nasbench201")
-    distinct = sorted({str(space.canonical(cell)) for cell in space})
-    cells = random.Random(1).sample([cell for cell in distinct if space.is_trainable(space.parse(cell))], args.cells)
+    cells = draw_cells(args.cells, seed=1)
     known = read_table(args.tables / "nasbench201.csv.gz", "cifar10_test_accuracy")
     s0 = read_table(args.tables / "cifar_resnet_s0.csv", "cifar100_kd_accuracy")
     return {"timm": dict(timm), "cells": dict(known.select(cells)), "s0": dict(s0)}

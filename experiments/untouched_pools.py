@@ -1,0 +1,386 @@
+"""Does `unit_capacity` deserve to be the default score? Asked of networks by which no form of the score was looked at.
+
+One pool is that of torchvision's models with random weights, 1,000 classes and CIFAR-100's images enlarged. Their
+accuracies are those that torchvision states for its first ImageNet weights (IMAGENET1K_V1), so each family has its own
+recipe. The other pool is that of cells of NAS-Bench-201 that are in no earlier sample.
+
+The rule was written down before any score met an accuracy. `unit_capacity` becomes the default if all of this holds:
+
+1. Among the models of up to 40 M parameters, Kendall's tau is higher than that of `effective_capacity` and that of
+   `params`, at 64 pixels (mean over draws) and at 160. At 64 pixels the 90 % interval of the difference from
+   `effective_capacity`, of resampled families, is above 0.
+2. Among the families that are not in timm's table, it is no lower than that of `effective_capacity` at 64 pixels.
+3. The regret at 64 pixels is at most 0.25 points above that of `effective_capacity`.
+4. On the cells, for CIFAR-10 and for CIFAR-100, Kendall's tau is at most 0.005 below that of `effective_capacity`, and
+   the regret at most 0.25 points above.
+5. It costs at most 2 plain forward passes in every family and 1.5 on cells, with one thread and with two; see
+   `bench_scoring.py`.
+
+All else that is reported decides nothing. Scores are kept in --runs, so that an interrupted run goes on.
+
+    python experiments/untouched_pools.py --tables TABLES --cifar10 data/cifar10.npz --cifar100 data/cifar100.npz
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from _common import (
+    RESULTS,
+    cpu,
+    distinct_cells,
+    draw_cells,
+    make_parser,
+    options_text,
+    parse,
+    table,
+    versions,
+    write_csv,
+    write_report,
+)
+from numpy.typing import NDArray
+from torch import nn
+from torchvision import models
+
+import diswot_search as ds
+from search_spaces import TimmSpace
+
+IMAGES = 16
+"""The number of images that the scores read."""
+SIDES = {64: (3, 100e6), 160: (1, 40e6)}
+"""The side of the images, with the number of draws of weights and images, and the most parameters of a model."""
+DECIDING, FINER = SIDES
+SMALL = 40e6
+"""The most parameters of the models that decide."""
+UNSEEN = (
+    *("alexnet", "googlenet", "inception", "mobilenetv2", "mobilenetv3", "regnet", "shufflenetv2", "squeezenet"),
+    "vision_transformer",
+)
+"""Families of which timm's table has no model: its `regnetz`, `nf_regnet` and `mobilenet_edgetpu` have other blocks."""
+DEFAULT, CANDIDATE = "effective_capacity", "unit_capacity"
+PUBLISHED = ("nwot", "zico", "swap")
+SCORES = (CANDIDATE, DEFAULT, "params", "macs", *PUBLISHED)
+STATISTICS = ("Kendall", "Spearman", "regret", "same size")
+RESAMPLES = 2000
+CONFIDENCE = 0.9
+TAU_TOLERANCE, REGRET_TOLERANCE = 0.005, 0.25
+DATA_SETS = {"cifar10": "CIFAR-10", "cifar100": "CIFAR-100"}
+EARLIER_CELLS, MIXED_CELLS = 2000, 400
+"""How many cells `default_score.py` and `mixed_pool.py` report on."""
+
+Floats = NDArray[np.float64]
+Mask = NDArray[np.bool_]
+
+
+# -- the pools ----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Published:
+    """What torchvision says of a model: accuracy in percent, numbers of parameters, and the file that it is from."""
+
+    accuracy: float
+    params: int
+    family: str
+
+
+def read_published() -> dict[str, Published]:
+    """Return torchvision's classifiers that have first weights for ImageNet."""
+    published = {}
+    for name in models.list_models(module=models):
+        weights = getattr(models.get_model_weights(name), "IMAGENET1K_V1", None)
+        if weights is not None:
+            accuracy = weights.meta["_metrics"]["ImageNet-1K"]["acc@1"]
+            family = models.get_model_builder(name).__module__.rpartition(".")[2]
+            published[name] = Published(accuracy, weights.meta["num_params"], family)
+    return published
+
+
+def make_network(model: str, num_classes: int, in_chans: int, img_size: int) -> nn.Module:
+    """Make a model of torchvision with random weights, without the classifiers that only help to train it."""
+    assert in_chans == 3
+    options: dict[str, object] = {}
+    if model.startswith("vit_"):
+        options["image_size"] = img_size
+    elif model in ("googlenet", "inception_v3"):
+        options |= {"aux_logits": False, "init_weights": True}
+    return models.get_model(model, weights=None, num_classes=num_classes, **options)
+
+
+@dataclass(frozen=True)
+class Pool:
+    """Networks with known accuracies and their scores in S draws.
+
+    Attributes:
+        names: The K networks.
+        groups: What is drawn again in a resample, (K,): the family, or the network itself.
+        accuracies: (K,), in percent.
+        params: (K,), numbers of parameters.
+        scores: (S, K) scores by name.
+    """
+
+    names: list[str]
+    groups: list[str]
+    accuracies: Floats
+    params: Floats
+    scores: dict[str, Floats]
+
+    def part(self, mask: Mask) -> Pool:
+        """Return some of the networks."""
+        names, groups = (
+            [text for text, is_in in zip(texts, mask, strict=True) if is_in] for texts in (self.names, self.groups)
+        )
+        scores = {name: values[:, mask] for name, values in self.scores.items()}
+        return Pool(names, groups, self.accuracies[mask], self.params[mask], scores)
+
+    def of_families(self, families: Iterable[str]) -> Pool:
+        return self.part(np.isin(self.groups, list(families)))
+
+    def up_to(self, params: float) -> Pool:
+        return self.part(self.params <= params)
+
+    def judge(self, name: str) -> dict[str, list[float]]:
+        """Return each of `STATISTICS` in each draw."""
+        values: dict[str, list[float]] = {statistic: [] for statistic in STATISTICS}
+        for scores in self.scores[name]:
+            values["Kendall"].append(ds.kendall(scores, self.accuracies))
+            values["Spearman"].append(ds.spearman(scores, self.accuracies))
+            values["regret"].append(ds.regret_at_budget(scores, self.accuracies, self.params))
+            values["same size"].append(ds.size_matched_agreement(scores, self.accuracies, self.params)[0])
+        return values
+
+    def mean(self, name: str, statistic: str) -> float:
+        return float(np.mean(self.judge(name)[statistic]))
+
+    def resampled(self) -> dict[str, Floats]:
+        """Return Kendall's tau of each score in each resample of the groups, mean over draws."""
+        groups = sorted(set(self.groups))
+        counts = ds.draw_resamples(len(groups), RESAMPLES, seed=0)[[groups.index(group) for group in self.groups]]
+        return {
+            name: ds.bootstrap_correlations(scores, self.accuracies, self.params, counts)["kendall"].mean(0)
+            for name, scores in self.scores.items()
+        }
+
+
+def make_probe(images: Path, side: int, classes: int, seed: int) -> ds.Probe:
+    """Return images in classes that the networks have; there may be more of those than the images show."""
+    probe = ds.create_probe(str(images), batch_size=IMAGES, seed=seed, image_size=side)
+    return ds.Probe.from_tensors(probe.images, probe.labels, classes)
+
+
+def score_models(side: int, args: argparse.Namespace) -> tuple[Pool, dict[str, str]]:
+    """Score torchvision's models on images of a side; return also those that are left out, with reasons."""
+    draws, most = SIDES[side]
+    published = {name: one for name, one in read_published().items() if one.params <= most}
+    space = TimmSpace("torchvision", make_network, {"model": list(published)}, input_size=(3, side, side))
+    texts, left_out = {}, {}
+    for name, one in published.items():
+        architecture = space.architecture([name])
+        try:
+            params = space.cost(architecture).params
+        except Exception as error:  # a network may fail in any way on images of another size
+            left_out[name] = f"{type(error).__name__}: {str(error)[:100]}"
+            continue
+        assert params == one.params, f"{name} has {params} parameters, and {one.params} in torchvision's table"
+        texts[str(architecture)] = name
+    comparison = ds.compare(
+        space,
+        table={text: published[name].accuracy for text, name in texts.items()},
+        probe=[make_probe(args.cifar100, side, 1000, seed) for seed in range(draws)],
+        proxies=[CANDIDATE, DEFAULT, *PUBLISHED],
+        weight_draws=draws,
+        bootstrap=0,
+        device="cpu",
+        out=args.runs / f"torchvision_{side}",
+    )
+    names = [texts[text] for text in comparison.scores.architectures]
+    pool = pool_of(comparison, names, [published[name].family for name in names])
+    has_scores = np.isfinite(pool.scores[CANDIDATE]).all(0) & np.isfinite(pool.scores[DEFAULT]).all(0)
+    reasons = "; ".join(comparison.scores.failures.get(CANDIDATE, {}))
+    left_out |= {name: reasons for name, is_scored in zip(names, has_scores, strict=True) if not is_scored}
+    return pool.part(has_scores), left_out
+
+
+def score_cells(data_set: str, args: argparse.Namespace) -> Pool:
+    """Score cells that are in no earlier sample."""
+    drawn, chosen_on = distinct_cells(None)
+    earlier = {*chosen_on, *drawn[:EARLIER_CELLS], *draw_cells(MIXED_CELLS, seed=1)}
+    cells = [cell for cell in draw_cells(None, seed=2) if cell not in earlier][: args.cells]
+    images: Path = getattr(args, data_set)
+    comparison = ds.compare(
+        "nasbench201",
+        table=args.tables / "nasbench201.csv.gz",
+        column=f"{data_set}_test_accuracy",
+        architectures=cells,
+        probe=ds.create_probe(str(images), batch_size=IMAGES),
+        proxies=[CANDIDATE, DEFAULT],
+        bootstrap=0,
+        device="cpu",
+        out=args.runs / f"nasbench201_{data_set}",
+    )
+    names = list(comparison.scores.architectures)
+    return pool_of(comparison, names, names)
+
+
+def pool_of(comparison: ds.Comparison, names: Sequence[str], groups: Sequence[str]) -> Pool:
+    scores = comparison.scores
+    sizes = {"params": scores.params[None], "macs": scores.macs[None]}
+    return Pool(list(names), list(groups), scores.accuracies, scores.params, scores.scores | sizes)
+
+
+# -- the rule -----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Condition:
+    """A condition of the rule: its text, what was measured, and whether it holds."""
+
+    text: str
+    measured: str
+    holds: bool
+
+
+def check_rule(pools: dict[int, Pool], cells: dict[str, Pool]) -> Iterator[Condition]:
+    """Yield the conditions but for that of the cost."""
+    for side, pool in pools.items():
+        tau = {name: pool.mean(name, "Kendall") for name in (CANDIDATE, DEFAULT, "params")}
+        yield Condition(
+            f"1. Kendall's tau at {side} pixels above both of the others",
+            f"{tau[CANDIDATE]:.3f}; `{DEFAULT}` {tau[DEFAULT]:.3f}, `params` {tau['params']:.3f}",
+            tau[CANDIDATE] > max(tau[DEFAULT], tau["params"]),
+        )
+    pool = pools[DECIDING]
+    resampled = pool.resampled()
+    low, high = ds.percentile_interval(resampled[CANDIDATE] - resampled[DEFAULT], CONFIDENCE)
+    yield Condition("1. the interval of the difference above 0", f"{low:+.3f} to {high:+.3f}", low > 0)
+    yield compared("2. families not in timm's table", pool.of_families(UNSEEN), "Kendall", 0)
+    yield compared("3. models", pool, "regret", REGRET_TOLERANCE)
+    for data_set, of_cells in cells.items():
+        yield compared(f"4. cells, {DATA_SETS[data_set]}", of_cells, "Kendall", TAU_TOLERANCE)
+        yield compared(f"4. cells, {DATA_SETS[data_set]}", of_cells, "regret", REGRET_TOLERANCE)
+
+
+def compared(of: str, pool: Pool, statistic: str, tolerance: float) -> Condition:
+    """The condition that a statistic is at most so much worse than that of the default."""
+    ours, default = pool.mean(CANDIDATE, statistic), pool.mean(DEFAULT, statistic)
+    worse = ours - default if statistic == "regret" else default - ours
+    text = f"{of}: {statistic} at most {tolerance:g} worse" if tolerance else f"{of}: {statistic} no worse"
+    return Condition(text, f"{ours:.3f}; `{DEFAULT}` {default:.3f}", worse <= tolerance)
+
+
+# -- the report ---------------------------------------------------------------------------------
+
+
+def pool_section(title: str, pool: Pool) -> list[str]:
+    """Return a table of all statistics of each score, with the intervals of Kendall's tau."""
+    resampled, rows = pool.resampled(), []
+    for name in SCORES:
+        if name in pool.scores:
+            judged = [mean_text(values) for values in pool.judge(name).values()]
+            intervals = [resampled[name], resampled[name] - resampled[DEFAULT]]
+            texts = ["{:.2f} to {:.2f}".format(*ds.percentile_interval(values, CONFIDENCE)) for values in intervals]
+            rows.append([f"`{name}`", judged[0], texts[0], "" if name == DEFAULT else texts[1], *judged[1:]])
+    head = ("score", "Kendall", "interval", f"less that of `{DEFAULT}`", *STATISTICS[1:])
+    groups = len(set(pool.groups))
+    of_families = f" of {groups} families" if groups < len(pool.names) else ""
+    return ["", f"## {title}: {len(pool.names)}{of_families}", "", *table(head, rows, align="---:")]
+
+
+def mean_text(values: Sequence[float]) -> str:
+    spread = f" ± {np.std(values, ddof=1):.3f}" if len(values) > 1 and np.std(values) else ""
+    return f"{np.mean(values):.3f}{spread}"
+
+
+def regret_section(pool: Pool) -> list[str]:
+    """Return the regret of each score at each budget, mean over draws."""
+    rows, limits = [], []
+    for name in SCORES:
+        curves = [ds.regret_curve(scores, pool.accuracies, pool.params) for scores in pool.scores[name]]
+        limits = [f"{limit / 1e6:.1f} M" for _, limit, _ in curves[0]]
+        rows.append([f"`{name}`", *(f"{np.mean(each):.2f}" for each in zip(*regrets(curves), strict=True))])
+    title = f"Regret within budgets of parameters, models of up to {SMALL / 1e6:.0f} M at {DECIDING} pixels"
+    return ["", f"## {title}", "", *table(["score", *limits], rows, align="---:")]
+
+
+def regrets(curves: Iterable[Sequence[tuple[float, float, float]]]) -> Iterator[list[float]]:
+    for curve in curves:
+        yield [regret for _, _, regret in curve]
+
+
+def report(
+    args: argparse.Namespace, pools: dict[int, Pool], left_out: dict[int, dict[str, str]], cells: dict[str, Pool]
+) -> None:
+    """Write the report, and the values of torchvision's models as CSV."""
+    small = {side: pool.up_to(SMALL) for side, pool in pools.items()}
+    conditions = list(check_rule(small, cells))
+    missing = [
+        f"Not scored at {side} pixels: {'; '.join(f'{name} ({why})' for name, why in names.items()) or 'none'}."
+        for side, names in left_out.items()
+    ]
+    text = [
+        "# A confirmation on untouched pools",
+        "",
+        "`python experiments/untouched_pools.py --tables TABLES --cifar10 data/cifar10.npz --cifar100 "
+        f"data/cifar100.npz {options_text(args, 'cells')}`, {IMAGES} images, CPU float32, {versions()}, {cpu()}.",
+        "",
+        "torchvision's models, with the accuracies of their first ImageNet weights, as published: each family at the "
+        "size of its own training, with its own recipe. "
+        + "; ".join(f"at {side} pixels {draws} draw(s)" for side, (draws, _) in SIDES.items())
+        + " of weights and images. A family is a file of torchvision. Cells: one draw, of those that are in no earlier "
+        "sample.",
+        *missing,
+        "",
+        "*Interval*: 90 %, of Kendall's tau over resamples of the families, or of the cells; *less that of "
+        f"`{DEFAULT}`*: of the difference in the same resamples. *Regret*: points lost by picking within ten budgets "
+        "of parameters, mean. *Same size*: agreement in sign over pairs within 15 % of each other's parameters. ± is "
+        "the standard deviation over draws.",
+        "",
+        "## The rule",
+        "",
+        "It was written down, and committed, before any score met an accuracy; the script has its text. The fifth "
+        "condition, the cost, is measured by `bench_scoring.py`.",
+        "",
+        *table(
+            ["condition", "measured", "holds"],
+            [[one.text, one.measured, "yes" if one.holds else "no"] for one in conditions],
+        ),
+    ]
+    for side, pool in small.items():
+        text += pool_section(f"Models of up to {SMALL / 1e6:.0f} M parameters at {side} pixels", pool)
+        text += pool_section(f"Those of families that timm's table lacks, at {side} pixels", pool.of_families(UNSEEN))
+    largest = max(most for _, most in SIDES.values())
+    text += pool_section(f"Models of up to {largest / 1e6:.0f} M parameters at {DECIDING} pixels", pools[DECIDING])
+    for data_set, of_cells in cells.items():
+        text += pool_section(f"Cells of NAS-Bench-201, {DATA_SETS[data_set]}", of_cells)
+    write_report("untouched_pools", text + regret_section(small[DECIDING]))
+    head = ["architecture", "family", "imagenet_top1", "params", "macs", "side", "draw", CANDIDATE, DEFAULT, *PUBLISHED]
+    rows = [
+        (
+            *(name, pool.groups[i], pool.accuracies[i], int(pool.params[i]), int(pool.scores["macs"][0, i])),
+            *(side, draw),
+            *(f"{pool.scores[score][draw, i]:.6g}" for score in (CANDIDATE, DEFAULT, *PUBLISHED)),
+        )
+        for side, pool in pools.items()
+        for draw in range(SIDES[side][0])
+        for i, name in enumerate(pool.names)
+    ]
+    write_csv(RESULTS / "untouched_pools.csv", head, rows)
+
+
+def main() -> None:
+    parser = make_parser(__doc__, "tables", "cifar10", "cifar100")
+    parser.add_argument("--cells", type=int, default=1000)
+    parser.add_argument("--runs", type=Path, default=Path("runs/untouched_pools"))
+    args = parse(parser)
+    models_scored = {side: score_models(side, args) for side in SIDES}
+    cells = {data_set: score_cells(data_set, args) for data_set in DATA_SETS}
+    pools = {side: pool for side, (pool, _) in models_scored.items()}
+    report(args, pools, {side: names for side, (_, names) in models_scored.items()}, cells)
+
+
+if __name__ == "__main__":
+    main()
