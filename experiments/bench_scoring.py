@@ -1,6 +1,6 @@
 """The cost of scoring one candidate, as a ratio to one plain forward of the same network on the same batch.
 
-Sides alternate within one run, on 50 random architectures of each of four spaces, batch 64:
+Sides alternate within one run, on 50 random architectures of each of five spaces, batch 64:
 
 * plain forward: the built network in evaluation mode with batch statistics, no gradients, in both memory layouts;
 * score: the default proxy, `unit_capacity`, and `diswot` against a teacher that was read before (building excluded),
@@ -10,11 +10,15 @@ Sides alternate within one run, on 50 random architectures of each of four space
 
 Kendall's tau of the other formats' ranking to the contiguous float32 one is given as well.
 
+By `--clock cpu` the processor time of all threads is measured in place of the time that passes: other jobs change it
+less, but it does not show that one thread waits for another.
+
     python experiments/bench_scoring.py
 """
 
 from __future__ import annotations
 
+import argparse
 import os
 import platform
 import random
@@ -31,7 +35,9 @@ from torch.nn import functional as F
 import diswot_search as ds
 from search_spaces import Architecture, SearchSpace
 
-SPACES = ("nasbench201", "cifar_resnet_s0", "timm/regnet_32", "timm/vit_32")
+SPACES = {"nasbench201": 32, "cifar_resnet_s0": 32, "timm/regnet_32": 32, "timm/mobilenetv3_32": 64, "timm/vit_32": 32}
+"""The spaces, and the side of their images."""
+CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
 PROXIES = ("effective_capacity", "diswot", "unit_capacity")
 FORWARD = ("forward", "forward, channels_last")
 FORMATS = {
@@ -43,15 +49,15 @@ FORMATS = {
 LABELS = {(proxy, name): f"{proxy}, {name}" for proxy in PROXIES for name in FORMATS}
 
 
-def timed(function: Callable[[], Any], device: str) -> tuple[float, Any]:
+def timed(function: Callable[[], Any], device: str, clock: Callable[[], float]) -> tuple[float, Any]:
     """Return the seconds of one call, and its result."""
     kind = device.partition(":")[0]
     synchronise = {"cuda": torch.cuda.synchronize, "mps": torch.mps.synchronize}.get(kind, lambda: None)
     synchronise()
-    started = time.perf_counter()
+    started = clock()
     result = function()
     synchronise()
-    return time.perf_counter() - started, result
+    return clock() - started, result
 
 
 def run_forward(readings: ds.Readings) -> None:
@@ -75,12 +81,12 @@ def run_score(evaluator: ds.Evaluator, student: ds.Readings) -> float:
 class Bench:
     """The networks of one space, and all sides that are timed on them."""
 
-    def __init__(self, space: SearchSpace, batch_size: int, device: str) -> None:
-        self.space = space
-        probe = ds.create_probe("noise", num_classes=space.num_classes, batch_size=batch_size, image_size=32)
+    def __init__(self, space: SearchSpace, args: argparse.Namespace) -> None:
+        self.space, self.clock, side = space, CLOCKS[args.clock], space.input_size[-1]
+        probe = ds.create_probe("noise", num_classes=space.num_classes, batch_size=args.batch_size, image_size=side)
         self.teacher = ds.create_teacher("cifar_resnet56", num_classes=space.num_classes)
         self.evaluators = {
-            (proxy, name): ds.Evaluator(space, self.teacher, probe, proxy, device=device, precision=FORMATS[name])
+            (proxy, name): ds.Evaluator(space, self.teacher, probe, proxy, device=args.device, precision=FORMATS[name])
             for proxy, name in LABELS
         }
         self.device = self.evaluators[PROXIES[0], "contiguous"].device
@@ -97,7 +103,7 @@ class Bench:
             key: evaluator.read_student(architecture, needs=needs_of(evaluator))
             for key, evaluator in self.evaluators.items()
         }
-        builds = [timed(partial(getattr, one, "model"), self.device)[0] for one in readings.values()]
+        builds = [timed(partial(getattr, one, "model"), self.device, self.clock)[0] for one in readings.values()]
         plain = readings[PROXIES[0], "contiguous"], readings[PROXIES[0], "channels_last"]
         official_teacher = self.teacher.build(position).to(self.device)
         sides: list[tuple[str, Callable[[], Any]]] = [
@@ -109,7 +115,7 @@ class Bench:
             run_forward(one)  # so that no side pays for the first touch of this network's memory
         seconds, scores = {"build": builds[0]}, {}
         for name, side in sides if position % 2 else reversed(sides):
-            seconds[name], result = timed(side, self.device)
+            seconds[name], result = timed(side, self.device, self.clock)
             if name in LABELS.values():
                 scores[name] = float(result)
         return seconds, scores
@@ -145,12 +151,13 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=50)
     parser.add_argument("--batch_size", type=int, default=64)
     parser.add_argument("--device", default="cpu")
+    parser.add_argument("--clock", choices=CLOCKS, default="wall")
     args = parse(parser)
     columns = {}
-    for name in SPACES:
-        bench = Bench(ds.create_space(name, num_classes=100), args.batch_size, args.device)
+    for name, side in SPACES.items():
+        bench = Bench(ds.create_space(name, num_classes=100, input_size=(3, side, side)), args)
         columns[name] = measure(bench, args.count)
-    rows = [[key, *(f"{column[key]:.3f}" for column in columns.values())] for key in columns[SPACES[0]]]
+    rows = [[key, *(f"{column[key]:.3f}" for column in columns.values())] for key in next(iter(columns.values()))]
     lines = [
         "# What scoring one candidate costs",
         "",
