@@ -321,7 +321,7 @@ def report(
         "# A confirmation on untouched pools",
         "",
         "`python experiments/untouched_pools.py --tables TABLES --cifar10 data/cifar10.npz --cifar100 "
-        f"data/cifar100.npz {options_text(args, 'cells')}`, {IMAGES} images, CPU float32, {versions()}, {cpu()}.",
+        f"data/cifar100.npz {options_text(args, 'cells', 'finer')}`, {IMAGES} images, CPU float32, {versions()}, {cpu()}.",
         "",
         "torchvision's models, with the accuracies of their first ImageNet weights, as published: each family at the "
         f"size of its own training, with its own recipe. At {DECIDING} pixels those of up to {SMALL / 1e6:.0f} M "
@@ -371,14 +371,17 @@ def missing(left_out: dict[str, str], side: int) -> str:
 def main() -> None:
     parser = make_parser(__doc__, "tables", "cifar10", "cifar100")
     parser.add_argument("--cells", type=int, default=500)
+    parser.add_argument("--finer", type=int, default=FINER, help="side of the finer images; 0 leaves them out")
     parser.add_argument("--runs", type=Path, default=Path("runs/untouched_pools"))
     args = parse(parser)
     coarse, _ = score_models(DECIDING, SMALL, DRAWS, args)
     cells = {data_set: score_cells(data_set, args) for data_set in DATA_SETS}
-    fine, lacking_fine = score_models(FINER, SMALL, 1, args)
     large, lacking = score_models(DECIDING, LARGE, 1, args)
-    texts = [missing(lacking, DECIDING), missing(lacking_fine, FINER)]
-    report(args, {DECIDING: coarse, FINER: fine}, large, texts, cells)
+    pools, texts = {DECIDING: coarse}, [missing(lacking, DECIDING)]
+    if args.finer:
+        pools[args.finer], lacking = score_models(args.finer, SMALL, 1, args)
+        texts.append(missing(lacking, args.finer))
+    report(args, pools, large, texts, cells)
 
 
 if __name__ == "__main__":
