@@ -321,7 +321,8 @@ def report(
         "# A confirmation on untouched pools",
         "",
         "`python experiments/untouched_pools.py --tables TABLES --cifar10 data/cifar10.npz --cifar100 "
-        f"data/cifar100.npz {options_text(args, 'cells', 'finer')}`, {IMAGES} images, CPU float32, {versions()}, {cpu()}.",
+        f"data/cifar100.npz {options_text(args, 'cells', 'finer')}`, {IMAGES} images, CPU float32, {versions()}, "
+        f"{cpu()}.",
         "",
         "torchvision's models, with the accuracies of their first ImageNet weights, as published: each family at the "
         f"size of its own training, with its own recipe. At {DECIDING} pixels those of up to {SMALL / 1e6:.0f} M "
