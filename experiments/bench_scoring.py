@@ -165,13 +165,14 @@ def main() -> None:
     parser.add_argument("--batch_size", type=int, default=64)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--clock", choices=CLOCKS, default="wall")
+    parser.add_argument("--spaces", nargs="+", choices=SPACES, default=tuple(SPACES))
     parser.add_argument("--proxies", nargs="+", choices=PROXIES, default=PROXIES)
     parser.add_argument("--formats", nargs="+", choices=FORMATS, default=tuple(FORMATS))
     parser.add_argument("--name", default="bench_scoring_cpu", help="name of the report")
     args = parse(parser)
     columns = {}
-    for name, side in SPACES.items():
-        bench = Bench(ds.create_space(name, num_classes=100, input_size=(3, side, side)), args)
+    for name in args.spaces:
+        bench = Bench(ds.create_space(name, num_classes=100, input_size=(3, SPACES[name], SPACES[name])), args)
         columns[name] = measure(bench, args.count)
     rows = [[key, *(f"{column[key]:.3f}" for column in columns.values())] for key in next(iter(columns.values()))]
     lines = [
@@ -181,7 +182,7 @@ def main() -> None:
         f"--proxies {' '.join(args.proxies)} --formats {' '.join(map(repr, args.formats))}`, medians over {args.count} "
         f"architectures, sides alternating in one run; torch {torch.__version__}, {torch.get_num_threads()} thread(s), "
         f"{os.cpu_count()} cores, {platform.machine()}. Images: "
-        + ", ".join(f"{name} {side} x {side}" for name, side in SPACES.items())
+        + ", ".join(f"{name} {side} x {side}" for name, side in SPACES.items() if name in columns)
         + ".",
         "",
         *table(["", *columns], rows),

@@ -57,6 +57,8 @@ DECIDING, FINER = 64, 128
 """The side of the images, in pixels."""
 DRAWS = 3
 """Draws of weights and images of the small models at 64 pixels; all else has one."""
+LEAST_SIDE = {"inception_v3": 75, "maxvit_t": 224}
+"""The smallest images of the models that fail on smaller ones."""
 UNSEEN = (
     *("alexnet", "googlenet", "inception", "mobilenetv2", "mobilenetv3", "regnet", "shufflenetv2", "squeezenet"),
     "vision_transformer",
@@ -179,15 +181,9 @@ def score_models(side: int, most: float, draws: int, args: argparse.Namespace) -
     """
     published = {name: one for name, one in read_published().items() if one.params <= LARGE}
     space = TimmSpace("torchvision", make_network, {"model": list(published)}, input_size=(3, side, side))
-    texts, left_out = {}, {}
-    for name in (name for name, one in published.items() if one.params <= most):
-        architecture = space.architecture([name])
-        try:
-            space.cost(architecture)
-        except Exception as error:  # a network may fail in any way on images of another size
-            left_out[name] = f"{type(error).__name__}: {str(error)[:100]}"
-            continue
-        texts[str(architecture)] = name
+    names = [name for name, one in published.items() if one.params <= most]
+    left_out = {name: f"needs {LEAST_SIDE[name]} pixels" for name in names if LEAST_SIDE.get(name, 0) > side}
+    texts = {str(space.architecture([name])): name for name in names if name not in left_out}
     comparison = ds.compare(
         space,
         table={text: published[name].accuracy for text, name in texts.items()},
@@ -321,8 +317,8 @@ def report(
         "# A confirmation on untouched pools",
         "",
         "`python experiments/untouched_pools.py --tables TABLES --cifar10 data/cifar10.npz --cifar100 "
-        f"data/cifar100.npz {options_text(args, 'cells', 'finer')}`, {IMAGES} images, CPU float32, {versions()}, "
-        f"{cpu()}.",
+        f"data/cifar100.npz {options_text(args, 'cells', 'large', 'finer')}`, {IMAGES} images, CPU float32, "
+        f"{versions()}, {cpu()}.",
         "",
         "torchvision's models, with the accuracies of their first ImageNet weights, as published: each family at the "
         f"size of its own training, with its own recipe. At {DECIDING} pixels those of up to {SMALL / 1e6:.0f} M "
@@ -346,7 +342,8 @@ def report(
     for side, pool in pools.items():
         text += pool_section(f"Models of up to {SMALL / 1e6:.0f} M parameters at {side} pixels", pool)
         text += pool_section(f"Those of families that timm's table lacks, at {side} pixels", pool.of_families(UNSEEN))
-    text += pool_section(f"Models of up to {LARGE / 1e6:.0f} M parameters at {DECIDING} pixels", large)
+    if args.large:
+        text += pool_section(f"Models of up to {args.large / 1e6:.0f} M parameters at {DECIDING} pixels", large)
     for data_set, of_cells in cells.items():
         text += pool_section(f"Cells of NAS-Bench-201, {DATA_SETS[data_set]}", of_cells)
     write_report("untouched_pools", text + regret_section(pools[DECIDING]))
@@ -357,7 +354,7 @@ def report(
             *(side, draw),
             *(f"{pool.scores[score][draw, i]:.6g}" if score in pool.scores else "" for score in scores),
         )
-        for side, pool in (*pools.items(), (DECIDING, large.part(large.params > SMALL)))
+        for side, pool in (*pools.items(), (DECIDING, large.part(large.params > SMALL)))  # one draw of the larger ones
         for draw in range(len(pool.scores[CANDIDATE]))
         for i, name in enumerate(pool.names)
     ]
@@ -372,12 +369,13 @@ def missing(left_out: dict[str, str], side: int) -> str:
 def main() -> None:
     parser = make_parser(__doc__, "tables", "cifar10", "cifar100")
     parser.add_argument("--cells", type=int, default=500)
+    parser.add_argument("--large", type=float, default=LARGE, help="most parameters of the larger models; 0 for none")
     parser.add_argument("--finer", type=int, default=FINER, help="side of the finer images; 0 leaves them out")
     parser.add_argument("--runs", type=Path, default=Path("runs/untouched_pools"))
     args = parse(parser)
     coarse, _ = score_models(DECIDING, SMALL, DRAWS, args)
     cells = {data_set: score_cells(data_set, args) for data_set in DATA_SETS}
-    large, lacking = score_models(DECIDING, LARGE, 1, args)
+    large, lacking = score_models(DECIDING, max(args.large, SMALL), 1, args)
     pools, texts = {DECIDING: coarse}, [missing(lacking, DECIDING)]
     if args.finer:
         pools[args.finer], lacking = score_models(args.finer, SMALL, 1, args)
