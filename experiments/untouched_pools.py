@@ -313,6 +313,8 @@ def report(
 ) -> None:
     """Write the report, and the values of torchvision's models as CSV."""
     conditions = [[one.text, one.measured, "yes" if one.holds else "no"] for one in check_rule(pools, cells)]
+    hold = all(holds == "yes" for *_, holds in conditions)
+    verdict = "All of these hold." if hold else f"Not all of these hold, so `{DEFAULT}` stays the default."
     text = [
         "# A confirmation on untouched pools",
         "",
@@ -338,6 +340,8 @@ def report(
         "condition, the cost, is measured by `bench_scoring.py`.",
         "",
         *table(["condition", "measured", "holds"], conditions),
+        "",
+        verdict if args.finer else f"{verdict} Images of {FINER} pixels were left out.",
     ]
     for side, pool in pools.items():
         text += pool_section(f"Models of up to {SMALL / 1e6:.0f} M parameters at {side} pixels", pool)
@@ -373,9 +377,11 @@ def main() -> None:
     parser.add_argument("--finer", type=int, default=FINER, help="side of the finer images; 0 leaves them out")
     parser.add_argument("--runs", type=Path, default=Path("runs/untouched_pools"))
     args = parse(parser)
-    coarse, _ = score_models(DECIDING, SMALL, DRAWS, args)
+    coarse, lacking = score_models(DECIDING, SMALL, DRAWS, args)
     cells = {data_set: score_cells(data_set, args) for data_set in DATA_SETS}
-    large, lacking = score_models(DECIDING, max(args.large, SMALL), 1, args)
+    large = coarse
+    if args.large:
+        large, lacking = score_models(DECIDING, args.large, 1, args)
     pools, texts = {DECIDING: coarse}, [missing(lacking, DECIDING)]
     if args.finer:
         pools[args.finer], lacking = score_models(args.finer, SMALL, 1, args)
