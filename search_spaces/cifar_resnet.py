@@ -413,6 +413,18 @@ def cifar_resnet(pretrained: bool = False, arch: str = "3-3-3", **kwargs: object
 
 
 @register_model
+def cifar_resnet8(pretrained: bool = False, **kwargs: object) -> CifarResNet:
+    """ResNet-8: 1 basic block in each of three stages."""
+    return _create("cifar_resnet8", pretrained, kwargs, depths=(1, 1, 1))
+
+
+@register_model
+def cifar_resnet14(pretrained: bool = False, **kwargs: object) -> CifarResNet:
+    """ResNet-14: 2 basic blocks in each of three stages."""
+    return _create("cifar_resnet14", pretrained, kwargs, depths=(2, 2, 2))
+
+
+@register_model
 def cifar_resnet20(pretrained: bool = False, **kwargs: object) -> CifarResNet:
     """ResNet-20: 3 basic blocks in each of three stages."""
     return _create("cifar_resnet20", pretrained, kwargs, depths=(3, 3, 3))

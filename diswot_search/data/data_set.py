@@ -82,7 +82,7 @@ class DataSet:
         advice: What helps if there is one class only, for a message.
         problems: Reasons why its images cannot be used as asked, for one message with those of other splits.
         readable: Returns the data set without images that cannot be read, those at these indices among them; None if
-            they are left out already, or if its images are no files.
+            its images are no files.
         notes_on: Returns notes on the images at these indices, if there is anything to note once they are read.
     """
 

@@ -152,7 +152,7 @@ class _Opened:
             keys=np.array([entry.key for entry in listing.entries], np.uint64),
             advice=_advice(listing),
             problems=tuple(listing.problems),
-            readable=self.readable if is_sample else None,
+            readable=self.readable,
             notes_on=self.notes_on if is_sample and self.request.grey_range is not None else None,
         )
 
@@ -161,8 +161,11 @@ class _Opened:
         return FolderReader(self.listing.tree, self.listing.entries, self.title, self.request.grey_range)
 
     def readable(self, drawn: np.ndarray) -> DataSet:
-        """The data set without the images that cannot be read: those at these indices, and all of a small folder."""
-        old = self.listing
+        """The data set without the images that cannot be read: those at these indices, and others whose headers say so.
+
+        Of a large folder that a probe is drawn from, only the headers at these indices are read.
+        """
+        old, is_sample = self.listing, self.request.whole is None
         listing = replace(old, tally=old.tally.copy(), notes=[*old.notes], warned=[])
         broken = {}
         for place in drawn.tolist():
@@ -176,11 +179,14 @@ class _Opened:
             if isinstance(header, str):
                 broken[place] = header
         total = len(listing.entries)
-        places = np.arange(total) if total <= MAX_HEADERS_OF_PROBE else drawn
+        if is_sample:
+            places = np.arange(total) if total <= MAX_HEADERS_OF_PROBE else drawn
+        else:
+            places = np.union1d(_evenly(total, MAX_HEADERS), np.array([*broken], int))
         inventory = _inspect(listing, self.request.grey_range, places, broken)
         if listing.problems:
             raise together(listing.problems)
-        if total > MAX_HEADERS_OF_PROBE:
+        if is_sample and total > MAX_HEADERS_OF_PROBE:
             inventory = _by_suffix(listing)
         return replace(self, listing=listing).data_set(inventory)
 

@@ -26,7 +26,7 @@ from .arrays import data_set_of_arrays
 from .data_set import DataSet, Statistics, Whole, given_statistics, measured_statistics
 from .datasets import open_data_set, split_names, unread_splits
 from .division import SplitRequest, divide, division, labelled_by_request, numbering_of, reconcile
-from .errors import DataError, UnreadableClass, having_read, together
+from .errors import DataError, UnreadableClass, UnreadableImage, having_read, together
 from .image_sets import ImageSet, ResidentSet, StreamedSet
 from .images import check_size, square
 from .inventory import Inventory
@@ -303,7 +303,11 @@ def create_splits(options: CreateSplitsOptions) -> Splits:
     mirrored, limit = _is_mirrored(name), options.resident_limit
     with having_read(name or "folder", opened):
         splits, (train, val, test) = _open_parts(open_split, name, root, requested)
-        made = _make_splits(train, val, test, request, {**splits, **ranged}, mirrored, limit, workers)
+        try:
+            made = _make_splits(train, val, test, request, {**splits, **ranged}, mirrored, limit, workers)
+        except UnreadableImage:  # whose header is good; one pass over all pixels finds it and its like
+            val, test = (None if data is None else _readable(data) for data in (val, test))
+            made = _make_splits(_readable(train), val, test, request, {**splits, **ranged}, mirrored, limit, workers)
     if options.test_split is None and splits["val_split"] and splits["test_split"] in EVALUATION_SPLITS:
         note = f"no split is named test: {splits['val_split']!r} validates, and {splits['test_split']!r} tests"
         made = replace(made, notes=(*made.notes, note))
@@ -469,6 +473,11 @@ def _make_splits(
         inventories=tuple(data.inventory for data in (train, val, test) if data is not None and data.inventory),
         notes=tuple(notes),
     )
+
+
+def _readable(data: DataSet) -> DataSet:
+    """The data set without the images that cannot be read, as far as it can leave images out."""
+    return data if data.readable is None else data.readable(np.arange(len(data.labels)))
 
 
 def _differing_sizes(given: Sequence[DataSet], request: SplitRequest) -> list[str]:

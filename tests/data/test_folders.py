@@ -488,6 +488,24 @@ def spoilt(path: Path) -> bytes:
     return bytes(content)
 
 
+@pytest.mark.parametrize("headers", [3, 5_000])
+def test_splits_leave_out_images_whose_pixels_are_damaged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, headers: int
+) -> None:
+    write_images(tmp_path)
+    (tmp_path / "b/010.png").write_text("no picture at all")
+    for name in ("a/001.png", "b/015.png"):
+        (tmp_path / name).write_bytes(spoilt(tmp_path / name))
+    monkeypatch.setattr("diswot_search.data.folders.MAX_HEADERS", headers)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        splits = read(tmp_path)
+    said = " ".join(str(each.message) for each in caught)
+    assert all(f"{name} (" in said for name in ("a/001.png", "b/010.png", "b/015.png"))
+    assert all_numbers(splits) == sorted({*range(20)} - {1, 10, 15})
+    assert skipped(splits)["images that cannot be read"].count == 3
+
+
 def test_one_image_that_cannot_be_read_is_said_in_the_singular(tmp_path: Path) -> None:
     write_images(tmp_path)
     cut(tmp_path / "a/000.png")

@@ -134,6 +134,8 @@ def test_options_that_make_no_network_are_refused(options: dict[str, Any], messa
 @pytest.mark.parametrize(
     ("name", "params", "num_features"),
     [  # parameters with 100 classes, as published for the models of the distillation literature
+        ("cifar_resnet8", 83_892, 64),
+        ("cifar_resnet14", 181_108, 64),
         ("cifar_resnet20", 278_324, 64),
         ("cifar_resnet32", 472_756, 64),
         ("cifar_resnet44", 667_188, 64),
