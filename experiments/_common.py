@@ -107,16 +107,25 @@ def median_and_range(values: Sequence[float], form: str = ".2f", bold: bool = Fa
 # -- networks and searches ----------------------------------------------------------------------
 
 
+def draw_cells(count: int | None, seed: int) -> list[str]:
+    """Return cells that compute different functions and can be trained, drawn at random; all of them for None."""
+    space = ds.create_space("nasbench201")
+    trainable = [cell for cell in _all_distinct_cells(space) if space.is_trainable(space.parse(cell))]
+    return random.Random(seed).sample(trainable, len(trainable) if count is None else count)
+
+
+def _all_distinct_cells(space: SearchSpace) -> list[str]:
+    return sorted({str(space.canonical(cell)) for cell in space})
+
+
 def distinct_cells(count: int | None) -> tuple[list[str], set[str]]:
     """Return cells that compute different functions, drawn at random, and the cells that the score was chosen on.
 
     These are the cells of `score_search.py`, and 500 cells that an earlier form of the score was reported on.
     """
-    space = ds.create_space("nasbench201")
-    distinct = sorted({str(space.canonical(cell)) for cell in space})
-    trainable = [cell for cell in distinct if space.is_trainable(space.parse(cell))]
+    distinct = _all_distinct_cells(ds.create_space("nasbench201"))
     random.Random(0).shuffle(distinct)
-    drawn = random.Random(0).sample(trainable, len(trainable))
+    drawn = draw_cells(None, seed=0)
     return drawn[:count], {*distinct[:500], *drawn[:500]}
 
 

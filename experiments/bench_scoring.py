@@ -1,6 +1,6 @@
 """The cost of scoring one candidate, as a ratio to one plain forward of the same network on the same batch.
 
-Sides alternate within one run, on 50 random architectures of each of four spaces, batch 64:
+Sides alternate within one run, on 50 random architectures of each of five spaces, batch 64:
 
 * plain forward: the built network in evaluation mode with batch statistics, no gradients, in both memory layouts;
 * score: the default proxy, `unit_capacity`, and `diswot` against a teacher that was read before (building excluded),
@@ -10,11 +10,17 @@ Sides alternate within one run, on 50 random architectures of each of four space
 
 Kendall's tau of the other formats' ranking to the contiguous float32 one is given as well.
 
+Each side is run once before it is timed, so that none pays for the kernels that are made for shapes of its own.
+
+By `--clock cpu` the processor time of all threads is measured in place of the time that passes: other jobs change it
+less, but it does not show that one thread waits for another.
+
     python experiments/bench_scoring.py
 """
 
 from __future__ import annotations
 
+import argparse
 import os
 import platform
 import random
@@ -25,14 +31,18 @@ from typing import Any
 
 import numpy as np
 import torch
-from _common import make_parser, parse, table, write_report
+from _common import make_parser, options_text, parse, table, write_report
 from torch.nn import functional as F
 
 import diswot_search as ds
 from search_spaces import Architecture, SearchSpace
 
-SPACES = ("nasbench201", "cifar_resnet_s0", "timm/regnet_32", "timm/vit_32")
-PROXIES = ("effective_capacity", "diswot", "unit_capacity")
+SPACES = {"nasbench201": 32, "cifar_resnet_s0": 32, "timm/regnet_32": 32, "timm/mobilenetv3_32": 64, "timm/vit_32": 32}
+"""The spaces, and the side of their images."""
+CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
+COMPARED = "diswot"
+"""The proxy that the official protocol is compared with."""
+PROXIES = ("effective_capacity", COMPARED, "unit_capacity")
 FORWARD = ("forward", "forward, channels_last")
 FORMATS = {
     "contiguous": ds.Precision(channels_last=False),
@@ -40,18 +50,17 @@ FORMATS = {
     "contiguous bf16": ds.Precision(channels_last=False, bf16=True),
     "channels_last bf16": ds.Precision(bf16=True),
 }
-LABELS = {(proxy, name): f"{proxy}, {name}" for proxy in PROXIES for name in FORMATS}
 
 
-def timed(function: Callable[[], Any], device: str) -> tuple[float, Any]:
+def timed(function: Callable[[], Any], device: str, clock: Callable[[], float]) -> tuple[float, Any]:
     """Return the seconds of one call, and its result."""
     kind = device.partition(":")[0]
     synchronise = {"cuda": torch.cuda.synchronize, "mps": torch.mps.synchronize}.get(kind, lambda: None)
     synchronise()
-    started = time.perf_counter()
+    started = clock()
     result = function()
     synchronise()
-    return time.perf_counter() - started, result
+    return clock() - started, result
 
 
 def run_forward(readings: ds.Readings) -> None:
@@ -75,42 +84,53 @@ def run_score(evaluator: ds.Evaluator, student: ds.Readings) -> float:
 class Bench:
     """The networks of one space, and all sides that are timed on them."""
 
-    def __init__(self, space: SearchSpace, batch_size: int, device: str) -> None:
-        self.space = space
-        probe = ds.create_probe("noise", num_classes=space.num_classes, batch_size=batch_size, image_size=32)
+    def __init__(self, space: SearchSpace, args: argparse.Namespace) -> None:
+        self.space, self.clock, side = space, CLOCKS[args.clock], space.input_size[-1]
+        probe = ds.create_probe("noise", num_classes=space.num_classes, batch_size=args.batch_size, image_size=side)
         self.teacher = ds.create_teacher("cifar_resnet56", num_classes=space.num_classes)
         self.evaluators = {
-            (proxy, name): ds.Evaluator(space, self.teacher, probe, proxy, device=device, precision=FORMATS[name])
-            for proxy, name in LABELS
+            (proxy, name): ds.Evaluator(space, self.teacher, probe, proxy, device=args.device, precision=FORMATS[name])
+            for proxy in args.proxies
+            for name in args.formats
         }
-        self.device = self.evaluators[PROXIES[0], "contiguous"].device
-        self.images, self.labels = probe.images.to(self.device), probe.labels.to(self.device)
+        self.labels = {key: ", ".join(key) for key in self.evaluators}
+        self.plain = {
+            side: ds.Evaluator(space, None, probe, "params", device=args.device, precision=FORMATS[name])
+            for side, name in zip(FORWARD, FORMATS, strict=False)
+        }
+        self.device = self.plain[FORWARD[0]].device
+        self.images, self.targets = probe.images.to(self.device), probe.labels.to(self.device)
+        self.has_official = COMPARED in args.proxies
 
     def run_official(self, teacher: torch.nn.Module, student: torch.nn.Module) -> None:
         for network in (teacher, student):
             network.train()
-            F.cross_entropy(network(self.images), self.labels).backward()
+            F.cross_entropy(network(self.images), self.targets).backward()
 
     def time(self, architecture: Architecture, position: int) -> tuple[dict[str, float], dict[str, float]]:
         """Return the seconds of each side and the score in each format; every second network reverses the order."""
+        for evaluator in self.evaluators.values():
+            run_score(evaluator, evaluator.read_student(architecture, needs=needs_of(evaluator)))
         readings = {
             key: evaluator.read_student(architecture, needs=needs_of(evaluator))
             for key, evaluator in self.evaluators.items()
         }
-        builds = [timed(partial(getattr, one, "model"), self.device)[0] for one in readings.values()]
-        plain = readings[PROXIES[0], "contiguous"], readings[PROXIES[0], "channels_last"]
-        official_teacher = self.teacher.build(position).to(self.device)
+        plain = [evaluator.read_student(architecture) for evaluator in self.plain.values()]
+        builds = [timed(partial(getattr, one, "model"), self.device, self.clock)[0] for one in readings.values()]
         sides: list[tuple[str, Callable[[], Any]]] = [
             *((name, partial(run_forward, one)) for name, one in zip(FORWARD, plain, strict=True)),
-            *((label, partial(run_score, self.evaluators[key], readings[key])) for key, label in LABELS.items()),
-            ("official", partial(self.run_official, official_teacher, plain[0].model)),
+            *((label, partial(run_score, self.evaluators[key], readings[key])) for key, label in self.labels.items()),
         ]
+        if self.has_official:
+            official = partial(self.run_official, self.teacher.build(position).to(self.device), plain[0].model)
+            official()
+            sides.append(("official", official))
         for one in plain:
-            run_forward(one)  # so that no side pays for the first touch of this network's memory
+            run_forward(one)
         seconds, scores = {"build": builds[0]}, {}
         for name, side in sides if position % 2 else reversed(sides):
-            seconds[name], result = timed(side, self.device)
-            if name in LABELS.values():
+            seconds[name], result = timed(side, self.device, self.clock)
+            if name in self.labels.values():
                 scores[name] = float(result)
         return seconds, scores
 
@@ -121,22 +141,21 @@ def measure(bench: Bench, count: int) -> dict[str, float]:
     draws = (bench.space.sample(rng) for _ in range(4 * count))
     candidates = [architecture for architecture in draws if bench.space.is_trainable(architecture)][: count + 2]
     measured = [bench.time(architecture, position) for position, architecture in enumerate(candidates)][2:]  # warm-up
-    seconds = {name: np.array([row[name] for row, _ in measured]) for name in ("build", *FORWARD, "official")}
-    seconds |= {label: np.array([row[label] for row, _ in measured]) for label in LABELS.values()}
-    medians = {name: float(np.median(seconds[name])) for name in ("build", *FORWARD, "official", *LABELS.values())}
-    result = {f"{name} (ms)": 1000 * value for name, value in medians.items()}
-    for name in (*LABELS.values(), "official"):
+    seconds = {name: np.array([row[name] for row, _ in measured]) for name in measured[0][0]}
+    medians = {name: float(np.median(values)) for name, values in seconds.items()}
+    result = {f"{name} (ms)": 1000 * medians[name] for name in sorted(medians)}
+    labels = bench.labels
+    for name in (*labels.values(), *(["official"] if bench.has_official else [])):
         for layout in FORWARD:
             result[f"{name} / {layout}"] = float(np.median(seconds[name] / seconds[layout]))
-    fast = f"{PROXIES[1]}, channels_last"
-    result[f"official / {fast}"] = float(np.median(seconds["official"] / seconds[fast]))
-    for proxy in PROXIES:
-        first, *others = (LABELS[proxy, name] for name in FORMATS)
-        for name in others:
-            pairs = ([scores[label] for _, scores in measured] for label in (name, first))
-            result[f"Kendall of {name} to contiguous"] = ds.kendall(*pairs)
-    default = medians["build"] + medians[f"{PROXIES[0]}, channels_last"]
-    result["candidates per second by the default, building included"] = 1 / default
+    if (fast := labels.get((COMPARED, "channels_last"))) is not None:
+        result[f"official / {fast}"] = float(np.median(seconds["official"] / seconds[fast]))
+    for (proxy, name), label in labels.items():
+        if name != "contiguous" and (proxy, "contiguous") in labels:
+            pairs = ([scores[one] for _, scores in measured] for one in (label, labels[proxy, "contiguous"]))
+            result[f"Kendall of {label} to contiguous"] = ds.kendall(*pairs)
+    if (default := labels.get((PROXIES[0], "channels_last"))) is not None:
+        result["candidates per second by the default, building included"] = 1 / (medians["build"] + medians[default])
     return result
 
 
@@ -145,22 +164,30 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=50)
     parser.add_argument("--batch_size", type=int, default=64)
     parser.add_argument("--device", default="cpu")
+    parser.add_argument("--clock", choices=CLOCKS, default="wall")
+    parser.add_argument("--spaces", nargs="+", choices=SPACES, default=tuple(SPACES))
+    parser.add_argument("--proxies", nargs="+", choices=PROXIES, default=PROXIES)
+    parser.add_argument("--formats", nargs="+", choices=FORMATS, default=tuple(FORMATS))
+    parser.add_argument("--name", default="bench_scoring_cpu", help="name of the report")
     args = parse(parser)
     columns = {}
-    for name in SPACES:
-        bench = Bench(ds.create_space(name, num_classes=100), args.batch_size, args.device)
+    for name in args.spaces:
+        bench = Bench(ds.create_space(name, num_classes=100, input_size=(3, SPACES[name], SPACES[name])), args)
         columns[name] = measure(bench, args.count)
-    rows = [[key, *(f"{column[key]:.3f}" for column in columns.values())] for key in columns[SPACES[0]]]
+    rows = [[key, *(f"{column[key]:.3f}" for column in columns.values())] for key in next(iter(columns.values()))]
     lines = [
-        "# What scoring one candidate costs",
+        "# Cost of scoring one candidate",
         "",
-        f"`python experiments/bench_scoring.py --count {args.count} --batch_size {args.batch_size} --device "
-        f"{bench.device}`, medians over {args.count} architectures, sides alternating in one run; torch "
-        f"{torch.__version__}, {torch.get_num_threads()} threads, {os.cpu_count()} cores, {platform.machine()}.",
+        f"`python experiments/bench_scoring.py {options_text(args, 'count', 'batch_size', 'device', 'clock')} "
+        f"--proxies {' '.join(args.proxies)} --formats {' '.join(map(repr, args.formats))}`, medians over {args.count} "
+        f"architectures, sides alternating in one run; torch {torch.__version__}, {torch.get_num_threads()} thread(s), "
+        f"{os.cpu_count()} cores, {platform.machine()}. Images: "
+        + ", ".join(f"{name} {side} x {side}" for name, side in SPACES.items() if name in columns)
+        + ".",
         "",
         *table(["", *columns], rows),
     ]
-    write_report(f"bench_scoring_{bench.device.partition(':')[0]}", lines)
+    write_report(args.name, lines)
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ from .source_tree import ROOT
 
 EXPERIMENTS = sorted((ROOT / "experiments").glob("*.py"))
 SCRIPTS = [path for path in EXPERIMENTS if not path.name.startswith("_")]
-THIRD_PARTY = {"matplotlib", "numpy", "onnxruntime", "scipy", "timm", "torch"}
+THIRD_PARTY = {"matplotlib", "numpy", "onnxruntime", "scipy", "timm", "torch", "torchvision"}
 SWEEPS = sorted((ROOT / "experiments").glob("*.yaml"))
 by_name = pytest.mark.parametrize("path", EXPERIMENTS, ids=[path.stem for path in EXPERIMENTS])
 
