@@ -6,6 +6,7 @@ import csv
 import dataclasses
 import json
 import os
+import shutil
 import threading
 from concurrent.futures import Future
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import yaml
 from PIL import Image
 from scipy import stats
 from torch import nn
@@ -23,8 +25,10 @@ from diswot_search import cli
 from diswot_search.deployment.latency import Latency
 from diswot_search.jobs import student_facts, training_cells, training_run
 from diswot_search.jobs.sweep_grid import cell_name
-from diswot_search.reports.trainings import escape_latex
+from diswot_search.options.training import TrainOptions
+from diswot_search.reports.trainings import escape_latex, explain_trainings
 from diswot_search.resolve.folders import SweepFolder
+from diswot_search.runtime import run_folder
 from diswot_search.runtime.executors.base import Executor, Placement, Program
 from diswot_search.runtime.executors.serial import SerialExecutor
 
@@ -386,6 +390,28 @@ def test_a_slow_cell_does_not_hold_up_the_others(
     written = capsys.readouterr().err
     assert "training  18/20 cells" in written
     assert "worker 0: 0 done, in the training seed=0 for" in written
+
+
+class AskedToEnd(FirstHeldUp):
+    """The worker of the first item stores the state of the training when it is asked to end, and answers so."""
+
+    def submit(self, worker: int, item: Any) -> Future[Any]:
+        if worker == 0:
+            assert self.first.set_running_or_notify_cancel()  # raises the second time
+        return super().submit(worker, item)
+
+    def replace(self, worker: int) -> None:
+        self.first.set_result(training_cells.Outcome(is_stopped=True))
+
+
+def test_a_training_that_takes_too_long_is_not_begun_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(training_cells, "_train", lambda cell, **options: training_cells.Outcome())
+    sweep(tmp_path / "sweep", grid={"seed": [0, 1]}, executor=AskedToEnd(), candidate_timeout_s=0.01)
+    rows = SweepFolder.peek(tmp_path / "sweep").cells
+    assert {name: (row["status"], row["reason"]) for name, row in rows.items()} == {
+        "seed=0": ("failed", "it took longer than 0.01 s, and its worker was ended"),
+        "seed=1": ("complete", None),
+    }
 
 
 @pytest.mark.faults
