@@ -30,7 +30,7 @@ from ..training.folder import TrainingFolder
 from .student_facts import is_untimed, time_student
 from .train import DistillJob, TrainJob
 
-WITHOUT_EFFECT = ("out", "imports", "progress", "quiet", "checkpoint_minutes")
+WITHOUT_EFFECT = ("out", "imports", "progress", "quiet", "checkpoint_minutes", "trackers", "tracker_options")
 """Options of a training that change no result."""
 
 

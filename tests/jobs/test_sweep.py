@@ -171,6 +171,22 @@ def test_a_table_is_made_of_any_run_folders(
         ds.tabulate(runs, baseline={"lr": 0.1})
 
 
+def test_trackers_are_no_options_that_tell_trainings_apart(serial: ds.TrainingTable, tmp_path: Path) -> None:
+    alone = [cell for cell in serial.cells if cell.values["teacher"] is None]
+    for cell in alone:
+        path = tmp_path / f"seed{cell.seed}"
+        shutil.copytree(cell.path, path)
+        config = yaml.safe_load((path / "config.yaml").read_text())
+        own = {"trackers": ["wandb"], "tracker_options": {"wandb": {"name": f"seed {cell.seed}"}}}
+        assert own.keys() <= config.keys()
+        (path / "config.yaml").write_text(yaml.safe_dump(config | own))
+    (row,) = ds.tabulate([str(tmp_path / "seed0"), str(tmp_path / "seed1")]).rows
+    assert (row.accuracy, row.values) == (serial.rows[0].accuracy, {})
+    cell = training_cells.Cell("a", {}, TrainOptions(model="resnet8"))
+    tracked = training_cells.Cell("a", {}, TrainOptions(model="resnet8", trackers="wandb"))
+    assert training_cells.options_sha256(cell) == training_cells.options_sha256(tracked)
+
+
 # -- workers, and what happens on the way -------------------------------------------------------
 
 
