@@ -227,6 +227,20 @@ def test_a_cell_whose_worker_dies_twice_fails_alone(tmp_path: Path) -> None:
     assert again.cells[0].status == "complete"
 
 
+def test_a_sweep_of_failures_alone_writes_its_table_and_then_fails(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "sweep"
+    options = ["--student", "cifar_resnet", "--student_options.arch", "1x4-1x4-1x8", "--grid", "{lr: [1e30, 1e31]}"]
+    options += ["--dataset", "digits", "--data_options.train_limit", "40", "--data_options.image_size", "8"]
+    options += ["--epochs", "1", "--batch_size", "20", "--device", "cpu", "--quiet", "--out", str(out)]
+    assert cli.main(["sweep", *options]) == 2
+    message = capsys.readouterr().err
+    assert "error: All 2 trainings failed: DivergenceError: " in message
+    assert message.rstrip().endswith("The table is stored; the same sweep with --retry_failed trains them again.")
+    assert "failed: DivergenceError" in (out / "table.md").read_text()
+
+
 def test_students_that_are_trained_beside_others_are_timed_when_no_worker_is_at_work(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
