@@ -16,6 +16,7 @@ from ..comparison.trainings import (
     describe_values,
     value_text,
 )
+from ..runtime.configuration import PACKAGES
 from ..runtime.files import csv_line
 from ..runtime.run_folder import COMPLETE
 from ..training.seeds import Difference, Spread
@@ -104,6 +105,7 @@ def explain_trainings(summary: TrainingSummary) -> Iterator[str]:
         "Accuracies on test images in percent: mean ± sample standard deviation over seeds. Seconds are those of a "
         f"training with its validation{_beside(summary)}."
     )
+    yield from _explain_versions(summary)
     if summary.baseline is not None:
         yield from _explain_differences(summary, summary.baseline)
     without = [cell for cell in summary.cells if cell.status != COMPLETE]
@@ -120,6 +122,14 @@ def _beside(summary: TrainingSummary) -> str:
     if not counts or counts[-1] == 1:
         return ""
     return f", by {counts[0] if len(counts) == 1 else f'{counts[0]} to {counts[-1]}'} workers at once"
+
+
+def _explain_versions(summary: TrainingSummary) -> Iterator[str]:
+    """A sentence if trainings under different versions of a package stand side by side."""
+    results = [cell.result for cell in summary.cells if cell.result is not None]
+    installed = {name: sorted({one.versions[name] for one in results if name in one.versions}) for name in PACKAGES}
+    if mixed := [f"{name} {' and '.join(found)}" for name, found in installed.items() if len(found) > 1]:
+        yield f"Accuracies were reached under different versions, which change them as well: {', '.join(mixed)}."
 
 
 def _explain_differences(summary: TrainingSummary, baseline: Mapping[str, object]) -> Iterator[str]:

@@ -187,6 +187,17 @@ def test_trackers_are_no_options_that_tell_trainings_apart(serial: ds.TrainingTa
     assert training_cells.options_sha256(cell) == training_cells.options_sha256(tracked)
 
 
+def test_versions_that_differ_between_trainings_are_told_below_the_table(serial: ds.TrainingTable) -> None:
+    first, *others = serial.cells
+    assert first.result is not None
+    older = dataclasses.replace(first.result, versions={**first.result.versions, "torch": "1.0.0", "python": "3.0"})
+    mixed = dataclasses.replace(serial.summary, cells=(dataclasses.replace(first, result=older), *others))
+    now = first.result.versions["torch"]
+    sentence = f"Accuracies were reached under different versions, which change them as well: torch 1.0.0 and {now}."
+    assert sentence in explain_trainings(mixed)
+    assert not any("versions" in line for line in explain_trainings(serial.summary))
+
+
 # -- workers, and what happens on the way -------------------------------------------------------
 
 
@@ -239,6 +250,18 @@ def test_a_sweep_of_failures_alone_writes_its_table_and_then_fails(
     assert "error: All 2 trainings failed: DivergenceError: " in message
     assert message.rstrip().endswith("The table is stored; the same sweep with --retry_failed trains them again.")
     assert "failed: DivergenceError" in (out / "table.md").read_text()
+
+
+def test_a_sweep_is_not_extended_under_other_versions(
+    serial: ds.TrainingTable, teacher: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert serial.path is not None
+    versions = run_folder.score_versions()
+    monkeypatch.setattr(run_folder, "score_versions", lambda: versions | {"torch": "3.0.0"})
+    executor = Interrupting(at=0)
+    with pytest.raises(ds.RunFolderError, match=r"was begun under torch .*, but torch 3\.0\.0 is installed"):
+        sweep(serial.path, grid=both_kinds(teacher, [0, 1, 2]), baseline={"teacher": None}, executor=executor)
+    assert ds.tabulate([str(serial.path)]).to_csv() == serial.to_csv()
 
 
 def test_students_that_are_trained_beside_others_are_timed_when_no_worker_is_at_work(
