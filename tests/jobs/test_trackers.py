@@ -167,6 +167,19 @@ def test_a_tracker_that_cannot_start_is_no_failure_of_the_trainings_of_a_sweep(
     assert "noted" in (table.cells[0].path / "config.yaml").read_text()
 
 
+def test_the_steps_of_an_asynchronous_search_go_in_the_order_of_completion(noted: list[Noted]) -> None:
+    records = list(search().records)
+    order = [3, 0, 5, 1, 2, 4]
+    with Trackers(["noted"]) as trackers, Curves(None, trackers) as curves:
+        for finished, index in enumerate(order):
+            curves.add(dataclasses.replace(records[index], finished=finished))
+    logged = noted[0].logged
+    assert [step for step, _ in logged] == list(range(6))
+    assert [values["score/evaluation"] for _, values in logged] == [records[index].score for index in order]
+    best = [max(values["score/evaluation"] for _, values in logged[: place + 1]) for place in range(6)]
+    assert [values["score/best"] for _, values in logged] == best
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
