@@ -140,7 +140,7 @@ def _explain_differences(summary: TrainingSummary, baseline: Mapping[str, object
         f"points, with its {100 * summary.level:g} % t interval from 2 pairs on."
     )
     if any(row.difference is None and row.accuracy is not None and not row.is_baseline for row in summary.rows):
-        yield "Rows without a difference have no such baseline, or none of the same seed."
+        yield "Rows without a difference have no such baseline, more than one, or none of the same seed."
 
 
 # -- forms --------------------------------------------------------------------------------------

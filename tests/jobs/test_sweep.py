@@ -238,6 +238,18 @@ def test_a_cell_whose_worker_dies_twice_fails_alone(tmp_path: Path) -> None:
     assert again.cells[0].status == "complete"
 
 
+def test_a_failed_cell_that_was_trained_by_its_own_config_since_is_complete(tmp_path: Path) -> None:
+    out = tmp_path / "sweep"
+    (failed,) = sweep(out, grid={"seed": [0]}, executor=AnyOrder(1, seed=0, deaths=1.0)).cells
+    trained = ds.train("cifar_resnet", model_options={"arch": "1x4-1x4-1x8"}, **TRAINING, out=failed.path)
+    assert trained.result.test is not None
+    executor = Interrupting(at=0)
+    for table in (ds.tabulate([str(out)]), sweep(out, grid={"seed": [0]}, executor=executor)):
+        (cell,) = table.cells
+        assert (cell.status, cell.reason, cell.accuracy) == ("complete", None, trained.result.test.accuracy)
+        assert "failed" not in table.to_markdown()
+
+
 def test_a_sweep_of_failures_alone_writes_its_table_and_then_fails(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
