@@ -67,7 +67,9 @@ class Command:
         options.prepare()
         if isinstance(action, type):
             job = action(options, show)
-            show(*job.report(job.complete()))
+            result = job.complete()
+            show(*job.report(result))
+            job.check_result(result)
         else:
             show(*action(options))
 

@@ -106,7 +106,8 @@ class ScoreStore(RunFolder):
         "scores.sqlite",
         version=3,
         tables=(_CONTEXTS, _SERIES, _ARCHITECTURES, _CONDITIONS, _SCORES),
-        one_configuration=False,  # a score's context holds its configuration and its versions
+        one_configuration=False,  # a score's context holds its configuration
+        one_set_of_versions=False,  # and its versions
     )
 
     def __init__(self, out: str | os.PathLike[str] | None = None) -> None:

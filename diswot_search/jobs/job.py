@@ -80,6 +80,13 @@ class Job(ABC, Generic[O, R]):
     def report(self, result: R) -> Iterable[object]:
         """Tables and lines for a terminal."""
 
+    def check_result(self, result: R) -> None:
+        """Refuse a result that is reported but holds nothing of what was asked for; the command line calls it last.
+
+        Raises:
+            RuntimeError: All of the work failed.
+        """
+
     def descriptions(self) -> Sequence[DataDescription]:
         """What the job reads, after it is checked; shown and stored before any work."""
         return ()

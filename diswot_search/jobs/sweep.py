@@ -7,6 +7,7 @@ import os
 import warnings
 from collections.abc import Iterable, Sequence
 
+from ..comparison.trainings import FAILED
 from ..data.description import DataDescription
 from ..data.errors import DataError
 from ..options.base import from_options
@@ -25,6 +26,13 @@ from .training_cells import Cell, CellProgress, CellTrainer, Trainings, forget_o
 from .training_table import TrainingTable, table_of_sweep
 
 RESULT = "result.json"
+
+_MAX_REASONS = 3
+"""Most different failures that an error names; the table has all."""
+
+
+class SweepError(RuntimeError):
+    """A sweep in which every training failed."""
 
 
 @from_options(SweepOptions)
@@ -156,3 +164,19 @@ class SweepJob(Job[SweepOptions, TrainingTable]):
 
     def report(self, result: TrainingTable) -> Iterable[object]:
         return (result.format(), f"run folder: {os.fspath(self.options.out or '')}")
+
+    def check_result(self, result: TrainingTable) -> None:
+        """See `Job.check_result`.
+
+        Raises:
+            SweepError: Every training failed.
+        """
+        if any(cell.status != FAILED for cell in result.cells):
+            return
+        reasons = list(dict.fromkeys(str(cell.reason) for cell in result.cells))
+        more = f"; and {len(reasons) - _MAX_REASONS:,} other reasons" if len(reasons) > _MAX_REASONS else ""
+        count = "The only training" if len(result.cells) == 1 else f"All {len(result.cells):,} trainings"
+        raise SweepError(
+            f"{count} failed: {'; '.join(reasons[:_MAX_REASONS])}{more}. The table is stored; the same sweep with "
+            "--retry_failed trains them again."
+        )

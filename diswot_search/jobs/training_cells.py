@@ -14,6 +14,7 @@ from typing import Any, ClassVar
 from ..comparison.trainings import FAILED
 from ..options.training import DistillOptions, TrainOptions
 from ..reports.progress import ProgressBar, worker_lines
+from ..reports.trackers import TrackerError
 from ..resolve.folders import CellsFolder
 from ..runtime.configuration import config_sha256
 from ..runtime.devices import resolve_device
@@ -29,7 +30,7 @@ from ..training.folder import TrainingFolder
 from .student_facts import is_untimed, time_student
 from .train import DistillJob, TrainJob
 
-WITHOUT_EFFECT = ("out", "imports", "progress", "quiet", "checkpoint_minutes")
+WITHOUT_EFFECT = ("out", "imports", "progress", "quiet", "checkpoint_minutes", "trackers", "tracker_options")
 """Options of a training that change no result."""
 
 
@@ -110,16 +111,18 @@ class CellTrainer:
 
 
 def _train(cell: Cell, *, device: str | None, is_isolated: bool, workers: int) -> Outcome:
-    """Train a cell, or go on with it, in its run folder."""
+    """Train a cell, or go on with it, in its run folder. A tracker that cannot start is no failure of the training."""
     changes: dict[str, Any] = {"progress": False} | ({} if device is None else {"device": device})
-    job = job_of(cell, timed=not is_isolated, workers=workers, **changes)
+    make = partial(job_of, cell, timed=not is_isolated, workers=workers, **changes)
     reason, is_stopped = None, False
     with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("ignore", UserWarning)  # the check of the job has told those of the check
         try:
-            job.check_once()
-            warnings.simplefilter("always", UserWarning)
-            job.complete()
+            try:
+                _complete(make())
+            except TrackerError as error:
+                warnings.simplefilter("always", UserWarning)
+                warnings.warn(f"{cell.name} is trained without trackers: {error}", stacklevel=2)
+                _complete(make(trackers=None, tracker_options=None))
         except RunFolderError:
             raise
         except KeyboardInterrupt:
@@ -133,6 +136,14 @@ def _train(cell: Cell, *, device: str | None, is_isolated: bool, workers: int) -
             warnings.warn_explicit(warning.message, warning.category, warning.filename, warning.lineno)
     texts = (str(warning.message) for warning in caught if issubclass(warning.category, UserWarning))
     return Outcome(reason, is_stopped, tuple(dict.fromkeys(texts)))
+
+
+def _complete(job: DistillJob | TrainJob) -> None:
+    """Check and run a job, without the warnings of the check, which the check of the larger job has told."""
+    warnings.simplefilter("ignore", UserWarning)
+    job.check_once()
+    warnings.simplefilter("always", UserWarning)
+    job.complete()
 
 
 def job_of(cell: Cell, *, timed: bool = True, workers: int = 1, **changes: Any) -> DistillJob | TrainJob:

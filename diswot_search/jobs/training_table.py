@@ -200,13 +200,13 @@ def _cell(
         path: Its run folder.
         values: Values of its options.
         seed: Its seed.
-        row: Its status and the reason of a failure, as a sweep stores them; by default they are those of the folder.
+        row: Its status and the reason of a failure, as a sweep stores them; by default they are those of the folder. A
+            training that failed in the sweep may have been completed since, by its own config.yaml.
     """
     status, reason = (row["status"], row["reason"]) if row is not None else (RUNNING, None)
-    result = None
-    if status != FAILED and TrainingFolder.has_begun(path):
-        result = read_result(path)
-        status = result.status
+    result = read_result(path) if TrainingFolder.has_begun(path) else None
+    if result is not None and (status != FAILED or result.is_complete):
+        status, reason = result.status, None
     result = result if result is not None and result.is_complete else None
     if status == COMPLETE and result is None:
         status = RUNNING  # its folder is gone

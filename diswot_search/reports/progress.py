@@ -240,7 +240,7 @@ class SearchProgress(ProgressBar):
 
 
 class Curves:
-    """Scalars by evaluation for TensorBoard.
+    """Scalars by evaluation for TensorBoard, in the order in which they were finished.
 
     Every run writes them anew, because a search replays its stored evaluations first. So no step is missing or
     repeated, even if an earlier run was killed.
@@ -285,10 +285,11 @@ class Curves:
             values |= {"score/evaluation": record.score, "score/best": self._best if best is None else best.score}
             values |= {f"best/{name}": value for name, value in (best.parts if best else {}).items()}
         scalars = {name: value for name, value in values.items() if value is not None}
+        step = record.index if record.finished is None else record.finished  # trackers drop steps that go back
         if self._writer is not None:
             for name, value in scalars.items():
-                self._writer.add(name, value, record.index)
-        self._trackers.log(scalars, record.index)
+                self._writer.add(name, value, step)
+        self._trackers.log(scalars, step)
 
 
 # -- progress -----------------------------------------------------------------------------------

@@ -16,6 +16,7 @@ from ..comparison.trainings import (
     describe_values,
     value_text,
 )
+from ..runtime.configuration import PACKAGES
 from ..runtime.files import csv_line
 from ..runtime.run_folder import COMPLETE
 from ..training.seeds import Difference, Spread
@@ -104,6 +105,7 @@ def explain_trainings(summary: TrainingSummary) -> Iterator[str]:
         "Accuracies on test images in percent: mean ± sample standard deviation over seeds. Seconds are those of a "
         f"training with its validation{_beside(summary)}."
     )
+    yield from _explain_versions(summary)
     if summary.baseline is not None:
         yield from _explain_differences(summary, summary.baseline)
     without = [cell for cell in summary.cells if cell.status != COMPLETE]
@@ -122,6 +124,14 @@ def _beside(summary: TrainingSummary) -> str:
     return f", by {counts[0] if len(counts) == 1 else f'{counts[0]} to {counts[-1]}'} workers at once"
 
 
+def _explain_versions(summary: TrainingSummary) -> Iterator[str]:
+    """A sentence if trainings under different versions of a package stand side by side."""
+    results = [cell.result for cell in summary.cells if cell.result is not None]
+    installed = {name: sorted({one.versions[name] for one in results if name in one.versions}) for name in PACKAGES}
+    if mixed := [f"{name} {' and '.join(found)}" for name, found in installed.items() if len(found) > 1]:
+        yield f"Accuracies were reached under different versions, which change them as well: {', '.join(mixed)}."
+
+
 def _explain_differences(summary: TrainingSummary, baseline: Mapping[str, object]) -> Iterator[str]:
     others = [key for key in summary.keys if key not in baseline]
     alike = f" and the same {', '.join(others)} (where they have one)" if others else ""
@@ -130,7 +140,7 @@ def _explain_differences(summary: TrainingSummary, baseline: Mapping[str, object
         f"points, with its {100 * summary.level:g} % t interval from 2 pairs on."
     )
     if any(row.difference is None and row.accuracy is not None and not row.is_baseline for row in summary.rows):
-        yield "Rows without a difference have no such baseline, or none of the same seed."
+        yield "Rows without a difference have no such baseline, more than one, or none of the same seed."
 
 
 # -- forms --------------------------------------------------------------------------------------

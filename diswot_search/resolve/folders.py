@@ -61,14 +61,15 @@ class CellsFolder(RunFolder):
 class SweepFolder(CellsFolder):
     """The run folder of a sweep, which has the run folder of each of its trainings in it.
 
-    The grid may be another one with each run. Rows of cells that are in it no more stay.
+    The grid may be another one with each run. Rows of cells that are in it no more stay. All cells are trained under
+    the same versions of the packages that results depend on.
 
     Args:
         config: JSON values that are stored with the folder.
         out: The folder.
 
     Raises:
-        RunFolderError: The folder cannot be used.
+        RunFolderError: The folder cannot be used, or belongs to other versions.
     """
 
     LAYOUT = Layout("sweep", "sweep.sqlite", version=1, tables=(_CELLS,), one_configuration=False)

@@ -11,6 +11,9 @@ from collections.abc import Mapping, Sequence
 _EXACT = 1 << 53
 """Floats below are whole numbers without a gap between them."""
 
+PACKAGES = ("diswot-search", "torch", "timm")
+"""Packages that decide what a score or a trained weight is."""
+
 
 def versions() -> dict[str, str]:
     """Versions of Python and of the packages that a score depends on."""
@@ -18,8 +21,8 @@ def versions() -> dict[str, str]:
 
 
 def score_versions() -> dict[str, str]:
-    """Versions of the packages that decide what a score or a trained weight is."""
-    return {name: importlib.metadata.version(name) for name in ("diswot-search", "torch", "timm")}
+    """Versions of `PACKAGES`."""
+    return {name: importlib.metadata.version(name) for name in PACKAGES}
 
 
 def canonical(value: object) -> object:

@@ -422,8 +422,9 @@ class RunFolder:
             self._create()
         else:
             self._verify()
-            if self.LAYOUT.one_configuration:
+            if self.LAYOUT.one_set_of_versions:
                 self._check_versions()
+            if self.LAYOUT.one_configuration:
                 self._check_same(self.recall("config"))
                 self._update_meta({"config": self.config})
                 self._continue()

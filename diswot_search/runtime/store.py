@@ -144,8 +144,8 @@ class Layout:
         store: Name of the store's file; no other kind has the same.
         version: Version of the store's format.
         tables: The tables besides `META`.
-        one_configuration: Whether the folder belongs to one configuration and to one set of versions of the packages
-            that its results depend on.
+        one_configuration: Whether the folder belongs to one configuration.
+        one_set_of_versions: Whether it belongs to one set of versions of the packages that its results depend on.
     """
 
     kind: str
@@ -153,6 +153,7 @@ class Layout:
     version: int
     tables: tuple[Table, ...] = field(default=(), repr=False)
     one_configuration: bool = True
+    one_set_of_versions: bool = True
 
     @property
     def files(self) -> frozenset[str]:

@@ -6,6 +6,7 @@ import csv
 import dataclasses
 import json
 import os
+import shutil
 import threading
 from concurrent.futures import Future
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import yaml
 from PIL import Image
 from scipy import stats
 from torch import nn
@@ -23,8 +25,10 @@ from diswot_search import cli
 from diswot_search.deployment.latency import Latency
 from diswot_search.jobs import student_facts, training_cells, training_run
 from diswot_search.jobs.sweep_grid import cell_name
-from diswot_search.reports.trainings import escape_latex
+from diswot_search.options.training import TrainOptions
+from diswot_search.reports.trainings import escape_latex, explain_trainings
 from diswot_search.resolve.folders import SweepFolder
+from diswot_search.runtime import run_folder
 from diswot_search.runtime.executors.base import Executor, Placement, Program
 from diswot_search.runtime.executors.serial import SerialExecutor
 
@@ -167,6 +171,33 @@ def test_a_table_is_made_of_any_run_folders(
         ds.tabulate(runs, baseline={"lr": 0.1})
 
 
+def test_trackers_are_no_options_that_tell_trainings_apart(serial: ds.TrainingTable, tmp_path: Path) -> None:
+    alone = [cell for cell in serial.cells if cell.values["teacher"] is None]
+    for cell in alone:
+        path = tmp_path / f"seed{cell.seed}"
+        shutil.copytree(cell.path, path)
+        config = yaml.safe_load((path / "config.yaml").read_text())
+        own = {"trackers": ["wandb"], "tracker_options": {"wandb": {"name": f"seed {cell.seed}"}}}
+        assert own.keys() <= config.keys()
+        (path / "config.yaml").write_text(yaml.safe_dump(config | own))
+    (row,) = ds.tabulate([str(tmp_path / "seed0"), str(tmp_path / "seed1")]).rows
+    assert (row.accuracy, row.values) == (serial.rows[0].accuracy, {})
+    cell = training_cells.Cell("a", {}, TrainOptions(model="resnet8"))
+    tracked = training_cells.Cell("a", {}, TrainOptions(model="resnet8", trackers="wandb"))
+    assert training_cells.options_sha256(cell) == training_cells.options_sha256(tracked)
+
+
+def test_versions_that_differ_between_trainings_are_told_below_the_table(serial: ds.TrainingTable) -> None:
+    first, *others = serial.cells
+    assert first.result is not None
+    older = dataclasses.replace(first.result, versions={**first.result.versions, "torch": "1.0.0", "python": "3.0"})
+    mixed = dataclasses.replace(serial.summary, cells=(dataclasses.replace(first, result=older), *others))
+    now = first.result.versions["torch"]
+    sentence = f"Accuracies were reached under different versions, which change them as well: torch 1.0.0 and {now}."
+    assert sentence in explain_trainings(mixed)
+    assert not any("versions" in line for line in explain_trainings(serial.summary))
+
+
 # -- workers, and what happens on the way -------------------------------------------------------
 
 
@@ -205,6 +236,44 @@ def test_a_cell_whose_worker_dies_twice_fails_alone(tmp_path: Path) -> None:
     assert "failed" in table.to_markdown()
     again = sweep(tmp_path / "sweep", grid={"seed": [0]}, retry_failed=True)
     assert again.cells[0].status == "complete"
+
+
+def test_a_failed_cell_that_was_trained_by_its_own_config_since_is_complete(tmp_path: Path) -> None:
+    out = tmp_path / "sweep"
+    (failed,) = sweep(out, grid={"seed": [0]}, executor=AnyOrder(1, seed=0, deaths=1.0)).cells
+    trained = ds.train("cifar_resnet", model_options={"arch": "1x4-1x4-1x8"}, **TRAINING, out=failed.path)
+    assert trained.result.test is not None
+    executor = Interrupting(at=0)
+    for table in (ds.tabulate([str(out)]), sweep(out, grid={"seed": [0]}, executor=executor)):
+        (cell,) = table.cells
+        assert (cell.status, cell.reason, cell.accuracy) == ("complete", None, trained.result.test.accuracy)
+        assert "failed" not in table.to_markdown()
+
+
+def test_a_sweep_of_failures_alone_writes_its_table_and_then_fails(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "sweep"
+    options = ["--student", "cifar_resnet", "--student_options.arch", "1x4-1x4-1x8", "--grid", "{lr: [1e30, 1e31]}"]
+    options += ["--dataset", "digits", "--data_options.train_limit", "40", "--data_options.image_size", "8"]
+    options += ["--epochs", "1", "--batch_size", "20", "--device", "cpu", "--quiet", "--out", str(out)]
+    assert cli.main(["sweep", *options]) == 2
+    message = capsys.readouterr().err
+    assert "error: All 2 trainings failed: DivergenceError: " in message
+    assert message.rstrip().endswith("The table is stored; the same sweep with --retry_failed trains them again.")
+    assert "failed: DivergenceError" in (out / "table.md").read_text()
+
+
+def test_a_sweep_is_not_extended_under_other_versions(
+    serial: ds.TrainingTable, teacher: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert serial.path is not None
+    versions = run_folder.score_versions()
+    monkeypatch.setattr(run_folder, "score_versions", lambda: versions | {"torch": "3.0.0"})
+    executor = Interrupting(at=0)
+    with pytest.raises(ds.RunFolderError, match=r"was begun under torch .*, but torch 3\.0\.0 is installed"):
+        sweep(serial.path, grid=both_kinds(teacher, [0, 1, 2]), baseline={"teacher": None}, executor=executor)
+    assert ds.tabulate([str(serial.path)]).to_csv() == serial.to_csv()
 
 
 def test_students_that_are_trained_beside_others_are_timed_when_no_worker_is_at_work(
@@ -386,6 +455,28 @@ def test_a_slow_cell_does_not_hold_up_the_others(
     written = capsys.readouterr().err
     assert "training  18/20 cells" in written
     assert "worker 0: 0 done, in the training seed=0 for" in written
+
+
+class AskedToEnd(FirstHeldUp):
+    """The worker of the first item stores the state of the training when it is asked to end, and answers so."""
+
+    def submit(self, worker: int, item: Any) -> Future[Any]:
+        if worker == 0:
+            assert self.first.set_running_or_notify_cancel()  # raises the second time
+        return super().submit(worker, item)
+
+    def replace(self, worker: int) -> None:
+        self.first.set_result(training_cells.Outcome(is_stopped=True))
+
+
+def test_a_training_that_takes_too_long_is_not_begun_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(training_cells, "_train", lambda cell, **options: training_cells.Outcome())
+    sweep(tmp_path / "sweep", grid={"seed": [0, 1]}, executor=AskedToEnd(), candidate_timeout_s=0.01)
+    rows = SweepFolder.peek(tmp_path / "sweep").cells
+    assert {name: (row["status"], row["reason"]) for name, row in rows.items()} == {
+        "seed=0": ("failed", "it took longer than 0.01 s, and its worker was ended"),
+        "seed=1": ("complete", None),
+    }
 
 
 @pytest.mark.faults

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import warnings
 from pathlib import Path
 from typing import Any, ClassVar
@@ -12,6 +13,8 @@ import pytest
 from accelerate.tracking import GeneralTracker
 
 import diswot_search as ds
+from diswot_search.reports.progress import Curves
+from diswot_search.reports.trackers import Trackers
 
 SMALL: dict[str, Any] = {"space_options": {"channels": 4, "cells": 1}, "batch_size": 8, "proxy": "params"}
 FAST: dict[str, Any] = {"device": "cpu", "progress": False}
@@ -138,6 +141,43 @@ def test_a_tracker_that_fails_is_left_out_with_a_warning(noted: list[Noted]) -> 
         study = search(trackers="noted")
     assert len(study) == 6
     assert [step for step, _ in noted[0].logged] == [0, 1]
+
+
+def test_a_tracker_that_cannot_start_is_no_failure_of_the_trainings_of_a_sweep(
+    noted: list[Noted], tmp_path: Path
+) -> None:
+    options: dict[str, Any] = {
+        "student": "cifar_resnet",
+        "student_options": {"arch": "1x4-1x4-1x8"},
+        "dataset": "digits",
+    }
+    options |= {"data_options": {"train_limit": 40, "image_size": 8}, "epochs": 1, "batch_size": 20, **FAST}
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        table = ds.sweep(
+            **options,
+            grid={"seed": [0]},
+            out=tmp_path / "sweep",
+            trackers=["noted", "tensorboard"],
+            tracker_options={"noted": {"refuses": True}},
+        )
+    assert [(cell.status, cell.reason) for cell in table.cells] == [("complete", None)]
+    message = "seed=0 is trained without trackers: The tracker 'noted' cannot be started (ConnectionError: no network)."
+    assert [str(one.message) for one in caught].count(message) == 1
+    assert "noted" in (table.cells[0].path / "config.yaml").read_text()
+
+
+def test_the_steps_of_an_asynchronous_search_go_in_the_order_of_completion(noted: list[Noted]) -> None:
+    records = list(search().records)
+    order = [3, 0, 5, 1, 2, 4]
+    with Trackers(["noted"]) as trackers, Curves(None, trackers) as curves:
+        for finished, index in enumerate(order):
+            curves.add(dataclasses.replace(records[index], finished=finished))
+    logged = noted[0].logged
+    assert [step for step, _ in logged] == list(range(6))
+    assert [values["score/evaluation"] for _, values in logged] == [records[index].score for index in order]
+    best = [max(values["score/evaluation"] for _, values in logged[: place + 1]) for place in range(6)]
+    assert [values["score/best"] for _, values in logged] == best
 
 
 @pytest.mark.parametrize(

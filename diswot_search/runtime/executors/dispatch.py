@@ -80,8 +80,9 @@ class Dispatcher(Generic[Result]):
     """Hands items to the workers of an executor, each to one that is free, and gives out results as they come.
 
     An item whose worker died is tried once more in another; if that dies too, the item is lost. An item that takes too
-    long is lost at once, and its worker is replaced. After a failure of the machine, such as a lack of memory, the item
-    is tried again alone, in a new worker; only then the failure is raised.
+    long is lost, whatever its worker answers when it is asked to end, and the worker is replaced. After a failure of
+    the machine, such as a lack of memory, the item is tried again alone, in a new worker; only then the failure is
+    raised.
 
     Args:
         executor: The executor.
@@ -233,13 +234,16 @@ class Dispatcher(Generic[Result]):
         """The result of an attempt that has come to an end; None if the item is to be tried again."""
         worker = self.executor.name(attempt.worker)
         self._at_work.pop(attempt.worker, None)
+        if attempt.is_late:  # also where it has stored its state and answered, when its worker was asked to end
+            reason = f"it took longer than {self._timeout_s:g} s, and its worker was ended"
+            return Finished(attempt.key, None, worker, reason)
         try:
             finished = Finished(attempt.key, future.result(), worker)
             self._done[attempt.worker] += 1
             return finished
         except WorkerDied as error:
-            reason = self._after_death(attempt, error)
-            return None if reason is None else Finished(attempt.key, None, worker, reason)
+            lost = self._after_death(attempt, error)
+            return None if lost is None else Finished(attempt.key, None, worker, lost)
         except Exception as error:
             try:
                 stop_if_machine_failed(error, attempt.where)
@@ -256,8 +260,6 @@ class Dispatcher(Generic[Result]):
 
     def _after_death(self, attempt: _Attempt, error: WorkerDied) -> str | None:
         """Replace the worker of an attempt; gives the reason why the item is lost, or None if it is tried again."""
-        if attempt.is_late:
-            return f"it took longer than {self._timeout_s:g} s, and its worker was ended"
         self.executor.replace(attempt.worker)
         attempt.deaths += 1
         if attempt.deaths > 1:

@@ -344,13 +344,18 @@ class _Worker:
         return exit_reason(code), code is not None and code < 0
 
     def _leave(self) -> None:
-        """Let the process end, after its last item."""
+        """Let the process end, after its last item.
+
+        After SIGTERM it may be there as well: an item caught the signal, stored its state and answered, and its process
+        waits for the next item.
+        """
         if self._process is None:
             return
         assert self._connection is not None
-        if not self._is_ended:
-            with contextlib.suppress(OSError):
-                self._connection.send_bytes(END)
+        with contextlib.suppress(OSError):  # it is gone
+            self._connection.send_bytes(END)
+        if self._is_ended:
+            self._process.terminate()  # sooner than Python takes leave
         self._discard()
 
 

@@ -13,7 +13,7 @@ import warnings
 from collections.abc import Callable, Container
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from diswot_search.runtime.executors.base import Placement
 
@@ -36,6 +36,12 @@ class FaultyProgram:
     def constant(function: Callable[[Any], Any], placement: Placement) -> Callable[[Any], Any]:
         """The program of one function."""
         return function
+
+
+class StoringProgram(FaultyProgram):
+    """Its items may take very long to store what they have."""
+
+    grace_s: ClassVar[float] = 3600.0
 
 
 class LateProgram(FaultyProgram):
@@ -101,6 +107,17 @@ def stopped(value: object) -> None:
     os.kill(os.getpid(), signal.SIGSTOP)
 
 
+def stored_when_asked(path: Path) -> str:
+    """Wait for SIGTERM and answer, as a training does that stores its state; the file says that the wait has begun."""
+    asked = threading.Event()
+    before = signal.signal(signal.SIGTERM, lambda number, frame: asked.set())
+    path.touch()
+    while not asked.is_set():
+        time.sleep(0.01)
+    signal.signal(signal.SIGTERM, before)
+    return "stored"
+
+
 def raise_odd(value: object) -> None:
     raise OddError(1, 2)
 
@@ -132,6 +149,7 @@ ACTIONS: dict[str, Callable[[Any], Any]] = {
     "killed while it answers": killed_while_it_answers,
     "fork and exit": fork_and_exit,
     "stopped": stopped,
+    "stored when asked": stored_when_asked,
     "sleep": time.sleep,
     "sleep with lock": sleep_with_lock,
     "odd": raise_odd,

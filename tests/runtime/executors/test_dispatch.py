@@ -145,6 +145,28 @@ def test_the_time_limit_counts_from_when_the_worker_begins(monkeypatch: pytest.M
     assert workers.log.count(("replace", 1)) == 1
 
 
+@pytest.mark.parametrize("answer", ["its state is stored", MemoryError()])
+def test_an_item_that_took_too_long_is_lost_whatever_it_answers_when_it_is_ended(
+    answer: str | Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Answering(Workers):
+        def replace(self, worker: int) -> None:
+            self.log.append(("replace", worker))
+            ((*_, future, _, _),) = self._open
+            if isinstance(answer, Exception):
+                future.set_exception(answer)
+            else:
+                future.set_result(answer)
+
+    workers = Answering(1)
+    dispatcher, _ = dispatcher_of(workers, monkeypatch, timeout_s=2.0)
+    with dispatcher.started(Storing()):
+        dispatcher.submit(0, Work("training", seconds=NEVER))
+        (finished,) = collect_all(dispatcher)
+    assert finished == Finished(0, None, "worker 0", "it took longer than 2 s, and its worker was ended")
+    assert workers.log == [("start", 0), ("training", 0), ("replace", 0), ("close", 0)]
+
+
 @pytest.mark.parametrize("neighbours", [None, (1, 3)])
 def test_what_lacks_memory_is_tried_alone_where_it_was(
     neighbours: Sequence[int] | None, monkeypatch: pytest.MonkeyPatch

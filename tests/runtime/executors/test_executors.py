@@ -12,6 +12,7 @@ import sys
 import time
 import warnings
 from collections.abc import Iterator
+from multiprocessing.context import SpawnProcess
 from pathlib import Path
 from typing import Any
 
@@ -25,11 +26,11 @@ from diswot_search.runtime.executors.registry import create_executor, list_execu
 from diswot_search.runtime.executors.serial import SerialExecutor
 from diswot_search.runtime.failures import MachineError, OutOfMemory, failure_reason
 from diswot_search.testing.executor_programs import ActionProgram
-from diswot_search.testing.executors import ExecutorContract, compute_all
+from diswot_search.testing.executors import ExecutorContract, compute_all, wait_until
 from search_spaces import UnknownNameError, plugins
 
 from ...source_tree import ROOT
-from .programs import FaultyProgram, LateProgram
+from .programs import FaultyProgram, LateProgram, StoringProgram
 
 
 @pytest.fixture(autouse=True)
@@ -115,6 +116,26 @@ def test_a_worker_that_holds_the_interpreter_is_replaced(faulty: ProcessExecutor
     with pytest.raises(WorkerDied, match=r"ended .*SIGKILL"):
         future.result()
     assert faulty.submit(0, ("same", 3)).result() == 3
+
+
+@pytest.mark.skipif(os.name != "posix", reason="there, terminating a process ends it")
+def test_a_worker_that_has_stored_its_state_does_not_wait_to_be_killed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    killed: list[int | None] = []
+
+    def kill(process: SpawnProcess) -> None:
+        killed.append(process.pid)
+        os.kill(process.pid or 0, signal.SIGKILL)
+
+    monkeypatch.setattr(SpawnProcess, "kill", kill)
+    executor = ProcessExecutor(1, threads=1)
+    executor.start(StoringProgram())
+    future = executor.submit(0, ("stored when asked", tmp_path / "begun"))
+    wait_until((tmp_path / "begun").exists)
+    executor.close(at_once=True)
+    assert future.result() == "stored"
+    assert killed == []
 
 
 def test_errors_keep_their_names_and_causes(faulty: ProcessExecutor) -> None:
