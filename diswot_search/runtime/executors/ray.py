@@ -82,6 +82,7 @@ class RayExecutor(Executor):
         self._address = checked_address(address)
         self.threads = 1 if threads is None and address else threads_of(workers, threads, is_local=not address)
         self._device = _checked_device(devices)
+        self.devices = () if self._device is None else (self._device,)
         self._needs = _needs(self.threads, self._device, resources or {})
         self._ray = require_ray()
         self._opened = contextlib.ExitStack()
