@@ -146,7 +146,7 @@ class Scoring:
         self.executor = executor or SerialExecutor()
         self.timeout_s = timeout_s
         self.at_hand = AtHand(store.path)
-        self._threads = WorkerThreads(store, self.executor, on_cpu=evaluator.device == "cpu")
+        self._threads = WorkerThreads(store, self.executor, on_cpu=evaluator.scored_on == "cpu")
         self._dispatcher: Dispatcher[dict[int, NewScore]] | None = None
 
     def series_of(self, proxy: Proxy, condition: Condition) -> ScoreSeries:
@@ -158,7 +158,7 @@ class Scoring:
         if proxy.identity in SIZES:
             return ScoreSeries(proxy, condition, (self.store.series(proxy.identity, context),) * len(self.seeds))
         context |= {
-            "device": evaluator.device.partition(":")[0],
+            "device": evaluator.scored_on.partition(":")[0],
             "channels_last": evaluator.precision.channels_last,
             "bf16": evaluator.precision.bf16,
             **condition.context(),
@@ -314,7 +314,7 @@ class Scoring:
         images, threads = len(self._probe(draw).labels), threads_of_each(self.executor)
         number = "bfloat16 autocast" if self.evaluator.precision.bf16 else "float32"
         beside = f", {self.executor.workers:,} workers at once" if self.executor.workers > 1 else ""
-        return f"{device_name(self.evaluator.device)}, {threads} thread(s), batch {images}, {number}{beside}"
+        return f"{device_name(self.evaluator.scored_on)}, {threads} thread(s), batch {images}, {number}{beside}"
 
     # -- reading --------------------------------------------------------------------------------
 

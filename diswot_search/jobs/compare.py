@@ -184,14 +184,15 @@ class ComparisonRun(Job[CompareOptions, Comparison]):
             other=others[0],
             depth=others[1],
         )
+        device = device_of(options, options.device)
         self.evaluator = TaskEvaluator(
             self.space,
             self.probes,
-            device=device_of(options, options.device),
+            device=device.here,
+            scored_on=device.of_results,
             precision=self.precision,
             canonical=self.canonical,
         )
-        self.device = self.evaluator.device
         self.executor = as_executor(options, len(self.architectures))
         self.executor.check(self.evaluator)
         compared = self._conditions_compared
@@ -279,7 +280,7 @@ class ComparisonRun(Job[CompareOptions, Comparison]):
             "bootstrap": self.bootstrap,
             "top_k": self.top_k,
             "bins": self.bins,
-            "device": self.device.partition(":")[0],
+            "device": self.evaluator.scored_on.partition(":")[0],
             "channels_last": self.precision.channels_last,
             "bf16": self.precision.bf16,
             "versions": versions(),

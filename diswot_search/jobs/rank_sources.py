@@ -31,7 +31,7 @@ from ..resolve.data import as_splits
 from ..resolve.executors import as_executor, device_of
 from ..resolve.sources import Sources, as_sources
 from ..runtime.configuration import differences
-from ..runtime.devices import device_name, resolve_device
+from ..runtime.devices import device_name
 from ..runtime.executors.dispatch import Dispatcher
 from ..runtime.files import RunFolderError, as_json, csv_line, finite_only
 from ..runtime.interruption import Interruption
@@ -90,7 +90,7 @@ class RankingRun(Job[RankSourcesOptions, SourceRanking]):
         check_whole("images", options.images, least=4)
         check_whole("image_draws", options.image_draws, least=1)
         check_whole("seed", options.seed, least=0)
-        self.device = torch.device(resolve_device(device_of(options, options.device)))
+        self.device = device_of(options, options.device)
         self.measures = _resolve_measures(options.measures, options.reference is not None)
         self.splits = self._splits or as_splits(
             options.dataset, options.data_options, labels=options.labels, labels_per_class=options.labels_per_class
@@ -124,7 +124,7 @@ class RankingRun(Job[RankSourcesOptions, SourceRanking]):
             self.images,
             self.labels,
             self.draws,
-            self.device,
+            torch.device(self.device.here),
         )
         self.executor.check(self.measurer)
         self._has_begun = self.out is not None and RankingFolder.has_begun(self.out)
@@ -218,7 +218,7 @@ class RankingRun(Job[RankSourcesOptions, SourceRanking]):
 
     def _measure_all(self, folder: RankingFolder, interruption: Interruption) -> None:
         stored = folder.measured
-        threads = WorkerThreads(folder, self.executor, on_cpu=self.device.type == "cpu")
+        threads = WorkerThreads(folder, self.executor, on_cpu=self.device.of_results == "cpu")
 
         def begin(source: Network) -> None:
             threads.compare()
@@ -254,7 +254,7 @@ class RankingRun(Job[RankSourcesOptions, SourceRanking]):
         timing = {
             "seconds": folder.seconds,
             "covers": "building and running of all sources, and all measures",
-            "device": device_name(str(self.device)),
+            "device": device_name(self.device.of_results),
             "workers": self.executor.workers,
             "threads": threads_of_each(self.executor),
             "batch_size": BATCH_SIZE,

@@ -140,6 +140,7 @@ class SearchJob(Job[SearchOptions, Study]):
         """The evaluator that the options describe."""
         options = self.options
         seeds = weight_seeds(options.seed, options.weight_draws)
+        device = device_of(options, options.device)
         subjects = search_subjects(options)
         return Evaluator(
             subjects.space,
@@ -147,7 +148,8 @@ class SearchJob(Job[SearchOptions, Study]):
             subjects.probes,
             options.proxy,
             seeds=seeds,
-            device=device_of(options, options.device),
+            device=device.here,
+            scored_on=device.of_results,
             precision=Precision(channels_last=options.channels_last, bf16=options.bf16),
         )
 
@@ -211,7 +213,7 @@ class SearchJob(Job[SearchOptions, Study]):
     def open(self) -> Study:
         self.study = self._open_study()
         self.at_hand = AtHand(self.study.path)
-        self.threads = WorkerThreads(self.study, self.executor, on_cpu=self.evaluator.device == "cpu")
+        self.threads = WorkerThreads(self.study, self.executor, on_cpu=self.evaluator.scored_on == "cpu")
         with self.study.released_on_failure(), self.at_hand.watching():
             self.costs = Costs(self.evaluator, self.budget, self.study, self.interruption)
             self.costs.note = self.at_hand.begin
@@ -428,7 +430,7 @@ class SearchJob(Job[SearchOptions, Study]):
             status,
             pictures={name: to_png(figure) for name, figure in figures.items() if figure is not None},
             timing={
-                "device": device_name(evaluator.device),
+                "device": device_name(evaluator.scored_on),
                 "workers": self.executor.workers,
                 "threads": threads_of_each(self.executor),
                 "batch_size": len(evaluator.probes[0].labels),

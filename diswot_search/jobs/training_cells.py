@@ -280,7 +280,8 @@ class Trainings:
 
     def _threads_of(self, cells: Sequence[Cell]) -> WorkerThreads:
         if self._threads is None:
-            on_cpu = any(resolve_device(cell.options.device) == "cpu" for cell in cells)
+            devices = self._executor.devices or [resolve_device(cell.options.device) for cell in cells]
+            on_cpu = any(device.startswith("cpu") for device in devices)
             self._threads = WorkerThreads(self._folder, self._executor, on_cpu=on_cpu)
         return self._threads
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import warnings
+from dataclasses import dataclass
 
 from ..checks import check_number, check_whole, listed, user_options
 from ..options.base import changed
 from ..options.shared import ExecutorOptions
+from ..runtime.devices import has_device, resolve_device
 from ..runtime.executors.base import Executor
 from ..runtime.executors.placements import device_names, threads_of
 from ..runtime.executors.registry import create_executor
@@ -18,6 +20,9 @@ _COMMON = {
     "devices": "by the option devices",
 }
 """Names that executor_options cannot set, and how they are set."""
+
+_LOCAL = (None, "serial", "processes")
+"""The executors whose workers have the devices of this machine."""
 
 _OF_RAY = {"address": "by the option ray_address"}
 
@@ -83,7 +88,21 @@ def _created(options: ExecutorOptions, name: str | None, items: int) -> Executor
     )
 
 
-def device_of(options: ExecutorOptions, device: str) -> str:
+@dataclass(frozen=True)
+class JobDevice:
+    """Where a job computes.
+
+    Attributes:
+        here: The device of this process, which prepares and checks.
+        of_results: The device that results are computed on, and by which they are described. Workers on other machines
+            may have one that this machine lacks.
+    """
+
+    here: str
+    of_results: str
+
+
+def device_of(options: ExecutorOptions, device: str) -> JobDevice:
     """The device of a job: that of its workers, if devices are named for them.
 
     Args:
@@ -91,9 +110,14 @@ def device_of(options: ExecutorOptions, device: str) -> str:
         device: The option device.
 
     Raises:
-        ValueError: The devices are of several kinds, or of another kind than `device`.
+        ValueError: The devices are of several kinds, or of another kind than `device`; or this machine has none of the
+            kind, though the workers are to have theirs here.
     """
+    executor = options.executor
+    is_local = executor in _LOCAL and options.ray_address is None
     names = device_names(options.devices)
+    if isinstance(executor, Executor):
+        names = tuple(map(str, executor.devices))
     kinds = sorted({name.partition(":")[0] for name in names})
     if len(kinds) > 1:
         raise ValueError(
@@ -101,5 +125,10 @@ def device_of(options: ExecutorOptions, device: str) -> str:
         )
     if names and device not in ("auto", *names) and device.partition(":")[0] != kinds[0]:
         raise ValueError(f"device is {device!r}, but devices is {listed(names)}; leave one of them out.")
-    is_ray = options.executor == "ray" or options.ray_address is not None
-    return names[0] if names and not is_ray else device
+    if not names:
+        here = resolve_device(device)
+        return JobDevice(here, here)
+    if not is_local and not has_device(names[0]):
+        return JobDevice("cpu", names[0])
+    here = resolve_device(names[0])
+    return JobDevice(here, here)

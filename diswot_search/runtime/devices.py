@@ -23,6 +23,12 @@ def resolve_device(device: str) -> str:
     return device
 
 
+def has_device(device: str) -> bool:
+    """Whether this machine has a device of the same kind."""
+    kind = device.partition(":")[0]
+    return kind == "cpu" or (torch.cuda if kind == "cuda" else torch.backends.mps).is_available()
+
+
 def device_name(device: str) -> str:
-    """The name of a device, such as that of a graphics card; "cpu" for the CPU."""
-    return torch.cuda.get_device_name(device) if device.startswith("cuda") else device
+    """The name of a device, such as that of a graphics card; the device itself for others, and for one elsewhere."""
+    return torch.cuda.get_device_name(device) if device.startswith("cuda") and has_device(device) else device

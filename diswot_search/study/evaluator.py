@@ -119,6 +119,10 @@ class TaskEvaluator:
         device: "auto", "cpu", "cuda" or "mps".
         precision: Memory layout and number format.
         canonical: Whether the canonical network is scored in place of each with the same function.
+        scored_on: The device that scores are computed on, if workers have another than this process.
+
+    Attributes:
+        scored_on: The device that scores are computed on, and by which they are described.
 
     Raises:
         ValueError: There is no probe, a probe does not fit the space, or the device does not exist here.
@@ -132,10 +136,12 @@ class TaskEvaluator:
         device: str = "auto",
         precision: Precision | None = None,
         canonical: bool = True,
+        scored_on: str | None = None,
     ) -> None:
         self.space = space
         self.probes = tuple(probes)
         self.device = resolve_device(device)
+        self.scored_on = scored_on or self.device
         self.precision = precision or Precision()
         self.canonical = canonical
         self._teachers: dict[tuple[str, int | None, int], Readings] = {}
@@ -153,6 +159,7 @@ class TaskEvaluator:
             return self
         moved = copy.copy(self)
         moved.device, moved._teachers = resolve_device(device), {}
+        moved.scored_on = moved.device
         return moved
 
     def evaluate(self, architecture: Architecture, tasks: Sequence[ScoreTask]) -> Iterator[NewScore]:
@@ -341,6 +348,7 @@ class Evaluator:
         seeds: Seeds of the weights. A teacher with random weights is drawn anew for each.
         device: "auto", "cpu", "cuda" or "mps".
         precision: Memory layout and number format.
+        scored_on: The device that scores are computed on, if workers have another than this process.
 
     Raises:
         UnknownNameError: No proxy has this name.
@@ -365,6 +373,7 @@ class Evaluator:
         seeds: Sequence[int] = (0,),
         device: str = "auto",
         precision: Precision | None = None,
+        scored_on: str | None = None,
     ) -> None:
         self.teacher = teacher
         self.proxy = get_proxy(proxy)
@@ -376,11 +385,11 @@ class Evaluator:
                 f"The proxy {self.proxy.name!r} compares with a teacher; none was given. Name a teacher, such "
                 f"as cifar_resnet56, or take a proxy that needs none, such as {DEFAULT_PROXY}."
             )
-        self._tasks = TaskEvaluator(
-            space, (probes,) if isinstance(probes, Probe) else probes, device=device, precision=precision
-        )
+        batches = (probes,) if isinstance(probes, Probe) else probes
+        self._tasks = TaskEvaluator(space, batches, device=device, precision=precision, scored_on=scored_on)
         self.space, self.probes = space, self._tasks.probes
         self.device, self.precision = self._tasks.device, self._tasks.precision
+        self.scored_on = self._tasks.scored_on
         bank = TeacherBank((teacher,), (1.0,)) if isinstance(teacher, Network) else teacher
         self._conditions = tuple(map(Condition, bank.teachers)) if bank else ()
         self._weights = bank.weights if bank else ()
@@ -401,7 +410,7 @@ class Evaluator:
             return self
         moved = copy.copy(self)
         moved._tasks = self._tasks.on(device)
-        moved.device = moved._tasks.device
+        moved.device, moved.scored_on = moved._tasks.device, moved._tasks.scored_on
         return moved
 
     def evaluate(self, architectures: Sequence[Architecture]) -> list[Score]:
@@ -483,7 +492,7 @@ class Evaluator:
             "probes": [probe.config() for probe in self.probes],
             "proxy": self.proxy.identity,
             "seeds": list(self.seeds),
-            "device": self.device.partition(":")[0],
+            "device": self.scored_on.partition(":")[0],
             "channels_last": self.precision.channels_last,
             "bf16": self.precision.bf16,
         }

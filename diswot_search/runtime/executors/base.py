@@ -48,6 +48,8 @@ class Executor(ABC):
     Attributes:
         workers: Number of workers.
         threads: Number of threads of each worker; None if the executor leaves it as it is.
+        devices: The devices that workers compute on, all of one kind where scores are to compare; none if the executor
+            leaves it to the program.
         is_isolated: Whether a worker can end without ending the job.
         while_waiting: Called now and then while `start` or `await_ready` waits for workers. It ends the wait by
             raising.
@@ -63,6 +65,7 @@ class Executor(ABC):
 
     workers: int
     threads: int | None = None
+    devices: Sequence[str] = ()
     is_isolated: bool = False
     while_waiting: Callable[[], None] = staticmethod(lambda: None)
 

@@ -260,7 +260,8 @@ class Dispatcher(Generic[Result]):
 
     def _after_death(self, attempt: _Attempt, error: WorkerDied) -> str | None:
         """Replace the worker of an attempt; gives the reason why the item is lost, or None if it is tried again."""
-        self.executor.replace(attempt.worker)
+        if not self._interruption.asked:  # or nothing more is begun, and a new worker may take long to have a place
+            self.executor.replace(attempt.worker)
         attempt.deaths += 1
         if attempt.deaths > 1:
             return f"the worker died twice on it ({error})"
@@ -273,9 +274,15 @@ class Dispatcher(Generic[Result]):
             self._begin(self._again.popleft())
         if self._alone and not self._running:
             attempt = self._alone.popleft()
-            for worker in self.executor.neighbours(attempt.worker):
-                self.executor.replace(worker)
+            self._renew(attempt.worker)
             self._begin(attempt, attempt.worker)
+
+    def _renew(self, worker: int) -> None:
+        """Replace a worker and its neighbours, those of its new place included: a new one may be elsewhere."""
+        renewed: set[int] = set()
+        while others := [other for other in self.executor.neighbours(worker) if other not in renewed]:
+            self.executor.replace(others[0])
+            renewed.add(others[0])
 
     def _begin(self, attempt: _Attempt, worker: int | None = None) -> None:
         """Begin with an attempt, in this worker or in one that is free."""

@@ -29,6 +29,9 @@ _PLACE_S = 60.0
 _CHECK_S = 0.1
 """Seconds between two looks at whether a wait is to end."""
 
+_LOOK_S = 1.0
+"""Seconds between two looks at whether the cluster has room for a worker that waits for its place."""
+
 _END_S = 5.0
 """Seconds within which a worker that was ended is gone."""
 
@@ -82,6 +85,7 @@ class RayExecutor(Executor):
         self._address = checked_address(address)
         self.threads = 1 if threads is None and address else threads_of(workers, threads, is_local=not address)
         self._device = _checked_device(devices)
+        self.devices = () if self._device is None else (self._device,)
         self._needs = _needs(self.threads, self._device, resources or {})
         self._ray = require_ray()
         self._opened = contextlib.ExitStack()
@@ -184,6 +188,17 @@ class RayExecutor(Executor):
         self._actors, self._program, self._is_connected = [], None, False
         self._opened.close()
 
+    def neighbours(self, worker: int) -> Sequence[int]:
+        """The workers to which Ray gave parts of the same graphics card."""
+        if not self._actors:
+            return (worker,)
+        mine, is_shared = self._actors[worker], self._device == "mps"  # of which a machine has one for all
+
+        def is_near(other: _Actor) -> bool:
+            return other.machine == mine.machine and (is_shared or bool(other.cards & mine.cards))
+
+        return [place for place, other in enumerate(self._actors) if place == worker or is_near(other)]
+
     def name(self, worker: int) -> str:
         """The worker's number, with the name of its machine if that is another one."""
         actor = self._actors[worker] if self._actors else None
@@ -251,7 +266,7 @@ class RayExecutor(Executor):
             )
         for worker, actor in enumerate(self._actors):
             try:
-                actor.host, actor.process = self._ray.get(actor.place)
+                actor.learn(self._ray.get(actor.place))
             except self._ray.exceptions.RayError as error:
                 raise MachineError(f"Worker {worker} cannot start: {reason(error)}") from error
 
@@ -260,10 +275,9 @@ class RayExecutor(Executor):
         needs, deadline = self._needs, time.monotonic() + _PLACE_S
         actor = self._new_actor(needs)
         while True:
-            placed, _ = self._ray.wait([actor.place], timeout=1.0)
-            if placed:
+            if self._is_placed(actor, min(deadline, time.monotonic() + _LOOK_S)):
                 with contextlib.suppress(self._ray.exceptions.RayError):
-                    actor.host, actor.process = self._ray.get(actor.place)
+                    actor.learn(self._ray.get(actor.place))
                     return actor
                 actor = self._new_actor(needs)  # its machine was lost before this one knew
             without_cpus = {name: amount for name, amount in needs.items() if name != "CPU"}
@@ -282,6 +296,18 @@ class RayExecutor(Executor):
             )
             needs, deadline = without_cpus, time.monotonic() + _PLACE_S
             actor = self._new_actor(needs)
+
+    def _is_placed(self, actor: _Actor, deadline: float) -> bool:
+        """Wait until an actor has its place, or its machine is lost; whether that was before the deadline."""
+        try:
+            while not self._ray.wait([actor.place], timeout=_CHECK_S)[0]:
+                if time.monotonic() >= deadline:
+                    return False
+                self.while_waiting()
+        except BaseException:
+            self._ray.kill(actor.handle)  # or it would take a place later
+            raise
+        return True
 
     def _machines(self) -> str:
         number = len(self._nodes())
@@ -356,6 +382,8 @@ class _Actor:
         place: Reference to the actor's machine and process, which Ray knows once the actor runs.
         host: Name of its machine; empty while it is not known.
         process: Number of its process there.
+        machine: Ray's name of its machine, which tells apart several on one host.
+        cards: The graphics cards there that Ray gave it, or gave it a part of.
         made: The future of its program.
         future: Its last future.
         is_dead: Whether it is known to have died.
@@ -366,10 +394,17 @@ class _Actor:
         self.place = handle.where.remote()
         self.host = ""
         self.process = 0
+        self.machine = ""
+        self.cards: frozenset[str] = frozenset()
         self.made: Future[Any] = Future()
         self.future: Future[Any] = Future()
         self.future.set_result(None)
         self.is_dead = False
+
+    def learn(self, place: tuple[str, int, str, list[str]]) -> None:
+        """Note the place that it has."""
+        self.host, self.process, self.machine, cards = place
+        self.cards = frozenset(cards)
 
     @property
     def is_here(self) -> bool:
@@ -394,8 +429,11 @@ def _worker_class() -> type:
             if not ray.get_runtime_context().runtime_env.get("working_dir") and os.path.isdir(folder):
                 os.chdir(folder)
 
-        def where(self) -> tuple[str, int]:
-            return platform.node(), os.getpid()
+        def where(self) -> tuple[str, int, str, list[str]]:
+            import ray
+
+            cards = [str(number) for number in ray.get_gpu_ids()]
+            return platform.node(), os.getpid(), ray.get_runtime_context().get_node_id(), cards
 
         def make(self, threads: int, setup: bytes, program: bytes) -> tuple[bytes, bytes]:
             from diswot_search.runtime.executors import processes, worker

@@ -228,3 +228,28 @@ def test_a_start_that_is_interrupted_is_not_waited_for(monkeypatch: pytest.Monke
     dispatcher, interruption = dispatcher_of(Starting(1), monkeypatch)
     with pytest.raises(KeyboardInterrupt), dispatcher.started(program):
         dispatcher.submit(0, Work("never"))
+
+
+def test_workers_of_the_new_place_are_replaced_as_well(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Moving(Workers):
+        """Worker 0 shares a card with worker 1, and when it is replaced, one with worker 2."""
+
+        def neighbours(self, worker: int) -> Sequence[int]:
+            return (0, 2) if ("replace", 0) in self.log else (0, 1)
+
+    workers = Moving(3)
+    dispatcher, _ = dispatcher_of(workers, monkeypatch)
+    with dispatcher.started(program):
+        dispatcher.submit(0, Work("large", failures=[MemoryError()]))
+        assert dispatcher.collect().result == "large"
+    replaced = [("replace", worker) for worker in (0, 2)]
+    assert workers.log == [("start", 0), ("large", 0), *replaced, ("large", 0), ("close", 0)]
+
+
+def test_a_worker_that_dies_after_a_signal_is_not_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
+    workers = Workers(2)
+    dispatcher, interruption = dispatcher_of(workers, monkeypatch)
+    with dispatcher.started(program):
+        items = [Work("dies", 1.0, failures=[WorkerDied("signal 9")]), Work("2 s", 2.0)]
+        assert interrupt_at(dispatcher, interruption, items) == ["2 s"]
+    assert [what for what, _ in workers.log if what == "replace"] == []
