@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from _common import RESULTS, cpu, distinct_cells, make_parser, parse, table, versions, write_report
+from _common import cpu, distinct_cells, make_parser, parse, table, versions, write_report
+from _truth import SPACES, space_of, table_of
 from numpy.typing import NDArray
 
 import diswot_search as ds
@@ -28,8 +29,6 @@ TEACHER_AWARE = ("semantic", "relation", "channel_relation", "diswot")
 """Proxies between 0 and 1 that compare with the teacher."""
 SINGLE = ("params", "macs", "nwot", "synflow", "expressivity", "diswot", "diswot_paper")
 """The proxies that the score is compared with on tables that no other experiment has scored."""
-TRUTH: dict[str, dict[str, Any]] = {"nasbench201": {"cells": 1}, "timm/regnet_32": {}, "timm/vit_32": {}}
-"""The spaces of the students of distilled_truth.py, and their options; those without a table are left out."""
 
 Floats = NDArray[np.float64]
 Row = tuple[str, Callable[[dict[str, Floats]], Floats]]
@@ -162,10 +161,10 @@ def benchmark_sections(args: argparse.Namespace, cells: list[str], chosen_on: se
 def truth_sections(args: argparse.Namespace) -> Iterator[str]:
     """Yield the sections on the students of distilled_truth.py."""
     rows = [*ablations(), *((f"`{name}`", sum_of(name)) for name in SINGLE)]
-    for name, space_options in TRUTH.items():
-        truth, size = RESULTS / f"distilled_truth_{name.rpartition('/')[2]}.csv", args.truth_size
+    for name in SPACES:
+        truth, size = table_of(name), args.truth_size
         if truth.exists():
-            space = ds.create_space(name, num_classes=100, input_size=(3, size, size), **space_options)
+            space = space_of(name, size)
             check_truth(space, truth)
             comparison = compare(
                 space,

@@ -31,16 +31,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from _common import RESULTS, make_parser, options_text, parse, process_pool, replace_text, spread, table, write_report
+from _common import make_parser, options_text, parse, process_pool, replace_text, spread, table, write_report
+from _truth import CELLS, CUSTOMARY, SPACES, space_of, table_of
 
 import diswot_search as ds
 import search_spaces
 
-SPACES = ("nasbench201", "cifar_resnet", "timm/regnet_32", "timm/vit_32")
-CUSTOMARY = {"cifar_resnet": ("1x16-1x32-1x64", "2x16-2x32-2x64", "3x16-3x32-3x64")}
-"""Students that take part in any case: ResNet-8, -14 and -20."""
-CELLS = 1
-"""Cells in a stage; with the benchmark's 5, students learn little in a short training, the good ones least."""
 MACS = {16: 8e6, 32: 32e6}
 """The most multiply-accumulates of a student of a timm family, by the side of the images."""
 MORE_MACS = 1.5
@@ -120,12 +116,6 @@ Results = dict[Training, dict[str, Any]]
 def cifar100(file: Path, images: int | None, image_size: int) -> ds.Splits:
     """Return the images; one of each class is held back, since splits have images to validate on."""
     return ds.create_splits(str(file), image_size=image_size, train_limit=images, val_share=0.002)
-
-
-@cache
-def space_of(name: str, image_size: int) -> search_spaces.SearchSpace:
-    options = {"cells": CELLS} if name == "nasbench201" else {}
-    return search_spaces.create_space(name, num_classes=100, input_size=(3, image_size, image_size), **options)
 
 
 # Choosing the students
@@ -333,7 +323,7 @@ def report(results: Results, setting: Setting, command: str) -> None:
     if not spaces:
         raise SystemExit("A report needs two distilled students of one space; there are none yet.")
     for name in spaces:
-        file = RESULTS / f"distilled_truth_{name.rpartition('/')[2]}.csv"
+        file = table_of(name)
         file.unlink(missing_ok=True)
         search_spaces.write_table(file, rows[name])
     described = [describe(name, rows[name], setting) for name in spaces]

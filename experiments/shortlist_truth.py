@@ -17,12 +17,11 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from _common import RESULTS, cpu, make_parser, options_text, parse, spread, table, versions, write_csv, write_report
 from _shortlists import Benchmark, Floats, Plan, Pool, Shortlist
-from distilled_truth import CELLS, CUSTOMARY, SPACES
+from _truth import CUSTOMARY, SPACES, space_of, table_of
 
 import diswot_search as ds
 from diswot_search import halving
@@ -45,7 +44,7 @@ GUESS = f"`{SCORE}` alone"
 
 def read_truth(name: str) -> list[dict[str, str]]:
     """Return the rows of a space's table that have a short training."""
-    path = RESULTS / f"distilled_truth_{name.rpartition('/')[2]}.csv"
+    path = table_of(name)
     rows = list(csv.DictReader(path.open())) if path.exists() else []
     done = [row for row in rows if row["short_accuracy"]]
     if len(done) < 2:
@@ -58,10 +57,9 @@ def read_truth(name: str) -> list[dict[str, str]]:
 def read_scores(name: str, args: argparse.Namespace) -> list[dict[str, dict[str, float]]]:
     """Score the students of a space, or read their stored scores: for each draw, by score and student."""
     size, draws = args.image_size, args.draws
-    options: dict[str, Any] = {"cells": CELLS} if name == "nasbench201" else {}
     comparison = ds.compare(
-        ds.create_space(name, num_classes=100, input_size=(3, size, size), **options),
-        table=RESULTS / f"distilled_truth_{name.rpartition('/')[2]}.csv",
+        space_of(name, size),
+        table=table_of(name),
         column="distilled_accuracy",
         probe=ds.create_probes(str(args.cifar100), draws, batch_size=64, image_size=size),
         proxies=list(SCORES),
