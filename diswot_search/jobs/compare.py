@@ -206,7 +206,7 @@ class ComparisonRun(Job[CompareOptions, Comparison]):
             "weight_draws": options.weight_draws,
             "include_untrainable": options.include_untrainable,
         }
-        self.executor.connect()  # last, so that nothing is left open by a check that fails
+        self.reach(self.executor)
 
     def descriptions(self) -> Sequence[DataDescription]:
         return [describe_probe(probe) for probe in self.probes]

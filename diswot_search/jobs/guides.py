@@ -96,9 +96,11 @@ class Guides(ABC):
 
     Attributes:
         steps: The steps of the trainings of the first stage, set by `config`.
+        items: Number of items that the first stage gives to workers.
     """
 
     steps: tuple[Steps, ...] = ()
+    items: int = 0
 
     def __init__(self, options: PipelineOptions, splits: Splits) -> None:
         self.options = options
@@ -401,7 +403,9 @@ class SourceGuides(Guides):
             **shared(options, RunOptions, ExecutorOptions, LabelOptions, DataOptions) | {"out": self.folder / SOURCES},
         )
         job = RankingRun(stage, splits=self.splits)
+        job.is_stage = True
         job.check_once()
+        self.items = len(job.sources)
         return job
 
     def provisional(self) -> Guide:

@@ -14,6 +14,7 @@ from ..data.errors import DataError
 from ..data.trees import is_run_folder
 from ..options.base import Options, to_yaml
 from ..reports.data import FILE, data_json, data_report, opened_report
+from ..runtime.executors.base import Executor
 from ..runtime.files import RUN_OPTIONS
 from ..runtime.run_folder import RunFolder
 
@@ -43,6 +44,9 @@ class Job(ABC, Generic[O, R]):
     Args:
         options: The options. They are checked by `complete`, not here.
         show: Prints tables and lines of a stage that is done while others are still to come; by default nothing.
+
+    Attributes:
+        is_stage: Whether it is a stage of a job that reaches the machines of the workers for all its stages.
     """
 
     FOLDER: ClassVar[type[RunFolder] | None] = None
@@ -51,7 +55,9 @@ class Job(ABC, Generic[O, R]):
     def __init__(self, options: O, show: Callable[..., None] | None = None) -> None:
         self.options = options
         self.show = show or (lambda *items: None)
+        self.is_stage = False
         self._is_checked = False
+        self._reached: Executor | None = None
 
     @abstractmethod
     def check(self) -> None:
@@ -107,11 +113,35 @@ class Job(ABC, Generic[O, R]):
             self.check()
             self._is_checked = True
 
+    def reach(self, executor: Executor) -> None:
+        """Reach the machines of the workers, as the last part of `check`; a stage leaves it to the job around it.
+
+        Raises:
+            MachineError: They cannot be reached, or have no room.
+        """
+        if not self.is_stage:
+            self._reached = executor
+            executor.connect()
+
+    def let_go(self) -> None:
+        """Let go of the machines that `check` has reached. `complete` does it, however it ends."""
+        if self._reached is not None:
+            self._reached.disconnect()
+            self._reached = None
+
     def complete(self) -> R:
         """Check, open and run.
 
         The run folder gets all options as config.yaml, which `--config` reads, and what is read as data.json.
         """
+        try:
+            self._check_and_open()
+            return self.run()
+        finally:
+            self.let_go()  # a job that failed before its workers were at work, or had no use for them, does not
+
+    def _check_and_open(self) -> None:
+        """Check and open, and write down the options and what is read."""
         try:
             self.check_once()
         except DataError as error:
@@ -131,7 +161,6 @@ class Job(ABC, Generic[O, R]):
             except BaseException:
                 folder.release()
                 raise
-        return self.run()
 
 
 def _warn_of_run_among_images(out: object, descriptions: Iterable[DataDescription]) -> None:
@@ -148,5 +177,5 @@ def _warn_of_run_among_images(out: object, descriptions: Iterable[DataDescriptio
             warnings.warn(
                 f"The run folder {os.fspath(out)!r} lies among the images in {place!r}. It is left out when they are "
                 "read again; give another out to keep them apart.",
-                stacklevel=3,
+                stacklevel=4,
             )

@@ -41,6 +41,7 @@ from ..options.training import (
 )
 from ..reports.pipeline import pipeline_report
 from ..reports.training import compare_trainings
+from ..resolve.executors import as_executor
 from ..resolve.folders import PipelineFolder, ShortlistFolder
 from ..resolve.networks import network_for
 from ..resolve.runs import PipelineResult, StageResult
@@ -158,6 +159,7 @@ class PipelineJob(Job[PipelineOptions, PipelineResult]):
             warnings.warn(text, stacklevel=4)
         for steps in self._steps:
             steps.warn_if_few()
+        self.reach(self.executor)
 
     def _check_finalists(self) -> None:
         """Check the options of finalists; a single teacher or distiller to choose from is taken as the one."""
@@ -188,6 +190,7 @@ class PipelineJob(Job[PipelineOptions, PipelineResult]):
         guide = self.guides.provisional()
         search = self._search(guide.of_search, None)
         search.check_once()
+        self.executor = as_executor(self.options, max(search.evaluations, self._most_items()))
         student = self._network(_stand_in(search))
         job = self._distillation(student, guide, None)
         job.check_once()
@@ -203,6 +206,12 @@ class PipelineJob(Job[PipelineOptions, PipelineResult]):
             self._try_choices(student, guide)
         self._steps = (*self.guides.steps, replace(job.training.steps, who="student"))
         return config
+
+    def _most_items(self) -> int:
+        """The largest number of items that a stage other than the search computes at once."""
+        options = self.options
+        finalists = max(options.finalists, 2 * options.verdict_seeds) if options.finalists else 0
+        return max(finalists, self.guides.items)
 
     def _shortlist_config(self, guide: Guide) -> dict[str, object]:
         """Check the options of the shortlist, and try the baselines; returns all that the choice depends on."""
@@ -344,7 +353,7 @@ class PipelineJob(Job[PipelineOptions, PipelineResult]):
         Args:
             student: The student.
             guide: The guide.
-            out: The run folder; None for a trial.
+            out: The run folder; None for a dry run.
             named: The student as an architecture of the space, for config.yaml.
         """
         options = self.options
@@ -379,7 +388,7 @@ class PipelineJob(Job[PipelineOptions, PipelineResult]):
         stage = ShortlistOptions(self.path / SEARCH, None, dataset=options.dataset, **own)
         stage = self.guides.named_in_shortlist(stage, guide)
         teacher = None if guide.choices else guide.teacher
-        return ShortlistJob(
+        job = ShortlistJob(
             stage,
             study=study,
             splits=self.splits,
@@ -387,6 +396,8 @@ class PipelineJob(Job[PipelineOptions, PipelineResult]):
             ranking=guide.ranking,
             told=self._of_baselines,
         )
+        job.is_stage = True
+        return job
 
     def _training_alone(self, student: Architecture) -> TrainJob:
         """The training of the student on labels alone."""
@@ -404,7 +415,9 @@ class PipelineJob(Job[PipelineOptions, PipelineResult]):
     def _search(self, teacher: Network | TeacherBank | None, out: Path | None) -> SearchJob:
         of_search = (RunOptions, ExecutorOptions, TrackerOptions, ProxyOptions, WeightDrawOptions, BudgetOptions)
         own = shared(self.options, *of_search, AlgorithmOptions)
-        return SearchJob(SearchOptions(self.space, teacher, self._probe(teacher), **own | {"out": out}))
+        job = SearchJob(SearchOptions(self.space, teacher, self._probe(teacher), **own | {"out": out}))
+        job.is_stage = True
+        return job
 
     def _finished_search(self) -> Study | None:
         folder = self.path / SEARCH

@@ -134,7 +134,7 @@ class RankingRun(Job[RankSourcesOptions, SourceRanking]):
             for source in self.sources:  # one at a time: weights that do not fit show here
                 self.measurer.load(source)
             _ = self.measurer.reference_features
-        self.executor.connect()  # last, so that nothing is left open by a check that fails
+        self.reach(self.executor)
 
     def _check_first_measure(self) -> None:
         """Refuse labels and sources of which the first measure can have no value, whatever the sources give.

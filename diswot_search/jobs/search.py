@@ -134,7 +134,7 @@ class SearchJob(Job[SearchOptions, Study]):
         self._draft: Study | None = None
         if options.out is None or not Study.has_begun(options.out):
             self._draft = self._try_out()
-        self.executor.connect()  # last, so that nothing is left open by a check that fails
+        self.reach(self.executor)
 
     def _create_evaluator(self) -> Evaluator:
         """The evaluator that the options describe."""

@@ -144,7 +144,7 @@ class ShortlistJob(Job[ShortlistOptions, Shortlist]):
         self.config |= {"training": self._training_config()}
         self._check_places()
         self.executor.check(CellTrainer.of(self.executor))
-        self.executor.connect()
+        self.reach(self.executor)
 
     def _is_taught(self, recipe: Recipe) -> bool:
         """Whether students learn from a teacher or a source; sources are prepared as each training does.

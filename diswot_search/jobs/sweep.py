@@ -65,7 +65,7 @@ class SweepJob(Job[SweepOptions, TrainingTable]):
         self._descriptions: dict[str, DataDescription] = {}
         self._check_cells()
         self.executor.check(CellTrainer.of(self.executor))
-        self.executor.connect()
+        self.reach(self.executor)
 
     def _check_cells(self) -> None:
         """Check every cell as its own job does, one at a time, so that the memory holds the networks of one."""

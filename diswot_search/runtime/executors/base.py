@@ -88,11 +88,14 @@ class Executor(ABC):
         """
 
     def connect(self) -> None:  # noqa: B027 - optional
-        """Reach the machines of the workers before anything is written; `close` lets go of them.
+        """Reach the machines of the workers before anything is written; `close` and `disconnect` let go of them.
 
         Raises:
             MachineError: They cannot be reached, or have no room.
         """
+
+    def disconnect(self) -> None:  # noqa: B027 - optional
+        """Let go of machines that `connect` has reached, unless there are workers."""
 
     @abstractmethod
     def submit(self, worker: int, item: Any) -> Future[Any]:

@@ -39,9 +39,7 @@ def threads_of(workers: int, threads: int | None, *, is_local: bool = True) -> i
         3
     """
     if threads is None:
-        import torch
-
-        return max(1, torch.get_num_threads() // workers)
+        return max(1, torch_threads() // workers)
     _whole("threads", threads)
     each, rest = divmod(threads, workers)
     if rest:
@@ -51,6 +49,13 @@ def threads_of(workers: int, threads: int | None, *, is_local: bool = True) -> i
             f"{smaller}{(each + 1) * workers:,} ({each + 1:,} each)."
         )
     return check_parallel("threads of each worker", each, least=1) if is_local else each
+
+
+def torch_threads() -> int:
+    """Number of threads that torch computes with in this process."""
+    import torch  # heavy, and seldom needed here
+
+    return torch.get_num_threads()
 
 
 def device_names(devices: Sequence[str] | str | None) -> tuple[str, ...]:

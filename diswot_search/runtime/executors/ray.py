@@ -19,8 +19,8 @@ from ...checks import check_number, listed
 from ..failures import MachineError
 from .base import Executor, Placement, Program, WorkerDied
 from .pickling import loaded_error, pickled
-from .placements import check_local_workers, check_workers, device_names, threads_of
-from .ray_cluster import checked_address, in_one_line, joined_ray, reason, require_ray
+from .placements import check_local_workers, check_workers, device_names, threads_of, torch_threads
+from .ray_cluster import asked_address, checked_address, in_one_line, joined_ray, reason, require_ray
 from .worker import Caught, Filter, Setup, own_code, warning_filters
 
 _PLACE_S = 60.0
@@ -111,7 +111,8 @@ class RayExecutor(Executor):
             if self._ray.is_initialized():
                 self._check_joined()
             else:
-                cpus = self.workers * (self.threads or 1)
+                # A job with fewer items has fewer workers, which may have more threads together than these.
+                cpus = max(self.workers * (self.threads or 1), torch_threads())
                 self._opened.enter_context(joined_ray(self._ray, self._address, cpus))
             self._is_connected = True
             if (room := self._room(self._needs)) < self.workers:
@@ -123,6 +124,10 @@ class RayExecutor(Executor):
         except BaseException:
             self.close(at_once=True)
             raise
+
+    def disconnect(self) -> None:
+        if not self._actors:
+            self.close()
 
     def start(self, program: Program) -> None:
         """Start or join Ray if it was not done, and make the program in each worker.
@@ -213,7 +218,7 @@ class RayExecutor(Executor):
     def _check_joined(self) -> None:
         """Refuse to be sent to a cluster by a process that belongs to another."""
         joined = self._ray.get_runtime_context().gcs_address
-        if self._address not in (None, "auto", joined):
+        if self._address not in (None, "auto", joined, asked_address()):
             raise ValueError(
                 f"This process has joined the Ray at {joined} already, not {self._address}. Call ray.shutdown() first, "
                 "or leave the address out."

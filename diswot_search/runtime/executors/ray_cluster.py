@@ -144,6 +144,15 @@ def in_one_line(text: str) -> str:
     return " ".join(text.split())[:MAX_REASON]
 
 
+_asked: list[str] = []
+"""The address by which an executor has joined the present cluster; none if it did so without one, or nobody did."""
+
+
+def asked_address() -> str | None:
+    """The address by which an executor has joined the present cluster, as it was given."""
+    return next(iter(_asked), None)
+
+
 @contextlib.contextmanager
 def joined_ray(ray: Any, address: str | None, cpus: int) -> Iterator[None]:
     """Start Ray on this machine, or join a cluster, quietly; and leave it at the end.
@@ -168,6 +177,8 @@ def joined_ray(ray: Any, address: str | None, cpus: int) -> Iterator[None]:
                     ray.init(**options)
             except Exception as error:
                 raise MachineError(f"Ray cannot be started or joined: {in_one_line(str(error))}") from error
+            _asked[:] = [address] if address else []
             yield
         finally:
+            _asked.clear()
             ray.shutdown()

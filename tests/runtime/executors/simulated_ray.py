@@ -49,7 +49,7 @@ class SimulatedRay:
 
     Args:
         places: Place of each actor, in this order; those beyond wait for one.
-        resources: Those of its one machine.
+        resources: Those of its one machine; `init` sets its CPUs.
     """
 
     cloudpickle = pickle
@@ -58,6 +58,7 @@ class SimulatedRay:
     def __init__(self, places: Sequence[Place], resources: dict[str, float] | None = None) -> None:
         self.places = list(places)
         self.resources = resources or {"CPU": 8.0, "GPU": 8.0}
+        self._private = SimpleNamespace(worker=SimpleNamespace())
         self.killed: list[int] = []
         self.calls: list[tuple[str, int]] = []
         self.looks = 0
@@ -71,7 +72,8 @@ class SimulatedRay:
 
     def init(self, **options: Any) -> None:
         self.is_begun = True
-        self.calls.append(("init", int(options.get("num_cpus", 0))))
+        self.calls.append(("init", options.get("num_cpus", 0)))
+        self.resources |= {"CPU": options["num_cpus"]} if "num_cpus" in options else {}
 
     def shutdown(self) -> None:
         self.is_begun = False

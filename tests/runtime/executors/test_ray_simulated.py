@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from diswot_search.runtime.executors import ray as ray_module
+from diswot_search.runtime.executors import ray_cluster
 from diswot_search.runtime.executors.ray import RayExecutor
 from diswot_search.runtime.interruption import Interruption
 from diswot_search.testing.executor_programs import ActionProgram
@@ -71,3 +72,31 @@ def test_a_signal_ends_the_wait_for_a_place(method: str, simulated: SimulatedRay
     assert simulated.looks <= before + 8
     assert simulated.killed.count(1) == 1  # the one that waited takes no place later
     executor.close(at_once=True)
+
+
+@pytest.mark.parametrize("address", ["auto", "head.example:6379"])
+def test_an_address_is_known_again_as_it_was_given(
+    address: str, simulated: SimulatedRay, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ray_cluster, "_check_answer", lambda address: None)
+    simulated.is_begun = False
+    first, second = (RayExecutor(1, address=address) for _ in range(2))
+    first.connect()
+    second.connect()  # Ray itself knows its cluster by a number
+    with pytest.raises(ValueError, match=r"joined the Ray at 10\.0\.0\.1:6379 already, not other:6379"):
+        RayExecutor(1, address="other:6379").connect()
+    second.disconnect()
+    assert simulated.is_begun
+    first.disconnect()
+    assert not simulated.is_begun
+    assert ray_cluster.asked_address() is None
+
+
+def test_machines_are_not_let_go_of_while_there_are_workers(simulated: SimulatedRay) -> None:
+    simulated.is_begun = False
+    executor = RayExecutor(1, threads=1)
+    executor.start(ActionProgram())
+    executor.disconnect()
+    assert simulated.is_begun
+    executor.close()
+    assert not simulated.is_begun
