@@ -64,8 +64,9 @@ def main() -> None:
     minutes = (time.perf_counter() - started) / 60
     proof = result.shortlist
     assert proof is not None
+    folder = Path(proof.path)
     for picture in ("scores", "rungs"):
-        shutil.copyfile(proof.path / f"{picture}.png", RESULTS / f"end_to_end_{picture}.png")
+        shutil.copyfile(folder / f"{picture}.png", RESULTS / f"end_to_end_{picture}.png")
     names = ("evaluations", "max_latency_ms", "epochs", "batch_size", "precision", "finalists", "workers")
     command = "python experiments/end_to_end.py --cifar10 data/cifar10.npz --weights WEIGHTS"
     lines = [
@@ -82,7 +83,7 @@ def main() -> None:
         "![Score against accuracy](end_to_end_scores.png)",
         "![Accuracy over the rungs](end_to_end_rungs.png)",
         "",
-        (proof.path / "report.md").read_text().replace("\n# ", "\n## ").removeprefix("# "),
+        (folder / "report.md").read_text().replace("\n# ", "\n## ").removeprefix("# "),
     ]
     write_report("end_to_end", lines)
 

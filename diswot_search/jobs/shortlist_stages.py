@@ -428,7 +428,10 @@ class Stages:
             reason=self._reasons.get(place, entry.finalist.reason),
             last_rung=self._last_rung.get(place, 0),
             is_pick=pick is not None and place == pick.finalist.place,
-            trials=tuple(self._trials(self._of_finalist[place].values())),
+            trials=tuple(
+                replace(trial, of_verdict=trial.name in self._of_verdict)
+                for trial in self._trials(self._of_finalist[place].values())
+            ),
         )
 
     def _trials(self, parts: Iterable[Part]) -> list[Trial]:

@@ -61,8 +61,7 @@ def _chosen_by(finalist: Finalist) -> str:
 
 def _rung(finalist: Finalist, rung: int) -> str:
     """The validation accuracy of a finalist in a rung, with the number of seeds if they are several."""
-    trials = [trial for trial in finalist.trials if trial.rung == rung and trial.kind == DISTILLED]
-    accuracy = finalist.val_accuracy(rung)
+    trials, accuracy = finalist.of_rung(rung), finalist.val_accuracy(rung)
     if accuracy is None:
         return "failed" if trials and all(trial.reason for trial in trials) else ""
     seeds = sum(trial.val_accuracy is not None for trial in trials)

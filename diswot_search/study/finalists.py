@@ -33,6 +33,7 @@ class Trial:
         kept_epoch: That epoch, whose weights are kept, from 1; likewise.
         test_accuracy: Accuracy on the test images, in percent; None for trainings that no verdict is made of.
         teacher_accuracy: Accuracy of its teacher on the validation images, in percent; None if it was not measured.
+        of_verdict: Whether it was made for the verdict alone, after the pick was known, so that it decided nothing.
         seconds: Time of its epochs with their validation; of a training that failed, that of training in its finished
             epochs.
         curve: Accuracy on the validation images after each epoch, in percent.
@@ -52,6 +53,7 @@ class Trial:
     kept_epoch: int | None = None
     test_accuracy: float | None = None
     teacher_accuracy: float | None = None
+    of_verdict: bool = False
     seconds: float | None = None
     curve: tuple[float, ...] = ()
 
@@ -97,9 +99,15 @@ class Finalist:
     is_pick: bool = False
     trials: tuple[Trial, ...] = ()
 
+    def of_rung(self, rung: int) -> list[Trial]:
+        """Its distillations of a rung that decided there, without those that were made for the verdict."""
+        return [
+            trial for trial in self.trials if trial.rung == rung and trial.kind == DISTILLED and not trial.of_verdict
+        ]
+
     def values(self, rung: int) -> dict[int, float]:
         """The values of its distillations of a rung by seed."""
-        return {trial.seed: trial.value for trial in self._of(rung) if trial.value is not None}
+        return {trial.seed: trial.value for trial in self.of_rung(rung) if trial.value is not None}
 
     def value(self, rung: int) -> float | None:
         """The mean over seeds of the values of its distillations of a rung; None without any."""
@@ -107,7 +115,7 @@ class Finalist:
 
     def val_accuracies(self, rung: int) -> list[float]:
         """The validation accuracies of its distillations of a rung, one for each seed, in percent."""
-        return [trial.val_accuracy for trial in self._of(rung) if trial.val_accuracy is not None]
+        return [trial.val_accuracy for trial in self.of_rung(rung) if trial.val_accuracy is not None]
 
     def val_accuracy(self, rung: int) -> float | None:
         """The mean over seeds of the validation accuracies of its distillations of a rung, in percent."""
@@ -117,9 +125,6 @@ class Finalist:
         """The mean over seeds of its test accuracies, in percent; None if none was measured."""
         trials = [trial for trial in self.trials if trial.kind == kind]
         return _mean([trial.test_accuracy for trial in trials if trial.test_accuracy is not None])
-
-    def _of(self, rung: int) -> list[Trial]:
-        return [trial for trial in self.trials if trial.rung == rung and trial.kind == DISTILLED]
 
 
 def epochs_of_rungs(finalists: Iterable[Finalist]) -> dict[int, int]:

@@ -458,6 +458,20 @@ def test_the_verdict_has_the_seeds_that_were_asked_for(
     assert read(out / "result.json")["verdict"]["seeds"] == [0]
 
 
+def test_a_seed_of_the_verdict_changes_no_accuracy_of_a_rung(
+    whole: ds.Shortlist, searched: str, teacher: str, tmp_path: Path
+) -> None:
+    out = tmp_path / "copy"
+    shutil.copytree(whole.path, out)
+    more = shortlist(out, searched, teacher, verdict_seeds=3)
+    added = [trial for trial in more.pick.trials if trial.kind == "distilled" and trial.seed == 2]
+    assert [trial.of_verdict for trial in added] == [True]
+    assert more.verdict.seeds == (0, 1, 2)
+    for one, other in zip(whole.finalists, more.finalists, strict=True):
+        for rung in (1, 2):
+            assert one.val_accuracy(rung) == other.val_accuracy(rung)
+
+
 def test_a_finished_shortlist_is_read_and_nothing_is_trained(whole: ds.Shortlist, searched: str, teacher: str) -> None:
     executor = Interrupting()
     assert shortlist(Path(whole.path), searched, teacher, executor=executor) == whole
