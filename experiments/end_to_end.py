@@ -83,7 +83,7 @@ def main() -> None:
         "![Score against accuracy](end_to_end_scores.png)",
         "![Accuracy over the rungs](end_to_end_rungs.png)",
         "",
-        (folder / "report.md").read_text().replace("\n# ", "\n## ").removeprefix("# "),
+        "#" + (folder / "report.md").read_text(),
     ]
     write_report("end_to_end", lines)
 
