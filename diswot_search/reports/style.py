@@ -177,6 +177,9 @@ TITLE_SIZE = 11
 """Size of a title in points."""
 
 
+_USABLE = 0.94
+"""Share of a figure's width that text may have by the widths of its letters; drawn ones are up to 3 % wider."""
+
 _MAX_TITLE_LINES = 3
 """Most lines of a title or a line below it; longer ones lose their middle."""
 
@@ -226,7 +229,7 @@ def set_title(figure: Figure, *paragraphs: str) -> None:
 
 def _broken(figure: Figure, text: str) -> list[str]:
     """The lines of a text that fit the width of a figure."""
-    width = 0.97 * figure.get_figwidth() * 72
+    width = _USABLE * figure.get_figwidth() * 72
     for length in range(260, 20, -20):
         lines = [""]
         for word in re.findall(r"\S+\s*", shortened(text, length)):
@@ -269,7 +272,7 @@ def add_legend(figure: Figure, handles: Sequence[Artist], names: Sequence[str], 
         return
     labels = [legend_name(name) for name in names]
     column = max(_width(label, size) for label in labels) + 5 * size  # with the line before it and the space behind it
-    columns = max(1, min(len(labels), int(0.97 * figure.get_figwidth() * 72 / column)))
+    columns = max(1, min(len(labels), int(_USABLE * figure.get_figwidth() * 72 / column)))
     rows = math.ceil(len(labels) / columns)
     columns = math.ceil(len(labels) / rows)
     figure.set_figheight(figure.get_figheight() + _LINE_HEIGHT * (rows - 1))

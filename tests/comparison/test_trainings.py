@@ -28,7 +28,7 @@ numbers = st.floats(-100, 100).map(lambda value: round(value, 6))
 
 def cell(seed: int, accuracy: float | None, status: str = "complete", **values: object) -> TrainingCell:
     test = SimpleNamespace(accuracy=accuracy, balanced_accuracy=None)
-    result: Any = SimpleNamespace(test=test, teacher=None, timing=None) if status == "complete" else None
+    result: Any = SimpleNamespace(test=test, teacher=None, timing=None, versions={}) if status == "complete" else None
     name = f"{values}-{seed}"
     return TrainingCell(name=name, path=Path(name), values=values, seed=seed, status=status, result=result)
 

@@ -454,7 +454,7 @@ def test_a_pipeline_trains_its_teachers_and_the_finalists_choose_among_them(
     assert (result.teacher is not None) == is_second
     summary = json.loads((out / "result.json").read_text())
     assert summary["results"]["teacher"] == ("teacher2/result.json" if is_second else None)
-    assert f"teacher {names[0]} (chosen)" in (out / "report.md").read_text().replace("\\", "")
+    assert "2 teachers to choose from" in (out / "report.md").read_text()
     with pytest.raises(ds.RunFolderError, match=r"distillers"):
         ds.run(**RUN, **given | {"distillers": "kd,at"}, out=out)
     with pytest.raises(ds.RunFolderError, match=r"teachers"):
