@@ -99,7 +99,7 @@ def test_a_single_baseline_of_other_values_is_not_compared_with() -> None:
     assert differences(cells, {"distiller": "kd", "lr": 0.1}) == [None, 3.0, 7.0]  # which leaves no other choice
     text = " ".join(explain_trainings(summarise_trainings(cells, ["distiller", "lr"], {"distiller": "kd"})))
     assert "Differences to trainings with distiller kd and the same lr (where they have one): mean" in text
-    assert "Rows without a difference have no such baseline, or none of the same seed." in text
+    assert "Rows without a difference have no such baseline, more than one, or none of the same seed." in text
     whole = summarise_trainings(cells, ["distiller", "lr"], {"distiller": "kd", "lr": 0.1})
     text = " ".join(explain_trainings(whole))
     assert "Differences to trainings with distiller kd, lr 0.1: mean over pairs" in text
