@@ -264,7 +264,7 @@ class PipelineJob(Job[PipelineOptions, PipelineResult]):
         if isinstance(shortlist, Mapping):
             ShortlistFolder.check_place(path / SHORTLIST, shortlist)
             return
-        for stage in (DISTILLED, ALONE):
+        for stage in (DISTILLATION, TRAINING_ALONE):
             TrainingFolder.check_place(path / stage, {key: distillation[key] for key in ("data", "rule", "seed")})
 
     def descriptions(self) -> Sequence[DataDescription]:
