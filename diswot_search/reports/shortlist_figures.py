@@ -82,7 +82,8 @@ def plot_finalists(finalists: Sequence[Finalist], score: str, where: str) -> Fig
         colour, inside = (BLUE, BLUE) if rung == last else (GREY, "none")
         scores, accuracies = zip(*points, strict=True) if points else ((), ())
         axes.plot(scores, accuracies, "o", color=colour, markerfacecolor=inside, label=label)
-    lines = [(one.name, accuracy) for one in finalists if one.score is None and (accuracy := one.val_accuracy(last))]
+    unscored = [(one.name, one.val_accuracy(last)) for one in finalists if one.score is None]
+    lines = [(name, accuracy) for name, accuracy in unscored if accuracy is not None]
     for place, (name, accuracy) in enumerate(lines):
         colour = _LINE_COLOURS[place % len(_LINE_COLOURS)]
         axes.axhline(accuracy, color=colour, linestyle="--", linewidth=1.2, label=name)
