@@ -306,6 +306,8 @@ def create_splits(options: CreateSplitsOptions) -> Splits:
         try:
             made = _make_splits(train, val, test, request, {**splits, **ranged}, mirrored, limit, workers)
         except UnreadableImage:  # whose header is good; one pass over all pixels finds it and its like
+            if train.readable is None:
+                raise
             val, test = (None if data is None else _readable(data) for data in (val, test))
             made = _make_splits(_readable(train), val, test, request, {**splits, **ranged}, mirrored, limit, workers)
     if options.test_split is None and splits["val_split"] and splits["test_split"] in EVALUATION_SPLITS:
