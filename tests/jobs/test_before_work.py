@@ -1,4 +1,4 @@
-"""What later stages of a shortlist and a pipeline need is found before the first training, and nothing is written."""
+"""The needs of later stages of a shortlist and a pipeline are checked before the first training; nothing is written."""
 
 from __future__ import annotations
 
@@ -26,6 +26,7 @@ from diswot_search.sources.transferability import MEASURES, get_measure
 from diswot_search.training.result import read_result
 
 from ..trained_weights import as_trained
+from .own_networks import SMALL
 
 pytestmark = [
     pytest.mark.usefixtures("one_thread", "quick_trainings"),
@@ -58,20 +59,9 @@ SEARCH: dict[str, Any] = {
 }
 RUN: dict[str, Any] = TRAINING | RUNGS | SEARCH | {"probe_size": 8}
 
-OWN = """
-from torch import nn
-
-
-class Small(nn.Module):
-    def __init__(self, num_classes=10, in_chans=3):
-        super().__init__()
-        self.num_classes = num_classes
-        self.body = nn.Sequential(nn.Conv2d(in_chans, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
-        self.fc = nn.Linear(4, num_classes)
-
-    def forward(self, images):
-        return self.fc(self.body(images))
-
+OWN = (
+    SMALL
+    + """
 
 class Flat(nn.Module):
     def __init__(self, num_classes=10):
@@ -89,6 +79,7 @@ class Large(Small):
             raise ValueError("it takes images of 16 x 16 and more")
         return super().forward(images)
 """
+)
 
 
 class Begun(BaseException):

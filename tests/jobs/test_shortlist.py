@@ -32,6 +32,7 @@ from diswot_search.runtime.executors.serial import SerialExecutor
 from diswot_search.training.result import read_result
 
 from .any_order import AnyOrder
+from .own_networks import SMALL
 
 pytestmark = [
     pytest.mark.usefixtures("one_thread", "quick_trainings"),
@@ -488,21 +489,9 @@ def test_workers_in_any_order_that_die_have_the_results_of_one(
     assert result_of(out) == result_of(Path(whole.path))
 
 
-OWN = """
-import torch
-from torch import nn
-
-
-class Small(nn.Module):
-    def __init__(self, num_classes=10, in_chans=3):
-        super().__init__()
-        self.num_classes = num_classes
-        self.body = nn.Sequential(nn.Conv2d(in_chans, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
-        self.fc = nn.Linear(4, num_classes)
-
-    def forward(self, images):
-        return self.fc(self.body(images))
-
+OWN = (
+    SMALL
+    + """
 
 class Fails(Small):
     def forward(self, images):
@@ -521,6 +510,7 @@ class Diverges(Small):
             self.steps += 1
         return super().forward(images) / (self.steps < 2)
 """
+)
 
 
 LATE = """
