@@ -85,7 +85,7 @@ Mask = NDArray[np.bool_]
 
 @dataclass(frozen=True)
 class Published:
-    """What torchvision says of a model: accuracy in percent, numbers of parameters, and the file that it is from."""
+    """A model as torchvision states it: accuracy in percent, number of parameters, and the file that it is from."""
 
     accuracy: float
     params: int

@@ -204,7 +204,9 @@ def in_doubt(values: Sequence[Sequence[float]], accuracies: Sequence[Sequence[fl
     the seeds is known better, and others may be near the best. A candidate without a rival needs no second seed.
 
     Args:
-        values, accuracies, images: As for `leaders`.
+        values: The values of each candidate by seed, where higher is better; of one that failed none.
+        accuracies: Their accuracies on validation images, in percent, in the same order.
+        images: Number of validation images.
 
     Example:
         >>> one, two = [[50.0], [56.0], [40.0]], [[50.0, 52.0], [56.0, 51.0], [40.0]]
