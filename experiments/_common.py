@@ -8,6 +8,7 @@ import json
 import os
 import platform
 import random
+import shlex
 import statistics
 import tempfile
 import time
@@ -76,7 +77,12 @@ def without_paths(text: str, args: argparse.Namespace) -> str:
 def options_text(args: argparse.Namespace, *names: str) -> str:
     """Write options as on the command line; those without a value are left out."""
     values = {name: getattr(args, name) for name in names}
-    return " ".join(f"--{name} {value}" for name, value in values.items() if value is not None)
+    return " ".join(f"--{name} {_value_text(value)}" for name, value in values.items() if value is not None)
+
+
+def _value_text(value: object) -> str:
+    parts = value if isinstance(value, (list, tuple)) else [value]
+    return " ".join(shlex.quote(str(part)) for part in parts)
 
 
 # -- facts --------------------------------------------------------------------------------------

@@ -175,12 +175,13 @@ def main() -> None:
         bench = Bench(ds.create_space(name, num_classes=100, input_size=(3, SPACES[name], SPACES[name])), args)
         columns[name] = measure(bench, args.count)
     rows = [[key, *(f"{column[key]:.3f}" for column in columns.values())] for key in next(iter(columns.values()))]
+    options = options_text(args, "count", "batch_size", "device", "clock", "spaces", "proxies", "formats", "name")
+    threads = os.environ.get("OMP_NUM_THREADS")
     lines = [
         "# Cost of scoring one candidate",
         "",
-        f"`python experiments/bench_scoring.py {options_text(args, 'count', 'batch_size', 'device', 'clock')} "
-        f"--proxies {' '.join(args.proxies)} --formats {' '.join(map(repr, args.formats))}`, medians over {args.count} "
-        f"architectures, sides alternating in one run; torch {torch.__version__}, {torch.get_num_threads()} thread(s), "
+        f"`{f'OMP_NUM_THREADS={threads} ' if threads else ''}python experiments/bench_scoring.py {options}`, "
+        f"medians over {args.count} architectures, sides alternating in one run; torch {torch.__version__}, {torch.get_num_threads()} thread(s), "
         f"{os.cpu_count()} cores, {platform.machine()}. Images: "
         + ", ".join(f"{name} {side} x {side}" for name, side in SPACES.items() if name in columns)
         + ".",
