@@ -3,6 +3,7 @@
 # make test   run the tests, in one process for each core and one thread in each, without those of `make faults`
 # make faults run the tests that start, kill and lose other processes and machines
 # make lowest run the tests of bad and unsafe input with the lowest allowed versions of what reads files
+# make docs   build the site in docs/_build; a warning is an error
 # make check  check style, formatting and types
 # Each target creates the environment in $(VENV) when it is first needed.
 
@@ -11,7 +12,7 @@ VENV ?= .venv
 RUN ?= runs/demo
 BIN := $(VENV)/bin
 
-.PHONY: demo test faults lowest check
+.PHONY: demo test faults lowest docs check
 demo: $(VENV)/.installed
 	$(BIN)/diswot run --dataset digits --data_options.image_size 16 \
 		--teacher cifar_resnet20 --teacher_epochs 12 --teacher_recipe_options.batch_size 32 \
@@ -32,6 +33,9 @@ lowest:
 	$(VENV)-lowest/bin/python -m pip install --quiet --constraint $(VENV)-lowest/lowest.txt --editable '.[onnx,testing]' hypothesis
 	OMP_NUM_THREADS=1 $(VENV)-lowest/bin/python -m pytest tests/test_bad_inputs.py \
 		tests/search_spaces/test_recipes.py tests/search_spaces/test_weights.py tests/networks/test_saved.py
+
+docs: $(VENV)/.installed
+	$(BIN)/sphinx-build -W --keep-going -q docs docs/_build
 
 check: $(VENV)/.installed
 	$(BIN)/ruff check .
