@@ -452,8 +452,8 @@ def test_an_interrupted_comparison_says_that_it_can_go_on(
 
     add, stored = ScoreStore.add, []
 
-    def interrupted(self: ScoreStore, seed: int, scores: dict, conditions: str) -> None:
-        add(self, seed, scores, conditions)
+    def interrupted(self: ScoreStore, seed: int, scores: dict, *others: object) -> None:
+        add(self, seed, scores, *others)
         stored.append(len(scores))
         if len(stored) == 3:
             signal.raise_signal(signal.SIGINT)

@@ -59,6 +59,8 @@ class ScoreTable:
         controls: Label of the proxy and name of the changed condition, by label of the control.
         left_out: Number of architectures of the table that are not compared, by reason.
         conditions: Conditions of the time measurements: device, batch, precision, threads.
+        workers: Names of the workers that computed the scores of an architecture with a seed, by (s, k); without those
+            that the process of the comparison itself computed.
 
     Raises:
         ValueError: There are no architectures or no seeds, a column has the wrong shape or is not finite, or a control
@@ -82,6 +84,7 @@ class ScoreTable:
     controls: dict[str, tuple[str, str]] = field(default_factory=dict)
     left_out: dict[str, int] = field(default_factory=dict)
     conditions: str = ""
+    workers: dict[tuple[int, int], tuple[str, ...]] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
         count, draws = len(self.architectures), len(self.seeds)

@@ -60,12 +60,15 @@ class SeriesScores:
         seconds: Median seconds of a score; NaN without scores.
         conditions: Conditions of the time measurements.
         reasons: Reasons of the failures by (s, k).
+        workers: Names of the workers that computed the S rows of K scores; None for the process of the comparison
+            itself.
     """
 
     scores: NDArray[np.float64]
     seconds: float
     conditions: frozenset[str]
     reasons: dict[tuple[int, int], str]
+    workers: tuple[tuple[str | None, ...], ...]
 
 
 @dataclass(frozen=True)
@@ -194,17 +197,20 @@ class Scoring:
         by_text = {str(architecture): architecture for architecture in architectures}
         chosen = self.store.select(by_text)
         pending: dict[str, dict[int, NewScore]] = {}
+        workers: dict[str, str | None] = {}
         since = time.monotonic()
 
         def flush() -> None:
             nonlocal since
             if pending:
-                self.store.add(0, pending, self._measured_on(0))
+                self.store.add(0, pending, self._measured_on(0), workers)
                 pending.clear()
+                workers.clear()
             since = time.monotonic()
 
-        def store(task: ComparisonTask, scores: dict[int, NewScore], worker: str) -> str:
+        def store(task: ComparisonTask, scores: dict[int, NewScore], worker: str | None) -> str:
             pending[task.architecture] = scores
+            workers[task.architecture] = worker
             if len(pending) == _COSTS_AT_ONCE or time.monotonic() - since > SECONDS_UNTIL_STORED:
                 flush()
             return task.architecture
@@ -238,9 +244,10 @@ class Scoring:
         chosen = self.store.select(by_text)
         tasks = [task for draw in range(len(self.seeds)) for task in self._tasks(draw, others, chosen)]
 
-        def store(task: ComparisonTask, scores: dict[int, NewScore], worker: str) -> str:
+        def store(task: ComparisonTask, scores: dict[int, NewScore], worker: str | None) -> str:
             self._threads.note()
-            self.store.add(self.seeds[task.draw], {task.architecture: scores}, self._measured_on(task.draw))
+            text, seed = task.architecture, self.seeds[task.draw]
+            self.store.add(seed, {text: scores}, self._measured_on(task.draw), {text: worker})
             return task.architecture
 
         self._run(self.executor, others, tasks, store, show)
@@ -250,7 +257,7 @@ class Scoring:
         executor: Executor,
         series: Sequence[ScoreSeries],
         tasks: Sequence[ComparisonTask],
-        store: Callable[[ComparisonTask, dict[int, NewScore], str], str],
+        store: Callable[[ComparisonTask, dict[int, NewScore], str | None], str],
         show: Callable[[bool], None],
     ) -> None:
         if not any(task.numbers for task in tasks):  # then no worker is needed
@@ -350,7 +357,8 @@ class Scoring:
         successes = [one for row in rows for one in row if one.score is not None]  # a failure may come early
         seconds = float(np.median([one.seconds for one in successes])) if successes else math.nan
         reasons = {(s, k): one.reason for s, row in enumerate(rows) for k, one in enumerate(row) if one.reason}
-        return SeriesScores(scores, seconds, frozenset(one.conditions for one in successes), reasons)
+        workers = tuple(tuple(one.worker for one in row) for row in rows)
+        return SeriesScores(scores, seconds, frozenset(one.conditions for one in successes), reasons, workers)
 
 
 def _lost(task: ComparisonTask, reason: str) -> dict[int, NewScore]:

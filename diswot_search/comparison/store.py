@@ -32,9 +32,9 @@ _SERIES = Table(
 )
 
 
-_ARCHITECTURES, _CONDITIONS = (
+_ARCHITECTURES, _CONDITIONS, _WORKERS = (
     Table(name, {"id": "INTEGER PRIMARY KEY", "text": "TEXT NOT NULL UNIQUE"}, rowid=True)
-    for name in ("architectures", "conditions")
+    for name in ("architectures", "conditions", "workers")
 )
 
 
@@ -48,6 +48,7 @@ _SCORES = Table(
         "reason": "TEXT",
         "seconds": "REAL NOT NULL",
         "conditions": "INTEGER NOT NULL REFERENCES conditions",
+        "worker": "INTEGER REFERENCES workers",
     },
     constraints=("PRIMARY KEY (series, seed, architecture)",),
     verified=False,  # there can be millions; `Selection.scores` verifies those that it reads
@@ -69,12 +70,14 @@ class StoredScore:
         reason: Reason for the failure; None for a score.
         seconds: Seconds for building, passes and the proxy's own work, as in `NewScore`.
         conditions: Conditions of the time measurement: device, batch, precision, threads.
+        worker: Name of the worker that computed it; None for the process of the comparison itself.
     """
 
     score: float | None
     reason: str | None
     seconds: float
     conditions: str
+    worker: str | None = None
 
 
 class ScoreStore(RunFolder):
@@ -104,8 +107,8 @@ class ScoreStore(RunFolder):
     LAYOUT = Layout(
         "comparison",
         "scores.sqlite",
-        version=3,
-        tables=(_CONTEXTS, _SERIES, _ARCHITECTURES, _CONDITIONS, _SCORES),
+        version=4,
+        tables=(_CONTEXTS, _SERIES, _ARCHITECTURES, _CONDITIONS, _WORKERS, _SCORES),
         one_configuration=False,  # a score's context holds its configuration
         one_set_of_versions=False,  # and its versions
     )
@@ -138,20 +141,31 @@ class ScoreStore(RunFolder):
             self._insert(_SERIES, [(number, proxy, sha256, None)])
         return number
 
-    def add(self, seed: int, scores: Mapping[str, Mapping[int, NewScore]], conditions: str) -> None:
+    def add(
+        self,
+        seed: int,
+        scores: Mapping[str, Mapping[int, NewScore]],
+        conditions: str,
+        workers: Mapping[str, str | None] | None = None,
+    ) -> None:
         """Store scores, all or none. A new score replaces a failure, but never another score.
 
         Args:
             seed: Seed of the weights.
             scores: Scores by text of the architecture, then by number of the series.
             conditions: Conditions of the time measurements: device, batch, precision, threads.
+            workers: Name of the worker that computed the scores, by text of the architecture; none for this process.
 
         Raises:
             RunFolderError: The store cannot be written.
         """
+        names = dict.fromkeys(scores) | dict(workers or {})
         with self._change():
             (measured_on,) = self._ids(_CONDITIONS, [conditions])
-            for number, of_series in zip(self._ids(_ARCHITECTURES, scores), scores.values(), strict=True):
+            for text, of_series in scores.items():
+                (number,) = self._ids(_ARCHITECTURES, [text])
+                name = names[text]
+                (worker,) = (None,) if name is None else self._ids(_WORKERS, [name])
                 self._delete(
                     _SCORES,
                     "series = ? AND seed = ? AND architecture = ? AND score IS NULL",
@@ -159,7 +173,10 @@ class ScoreStore(RunFolder):
                 )
                 self._insert(
                     _SCORES,
-                    [(n, seed, number, s.score, s.reason, s.seconds, measured_on) for n, s in of_series.items()],
+                    [
+                        (n, seed, number, s.score, s.reason, s.seconds, measured_on, worker)
+                        for n, s in of_series.items()
+                    ],
                 )
                 for n, score in of_series.items():
                     if score.score is not None:
@@ -238,10 +255,13 @@ class Selection:
             RunFolderError: A score was changed after it was stored; the message names it.
         """
         rows = self._verified_rows(series, seed)
-        conditions = dict(self.store._read("SELECT id, text FROM conditions"))
+        conditions, workers = (
+            dict(self.store._read(f"SELECT id, text FROM {table.name}")) for table in (_CONDITIONS, _WORKERS)
+        )
+        workers[None] = None  # the process of the comparison itself
         return {
-            self.architectures[position]: StoredScore(score, reason, seconds, conditions[measured_on])
-            for *_, score, reason, seconds, measured_on, _, position in rows
+            self.architectures[position]: StoredScore(score, reason, seconds, conditions[measured_on], workers[worker])
+            for *_, score, reason, seconds, measured_on, worker, _, position in rows
         }
 
     def verify(self, series: int, seed: int) -> None:

@@ -193,7 +193,7 @@ class ComparisonRun(Job[CompareOptions, Comparison]):
             precision=self.precision,
             canonical=self.canonical,
         )
-        self.executor = as_executor(options, len(self.architectures))
+        self.executor = as_executor(options, len(self.architectures) * len(self.seeds))
         self.executor.check(self.evaluator)
         compared = self._conditions_compared
         self._check_readable(compared if any(map(uses_teacher, members_of(self._proxies))) else [NO_TEACHER])
@@ -391,6 +391,7 @@ class ComparisonRun(Job[CompareOptions, Comparison]):
             },
             left_out=self.left_out,
             conditions="; ".join(sorted({text for scores in read.values() for text in scores.conditions})),
+            workers=_workers(read),
         )
 
     def _passes(self, label: _Label) -> tuple[str, ...]:
@@ -435,15 +436,30 @@ def _failures(label: _Label, read: Mapping[ScoreSeries, SeriesScores]) -> dict[s
     return dict(Counter(reasons.values()).most_common())
 
 
+def _workers(read: Mapping[ScoreSeries, SeriesScores]) -> dict[tuple[int, int], tuple[str, ...]]:
+    """Names of the workers that computed scores other than sizes, by draw and place of the architecture."""
+    names: dict[tuple[int, int], tuple[str, ...]] = {}
+    for series, scores in read.items():
+        if series.is_size:
+            continue
+        for s, row in enumerate(scores.workers):
+            for k, worker in enumerate(row):
+                others = names.get((s, k), ())
+                if worker is not None and worker not in others:
+                    names[s, k] = (*others, worker)
+    return names
+
+
 def _scores_csv(table: ScoreTable) -> Iterator[str]:
     """All raw scores, one row for each architecture and seed. A missing score is an empty field."""
     labels = [label for label in table.scores if label not in SIZES]
-    yield csv_line(["architecture", table.column, *SIZES, "seed", *labels])
+    yield csv_line(["architecture", table.column, *SIZES, "seed", *labels, "worker"])
     for k, architecture in enumerate(table.architectures):
         own = [architecture, table.accuracies[k], int(table.params[k]), int(table.macs[k])]
         for s, seed in enumerate(table.seeds):
             scores = (table.scores[label][s, k] for label in labels)
-            yield csv_line([*own, seed, *("" if math.isnan(score) else score for score in scores)])
+            workers = " + ".join(table.workers.get((s, k), ()))
+            yield csv_line([*own, seed, *("" if math.isnan(score) else score for score in scores), workers])
 
 
 def _read_table(options: CompareOptions) -> AccuracyTable:

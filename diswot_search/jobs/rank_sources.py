@@ -223,9 +223,11 @@ class RankingRun(Job[RankSourcesOptions, SourceRanking]):
         def begin(source: Network) -> None:
             threads.compare()
 
-        def store(source: Network, result: tuple[dict[str, Measured], float], worker: str) -> dict[str, Measured]:
+        def store(
+            source: Network, result: tuple[dict[str, Measured], float], worker: str | None
+        ) -> dict[str, Measured]:
             threads.note()
-            folder.add(source.name, *result)
+            folder.add(source.name, *result, worker)
             return result[0]
 
         def lost(source: Network, reason: str) -> tuple[dict[str, Measured], float]:
@@ -299,7 +301,16 @@ def _ranking_of(
     """
     values = _by_measure(folder)
     ranking = SourceRanking(
-        tuple(values), values, folder.facts, folder.config, folder.path, make, make_target, folder.data, timing or {}
+        tuple(values),
+        values,
+        folder.facts,
+        folder.config,
+        folder.path,
+        make,
+        make_target,
+        folder.data,
+        timing or {},
+        folder.workers,
     )
     first = ranking.measures[0]
     if not ranking.unfinished and all(math.isnan(value) for value in ranking.similarities().values()):
@@ -457,7 +468,7 @@ def _csv(result: Mapping[str, Any]) -> Iterator[str]:
     numbers = ("mean", "std", "chance", "similarity", "similarity_std", "reason")
     measures = list(result["sources"][0]["measures"])
     facts = ("name", "trained", "trained_on", "classes", "weight")
-    yield csv_line([*facts, *(f"{measure}_{number}" for measure in measures for number in numbers)])
+    yield csv_line([*facts, *(f"{measure}_{number}" for measure in measures for number in numbers), "worker"])
     for source in result["sources"]:
         values = (source["measures"][measure][number] for measure in measures for number in numbers)
-        yield csv_line([*(source[fact] for fact in facts), *values])
+        yield csv_line([*(source[fact] for fact in facts), *values, result["workers"].get(source["name"])])

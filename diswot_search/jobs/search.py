@@ -315,7 +315,7 @@ class SearchJob(Job[SearchOptions, Study]):
         for record in order.repeat():
             learn(self._ranked(record), True)
 
-        def tell(proposal: tuple[int, Architecture], result: Scored, worker: str) -> None:
+        def tell(proposal: tuple[int, Architecture], result: Scored, worker: str | None) -> None:
             learn(self._store(proposal, result, worker, finished=order.told), False)
             if self.options.algorithm != "exhaustive":
                 self._check_not_all_fail(order.told)
@@ -398,7 +398,7 @@ class SearchJob(Job[SearchOptions, Study]):
         return ScoringTask(str(architecture), known)
 
     def _store(
-        self, proposal: tuple[int, Architecture], result: Scored, worker: str, finished: int | None = None
+        self, proposal: tuple[int, Architecture], result: Scored, worker: str | None, finished: int | None = None
     ) -> Record:
         """Store the costs and the record of an architecture at once."""
         (index, architecture), (cost, score) = proposal, result
@@ -410,7 +410,7 @@ class SearchJob(Job[SearchOptions, Study]):
                 index=index,
                 architecture=str(architecture),
                 canonical=str(self.evaluator.space.canonical(architecture)),
-                worker=worker if self.executor.is_isolated else None,
+                worker=worker,
                 finished=finished,
                 **cost.costs(),
             )

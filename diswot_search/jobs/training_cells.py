@@ -246,7 +246,7 @@ class Trainings:
             for _ in range(len(cells) - len(waiting)):
                 bar.advance(replayed=True)
 
-            def tell(cell: Cell, outcome: Outcome, worker: str) -> None:
+            def tell(cell: Cell, outcome: Outcome, worker: str | None) -> None:
                 if outcome.is_stopped:
                     waiting.append(cell)
                     return
@@ -285,7 +285,7 @@ class Trainings:
             self._threads = WorkerThreads(self._folder, self._executor, on_cpu=on_cpu)
         return self._threads
 
-    def _store(self, cell: Cell, outcome: Outcome, worker: str) -> None:
+    def _store(self, cell: Cell, outcome: Outcome, worker: str | None) -> None:
         status = COMPLETE if outcome.reason is None else FAILED
         row = {"status": status, "reason": outcome.reason, "worker": worker, "options": options_sha256(cell)}
         self._folder.add(cell.key, row)

@@ -9,6 +9,7 @@ import csv
 import io
 import json
 import math
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import PurePath
@@ -24,7 +25,7 @@ from search_spaces.names import short_name
 
 from ..comparison.results import Estimate, ProxyResult, ScoreTable, correlation_matrix
 from ..runtime.files import finite_only
-from .style import format_count
+from .style import describe_workers, format_count
 
 STATISTICS: dict[str, Callable[[ProxyResult], Estimate]] = {
     "Spearman": lambda result: result.spearman,
@@ -137,6 +138,7 @@ def to_json(table: ScoreTable, results: Sequence[ProxyResult]) -> str:
     content = _compared(table) | {
         "seeds": table.seeds,
         "left_out": table.left_out,
+        "workers": _worker_counts(table),
         "results": [asdict(result) for result in results],
         "correlations": {"labels": labels, "spearman": correlations.tolist()},
     }
@@ -174,6 +176,8 @@ def describe_comparison(table: ScoreTable, results: Sequence[ProxyResult]) -> It
     for passes, labels in _group(without_controls(results), _passes).items():
         yield f"time includes {passes}: {labels}"
     yield "scored: share of architectures and seeds that have a score, in %; failures rank below all scores"
+    pairs = len(table.architectures) * len(table.seeds)
+    yield from describe_workers(_worker_counts(table), pairs, "comparison", did="scored", noun="network")
     for ties, labels in _group(results, lambda result: result.ties or "").items():
         yield f"hardly tells architectures apart, being {ties}: {labels}"
     for reasons, labels in _group(results, _reasons).items():
@@ -251,6 +255,11 @@ def _reasons(result: ProxyResult) -> str:
     listed = [f"{_one_line(reason)} ({count:,})" for reason, count in most_frequent[:_MAX_LEGEND_REASONS]]
     others = sum(count for _, count in most_frequent[_MAX_LEGEND_REASONS:])
     return ", ".join(listed) + (f" and {others:,} for other reasons" if others else "")
+
+
+def _worker_counts(table: ScoreTable) -> dict[str, int]:
+    """Number of networks that each worker scored, by its name; each seed makes a network of an architecture."""
+    return dict(Counter(name for names in table.workers.values() for name in names))
 
 
 def _compared(table: ScoreTable) -> dict[str, object]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import shlex
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import PurePath
 from statistics import fmean, pstdev
@@ -22,6 +23,7 @@ from .style import (
     GREY,
     ORANGE,
     add_legend,
+    describe_workers,
     drawable,
     legend_entries,
     name_ticks,
@@ -122,6 +124,8 @@ def describe_ranking(ranking: SourceRanking) -> Iterator[str]:
         )
     if levels := ", ".join(filter(None, map(_chance, ranking.found, ranking.found.values()))):
         yield f"values of features unrelated to the labels: {levels}"
+    measured = len(ranking.names) - len(ranking.unfinished)
+    yield from describe_workers(Counter(ranking.workers.values()), measured, "ranking", did="measured", noun="source")
     if ranking.path is not None:
         yield f"run folder: {ranking.path}"
     yield from _next_steps(ranking)

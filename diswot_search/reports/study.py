@@ -39,6 +39,7 @@ from .style import (
     ORANGE,
     add_legend,
     axis_number,
+    describe_workers,
     drawable,
     format_count,
     human_number,
@@ -171,11 +172,7 @@ def describe_study(study: Study) -> Iterator[str]:
     if study.config.get("asynchronous"):
         yield "asynchronous: the candidates depend on the order in which workers finished, which is stored"
     yield f"status: {study.status}, {study.failure_summary()}"
-    if counts := study.workers.values():
-        each = f"{min(counts):,} to {max(counts):,} each" if len(counts) > 1 else "all of them"
-        own = len(study) - sum(counts)
-        others = f"; the search's own process made {own:,}" if own else ""
-        yield f"workers: {len(counts):,} made {format_count(sum(counts), 'record')}, {each}{others}"
+    yield from describe_workers(study.workers, len(study), "search", did="made", noun="record")
     for name, ties in study.ties.items():
         yield f"hardly tells the candidates apart: {name}, which is {ties}"
     requested = study.config["evaluations"]

@@ -81,6 +81,26 @@ def format_count(number: int, noun: str) -> str:
     return f"{number:,} {noun if number == 1 else plural}"
 
 
+def describe_workers(counts: Mapping[str, int], total: int, job: str, *, did: str, noun: str) -> Iterator[str]:
+    """Say in a line how many workers made the records of a job; no line if its own process made them all.
+
+    Args:
+        counts: Number of records of each worker, by its name.
+        total: Number of all records.
+        job: Name of the job.
+        did: What was done with a record, in the past tense.
+        noun: Name of a record.
+
+    Example:
+        >>> list(describe_workers({"worker 0": 5, "worker 1": 7}, 15, "search", did="made", noun="record"))
+        ["workers: 2 made 12 records, 5 to 7 each; the search's own process made 3"]
+    """
+    if of_each := counts.values():
+        each = f"{min(of_each):,} to {max(of_each):,} each" if len(of_each) > 1 else "all of them"
+        own = f"; the {job}'s own process {did} {total - sum(of_each):,}" if total > sum(of_each) else ""
+        yield f"workers: {len(of_each):,} {did} {format_count(sum(of_each), noun)}, {each}{own}"
+
+
 def shortened(text: str, length: int) -> str:
     """A text of limited length: a longer one loses its middle, since names differ at their ends.
 

@@ -15,7 +15,7 @@ from .ranking import Measured
 
 _MEASURED = Table(
     "measured",
-    {"source": "TEXT PRIMARY KEY", "measures": "TEXT NOT NULL", "seconds": "REAL NOT NULL"},
+    {"source": "TEXT PRIMARY KEY", "measures": "TEXT NOT NULL", "seconds": "REAL NOT NULL", "worker": "TEXT"},
     counted=True,
 )
 
@@ -34,7 +34,7 @@ class RankingFolder(RunFolder):
         RunFolderError: The folder cannot be used, or holds a ranking of another configuration.
     """
 
-    LAYOUT = Layout("ranking of sources", "sources.sqlite", version=3, tables=(_MEASURED,))
+    LAYOUT = Layout("ranking of sources", "sources.sqlite", version=4, tables=(_MEASURED,))
     FACTS = ("given", "facts", "data")
 
     def __init__(
@@ -55,15 +55,20 @@ class RankingFolder(RunFolder):
         return {source: {name: _measured(of) for name, of in json.loads(text).items()} for source, text in rows}
 
     @property
+    def workers(self) -> dict[str, str]:
+        """Name of the worker that measured a source, by source; without those of the process of the ranking itself."""
+        return dict(self._read("SELECT source, worker FROM measured WHERE worker IS NOT NULL"))
+
+    @property
     def seconds(self) -> float:
         """Seconds that all sources took."""
         return float(self._read("SELECT coalesce(sum(seconds), 0) FROM measured")[0][0])
 
-    def add(self, source: str, measured: Mapping[str, Measured], seconds: float) -> None:
-        """Store the measures of a source and the seconds that they took."""
+    def add(self, source: str, measured: Mapping[str, Measured], seconds: float, worker: str | None = None) -> None:
+        """Store the measures of a source, the seconds that they took, and the worker, None for this process."""
         text = json.dumps({name: vars(of) for name, of in measured.items()}, allow_nan=False)
         with self.errors(), self._store:
-            self._insert(_MEASURED, [(source, text, seconds)])
+            self._insert(_MEASURED, [(source, text, seconds, worker)])
 
     def forget_without(self, measure: str) -> None:
         """Drop the sources without a value of a measure, so that the next run measures them anew."""

@@ -70,6 +70,8 @@ class SourceRanking:
         make_target: Makes the target.
         data: Name and options of the target, as `create_splits` takes them; None if the target was passed as `Splits`.
         timing: Seconds of the ranking, with device, threads and batch.
+        workers: Name of the worker that measured a source, by source; without those that the process of the ranking
+            itself measured.
     """
 
     measures: tuple[str, ...]
@@ -81,6 +83,7 @@ class SourceRanking:
     make_target: Callable[[], Splits] = field(repr=False)
     data: Mapping[str, Any] | None = field(default=None, repr=False)
     timing: Mapping[str, object] = field(default_factory=dict, repr=False)
+    workers: Mapping[str, str] = field(default_factory=dict, repr=False)
 
     @cached_property
     def sources(self) -> tuple[Network, ...]:
@@ -237,6 +240,7 @@ class SourceRanking:
                 for name in self.order()
             ],
             "timing": dict(self.timing),
+            "workers": dict(self.workers),
             "versions": versions(),
         }
 

@@ -30,7 +30,7 @@ class Loop(Generic[Item, Result, Entry]):
     Attributes:
         dispatcher: Hands items to workers that run the job's program.
         stored: Gives the stored entry of an item; None if the item has to be computed.
-        store: Stores a result, with the name of its worker, and returns the entry for it.
+        store: Stores a result with the name of its worker, None for this process, and returns the entry for it.
         lost: Gives the result of an item whose workers ended at it, with the reason.
         show: Shows an entry; the flag tells whether it was stored before.
         interruption: Looked at before each item.
@@ -42,7 +42,7 @@ class Loop(Generic[Item, Result, Entry]):
     Example:
         >>> from diswot_search.runtime.executors.serial import SerialExecutor
         >>> squares: dict[int, int] = {2: 4}
-        >>> def store(item: int, result: int, worker: str) -> int:
+        >>> def store(item: int, result: int, worker: str | None) -> int:
         ...     return squares.setdefault(item, result)
         >>> interruption = Interruption()
         >>> dispatcher = Dispatcher(SerialExecutor(), interruption=interruption)
@@ -59,7 +59,7 @@ class Loop(Generic[Item, Result, Entry]):
 
     dispatcher: Dispatcher[Result]
     stored: Callable[[Item], Entry | None]
-    store: Callable[[Item, Result, str], Entry]
+    store: Callable[[Item, Result, str | None], Entry]
     lost: Callable[[Item, str], Result]
     show: Callable[[Entry, bool], None]
     interruption: Interruption
@@ -146,7 +146,7 @@ class _Place(Generic[Item, Result, Entry]):
     item: Item
     entry: Entry | None = None
     result: Result | None = None
-    worker: str = ""
+    worker: str | None = None
 
     @property
     def is_open(self) -> bool:
@@ -164,7 +164,7 @@ class FreeLoop(Generic[Item, Result]):
     Attributes:
         dispatcher: Hands items to workers that run the job's program.
         ask: Gives the next item; None if there is no other.
-        tell: Takes an item with its result and the name of its worker.
+        tell: Takes an item with its result and the name of its worker, None for this process.
         lost: Gives the result of an item whose workers ended at it, with the reason.
         interruption: Looked at before each item.
         describe: Names an item in messages.
@@ -175,7 +175,7 @@ class FreeLoop(Generic[Item, Result]):
 
     dispatcher: Dispatcher[Result]
     ask: Callable[[], Item | None]
-    tell: Callable[[Item, Result, str], None]
+    tell: Callable[[Item, Result, str | None], None]
     lost: Callable[[Item, str], Result]
     interruption: Interruption
     describe: Callable[[Item], str]
@@ -213,7 +213,7 @@ class FreeLoop(Generic[Item, Result]):
 
     def _begin(self, item: Item, begun: dict[int, Item]) -> None:
         if (result := self.begin(item)) is not None:
-            self.tell(item, result, "")
+            self.tell(item, result, None)
             return
         key = next(self._keys)
         begun[key] = item

@@ -856,9 +856,9 @@ def test_costs_are_stored_as_they_are_counted_and_shown(
     stored: list[list[str]] = []
     add = ScoreStore.add
 
-    def watched(store: ScoreStore, seed: int, scores: Mapping[str, Any], conditions: str) -> None:
+    def watched(store: ScoreStore, seed: int, scores: Mapping[str, Any], *others: Any) -> None:
         stored.append(list(scores))
-        add(store, seed, scores, conditions)
+        add(store, seed, scores, *others)
 
     monkeypatch.setattr(ScoreStore, "add", watched)
     compare(space, [], table, probe, bootstrap=0)

@@ -628,7 +628,7 @@ def test_the_store_of_another_version_is_refused(tmp_path: Path) -> None:
     rank(out=tmp_path)
     with closing(sqlite3.connect(tmp_path / "sources.sqlite")) as store:
         store.execute("PRAGMA user_version = 1")
-    with pytest.raises(RunFolderError, match="has format 1; this version reads 3"):
+    with pytest.raises(RunFolderError, match="has format 1; this version reads 4"):
         load_ranking(tmp_path)
 
 

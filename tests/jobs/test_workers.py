@@ -164,6 +164,7 @@ def test_a_comparison_has_the_scores_of_one_process(tmp_path: Path) -> None:
     )
     assert alone.scores.scores.keys() == together.scores.scores.keys()
     assert together.scores.conditions == f"{alone.scores.conditions}, 2 workers at once"
+    assert set(together.scores.workers.values()) == {("worker 0",), ("worker 1",)}
     for label, values in alone.scores.scores.items():
         np.testing.assert_array_equal(values, together.scores.scores[label], err_msg=label)
 
@@ -177,6 +178,7 @@ def test_a_ranking_has_the_values_of_one_process() -> None:
             for workers in (1, 2)
         )
     assert one.result()["sources"] == two.result()["sources"]
+    assert sorted(two.workers.values()) == ["worker 0", "worker 1"]
 
 
 # -- faults -------------------------------------------------------------------------------------

@@ -34,13 +34,13 @@ class Finished(Generic[Result]):
     Attributes:
         key: Number of the item.
         result: Its result; None if the item was lost.
-        worker: Name of the worker.
+        worker: Name of the worker; None for the process of the job itself.
         lost: Why the item was lost, if it was.
     """
 
     key: int
     result: Result | None
-    worker: str
+    worker: str | None
     lost: str | None = None
 
 
@@ -96,7 +96,7 @@ class Dispatcher(Generic[Result]):
         >>> with dispatcher.started(lambda placement: abs):
         ...     dispatcher.submit(0, -3)
         ...     dispatcher.collect()
-        Finished(key=0, result=3, worker='this process', lost=None)
+        Finished(key=0, result=3, worker=None, lost=None)
     """
 
     def __init__(
@@ -232,7 +232,7 @@ class Dispatcher(Generic[Result]):
 
     def _settle(self, attempt: _Attempt, future: Future[Any]) -> Finished[Result] | None:
         """The result of an attempt that has come to an end; None if the item is to be tried again."""
-        worker = self.executor.name(attempt.worker)
+        worker = self.executor.name(attempt.worker) if self.executor.is_isolated else None
         self._at_work.pop(attempt.worker, None)
         if attempt.is_late:  # also where it has stored its state and answered, when its worker was asked to end
             reason = f"it took longer than {self._timeout_s:g} s, and its worker was ended"
