@@ -74,6 +74,7 @@ class _Attempt:
     since: float = 0.0
     began: float | None = None
     is_late: bool = False
+    late_worker: str | None = None
 
 
 class Dispatcher(Generic[Result]):
@@ -236,7 +237,7 @@ class Dispatcher(Generic[Result]):
         self._at_work.pop(attempt.worker, None)
         if attempt.is_late:  # also where it has stored its state and answered, when its worker was asked to end
             reason = f"it took longer than {self._timeout_s:g} s, and its worker was ended"
-            return Finished(attempt.key, None, worker, reason)
+            return Finished(attempt.key, None, attempt.late_worker, reason)
         try:
             finished = Finished(attempt.key, future.result(), worker)
             self._done[attempt.worker] += 1
@@ -303,4 +304,5 @@ class Dispatcher(Generic[Result]):
                 attempt.began = now if future.running() else None
             elif not future.done() and not attempt.is_late and now - attempt.began > self._timeout_s:
                 attempt.is_late = True
+                attempt.late_worker = self.executor.name(attempt.worker)  # the one in its place may be elsewhere
                 self.executor.replace(attempt.worker)

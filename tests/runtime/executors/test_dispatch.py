@@ -167,6 +167,21 @@ def test_an_item_that_took_too_long_is_lost_whatever_it_answers_when_it_is_ended
     assert workers.log == [("start", 0), ("training", 0), ("replace", 0), ("close", 0)]
 
 
+def test_a_record_names_the_worker_that_was_late_not_the_one_in_its_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    class OnMachines(Workers):
+        def name(self, worker: int) -> str:
+            return f"worker {worker} on machine {self.log.count(('replace', worker))}"
+
+    workers = OnMachines(1)
+    dispatcher, _ = dispatcher_of(workers, monkeypatch, timeout_s=2.0)
+    with dispatcher.started(program):
+        dispatcher.submit(0, Work("hanging", seconds=NEVER))
+        late = dispatcher.collect()
+        dispatcher.submit(1, Work("sound"))
+        sound = dispatcher.collect()
+    assert (late.worker, sound.worker) == ("worker 0 on machine 0", "worker 0 on machine 1")
+
+
 @pytest.mark.parametrize("neighbours", [None, (1, 3)])
 def test_what_lacks_memory_is_tried_alone_where_it_was(
     neighbours: Sequence[int] | None, monkeypatch: pytest.MonkeyPatch
