@@ -176,12 +176,12 @@ def main() -> None:
         columns[name] = measure(bench, args.count)
     rows = [[key, *(f"{column[key]:.3f}" for column in columns.values())] for key in next(iter(columns.values()))]
     options = options_text(args, "count", "batch_size", "device", "clock", "spaces", "proxies", "formats", "name")
-    threads = os.environ.get("OMP_NUM_THREADS")
+    threads = f"OMP_NUM_THREADS={given} " if (given := os.environ.get("OMP_NUM_THREADS")) else ""
     lines = [
         "# Cost of scoring one candidate",
         "",
-        f"`{f'OMP_NUM_THREADS={threads} ' if threads else ''}python experiments/bench_scoring.py {options}`, "
-        f"medians over {args.count} architectures, sides alternating in one run; torch {torch.__version__}, {torch.get_num_threads()} thread(s), "
+        f"`{threads}python experiments/bench_scoring.py {options}`, medians over {args.count} architectures, sides "
+        f"alternating in one run; torch {torch.__version__}, {torch.get_num_threads()} thread(s), "
         f"{os.cpu_count()} cores, {platform.machine()}. Images: "
         + ", ".join(f"{name} {side} x {side}" for name, side in SPACES.items() if name in columns)
         + ".",
