@@ -212,13 +212,14 @@ def describe_shortlist(shortlist: Shortlist) -> Iterator[str]:
     yield from shortlist.notices
     yield from _guess(shortlist)
     yield from describe_verdict(shortlist.verdict)
+    yield from _caution(shortlist)
     cost = shortlist.cost
     choices = f"{cost.choices:.3g} only to choose teacher and distiller, " if cost.choices else ""
     failed = f", {cost.failed:,} of them failed and count up to their last whole epoch" if cost.failed else ""
     yield (
         f"cost: {cost.full_trainings:.3g} full trainings of {format_count(cost.full_epochs, 'epoch')} "
-        f"({cost.rungs:.3g} for the rungs, {choices}{cost.verdict:.3g} for the verdict), {cost.hours:.3g} hours in "
-        f"{format_count(cost.trainings, 'training')}{failed}"
+        f"({cost.rungs:.3g} for the rungs, {choices}{cost.verdict:.3g} for the verdict), in "
+        f"{format_count(cost.trainings, 'training')} of {cost.hours:.3g} hours together{failed}"
     )
     yield f"run folder: {shortlist.path}"
 
@@ -251,13 +252,22 @@ def describe_verdict(verdict: Verdict) -> Iterator[str]:
             DO_NOT_DISTIL: "do not distil: the interval includes zero or less",
         }.get(verdict.advice, f"this proves nothing, since {verdict.because}")
         yield f"distilled less alone: {_difference(verdict.gain, verdict.level)}: {words}"
-        yield "The first seed is that of the training that chose the pick, so that the gain may look too large."
     elif verdict.because is not None:
         yield f"advice: {verdict.advice}, since {verdict.because}"
     for name, difference in verdict.against.items():
         yield f"against the baseline {name}: {_difference(difference, verdict.level)}"
     for failure in verdict.failures:
         yield f"failed in the verdict: {failure.name} {failure.kind}, seed {failure.seed}: {failure.reason}"
+
+
+def _caution(shortlist: Shortlist) -> Iterator[str]:
+    """The seeds of the verdict whose trainings chose the pick among others, which favours it."""
+    seeds = shortlist.choice_seeds
+    if not seeds or (shortlist.verdict.gain is None and not shortlist.verdict.against):
+        return
+    names = " and ".join(map(str, seeds))
+    were = f"The training with seed {names}" if len(seeds) == 1 else f"The trainings with seeds {names}"
+    yield f"{were} chose the pick on validation images, so that its lead may look too large."
 
 
 def _difference(difference: Difference, level: float) -> str:
