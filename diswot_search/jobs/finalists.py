@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import heapq
+import itertools
 import math
 import os
 import re
@@ -158,6 +159,31 @@ def warn_of_short_rungs(rungs: Sequence[Rung], full_epochs: int, steps_per_epoch
                 f"for random weights to be told apart, which often stay near chance below {FEWEST_STEPS}{share}.",
                 stacklevel=4,
             )
+
+
+def idle_rungs(rungs: Sequence[Rung], full_epochs: int, candidates: int, *, chooses: bool = False) -> Iterator[str]:
+    """Say which rungs decide nothing, but take their time.
+
+    Args:
+        rungs: The rungs.
+        full_epochs: Epochs of a full training.
+        candidates: Number of finalists that may be the pick, those that the user named apart.
+        chooses: Whether distillers are chosen by the first rung.
+
+    Example:
+        >>> list(idle_rungs((Rung(0.06, 3), Rung(1.0)), 50, candidates=2))
+        ['Rung 1 keeps 3 and has 2 candidates, so that all of them go on.']
+        >>> list(idle_rungs((Rung(0.06, 3), Rung(1.0)), 1, candidates=10))
+        ['Rung 1 trains for as many epochs as rung 2, 1.']
+    """
+    for number, (rung, later) in enumerate(itertools.pairwise(rungs), start=1):
+        keep, epochs = rung.keep or candidates, epochs_of(rung, full_epochs)
+        if keep >= candidates and not (chooses and number == 1):
+            has = format_count(candidates, "candidate")
+            yield f"Rung {number} keeps {keep} and has {has}, so that all of them go on."
+        if epochs == epochs_of(later, full_epochs):
+            yield f"Rung {number} trains for as many epochs as rung {number + 1}, {epochs}."
+        candidates = min(candidates, keep)
 
 
 def check_form(study: Study, splits: Splits) -> None:

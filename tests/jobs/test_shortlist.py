@@ -248,6 +248,15 @@ def test_pictures_show_score_and_regret_against_training_and_the_curves_of_all_r
         assert (Path(whole.path) / name).read_bytes().startswith(b"\x89PNG")
 
 
+def test_a_pick_without_a_score_is_marked_in_the_picture_of_scores(whole: ds.Shortlist) -> None:
+    picked = [replace(one, is_pick=one.name == "cifar_resnet20") for one in whole.finalists]
+    figure = plot_scores(replace(whole, finalists=tuple(picked)))
+    assert figure is not None
+    lines = {line.get_label(): line for line in figure.axes[0].get_lines()}
+    assert "pick" not in lines
+    assert set(lines["cifar_resnet20 (pick)"].get_ydata()) == {picked[-1].val_accuracy(2)}
+
+
 def test_a_study_remembers_its_finalists(
     whole: ds.Shortlist, searched: str, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
