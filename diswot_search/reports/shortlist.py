@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from rich.table import Table
 from rich.text import Text
 
-from ..resolve.shortlists import DISTIL, DO_NOT_DISTIL, Contender, Shortlist, Verdict, regret_against
+from ..resolve.shortlists import DISTIL, DO_NOT_DISTIL, Contender, Shortlist, Verdict, regret_against, why_unknown
 from ..runtime.files import csv_line
 from ..study.finalists import ALONE, BASELINE, DISTILLED, Finalist, epochs_of_rungs
 from ..study.halving import standard_error
@@ -49,7 +49,7 @@ def _cells(finalist: Finalist, pick: Finalist, epochs: Mapping[int, int]) -> lis
         "" if finalist.macs is None else human_number(finalist.macs),
         "" if finalist.score is None else f"{finalist.score:.5g}",
         *(_rung(finalist, rung) for rung in epochs),
-        "" if loss is None or finalist.is_pick else f"{loss:.2f}",
+        "" if loss is None or finalist.is_pick else _amount(loss),
         *(_percent(finalist.test_accuracy(kind)) for kind in (DISTILLED, ALONE)),
     ]
 
@@ -66,6 +66,11 @@ def _rung(finalist: Finalist, rung: int) -> str:
         return "failed" if trials and all(trial.reason for trial in trials) else ""
     seeds = sum(trial.val_accuracy is not None for trial in trials)
     return f"{accuracy:.2f}" + (f" ({seeds} seeds)" if seeds > 1 else "")
+
+
+def _amount(loss: float) -> str:
+    """A loss in points of accuracy, or of another measure, which may be far smaller."""
+    return f"{loss:.2f}" if abs(loss) >= 0.1 or not loss else f"{loss:.2g}"
 
 
 def _percent(accuracy: float | None) -> str:
@@ -235,7 +240,7 @@ def _guess(shortlist: Shortlist) -> Iterator[str]:
     else:
         unit = " points" if shortlist.measure == "accuracy" else f" ({shortlist.measure})"
         yield (
-            f"guess: {regret.name}, the best by {shortlist.proxy} alone, would have lost {regret.loss:.2f}{unit} "
+            f"guess: {regret.name}, the best by {shortlist.proxy} alone, would have lost {_amount(regret.loss)}{unit} "
             f"against the pick in rung {regret.rung}, on validation images"
         )
 
@@ -255,7 +260,9 @@ def describe_verdict(verdict: Verdict) -> Iterator[str]:
     elif verdict.because is not None:
         yield f"advice: {verdict.advice}, since {verdict.because}"
     for name, difference in verdict.against.items():
-        yield f"against the baseline {name}: {_difference(difference, verdict.level)}"
+        because = why_unknown(difference)
+        proof = "" if because is None else f": this proves nothing, since {because}"
+        yield f"against the baseline {name}: {_difference(difference, verdict.level)}{proof}"
     for failure in verdict.failures:
         yield f"failed in the verdict: {failure.name} {failure.kind}, seed {failure.seed}: {failure.reason}"
 

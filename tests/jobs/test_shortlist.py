@@ -25,11 +25,13 @@ from diswot_search.jobs.train import DistillJob
 from diswot_search.jobs.training_cells import Cell, Outcome
 from diswot_search.options.shortlist import ShortlistOptions
 from diswot_search.options.training import DistillOptions
+from diswot_search.reports.shortlist import describe_verdict
 from diswot_search.reports.shortlist_figures import plot_regret, plot_rungs, plot_scores
 from diswot_search.reports.study import draw_finalists, plot_study_finalists
 from diswot_search.resolve.shortlists import regret_against
 from diswot_search.runtime.executors.serial import SerialExecutor
 from diswot_search.training.result import read_result
+from diswot_search.training.seeds import Difference
 
 from .any_order import AnyOrder
 from .own_networks import SMALL
@@ -454,6 +456,10 @@ def test_equal_differences_give_no_advice(searched: str, teacher: str, tmp_path:
     assert verdict.gain.low == verdict.gain.high == 0
     assert verdict.advice == "unknown"
     assert "differences of all 2 pairs are equal" in (tmp_path / "run" / "report.md").read_text()
+    differences = {"equal": Difference(1.0, 1.0, 1.0, 2), "single": Difference(1.0, None, None, 1)}
+    lines = list(describe_verdict(replace(verdict, against=differences)))
+    assert any("baseline equal" in line and "proves nothing, since the differences of all 2" in line for line in lines)
+    assert any("baseline single" in line and "proves nothing, since one pair of seeds has no" in line for line in lines)
 
 
 def test_the_verdict_has_the_seeds_that_were_asked_for(
