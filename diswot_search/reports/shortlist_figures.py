@@ -82,8 +82,8 @@ def plot_finalists(finalists: Sequence[Finalist], score: str, where: str) -> Fig
         colour, inside = (BLUE, BLUE) if rung == last else (GREY, "none")
         scores, accuracies = zip(*points, strict=True) if points else ((), ())
         axes.plot(scores, accuracies, "o", color=colour, markerfacecolor=inside, label=label)
-    accuracies = ((one, one.val_accuracy(last)) for one in finalists if one.score is None)
-    unscored = [(one, accuracy) for one, accuracy in accuracies if accuracy is not None]
+    lines = ((one, one.val_accuracy(last)) for one in finalists if one.score is None)
+    unscored = [(one, accuracy) for one, accuracy in lines if accuracy is not None]
     for place, (one, accuracy) in enumerate(unscored):
         colour = ORANGE if one.is_pick else _LINE_COLOURS[place % len(_LINE_COLOURS)]
         label = f"{one.name} ({PICK})" if one.is_pick else one.name
