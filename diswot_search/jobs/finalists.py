@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import heapq
+import itertools
 import math
 import os
 import re
@@ -11,7 +12,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from search_spaces.cost import Cost, count_cost
+from search_spaces.cost import count_cost
+from search_spaces.input_spec import as_input_spec
 from search_spaces.names import full_name, short_name
 from search_spaces.space import Architecture, ArchitectureError, SearchSpace
 
@@ -25,8 +27,10 @@ from ..proxies.aggregate import RankAggregate
 from ..proxies.registry import get_proxy
 from ..reports.style import format_count
 from ..resolve.networks import NetworkLike, network_for
-from ..runtime.failures import stop_if_machine_failed
+from ..runtime.failures import MAX_REASON, stop_if_machine_failed
 from ..study.budget import Budget
+from ..study.cost_kinds import COSTS, CostSubject, CostValues, computed_kinds
+from ..study.costs import compute
 from ..study.evaluator import Evaluator
 from ..study.finalists import BASELINE, LARGEST, SCORE, Finalist
 from ..study.halving import KEEP, SHARES, Rung, rungs_of
@@ -157,6 +161,31 @@ def warn_of_short_rungs(rungs: Sequence[Rung], full_epochs: int, steps_per_epoch
             )
 
 
+def idle_rungs(rungs: Sequence[Rung], full_epochs: int, candidates: int, *, chooses: bool = False) -> Iterator[str]:
+    """Say which rungs decide nothing, but take their time.
+
+    Args:
+        rungs: The rungs.
+        full_epochs: Epochs of a full training.
+        candidates: Number of finalists that may be the pick, those that the user named apart.
+        chooses: Whether distillers are chosen by the first rung.
+
+    Example:
+        >>> list(idle_rungs((Rung(0.06, 3), Rung(1.0)), 50, candidates=2))
+        ['Rung 1 keeps 3 and has 2 candidates, so that all of them go on.']
+        >>> list(idle_rungs((Rung(0.06, 3), Rung(1.0)), 1, candidates=10))
+        ['Rung 1 trains for as many epochs as rung 2, 1.']
+    """
+    for number, (rung, later) in enumerate(itertools.pairwise(rungs), start=1):
+        keep, epochs = rung.keep or candidates, epochs_of(rung, full_epochs)
+        if keep >= candidates and not (chooses and number == 1):
+            has = format_count(candidates, "candidate")
+            yield f"Rung {number} keeps {keep} and has {has}, so that all of them go on."
+        if epochs == epochs_of(later, full_epochs):
+            yield f"Rung {number} trains for as many epochs as rung {number + 1}, {epochs}."
+        candidates = min(candidates, keep)
+
+
 def check_form(study: Study, splits: Splits) -> None:
     """Refuse data of other images or classes than those that a study scored students for.
 
@@ -281,7 +310,7 @@ class Chooser:
         if all(record.canonical != largest.canonical for record, _ in chosen):
             chosen.append((largest, LARGEST))
         return self._with_baselines(
-            [self._finalist(record, origin, values, is_largest=record == largest) for record, origin in chosen]
+            [self._finalist(record, origin, values, is_largest=record == largest) for record, origin in chosen], values
         )
 
     def _of_other_scores(self, values: dict[str, dict[int, float]]) -> list[tuple[Record, str]]:
@@ -372,7 +401,7 @@ class Chooser:
             other_scores=others,
         )
 
-    def _with_baselines(self, finalists: list[Finalist]) -> list[Finalist]:
+    def _with_baselines(self, finalists: list[Finalist], values: Mapping[str, Mapping[int, float]]) -> list[Finalist]:
         """The finalists and the user's baselines, with places and names of their own."""
         space = self.study.space
         for architecture, network in self.baselines:
@@ -383,40 +412,78 @@ class Chooser:
                     same_one = finalists[equal.index(True)]
                     finalists[equal.index(True)] = replace(same_one, is_baseline=True, is_named=True)
                     continue
-            finalists.append(self._named(architecture, network))
+            finalists.append(self._named(architecture, network, values))
         return list(_with_places(finalists))
 
-    def _named(self, architecture: Architecture | None, network: Network) -> Finalist:
-        """The finalist of a baseline that the study has not scored."""
-        cost = self._cost(network)
-        is_within = cost is None or self._budget.admits(cost)
+    def _named(
+        self, architecture: Architecture | None, network: Network, values: Mapping[str, Mapping[int, float]]
+    ) -> Finalist:
+        """The finalist of a baseline: with its record, if the study has scored it."""
         name = short_name(network.name)
-        if not is_within:
-            self._note(f"The baseline {name} is over the budget, so that it is compared with but cannot be the pick")
-        elif unchecked := [limit for limit in self._budget.limits if limit not in _OF_RECORDS]:
-            self._note(f"The baseline {name} is taken to be within the budget without a check of {unchecked[0]}")
+        record = None if architecture is None else self._record_of(architecture)
+        costs: CostValues | None = self._costs(name, network) if record is None else record
         if network.trained:
             self._note(f"The baseline {name} begins with trained weights, while the others begin with random ones")
-        return Finalist(
-            name=name,
-            place=0,
-            origin=BASELINE,
-            is_baseline=True,
-            is_named=True,
-            architecture=None if architecture is None else str(architecture),
-            params=None if cost is None else cost.params,
-            macs=None if cost is None else cost.macs,
-            is_within_budget=is_within,
+        finalist = (
+            Finalist(
+                name=name,
+                place=0,
+                origin=BASELINE,
+                architecture=None if architecture is None else str(architecture),
+                params=None if costs is None else costs.params,
+                macs=None if costs is None else costs.macs,
+            )
+            if record is None
+            else self._finalist(record, BASELINE, values, is_largest=False)
         )
+        is_within = costs is None or self._is_within(name, costs)
+        return replace(finalist, is_baseline=True, is_named=True, is_within_budget=is_within)
 
-    def _cost(self, network: Network) -> Cost | None:
-        """The cost of a baseline; None if it cannot be counted, of which its dry run says more."""
+    def _record_of(self, architecture: Architecture) -> Record | None:
+        """The study's record of an architecture, or of one with the same function, if it has a score."""
+        canonical = str(self.study.space.canonical(architecture))
+        records = (record for record in self.study.records if record.canonical == canonical)
+        return next((record for record in records if record.status == "ok"), None)
+
+    def _is_within(self, name: str, costs: CostValues) -> bool:
+        """Whether a baseline is within the budget; what it is over is noted."""
+        limits = self._budget.limits.items()
+        values = {cost: value for cost, value in costs.costs().items() if value is not None}
+        over = [(COSTS[cost], values[cost], limit) for cost, limit in limits if cost in values and values[cost] > limit]
+        if not over:
+            return True
+        texts = (f"{kind.heading} {kind.format(value)}, at most {kind.format(limit)}" for kind, value, limit in over)
+        self._note(
+            f"The baseline {name} is over the budget ({'; '.join(texts)}), so that it is compared with but cannot be "
+            "the pick"
+        )
+        return False
+
+    def _costs(self, name: str, network: Network) -> CostValues | None:
+        """The costs of a baseline that have a limit; None if it cannot be counted, of which its dry run says more.
+
+        Those that take long are left out if it is over another limit already.
+        """
         channels, height, width = self.splits.input_size
+        subject = CostSubject(network.build, as_input_spec((network.channels or channels, height, width)))
         try:
-            return count_cost(network.build(), (network.channels or channels, height, width))
+            counted = count_cost(network.build(), subject.input_spec)
         except Exception as error:  # a network may fail to be built or run in any way
             stop_if_machine_failed(error, f"in the baseline {network.name}")
             return None
+        costs = CostValues(params=counted.params, macs=counted.macs)
+        for kind in computed_kinds(self._budget.limits):
+            if not self._budget.admits(costs):
+                break
+            try:
+                costs = replace(costs, **{kind.name: compute(kind, subject, self._budget).value})  # type: ignore[arg-type]
+            except Exception as error:  # as above
+                stop_if_machine_failed(error, f"in the baseline {network.name}")
+                self._note(
+                    f"The baseline {name} is taken to be within the budget without a check of its {kind.title}: "
+                    f"{' '.join(str(error).split())[:MAX_REASON]}"
+                )
+        return costs
 
 
 def _with_places(finalists: Sequence[Finalist]) -> Iterator[Finalist]:

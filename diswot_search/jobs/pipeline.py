@@ -385,6 +385,7 @@ class PipelineJob(Job[PipelineOptions, PipelineResult]):
         )
         own = shared(options, *groups) | {"out": self.path / SHORTLIST}
         own["compare"] = options.compare and not guide.lacks_near_sources
+        own["candidate_timeout_s"] = None  # which is for a score; a training takes far longer
         stage = ShortlistOptions(self.path / SEARCH, None, dataset=options.dataset, **own)
         stage = self.guides.named_in_shortlist(stage, guide)
         teacher = None if guide.choices else guide.teacher

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import warnings
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -50,7 +50,16 @@ from ..training.result import Training, read_result, read_rows
 from ..training.trainer import create_accelerator
 from .choices import check_distinct, distillers_of, teachers_of
 from .dry_runs import baseline_warning, dry_run_error, reason_of
-from .finalists import Chooser, Entry, check_form, check_validation, rungs_in, several, warn_of_short_rungs
+from .finalists import (
+    Chooser,
+    Entry,
+    check_form,
+    check_validation,
+    idle_rungs,
+    rungs_in,
+    several,
+    warn_of_short_rungs,
+)
 from .job import Job
 from .pipeline_results import SEARCH
 from .shortlist_stages import Part, Plan, Stages, smallest_of
@@ -258,8 +267,14 @@ class ShortlistJob(Job[ShortlistOptions, Shortlist]):
         if stored is not None:
             return chooser.entries(stored, given)
         entries = self._tried(chooser.entries(chooser.finalists(), given))
-        self.notices += chooser.notices
+        self.notices += [*chooser.notices, *self._idle_rungs(entries)]
         return entries
+
+    def _idle_rungs(self, entries: Sequence[Entry]) -> Iterator[str]:
+        finalists = [entry.finalist for entry in entries if entry.finalist.reason is None]
+        candidates = sum(one.is_within_budget and not one.is_named for one in finalists)
+        plan = self.plan
+        return idle_rungs(plan.rungs, plan.full_epochs, candidates, chooses=len(plan.distillers) > 1)
 
     def _stored(self) -> list[Finalist] | None:
         """The finalists that an earlier run of this shortlist chose; None if there was none."""

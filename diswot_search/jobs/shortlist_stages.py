@@ -45,6 +45,9 @@ from .training_cells import Cell, Trainings
 CHOICE_SEEDS = 2
 """Number of paired seeds that teachers and distillers are chosen with."""
 
+_CHOICES, _RUNGS, _VERDICT = "choices", "rungs", "verdict"
+"""Purposes of a training. One that a rung needs counts for the rungs, and else for what needed it first."""
+
 _MAX_NAME = 40
 """Most characters of a finalist's name in that of a folder."""
 
@@ -248,7 +251,7 @@ class Stages:
         self._of_finalist: dict[int, dict[str, Part]] = {entry.finalist.place: {} for entry in entries}
         self._reasons: dict[int, str] = {}
         self._last_rung: dict[int, int] = {}
-        self._of_verdict: set[str] = set()
+        self._purposes: dict[str, str] = {}
 
     def run(self) -> Entry:
         """Choose the teacher, go through the rungs, and give the pick.
@@ -276,8 +279,11 @@ class Stages:
             alive = [alive[place] for place in going_on(values, keep, baselines, barred, named)]
         return self._pick(alive)
 
-    def _train(self, parts: Sequence[Part], what: str) -> list[Trial]:
+    def _train(self, parts: Sequence[Part], what: str, purpose: str) -> list[Trial]:
         self._parts |= {part.cell.name: part for part in parts}
+        for part in parts:
+            if purpose == _RUNGS or part.cell.name not in self._purposes:
+                self._purposes[part.cell.name] = purpose
         self.trainings.train([part.cell for part in parts], what, "trainings")
         return self._trials(parts)
 
@@ -291,7 +297,7 @@ class Stages:
 
     def _train_counted(self, entries: Sequence[Entry], rung: int, number: int, what: str) -> list[Trial]:
         """Train finalists with one seed; those that fail are out with their reasons."""
-        trials = self._train([self._part(entry, rung, number) for entry in entries], what)
+        trials = self._train([self._part(entry, rung, number) for entry in entries], what, _RUNGS)
         for entry, trial in zip(entries, trials, strict=True):
             if trial.reason is not None:
                 self._reasons.setdefault(entry.finalist.place, trial.reason)
@@ -344,7 +350,7 @@ class Stages:
         self, student: Entry, names: Sequence[str], parts: Sequence[Sequence[Part]], what: str
     ) -> tuple[int, tuple[Contender, ...]]:
         """The place of the best contender, and all of them. One that failed with any seed is out."""
-        trials = iter(self._train([part for own in parts for part in own], what))
+        trials = iter(self._train([part for own in parts for part in own], what, _CHOICES))
         of_each = [tuple(next(trials) for _ in own) for own in parts]
         values = [_mean_of_all([trial.value for trial in own]) for own in of_each]
         best = order(values)
@@ -401,7 +407,6 @@ class Stages:
             and self._last_rung.get(entry.finalist.place) == last
             and entry.finalist.place not in (pick.finalist.place, *self._reasons)
         ]
-        before = set(self._parts)
         parts = []
         for number in range(options.verdict_seeds):
             parts += [self._part(entry, last, number, tests=True) for entry in (pick, *rivals)]
@@ -409,8 +414,7 @@ class Stages:
                 part = self.plan.alone(pick, number)
                 self._of_finalist[pick.finalist.place][part.cell.name] = part
                 parts.append(part)
-        self._train(parts, "verdict")
-        self._of_verdict = set(self._parts) - before
+        self._train(parts, "verdict", _VERDICT)
         return verdict_on(self.finalist(pick), [self.finalist(entry) for entry in rivals], last)
 
     # -- the result -----------------------------------------------------------------------------
@@ -429,7 +433,7 @@ class Stages:
             last_rung=self._last_rung.get(place, 0),
             is_pick=pick is not None and place == pick.finalist.place,
             trials=tuple(
-                replace(trial, of_verdict=trial.name in self._of_verdict)
+                replace(trial, of_verdict=self._purposes.get(trial.name) != _RUNGS)
                 for trial in self._trials(self._of_finalist[place].values())
             ),
         )
@@ -445,16 +449,14 @@ class Stages:
             name: (trial.epochs if trial.status == COMPLETE else len(trial.curve)) / self.plan.full_epochs
             for name, trial in trials.items()
         }
-        of_finalists = {name for parts in self._of_finalist.values() for name in parts}
-        shares = {"choices": 0.0, "rungs": 0.0, "verdict": 0.0}
+        shares = dict.fromkeys((_CHOICES, _RUNGS, _VERDICT), 0.0)
         for name, share in full.items():
-            of_rungs = "rungs" if name in of_finalists else "choices"
-            shares["verdict" if name in self._of_verdict else of_rungs] += share
+            shares[self._purposes[name]] += share
         return ShortlistCost(
             full_epochs=self.plan.full_epochs,
-            rungs=shares["rungs"],
-            choices=shares["choices"],
-            verdict=shares["verdict"],
+            rungs=shares[_RUNGS],
+            choices=shares[_CHOICES],
+            verdict=shares[_VERDICT],
             hours=sum(trial.seconds or 0.0 for trial in trials.values()) / 3600,
             trainings=len(trials),
             failed=sum(trial.status == FAILED for trial in trials.values()),

@@ -119,8 +119,8 @@ class ExecutorOptions(Options):
         devices: Devices that the workers are laid out over in turns, such as cuda:0,cuda:1; by default all use device.
         threads: Number of CPU threads of all workers together, which it has to divide among them; by default as many as
             torch uses.
-        candidate_timeout_s: Longest time of one candidate in seconds; one that takes longer fails, and its worker is
-            replaced.
+        candidate_timeout_s: Longest time in seconds of one candidate, or of one training of a sweep or a shortlist. One
+            that takes longer fails, and its worker is replaced. The trainings of a pipeline have no limit.
         show_workers: Show a line for each worker with the progress: how many candidates it has finished, the one at
             hand, and for how long.
     """

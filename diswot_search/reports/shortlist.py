@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from rich.table import Table
 from rich.text import Text
 
-from ..resolve.shortlists import DISTIL, DO_NOT_DISTIL, Contender, Shortlist, Verdict, regret_against
+from ..resolve.shortlists import DISTIL, DO_NOT_DISTIL, Contender, Shortlist, Verdict, regret_against, why_unknown
 from ..runtime.files import csv_line
 from ..study.finalists import ALONE, BASELINE, DISTILLED, Finalist, epochs_of_rungs
 from ..study.halving import standard_error
@@ -49,7 +49,7 @@ def _cells(finalist: Finalist, pick: Finalist, epochs: Mapping[int, int]) -> lis
         "" if finalist.macs is None else human_number(finalist.macs),
         "" if finalist.score is None else f"{finalist.score:.5g}",
         *(_rung(finalist, rung) for rung in epochs),
-        "" if loss is None or finalist.is_pick else f"{loss:.2f}",
+        "" if loss is None or finalist.is_pick else _amount(loss),
         *(_percent(finalist.test_accuracy(kind)) for kind in (DISTILLED, ALONE)),
     ]
 
@@ -66,6 +66,11 @@ def _rung(finalist: Finalist, rung: int) -> str:
         return "failed" if trials and all(trial.reason for trial in trials) else ""
     seeds = sum(trial.val_accuracy is not None for trial in trials)
     return f"{accuracy:.2f}" + (f" ({seeds} seeds)" if seeds > 1 else "")
+
+
+def _amount(loss: float) -> str:
+    """A loss in points of accuracy, or of another measure, which may be far smaller."""
+    return f"{loss:.2f}" if abs(loss) >= 0.1 or not loss else f"{loss:.2g}"
 
 
 def _percent(accuracy: float | None) -> str:
@@ -212,13 +217,14 @@ def describe_shortlist(shortlist: Shortlist) -> Iterator[str]:
     yield from shortlist.notices
     yield from _guess(shortlist)
     yield from describe_verdict(shortlist.verdict)
+    yield from _caution(shortlist)
     cost = shortlist.cost
     choices = f"{cost.choices:.3g} only to choose teacher and distiller, " if cost.choices else ""
     failed = f", {cost.failed:,} of them failed and count up to their last whole epoch" if cost.failed else ""
     yield (
         f"cost: {cost.full_trainings:.3g} full trainings of {format_count(cost.full_epochs, 'epoch')} "
-        f"({cost.rungs:.3g} for the rungs, {choices}{cost.verdict:.3g} for the verdict), {cost.hours:.3g} hours in "
-        f"{format_count(cost.trainings, 'training')}{failed}"
+        f"({cost.rungs:.3g} for the rungs, {choices}{cost.verdict:.3g} for the verdict), in "
+        f"{format_count(cost.trainings, 'training')} of {cost.hours:.3g} hours together{failed}"
     )
     yield f"run folder: {shortlist.path}"
 
@@ -234,7 +240,7 @@ def _guess(shortlist: Shortlist) -> Iterator[str]:
     else:
         unit = " points" if shortlist.measure == "accuracy" else f" ({shortlist.measure})"
         yield (
-            f"guess: {regret.name}, the best by {shortlist.proxy} alone, would have lost {regret.loss:.2f}{unit} "
+            f"guess: {regret.name}, the best by {shortlist.proxy} alone, would have lost {_amount(regret.loss)}{unit} "
             f"against the pick in rung {regret.rung}, on validation images"
         )
 
@@ -251,13 +257,24 @@ def describe_verdict(verdict: Verdict) -> Iterator[str]:
             DO_NOT_DISTIL: "do not distil: the interval includes zero or less",
         }.get(verdict.advice, f"this proves nothing, since {verdict.because}")
         yield f"distilled less alone: {_difference(verdict.gain, verdict.level)}: {words}"
-        yield "The first seed is that of the training that chose the pick, so that the gain may look too large."
     elif verdict.because is not None:
         yield f"advice: {verdict.advice}, since {verdict.because}"
     for name, difference in verdict.against.items():
-        yield f"against the baseline {name}: {_difference(difference, verdict.level)}"
+        because = why_unknown(difference)
+        proof = "" if because is None else f": this proves nothing, since {because}"
+        yield f"against the baseline {name}: {_difference(difference, verdict.level)}{proof}"
     for failure in verdict.failures:
         yield f"failed in the verdict: {failure.name} {failure.kind}, seed {failure.seed}: {failure.reason}"
+
+
+def _caution(shortlist: Shortlist) -> Iterator[str]:
+    """The seeds of the verdict whose trainings chose the pick among others, which favours it."""
+    seeds = shortlist.choice_seeds
+    if not seeds or (shortlist.verdict.gain is None and not shortlist.verdict.against):
+        return
+    names = " and ".join(map(str, seeds))
+    were = f"The training with seed {names}" if len(seeds) == 1 else f"The trainings with seeds {names}"
+    yield f"{were} chose the pick on validation images, so that its lead may look too large."
 
 
 def _difference(difference: Difference, level: float) -> str:

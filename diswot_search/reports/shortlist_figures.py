@@ -56,7 +56,7 @@ def plot_shortlist(shortlist: Shortlist) -> dict[str, bytes]:
 def plot_scores(shortlist: Shortlist) -> Figure | None:
     """Plot the accuracy of each finalist in the first and in the last rung against its score, with the pick marked.
 
-    Networks that the study did not score are lines at their accuracy in the last rung.
+    Networks that the study did not score are lines at their accuracy in the last rung, the pick too if it is one.
     """
     return plot_finalists(shortlist.finalists, shortlist.proxy, f"on {shortlist.data}")
 
@@ -82,11 +82,12 @@ def plot_finalists(finalists: Sequence[Finalist], score: str, where: str) -> Fig
         colour, inside = (BLUE, BLUE) if rung == last else (GREY, "none")
         scores, accuracies = zip(*points, strict=True) if points else ((), ())
         axes.plot(scores, accuracies, "o", color=colour, markerfacecolor=inside, label=label)
-    unscored = [(one.name, one.val_accuracy(last)) for one in finalists if one.score is None]
-    lines = [(name, accuracy) for name, accuracy in unscored if accuracy is not None]
-    for place, (name, accuracy) in enumerate(lines):
-        colour = _LINE_COLOURS[place % len(_LINE_COLOURS)]
-        axes.axhline(accuracy, color=colour, linestyle="--", linewidth=1.2, label=name)
+    lines = ((one, one.val_accuracy(last)) for one in finalists if one.score is None)
+    unscored = [(one, accuracy) for one, accuracy in lines if accuracy is not None]
+    for place, (one, accuracy) in enumerate(unscored):
+        colour = ORANGE if one.is_pick else _LINE_COLOURS[place % len(_LINE_COLOURS)]
+        label = f"{one.name} ({PICK})" if one.is_pick else one.name
+        axes.axhline(accuracy, color=colour, linestyle="--", linewidth=1.2, label=label)
     for pick in finalists:
         accuracy = pick.val_accuracy(last)
         if pick.is_pick and pick.score is not None and accuracy is not None:

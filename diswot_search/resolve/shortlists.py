@@ -203,6 +203,14 @@ class Shortlist:
         """The proven student."""
         return next(finalist for finalist in self.finalists if finalist.is_pick)
 
+    @property
+    def choice_seeds(self) -> tuple[int, ...]:
+        """Seeds of the verdict whose trainings chose the pick among others in the last rung."""
+        last = len(self.rungs)
+        able = [one for one in self.finalists if one.is_within_budget and one.values(last)]
+        seeds = [trial.seed for trial in self.pick.of_rung(last)] if len(able) > 1 else []
+        return tuple(seed for seed in seeds if seed in self.verdict.seeds)
+
     def __repr__(self) -> str:
         return f"<Shortlist of {len(self.finalists)} finalists, pick {self.pick.name}, {self.path}>"
 

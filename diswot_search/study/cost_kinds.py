@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from torch import nn
+
 from search_spaces.cost import count_cost_of, count_memory_of
+from search_spaces.input_spec import InputSpec
 from search_spaces.space import Architecture, SearchSpace
 
 from ..deployment.latency import measure_latency
@@ -68,6 +71,34 @@ class Conditions:
 
 
 @dataclass(frozen=True)
+class CostSubject:
+    """A network whose costs are computed.
+
+    Attributes:
+        build: Builds it, each time with the same weights.
+        input_spec: Its input.
+    """
+
+    build: Callable[[], nn.Module]
+    input_spec: InputSpec
+
+    @classmethod
+    def of_architecture(cls, space: SearchSpace, architecture: Architecture) -> CostSubject:
+        """The network of an architecture, whose random weights depend on its text alone.
+
+        Args:
+            space: The space.
+            architecture: An architecture of it.
+        """
+
+        def build() -> nn.Module:
+            with isolated_random_state(stable_seed(0, str(architecture))):
+                return space.build(architecture)
+
+        return cls(build, space.input_spec)
+
+
+@dataclass(frozen=True)
 class Computed:
     """A cost that was computed, and facts about how it was measured."""
 
@@ -86,7 +117,7 @@ class CostKind:
         heading: The name in tables.
         title: The name on an axis.
         unit: The unit; empty for counts.
-        compute: Computes the cost of an architecture under the conditions; None if `SearchSpace.cost` does.
+        compute: Computes the cost of a network under the conditions; None if `SearchSpace.cost` does.
         is_measured: Whether the cost is measured, so that each time gives another value.
         effort: Rank among the kinds that are computed; a candidate that is over a limit of a lower one needs no other.
     """
@@ -95,7 +126,7 @@ class CostKind:
     heading: str
     title: str
     unit: str = ""
-    compute: Callable[[SearchSpace, Architecture, Conditions], Computed] | None = None
+    compute: Callable[[CostSubject, Conditions], Computed] | None = None
     is_measured: bool = False
     effort: int = 0
 
@@ -109,25 +140,21 @@ class CostKind:
         return f"{value:.2f} {self.unit}" if self.unit else f"{value:,.10g}"
 
 
-def _size(space: SearchSpace, architecture: Architecture, conditions: Conditions) -> Computed:
-    counted = space.cost(architecture).weight_bytes
-    if counted is None:
-        counted = count_cost_of(lambda: space.build(architecture), space.input_spec).weight_bytes
+def _size(subject: CostSubject, conditions: Conditions) -> Computed:
+    counted = count_cost_of(subject.build, subject.input_spec).weight_bytes
     assert counted is not None
     return Computed(counted / 1e6)
 
 
-def _memory(space: SearchSpace, architecture: Architecture, conditions: Conditions) -> Computed:
-    memory = count_memory_of(lambda: space.build(architecture), space.input_spec, conditions.batch_size)
+def _memory(subject: CostSubject, conditions: Conditions) -> Computed:
+    memory = count_memory_of(subject.build, subject.input_spec, conditions.batch_size)
     return Computed((memory.weights + memory.activations) / 1e6)
 
 
-def _latency(space: SearchSpace, architecture: Architecture, conditions: Conditions) -> Computed:
-    with isolated_random_state(stable_seed(0, str(architecture))):
-        model = space.build(architecture)
+def _latency(subject: CostSubject, conditions: Conditions) -> Computed:
     latency = measure_latency(
-        model,
-        space.input_spec,
+        subject.build(),
+        subject.input_spec,
         runtime=conditions.runtime,
         threads=conditions.threads,
         batch_size=conditions.batch_size,
@@ -147,3 +174,17 @@ COSTS: dict[str, CostKind] = {
     )
 }
 """All kinds of cost by name. A limit or an objective of one of them is all that it takes to have it computed."""
+
+
+def computed_kinds(names: Collection[str]) -> list[CostKind]:
+    """The kinds among these that take more than counting, the quickest to compute first.
+
+    Args:
+        names: Names of kinds.
+
+    Example:
+        >>> [kind.name for kind in computed_kinds(["latency_ms", "params", "memory_mb"])]
+        ['memory_mb', 'latency_ms']
+    """
+    needed = (kind for kind in COSTS.values() if kind.compute and kind.name in names)
+    return sorted(needed, key=lambda kind: kind.effort)

@@ -15,7 +15,7 @@ from ..checks import check_memory
 from ..runtime.failures import MAX_REASON, failure_reason
 from ..runtime.interruption import Interruption
 from .budget import Budget, BudgetError, cheapest, check_satisfiable
-from .cost_kinds import COSTS, CostKind, StoredCost
+from .cost_kinds import COSTS, Computed, CostKind, CostSubject, StoredCost, computed_kinds
 from .evaluator import Evaluator
 from .study import Study
 
@@ -24,6 +24,27 @@ NEAR = 0.1
 
 MAX_STARTS = 12
 """Architectures whose latency is measured in search of one within the limit."""
+
+
+def compute(kind: CostKind, subject: CostSubject, budget: Budget) -> Computed:
+    """Compute a cost. One that is measured near its limit is measured twice, and the second value counts.
+
+    Args:
+        kind: The kind of cost, which takes more than counting.
+        subject: The network.
+        budget: The limits, and the conditions of what is measured.
+
+    Returns:
+        The cost; the facts about a measured one say how often it was measured.
+    """
+    assert kind.compute is not None
+    computed, measurements = kind.compute(subject, budget.conditions), 1
+    if not kind.is_measured:
+        return computed
+    limit = budget.limits.get(kind.name)
+    if limit is not None and abs(computed.value / limit - 1) <= NEAR:
+        computed, measurements = kind.compute(subject, budget.conditions), 2
+    return replace(computed, details={**computed.details, "measurements": measurements})
 
 
 @dataclass(frozen=True)
@@ -43,8 +64,7 @@ class CostCounter:
     @property
     def kinds(self) -> list[CostKind]:
         """The kinds that take more than counting, the quickest to compute first."""
-        needed = (kind for kind in COSTS.values() if kind.compute and kind.name in self.names)
-        return sorted(needed, key=lambda kind: kind.effort)
+        return computed_kinds(self.names)
 
     def count(self, architecture: Architecture) -> StoredCost:
         """Parameters and multiply-accumulates, or the reason why they cannot be counted.
@@ -67,16 +87,11 @@ class CostCounter:
         """
         if known.failure is not None or getattr(known, kind.name) is not None:
             return known
-        assert kind.compute is not None
         try:
-            computed = kind.compute(self.space, architecture, self.budget.conditions)
-            measurements = 1
-            if kind.is_measured and self._is_near(kind, computed.value):
-                computed = kind.compute(self.space, architecture, self.budget.conditions)
-                measurements = 2
+            computed = compute(kind, CostSubject.of_architecture(self.space, architecture), self.budget)
         except Exception as error:  # as above
             return replace(known, failure=_reason(kind.heading, error, architecture))
-        facts = {kind.name: {**computed.details, "measurements": measurements}} if kind.is_measured else {}
+        facts = {kind.name: computed.details} if kind.is_measured else {}
         return replace(known, **{kind.name: computed.value}, details={**known.details, **facts})  # type: ignore[arg-type]
 
     def complete(self, architecture: Architecture, known: StoredCost | None) -> StoredCost:
@@ -94,10 +109,6 @@ class CostCounter:
         """The size of the weights, if it is needed and was counted with the parameters."""
         is_needed = "size_mb" in self.names
         return cost.weight_bytes / 1e6 if is_needed and cost.weight_bytes is not None else None
-
-    def _is_near(self, kind: CostKind, value: float) -> bool:
-        limit = self.budget.limits.get(kind.name)
-        return limit is not None and abs(value / limit - 1) <= NEAR
 
 
 class Costs:

@@ -93,7 +93,7 @@ def going_on(
 ) -> list[int]:
     """The places of the candidates that go on from a rung, in order of their places.
 
-    They are the best `keep`, all that are named, and the best baseline beside them if it is none of them.
+    They are all that are named, the best `keep` of the others, and the best baseline beside them if it is none of them.
 
     Args:
         values: The values of the rung, where higher is better; None for a candidate that failed, which is out.
@@ -101,7 +101,7 @@ def going_on(
         baselines: Places of the baselines.
         barred: Places of candidates that are not kept, such as baselines over the budget. The best baseline is one of
             them only if there is no other.
-        named: Places of candidates that go on whatever their values.
+        named: Places of candidates that go on whatever their values, beside those that are kept.
 
     Example:
         >>> going_on([5.0, 4.0, 7.0, 1.0], keep=2)
@@ -110,11 +110,11 @@ def going_on(
         [0, 1, 2]
         >>> going_on([5.0, 4.0, 7.0, 1.0], keep=2, baselines=[2, 3], barred=[2])
         [0, 1, 3]
-        >>> going_on([5.0, 4.0, None, 1.0], keep=1, named=[2, 3])
+        >>> going_on([5.0, 4.0, None, 7.0], keep=1, named=[2, 3])
         [0, 3]
     """
     best = order(values)
-    kept = [place for place in best if place not in barred][:keep]
+    kept = [place for place in best if place not in barred and place not in named][:keep]
     compared = sorted((place for place in best if place in baselines), key=lambda place: place in barred)
     return sorted({*kept, *compared[:1], *(place for place in best if place in named)})
 

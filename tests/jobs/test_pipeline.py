@@ -913,6 +913,14 @@ def test_wrong_finalists_are_refused_before_the_first_stage(changes: dict, messa
     assert not (tmp_path / "run").exists()
 
 
+def test_the_time_limit_of_a_score_is_none_of_a_training(tmp_path: Path) -> None:
+    options = PROVEN | {"finalists": 1, "rung_shares": 1.0, "baselines": None, "verdict_seeds": 1, "epochs": 1}
+    ds.run(out=tmp_path / "run", **options, candidate_timeout_s=60, compare=False)
+    stages = {stage: (tmp_path / "run" / stage / "config.yaml").read_text() for stage in ("search", "shortlist")}
+    assert "candidate_timeout_s: 60" in stages["search"]
+    assert "candidate_timeout_s: null" in stages["shortlist"]
+
+
 def test_finalists_learn_from_sources(tmp_path: Path) -> None:
     options = OF_SOURCES | {"finalists": 1, "rung_shares": 1.0, "verdict_seeds": 1}
     result = ds.run(out=tmp_path / "run", **options)

@@ -25,11 +25,13 @@ from diswot_search.jobs.train import DistillJob
 from diswot_search.jobs.training_cells import Cell, Outcome
 from diswot_search.options.shortlist import ShortlistOptions
 from diswot_search.options.training import DistillOptions
+from diswot_search.reports.shortlist import describe_verdict
 from diswot_search.reports.shortlist_figures import plot_regret, plot_rungs, plot_scores
 from diswot_search.reports.study import draw_finalists, plot_study_finalists
 from diswot_search.resolve.shortlists import regret_against
 from diswot_search.runtime.executors.serial import SerialExecutor
 from diswot_search.training.result import read_result
+from diswot_search.training.seeds import Difference
 
 from .any_order import AnyOrder
 from .own_networks import SMALL
@@ -73,20 +75,20 @@ def searched(tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(path)
 
 
-def search(out: Path, evaluations: int = 8) -> None:
-    ds.search(
-        "nasbench201",
-        None,
-        ds.create_probe("digits", batch_size=8, image_size=8),
-        space_options={"channels": 4, "cells": 1},
-        algorithm="random",
-        evaluations=evaluations,
-        proxy="effective_capacity",
-        max_params=12_000,
-        device="cpu",
-        progress=False,
-        out=out,
-    )
+SEARCH: dict[str, Any] = {
+    "space_options": {"channels": 4, "cells": 1},
+    "algorithm": "random",
+    "evaluations": 8,
+    "proxy": "effective_capacity",
+    "max_params": 12_000,
+    "device": "cpu",
+    "progress": False,
+}
+
+
+def search(out: Path, **options: Any) -> None:
+    probe = ds.create_probe("digits", batch_size=8, image_size=8)
+    ds.search("nasbench201", None, probe, **{**SEARCH, "out": out, **options})
 
 
 def shortlist(out: Path, study: str, teacher: str | None, **options: Any) -> ds.Shortlist:
@@ -220,7 +222,6 @@ def test_the_run_folder_stands_for_the_proven_student(
     assert [float(row["value_1"]) for row in rows] == [one.value(1) for one in whole.finalists]
     report = (out / "report.md").read_text()
     assert whole.pick.name in report
-    assert "The first seed is that of the training that chose the pick" in report
     assert ds.Study.load(searched).finalists
 
 
@@ -247,6 +248,15 @@ def test_pictures_show_score_and_regret_against_training_and_the_curves_of_all_r
     assert sorted(dots) == sorted(trial.val_accuracy or 0.0 for trial in trials if trial.rung == last)
     for name in ("scores.png", "regret.png", "rungs.png"):
         assert (Path(whole.path) / name).read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_pick_without_a_score_is_marked_in_the_picture_of_scores(whole: ds.Shortlist) -> None:
+    picked = [replace(one, is_pick=one.name == "cifar_resnet20") for one in whole.finalists]
+    figure = plot_scores(replace(whole, finalists=tuple(picked)))
+    assert figure is not None
+    lines = {line.get_label(): line for line in figure.axes[0].get_lines()}
+    assert "pick" not in lines
+    assert set(lines["cifar_resnet20 (pick)"].get_ydata()) == {picked[-1].val_accuracy(2)}
 
 
 def test_a_study_remembers_its_finalists(
@@ -446,6 +456,10 @@ def test_equal_differences_give_no_advice(searched: str, teacher: str, tmp_path:
     assert verdict.gain.low == verdict.gain.high == 0
     assert verdict.advice == "unknown"
     assert "differences of all 2 pairs are equal" in (tmp_path / "run" / "report.md").read_text()
+    differences = {"equal": Difference(1.0, 1.0, 1.0, 2), "single": Difference(1.0, None, None, 1)}
+    lines = list(describe_verdict(replace(verdict, against=differences)))
+    assert any("baseline equal" in line and "proves nothing, since the differences of all 2" in line for line in lines)
+    assert any("baseline single" in line and "proves nothing, since one pair of seeds has no" in line for line in lines)
 
 
 def test_the_verdict_has_the_seeds_that_were_asked_for(
@@ -698,6 +712,98 @@ def test_a_shortlist_of_one_rung_goes_on_with_the_accuracy_of_each_teacher(
     assert all(one.accuracy is not None for one in first.teachers)
     assert [one.accuracy for one in again.teachers] == [one.accuracy for one in first.teachers]
     assert all(trial.test_accuracy is None for one in again.teachers for trial in one.trials)
+
+
+# -- baselines ----------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def by_params(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A search by parameters, whose best is the largest."""
+    path = tmp_path_factory.mktemp("by_params") / "s"
+    search(path, proxy="params", evaluations=4)
+    return str(path)
+
+
+def test_a_named_baseline_takes_no_place_of_a_candidate(
+    whole: ds.Shortlist, searched: str, teacher: str, tmp_path: Path
+) -> None:
+    able = [one for one in whole.finalists if one.is_within_budget]
+    best = max(able, key=lambda one: (one.value(1) or 0.0, -one.place))
+    options = {"baselines": best.architecture, "verdict_seeds": 1, "compare": False}
+    result = shortlist(tmp_path / "run", searched, teacher, **options)
+    others = [one for one in result.finalists if one.architecture != best.architecture]
+    second = max(others, key=lambda one: (one.value(1) or 0.0, -one.place))
+    assert {best.name, second.name} <= set(result.rungs[-1].finalists)
+
+
+def test_a_baseline_that_the_study_scored_has_its_record(searched: str, teacher: str, tmp_path: Path) -> None:
+    study = ds.Study.load(searched)
+    last = study.best(8)[-1].record
+    options = {"baselines": last.architecture, "finalists": 1, "verdict_seeds": 1, "compare": False}
+    result = shortlist(tmp_path / "run", searched, teacher, **options)
+    baseline = next(one for one in result.finalists if one.origin == "baseline")
+    assert (baseline.index, baseline.score, baseline.params) == (last.index, last.score, last.params)
+    assert baseline.is_named
+    assert baseline.is_within_budget
+
+
+@pytest.mark.parametrize(
+    ("measured", "notice"),
+    [
+        (5.0, "cifar_resnet8 is over the budget (latency 5.00 ms, at most 1.00 ms)"),
+        (0.1, None),
+        (None, "cifar_resnet8 is taken to be within the budget without a check of its latency: no such operator"),
+    ],
+)
+def test_the_latency_of_a_baseline_is_measured_as_that_of_candidates(
+    measured: float | None, notice: str | None, teacher: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    latencies: list[float | None] = [0.5]
+    seen: list[dict[str, Any]] = []
+
+    def measure(model: nn.Module, input_size: object, *, limit_ms: float | None, **conditions: Any) -> ds.Latency:
+        seen.append(conditions)
+        if latencies[0] is None:
+            raise ValueError("no such operator")
+        return ds.Latency(latencies[0], **conditions)
+
+    monkeypatch.setattr("diswot_search.study.cost_kinds.measure_latency", measure)
+    study = tmp_path / "study"
+    search(study, evaluations=2, max_params=None, max_latency_ms=1, latency_runtime="eager")
+    count, latencies[0] = len(seen), measured
+    options = {"baselines": "cifar_resnet8", "finalists": 1, "verdict_seeds": 1, "compare": False}
+    result = shortlist(tmp_path / "run", str(study), teacher, **options)
+    baseline = result.finalists[-1]
+    assert baseline.is_within_budget == (measured != 5.0)
+    assert [one for one in result.notices if "cifar_resnet8" in one] == [
+        one for one in result.notices if notice is not None and notice in one
+    ]
+    assert len(seen) > count
+    assert seen[-1] == seen[0]
+
+
+def test_seeds_that_chose_the_pick_are_told(whole: ds.Shortlist, searched: str, teacher: str, tmp_path: Path) -> None:
+    options = {"rung_keep": 3, "baselines": None, "verdict_seeds": 2}
+    chosen = shortlist(tmp_path / "run", searched, teacher, **options)
+    pick = [trial.seed for trial in chosen.pick.trials if trial.rung == 2 and not trial.of_verdict]
+    assert chosen.choice_seeds == tuple(pick) == (0, 1)
+    told = "The trainings with seeds 0 and 1 chose the pick on validation images"
+    assert told in (tmp_path / "run" / "report.md").read_text()
+    (only,) = [one for one in whole.finalists if one.last_rung == 2 and one.is_within_budget]
+    assert only.is_pick
+    assert whole.choice_seeds == ()
+    assert "chose the pick" not in (Path(whole.path) / "report.md").read_text()
+
+
+def test_a_seed_of_a_choice_decides_nothing_in_a_verdict(by_params: str, teacher: str, tmp_path: Path) -> None:
+    options = {"teachers": [teacher, "cifar_resnet20"], "finalists": 1, "other_scores": "", "baselines": None}
+    options |= {"rung_shares": 1.0, "rung_keep": [], "verdict_seeds": 2, "compare": False, "epochs": 1}
+    with pytest.warns(UserWarning, match="has random weights"):
+        result = ds.shortlist(by_params, **{**SHORTLIST, **options, "out": tmp_path / "run"})
+    assert [trial.of_verdict for trial in result.pick.trials] == [False, True]
+    assert len(result.pick.values(1)) == 1
+    assert (result.cost.choices, result.cost.rungs, result.cost.verdict) == (3, 1, 0)
 
 
 # -- bad input ----------------------------------------------------------------------------------
