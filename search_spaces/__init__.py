@@ -10,6 +10,7 @@ from .contract import ClassifierMixin
 from .cost import Cost, Memory, count_cost, count_memory
 from .importers import import_table
 from .input_spec import ImageSpec, InputSpec, TokenSpec, input_spec_from_json
+from .nasbench101 import NASBench101Network, NASBench101Space
 from .nasbench201 import NASBench201Network, NASBench201Space
 from .plugins import OwnCodeError, UntrustedCodeError, import_code
 from .recipes import create_space, describe_space, list_spaces, register_space
@@ -34,6 +35,8 @@ __all__ = [
     "ImageSpec",
     "InputSpec",
     "Memory",
+    "NASBench101Network",
+    "NASBench101Space",
     "NASBench201Network",
     "NASBench201Space",
     "OwnCodeError",
@@ -61,6 +64,7 @@ __all__ = [
     "write_table",
 ]
 
+register_space("nasbench101", NASBench101Space)
 register_space("nasbench201", NASBench201Space)
 register_space("cifar_resnet", CifarResNetSpace)
 register_space("cifar_resnet_s0", cifar_resnet_s0)

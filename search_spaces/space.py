@@ -19,6 +19,10 @@ from .registry import near_names
 Choice = str | int | float | bool
 
 
+_MAX_DRAWS = 1000
+"""Most draws until choices go together."""
+
+
 class ArchitectureError(ValueError):
     """A text or a list of choices that is not an architecture of the space."""
 
@@ -43,7 +47,8 @@ class SearchSpace(ABC):
     """Named decisions with their choices, and the networks that they make.
 
     A space defines `build`. It may override `cost` with a closed form, `canonical` if different choices compute the
-    same function, and `format` with `split` for a text form of its own. Everything else is inherited.
+    same function, and `format` with `split` for a text form of its own. Everything else is inherited. A space in which
+    not all choices go together overrides `violation`, and with it `size`, `at` and `starts`.
 
     Args:
         name: Name of the space.
@@ -128,6 +133,14 @@ class SearchSpace(ABC):
         """The space whose name the network of an architecture has, and the architecture there; a union has several."""
         return self, architecture
 
+    def violation(self, choices: Sequence[Choice]) -> str | None:
+        """Why choices that are allowed one by one make no architecture together; None if they make one.
+
+        Args:
+            choices: One choice per decision, in order.
+        """
+        return None
+
     @property
     def starts(self) -> list[Architecture]:
         """Architectures from which a descent in cost begins: the first choice of every decision."""
@@ -204,7 +217,22 @@ class SearchSpace(ABC):
             picked.append(
                 allowed[allowed.index(choice)]
             )  # the space's own object: an equal one (1.0 for 1) may differ as text
-        return Architecture(tuple(picked), self.format(tuple(picked)))
+        text = self.format(tuple(picked))
+        if (reason := self.violation(picked)) is not None:
+            raise ArchitectureError(f"{text!r} is no architecture of {self.name}: {reason}")
+        return Architecture(tuple(picked), text)
+
+    def with_choice(self, architecture: Architecture, position: int, choice: Choice) -> Architecture | None:
+        """The architecture with one decision changed; None if its other choices do not go with that.
+
+        Args:
+            architecture: An architecture of this space.
+            position: Index of the decision.
+            choice: One of the choices of that decision.
+        """
+        choices = list(architecture.choices)
+        choices[position] = choice
+        return None if self.violation(choices) is not None else self.architecture(choices)
 
     def parse(self, text: str) -> Architecture:
         """Read an architecture from its text form.
@@ -227,50 +255,64 @@ class SearchSpace(ABC):
                     )
                 choices.append(by_text[part])
         except ArchitectureError as error:
-            example = self.format(tuple(c[0] for c in self.decisions.values()))
+            example = self.starts[0]
             raise ArchitectureError(f"{text!r} is no architecture of {self.name}: {error} Example: {example}") from None
         return self.architecture(choices)
 
     def sample(self, rng: random.Random) -> Architecture:
-        """A random architecture: each choice drawn uniformly.
+        """A random architecture: each choice drawn uniformly, anew until all go together.
 
         Args:
             rng: The source of randomness; no other is used.
         """
-        return self.architecture([rng.choice(choices) for choices in self.decisions.values()])
+        for _ in range(_MAX_DRAWS):
+            drawn = [rng.choice(choices) for choices in self.decisions.values()]
+            if self.violation(drawn) is None:
+                return self.architecture(drawn)
+        raise ArchitectureError(f"{self.name}: {_MAX_DRAWS:,} random draws made no architecture; override `sample`.")
 
     def mutate(self, architecture: Architecture, rng: random.Random) -> Architecture:
         """The architecture with one decision changed to another of its choices, both drawn uniformly.
 
-        An architecture of a space in which every decision has a single choice is returned as it is.
+        An architecture without neighbours, as in a space whose decisions have a single choice each, is returned as it
+        is.
         """
         open_decisions = [i for i, c in enumerate(self.decisions.values()) if len(c) > 1]
         if not open_decisions:
             return architecture
-        position = rng.choice(open_decisions)
-        allowed = list(self.decisions.values())[position]
-        choices = list(architecture.choices)
-        choices[position] = rng.choice([c for c in allowed if c != choices[position]])
-        return self.architecture(choices)
+        all_choices = list(self.decisions.values())
+        for _ in range(_MAX_DRAWS):
+            position = rng.choice(open_decisions)
+            others = [c for c in all_choices[position] if c != architecture.choices[position]]
+            if (mutant := self.with_choice(architecture, position, rng.choice(others))) is not None:
+                return mutant
+        return rng.choice([*self.neighbours(architecture)] or [architecture])
 
     def crossover(self, first: Architecture, second: Architecture, rng: random.Random) -> Architecture:
-        """Uniform crossover: each choice is taken from one of two parents with equal probability."""
-        pairs = zip(first.choices, second.choices, strict=True)
-        return self.architecture([rng.choice(pair) for pair in pairs])
+        """Uniform crossover: each choice is taken from one of two parents with equal probability.
+
+        Choices are drawn anew until they go together.
+        """
+        for _ in range(_MAX_DRAWS):
+            child = [rng.choice(pair) for pair in zip(first.choices, second.choices, strict=True)]
+            if self.violation(child) is None:
+                return self.architecture(child)
+        return rng.choice([first, second])
 
     def neighbours(self, architecture: Architecture) -> Iterator[Architecture]:
         """All architectures that differ from this one in one decision."""
         for position, allowed in enumerate(self.decisions.values()):
             for choice in allowed:
                 if choice != architecture.choices[position]:
-                    choices = list(architecture.choices)
-                    choices[position] = choice
-                    yield self.architecture(choices)
+                    neighbour = self.with_choice(architecture, position, choice)
+                    if neighbour is not None:
+                        yield neighbour
 
     def __iter__(self) -> Iterator[Architecture]:
         """All architectures; the last decision changes fastest."""
         for choices in itertools.product(*self.decisions.values()):
-            yield Architecture(choices, self.format(choices))
+            if self.violation(choices) is None:
+                yield Architecture(choices, self.format(choices))
 
     @property
     def size(self) -> int:
@@ -286,7 +328,8 @@ class SearchSpace(ABC):
     def __contains__(self, architecture: object) -> bool:
         if not isinstance(architecture, Architecture) or len(architecture.choices) != len(self.decisions):
             return False
-        return all(c in allowed for c, allowed in zip(architecture.choices, self.decisions.values(), strict=True))
+        pairs = zip(architecture.choices, self.decisions.values(), strict=True)
+        return all(c in allowed for c, allowed in pairs) and self.violation(architecture.choices) is None
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.name!r}: {self.size} architectures, {self.num_classes} classes>"

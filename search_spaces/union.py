@@ -81,6 +81,10 @@ class UnionSpace(SearchSpace):
 
     # -- choices and text -----------------------------------------------------------------------
 
+    def violation(self, choices: Sequence[Choice]) -> str | None:
+        name = str(choices[-1])
+        return self.spaces[name].violation(choices[self._slices[name]])
+
     def architecture(self, choices: Sequence[Choice] | Mapping[str, Choice]) -> Architecture:
         return self._wrap(*self._unwrap(super().architecture(choices)))
 
@@ -97,7 +101,7 @@ class UnionSpace(SearchSpace):
             near = near_names(text.partition(":")[0], self.spaces) or list(self.spaces)
             raise ArchitectureError(
                 f"{text!r} is no architecture of {self.name}: it must begin with the name of its space and a colon; "
-                f"near: {', '.join(near)}. Example: {self.format(self._firsts)}"
+                f"near: {', '.join(near)}. Example: {self.starts[0]}"
             )
         try:
             return self._wrap(self.spaces[name], self.spaces[name].parse(inner))

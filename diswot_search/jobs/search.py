@@ -205,7 +205,8 @@ class SearchJob(Job[SearchOptions, Study]):
             ValueError: Their weights alone do not fit.
         """
         space = self.evaluator.space
-        ends = [space.architecture([choices[end] for choices in space.decisions.values()]) for end in (0, -1)]
+        corners = [[choices[end] for choices in space.decisions.values()] for end in (0, -1)]
+        ends = [space.architecture(corner) for corner in corners if space.violation(corner) is None] or space.starts
         failures = [self.costs.counted(architecture).failure for architecture in ends]
         if all(failure is not None and TOO_LARGE in failure for failure in failures):
             raise ValueError(f"The networks of {space.name} are too large: {failures[0]}")

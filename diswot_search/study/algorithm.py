@@ -252,8 +252,8 @@ class Algorithm(ABC):
             middle = (over + within) // 2
             changed = set(differing[:middle])
             mixed = [choices[k] if k in changed else choice for k, choice in enumerate(architecture.choices)]
-            candidate = self.space.architecture(mixed)
-            if self._feasible(candidate):
+            candidate = self.space.architecture(mixed) if self.space.violation(mixed) is None else None
+            if candidate is not None and self._feasible(candidate):
                 repaired, within = candidate, middle
             else:
                 over = middle

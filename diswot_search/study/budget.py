@@ -237,9 +237,9 @@ def _descend(
             for choice in allowed:
                 if choice == current.choices[position]:
                     continue
-                choices = list(current.choices)
-                choices[position] = choice
-                candidate = space.architecture(choices)
+                candidate = space.with_choice(current, position, choice)
+                if candidate is None:
+                    continue
                 candidate_value = value_of(candidate)
                 if candidate_value < value:
                     current, value = candidate, candidate_value

@@ -24,6 +24,8 @@ from search_spaces import UnknownNameError, create_space, read_table
 from search_spaces.importers import IMPORTERS, import_nasbench201, import_nats_bench, import_suite_zero, import_table
 from search_spaces.tables import list_columns
 
+from .test_nasbench101_records import NASBENCH101_CELLS, record, write_records
+
 CELLS = (
     "|avg_pool_3x3~0|+|nor_conv_1x1~0|skip_connect~1|+|nor_conv_1x1~0|skip_connect~1|skip_connect~2|",
     "|nor_conv_3x3~0|+|nor_conv_3x3~0|avg_pool_3x3~1|+|skip_connect~0|nor_conv_3x3~1|skip_connect~2|",
@@ -451,11 +453,17 @@ def test_a_package_that_is_not_installed(
 def test_kinds_by_name(tmp_path: Path, nasbench201_file: Path, topology_folder: Path) -> None:
     with pytest.raises(UnknownNameError, match=r"Unknown kind of .* 'nats-bench'\. Did you mean 'nats_bench'"):
         import_table("nats-bench", topology_folder, tmp_path / "table.csv")
-    suite = write_suite(tmp_path, SUITE)
-    paths = {"nasbench201": nasbench201_file, "nats_bench": topology_folder, "suite_zero": suite}
+    suite, records = write_suite(tmp_path, SUITE), tmp_path / "records"
+    write_records(records, [record(cell, 108, index / 10) for index, cell in enumerate(NASBENCH101_CELLS)])
+    paths = {
+        "nasbench101": records,
+        "nasbench201": nasbench201_file,
+        "nats_bench": topology_folder,
+        "suite_zero": suite,
+    }
     assert paths.keys() == IMPORTERS.keys()
     for kind, path in paths.items():
-        assert import_table(kind, path, tmp_path / f"{kind}.csv", trust=kind != "suite_zero") == 3
+        assert import_table(kind, path, tmp_path / f"{kind}.csv", trust=kind in ("nasbench201", "nats_bench")) == 3
     assert (tmp_path / "nasbench201.csv").read_text() == (tmp_path / "nats_bench.csv").read_text()
 
 
