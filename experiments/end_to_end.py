@@ -35,8 +35,9 @@ def teacher_file(weights: Path) -> Path:
 def main() -> None:
     parser = make_parser(__doc__, "cifar10", "weights")
     parser.add_argument("--evaluations", type=int, default=60, help="candidates that the search scores")
-    parser.add_argument("--max_latency_ms", type=float, default=0.4)
+    parser.add_argument("--max_latency_ms", type=float, default=0.42)
     parser.add_argument("--epochs", type=int, default=8)
+    parser.add_argument("--lr", type=float, default=0.05)
     parser.add_argument("--precision", default="bf16", choices=("fp32", "bf16"))
     parser.add_argument("--batch_size", type=int, default=64)
     parser.add_argument("--finalists", type=int, default=10)
@@ -54,7 +55,7 @@ def main() -> None:
         evaluations=args.evaluations,
         epochs=args.epochs,
         batch_size=args.batch_size,
-        recipe_options={"precision": args.precision},
+        recipe_options={"precision": args.precision, "lr": args.lr},
         finalists=args.finalists,
         baselines=[BASELINE],
         workers=args.workers,
@@ -67,7 +68,7 @@ def main() -> None:
     folder = Path(proof.path)
     for picture in ("scores", "rungs"):
         shutil.copyfile(folder / f"{picture}.png", RESULTS / f"end_to_end_{picture}.png")
-    names = ("evaluations", "max_latency_ms", "epochs", "batch_size", "precision", "finalists", "workers")
+    names = ("evaluations", "max_latency_ms", "epochs", "lr", "batch_size", "precision", "finalists", "workers")
     command = "python experiments/end_to_end.py --cifar10 data/cifar10.npz --weights WEIGHTS"
     lines = [
         "# From a trained teacher to a proven student",
