@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
+
+from search_spaces.option_types import OptionTypeError
 
 from ..comparison.trainings import value_text
 from ..distillation.combination import Term, parse_distillers
@@ -52,14 +54,25 @@ def teachers_of(options: ShortlistOptions | PipelineOptions) -> list[Any]:
     """The teachers that the options give in the place of one; none if they do not.
 
     Raises:
+        OptionTypeError: A teacher is a mapping, or a text that holds one.
         ValueError: `teacher` is given as well, or an option of a single one for several.
     """
     teachers = several(options.teachers)
+    if any(_holds_mapping(teacher) for teacher in teachers):
+        raise OptionTypeError(
+            f"teachers is {str(options.teachers)[:MAX_REASON]}; it must be a list of names, run folders or modules, "
+            "not of mappings. For a teacher with a checkpoint name a function of your own that loads it, such as "
+            "my_network.py:trained."
+        )
     if teachers and options.teacher is not None and changed(options, "teacher"):
         raise ValueError("teacher and teachers are both given; give one of them.")
     if len(teachers) > 1 and (names := changed(options, *_ONE_TEACHER)):
         raise ValueError(f"There are {len(teachers)} teachers; {', '.join(names)} cannot be set for all of them.")
     return teachers
+
+
+def _holds_mapping(teacher: object) -> bool:
+    return isinstance(teacher, Mapping) or (isinstance(teacher, str) and teacher.startswith(("{", "[")))
 
 
 def check_distinct(configs: Sequence[object]) -> None:
@@ -68,5 +81,7 @@ def check_distinct(configs: Sequence[object]) -> None:
     Args:
         configs: The configuration of each teacher.
     """
-    if repeated := [str(config) for place, config in enumerate(configs) if config in configs[:place]]:
-        raise ValueError(f"teachers has a teacher twice, {repeated[0][:MAX_REASON]}; leave one of them out.")
+    for place, config in enumerate(configs):
+        if config in configs[:place]:
+            name = config.get("name", config) if isinstance(config, Mapping) else config
+            raise ValueError(f"teachers has a teacher twice, {str(name)[:MAX_REASON]}; leave one of them out.")

@@ -37,10 +37,10 @@ class RungOptions(Options):
             folders, or anything else that `as_network` takes. Each of them gets a full training and is compared with
             the pick, whatever its budget and its place in rung 1. The largest candidate within the budget takes part
             as well; it gets a full training if it is the best baseline of rung 1.
-        rung_shares: Shares of the epochs that the trainings of each rung have, the last one 1. Each training is one of
-            its own, whose schedule ends with its epochs. By default 0.06 and 1.
-        rung_keep: Number of candidates that go on from each rung but the last, beside the baselines that you named; by
-            default 3.
+        rung_shares: Shares of the epochs that the trainings of each rung have, the last one 1, such as '[0.1, 0.3, 1]'.
+            Each training is one of its own, whose schedule ends with its epochs. By default 0.06 and 1.
+        rung_keep: Number of candidates that go on from each rung but the last, beside the baselines that you named, such
+            as '[5, 2]' for three rungs; by default 3.
         verdict_seeds: Number of full trainings of the pick, distilled and alone, and of the baselines that were trained
             in full; differences have an interval from 2 on.
     """
@@ -58,9 +58,10 @@ class ChoiceOptions(Options):
     """Teachers and distillers to choose from by short trainings, before the finalists are trained in full.
 
     Args:
-        teachers: Several teachers to choose from, in place of the one, such as runs/t1,runs/t2. The smallest finalist
-            within the budget is distilled by each for the epochs of rung 1, with two seeds, and the best teacher
-            teaches all.
+        teachers: Several teachers to choose from, in place of the one, such as runs/t1,runs/t2, or
+            my_networks.py:small,my_networks.py:large, functions of your own that load the weights of their network. The
+            smallest finalist within the budget is distilled by each for the epochs of rung 1, with two seeds, and the
+            best teacher teaches all.
         distillers: Several distillers to choose from, in place of the one, such as kd,dkd. The first is that of
             rung 1; its best finalist within the budget is distilled with each, with two seeds, and the best distiller
             is that of the later rungs.

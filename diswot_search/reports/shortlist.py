@@ -222,7 +222,7 @@ def describe_shortlist(shortlist: Shortlist) -> Iterator[str]:
     choices = f"{cost.choices:.3g} only to choose teacher and distiller, " if cost.choices else ""
     failed = f", {cost.failed:,} of them failed and count up to their last whole epoch" if cost.failed else ""
     yield (
-        f"cost: {cost.full_trainings:.3g} full trainings of {format_count(cost.full_epochs, 'epoch')} "
+        f"cost: as much as {cost.full_trainings:.3g} full trainings of {format_count(cost.full_epochs, 'epoch')} "
         f"({cost.rungs:.3g} for the rungs, {choices}{cost.verdict:.3g} for the verdict), in "
         f"{format_count(cost.trainings, 'training')} of {cost.hours:.3g} hours together{failed}"
     )
@@ -279,7 +279,9 @@ def _caution(shortlist: Shortlist) -> Iterator[str]:
 
 def _difference(difference: Difference, level: float) -> str:
     interval = ""
-    if difference.low is not None and difference.high is not None:
+    if difference.has_equal_values:
+        interval = " (no interval, since the differences of all pairs are equal)"
+    elif difference.low is not None and difference.high is not None:
         interval = f" [{difference.low:+.2f}, {difference.high:+.2f}], {100 * level:g} % t interval"
     return f"{difference.mean:+.2f} points{interval} over {format_count(difference.count, 'pair')}"
 

@@ -84,6 +84,8 @@ def _difference(row: TrainingRow, difference: Difference | None) -> str:
     if difference is None:
         return ""
     interval = "" if difference.low is None else f" [{difference.low:+.2f}, {difference.high:+.2f}]"
+    if difference.has_equal_values:
+        interval = ", equal in all pairs"
     count = row.accuracy.count if row.accuracy else 0
     pairs = "" if difference.count == count else f", {format_count(difference.count, 'pair')}"
     return f"{difference.mean:+.2f}{interval}{pairs}"

@@ -315,7 +315,7 @@ def why_unknown(gain: Difference | None, failures: Sequence[VerdictFailure] = ()
         return "the pick was not trained alone"
     if gain.low is None or gain.high is None or math.isnan(gain.low):
         return "one pair of seeds has no interval"
-    if math.isclose(gain.low, gain.high, rel_tol=0, abs_tol=1e-9):
+    if gain.has_equal_values:
         return f"the differences of all {gain.count} pairs are equal, which says nothing of their spread"
     return None
 

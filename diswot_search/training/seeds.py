@@ -43,6 +43,13 @@ class Difference:
     high: float | None
     count: int
 
+    @property
+    def has_equal_values(self) -> bool:
+        """Whether the differences of several pairs are equal, so that the interval has no width and tells nothing."""
+        if self.low is None or self.high is None:
+            return False
+        return math.isclose(self.low, self.high, rel_tol=0, abs_tol=1e-9)
+
 
 def spread(values: Sequence[float]) -> Spread | None:
     """Mean and sample standard deviation; None without values.

@@ -21,7 +21,7 @@ from diswot_search.comparison.trainings import (
     spread,
     summarise_trainings,
 )
-from diswot_search.reports.trainings import explain_trainings
+from diswot_search.reports.trainings import explain_trainings, trainings_markdown
 
 numbers = st.floats(-100, 100).map(lambda value: round(value, 6))
 
@@ -62,6 +62,16 @@ def test_one_seed_has_neither_a_deviation_nor_an_interval() -> None:
     assert (difference.mean, difference.low, difference.high, difference.count) == (2.0, None, None, 1)
     assert spread([]) is None
     assert paired_difference([], []) is None
+
+
+def test_equal_differences_of_pairs_have_no_interval_in_a_table() -> None:
+    cells = [cell(seed, 10.0 + seed, distiller="kd") for seed in (0, 1)]
+    cells += [cell(seed, 12.0 + seed, distiller="dkd") for seed in (0, 1)]
+    cells += [cell(seed, 12.0 + 2 * seed, distiller="at") for seed in (0, 1)]
+    lines = trainings_markdown(summarise_trainings(cells, ["distiller"], {"distiller": "kd"})).splitlines()
+    by_name = {name: next(line for line in lines if line.startswith(f"| {name} ")) for name in ("dkd", "at")}
+    assert "+2.00, equal in all pairs" in by_name["dkd"]
+    assert "+2.50 \\[-3.85, +8.85\\]" in by_name["at"]
 
 
 def test_pairs_are_the_seeds_that_both_have() -> None:

@@ -31,7 +31,7 @@ from diswot_search.reports.study import draw_finalists, plot_study_finalists
 from diswot_search.resolve.shortlists import regret_against
 from diswot_search.runtime.executors.serial import SerialExecutor
 from diswot_search.training.result import read_result
-from diswot_search.training.seeds import Difference
+from diswot_search.training.seeds import Difference, paired_difference
 
 from .any_order import AnyOrder
 from .own_networks import SMALL
@@ -178,6 +178,16 @@ def test_the_verdict_compares_the_pick_on_test_images_over_paired_seeds(whole: d
     for rival in rivals:
         mean = (verdict.distilled or 0) - (rival.test_accuracy() or 0)
         assert verdict.against[rival.name].mean == pytest.approx(mean)
+
+
+def test_equal_differences_of_pairs_are_told_to_have_no_interval(whole: ds.Shortlist) -> None:
+    equal, apart = paired_difference([52.0, 47.0], [50.0, 45.0]), paired_difference([52.0, 48.0], [50.0, 45.0])
+    assert equal is not None
+    assert apart is not None
+    lines = list(describe_verdict(replace(whole.verdict, against={"equal": equal, "apart": apart})))
+    of = {name: next(line for line in lines if f"against the baseline {name}:" in line) for name in ("equal", "apart")}
+    assert of["equal"].endswith("+2.00 points (no interval, since the differences of all pairs are equal) over 2 pairs")
+    assert "[-3.85, +8.85], 95 % t interval" in of["apart"]
 
 
 def test_the_guess_by_the_score_alone_is_measured_against_the_pick(whole: ds.Shortlist) -> None:
@@ -821,7 +831,9 @@ def test_a_seed_of_a_choice_decides_nothing_in_a_verdict(by_params: str, teacher
         ({"rung_shares": [0.5, 0.7]}, "of which the last is 1"),
         ({"rung_keep": [3, 2]}, "rung_keep is"),
         ({"verdict_seeds": 0}, "verdict_seeds is 0"),
-        ({"teachers": "cifar_resnet20,cifar_resnet20"}, "a teacher twice"),
+        ({"teachers": "cifar_resnet20,cifar_resnet20"}, "a teacher twice, cifar_resnet20; leave"),
+        ({"teachers": [{"model": "net.py:net", "checkpoint": "net.pt"}], "teacher": None}, "not of mappings"),
+        ({"teachers": "[{model: net.py:net, checkpoint: net.pt}]", "teacher": None}, "not of mappings"),
         ({"teachers": ["cifar_resnet20"]}, "teacher and teachers are both given"),
         ({"distillers": "kd,kdd"}, "Did you mean 'kd'"),
         ({"distillers": "kd,kd"}, "distillers has kd twice"),
@@ -840,7 +852,7 @@ def test_bad_input_is_refused_before_a_folder_is_made(
     given = {"study": searched, "teacher": teacher, **SHORTLIST, "out": out, **options}
     if "twice" in message and "teachers" in options:
         del given["teacher"]
-    with pytest.raises((ValueError, ds.RunFolderError), match=message):
+    with pytest.raises((ValueError, TypeError, ds.RunFolderError), match=message):
         ds.shortlist(**given)
     assert not out.exists()
 
