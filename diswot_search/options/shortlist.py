@@ -39,8 +39,8 @@ class RungOptions(Options):
             as well; it gets a full training if it is the best baseline of rung 1.
         rung_shares: Shares of the epochs that the trainings of each rung have, the last one 1, such as '[0.1, 0.3, 1]'.
             Each training is one of its own, whose schedule ends with its epochs. By default 0.06 and 1.
-        rung_keep: Number of candidates that go on from each rung but the last, beside the baselines that you named, such
-            as '[5, 2]' for three rungs; by default 3.
+        rung_keep: Number of candidates that go on from each rung but the last, beside the baselines that you named,
+            such as '[5, 2]' for three rungs; by default 3.
         verdict_seeds: Number of full trainings of the pick, distilled and alone, and of the baselines that were trained
             in full; differences have an interval from 2 on.
     """

@@ -280,7 +280,7 @@ def _caution(shortlist: Shortlist) -> Iterator[str]:
 def _difference(difference: Difference, level: float) -> str:
     interval = ""
     if difference.has_equal_values:
-        interval = " (no interval, since the differences of all pairs are equal)"
+        interval = " (no interval)"
     elif difference.low is not None and difference.high is not None:
         interval = f" [{difference.low:+.2f}, {difference.high:+.2f}], {100 * level:g} % t interval"
     return f"{difference.mean:+.2f} points{interval} over {format_count(difference.count, 'pair')}"
