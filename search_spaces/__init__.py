@@ -12,6 +12,8 @@ from .importers import import_table
 from .input_spec import ImageSpec, InputSpec, TokenSpec, input_spec_from_json
 from .nasbench101 import NASBench101Network, NASBench101Space
 from .nasbench201 import NASBench201Network, NASBench201Space
+from .nasbench_macro import NASBenchMacroNetwork, NASBenchMacroSpace
+from .nats_size import NATSBenchSizeNetwork, NATSBenchSizeSpace
 from .plugins import OwnCodeError, UntrustedCodeError, import_code
 from .recipes import create_space, describe_space, list_spaces, register_space
 from .registry import UnknownNameError
@@ -39,6 +41,10 @@ __all__ = [
     "NASBench101Space",
     "NASBench201Network",
     "NASBench201Space",
+    "NASBenchMacroNetwork",
+    "NASBenchMacroSpace",
+    "NATSBenchSizeNetwork",
+    "NATSBenchSizeSpace",
     "OwnCodeError",
     "SearchSpace",
     "TimmSpace",
@@ -66,6 +72,8 @@ __all__ = [
 
 register_space("nasbench101", NASBench101Space)
 register_space("nasbench201", NASBench201Space)
+register_space("nasbench_macro", NASBenchMacroSpace)
+register_space("nats_bench_size", NATSBenchSizeSpace)
 register_space("cifar_resnet", CifarResNetSpace)
 register_space("cifar_resnet_s0", cifar_resnet_s0)
 for _name, _family in TIMM_FAMILIES.items():

@@ -32,6 +32,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from .nasbench101_records import DISTINCT_CELLS, read_rows
 from .nasbench201 import EDGES, format_cell
+from .nasbench_macro import NASBenchMacroSpace
 from .registry import UnknownNameError, unknown_name_message
 from .tables import check_new_table, write_table
 
@@ -364,6 +365,36 @@ def _cell_of(indices: str) -> str:
     return format_cell([operations[edge] for edge in EDGES])
 
 
+# -- NAS-Bench-Macro ----------------------------------------------------------------------------
+
+
+def import_nasbench_macro(
+    path: str | os.PathLike[str], out: str | os.PathLike[str], *, trust: bool = False, progress: bool = True
+) -> int:
+    """Turn the file of NAS-Bench-Macro (`nas-bench-macro_cifar10.json`) into a table.
+
+    Columns: `cifar10_test_accuracy`, the mean over the trainings in percent, and `cifar10_mparams`. It is JSON, which
+    cannot run code, so `trust` changes nothing; it is read in a moment, without a progress bar.
+
+    Args, returns and errors are those of `import_table`.
+
+    Source: Su et al., CVPR 2021.
+    """
+    path, out = _check_paths(path, out, Path.is_file, "file")
+    rows: list[Row] = []
+    with _reading(path, "a NAS-Bench-Macro JSON"):
+        space = NASBenchMacroSpace()
+        for text, values in json.loads(path.read_bytes()).items():
+            accuracies = [float(accuracy) for accuracy in values["test_acc"]]
+            mean = round(sum(accuracies) / len(accuracies), 6)
+            costs = {"cifar10_mparams": float(values["params"]) / 1e6}
+            rows.append({"architecture": str(space.parse(text)), "cifar10_test_accuracy": mean, **costs})
+    if not rows:
+        raise ValueError(f"{path} holds no architectures.")
+    write_table(out, rows)
+    return len(rows)
+
+
 # -- shared by all importers ----------------------------------------------------------------------
 
 
@@ -427,6 +458,7 @@ def _progress_bar(text: str, total: int, enabled: bool) -> Iterator[Callable[[],
 IMPORTERS: dict[str, Callable[..., int]] = {
     "nasbench101": import_nasbench101,
     "nasbench201": import_nasbench201,
+    "nasbench_macro": import_nasbench_macro,
     "nats_bench": import_nats_bench,
     "suite_zero": import_suite_zero,
 }

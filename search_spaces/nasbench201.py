@@ -209,11 +209,13 @@ class ReLUConvBN(nn.Sequential):
         )
 
 
-def _make_edge(operation: Choice, channels: int) -> nn.Module:
+def _make_edge(operation: Choice, in_channels: int, channels: int) -> nn.Module:
     if operation == "nor_conv_1x1":
-        return ReLUConvBN(channels, channels, 1)
+        return ReLUConvBN(in_channels, channels, 1)
     if operation == "nor_conv_3x3":
-        return ReLUConvBN(channels, channels, 3)
+        return ReLUConvBN(in_channels, channels, 3)
+    if operation == "skip_connect" and in_channels != channels:
+        return nn.Sequential(nn.Conv2d(in_channels, channels, 1, bias=False), nn.BatchNorm2d(channels))
     if operation == "avg_pool_3x3":
         return nn.AvgPool2d(3, stride=1, padding=1, count_include_pad=False)
     if operation in ("none", "skip_connect"):
@@ -222,14 +224,24 @@ def _make_edge(operation: Choice, channels: int) -> nn.Module:
 
 
 class Cell(nn.Module):
-    """Four nodes, each the sum of its edges; edges whose source is zero are not computed."""
+    """Four nodes, each the sum of its edges; edges whose source is zero are not computed.
 
-    def __init__(self, operations: Sequence[Choice], channels: int) -> None:
+    Args:
+        operations: The six operations, in the order of `EDGES`.
+        channels: Channels of all nodes but the input.
+        in_channels: Channels of the input; as many as of the others by default. The edges that begin there change them.
+    """
+
+    def __init__(self, operations: Sequence[Choice], channels: int, in_channels: int | None = None) -> None:
         super().__init__()
         if len(operations) != len(EDGES):
             raise ValueError(f"A cell has {len(EDGES)} operations; got {len(operations)}.")
         self.operations = tuple(operations)
-        self.edges = nn.ModuleList(_make_edge(op, channels) for op in self.operations)
+        before = channels if in_channels is None else in_channels
+        self.edges = nn.ModuleList(
+            _make_edge(op, channels if source else before, channels)
+            for op, (_, source) in zip(self.operations, EDGES, strict=True)
+        )
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         nodes: list[torch.Tensor | None] = [x, None, None, None]

@@ -87,7 +87,7 @@ class ImportOptions(ProgressOptions):
     """Turn an official benchmark file into a table that `diswot compare` reads.
 
     Args:
-        kind: nasbench101, nasbench201, nats_bench or suite_zero.
+        kind: nasbench101, nasbench201, nasbench_macro, nats_bench or suite_zero.
         path: The official file, or folder for NATS-Bench.
         out: The new table, .csv or .csv.gz.
         trust: The makers of the file are trusted: the official files of NAS-Bench-201 and NATS-Bench are pickles, which

@@ -228,9 +228,9 @@ def test_nats_bench_size(tmp_path: Path) -> None:
     folder = nats_folder(tmp_path / "NATS-sss-v1_0-50262-simple", texts, {"01": 1, "12": 12, "90": 15})
     assert import_nats_bench(folder, tmp_path / "table.csv", trust=True) == 2
     values = [expected(i, "cifar100", "x-test", SEEDS[i], 14) for i in range(2)]
-    assert read_table(tmp_path / "table.csv", "cifar100_test_accuracy") == pytest.approx(
-        dict(zip(texts, values, strict=True)), abs=1e-6
-    )
+    table = read_table(tmp_path / "table.csv", "cifar100_test_accuracy")
+    assert table == pytest.approx(dict(zip(texts, values, strict=True)), abs=1e-6)
+    assert [str(architecture) for architecture in table.check(create_space("nats_bench_size"))] == list(texts)
 
 
 def test_nats_bench_holds_one_architecture_at_a_time(topology_folder: Path, tmp_path: Path) -> None:
@@ -350,6 +350,46 @@ def test_what_is_no_suite_zero(tmp_path: Path, content: Any, message: str) -> No
     assert list(tmp_path.iterdir()) == [path]
 
 
+# -- NAS-Bench-Macro ----------------------------------------------------------------------------
+
+MACRO: dict[str, Any] = {
+    text: {"test_acc": [accuracy, accuracy + 1, accuracy + 5], "mean_acc": 0, "std": 0, "params": 10**6, "flops": 7}
+    for text, accuracy in {"00000000": 80.0, "21002210": 91.5, "22222222": 90.0}.items()
+}
+
+
+def write_macro(folder: Path, content: Any) -> Path:
+    path = folder / "nas-bench-macro_cifar10.json"
+    path.write_text(json.dumps(content))
+    return path
+
+
+def test_nasbench_macro(tmp_path: Path) -> None:
+    out = tmp_path / "table.csv"
+    assert import_table("nasbench_macro", write_macro(tmp_path, MACRO), out) == 3
+    table = read_table(out)
+    assert dict(table) == {"00000000": 82.0, "21002210": 93.5, "22222222": 92.0}
+    assert [str(architecture) for architecture in table.check(create_space("nasbench_macro"))] == list(MACRO)
+    assert dict(read_table(out, "cifar10_mparams")) == dict.fromkeys(MACRO, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ([1], "cannot be read as a NAS-Bench-Macro JSON"),
+        ({"00000003": MACRO["00000000"]}, "an architecture is 8 digits from 0 to 2"),
+        ({"00000000": {"test_acc": []}}, "ZeroDivisionError"),
+        ({"00000000": {"mean_acc": 90.0}}, "KeyError: 'test_acc'"),
+        ({}, "holds no architectures"),
+    ],
+)
+def test_what_is_no_nasbench_macro(tmp_path: Path, content: Any, message: str) -> None:
+    path = write_macro(tmp_path, content)
+    with pytest.raises(ValueError, match=f"nas-bench-macro_cifar10.json .*{message}"):
+        import_table("nasbench_macro", path, tmp_path / "table.csv")
+    assert list(tmp_path.iterdir()) == [path]
+
+
 # -- what all importers refuse ------------------------------------------------------------------
 
 
@@ -458,6 +498,7 @@ def test_kinds_by_name(tmp_path: Path, nasbench201_file: Path, topology_folder: 
     paths = {
         "nasbench101": records,
         "nasbench201": nasbench201_file,
+        "nasbench_macro": write_macro(tmp_path, MACRO),
         "nats_bench": topology_folder,
         "suite_zero": suite,
     }
