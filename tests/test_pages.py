@@ -108,7 +108,7 @@ def finished_pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 def _begin(page: Path, folder: Path, finished: dict[str, Path]) -> None:
     """Put into a page's folder what the pages before it left, and run those first if need be."""
     if begins := _BEGIN.search(page.read_text()):
-        before = DOCS / f"{begins['page']}.md"
+        before = next(path for path in PAGES if path.stem == begins["page"])
         if before.stem not in finished:
             earlier = folder.parent / f"{folder.name}_before"
             earlier.mkdir()
