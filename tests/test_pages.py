@@ -1,4 +1,4 @@
-"""Every block of code that README.md and the pages of docs/ show runs, page by page, in a folder of its own.
+"""Every block of code that README.md, CONTRIBUTING.md and the pages of docs/ show runs, page by page, in a folder of its own.
 
 A page's blocks run in their order, as a reader would type them:
 
@@ -31,7 +31,11 @@ from diswot_search import cli
 from .source_tree import ROOT
 
 DOCS = ROOT / "docs"
-PAGES = [ROOT / "README.md", *(path for path in sorted(DOCS.glob("*.md")) if "```" in path.read_text())]
+PAGES = [
+    ROOT / "README.md",
+    ROOT / "CONTRIBUTING.md",
+    *(path for path in sorted(DOCS.glob("*.md")) if "```" in path.read_text()),
+]
 NOT_RUN = ("accelerate", "cd", "docker", "git", "make", "pip", "ray", "source", "torchrun")
 """Programs whose lines are shown, and cannot run in a test: they install, or need several machines."""
 
@@ -39,7 +43,9 @@ LARGEST = {"epochs": 1, "evaluations": 6, "teacher_epochs": 1, "sample": 6}
 """The pages show numbers that are meant for real work. A test takes these instead, and the rest as it is shown."""
 
 _NUMBER = re.compile(r"\b(?P<name>" + "|".join(LARGEST) + r")(?P<sign>=|: | )(?P<number>\d+)\b")
-_BLOCK = re.compile(r"^ *(?P<fence>```+) *(?P<language>[\w{}-]*)\n(?P<text>.*?)^ *(?P=fence)$", re.MULTILINE | re.DOTALL)
+_BLOCK = re.compile(
+    r"^ *(?P<fence>```+) *(?P<language>[\w{}-]*)\n(?P<text>.*?)^ *(?P=fence)$", re.MULTILINE | re.DOTALL
+)
 _FILE = re.compile(r"# (?P<name>\w+\.(py|yaml))\n")
 _BEGIN = re.compile(r"<!-- begins with: (?P<page>\w+) -->")
 LANGUAGES = {"python", "sh", "yaml", "text", "{toctree}", "{eval-rst}"}
@@ -91,7 +97,7 @@ def write_data(folder: Path, size: int = 8) -> None:
     named = {"train": slice(0, 200), "test": slice(200, 300)}
     arrays = {f"{split}_images": pixels[part] for split, part in named.items()}
     np.savez(folder / "data.npz", **arrays, **{f"{split}_labels": labels[part] for split, part in named.items()})
-    for split, part in named.items():
+    for split, part in {"train": slice(0, 700), "test": slice(700, 800)}.items():
         for number, (image, label) in enumerate(zip(pixels[part], labels[part], strict=True)):
             if label < 3:
                 path = folder / "photos" / split / ("ants", "bees", "wasps")[label] / f"{number}.png"
