@@ -1,4 +1,4 @@
-"""Every block of code that README.md, CONTRIBUTING.md and the pages of docs/ show runs, page by page, in a folder of its own.
+"""Every block of code that README.md, CONTRIBUTING.md and docs/ show runs, page by page, in a folder of its own.
 
 A page's blocks run in their order, as a reader would type them:
 
@@ -48,7 +48,7 @@ _BLOCK = re.compile(
 )
 _FILE = re.compile(r"# (?P<name>\w+\.(py|yaml))\n")
 _BEGIN = re.compile(r"<!-- begins with: (?P<page>\w+) -->")
-LANGUAGES = {"python", "sh", "yaml", "text", "{toctree}", "{eval-rst}"}
+LANGUAGES = {"python", "sh", "yaml", "text", "{toctree}", "{eval-rst}", "{include}"}
 
 
 def blocks_of(page: Path) -> list[tuple[str, str]]:
