@@ -422,7 +422,7 @@ def kd_loss(student: Tensor, teacher: Tensor, temperature: float = 4.0) -> Tenso
 
     Example:
         >>> import torch
-        >>> from diswot_search.functional import kd_loss
+        >>> from diswot_search.functional.losses import kd_loss
         >>> logits = torch.tensor([[2.0, 0.0]])
         >>> float(kd_loss(logits, logits))
         0.0
