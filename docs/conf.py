@@ -34,6 +34,8 @@ autodoc_preserve_defaults = True
 napoleon_google_docstring = True
 napoleon_numpy_docstring = False
 napoleon_use_rtype = False
+napoleon_use_ivar = True  # a property may be listed as an attribute, too
+napoleon_custom_sections = [("Names", "params_style")]
 
 
 def copy_results(app: Sphinx) -> None:

@@ -61,14 +61,18 @@ class SearchSpace(ABC):
             `input_size` is not three whole numbers of at least 1.
 
     Example:
-        class Mlp(SearchSpace):
-            def __init__(self, num_classes=10, input_size=(1, 28, 28)):
-                super().__init__("mlp", {"width": [64, 128]}, num_classes=num_classes, input_size=input_size)
-
-            def build(self, architecture):
-                (width,), (channels, height, width_in) = architecture.choices, self.input_size
-                layers = nn.Linear(channels * height * width_in, width), nn.ReLU(), nn.Linear(width, self.num_classes)
-                return nn.Sequential(nn.Flatten(), *layers)
+        >>> import torch
+        >>> from search_spaces import SearchSpace
+        >>> class Mlp(SearchSpace):
+        ...     def __init__(self, num_classes=10, input_size=(1, 28, 28)):
+        ...         super().__init__("mlp", {"width": [64, 128]}, num_classes=num_classes, input_size=input_size)
+        ...
+        ...     def build(self, architecture):
+        ...         (width,), (channels, height, columns) = architecture.choices, self.input_size
+        ...         hidden = torch.nn.Linear(channels * height * columns, width)
+        ...         return torch.nn.Sequential(torch.nn.Flatten(), hidden, torch.nn.Linear(width, self.num_classes))
+        >>> [str(architecture) for architecture in Mlp()]
+        ['width=64', 'width=128']
     """
 
     recipe: dict[str, Any] | None = None

@@ -138,8 +138,13 @@ def read_table(
             finite number, an architecture twice, or no CSV at all.
 
     Example:
-        table = read_table("nasbench201.csv.gz", "cifar100_test_accuracy")
-        table[space.parse("|none~0|+|none~0|none~1|+|none~0|none~1|skip_connect~2|")]
+        >>> import tempfile
+        >>> from search_spaces import CifarResNetSpace, read_table
+        >>> with tempfile.NamedTemporaryFile("w", suffix=".csv") as file:
+        ...     print("architecture,accuracy", "1x16-2x16-2x16,60.5", sep="\\n", file=file, flush=True)
+        ...     table = read_table(file.name, "accuracy")
+        >>> table[CifarResNetSpace(widths=([16, 32],) * 3).parse("1x16-2x16-2x16")]
+        60.5
     """
     return _table(_read_sheet(Path(path), architecture_column), column, where or {}, skip_missing)
 

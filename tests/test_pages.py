@@ -1,4 +1,4 @@
-"""Every block of code that README.md, CONTRIBUTING.md and the pages of docs/ show runs, page by page, in a folder of its own.
+"""Every block of code that README.md, CONTRIBUTING.md and docs/ show runs, page by page, in a folder of its own.
 
 A page's blocks run in their order, as a reader would type them:
 
@@ -19,6 +19,7 @@ import os
 import re
 import shlex
 import shutil
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -48,7 +49,7 @@ _BLOCK = re.compile(
 )
 _FILE = re.compile(r"# (?P<name>\w+\.(py|yaml))\n")
 _BEGIN = re.compile(r"<!-- begins with: (?P<page>\w+) -->")
-LANGUAGES = {"python", "sh", "yaml", "text", "{toctree}", "{eval-rst}"}
+LANGUAGES = {"python", "sh", "yaml", "text", "{toctree}", "{eval-rst}", "{include}"}
 
 
 def blocks_of(page: Path) -> list[tuple[str, str]]:
@@ -97,7 +98,7 @@ def write_data(folder: Path, size: int = 8) -> None:
     named = {"train": slice(0, 200), "test": slice(200, 300)}
     arrays = {f"{split}_images": pixels[part] for split, part in named.items()}
     np.savez(folder / "data.npz", **arrays, **{f"{split}_labels": labels[part] for split, part in named.items()})
-    for split, part in {"train": slice(0, 700), "test": slice(700, 800)}.items():
+    for split, part in {"train": slice(0, 330), "test": slice(330, 400)}.items():
         for number, (image, label) in enumerate(zip(pixels[part], labels[part], strict=True)):
             if label < 3:
                 path = folder / "photos" / split / ("ants", "bees", "wasps")[label] / f"{number}.png"
@@ -126,11 +127,15 @@ def _run(page: Path, folder: Path, finished: dict[str, Path]) -> str:
     _begin(page, folder, finished)
     here = os.getcwd()
     os.chdir(folder)
+    sys.path.insert(0, str(folder))  # as for a script that lies there
     try:
         write_data(folder)
         printed = run_page(page, folder)
     finally:
         os.chdir(here)
+        sys.path.remove(str(folder))
+        for path in folder.glob("*.py"):
+            sys.modules.pop(path.stem, None)
     finished[page.stem] = folder
     return printed
 

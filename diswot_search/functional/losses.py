@@ -422,7 +422,7 @@ def kd_loss(student: Tensor, teacher: Tensor, temperature: float = 4.0) -> Tenso
 
     Example:
         >>> import torch
-        >>> from diswot_search.functional import kd_loss
+        >>> from diswot_search.functional.losses import kd_loss
         >>> logits = torch.tensor([[2.0, 0.0]])
         >>> float(kd_loss(logits, logits))
         0.0
@@ -467,7 +467,7 @@ def sp_loss(student: Tensor, teacher: Tensor) -> Tensor:
 def cc_loss(student: Tensor, teacher: Tensor, gamma: float = 0.4) -> Tensor:
     """Correlation congruence: mean squared difference of the samples' kernel matrices.
 
-    The kernel is the Gaussian exp(-gamma |x - y|^2) of features of norm one, approximated by its Taylor polynomial of
+    The kernel is the Gaussian `exp(-gamma |x - y|^2)` of features of norm one, approximated by its Taylor polynomial of
     degree 2 in their cosine.
 
     Args:

@@ -265,7 +265,7 @@ def root_mean_square(difference: Tensor) -> Tensor:
 def outer_product_distance(first: Tensor, second: Tensor) -> Tensor:
     """Mean squared difference of the row-normalised outer products g_n g_n^T of two sets of vectors.
 
-    Row i of g g^T over its norm is sign(g_i) g / |g|. The mean over the N x C x C entries is therefore
+    Row i of `g g^T` over its norm is `sign(g_i) g / |g|`. The mean over the N x C x C entries is therefore
     2 / C (1 - mean_n (s_n . s'_n / C) (u_n . u'_n)), with signs s and unit vectors u. Zeros may occur.
 
     Args:
