@@ -47,6 +47,7 @@ from ..resolve.networks import network_for
 from ..resolve.runs import PipelineResult, StageResult
 from ..resolve.searches import as_budget, as_space
 from ..resolve.shortlists import Shortlist
+from ..runtime.files import RunFolderError
 from ..runtime.run_folder import COMPLETE, entries_of
 from ..sources.ranking import RankingError, SourceRanking
 from ..study.finalists import ALONE, DISTILLED

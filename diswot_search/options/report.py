@@ -25,7 +25,7 @@ class ReportOptions(CodeOptions):
         watch_seconds: Seconds between two writings.
     """
 
-    runs: Sequence[str | os.PathLike[str]] = field(metadata=SEVERAL)
+    runs: Sequence[str | os.PathLike[str]] | str | os.PathLike[str] = field(metadata=SEVERAL)
     _: KW_ONLY
     format: str = "html"
     out: str | os.PathLike[str] | None = None

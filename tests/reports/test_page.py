@@ -54,7 +54,7 @@ def test_the_page_of_a_search_has_its_picture_and_loads_nothing(tmp_path: Path) 
     assert made.path.read_text() == made.content
     reader = Reader(made.content)
     assert all(place.startswith(("#", "data:image/png")) for place in reader.loaded)
-    assert not re.search(r"(https?:)?//\w+\.\w", re.sub(r"xmlns[:\w]*=\"[^\"]*\"", "", made.content))
+    assert not re.search(r"(https?:)?//\w+\.\w", made.content.replace("http://www.w3.org/2000/svg", ""))  # a mere name
     assert reader.tags.count("h1") == 1
     assert "svg" in reader.tags
     assert "default-src &#39;none&#39;" in made.content
