@@ -60,6 +60,7 @@ if TYPE_CHECKING:
     from .jobs.compare import Comparison, compare
     from .jobs.pipeline import run
     from .jobs.rank_sources import load_ranking, rank_sources
+    from .jobs.report import Report, report
     from .jobs.search import search
     from .jobs.shortlist import shortlist
     from .jobs.shortlist_stages import ShortlistError
@@ -174,6 +175,7 @@ _EXPORTS = {
         "load_ranking",
         "rank_sources",
     ),
+    "diswot_search.jobs.report": ("Report", "report"),
     "diswot_search.jobs.search": ("search",),
     "diswot_search.jobs.shortlist": ("shortlist",),
     "diswot_search.jobs.shortlist_stages": ("ShortlistError",),
@@ -347,6 +349,7 @@ __all__ = [
     "Recipe",
     "RecipeError",
     "Record",
+    "Report",
     "RunFolderError",
     "Score",
     "ScoreTable",
@@ -425,6 +428,7 @@ __all__ = [
     "register_space",
     "regret_at_budget",
     "regret_curve",
+    "report",
     "run",
     "save_student",
     "search",

@@ -36,6 +36,7 @@ from .options.lists import (
     ShowOptions,
 )
 from .options.pipeline import PipelineOptions
+from .options.report import ReportOptions
 from .options.search import SearchOptions
 from .options.shortlist import ShortlistOptions
 from .options.sources import RankSourcesOptions
@@ -77,6 +78,7 @@ class Command:
 COMMANDS: dict[str, Command] = {
     "search": Command(SearchOptions, "diswot_search.jobs.search:SearchJob"),
     "show": Command(ShowOptions, "diswot_search.jobs.listing:show"),
+    "report": Command(ReportOptions, "diswot_search.jobs.report:report_lines"),
     "compare": Command(CompareOptions, "diswot_search.jobs.compare:ComparisonRun"),
     "train": Command(TrainOptions, "diswot_search.jobs.train:TrainJob"),
     "distill": Command(DistillOptions, "diswot_search.jobs.train:DistillJob"),

@@ -47,6 +47,7 @@ from ..resolve.networks import network_for
 from ..resolve.runs import PipelineResult, StageResult
 from ..resolve.searches import as_budget, as_space
 from ..resolve.shortlists import Shortlist
+from ..runtime.files import RunFolderError
 from ..runtime.run_folder import COMPLETE, entries_of
 from ..sources.ranking import RankingError, SourceRanking
 from ..study.finalists import ALONE, DISTILLED
@@ -66,6 +67,7 @@ from .finalists import (
 from .guides import Announce, Guide, SourceGuides, guides_of
 from .job import CONFIG, Job
 from .pipeline_results import SEARCH, TRAINING_ALONE, show_stage, summarise
+from .report import write_page
 from .search import SearchJob
 from .shortlist import ShortlistJob
 from .shortlist_stages import ShortlistError
@@ -293,9 +295,17 @@ class PipelineJob(Job[PipelineOptions, PipelineResult]):
             self.folder.write("report.md", "\n".join(pipeline_report(result)) + "\n")
             self.folder.write_json("result.json", summarise(result))
             self.folder.end(COMPLETE, ["report.md", "result.json"])
+            self._write_page()
         finally:
             self.folder.release()
         return result
+
+    def _write_page(self) -> None:
+        """Write the page of the run; one that cannot be made does not undo what was found."""
+        try:
+            write_page(self.path)
+        except (RunFolderError, OSError) as error:
+            warnings.warn(f"The page of the run was not written: {error}", stacklevel=2)
 
     def _train(self, study: Study, guide: Guide) -> tuple[Training, Training | None, None]:
         """Distil the winner of the search, and train it alone."""

@@ -393,8 +393,7 @@ def plot_front(study: Study) -> Figure:
     winner, measure = study.winner, study.objectives[0]
     costs, scores = _columns(study, measure)
     limit = study.config.get("budget", {}).get(f"max_{measure}")
-    own_unit = COSTS[measure].unit
-    unit, unit_name = (1.0, own_unit) if own_unit else _unit(costs.max(initial=0))
+    unit, unit_name = front_unit(study, measure)
     figure = new_figure()
     axes = style_axes(figure.add_subplot())
     _scatter(axes, costs * unit, scores)
@@ -416,6 +415,13 @@ def plot_front(study: Study) -> Figure:
     return figure
 
 
+def front_unit(study: Study, measure: str) -> tuple[float, str]:
+    """The factor of the costs on the axis of `plot_front`, and the name of the unit that they then have."""
+    costs, _ = _columns(study, measure)
+    unit = COSTS[measure].unit
+    return (1.0, unit) if unit else _unit(costs.max(initial=0))
+
+
 FINALISTS = "finalists.png"
 """The picture of the finalists of a study."""
 
@@ -435,7 +441,8 @@ def _columns(study: Study, x: str) -> tuple[NDArray[np.float64], NDArray[np.floa
 
 
 def _scatter(axes: Axes, x: NDArray[np.float64], y: NDArray[np.float64]) -> None:
-    axes.scatter(x, y, s=14, color=GREY, alpha=0.7, linewidths=0, label="evaluated")
+    is_dense = len(x) > _MANY  # in an SVG, points of their own would make a large file
+    axes.scatter(x, y, s=14, color=GREY, alpha=0.7, linewidths=0, label="evaluated", rasterized=is_dense)
 
 
 def _finish(figure: Figure, axes: Axes, study: Study) -> None:
@@ -448,6 +455,10 @@ def _finish(figure: Figure, axes: Axes, study: Study) -> None:
     set_title(figure, f"{', '.join(names)}: {format_count(len(study), 'evaluation')}")
     entries = legend_entries(figure)
     add_legend(figure, list(entries.values()), list(entries))
+
+
+_MANY = 2000
+"""Number of points beyond which an SVG has them as an image."""
 
 
 _FAR = 2.0

@@ -53,6 +53,11 @@ def plot_training(rows: Sequence[EpochRow], result: TrainingResult) -> dict[str,
     Returns:
         Contents of PNG files by file name, without the pictures for which there are no data.
     """
+    return {name: to_png(figure) for name, figure in training_figures(rows, result).items()}
+
+
+def training_figures(rows: Sequence[EpochRow], result: TrainingResult) -> dict[str, Figure]:
+    """The figures of a training by file name, without those for which there are no data."""
     test, sources = result.test, result.sources
     has_data = {
         "loss.png": bool(rows),
@@ -61,7 +66,7 @@ def plot_training(rows: Sequence[EpochRow], result: TrainingResult) -> dict[str,
         "classes.png": test is not None and 2 <= len(test.class_accuracy) <= MAX_CLASSES,
         "weights.png": sources is not None and bool(sources.models),
     }
-    return {name: to_png(plot(rows, result)) for name, plot in TRAINING_PICTURES.items() if has_data[name]}
+    return {name: plot(rows, result) for name, plot in TRAINING_PICTURES.items() if has_data[name]}
 
 
 def plot_losses(rows: Sequence[EpochRow], result: TrainingResult) -> Figure:
