@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from ..runtime.files import RunFolderError, read_json
 from ..runtime.typed_json import JsonError, decode
-from .results import ProxyResult, ScoreTable
+from .results import BinResult, BudgetRegret, Estimate, ProxyResult, ScoreTable
 
 SCORES, RESULTS = "scores.csv", "comparison.json"
 """Files of a comparison's run folder: all scores, and the results."""
@@ -38,12 +38,29 @@ def read_comparison(path: str | os.PathLike[str]) -> tuple[ScoreTable, list[Prox
     """
     values = read_json(Path(path) / RESULTS, keys=("results", "table", "column", "seeds"), repair=_REPAIR)
     try:
-        results = [decode(ProxyResult, one) for one in values["results"]]
+        results = [_result(one) for one in values["results"]]
         return _read_scores(Path(path) / SCORES, values, results), results
     except (JsonError, KeyError, TypeError, ValueError, IndexError) as error:
         raise RunFolderError(f"{SCORES} or {RESULTS} of {path} is damaged ({error}). {_REPAIR}") from error
     except OSError as error:
         raise RunFolderError(f"Cannot read {Path(path) / SCORES}: {error.strerror or error}. {_REPAIR}") from error
+
+
+_ESTIMATES = ("kendall", "spearman", "pearson", "precision", "regret", "partial_spearman", "agreement")
+_ESTIMATES_BY_NAME = ("best_decile", "within_bins")
+
+
+def _result(values: dict[str, Any]) -> ProxyResult:
+    """A result; a null stands for a number that is not defined."""
+    estimates = {name: decode(Estimate, values[name]) for name in _ESTIMATES}
+    by_name = {name: {key: decode(Estimate, one) for key, one in values[name].items()} for name in _ESTIMATES_BY_NAME}
+    lists: dict[str, Any] = {
+        "bins": [decode(BinResult, one) for one in values["bins"]],
+        "regrets": [decode(BudgetRegret, one) for one in values["regrets"]],
+        "passes": tuple(values["passes"]),
+        "seconds": math.nan if values["seconds"] is None else float(values["seconds"]),
+    }
+    return ProxyResult(**{**values, **estimates, **by_name, **lists})
 
 
 def _read_scores(file: Path, values: dict[str, Any], results: list[ProxyResult]) -> ScoreTable:
