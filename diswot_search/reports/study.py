@@ -30,7 +30,7 @@ from ..study.budget import Budget, cheapest
 from ..study.cost_kinds import COSTS
 from ..study.finalists import Finalist
 from ..study.study import Candidate, Study
-from .shortlist import LOST, format_finalists
+from .shortlist import LOST, count_finalists, explain_origins, format_finalists
 from .shortlist_figures import plot_finalists
 from .style import (
     BLUE,
@@ -142,8 +142,11 @@ def _table_of(study: Study, best: Sequence[Candidate], title: str) -> Table:
 def format_study_finalists(study: Study) -> Iterator[Table]:
     """Format the finalists that a study remembers, with what came of their trainings; no table without any."""
     if finalists := study.finalists:
-        title = f"{format_count(len(finalists), 'finalist')} of a shortlist"
-        caption = f"Rungs: accuracy on validation images in percent, distilled; {LOST}; test and alone: on test images."
+        title = f"{count_finalists(finalists)} of a shortlist"
+        caption = (
+            f"Rungs: accuracy on validation images in percent, distilled; {explain_origins(finalists)}{LOST}; test and "
+            "alone: on test images."
+        )
         yield format_finalists(finalists, title, caption)
 
 
@@ -194,7 +197,7 @@ def _describe_finalists(study: Study) -> Iterator[str]:
         place = f", place {of_study.index(pick.index) + 1} by the score" if pick.index in of_study else ""
         accuracy = pick.test_accuracy()
         reached = "" if accuracy is None else f"; it reaches {accuracy:.2f} % of the test images distilled"
-        yield f"finalists: {len(finalists)} were trained in {study.shortlist}; the pick is {pick.name}{place}{reached}"
+        yield f"shortlist: {count_finalists(finalists)} in {study.shortlist}; the pick is {pick.name}{place}{reached}"
 
 
 def _describe_measurements(study: Study) -> Iterator[str]:

@@ -28,6 +28,7 @@ from diswot_search.options.training import DistillOptions
 from diswot_search.reports.shortlist import describe_verdict
 from diswot_search.reports.shortlist_figures import plot_regret, plot_rungs, plot_scores
 from diswot_search.reports.study import draw_finalists, plot_study_finalists
+from diswot_search.reports.style import format_count
 from diswot_search.resolve.shortlists import regret_against
 from diswot_search.runtime.executors.serial import SerialExecutor
 from diswot_search.training.result import read_result
@@ -282,7 +283,7 @@ def test_a_study_remembers_its_finalists(
     assert cli.main(["show", searched]) == 0
     shown = " ".join(capsys.readouterr().out.split())
     assert f"the pick is {whole.pick.name}" in shown
-    assert f"{len(whole.finalists)} finalists of a shortlist" in shown
+    assert f"3 finalists and {format_count(len(whole.finalists) - 3, 'baseline')} of a shortlist" in shown
     figure = plot_study_finalists(again)
     assert figure is not None
     by_name = {line.get_label(): line for line in figure.axes[0].get_lines()}
@@ -609,6 +610,20 @@ def test_a_rung_that_is_too_short_is_said(searched: str, teacher: str, tmp_path:
         shortlist(tmp_path / "run", searched, teacher, **options)
 
 
+def test_columns_of_finalists_have_names_that_say_what_they_are(whole: ds.Shortlist) -> None:
+    out = Path(whole.path)
+    beside = sum(one.origin in ("baseline", "largest") for one in whole.finalists)
+    report = (out / "report.md").read_text()
+    assert f"3 finalists and {format_count(beside, 'baseline')}" in report.splitlines()[0]
+    assert "| place | name | chosen by |" in report
+    assert ("and (baseline) where it is" in report) == ("(baseline) |" in report)
+    with (out / "finalists.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    regrets = [regret_against(whole.pick, one) for one in whole.finalists]
+    assert [row["lost"] for row in rows] == ["" if one.loss is None else str(one.loss) for one in regrets]
+    assert "loss" not in rows[0]
+
+
 # -- teachers and distillers --------------------------------------------------------------------
 
 
@@ -628,6 +643,8 @@ def test_the_best_teacher_and_the_best_distiller_are_chosen_on_one_student(
             assert [trial.seed for trial in one.trials] == [0, 1]
             assert one.value == pytest.approx(sum(trial.value or 0.0 for trial in one.trials) / 2)
     assert all(one.accuracy is not None for one in result.teachers)
+    report = (tmp_path / "run" / "report.md").read_text()
+    assert "own accuracy: of the teacher itself, in percent (a teacher that was trained elsewhere may have" in report
     smallest = min(result.finalists, key=lambda one: one.params or 0)
     slug = f"{smallest.place:02d}-"
     assert all(trial.name.startswith(f"rungs/1/{slug}") for one in result.teachers for trial in one.trials)
