@@ -630,7 +630,7 @@ def test_columns_of_finalists_have_names_that_say_what_they_are(whole: ds.Shortl
 def test_the_best_teacher_and_the_best_distiller_are_chosen_on_one_student(
     searched: str, teacher: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    options = {"teachers": [teacher, "cifar_resnet20"], "distillers": "kd,dkd", "finalists": 2, "verdict_seeds": 1}
+    options = {"random_teacher": True, "teachers": [teacher, "cifar_resnet20"], "distillers": "kd,dkd", "finalists": 2, "verdict_seeds": 1}
     options |= {"baselines": None, "compare": False}
     with pytest.warns(UserWarning, match="has random weights"):
         result = ds.shortlist(searched, **{**SHORTLIST, **options, "out": tmp_path / "run"})
@@ -717,7 +717,7 @@ def test_teacher_and_distiller_are_chosen_on_students_within_the_budget(
     space = {"space_options": {"channels": 4, "cells": 1}, "algorithm": "random", "evaluations": 4, "device": "cpu"}
     probe = ds.create_probe("digits", batch_size=8, image_size=8)
     ds.search("nasbench201", None, probe, **space, proxy="params", max_macs=140_000, progress=False, out=study)
-    options = {"teachers": [teacher, "cifar_resnet20"], "distillers": "kd,dkd", "finalists": 1, "verdict_seeds": 1}
+    options = {"random_teacher": True, "teachers": [teacher, "cifar_resnet20"], "distillers": "kd,dkd", "finalists": 1, "verdict_seeds": 1}
     options |= {"baselines": [f"{tmp_path / 'own_networks.py'}:Repeats"], "compare": False}
     with pytest.warns(UserWarning, match="has random weights"):
         result = ds.shortlist(study, **{**SHORTLIST, **options, "out": out})
@@ -731,7 +731,7 @@ def test_a_shortlist_of_one_rung_goes_on_with_the_accuracy_of_each_teacher(
     searched: str, teacher: str, tmp_path: Path
 ) -> None:
     out = tmp_path / "run"
-    options = {"teachers": [teacher, "cifar_resnet20"], "finalists": 1, "other_scores": "", "baselines": None}
+    options = {"random_teacher": True, "teachers": [teacher, "cifar_resnet20"], "finalists": 1, "other_scores": "", "baselines": None}
     options |= {"rung_shares": 1.0, "rung_keep": [], "verdict_seeds": 2, "compare": False, "epochs": 1}
     with pytest.warns(UserWarning, match="has random weights"):
         first = ds.shortlist(searched, **{**SHORTLIST, **options, "out": out})
@@ -824,7 +824,7 @@ def test_seeds_that_chose_the_pick_are_told(whole: ds.Shortlist, searched: str, 
 
 
 def test_a_seed_of_a_choice_decides_nothing_in_a_verdict(by_params: str, teacher: str, tmp_path: Path) -> None:
-    options = {"teachers": [teacher, "cifar_resnet20"], "finalists": 1, "other_scores": "", "baselines": None}
+    options = {"random_teacher": True, "teachers": [teacher, "cifar_resnet20"], "finalists": 1, "other_scores": "", "baselines": None}
     options |= {"rung_shares": 1.0, "rung_keep": [], "verdict_seeds": 2, "compare": False, "epochs": 1}
     with pytest.warns(UserWarning, match="has random weights"):
         result = ds.shortlist(by_params, **{**SHORTLIST, **options, "out": tmp_path / "run"})
@@ -852,6 +852,10 @@ def test_a_seed_of_a_choice_decides_nothing_in_a_verdict(by_params: str, teacher
         ({"teachers": [{"model": "net.py:net", "checkpoint": "net.pt"}], "teacher": None}, "not of mappings"),
         ({"teachers": "[{model: net.py:net, checkpoint: net.pt}]", "teacher": None}, "not of mappings"),
         ({"teachers": ["cifar_resnet20"]}, "teacher and teachers are both given"),
+        ({"teacher": nn.Conv2d(1, 10, 8)}, "Conv2d has random weights.* random_teacher=True"),
+        ({"teachers": "cifar_resnet20", "teacher": None}, "cifar_resnet20 has random weights"),
+        ({"rung_shares": "0.5,0.2"}, r"rung_shares is \[0.5, 0.2\]; it must be rising shares"),
+        ({"baselines": "resnet8"}, "baseline 'resnet8'"),
         ({"distillers": "kd,kdd"}, "Did you mean 'kd'"),
         ({"distillers": "kd,kd"}, "distillers has kd twice"),
         ({"distiller": "kd", "distillers": "dkd"}, "distiller and distillers are both given"),
@@ -889,7 +893,7 @@ def test_the_command_line_proves_a_student(
         "--data_options.image_size",
         "8",
     ]
-    line += ["--compare", "false", "--device", "cpu", "--out", str(out), "--quiet"]
+    line += ["--rung_shares", "0.5,1", "--compare", "false", "--device", "cpu", "--out", str(out), "--quiet"]
     assert cli.main(line) == 0
     shown = capsys.readouterr().out
     assert "run folder" in shown
