@@ -151,6 +151,7 @@ def options_of(cls: type[Options]) -> Mapping[str, Option]:
         if field.name not in texts:
             raise TypeError(f"The option {field.name} of {cls.__name__} has no description in an Args section.")
         kind = written_type(str(field.type))
+        kind = kind | str if _holds_numbers(str(field.type)) else kind
         if kind is type(None) and not field.metadata.get("python_only"):
             raise TypeError(f"No value of the option {field.name} of {cls.__name__} can be written as text.")
         is_required = field.default is MISSING

@@ -38,10 +38,10 @@ class RungOptions(Options):
             in a YAML list, such as '["1x4-1x8,se"]'. Each of them gets a full training and is compared with
             the pick, whatever its budget and its place in rung 1. The largest candidate within the budget takes part
             as well; it gets a full training if it is the best baseline of rung 1.
-        rung_shares: Shares of the epochs that the trainings of each rung have, the last one 1, such as '[0.1, 0.3, 1]'.
+        rung_shares: Shares of the epochs that the trainings of each rung have, the last one 1, such as 0.1,0.3,1.
             Each training is one of its own, whose schedule ends with its epochs. By default 0.06 and 1.
         rung_keep: Number of candidates that go on from each rung but the last, beside the baselines that you named,
-            such as '[5, 2]' for three rungs; by default 3.
+            such as 5,2 for three rungs; by default 3.
         verdict_seeds: Number of full trainings of the pick, distilled and alone, and of the baselines that were trained
             in full; differences have an interval from 2 on.
     """

@@ -630,7 +630,13 @@ def test_columns_of_finalists_have_names_that_say_what_they_are(whole: ds.Shortl
 def test_the_best_teacher_and_the_best_distiller_are_chosen_on_one_student(
     searched: str, teacher: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    options = {"random_teacher": True, "teachers": [teacher, "cifar_resnet20"], "distillers": "kd,dkd", "finalists": 2, "verdict_seeds": 1}
+    options = {
+        "random_teacher": True,
+        "teachers": [teacher, "cifar_resnet20"],
+        "distillers": "kd,dkd",
+        "finalists": 2,
+        "verdict_seeds": 1,
+    }
     options |= {"baselines": None, "compare": False}
     with pytest.warns(UserWarning, match="has random weights"):
         result = ds.shortlist(searched, **{**SHORTLIST, **options, "out": tmp_path / "run"})
@@ -717,7 +723,13 @@ def test_teacher_and_distiller_are_chosen_on_students_within_the_budget(
     space = {"space_options": {"channels": 4, "cells": 1}, "algorithm": "random", "evaluations": 4, "device": "cpu"}
     probe = ds.create_probe("digits", batch_size=8, image_size=8)
     ds.search("nasbench201", None, probe, **space, proxy="params", max_macs=140_000, progress=False, out=study)
-    options = {"random_teacher": True, "teachers": [teacher, "cifar_resnet20"], "distillers": "kd,dkd", "finalists": 1, "verdict_seeds": 1}
+    options = {
+        "random_teacher": True,
+        "teachers": [teacher, "cifar_resnet20"],
+        "distillers": "kd,dkd",
+        "finalists": 1,
+        "verdict_seeds": 1,
+    }
     options |= {"baselines": [f"{tmp_path / 'own_networks.py'}:Repeats"], "compare": False}
     with pytest.warns(UserWarning, match="has random weights"):
         result = ds.shortlist(study, **{**SHORTLIST, **options, "out": out})
@@ -731,7 +743,13 @@ def test_a_shortlist_of_one_rung_goes_on_with_the_accuracy_of_each_teacher(
     searched: str, teacher: str, tmp_path: Path
 ) -> None:
     out = tmp_path / "run"
-    options = {"random_teacher": True, "teachers": [teacher, "cifar_resnet20"], "finalists": 1, "other_scores": "", "baselines": None}
+    options = {
+        "random_teacher": True,
+        "teachers": [teacher, "cifar_resnet20"],
+        "finalists": 1,
+        "other_scores": "",
+        "baselines": None,
+    }
     options |= {"rung_shares": 1.0, "rung_keep": [], "verdict_seeds": 2, "compare": False, "epochs": 1}
     with pytest.warns(UserWarning, match="has random weights"):
         first = ds.shortlist(searched, **{**SHORTLIST, **options, "out": out})
@@ -824,7 +842,13 @@ def test_seeds_that_chose_the_pick_are_told(whole: ds.Shortlist, searched: str, 
 
 
 def test_a_seed_of_a_choice_decides_nothing_in_a_verdict(by_params: str, teacher: str, tmp_path: Path) -> None:
-    options = {"random_teacher": True, "teachers": [teacher, "cifar_resnet20"], "finalists": 1, "other_scores": "", "baselines": None}
+    options = {
+        "random_teacher": True,
+        "teachers": [teacher, "cifar_resnet20"],
+        "finalists": 1,
+        "other_scores": "",
+        "baselines": None,
+    }
     options |= {"rung_shares": 1.0, "rung_keep": [], "verdict_seeds": 2, "compare": False, "epochs": 1}
     with pytest.warns(UserWarning, match="has random weights"):
         result = ds.shortlist(by_params, **{**SHORTLIST, **options, "out": tmp_path / "run"})
