@@ -12,8 +12,10 @@ from ..runtime.files import csv_line
 from ..study.finalists import ALONE, BASELINE, DISTILLED, LARGEST, Finalist, epochs_of_rungs
 from ..study.halving import standard_error
 from ..training.exam import MAY_HAVE_SEEN
+from ..training.result import TrainingResult
 from ..training.seeds import Difference
-from .style import escape_markdown, format_count, human_number
+from .style import escape_markdown, format_count, format_duration, human_number
+from .training import explain_student
 
 _COLUMNS = (
     "place", "name", "origin", "is_baseline", "is_pick", "is_within_budget", "last_rung", "params", "macs", "score",
@@ -225,8 +227,13 @@ def _outs(finalists: Sequence[Finalist]) -> Iterator[str]:
             yield f"out: {finalist.name}: {finalist.reason}"
 
 
-def describe_shortlist(shortlist: Shortlist) -> Iterator[str]:
-    """Describe a shortlist in lines: second seeds, what is out, the verdict, the cost, and where all of it lies."""
+def describe_shortlist(shortlist: Shortlist, *, is_stage: bool = False) -> Iterator[str]:
+    """Describe a shortlist in lines: second seeds, what is out, the verdict, the cost, and where all of it lies.
+
+    Args:
+        shortlist: The shortlist.
+        is_stage: Whether it is a stage of a pipeline, whose report names the run folder at its end.
+    """
     last = shortlist.rungs[-1]
     if last.second_seeds:
         size = "" if last.seed_std is None else f"; one seed moves an accuracy by about {last.seed_std:.2g} points"
@@ -242,9 +249,25 @@ def describe_shortlist(shortlist: Shortlist) -> Iterator[str]:
     yield (
         f"cost: as much as {cost.full_trainings:.3g} full trainings of {format_count(cost.full_epochs, 'epoch')} "
         f"({cost.rungs:.3g} for the rungs, {choices}{cost.verdict:.3g} for the verdict), in "
-        f"{format_count(cost.trainings, 'training')} of {cost.hours:.3g} hours together{failed}"
+        f"{format_count(cost.trainings, 'training')} of {format_duration(3600 * cost.hours)} together{failed}"
     )
-    yield f"run folder: {shortlist.path}"
+    if not is_stage:
+        yield f"run folder: {shortlist.path}"
+        yield from explain_student(shortlist.path)
+
+
+def explain_seeds(shortlist: Shortlist | None, trainings: Mapping[str, TrainingResult]) -> str:
+    """A sentence on the seeds of trainings beside a verdict over more of them; empty if these are all.
+
+    Args:
+        shortlist: The shortlist with the verdict; None without one.
+        trainings: The trainings that are shown.
+    """
+    seeds = sorted({result.seed for result in trainings.values()})
+    if shortlist is None or len(shortlist.verdict.seeds) <= len(seeds):
+        return ""
+    names, of_verdict = (", ".join(map(str, some)) for some in (seeds, sorted(shortlist.verdict.seeds)))
+    return f"these are trainings with seed {names} alone; the verdict is over the seeds {of_verdict}"
 
 
 def _guess(shortlist: Shortlist) -> Iterator[str]:

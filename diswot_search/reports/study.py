@@ -150,8 +150,13 @@ def format_study_finalists(study: Study) -> Iterator[Table]:
         yield format_finalists(finalists, title, caption)
 
 
-def describe_study(study: Study) -> Iterator[str]:
-    """Describe a study in lines: its images, score, teachers if there are several, budget, status and run folder."""
+def describe_study(study: Study, *, is_stage: bool = False) -> Iterator[str]:
+    """Describe a study in lines: its images, score, teachers if there are several, budget, status and run folder.
+
+    Args:
+        study: The study.
+        is_stage: Whether it is a stage of a pipeline, whose report names the run folder at its end.
+    """
     images = dict.fromkeys(str(probe["name"]) for probe in study.config.get("probes", ()) if probe.get("name"))
     if images:
         yield f"images: {', '.join(images)}"
@@ -186,7 +191,8 @@ def describe_study(study: Study) -> Iterator[str]:
             f"{'was' if requested == 1 else 'were'} made"
         )
     yield from _describe_finalists(study)
-    yield f"run folder: {study.path}"
+    if not is_stage:
+        yield f"run folder: {study.path}"
 
 
 def _describe_finalists(study: Study) -> Iterator[str]:
