@@ -578,7 +578,7 @@ def test_what_is_known_before_the_work_is_shown_before_it(searched: str, teacher
     with pytest.raises(KeyboardInterrupt):
         job.complete()
     text = "\n".join(shown)
-    assert "finalists: " in text
+    assert "finalists and " in text
     assert "cifar_resnet20 (baseline)" in text
     assert "cifar_resnet20 is over the budget" in text
 
