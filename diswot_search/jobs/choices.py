@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+from search_spaces.names import short_name
 from search_spaces.option_types import OptionTypeError
 
 from ..comparison.trainings import value_text
 from ..distillation.combination import Term, parse_distillers
+from ..networks.network import Network
 from ..options.base import changed
 from ..options.pipeline import PipelineOptions
 from ..options.shortlist import ShortlistOptions
@@ -73,6 +75,27 @@ def teachers_of(options: ShortlistOptions | PipelineOptions) -> list[Any]:
 
 def _holds_mapping(teacher: object) -> bool:
     return isinstance(teacher, Mapping) or (isinstance(teacher, str) and teacher.startswith(("{", "[")))
+
+
+def check_trained_teachers(teachers: Sequence[Network], options: ShortlistOptions) -> None:
+    """Refuse teachers with random weights, unless the options say that they are meant.
+
+    Args:
+        teachers: The teachers.
+        options: The options; `random_teacher`, or trained: false among the teacher_options, says it.
+
+    Raises:
+        ValueError: A teacher has random weights.
+    """
+    if options.random_teacher or (options.teacher_options or {}).get("trained") is False:
+        return
+    for teacher in teachers:
+        if not teacher.trained:
+            raise ValueError(
+                f"The teacher {short_name(teacher.name)} has random weights, so that its students would prove nothing: "
+                "give its checkpoint or pretrained weights; or, of a module whose weights are trained, "
+                "teacher_options={'trained': True}. If random weights are meant, say random_teacher=True."
+            )
 
 
 def check_distinct(configs: Sequence[object]) -> None:

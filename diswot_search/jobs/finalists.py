@@ -246,7 +246,7 @@ def _baseline(source: NetworkLike | str, splits: Splits, space: SearchSpace) -> 
         except ArchitectureError:
             architecture = None
     of_space = {} if architecture is None else {"space": space}
-    return architecture, network_for(splits, architecture or source, "student", of_space)
+    return architecture, network_for(splits, architecture or source, "baseline", of_space)
 
 
 class Chooser:

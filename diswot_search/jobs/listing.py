@@ -11,7 +11,7 @@ from search_spaces.recipes import check_names, is_file
 
 from ..checks import check_whole
 from ..comparison.store import ScoreStore  # noqa: F401 - so that its folders are known
-from ..networks.saved import SHORTLIST
+from ..networks.saved import SHORTLIST, find_student
 from ..options.lists import (
     ImportOptions,
     ListAlgorithmsOptions,
@@ -29,7 +29,7 @@ from ..reports.details import (
     describe_options_of_space,
     describe_proxy,
 )
-from ..reports.shortlist import describe_shortlist, format_shortlist
+from ..reports.shortlist import describe_shortlist, explain_seeds, format_shortlist
 from ..reports.sources import describe_ranking, format_measures, format_ranking
 from ..reports.study import (
     describe_study,
@@ -44,8 +44,14 @@ from ..reports.study import (
     format_table,
 )
 from ..reports.style import format_count
-from ..reports.training import compare_trainings, describe_training, format_distillers, format_training
-from ..resolve.folders import ShortlistFolder, kind_of
+from ..reports.training import (
+    compare_trainings,
+    describe_training,
+    explain_student,
+    format_distillers,
+    format_training,
+)
+from ..resolve.folders import PipelineFolder, ShortlistFolder, kind_of
 from ..resolve.shortlists import read_shortlist
 from ..runtime.files import RunFolderError
 from ..runtime.lock import holds_only_lock
@@ -137,15 +143,23 @@ def _data(run: str) -> Lines:
         return (f"data: not shown. {error}",)
 
 
-def _study(run: str, best: int, *, finalists: bool = True) -> Lines:
-    """The report of a search, with a table of the finalists of its shortlist or without."""
+def _study(run: str, best: int, *, is_stage: bool = False, is_result: bool = True) -> Lines:
+    """The report of a search.
+
+    Args:
+        run: Its run folder.
+        best: Number of candidates.
+        is_stage: Whether it is a stage of a pipeline, which tells of finalists and run folder itself.
+        is_result: Whether its winner is what the run ends with, so that it is said how to build it.
+    """
     study = Study.load(run)
     if study.status != COMPLETE and not study.best(1):
         return [f"Nothing is scored yet: {study.failure_summary()}. The same command as before continues the search."]
     front = [format_front(study)] if study.config["algorithm"]["name"] == "nsga2" else []
     tables = (format_table(study, best), *format_parts(study, best), *front)
-    trained = format_study_finalists(study) if finalists else ()
-    return (*tables, *trained, *describe_study(study), *explain_winner(study))
+    trained = () if is_stage else format_study_finalists(study)
+    ending = explain_winner(study) if is_result else ()
+    return (*tables, *trained, *describe_study(study, is_stage=is_stage), *ending)
 
 
 def _comparison(run: str) -> Lines:
@@ -162,17 +176,17 @@ def _ranking(run: str) -> Lines:
     return (format_ranking(ranking), *describe_ranking(ranking))
 
 
-def _shortlist(run: str) -> Lines:
-    """The result, or the trainings so far."""
+def _shortlist(run: str, *, is_stage: bool = False) -> Lines:
+    """The result, or the trainings so far; those of a stage without the run folder."""
     folder = ShortlistFolder.peek(run)
     if folder.result is None:
         done = format_count(len(folder.cells), "training")
         return [
             f"{folder.status}: {done} done; the same command as before continues the shortlist.",
-            f"run folder: {run}",
+            *([] if is_stage else [f"run folder: {run}"]),
         ]
     shortlist = read_shortlist(run)
-    return (*format_shortlist(shortlist), *describe_shortlist(shortlist))
+    return (*format_shortlist(shortlist), *describe_shortlist(shortlist, is_stage=is_stage))
 
 
 def _pipeline(run: str, best: int) -> Lines:
@@ -181,9 +195,16 @@ def _pipeline(run: str, best: int) -> Lines:
     if ranked := read_ranking(run):
         lines.append(format_ranking(*ranked))
     if Study.has_begun(search := os.path.join(run, SEARCH)):
-        lines.extend(_study(search, best, finalists=False))
-    if ShortlistFolder.has_begun(shortlist := os.path.join(run, SHORTLIST)):
-        lines.extend(_shortlist(shortlist))
+        has_finalists = SHORTLIST in PipelineFolder.peek(run).config
+        lines.extend(_study(search, best, is_stage=True, is_result=not has_finalists))
+    result = None
+    if ShortlistFolder.has_begun(folder := os.path.join(run, SHORTLIST)):
+        lines.extend(_shortlist(folder, is_stage=True))
+        result = read_shortlist(folder) if ShortlistFolder.peek(folder).result is not None else None
     if trainings := read_trainings(run):
-        lines.append(compare_trainings(trainings))
-    return [*lines, f"run folder: {run}"]
+        lines.append(compare_trainings(trainings, explain_seeds(result, trainings)))
+    try:
+        find_student(run)
+    except FileNotFoundError:  # no stage has a student yet
+        return [*lines, f"run folder: {run}"]
+    return [*lines, f"run folder: {run}", *explain_student(run)]

@@ -40,7 +40,8 @@ from ..options.training import (
     UnlabelledBatchOptions,
 )
 from ..reports.pipeline import pipeline_report
-from ..reports.training import compare_trainings
+from ..reports.shortlist import explain_seeds
+from ..reports.training import compare_trainings, explain_student
 from ..resolve.executors import as_executor
 from ..resolve.folders import PipelineFolder, ShortlistFolder
 from ..resolve.networks import network_for
@@ -353,7 +354,9 @@ class PipelineJob(Job[PipelineOptions, PipelineResult]):
         return prepared
 
     def report(self, result: PipelineResult) -> Iterable[object]:
-        return (compare_trainings(result.compared()), f"run folder: {result.path}")
+        compared = result.compared()
+        table = compare_trainings(compared, explain_seeds(result.shortlist, compared))
+        return (table, f"run folder: {result.path}", *explain_student(result.path))
 
     def _distillation(
         self, student: Network, guide: Guide, out: Path | None, named: Architecture | None = None

@@ -65,9 +65,9 @@ def show_stage(result: StageResult, weights: Mapping[str, float]) -> Iterable[Ta
     if isinstance(result, SourceRanking):
         return (format_ranking(result, weights),)
     if isinstance(result, Shortlist):
-        return (*format_shortlist(result), *describe_shortlist(result))
+        return (*format_shortlist(result), *describe_shortlist(result, is_stage=True))
     if isinstance(result, Study):
-        return (format_table(result), *format_parts(result), *describe_study(result))
+        return (format_table(result), *format_parts(result), *describe_study(result, is_stage=True))
     return (format_training(result.result),)
 
 

@@ -48,7 +48,7 @@ from ..training.folder import TrainingFolder
 from ..training.recipe import Recipe
 from ..training.result import Training, read_result, read_rows
 from ..training.trainer import create_accelerator
-from .choices import check_distinct, distillers_of, teachers_of
+from .choices import check_distinct, check_trained_teachers, distillers_of, teachers_of
 from .dry_runs import baseline_warning, dry_run_error, reason_of
 from .finalists import (
     Chooser,
@@ -238,6 +238,7 @@ class ShortlistJob(Job[ShortlistOptions, Shortlist]):
         networks = [named_teacher(self.splits, teacher, options) for teacher in teachers]
         self.teacher_configs = [network.config() for network in networks]
         check_distinct(self.teacher_configs)
+        check_trained_teachers(networks, options)
         names = [
             os.fspath(teacher) if isinstance(teacher, str | os.PathLike) else short_name(network.name)
             for teacher, network in zip(teachers, networks, strict=True)

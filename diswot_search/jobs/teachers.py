@@ -30,7 +30,7 @@ from ..networks.network import Network
 from ..networks.recipes import WithClasses, WithFittedClassifier
 from ..runtime.run_folder import RunFolder
 from ..sources.transferability import balanced_draws
-from ..training.exam import EXAMS, TeacherExam, examine
+from ..training.exam import EXAMS, MAY_HAVE_SEEN, TeacherExam, examine
 from ..training.task import DistillationTask
 
 ADAPT = "adapt"
@@ -339,7 +339,8 @@ def introduce_teacher(network: Network, task: DistillationTask, splits: Splits, 
         return f"{words}: it tells {classes} other classes apart, so that it has no accuracy here"
     if network.trained:
         warn_of_chance(task.teacher, network.name, splits, exam)
-    return f"{words}: {exam.accuracy:.2f} % of {exam.samples:,} {exam.images} are right"
+    caution = f" ({MAY_HAVE_SEEN})" if exam.part == "val" and network.trained else ""
+    return f"{words}: {exam.accuracy:.2f} % of {exam.samples:,} {exam.images} are right{caution}"
 
 
 def warn_of_random(teacher: Network) -> None:

@@ -58,9 +58,29 @@ class Options:
             value = getattr(self, field.name)
             if field.metadata.get("data_name") and isinstance(value, os.PathLike):
                 object.__setattr__(self, field.name, as_data_name(value))
+            elif isinstance(value, str) and "," in value and _holds_numbers(str(field.type)):
+                object.__setattr__(self, field.name, as_numbers(value))
         from search_spaces.option_types import check_types  # loads timm, which help does not need
 
         check_types({field.name: getattr(self, field.name) for field in fields(self)}, _annotations(type(self).__mro__))
+
+
+def _holds_numbers(annotation: str) -> bool:
+    """Whether an option is a list of numbers and no text, so that a text with commas can mean nothing else."""
+    return "str" not in annotation and ("Sequence[float]" in annotation or "Sequence[int]" in annotation)
+
+
+def as_numbers(text: str) -> list[int | float] | str:
+    """The numbers of a text with commas; the text itself if it is none.
+
+    Example:
+        >>> as_numbers("0.1, 1"), as_numbers("a,b")
+        ([0.1, 1], 'a,b')
+    """
+    try:
+        return [int(part) if part.strip().isdecimal() else float(part) for part in text.split(",")]
+    except ValueError:
+        return text
 
 
 @functools.cache
@@ -131,6 +151,7 @@ def options_of(cls: type[Options]) -> Mapping[str, Option]:
         if field.name not in texts:
             raise TypeError(f"The option {field.name} of {cls.__name__} has no description in an Args section.")
         kind = written_type(str(field.type))
+        kind = kind | str if _holds_numbers(str(field.type)) else kind
         if kind is type(None) and not field.metadata.get("python_only"):
             raise TypeError(f"No value of the option {field.name} of {cls.__name__} can be written as text.")
         is_required = field.default is MISSING

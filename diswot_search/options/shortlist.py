@@ -34,13 +34,14 @@ class RungOptions(Options):
             proxies that need no teacher, such as params,nwot or '[]'. They are a safety net, since a bad score sinks a
             shortlist. Proxies are computed on the best 50 of the study. By default params, macs and nwot.
         baselines: Networks that take part beside the finalists, such as resnet18,mobilenetv3_small_100: timm names, run
-            folders, or anything else that `as_network` takes. Each of them gets a full training and is compared with
+            folders, or anything else that `as_network` takes; the text of an architecture that has commas stays whole
+            in a YAML list, such as '["1x4-1x8,se"]'. Each of them gets a full training and is compared with
             the pick, whatever its budget and its place in rung 1. The largest candidate within the budget takes part
             as well; it gets a full training if it is the best baseline of rung 1.
-        rung_shares: Shares of the epochs that the trainings of each rung have, the last one 1, such as '[0.1, 0.3, 1]'.
+        rung_shares: Shares of the epochs that the trainings of each rung have, the last one 1, such as 0.1,0.3,1.
             Each training is one of its own, whose schedule ends with its epochs. By default 0.06 and 1.
         rung_keep: Number of candidates that go on from each rung but the last, beside the baselines that you named,
-            such as '[5, 2]' for three rungs; by default 3.
+            such as 5,2 for three rungs; by default 3.
         verdict_seeds: Number of full trainings of the pick, distilled and alone, and of the baselines that were trained
             in full; differences have an interval from 2 on.
     """
@@ -105,6 +106,8 @@ class ShortlistOptions(
         teacher: The network to learn from: such as the run folder of a training, or a timm name with pretrained
             weights or a checkpoint. The default is not used if there are teachers or sources.
         compare: Train the pick alone as well.
+        random_teacher: A teacher with random weights is meant, such as a control; otherwise it is refused, since a
+            student that learns from noise proves nothing.
         out: The run folder. Stopped at any moment, the same shortlist with the same folder continues. Python has no
             default.
     """
@@ -116,3 +119,4 @@ class ShortlistOptions(
     dataset: Splits | os.PathLike[str] | str = field(default="digits", metadata=DATA_NAME)
     _: KW_ONLY
     compare: bool = True
+    random_teacher: bool = False

@@ -11,11 +11,11 @@ from search_spaces.names import short_name
 
 from ..resolve.runs import NEAR_ZERO_WEIGHT, PipelineResult
 from ..sources.ranking import SourceRanking
-from .shortlist import describe_shortlist, format_shortlist
+from .shortlist import describe_shortlist, explain_seeds, format_shortlist
 from .sources import format_ranking
 from .study import describe_study, format_parts, format_table
 from .style import escape_markdown
-from .training import compare_trainings
+from .training import compare_trainings, explain_student
 
 
 def pipeline_report(result: PipelineResult) -> Iterator[str]:
@@ -42,18 +42,19 @@ def pipeline_report(result: PipelineResult) -> Iterator[str]:
     yield from _as_code(format_table(result.study))
     for table in format_parts(result.study):
         yield from _as_code(table)
-    yield from (f"- {line}" for line in describe_study(result.study))
+    yield from (f"- {line}" for line in describe_study(result.study, is_stage=True))
     yield ""
     if result.shortlist is not None:
         yield "## Finalists"
         yield ""
         for table in format_shortlist(result.shortlist):
             yield from _as_code(table)
-        yield from (f"- {escape_markdown(line)}" for line in describe_shortlist(result.shortlist))
+        yield from (f"- {escape_markdown(line)}" for line in describe_shortlist(result.shortlist, is_stage=True))
         yield ""
     yield "## Training"
     yield ""
-    yield from _as_code(compare_trainings(result.compared()))
+    yield from _as_code(compare_trainings(compared := result.compared(), explain_seeds(result.shortlist, compared)))
+    yield from (f"- {line}" for line in explain_student(result.path))
 
 
 def _count_sources(ranking: SourceRanking) -> str:

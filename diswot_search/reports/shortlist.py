@@ -9,20 +9,26 @@ from rich.text import Text
 
 from ..resolve.shortlists import DISTIL, DO_NOT_DISTIL, Contender, Shortlist, Verdict, regret_against, why_unknown
 from ..runtime.files import csv_line
-from ..study.finalists import ALONE, BASELINE, DISTILLED, Finalist, epochs_of_rungs
+from ..study.finalists import ALONE, BASELINE, DISTILLED, LARGEST, Finalist, epochs_of_rungs
 from ..study.halving import standard_error
+from ..training.exam import MAY_HAVE_SEEN
+from ..training.result import TrainingResult
 from ..training.seeds import Difference
-from .style import escape_markdown, format_count, human_number
+from .style import escape_markdown, format_count, format_duration, human_number
+from .training import explain_student
 
 _COLUMNS = (
     "place", "name", "origin", "is_baseline", "is_pick", "is_within_budget", "last_rung", "params", "macs", "score",
 )  # fmt: skip
 """Fields of a finalist that are columns of the CSV."""
 
-_CHOICE_HEADS = ("", "name", "own accuracy", "students reach", "difference", "seeds")
+_CHOICE_HEADS = ("choice", "name", "own accuracy", "students reach", "difference", "seeds")
 
 LOST = "lost: against the pick, in the last rung of both, over the seeds of both"
 """The explanation of the column of regrets."""
+
+CHOSEN_BY = "chosen by: the score that gave the finalist its place, and (baseline) where it is a baseline as well"
+"""The explanation of the column of origins."""
 
 
 # -- the tables ---------------------------------------------------------------------------------
@@ -30,7 +36,7 @@ LOST = "lost: against the pick, in the last rung of both, over the seeds of both
 
 def _heads(epochs: Mapping[int, int]) -> list[str]:
     rungs = [f"rung {rung}: {format_count(count, 'epoch')}" for rung, count in epochs.items()]
-    return ["", "name", "chosen by", "params", "MACs", "score", *rungs, "lost", "test", "alone"]
+    return ["place", "name", "chosen by", "params", "MACs", "score", *rungs, "lost", "test", "alone"]
 
 
 def _rows(finalists: Sequence[Finalist], epochs: Mapping[int, int]) -> list[list[str]]:
@@ -93,13 +99,20 @@ def format_shortlist(shortlist: Shortlist) -> Iterator[Table]:
     Args:
         shortlist: The shortlist.
     """
-    title = f"{format_count(len(shortlist.finalists), 'finalist')} on {shortlist.data}"
+    title = f"{count_finalists(shortlist.finalists)} on {shortlist.data}"
     yield format_finalists(shortlist.finalists, title, "\n".join(_explain(shortlist)))
     for what, contenders in _choices(shortlist):
         rows = [_contender_cells(one) for one in contenders]
         title = f"{format_count(len(contenders), what)} to choose from"
         caption = "\n".join(_explain_choice(what, contenders, shortlist))
         yield _table(title, caption, _CHOICE_HEADS, rows, [one.is_chosen for one in contenders], left=2)
+
+
+def count_finalists(finalists: Sequence[Finalist]) -> str:
+    """The number of finalists, and of the baselines beside them, which take none of the places that were asked for."""
+    beside = sum(one.origin in (BASELINE, LARGEST) for one in finalists)
+    counts = [format_count(len(finalists) - beside, "finalist")] * (beside < len(finalists))
+    return " and ".join([*counts, *([format_count(beside, "baseline")] if beside else [])])
 
 
 def format_finalists(finalists: Sequence[Finalist], title: str, caption: str = "") -> Table:
@@ -133,11 +146,17 @@ def _explain(shortlist: Shortlist) -> Iterator[str]:
     error = standard_error(accuracy, shortlist.val_images) if accuracy is not None and shortlist.val_images else 0.0
     yield (
         f"Rungs: accuracy on {format_count(shortlist.val_images, 'validation image')} in percent, distilled, with a "
-        f"standard error of about {error:.2g} points by the images; {LOST}; test and alone: mean accuracy on "
+        f"standard error of about {error:.2g} points by the images; "
+        f"{explain_origins(shortlist.finalists)}{LOST}; test and alone: mean accuracy on "
         f"{format_count(shortlist.test_images, 'test image')} over seeds, looked at once, at the end."
     )
     if shortlist.measure != "accuracy":
         yield f"Finalists are ordered by {shortlist.measure} on the validation images."
+
+
+def explain_origins(finalists: Sequence[Finalist]) -> str:
+    """The explanation of baselines that have a place by a score, with the sign that ends it; empty without any."""
+    return f"{CHOSEN_BY}; " * any(_chosen_by(one).endswith("(baseline)") for one in finalists)
 
 
 # -- teachers and distillers to choose from -----------------------------------------------------
@@ -170,7 +189,8 @@ def _contender_cells(contender: Contender) -> list[str]:
 def _explain_choice(what: str, contenders: Sequence[Contender], shortlist: Shortlist) -> Iterator[str]:
     first = contenders[0]
     epochs = format_count(first.trials[0].epochs, "epoch")
-    own = "own accuracy: of the teacher itself, in percent; " * any(one.accuracy is not None for one in contenders)
+    has_own = any(one.accuracy is not None for one in contenders)
+    own = f"own accuracy: of the teacher itself, in percent ({MAY_HAVE_SEEN}); " * has_own
     is_loss = shortlist.measure == "loss"
     unit = "accuracy, in percent" if shortlist.measure == "accuracy" else f"{'minus ' * is_loss}{shortlist.measure}"
     yield (
@@ -196,7 +216,7 @@ def introduce_finalists(finalists: Sequence[Finalist], notices: Sequence[str]) -
     """
     able = [finalist for finalist in finalists if finalist.reason is None]
     names = (f"{finalist.name} ({_chosen_by(finalist)})" for finalist in able)
-    yield f"{format_count(len(able), 'finalist')}: {', '.join(names)}"
+    yield f"{count_finalists(able)}: {', '.join(names)}"
     yield from _outs(finalists)
     yield from notices
 
@@ -207,8 +227,13 @@ def _outs(finalists: Sequence[Finalist]) -> Iterator[str]:
             yield f"out: {finalist.name}: {finalist.reason}"
 
 
-def describe_shortlist(shortlist: Shortlist) -> Iterator[str]:
-    """Describe a shortlist in lines: second seeds, what is out, the verdict, the cost, and where all of it lies."""
+def describe_shortlist(shortlist: Shortlist, *, is_stage: bool = False) -> Iterator[str]:
+    """Describe a shortlist in lines: second seeds, what is out, the verdict, the cost, and where all of it lies.
+
+    Args:
+        shortlist: The shortlist.
+        is_stage: Whether it is a stage of a pipeline, whose report names the run folder at its end.
+    """
     last = shortlist.rungs[-1]
     if last.second_seeds:
         size = "" if last.seed_std is None else f"; one seed moves an accuracy by about {last.seed_std:.2g} points"
@@ -224,9 +249,25 @@ def describe_shortlist(shortlist: Shortlist) -> Iterator[str]:
     yield (
         f"cost: as much as {cost.full_trainings:.3g} full trainings of {format_count(cost.full_epochs, 'epoch')} "
         f"({cost.rungs:.3g} for the rungs, {choices}{cost.verdict:.3g} for the verdict), in "
-        f"{format_count(cost.trainings, 'training')} of {cost.hours:.3g} hours together{failed}"
+        f"{format_count(cost.trainings, 'training')} of {format_duration(3600 * cost.hours)} together{failed}"
     )
-    yield f"run folder: {shortlist.path}"
+    if not is_stage:
+        yield f"run folder: {shortlist.path}"
+        yield from explain_student(shortlist.path)
+
+
+def explain_seeds(shortlist: Shortlist | None, trainings: Mapping[str, TrainingResult]) -> str:
+    """A sentence on the seeds of trainings beside a verdict over more of them; empty if these are all.
+
+    Args:
+        shortlist: The shortlist with the verdict; None without one.
+        trainings: The trainings that are shown.
+    """
+    seeds = sorted({result.seed for result in trainings.values()})
+    if shortlist is None or len(shortlist.verdict.seeds) <= len(seeds):
+        return ""
+    names, of_verdict = (", ".join(map(str, some)) for some in (seeds, sorted(shortlist.verdict.seeds)))
+    return f"these are trainings with seed {names} alone; the verdict is over the seeds {of_verdict}"
 
 
 def _guess(shortlist: Shortlist) -> Iterator[str]:
@@ -298,8 +339,8 @@ def finalists_csv(shortlist: Shortlist) -> Iterator[str]:
             *_COLUMNS,
             *(f"score_{name}" for name in others),
             *(f"{name}_{rung}" for rung in rungs for name in ("value", "val_accuracy")),
-            "loss",
-            "loss_rung",
+            "lost",
+            "lost_rung",
             "test_accuracy",
             "test_accuracy_alone",
             "reason",
@@ -340,7 +381,7 @@ def contenders_csv(shortlist: Shortlist) -> Iterator[str]:
 
 def shortlist_report(shortlist: Shortlist) -> Iterator[str]:
     """The lines of report.md."""
-    yield f"# {escape_markdown(shortlist.pick.name)}, of {format_count(len(shortlist.finalists), 'finalist')}"
+    yield f"# {escape_markdown(shortlist.pick.name)}, of {count_finalists(shortlist.finalists)}"
     yield ""
     epochs = epochs_of_rungs(shortlist.finalists)
     yield from _markdown_table(_heads(epochs), _rows(shortlist.finalists, epochs), left=3)

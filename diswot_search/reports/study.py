@@ -30,7 +30,7 @@ from ..study.budget import Budget, cheapest
 from ..study.cost_kinds import COSTS
 from ..study.finalists import Finalist
 from ..study.study import Candidate, Study
-from .shortlist import LOST, format_finalists
+from .shortlist import LOST, count_finalists, explain_origins, format_finalists
 from .shortlist_figures import plot_finalists
 from .style import (
     BLUE,
@@ -142,13 +142,21 @@ def _table_of(study: Study, best: Sequence[Candidate], title: str) -> Table:
 def format_study_finalists(study: Study) -> Iterator[Table]:
     """Format the finalists that a study remembers, with what came of their trainings; no table without any."""
     if finalists := study.finalists:
-        title = f"{format_count(len(finalists), 'finalist')} of a shortlist"
-        caption = f"Rungs: accuracy on validation images in percent, distilled; {LOST}; test and alone: on test images."
+        title = f"{count_finalists(finalists)} of a shortlist"
+        caption = (
+            f"Rungs: accuracy on validation images in percent, distilled; {explain_origins(finalists)}{LOST}; test and "
+            "alone: on test images."
+        )
         yield format_finalists(finalists, title, caption)
 
 
-def describe_study(study: Study) -> Iterator[str]:
-    """Describe a study in lines: its images, score, teachers if there are several, budget, status and run folder."""
+def describe_study(study: Study, *, is_stage: bool = False) -> Iterator[str]:
+    """Describe a study in lines: its images, score, teachers if there are several, budget, status and run folder.
+
+    Args:
+        study: The study.
+        is_stage: Whether it is a stage of a pipeline, whose report names the run folder at its end.
+    """
     images = dict.fromkeys(str(probe["name"]) for probe in study.config.get("probes", ()) if probe.get("name"))
     if images:
         yield f"images: {', '.join(images)}"
@@ -183,7 +191,8 @@ def describe_study(study: Study) -> Iterator[str]:
             f"{'was' if requested == 1 else 'were'} made"
         )
     yield from _describe_finalists(study)
-    yield f"run folder: {study.path}"
+    if not is_stage:
+        yield f"run folder: {study.path}"
 
 
 def _describe_finalists(study: Study) -> Iterator[str]:
@@ -194,7 +203,7 @@ def _describe_finalists(study: Study) -> Iterator[str]:
         place = f", place {of_study.index(pick.index) + 1} by the score" if pick.index in of_study else ""
         accuracy = pick.test_accuracy()
         reached = "" if accuracy is None else f"; it reaches {accuracy:.2f} % of the test images distilled"
-        yield f"finalists: {len(finalists)} were trained in {study.shortlist}; the pick is {pick.name}{place}{reached}"
+        yield f"shortlist: {count_finalists(finalists)} in {study.shortlist}; the pick is {pick.name}{place}{reached}"
 
 
 def _describe_measurements(study: Study) -> Iterator[str]:

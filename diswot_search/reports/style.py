@@ -81,6 +81,21 @@ def format_count(number: int, noun: str) -> str:
     return f"{number:,} {noun if number == 1 else plural}"
 
 
+def format_duration(seconds: float) -> str:
+    """A time in seconds, minutes or hours, as its size asks for.
+
+    Example:
+        >>> format_duration(49), format_duration(90), format_duration(7200)
+        ('49 seconds', '1.5 minutes', '2 hours')
+    """
+    size, unit = next((size, unit) for size, unit in _UNITS_OF_TIME if seconds >= size or size == 1)
+    text = f"{seconds / size:.3g}"
+    return f"{text} {unit if text == '1' else f'{unit}s'}"
+
+
+_UNITS_OF_TIME = ((3600, "hour"), (60, "minute"), (1, "second"))
+
+
 def describe_workers(counts: Mapping[str, int], total: int, job: str, *, did: str, noun: str) -> Iterator[str]:
     """Say in a line how many workers made the records of a job; no line if its own process made them all.
 

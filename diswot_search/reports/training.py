@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import shlex
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TypeVar
 
@@ -113,20 +114,31 @@ def describe_training(result: TrainingResult, path: str | os.PathLike[str] | Non
     if path is not None:
         yield f"run folder: {path}"
     if path is not None and result.is_complete:
-        yield "to load the student in Python:"
-        code = "".join(f" diswot_search.import_code({name!r});" for name in own_code_of(path))
-        yield f"import diswot_search;{code} model = diswot_search.load_student({str(path)!r})"
+        yield from explain_student(path)
+
+
+def explain_student(path: str | os.PathLike[str]) -> Iterator[str]:
+    """The lines that say how to export the student of a run folder, and the line of Python that loads it.
+
+    Args:
+        path: The run folder of a training, of a shortlist or of a pipeline.
+    """
+    yield f"to export the student: diswot export {shlex.quote(str(path))}"
+    yield "to load the student in Python:"
+    code = "".join(f" diswot_search.import_code({name!r});" for name in own_code_of(path))
+    yield f"import diswot_search;{code} model = diswot_search.load_student({str(path)!r})"
 
 
 _RULE_WORDS = {"last": "the last", "best": "the best on validation images"}
 """Description of the epoch that a rule chooses, by rule."""
 
 
-def compare_trainings(results: Mapping[str, TrainingResult]) -> Table:
+def compare_trainings(results: Mapping[str, TrainingResult], note: str = "") -> Table:
     """Format trainings side by side, each number with its difference from the first training.
 
     Args:
         results: The results by name of the training, such as "student alone" and "distilled".
+        note: A sentence below the table.
 
     Raises:
         ValueError: There are no trainings.
@@ -135,7 +147,10 @@ def compare_trainings(results: Mapping[str, TrainingResult]) -> Table:
         raise ValueError("There are no trainings to compare; give the results of at least one.")
     facts = {name: [value(result) for result in results.values()] for name, value in _COMPARED_FACTS.items()}
     stated = {name: [value or "-" for value in values] for name, values in facts.items() if any(values)}
-    return (_in_columns if len(results) <= _MAX_TRAININGS_IN_COLUMNS else _in_rows)(results, stated)
+    table = (_in_columns if len(results) <= _MAX_TRAININGS_IN_COLUMNS else _in_rows)(results, stated)
+    if note:
+        table.caption = Text("\n".join(filter(None, (str(table.caption or ""), note))), style="dim")
+    return table
 
 
 def _in_columns(results: Mapping[str, TrainingResult], facts: Mapping[str, Sequence[str]]) -> Table:

@@ -82,7 +82,7 @@ def as_network(
         num_classes: Number of classes of the data. A trained teacher may have others.
         in_chans: Number of channels of its images.
         image_size: Height and width of its images, for networks that depend on it.
-        role: "student", "teacher" or "source", for messages. Images are converted for a trained teacher.
+        role: "student", "baseline", "teacher" or "source", for messages. Images are converted for a trained teacher.
         space: The space of an architecture, or its name. A space for other classes or images is made again for those
             of the data.
         checkpoint: Trained weights for a timm name or an architecture: a file, or a folder with a student.
@@ -153,7 +153,7 @@ def _with_new_classifier(
     source: NetworkLike, data: _Data, space: SearchSpace | str | Sequence[str] | None, weights: dict[str, Any]
 ) -> Network:
     """A trained student with a new classifier for the classes of the data."""
-    if data.role != "student":
+    if data.role not in ("student", "baseline"):
         raise ValueError(f"new_classifier is for students; a {data.role} with a random classifier knows no classes.")
     if weights["pretrained"]:
         return _resolve(source, data, space, weights)
@@ -212,7 +212,7 @@ def network_for(splits: Splits, source: NetworkLike, role: str, options: Mapping
     Args:
         splits: The data.
         source: The network in any form that `as_network` takes.
-        role: "student" or "teacher", for messages.
+        role: "student", "baseline" or "teacher", for messages.
         options: Other options of `as_network`. With `in_chans` the network takes other channels than the data has, to
             which images are converted.
 

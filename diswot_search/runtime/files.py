@@ -7,6 +7,7 @@ import io
 import json
 import math
 import os
+import tempfile
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,9 @@ class RunFolderError(RuntimeError):
 
 
 def check_writable(path: Path) -> None:
-    """Refuse a folder that can neither be written nor made, as far as the place where it is to lie tells.
+    """Refuse a folder that can neither be written nor made, as the place where it is to lie tells.
+
+    A new folder is tried: one is made in that place and taken away at once.
 
     Args:
         path: The folder, which need not exist.
@@ -33,6 +36,12 @@ def check_writable(path: Path) -> None:
         raise RunFolderError(f"Cannot use {path}: {place} is {'a file' if place.exists() else 'a broken link'}.")
     if not os.access(place, os.W_OK | os.X_OK):
         raise RunFolderError(f"Cannot use {path}: {place} cannot be written.")
+    if place != path:  # permissions allow folders that the system refuses, such as those in /proc
+        try:
+            os.rmdir(tempfile.mkdtemp(prefix=".diswot-", dir=place))
+        except OSError as error:
+            reason = os.strerror(error.errno) if error.errno else str(error)
+            raise RunFolderError(f"Cannot use {path}: no folder can be made in {place} ({reason}).") from error
 
 
 def write_atomically(path: Path, content: str | bytes | Iterable[str]) -> None:

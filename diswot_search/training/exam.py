@@ -22,6 +22,9 @@ EXAM = "teacher_exam"
 EXAMS = {"test": EXAM, "val": "teacher_val_exam"}
 """Keys of the exams by the part of the data that they are made on."""
 
+MAY_HAVE_SEEN = "a teacher that was trained elsewhere may have seen these images"
+"""The caution beside the accuracy of a teacher on validation images, which come out of the training images."""
+
 _KEPT_BYTES = 2**28
 """Largest size of the logits that are kept until the student is tested."""
 

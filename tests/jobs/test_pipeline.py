@@ -21,7 +21,7 @@ import torch
 from torch import nn
 
 import diswot_search as ds
-from diswot_search import Budget, DistillerError, RunFolderError, Splits, Study
+from diswot_search import Budget, DistillerError, RunFolderError, Splits, Study, cli
 from diswot_search.cli import main
 from diswot_search.data.image_sets import ImageSet
 from diswot_search.jobs import rank_sources as source_ranking
@@ -857,6 +857,24 @@ def test_the_student_of_a_pipeline_is_the_pick_of_its_finalists(proven: ds.Pipel
     for path in result["results"].values():
         assert json.loads((proven.path / path).read_text())["status"] == "complete"
     assert shortlist.pick.name in (proven.path / "report.md").read_text()
+
+
+def test_a_pipeline_ends_with_how_to_load_the_pick_of_its_finalists(
+    proven: ds.PipelineResult, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert proven.shortlist is not None
+    assert cli.main(["show", str(proven.path)]) == 0
+    shown = capsys.readouterr().out
+    assert "to build the winner" not in shown
+    assert shown.count("run folder:") == 1
+    words = "".join(shown.split())
+    assert f"diswotexport{proven.path}" in words
+    assert words.endswith(f"model=diswot_search.load_student('{proven.path}')")
+    report = (proven.path / "report.md").read_text()
+    seeds = sorted(proven.shortlist.verdict.seeds)
+    told = f"trainings with seed 0 alone; the verdict is over the seeds {', '.join(map(str, seeds))}"
+    assert (told in report) == (len(seeds) > 1)
+    assert f"load_student('{proven.path}')" in report
 
 
 def test_a_pipeline_stopped_among_its_finalists_ends_the_same(

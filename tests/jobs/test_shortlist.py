@@ -28,6 +28,7 @@ from diswot_search.options.training import DistillOptions
 from diswot_search.reports.shortlist import describe_verdict
 from diswot_search.reports.shortlist_figures import plot_regret, plot_rungs, plot_scores
 from diswot_search.reports.study import draw_finalists, plot_study_finalists
+from diswot_search.reports.style import format_count
 from diswot_search.resolve.shortlists import regret_against
 from diswot_search.runtime.executors.serial import SerialExecutor
 from diswot_search.training.result import read_result
@@ -282,7 +283,7 @@ def test_a_study_remembers_its_finalists(
     assert cli.main(["show", searched]) == 0
     shown = " ".join(capsys.readouterr().out.split())
     assert f"the pick is {whole.pick.name}" in shown
-    assert f"{len(whole.finalists)} finalists of a shortlist" in shown
+    assert f"3 finalists and {format_count(len(whole.finalists) - 3, 'baseline')} of a shortlist" in shown
     figure = plot_study_finalists(again)
     assert figure is not None
     by_name = {line.get_label(): line for line in figure.axes[0].get_lines()}
@@ -577,7 +578,7 @@ def test_what_is_known_before_the_work_is_shown_before_it(searched: str, teacher
     with pytest.raises(KeyboardInterrupt):
         job.complete()
     text = "\n".join(shown)
-    assert "finalists: " in text
+    assert "finalists and " in text
     assert "cifar_resnet20 (baseline)" in text
     assert "cifar_resnet20 is over the budget" in text
 
@@ -609,13 +610,33 @@ def test_a_rung_that_is_too_short_is_said(searched: str, teacher: str, tmp_path:
         shortlist(tmp_path / "run", searched, teacher, **options)
 
 
+def test_columns_of_finalists_have_names_that_say_what_they_are(whole: ds.Shortlist) -> None:
+    out = Path(whole.path)
+    beside = sum(one.origin in ("baseline", "largest") for one in whole.finalists)
+    report = (out / "report.md").read_text()
+    assert f"3 finalists and {format_count(beside, 'baseline')}" in report.splitlines()[0]
+    assert "| place | name | chosen by |" in report
+    assert ("and (baseline) where it is" in report) == ("(baseline) |" in report)
+    with (out / "finalists.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    regrets = [regret_against(whole.pick, one) for one in whole.finalists]
+    assert [row["lost"] for row in rows] == ["" if one.loss is None else str(one.loss) for one in regrets]
+    assert "loss" not in rows[0]
+
+
 # -- teachers and distillers --------------------------------------------------------------------
 
 
 def test_the_best_teacher_and_the_best_distiller_are_chosen_on_one_student(
     searched: str, teacher: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    options = {"teachers": [teacher, "cifar_resnet20"], "distillers": "kd,dkd", "finalists": 2, "verdict_seeds": 1}
+    options = {
+        "random_teacher": True,
+        "teachers": [teacher, "cifar_resnet20"],
+        "distillers": "kd,dkd",
+        "finalists": 2,
+        "verdict_seeds": 1,
+    }
     options |= {"baselines": None, "compare": False}
     with pytest.warns(UserWarning, match="has random weights"):
         result = ds.shortlist(searched, **{**SHORTLIST, **options, "out": tmp_path / "run"})
@@ -628,6 +649,8 @@ def test_the_best_teacher_and_the_best_distiller_are_chosen_on_one_student(
             assert [trial.seed for trial in one.trials] == [0, 1]
             assert one.value == pytest.approx(sum(trial.value or 0.0 for trial in one.trials) / 2)
     assert all(one.accuracy is not None for one in result.teachers)
+    report = (tmp_path / "run" / "report.md").read_text()
+    assert "own accuracy: of the teacher itself, in percent (a teacher that was trained elsewhere may have" in report
     smallest = min(result.finalists, key=lambda one: one.params or 0)
     slug = f"{smallest.place:02d}-"
     assert all(trial.name.startswith(f"rungs/1/{slug}") for one in result.teachers for trial in one.trials)
@@ -700,7 +723,13 @@ def test_teacher_and_distiller_are_chosen_on_students_within_the_budget(
     space = {"space_options": {"channels": 4, "cells": 1}, "algorithm": "random", "evaluations": 4, "device": "cpu"}
     probe = ds.create_probe("digits", batch_size=8, image_size=8)
     ds.search("nasbench201", None, probe, **space, proxy="params", max_macs=140_000, progress=False, out=study)
-    options = {"teachers": [teacher, "cifar_resnet20"], "distillers": "kd,dkd", "finalists": 1, "verdict_seeds": 1}
+    options = {
+        "random_teacher": True,
+        "teachers": [teacher, "cifar_resnet20"],
+        "distillers": "kd,dkd",
+        "finalists": 1,
+        "verdict_seeds": 1,
+    }
     options |= {"baselines": [f"{tmp_path / 'own_networks.py'}:Repeats"], "compare": False}
     with pytest.warns(UserWarning, match="has random weights"):
         result = ds.shortlist(study, **{**SHORTLIST, **options, "out": out})
@@ -714,7 +743,13 @@ def test_a_shortlist_of_one_rung_goes_on_with_the_accuracy_of_each_teacher(
     searched: str, teacher: str, tmp_path: Path
 ) -> None:
     out = tmp_path / "run"
-    options = {"teachers": [teacher, "cifar_resnet20"], "finalists": 1, "other_scores": "", "baselines": None}
+    options = {
+        "random_teacher": True,
+        "teachers": [teacher, "cifar_resnet20"],
+        "finalists": 1,
+        "other_scores": "",
+        "baselines": None,
+    }
     options |= {"rung_shares": 1.0, "rung_keep": [], "verdict_seeds": 2, "compare": False, "epochs": 1}
     with pytest.warns(UserWarning, match="has random weights"):
         first = ds.shortlist(searched, **{**SHORTLIST, **options, "out": out})
@@ -807,7 +842,13 @@ def test_seeds_that_chose_the_pick_are_told(whole: ds.Shortlist, searched: str, 
 
 
 def test_a_seed_of_a_choice_decides_nothing_in_a_verdict(by_params: str, teacher: str, tmp_path: Path) -> None:
-    options = {"teachers": [teacher, "cifar_resnet20"], "finalists": 1, "other_scores": "", "baselines": None}
+    options = {
+        "random_teacher": True,
+        "teachers": [teacher, "cifar_resnet20"],
+        "finalists": 1,
+        "other_scores": "",
+        "baselines": None,
+    }
     options |= {"rung_shares": 1.0, "rung_keep": [], "verdict_seeds": 2, "compare": False, "epochs": 1}
     with pytest.warns(UserWarning, match="has random weights"):
         result = ds.shortlist(by_params, **{**SHORTLIST, **options, "out": tmp_path / "run"})
@@ -835,6 +876,10 @@ def test_a_seed_of_a_choice_decides_nothing_in_a_verdict(by_params: str, teacher
         ({"teachers": [{"model": "net.py:net", "checkpoint": "net.pt"}], "teacher": None}, "not of mappings"),
         ({"teachers": "[{model: net.py:net, checkpoint: net.pt}]", "teacher": None}, "not of mappings"),
         ({"teachers": ["cifar_resnet20"]}, "teacher and teachers are both given"),
+        ({"teacher": nn.Conv2d(1, 10, 8)}, "Conv2d has random weights.* random_teacher=True"),
+        ({"teachers": "cifar_resnet20", "teacher": None}, "cifar_resnet20 has random weights"),
+        ({"rung_shares": "0.5,0.2"}, r"rung_shares is \[0.5, 0.2\]; it must be rising shares"),
+        ({"baselines": "resnet8"}, "baseline 'resnet8'"),
         ({"distillers": "kd,kdd"}, "Did you mean 'kd'"),
         ({"distillers": "kd,kd"}, "distillers has kd twice"),
         ({"distiller": "kd", "distillers": "dkd"}, "distiller and distillers are both given"),
@@ -872,7 +917,7 @@ def test_the_command_line_proves_a_student(
         "--data_options.image_size",
         "8",
     ]
-    line += ["--compare", "false", "--device", "cpu", "--out", str(out), "--quiet"]
+    line += ["--rung_shares", "0.5,1", "--compare", "false", "--device", "cpu", "--out", str(out), "--quiet"]
     assert cli.main(line) == 0
     shown = capsys.readouterr().out
     assert "run folder" in shown
