@@ -35,9 +35,9 @@ class RungOptions(Options):
             shortlist. Proxies are computed on the best 50 of the study. By default params, macs and nwot.
         baselines: Networks that take part beside the finalists, such as resnet18,mobilenetv3_small_100: timm names, run
             folders, or anything else that `as_network` takes; the text of an architecture that has commas stays whole
-            in a YAML list, such as '["1x4-1x8,se"]'. Each of them gets a full training and is compared with
-            the pick, whatever its budget and its place in rung 1. The largest candidate within the budget takes part
-            as well; it gets a full training if it is the best baseline of rung 1.
+            in a YAML list, such as '["w0=16,wm=2.25,depth=12,group_size=8,se_ratio=0"]'. Each of them gets a full
+            training and is compared with the pick, whatever its budget and its place in rung 1. The largest candidate
+            within the budget takes part as well; it gets a full training if it is the best baseline of rung 1.
         rung_shares: Shares of the epochs that the trainings of each rung have, the last one 1, such as 0.1,0.3,1.
             Each training is one of its own, whose schedule ends with its epochs. By default 0.06 and 1.
         rung_keep: Number of candidates that go on from each rung but the last, beside the baselines that you named,
