@@ -505,6 +505,13 @@ class NASBench101Network(ClassifierMixin, nn.Module):
 
     Raises:
         ValueError: An unknown operation.
+
+    Example:
+        >>> from search_spaces import NASBench101Space
+        >>> space = NASBench101Space(num_classes=5, channels=8)
+        >>> network = space.build(space.parse("conv3x3~0|output~1"))
+        >>> network(torch.zeros(2, 3, 32, 32)).shape
+        torch.Size([2, 5])
     """
 
     def __init__(

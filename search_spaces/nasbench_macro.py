@@ -148,6 +148,11 @@ class NASBenchMacroNetwork(ClassifierMixin, nn.Module):
 
     Raises:
         ValueError: An unknown block, or not eight of them.
+
+    Example:
+        >>> network = NASBenchMacroNetwork(["mb3_k3", "identity"] * 4, num_classes=5)
+        >>> network(torch.zeros(2, 3, 32, 32)).shape
+        torch.Size([2, 5])
     """
 
     def __init__(

@@ -103,6 +103,10 @@ class NATSBenchSizeNetwork(ClassifierMixin, nn.Module):
 
     Raises:
         ValueError: Not five widths.
+
+    Example:
+        >>> NATSBenchSizeNetwork((8, 16, 24, 32, 40)).num_features
+        40
     """
 
     def __init__(

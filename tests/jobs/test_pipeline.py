@@ -126,7 +126,8 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> ds.PipelineResult:
 
 def test_the_stages_follow_each_other_and_leave_a_folder_each(finished: ds.PipelineResult) -> None:
     assert {path.name for path in finished.path.iterdir()} == {
-        "config.json", "config.yaml", "data.json", "lock", "pipeline.sqlite", "report.md", "result.json", *STAGES,
+        "config.json", "config.yaml", "data.json", "lock", "pipeline.sqlite", "report.html", "report.md",
+        "result.json", *STAGES,
     }  # fmt: skip
     winner = finished.study.winner
     assert winner.params <= 12_000
@@ -491,8 +492,8 @@ def same(first: nn.Module, second: nn.Module) -> bool:
 
 def test_sources_are_ranked_searched_for_and_learnt_from(of_sources: ds.PipelineResult) -> None:
     assert {path.name for path in of_sources.path.iterdir()} == {
-        "config.json", "config.yaml", "data.json", "lock", "pipeline.sqlite", "report.md", "result.json",
-        *STAGES_OF_SOURCES,
+        "config.json", "config.yaml", "data.json", "lock", "pipeline.sqlite", "report.html", "report.md",
+        "result.json", *STAGES_OF_SOURCES,
     }  # fmt: skip
     assert of_sources.teacher is None
     assert of_sources.distilled.result.teacher is None

@@ -38,7 +38,13 @@ FUNCTIONS = {
 }
 """The public function of each command that is a job."""
 
-REQUIRED = {"export": ["STUDENT"], "show": ["RUN"], "table": ["RUN"], "import": ["KIND", "PATH", "OUT"]}
+REQUIRED = {
+    "export": ["STUDENT"],
+    "show": ["RUN"],
+    "report": ["RUN"],
+    "table": ["RUN"],
+    "import": ["KIND", "PATH", "OUT"],
+}
 """Arguments without which a command is refused."""
 
 

@@ -55,7 +55,7 @@ def test_every_space_is_made_by_name_and_described() -> None:
 
 
 def test_unknown_spaces_come_with_near_names() -> None:
-    with pytest.raises(UnknownNameError, match=r"Unknown search space 'nasbench102'\. Did you mean 'nasbench201'"):
+    with pytest.raises(UnknownNameError, match=r"Unknown search space 'nasbench102'\. Did you mean .*'nasbench201'"):
         create_space("nasbench102")
     with pytest.raises(UnknownNameError, match="cifar_resnet"):
         describe_space("cifar_resnets")
