@@ -39,6 +39,9 @@ _MAX_TOLD = 2000
 
 _MAX_NAME = 60
 
+_PIXELS_PER_POINT = 1.5
+"""Largest scale of a picture, at which its smallest texts are as large as those of the page."""
+
 
 def to_picture(
     figure: Figure, name: str, title: str, alt: str, *, points: Points | None = None, is_plain: bool = False
@@ -62,9 +65,9 @@ def to_picture(
     svg = svg[svg.index("<svg") :].strip()
     svg = re.sub(r'<g id="[^"]*"', "<g", svg)
     svg = re.sub(r"<metadata>.*?</metadata>\s*", "", svg, flags=re.DOTALL)
-    svg = re.sub(
-        r' width="[\d.]+pt" height="[\d.]+pt"', "", re.sub(r"<!--.*?-->\s*", "", svg, flags=re.DOTALL), count=1
-    )
+    svg = re.sub(r"<!--.*?-->\s*", "", svg, flags=re.DOTALL)
+    widest = f' style="max-width: {_PIXELS_PER_POINT * 72 * figure.get_figwidth():.0f}px"'
+    svg = re.sub(r' width="[\d.]+pt" height="[\d.]+pt"', widest, svg, count=1)
     svg = re.sub(r'\s(xmlns(:\w+)?|version)="[^"]*"', "", svg).replace("xlink:href", "href")
     svg = re.sub(r"\n\s*", "\n", svg)
     if not is_plain:
