@@ -119,6 +119,10 @@ class ScoreStore(RunFolder):
             self._store.execute(_CREATE_SELECTIONS)
         self._selections = 0
 
+    def __len__(self) -> int:
+        """The number of stored scores and failures."""
+        return int(self._read("SELECT count(*) FROM scores")[0][0])
+
     def series(self, proxy: str, context: Mapping[str, object]) -> int:
         """The number of a series; a new series becomes permanent with its first score.
 

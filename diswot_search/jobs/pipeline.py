@@ -48,7 +48,6 @@ from ..resolve.networks import network_for
 from ..resolve.runs import PipelineResult, StageResult
 from ..resolve.searches import as_budget, as_space
 from ..resolve.shortlists import Shortlist
-from ..runtime.files import RunFolderError
 from ..runtime.run_folder import COMPLETE, entries_of
 from ..sources.ranking import RankingError, SourceRanking
 from ..study.finalists import ALONE, DISTILLED
@@ -305,8 +304,8 @@ class PipelineJob(Job[PipelineOptions, PipelineResult]):
         """Write the page of the run; one that cannot be made does not undo what was found."""
         try:
             write_page(self.path)
-        except (RunFolderError, OSError) as error:
-            warnings.warn(f"The page of the run was not written: {error}", stacklevel=2)
+        except Exception as error:
+            warnings.warn(f"The page of the run was not written: {type(error).__name__}: {error}", stacklevel=2)
 
     def _train(self, study: Study, guide: Guide) -> tuple[Training, Training | None, None]:
         """Distil the winner of the search, and train it alone."""

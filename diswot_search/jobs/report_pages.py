@@ -75,8 +75,7 @@ def _search(run: str) -> Page:
 def _comparison(run: str) -> Page:
     store = ScoreStore.peek(run)
     if store.status != COMPLETE:
-        count = int(store._read("SELECT count(*) FROM scores")[0][0])
-        return unfinished_comparison_page(Path(run), store.status, count)
+        return unfinished_comparison_page(Path(run), store.status, len(store))
     return comparison_page(Path(run), *read_comparison(run))
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
+import sqlite3
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -133,3 +135,60 @@ def test_runs_of_several_kinds_are_refused(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setattr(report_pages, "kind_of_run", {"a": "search", "b": "training"}.__getitem__)
     with pytest.raises(RunFolderError, match=r"several kinds: a \(search\), b \(training\)"):
         report_pages.page_of(["a", "b"])
+
+
+# -- the other kinds of run ---------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """The folders of small real runs, by kind."""
+    folder = tmp_path_factory.mktemp("runs")
+    options = {"dataset": "digits", "data_options": {"image_size": 8, "train_limit": 100}, "batch_size": 20}
+    network = {"student": "cifar_resnet", "student_options": {"arch": "1x4-1x4-1x8"}}
+    ds.sweep(**network, **options, grid={"seed": [0, 1]}, epochs=1, out=folder / "sweep", quiet=True)
+    source = folder / "sweep" / "seed=0"
+    data = ds.create_splits("digits", image_size=8, labels_per_class=3, seed=1)
+    ds.rank_sources({"mine": source}, data, out=folder / "ranking", quiet=True)
+    compared = {"1-1-1": 50.0, "1-1-3": 60.0, "3-1-1": 55.0, "3-3-3": 70.0}
+    probe = ds.create_probe("noise", num_classes=10, batch_size=4, image_size=8)
+    space = create_space("cifar_resnet_s0", num_classes=10, input_size=(3, 8, 8))
+    ds.compare(space, ["nwot", "params"], compared, probe, out=folder / "comparison", quiet=True)
+    return {"sweep": folder / "sweep", "ranking": folder / "ranking", "comparison": folder / "comparison"}
+
+
+@pytest.mark.parametrize(
+    ("kind", "words"),
+    [
+        ("sweep", ["A sweep of 2 trainings", "Seconds are those"]),
+        ("ranking", ["1 source for digits", "is the nearest to digits by parc"]),
+        ("comparison", ["orders 4 architectures best", "Regret over budgets", "Correlations with their intervals"]),
+    ],
+)
+def test_other_runs_have_a_page_in_every_form(kind: str, words: list[str], runs: dict[str, Path]) -> None:
+    made = ds.report(runs[kind])
+    assert made.is_final
+    assert [word for word in words if word not in made.content] == []
+    assert "<svg" in made.content
+    assert words[0] in ds.report(runs[kind], format="md").content
+    assert json.loads(ds.report(runs[kind], format="json").content)
+
+
+def test_a_search_that_goes_on_has_a_page_that_says_so(tmp_path: Path) -> None:
+    memory = make_study(proxy="nwot", budget={}, evaluations=6)
+    study = Study(memory.config | {"algorithm": {"name": "random", "options": {}}}, out=tmp_path / "run", space=SPACE)
+    study.start()
+    study.add(list(memory.records)[:3])
+    made = ds.report(tmp_path / "run")
+    assert not made.is_final
+    assert "3 candidates" in made.content
+    study.release()
+
+
+def test_a_run_of_a_newer_version_is_refused(tmp_path: Path) -> None:
+    stored_study(tmp_path / "run")
+    (store,) = (tmp_path / "run").glob("*.sqlite")
+    with contextlib.closing(sqlite3.connect(store)) as connection:
+        connection.execute("PRAGMA user_version = 999")
+    with pytest.raises(RunFolderError, match="has format 999; this version reads"):
+        ds.report(tmp_path / "run")
