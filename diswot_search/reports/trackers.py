@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import re
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, cast
@@ -134,9 +135,10 @@ class Trackers:
             assert self._folder is not None
             options = {"logging_dir": str(self._folder / FOLDER)} | options
         try:
-            tracker = cls(PROJECT, **options)
-            getattr(tracker, "start", lambda: None)()  # before accelerate 1.8 the constructor starts it
-            tracker.store_init_configuration(_flat(self._config))
+            with _accelerate_state():
+                tracker = cls(PROJECT, **options)
+                getattr(tracker, "start", lambda: None)()  # before accelerate 1.8 the constructor starts it
+                tracker.store_init_configuration(_flat(self._config))
         except Exception as error:  # a tracker may fail in any way
             raise TrackerError(f"The tracker {name!r} cannot be started ({type(error).__name__}: {error}).") from error
         return tracker
@@ -148,12 +150,31 @@ class Trackers:
     def _each(self, use: Callable[[GeneralTracker], None]) -> None:
         for name, tracker in list(self._started.items()):
             try:
-                use(tracker)
+                with _accelerate_state():
+                    use(tracker)
             except Exception as error:  # what is tracked elsewhere must not end the work
                 warnings.warn(
                     f"The tracker {name!r} failed and is left out ({type(error).__name__}: {error}).", stacklevel=4
                 )
                 del self._started[name]
+
+
+@contextmanager
+def _accelerate_state() -> Iterator[None]:
+    """The state that accelerate's trackers ask for their process; one that was missing goes again afterwards.
+
+    A search has none, and a training that follows makes one of its own, for its own device.
+    """
+    from accelerate.state import PartialState
+
+    is_missing = not PartialState._shared_state
+    if is_missing:
+        PartialState(cpu=True)
+    try:
+        yield
+    finally:
+        if is_missing:
+            PartialState._reset_state()
 
 
 def _flat(values: Mapping[str, object], prefix: str = "") -> dict[str, bool | int | float | str]:

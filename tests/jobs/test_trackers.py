@@ -7,9 +7,11 @@ import warnings
 from pathlib import Path
 from typing import Any, ClassVar
 
+import accelerate.logging
 import accelerate.tracking
 import numpy as np
 import pytest
+from accelerate.state import PartialState
 from accelerate.tracking import GeneralTracker
 
 import diswot_search as ds
@@ -18,6 +20,7 @@ from diswot_search.reports.trackers import Trackers
 
 SMALL: dict[str, Any] = {"space_options": {"channels": 4, "cells": 1}, "batch_size": 8, "proxy": "params"}
 FAST: dict[str, Any] = {"device": "cpu", "progress": False}
+SPOKEN = accelerate.logging.get_logger(__name__)
 
 
 class Noted(GeneralTracker):
@@ -41,6 +44,7 @@ class Noted(GeneralTracker):
         return self
 
     def store_init_configuration(self, values: dict[str, Any]) -> None:
+        SPOKEN.debug("as the trackers of accelerate do, which need its state for it")
         if self.options.get("refuses"):
             raise ConnectionError("no network")
         self.config = values
@@ -48,9 +52,11 @@ class Noted(GeneralTracker):
     def log(self, values: dict[str, Any], step: int | None = None, **kwargs: Any) -> None:
         if step is not None and step == Noted.fails_at:
             raise ConnectionError("no network")
+        SPOKEN.debug("logged")
         self.logged.append((step, values))
 
     def finish(self) -> None:
+        SPOKEN.debug("finished")
         self.is_finished = True
 
 
@@ -75,6 +81,12 @@ def test_a_search_sends_the_scalars_of_every_evaluation_and_its_configuration(no
     assert (run.run_name, run.options, run.is_finished) == ("diswot-search", {"mode": "offline"}, True)
     assert run.config["proxy"] == study.config["proxy"]
     assert run.config["budget.max_params"] == "null"
+
+
+def test_trackers_leave_no_state_of_accelerate_behind() -> None:
+    PartialState._reset_state()
+    search(trackers="noted")
+    assert not PartialState._shared_state
 
 
 def test_a_search_that_continues_sends_what_is_stored_again(noted: list[Noted], tmp_path: Path) -> None:
