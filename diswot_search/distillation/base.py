@@ -207,6 +207,10 @@ def get_distiller(name: str) -> type[Distiller]:
 
     Raises:
         UnknownNameError: No distiller has this name; the message lists near names.
+
+    Example:
+        >>> get_distiller("kd").__name__
+        'KD'
     """
     return _DISTILLERS[name]
 
