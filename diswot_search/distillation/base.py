@@ -21,7 +21,12 @@ RESERVED = ("ce", "total", "val")
 
 
 class DistillerError(ValueError):
-    """A distiller does not fit its student and teacher, or its specification is wrong."""
+    """A distiller does not fit its student and teacher, or its specification is wrong.
+
+    Example:
+        >>> issubclass(DistillerError, ValueError)  # so `except ValueError` catches it
+        True
+    """
 
 
 class OtherClassesError(DistillerError):
