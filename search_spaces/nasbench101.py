@@ -505,6 +505,12 @@ class NASBench101Network(ClassifierMixin, nn.Module):
 
     Raises:
         ValueError: An unknown operation.
+
+    Example:
+        >>> from search_spaces import create_space
+        >>> space = create_space("nasbench101")
+        >>> isinstance(space.build(space.at(0)), NASBench101Network)
+        True
     """
 
     def __init__(

@@ -148,6 +148,12 @@ class NASBenchMacroNetwork(ClassifierMixin, nn.Module):
 
     Raises:
         ValueError: An unknown block, or not eight of them.
+
+    Example:
+        >>> import torch
+        >>> network = NASBenchMacroNetwork([list(BLOCKS)[0]] * 8).eval()
+        >>> network(torch.zeros(2, 3, 32, 32)).shape
+        torch.Size([2, 10])
     """
 
     def __init__(

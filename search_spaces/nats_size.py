@@ -103,6 +103,11 @@ class NATSBenchSizeNetwork(ClassifierMixin, nn.Module):
 
     Raises:
         ValueError: Not five widths.
+
+    Example:
+        >>> import torch
+        >>> NATSBenchSizeNetwork([8, 8, 8, 8, 8])(torch.zeros(2, 3, 32, 32)).shape
+        torch.Size([2, 10])
     """
 
     def __init__(

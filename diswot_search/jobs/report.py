@@ -30,6 +30,10 @@ class Report:
         format: "html", "md" or "json".
         path: The file; None if it was not written.
         is_final: Whether all runs have come to their end.
+
+    Example:
+        >>> Report("# Runs", format="md").path is None  # it was not written
+        True
     """
 
     content: str = field(repr=False)
