@@ -31,6 +31,10 @@ class Cost:
         params: Number of trainable parameters.
         macs: Multiply-accumulates of one forward pass of one sample.
         weight_bytes: Bytes of parameters and buffers in float32; None if they were not counted.
+
+    Example:
+        >>> Cost(params=10, macs=20).params
+        10
     """
 
     params: int
@@ -45,6 +49,10 @@ class Memory:
     Attributes:
         weights: Bytes of parameters and buffers.
         activations: Largest number of bytes that must be kept of the batch and of what is computed from it.
+
+    Example:
+        >>> Memory(weights=40, activations=8).activations
+        8
     """
 
     weights: int

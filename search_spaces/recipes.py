@@ -194,6 +194,10 @@ def describe_space(name: str) -> str:
 
     Raises:
         UnknownNameError: No space has this name.
+
+    Example:
+        >>> describe_space("nasbench201")
+        'The cell space of NAS-Bench-201.'
     """
     return (_SPACES[name].__doc__ or "").strip().partition("\n")[0]
 

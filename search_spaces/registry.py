@@ -50,7 +50,14 @@ def unknown_name_message(kind: str, name: object, allowed: Iterable[str]) -> str
 
 
 class UnknownNameError(ValueError, KeyError):
-    """A name that a registry does not have; the message suggests near names."""
+    """A name that a registry does not have; the message suggests near names.
+
+    Example:
+        >>> from search_spaces import describe_space
+        >>> describe_space("nasbench2")
+        Traceback (most recent call last):
+        search_spaces.registry.UnknownNameError: Unknown ... Did you mean ...
+    """
 
     __str__ = ValueError.__str__  # a KeyError would show its message in quotes
 

@@ -34,6 +34,12 @@ class Architecture:
     Attributes:
         choices: One choice per decision, in the order of the space's decisions.
         text: The form that `SearchSpace.parse` reads back.
+
+    Example:
+        >>> str(Architecture(choices=(1, 2), text="1-2"))
+        '1-2'
+        >>> Architecture((1, 2), "1-2") == Architecture((1, 2), "another text")  # choices alone are compared
+        True
     """
 
     choices: tuple[Choice, ...]

@@ -238,6 +238,11 @@ def list_columns(path: str | os.PathLike[str], architecture_column: str | None =
     Raises:
         FileNotFoundError: There is no such file.
         ValueError: The file is not a table.
+
+    Example:
+        >>> path = write_table("table.csv", [{"architecture": "a", "accuracy": 0.5}])
+        >>> list_columns(path)
+        ['accuracy']
     """
     return _read_sheet(Path(path), architecture_column).numeric_columns()
 
@@ -406,6 +411,11 @@ def write_table(path: str | os.PathLike[str], rows: Sequence[Mapping[str, object
     Raises:
         ValueError: No rows, no column of architectures, or another kind of file.
         FileExistsError: There is something already.
+
+    Example:
+        >>> path = write_table("table.csv", [{"architecture": "a", "accuracy": 0.5}])
+        >>> path.read_text().split()
+        ['architecture,accuracy', 'a,0.5']
     """
     path = check_new_table(path)
     columns = list(dict.fromkeys(column for row in rows for column in row))

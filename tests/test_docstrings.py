@@ -35,41 +35,27 @@ EXAMPLES = sorted(name for name, member in PUBLIC.items() if ">>>" in (inspect.g
 LACKING = """
 diswot_search.AccuracyTable diswot_search.Algorithm diswot_search.ArchitectureError diswot_search.Batch
 diswot_search.BudgetError diswot_search.Candidate diswot_search.Comparison diswot_search.DataError
-diswot_search.Distiller diswot_search.DistillerError diswot_search.DivergenceError diswot_search.EpochRow
-diswot_search.Estimate diswot_search.ExportError diswot_search.ExportReport diswot_search.Finalist
-diswot_search.Latency diswot_search.MachineError diswot_search.Measure diswot_search.ModelCard
-diswot_search.Network diswot_search.NoScoreError diswot_search.OwnCodeError diswot_search.PipelineResult
-diswot_search.Placement diswot_search.Precision diswot_search.Probe diswot_search.ProcessExecutor
-diswot_search.ProxyResult diswot_search.ReadingError diswot_search.RecipeError diswot_search.Record
-diswot_search.RunFolderError diswot_search.Score diswot_search.ScoreTable diswot_search.SerialExecutor
-diswot_search.Setting diswot_search.Shapes diswot_search.Shortlist diswot_search.ShortlistError
-diswot_search.SourceError diswot_search.SourceRanking diswot_search.Splits diswot_search.Study
-diswot_search.TeacherBank diswot_search.Training diswot_search.TrainingResult diswot_search.TrainingTable
-diswot_search.TransferabilityError diswot_search.Trial diswot_search.UnknownNameError
-diswot_search.UntrustedCodeError diswot_search.Verdict diswot_search.WorkerDied
-diswot_search.bootstrap_correlations diswot_search.compare diswot_search.distill diswot_search.draw_resamples
-diswot_search.evaluation_mode diswot_search.export diswot_search.get_distiller diswot_search.get_measure
-diswot_search.import_code diswot_search.import_table diswot_search.list_aggregates diswot_search.list_algorithms
-diswot_search.list_executors diswot_search.list_proxies diswot_search.load_ranking diswot_search.load_student
-diswot_search.percentile_interval diswot_search.rank_sources diswot_search.read_card diswot_search.read_network
-diswot_search.read_shortlist diswot_search.register_aggregate diswot_search.register_algorithm
-diswot_search.register_distiller diswot_search.register_executor diswot_search.register_measure
-diswot_search.register_proxy diswot_search.register_space diswot_search.run diswot_search.save_student
-diswot_search.search diswot_search.shortlist diswot_search.sweep diswot_search.tabulate diswot_search.train
-losses.at_loss losses.cc_loss losses.ickd_loss losses.nst_loss losses.pkt_loss losses.rkd_loss losses.sp_loss
-search_spaces.AccuracyTable search_spaces.Architecture search_spaces.ArchitectureError search_spaces.CifarResNet
-search_spaces.ClassifierMixin search_spaces.Cost search_spaces.InputSpec search_spaces.Memory
-search_spaces.NASBench201Network search_spaces.OwnCodeError search_spaces.UnknownNameError
-search_spaces.UntrustedCodeError search_spaces.describe_space search_spaces.import_code search_spaces.import_table
-search_spaces.list_columns search_spaces.load_checkpoint search_spaces.load_space search_spaces.register_space
-search_spaces.searched_network search_spaces.write_table similarities.channel_entropies similarities.channel_gram
-similarities.channel_spectrum similarities.class_gram_of_maps similarities.class_prototypes
-similarities.condition_number similarities.correlations similarities.cosines similarities.cosines_of_rows
-similarities.entropy similarities.exact similarities.expected_regions similarities.frobenius_normalise
-similarities.hellinger_distance similarities.label_gradient similarities.log_determinant
-similarities.mean_jacobian_gain similarities.outer_product_distance similarities.position_spectrum
-similarities.root_mean_square similarities.row_normalise similarities.sample_gram similarities.second_moment
-similarities.smallest_correlation_eigenvalues similarities.spectrum similarities.unshuffled
+diswot_search.Distiller diswot_search.DivergenceError diswot_search.EpochRow diswot_search.ExportError
+diswot_search.ExportReport diswot_search.Finalist diswot_search.MachineError diswot_search.Measure
+diswot_search.ModelCard diswot_search.Network diswot_search.NoScoreError diswot_search.OwnCodeError
+diswot_search.PipelineResult diswot_search.Probe diswot_search.ProcessExecutor diswot_search.ProxyResult
+diswot_search.ReadingError diswot_search.RecipeError diswot_search.Record diswot_search.RunFolderError
+diswot_search.ScoreTable diswot_search.SerialExecutor diswot_search.Setting diswot_search.Shortlist
+diswot_search.ShortlistError diswot_search.SourceError diswot_search.SourceRanking diswot_search.Splits
+diswot_search.Study diswot_search.TeacherBank diswot_search.Training diswot_search.TrainingResult
+diswot_search.TrainingTable diswot_search.TransferabilityError diswot_search.Trial diswot_search.UntrustedCodeError
+diswot_search.Verdict diswot_search.WorkerDied diswot_search.bootstrap_correlations diswot_search.compare
+diswot_search.distill diswot_search.evaluation_mode diswot_search.export diswot_search.import_table
+diswot_search.load_ranking diswot_search.load_student diswot_search.rank_sources diswot_search.read_card
+diswot_search.read_network diswot_search.read_shortlist diswot_search.register_aggregate
+diswot_search.register_algorithm diswot_search.register_distiller diswot_search.register_executor
+diswot_search.register_measure diswot_search.register_proxy diswot_search.register_space diswot_search.run
+diswot_search.save_student diswot_search.search diswot_search.shortlist diswot_search.sweep diswot_search.tabulate
+diswot_search.train losses.ickd_loss losses.nst_loss losses.pkt_loss search_spaces.AccuracyTable
+search_spaces.ArchitectureError search_spaces.CifarResNet search_spaces.ClassifierMixin search_spaces.InputSpec
+search_spaces.NASBench201Network search_spaces.OwnCodeError search_spaces.UntrustedCodeError
+search_spaces.import_table search_spaces.load_checkpoint search_spaces.load_space search_spaces.register_space
+search_spaces.searched_network
 """
 WITHOUT_EXAMPLE = frozenset(LACKING.split())
 """What has no example yet. A name may leave this list, and none may join it."""
@@ -83,7 +69,7 @@ def test_an_example_runs(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPa
     module = inspect.getmodule(member)
     globs = {**vars(module), "ds": diswot_search}
     for example in doctest.DocTestFinder(recurse=False).find(member, name, module=module, globs=globs):
-        result = doctest.DocTestRunner(optionflags=doctest.NORMALIZE_WHITESPACE).run(example)
+        result = doctest.DocTestRunner(optionflags=doctest.NORMALIZE_WHITESPACE | doctest.ELLIPSIS).run(example)
         assert result.failed == 0
 
 

@@ -110,6 +110,11 @@ class Estimate:
         std: Sample standard deviation over the seeds (n - 1); 0 for one seed.
         low: Lower end of the bootstrap interval over the architectures; NaN without an interval.
         high: Upper end of that interval; NaN without an interval.
+
+    Example:
+        >>> estimate = Estimate(value=0.6, std=0.1, low=0.4, high=0.8)
+        >>> estimate.low < estimate.value < estimate.high
+        True
     """
 
     value: float

@@ -342,6 +342,11 @@ def draw_resamples(count: int, resamples: int, seed: int) -> Counts:
 
     Returns:
         (K, R) counts; each column sums to K. The first columns do not depend on R.
+
+    Example:
+        >>> counts = draw_resamples(5, resamples=3, seed=0)
+        >>> counts.shape, counts.sum(0).tolist()
+        ((5, 3), [5, 5, 5])
     """
     rng = np.random.default_rng(seed)
     counts = np.empty((count, resamples), dtype=np.int32)
@@ -407,6 +412,11 @@ def percentile_interval(values: ArrayLike, confidence: float = 0.95) -> tuple[fl
     Returns:
         Low and high end. Both are NaN where there are no resamples, or more than a share of 1 - confidence of them is
         undefined.
+
+    Example:
+        >>> low, high = percentile_interval(range(101), confidence=0.9)
+        >>> round(low, 6), round(high, 6)
+        (5.0, 95.0)
     """
     value = np.asarray(values, dtype=np.float64)
     defined = value[~np.isnan(value)]

@@ -57,6 +57,10 @@ class Latency:
         runtime: Name of the runtime.
         threads: Number of threads.
         batch_size: Number of samples in the batch.
+
+    Example:
+        >>> Latency(1.5, runtime="torch", threads=1, batch_size=8).ms
+        1.5
     """
 
     ms: float

@@ -21,7 +21,12 @@ RESERVED = ("ce", "total", "val")
 
 
 class DistillerError(ValueError):
-    """A distiller does not fit its student and teacher, or its specification is wrong."""
+    """A distiller does not fit its student and teacher, or its specification is wrong.
+
+    Example:
+        >>> issubclass(DistillerError, ValueError)  # so `except ValueError` catches it
+        True
+    """
 
 
 class OtherClassesError(DistillerError):
@@ -207,6 +212,10 @@ def get_distiller(name: str) -> type[Distiller]:
 
     Raises:
         UnknownNameError: No distiller has this name; the message lists near names.
+
+    Example:
+        >>> get_distiller("kd").__name__
+        'KD'
     """
     return _DISTILLERS[name]
 

@@ -447,6 +447,10 @@ def at_loss(student: Tensor, teacher: Tensor) -> Tensor:
         ValueError: The positions cannot be matched.
 
     Source: Zagoruyko and Komodakis, "Paying More Attention to Attention", ICLR 2017.
+
+    Example:
+        >>> float(at_loss(torch.ones(1, 2, 4), 3 * torch.ones(1, 5, 4)))
+        0.0
     """
     first, second = match_positions(*(maps.square().mean(1, keepdim=True) for maps in (student, teacher)))
     return (row_normalise(first) - row_normalise(second)).square().mean()
@@ -460,6 +464,10 @@ def sp_loss(student: Tensor, teacher: Tensor) -> Tensor:
         teacher: Features, (B, ...), of any shape after the first dimension.
 
     Source: Tung and Mori, "Similarity-Preserving Knowledge Distillation", ICCV 2019.
+
+    Example:
+        >>> float(sp_loss(torch.eye(2), torch.eye(2).flip(0)))
+        0.0
     """
     return (row_normalise(sample_gram(student)) - row_normalise(sample_gram(teacher))).square().mean()
 
@@ -476,6 +484,10 @@ def cc_loss(student: Tensor, teacher: Tensor, gamma: float = 0.4) -> Tensor:
         gamma: Inverse width of the kernel.
 
     Source: Peng et al., "Correlation Congruence for Knowledge Distillation", ICCV 2019.
+
+    Example:
+        >>> float(cc_loss(torch.eye(2), torch.eye(2).flip(0)))
+        0.0
     """
     first, second = (2 * gamma * cosines_of_rows(features) for features in (student, teacher))
     difference = (first + first.square() / 2) - (second + second.square() / 2)
@@ -494,6 +506,11 @@ def rkd_loss(student: Tensor, teacher: Tensor, distance_weight: float = 25.0, an
         angle_weight: Weight of the part of the B x B x B cosines of angles.
 
     Source: Park et al., "Relational Knowledge Distillation", CVPR 2019.
+
+    Example:
+        >>> rows = torch.eye(3)
+        >>> float(rkd_loss(rows, 2 * rows)) < 1e-6
+        True
     """
     distances = F.smooth_l1_loss(_relative_distances(student), _relative_distances(teacher))
     angles = F.smooth_l1_loss(_angles(student), _angles(teacher))

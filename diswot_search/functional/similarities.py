@@ -14,7 +14,12 @@ from torch.nn import functional as F
 
 
 def exact(values: Tensor) -> Tensor:
-    """Floating-point values in double precision, on the CPU if the device has no such type (mps); others unchanged."""
+    """Floating-point values in double precision, on the CPU if the device has no such type (mps); others unchanged.
+
+    Example:
+        >>> exact(torch.ones(2)).dtype
+        torch.float64
+    """
     values = values.cpu() if values.device.type == "mps" else values
     return values.double() if values.is_floating_point() else values
 
@@ -31,6 +36,10 @@ def label_gradient(logits: Tensor, labels: Tensor, pooled: Tensor) -> Tensor:
 
     Returns:
         (N, D).
+
+    Example:
+        >>> label_gradient(torch.zeros(1, 2), torch.tensor([0]), torch.tensor([[4.0]])).tolist()
+        [[-2.0], [2.0]]
     """
     error = logits.softmax(1) - F.one_hot(labels, logits.shape[1])
     return error.T @ pooled / len(labels)
@@ -45,6 +54,10 @@ def class_prototypes(pooled: Tensor, labels: Tensor) -> Tensor:
 
     Returns:
         (classes present, D).
+
+    Example:
+        >>> class_prototypes(torch.tensor([[1.0], [3.0], [7.0]]), torch.tensor([0, 0, 5])).tolist()
+        [[2.0], [7.0]]
     """
     _, groups = labels.unique(return_inverse=True)
     membership = F.one_hot(groups).to(pooled.dtype)
@@ -65,12 +78,21 @@ def class_gram_of_maps(features: Tensor, weight: Tensor) -> Tensor:
         (N, N).
 
     Source: Dong et al., CVPR 2023 (M_s); Zhou et al., CVPR 2016 (class activation maps).
+
+    Example:
+        >>> class_gram_of_maps(torch.ones(1, 1, 4), torch.tensor([[1.0], [2.0]])).tolist()
+        [[4.0, 8.0], [8.0, 16.0]]
     """
     return weight @ second_moment(features) @ weight.T
 
 
 def second_moment(features: Tensor) -> Tensor:
-    """Inner products of channels over all samples and positions: (B, C, P) to (C, C)."""
+    """Inner products of channels over all samples and positions: (B, C, P) to (C, C).
+
+    Example:
+        >>> second_moment(torch.tensor([[[1.0, 2.0], [3.0, 0.0]]])).tolist()
+        [[5.0, 3.0], [3.0, 9.0]]
+    """
     channels = features.transpose(0, 1).flatten(1)
     return channels @ channels.T
 
@@ -82,6 +104,10 @@ def channel_spectrum(features: Tensor) -> Tensor:
 
     Raises:
         ValueError: The features are zero everywhere.
+
+    Example:
+        >>> channel_spectrum(torch.tensor([[[3.0, 0.0], [0.0, 1.0]]]))
+        tensor([0.9000, 0.1000], dtype=torch.float64)
     """
     channels = features.transpose(0, 1).flatten(1)
     smaller = channels if channels.shape[0] <= channels.shape[1] else channels.T
@@ -93,23 +119,42 @@ def position_spectrum(features: Tensor) -> Tensor:
 
     Raises:
         ValueError: The features are zero everywhere.
+
+    Example:
+        >>> position_spectrum(torch.tensor([[[3.0, 0.0], [0.0, 1.0]]]))
+        tensor([0.9000, 0.1000], dtype=torch.float64)
     """
     return channel_spectrum(features.transpose(1, 2))
 
 
 def sample_gram(features: Tensor) -> Tensor:
-    """Inner products of flattened samples: (B, ...) to (B, B)."""
+    """Inner products of flattened samples: (B, ...) to (B, B).
+
+    Example:
+        >>> sample_gram(torch.tensor([[1.0, 2.0], [3.0, 0.0]])).tolist()
+        [[5.0, 3.0], [3.0, 9.0]]
+    """
     flat = features.flatten(1)
     return flat @ flat.T
 
 
 def channel_gram(features: Tensor) -> Tensor:
-    """Inner products of the channels of each sample: (B, C, P) to (B, C, C)."""
+    """Inner products of the channels of each sample: (B, C, P) to (B, C, C).
+
+    Example:
+        >>> channel_gram(torch.tensor([[[1.0, 2.0], [3.0, 0.0]]])).tolist()
+        [[[5.0, 3.0], [3.0, 9.0]]]
+    """
     return features @ features.transpose(1, 2)
 
 
 def cosines(gram: Tensor) -> Tensor:
-    """Cosine similarities from a Gram matrix, (R, R) to (R, R). The cosines of a zero vector are zero."""
+    """Cosine similarities from a Gram matrix, (R, R) to (R, R). The cosines of a zero vector are zero.
+
+    Example:
+        >>> cosines(torch.tensor([[4.0, 3.0], [3.0, 9.0]])).tolist()  # 3 / (2 * 3)
+        [[1.0, 0.5], [0.5, 1.0]]
+    """
     norms = gram.diagonal().clamp_min(0).sqrt()
     scale = torch.where(norms > 0, norms.reciprocal(), torch.zeros_like(norms))
     return gram * scale * scale[:, None]
@@ -120,6 +165,10 @@ def correlations(rows: Tensor) -> Tensor:
 
     Raises:
         ValueError: A row is constant up to rounding, so its correlations are not defined.
+
+    Example:
+        >>> correlations(torch.tensor([[1.0, 2.0, 3.0], [6.0, 4.0, 2.0]]))[0].round(decimals=6).tolist()
+        [1.0, -1.0]
     """
     values = exact(rows)
     centred = values - values.mean(1, keepdim=True)
@@ -130,12 +179,24 @@ def correlations(rows: Tensor) -> Tensor:
 
 
 def frobenius_normalise(matrix: Tensor) -> Tensor:
-    """Divide each matrix (..., R, K) by its Frobenius norm. A zero matrix stays zero."""
+    """Divide each matrix (..., R, K) by its Frobenius norm. A zero matrix stays zero.
+
+    Example:
+        >>> frobenius_normalise(torch.tensor([[3.0, 0.0], [0.0, 4.0]]))
+        tensor([[0.6000, 0.0000],
+                [0.0000, 0.8000]])
+    """
     return matrix / torch.linalg.matrix_norm(matrix, keepdim=True).clamp_min(torch.finfo(matrix.dtype).tiny)
 
 
 def row_normalise(matrix: Tensor) -> Tensor:
-    """Divide each row of (..., R, K) by its L2 norm. A zero row stays zero, and its gradient is finite."""
+    """Divide each row of (..., R, K) by its L2 norm. A zero row stays zero, and its gradient is finite.
+
+    Example:
+        >>> row_normalise(torch.tensor([[3.0, 4.0], [0.0, 0.0]]))
+        tensor([[0.6000, 0.8000],
+                [0.0000, 0.0000]])
+    """
     norms = torch.linalg.vector_norm(matrix, dim=-1, keepdim=True)
     return matrix / norms.masked_fill(norms == 0, 1)
 
@@ -147,6 +208,10 @@ def spectrum(moment: Tensor) -> Tensor:
 
     Raises:
         ValueError: A matrix is zero.
+
+    Example:
+        >>> spectrum(torch.tensor([[1.0, 0.0], [0.0, 3.0]])).tolist()
+        [0.75, 0.25]
     """
     values = torch.linalg.eigvalsh(exact(moment)).clamp_min(0).flip(-1)
     total = values.sum(-1, keepdim=True)
@@ -168,6 +233,11 @@ def channel_entropies(maps: Sequence[Tensor]) -> list[float]:
 
     Raises:
         ValueError: A map is constant.
+
+    Example:
+        >>> one_pattern = torch.tensor([[[1.0, -1.0], [2.0, -2.0]]])
+        >>> round(abs(channel_entropies([one_pattern])[0]), 6)
+        0.0
     """
     moments = [_covariance(map_) for map_ in maps]
     entropies = [0.0] * len(moments)
@@ -201,6 +271,10 @@ def mean_jacobian_gain(sent: Tensor, arrived: Tensor) -> float:
         arrived: The gradient that they cause at its input, (B, D, P).
 
     Source: Lee and Ham, "AZ-NAS", CVPR 2024.
+
+    Example:
+        >>> round(mean_jacobian_gain(torch.ones(1, 1, 4), 2 * torch.ones(1, 1, 4)), 6)
+        2.0
     """
     outputs, inputs = (each.transpose(0, 1).flatten(1) for each in (sent, arrived))
     places = outputs.shape[1]
@@ -236,6 +310,10 @@ def unshuffled(maps: Tensor, positions: int) -> Tensor | None:
 
     Returns:
         (B, C P/Q, Q), or None if the finer grid is not a whole multiple of the coarser one.
+
+    Example:
+        >>> unshuffled(torch.zeros(2, 3, 16), positions=4).shape
+        torch.Size([2, 12, 4])
     """
     if maps.shape[2] == positions:
         return maps
@@ -246,19 +324,34 @@ def unshuffled(maps: Tensor, positions: int) -> Tensor | None:
 
 
 def entropy(shares: Tensor) -> Tensor:
-    """Shannon entropy, in nats, of distributions, (..., K) to (...)."""
+    """Shannon entropy, in nats, of distributions, (..., K) to (...).
+
+    Example:
+        >>> entropy(torch.tensor([0.5, 0.5]))  # log 2
+        tensor(0.6931)
+    """
     return torch.special.entr(shares).sum(-1)
 
 
 def hellinger_distance(first: Tensor, second: Tensor) -> Tensor:
-    """Hellinger distance, 0 to 1, of two distributions (K,) and (M,). The shorter one is padded with zeros."""
+    """Hellinger distance, 0 to 1, of two distributions (K,) and (M,). The shorter one is padded with zeros.
+
+    Example:
+        >>> hellinger_distance(torch.tensor([1.0]), torch.tensor([0.25, 0.75]))  # sqrt(1 - sqrt(0.25))
+        tensor(0.7071)
+    """
     short = min(len(first), len(second))
     affinity = (first[:short] * second[:short]).sqrt().sum()
     return (1 - affinity).clamp_min(0).sqrt()
 
 
 def root_mean_square(difference: Tensor) -> Tensor:
-    """Square root of the mean of squares over all entries."""
+    """Square root of the mean of squares over all entries.
+
+    Example:
+        >>> float(root_mean_square(torch.tensor([1.0, 7.0])))  # sqrt((1 + 49) / 2)
+        5.0
+    """
     return difference.square().mean().sqrt()
 
 
@@ -276,6 +369,10 @@ def outer_product_distance(first: Tensor, second: Tensor) -> Tensor:
         A scalar.
 
     Source: the README of the official code of Dong et al., CVPR 2023 (semantic term).
+
+    Example:
+        >>> float(outer_product_distance(torch.tensor([[2.0, 0.0]]), torch.tensor([[0.0, 5.0]])))
+        0.5
     """
     classes, channels = first.shape
     sign_1, sign_2 = first.sign(), second.sign()
@@ -286,17 +383,33 @@ def outer_product_distance(first: Tensor, second: Tensor) -> Tensor:
 
 
 def cosines_of_rows(features: Tensor) -> Tensor:
-    """Cosine similarities of the rows, (B, D) to (B, B). The cosines of a zero row are zero."""
+    """Cosine similarities of the rows, (B, D) to (B, B). The cosines of a zero row are zero.
+
+    Example:
+        >>> cosines_of_rows(torch.tensor([[2.0, 0.0], [3.0, 4.0]]))
+        tensor([[1.0000, 0.6000],
+                [0.6000, 1.0000]])
+    """
     return sample_gram(row_normalise(features))
 
 
 def log_determinant(gram: Tensor) -> Tensor:
-    """Log of the determinant of a positive semi-definite matrix (B, B), or minus infinity if it is singular."""
+    """Log of the determinant of a positive semi-definite matrix (B, B), or minus infinity if it is singular.
+
+    Example:
+        >>> log_determinant(torch.tensor([[1.0, 0.0], [0.0, 2.0]]))  # log 2
+        tensor(0.6931, dtype=torch.float64)
+    """
     return _eigenvalues(gram).log().sum()
 
 
 def condition_number(gram: Tensor) -> Tensor:
-    """Largest over smallest eigenvalue of a positive semi-definite matrix (B, B), or infinity if it is singular."""
+    """Largest over smallest eigenvalue of a positive semi-definite matrix (B, B), or infinity if it is singular.
+
+    Example:
+        >>> float(condition_number(torch.tensor([[1.0, 0.0], [0.0, 4.0]])))
+        4.0
+    """
     values = _eigenvalues(gram)
     return values[-1] / values[0] if values[0] > 0 else values.new_full((), torch.inf)
 
@@ -317,6 +430,10 @@ def expected_regions(agreement: Tensor, neurons: int) -> Tensor:
 
     Returns:
         A scalar, 1 to B: the sum over samples of one over the expected number of samples with the same code.
+
+    Example:
+        >>> float(expected_regions(torch.eye(3), neurons=4))  # every sample lies in a region of its own
+        3.0
     """
     return agreement.pow(neurons).sum(1).reciprocal().sum()
 
@@ -328,6 +445,11 @@ def smallest_correlation_eigenvalues(maps: Tensor) -> Tensor:
     if there are no more positions than channels, because centred channels are linearly dependent then.
 
     Source: Jiang et al., "MeCo", NeurIPS 2023.
+
+    Example:
+        >>> uncorrelated = torch.tensor([[1.0, -1.0, 1.0, -1.0], [1.0, 1.0, -1.0, -1.0]])
+        >>> round(float(smallest_correlation_eigenvalues(uncorrelated)), 6)
+        1.0
     """
     if maps.shape[-2] >= maps.shape[-1]:
         return exact(maps.new_zeros(maps.shape[:-2]))

@@ -101,6 +101,10 @@ class Shapes:
         features: The shape (C, H, W) of the last feature map.
         stages: The shape (C, H, W) of each stage.
         before_activations: Whether the stages can be read before their last activation.
+
+    Example:
+        >>> Shapes("student", 10, 64, (64, 8, 8), ((16, 32, 32), (32, 16, 16), (64, 8, 8))).stages[-1]
+        (64, 8, 8)
     """
 
     name: str

@@ -159,12 +159,22 @@ def get_proxy(proxy: str | Proxy | RankAggregate | ProxyFunction) -> Proxy | Ran
 
 
 def list_proxies(pattern: str = "*") -> list[str]:
-    """List the names of the proxies that match a shell pattern, in order of registration."""
+    """List the names of the proxies that match a shell pattern, in order of registration.
+
+    Example:
+        >>> "diswot" in list_proxies("dis*")
+        True
+    """
     return [name for name, proxy in _PROXIES.items() if isinstance(proxy, Proxy) and fnmatch(name, pattern)]
 
 
 def list_aggregates(pattern: str = "*") -> list[str]:
-    """List the names of the aggregates that match a shell pattern, in order of registration."""
+    """List the names of the aggregates that match a shell pattern, in order of registration.
+
+    Example:
+        >>> isinstance(list_aggregates(), list)
+        True
+    """
     return [name for name, proxy in _PROXIES.items() if isinstance(proxy, RankAggregate) and fnmatch(name, pattern)]
 
 

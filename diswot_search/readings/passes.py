@@ -35,6 +35,10 @@ class Precision:
             faster. Layers in which torch would write over foreign memory keep the plain order; see
             `networks.memory_format`.
         bf16: Run under bfloat16 autocast.
+
+    Example:
+        >>> Precision()
+        Precision(channels_last=True, bf16=False)
     """
 
     channels_last: bool = True

@@ -134,6 +134,10 @@ def get_measure(measure: str | Measure) -> Measure:
 
     Raises:
         UnknownNameError: No measure has this name; the message lists near names.
+
+    Example:
+        >>> get_measure("logme").needs
+        'features'
     """
     return measure if isinstance(measure, Measure) else MEASURES[measure]
 

@@ -326,6 +326,10 @@ def list_algorithms(pattern: str = "*") -> list[str]:
 
     Raises:
         UnknownNameError: No name matches; the message lists near names.
+
+    Example:
+        >>> "random" in list_algorithms()
+        True
     """
     names = [name for name in _algorithms if fnmatch(name, pattern)]
     if not names:

@@ -19,6 +19,10 @@ class Score:
         score_std: Standard deviation over seeds and probes, 0 for a single one; None for aggregates.
         parts: Mean value of each component of the proxy or the aggregate, by name.
         seconds: Seconds for building and scoring, without the teachers' readings.
+
+    Example:
+        >>> Score("failed", reason="no memory").score is None
+        True
     """
 
     status: str

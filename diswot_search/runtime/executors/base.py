@@ -17,6 +17,10 @@ class Placement:
         worker: Number of the worker, from 0.
         threads: Number of threads that torch computes with; None leaves it.
         device: The device that it computes on; None leaves it to the program.
+
+    Example:
+        >>> Placement(worker=1, threads=2).device is None  # the device of the options
+        True
     """
 
     worker: int = 0

@@ -52,6 +52,10 @@ def list_executors(pattern: str = "*") -> list[str]:
 
     Raises:
         UnknownNameError: No name matches; the message lists near names.
+
+    Example:
+        >>> "serial" in list_executors()
+        True
     """
     names = [name for name in _executors if fnmatch(name, pattern)]
     if not names:
