@@ -300,6 +300,20 @@ def test_a_pipeline_stopped_between_stages_goes_on(stage: str, finished: ds.Pipe
     assert contents(tmp_path / "run") == contents(finished.path)
 
 
+def test_a_page_that_fails_does_not_fail_the_run(
+    finished: ds.PipelineResult, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(run: Path) -> None:
+        raise ZeroDivisionError("no points")
+
+    monkeypatch.setattr("diswot_search.jobs.pipeline.write_page", fail)
+    with pytest.warns(UserWarning, match="page of the run was not written: ZeroDivisionError: no points"):
+        result = ds.run(out=tmp_path / "run", **TINY)
+    assert result.study.winner.record.architecture == finished.study.winner.record.architecture
+    assert (tmp_path / "run" / "result.json").is_file()
+    assert not (tmp_path / "run" / "report.html").exists()
+
+
 KILLED = """
 import os, signal
 import torch

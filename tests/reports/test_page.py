@@ -6,6 +6,9 @@ import contextlib
 import json
 import re
 import sqlite3
+import subprocess
+import sys
+import time
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -117,6 +120,7 @@ def test_bad_input_is_one_sentence_and_writes_nothing(tmp_path: Path, capsys: py
         ([str(run), "--format", "pdf"], "pdf"),
         ([str(run), "--out", str(tmp_path / "no" / "page.html")], "There is no folder"),
         ([str(run), "--out", str(tmp_path)], "is a folder"),
+        ([str(run), "--out", "/dev/null/page.html"], "There is no folder /dev/null to write page.html into"),
         ([str(run), "--format", "md", "--watch"], "need a file"),
         ([str(run), "--watch_seconds", "0"], "must be above 0"),
     ):
@@ -185,10 +189,38 @@ def test_a_search_that_goes_on_has_a_page_that_says_so(tmp_path: Path) -> None:
     study.release()
 
 
-def test_a_run_of_a_newer_version_is_refused(tmp_path: Path) -> None:
+def test_a_run_of_a_newer_version_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     stored_study(tmp_path / "run")
     (store,) = (tmp_path / "run").glob("*.sqlite")
     with contextlib.closing(sqlite3.connect(store)) as connection:
         connection.execute("PRAGMA user_version = 999")
     with pytest.raises(RunFolderError, match="has format 999; this version reads"):
         ds.report(tmp_path / "run")
+    assert main(["report", str(tmp_path / "run")]) == 2
+    error = capsys.readouterr().err
+    assert "has format 999" in error
+    assert error.count("\n") == 1
+    assert not (tmp_path / "run" / "report.html").exists()
+
+
+def test_a_page_is_written_anew_until_its_run_ends(tmp_path: Path) -> None:
+    memory = make_study(proxy="nwot", budget={}, evaluations=6)
+    study = Study(memory.config | {"algorithm": {"name": "random", "options": {}}}, out=tmp_path, space=SPACE)
+    study.start()
+    study.add(list(memory.records)[:3])
+    command = [sys.executable, "-m", "diswot_search", "report", str(tmp_path), "--watch", "--watch_seconds", "0.1"]
+    page = tmp_path / "report.html"
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as watcher:
+        try:
+            while not page.exists() and watcher.poll() is None:
+                time.sleep(0.05)
+            assert 'http-equiv="refresh"' in page.read_text()
+            study.add(list(memory.records)[3:])
+            study.finish("complete")
+            study.release()
+            out, _ = watcher.communicate(timeout=60)
+        finally:
+            watcher.kill()
+    assert (watcher.returncode, out) == (0, f"report: {page}\n")
+    assert 'http-equiv="refresh"' not in page.read_text()
+    assert "6 candidates" in page.read_text()

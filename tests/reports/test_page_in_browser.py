@@ -31,6 +31,16 @@ const check = () => {
   facts.push(`tip ${!tip.hidden && tip.textContent.includes("architecture")}`);
   press("Enter");
   facts.push(`fixed ${document.querySelectorAll("tr.fixed").length}`);
+  press("Escape");
+  const points = JSON.parse(document.querySelector("script[id$='-points']").textContent);
+  const svg = canvas.querySelector("svg");
+  const box = svg.getBoundingClientRect();
+  const scale = box.width / svg.viewBox.baseVal.width;
+  const place = { clientX: box.left + points.x[1] * scale, clientY: box.top + points.y[1] * scale, bubbles: true };
+  canvas.dispatchEvent(new PointerEvent("pointermove", place));
+  facts.push(`hover ${!tip.hidden && tip.textContent.includes("architecture")}`);
+  canvas.dispatchEvent(new MouseEvent("click", place));
+  facts.push(`clicked ${document.querySelectorAll("tr.fixed").length}`);
   const table = document.querySelector("figure.has-points").closest("section").querySelector("table.sortable");
   const column = [...table.tHead.rows[0].cells].findIndex((head) => head.textContent === "params");
   const read = () => [...table.tBodies[0].rows].map((row) => row.cells[column].textContent).join(",");
@@ -66,4 +76,4 @@ def test_a_browser_draws_points_and_sorts(tmp_path: Path, width: int) -> None:
     match = re.search(r'<pre id="facts">(.*?)</pre>', result.stdout, re.DOTALL)
     assert match is not None, result.stdout[-2000:] + result.stderr[-2000:]
     facts = html.unescape(match[1]).splitlines()
-    assert facts == ["tip true", "fixed 1", "sorted 5 M,4 M,3 M,2 M,1 M", "wide true"]
+    assert facts == ["tip true", "fixed 1", "hover true", "clicked 1", "sorted 5 M,4 M,3 M,2 M,1 M", "wide true"]
