@@ -153,10 +153,6 @@ def import_code(sources: str | os.PathLike[str] | Iterable[str | os.PathLike[str
 
         ds.import_code("my_proxies.py")
         ds.search("nasbench201", proxy="my_proxy")
-
-    Example:
-        >>> _ = Path("own.py").write_text("answer = 42")
-        >>> import_code("own.py")
     """
     if sources is None:
         return

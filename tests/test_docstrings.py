@@ -33,6 +33,7 @@ def _public() -> dict[str, object]:
 PUBLIC = _public()
 EXAMPLES = sorted(name for name, member in PUBLIC.items() if ">>>" in (inspect.getdoc(member) or ""))
 LACKING = """
+diswot_search.import_code search_spaces.import_code
 diswot_search.AccuracyTable diswot_search.Algorithm diswot_search.ArchitectureError diswot_search.Batch
 diswot_search.BudgetError diswot_search.Candidate diswot_search.Comparison diswot_search.DataError
 diswot_search.Distiller diswot_search.DivergenceError diswot_search.EpochRow diswot_search.ExportError
