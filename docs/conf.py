@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import re
 import shutil
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+import diswot_search
 
 if TYPE_CHECKING:
     from sphinx.application import Sphinx
 
 HERE = Path(__file__).resolve().parent
-sys.path.insert(0, str(HERE.parent))
-
-import diswot_search  # noqa: E402
-
 project = "diswot-search"
 release = version = diswot_search.__version__
 copyright = "the authors of diswot-search"

@@ -46,7 +46,7 @@ def again_section(kind: str, path: Path, versions: Mapping[str, str], command: s
 
 
 def data_blocks(path: Path) -> Iterator[Block]:
-    """What was read of the data; of a damaged description a note, since nothing else depends on it."""
+    """The section on the data that were read. A damaged description becomes a note, and the page goes on."""
     try:
         yield from blocks_of(data_report(read_descriptions(path)))
     except RunFolderError as error:
