@@ -13,9 +13,9 @@ from ..study.finalists import ALONE, BASELINE, DISTILLED, LARGEST, Finalist, epo
 from ..study.halving import standard_error
 from ..training.exam import MAY_HAVE_SEEN
 from ..training.result import TrainingResult
-from ..training.seeds import Difference
 from .style import escape_markdown, format_count, format_duration, human_number
 from .training import explain_student
+from .trainings import describe_difference
 
 _COLUMNS = (
     "place", "name", "origin", "is_baseline", "is_pick", "is_within_budget", "last_rung", "params", "macs", "score",
@@ -297,13 +297,13 @@ def describe_verdict(verdict: Verdict) -> Iterator[str]:
             DISTIL: "distil it",
             DO_NOT_DISTIL: "do not distil: the interval includes zero or less",
         }.get(verdict.advice, f"this proves nothing, since {verdict.because}")
-        yield f"distilled less alone: {_difference(verdict.gain, verdict.level)}: {words}"
+        yield f"distilled less alone: {describe_difference(verdict.gain, verdict.level)}: {words}"
     elif verdict.because is not None:
         yield f"advice: {verdict.advice}, since {verdict.because}"
     for name, difference in verdict.against.items():
         because = why_unknown(difference)
         proof = "" if because is None else f": this proves nothing, since {because}"
-        yield f"against the baseline {name}: {_difference(difference, verdict.level)}{proof}"
+        yield f"against the baseline {name}: {describe_difference(difference, verdict.level)}{proof}"
     for failure in verdict.failures:
         yield f"failed in the verdict: {failure.name} {failure.kind}, seed {failure.seed}: {failure.reason}"
 
@@ -316,15 +316,6 @@ def _caution(shortlist: Shortlist) -> Iterator[str]:
     names = " and ".join(map(str, seeds))
     were = f"The training with seed {names}" if len(seeds) == 1 else f"The trainings with seeds {names}"
     yield f"{were} chose the pick on validation images, so that its lead may look too large."
-
-
-def _difference(difference: Difference, level: float) -> str:
-    interval = ""
-    if difference.has_equal_values:
-        interval = " (no interval)"
-    elif difference.low is not None and difference.high is not None:
-        interval = f" [{difference.low:+.2f}, {difference.high:+.2f}], {100 * level:g} % t interval"
-    return f"{difference.mean:+.2f} points{interval} over {format_count(difference.count, 'pair')}"
 
 
 # -- files --------------------------------------------------------------------------------------

@@ -91,6 +91,28 @@ def _difference(row: TrainingRow, difference: Difference | None) -> str:
     return f"{difference.mean:+.2f}{interval}{pairs}"
 
 
+def describe_difference(difference: Difference, level: float) -> str:
+    """A difference of accuracies over paired seeds in words, with its interval.
+
+    Args:
+        difference: The difference, in points.
+        level: Level of the interval, such as .95.
+
+    Example:
+        >>> from diswot_search.training.seeds import paired_difference
+        >>> describe_difference(paired_difference([52.0, 48.0], [50.0, 45.0]), 0.95)
+        '+2.50 points [-3.85, +8.85], 95 % t interval over 2 pairs'
+        >>> describe_difference(paired_difference([52.0, 47.0], [50.0, 45.0]), 0.95)
+        '+2.00 points (no interval) over 2 pairs'
+    """
+    interval = ""
+    if difference.has_equal_values:
+        interval = " (no interval)"
+    elif difference.low is not None and difference.high is not None:
+        interval = f" [{difference.low:+.2f}, {difference.high:+.2f}], {100 * level:g} % t interval"
+    return f"{difference.mean:+.2f} points{interval} over {format_count(difference.count, 'pair')}"
+
+
 def _cells(summary: TrainingSummary, plus_minus: str = "±") -> tuple[list[str], list[list[str]]]:
     """The headings of all columns, and the cells of all rows."""
     columns = _columns(summary, plus_minus)

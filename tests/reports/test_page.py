@@ -9,6 +9,7 @@ import sqlite3
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -19,6 +20,8 @@ from diswot_search import RunFolderError, Study
 from diswot_search.cli import main
 from diswot_search.reports.page.blocks import Code, Grid, Page, Section
 from diswot_search.reports.page.render import as_script, to_html, to_json, to_markdown
+from diswot_search.reports.page.sweep import sweep_page
+from diswot_search.training.seeds import paired_difference
 from search_spaces import create_space
 
 from .test_study import make_study
@@ -159,6 +162,14 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     space = create_space("cifar_resnet_s0", num_classes=10, input_size=(3, 8, 8))
     ds.compare(space, ["nwot", "params"], compared, probe, out=folder / "comparison", quiet=True)
     return {"sweep": folder / "sweep", "ranking": folder / "ranking", "comparison": folder / "comparison"}
+
+
+def test_equal_differences_of_a_sweep_have_no_interval_on_its_page(runs: dict[str, Path]) -> None:
+    summary = ds.tabulate([str(runs["sweep"])]).summary
+    (row,) = summary.rows
+    best = replace(row, difference=paired_difference([52.0, 47.0], [50.0, 45.0]))
+    page = sweep_page(runs["sweep"], replace(summary, rows=(best,)), {})
+    assert "+2.00 points (no interval) over 2 pairs against the baseline" in to_html(page)
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 from ...runtime.files import RUN_OPTIONS, RunFolderError
-from ...training.seeds import Difference
 from ..data import data_report, read_descriptions
 from .blocks import Block, Code, Section
 from .tables import blocks_of
@@ -51,15 +50,6 @@ def data_blocks(path: Path) -> Iterator[Block]:
         yield from blocks_of(data_report(read_descriptions(path)))
     except RunFolderError as error:
         yield f"data: not shown. {error}"
-
-
-def interval_of(difference: Difference, level: float) -> str:
-    """A difference with its interval, in points."""
-    interval = ""
-    if difference.low is not None and difference.high is not None:
-        interval = f" [{difference.low:+.2f}, {difference.high:+.2f}]"
-    pairs = f"{difference.count} pair{'s' if difference.count != 1 else ''} of seeds"
-    return f"{difference.mean:+.2f} points{interval} ({100 * level:g} % interval, {pairs})"
 
 
 def filled(facts: Mapping[str, str | None]) -> dict[str, str]:

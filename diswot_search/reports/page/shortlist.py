@@ -18,8 +18,9 @@ from ..shortlist import describe_shortlist, format_shortlist
 from ..shortlist_figures import SHORTLIST_PICTURES
 from ..study_figures import plot_accuracies
 from ..style import format_count, human_number
+from ..trainings import describe_difference
 from .blocks import Block, Grid, Page, Section
-from .common import again_section, data_blocks, filled, interval_of
+from .common import again_section, data_blocks, filled
 from .pictures import to_picture
 from .ranking import ranking_section
 from .search import search_facts, search_sections
@@ -66,7 +67,7 @@ def verdict_sentence(verdict: Verdict) -> str:
         return f"Pick {verdict.student}: {reached}{_because(verdict)}."
     advice = {DISTIL: f"Distil {verdict.student}", DO_NOT_DISTIL: f"Train {verdict.student} without a teacher"}
     head = advice.get(verdict.advice, f"Pick {verdict.student}")
-    gain = f"{verdict.alone:.2f} % alone: a difference of {interval_of(verdict.gain, verdict.level)}"
+    gain = f"{verdict.alone:.2f} % alone: a difference of {describe_difference(verdict.gain, verdict.level)}"
     close = {
         DO_NOT_DISTIL: ", which includes zero or less, so that a gain is not shown",
         DISTIL: "",

@@ -8,9 +8,9 @@ from ...comparison.trainings import TrainingRow, TrainingSummary, describe_value
 from ...runtime.run_folder import COMPLETE
 from ...runtime.typed_json import Json, encode
 from ..style import format_count
-from ..trainings import format_trainings, plot_trainings
+from ..trainings import describe_difference, format_trainings, plot_trainings
 from .blocks import Block, Page, Section
-from .common import again_section, data_blocks, filled, interval_of
+from .common import again_section, data_blocks, filled
 from .pictures import to_picture
 from .tables import grid_of
 
@@ -79,7 +79,7 @@ def _verdict(summary: TrainingSummary, best: TrainingRow | None) -> str:
         f"{describe_values(best.values) or 'The only combination'} reaches the highest test accuracy, {_spread(best)}"
     )
     if best.difference is not None:
-        text += f"; {interval_of(best.difference, summary.level)} against the baseline"
+        text += f"; {describe_difference(best.difference, summary.level)} against the baseline"
     if done < len(summary.cells):
         text += f"; {len(summary.cells) - done} of {len(summary.cells)} trainings are not done"
     return f"{text}."
